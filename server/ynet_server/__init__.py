@@ -1,0 +1,1 @@
+"""The central server: rounds, relay of queries, models, enrolment."""

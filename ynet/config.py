@@ -1,0 +1,89 @@
+"""YAML into frozen dataclasses; an unknown key is an error that names the nearest known one."""
+
+import difflib
+from collections.abc import Hashable
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from ynet.errors import UserError
+
+STRICT = ConfigDict(extra="forbid")
+"""The pydantic configuration of every settings dataclass: no unknown key."""
+
+MAX_FILE_BYTES = 1 << 20
+
+T = TypeVar("T")
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """A safe loader that refuses a key written twice, of which YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[object] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path, what: str) -> dict[str, Any]:
+    """The mapping in a YAML file of at most 1 MiB. Raises UserError when there is none."""
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise UserError(f"{what} {path} is too large", "it has more than 1 MiB", "give a settings file")
+        loaded = yaml.load(path.read_text("utf-8"), Loader=_UniqueKeys)  # noqa: S506 (a SafeLoader)
+    except FileNotFoundError:
+        raise UserError(f"{what} {path} was not found", "there is no such file", "check the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else "it is not UTF-8 text"
+        raise UserError(f"{what} {path} cannot be read", why, "check the file and its rights") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"{what} {path} is not YAML", " ".join(str(error).split()), "mend that line") from None
+    if not isinstance(loaded, dict):
+        raise UserError(
+            f"{what} {path} has no settings", "it is not a mapping of keys to values", "see configs/"
+        )
+    return loaded
+
+
+def parse(kind: type[T], values: dict[str, Any], source: str) -> T:
+    """`values` checked against the dataclass `kind`. Raises UserError naming the key and the nearest known one."""
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        raise _explain(kind, error, source) from None
+
+
+def _explain(kind: type[Any], error: ValidationError, source: str) -> UserError:
+    first = error.errors(include_url=False)[0]
+    place = tuple(str(part) for part in first["loc"])
+    key = ".".join(place)
+    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        known = _keys_at(kind, place[:-1])
+        near = difflib.get_close_matches(place[-1], known, n=1)
+        do = f"did you mean {near[0]!r}?" if near else f"known keys here: {', '.join(sorted(known))}"
+        return UserError(f"{source}: unknown key {key!r}", "nothing reads it", do)
+    if first["type"] in ("missing", "missing_argument"):
+        return UserError(f"{source}: {key!r} is missing", "it has no default", f"add {key!r}")
+    given = repr(first.get("input"))
+    why = first["msg"].removeprefix("Value error, ")
+    shown = given if len(given) <= 60 else given[:57] + "..."
+    what = f"{source}: {key!r} is {shown}" if key else source
+    return UserError(what, why, f"correct {key!r}" if key else "correct the values named above")
+
+
+def _keys_at(kind: type[Any], place: tuple[str, ...]) -> list[str]:
+    """The known keys of the dataclass reached from `kind` through the keys of `place`."""
+    for part in place:
+        inner = get_type_hints(kind).get(part)
+        if isinstance(inner, type) and is_dataclass(inner):
+            kind = inner
+    return [field.name for field in fields(kind)]

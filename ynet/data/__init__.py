@@ -1,0 +1,1 @@
+"""A hospital's images, masks and labels: read, checked, prepared."""

@@ -1,0 +1,36 @@
+"""The failures that are the user's to mend, each with what happened, why, and what to do."""
+
+from typing import ClassVar
+
+EXIT_OUR_FAULT = 1
+EXIT_YOURS = 2
+EXIT_REFUSED = 3
+EXIT_UNREACHABLE = 4
+
+
+class UserError(Exception):
+    """Something the user can mend. Shown as three lines; exit code 2, no traceback.
+
+    `what` happened, in one clause; `why`, the cause found; `do`, a command or an edit that mends it.
+    """
+
+    exit_code: ClassVar[int] = EXIT_YOURS
+
+    def __init__(self, what: str, why: str, do: str) -> None:
+        super().__init__(what, why, do)
+        self.what, self.why, self.do = what, why, do
+
+    def __str__(self) -> str:
+        return f"error: {self.what}\n  why: {self.why}\n   do: {self.do}"
+
+
+class RefusedError(UserError):
+    """A policy, a plan or the other side said no; exit code 3."""
+
+    exit_code: ClassVar[int] = EXIT_REFUSED
+
+
+class UnreachableError(UserError):
+    """The other side could not be reached; exit code 4."""
+
+    exit_code: ClassVar[int] = EXIT_UNREACHABLE

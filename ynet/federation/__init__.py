@@ -1,0 +1,1 @@
+"""What crosses the wire between hospitals, and who may send it; needs no torch."""

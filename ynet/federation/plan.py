@@ -1,0 +1,159 @@
+"""The plan: what all sites agree on before training, frozen and named by its SHA-256."""
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic.dataclasses import dataclass
+
+from ynet.config import STRICT, parse, read_yaml
+from ynet.errors import UserError
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Positive = Annotated[int, Field(gt=0, le=1_000_000)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Image:
+    """What an image is turned into before the network sees it."""
+
+    channels: Literal[1, 3]
+    size: Annotated[int, Field(ge=32, le=1024, multiple_of=32)]  # pixels, both sides
+
+
+@dataclass(frozen=True, config=STRICT)
+class Network:
+    """The size of the Y-Net."""
+
+    width: Annotated[int, Field(ge=4, le=256, multiple_of=4)] = 24  # channels of the first stage / 4
+    code_bits: Literal[32, 64, 128, 256] = 64
+    codebook_seed: Annotated[int, Field(ge=0, lt=2**31)] = 1  # the same target codes at every site
+
+
+@dataclass(frozen=True, config=STRICT)
+class Augmentation:
+    """Random changes of each training image, drawn anew every epoch."""
+
+    flip: bool = True  # left-right; off where the side is part of the class
+    rotate_deg: Annotated[float, Field(ge=0, le=180)] = 15.0  # at most, either way
+    scale: Annotated[float, Field(ge=0, le=0.5)] = 0.1  # at most, either way, as a share
+    shift: Annotated[float, Field(ge=0, le=0.5)] = 0.05  # at most, either way, as a share of the side
+    contrast: Annotated[float, Field(ge=0, le=0.9)] = 0.2
+    brightness: Annotated[float, Field(ge=0, le=2)] = 0.2  # in standard deviations of the image
+    noise: Annotated[float, Field(ge=0, le=1)] = 0.05  # standard deviation, likewise
+
+
+@dataclass(frozen=True, config=STRICT)
+class Training:
+    """How the rounds go."""
+
+    rounds: Annotated[int, Field(gt=0, le=10_000)]
+    learning_rate: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
+    local_epochs: Annotated[int, Field(gt=0, le=100)] = 1
+    batch_size: Annotated[int, Field(gt=0, le=4096)] = 32
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-4
+    schedule: Literal["constant", "cosine"] = "cosine"  # of the learning rate, over the rounds
+    strategy: Literal["fedavg", "fedavgm", "fedprox", "fedadam", "fedyogi"] = "fedavg"
+    strategy_options: dict[str, float] = field(default_factory=dict)  # e.g. proximal_mu, eta, tau
+    segmentation_weight: Annotated[float, Field(ge=0, le=100)] = 1.0
+    class_weights: tuple[Annotated[float, Field(gt=0, le=1000)], ...] = ()  # empty: all 1
+    evaluate_every: Positive = 5  # rounds between two local evaluations; the last round always has one
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
+
+
+@dataclass(frozen=True, config=STRICT)
+class Cohort:
+    """Who must take part for a round to count."""
+
+    minimum: Annotated[int, Field(ge=1, le=10_000)]  # sites needed before the run starts
+    quorum: Annotated[int, Field(ge=1, le=10_000)]  # updates needed for a round to close
+    round_deadline_s: Annotated[float, Field(gt=0, le=7 * 86_400)] = 1800.0
+
+
+def _yaml_off(value: object) -> object:
+    return "off" if value is False else value  # an unquoted `off` is a boolean in YAML 1.1
+
+
+@dataclass(frozen=True, config=STRICT)
+class Privacy:
+    """Differential privacy of the weights. No default: it is decided, never forgotten."""
+
+    mode: Annotated[Literal["off"], BeforeValidator(_yaml_off)]
+
+
+STRATEGY_OPTIONS: dict[str, frozenset[str]] = {
+    "fedavg": frozenset(),
+    "fedavgm": frozenset({"server_learning_rate", "server_momentum"}),
+    "fedprox": frozenset({"proximal_mu"}),
+    "fedadam": frozenset({"eta", "beta_1", "beta_2", "tau"}),
+    "fedyogi": frozenset({"eta", "beta_1", "beta_2", "tau"}),
+}
+
+
+@dataclass(frozen=True, config=STRICT)
+class Plan:
+    """What all sites agree on before training. Every default is filled in before it is named."""
+
+    name: Name
+    classes: Annotated[tuple[Name, ...], Field(min_length=2, max_length=256)]
+    image: Image
+    training: Training
+    cohort: Cohort
+    privacy: Privacy
+    network: Network = field(default_factory=Network)
+    recipe: Literal["default", "paper"] = "default"
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Plan":
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("a class stands twice in 'classes'")
+        if len(self.classes) > self.network.code_bits:
+            raise ValueError(
+                "more classes than code bits: no orthogonal target codes; raise 'network.code_bits'"
+            )
+        if self.training.class_weights and len(self.training.class_weights) != len(self.classes):
+            raise ValueError("'training.class_weights' needs one weight for each class")
+        if self.cohort.quorum > self.cohort.minimum:
+            raise ValueError("'cohort.quorum' is above 'cohort.minimum'")
+        known = STRATEGY_OPTIONS[self.training.strategy]
+        if unknown := set(self.training.strategy_options) - known:
+            raise ValueError(
+                f"strategy {self.training.strategy!r} has no option {sorted(unknown)[0]!r}"
+                f" (it has: {', '.join(sorted(known)) or 'none'})"
+            )
+        if not all(math.isfinite(value) for value in self.training.strategy_options.values()):
+            raise ValueError("'training.strategy_options' has a value that is not finite")
+        return self
+
+    def canonical(self) -> str:
+        """The plan as JSON with sorted keys and every default filled in: what its id is the digest of."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+    @property
+    def id(self) -> str:
+        """SHA-256 of the canonical form, 64 hexadecimal digits."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+
+def read(path: Path) -> Plan:
+    """The plan in a YAML file. Raises UserError."""
+    return parse(Plan, read_yaml(path, "plan"), f"plan {path}")
+
+
+def from_canonical(text: str) -> Plan:
+    """The plan that `canonical` wrote, as it came over the wire. Raises UserError."""
+    try:
+        values: Any = json.loads(text)
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        raise UserError(
+            "the plan cannot be read", "it is not a JSON object", "ask the coordinator for the plan"
+        )
+    return parse(Plan, values, "plan")

@@ -1,0 +1,129 @@
+"""Named float32 arrays of a network: their layout, their flat form, their safetensors file, their digest."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from ynet.errors import UserError
+
+Arrays = Mapping[str, npt.NDArray[np.float32]]
+Flat = npt.NDArray[np.float32]
+
+BLOCK_VALUES = 1 << 20
+"""Values in one block of the flat form (4 MiB). Few large arrays: Flower's own transport pays for each one."""
+
+
+class Entry(NamedTuple):
+    """One array of a layout."""
+
+    name: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """How many values it has."""
+        return math.prod(self.shape)
+
+
+Layout = tuple[Entry, ...]
+"""The names and shapes of a network's arrays, in the order in which the flat form holds them."""
+
+
+def layout_of(arrays: Arrays) -> Layout:
+    """The layout of `arrays`, in their own order."""
+    return tuple(Entry(name, tuple(array.shape)) for name, array in arrays.items())
+
+
+def layout_to_json(layout: Layout) -> str:
+    """A layout as it travels beside the weights."""
+    return json.dumps([[entry.name, list(entry.shape)] for entry in layout], separators=(",", ":"))
+
+
+def layout_from_json(text: str) -> Layout:
+    """The layout that `layout_to_json` wrote. Raises UserError when it is none."""
+    try:
+        layout = tuple(Entry(str(name), tuple(int(side) for side in shape)) for name, shape in json.loads(text))
+        if all(side >= 0 for entry in layout for side in entry.shape):
+            return layout
+    except (ValueError, TypeError, RecursionError):
+        pass
+    raise UserError("the weights' layout cannot be read", "it is not a list of names and shapes", "update ynet")
+
+
+def flatten(arrays: Arrays) -> Flat:
+    """All values one after the other, shape (total,)."""
+    return np.concatenate([np.ravel(array).astype(np.float32, copy=False) for array in arrays.values()])
+
+
+def unflatten(flat: Flat, layout: Layout) -> dict[str, npt.NDArray[np.float32]]:
+    """The named arrays in `flat`, as views. Raises UserError when the number of values is another."""
+    expected = sum(entry.size for entry in layout)
+    if flat.size != expected:
+        raise UserError(
+            "the weights do not fit the network",
+            f"{flat.size} values came, {expected} are needed",
+            "use the same plan and the same ynet version everywhere",
+        )
+    arrays, start = {}, 0
+    for entry in layout:
+        arrays[entry.name] = flat[start : start + entry.size].reshape(entry.shape)
+        start += entry.size
+    return arrays
+
+
+def blocks(flat: Flat) -> list[Flat]:
+    """`flat` cut into pieces of at most BLOCK_VALUES values, as views."""
+    return [flat[start : start + BLOCK_VALUES] for start in range(0, max(flat.size, 1), BLOCK_VALUES)]
+
+
+def join(pieces: Sequence[Flat]) -> Flat:
+    """The inverse of `blocks`."""
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
+def digest(arrays: Arrays) -> str:
+    """SHA-256 over names, shapes and little-endian values, independent of order; 64 hexadecimal digits."""
+    sha = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name], dtype="<f4")
+        sha.update(f"{name}\0{array.shape}\0".encode())
+        sha.update(array.data)
+    return sha.hexdigest()
+
+
+def model_id(arrays: Arrays, plan_id: str) -> str:
+    """SHA-256 of the weights and the plan: the name of a model, carried by each of its codes."""
+    return hashlib.sha256(f"{digest(arrays)}:{plan_id}".encode()).hexdigest()
+
+
+def save(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> None:
+    """Write `arrays` as safetensors, whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial, dict(metadata))
+    partial.replace(path)
+
+
+def load(path: Path) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, str]]:
+    """The arrays and the metadata of a safetensors file. Raises UserError when it is none, or not float32."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            metadata = dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"the weights in {path.name} cannot be read", str(error), "fetch the file again"
+        ) from None
+    for name, array in arrays.items():
+        if array.dtype != np.float32:
+            raise UserError(
+                f"the weights in {path.name} are not float32", f"{name!r} is {array.dtype}", "convert them"
+            )
+    return arrays, metadata
