@@ -55,7 +55,7 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
 
 
 def parse(kind: type[T], values: dict[str, Any], source: str) -> T:
-    """`values` checked against the dataclass `kind`. Raises UserError naming the key and the nearest known one."""
+    """`values` checked against the dataclass `kind`. Raises UserError naming the key and the nearest known."""
     try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
