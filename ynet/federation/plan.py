@@ -114,9 +114,7 @@ class Plan:
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("a class stands twice in 'classes'")
         if len(self.classes) > self.network.code_bits:
-            raise ValueError(
-                "more classes than code bits: no orthogonal target codes; raise 'network.code_bits'"
-            )
+            raise ValueError("more classes than code bits: no orthogonal target codes; raise 'network.code_bits'")
         if self.training.class_weights and len(self.training.class_weights) != len(self.classes):
             raise ValueError("'training.class_weights' needs one weight for each class")
         if self.cohort.quorum > self.cohort.minimum:
@@ -153,7 +151,5 @@ def from_canonical(text: str) -> Plan:
     except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict):
-        raise UserError(
-            "the plan cannot be read", "it is not a JSON object", "ask the coordinator for the plan"
-        )
+        raise UserError("the plan cannot be read", "it is not a JSON object", "ask the coordinator for the plan")
     return parse(Plan, values, "plan")

@@ -1,0 +1,125 @@
+"""The content of one message of the Flower apps as a file: one safetensors buffer, and its index beside it.
+
+Carried are named float32 arrays, and two kinds of small records: configs (text and numbers) and metrics (numbers).
+Nothing else is read, so that nothing else can be sent.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+
+from ynet.errors import RefusedError
+
+Array = npt.NDArray[np.float32]
+Scalar = str | int | float | bool
+CHUNK_BYTES = 1 << 20
+MAX_TEXT_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a message holds: record name -> key -> value."""
+
+    arrays: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
+    configs: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict)
+    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+class Written(NamedTuple):
+    """A content file's digest (64 hexadecimal digits) and size."""
+
+    sha256: str
+    size_bytes: int
+
+
+def write(path: Path, content: Content) -> Written:
+    """Write `content` as one safetensors file, one array at a time: no second copy of the arrays is made."""
+    header, start = {}, 0
+    for record, key, array in _each(content.arrays):
+        size = array.size * 4
+        header[f"{record}/{key}"] = {
+            "dtype": "F32",
+            "shape": list(array.shape),
+            "data_offsets": [start, start + size],
+        }
+        start += size
+    text = {"configs": json.dumps(content.configs), "metrics": json.dumps(content.metrics)}
+    encoded = json.dumps({"__metadata__": text, **header}, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    sha = hashlib.sha256()
+    with path.open("wb") as file:
+        for part in _parts(encoded, content.arrays):
+            file.write(part)
+            sha.update(part)
+    return Written(sha.hexdigest(), 8 + len(encoded) + start)
+
+
+def read(path: Path) -> Content:
+    """The content that `write` wrote. Raises RefusedError when the file is anything else."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays: dict[str, dict[str, Array]] = {}
+            for name in file.keys():  # noqa: SIM118 (no mapping)
+                record, _, key = name.partition("/")
+                arrays.setdefault(record, {})[key] = _float32(name, file.get_tensor(name))
+        return Content(arrays, _records(metadata, "configs"), _numbers(_records(metadata, "metrics")))
+    except (SafetensorError, OSError, ValueError, TypeError, RecursionError):
+        raise _refused("it is not a content file of ynet") from None
+
+
+def is_digest_of(path: Path, sha256: str) -> bool:
+    """Whether a file has this SHA-256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+
+
+def _parts(header: bytes, arrays: Mapping[str, Mapping[str, Array]]) -> Iterator[bytes | memoryview]:
+    yield len(header).to_bytes(8, "little")
+    yield header
+    for _, _, array in _each(arrays):
+        yield np.ascontiguousarray(array, dtype="<f4").reshape(-1).data.cast("B")
+
+
+def _each(arrays: Mapping[str, Mapping[str, Array]]) -> Iterator[tuple[str, str, Array]]:
+    for record in arrays:
+        for key, array in arrays[record].items():
+            yield record, key, array
+
+
+def _float32(name: str, array: npt.NDArray[Any]) -> Array:
+    if array.dtype != np.float32:
+        raise _refused(f"the array {name[:60]!r} is {array.dtype}, not float32")
+    return array
+
+
+def _records(metadata: Mapping[str, str], kind: str) -> dict[str, dict[str, Scalar]]:
+    text = metadata.get(kind, "{}")
+    if len(text) > MAX_TEXT_BYTES:
+        raise _refused(f"its {kind} have more than 4 MiB")
+    loaded = json.loads(text)
+    for record in loaded.values():
+        for value in record.values():
+            if not isinstance(value, str | int | float | bool):
+                raise _refused(f"its {kind} hold something other than text and numbers")
+    return dict(loaded)
+
+
+def _numbers(records: Mapping[str, Mapping[str, Scalar]]) -> dict[str, dict[str, float]]:
+    for record in records.values():
+        for value in record.values():
+            if isinstance(value, str | bool) or not math.isfinite(value):
+                raise _refused("its metrics hold something other than finite numbers")
+    return {name: {key: float(value) for key, value in record.items()} for name, record in records.items()}
+
+
+def _refused(why: str) -> RefusedError:
+    return RefusedError("a message was refused", why, "use the same ynet version on both sides")

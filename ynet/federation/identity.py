@@ -1,0 +1,207 @@
+"""Certificates of a consortium: its authority, the hub's, the sites'; P-256 throughout.
+
+gRPC's TLS refuses Ed25519 certificates. The hub is known by a constant name that only its certificate carries,
+so that a new address or host name needs no new certificate.
+"""
+
+import datetime as dt
+import re
+from typing import NamedTuple
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from ynet.errors import RefusedError, UserError
+
+HUB_NAME = "hub.ynet.invalid"
+"""What a site expects in the hub's certificate, wherever the hub is."""
+
+SITE_URI = "ynet://site/"
+SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}\Z")
+
+AUTHORITY_LIFE = dt.timedelta(days=3650)
+LEAF_LIFE = dt.timedelta(days=90)
+CLOCK_SLACK = dt.timedelta(minutes=15)
+"""Certificates begin this long before they are made: clocks differ."""
+
+
+class Identity(NamedTuple):
+    """A private key and its certificate, both PEM."""
+
+    key: bytes
+    certificate: bytes
+
+
+def check_site_name(name: str) -> str:
+    """`name`, when it may name a site. Raises UserError."""
+    if not SITE_NAME.match(name):
+        raise UserError(
+            f"{name[:40]!r} cannot name a site",
+            "a site's name has 1 to 32 letters, digits, '-' or '_', and begins with a letter or digit",
+            "choose such a name",
+        )
+    return name
+
+
+def new_key() -> bytes:
+    """A fresh P-256 key, PEM (PKCS 8, not encrypted)."""
+    return ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def make_authority(federation: str, now: dt.datetime) -> Identity:
+    """The consortium's own certificate authority."""
+    key = _private(new_key())
+    name = _name(f"ynet authority of {federation}")
+    certificate = (
+        _builder(name, name, key.public_key(), now, AUTHORITY_LIFE)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_key_usage(signs_certificates=True), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    return Identity(_pem(key), certificate.public_bytes(serialization.Encoding.PEM))
+
+
+def issue_hub(authority: Identity, now: dt.datetime) -> Identity:
+    """A key and a certificate for the hub's two ports."""
+    key = _private(new_key())
+    alternative = x509.SubjectAlternativeName([x509.DNSName(HUB_NAME)])
+    certificate = _issue(authority, HUB_NAME, key.public_key(), alternative, ExtendedKeyUsageOID.SERVER_AUTH, now)
+    return Identity(_pem(key), certificate)
+
+
+def issue_site(authority: Identity, site: str, csr: bytes, now: dt.datetime) -> bytes:
+    """A site's certificate, PEM, for the key in `csr`. The request's own names are ignored. Raises RefusedError."""
+    public = public_key_of(csr)
+    alternative = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(SITE_URI + check_site_name(site))])
+    return _issue(authority, site, public, alternative, ExtendedKeyUsageOID.CLIENT_AUTH, now)
+
+
+def signing_request(key: bytes, site: str) -> bytes:
+    """A certificate signing request, PEM, proving possession of `key`."""
+    builder = x509.CertificateSigningRequestBuilder().subject_name(_name(site))
+    return builder.sign(_private(key), hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def public_key_of(csr: bytes) -> ec.EllipticCurvePublicKey:
+    """The P-256 key that a PEM request proves possession of. Raises RefusedError."""
+    try:
+        request = x509.load_pem_x509_csr(csr)
+        public = request.public_key()
+    except ValueError:
+        raise RefusedError("enrolment refused", "the signing request cannot be read", "update ynet") from None
+    if not (isinstance(public, ec.EllipticCurvePublicKey) and isinstance(public.curve, ec.SECP256R1)):
+        raise RefusedError("enrolment refused", "the signing request's key is not P-256", "update ynet")
+    if not request.is_signature_valid:
+        raise RefusedError("enrolment refused", "the signing request's signature is wrong", "try again")
+    return public
+
+
+def same_key(certificate: bytes, public: ec.EllipticCurvePublicKey) -> bool:
+    """Whether a PEM certificate is for `public`."""
+    return x509.load_pem_x509_certificate(certificate).public_key() == public
+
+
+def fingerprint(certificate: bytes) -> bytes:
+    """SHA-256 of the DER form of a PEM certificate, 32 bytes. Raises ValueError when it is none."""
+    return x509.load_pem_x509_certificate(certificate).fingerprint(hashes.SHA256())
+
+
+class Leaf(NamedTuple):
+    """What a hub or a site reads in a certificate."""
+
+    site: str | None
+    serial: int
+    begins: dt.datetime
+    ends: dt.datetime
+
+
+def read_leaf(certificate: bytes) -> Leaf:
+    """The site (from its SAN URI), serial number and life of a PEM certificate. Raises ValueError."""
+    parsed = x509.load_pem_x509_certificate(certificate)
+    try:
+        names = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    except x509.ExtensionNotFound:
+        uris = []
+    sites = [uri.removeprefix(SITE_URI) for uri in uris if uri.startswith(SITE_URI)]
+    site = sites[0] if len(sites) == 1 and SITE_NAME.match(sites[0]) else None
+    return Leaf(site, parsed.serial_number, parsed.not_valid_before_utc, parsed.not_valid_after_utc)
+
+
+def due_for_renewal(certificate: bytes, now: dt.datetime) -> bool:
+    """Whether two thirds of a certificate's life are over."""
+    leaf = read_leaf(certificate)
+    return now >= leaf.begins + (leaf.ends - leaf.begins) * 2 / 3
+
+
+def _issue(
+    authority: Identity,
+    subject: str,
+    public: ec.EllipticCurvePublicKey,
+    alternative: x509.SubjectAlternativeName,
+    usage: x509.ObjectIdentifier,
+    now: dt.datetime,
+) -> bytes:
+    issuer = x509.load_pem_x509_certificate(authority.certificate)
+    certificate = (
+        _builder(_name(subject), issuer.subject, public, now, LEAF_LIFE)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_key_usage(signs_certificates=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([usage]), critical=True)
+        .add_extension(alternative, critical=False)
+        .sign(_private(authority.key), hashes.SHA256())
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _builder(
+    subject: x509.Name,
+    issuer: x509.Name,
+    public: ec.EllipticCurvePublicKey,
+    now: dt.datetime,
+    life: dt.timedelta,
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(public)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - CLOCK_SLACK)
+        .not_valid_after(now + life)
+    )
+
+
+def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _name(common: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common[:64])])
+
+
+def _private(key: bytes) -> ec.EllipticCurvePrivateKey:
+    loaded = serialization.load_pem_private_key(key, password=None)
+    if not isinstance(loaded, ec.EllipticCurvePrivateKey):
+        raise TypeError("not an elliptic-curve key")
+    return loaded
+
+
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )

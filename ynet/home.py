@@ -1,0 +1,65 @@
+"""The folder in which a server or a site keeps what it must not lose: keys, settings, databases, models."""
+
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+
+from platformdirs import user_data_path
+
+from ynet.errors import UserError
+
+
+def default_home(part: str) -> Path:
+    """`YNET_HOME` when it is set, else the folder `part` in the user's data directory."""
+    chosen = os.environ.get("YNET_HOME")
+    return Path(chosen) if chosen else user_data_path("ynet", appauthor=False) / part
+
+
+def prepare(home: Path) -> Path:
+    """Make the folder, for its owner only. Raises UserError."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        home.chmod(0o700)
+    except OSError as error:
+        raise UserError(
+            f"the home folder {home} cannot be used", error.strerror or "", "choose another --home"
+        ) from None
+    return home
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file that only its owner may read, whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.unlink(missing_ok=True)
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+class Lock:
+    """One process per home: held from `with` to its end, and let go by the system when the process dies."""
+
+    def __init__(self, home: Path, what: str) -> None:
+        self._path, self._what = home / "lock", what
+
+    def __enter__(self) -> "Lock":
+        self._file = self._path.open("a")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            raise UserError(
+                f"{self._what} is running already",
+                f"another process holds the home folder {self._path.parent}",
+                "stop that process, or choose another --home",
+            ) from None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()

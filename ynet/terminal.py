@@ -1,0 +1,69 @@
+"""How the commands speak: three lines for a user's error, JSON on request, and the exit codes."""
+
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ynet.errors import EXIT_OUR_FAULT, UserError
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def run(app: typer.Typer) -> None:
+    """Run a command line: 0 done, 1 our fault, 2 yours, 3 refused, 4 unreachable."""
+    try:
+        app()
+    except UserError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:  # noqa: BLE001 (the last resort of a process)
+        logging.getLogger("ynet").error("%s", traceback.format_exc())
+        print(f"error: a fault of ynet: {type(error).__name__}\n{traceback.format_exc()}", file=sys.stderr)  # noqa: T201
+        sys.exit(EXIT_OUR_FAULT)
+
+
+def show(value: Any, *, as_json: bool, human: Callable[[], object]) -> None:
+    """Print `value` as JSON, or what `human` returns."""
+    if as_json:
+        print(json.dumps(value, indent=2))  # noqa: T201
+    else:
+        out.print(human())
+
+
+def rows(title: str, columns: Sequence[str], lines: Sequence[Sequence[object]]) -> Table:
+    """A table of text."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for line in lines:
+        table.add_row(*(str(cell) for cell in line))
+    return table
+
+
+def log_to(path: Path) -> None:
+    """Send this process's log to a file of its own; Flower's and the web server's own lines stay out of sight."""
+    path.touch(mode=0o600)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    flower = logging.getLogger("flwr")
+    flower.handlers.clear()
+    flower.setLevel(logging.WARNING)
+    flower.propagate = True
+    for noisy in ("httpx", "httpcore", "uvicorn", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
