@@ -48,9 +48,7 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
     except (yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{what} {path} is not YAML", " ".join(str(error).split()), "mend that line") from None
     if not isinstance(loaded, dict):
-        raise UserError(
-            f"{what} {path} has no settings", "it is not a mapping of keys to values", "see configs/"
-        )
+        raise UserError(f"{what} {path} has no settings", "it is not a mapping of keys to values", "see configs/")
     return loaded
 
 

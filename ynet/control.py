@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import secrets
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,13 +56,11 @@ class QuietServer(uvicorn.Server):
 
     async def begin(self) -> int:
         """Listen; the port. Raises OSError when it cannot."""
-        socket = self.config.bind_socket() if self.config.uds is None else None
-        self._task = asyncio.create_task(self._serve(sockets=[socket] if socket else None))
+        listening = socket.create_server((self.config.host, self.config.port))
+        self._task = asyncio.create_task(self._serve(sockets=[listening]))
         while not self.started and not self._task.done():
             await asyncio.sleep(0.005)
-        if socket is None or self._task.done():
-            raise OSError("the web server did not start")
-        return int(socket.getsockname()[1])
+        return int(listening.getsockname()[1])
 
     async def end(self) -> None:
         """Stop, and wait for it."""

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,7 +43,11 @@ def show(value: Any, *, as_json: bool, human: Callable[[], object]) -> None:
     if as_json:
         print(json.dumps(value, indent=2))  # noqa: T201
     else:
-        out.print(human())
+        text = human()
+        if isinstance(text, str):
+            print(text)  # noqa: T201 (as it is: no markup, no folding)
+        else:
+            out.print(text)
 
 
 def rows(title: str, columns: Sequence[str], lines: Sequence[Sequence[object]]) -> Table:
@@ -67,3 +72,13 @@ def log_to(path: Path) -> None:
     flower.propagate = True
     for noisy in ("httpx", "httpcore", "uvicorn", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def when(seconds: float | None) -> str:
+    """A time as date and minute, in this machine's time zone."""
+    return "" if seconds is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+
+def clock(seconds: float) -> str:
+    """A time as hours, minutes, seconds."""
+    return time.strftime("%H:%M:%S", time.localtime(seconds))

@@ -118,12 +118,8 @@ def load(path: Path) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, str]
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
             metadata = dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"the weights in {path.name} cannot be read", str(error), "fetch the file again"
-        ) from None
+        raise UserError(f"the weights in {path.name} cannot be read", str(error), "fetch the file again") from None
     for name, array in arrays.items():
         if array.dtype != np.float32:
-            raise UserError(
-                f"the weights in {path.name} are not float32", f"{name!r} is {array.dtype}", "convert them"
-            )
+            raise UserError(f"the weights in {path.name} are not float32", f"{name!r} is {array.dtype}", "convert them")
     return arrays, metadata

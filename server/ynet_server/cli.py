@@ -1,0 +1,179 @@
+"""The coordinator's commands."""
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ynet import control, terminal
+from ynet.errors import UserError
+from ynet.federation import plan as plans
+from ynet.home import default_home, prepare
+from ynet_server import settings as server_settings
+from ynet_server.progress import describe_event, run_table
+
+app = typer.Typer(name="ynet-server", help="The central server of a consortium.", no_args_is_help=True)
+plan_app = typer.Typer(help="What all sites agree on before training.", no_args_is_help=True)
+app.add_typer(plan_app, name="plan")
+
+Home = Annotated[
+    Path | None, typer.Option("--home", help="The server's folder. Default: YNET_HOME, or your data directory.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="A plan, YAML.")]
+FOLLOW_EVERY_S = 0.3
+
+
+def main() -> None:
+    """Entry point."""
+    terminal.run(app)
+
+
+def _home(given: Path | None) -> Path:
+    return given or default_home("server")
+
+
+def _call(home: Path | None, method: str, path: str, **request: Any) -> Any:
+    return control.call(_home(home), method, path, "the server", "ynet-server start", **request)
+
+
+@app.command()
+def start(
+    config: Annotated[Path | None, typer.Option(help="Settings, YAML; remembered for the next start.")] = None,
+    home: Home = None,
+) -> None:
+    """Run the server, in the foreground."""
+    from ynet_server.start import serve  # Flower and gRPC: a second that the other commands need not wait
+
+    folder = prepare(_home(home))
+    settings = server_settings.load(folder, config)
+    terminal.log_to(folder / "server.log")
+    asyncio.run(serve(folder, settings, lambda line: print(line, flush=True)))
+
+
+@app.command()
+def invite(
+    site: Annotated[str, typer.Argument(help="The site's name: letters, digits, '-' and '_'.")],
+    replace: Annotated[bool, typer.Option("--replace", help="The site enrols anew: its old certificate ends.")] = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Print an invitation for one site: valid once, for 24 hours."""
+    made = _call(home, "POST", "/invitations", json={"site": site, "replace": replace})
+    lines = (
+        f"Invitation for site {site}, valid once, for 24 hours. Hand it over on a channel that you trust.\n\n"
+        f"{made['invitation']}\n\n"
+        f"There: ynet-client join --site={site} --invitation {made['invitation']} --data MANIFEST.csv"
+    )
+    terminal.show(made, as_json=as_json, human=lambda: lines)
+
+
+@plan_app.command("check")
+def plan_check(plan: PlanFile, as_json: Json = False) -> None:
+    """Check a plan and print its id."""
+    read = plans.read(plan)
+    terminal.show(
+        {"plan": read.id, "name": read.name}, as_json=as_json, human=lambda: f"plan {read.name} is good: {read.id}"
+    )
+
+
+@plan_app.command("freeze")
+def plan_freeze(plan: PlanFile, home: Home = None, as_json: Json = False) -> None:
+    """Keep a plan at the server under its id. A plan that changed is a new plan."""
+    frozen = _call(home, "POST", "/plans", content=plans.read(plan).canonical())
+    terminal.show(frozen, as_json=as_json, human=lambda: f"plan {frozen['name']} is frozen: {frozen['plan']}")
+
+
+@app.command()
+def train(
+    plan: Annotated[Path, typer.Option("--plan", help="The plan, YAML.")],
+    detach: Annotated[bool, typer.Option("--detach", help="Do not wait for the run's end.")] = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Train a plan with the sites that are connected, publish the model, and show how it goes."""
+    started = _call(home, "POST", "/runs", content=plans.read(plan).canonical())
+    number = started["run"]
+    if not as_json:
+        print(f"run {number} of plan {started['plan'][:12]} has begun", flush=True)
+    run = started if detach else _follow(home, number, quiet=as_json)
+    terminal.show(run, as_json=as_json, human=lambda: f"run {number}: {run.get('status', 'started')}")
+    if run.get("status") == "failed":
+        raise UserError(
+            f"run {number} failed", run["reason"], f"mend that, then train again (ynet-server runs {number})"
+        )
+
+
+@app.command()
+def runs(
+    run: Annotated[int | None, typer.Argument(help="One run, with its events.")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """List the runs, or show one."""
+    if run is None:
+        listed = _call(home, "GET", "/runs")
+        terminal.show(listed, as_json=as_json, human=lambda: run_table(listed["runs"]))
+        return
+    shown = _call(home, "GET", f"/runs/{run}/events")
+    if shown["run"] is None:
+        raise UserError(f"there is no run {run}", "it was never started here", "list them: ynet-server runs")
+    terminal.show(shown, as_json=as_json, human=lambda: "\n".join(map(describe_event, shown["events"])))
+
+
+@app.command()
+def models(home: Home = None, as_json: Json = False) -> None:
+    """List the published models; the first is in use."""
+    listed = _call(home, "GET", "/models")
+    lines = [(m["id"][:16], m["run"], m["card"]["plan"], terminal.when(m["published"])) for m in listed["models"]]
+    table = terminal.rows("models", ("model", "run", "plan", "published"), lines)
+    terminal.show(listed, as_json=as_json, human=lambda: table)
+
+
+@app.command()
+def sites(home: Home = None, as_json: Json = False) -> None:
+    """List the enrolled sites."""
+    listed = _call(home, "GET", "/sites")
+    lines = [
+        (
+            s["site"],
+            "connected" if s["connected"] else "away",
+            s["cases"] or "",
+            s["version"] or "",
+            terminal.when(s["last_seen"]),
+        )
+        for s in listed["sites"]
+    ]
+    table = terminal.rows("sites", ("site", "", "cases", "version", "last seen"), lines)
+    terminal.show(listed, as_json=as_json, human=lambda: table)
+
+
+@app.command()
+def status(home: Home = None, as_json: Json = False) -> None:
+    """Show where the server listens, who is connected, and the newest run."""
+    shown = _call(home, "GET", "/status")
+    lines = [
+        ("federation", shown["federation"]),
+        ("hub", shown["hub"]),
+        ("enrolment", shown["enrolment"]),
+        ("authority", shown["fingerprint"]),
+        ("connected", ", ".join(shown["connected"]) or "nobody"),
+        ("newest run", f"{shown['runs'][0]['id']}: {shown['runs'][0]['status']}" if shown["runs"] else "none"),
+    ]
+    table = terminal.rows(f"ynet-server {shown['version']}", ("", ""), lines)
+    terminal.show(shown, as_json=as_json, human=lambda: table)
+
+
+def _follow(home: Path | None, number: int, *, quiet: bool) -> dict[str, Any]:
+    seen = 0
+    while True:
+        shown = _call(home, "GET", f"/runs/{number}/events", params={"since": seen})
+        seen += len(shown["events"])
+        for event in shown["events"]:
+            if not quiet:
+                print(describe_event(event), flush=True)
+        if shown["run"]["status"] != "running" and not shown["events"]:
+            return dict(shown["run"])
+        time.sleep(FOLLOW_EVERY_S)

@@ -1,0 +1,77 @@
+"""What the coordinator's commands ask of the running server."""
+
+import json
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from ynet.federation import plan
+from ynet.federation.identity import fingerprint
+from ynet.federation.invitation import Invitation, new_secret
+from ynet_server.hub import Hub
+from ynet_server.registry import Registry, now
+from ynet_server.runs import Runs
+
+
+def routes(
+    registry: Registry, hub: Hub, runs: Runs, authority: bytes, enrolment: str, about: dict[str, object]
+) -> list[Route]:
+    """The routes behind the control door. Bodies and answers are JSON."""
+
+    async def status(_: Request) -> Response:
+        connected = sorted(hub.connected())
+        return JSONResponse({**about, "connected": connected, "runs": [run._asdict() for run in registry.runs()[:1]]})
+
+    async def sites(_: Request) -> Response:
+        connected = hub.connected()
+        listed = [
+            {
+                "site": site.name,
+                "connected": site.name in connected,
+                "cases": site.cases,
+                "version": site.version,
+                "enrolled": site.enrolled,
+                "last_seen": site.last_seen,
+            }
+            for site in registry.sites()
+        ]
+        return JSONResponse({"sites": listed})
+
+    async def invite(request: Request) -> Response:
+        asked, secret = await request.json(), new_secret()
+        registry.invite(asked["site"], secret, now(), replace=asked["replace"])
+        made = Invitation(enrolment, secret, fingerprint(authority))
+        return JSONResponse({"site": asked["site"], "invitation": made.to_text()})
+
+    async def freeze(request: Request) -> Response:
+        frozen = plan.from_canonical(json.dumps(await request.json()))
+        return JSONResponse({"plan": registry.freeze(frozen, now()), "name": frozen.name})
+
+    async def train(request: Request) -> Response:
+        frozen = plan.from_canonical(json.dumps(await request.json()))
+        return JSONResponse({"run": runs.start(frozen), "plan": frozen.id})
+
+    async def list_runs(_: Request) -> Response:
+        return JSONResponse({"runs": [run._asdict() for run in registry.runs()]})
+
+    async def events(request: Request) -> Response:
+        number, since = int(request.path_params["run"]), int(request.query_params.get("since", "0"))
+        known = {run.id: run for run in registry.runs()}
+        found = runs.folder(number).events(since)
+        return JSONResponse({"run": known[number]._asdict() if number in known else None, "events": found})
+
+    async def models(_: Request) -> Response:
+        listed = [model._asdict() for model in registry.models()]
+        return JSONResponse({"models": listed, "in_use": listed[0]["id"] if listed else None})
+
+    return [
+        Route("/status", status),
+        Route("/sites", sites),
+        Route("/invitations", invite, methods=["POST"]),
+        Route("/plans", freeze, methods=["POST"]),
+        Route("/runs", train, methods=["POST"]),
+        Route("/runs", list_runs),
+        Route("/runs/{run:int}/events", events),
+        Route("/models", models),
+    ]

@@ -1,0 +1,163 @@
+"""A Flower Grid over the hub's connections: the engine `hub`.
+
+Everything here is a public class of Flower, but for one: a Message that a strategy makes asks TaskIdentity, which
+SuperLink sets, for the run; outside of SuperLink it must be set by hand (Flower 1.41).
+"""
+
+import asyncio
+import hashlib
+import secrets
+import time
+from collections.abc import Iterable
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.task_identity import TaskIdentity
+
+from ynet.errors import UserError
+from ynet.federation import content
+from ynet.federation import hub_pb2 as pb
+from ynet.federation.content import Content
+from ynet_server.hub import Hub, TaskError
+
+FAILED, REFUSED = 1001, 1002
+"""Error codes of a reply: the site tried and failed, or was lost; the site said no."""
+
+
+def node_id(site: str) -> int:
+    """A site's number in Flower: the first 63 bits of its name's SHA-256."""
+    return int.from_bytes(hashlib.sha256(site.encode()).digest()[:8], "big") >> 1
+
+
+class _Sent(NamedTuple):
+    message: Message
+    future: Future[Path]
+
+
+class HubGrid(Grid):
+    """Flower's view of the connected sites. Used by the one thread that runs the ServerApp."""
+
+    def __init__(self, hub: Hub, loop: asyncio.AbstractEventLoop, spool: Path, run_id: int) -> None:
+        self._hub, self._loop, self._spool = hub, loop, spool
+        self._sites: dict[int, str] = {}
+        self._sent: dict[str, _Sent] = {}
+        self._run: Any = None
+        TaskIdentity.run_id = run_id
+        TaskIdentity.task_id = run_id
+        TaskIdentity.node_id = 0
+
+    def name_of(self, node: int) -> str:
+        """The site behind a node that `get_node_ids` gave."""
+        return self._sites[node]
+
+    def set_run(self, run: Any) -> None:
+        """Keep Flower's description of the run."""
+        self._run = run
+
+    @property
+    def run(self) -> Any:
+        """What `set_run` was given."""
+        return self._run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """A message to one site."""
+        return Message(content=content, message_type=message_type, dst_node_id=dst_node_id, group_id=group_id, ttl=ttl)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """The sites that are connected now."""
+        self._sites.update({node_id(site): site for site in self._hub.connected()})
+        return [node_id(site) for site in self._hub.connected()]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Send each message to its site; contents that several messages share are written once. Their ids."""
+        pushed, offers = [], _Offers(self._hub, self._loop, self._spool)
+        for message in messages:
+            metadata = message.metadata
+            blob = offers.of(message.content)
+            task = self._hub.task(self._sites[metadata.dst_node_id], metadata.message_type, blob)
+            future = asyncio.run_coroutine_threadsafe(task, self._loop)
+            offers.keep_until(blob, future)
+            message_id = secrets.token_hex(8)
+            self._sent[message_id] = _Sent(message, future)
+            pushed.append(message_id)
+        return pushed
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """The replies that have come, each once. A lost, failing or refusing site's is an error."""
+        return [self._reply(self._sent.pop(i)) for i in message_ids if i in self._sent and self._sent[i].future.done()]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Send, wait until every site has answered or `timeout` seconds are over, and call off what is late."""
+        until = None if timeout is None else time.monotonic() + timeout
+        ids = list(self.push_messages(messages))
+        wait_for([self._sent[i].future for i in ids], None if until is None else until - time.monotonic())
+        for i in ids:
+            self._sent[i].future.cancel()
+        return list(self.pull_messages(ids))
+
+    def _reply(self, sent: _Sent) -> Message:
+        if sent.future.cancelled():
+            return Message(Error(FAILED, "no answer before the deadline"), reply_to=sent.message)
+        error = sent.future.exception()
+        if isinstance(error, TaskError):
+            return Message(Error(REFUSED if error.refused else FAILED, str(error)), reply_to=sent.message)
+        path = sent.future.result()
+        try:
+            return Message(_records(content.read(path)), reply_to=sent.message)
+        except UserError as refused:
+            return Message(Error(FAILED, refused.why), reply_to=sent.message)
+        finally:
+            path.unlink(missing_ok=True)
+
+
+class _Offers:
+    """The files of one push: each distinct content once, withdrawn when the last task that needs it is done."""
+
+    def __init__(self, hub: Hub, loop: asyncio.AbstractEventLoop, spool: Path) -> None:
+        self._hub, self._loop, self._spool = hub, loop, spool
+        self._of: dict[int, tuple[RecordDict, pb.Blob, Path]] = {}
+        self._users: dict[str, int] = {}
+
+    def of(self, records: RecordDict) -> pb.Blob:
+        if id(records) not in self._of:
+            path = self._spool / f"out-{secrets.token_hex(8)}"
+            written = content.write(path, _content(records))
+            self._of[id(records)] = (records, self._hub.offer(path, *written), path)
+        return self._of[id(records)][1]
+
+    def keep_until(self, blob: pb.Blob, future: "Future[Path]") -> None:
+        self._users[blob.name] = self._users.get(blob.name, 0) + 1
+        future.add_done_callback(lambda _: self._loop.call_soon_threadsafe(self._release, blob))
+
+    def _release(self, blob: pb.Blob) -> None:
+        self._users[blob.name] -= 1
+        if self._users[blob.name] == 0:
+            self._hub.withdraw(blob)
+            for key in [key for key, (_, offered, _) in self._of.items() if offered.name == blob.name]:
+                self._of.pop(key)[2].unlink(missing_ok=True)
+
+
+def _content(records: RecordDict) -> Content:
+    arrays = {
+        name: {key: array.numpy() for key, array in record.items()} for name, record in records.array_records.items()
+    }
+    configs: Any = {name: dict(record) for name, record in records.config_records.items()}
+    metrics: Any = {name: dict(record) for name, record in records.metric_records.items()}
+    return Content(arrays, configs, metrics)
+
+
+def _records(received: Content) -> RecordDict:
+    records = RecordDict()
+    for name, arrays in received.arrays.items():
+        records[name] = ArrayRecord({key: Array(array) for key, array in arrays.items()})
+    for name, config in received.configs.items():
+        records[name] = ConfigRecord(dict(config))
+    for name, metrics in received.metrics.items():
+        records[name] = MetricRecord(dict(metrics))
+    return records

@@ -1,0 +1,310 @@
+"""The hub: one connection from each site, over which tasks, transfers and queries go. It reads no query."""
+
+import asyncio
+import hashlib
+import logging
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import grpc
+
+from ynet import __version__
+from ynet.federation import hub_pb2 as pb
+from ynet.federation import protocol
+from ynet_server.callers import calling_site
+from ynet_server.registry import Registry, now
+
+log = logging.getLogger("ynet.hub")
+HELLO_WITHIN_S = 20.0
+OUTBOX = 256
+"""Messages that may wait for one site; more, and it is taken to be lost."""
+
+Context = grpc.aio.ServicerContext
+
+
+class TaskError(Exception):
+    """A task that came to nothing: the site refused, failed, or was lost. The text is for strangers' eyes."""
+
+    def __init__(self, reason: str, *, refused: bool = False) -> None:
+        super().__init__(reason)
+        self.refused = refused
+
+
+class Offer(NamedTuple):
+    """A file that sites may fetch by its name, which is its digest."""
+
+    path: Path
+    blob: pb.Blob
+
+
+@dataclass
+class _Connection:
+    outbox: asyncio.Queue[pb.ToSite | None]
+    since: float
+    version: str
+    cases: int
+
+
+@dataclass
+class _Task:
+    site: str
+    done: asyncio.Future[Path]
+    limit_bytes: int
+
+
+@dataclass
+class _Question:
+    open: dict[str, asyncio.Future[bytes]] = field(default_factory=dict)
+
+
+class SiteState(NamedTuple):
+    """A connected site, as it is shown."""
+
+    since: float
+    version: str
+    cases: int
+
+
+class Hub:
+    """The service's methods and the server's own side of them. Lives in one event loop."""
+
+    def __init__(self, registry: Registry, federation: str, spool: Path, max_model_bytes: int) -> None:
+        self._registry, self._federation, self._spool = registry, federation, spool
+        self._max_model_bytes = max_model_bytes
+        self._connections: dict[str, _Connection] = {}
+        self._offers: dict[str, Offer] = {}
+        self._tasks: dict[str, _Task] = {}
+        self._questions: dict[str, _Question] = {}
+        self._model: pb.Model | None = None
+
+    # --- the server's side
+
+    def connected(self) -> dict[str, SiteState]:
+        """The sites that are connected now."""
+        return {name: SiteState(c.since, c.version, c.cases) for name, c in sorted(self._connections.items())}
+
+    def offer(self, path: Path, sha256: str, size_bytes: int) -> pb.Blob:
+        """Let sites fetch a file."""
+        blob = pb.Blob(name=sha256, sha256=sha256, size_bytes=size_bytes)
+        self._offers[sha256] = Offer(path, blob)
+        return blob
+
+    def withdraw(self, blob: pb.Blob) -> None:
+        """Let sites fetch it no longer."""
+        self._offers.pop(blob.name, None)
+
+    def publish(self, model_id: str, weights: pb.Blob) -> None:
+        """Tell all sites, now and when they come, which model is in use."""
+        self._model = pb.Model(id=model_id, weights=weights)
+        for name in list(self._connections):
+            self._send(name, pb.ToSite(model=self._model))
+
+    async def task(self, site: str, kind: str, content: pb.Blob) -> Path:
+        """Have a site run one message of the ClientApp; the file of its reply, which is then the caller's.
+
+        Raises TaskError, at once when the site is lost.
+        """
+        task_id = secrets.token_hex(16)
+        limit = max(self._max_model_bytes, content.size_bytes) + (1 << 20)
+        entry = _Task(site, asyncio.get_running_loop().create_future(), limit)
+        self._tasks[task_id] = entry
+        try:
+            if not self._send(site, pb.ToSite(task=pb.Task(id=task_id, kind=kind, content=content))):
+                raise TaskError("the site is not connected")
+            return await entry.done
+        except asyncio.CancelledError:
+            self._send(site, pb.ToSite(cancel=pb.Cancel(task_id=task_id)))
+            raise
+        finally:
+            del self._tasks[task_id]
+
+    # --- the service's methods
+
+    async def attach(self, requests: AsyncIterator[pb.FromSite], context: Context) -> AsyncIterator[pb.ToSite]:
+        """A site's one long stream. Its newest connection counts; an older one ends."""
+        site, requests = calling_site(), aiter(requests)
+        connection = await self._greet(site, requests, context)
+        listening = asyncio.create_task(self._listen(site, requests, connection))
+        try:
+            while (message := await connection.outbox.get()) is not None:
+                yield message
+        finally:
+            listening.cancel()
+            self._drop(site, connection)
+
+    async def download(self, request: pb.DownloadRequest, context: Context) -> AsyncIterator[pb.Chunk]:
+        """An offered file from `offset` on, read from disk part by part: memory does not grow with it."""
+        offer = self._offers.get(request.blob)
+        if offer is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "there is no such file any more")
+            return
+        with offer.path.open("rb", buffering=0) as file:
+            file.seek(request.offset)
+            while data := file.read(protocol.CHUNK_BYTES):
+                yield pb.Chunk(data=data)
+
+    async def upload(self, parts: AsyncIterator[pb.UploadPart], context: Context) -> pb.UploadReceipt:
+        """The reply to a task, written to disk part by part, and handed over once its digest is right."""
+        parts = aiter(parts)
+        header = (await anext(parts, pb.UploadPart())).header
+        task = self._tasks.get(header.task_id)
+        if task is None or task.site != calling_site():
+            await context.abort(grpc.StatusCode.NOT_FOUND, "nobody waits for this reply any more")
+            raise AssertionError
+        if header.size_bytes > task.limit_bytes:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "the reply is larger than the server takes")
+        path = self._spool / f"in-{secrets.token_hex(8)}"
+        try:
+            if not await _receive(parts, path, header):
+                await context.abort(grpc.StatusCode.DATA_LOSS, "the reply did not arrive whole")
+            if not task.done.done():
+                task.done.set_result(path.rename(path.with_suffix(".whole")))
+        finally:
+            path.unlink(missing_ok=True)
+        return pb.UploadReceipt()
+
+    async def ask(self, question: pb.Question, context: Context) -> pb.Answers:
+        """Pass a query on to other sites and their answers back, unread; say who is missing and who is late."""
+        asker = calling_site()
+        if len(question.body) > protocol.MAX_QUERY_BYTES:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the query is too large")
+        everybody = [site.name for site in self._registry.sites() if site.name != asker]
+        wanted = [name for name in question.sites if name != asker] or everybody
+        query_id = secrets.token_hex(16)
+        entry = self._questions[query_id] = _Question()
+        try:
+            for name in wanted:
+                query = pb.Query(id=query_id, from_site=asker, body=question.body)
+                if self._send(name, pb.ToSite(query=query)):
+                    entry.open[name] = asyncio.get_running_loop().create_future()
+            wait_s = min(question.deadline_ms / 1000, protocol.MAX_QUERY_S)
+            if entry.open:
+                await asyncio.wait(entry.open.values(), timeout=wait_s)
+            return _answers(wanted, entry.open)
+        finally:
+            del self._questions[query_id]
+
+    # --- within
+
+    async def _greet(self, site: str, requests: AsyncIterator[pb.FromSite], context: Context) -> _Connection:
+        try:
+            first = await asyncio.wait_for(anext(requests, pb.FromSite()), HELLO_WITHIN_S)
+        except TimeoutError:
+            first = pb.FromSite()
+        if first.WhichOneof("body") != "hello":
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message was no greeting")
+        hello = first.hello
+        if hello.protocol != protocol.VERSION:
+            await context.abort(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"this server speaks protocol {protocol.VERSION} (ynet {__version__}), the site {hello.protocol}"
+                f" (ynet {hello.version[:20]}); install the same ynet",
+            )
+        if older := self._connections.get(site):
+            self._drop(site, older)
+        connection = _Connection(asyncio.Queue(OUTBOX), now(), hello.version[:40], hello.cases)
+        self._connections[site] = connection
+        welcome = pb.Welcome(protocol=protocol.VERSION, version=__version__, federation=self._federation)
+        if self._model is not None:
+            welcome.model.CopyFrom(self._model)
+        connection.outbox.put_nowait(pb.ToSite(welcome=welcome))
+        self._registry.saw(site, connection.version, connection.cases, connection.since)
+        log.info("site %s connected", site)
+        return connection
+
+    async def _listen(self, site: str, requests: AsyncIterator[pb.FromSite], connection: _Connection) -> None:
+        try:
+            async for message in requests:
+                if message.HasField("failure"):
+                    self._fail(site, message.failure)
+                elif message.HasField("answer"):
+                    self._answer(site, message.answer)
+        finally:
+            self._drop(site, connection)
+
+    def _send(self, site: str, message: pb.ToSite) -> bool:
+        connection = self._connections.get(site)
+        if connection is None:
+            return False
+        try:
+            connection.outbox.put_nowait(message)
+        except asyncio.QueueFull:
+            self._drop(site, connection)
+            return False
+        return True
+
+    def _drop(self, site: str, connection: _Connection) -> None:
+        """Forget a connection, and answer for everything that waits for it."""
+        if self._connections.get(site) is not connection:
+            return
+        del self._connections[site]
+        while connection.outbox.full():
+            connection.outbox.get_nowait()
+        connection.outbox.put_nowait(None)
+        for task in self._tasks.values():
+            if task.site == site and not task.done.done():
+                task.done.set_exception(TaskError("the connection to the site was lost"))
+        for question in self._questions.values():
+            if (waiting := question.open.get(site)) and not waiting.done():
+                waiting.cancel()
+        log.info("site %s disconnected", site)
+
+    def _fail(self, site: str, failure: pb.TaskFailure) -> None:
+        task = self._tasks.get(failure.task_id)
+        if task and task.site == site and not task.done.done():
+            reason = failure.reason[: protocol.MAX_REASON_CHARACTERS]
+            task.done.set_exception(TaskError(reason, refused=failure.refused))
+
+    def _answer(self, site: str, answer: pb.Answer) -> None:
+        question = self._questions.get(answer.query_id)
+        waiting = question.open.get(site) if question else None
+        if waiting and not waiting.done() and len(answer.body) <= protocol.MAX_ANSWER_BYTES:
+            waiting.set_result(answer.body)
+
+
+def _answers(wanted: Sequence[str], asked: dict[str, asyncio.Future[bytes]]) -> pb.Answers:
+    reply = pb.Answers()
+    for name in wanted:
+        future = asked.get(name)
+        if future is None or future.cancelled():
+            reply.missing.append(name)
+        elif future.done():
+            reply.answers.add(site=name, body=future.result())
+        else:
+            reply.late.append(name)
+    return reply
+
+
+async def _receive(parts: AsyncIterator[pb.UploadPart], path: Path, header: pb.UploadHeader) -> bool:
+    """Write what comes to `path`; whether it is what the header announced. Stops at the announced size."""
+    sha, size = hashlib.sha256(), 0
+    with path.open("wb", buffering=0) as file:
+        async for part in parts:
+            size += len(part.data)
+            if size > header.size_bytes:
+                return False
+            sha.update(part.data)
+            file.write(part.data)
+    return size == header.size_bytes and sha.hexdigest() == header.sha256
+
+
+def service(hub: Hub) -> grpc.GenericRpcHandler:
+    """The hub's methods under their names on the wire."""
+    return grpc.method_handlers_generic_handler(
+        protocol.SERVICE,
+        {
+            "Attach": grpc.stream_stream_rpc_method_handler(
+                hub.attach, pb.FromSite.FromString, pb.ToSite.SerializeToString
+            ),
+            "Download": grpc.unary_stream_rpc_method_handler(
+                hub.download, pb.DownloadRequest.FromString, pb.Chunk.SerializeToString
+            ),
+            "Upload": grpc.stream_unary_rpc_method_handler(
+                hub.upload, pb.UploadPart.FromString, pb.UploadReceipt.SerializeToString
+            ),
+            "Ask": grpc.unary_unary_rpc_method_handler(hub.ask, pb.Question.FromString, pb.Answers.SerializeToString),
+        },
+    )

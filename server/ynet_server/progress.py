@@ -1,0 +1,58 @@
+"""A run's events and the list of runs as people read them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from ynet import terminal
+
+
+def describe_event(event: Mapping[str, Any]) -> str:
+    """One line for one event."""
+    write = _LINES.get(event["kind"])
+    return f"{terminal.clock(event['time'])}  {write(event) if write else event['kind']}"
+
+
+def run_table(runs: Sequence[Mapping[str, Any]]) -> Table:
+    """All runs, the newest first."""
+    lines = [
+        (
+            r["id"],
+            r["status"],
+            terminal.when(r["started"]),
+            terminal.when(r["ended"]),
+            r["plan"][:12],
+            (r["model"] or "")[:12],
+            r["reason"],
+        )
+        for r in runs
+    ]
+    return terminal.rows("runs", ("run", "status", "started", "ended", "plan", "model", "why"), lines)
+
+
+def _round(event: Mapping[str, Any]) -> str:
+    sites = "  ".join(f"{site} loss {values.get('loss', float('nan')):.3f}" for site, values in event["sites"].items())
+    return f"round {event['round']}/{event['rounds']}  {event['seconds']:.1f} s  {sites}"
+
+
+def _evaluated(event: Mapping[str, Any]) -> str:
+    sites = "  ".join(
+        f"{site} mAP {values.get('macro_map10', float('nan')):.3f} Dice {values.get('dice', float('nan')):.3f}"
+        for site, values in event["sites"].items()
+    )
+    return f"scores after round {event['round']}  {sites}"
+
+
+_LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "waiting": lambda e: f"waiting for sites: {e['connected']} of {e['needed']} are connected",
+    "started": lambda e: f"begun with {', '.join(e['sites'])}; {e['parameters']:,} parameters",
+    "resumed": lambda _: "the server was restarted; the run goes on",
+    "round": _round,
+    "evaluated": _evaluated,
+    "site_failed": lambda e: f"site {e['site']} gave no result: {e['reason']}",
+    "update_refused": lambda e: f"the update of site {e['site']} was refused: {e['reason']}",
+    "under_quorum": lambda e: f"round {e['round']} had {e['updates']} of {e['quorum']} updates; it is held again",
+    "finished": lambda e: f"finished: model {e['model'][:16]} is published",
+    "failed": lambda e: f"failed: {e['reason']} ({e['do']})",
+}

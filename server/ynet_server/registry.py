@@ -1,0 +1,213 @@
+"""What the server must remember: invitations, sites, plans, runs, models; SQLite, one connection, one writer."""
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from ynet.errors import RefusedError, UserError
+from ynet.federation import invitation, plan
+from ynet.federation.identity import check_site_name
+
+SCHEMA_VERSION = 1
+SCHEMA = """
+CREATE TABLE invitations (
+  site TEXT PRIMARY KEY, verifier BLOB NOT NULL, expires REAL NOT NULL, certificate BLOB);
+CREATE TABLE sites (
+  name TEXT PRIMARY KEY, serial TEXT NOT NULL, enrolled REAL NOT NULL, last_seen REAL, version TEXT, cases INTEGER);
+CREATE TABLE plans (id TEXT PRIMARY KEY, name TEXT NOT NULL, canonical TEXT NOT NULL, frozen REAL NOT NULL);
+CREATE TABLE runs (
+  id INTEGER PRIMARY KEY, plan TEXT NOT NULL REFERENCES plans, status TEXT NOT NULL, started REAL NOT NULL,
+  ended REAL, reason TEXT NOT NULL DEFAULT '', model TEXT);
+CREATE TABLE models (
+  id TEXT PRIMARY KEY, run INTEGER NOT NULL REFERENCES runs, card TEXT NOT NULL, published REAL NOT NULL);
+"""
+
+RunStatus = Literal["running", "finished", "failed"]
+
+
+class Run(NamedTuple):
+    """One training of one plan."""
+
+    id: int
+    plan: str
+    status: RunStatus
+    started: float  # seconds since 1970
+    ended: float | None
+    reason: str
+    model: str | None
+
+
+class Site(NamedTuple):
+    """An enrolled hospital."""
+
+    name: str
+    serial: str
+    enrolled: float
+    last_seen: float | None
+    version: str | None
+    cases: int | None
+
+
+class Model(NamedTuple):
+    """A published model; the newest is the one in use."""
+
+    id: str
+    run: int
+    card: dict[str, Any]
+    published: float
+
+
+class Registry:
+    """The server's SQLite file. Safe to use from several threads."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.RLock()
+        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")
+        self._db.execute("PRAGMA foreign_keys=ON")
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            self._db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+        elif version != SCHEMA_VERSION:
+            raise UserError(
+                f"the registry {path} is of another ynet version",
+                f"it has schema {version}, this ynet reads {SCHEMA_VERSION}",
+                "install the ynet that wrote it, or the newest",
+            )
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    def _rows(self, query: str, *values: object) -> list[Any]:
+        with self._lock:
+            return self._db.execute(query, values).fetchall()
+
+    # --- enrolment
+
+    def invite(self, site: str, secret: bytes, now: float, *, replace: bool) -> None:
+        """Expect `site` to enrol within a day. Raises UserError when it has enrolled already, unless `replace`."""
+        check_site_name(site)
+        with self._transaction() as db:
+            if not replace and db.execute("SELECT 1 FROM sites WHERE name=?", (site,)).fetchone():
+                raise UserError(
+                    f"site {site} cannot be invited",
+                    "a site of that name has enrolled already",
+                    f"choose another name, or replace the old site: ynet-server invite {site} --replace",
+                )
+            db.execute(
+                "INSERT OR REPLACE INTO invitations VALUES (?, ?, ?, NULL)",
+                (site, invitation.verifier(secret), now + invitation.LIFE_S),
+            )
+
+    def invited(self, site: str, now: float) -> tuple[bytes, bytes | None]:
+        """The verifier of a site's invitation, and the certificate already issued on it. Raises RefusedError."""
+        found = self._rows("SELECT verifier, expires, certificate FROM invitations WHERE site=?", site)
+        if not found or found[0][1] < now:
+            raise RefusedError(
+                "enrolment refused",
+                "there is no open invitation for this site",
+                "ask the coordinator for a new invitation, and give the name it was made for",
+            )
+        return bytes(found[0][0]), found[0][2]
+
+    def enrol(self, site: str, serial: int, certificate: bytes, now: float) -> None:
+        """Use up the invitation; the site's older certificate, if any, ends here."""
+        with self._transaction() as db:
+            db.execute("UPDATE invitations SET certificate=? WHERE site=?", (certificate, site))
+            db.execute(
+                "INSERT INTO sites (name, serial, enrolled) VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE"
+                " SET serial=excluded.serial, enrolled=excluded.enrolled",
+                (site, f"{serial:x}", now),
+            )
+
+    def sites(self) -> list[Site]:
+        """All enrolled sites, by name."""
+        return [Site(*row) for row in self._rows("SELECT * FROM sites ORDER BY name")]
+
+    def holds(self, site: str, serial: int) -> bool:
+        """Whether this is the certificate that the site enrolled with last."""
+        return bool(self._rows("SELECT 1 FROM sites WHERE name=? AND serial=?", site, f"{serial:x}"))
+
+    def saw(self, site: str, version: str, cases: int, now: float) -> None:
+        """Note that a site has connected."""
+        with self._transaction() as db:
+            db.execute("UPDATE sites SET last_seen=?, version=?, cases=? WHERE name=?", (now, version, cases, site))
+
+    # --- plans and runs
+
+    def freeze(self, frozen: plan.Plan, now: float) -> str:
+        """Keep a plan under its id; a plan that changed is a new plan."""
+        with self._transaction() as db:
+            db.execute(
+                "INSERT OR IGNORE INTO plans VALUES (?, ?, ?, ?)", (frozen.id, frozen.name, frozen.canonical(), now)
+            )
+        return frozen.id
+
+    def plan(self, plan_id: str) -> plan.Plan:
+        """A frozen plan. Raises UserError."""
+        found = self._rows("SELECT canonical FROM plans WHERE id=?", plan_id)
+        if not found:
+            raise UserError(f"there is no plan {plan_id[:12]}", "it was never frozen here", "freeze it first")
+        return plan.from_canonical(found[0][0])
+
+    def start_run(self, plan_id: str, now: float) -> int:
+        """A new run of a frozen plan, its number. Raises UserError while another one is under way."""
+        with self._transaction() as db:
+            if running := db.execute("SELECT id FROM runs WHERE status='running'").fetchone():
+                raise UserError(
+                    "no run was started",
+                    f"run {running[0]} is under way",
+                    "wait for it (ynet-server runs)",
+                )
+            cursor = db.execute("INSERT INTO runs (plan, status, started) VALUES (?, 'running', ?)", (plan_id, now))
+            return int(cursor.lastrowid or 0)
+
+    def end_run(self, run: int, status: RunStatus, reason: str, model: str | None, now: float) -> None:
+        """Close a run."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE runs SET status=?, reason=?, model=?, ended=? WHERE id=?", (status, reason, model, now, run)
+            )
+
+    def runs(self) -> list[Run]:
+        """All runs, the newest first."""
+        return [Run(*row) for row in self._rows("SELECT * FROM runs ORDER BY id DESC")]
+
+    # --- models
+
+    def publish(self, model: Model) -> None:
+        """Put a model into use."""
+        with self._transaction() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO models VALUES (?, ?, ?, ?)",
+                (model.id, model.run, json.dumps(model.card), model.published),
+            )
+
+    def models(self) -> list[Model]:
+        """All published models, the one in use first."""
+        found = self._rows("SELECT id, run, card, published FROM models ORDER BY published DESC, rowid DESC")
+        return [Model(row[0], row[1], json.loads(row[2]), row[3]) for row in found]
+
+
+def now() -> float:
+    """Seconds since 1970."""
+    return time.time()

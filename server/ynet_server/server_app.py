@@ -1,0 +1,192 @@
+"""The Flower ServerApp: the rounds of one run, read from top to bottom. It does not know what carries it."""
+
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp import Grid, ServerApp
+
+from ynet import weights
+from ynet.errors import UserError
+from ynet.federation import plan as plans
+from ynet.federation.plan import Plan
+from ynet.weights import Flat, Layout
+from ynet_server.run_folder import RunFolder, State
+from ynet_server.strategies import strategy
+
+ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
+CASES = "num-examples"
+INITIAL = "query.initial"
+POLL_S = 0.1
+WAIT_AFTER_FAILED_ROUND_S = 2.0
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the plan that the run's configuration names: `plan`, a YAML or JSON file, and `output`, a folder."""
+    folder = RunFolder(Path(str(context.run_config["output"])))
+    federate(grid, folder.create(plans.read(Path(str(context.run_config["plan"])))))
+
+
+def federate(grid: Grid, folder: RunFolder, name_of: Callable[[int], str] = str) -> str:
+    """Train the folder's plan with the sites on `grid`, going on after the last whole round; the model's id.
+
+    `name_of` gives a node its site's name, for the record. Raises UserError when no weights come to begin with.
+    """
+    plan = folder.plan()
+    rounds = _Rounds(grid, plan, folder, name_of)
+    state = folder.state() or rounds.initial()
+    chosen = strategy(plan)
+    for number in range(state.round + 1, plan.training.rounds + 1):
+        state = State(number, rounds.train(chosen, number, state), state.layout)
+        folder.save_state(state)
+        if number % plan.training.evaluate_every == 0 and number < plan.training.rounds:
+            rounds.evaluate(chosen, number, state)
+    scores = rounds.evaluate(chosen, state.round, state)
+    card = {"plan": plan.name, "rounds": state.round, "sites": rounds.cases, "scores": scores}
+    model = folder.save_model(weights.unflatten(state.flat, state.layout), card)
+    folder.event("finished", model=model)
+    return model
+
+
+class _Reply(NamedTuple):
+    node: int
+    content: RecordDict
+
+
+class _Rounds:
+    """One run's conversations with its sites."""
+
+    def __init__(self, grid: Grid, plan: Plan, folder: RunFolder, name_of: Callable[[int], str]) -> None:
+        self._grid, self._plan, self._folder, self._name_of = grid, plan, folder, name_of
+        self.cases: dict[str, int] = {}
+
+    def initial(self) -> State:
+        """Initial weights: each site makes them from the plan's seed; all layouts must agree; one set is taken."""
+        while True:
+            nodes = self._wait_for(self._plan.cohort.minimum)
+            config = ConfigRecord({"plan": self._plan.canonical()})
+            messages = [
+                Message(content=RecordDict({CONFIG: config}), message_type=INITIAL, dst_node_id=node) for node in nodes
+            ]
+            replies = self._converse(0, messages)
+            if len(replies) >= self._plan.cohort.minimum:
+                break
+            self._folder.event("waiting", connected=len(replies), needed=self._plan.cohort.minimum)
+            time.sleep(WAIT_AFTER_FAILED_ROUND_S)
+        layouts = {str(reply.content[CONFIG]["layout"]) for reply in replies}
+        if len(layouts) > 1:
+            raise UserError(
+                "the run cannot start",
+                "the sites build different networks from one plan",
+                "install the same ynet everywhere (ynet-server sites shows the versions)",
+            )
+        layout = weights.layout_from_json(layouts.pop())
+        flat = _checked(_flat(replies[0].content), layout)
+        self._folder.event("started", sites=[self._name_of(reply.node) for reply in replies], parameters=int(flat.size))
+        state = State(0, flat, layout)
+        self._folder.save_state(state)
+        return state
+
+    def train(self, chosen: Any, number: int, state: State) -> Flat:
+        """One round: weights out, updates in, aggregated. A round under its quorum is held again."""
+        while True:
+            begun = time.monotonic()
+            self._wait_for(self._plan.cohort.quorum)
+            arrays = _record(state.flat)
+            messages = chosen.configure_train(number, arrays, self._config(state.layout), self._grid)
+            replies = [reply for reply in self._converse(number, messages) if self._accept(number, reply, state)]
+            if len(replies) >= self._plan.cohort.quorum:
+                break
+            self._folder.event("under_quorum", round=number, updates=len(replies), quorum=self._plan.cohort.quorum)
+            time.sleep(WAIT_AFTER_FAILED_ROUND_S)
+        aggregated, _ = chosen.aggregate_train(number, [_message(reply) for reply in replies])
+        self._folder.event(
+            "round",
+            round=number,
+            rounds=self._plan.training.rounds,
+            seconds=round(time.monotonic() - begun, 3),
+            sites={self._name_of(reply.node): _metrics(reply.content) for reply in replies},
+        )
+        return weights.join([aggregated[key].numpy() for key in sorted(aggregated)])
+
+    def evaluate(self, chosen: Any, number: int, state: State) -> dict[str, dict[str, float]]:
+        """Each site's scores on its own test split; sites that have none are left out."""
+        messages = chosen.configure_evaluate(number, _record(state.flat), self._config(state.layout), self._grid)
+        scores = {self._name_of(reply.node): _metrics(reply.content) for reply in self._converse(number, messages)}
+        self._folder.event("evaluated", round=number, sites=scores)
+        return scores
+
+    def _config(self, layout: Layout) -> ConfigRecord:
+        return ConfigRecord({"plan": self._plan.canonical(), "layout": weights.layout_to_json(layout)})
+
+    def _wait_for(self, needed: int) -> list[int]:
+        told = -1
+        while len(nodes := sorted(self._grid.get_node_ids())) < needed:
+            if len(nodes) != told:
+                told = len(nodes)
+                self._folder.event("waiting", connected=told, needed=needed)
+            time.sleep(POLL_S)
+        return nodes
+
+    def _converse(self, number: int, messages: Iterable[Message]) -> list[_Reply]:
+        """Send, wait until all have answered or the deadline is over; the answers in the order of the nodes."""
+        answers = self._grid.send_and_receive(messages, timeout=self._plan.cohort.round_deadline_s)
+        replies = []
+        for answer in sorted(answers, key=lambda answer: answer.metadata.src_node_id):
+            node = answer.metadata.src_node_id
+            if answer.has_error():
+                self._folder.event("site_failed", round=number, site=self._name_of(node), reason=answer.error.reason)
+            else:
+                replies.append(_Reply(node, answer.content))
+        return replies
+
+    def _accept(self, number: int, reply: _Reply, state: State) -> bool:
+        """Whether an update may be aggregated; its weight is capped by the cases that the site first named."""
+        site = self._name_of(reply.node)
+        try:
+            _checked(_flat(reply.content), state.layout)
+            metrics = reply.content.metric_records[METRICS]
+            claimed = int(metrics[CASES])  # type: ignore[arg-type]
+            if claimed <= 0:
+                raise UserError("update", "it claims no cases", "")
+        except (KeyError, TypeError, ValueError, UserError) as error:
+            why = error.why if isinstance(error, UserError) else "it is not of the form that was asked for"
+            self._folder.event("update_refused", round=number, site=site, reason=why)
+            return False
+        metrics[CASES] = min(claimed, self.cases.setdefault(site, claimed))
+        return True
+
+
+def _record(flat: Flat) -> ArrayRecord:
+    return ArrayRecord({f"block{i:05d}": Array(block) for i, block in enumerate(weights.blocks(flat))})
+
+
+def _flat(content: RecordDict) -> Flat:
+    record = content.array_records[ARRAYS]
+    return weights.join([record[key].numpy() for key in sorted(record)])
+
+
+def _checked(flat: Flat, layout: Layout) -> Flat:
+    weights.unflatten(flat, layout)
+    if flat.dtype != np.float32:
+        raise UserError("the weights are refused", f"they are {flat.dtype}, not float32", "update ynet")
+    if not np.isfinite(flat).all():
+        raise UserError("the weights are refused", "they hold a value that is not finite", "lower the learning rate")
+    return flat
+
+
+def _metrics(content: RecordDict) -> dict[str, float]:
+    record: MetricRecord = content.metric_records[METRICS]
+    return {key: round(float(value), 6) for key, value in record.items() if not isinstance(value, list)}
+
+
+def _message(reply: _Reply) -> Message:
+    """A reply in the form that a strategy aggregates."""
+    asked = Message(content=RecordDict(), message_type=MessageType.TRAIN, dst_node_id=reply.node)
+    return Message(content=reply.content, reply_to=asked)

@@ -1,0 +1,59 @@
+"""The server's settings: where it listens, and what it is called."""
+
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from ynet.config import STRICT, parse, read_yaml
+from ynet.home import write_private
+
+FILE = "server.yaml"
+Port = Annotated[int, Field(ge=0, le=65_535)]  # 0: any free one, remembered in the home folder
+
+
+@dataclass(frozen=True, config=STRICT)
+class Listen:
+    """Where the server waits for sites."""
+
+    host: str = "0.0.0.0"  # noqa: S104 (sites come from other machines)
+    hub_port: Port = 8440  # gRPC, mutual TLS
+    enrolment_port: Port = 8441  # HTTPS
+
+
+@dataclass(frozen=True, config=STRICT)
+class ServerSettings:
+    """configs/server.yaml."""
+
+    federation: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}$")] = "ynet"
+    advertise: Annotated[str, Field(pattern=r"^[A-Za-z0-9.\[\]:-]{1,253}$")] = (
+        "127.0.0.1"  # how sites reach this machine
+    )
+    listen: Listen = field(default_factory=Listen)
+    engine: Literal["hub"] = "hub"  # simulation: `ynet-server simulate`; superlink: docs/SUPERLINK.md
+    max_model_mb: Annotated[int, Field(gt=0, le=4096)] = 1024  # refuse larger weights
+
+
+def load(home: Path, config: Path | None) -> ServerSettings:
+    """The settings in `config`, which are then remembered in `home`; else the remembered ones; else the defaults."""
+    remembered = home / FILE
+    if config is None:
+        return _read(remembered) if remembered.exists() else ServerSettings()
+    settings = _read(config)
+    write_private(remembered, config.read_bytes())
+    return settings
+
+
+def remember_ports(home: Path, hub_port: int, enrolment_port: int) -> None:
+    """Keep the ports that were chosen at the first start: sites remember them too."""
+    path = home / FILE
+    values = read_yaml(path, "settings") if path.exists() else {}
+    values["listen"] = {**values.get("listen", {}), "hub_port": hub_port, "enrolment_port": enrolment_port}
+    write_private(path, yaml.safe_dump(values).encode())
+
+
+def _read(path: Path) -> ServerSettings:
+    return parse(ServerSettings, read_yaml(path, "settings"), f"settings {path}")

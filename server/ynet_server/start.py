@@ -1,0 +1,176 @@
+"""The server's process: makes its certificates, opens its three doors, goes on with what was under way."""
+
+import asyncio
+import contextlib
+import datetime as dt
+import errno
+import os
+import shutil
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import grpc
+
+from ynet import __version__, control
+from ynet.errors import UserError
+from ynet.federation import identity, protocol
+from ynet.federation.identity import Identity
+from ynet.home import Lock, write_private
+from ynet_server import enrolment
+from ynet_server.callers import CertificateCheck
+from ynet_server.control import routes
+from ynet_server.hub import Hub, service
+from ynet_server.registry import Registry
+from ynet_server.runs import Runs
+from ynet_server.settings import ServerSettings, remember_ports
+
+# With an ECDSA certificate, this leaves TLS 1.2 no cipher suite in common: only 1.3 connects. (Python's gRPC has no
+# setting for the version.)
+os.environ["GRPC_SSL_CIPHER_SUITES"] = "ECDHE-RSA-AES128-GCM-SHA256"
+
+OPTIONS = [
+    ("grpc.so_reuseport", 0),
+    ("grpc.keepalive_time_ms", protocol.PING_EVERY_MS),
+    ("grpc.keepalive_timeout_ms", protocol.PING_ANSWER_MS),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", protocol.PING_EVERY_MS // 2),
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.max_receive_message_length", 4 * protocol.CHUNK_BYTES),
+    ("grpc.max_concurrent_streams", 1024),
+]
+STOP_GRACE_S = 2.0
+
+
+async def serve(
+    home: Path,
+    settings: ServerSettings,
+    say: Callable[[str], None],
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+) -> None:
+    """Run the server until it is told to stop (SIGINT, SIGTERM). Raises UserError when it cannot start."""
+    with Lock(home, "ynet-server"), contextlib.ExitStack() as stack:
+        now = dt.datetime.now(dt.UTC)
+        authority = _authority(home, settings.federation, now)
+        hub_identity = _hub_identity(home, authority, now)
+        registry = stack.enter_context(contextlib.closing(Registry(home / "registry.sqlite")))
+        spool = _empty(home / "spool")
+        hub = Hub(registry, settings.federation, spool, settings.max_model_mb << 20)
+        runs = Runs(registry, hub, asyncio.get_running_loop(), home)
+        runs.publish_newest()
+
+        server, hub_port = await _open_hub(hub, registry, settings, hub_identity, authority, interceptors)
+        app = enrolment.application(registry, authority, f"{settings.advertise}:{hub_port}")
+        try:
+            https, enrolment_port = await enrolment.serve(
+                app, hub_identity, authority, settings.listen.host, settings.listen.enrolment_port
+            )
+        except OSError as error:
+            await server.stop(None)
+            raise _port_fault("enrolment_port", settings.listen.enrolment_port, error) from None
+        remember_ports(home, hub_port, enrolment_port)
+
+        fingerprint = identity.fingerprint(authority.certificate).hex()
+        about: dict[str, object] = {
+            "federation": settings.federation,
+            "version": __version__,
+            "hub": f"{settings.advertise}:{hub_port}",
+            "enrolment": f"{settings.advertise}:{enrolment_port}",
+            "fingerprint": fingerprint,
+        }
+        listed = routes(registry, hub, runs, authority.certificate, f"{settings.advertise}:{enrolment_port}", about)
+        door = await control.serve(home, listed)
+        runs.resume()
+        for line in (
+            f"ynet-server {__version__}, federation {settings.federation}",
+            f"  sites connect to   {about['hub']} (mutual TLS 1.3)",
+            f"  sites enrol at     {about['enrolment']} (HTTPS)",
+            f"  authority          SHA-256 {fingerprint}",
+            "ready. Next: ynet-server invite SITE",
+        ):
+            say(line)
+
+        await _until_told_to_stop()
+        say("stopping")
+        await asyncio.gather(door.end(), https.end(), server.stop(STOP_GRACE_S))
+
+
+async def _open_hub(
+    hub: Hub,
+    registry: Registry,
+    settings: ServerSettings,
+    hub_identity: Identity,
+    authority: Identity,
+    interceptors: Sequence[grpc.aio.ServerInterceptor],
+) -> tuple[grpc.aio.Server, int]:
+    host, port = settings.listen.host, settings.listen.hub_port
+    _check_free(host, port)
+    credentials = grpc.ssl_server_credentials(
+        [(hub_identity.key, hub_identity.certificate)], authority.certificate, require_client_auth=True
+    )
+    server = grpc.aio.server(interceptors=[CertificateCheck(registry), *interceptors], options=OPTIONS)
+    server.add_generic_rpc_handlers([service(hub)])
+    try:
+        port = server.add_secure_port(f"{host}:{port}", credentials)
+    except RuntimeError:
+        raise _port_fault("hub_port", port, OSError(errno.EADDRNOTAVAIL, "the address cannot be listened on")) from None
+    await server.start()
+    return server, port
+
+
+def _check_free(host: str, port: int) -> None:
+    """GRPC says only "failed to bind"; the system says why. Raises UserError."""
+    if port:
+        try:
+            socket.create_server((host, port)).close()
+        except OSError as error:
+            raise _port_fault("hub_port", port, error) from None
+
+
+def _port_fault(key: str, port: int, error: OSError) -> UserError:
+    taken = error.errno == errno.EADDRINUSE
+    return UserError(
+        f"the server cannot listen on port {port}",
+        "another process listens there" if taken else (error.strerror or "the address cannot be listened on"),
+        f"stop that process, or set another listen.{key} in the server's config",
+    )
+
+
+def _authority(home: Path, federation: str, now: dt.datetime) -> Identity:
+    return _kept(home / "authority", lambda: identity.make_authority(federation, now))
+
+
+def _hub_identity(home: Path, authority: Identity, now: dt.datetime) -> Identity:
+    folder = home / "hub"
+    kept = _kept(folder, lambda: identity.issue_hub(authority, now))
+    if identity.due_for_renewal(kept.certificate, now):
+        shutil.rmtree(folder)
+        kept = _kept(folder, lambda: identity.issue_hub(authority, now))
+    return kept
+
+
+def _kept(folder: Path, make: Callable[[], Identity]) -> Identity:
+    """The identity in `folder`, made at the first start. One file, so that key and certificate never part."""
+    path = folder / "identity.pem"
+    if not path.exists():
+        folder.mkdir(mode=0o700, exist_ok=True)
+        made = make()
+        write_private(path, made.key + made.certificate)
+    pem = path.read_bytes()
+    end = pem.index(b"-----BEGIN CERTIFICATE")
+    return Identity(pem[:end], pem[end:])
+
+
+def _empty(spool: Path) -> Path:
+    """The folder for files in transit; what an earlier process left there is of no use."""
+    shutil.rmtree(spool, ignore_errors=True)
+    spool.mkdir(mode=0o700)
+    return spool
+
+
+async def _until_told_to_stop() -> None:
+    told = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, told.set)
+    await told.wait()
