@@ -1,0 +1,133 @@
+"""The cache gives the same cases whatever its limit, holds no more than that, and decodes what it holds once."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as some
+from PIL import Image as Picture
+
+from ynet.data import images, manifest
+from ynet.data.batch import CaseSource
+from ynet.data.cases import CaseCache
+from ynet.errors import UserError
+from ynet.federation.plan import Image
+
+CLASSES = ("round", "spiky")
+SETTINGS = Image(channels=1, size=32)
+PER_CASE = 32 * 32 * (2 + 1)
+WriteSite = Callable[..., Path]
+
+
+def cache(path: Path, limit: int, settings: Image = SETTINGS) -> CaseCache:
+    read = manifest.read(path)
+    return CaseCache(read, read.cases, settings, CLASSES, limit)
+
+
+def test_a_case_is_its_prepared_image_its_mask_and_its_class(write_site: WriteSite, tmp_path: Path) -> None:
+    source: CaseSource = cache(write_site(), 1 << 20)
+    image, mask, label = source.batch(torch.tensor([5, 2]))
+    expected = images.prepare(tmp_path / "i5.png", 1, 32)
+    np.testing.assert_allclose(image[0], expected, atol=2e-3)
+    lesion = images.decode_mask(tmp_path / "m5.png")[None].astype(np.float32)
+    np.testing.assert_array_equal(mask[0], images.fit(lesion, 32, is_mask=True))
+    assert label.tolist() == [0, 1]
+    assert source.label.tolist() == [0, 0, 1, 1] * 2
+    assert (image.dtype, mask.dtype, len(source)) == (torch.float32, torch.float32, 8)
+
+
+def test_no_mask_means_no_lesion(write_site: WriteSite) -> None:
+    source = cache(write_site(lambda rows: rows[0].update(mask="")), 1 << 20)
+    assert not source.batch(torch.tensor([0])).mask.any()
+
+
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    limit=some.integers(-1, 9 * PER_CASE),
+    batches=some.lists(some.lists(some.integers(0, 7), max_size=10), max_size=5),
+)
+def test_the_limit_is_kept_and_changes_no_value(write_site: WriteSite, limit: int, batches: list[list[int]]) -> None:
+    path = write_site()
+    limited, whole = cache(path, limit), cache(path, 8 * PER_CASE)
+    for positions in batches:
+        asked = torch.tensor(positions, dtype=torch.int64)
+        for one, other in zip(limited.batch(asked), whole.batch(asked), strict=True):
+            assert torch.equal(one, other)
+        assert limited.nbytes <= max(limit, 0)
+
+
+def test_what_is_held_is_never_read_again_and_what_is_not_is(write_site: WriteSite, tmp_path: Path) -> None:
+    source = cache(write_site(), 4 * PER_CASE)
+    everything = torch.arange(8)
+    before = source.batch(everything)
+    assert source.nbytes == 4 * PER_CASE
+    for number in range(8):
+        (tmp_path / f"i{number}.png").unlink()
+    assert torch.equal(source.batch(torch.tensor([3, 0])).image, before.image[[3, 0]])
+    with pytest.raises(UserError, match="no such file"):
+        source.batch(torch.tensor([4]))
+
+
+def test_a_batch_does_not_share_memory_with_the_cache(write_site: WriteSite) -> None:
+    source = cache(write_site(), 1 << 20)
+    first = source.batch(torch.arange(8)).image.clone()
+    source.batch(torch.arange(8)).image.zero_()
+    assert torch.equal(source.batch(torch.arange(8)).image, first)
+
+
+def test_threads_get_what_one_alone_gets(write_site: WriteSite) -> None:
+    path = write_site()
+    alone = cache(path, 1 << 20).batch(torch.arange(8)).image
+    shared = cache(path, 5 * PER_CASE)
+    wrong: list[int] = []
+
+    def ask(seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(10):
+            positions = torch.randint(8, (6,), generator=generator)
+            if not torch.equal(shared.batch(positions).image, alone[positions]):
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert shared.nbytes == 5 * PER_CASE
+
+
+def test_a_position_that_is_none_is_an_index_error_cached_or_not(write_site: WriteSite) -> None:
+    source = cache(write_site(), 1 << 20)
+    for _ in range(2):
+        for position in (-1, 8):
+            with pytest.raises((IndexError, RuntimeError)):
+                source.batch(torch.tensor([position]))
+        source.batch(torch.arange(8))
+
+
+def test_a_label_that_is_no_class_of_the_plan_is_refused_at_once(write_site: WriteSite) -> None:
+    with pytest.raises(UserError, match=r"row 3 .*\n.*'ring' is none of the plan's classes"):
+        cache(write_site(lambda rows: rows[1].update(label="ring")), 1 << 20)
+
+
+def test_a_mask_of_another_size_is_refused(write_site: WriteSite, tmp_path: Path) -> None:
+    source = cache(write_site(), 1 << 20)
+    Picture.new("L", (3, 2)).save(tmp_path / "m1.png")
+    with pytest.raises(UserError, match=r"row 3 .*\n.*3 x 2 pixels, its image 24 x 20"):
+        source.batch(torch.tensor([1]))
+
+
+def test_a_site_without_cases_is_an_empty_source(write_site: WriteSite) -> None:
+    source = CaseCache(manifest.read(write_site()), (), SETTINGS, CLASSES, 1 << 20)
+    assert len(source) == 0
+    assert source.batch(torch.arange(0)).image.shape == (0, 1, 32, 32)
+
+
+def test_a_plan_in_colour_gets_three_channels(write_site: WriteSite) -> None:
+    source = cache(write_site(), 1 << 20, Image(channels=3, size=64))
+    assert source.batch(torch.arange(2)).image.shape == (2, 3, 64, 64)

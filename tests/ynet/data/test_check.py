@@ -1,0 +1,211 @@
+"""The check finds every problem of a site's data, with its row, and gives nothing away."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from ynet.data import images
+from ynet.data.check import check
+from ynet.data.report import Problem, Report, table
+from ynet.errors import UserError
+
+CLASSES = ("round", "spiky")
+WriteSite = Callable[..., Path]
+
+
+def only(report: Report) -> Problem:
+    (problem,) = report.problems
+    return problem
+
+
+def save(path: Path, pixels: np.ndarray) -> None:
+    Image.fromarray(pixels).save(path)
+
+
+def test_sound_data_have_no_problem_and_are_counted(write_site: WriteSite) -> None:
+    report = check(write_site(), CLASSES, channels=1)
+    assert report.problems == ()
+    assert (report.cases, report.patients) == (8, 4)
+    assert report.cases_per_class == {"round": 4, "spiky": 4}
+    assert report.cases_per_split == {"train": 4, "test": 4}
+    assert report.images_per_size == {"24 x 20": 8}
+
+
+def test_all_problems_are_found_at_once_in_the_order_of_the_rows(write_site: WriteSite, tmp_path: Path) -> None:
+    def spoil(rows: list[dict[str, str]]) -> None:
+        rows[0]["image"] = "missing.png"
+        rows[1]["mask"] = "../m1.png"
+        rows[3]["label"] = "spikey"
+        rows[4]["split"] = "validation"
+        rows[6]["patient"] = ""
+
+    path = write_site(spoil)
+    save(tmp_path / "m2.png", np.zeros((9, 9), np.uint8) + 255)
+    (tmp_path / "i7.png").write_text("no image")
+    report = check(path, CLASSES)
+    found = [(problem.row, problem.column) for problem in report.errors]
+    assert found == [
+        (2, "image"),
+        (3, "mask"),
+        (4, "mask"),
+        (5, "label"),
+        (6, "split"),
+        (8, "patient"),
+        (9, "image"),
+    ]
+
+
+def test_a_manifest_without_a_column_is_refused_at_once(write_site: WriteSite) -> None:
+    with pytest.raises(UserError, match="no column 'patient'"):
+        check(write_site(columns=("image", "mask", "label")), CLASSES)
+
+
+def test_a_label_that_is_no_class_gets_the_nearest_one_suggested(write_site: WriteSite) -> None:
+    problem = only(check(write_site(lambda rows: rows[7].update(label="spikey")), CLASSES))
+    assert (problem.row, problem.column, problem.severity) == (9, "label", "error")
+    assert problem.do == "did you mean 'spiky'?"
+
+
+def test_a_class_of_which_the_site_has_no_case_is_a_warning(write_site: WriteSite) -> None:
+    problem = only(check(write_site(), (*CLASSES, "ring")))
+    assert (problem.row, problem.severity) == (1, "warning")
+    assert "'ring'" in problem.what
+
+
+def test_without_classes_labels_are_not_judged(write_site: WriteSite) -> None:
+    assert check(write_site(lambda rows: rows[7].update(label="anything")), None).problems == ()
+
+
+def test_a_mask_of_another_size_is_an_error(write_site: WriteSite, tmp_path: Path) -> None:
+    path = write_site()
+    save(tmp_path / "m3.png", np.array([[0, 255]], np.uint8))
+    problem = only(check(path, CLASSES))
+    assert (problem.row, problem.column, problem.severity) == (5, "mask", "error")
+    assert problem.what == "its mask has 2 x 1 pixels, its image 24 x 20"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "severity", "words"),
+    [
+        (0, 0, "warning", "is empty"),
+        (255, 255, "warning", "covers the whole image"),
+        (0, 100, "error", "no lesion is left"),
+    ],
+)
+def test_a_mask_that_says_nothing_is_told(
+    write_site: WriteSite, tmp_path: Path, low: int, high: int, severity: str, words: str
+) -> None:
+    path = write_site()
+    mask = np.full((20, 24), low, np.uint8)
+    mask[3:9, 3:9] = high
+    save(tmp_path / "m3.png", mask)
+    problem = only(check(path, CLASSES))
+    assert (problem.row, problem.column, problem.severity) == (5, "mask", severity)
+    assert words in problem.what
+
+
+def test_a_mask_that_is_not_binary_is_a_warning(write_site: WriteSite, tmp_path: Path) -> None:
+    path = write_site()
+    save(tmp_path / "m3.png", np.linspace(0, 255, 480).astype(np.uint8).reshape(20, 24))
+    problem = only(check(path, CLASSES))
+    assert (problem.row, problem.severity) == (5, "warning")
+    assert "256 values instead of 2" in problem.what
+
+
+def test_an_empty_mask_is_as_it_should_be_where_most_of_its_class_are_empty(
+    write_site: WriteSite, tmp_path: Path
+) -> None:
+    path = write_site(lambda rows: [rows[number].update(mask="") for number in (0, 1)])
+    save(tmp_path / "m4.png", np.zeros((20, 24), np.uint8))
+    problem = only(check(path, CLASSES))
+    assert problem.row == 7
+    assert "has a lesion" in problem.what
+
+
+def test_a_patient_in_two_splits_is_an_error_once_and_is_not_named(write_site: WriteSite) -> None:
+    path = write_site(lambda rows: [row.update(patient="secret-1") for row in rows[2:6]])
+    problem = only(check(path, CLASSES))
+    assert (problem.row, problem.column, problem.severity) == (6, "split", "error")
+    assert "row 4" in problem.what
+
+
+def test_a_site_must_have_something_to_train_on_and_should_have_something_to_test_on(
+    write_site: WriteSite,
+) -> None:
+    no_train = check(write_site(lambda rows: [row.update(split="test") for row in rows]), CLASSES)
+    assert (only(no_train).row, only(no_train).severity) == (1, "error")
+    no_test = check(write_site(lambda rows: [row.update(split="train") for row in rows]), CLASSES)
+    assert (only(no_test).row, only(no_test).severity) == (1, "warning")
+
+
+@pytest.mark.parametrize(("copy", "severity"), [(1, "warning"), (2, "error"), (4, "error")])
+def test_the_same_image_twice_is_worse_under_another_label_or_in_another_split(
+    write_site: WriteSite, tmp_path: Path, copy: int, severity: str
+) -> None:
+    path = write_site()
+    (tmp_path / f"i{copy}.png").write_bytes((tmp_path / "i0.png").read_bytes())
+    problem = only(check(path, CLASSES))
+    assert (problem.row, problem.column, problem.severity) == (copy + 2, "image", severity)
+    assert "row 2" in problem.what
+
+
+def test_an_oversized_file_is_an_error(write_site: WriteSite, tmp_path: Path) -> None:
+    path = write_site()
+    with (tmp_path / "i5.png").open("wb") as file:
+        file.truncate(images.MAX_FILE_BYTES + 1)
+    Image.new("1", (7_100, 7_100)).save(tmp_path / "m6.png")
+    bytes_, pixels = check(path, CLASSES).errors
+    assert (bytes_.row, bytes_.column, "MiB" in bytes_.what) == (7, "image", True)
+    assert (pixels.row, pixels.column, "million pixels" in pixels.what) == (8, "mask", True)
+
+
+def test_colour_where_the_plan_has_grey_is_one_warning_for_all_images(write_site: WriteSite, tmp_path: Path) -> None:
+    path = write_site()
+    for number in (3, 5):
+        save(tmp_path / f"i{number}.png", np.full((20, 24, 3), (10, 20, number), np.uint8))
+    problem = only(check(path, CLASSES, channels=1))
+    assert (problem.row, problem.severity) == (5, "warning")
+    assert "2" in problem.what
+
+
+def test_what_is_reported_holds_no_path_and_no_patient(write_site: WriteSite, tmp_path: Path) -> None:
+    def spoil(rows: list[dict[str, str]]) -> None:
+        rows[0]["image"], rows[1]["mask"] = "missing-image.png", "/missing-mask.png"
+        rows[2]["patient"] = "secret-3"
+
+    report = check(write_site(spoil), CLASSES)
+    written = json.dumps(report.to_json())
+    assert len(report.errors) == 3
+    for secret in ("secret-", "missing-", str(tmp_path), ".png"):
+        assert secret not in written
+
+
+def test_the_json_form_is_what_its_description_says(write_site: WriteSite) -> None:
+    written = check(write_site(lambda rows: rows[0].update(label="ring")), CLASSES).to_json()
+    assert (written["ok"], written["errors"], written["warnings"]) == (False, 1, 0)
+    (problem,) = written["problems"]
+    assert set(problem) == {"row", "column", "severity", "what", "do"}
+    for key in written:
+        assert f"`{key}`" in str(Report.to_json.__doc__)
+
+
+def test_the_table_shows_every_problem_and_the_counts_and_no_markup_of_the_data(write_site: WriteSite) -> None:
+    report = check(write_site(lambda rows: rows[0].update(label="[bold]ring[/x]")), CLASSES)
+    output = io.StringIO()
+    Console(width=160, file=output).print(table(report))
+    shown = output.getvalue()
+    assert "[bold]ring[/x]" in shown
+    assert "1 errors, 0 warnings" in shown
+    assert "8 cases of 4 patients: 4 train, 4 test" in shown
+
+
+def test_progress_is_told_case_by_case(write_site: WriteSite) -> None:
+    heard: list[tuple[int, int]] = []
+    check(write_site(), CLASSES, progress=lambda done, total: heard.append((done, total)))
+    assert heard == [(done, 8) for done in range(1, 9)]

@@ -1,0 +1,115 @@
+"""A site's cases prepared for the network, kept in memory as far as a limit allows."""
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float16, Int64, UInt8
+from torch import Tensor
+
+from ynet.data import images
+from ynet.data.batch import Batch
+from ynet.data.manifest import Case, Manifest
+from ynet.errors import UserError
+from ynet.federation.plan import Image
+
+
+class CaseCache:
+    """Cases by position; the first ones that fit under the limit are decoded once, the others each time.
+
+    Which cases are kept is settled by their position and nothing is thrown out again: in training every case is
+    wanted once an epoch, in random order, and there no rule of eviction beats a fixed set. Images are held as
+    float16, masks as bytes, whether kept or decoded again, so the limit changes no value. Threads may share it.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        cases: Sequence[Case],
+        image: Image,
+        classes: Sequence[str],
+        memory_limit_bytes: int,
+    ) -> None:
+        """Decodes nothing yet. Raises UserError when a label is none of `classes`."""
+        self._manifest, self._cases, self._image = manifest, tuple(cases), image
+        self.label: Int64[Tensor, " cases"] = torch.tensor(
+            [_position(case, classes) for case in self._cases], dtype=torch.int64
+        )
+        area = image.size * image.size
+        self._bytes_per_case = 2 * image.channels * area + area
+        room = min(len(self._cases), max(0, memory_limit_bytes) // self._bytes_per_case)
+        # Not touched, hence not taken from the machine, until a case is written there.
+        self._images = torch.empty(room, image.channels, image.size, image.size, dtype=torch.float16)
+        self._masks = torch.empty(room, 1, image.size, image.size, dtype=torch.uint8)
+        self._held = torch.zeros(len(self._cases), dtype=torch.bool)
+        self._held_count = 0
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._cases)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of images and masks now held; never above the limit."""
+        return self._held_count * self._bytes_per_case
+
+    def batch(self, positions: Int64[Tensor, " batch"]) -> Batch:
+        """The cases at `positions`, in that order. Raises UserError when a file cannot be used, IndexError."""
+        label = self.label.index_select(0, positions)
+        if self._held_count < len(self._cases):
+            missing = positions[~self._held.index_select(0, positions)]
+            decoded = {position: self._prepare(position) for position in set(missing.tolist())}
+            if any(position >= len(self._images) for position in decoded):
+                return self._assemble(positions, decoded, label)
+        image = self._images.index_select(0, positions).float()
+        return Batch(image, self._masks.index_select(0, positions).float(), label)
+
+    def _assemble(self, positions: Tensor, decoded: dict[int, tuple[Tensor, Tensor]], label: Tensor) -> Batch:
+        """A batch of which some cases are beyond the limit."""
+        pairs = [
+            decoded[position] if position in decoded else (self._images[position], self._masks[position])
+            for position in positions.tolist()
+        ]
+        image = torch.stack([image for image, _ in pairs]).float()
+        return Batch(image, torch.stack([mask for _, mask in pairs]).float(), label)
+
+    def _prepare(self, position: int) -> tuple[Float16[Tensor, "channels size size"], UInt8[Tensor, "1 size size"]]:
+        """One case decoded, and kept where there is room for it."""
+        image, mask = _decode(self._manifest, self._cases[position], self._image)
+        with self._lock:
+            if position < len(self._images) and not self._held[position]:
+                self._images[position], self._masks[position] = image, mask
+                self._held[position] = True  # after the pixels: other threads read without the lock
+                self._held_count += 1
+        return image, mask
+
+
+def _position(case: Case, classes: Sequence[str]) -> int:
+    if case.label not in classes:
+        raise UserError(
+            f"row {case.row} of the manifest cannot be used",
+            f"its label {case.label!r} is none of the plan's classes ({', '.join(classes)})",
+            "correct the label, take the row out, or ask the coordinator for a plan with that class",
+        )
+    return classes.index(case.label)
+
+
+def _decode(manifest: Manifest, case: Case, settings: Image) -> tuple[Tensor, Tensor]:
+    pixels = images.decode(manifest.path_of(case.image), settings.channels)
+    image = images.standardise(images.fit(pixels, settings.size))
+    mask = np.zeros((1, settings.size, settings.size), np.uint8)
+    if case.mask:
+        lesion = images.decode_mask(manifest.path_of(case.mask))
+        if lesion.shape != pixels.shape[1:]:
+            raise UserError(
+                f"row {case.row} of the manifest cannot be used",
+                f"its mask has {_size(lesion)} pixels, its image {_size(pixels)}",
+                "save the mask with the size of its image",
+            )
+        mask = images.fit(lesion[None].astype(np.float32), settings.size, is_mask=True).astype(np.uint8)
+    return torch.from_numpy(image).half(), torch.from_numpy(mask)
+
+
+def _size(array: np.ndarray) -> str:
+    return f"{array.shape[-1]} x {array.shape[-2]}"

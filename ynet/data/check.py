@@ -1,0 +1,210 @@
+"""The check of a site's data before it joins: the manifest, then every file it names."""
+
+import difflib
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ynet.data import images, manifest
+from ynet.data.manifest import Case
+from ynet.data.report import Problem, Report
+from ynet.errors import UserError
+
+WHOLE_MANIFEST = 1  # the row that such problems name
+
+
+def check(
+    manifest_path: Path,
+    classes: Sequence[str] | None,
+    channels: int | None = None,
+    split_seed: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Every problem of a site's data against a plan's `classes` and `channels`; None: those are not looked at.
+
+    Files are decoded one at a time; `progress` hears how many cases are done, of how many. Raises UserError when
+    the manifest is no table of the right columns, for then there are no rows to speak of.
+    """
+    rows = manifest.read_rows(manifest_path)
+    root = manifest_path.parent
+    faults = {row.number: tuple(manifest.faults(root, row)) for row in rows}
+    problems = [
+        Problem(number, fault.column, "error", fault.why, fault.do)
+        for number, found in faults.items()
+        for fault in found
+    ]
+    cases = manifest.to_cases([row for row in rows if not faults[row.number]], split_seed)
+    seen = []
+    for done, case in enumerate(cases, start=1):
+        seen.append(_look(root, case))
+        if progress:
+            progress(done, len(cases))
+    problems += [problem for each in seen for problem in each.problems]
+    problems += _labels(cases, classes)
+    problems += _splits(cases)
+    problems += _masks(seen)
+    problems += _duplicates(seen)
+    problems += _colours(seen, channels)
+    return Report(
+        problems=tuple(sorted(problems, key=lambda problem: problem.row)),
+        cases=len(cases),
+        patients=len({case.patient for case in cases}),
+        cases_per_class=dict(sorted(Counter(case.label for case in cases).items())),
+        cases_per_split={split: sum(case.split == split for case in cases) for split in ("train", "test")},
+        images_per_size=dict(Counter(_size(each.image.shape) for each in seen if each.image).most_common()),
+    )
+
+
+class _SeenImage(NamedTuple):
+    shape: tuple[int, ...]
+    digest: str  # of the file's bytes
+    in_colour: bool
+
+
+class _SeenMask(NamedTuple):
+    shape: tuple[int, ...]
+    levels: int  # different values
+    lesion: float  # share of the pixels
+    is_lost: bool  # by the threshold: not black, yet no lesion
+
+
+class _Seen(NamedTuple):
+    """What is remembered of a case's files; None for a file that is not there or cannot be read."""
+
+    case: Case
+    image: _SeenImage | None
+    mask: _SeenMask | None
+    problems: tuple[Problem, ...]
+
+
+def _look(root: Path, case: Case) -> _Seen:
+    image, mask, problems = None, None, []
+    try:
+        image = _look_at_image(root / case.image)
+    except UserError as error:
+        problems.append(Problem(case.row, "image", "error", error.why, error.do))
+    try:
+        mask = _look_at_mask(root / case.mask) if case.mask else None
+    except UserError as error:
+        problems.append(Problem(case.row, "mask", "error", error.why, error.do))
+    if image and mask and image.shape != mask.shape:
+        what = f"its mask has {_size(mask.shape)} pixels, its image {_size(image.shape)}"
+        problems.append(Problem(case.row, "mask", "error", what, "save the mask with the size of its image"))
+    return _Seen(case, image, mask, tuple(problems))
+
+
+def _look_at_image(path: Path) -> _SeenImage:
+    shape = images.decode(path, 1).shape[1:]
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return _SeenImage(shape, digest, images.is_colour(path))
+
+
+def _look_at_mask(path: Path) -> _SeenMask:
+    grey = images.decode(path, 1)[0]
+    lesion = float(images.binarise(grey).mean())
+    levels = int(np.count_nonzero(np.bincount((grey * 65535).astype(np.int32).ravel())))
+    return _SeenMask(grey.shape, levels, lesion, is_lost=lesion == 0 and bool(grey.any()))
+
+
+def _labels(cases: Sequence[Case], classes: Sequence[str] | None) -> Iterator[Problem]:
+    if classes is None:
+        return
+    for case in cases:
+        if case.label not in classes:
+            near = difflib.get_close_matches(case.label, classes, n=1)
+            do = f"did you mean {near[0]!r}?" if near else "correct the label, or take the row out"
+            what = f"the label {case.label!r} is none of the classes {', '.join(classes)}"
+            yield Problem(case.row, "label", "error", what, do)
+    for missing in [name for name in classes if name not in {case.label for case in cases}]:
+        do = "nothing, if this site has none"
+        yield Problem(WHOLE_MANIFEST, "label", "warning", f"no case has the class {missing!r}", do)
+
+
+def _splits(cases: Sequence[Case]) -> Iterator[Problem]:
+    first: dict[str, Case] = {}
+    told: set[str] = set()
+    for case in cases:
+        other = first.setdefault(case.patient, case)
+        if other.split != case.split and case.patient not in told:
+            told.add(case.patient)
+            what = f"its patient is in {case.split} here, and in {other.split} in row {other.row}"
+            yield Problem(case.row, "split", "error", what, "put all images of a patient into one split")
+    splits = {case.split for case in cases}
+    if "train" not in splits:
+        yield Problem(WHOLE_MANIFEST, "split", "error", "there is no case to train on", "add cases, or write train")
+    if "test" not in splits:
+        what, do = "there is no case to test on, so nothing will be evaluated", "hold some patients back as test"
+        yield Problem(WHOLE_MANIFEST, "split", "warning", what, do)
+
+
+def _masks(seen: Sequence[_Seen]) -> Iterator[Problem]:
+    """Masks that hold nothing, everything, or neither black nor white.
+
+    An empty mask is as it should be where most cases of its class have no lesion.
+    """
+    usually_empty = _labels_usually_empty(seen)
+    for case, _, mask, _ in seen:
+        if mask is None:
+            continue
+        if mask.is_lost:
+            what = "its mask has no value of at least half of full white, so no lesion is left"
+            yield Problem(case.row, "mask", "error", what, "save it with 0 outside and 255 inside the lesion")
+        elif mask.levels > 2:
+            what = f"its mask has {mask.levels} values instead of 2; from half of full white on it is lesion"
+            yield Problem(case.row, "mask", "warning", what, "look whether that is meant")
+        if mask.lesion == 1:
+            do = "look whether black and white are swapped"
+            yield Problem(case.row, "mask", "warning", "its mask covers the whole image", do)
+        if mask.lesion == 0 and not mask.is_lost and case.label not in usually_empty:
+            what = f"its mask is empty, those of most {case.label!r} cases are not"
+            yield Problem(case.row, "mask", "warning", what, "look whether the lesion was forgotten")
+        if mask.lesion > 0 and case.label in usually_empty:
+            what = f"its mask has a lesion, those of most {case.label!r} cases are empty"
+            yield Problem(case.row, "mask", "warning", what, "look whether the label is right")
+
+
+def _labels_usually_empty(seen: Sequence[_Seen]) -> frozenset[str]:
+    surplus: defaultdict[str, int] = defaultdict(int)
+    for case, _, mask, _ in seen:
+        if mask is None and case.mask:
+            continue  # unreadable
+        surplus[case.label] += 1 if mask is None or mask.lesion == 0 else -1
+    return frozenset(label for label, more in surplus.items() if more > 0)
+
+
+def _duplicates(seen: Sequence[_Seen]) -> Iterator[Problem]:
+    first: dict[str, Case] = {}
+    for case, image, _, _ in seen:
+        if image is None:
+            continue
+        other = first.setdefault(image.digest, case)
+        if other is case:
+            continue
+        same = f"it is the same image as in row {other.row}"
+        if other.split != case.split:
+            yield Problem(case.row, "image", "error", f"{same}, which is in {other.split}", "take one of them out")
+        elif other.label != case.label:
+            what = f"{same}, which has the label {other.label!r}"
+            yield Problem(case.row, "image", "error", what, "correct one label, or take one row out")
+        else:
+            yield Problem(case.row, "image", "warning", same, "take one of them out")
+
+
+def _colours(seen: Sequence[_Seen], channels: int | None) -> Iterator[Problem]:
+    """One warning, at the first such row, when images must be turned into colour or grey."""
+    if channels is None:
+        return
+    unlike = [each.case.row for each in seen if each.image and each.image.in_colour != (channels == 3)]
+    if unlike:
+        stored, taken = ("in colour", "grey") if channels == 1 else ("grey", "in colour")
+        what = f"images stored {stored}: {len(unlike)}; the plan takes them {taken}, so they are turned"
+        yield Problem(unlike[0], "image", "warning", what, "nothing, if that is meant")
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]} x {shape[0]}"

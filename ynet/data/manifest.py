@@ -1,0 +1,217 @@
+"""The manifest: the CSV file that names a site's cases."""
+
+import csv
+import difflib
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Literal, NamedTuple
+
+from ynet.data.split import split_patients
+from ynet.errors import UserError
+
+Split = Literal["train", "test"]
+
+REQUIRED = ("image", "mask", "label", "patient")
+COLUMNS = (*REQUIRED, "split")
+MAX_FILE_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row: an image with its mask, label and patient. Paths are relative to the manifest's folder."""
+
+    row: int  # as a spreadsheet counts: the header is row 1
+    image: str
+    mask: str  # empty: no lesion
+    label: str
+    patient: str
+    split: Split
+    attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A site's cases and the folder that their files must lie in."""
+
+    root: Path
+    cases: tuple[Case, ...]
+
+    @property
+    def train(self) -> tuple[Case, ...]:
+        """The cases to train on, in the order of the file."""
+        return tuple(case for case in self.cases if case.split == "train")
+
+    @property
+    def test(self) -> tuple[Case, ...]:
+        """The cases held back for evaluation, in the order of the file."""
+        return tuple(case for case in self.cases if case.split == "test")
+
+    def path_of(self, relative: str) -> Path:
+        """The file at `relative`. Raises UserError when it lies outside the root, by a symbolic link too."""
+        if fault := path_fault(self.root, relative):
+            raise UserError(f"path {relative!r} cannot be used", fault.why, fault.do)
+        return self.root / relative
+
+
+class Fault(NamedTuple):
+    """What is wrong with one cell of the manifest; holds no patient's id."""
+
+    column: str
+    why: str
+    do: str
+
+
+class Row(NamedTuple):
+    """The cells of one row by column, stripped; not yet checked."""
+
+    number: int
+    cells: dict[str, str]
+
+
+def read(path: Path, split_seed: int = 1) -> Manifest:
+    """The manifest at `path`. Without a `split` column, `split_patients` decides by `split_seed`.
+
+    Raises UserError at the first fault. Whether the files named are there and fit is for `check` to say.
+    """
+    rows = read_rows(path)
+    for row in rows:
+        for fault in faults(path.parent, row):
+            what = f"manifest {path}, row {row.number}, column {fault.column!r} cannot be used"
+            raise UserError(what, fault.why, fault.do)
+    return Manifest(path.parent, to_cases(rows, split_seed))
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a manifest whose columns are right, blank rows left out. Raises UserError.
+
+    A byte order mark, any line ending and blanks around a cell are taken as they come.
+    """
+    lines = _lines(path)
+    _, columns = next(lines, (0, []))
+    _check_columns(path, columns)
+    rows = []
+    for number, cells in lines:
+        if not any(cells):
+            continue
+        if len(cells) != len(columns):
+            why = f"it has {len(cells)} cells, the header has {len(columns)}"
+            raise UserError(
+                f"manifest {path}, row {number} cannot be read", why, 'put cells that hold a comma in "quotes"'
+            )
+        rows.append(Row(number, dict(zip(columns, cells, strict=True))))
+    if not rows:
+        raise UserError(f"manifest {path} is empty", "it has a header and no case", "add a row for each image")
+    return rows
+
+
+def faults(root: Path, row: Row) -> Iterator[Fault]:
+    """Every cell of `row` that cannot be used; files are not opened."""
+    for column in ("image", "label", "patient"):
+        if not row.cells[column]:
+            yield Fault(column, "it is empty", f"fill in the {column}, or take the row out")
+    if row.cells.get("split", "train") not in ("train", "test"):
+        yield Fault("split", f"it is {row.cells['split']!r}", "write train or test, or take the column out")
+    for column in ("image", "mask"):
+        if row.cells[column] and (fault := path_fault(root, row.cells[column])):
+            yield fault._replace(column=column)
+
+
+def path_fault(root: Path, relative: str) -> Fault | None:
+    """Why `relative` is no path inside `root`, or None."""
+    inside = "put the file into the manifest's folder and write its path relative to it"
+    if not relative.isprintable():
+        return Fault("", "it holds a control character", inside)
+    if PurePosixPath(relative).is_absolute() or PureWindowsPath(relative).anchor:
+        return Fault("", "it is an absolute path", inside)
+    if "\\" in relative:
+        return Fault("", "it holds a backslash", "write / between folders")
+    if ".." in PurePosixPath(relative).parts:
+        return Fault("", "it leaves the manifest's folder by '..'", inside)
+    try:
+        resolved = (root / relative).resolve()
+    except (OSError, RuntimeError):
+        return Fault("", "its symbolic links lead nowhere", inside)
+    if not resolved.is_relative_to(root.resolve()):
+        return Fault("", "it leaves the manifest's folder by a symbolic link", inside)
+    return None
+
+
+def to_cases(rows: Sequence[Row], split_seed: int) -> tuple[Case, ...]:
+    """Rows without faults as cases."""
+    cases = tuple(
+        Case(
+            row=row.number,
+            image=row.cells["image"],
+            mask=row.cells["mask"],
+            label=row.cells["label"],
+            patient=row.cells["patient"],
+            split="test" if row.cells.get("split") == "test" else "train",
+            attributes={name: cell for name, cell in row.cells.items() if name not in COLUMNS},
+        )
+        for row in rows
+    )
+    if rows and "split" not in rows[0].cells:
+        held_back = split_patients([(case.patient, case.label) for case in cases], split_seed)
+        cases = tuple(replace(case, split="test" if case.patient in held_back else "train") for case in cases)
+    return cases
+
+
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a CSV file, numbered from 1, cells stripped."""
+    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    number = 0
+    try:
+        for number, cells in enumerate(reader, start=1):
+            yield number, [cell.strip() for cell in cells]
+    except csv.Error as error:
+        what = f"manifest {path}, row {number + 1} cannot be read"
+        raise UserError(what, f"it is not CSV: {error}", 'mend the "quotes" of that row') from None
+
+
+def _text(path: Path) -> str:
+    what = f"manifest {path} cannot be read"
+    try:
+        if path.is_file() and path.stat().st_size > MAX_FILE_BYTES:
+            raise UserError(what, f"it has more than {MAX_FILE_BYTES >> 20} MiB", "give the CSV file of the cases")
+        return path.read_text("utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(what, "there is no such file", "check the path, or write the manifest") from None
+    except IsADirectoryError:
+        raise UserError(what, "it is a folder", f"did you mean {path / 'manifest.csv'}?") from None
+    except UnicodeDecodeError:
+        raise UserError(what, "it is not UTF-8 text", "save it as CSV UTF-8") from None
+    except OSError as error:
+        raise UserError(what, error.strerror or "reading failed", "check the file and its rights") from None
+
+
+def _check_columns(path: Path, columns: Sequence[str]) -> None:
+    if not any(columns):
+        do = f"write the first row: {','.join(COLUMNS)}"
+        raise UserError(f"manifest {path} is empty", "it has no header", do)
+    for column in REQUIRED:
+        if column not in columns:
+            raise _missing_column(path, column, columns)
+    for column in columns:
+        if not column:
+            do = "name every column, or take out the comma too many"
+            raise UserError(f"manifest {path} has a column without a name", "its header cell is empty", do)
+        if columns.count(column) > 1:
+            what = f"manifest {path} has the column {column!r} twice"
+            raise UserError(what, "which one counts cannot be told", "take one out")
+        if column not in COLUMNS and column.lower() in COLUMNS:
+            raise _missing_column(path, column.lower(), columns)
+
+
+def _missing_column(path: Path, column: str, columns: Sequence[str]) -> UserError:
+    by_lower = {other.lower(): other for other in columns if other not in COLUMNS}
+    near = difflib.get_close_matches(column, by_lower, n=1)
+    if len(columns) == 1 and any(separator in columns[0] for separator in ";\t"):
+        do = "save it with commas between the cells"
+    elif near:
+        do = f"rename the column {by_lower[near[0]]!r} to {column!r}"
+    else:
+        do = f"the first row must be a header with {', '.join(REQUIRED)}"
+    why = f"its columns are {', '.join(columns)}" if len(columns) > 1 else f"its first row is {columns[0][:80]!r}"
+    return UserError(f"manifest {path} has no column {column!r}", why, do)

@@ -1,0 +1,94 @@
+"""The report of a check: problems with their rows, beside counts of what the site holds."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from rich.markup import escape
+from rich.table import Table
+
+Severity = Literal["error", "warning"]
+
+COLOURS: Mapping[Severity, str] = {"error": "red", "warning": "yellow"}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with one cell of the manifest, or with the file it names.
+
+    Holds neither a path nor a patient's id: it may be logged, and sent to whoever helps.
+    """
+
+    row: int  # as a spreadsheet counts: row 1, the header, stands for the whole manifest
+    column: str
+    severity: Severity  # an error must be mended before the site joins
+    what: str
+    do: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found, in the order of the rows. Counts are of rows whose cells can be used."""
+
+    problems: tuple[Problem, ...]
+    cases: int
+    patients: int
+    cases_per_class: dict[str, int]
+    cases_per_split: dict[str, int]
+    images_per_size: dict[str, int]  # "width x height" -> readable images, the most frequent first
+
+    @property
+    def errors(self) -> tuple[Problem, ...]:
+        """The problems that must be mended."""
+        return tuple(problem for problem in self.problems if problem.severity == "error")
+
+    @property
+    def warnings(self) -> tuple[Problem, ...]:
+        """The problems that may be meant."""
+        return tuple(problem for problem in self.problems if problem.severity == "warning")
+
+    def to_json(self) -> dict[str, Any]:
+        """The report in the form for JSON, which is a public interface.
+
+        `ok` (no error), `errors` and `warnings` (how many), `cases`, `patients`, `cases_per_class`,
+        `cases_per_split` (`train`, `test`), `images_per_size` (`"width x height"`), and `problems`, a list of `row`
+        (as a spreadsheet counts; 1 stands for the whole manifest), `column`, `severity` (`error`, `warning`),
+        `what` and `do`. No path and no patient's id is in it.
+        """
+        counts = {"ok": not self.errors, "errors": len(self.errors), "warnings": len(self.warnings)}
+        return counts | asdict(self) | {"problems": [asdict(problem) for problem in self.problems]}
+
+
+def table(report: Report) -> Table:
+    """Every problem as a row for the terminal, with the counts below."""
+    shown = Table(caption=_counts(report), caption_justify="left", expand=True)
+    shown.add_column("row", justify="right")
+    shown.add_column("column")
+    shown.add_column("severity")
+    shown.add_column("what", ratio=3)
+    shown.add_column("do", ratio=2)
+    for problem in report.problems:
+        colour = COLOURS[problem.severity]
+        shown.add_row(
+            str(problem.row),
+            escape(problem.column),
+            f"[{colour}]{problem.severity}[/{colour}]",
+            escape(problem.what),
+            escape(problem.do),
+        )
+    return shown
+
+
+def _counts(report: Report) -> str:
+    sizes = dict(list(report.images_per_size.items())[:3])
+    others = len(report.images_per_size) - len(sizes)
+    return (
+        f"{len(report.errors)} errors, {len(report.warnings)} warnings\n"
+        f"{report.cases} cases of {report.patients} patients: {_listed(report.cases_per_split)}\n"
+        f"classes: {_listed(report.cases_per_class)}\n"
+        f"pixels: {_listed(sizes)}" + (f", {others} other sizes" if others else "")
+    )
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return escape(", ".join(f"{count} {name}" for name, count in counts.items()) or "none")

@@ -1,0 +1,169 @@
+"""Synthetic hospitals, in which a lesion's texture and outline decide the class while the background misleads."""
+
+import csv
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+from numpy.random import Generator
+from PIL import Image
+
+from ynet.data.split import split_patients
+
+CLASSES = ("ring", "smooth", "spiculated")
+BACKGROUNDS = ("cloudy", "fibrous", "granular")
+COLUMNS = ("image", "mask", "label", "patient", "split", "age", "background")
+
+Plane = Float[np.ndarray, "size size"]
+
+
+class _Scanner(NamedTuple):
+    """What makes one site's images unlike another's."""
+
+    gain: float
+    offset: float
+    gamma: float
+    noise: float
+
+
+class _Patient(NamedTuple):
+    """What all images of one patient share."""
+
+    name: str
+    label: str
+    background: str
+    age: int
+    body: tuple[float, float, float]  # half axes as a share of the side, and how square it is
+
+
+def make_federation(root: Path, sites: Mapping[str, int], seed: int, size: int = 96) -> None:
+    """One folder per site under `root`, with `manifest.csv`, `images/` and `masks/`, and as many images as asked.
+
+    A site depends on `seed`, its name and its number of images alone. Classes are even and so are backgrounds,
+    drawn per patient and without regard to the class; lesions of all classes have the same area and the same mean
+    and spread of grey, so neither background nor histogram tells them apart.
+    """
+    for site, images in sites.items():
+        digest = hashlib.sha256(f"{seed}\0{site}".encode()).digest()
+        _make_site(root / site, site, images, size, np.random.default_rng(list(digest)), seed)
+
+
+def _make_site(folder: Path, site: str, images: int, size: int, random: Generator, seed: int) -> None:
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+    scanner = _Scanner(
+        gain=random.uniform(0.6, 1.0),
+        offset=random.uniform(0.0, 0.15),
+        gamma=random.uniform(0.8, 1.25),
+        noise=random.uniform(0.01, 0.04),
+    )
+    patients = _patients(site, images, random)
+    held_back = split_patients([(patient.name, patient.label) for patient in patients], seed)
+    with (folder / "manifest.csv").open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(COLUMNS)
+        for number, patient in enumerate(patients, start=1):
+            name = f"{site}_{number:04d}.png"
+            image, mask = _draw(patient, size, scanner, random)
+            Image.fromarray(image).save(folder / "images" / name)
+            Image.fromarray(mask).save(folder / "masks" / name)
+            split = "test" if patient.name in held_back else "train"
+            paths = (f"images/{name}", f"masks/{name}")
+            rows.writerow((*paths, patient.label, patient.name, split, patient.age, patient.background))
+
+
+def _patients(site: str, images: int, random: Generator) -> list[_Patient]:
+    """The patient of each image, one to four images each; classes in turn, as even as patients allow."""
+    of_image: list[_Patient] = []
+    left = dict.fromkeys(CLASSES, 0)
+    number = 0
+    while len(of_image) < images:
+        number += 1
+        label = min(CLASSES, key=lambda name: left[name])
+        patient = _Patient(
+            name=f"{site}-P{number:03d}",
+            label=label,
+            background=str(random.choice(BACKGROUNDS)),
+            age=int(random.integers(35, 85)),
+            body=(random.uniform(0.40, 0.47), random.uniform(0.43, 0.49), random.uniform(2.0, 3.0)),
+        )
+        count = min(int(random.integers(1, 5)), images - len(of_image))
+        left[label] += count
+        of_image += [patient] * count
+    return of_image
+
+
+def _draw(patient: _Patient, size: int, scanner: _Scanner, random: Generator) -> tuple[np.ndarray, np.ndarray]:
+    """An 8-bit image, and its mask of 0 and 255."""
+    y, x = (np.mgrid[:size, :size] + 0.5) / size - 0.5
+    half_height, half_width, power = patient.body
+    depth = 1 - (np.abs(y / half_height) ** power + np.abs(x / half_width) ** power) ** (1 / power)
+    tissue = 0.38 + 0.07 * _background(patient.background, size, random)
+    tissue += 0.06 * _field(size, random, 1, 3)  # uneven illumination, in every background
+    radius = random.uniform(0.14, 0.19)
+    reach, angle = random.uniform(0, 0.20), random.uniform(0, 2 * np.pi)
+    dy, dx = y - reach * np.sin(angle), x - reach * np.cos(angle)
+    mask, pattern = _lesion(patient.label, dy, dx, radius, size, random)
+    pattern = (pattern - pattern[mask].mean()) / pattern[mask].std()
+    lesion = tissue[mask].mean() + random.uniform(0.12, 0.22) + 0.08 * pattern
+    edge = _blur(mask.astype(np.float64), 0.9)
+    image = tissue * (1 - edge) + lesion * edge
+    image *= 1 / (1 + np.exp(-depth * 60))  # air around the body
+    image += 0.18 * np.exp(-((depth - 0.03) ** 2) / 0.0008)  # its skin
+    image = scanner.gain * np.clip(image, 0, 1) ** scanner.gamma + scanner.offset
+    image += scanner.noise * random.standard_normal((size, size))
+    return (np.clip(image, 0, 1) * 255).round().astype(np.uint8), mask.astype(np.uint8) * 255
+
+
+def _lesion(
+    label: str, dy: Plane, dx: Plane, radius: float, size: int, random: Generator
+) -> tuple[Bool[np.ndarray, "size size"], Plane]:
+    """Which pixels a lesion takes, and its grey inside, for which only mean and spread will be evened out."""
+    distance, angle = np.hypot(dy, dx), np.arctan2(dy, dx)
+    outline = 1 + sum(
+        random.uniform(0.03, 0.09) * np.cos(wave * angle + random.uniform(0, 2 * np.pi)) for wave in (2, 3)
+    )
+    if label == "spiculated":
+        spikes = np.cos(int(random.integers(9, 14)) * angle + random.uniform(0, 2 * np.pi))
+        outline = outline * (1 + 0.34 * spikes * random.uniform(0.8, 1.0))
+    outline = outline * (radius / np.sqrt(np.mean(outline**2)))  # the same area in every class
+    relative = distance / outline
+    if label == "ring":
+        rim = np.exp(-((relative - 0.78) ** 2) / 0.02)
+        pattern = rim + 0.15 * _field(size, random, 3, 8)
+    elif label == "smooth":
+        pattern = _field(size, random, 2, 6)
+    else:
+        pattern = _field(size, random, 14, 30)
+    return relative < 1, pattern
+
+
+def _background(kind: str, size: int, random: Generator) -> Plane:
+    if kind == "cloudy":
+        return _field(size, random, 3, 9)
+    if kind == "granular":
+        return _field(size, random, 9, 16)
+    return _field(size, random, 4, 24, direction=random.uniform(0, np.pi))
+
+
+def _field(size: int, random: Generator, low: int, high: int, direction: float | None = None) -> Plane:
+    """Noise of mean 0 and deviation 1 with `low` to `high` waves a side, all along one direction if given."""
+    fy, fx = np.meshgrid(np.fft.fftfreq(size, 1 / size), np.fft.rfftfreq(size, 1 / size), indexing="ij")
+    frequency = np.hypot(fy, fx)
+    kept = np.exp(-((frequency / high) ** 4)) * (1 - np.exp(-((frequency / low) ** 4)))
+    if direction is not None:
+        turned = np.arctan2(fy, fx) - direction
+        kept *= np.exp(-((np.sin(turned) / 0.18) ** 2))
+    noise = np.fft.irfft2(np.fft.rfft2(random.standard_normal((size, size))) * kept, s=(size, size))
+    noise -= noise.mean()
+    return np.asarray(noise / noise.std())
+
+
+def _blur(plane: Plane, pixels: float) -> Plane:
+    size = plane.shape[0]
+    fy, fx = np.meshgrid(np.fft.fftfreq(size), np.fft.rfftfreq(size), indexing="ij")
+    kept = np.exp(-2 * (np.pi * pixels) ** 2 * (fy**2 + fx**2))
+    return np.asarray(np.fft.irfft2(np.fft.rfft2(plane) * kept, s=plane.shape))
