@@ -14,14 +14,14 @@ from concurrent.futures import wait as wait_for
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import Error, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
 from ynet.errors import UserError
 from ynet.federation import content
 from ynet.federation import hub_pb2 as pb
-from ynet.federation.content import Content
+from ynet.federation.records import to_content, to_records
 from ynet_server.hub import Hub, TaskError
 
 FAILED, REFUSED = 1001, 1002
@@ -109,7 +109,7 @@ class HubGrid(Grid):
             return Message(Error(REFUSED if error.refused else FAILED, str(error)), reply_to=sent.message)
         path = sent.future.result()
         try:
-            return Message(_records(content.read(path)), reply_to=sent.message)
+            return Message(to_records(content.read(path)), reply_to=sent.message)
         except UserError as refused:
             return Message(Error(FAILED, refused.why), reply_to=sent.message)
         finally:
@@ -127,7 +127,7 @@ class _Offers:
     def of(self, records: RecordDict) -> pb.Blob:
         if id(records) not in self._of:
             path = self._spool / f"out-{secrets.token_hex(8)}"
-            written = content.write(path, _content(records))
+            written = content.write(path, to_content(records))
             self._of[id(records)] = (records, self._hub.offer(path, *written), path)
         return self._of[id(records)][1]
 
@@ -141,23 +141,3 @@ class _Offers:
             self._hub.withdraw(blob)
             for key in [key for key, (_, offered, _) in self._of.items() if offered.name == blob.name]:
                 self._of.pop(key)[2].unlink(missing_ok=True)
-
-
-def _content(records: RecordDict) -> Content:
-    arrays = {
-        name: {key: array.numpy() for key, array in record.items()} for name, record in records.array_records.items()
-    }
-    configs: Any = {name: dict(record) for name, record in records.config_records.items()}
-    metrics: Any = {name: dict(record) for name, record in records.metric_records.items()}
-    return Content(arrays, configs, metrics)
-
-
-def _records(received: Content) -> RecordDict:
-    records = RecordDict()
-    for name, arrays in received.arrays.items():
-        records[name] = ArrayRecord({key: Array(array) for key, array in arrays.items()})
-    for name, config in received.configs.items():
-        records[name] = ConfigRecord(dict(config))
-    for name, metrics in received.metrics.items():
-        records[name] = MetricRecord(dict(metrics))
-    return records

@@ -6,20 +6,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
 from ynet import weights
 from ynet.errors import UserError
 from ynet.federation import plan as plans
 from ynet.federation.plan import Plan
+from ynet.federation.records import ARRAYS, CASES, CONFIG, INITIAL, METRICS, TRAIN, flat_weights, weights_record
 from ynet.weights import Flat, Layout
 from ynet_server.run_folder import RunFolder, State
 from ynet_server.strategies import strategy
 
-ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
-CASES = "num-examples"
-INITIAL = "query.initial"
 POLL_S = 0.1
 WAIT_AFTER_FAILED_ROUND_S = 2.0
 
@@ -87,7 +85,7 @@ class _Rounds:
                 "install the same ynet everywhere (ynet-server sites shows the versions)",
             )
         layout = weights.layout_from_json(layouts.pop())
-        flat = _checked(_flat(replies[0].content), layout)
+        flat = _checked(flat_weights(replies[0].content.array_records[ARRAYS]), layout)
         self._folder.event("started", sites=[self._name_of(reply.node) for reply in replies], parameters=int(flat.size))
         state = State(0, flat, layout)
         self._folder.save_state(state)
@@ -98,7 +96,7 @@ class _Rounds:
         while True:
             begun = time.monotonic()
             self._wait_for(self._plan.cohort.quorum)
-            arrays = _record(state.flat)
+            arrays = weights_record(state.flat)
             messages = chosen.configure_train(number, arrays, self._config(state.layout), self._grid)
             replies = [reply for reply in self._converse(number, messages) if self._accept(number, reply, state)]
             if len(replies) >= self._plan.cohort.quorum:
@@ -113,11 +111,11 @@ class _Rounds:
             seconds=round(time.monotonic() - begun, 3),
             sites={self._name_of(reply.node): _metrics(reply.content) for reply in replies},
         )
-        return weights.join([aggregated[key].numpy() for key in sorted(aggregated)])
+        return flat_weights(aggregated)
 
     def evaluate(self, chosen: Any, number: int, state: State) -> dict[str, dict[str, float]]:
         """Each site's scores on its own test split; sites that have none are left out."""
-        messages = chosen.configure_evaluate(number, _record(state.flat), self._config(state.layout), self._grid)
+        messages = chosen.configure_evaluate(number, weights_record(state.flat), self._config(state.layout), self._grid)
         scores = {self._name_of(reply.node): _metrics(reply.content) for reply in self._converse(number, messages)}
         self._folder.event("evaluated", round=number, sites=scores)
         return scores
@@ -150,7 +148,7 @@ class _Rounds:
         """Whether an update may be aggregated; its weight is capped by the cases that the site first named."""
         site = self._name_of(reply.node)
         try:
-            _checked(_flat(reply.content), state.layout)
+            _checked(flat_weights(reply.content.array_records[ARRAYS]), state.layout)
             metrics = reply.content.metric_records[METRICS]
             claimed = int(metrics[CASES])  # type: ignore[arg-type]
             if claimed <= 0:
@@ -161,15 +159,6 @@ class _Rounds:
             return False
         metrics[CASES] = min(claimed, self.cases.setdefault(site, claimed))
         return True
-
-
-def _record(flat: Flat) -> ArrayRecord:
-    return ArrayRecord({f"block{i:05d}": Array(block) for i, block in enumerate(weights.blocks(flat))})
-
-
-def _flat(content: RecordDict) -> Flat:
-    record = content.array_records[ARRAYS]
-    return weights.join([record[key].numpy() for key in sorted(record)])
 
 
 def _checked(flat: Flat, layout: Layout) -> Flat:
@@ -188,5 +177,5 @@ def _metrics(content: RecordDict) -> dict[str, float]:
 
 def _message(reply: _Reply) -> Message:
     """A reply in the form that a strategy aggregates."""
-    asked = Message(content=RecordDict(), message_type=MessageType.TRAIN, dst_node_id=reply.node)
+    asked = Message(content=RecordDict(), message_type=TRAIN, dst_node_id=reply.node)
     return Message(content=reply.content, reply_to=asked)

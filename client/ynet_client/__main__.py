@@ -1,0 +1,5 @@
+"""`python -m ynet_client`."""
+
+from ynet_client.cli import main
+
+main()

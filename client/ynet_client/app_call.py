@@ -1,0 +1,37 @@
+"""One message of the hub run through a Flower ClientApp, as Flower itself would run it."""
+
+import time
+
+from flwr.app import Context, Message, Metadata, RecordDict
+from flwr.clientapp import ClientApp
+
+from ynet.errors import RefusedError
+from ynet.federation.content import Content
+from ynet.federation.records import EVALUATE, INITIAL, TRAIN, to_content, to_records
+
+KINDS = frozenset({INITIAL, TRAIN, EVALUATE})
+LIFE_S = 7 * 86_400.0
+
+
+def new_context() -> Context:
+    """The state that a ClientApp keeps between messages."""
+    return Context(run_id=0, node_id=0, node_config={}, state=RecordDict(), run_config={})
+
+
+def call(app: ClientApp, context: Context, kind: str, content: Content) -> Content:
+    """The app's reply to a message of `kind`. Raises RefusedError for an unknown kind, and what the app raises."""
+    if kind not in KINDS:
+        raise RefusedError("a message of the server was refused", f"its kind {kind[:40]!r} is unknown", "update ynet")
+    metadata = Metadata(
+        run_id=0,
+        message_id="",
+        src_node_id=0,
+        dst_node_id=0,
+        reply_to_message_id="",
+        group_id="",
+        created_at=time.time(),
+        ttl=LIFE_S,
+        message_type=kind,
+    )
+    reply = app(Message(content=to_records(content), metadata=metadata), context)  # type: ignore[call-overload]
+    return to_content(reply.content)

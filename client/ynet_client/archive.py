@@ -1,0 +1,138 @@
+"""The site's archive under the model in use: encodes images, keeps the gallery in step with the manifest."""
+
+import hashlib
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from ynet.model import YNet, build, load_arrays
+
+from ynet import hashing, weights
+from ynet.data import images
+from ynet.data.cases import CaseCache
+from ynet.data.manifest import Case, Manifest
+from ynet.errors import RefusedError, UserError
+from ynet.federation import plan as plans
+from ynet.federation.plan import Plan
+from ynet_client.gallery import Gallery, GalleryCase
+from ynet_client.local_site import LocalSite
+
+ENCODE_BATCH = 64
+Progress = Callable[[str, int, int], None]
+
+
+class ActiveModel(NamedTuple):
+    """A model that codes are made with."""
+
+    id: str
+    plan: Plan
+    net: YNet
+
+
+class Encoded(NamedTuple):
+    """A query image as the network sees it."""
+
+    code: bytes
+    mask: npt.NDArray[np.uint8]  # (height, width) of the image, 0 or 1
+    pixels: npt.NDArray[np.float32]  # (channels, height, width), 0 to 1
+    sha256: str
+
+
+class Archive:
+    """The gallery and the network that fills it."""
+
+    def __init__(self, folder: Path, site: LocalSite, gallery: Gallery) -> None:
+        folder.mkdir(exist_ok=True)
+        self._folder, self._site, self.gallery = folder, site, gallery
+        self._lock = threading.Lock()
+        self._active: ActiveModel | None = None
+        if gallery.active_model is not None:
+            self._active = self._load(gallery.active_model, self.file_of(gallery.active_model))
+
+    @property
+    def model_id(self) -> str | None:
+        """The model in use."""
+        return self._active.id if self._active else None
+
+    def file_of(self, model_id: str) -> Path:
+        """Where a model's weights are kept."""
+        return self._folder / f"{model_id}.safetensors"
+
+    def adopt(self, model_id: str, path: Path, progress: Progress) -> dict[str, int]:
+        """Check a model, encode every case under it, then switch; the old one answers until then. Raises UserError."""
+        model = self._load(model_id, path)
+        counts = self._encode_missing(model, progress)
+        with self._lock:
+            self.gallery.activate(model_id)
+            self._active = model
+        return counts
+
+    def update(self, progress: Progress) -> dict[str, int]:
+        """Encode what the manifest has gained, drop what it has lost. Raises RefusedError before there is a model."""
+        return self._encode_missing(self.active(), progress)
+
+    def active(self) -> ActiveModel:
+        """The model in use. Raises RefusedError before there is one."""
+        if self._active is None:
+            raise RefusedError(
+                "the site cannot search yet",
+                "it has no model",
+                "wait for the end of the first run (ynet-client status)",
+            )
+        return self._active
+
+    def encode(self, path: Path) -> Encoded:
+        """The code and the predicted mask of an image. Raises UserError when it is no image."""
+        model = self.active()
+        settings = model.plan.image
+        pixels = images.decode(path, settings.channels)
+        prepared = torch.from_numpy(images.standardise(images.fit(pixels, settings.size)))[None]
+        model.net.eval()
+        with torch.inference_mode():
+            output = model.net(prepared.to(self._site.device))
+        mask = (output.mask_logits[0, 0] > 0).to(torch.uint8).cpu().numpy()
+        code = hashing.pack(output.code.float().cpu())[0].tobytes()
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return Encoded(code, images.unfit(mask, *pixels.shape[1:]), pixels, digest)
+
+    def _load(self, model_id: str, path: Path) -> ActiveModel:
+        arrays, metadata = weights.load(path)
+        plan = plans.from_canonical(metadata.get("plan", ""))
+        if weights.model_id(arrays, plan.id) != model_id:
+            path.unlink()
+            raise UserError(
+                "a model was refused", "its weights and plan are not those of its id", "it is fetched again"
+            )
+        net = build(plan)
+        load_arrays(net, arrays)
+        return ActiveModel(model_id, plan, net.to(self._site.device).eval())
+
+    def _encode_missing(self, model: ActiveModel, progress: Progress) -> dict[str, int]:
+        manifest = self._site.manifest(model.plan.training.seed)
+        self.gallery.sync_cases([_gallery_case(manifest, case) for case in manifest.cases])
+        by_image = {case.image: case for case in manifest.cases}
+        missing = [(case_id, by_image[image]) for case_id, image in self.gallery.missing(model.id)]
+        for start in range(0, len(missing), ENCODE_BATCH):
+            part = missing[start : start + ENCODE_BATCH]
+            codes = self._codes(model, manifest, [case for _, case in part])
+            self.gallery.add_codes(model.id, list(zip((case_id for case_id, _ in part), codes, strict=True)))
+            progress("indexing", start + len(part), len(missing))
+        return {"cases": len(manifest.cases), "encoded": len(missing)}
+
+    def _codes(self, model: ActiveModel, manifest: Manifest, cases: Sequence[Case]) -> list[bytes]:
+        source = CaseCache(manifest, cases, model.plan.image, model.plan.classes, 0)
+        batch = source.batch(torch.arange(len(cases)))
+        with torch.inference_mode():
+            output = model.net(batch.image.to(self._site.device))
+        return [row.tobytes() for row in hashing.pack(output.code.float().cpu())]
+
+
+def _gallery_case(manifest: Manifest, case: Case) -> GalleryCase:
+    with manifest.path_of(case.image).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return GalleryCase(case.image, digest, case.label, case.patient, case.split, case.attributes)

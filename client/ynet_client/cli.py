@@ -1,0 +1,191 @@
+"""The commands of a hospital: its admin's and its radiologists'."""
+
+import asyncio
+import base64
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ynet import control, terminal
+from ynet.errors import UserError
+from ynet.federation import plan as plans
+from ynet.home import default_home, prepare
+from ynet_client import membership
+from ynet_client import settings as client_settings
+
+app = typer.Typer(name="ynet-client", help="A hospital's side of a consortium.", no_args_is_help=True)
+
+Site = Annotated[
+    str | None, typer.Option("--site", help="The site's name. Needed where several have joined from here.")
+]
+Home = Annotated[
+    Path | None, typer.Option("--home", help="The site's folder. Default: YNET_HOME, or your data directory.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+INDEX_WITHIN_S = 24 * 3600.0
+
+
+def main() -> None:
+    """Entry point."""
+    terminal.run(app)
+
+
+def _home(given: Path | None, site: str | None) -> Path:
+    """The folder of `site`; without a name, of the only one there is. Raises UserError."""
+    if given:
+        return given
+    if site:
+        return default_home(f"sites/{site}")
+    default = default_home("sites")
+    if (default / membership.FILE).exists():
+        return default  # YNET_HOME names one site's folder
+    joined = sorted(path.parent for path in default.glob(f"*/{membership.FILE}"))
+    if len(joined) != 1:
+        names = ", ".join(path.name for path in joined) or "none"
+        raise UserError("which site is meant is not clear", f"sites joined from here: {names}", "say --site or --home")
+    return joined[0]
+
+
+def _call(home: Path, method: str, path: str, timeout_s: float = 60.0, **request: Any) -> Any:
+    member = membership.load(home)
+    name = member.site if member else "SITE"
+    start = f"ynet-client join --site={name}"
+    return control.call(home, method, path, f"the client of site {name}", start, timeout_s, **request)
+
+
+@app.command()
+def join(
+    site: Annotated[str, typer.Option("--site", help="The site's name, as the invitation was made for.")],
+    invitation: Annotated[str | None, typer.Option(help="The coordinator's invitation; the first time only.")] = None,
+    data: Annotated[Path | None, typer.Option(help="The manifest, CSV; remembered.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings, YAML; remembered.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps; remembered.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads for training, 0 for all; remembered.")] = None,
+    home: Home = None,
+) -> None:
+    """Connect this site and keep it connected: train when a run asks, answer queries. Runs in the foreground."""
+    folder = prepare(_home(home, site))
+    absolute = str(data.resolve()) if data else None
+    settings = client_settings.load(folder, config, data=absolute, device=device, threads=threads)
+    if data or not membership.load(folder):
+        _preflight(settings.manifest)
+    member = _member(folder, site, invitation)
+
+    from ynet_client.display import Display  # torch: two seconds that the other commands need not wait
+    from ynet_client.join import run
+
+    terminal.log_to(folder / "client.log")
+    display = Display()
+    try:
+        asyncio.run(run(folder, settings, member, display))
+    finally:
+        display.close()
+
+
+def _member(folder: Path, site: str, invitation: str | None) -> membership.Membership:
+    member = membership.load(folder)
+    if member and member.site != site:
+        raise UserError(f"this folder is not site {site}'s", f"it is site {member.site}'s", "choose another --home")
+    if invitation:
+        member = membership.enrol(folder, site, invitation)
+        print(f"site {site} is enrolled; its key stays in {folder}", flush=True)
+    if member is None:
+        raise UserError(
+            f"site {site} cannot join",
+            "it has not enrolled yet, and no invitation was given",
+            "ask the coordinator for one, and join with --invitation ynet1...",
+        )
+    return member
+
+
+def _preflight(manifest: Path) -> None:
+    from ynet.data.check import check as check_data
+    from ynet.data.report import table
+
+    report = check_data(manifest, None)
+    if report.errors:
+        terminal.out.print(table(report))
+        raise UserError(
+            "the site cannot join", "its data have faults that must be mended", "mend the rows listed above"
+        )
+
+
+@app.command()
+def check(
+    data: Annotated[Path | None, typer.Option(help="The manifest, CSV. Default: the joined site's.")] = None,
+    plan: Annotated[Path | None, typer.Option(help="A plan: are its classes and channels those of the data?")] = None,
+    site: Site = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Check the site's data: one table, every problem with its row. Exit code 2 when something must be mended."""
+    from ynet.data.check import check as check_data
+    from ynet.data.report import table
+
+    manifest = data or client_settings.load(_home(home, site), None).manifest
+    agreed = plans.read(plan) if plan else None
+    report = check_data(manifest, agreed.classes if agreed else None, agreed.image.channels if agreed else None)
+    terminal.show(report.to_json(), as_json=as_json, human=lambda: table(report))
+    if report.errors:
+        raise typer.Exit(2)
+
+
+@app.command()
+def status(site: Site = None, home: Home = None, as_json: Json = False) -> None:
+    """Show whether the site is connected, what it does, and what its gallery holds."""
+    shown = _call(_home(home, site), "GET", "/status")
+    lines = [
+        ("connected", "yes" if shown["connected"] else "no"),
+        ("doing", shown["doing"]),
+        ("model", (shown["model"] or "none yet")[:16]),
+        *((key, json.dumps(value)) for key, value in shown["gallery"].items()),
+    ]
+    table = terminal.rows(f"site {shown['site']}", ("", ""), lines)
+    terminal.show(shown, as_json=as_json, human=lambda: table)
+
+
+@app.command()
+def index(site: Site = None, home: Home = None, as_json: Json = False) -> None:
+    """Bring the gallery up to date with the manifest: encode what is new, drop what is gone."""
+    counts = _call(_home(home, site), "POST", "/index", INDEX_WITHIN_S)
+    terminal.show(counts, as_json=as_json, human=lambda: f"{counts['cases']} cases, {counts['encoded']} newly encoded")
+
+
+@app.command()
+def query(
+    image: Annotated[Path, typer.Argument(help="PNG, JPEG or TIFF.")],
+    k: Annotated[int, typer.Option("-k", min=1, max=100, help="How many hits.")] = 10,
+    split: Annotated[str, typer.Option(help="Only cases of this split (train, test): for measuring.")] = "",
+    picture: Annotated[Path | None, typer.Option(help="Save the result as a picture, PNG.")] = None,
+    site: Site = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Ask: have we, or has anyone, seen a case like this? Only the image's code leaves this site."""
+    try:
+        data = image.read_bytes()
+    except OSError as error:
+        raise UserError(f"the image {image} cannot be read", error.strerror or "", "check the path") from None
+    asked = {"k": k, "split": split, "picture": int(picture is not None)}
+    found = _call(_home(home, site), "POST", "/query", content=data, params=asked)
+    drawn = found.pop("picture", None)
+    if picture and drawn:
+        picture.write_bytes(base64.b64decode(drawn))
+    lines = [
+        (h["rank"], h["site"], h["distance"], h["label"] or "", h["ties"], h.get("image", h["token"][:12]))
+        for h in found["hits"]
+    ]
+    table = terminal.rows("nearest cases", ("", "site", "distance", "label", "ties", "case"), lines)
+    terminal.show(found, as_json=as_json, human=lambda: table)
+    if not as_json:
+        print(_who_answered(found))
+
+
+def _who_answered(found: dict[str, Any]) -> str:
+    parts = [f"answered: {', '.join(found['answered']) or 'nobody'}"]
+    parts += [f"{key}: {', '.join(found[key])}" for key in ("missing", "late") if found[key]]
+    parts += [f"declined: {site} ({reason})" for site, reason in found["declined"].items()]
+    parts += [f"others not asked: {found['note']}"] if found["note"] else []
+    return "; ".join(parts)

@@ -1,0 +1,140 @@
+"""The Flower ClientApp: what a site does for a run. It is the installed one, always; the server sends no code.
+
+A message is arrays and a config of known keys. Anything else is refused.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from ynet.evaluate import evaluate
+from ynet.model import YNet, arrays_of, load_arrays
+from ynet.train import train
+
+from ynet import weights
+from ynet.errors import RefusedError, UserError
+from ynet.federation import plan as plans
+from ynet.federation.plan import Plan
+from ynet.federation.records import ARRAYS, CASES, CONFIG, METRICS, flat_weights, weights_record
+from ynet.weights import Flat
+from ynet_client.local_site import LocalSite
+
+KNOWN_KEYS = frozenset({"plan", "layout", "server-round", "proximal-mu"})
+
+Locate = Callable[[Context], LocalSite]
+
+
+class Request(NamedTuple):
+    """A message from the server, checked."""
+
+    plan: Plan
+    round: int
+    proximal_mu: float
+    flat: Flat | None
+
+
+def build(locate: Locate) -> ClientApp:
+    """The app for the site that `locate` finds for a context."""
+    app = ClientApp()
+
+    @app.query("initial")
+    def initial(message: Message, context: Context) -> Message:
+        request, site = read_request(message), locate(context)
+        net = site.network(request.plan)
+        arrays = arrays_of(net)
+        config = ConfigRecord({"layout": weights.layout_to_json(weights.layout_of(arrays))})
+        metrics = MetricRecord({CASES: len(site.cases(request.plan)[0])})
+        content = RecordDict({ARRAYS: weights_record(weights.flatten(arrays)), CONFIG: config, METRICS: metrics})
+        return Message(content, reply_to=message)
+
+    @app.train()
+    def train_round(message: Message, context: Context) -> Message:
+        request, site = read_request(message), locate(context)
+        net = _loaded(site, request)
+        cases, _ = site.cases(request.plan)
+        result = train(
+            net,
+            cases,
+            request.plan,
+            request.round,
+            device=site.device,
+            generator=site.generator(request.plan, request.round),
+            on_progress=site.report,
+            proximal_mu=request.proximal_mu,
+        )
+        metrics = MetricRecord({CASES: len(cases), "loss": result.loss, "seconds": result.seconds})
+        return Message(
+            RecordDict({ARRAYS: weights_record(weights.flatten(arrays_of(net))), METRICS: metrics}), reply_to=message
+        )
+
+    @app.evaluate()
+    def evaluate_round(message: Message, context: Context) -> Message:
+        request, site = read_request(message), locate(context)
+        net = _loaded(site, request)
+        gallery, queries = site.cases(request.plan)
+        if not len(gallery) or not len(queries):
+            raise RefusedError("no evaluation", "the site has no test cases", "name some in the manifest's split")
+        scores = evaluate(net, gallery, queries, request.plan, site.device)
+        metrics = MetricRecord({CASES: len(queries), **scores.to_metrics()})
+        return Message(RecordDict({METRICS: metrics}), reply_to=message)
+
+    return app
+
+
+def read_request(message: Message) -> Request:
+    """What the server asks for. Raises RefusedError when it is anything but arrays and known settings."""
+    content = message.content
+    if set(content.metric_records) or set(content.config_records) != {CONFIG} or set(content.array_records) - {ARRAYS}:
+        raise _refused("it holds records that no round has")
+    config = content.config_records[CONFIG]
+    if unknown := set(config) - KNOWN_KEYS:
+        raise _refused(f"its config has the unknown key {sorted(unknown)[0][:40]!r}")
+    if not isinstance(config.get("plan"), str):
+        raise _refused("it names no plan")
+    try:
+        plan = plans.from_canonical(str(config["plan"]))
+    except UserError as error:
+        raise _refused(f"its plan is not one of this version: {error.what}") from None
+    number, mu = config.get("server-round", 0), config.get("proximal-mu", 0.0)
+    if not isinstance(number, int) or not 0 <= number <= plan.training.rounds:
+        raise _refused("its round is none of the plan's")
+    if not isinstance(mu, int | float) or not 0 <= mu <= 1000:
+        raise _refused("its proximal-mu is no number from 0 to 1000")
+    record = content.array_records.get(ARRAYS)
+    return Request(plan, number, float(mu), None if record is None else flat_weights(record))
+
+
+def _loaded(site: LocalSite, request: Request) -> YNet:
+    """The site's network with the weights that came: those of the plan's own network, or refused."""
+    net = site.network(request.plan)
+    layout = weights.layout_of(arrays_of(net))
+    if request.flat is None:
+        raise _refused("it brings no weights")
+    try:
+        load_arrays(net, weights.unflatten(request.flat, layout))
+    except UserError as error:
+        raise _refused(error.why) from None
+    return net
+
+
+def _refused(why: str) -> RefusedError:
+    return RefusedError("a message of the server was refused", why, "ask the coordinator which ynet version to install")
+
+
+@cache
+def _site_at(manifest: str, device: str, cache_mb: int) -> LocalSite:
+    return LocalSite(Path(manifest), device, cache_mb << 20)
+
+
+def from_node_config(context: Context) -> LocalSite:
+    """The site that a SuperNode's --node-config describes: `manifest`, and if need be `device` and `cache-mb`."""
+    config = context.node_config
+    if "manifest" not in config:
+        raise RefusedError("no site", "the node's config names no manifest", "start it with --node-config manifest=...")
+    return _site_at(str(config["manifest"]), str(config.get("device", "auto")), int(config.get("cache-mb", 2048)))
+
+
+app = build(from_node_config)

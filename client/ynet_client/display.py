@@ -1,0 +1,59 @@
+"""What `join` shows while it runs: progress bars on a terminal, plain lines elsewhere."""
+
+import sys
+import threading
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+LINE_EVERY_S = 10.0
+
+
+class Display:
+    """Lines, and at most one bar below them. Any thread may call it."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False)
+        self._lock = threading.Lock()
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=self._console, transient=True) if sys.stdout.isatty() else None
+        self._title = ""
+        self._told = 0.0
+
+    def say(self, line: str) -> None:
+        """One line, with the time."""
+        stamped = f"{time.strftime('%H:%M:%S')}  {line}"
+        with self._lock:
+            if self._bar:
+                self._console.print(stamped, markup=False, soft_wrap=True)
+            else:
+                print(stamped, flush=True)  # noqa: T201
+
+    def progress(self, title: str, done: int, total: int) -> None:
+        """How far a piece of work is; the bar goes when it is done. Without a terminal, a line now and then."""
+        if self._bar:
+            self._draw(title, done, total)
+        elif time.monotonic() - self._told > LINE_EVERY_S:
+            self._told = time.monotonic()
+            self.say(f"{title}: {done} of {total}")
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._bar:
+            self._bar.stop()
+
+    def _draw(self, title: str, done: int, total: int) -> None:
+        with self._lock:
+            if not self._bar:
+                return
+            if title != self._title:
+                for task in list(self._bar.task_ids):
+                    self._bar.remove_task(task)
+                self._bar.add_task(title, total=total)
+                self._title = title
+                self._bar.start()
+            self._bar.update(self._bar.task_ids[0], completed=done, total=total)
+            if done >= total:
+                self._bar.stop()
+                self._title = ""

@@ -1,0 +1,246 @@
+"""A site's connection to the hub: one outbound channel, opened again whenever it is lost."""
+
+import asyncio
+import hashlib
+import logging
+import random
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import grpc
+
+from ynet import __version__
+from ynet.errors import RefusedError, UnreachableError, UserError
+from ynet.federation import content, protocol
+from ynet.federation import hub_pb2 as pb
+from ynet.federation.content import Content
+from ynet.federation.identity import HUB_NAME
+from ynet_client.membership import Membership
+
+log = logging.getLogger("ynet.session")
+OPTIONS = [
+    ("grpc.ssl_target_name_override", HUB_NAME),
+    ("grpc.keepalive_time_ms", protocol.PING_EVERY_MS),
+    ("grpc.keepalive_timeout_ms", protocol.PING_ANSWER_MS),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+]
+FIRST_RETRY_S, LAST_RETRY_S = 0.5, 15.0
+PERMANENT = {
+    grpc.StatusCode.UNAUTHENTICATED: "ask the coordinator for a new invitation, and join with it",
+    grpc.StatusCode.FAILED_PRECONDITION: "install the same ynet version as the server's",
+}
+
+
+Fetch = Callable[[pb.Blob, Path], Awaitable[None]]
+
+
+class Work(Protocol):
+    """What a site does with what comes; each is called in the event loop and must not block it."""
+
+    def cases(self) -> int:
+        """The number of training cases, for the greeting."""
+
+    async def task(self, kind: str, received: Content, cancelled: Callable[[], bool]) -> Content:
+        """The reply to one message of a run. Raises RefusedError to say no."""
+
+    async def answer(self, from_site: str, body: bytes) -> bytes:
+        """The answer to another site's query."""
+
+    async def model(self, model: pb.Model, fetch: Fetch) -> None:
+        """The model in use has changed, or is told anew; `fetch` gets its file."""
+
+
+@dataclass
+class _Running:
+    cancelled: bool = False
+
+
+class Session:
+    """Keeps the connection, and hands what comes over it to the work."""
+
+    def __init__(self, member: Membership, spool: Path, work: Work, say: Callable[[str], None]) -> None:
+        self._member, self._spool, self._work, self._say = member, spool, work, say
+        self._channel: grpc.aio.Channel | None = None
+        self._outbox: asyncio.Queue[pb.FromSite] = asyncio.Queue()
+        self._running: dict[str, _Running] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.connected = False
+
+    async def run(self) -> None:
+        """Stay connected until cancelled. Raises RefusedError when the hub will never let this site in."""
+        wait_s = FIRST_RETRY_S
+        while True:
+            try:
+                await self._attached()
+                reason = "the server closed it"
+            except grpc.aio.AioRpcError as error:
+                reason = _refuse_if_permanent(error)
+            if self.connected:
+                wait_s = FIRST_RETRY_S
+            self._lost(reason, wait_s)
+            await asyncio.sleep(wait_s * random.uniform(0.5, 1.5))  # noqa: S311 (spreads the sites' return)
+            wait_s = min(LAST_RETRY_S, wait_s * 2)
+
+    async def ask(self, body: bytes, deadline_s: float) -> pb.Answers:
+        """Send a query to all other sites; what they answered in time. Raises UnreachableError."""
+        if self._channel is None or not self.connected:
+            raise UnreachableError("the other sites cannot be asked", "the server is not connected", "try again later")
+        call = self._channel.unary_unary(
+            f"/{protocol.SERVICE}/Ask", pb.Question.SerializeToString, pb.Answers.FromString
+        )
+        question = pb.Question(body=body, deadline_ms=int(deadline_s * 1000))
+        try:
+            answers: pb.Answers = await call(question, timeout=deadline_s + 5)
+        except grpc.aio.AioRpcError:
+            raise UnreachableError(
+                "the other sites could not be asked", "the connection was lost", "try again"
+            ) from None
+        return answers
+
+    async def fetch(self, blob: pb.Blob, path: Path) -> None:
+        """Fetch a file, part by part, and check its digest. Raises UserError."""
+        if self._channel is None:
+            raise UnreachableError("a transfer failed", "the server is not connected", "it will be tried again")
+        call = self._channel.unary_stream(
+            f"/{protocol.SERVICE}/Download", pb.DownloadRequest.SerializeToString, pb.Chunk.FromString
+        )
+        sha, size = hashlib.sha256(), 0
+        with path.open("wb", buffering=0) as file:
+            async for chunk in call(pb.DownloadRequest(blob=blob.name)):
+                size += len(chunk.data)
+                if size > blob.size_bytes:
+                    break
+                sha.update(chunk.data)
+                file.write(chunk.data)
+        if size != blob.size_bytes or sha.hexdigest() != blob.sha256:
+            raise UserError("a transfer failed", "what arrived is not what was announced", "it will be tried again")
+
+    # --- within
+
+    async def _attached(self) -> None:
+        """One connection, from its greeting to its end."""
+        member = self._member
+        credentials = grpc.ssl_channel_credentials(member.authority, member.key, member.certificate)
+        async with grpc.aio.secure_channel(member.hub, credentials, options=OPTIONS) as channel:
+            self._channel, self._outbox = channel, asyncio.Queue()
+            hello = pb.Hello(protocol=protocol.VERSION, version=__version__, cases=self._work.cases())
+            self._outbox.put_nowait(pb.FromSite(hello=hello))
+            attach = channel.stream_stream(
+                f"/{protocol.SERVICE}/Attach", pb.FromSite.SerializeToString, pb.ToSite.FromString
+            )
+            try:
+                async for message in attach(self._outgoing()):
+                    self._receive(message)
+            finally:
+                self._channel = None
+                for running in self._running.values():
+                    running.cancelled = True  # the hub has answered for them already
+
+    async def _outgoing(self) -> AsyncIterator[pb.FromSite]:
+        while True:
+            yield await self._outbox.get()
+
+    def _receive(self, message: pb.ToSite) -> None:
+        match message.WhichOneof("body"):
+            case "welcome":
+                self.connected = True
+                self._say(f"connected to federation {message.welcome.federation} at {self._member.hub}")
+                if message.welcome.HasField("model"):
+                    self._spawn(self._work.model(message.welcome.model, self.fetch))
+            case "task":
+                self._spawn(self._do(message.task))
+            case "cancel":
+                if running := self._running.get(message.cancel.task_id):
+                    running.cancelled = True
+            case "query":
+                self._spawn(self._answer(message.query))
+            case "model":
+                self._spawn(self._work.model(message.model, self.fetch))
+
+    def _lost(self, reason: str, wait_s: float) -> None:
+        was = "the connection was lost" if self.connected else f"no connection to {self._member.hub}"
+        self.connected = False
+        self._say(f"{was}: {reason}; trying again in about {wait_s:.0f} s")
+
+    def _spawn(self, coroutine: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(self._guarded(coroutine))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _guarded(self, coroutine: Awaitable[None]) -> None:
+        try:
+            await coroutine
+        except UserError as error:
+            self._say(str(error))
+        except grpc.aio.AioRpcError as error:
+            log.warning("a call to the hub failed: %s", error.code())
+        except Exception:
+            log.exception("what the hub sent could not be worked on")
+            self._say("a fault of ynet; this site's log has it")
+
+    async def _do(self, task: pb.Task) -> None:
+        """Fetch a task's content, work on it, send the reply."""
+        running = self._running[task.id] = _Running()
+        received, reply = (self._spool / f"{kind}-{secrets.token_hex(8)}" for kind in ("in", "out"))
+        try:
+            await self.fetch(task.content, received)
+            arrived = await asyncio.to_thread(content.read, received)
+            answer = await self._work.task(task.kind, arrived, lambda: running.cancelled)
+            if not running.cancelled:
+                written = await asyncio.to_thread(content.write, reply, answer)
+                await self._upload(task.id, reply, *written)
+        except UserError as error:
+            self._say(str(error))
+            public = error.why if isinstance(error, RefusedError) else "the site's data or settings do not allow it"
+            self._fail(task, public, refused=isinstance(error, RefusedError))
+        except grpc.aio.AioRpcError as error:
+            self._say(f"a transfer was broken off: {_name(error)}")
+            self._fail(task, "a transfer was broken off", refused=False)
+        except Exception:
+            log.exception("a task failed")
+            self._say("a task failed; this site's log says why")
+            self._fail(task, "the site failed; its admin's log says why", refused=False)
+        finally:
+            del self._running[task.id]
+            received.unlink(missing_ok=True)
+            reply.unlink(missing_ok=True)
+
+    def _fail(self, task: pb.Task, reason: str, *, refused: bool) -> None:
+        failure = pb.TaskFailure(task_id=task.id, refused=refused, reason=reason)
+        self._outbox.put_nowait(pb.FromSite(failure=failure))
+
+    async def _upload(self, task_id: str, path: Path, sha256: str, size_bytes: int) -> None:
+        if self._channel is None:
+            return
+        upload = self._channel.stream_unary(
+            f"/{protocol.SERVICE}/Upload", pb.UploadPart.SerializeToString, pb.UploadReceipt.FromString
+        )
+
+        async def parts() -> AsyncIterator[pb.UploadPart]:
+            yield pb.UploadPart(header=pb.UploadHeader(task_id=task_id, sha256=sha256, size_bytes=size_bytes))
+            with path.open("rb", buffering=0) as file:
+                while data := file.read(protocol.CHUNK_BYTES):
+                    yield pb.UploadPart(data=data)
+
+        await upload(parts())
+
+    async def _answer(self, query: pb.Query) -> None:
+        body = await self._work.answer(query.from_site, query.body)
+        self._outbox.put_nowait(pb.FromSite(answer=pb.Answer(query_id=query.id, body=body)))
+
+
+def _refuse_if_permanent(error: grpc.aio.AioRpcError) -> str:
+    do = PERMANENT.get(error.code())
+    if do:
+        raise RefusedError("the server does not let this site in", error.details() or "it gave no reason", do)
+    return _name(error)
+
+
+def _name(error: grpc.aio.AioRpcError) -> str:
+    return error.code().name.lower().replace("_", " ")

@@ -1,0 +1,45 @@
+"""A site's settings, kept in its home folder: where its data lie, and what training may use."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from ynet.config import STRICT, parse, read_yaml
+from ynet.errors import UserError
+from ynet.home import write_private
+
+FILE = "client.yaml"
+
+
+@dataclass(frozen=True, config=STRICT)
+class ClientSettings:
+    """configs/client.yaml."""
+
+    data: str = ""  # the manifest; set by `join --data`
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0  # for training on the CPU; 0: all cores
+    cache_mb: Annotated[int, Field(ge=0, le=1 << 20)] = 2048  # decoded images kept in memory
+
+    @property
+    def manifest(self) -> Path:
+        """The manifest. Raises UserError when none was ever given."""
+        if not self.data:
+            raise UserError("the site has no data", "no manifest was named", "join with --data MANIFEST.csv")
+        return Path(self.data)
+
+
+def load(home: Path, config: Path | None, **given: Any) -> ClientSettings:
+    """The settings in `config`, or those remembered in `home`, with the flags given laid over them; remembered."""
+    source = config or home / FILE
+    settings = (
+        parse(ClientSettings, read_yaml(source, "settings"), f"settings {source}")
+        if config or source.exists()
+        else ClientSettings()
+    )
+    settings = replace(settings, **{key: value for key, value in given.items() if value is not None})
+    write_private(home / FILE, yaml.safe_dump(asdict(settings)).encode())
+    return settings

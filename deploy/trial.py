@@ -1,0 +1,187 @@
+"""A whole consortium on this machine: a server and its sites as processes of their own, each with its own home."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import yaml
+
+from ynet import control
+
+READY_WITHIN_S = 60.0
+INDEXED_WITHIN_S = 600.0
+STOP_WITHIN_S = 20.0
+
+
+class Trial:
+    """Started with `with`, stopped at its end, whatever happens in between. Its files stay in `folder`."""
+
+    def __init__(self, folder: Path, sites: Mapping[str, Path], threads: int = 1, federation: str = "trial") -> None:
+        """`sites`: each site's name and manifest."""
+        self.folder, self.sites, self._threads, self._federation = folder, dict(sites), threads, federation
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._logs: dict[str, Path] = {}
+
+    # --- places
+
+    @property
+    def server_home(self) -> Path:
+        """The server's folder."""
+        return self.folder / "server"
+
+    def home(self, site: str) -> Path:
+        """A site's folder."""
+        return self.folder / "sites" / site
+
+    def log(self, name: str) -> str:
+        """What a process has printed so far: a site's name, or `server`."""
+        return self._logs[name].read_text("utf-8", errors="replace")
+
+    # --- life
+
+    def __enter__(self) -> "Trial":
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for name in list(self._processes):
+            self.stop(name)
+
+    def start_server(self) -> None:
+        """`ynet-server start`; back when it is ready."""
+        config = self.folder / "server.yaml"
+        listen = {"host": "127.0.0.1", "hub_port": 0, "enrolment_port": 0}
+        config.write_text(yaml.safe_dump({"federation": self._federation, "listen": listen}))
+        first = not (self.server_home / "server.yaml").exists()
+        self._spawn(
+            "server", "ynet_server", "start", "--home", self.server_home, *(["--config", config] if first else [])
+        )
+        self._wait("server", "ready")
+
+    def join(self, site: str) -> None:
+        """Invite a site if it is new, and start `ynet-client join`; does not wait for it."""
+        arguments: list[object] = ["join", "--site", site, "--home", self.home(site), "--threads", self._threads]
+        if not (self.home(site) / "membership.json").exists():
+            invited = self.server_call("POST", "/invitations", json={"site": site, "replace": False})
+            arguments += ["--invitation", invited["invitation"], "--data", self.sites[site]]
+        self._spawn(site, "ynet_client", *arguments)
+
+    def join_all(self) -> None:
+        """Join every site; back when all are connected."""
+        for site in self.sites:
+            self.join(site)
+        self.wait_connected(*self.sites)
+
+    def wait_connected(self, *sites: str) -> None:
+        """Back when all of `sites` are connected."""
+        until = time.monotonic() + READY_WITHIN_S
+        while missing := set(sites) - set(self.server_call("GET", "/status")["connected"]):
+            self._check_alive(*missing)
+            if time.monotonic() > until:
+                raise TimeoutError(f"not connected: {sorted(missing)}\n" + "\n".join(map(self.log, sorted(missing))))
+            time.sleep(0.05)
+
+    def wait_indexed(self, model: str) -> None:
+        """Back when every site answers queries with `model`."""
+        until = time.monotonic() + INDEXED_WITHIN_S
+        for site in self.sites:
+            while self.site_call(site, "GET", "/status")["model"] != model:
+                self._check_alive(site)
+                if time.monotonic() > until:
+                    raise TimeoutError(f"site {site} has not indexed\n{self.log(site)}")
+                time.sleep(0.1)
+
+    def stop(self, name: str) -> None:
+        """End a process as Ctrl-C would, and wait for it."""
+        process = self._processes.pop(name)
+        process.terminate()
+        try:
+            process.wait(STOP_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def kill(self, name: str) -> None:
+        """End a process as a power cut would."""
+        process = self._processes.pop(name)
+        process.kill()
+        process.wait()
+
+    # --- talk
+
+    def server_call(self, method: str, path: str, **request: Any) -> Any:
+        """What the coordinator's commands call."""
+        return control.call(self.server_home, method, path, "the server", "the trial starts it", **request)
+
+    def site_call(self, site: str, method: str, path: str, **request: Any) -> Any:
+        """What a site's commands call."""
+        return control.call(self.home(site), method, path, f"site {site}", "the trial starts it", **request)
+
+    def server_command(self, *arguments: object) -> "subprocess.CompletedProcess[str]":
+        """A command of the coordinator, run to its end."""
+        return command("ynet_server", *arguments, home=self.server_home)
+
+    def site_command(self, site: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
+        """A command at a site, run to its end."""
+        return command("ynet_client", *arguments, home=self.home(site))
+
+    def query(self, site: str, image: Path, k: int = 10, split: str = "") -> dict[str, Any]:
+        """The hits for an image, asked at `site`."""
+        asked = {"k": k, "split": split}
+        return dict(self.site_call(site, "POST", "/query", content=image.read_bytes(), params=asked))
+
+    # --- within
+
+    def _spawn(self, name: str, module: str, *arguments: object) -> None:
+        log = self._logs[name] = self.folder / f"{name}.out"
+        with log.open("ab") as file:
+            self._processes[name] = subprocess.Popen(
+                [sys.executable, "-m", module, *map(str, arguments)],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=environment(),
+            )
+
+    def _wait(self, name: str, word: str) -> None:
+        until = time.monotonic() + READY_WITHIN_S
+        while word not in self.log(name):
+            self._check_alive(name)
+            if time.monotonic() > until:
+                raise TimeoutError(f"{name} did not say {word!r}\n{self.log(name)}")
+            time.sleep(0.02)
+
+    def _check_alive(self, *names: str) -> None:
+        for name in names:
+            if self._processes[name].poll() is not None:
+                raise RuntimeError(f"{name} has ended\n{self.log(name)}")
+
+
+def environment() -> dict[str, str]:
+    """The environment of every process here: several train on few cores, so idle threads must sleep."""
+    return {**os.environ, "OMP_WAIT_POLICY": "passive", "PYTHONUNBUFFERED": "1", "FLWR_TELEMETRY_ENABLED": "0"}
+
+
+def command(module: str, *arguments: object, home: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    """A command run to its end; what it printed and its exit code."""
+    extra = {} if home is None else {"YNET_HOME": str(home)}
+    return subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**environment(), **extra},
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def find_sites(data: Path) -> dict[str, Path]:
+    """The sites in a folder: each folder with a manifest, by name."""
+    return {path.parent.name: path for path in sorted(data.glob("*/manifest.csv"))}

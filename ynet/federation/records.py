@@ -1,0 +1,50 @@
+"""The form of our messages in Flower's records, the same at both ends; the one place in `ynet` that knows Flower."""
+
+from typing import Any
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from ynet import weights
+from ynet.federation.content import Content
+from ynet.weights import Flat
+
+ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
+"""The names of the records in a message."""
+
+CASES = "num-examples"
+"""The metric by which Flower weights a site: the cases it trained or was evaluated on."""
+
+INITIAL, TRAIN, EVALUATE = "query.initial", "train", "evaluate"
+"""The kinds of message that a run has."""
+
+
+def weights_record(flat: Flat) -> ArrayRecord:
+    """A model's values as a few large blocks: Flower's own transport pays for each array."""
+    return ArrayRecord({f"block{i:05d}": Array(block) for i, block in enumerate(weights.blocks(flat))})
+
+
+def flat_weights(record: ArrayRecord) -> Flat:
+    """The values that `weights_record` took."""
+    return weights.join([record[key].numpy() for key in sorted(record)])
+
+
+def to_records(content: Content) -> RecordDict:
+    """A content that came over the wire as Flower's records."""
+    records = RecordDict()
+    for name, arrays in content.arrays.items():
+        records[name] = ArrayRecord({key: Array(array) for key, array in arrays.items()})
+    for name, config in content.configs.items():
+        records[name] = ConfigRecord(dict(config))
+    for name, metrics in content.metrics.items():
+        records[name] = MetricRecord(dict(metrics))
+    return records
+
+
+def to_content(records: RecordDict) -> Content:
+    """Flower's records in the form that goes over the wire."""
+    arrays = {
+        name: {key: array.numpy() for key, array in record.items()} for name, record in records.array_records.items()
+    }
+    configs: Any = {name: dict(record) for name, record in records.config_records.items()}
+    metrics: Any = {name: dict(record) for name, record in records.metric_records.items()}
+    return Content(arrays, configs, metrics)
