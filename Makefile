@@ -1,2 +1,57 @@
-proto: ## generate the protocol's Python code
-	.venv/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. ynet/federation/hub.proto ynet/federation/retrieval.proto
+# `make demo` and `make test` set everything up in .venv; nothing else is needed but Python 3.11 or newer.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+
+export FLWR_TELEMETRY_ENABLED = 0
+export FLWR_DISABLE_UPDATE_CHECK = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-real lint bench lock proto clean
+
+help: ## list these commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+# torch first, by itself: left to the resolver, another build of it may be taken.
+$(READY): requirements.lock pyproject.toml
+	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing what requirements.lock names (a few minutes the first time)"
+	@$(PIP) install "$$(grep '^torch==' requirements.lock)"
+	@$(PIP) install --requirement requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m pip --disable-pip-version-check check
+	@touch $@
+
+setup: $(READY) ## install everything into .venv
+
+demo: $(READY) ## three synthetic hospitals train, index and ask; DATA=DIR: real ones
+	@$(BIN)/python deploy/demo.py $(if $(DATA),--data $(DATA))
+
+test: $(READY) lint ## lint and run the tests
+	$(BIN)/python -m pytest -m "not real_data"
+
+test-real: $(READY) ## the tests that need the real images beside the repository
+	$(BIN)/python -m pytest -m real_data
+
+lint: $(READY) ## ruff, mypy, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY) ## every benchmark, its table printed and its JSON under tests/benchmarks/results
+	$(BIN)/python tests/benchmarks/round_overhead.py --out tests/benchmarks/results/round_overhead.json
+	$(BIN)/python tests/benchmarks/model_fetch.py --out tests/benchmarks/results/model_fetch.json
+	$(BIN)/python tests/benchmarks/training_speed.py --out tests/benchmarks/results/training_speed.json
+	$(BIN)/python tests/benchmarks/case_cache.py --out tests/benchmarks/results/case_cache.json
+
+lock: $(READY) ## write requirements.lock anew from what is installed
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock
+
+proto: $(READY) ## generate the protocol's Python code
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. ynet/federation/hub.proto ynet/federation/retrieval.proto
+
+clean: ## remove what the commands above have made
+	rm -rf $(VENV) demo-out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,27 +1,32 @@
 """What a joined site does: trains and evaluates for a run, adopts a new model, answers and asks queries."""
 
 import asyncio
+import importlib
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
-
-from flwr.clientapp import ClientApp
-from ynet.train import Progress
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ynet.errors import UserError
 from ynet.federation import hub_pb2 as pb
 from ynet.federation.content import Content
-from ynet.federation.records import CONFIG, METRICS
-from ynet_client import app_call, client_app, lookup
-from ynet_client.archive import Archive
+from ynet.federation.records import CONFIG, EVALUATE, METRICS, TRAIN
+from ynet_client import app_call, lookup
 from ynet_client.display import Display
-from ynet_client.local_site import LocalSite
 from ynet_client.session import Fetch
+from ynet_client.settings import ClientSettings
+
+if TYPE_CHECKING:
+    from ynet.train import Progress
+
+    from ynet_client.archive import Archive
+    from ynet_client.equipment import Equipment
 
 log = logging.getLogger("ynet.duties")
 T = TypeVar("T")
+VERBS = {TRAIN: "trained", EVALUATE: "evaluated"}
+SHOWN = ("loss", "seconds", "macro_map10", "dice", "balanced_accuracy")
 
 
 class CancelledTaskError(UserError):
@@ -29,14 +34,17 @@ class CancelledTaskError(UserError):
 
 
 class Duties:
-    """Training, evaluation and indexing take turns in one thread; encoding and searching a query has another."""
+    """Training, evaluation and indexing take turns in one thread; encoding and searching a query has another.
 
-    def __init__(self, site: LocalSite, archive: Archive, display: Display, cases: int) -> None:
-        self._site, self._archive, self._display, self._cases = site, archive, display, cases
-        self._app: ClientApp = client_app.build(lambda _: site)
+    The equipment is got ready in the first of them, so that a site is connected before torch is loaded.
+    """
+
+    def __init__(self, home: Path, settings: ClientSettings, display: Display, cases: int) -> None:
+        self._display, self._cases = display, cases
         self._context = app_call.new_context()
         self._worker = ThreadPoolExecutor(1, "work")
         self._searcher = ThreadPoolExecutor(1, "search")
+        self._equipment: Future[Equipment] = self._worker.submit(_prepare, home, settings)
         self._adopting: str | None = None
         self.doing = "waiting"
 
@@ -44,69 +52,75 @@ class Duties:
         """The number of training cases when the site joined."""
         return self._cases
 
+    def close(self) -> None:
+        """Close the gallery; what is being worked on ends with the process."""
+        if self._equipment.done() and not self._equipment.exception():
+            self._equipment.result().archive.gallery.close()
+
     async def task(self, kind: str, received: Content, cancelled: Callable[[], bool]) -> Content:
         """Run one message through the ClientApp; the network's progress is shown."""
-        return await self._work(lambda: self._run_app(kind, received, cancelled))
+        return await self._work(lambda tools: self._run_app(tools, kind, received, cancelled))
 
     async def answer(self, from_site: str, body: bytes) -> bytes:
         """Search the gallery for another site."""
         log.info("a query of site %s", from_site)
-        return await self.search(lambda: lookup.answer(self._archive, body))
+        return await self.search(lambda archive: lookup.answer(archive, body))
 
     async def model(self, model: pb.Model, fetch: Fetch) -> None:
         """Fetch a model, check it, encode the archive under it, and answer with it from then on."""
-        if self._archive.model_id == model.id or self._adopting == model.id:
+        archive = await self.search(lambda archive: archive)
+        if model.id in (archive.model_id, self._adopting):
             return
         self._adopting = model.id
         try:
-            path = self._archive.file_of(model.id)
+            path = archive.file_of(model.id)
             if not path.exists():
                 partial = path.with_suffix(".partial")
                 await fetch(model.weights, partial)
                 partial.replace(path)
             self._display.say(f"model {model.id[:16]} has arrived; encoding the archive")
-            await self._work(lambda: self._adopt(model.id, path))
+            await self._work(lambda tools: self._adopt(tools, model.id, path))
         finally:
             self._adopting = None
 
     async def index(self) -> dict[str, int]:
         """Bring the gallery up to date with the manifest."""
-        return await self._work(lambda: self._archive.update(self._display.progress))
+        return await self._work(lambda tools: tools.archive.update(self._display.progress))
 
-    async def search(self, work: Callable[[], T]) -> T:
+    async def search(self, work: "Callable[[Archive], T]") -> T:
         """Do something short with the archive, beside whatever is being trained."""
-        return await asyncio.get_running_loop().run_in_executor(self._searcher, work)
+        searching = self._searcher.submit(lambda: work(self._equipment.result().archive))
+        return await asyncio.wrap_future(searching)
 
-    async def _work(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._worker, work)
+    async def _work(self, work: "Callable[[Equipment], T]") -> T:
+        return await asyncio.wrap_future(self._worker.submit(lambda: work(self._equipment.result())))
 
-    def _adopt(self, model_id: str, path: Path) -> None:
-        counts = self._archive.adopt(model_id, path, self._display.progress)
+    def _adopt(self, tools: "Equipment", model_id: str, path: Path) -> None:
+        counts = tools.archive.adopt(model_id, path, self._display.progress)
         self._display.say(f"model {model_id[:16]} is in use; {counts['cases']} cases are indexed")
 
-    def _run_app(self, kind: str, received: Content, cancelled: Callable[[], bool]) -> Content:
+    def _run_app(self, tools: "Equipment", kind: str, received: Content, cancelled: Callable[[], bool]) -> Content:
         number = received.configs.get(CONFIG, {}).get("server-round", 0)
 
-        def report(progress: Progress) -> None:
+        def report(progress: "Progress") -> None:
             if cancelled():
                 raise CancelledTaskError("a task was called off", "the server no longer waits for it", "nothing to do")
             title = f"round {number}, epoch {progress.epoch}/{progress.epochs}, loss {progress.loss:.3f}"
             self._display.progress(title, progress.done, progress.total)
 
-        self._site.report, self.doing = report, f"{kind}, round {number}"
+        tools.site.report, self.doing = report, f"{kind}, round {number}"
         try:
-            reply = app_call.call(self._app, self._context, kind, received)
+            reply = app_call.call(tools.app, self._context, kind, received)
         finally:
             self.doing = "waiting"
-        self._display.say(f"{_verb(kind)}, round {number}: {_numbers(reply)}")
+        self._display.say(f"{VERBS.get(kind, 'prepared')}, round {number}: {_numbers(reply)}")
         return reply
 
 
-def _verb(kind: str) -> str:
-    return {"train": "trained", "evaluate": "evaluated"}.get(kind, "prepared")
-
-
-SHOWN = ("loss", "seconds", "macro_map10", "dice", "balanced_accuracy")
+def _prepare(home: Path, settings: ClientSettings) -> "Equipment":
+    module: Any = importlib.import_module("ynet_client.equipment")
+    prepared: Equipment = module.prepare(home, settings)
+    return prepared
 
 
 def _numbers(reply: Content) -> str:

@@ -1,7 +1,8 @@
 """Queries: what a site tells another, and how the asking site puts the answers together."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 from ynet.index import Hit, MergedHit, merge
@@ -9,9 +10,19 @@ from ynet.index import Hit, MergedHit, merge
 from ynet.errors import RefusedError, UserError
 from ynet.federation import hub_pb2 as hub
 from ynet.federation import retrieval_pb2 as pb
-from ynet_client.archive import Archive, Encoded
+
+if TYPE_CHECKING:
+    from ynet_client.archive import Archive, Encoded
 
 MAX_K = 100
+
+
+class Look(NamedTuple):
+    """What a site finds by itself."""
+
+    model_id: str
+    encoded: "Encoded"
+    hits: list[Hit]
 
 
 class Result(NamedTuple):
@@ -29,7 +40,7 @@ def question(model_id: str, code: bytes, k: int, split: str) -> bytes:
     return pb.Lookup(model_id=model_id, code=code, k=k, split=split).SerializeToString()
 
 
-def answer(archive: Archive, body: bytes) -> bytes:
+def answer(archive: "Archive", body: bytes) -> bytes:
     """The reply to another site's query: distances, tokens, labels; or that it is declined, and why."""
     try:
         asked = pb.Lookup.FromString(body)
@@ -44,12 +55,13 @@ def answer(archive: Archive, body: bytes) -> bytes:
     return pb.LookupReply(found=found).SerializeToString()
 
 
-def own(archive: Archive, encoded: Encoded, k: int, split: str) -> list[Hit]:
-    """The asking site's own hits; the query's own file is none."""
-    model = archive.active()
-    return archive.gallery.search(
+def look(archive: "Archive", image: Path, k: int, split: str) -> Look:
+    """Encode an image and search the site's own gallery; the query's own file is no hit. Raises UserError."""
+    model, encoded = archive.active(), archive.encode(image)
+    hits = archive.gallery.search(
         model.id, encoded.code, _bounded(k), split=split or None, exclude_sha256=encoded.sha256
     )
+    return Look(model.id, encoded, hits)
 
 
 def combine(own_site: str, own_hits: Sequence[Hit], answers: hub.Answers, code: bytes, k: int) -> Result:
@@ -67,6 +79,33 @@ def combine(own_site: str, own_hits: Sequence[Hit], answers: hub.Answers, code: 
             declined[one.site] = "the answer cannot be read"
     merged: Mapping[str, Sequence[Hit]] = by_site
     return Result(merge(merged, code, k), by_site, list(answers.missing), list(answers.late), declined)
+
+
+def describe(site: str, archive: "Archive", model_id: str, result: Result) -> dict[str, Any]:
+    """The result as `ynet-client query --json` prints it; own hits with the path of their image."""
+    hits = []
+    for rank, (where, hit) in enumerate(result.hits, start=1):
+        entry: dict[str, Any] = {
+            "rank": rank,
+            "site": where,
+            "distance": hit.distance,
+            "label": hit.label,
+            "ties": hit.ties,
+            "token": hit.token.hex(),
+        }
+        if where == site:
+            entry["image"] = archive.gallery.case_of(hit.token).image
+        hits.append(entry)
+    answered = {name: len(found) for name, found in result.by_site.items() if name != site}
+    return {
+        "site": site,
+        "model": model_id,
+        "hits": hits,
+        "answered": answered,
+        "missing": result.missing,
+        "late": result.late,
+        "declined": result.declined,
+    }
 
 
 def _bounded(k: int) -> int:

@@ -13,9 +13,6 @@ WriteSite = Callable[..., Path]
 HEADER = ("image", "mask", "label", "patient", "split")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "real_data: needs the real images beside the repository")
-
 
 @pytest.fixture
 def write_site(tmp_path: Path) -> WriteSite:

@@ -1,0 +1,40 @@
+"""What a site works with: its data, its ClientApp, its archive. Importing this file loads torch, which takes seconds."""
+
+import secrets
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from flwr.clientapp import ClientApp
+
+from ynet.home import write_private
+from ynet_client import client_app
+from ynet_client.archive import Archive
+from ynet_client.gallery import Gallery
+from ynet_client.local_site import LocalSite
+from ynet_client.settings import ClientSettings
+
+
+class Equipment(NamedTuple):
+    """Everything between a message and its answer."""
+
+    site: LocalSite
+    app: ClientApp
+    archive: Archive
+
+
+def prepare(home: Path, settings: ClientSettings) -> Equipment:
+    """Open what the home folder holds. Raises UserError."""
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    site = LocalSite(settings.manifest, settings.device, settings.cache_mb << 20)
+    gallery = Gallery.open(home / "gallery.sqlite", _secret(home))
+    return Equipment(site, client_app.build(lambda _: site), Archive(home / "models", site, gallery))
+
+
+def _secret(home: Path) -> bytes:
+    """What makes this site's case tokens and patient pseudonyms its own."""
+    path = home / "gallery.secret"
+    if not path.exists():
+        write_private(path, secrets.token_bytes(32))
+    return path.read_bytes()
