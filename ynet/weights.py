@@ -85,8 +85,8 @@ def blocks(flat: Flat) -> list[Flat]:
 
 
 def join(pieces: Sequence[Flat]) -> Flat:
-    """The inverse of `blocks`."""
-    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+    """The inverse of `blocks`; a copy."""
+    return np.concatenate(list(pieces))
 
 
 def digest(arrays: Arrays) -> str:

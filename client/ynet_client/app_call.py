@@ -1,11 +1,13 @@
 """One message of the hub run through a Flower ClientApp, as Flower itself would run it."""
 
 import time
+from pathlib import Path
 
 from flwr.app import Context, Message, Metadata, RecordDict
 from flwr.clientapp import ClientApp
 
 from ynet.errors import RefusedError
+from ynet.federation import content
 from ynet.federation.content import Content
 from ynet.federation.records import EVALUATE, INITIAL, TRAIN, to_content, to_records
 
@@ -18,7 +20,12 @@ def new_context() -> Context:
     return Context(run_id=0, node_id=0, node_config={}, state=RecordDict(), run_config={})
 
 
-def call(app: ClientApp, context: Context, kind: str, content: Content) -> Content:
+def load(path: Path) -> RecordDict:
+    """The content of a message in Flower's form. Raises RefusedError."""
+    return to_records(content.read(path))
+
+
+def call(app: ClientApp, context: Context, kind: str, received: RecordDict) -> Content:
     """The app's reply to a message of `kind`. Raises RefusedError for an unknown kind, and what the app raises."""
     if kind not in KINDS:
         raise RefusedError("a message of the server was refused", f"its kind {kind[:40]!r} is unknown", "update ynet")
@@ -33,5 +40,5 @@ def call(app: ClientApp, context: Context, kind: str, content: Content) -> Conte
         ttl=LIFE_S,
         message_type=kind,
     )
-    reply = app(Message(content=to_records(content), metadata=metadata), context)  # type: ignore[call-overload]
+    reply = app(Message(content=received, metadata=metadata), context)  # type: ignore[call-overload]
     return to_content(reply.content)

@@ -57,7 +57,7 @@ class Duties:
         if self._equipment.done() and not self._equipment.exception():
             self._equipment.result().archive.gallery.close()
 
-    async def task(self, kind: str, received: Content, cancelled: Callable[[], bool]) -> Content:
+    async def task(self, kind: str, received: Path, cancelled: Callable[[], bool]) -> Content:
         """Run one message through the ClientApp; the network's progress is shown."""
         return await self._work(lambda tools: self._run_app(tools, kind, received, cancelled))
 
@@ -99,8 +99,9 @@ class Duties:
         counts = tools.archive.adopt(model_id, path, self._display.progress)
         self._display.say(f"model {model_id[:16]} is in use; {counts['cases']} cases are indexed")
 
-    def _run_app(self, tools: "Equipment", kind: str, received: Content, cancelled: Callable[[], bool]) -> Content:
-        number = received.configs.get(CONFIG, {}).get("server-round", 0)
+    def _run_app(self, tools: "Equipment", kind: str, received: Path, cancelled: Callable[[], bool]) -> Content:
+        records = app_call.load(received)
+        number = records.config_records[CONFIG].get("server-round", 0) if CONFIG in records.config_records else 0
 
         def report(progress: "Progress") -> None:
             if cancelled():
@@ -110,7 +111,7 @@ class Duties:
 
         tools.site.report, self.doing = report, f"{kind}, round {number}"
         try:
-            reply = app_call.call(tools.app, self._context, kind, received)
+            reply = app_call.call(tools.app, self._context, kind, records)
         finally:
             self.doing = "waiting"
         self._display.say(f"{VERBS.get(kind, 'prepared')}, round {number}: {_numbers(reply)}")

@@ -1,4 +1,4 @@
-"""What a site works with: its data, its ClientApp, its archive. Importing this file loads torch, which takes seconds."""
+"""What a site works with: its data, its ClientApp, its archive. Importing this loads torch, which takes seconds."""
 
 import secrets
 from pathlib import Path

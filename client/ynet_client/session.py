@@ -12,7 +12,7 @@ from typing import Protocol
 
 import grpc
 
-from ynet import __version__
+from ynet import __version__, memory
 from ynet.errors import RefusedError, UnreachableError, UserError
 from ynet.federation import content, protocol
 from ynet.federation import hub_pb2 as pb
@@ -46,8 +46,8 @@ class Work(Protocol):
     def cases(self) -> int:
         """The number of training cases, for the greeting."""
 
-    async def task(self, kind: str, received: Content, cancelled: Callable[[], bool]) -> Content:
-        """The reply to one message of a run. Raises RefusedError to say no."""
+    async def task(self, kind: str, received: Path, cancelled: Callable[[], bool]) -> Content:
+        """The reply to one message of a run, which is in a file. Raises RefusedError to say no."""
 
     async def answer(self, from_site: str, body: bytes) -> bytes:
         """The answer to another site's query."""
@@ -190,8 +190,7 @@ class Session:
         received, reply = (self._spool / f"{kind}-{secrets.token_hex(8)}" for kind in ("in", "out"))
         try:
             await self.fetch(task.content, received)
-            arrived = await asyncio.to_thread(content.read, received)
-            answer = await self._work.task(task.kind, arrived, lambda: running.cancelled)
+            answer: Content | None = await self._work.task(task.kind, received, lambda: running.cancelled)
             if not running.cancelled:
                 written = await asyncio.to_thread(content.write, reply, answer)
                 await self._upload(task.id, reply, *written)
@@ -210,6 +209,8 @@ class Session:
             del self._running[task.id]
             received.unlink(missing_ok=True)
             reply.unlink(missing_ok=True)
+            answer = None
+            memory.give_back()
 
     def _fail(self, task: pb.Task, reason: str, *, refused: bool) -> None:
         failure = pb.TaskFailure(task_id=task.id, refused=refused, reason=reason)

@@ -9,7 +9,7 @@ import numpy as np
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from ynet import weights
+from ynet import memory, weights
 from ynet.errors import UserError
 from ynet.federation import plan as plans
 from ynet.federation.plan import Plan
@@ -43,6 +43,7 @@ def federate(grid: Grid, folder: RunFolder, name_of: Callable[[int], str] = str)
     for number in range(state.round + 1, plan.training.rounds + 1):
         state = State(number, rounds.train(chosen, number, state), state.layout)
         folder.save_state(state)
+        memory.give_back()
         if number % plan.training.evaluate_every == 0 and number < plan.training.rounds:
             rounds.evaluate(chosen, number, state)
     scores = rounds.evaluate(chosen, state.round, state)
@@ -96,9 +97,7 @@ class _Rounds:
         while True:
             begun = time.monotonic()
             self._wait_for(self._plan.cohort.quorum)
-            arrays = weights_record(state.flat)
-            messages = chosen.configure_train(number, arrays, self._config(state.layout), self._grid)
-            replies = [reply for reply in self._converse(number, messages) if self._accept(number, reply, state)]
+            replies = [reply for reply in self._send(chosen, number, state) if self._accept(number, reply, state)]
             if len(replies) >= self._plan.cohort.quorum:
                 break
             self._folder.event("under_quorum", round=number, updates=len(replies), quorum=self._plan.cohort.quorum)
@@ -119,6 +118,10 @@ class _Rounds:
         scores = {self._name_of(reply.node): _metrics(reply.content) for reply in self._converse(number, messages)}
         self._folder.event("evaluated", round=number, sites=scores)
         return scores
+
+    def _send(self, chosen: Any, number: int, state: State) -> list[_Reply]:
+        arrays = weights_record(state.flat)
+        return self._converse(number, chosen.configure_train(number, arrays, self._config(state.layout), self._grid))
 
     def _config(self, layout: Layout) -> ConfigRecord:
         return ConfigRecord({"plan": self._plan.canonical(), "layout": weights.layout_to_json(layout)})

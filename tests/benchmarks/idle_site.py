@@ -56,8 +56,8 @@ class Waits:
     def cases(self) -> int:
         return 1
 
-    async def task(self, kind: str, received: Content, cancelled: Callable[[], bool]) -> Content:
-        return await asyncio.to_thread(app_call.call, self._app, self._context, kind, received)
+    async def task(self, kind: str, received: Path, cancelled: Callable[[], bool]) -> Content:
+        return await asyncio.to_thread(lambda: app_call.call(self._app, self._context, kind, app_call.load(received)))
 
     async def answer(self, from_site: str, body: bytes) -> bytes:
         return body

@@ -1,0 +1,119 @@
+"""The SQLite file of a gallery: its tables, and how it is opened and written so that nothing acknowledged is lost.
+
+One process has the file at a time (locking mode EXCLUSIVE), with one connection. What is committed is on disk
+(write-ahead log, synchronous FULL).
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ynet.errors import UserError
+
+SCHEMA_VERSION = 1
+SCHEMA = """
+CREATE TABLE site (secret_check BLOB NOT NULL) STRICT;
+CREATE TABLE cases (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never given twice: a token names one case for ever
+  image TEXT NOT NULL UNIQUE,
+  sha256 BLOB NOT NULL,
+  label TEXT NOT NULL,
+  patient TEXT NOT NULL,
+  split TEXT NOT NULL,
+  attributes TEXT NOT NULL
+) STRICT;
+CREATE INDEX cases_by_sha256 ON cases (sha256);
+CREATE TABLE models (
+  number INTEGER PRIMARY KEY,
+  id TEXT NOT NULL UNIQUE,
+  code_bytes INTEGER,                    -- known from the first code on
+  activation INTEGER NOT NULL DEFAULT 0  -- the greatest is in use, 0 never was
+) STRICT;
+CREATE TABLE codes (
+  model INTEGER NOT NULL REFERENCES models (number) ON DELETE CASCADE,
+  case_id INTEGER NOT NULL REFERENCES cases (id) ON DELETE CASCADE,
+  code BLOB NOT NULL,
+  token BLOB NOT NULL,
+  PRIMARY KEY (model, case_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX codes_by_case ON codes (case_id);
+CREATE INDEX codes_by_token ON codes (token);
+"""
+BUSY_S = 2.0  # for a process that is just ending
+REBUILD = "move it away and start the site again: it is built anew from the images"
+
+
+def open_file(path: Path, secret_check: bytes) -> sqlite3.Connection:
+    """The file at `path`, made when there is none. `secret_check` shows whether it was made with the same secret.
+
+    Raises UserError when the file is in use, is no gallery, is of another version, or has another secret.
+    """
+    what = f"the gallery {path} cannot be opened"
+    try:
+        database = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+    except sqlite3.Error as error:
+        raise UserError(what, str(error), "check the folder and its rights") from None
+    try:
+        _configure(database)
+        _prepare(database, what, secret_check)
+    except sqlite3.OperationalError as error:
+        database.close()
+        in_use = _primary(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+        why = "another process has it" if in_use else str(error)
+        raise UserError(what, why, "stop the other ynet-client" if in_use else "check the disk") from None
+    except sqlite3.DatabaseError as error:
+        database.close()
+        raise UserError(what, str(error), REBUILD) from None
+    except UserError:
+        database.close()
+        raise
+    return database
+
+
+@contextmanager
+def transaction(database: sqlite3.Connection) -> Iterator[None]:
+    """All of it is on disk when it ends, or it is as if it had never been. Raises UserError when the disk fails."""
+    try:
+        database.execute("BEGIN IMMEDIATE")
+        yield
+        database.execute("COMMIT")
+    except sqlite3.OperationalError as error:
+        if _primary(error) not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY):
+            raise
+        do = "see that its disk has room and can be written to, then repeat the command"
+        raise UserError("the gallery could not be written", str(error), do) from None
+    finally:
+        if database.in_transaction:
+            database.execute("ROLLBACK")
+
+
+def _configure(database: sqlite3.Connection) -> None:
+    """One process, and nothing acknowledged before it is on disk."""
+    database.execute("PRAGMA locking_mode = EXCLUSIVE")
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("PRAGMA synchronous = FULL")
+    database.execute("PRAGMA foreign_keys = ON")
+
+
+def _prepare(database: sqlite3.Connection, what: str, secret_check: bytes) -> None:
+    """Make the tables of a new file, or see that those of an old one are this site's. Raises UserError."""
+    database.execute("BEGIN IMMEDIATE")
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if version == 0 and tables == 0:
+        for statement in SCHEMA.split(";"):
+            database.execute(statement)
+        database.execute("INSERT INTO site VALUES (?)", (secret_check,))
+        database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    elif version != SCHEMA_VERSION:
+        why = f"its format has the number {version}, this ynet reads {SCHEMA_VERSION}"
+        raise UserError(what, why, f"use the ynet that wrote it, or {REBUILD}")
+    elif database.execute("SELECT secret_check FROM site").fetchone() != (secret_check,):
+        raise UserError(what, "it was made with another secret", f"put gallery.secret back, or {REBUILD}")
+    database.execute("COMMIT")
+
+
+def _primary(error: sqlite3.Error) -> int:
+    """SQLite's result code without its details."""
+    return error.sqlite_errorcode & 0xFF
