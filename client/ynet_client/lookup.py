@@ -1,15 +1,16 @@
 """Queries: what a site tells another, and how the asking site puts the answers together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from google.protobuf.message import DecodeError
-from ynet.index import Hit, MergedHit, merge
 
 from ynet.errors import RefusedError, UserError
 from ynet.federation import hub_pb2 as hub
 from ynet.federation import retrieval_pb2 as pb
+from ynet.federation.protocol import MAX_REASON_CHARACTERS
+from ynet.index import Hit, MergedHit, check_answer, merge
 
 if TYPE_CHECKING:
     from ynet_client.archive import Archive, Encoded
@@ -70,15 +71,23 @@ def combine(own_site: str, own_hits: Sequence[Hit], answers: hub.Answers, code: 
     declined: dict[str, str] = {}
     for one in answers.answers:
         try:
-            reply = pb.LookupReply.FromString(one.body)
-            if reply.WhichOneof("outcome") == "found":
-                by_site[one.site] = [_from_wire(hit) for hit in reply.found.hits]
-            else:
-                declined[one.site] = reply.declined.reason
-        except DecodeError:
-            declined[one.site] = "the answer cannot be read"
-    merged: Mapping[str, Sequence[Hit]] = by_site
-    return Result(merge(merged, code, k), by_site, list(answers.missing), list(answers.late), declined)
+            by_site[one.site] = _found(one.body, code, k)
+        except UserError as error:
+            declined[one.site] = error.why
+    return Result(merge(by_site, code, k), by_site, list(answers.missing), list(answers.late), declined)
+
+
+def _found(body: bytes, code: bytes, k: int) -> list[Hit]:
+    """The hits in another site's answer, checked. Raises RefusedError when it declined, UserError when it is unfit."""
+    try:
+        reply = pb.LookupReply.FromString(body)
+    except DecodeError:
+        raise UserError("an answer was thrown away", "it cannot be read", "let that site update ynet") from None
+    if reply.WhichOneof("outcome") != "found":
+        raise RefusedError("a site declined", reply.declined.reason[:MAX_REASON_CHARACTERS], "ask that site")
+    hits = [_from_wire(hit) for hit in reply.found.hits]
+    check_answer(hits, code, k)
+    return hits
 
 
 def describe(site: str, archive: "Archive", model_id: str, result: Result) -> dict[str, Any]:
