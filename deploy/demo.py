@@ -125,11 +125,12 @@ def measure(trial: Trial, manifests: Mapping[str, Manifest]) -> None:
     mean = {label: sum(values) / len(values) for label, values in sorted(by_class.items())}
     macro = sum(mean.values()) / len(mean)
     share = [count / sum(total.values()) for count in total.values()]
+    chance = sum(p * p + p * (1 - p) * sum(1 / i for i in range(1, K + 1)) / K for p in share) / len(share)
     each_s = (time.monotonic() - begun) / asked
     print(
         f"{asked} queries, each answered by all sites, {1000 * each_s:.0f} ms each:"
         f" macro mAP@{K} {macro:.3f} ({', '.join(f'{label} {value:.3f}' for label, value in mean.items())});"
-        f" a random ranking gives about {sum(s * s for s in share) / sum(share):.2f}",
+        f" a random ranking gives {chance:.3f}",
         flush=True,
     )
 

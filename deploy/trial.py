@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,6 +26,7 @@ class Trial:
         self.folder, self.sites, self._threads, self._federation = folder, dict(sites), threads, federation
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._logs: dict[str, Path] = {}
+        self._begun: dict[str, int] = {}  # where the newest process's lines begin
 
     # --- places
 
@@ -54,15 +55,14 @@ class Trial:
         for name in list(self._processes):
             self.stop(name)
 
-    def start_server(self) -> None:
-        """`ynet-server start`; back when it is ready."""
+    def start_server(self, script: Sequence[object] = ()) -> None:
+        """`ynet-server start`, or a script in its place; back when it is ready."""
         config = self.folder / "server.yaml"
         listen = {"host": "127.0.0.1", "hub_port": 0, "enrolment_port": 0}
         config.write_text(yaml.safe_dump({"federation": self._federation, "listen": listen}))
-        first = not (self.server_home / "server.yaml").exists()
-        self._spawn(
-            "server", "ynet_server", "start", "--home", self.server_home, *(["--config", config] if first else [])
-        )
+        first = ["--config", config] if not (self.server_home / "server.yaml").exists() else []
+        ordinary = ["-m", "ynet_server", "start", "--home", self.server_home, *first]
+        self._spawn("server", *(script or ordinary))
         self._wait("server", "ready")
 
     def join(self, site: str) -> None:
@@ -71,7 +71,7 @@ class Trial:
         if not (self.home(site) / "membership.json").exists():
             invited = self.server_call("POST", "/invitations", json={"site": site, "replace": False})
             arguments += ["--invitation", invited["invitation"], "--data", self.sites[site]]
-        self._spawn(site, "ynet_client", *arguments)
+        self._spawn(site, "-m", "ynet_client", *arguments)
 
     def join_all(self) -> None:
         """Join every site; back when all are connected."""
@@ -87,6 +87,17 @@ class Trial:
             if time.monotonic() > until:
                 raise TimeoutError(f"not connected: {sorted(missing)}\n" + "\n".join(map(self.log, sorted(missing))))
             time.sleep(0.05)
+
+    def wait_for_event(self, run: int, kind: str, count: int) -> None:
+        """Back when a run has had `count` events of a kind."""
+        until = time.monotonic() + READY_WITHIN_S
+        while True:
+            events = self.server_call("GET", f"/runs/{run}/events")["events"]
+            if sum(event["kind"] == kind for event in events) >= count:
+                return
+            if time.monotonic() > until:
+                raise TimeoutError(f"run {run} had no {count} events {kind!r}: {events[-3:]}")
+            time.sleep(0.02)
 
     def wait_indexed(self, model: str) -> None:
         """Back when every site answers queries with `model`."""
@@ -139,11 +150,12 @@ class Trial:
 
     # --- within
 
-    def _spawn(self, name: str, module: str, *arguments: object) -> None:
+    def _spawn(self, name: str, *arguments: object) -> None:
         log = self._logs[name] = self.folder / f"{name}.out"
+        self._begun[name] = log.stat().st_size if log.exists() else 0
         with log.open("ab") as file:
             self._processes[name] = subprocess.Popen(
-                [sys.executable, "-m", module, *map(str, arguments)],
+                [sys.executable, *map(str, arguments)],
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
@@ -152,7 +164,7 @@ class Trial:
 
     def _wait(self, name: str, word: str) -> None:
         until = time.monotonic() + READY_WITHIN_S
-        while word not in self.log(name):
+        while word not in self.log(name)[self._begun[name] :]:
             self._check_alive(name)
             if time.monotonic() > until:
                 raise TimeoutError(f"{name} did not say {word!r}\n{self.log(name)}")

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from ynet.model import YNet, build, load_arrays
 
 from ynet import hashing, weights
 from ynet.data import images
@@ -18,6 +17,7 @@ from ynet.data.manifest import Case, Manifest
 from ynet.errors import RefusedError, UserError
 from ynet.federation import plan as plans
 from ynet.federation.plan import Plan
+from ynet.model import YNet, build, load_arrays
 from ynet_client.gallery import Gallery, GalleryCase
 from ynet_client.local_site import LocalSite
 
@@ -61,6 +61,10 @@ class Archive:
     def file_of(self, model_id: str) -> Path:
         """Where a model's weights are kept."""
         return self._folder / f"{model_id}.safetensors"
+
+    def manifest(self) -> Manifest:
+        """The manifest as it is now, split as the model's plan splits it. Raises UserError."""
+        return self._site.manifest(self.active().plan.training.seed)
 
     def adopt(self, model_id: str, path: Path, progress: Progress) -> dict[str, int]:
         """Check a model, encode every case under it, then switch; the old one answers until then. Raises UserError."""

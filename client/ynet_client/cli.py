@@ -168,7 +168,7 @@ def query(
         data = image.read_bytes()
     except OSError as error:
         raise UserError(f"the image {image} cannot be read", error.strerror or "", "check the path") from None
-    asked = {"k": k, "split": split, "picture": int(picture is not None)}
+    asked = {"k": k, "split": split, "picture": int(picture is not None), "name": image.name}
     found = _call(_home(home, site), "POST", "/query", content=data, params=asked)
     drawn = found.pop("picture", None)
     if picture and drawn:

@@ -125,7 +125,8 @@ def _refused(why: str) -> RefusedError:
 
 
 @cache
-def _site_at(manifest: str, device: str, cache_mb: int) -> LocalSite:
+def site_at(manifest: str, device: str, cache_mb: int) -> LocalSite:
+    """The site whose manifest this is, the same one as long as the process lives."""
     return LocalSite(Path(manifest), device, cache_mb << 20)
 
 
@@ -134,7 +135,7 @@ def from_node_config(context: Context) -> LocalSite:
     config = context.node_config
     if "manifest" not in config:
         raise RefusedError("no site", "the node's config names no manifest", "start it with --node-config manifest=...")
-    return _site_at(str(config["manifest"]), str(config.get("device", "auto")), int(config.get("cache-mb", 2048)))
+    return site_at(str(config["manifest"]), str(config.get("device", "auto")), int(config.get("cache-mb", 2048)))
 
 
 app = build(from_node_config)

@@ -1,10 +1,11 @@
 """What the site's commands ask of the running client."""
 
 import base64
+import importlib
 import io
 import secrets
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -12,7 +13,7 @@ from starlette.routing import Route
 
 from ynet.errors import UnreachableError, UserError
 from ynet.federation import hub_pb2 as hub
-from ynet_client import lookup, query_picture
+from ynet_client import lookup
 from ynet_client.duties import Duties
 from ynet_client.session import Session
 
@@ -44,9 +45,10 @@ def routes(site: str, duties: Duties, session: Session, spool: Path) -> list[Rou
             path.unlink(missing_ok=True)
         answers, note = await _ask(session, lookup.question(look.model_id, look.encoded.code, k, split))
         result = lookup.combine(site, look.hits, answers, look.encoded.code, k)
-        shown = await duties.search(lambda archive: lookup.describe(site, archive, look.model_id, result))
+        shown = await duties.search(lambda archive: lookup.describe(site, archive, look, result))
         if picture:
-            shown["picture"] = await duties.search(lambda archive: _png(archive, site, look, result))
+            name = asked.get("name", "")
+            shown["picture"] = await duties.search(lambda archive: _png(archive, site, look, result, name))
         return JSONResponse({**shown, "note": note})
 
     return [
@@ -60,9 +62,10 @@ def _gallery_state(archive: "Archive") -> dict[str, object]:
     return {"model": archive.model_id, "gallery": archive.gallery.stats()}
 
 
-def _png(archive: "Archive", site: str, look: lookup.Look, result: lookup.Result) -> str:
+def _png(archive: "Archive", site: str, look: lookup.Look, result: lookup.Result, name: str) -> str:
+    drawing: Any = importlib.import_module("ynet_client.query_picture")  # it loads torch, which by now is there
     buffer = io.BytesIO()
-    query_picture.draw_result(archive, site, look, result).save(buffer, "PNG")
+    drawing.draw_result(archive, site, look, result, name).save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()
 
 

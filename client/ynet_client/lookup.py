@@ -90,7 +90,7 @@ def _found(body: bytes, code: bytes, k: int) -> list[Hit]:
     return hits
 
 
-def describe(site: str, archive: "Archive", model_id: str, result: Result) -> dict[str, Any]:
+def describe(site: str, archive: "Archive", look: Look, result: Result) -> dict[str, Any]:
     """The result as `ynet-client query --json` prints it; own hits with the path of their image."""
     hits = []
     for rank, (where, hit) in enumerate(result.hits, start=1):
@@ -108,7 +108,8 @@ def describe(site: str, archive: "Archive", model_id: str, result: Result) -> di
     answered = {name: len(found) for name, found in result.by_site.items() if name != site}
     return {
         "site": site,
-        "model": model_id,
+        "model": look.model_id,
+        "code": look.encoded.code.hex(),
         "hits": hits,
         "answered": answered,
         "missing": result.missing,

@@ -1,6 +1,7 @@
 """The coordinator's commands."""
 
 import asyncio
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +13,7 @@ from ynet.errors import UserError
 from ynet.federation import plan as plans
 from ynet.home import default_home, prepare
 from ynet_server import settings as server_settings
-from ynet_server.progress import describe_event, run_table
+from ynet_server.progress import describe_event, outcome_table, run_table
 
 app = typer.Typer(name="ynet-server", help="The central server of a consortium.", no_args_is_help=True)
 plan_app = typer.Typer(help="What all sites agree on before training.", no_args_is_help=True)
@@ -104,6 +105,28 @@ def train(
         raise UserError(
             f"run {number} failed", run["reason"], f"mend that, then train again (ynet-server runs {number})"
         )
+
+
+@app.command()
+def simulate(
+    plan: Annotated[Path, typer.Option("--plan", help="The plan, YAML.")],
+    data: Annotated[Path, typer.Option("--data", help="A folder of sites, each with a manifest.csv.")],
+    out: Annotated[Path, typer.Option("--out", help="Where the run's folder goes; an older one there is replaced.")],
+    pooled: Annotated[bool, typer.Option("--pooled", help="Also: one model on all sites' data.")] = False,
+    local: Annotated[bool, typer.Option("--local", help="Also: each site by itself.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a plan with all sites on this machine (needs the extra `simulation`), and score what comes of it."""
+    try:
+        from ynet_server import simulate as simulation  # torch, Ray and the client: only here
+    except ImportError as error:
+        raise UserError("the simulation is not installed", str(error), "pip install 'ynet[simulation]'") from None
+
+    wanted = [name for name, asked in (("pooled", pooled), ("local", local)) if asked]
+    outcomes = simulation.simulate(
+        plans.read(plan), data, out, wanted, lambda line: print(line, flush=True, file=sys.stderr)
+    )
+    terminal.show(simulation.as_json(outcomes), as_json=as_json, human=lambda: outcome_table(outcomes))
 
 
 @app.command()

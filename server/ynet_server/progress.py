@@ -31,6 +31,13 @@ def run_table(runs: Sequence[Mapping[str, Any]]) -> Table:
     return terminal.rows("runs", ("run", "status", "started", "ended", "plan", "model", "why"), lines)
 
 
+def outcome_table(outcomes: Sequence[Any]) -> Table:
+    """What a simulation's models score: all sites' test queries against all sites' training cases."""
+    shown = ("macro_map10", "macro_map10_random", "dice", "balanced_accuracy")
+    lines = [(o.name, *(f"{o.all_sites.get(key, float('nan')):.3f}" for key in shown)) for o in outcomes]
+    return terminal.rows("all sites' queries, all sites' cases", ("model", *shown), lines)
+
+
 def _round(event: Mapping[str, Any]) -> str:
     sites = "  ".join(f"{site} loss {values.get('loss', float('nan')):.3f}" for site, values in event["sites"].items())
     return f"round {event['round']}/{event['rounds']}  {event['seconds']:.1f} s  {sites}"

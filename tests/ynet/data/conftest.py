@@ -13,7 +13,6 @@ WriteSite = Callable[..., Path]
 HEADER = ("image", "mask", "label", "patient", "split")
 
 
-
 @pytest.fixture
 def write_site(tmp_path: Path) -> WriteSite:
     """Writes eight sound cases of four patients; `change` may spoil the rows first. Returns the manifest."""

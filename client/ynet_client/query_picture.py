@@ -1,0 +1,42 @@
+"""A query's result as a picture: this site's own cases are opened for it, of the others' there is nothing to open."""
+
+from PIL import Image
+
+from ynet.data import images
+from ynet.data.manifest import Case, Manifest
+from ynet.federation.plan import Plan
+from ynet.index import Hit, merge
+from ynet_client.archive import Archive
+from ynet_client.lookup import Look, Result
+from ynet_client.picture import Answers, OtherHit, OwnHit, QueryImage, draw
+
+SHOWN = 10
+"""Own hits, and others' hits, in the picture."""
+
+
+def draw_result(archive: Archive, site: str, look: Look, result: Result, name: str) -> Image.Image:
+    """The query with its predicted mask, own hits as thumbnails, others' as cards. Raises UserError."""
+    plan = archive.active().plan
+    manifest = archive.manifest()
+    cases = {case.image: case for case in manifest.cases}
+    ranks = {(one.site, one.hit.token): rank for rank, one in enumerate(result.hits, start=1)}
+    own = [
+        _own(manifest, cases[archive.gallery.case_of(hit.token).image], hit, ranks.get((site, hit.token)), plan)
+        for hit in result.by_site[site][:SHOWN]
+    ]
+    elsewhere = {name: hits for name, hits in result.by_site.items() if name != site}
+    others = [
+        OtherHit(
+            one.site, one.hit.label, one.hit.distance, one.hit.ties, one.hit.token, ranks.get((one.site, one.hit.token))
+        )
+        for one in merge(elsewhere, look.encoded.code, SHOWN)
+    ]
+    silent = {**dict.fromkeys(result.missing, "not connected"), **dict.fromkeys(result.late, "late"), **result.declined}
+    query = QueryImage(look.encoded.pixels, look.encoded.mask, name)
+    return draw(site, query, Answers(own, others, silent), plan.network.code_bits)
+
+
+def _own(manifest: Manifest, case: Case, hit: Hit, rank: int | None, plan: Plan) -> OwnHit:
+    pixels = images.decode(manifest.path_of(case.image), plan.image.channels)
+    mask = images.decode_mask(manifest.path_of(case.mask)) if case.mask else None
+    return OwnHit(pixels, hit.label, hit.distance, hit.ties, rank, mask)

@@ -1,0 +1,36 @@
+"""Consortia of whole processes on loopback, small enough for a test."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hospitals import SITES, plant_canaries
+from trial import Trial, find_sites
+
+from ynet.data.synthetic import make_federation
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three synthetic hospitals with canaries in their manifests."""
+    folder = tmp_path_factory.mktemp("hospitals")
+    make_federation(folder, SITES, seed=1, size=48)
+    for manifest in find_sites(folder).values():
+        plant_canaries(manifest)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Iterator[Trial]:
+    """A consortium whose sites are connected and whose hub's traffic is written to `record`."""
+    folder = tmp_path_factory.mktemp("consortium")
+    recording = [
+        Path(__file__).parent / "recording_server.py",
+        folder / "server",
+        folder / "server.yaml",
+        folder / "record",
+    ]
+    with Trial(folder, find_sites(data)) as running:
+        running.start_server(recording)
+        running.join_all()
+        yield running

@@ -1,0 +1,187 @@
+"""Hospitals on loopback, from their joining to their queries: every part real, every process its own."""
+
+import contextlib
+import json
+import shutil
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hospitals import SITES, small_plan
+from PIL import Image
+from trial import Trial
+
+from ynet.data.manifest import read
+from ynet.index import Index
+
+
+def an_image(trial: Trial, site: str) -> Path:
+    manifest = read(trial.sites[site])
+    return manifest.path_of(manifest.test[0].image)
+
+
+def test_a_query_before_there_is_a_model_is_refused_with_three_lines(trial: Trial) -> None:
+    asked = trial.site_command("A", "query", an_image(trial, "A"))
+    assert asked.returncode == 3
+    assert asked.stderr.splitlines()[0].startswith("error: the site cannot search yet")
+    assert len(asked.stderr.splitlines()) == 3
+
+
+@pytest.fixture(scope="module")
+def trained(trial: Trial) -> str:
+    """The model of a finished run, indexed at every site."""
+    plan = small_plan(trial.folder / "plan.yaml")
+    done = trial.server_command("train", "--plan", plan)
+    assert done.returncode == 0, done.stdout + done.stderr
+    model = trial.server_call("GET", "/models")["in_use"]
+    trial.wait_indexed(model)
+    return str(model)
+
+
+def test_a_run_shows_its_rounds_and_publishes_one_model(trial: Trial, trained: str) -> None:
+    listed = json.loads(trial.server_command("runs", "--json").stdout)
+    assert [run["status"] for run in listed["runs"]] == ["finished"]
+    assert listed["runs"][0]["model"] == trained
+    shown = trial.server_command("runs", "1").stdout
+    assert "round 2/2" in shown
+    assert "scores after round 2" in shown
+    assert "macro_map10" in trial.server_call("GET", "/models")["models"][0]["card"]["scores"]["A"]
+
+
+def test_a_query_from_each_site_is_answered_by_all_others(trial: Trial, trained: str) -> None:
+    for site in trial.sites:
+        found = trial.query(site, an_image(trial, site))
+        assert set(found["answered"]) == set(trial.sites) - {site}
+        assert found["missing"] == found["late"] == []
+        assert found["model"] == trained
+        assert len(found["hits"]) == 10
+
+
+def test_only_own_hits_have_an_image_and_the_query_itself_is_no_hit(trial: Trial, trained: str) -> None:
+    image = an_image(trial, "A")
+    found = trial.query("A", image, k=100)
+    assert {hit["site"] for hit in found["hits"] if "image" in hit} == {"A"}
+    assert not any(hit.get("image", "").endswith(image.name) for hit in found["hits"])
+
+
+def all_codes(trial: Trial, folder: Path) -> dict[str, bytes]:
+    """Token to code of every site's gallery, from copies of their files."""
+    codes = {}
+    for site in trial.sites:
+        for part in trial.home(site).glob("gallery.sqlite*"):
+            shutil.copy(part, folder / f"{site}-{part.name}")
+        with contextlib.closing(sqlite3.connect(folder / f"{site}-gallery.sqlite")) as database:
+            codes.update({token.hex(): code for token, code in database.execute("SELECT token, code FROM codes")})
+    return codes
+
+
+def test_the_merged_ranking_is_that_of_all_codes_pooled(trial: Trial, trained: str, tmp_path: Path) -> None:
+    """Against one index, made here, over the codes of every site."""
+    found = trial.query("A", an_image(trial, "B"), k=40)
+    code_of = all_codes(trial, tmp_path)
+    assert len(code_of) == sum(SITES.values())
+    code = bytes.fromhex(found["code"])
+    codes = np.array([np.frombuffer(one, np.uint8) for one in code_of.values()])
+    tokens = np.array([np.frombuffer(bytes.fromhex(token), np.uint8) for token in code_of])
+    pooled = Index(codes, tokens, [None] * len(codes)).search(code, 40)
+    assert [(hit["distance"], hit["token"]) for hit in found["hits"]] == [(h.distance, h.token.hex()) for h in pooled]
+
+
+def test_the_picture_of_a_query_is_saved(trial: Trial, trained: str, tmp_path: Path) -> None:
+    path = tmp_path / "query.png"
+    asked = trial.site_command("A", "query", an_image(trial, "A"), "--picture", path)
+    assert asked.returncode == 0, asked.stderr
+    with Image.open(path) as picture:
+        assert picture.width > 500
+
+
+def recorded(trial: Trial, since: int = 0) -> bytes:
+    return (trial.folder / "record").read_bytes()[since:]
+
+
+def messages(record: bytes) -> list[tuple[str, str, bytes]]:
+    """Method, direction and bytes of each message in a record."""
+    found, place = [], 0
+    while place < len(record):
+        end = record.index(b"\n", place + 1)
+        method, direction, size = record[place + 1 : end].decode().split(" ")
+        found.append((method.rsplit("/", 1)[1], direction, record[end + 1 : end + 1 + int(size)]))
+        place = end + 1 + int(size)
+    return found
+
+
+def test_of_a_query_only_a_code_goes_up_and_only_distances_labels_and_tokens_come_down(
+    trial: Trial, trained: str
+) -> None:
+    image = an_image(trial, "A")
+    before = len(recorded(trial))
+    trial.query("A", image)
+    seen = messages(recorded(trial, before))
+    questions = [data for method, direction, data in seen if (method, direction) == ("Ask", "in")]
+    assert len(questions) == 1
+    assert len(questions[0]) < 1024
+    assert {method for method, _, _ in seen} == {"Ask", "Attach"}
+    assert sum(len(data) for _, _, data in seen) < 16_384
+    everything = b"".join(data for _, _, data in seen)
+    with Image.open(image) as opened:
+        pixels = np.asarray(opened)
+    for row in pixels:
+        assert row[:16].tobytes() not in everything
+    file = image.read_bytes()
+    assert not any(file[place : place + 16] in everything for place in range(0, len(file) - 16, 16))
+
+
+def test_in_all_that_the_hub_ever_saw_is_no_patient_and_no_path(trial: Trial, trained: str) -> None:
+    everything = recorded(trial)
+    assert len(everything) > 100_000
+    for canary in (b"CANARY", b"images/", b"masks/", str(trial.folder).encode()):
+        assert canary not in everything
+    for name in ("server", *trial.sites):
+        assert "CANARY" not in trial.log(name)
+    for log in [trial.server_home / "server.log", *(trial.home(site) / "client.log" for site in trial.sites)]:
+        assert "CANARY" not in log.read_text("utf-8")
+
+
+def test_a_site_that_is_away_is_named_missing_and_answers_again_when_it_is_back(trial: Trial, trained: str) -> None:
+    trial.stop("C")
+    found = trial.query("A", an_image(trial, "A"))
+    assert found["missing"] == ["C"]
+    assert set(found["answered"]) == {"B"}
+    trial.join("C")
+    trial.wait_connected("C")
+    assert set(trial.query("A", an_image(trial, "A"))["answered"]) == {"B", "C"}
+
+
+def test_an_image_that_is_none_is_refused_by_the_query(trial: Trial, trained: str, tmp_path: Path) -> None:
+    no_image = tmp_path / "report.png"
+    no_image.write_text("not an image")
+    asked = trial.site_command("A", "query", no_image)
+    assert asked.returncode == 2
+    assert len(asked.stderr.splitlines()) == 3
+    assert "Traceback" not in asked.stderr
+
+
+def test_the_server_forgets_nothing_when_it_is_killed_and_sites_come_back_by_themselves(
+    trial: Trial, trained: str
+) -> None:
+    trial.kill("server")
+    trial.start_server()
+    trial.wait_connected(*trial.sites)
+    assert trial.server_call("GET", "/models")["in_use"] == trained
+    assert set(trial.query("B", an_image(trial, "B"))["answered"]) == {"A", "C"}
+
+
+def test_a_run_goes_on_when_the_server_was_killed_in_the_middle(trial: Trial, trained: str) -> None:
+    plan = small_plan(trial.folder / "long.yaml", rounds=12)
+    assert trial.server_command("train", "--plan", plan, "--detach").returncode == 0
+    number = trial.server_call("GET", "/runs")["runs"][0]["id"]
+    trial.wait_for_event(number, "round", 3)
+    trial.kill("server")
+    trial.start_server()
+    trial.wait_for_event(number, "finished", 1)
+    events = trial.server_call("GET", f"/runs/{number}/events")["events"]
+    rounds = [event["round"] for event in events if event["kind"] == "round"]
+    assert "resumed" in [event["kind"] for event in events]
+    assert sorted(set(rounds)) == list(range(1, 13))
+    assert len(rounds) <= 13

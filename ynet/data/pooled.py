@@ -1,0 +1,35 @@
+"""Several sites' cases as one source: the reference that a federation is measured against."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from ynet.data.batch import Batch, CaseSource
+
+
+class Pooled:
+    """The cases of `sources`, one source after the other."""
+
+    def __init__(self, sources: Sequence[CaseSource]) -> None:
+        self._sources = tuple(sources)
+        sizes = torch.tensor([len(source) for source in self._sources], dtype=torch.int64)
+        self._starts = torch.cumsum(sizes, 0) - sizes
+        self.label: Int64[Tensor, " cases"] = torch.cat([source.label for source in self._sources])
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def batch(self, positions: Int64[Tensor, " batch"]) -> Batch:
+        """The cases at `positions`, in that order."""
+        owner = torch.searchsorted(self._starts, positions, right=True) - 1
+        order, parts = [], []
+        for number, source in enumerate(self._sources):
+            mine = torch.nonzero(owner == number).flatten()
+            if len(mine):
+                order.append(mine)
+                parts.append(source.batch(positions[mine] - self._starts[number]))
+        back = torch.argsort(torch.cat(order))
+        image, mask, label = (torch.cat(tensors)[back] for tensors in zip(*parts, strict=True))
+        return Batch(image, mask, label)
