@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import errno
+import gc
 import os
 import shutil
 import signal
@@ -94,6 +95,9 @@ async def serve(
         await _until_told_to_stop()
         say("stopping")
         await asyncio.gather(door.end(), https.end(), server.stop(STOP_GRACE_S))
+        del server
+        gc.collect()  # gRPC's server ends itself when it is collected, and needs the loop for it
+        await asyncio.sleep(0)
 
 
 async def _open_hub(

@@ -37,6 +37,10 @@ class PeakMemory(threading.Thread):
         self.each = [0] * len(pids)
         self._ended = threading.Event()
 
+    def now(self) -> int:
+        """The sum at this moment."""
+        return sum(process.memory_info().rss for process in self._processes)
+
     def run(self) -> None:
         while not self._ended.wait(0.02):
             try:
