@@ -150,14 +150,15 @@ class Gallery:
         """
         with self._writing() as database:
             number = _model_number(database, model_id, {len(code) for _, code in codes})
-            kept = database.executemany(
-                "INSERT OR REPLACE INTO codes (model, case_id, code, token)"
-                " SELECT ?1, id, ?3, ?4 FROM cases WHERE id = ?2",
-                [(number, case_id, code, self._token(model_id, case_id)) for case_id, code in codes],
-            ).rowcount
+            rows = [
+                (number, case_id, code, self._token(model_id, *case))
+                for case_id, code in codes
+                for case in database.execute("SELECT image, sha256 FROM cases WHERE id = ?", (case_id,))
+            ]
+            database.executemany("INSERT OR REPLACE INTO codes (model, case_id, code, token) VALUES (?, ?, ?, ?)", rows)
             if model_id == self.active_model:
                 self._in_memory = None
-        return max(kept, 0)
+        return len(rows)
 
     def activate(self, model_id: str) -> None:
         """Answer with this model from now on. Raises RefusedError while a case has no code under it.
@@ -283,8 +284,9 @@ class Gallery:
     def _cases_with(self, sha256: str) -> list[int]:
         return [case_id for (case_id,) in self._read("SELECT id FROM cases WHERE sha256 = ?", bytes.fromhex(sha256))]
 
-    def _token(self, model_id: str, case_id: int) -> bytes:
-        return _mac(self._secret, "case", f"{model_id}:{case_id}")
+    def _token(self, model_id: str, image: str, sha256: bytes) -> bytes:
+        """Of the image, not of its row: in a gallery built anew an old token must not name another case."""
+        return _mac(self._secret, "case", f"{model_id}:{sha256.hex()}:{image}")
 
     def _read(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         with self._lock:

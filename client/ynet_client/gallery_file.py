@@ -15,7 +15,7 @@ SCHEMA_VERSION = 1
 SCHEMA = """
 CREATE TABLE site (secret_check BLOB NOT NULL) STRICT;
 CREATE TABLE cases (
-  id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never given twice: a token names one case for ever
+  id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never given twice: a late code finds no other case
   image TEXT NOT NULL UNIQUE,
   sha256 BLOB NOT NULL,
   label TEXT NOT NULL,

@@ -165,6 +165,16 @@ def test_tokens_rotate_with_the_model_and_the_last_ones_still_name_their_cases(g
         gallery.case_of(tokens[OLD]["images/5.png"])
 
 
+def test_a_gallery_built_anew_gives_each_case_its_old_token(path: Path, gallery: Gallery) -> None:
+    fill(gallery, OLD)
+    anew = Gallery.open(path.with_name("anew.sqlite"), SECRET)
+    fill(anew, OLD, CASES[::-1])
+    assert anew.search(OLD, bytes(8), 12) == gallery.search(OLD, bytes(8), 12)
+    for hit in gallery.search(OLD, bytes(8), 12):
+        assert anew.case_of(hit.token) == gallery.case_of(hit.token)
+    anew.close()
+
+
 def test_a_model_can_come_back(gallery: Gallery) -> None:
     for model_id in (OLD, NEW, OLD, OLD):
         fill(gallery, model_id)
