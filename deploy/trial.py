@@ -85,7 +85,9 @@ class Trial:
         while missing := set(sites) - set(self.server_call("GET", "/status")["connected"]):
             self._check_alive(*missing)
             if time.monotonic() > until:
-                raise TimeoutError(f"not connected: {sorted(missing)}\n" + "\n".join(map(self.log, sorted(missing))))
+                raise TimeoutError(
+                    f"not connected: {sorted(missing)}\n" + "\n".join(map(self.log, sorted(missing & set(self._logs))))
+                )
             time.sleep(0.05)
 
     def wait_for_event(self, run: int, kind: str, count: int) -> None:
@@ -172,7 +174,7 @@ class Trial:
 
     def _check_alive(self, *names: str) -> None:
         for name in names:
-            if self._processes[name].poll() is not None:
+            if name in self._processes and self._processes[name].poll() is not None:
                 raise RuntimeError(f"{name} has ended\n{self.log(name)}")
 
 
