@@ -73,21 +73,9 @@ def test_an_invitation_for_another_site(server: Trial, site: Path, tmp_path: Pat
 
 def test_an_invitation_that_was_used_already(server: Trial, site: Path, tmp_path: Path) -> None:
     invited = invite(server, "used")
+    arguments = ["--site", "used", "--home", tmp_path / "first", "--invitation", invited]
     first = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "ynet_client",
-            "join",
-            "--site",
-            "used",
-            "--home",
-            str(tmp_path / "first"),
-            "--invitation",
-            invited,
-            "--data",
-            str(site / "manifest.csv"),
-        ],
+        [sys.executable, "-m", "ynet_client", "join", *arguments, "--data", site / "manifest.csv"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
