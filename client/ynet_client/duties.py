@@ -8,6 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from flwr.app import RecordDict
+
 from ynet.errors import UserError
 from ynet.federation import hub_pb2 as pb
 from ynet.federation.content import Content
@@ -19,7 +21,6 @@ from ynet_client.settings import ClientSettings
 
 if TYPE_CHECKING:
     from ynet.train import Progress
-
     from ynet_client.archive import Archive
     from ynet_client.equipment import Equipment
 
@@ -101,7 +102,7 @@ class Duties:
 
     def _run_app(self, tools: "Equipment", kind: str, received: Path, cancelled: Callable[[], bool]) -> Content:
         records = app_call.load(received)
-        number = records.config_records[CONFIG].get("server-round", 0) if CONFIG in records.config_records else 0
+        number = _round(records)
 
         def report(progress: "Progress") -> None:
             if cancelled():
@@ -122,6 +123,11 @@ def _prepare(home: Path, settings: ClientSettings) -> "Equipment":
     module: Any = importlib.import_module("ynet_client.equipment")
     prepared: Equipment = module.prepare(home, settings)
     return prepared
+
+
+def _round(records: RecordDict) -> int:
+    number = records.config_records[CONFIG].get("server-round") if CONFIG in records.config_records else None
+    return number if isinstance(number, int) else 0
 
 
 def _numbers(reply: Content) -> str:

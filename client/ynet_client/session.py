@@ -190,9 +190,10 @@ class Session:
         received, reply = (self._spool / f"{kind}-{secrets.token_hex(8)}" for kind in ("in", "out"))
         try:
             await self.fetch(task.content, received)
-            answer: Content | None = await self._work.task(task.kind, received, lambda: running.cancelled)
+            answer = await self._work.task(task.kind, received, lambda: running.cancelled)
+            written = await asyncio.to_thread(content.write, reply, answer)
+            del answer
             if not running.cancelled:
-                written = await asyncio.to_thread(content.write, reply, answer)
                 await self._upload(task.id, reply, *written)
         except UserError as error:
             self._say(str(error))
@@ -209,7 +210,6 @@ class Session:
             del self._running[task.id]
             received.unlink(missing_ok=True)
             reply.unlink(missing_ok=True)
-            answer = None
             memory.give_back()
 
     def _fail(self, task: pb.Task, reason: str, *, refused: bool) -> None:

@@ -30,7 +30,9 @@ class Image:
 class Network:
     """The size of the Y-Net."""
 
-    width: Annotated[int, Field(ge=4, le=256, multiple_of=4)] = 24  # channels of the first stage / 4
+    width: Annotated[int, Field(ge=4, le=256, multiple_of=4)] = (
+        24  # channels of the stem; the last stage has 16 times as many
+    )
     code_bits: Literal[32, 64, 128, 256] = 64
     codebook_seed: Annotated[int, Field(ge=0, lt=2**31)] = 1  # the same target codes at every site
 
@@ -113,8 +115,8 @@ class Plan:
     def _fits_together(self) -> "Plan":
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("a class stands twice in 'classes'")
-        if len(self.classes) > self.network.code_bits:
-            raise ValueError("more classes than code bits: no orthogonal target codes; raise 'network.code_bits'")
+        if len(self.classes) >= self.network.code_bits:
+            raise ValueError("as many classes as code bits or more: raise 'network.code_bits'")
         if self.training.class_weights and len(self.training.class_weights) != len(self.classes):
             raise ValueError("'training.class_weights' needs one weight for each class")
         if self.cohort.quorum > self.cohort.minimum:

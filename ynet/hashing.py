@@ -1,0 +1,39 @@
+"""Target codes of the classes, the same at every site, and codes as packed bits."""
+
+import hashlib
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+
+def codebook(classes: int, bits: int, seed: int) -> Float[Tensor, "classes bits"]:
+    """One target code of -1 and +1 for each class, any two orthogonal, each with as many -1 as +1.
+
+    Rows of Sylvester's Hadamard matrix without the constant one, chosen and their columns signed by SHA-256 of the
+    seed, not by a generator whose numbers a new version may change: all sites must get the same.
+    """
+    if not 0 < classes < bits:
+        raise ValueError(f"{classes} classes have no orthogonal balanced codes of {bits} bits")
+    matrix = torch.ones(1, 1)
+    while len(matrix) < bits:
+        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
+    rows = sorted(range(1, bits), key=lambda row: hashlib.sha256(f"{seed}:row:{row}".encode()).digest())
+    columns = sorted(range(bits), key=lambda column: hashlib.sha256(f"{seed}:column:{column}".encode()).digest())
+    return matrix[rows[:classes]][:, columns]
+
+
+def pack(values: Float[Tensor, "n bits"]) -> UInt8[np.ndarray, "n bytes"]:
+    """The signs of code values as bits, positive as 1, the first value in the highest bit of the first byte."""
+    packed: npt.NDArray[np.uint8] = np.packbits((values > 0).cpu().numpy(), axis=1)
+    return packed
+
+
+def hamming(a: UInt8[np.ndarray, "a bytes"], b: UInt8[np.ndarray, "b bytes"]) -> npt.NDArray[np.int64]:
+    """Bits in which each code of `a` differs from each of `b`, shape (a, b)."""
+    distances = np.zeros((len(a), len(b)), np.int64)
+    for column in range(a.shape[1]):
+        distances += np.bitwise_count(a[:, column, None] ^ b[None, :, column])
+    return distances

@@ -1,0 +1,123 @@
+"""One site's training in one round: the loop that everything else is for."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ynet.data.augment import augment
+from ynet.data.batch import Batch, CaseSource
+from ynet.errors import UserError
+from ynet.federation.plan import Plan
+from ynet.losses import LOSSES
+from ynet.model import YNet
+
+GRADIENT_NORM = 5.0
+WARM_UP = 0.1  # share of the rounds in which the learning rate rises, under the cosine schedule
+
+
+class Progress(NamedTuple):
+    """Where a local training is."""
+
+    epoch: int  # from 1
+    epochs: int
+    done: int  # batches of all epochs
+    total: int
+    loss: float  # of the newest batch
+
+
+class TrainResult(NamedTuple):
+    """What a local training came to: means over its images."""
+
+    loss: float
+    classification: float
+    segmentation: float
+    images: int
+    seconds: float
+
+
+class DivergedError(UserError):
+    """The loss is no longer a finite number."""
+
+
+def train(
+    net: YNet,
+    cases: CaseSource,
+    plan: Plan,
+    round_number: int,
+    *,
+    device: torch.device,
+    generator: torch.Generator,
+    on_progress: Callable[[Progress], None] | None = None,
+    proximal_mu: float = 0.0,
+) -> TrainResult:
+    """Train `net` on `cases` for the local epochs of one round (from 1). Order and augmentation come from `generator`.
+
+    `proximal_mu` pulls towards the weights that came (FedProx, Li et al. 2020, eq. 2). Raises DivergedError.
+    """
+    training, begun = plan.training, time.perf_counter()
+    loss_of = LOSSES[plan.recipe](plan, device)
+    start = [parameter.detach().clone() for parameter in net.parameters()] if proximal_mu else []
+    optimizer = torch.optim.AdamW(
+        net.parameters(), learning_rate(plan, round_number), weight_decay=training.weight_decay, fused=True
+    )
+    batches_per_epoch = math.ceil(len(cases) / training.batch_size)
+    sums, images = torch.zeros(3), 0
+    net.train()
+    for epoch in range(1, training.local_epochs + 1):
+        order = torch.randperm(len(cases), generator=generator)
+        for number, positions in enumerate(torch.split(order, training.batch_size), start=1):
+            batch = _prepared(cases.batch(positions), plan, device, generator)
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                output = net(batch.image)
+            parts = loss_of(output._replace(mask_logits=output.mask_logits.float(), code=output.code.float()), batch)
+            loss = parts.total.mean() + proximal_mu / 2 * _distance(net, start)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(net.parameters(), GRADIENT_NORM)
+            optimizer.step()
+            value = _finite(loss)
+            sums += torch.stack([part.detach().sum().cpu() for part in parts])
+            images += len(positions)
+            if on_progress:
+                done = (epoch - 1) * batches_per_epoch + number
+                on_progress(
+                    Progress(epoch, training.local_epochs, done, batches_per_epoch * training.local_epochs, value)
+                )
+    total, classification, segmentation = (sums / max(images, 1)).tolist()
+    return TrainResult(total, classification, segmentation, images, time.perf_counter() - begun)
+
+
+def learning_rate(plan: Plan, round_number: int) -> float:
+    """The rate of a round (from 1): constant, or a rise over the first tenth of the rounds and half a cosine down."""
+    training = plan.training
+    if training.schedule == "constant":
+        return training.learning_rate
+    warm_up = max(1, round(WARM_UP * training.rounds))
+    if round_number <= warm_up:
+        return training.learning_rate * round_number / warm_up
+    share = (round_number - warm_up) / (training.rounds - warm_up + 1)
+    return training.learning_rate * (1 + math.cos(math.pi * share)) / 2
+
+
+def _prepared(batch: Batch, plan: Plan, device: torch.device, generator: torch.Generator) -> Batch:
+    image, mask = augment(batch.image, batch.mask, plan.augmentation, generator)
+    return Batch(image.to(device), mask.to(device), batch.label.to(device))
+
+
+def _distance(net: YNet, start: list[Tensor]) -> Tensor | float:
+    """The squared distance of the parameters from where they began."""
+    if not start:
+        return 0.0
+    squares = [((parameter - origin) ** 2).sum() for parameter, origin in zip(net.parameters(), start, strict=True)]
+    return torch.stack(squares).sum()
+
+
+def _finite(loss: Tensor) -> float:
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise DivergedError("the training diverged", "its loss is not a finite number", "lower training.learning_rate")
+    return value
