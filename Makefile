@@ -39,7 +39,7 @@ lint: $(READY) ## ruff, mypy, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 
 bench: $(READY) ## every benchmark, its table printed and its JSON under tests/benchmarks/results
 	$(BIN)/python tests/benchmarks/round_overhead.py --out tests/benchmarks/results/round_overhead.json

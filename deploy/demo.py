@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
-from trial import Trial, command, environment, find_sites
 
+from trial import Trial, command, environment, find_sites
 from ynet.data.manifest import Case, Manifest, read
 from ynet.data.synthetic import make_federation
 from ynet.errors import UserError

@@ -10,15 +10,15 @@ from typing import NamedTuple
 
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from ynet.evaluate import evaluate
-from ynet.model import YNet, arrays_of, load_arrays
-from ynet.train import train
 
 from ynet import weights
 from ynet.errors import RefusedError, UserError
+from ynet.evaluate import evaluate
 from ynet.federation import plan as plans
 from ynet.federation.plan import Plan
 from ynet.federation.records import ARRAYS, CASES, CONFIG, METRICS, flat_weights, weights_record
+from ynet.model import YNet, arrays_of, load_arrays
+from ynet.train import train
 from ynet.weights import Flat
 from ynet_client.local_site import LocalSite
 

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from ynet.device import choose
-from ynet.model import YNet, build
-from ynet.train import Progress
 
 from ynet.data.cases import CaseCache
 from ynet.data.manifest import Case, Manifest, read
+from ynet.device import choose
 from ynet.federation.plan import Plan
+from ynet.model import YNet, build
+from ynet.train import Progress
 
 Report = Callable[[Progress], None]
 

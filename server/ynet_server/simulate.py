@@ -16,17 +16,17 @@ from flwr.app import Context
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
-from ynet.evaluate import evaluate
-from ynet.model import YNet, build, load_arrays
-from ynet.train import train
-from ynet_client import client_app
-from ynet_client.local_site import LocalSite
 
 from ynet import weights
 from ynet.data.batch import CaseSource
 from ynet.data.pooled import Pooled
 from ynet.errors import UserError
+from ynet.evaluate import evaluate
 from ynet.federation.plan import Plan
+from ynet.model import YNet, build, load_arrays
+from ynet.train import train
+from ynet_client import client_app
+from ynet_client.local_site import LocalSite
 from ynet_server.run_folder import MODEL, RunFolder
 from ynet_server.server_app import federate
 
@@ -81,6 +81,7 @@ def _federated(plan: Plan, manifests: Mapping[str, Path], out: Path, say: Say) -
             failure.append(error)
 
     cores = os.cpu_count() or 1
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # Ray warns until one has chosen
     logging.getLogger("flwr").setLevel(logging.ERROR)
     run_simulation(
         server_app=server,

@@ -10,14 +10,14 @@ import numpy as np
 import torch  # noqa: F401 (not used; a real site's process holds it, so its time and memory count)
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from ynet_client import app_call, membership
-from ynet_client.session import Fetch, Session
 
 from ynet import weights
 from ynet.federation import hub_pb2 as pb
 from ynet.federation.content import Content
 from ynet.federation.records import ARRAYS, CASES, CONFIG, METRICS, weights_record
 from ynet.home import prepare
+from ynet_client import app_call, membership
+from ynet_client.session import Fetch, Session
 
 ARRAY_COUNT = 80
 

@@ -16,16 +16,16 @@ from typing import Any
 
 import numpy as np
 import yaml
-from round_overhead import PeakMemory, plan
-from ynet_client import membership
-from ynet_client.session import Fetch, Session
-from ynet_server.registry import Model, Registry, now
-from ynet_server.run_folder import RunFolder
 
+from round_overhead import PeakMemory, plan
 from ynet import control
 from ynet.federation import hub_pb2 as pb
 from ynet.federation.content import Content
 from ynet.home import prepare
+from ynet_client import membership
+from ynet_client.session import Fetch, Session
+from ynet_server.registry import Model, Registry, now
+from ynet_server.run_folder import RunFolder
 
 
 class Fetches:

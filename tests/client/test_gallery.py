@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ynet_client.gallery import Gallery, GalleryCase, SyncCounts
 
 from ynet.errors import RefusedError, UserError
+from ynet_client.gallery import Gallery, GalleryCase, SyncCounts
 
 SECRET = b"of this site"
 OLD, NEW = "a" * 64, "b" * 64

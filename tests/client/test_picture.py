@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+
 from ynet_client import picture
 from ynet_client.picture import Answers, OtherHit, OwnHit, QueryImage, draw
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from hospitals import SITES, plant_canaries
 from trial import Trial, find_sites
-
 from ynet.data.synthetic import make_federation
 
 

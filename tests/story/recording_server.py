@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from ynet_server import settings as server_settings
-from ynet_server.start import serve
 
 from ynet import terminal
 from ynet.home import prepare
+from ynet_server import settings as server_settings
+from ynet_server.start import serve
 
 
 class Recorder(grpc.aio.ServerInterceptor):

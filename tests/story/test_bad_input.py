@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hospitals import small_plan
 from PIL import Image
-from trial import Trial, command, find_sites
 
+from hospitals import small_plan
+from trial import Trial, command, find_sites
 from ynet.data.synthetic import make_federation
 from ynet.federation import invitation
 from ynet.federation import plan as plans

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hospitals import SITES, small_plan
 from PIL import Image
-from trial import Trial
 
+from hospitals import SITES, small_plan
+from trial import Trial
 from ynet.data.manifest import read
 from ynet.index import Index
 

@@ -16,10 +16,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from hospitals import small_plan
-from ynet_server.run_folder import RunFolder
 
+from hospitals import small_plan
 from ynet.data.synthetic import make_federation
+from ynet_server.run_folder import RunFolder
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,34 @@
+"""What the package promises to those who install it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BLOCK = "import sys; sys.modules.update(dict.fromkeys({names!r})); import {module}"
+
+
+def imports_without(module: str, *names: str) -> bool:
+    script = BLOCK.format(names=names, module=module)
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("module", ["ynet_server.cli", "ynet_server.start", "ynet_server.server_app"])
+def test_the_server_runs_where_torch_is_not_installed(module: str) -> None:
+    assert imports_without(module, "torch", "jaxtyping", "PIL", "opacus", "faiss", "ray")
+
+
+def test_a_site_connects_before_torch_is_loaded() -> None:
+    assert imports_without("ynet_client.join", "torch")
+    assert not imports_without("ynet_client.equipment", "torch")
+
+
+def test_generated_code_is_what_the_protocol_files_say(tmp_path: Path) -> None:
+    sources = ["ynet/federation/hub.proto", "ynet/federation/retrieval.proto"]
+    generate = [sys.executable, "-m", "grpc_tools.protoc", "-I.", f"--python_out={tmp_path}", *sources]
+    subprocess.run(generate, cwd=ROOT, check=True)
+    for source in sources:
+        generated = source.replace(".proto", "_pb2.py")
+        assert (tmp_path / generated).read_text("utf-8") == (ROOT / generated).read_text("utf-8")
