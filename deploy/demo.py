@@ -1,6 +1,7 @@
 """The main job on one machine: hospitals join over TLS, train, index, and one asks the others. For `make demo`."""
 
 import argparse
+import json
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -27,16 +29,20 @@ def main() -> None:
     arguments.add_argument("--data", type=Path, help="a folder of hospitals, each with a manifest.csv")
     arguments.add_argument("--plan", type=Path, help="a plan; its classes are replaced by the data's")
     arguments.add_argument("--out", type=Path, default=Path("demo-out"))
+    arguments.add_argument("--report", type=Path, help="write the figures there, JSON")
     options = arguments.parse_args()
     try:
-        run(options.data, options.plan, options.out)
+        figures = run(options.data, options.plan, options.out)
+        if options.report:
+            options.report.write_text(json.dumps(figures, indent=2) + "\n")
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
 
 
-def run(data: Path | None, plan: Path | None, out: Path) -> None:
-    """Everything, in the order in which a consortium does it."""
+def run(data: Path | None, plan: Path | None, out: Path) -> dict[str, Any]:
+    """Everything, in the order in which a consortium does it; the figures."""
+    begun = time.monotonic()
     if out.exists():
         shutil.rmtree(out)
     out.mkdir(parents=True)
@@ -58,17 +64,20 @@ def run(data: Path | None, plan: Path | None, out: Path) -> None:
         with step(f"inviting and joining {', '.join(trial.sites)}: processes of their own, over mutual TLS"):
             trial.join_all()
         print("training (ynet-server train)", flush=True)
+        training = time.monotonic()
         model = train(trial, plan)
+        figures: dict[str, Any] = {"sites": len(manifests), "training_s": round(time.monotonic() - training, 1)}
         with step("every site fetches the model and indexes its archive"):
             trial.wait_indexed(model)
         ask(trial, manifests, out)
-        measure(trial, manifests)
+        figures.update(measure(trial, manifests))
         with step("stopping everything"):
-            pass
+            trial.stop_all()
     print(
         f"\nLook at {out / 'query.png'}. Next, in earnest: ynet-server start, ynet-server invite SITE,"
         "\nynet-client join --site=SITE --invitation ynet1... --data manifest.csv   (docs/OPERATING.md)"
     )
+    return {**figures, "all_s": round(time.monotonic() - begun, 1)}
 
 
 def write_plan(template: Path, manifests: Mapping[str, Manifest], path: Path) -> Path:
@@ -108,7 +117,7 @@ def example(manifest: Manifest) -> Case:
     return next((case for case in cases if case.mask and case.label != "no_lesion"), cases[0])
 
 
-def measure(trial: Trial, manifests: Mapping[str, Manifest]) -> None:
+def measure(trial: Trial, manifests: Mapping[str, Manifest]) -> dict[str, Any]:
     """Every test image asked at its own site, the training images of all sites answering: macro mAP@10 as it is met."""
     total: dict[str, int] = {}
     for manifest in manifests.values():
@@ -133,6 +142,13 @@ def measure(trial: Trial, manifests: Mapping[str, Manifest]) -> None:
         f" a random ranking gives {chance:.3f}",
         flush=True,
     )
+    return {
+        "queries": asked,
+        "query_ms": round(1000 * each_s, 1),
+        "macro_map10": round(macro, 4),
+        "map10_by_class": {label: round(value, 4) for label, value in mean.items()},
+        "macro_map10_random": round(chance, 4),
+    }
 
 
 def average_precision(relevant: list[bool], total: int) -> float:

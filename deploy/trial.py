@@ -52,8 +52,7 @@ class Trial:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for name in list(self._processes):
-            self.stop(name)
+        self.stop_all()
 
     def start_server(self, script: Sequence[object] = ()) -> None:
         """`ynet-server start`, or a script in its place; back when it is ready."""
@@ -120,6 +119,11 @@ class Trial:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+    def stop_all(self) -> None:
+        """End every process; the sites before the server."""
+        for name in reversed(list(self._processes)):
+            self.stop(name)
 
     def kill(self, name: str) -> None:
         """End a process as a power cut would."""

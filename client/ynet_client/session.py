@@ -166,7 +166,7 @@ class Session:
     def _lost(self, reason: str, wait_s: float) -> None:
         was = "the connection was lost" if self.connected else f"no connection to {self._member.hub}"
         self.connected = False
-        self._say(f"{was}: {reason}; trying again in about {wait_s:.0f} s")
+        self._say(f"{was}: {reason}; trying again in about {wait_s:g} s")
 
     def _spawn(self, coroutine: Awaitable[None]) -> None:
         task = asyncio.ensure_future(self._guarded(coroutine))
