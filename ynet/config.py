@@ -1,6 +1,7 @@
 """YAML into frozen dataclasses; an unknown key is an error that names the nearest known one."""
 
 import difflib
+import reprlib
 from collections.abc import Hashable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ MAX_FILE_BYTES = 1 << 20
 
 T = TypeVar("T")
 
+_short = reprlib.Repr()  # never writes out what aliases unfold into
+_short.maxlevel, _short.maxstring, _short.maxother = 2, 60, 60
+
 
 class _UniqueKeys(yaml.SafeLoader):
     """A safe loader that refuses a key written twice, of which YAML would silently keep the last."""
@@ -25,6 +29,8 @@ class _UniqueKeys(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[object] = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key is no word", key_node.start_mark)
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
@@ -45,7 +51,7 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else "it is not UTF-8 text"
         raise UserError(f"{what} {path} cannot be read", why, "check the file and its rights") from None
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: the 99th of a month
         raise UserError(f"{what} {path} is not YAML", " ".join(str(error).split()), "mend that line") from None
     if not isinstance(loaded, dict):
         raise UserError(f"{what} {path} has no settings", "it is not a mapping of keys to values", "see configs/")
@@ -61,19 +67,20 @@ def parse(kind: type[T], values: dict[str, Any], source: str) -> T:
 
 
 def _explain(kind: type[Any], error: ValidationError, source: str) -> UserError:
-    first = error.errors(include_url=False)[0]
+    unknown = ("unexpected_keyword_argument", "extra_forbidden")
+    first = min(error.errors(include_url=False), key=lambda fault: fault["type"] not in unknown)
     place = tuple(str(part) for part in first["loc"])
     key = ".".join(place)
-    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+    if first["type"] in unknown:
         known = _keys_at(kind, place[:-1])
         near = difflib.get_close_matches(place[-1], known, n=1)
         do = f"did you mean {near[0]!r}?" if near else f"known keys here: {', '.join(sorted(known))}"
         return UserError(f"{source}: unknown key {key!r}", "nothing reads it", do)
     if first["type"] in ("missing", "missing_argument"):
         return UserError(f"{source}: {key!r} is missing", "it has no default", f"add {key!r}")
-    given = repr(first.get("input"))
     why = first["msg"].removeprefix("Value error, ")
-    shown = given if len(given) <= 60 else given[:57] + "..."
+    shown = _short.repr(first.get("input"))
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
     what = f"{source}: {key!r} is {shown}" if key else source
     return UserError(what, why, f"correct {key!r}" if key else "correct the values named above")
 

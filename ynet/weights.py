@@ -51,9 +51,10 @@ def layout_from_json(text: str) -> Layout:
     """The layout that `layout_to_json` wrote. Raises UserError when it is none."""
     try:
         layout = tuple(Entry(str(name), tuple(int(side) for side in shape)) for name, shape in json.loads(text))
-        if all(side >= 0 for entry in layout for side in entry.shape):
+        names = {entry.name for entry in layout}
+        if all(side >= 0 for entry in layout for side in entry.shape) and len(names) == len(layout):
             return layout
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         pass
     raise UserError("the weights' layout cannot be read", "it is not a list of names and shapes", "update ynet")
 
@@ -93,7 +94,7 @@ def digest(arrays: Arrays) -> str:
     """SHA-256 over names, shapes and little-endian values, independent of order; 64 hexadecimal digits."""
     sha = hashlib.sha256()
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name], dtype="<f4")
+        array = np.asarray(arrays[name], dtype="<f4", order="C")
         sha.update(f"{name}\0{array.shape}\0".encode())
         sha.update(array.data)
     return sha.hexdigest()
@@ -107,7 +108,7 @@ def model_id(arrays: Arrays, plan_id: str) -> str:
 def save(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> None:
     """Write `arrays` as safetensors, whole or not at all."""
     partial = path.with_name(path.name + ".partial")
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial, dict(metadata))
+    save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, partial, dict(metadata))
     partial.replace(path)
 
 
@@ -117,7 +118,7 @@ def load(path: Path) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, str]
         with safe_open(path, framework="numpy") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
             metadata = dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, TypeError) as error:  # TypeError: a kind of number that numpy has not
         raise UserError(f"the weights in {path.name} cannot be read", str(error), "fetch the file again") from None
     for name, array in arrays.items():
         if array.dtype != np.float32:

@@ -72,7 +72,7 @@ def read(path: Path) -> Content:
                 record, _, key = name.partition("/")
                 arrays.setdefault(record, {})[key] = _float32(name, file.get_tensor(name))
         return Content(arrays, _records(metadata, "configs"), _numbers(_records(metadata, "metrics")))
-    except (SafetensorError, OSError, ValueError, TypeError, RecursionError):
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         raise _refused("it is not a content file of ynet") from None
 
 

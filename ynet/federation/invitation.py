@@ -50,9 +50,10 @@ def parse(text: str) -> Invitation:
         address = body[SECRET_BYTES + 32 :].decode("ascii")
     except (binascii.Error, ValueError):
         raise fault from None
-    if checksum != _checksum(body) or ":" not in address:
+    read = Invitation(address, body[:SECRET_BYTES], body[SECRET_BYTES : SECRET_BYTES + 32])
+    if checksum != _checksum(body) or ":" not in address or read.to_text() != text:
         raise fault
-    return Invitation(address, body[:SECRET_BYTES], body[SECRET_BYTES : SECRET_BYTES + 32])
+    return read
 
 
 def proof(verifier: bytes, site: str, csr: bytes) -> bytes:

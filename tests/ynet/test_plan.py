@@ -1,0 +1,201 @@
+"""The plan: one id for one meaning, and every mistake found before anybody trains."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ynet.errors import UserError
+from ynet.federation import plan as plans
+from ynet.federation.plan import STRATEGY_OPTIONS, Plan
+
+ROOT = Path(__file__).parents[2]
+SMALLEST = """
+name: t
+classes: [a, b]
+image: {channels: 1, size: 32}
+training: {rounds: 2, learning_rate: 1.0e-3}
+cohort: {minimum: 2, quorum: 2}
+privacy: {mode: "off"}
+"""
+
+
+def read(path: Path, text: str) -> Plan:
+    path.write_text(text, "utf-8")
+    return plans.read(path)
+
+
+def values() -> dict[str, Any]:
+    return dict(yaml.safe_load(SMALLEST))
+
+
+def smallest() -> Plan:
+    return plans.from_canonical(json.dumps(values()))
+
+
+def leaves(values: dict[str, Any], place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from leaves(value, (*place, key))
+        else:
+            yield (*place, key), value
+
+
+def changed(place: tuple[str, ...], value: object) -> dict[str, Any]:
+    """The smallest plan with every default filled in and one value changed."""
+    full = inner = json.loads(smallest().canonical())
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    return dict(full)
+
+
+def shuffled(value: Any, order: Callable[[list[Any]], list[Any]]) -> Any:
+    if isinstance(value, dict):
+        return {key: shuffled(value[key], order) for key in order(list(value))}
+    return value
+
+
+@given(st.randoms(use_true_random=False))
+def test_the_order_of_the_keys_does_not_change_the_id(random: Any) -> None:
+    def order(keys: list[str]) -> list[str]:
+        return random.sample(keys, len(keys))
+
+    assert plans.from_canonical(json.dumps(shuffled(values(), order))).id == smallest().id
+
+
+ANOTHER: dict[tuple[str, ...], object] = {
+    ("name",): "u",
+    ("classes",): ["b", "a"],  # the order of the classes decides which code each gets
+    ("image", "channels"): 3,
+    ("image", "size"): 64,
+    ("recipe",): "paper",
+    ("training", "schedule"): "constant",
+    ("training", "strategy"): "fedprox",
+    ("training", "class_weights"): [1.0, 2.0],
+    ("network", "width"): 28,
+    ("network", "code_bits"): 128,
+    ("augmentation", "flip"): False,
+    ("cohort", "minimum"): 3,
+    ("cohort", "quorum"): 1,
+}
+
+
+PLACES = [place for place, _ in leaves(json.loads(smallest().canonical()))]
+
+
+@pytest.mark.parametrize("place", [place for place in PLACES if place[0] != "privacy"], ids=".".join)
+def test_any_other_value_is_another_plan(place: tuple[str, ...]) -> None:
+    before = dict(leaves(json.loads(smallest().canonical())))[place]
+    other = ANOTHER.get(place) or (before + 1 if isinstance(before, int) else before / 2)
+    if place == ("augmentation", "flip"):
+        other = False
+    assert plans.from_canonical(json.dumps(changed(place, other))).id != smallest().id
+
+
+def test_a_default_that_is_written_out_is_the_same_plan() -> None:
+    assert plans.from_canonical(smallest().canonical()) == smallest()
+    assert plans.from_canonical(smallest().canonical()).id == smallest().id
+
+
+@given(st.integers(1, 10_000), st.floats(1e-9, 10), st.sampled_from([32, 64, 128, 256]), st.floats(0, 180))
+def test_the_canonical_form_loses_nothing(rounds: int, rate: float, bits: int, rotate: float) -> None:
+    full = changed(("training", "learning_rate"), rate)
+    full["training"]["rounds"], full["network"]["code_bits"] = rounds, bits
+    full["augmentation"]["rotate_deg"] = rotate
+    plan = plans.from_canonical(json.dumps(full))
+    assert plans.from_canonical(plan.canonical()) == plan
+    assert (plan.training.rounds, plan.training.learning_rate) == (rounds, rate)
+
+
+def test_a_whole_number_is_the_same_rate_as_its_decimal_form() -> None:
+    one, other = (changed(("training", "learning_rate"), rate) for rate in (1, 1.0))
+    assert plans.from_canonical(json.dumps(one)).id == plans.from_canonical(json.dumps(other)).id
+
+
+def test_a_plan_cannot_be_changed() -> None:
+    with pytest.raises(FrozenInstanceError):
+        smallest().name = "u"  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        smallest().training.rounds = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("written", ['"off"', "off", "false", "Off"])
+def test_off_needs_no_quotes(tmp_path: Path, written: str) -> None:
+    assert read(tmp_path / "p", SMALLEST.replace('"off"', written)).id == smallest().id
+
+
+@pytest.mark.parametrize("written", ["on", "patient", "none", "0", "null", "{}"])
+def test_no_other_privacy_is_taken_for_off(tmp_path: Path, written: str) -> None:
+    with pytest.raises(UserError, match=r"privacy\.mode"):
+        read(tmp_path / "p", SMALLEST.replace('"off"', written))
+
+
+@pytest.mark.parametrize("line", SMALLEST.split("\n")[1:-1], ids=lambda line: line.split(":")[0])
+def test_what_has_no_default_cannot_be_left_out(tmp_path: Path, line: str) -> None:
+    key = line.split(":")[0]
+    with pytest.raises(UserError, match=f"'{key}' is missing"):
+        read(tmp_path / "p", SMALLEST.replace(line, ""))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("rounds: 2", "rouns: 2", "did you mean 'rounds'?"),
+        ("name: t", "name: t\nnetwrk: {}", "did you mean 'network'?"),
+        ("rounds: 2", "rounds: 0", "greater than 0"),
+        ("rounds: 2", "rounds: .inf", "training.rounds"),
+        ("rounds: 2", "rounds: 2.5", "training.rounds"),
+        ("1.0e-3", ".nan", "training.learning_rate"),
+        ("1.0e-3", "-1", "training.learning_rate"),
+        ("1.0e-3", "1.0e-3, weight_decay: .nan", "training.weight_decay"),
+        ("size: 32", "size: 33", "multiple of 32"),
+        ("channels: 1", "channels: 2", "image.channels"),
+        ("[a, b]", "[a]", "classes"),
+        ("[a, b]", "[a, a]", "stands twice"),
+        ("[a, b]", "[a, '']", "classes.1"),
+        ("[a, b]", "[a, ../b]", "classes.1"),
+        ("[a, b]", '[a, "b\\n"]', "classes.1"),
+        ("[a, b]", "ab", "classes"),
+        ("[a, b]", f"[{', '.join(f'c{i}' for i in range(64))}]", "network.code_bits"),
+        ("name: t", "name: t/u", "'name'"),
+        ("quorum: 2", "quorum: 3", "above 'cohort.minimum'"),
+        ("quorum: 2", "quorum: 2, round_deadline_s: 0", "round_deadline_s"),
+        ("rounds: 2", "rounds: 2, strategy: fedsum", "training.strategy"),
+        ("rounds: 2", "rounds: 2, strategy_options: {tau: 1}", "has no option 'tau'"),
+        ("rounds: 2", "rounds: 2, strategy: fedadam, strategy_options: {tau: .inf}", "not finite"),
+        ("rounds: 2", "rounds: 2, class_weights: [1, 2, 3]", "one weight for each class"),
+        ("rounds: 2", "rounds: 2, class_weights: [1, .nan]", "class_weights"),
+    ],
+)
+def test_a_mistake_is_refused_with_its_place(tmp_path: Path, old: str, new: str, words: str) -> None:
+    assert old in SMALLEST
+    with pytest.raises(UserError) as caught:
+        read(tmp_path / "p", SMALLEST.replace(old, new, 1))
+    assert words in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "null", "[" * 100_000, '{"name": NaN}', '{"name": "\\ud800"}', "9" * 5000, '{"x": 1e999}']
+)
+def test_a_plan_that_came_over_the_wire_broken_is_refused(text: str) -> None:
+    with pytest.raises(UserError) as caught:
+        plans.from_canonical(text)
+    str(caught.value).encode()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "plans").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_plans_of_the_project_are_good(path: Path) -> None:
+    assert plans.read(path).name == path.stem
+
+
+def test_every_strategy_that_a_plan_may_name_has_its_options_listed() -> None:
+    for name in STRATEGY_OPTIONS:
+        assert plans.from_canonical(json.dumps(changed(("training", "strategy"), name)))
