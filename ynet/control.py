@@ -47,6 +47,21 @@ def application(routes: Sequence[Route], token: str) -> Starlette:
     return Starlette(routes=inner, exception_handlers={UserError: show_user_error})
 
 
+def quiet_config(app: Starlette, host: str, port: int) -> uvicorn.Config:
+    """No log of its own, no websockets."""
+    return uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        server_header=False,
+    )
+
+
 class QuietServer(uvicorn.Server):
     """A uvicorn server that leaves the process's signals alone and says when it listens."""
 
@@ -58,7 +73,10 @@ class QuietServer(uvicorn.Server):
         """Listen; the port. Raises OSError when it cannot."""
         listening = socket.create_server((self.config.host, self.config.port))
         self._task = asyncio.create_task(self._serve(sockets=[listening]))
-        while not self.started and not self._task.done():
+        while not self.started:
+            if self._task.done():
+                listening.close()
+                self._task.result()
             await asyncio.sleep(0.005)
         return int(listening.getsockname()[1])
 
@@ -72,10 +90,7 @@ class QuietServer(uvicorn.Server):
 async def serve(home: Path, routes: Sequence[Route]) -> QuietServer:
     """Open the door for this process, and write where it is into `home`."""
     token = secrets.token_urlsafe(32)
-    config = uvicorn.Config(
-        application(routes, token), host="127.0.0.1", port=0, log_config=None, access_log=False, lifespan="off"
-    )
-    server = QuietServer(config)
+    server = QuietServer(quiet_config(application(routes, token), "127.0.0.1", 0))
     port = await server.begin()
     door = {"url": f"http://127.0.0.1:{port}", "token": token, "pid": os.getpid()}
     write_private(home / FILE, json.dumps(door).encode())

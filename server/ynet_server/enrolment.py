@@ -8,13 +8,12 @@ import ssl
 import tempfile
 from pathlib import Path
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from ynet.control import QuietServer
+from ynet.control import QuietServer, quiet_config
 from ynet.errors import RefusedError, UserError
 from ynet.federation import identity, invitation
 from ynet.federation.identity import Identity
@@ -69,7 +68,7 @@ def issue(registry: Registry, authority: Identity, site: str, csr: bytes, proof:
 
 async def serve(app: Starlette, hub: Identity, authority: Identity, host: str, port: int) -> tuple[QuietServer, int]:
     """Open the HTTPS port with the hub's certificate; the port. Raises OSError."""
-    config = uvicorn.Config(app, host=host, port=port, log_config=None, access_log=False, lifespan="off")
+    config = quiet_config(app, host, port)
     config.load()
     config.ssl = _tls(hub, authority)
     server = QuietServer(config)
