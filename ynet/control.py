@@ -57,7 +57,6 @@ def quiet_config(app: Starlette, host: str, port: int) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         lifespan="off",
-        ws="none",
         server_header=False,
     )
 
@@ -108,10 +107,10 @@ def call(home: Path, method: str, path: str, what: str, start: str, timeout_s: f
         answer = httpx.request(
             method, door["url"] + path, headers=headers, timeout=timeout_s, trust_env=False, **request
         )
-    except (OSError, ValueError, KeyError, httpx.ConnectError, httpx.RemoteProtocolError, httpx.ReadError):
-        raise gone from None
     except httpx.TimeoutException:
         raise UnreachableError(f"{what} did not answer", f"it took more than {timeout_s:g} s", "try again") from None
+    except (OSError, ValueError, KeyError, TypeError, httpx.TransportError):
+        raise gone from None
     if answer.status_code == 401:
         raise gone
     if answer.status_code == 409:
