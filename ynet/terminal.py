@@ -13,6 +13,7 @@ from typing import Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ynet.errors import EXIT_OUR_FAULT, UserError
 
@@ -33,7 +34,8 @@ def run(app: typer.Typer) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:  # noqa: BLE001 (the last resort of a process)
-        logging.getLogger("ynet").error("%s", traceback.format_exc())
+        if logging.getLogger().handlers:
+            logging.getLogger("ynet").error("%s", traceback.format_exc())
         print(f"error: a fault of ynet: {type(error).__name__}\n{traceback.format_exc()}", file=sys.stderr)  # noqa: T201
         sys.exit(EXIT_OUR_FAULT)
 
@@ -56,7 +58,7 @@ def rows(title: str, columns: Sequence[str], lines: Sequence[Sequence[object]]) 
     for column in columns:
         table.add_column(column, overflow="fold")
     for line in lines:
-        table.add_row(*(str(cell) for cell in line))
+        table.add_row(*(Text(str(cell)) for cell in line))
     return table
 
 
