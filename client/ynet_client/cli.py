@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -140,10 +139,14 @@ def status(site: Site = None, home: Home = None, as_json: Json = False) -> None:
         ("connected", "yes" if shown["connected"] else "no"),
         ("doing", shown["doing"]),
         ("model", (shown["model"] or "none yet")[:16]),
-        *((key, json.dumps(value)) for key, value in shown["gallery"].items()),
+        *((key.replace("_", " "), _counted(value)) for key, value in shown["gallery"].items()),
     ]
     table = terminal.rows(f"site {shown['site']}", ("", ""), lines)
     terminal.show(shown, as_json=as_json, human=lambda: table)
+
+
+def _counted(value: object) -> str:
+    return ", ".join(f"{n} {name}" for name, n in value.items()) if isinstance(value, dict) else str(value)
 
 
 @app.command()

@@ -60,8 +60,10 @@ class Report:
 
 
 def table(report: Report) -> Table:
-    """Every problem as a row for the terminal, with the counts below."""
+    """Every problem as a row for the terminal, with the counts below; no rows, and no head, when there is none."""
     shown = Table(caption=_counts(report), caption_justify="left", expand=True)
+    if not report.problems:
+        shown.show_header, shown.box = False, None
     shown.add_column("row", justify="right")
     shown.add_column("column")
     shown.add_column("severity")
