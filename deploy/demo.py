@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from trial import Trial, command, environment, find_sites
-from ynet.data.manifest import Case, Manifest, read
+from trial import Trial, command, environment
+from ynet.data.manifest import Case, Manifest, find_sites, read
 from ynet.data.synthetic import make_federation
 from ynet.errors import UserError
 

@@ -198,8 +198,3 @@ def command(module: str, *arguments: object, home: Path | None = None) -> "subpr
         check=False,
         stdin=subprocess.DEVNULL,
     )
-
-
-def find_sites(data: Path) -> dict[str, Path]:
-    """The sites in a folder: each folder with a manifest, by name."""
-    return {path.parent.name: path for path in sorted(data.glob("*/manifest.csv"))}

@@ -19,8 +19,8 @@ from flwr.simulation import run_simulation
 
 from ynet import weights
 from ynet.data.batch import CaseSource
+from ynet.data.manifest import find_sites
 from ynet.data.pooled import Pooled
-from ynet.errors import UserError
 from ynet.evaluate import evaluate
 from ynet.federation.plan import Plan
 from ynet.model import YNet, build, load_arrays
@@ -40,14 +40,6 @@ class Outcome(NamedTuple):
     name: str  # federated, pooled, or a site's name
     all_sites: dict[str, float]  # queries: every site's test split; gallery: every site's training split
     own: dict[str, dict[str, float]]  # each site's test split against its own training split
-
-
-def find_sites(data: Path) -> dict[str, Path]:
-    """The manifests in a folder of sites, by the sites' names. Raises UserError."""
-    found = {path.parent.name: path for path in sorted(data.glob("*/manifest.csv"))}
-    if not found:
-        raise UserError(f"{data} holds no sites", "no folder in it has a manifest.csv", "name a folder of sites")
-    return found
 
 
 def simulate(plan: Plan, data: Path, out: Path, references: Iterable[str], say: Say) -> list[Outcome]:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from hospitals import SITES, plant_canaries
-from trial import Trial, find_sites
+from trial import Trial
+from ynet.data.manifest import find_sites
 from ynet.data.synthetic import make_federation
 
 

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from hospitals import small_plan
-from trial import Trial, command, find_sites
+from trial import Trial, command
+from ynet.data.manifest import find_sites
 from ynet.data.synthetic import make_federation
 from ynet.federation import invitation
 from ynet.federation import plan as plans

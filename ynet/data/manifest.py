@@ -83,6 +83,14 @@ def read(path: Path, split_seed: int = 1) -> Manifest:
     return Manifest(path.parent, to_cases(rows, split_seed))
 
 
+def find_sites(folder: Path) -> dict[str, Path]:
+    """The manifests of a folder of sites, by the sites' names. Raises UserError when there is none."""
+    found = {path.parent.name: path for path in sorted(folder.glob("*/manifest.csv"))}
+    if not found:
+        raise UserError(f"{folder} holds no sites", "no folder in it has a manifest.csv", "name a folder of sites")
+    return found
+
+
 def read_rows(path: Path) -> list[Row]:
     """The rows of a manifest whose columns are right, blank rows left out. Raises UserError.
 
