@@ -4,6 +4,7 @@ import contextlib
 import json
 import shutil
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -172,12 +173,15 @@ def test_the_server_forgets_nothing_when_it_is_killed_and_sites_come_back_by_the
     assert set(trial.query("B", an_image(trial, "B"))["answered"]) == {"A", "C"}
 
 
-def test_a_run_goes_on_when_the_server_was_killed_in_the_middle(trial: Trial, trained: str) -> None:
+@pytest.mark.parametrize("end", [Trial.kill, Trial.stop])
+def test_a_run_goes_on_when_the_server_ended_in_the_middle(
+    end: Callable[[Trial, str], None], trial: Trial, trained: str
+) -> None:
     plan = small_plan(trial.folder / "long.yaml", rounds=12)
     assert trial.server_command("train", "--plan", plan, "--detach").returncode == 0
     number = trial.server_call("GET", "/runs")["runs"][0]["id"]
     trial.wait_for_event(number, "round", 3)
-    trial.kill("server")
+    end(trial, "server")
     trial.start_server()
     trial.wait_for_event(number, "finished", 1)
     events = trial.server_call("GET", f"/runs/{number}/events")["events"]
