@@ -6,6 +6,7 @@ import json
 import logging
 import ssl
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -23,8 +24,13 @@ MAX_REQUEST_BYTES = 16_384
 log = logging.getLogger("ynet.enrolment")
 
 
-def application(registry: Registry, authority: Identity, hub_address: str) -> Starlette:
-    """GET /authority: its certificate. POST /enrol: a certificate for a signing request that proves an invitation."""
+def application(
+    registry: Registry, authority: Identity, hub_address: str, enrolled: Callable[[str], None]
+) -> Starlette:
+    """GET /authority: its certificate. POST /enrol: a certificate for a signing request that proves an invitation.
+
+    `enrolled` is told each site that has enrolled, perhaps in the place of an older one.
+    """
 
     async def show_authority(_: Request) -> Response:
         return PlainTextResponse(authority.certificate)
@@ -33,6 +39,7 @@ def application(registry: Registry, authority: Identity, hub_address: str) -> St
         site, csr, proof = _read(await _body(request))
         certificate = issue(registry, authority, site, csr, proof, dt.datetime.now(dt.UTC))
         log.info("site %s enrolled", site)
+        enrolled(site)
         return JSONResponse({"certificate": certificate.decode(), "hub": hub_address})
 
     return Starlette(

@@ -34,7 +34,7 @@ class TaskError(Exception):
 
 
 class Offer(NamedTuple):
-    """A file that sites may fetch by its name, which is its digest."""
+    """A file that sites may fetch by its name, which nobody can guess."""
 
     path: Path
     blob: pb.Blob
@@ -88,8 +88,8 @@ class Hub:
 
     def offer(self, path: Path, sha256: str, size_bytes: int) -> pb.Blob:
         """Let sites fetch a file."""
-        blob = pb.Blob(name=sha256, sha256=sha256, size_bytes=size_bytes)
-        self._offers[sha256] = Offer(path, blob)
+        blob = pb.Blob(name=secrets.token_hex(16), sha256=sha256, size_bytes=size_bytes)
+        self._offers[blob.name] = Offer(path, blob)
         return blob
 
     def withdraw(self, blob: pb.Blob) -> None:
@@ -120,6 +120,11 @@ class Hub:
             raise
         finally:
             del self._tasks[task_id]
+
+    def dismiss(self, site: str) -> None:
+        """End a site's connection: its certificate is no longer in use, and one call may last for days."""
+        if connection := self._connections.get(site):
+            self._drop(site, connection)
 
     # --- the service's methods
 
@@ -171,8 +176,8 @@ class Hub:
         asker = calling_site()
         if len(question.body) > protocol.MAX_QUERY_BYTES:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the query is too large")
-        everybody = [site.name for site in self._registry.sites() if site.name != asker]
-        wanted = [name for name in question.sites if name != asker] or everybody
+        everybody = [site.name for site in self._registry.sites()]
+        wanted = [name for name in dict.fromkeys(question.sites or everybody) if name != asker]
         query_id = secrets.token_hex(16)
         entry = self._questions[query_id] = _Question()
         try:
@@ -201,11 +206,11 @@ class Hub:
             await context.abort(
                 grpc.StatusCode.FAILED_PRECONDITION,
                 f"this server speaks protocol {protocol.VERSION} (ynet {__version__}), the site {hello.protocol}"
-                f" (ynet {hello.version[:20]}); install the same ynet",
+                f" (ynet {_plain(hello.version, 20)}); install the same ynet",
             )
         if older := self._connections.get(site):
             self._drop(site, older)
-        connection = _Connection(asyncio.Queue(OUTBOX), now(), hello.version[:40], hello.cases)
+        connection = _Connection(asyncio.Queue(OUTBOX), now(), _plain(hello.version, 40), hello.cases)
         self._connections[site] = connection
         welcome = pb.Welcome(protocol=protocol.VERSION, version=__version__, federation=self._federation)
         if self._model is not None:
@@ -255,7 +260,7 @@ class Hub:
     def _fail(self, site: str, failure: pb.TaskFailure) -> None:
         task = self._tasks.get(failure.task_id)
         if task and task.site == site and not task.done.done():
-            reason = failure.reason[: protocol.MAX_REASON_CHARACTERS]
+            reason = _plain(failure.reason, protocol.MAX_REASON_CHARACTERS)
             task.done.set_exception(TaskError(reason, refused=failure.refused))
 
     def _answer(self, site: str, answer: pb.Answer) -> None:
@@ -263,6 +268,11 @@ class Hub:
         waiting = question.open.get(site) if question else None
         if waiting and not waiting.done() and len(answer.body) <= protocol.MAX_ANSWER_BYTES:
             waiting.set_result(answer.body)
+
+
+def _plain(text: str, length: int) -> str:
+    """A stranger's words as they may be shown on a terminal: no control characters, not too many."""
+    return "".join(c if c.isprintable() else " " for c in text[:length])
 
 
 def _answers(wanted: Sequence[str], asked: dict[str, asyncio.Future[bytes]]) -> pb.Answers:

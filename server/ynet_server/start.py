@@ -62,7 +62,7 @@ async def serve(
         runs.publish_newest()
 
         server, hub_port = await _open_hub(hub, registry, settings, hub_identity, authority, interceptors)
-        app = enrolment.application(registry, authority, f"{settings.advertise}:{hub_port}")
+        app = enrolment.application(registry, authority, f"{settings.advertise}:{hub_port}", hub.dismiss)
         try:
             https, enrolment_port = await enrolment.serve(
                 app, hub_identity, authority, settings.listen.host, settings.listen.enrolment_port

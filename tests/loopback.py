@@ -1,0 +1,280 @@
+"""A hub and its sites in this process: real certificates and real connections on loopback."""
+
+import asyncio
+import datetime as dt
+import gc
+import hashlib
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+import numpy as np
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from ynet import weights
+from ynet.federation import hub_pb2 as pb
+from ynet.federation import identity, invitation, protocol
+from ynet.federation.content import Content
+from ynet.federation.identity import HUB_NAME, Identity
+from ynet.federation.records import ARRAYS, CASES, CONFIG, METRICS, flat_weights, weights_record
+from ynet.weights import Entry, Flat, Layout
+from ynet_client import app_call
+from ynet_client.membership import Membership
+from ynet_client.session import Fetch, Session
+from ynet_server import enrolment, start
+from ynet_server.callers import CertificateCheck
+from ynet_server.hub import Hub, service
+from ynet_server.registry import Registry
+
+T = TypeVar("T")
+MAX_MODEL_BYTES = 1 << 20
+LAYOUT: Layout = (Entry("a", (2, 2)), Entry("b", (3,)))
+
+
+def play(folder: Path, story: "Callable[[Consortium], Awaitable[T]]", within_s: float = 30.0) -> T:
+    """Open a consortium, let `story` happen, close it again."""
+
+    async def main() -> T:
+        consortium = Consortium(folder)
+        await consortium.open()
+        try:
+            return await asyncio.wait_for(story(consortium), within_s)
+        finally:
+            await consortium.close()
+            consortium.registry.close()
+
+    try:
+        return asyncio.run(main())
+    finally:
+        gc.collect()
+
+
+async def until(true: Callable[[], object], within_s: float = 10.0) -> None:
+    """Back when `true()` is."""
+    async with asyncio.timeout(within_s):
+        while not true():
+            await asyncio.sleep(0.005)
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """`work` in a thread of its own that the end of a failing test need not wait for."""
+    loop, done = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
+
+    def run() -> None:
+        try:
+            result, error = work(), None
+        except BaseException as caught:  # noqa: BLE001 (raised where it is awaited)
+            result, error = None, caught
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(lambda: done.set_exception(error) if error else done.set_result(result))
+
+    threading.Thread(target=run, daemon=True).start()
+    return await done  # type: ignore[no-any-return]
+
+
+class Consortium:
+    """A registry, an authority and a hub that can be stopped and opened again at the same address."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.now = folder, dt.datetime.now(dt.UTC)
+        self.registry = Registry(folder / "registry.sqlite")
+        self.authority = identity.make_authority("test", self.now)
+        self.hub_identity = identity.issue_hub(self.authority, self.now)
+        self.spool = folder / "spool"
+        self.port = 0
+        self._running: list[asyncio.Task[None]] = []
+
+    async def open(self) -> None:
+        self.spool.mkdir(exist_ok=True)
+        self.hub = Hub(self.registry, "test", self.spool, MAX_MODEL_BYTES)
+        credentials = grpc.ssl_server_credentials(
+            [(self.hub_identity.key, self.hub_identity.certificate)], self.authority.certificate, True
+        )
+        self.server = grpc.aio.server(interceptors=[CertificateCheck(self.registry)], options=start.OPTIONS)
+        self.server.add_generic_rpc_handlers([service(self.hub)])
+        self.port = self.server.add_secure_port(f"127.0.0.1:{self.port}", credentials)
+        await self.server.start()
+
+    async def stop(self) -> None:
+        """The hub goes away; the sites stay."""
+        await self.server.stop(None)
+        del self.server
+        gc.collect()
+        await asyncio.sleep(0)
+
+    async def close(self) -> None:
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        await self.stop()
+
+    # --- sites
+
+    def enrol(self, name: str, authority: Identity | None = None) -> Membership:
+        """A site that came by an invitation, as every site does; an older one of that name ends."""
+        key, secret = identity.new_key(), invitation.new_secret()
+        self.registry.invite(name, secret, self.now.timestamp(), replace=True)
+        csr = identity.signing_request(key, name)
+        proof = invitation.proof(invitation.verifier(secret), name, csr)
+        certificate = enrolment.issue(self.registry, authority or self.authority, name, csr, proof, self.now)
+        return Membership(name, f"127.0.0.1:{self.port}", key, certificate, self.authority.certificate)
+
+    def session(self, member: Membership, work: "Site | None" = None) -> "Joined":
+        """The real session of a site, running."""
+        joined = Joined(self, member, work or Site())
+        self._running.append(joined.task)
+        return joined
+
+    async def join(self, name: str, work: "Site | None" = None) -> "Joined":
+        """Enrol a site and connect it."""
+        joined = self.session(self.enrol(name), work)
+        await until(lambda: joined.session.connected)
+        return joined
+
+    @asynccontextmanager
+    async def wire(self, member: Membership) -> "AsyncIterator[Wire]":
+        """A bare channel with a site's certificate, for saying what no session would."""
+        credentials = grpc.ssl_channel_credentials(member.authority, member.key, member.certificate)
+        options = [("grpc.ssl_target_name_override", HUB_NAME)]
+        async with grpc.aio.secure_channel(f"127.0.0.1:{self.port}", credentials, options) as channel:
+            yield Wire(channel)
+
+    async def task(self, site: str, content: bytes = b"question", kind: str = "train") -> Path:
+        """Give a site a task, as the Grid does."""
+        path = self.folder / "content"
+        path.write_bytes(content)
+        blob = self.hub.offer(path, sha256(content), len(content))
+        return await self.hub.task(site, kind, blob)
+
+
+class Joined:
+    """A site's session and what it has said."""
+
+    def __init__(self, consortium: Consortium, member: Membership, work: "Site") -> None:
+        self.said: list[str] = []
+        self.spool = consortium.folder / f"spool-{member.site}-{id(self)}"
+        self.spool.mkdir()
+        self.work = work
+        self.session = Session(member, self.spool, work, self.said.append)
+        self.task = asyncio.ensure_future(self.session.run())
+
+
+class Wire:
+    """The hub's methods, called by hand."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._channel = channel
+
+    def attach(self) -> Any:
+        path = f"/{protocol.SERVICE}/Attach"
+        return self._channel.stream_stream(path, pb.FromSite.SerializeToString, pb.ToSite.FromString)()
+
+    async def attached(self) -> Any:
+        """A stream that was greeted."""
+        call = self.attach()
+        await call.write(hello())
+        assert (await call.read()).HasField("welcome")
+        return call
+
+    async def ask(self, body: bytes, *sites: str, deadline_ms: int = 2000) -> pb.Answers:
+        call = self._channel.unary_unary(
+            f"/{protocol.SERVICE}/Ask", pb.Question.SerializeToString, pb.Answers.FromString
+        )
+        return await call(pb.Question(body=body, sites=sites, deadline_ms=deadline_ms))
+
+    async def upload(self, header: pb.UploadHeader | None, *data: bytes) -> None:
+        call = self._channel.stream_unary(
+            f"/{protocol.SERVICE}/Upload", pb.UploadPart.SerializeToString, pb.UploadReceipt.FromString
+        )
+        first = [pb.UploadPart(header=header)] if header else []
+        await call(iter([*first, *(pb.UploadPart(data=part) for part in data)]))
+
+    async def download(self, blob: str, offset: int = 0) -> bytes:
+        call = self._channel.unary_stream(
+            f"/{protocol.SERVICE}/Download", pb.DownloadRequest.SerializeToString, pb.Chunk.FromString
+        )
+        return b"".join([chunk.data async for chunk in call(pb.DownloadRequest(blob=blob, offset=offset))])
+
+
+def hello(version: int = protocol.VERSION, cases: int = 7) -> pb.FromSite:
+    return pb.FromSite(hello=pb.Hello(protocol=version, version="9.9", cases=cases))
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+class Site:
+    """A site's work without data: what it does is given to it."""
+
+    def __init__(
+        self,
+        answer: Callable[[str, bytes], Awaitable[bytes]] | None = None,
+        task: Callable[[str, Path], Awaitable[Content]] | None = None,
+        cases: int = 7,
+    ) -> None:
+        self._answer, self._task, self._cases = answer, task, cases
+        self.models: list[pb.Model] = []
+
+    def cases(self) -> int:
+        return self._cases
+
+    async def task(self, kind: str, received: Path, cancelled: Callable[[], bool]) -> Content:
+        return await self._task(kind, received) if self._task else Content(configs={"got": {"kind": kind}})
+
+    async def answer(self, from_site: str, body: bytes) -> bytes:
+        return await self._answer(from_site, body) if self._answer else b"answer to " + from_site.encode()
+
+    async def model(self, model: pb.Model, fetch: Fetch) -> None:
+        self.models.append(model)
+
+
+def runs(app: ClientApp, cases: int) -> Site:
+    """A site whose work is a ClientApp."""
+    context = app_call.new_context()
+
+    async def task(kind: str, received: Path) -> Content:
+        return await asyncio.to_thread(lambda: app_call.call(app, context, kind, app_call.load(received)))
+
+    return Site(task=task, cases=cases)
+
+
+def tiny_app(
+    train: Callable[[int, Flat], Flat],
+    cases: int,
+    *,
+    layout: Layout = LAYOUT,
+    claims: Callable[[int], int] | None = None,
+    spoil: Callable[[RecordDict], RecordDict] = lambda reply: reply,
+) -> ClientApp:
+    """A ClientApp with a few weights; `train` makes new ones of the round and the old ones.
+
+    It claims `claims(round)` cases when that is given, and `spoil` may change its updates as no honest site would.
+    """
+    app = ClientApp()
+
+    @app.query("initial")
+    def initial(message: Message, context: Context) -> Message:
+        config = ConfigRecord({"layout": weights.layout_to_json(layout)})
+        flat = np.zeros(sum(entry.size for entry in layout), np.float32)
+        content = {ARRAYS: weights_record(flat), CONFIG: config, METRICS: MetricRecord({CASES: cases})}
+        return Message(RecordDict(content), reply_to=message)
+
+    @app.train()
+    def update(message: Message, context: Context) -> Message:
+        number = int(str(message.content.config_records[CONFIG]["server-round"]))
+        flat = train(number, flat_weights(message.content.array_records[ARRAYS]))
+        metrics = MetricRecord({CASES: claims(number) if claims else cases, "loss": 1.0})
+        return Message(spoil(RecordDict({ARRAYS: weights_record(flat), METRICS: metrics})), reply_to=message)
+
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        flat = flat_weights(message.content.array_records[ARRAYS])
+        metrics = MetricRecord({CASES: cases, "sum": float(flat.sum())})
+        return Message(RecordDict({METRICS: metrics}), reply_to=message)
+
+    return app
