@@ -44,6 +44,7 @@ class HubGrid(Grid):
     def __init__(self, hub: Hub, loop: asyncio.AbstractEventLoop, spool: Path, run_id: int) -> None:
         self._hub, self._loop, self._spool = hub, loop, spool
         self._sites: dict[int, str] = {}
+        self._cases: dict[int, int] = {}
         self._sent: dict[str, _Sent] = {}
         self._run: Any = None
         TaskIdentity.run_id = run_id
@@ -53,6 +54,10 @@ class HubGrid(Grid):
     def name_of(self, node: int) -> str:
         """The site behind a node that `get_node_ids` gave."""
         return self._sites[node]
+
+    def cases_of(self, node: int) -> int:
+        """The training cases that a site named when this run first saw it; the coordinator sees them too."""
+        return self._cases[node]
 
     def set_run(self, run: Any) -> None:
         """Keep Flower's description of the run."""
@@ -71,8 +76,11 @@ class HubGrid(Grid):
 
     def get_node_ids(self) -> Iterable[int]:
         """The sites that are connected now."""
-        self._sites.update({node_id(site): site for site in self._hub.connected()})
-        return [node_id(site) for site in self._hub.connected()]
+        connected = self._hub.connected()
+        for site, state in connected.items():
+            self._sites[node_id(site)] = site
+            self._cases.setdefault(node_id(site), state.cases)
+        return [node_id(site) for site in connected]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send each message to its site; contents that several messages share are written once. Their ids."""

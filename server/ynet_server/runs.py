@@ -54,7 +54,7 @@ class Runs:
         folder = self.folder(run)
         try:
             grid = HubGrid(self._hub, self._loop, self._spool, run)
-            model = federate(grid, folder, grid.name_of)
+            model = federate(grid, folder, grid.name_of, grid.cases_of)
             self._registry.publish(Model(model, run, folder.card(), now()))
             self._registry.end_run(run, "finished", "", model, now())
             self._loop.call_soon_threadsafe(self._publish, model, run)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,13 +14,15 @@ from ynet import memory, weights
 from ynet.errors import UserError
 from ynet.federation import plan as plans
 from ynet.federation.plan import Plan
-from ynet.federation.records import ARRAYS, CASES, CONFIG, INITIAL, METRICS, TRAIN, flat_weights, weights_record
+from ynet.federation.records import ARRAYS, CASES, CONFIG, INITIAL, METRICS, TRAIN, flat_weights, form, weights_record
 from ynet.weights import Flat, Layout
 from ynet_server.run_folder import RunFolder, State
 from ynet_server.strategies import strategy
 
 POLL_S = 0.1
 WAIT_AFTER_FAILED_ROUND_S = 2.0
+
+Form = dict[str, tuple[int, ...]]
 
 app = ServerApp()
 
@@ -31,17 +34,24 @@ def main(grid: Grid, context: Context) -> None:
     federate(grid, folder.create(plans.read(Path(str(context.run_config["plan"])))))
 
 
-def federate(grid: Grid, folder: RunFolder, name_of: Callable[[int], str] = str) -> str:
+def federate(
+    grid: Grid,
+    folder: RunFolder,
+    name_of: Callable[[int], str] = str,
+    cases_of: Callable[[int], int | None] = lambda _: None,
+) -> str:
     """Train the folder's plan with the sites on `grid`, going on after the last whole round; the model's id.
 
-    `name_of` gives a node its site's name, for the record. Raises UserError when no weights come to begin with.
+    `name_of` gives a node its site's name, for the record; `cases_of` the training cases that it is known to have,
+    if they are known. Raises UserError when the sites' networks differ, and when the weights grow beyond bounds.
     """
     plan = folder.plan()
-    rounds = _Rounds(grid, plan, folder, name_of)
+    rounds = _Rounds(grid, plan, folder, name_of, cases_of)
     state = folder.state() or rounds.initial()
+    rounds.cases.update(state.cases)
     chosen = strategy(plan)
     for number in range(state.round + 1, plan.training.rounds + 1):
-        state = State(number, rounds.train(chosen, number, state), state.layout)
+        state = State(number, rounds.train(chosen, number, state), state.layout, rounds.cases)
         folder.save_state(state)
         memory.give_back()
         if number % plan.training.evaluate_every == 0 and number < plan.training.rounds:
@@ -61,9 +71,16 @@ class _Reply(NamedTuple):
 class _Rounds:
     """One run's conversations with its sites."""
 
-    def __init__(self, grid: Grid, plan: Plan, folder: RunFolder, name_of: Callable[[int], str]) -> None:
-        self._grid, self._plan, self._folder, self._name_of = grid, plan, folder, name_of
-        self.cases: dict[str, int] = {}
+    def __init__(
+        self,
+        grid: Grid,
+        plan: Plan,
+        folder: RunFolder,
+        name_of: Callable[[int], str],
+        cases_of: Callable[[int], int | None],
+    ) -> None:
+        self._grid, self._plan, self._folder, self._name_of, self._cases_of = grid, plan, folder, name_of, cases_of
+        self.cases: dict[str, int] = {}  # by site: what it named first in this run, and its updates weigh at most
 
     def initial(self) -> State:
         """Initial weights: each site makes them from the plan's seed; all layouts must agree; one set is taken."""
@@ -73,7 +90,7 @@ class _Rounds:
             messages = [
                 Message(content=RecordDict({CONFIG: config}), message_type=INITIAL, dst_node_id=node) for node in nodes
             ]
-            replies = self._converse(0, messages)
+            replies = [reply for reply in self._converse(0, messages) if self._accept(0, reply, self._check_initial)]
             if len(replies) >= self._plan.cohort.minimum:
                 break
             self._folder.event("waiting", connected=len(replies), needed=self._plan.cohort.minimum)
@@ -86,9 +103,9 @@ class _Rounds:
                 "install the same ynet everywhere (ynet-server sites shows the versions)",
             )
         layout = weights.layout_from_json(layouts.pop())
-        flat = _checked(flat_weights(replies[0].content.array_records[ARRAYS]), layout)
+        flat = flat_weights(replies[0].content.array_records[ARRAYS])
         self._folder.event("started", sites=[self._name_of(reply.node) for reply in replies], parameters=int(flat.size))
-        state = State(0, flat, layout)
+        state = State(0, flat, layout, self.cases)
         self._folder.save_state(state)
         return state
 
@@ -97,31 +114,34 @@ class _Rounds:
         while True:
             begun = time.monotonic()
             self._wait_for(self._plan.cohort.quorum)
-            replies = [reply for reply in self._send(chosen, number, state) if self._accept(number, reply, state)]
+            arrays = weights_record(state.flat)
+            check = partial(self._check_update, layout=state.layout, sent=form(arrays))
+            messages = chosen.configure_train(number, arrays, self._config(state.layout), self._grid)
+            del arrays
+            replies = [reply for reply in self._converse(number, messages) if self._accept(number, reply, check)]
+            del messages
             if len(replies) >= self._plan.cohort.quorum:
                 break
             self._folder.event("under_quorum", round=number, updates=len(replies), quorum=self._plan.cohort.quorum)
             time.sleep(WAIT_AFTER_FAILED_ROUND_S)
         aggregated, _ = chosen.aggregate_train(number, [_message(reply) for reply in replies])
+        flat = _checked(flat_weights(aggregated), state.layout)
         self._folder.event(
             "round",
             round=number,
             rounds=self._plan.training.rounds,
             seconds=round(time.monotonic() - begun, 3),
-            sites={self._name_of(reply.node): _metrics(reply.content) for reply in replies},
+            sites={self._name_of(reply.node): _metrics(reply) for reply in replies},
         )
-        return flat_weights(aggregated)
+        return flat
 
     def evaluate(self, chosen: Any, number: int, state: State) -> dict[str, dict[str, float]]:
         """Each site's scores on its own test split; sites that have none are left out."""
         messages = chosen.configure_evaluate(number, weights_record(state.flat), self._config(state.layout), self._grid)
-        scores = {self._name_of(reply.node): _metrics(reply.content) for reply in self._converse(number, messages)}
+        replies = [reply for reply in self._converse(number, messages) if self._accept(number, reply, _metrics)]
+        scores = {self._name_of(reply.node): _metrics(reply) for reply in replies}
         self._folder.event("evaluated", round=number, sites=scores)
         return scores
-
-    def _send(self, chosen: Any, number: int, state: State) -> list[_Reply]:
-        arrays = weights_record(state.flat)
-        return self._converse(number, chosen.configure_train(number, arrays, self._config(state.layout), self._grid))
 
     def _config(self, layout: Layout) -> ConfigRecord:
         return ConfigRecord({"plan": self._plan.canonical(), "layout": weights.layout_to_json(layout)})
@@ -147,21 +167,37 @@ class _Rounds:
                 replies.append(_Reply(node, answer.content))
         return replies
 
-    def _accept(self, number: int, reply: _Reply, state: State) -> bool:
-        """Whether an update may be aggregated; its weight is capped by the cases that the site first named."""
-        site = self._name_of(reply.node)
+    def _accept(self, number: int, reply: _Reply, check: Callable[[_Reply], object]) -> bool:
+        """Whether a reply is what was asked for; one that is not counts as none."""
         try:
-            _checked(flat_weights(reply.content.array_records[ARRAYS]), state.layout)
-            metrics = reply.content.metric_records[METRICS]
-            claimed = int(metrics[CASES])  # type: ignore[arg-type]
-            if claimed <= 0:
-                raise UserError("update", "it claims no cases", "")
-        except (KeyError, TypeError, ValueError, UserError) as error:
+            check(reply)
+        except (KeyError, TypeError, ValueError, OverflowError, UserError) as error:
             why = error.why if isinstance(error, UserError) else "it is not of the form that was asked for"
-            self._folder.event("update_refused", round=number, site=site, reason=why)
+            self._folder.event("update_refused", round=number, site=self._name_of(reply.node), reason=why)
             return False
-        metrics[CASES] = min(claimed, self.cases.setdefault(site, claimed))
         return True
+
+    def _check_initial(self, reply: _Reply) -> None:
+        layout = weights.layout_from_json(str(reply.content[CONFIG]["layout"]))
+        _checked(flat_weights(reply.content.array_records[ARRAYS]), layout)
+        self._weigh(reply)
+
+    def _check_update(self, reply: _Reply, layout: Layout, sent: Form) -> None:
+        arrays = reply.content.array_records[ARRAYS]
+        _checked(flat_weights(arrays), layout)
+        if form(arrays) != sent:
+            raise ValueError("not in the blocks in which they were sent")
+        self._weigh(reply)
+
+    def _weigh(self, reply: _Reply) -> None:
+        """A site's cases count no higher than it first named them, to the coordinator and in this run."""
+        site, metrics = self._name_of(reply.node), reply.content.metric_records[METRICS]
+        claimed, known = int(metrics[CASES]), self._cases_of(reply.node)  # type: ignore[arg-type]
+        cap = self.cases.get(site, claimed if known is None else known)
+        if min(claimed, cap) <= 0:
+            raise UserError("update", "it claims no cases", "")
+        metrics[CASES] = min(claimed, cap)
+        self.cases.setdefault(site, min(claimed, cap))
 
 
 def _checked(flat: Flat, layout: Layout) -> Flat:
@@ -173,12 +209,14 @@ def _checked(flat: Flat, layout: Layout) -> Flat:
     return flat
 
 
-def _metrics(content: RecordDict) -> dict[str, float]:
-    record: MetricRecord = content.metric_records[METRICS]
+def _metrics(reply: _Reply) -> dict[str, float]:
+    record: MetricRecord = reply.content.metric_records[METRICS]
     return {key: round(float(value), 6) for key, value in record.items() if not isinstance(value, list)}
 
 
 def _message(reply: _Reply) -> Message:
     """A reply in the form that a strategy aggregates."""
     asked = Message(content=RecordDict(), message_type=TRAIN, dst_node_id=reply.node)
-    return Message(content=reply.content, reply_to=asked)
+    weight = MetricRecord({CASES: reply.content.metric_records[METRICS][CASES]})  # its other figures are not merged
+    content = RecordDict({ARRAYS: reply.content.array_records[ARRAYS], METRICS: weight})
+    return Message(content=content, reply_to=asked)

@@ -31,6 +31,11 @@ def flat_weights(record: ArrayRecord) -> Flat:
     return weights.join([_view(record[key]) for key in sorted(record)])
 
 
+def form(record: ArrayRecord) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of a record's arrays. Raises ValueError when one is not float32."""
+    return {key: _view(array).shape for key, array in record.items()}
+
+
 def to_records(content: Content) -> RecordDict:
     """A content that came over the wire as Flower's records."""
     records = RecordDict()

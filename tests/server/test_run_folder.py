@@ -1,0 +1,95 @@
+"""A run's folder: what it holds survives any death."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ynet import weights
+from ynet.errors import UserError
+from ynet.federation import plan as plans
+from ynet.federation.plan import Plan
+from ynet.weights import Entry
+from ynet_server.run_folder import EVENTS, MODEL, STATE, RunFolder, State
+
+LAYOUT = (Entry("z", (2, 2)), Entry("a", ()), Entry("m", (0, 3)))
+
+
+def plan() -> Plan:
+    values = {
+        "name": "t",
+        "classes": ["a", "b"],
+        "image": {"channels": 1, "size": 32},
+        "training": {"rounds": 1, "learning_rate": 0.1},
+        "cohort": {"minimum": 1, "quorum": 1},
+        "privacy": {"mode": "off"},
+    }
+    return plans.from_canonical(json.dumps(values))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path / "run").create(plan())
+
+
+def test_the_plan_comes_back(folder: RunFolder) -> None:
+    assert folder.plan() == plan()
+
+
+def test_where_a_run_stands_comes_back_in_the_order_of_its_layout(folder: RunFolder) -> None:
+    assert folder.state() is None
+    for number in (0, 3):
+        folder.save_state(State(number, np.arange(5, dtype=np.float32) + number, LAYOUT, {"A": 9}))
+        back = folder.state()
+        assert back is not None
+        assert (back.round, back.layout, back.cases) == (number, LAYOUT, {"A": 9})
+        np.testing.assert_array_equal(back.flat, np.arange(5, dtype=np.float32) + number, strict=True)
+    assert not list(folder.path.glob("*.partial"))
+
+
+def test_a_state_that_is_no_state_is_the_users_to_mend(folder: RunFolder) -> None:
+    folder.save_state(State(1, np.zeros(5, np.float32), LAYOUT, {}))
+    whole = (folder.path / STATE).read_bytes()
+    (folder.path / STATE).write_bytes(whole[:-1])
+    with pytest.raises(UserError, match="cannot be read"):
+        folder.state()
+
+
+def test_events_are_read_from_any_number_on(folder: RunFolder) -> None:
+    assert folder.events() == []
+    for number in range(3):
+        folder.event("round", number=number, reason="line\nbreak \u2028 é")
+    assert [event["number"] for event in folder.events(1)] == [1, 2]
+    assert folder.events(3) == []
+    assert folder.events(9) == []
+
+
+def test_an_event_that_is_only_half_written_is_not_there_yet(folder: RunFolder) -> None:
+    folder.event("round", number=1)
+    path = folder.path / EVENTS
+    whole = path.read_bytes()
+    for cut in range(len(whole)):
+        path.write_bytes(whole + whole[:cut])
+        assert [event["number"] for event in folder.events()] == [1]
+    path.write_bytes(whole + whole)
+    assert len(folder.events()) == 2
+
+
+def test_a_line_that_a_full_disk_cut_short_costs_that_line_and_no_other(folder: RunFolder) -> None:
+    folder.event("round", number=1)
+    with (folder.path / EVENTS).open("a") as file:
+        file.write('{"time": 1.0, "ki')
+    folder.event("round", number=2)
+    folder.event("round", number=3)
+    assert [event.get("number") for event in folder.events()][-2:] == [2, 3]
+
+
+def test_the_model_is_named_by_its_weights_and_its_plan_and_says_so(folder: RunFolder) -> None:
+    arrays = {"w": np.ones(3, np.float32)}
+    model = folder.save_model(arrays, {"rounds": 1})
+    assert model == weights.model_id(arrays, plan().id)
+    assert folder.card() == {"model_id": model, "plan_id": plan().id, "rounds": 1}
+    loaded, metadata = weights.load(folder.path / MODEL)
+    assert metadata == {"plan": plan().canonical(), "model_id": model}
+    np.testing.assert_array_equal(loaded["w"], arrays["w"])
