@@ -32,3 +32,17 @@ def test_generated_code_is_what_the_protocol_files_say(tmp_path: Path) -> None:
     for source in sources:
         generated = source.replace(".proto", "_pb2.py")
         assert (tmp_path / generated).read_text("utf-8") == (ROOT / generated).read_text("utf-8")
+
+
+def test_a_server_whose_terminal_is_gone_still_stops_in_order(tmp_path: Path) -> None:
+    config = tmp_path / "server.yaml"
+    config.write_text("listen: {host: 127.0.0.1, hub_port: 0, enrolment_port: 0}\n")
+    command = [sys.executable, "-m", "ynet_server", "start", "--home", tmp_path / "home", "--config", config]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        assert server.stderr is not None
+        while not server.stdout.readline().startswith(b"ready"):
+            pass
+        server.stdout.close()
+        server.terminate()
+        assert b"Traceback" not in server.stderr.read()

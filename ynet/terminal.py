@@ -1,5 +1,6 @@
 """How the commands speak: three lines for a user's error, JSON on request, and the exit codes."""
 
+import contextlib
 import json
 import logging
 import os
@@ -50,6 +51,12 @@ def show(value: Any, *, as_json: bool, human: Callable[[], object]) -> None:
             print(text)  # noqa: T201 (as it is: no markup, no folding)
         else:
             out.print(text)
+
+
+def say(line: str) -> None:
+    """Print a line at once; nothing when nobody reads any more: a server goes on when its terminal is gone."""
+    with contextlib.suppress(BrokenPipeError):
+        print(line, flush=True)  # noqa: T201
 
 
 def rows(title: str, columns: Sequence[str], lines: Sequence[Sequence[object]]) -> Table:

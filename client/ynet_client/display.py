@@ -7,6 +7,8 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ynet import terminal
+
 LINE_EVERY_S = 10.0
 
 
@@ -28,7 +30,7 @@ class Display:
             if self._bar:
                 self._console.print(stamped, markup=False, soft_wrap=True)
             else:
-                print(stamped, flush=True)  # noqa: T201
+                terminal.say(stamped)
 
     def progress(self, title: str, done: int, total: int) -> None:
         """How far a piece of work is; the bar goes when it is done. Without a terminal, a line now and then."""

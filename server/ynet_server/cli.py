@@ -51,7 +51,7 @@ def start(
     folder = prepare(_home(home))
     settings = server_settings.load(folder, config)
     terminal.log_to(folder / "server.log")
-    asyncio.run(serve(folder, settings, lambda line: print(line, flush=True)))
+    asyncio.run(serve(folder, settings, terminal.say))
 
 
 @app.command()
