@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
 from ynet import memory, weights
@@ -125,7 +125,7 @@ class _Rounds:
             self._folder.event("under_quorum", round=number, updates=len(replies), quorum=self._plan.cohort.quorum)
             time.sleep(WAIT_AFTER_FAILED_ROUND_S)
         aggregated, _ = chosen.aggregate_train(number, [_message(reply) for reply in replies])
-        flat = _checked(flat_weights(aggregated), state.layout)
+        flat = _checked(_single(aggregated), state.layout)
         self._folder.event(
             "round",
             round=number,
@@ -198,6 +198,11 @@ class _Rounds:
             raise UserError("update", "it claims no cases", "")
         metrics[CASES] = min(claimed, cap)
         self.cases.setdefault(site, min(claimed, cap))
+
+
+def _single(aggregated: ArrayRecord) -> Flat:
+    """What a strategy made, in single precision: the adaptive ones compute in double."""
+    return weights.join([aggregated[key].numpy().astype(np.float32, copy=False) for key in sorted(aggregated)])
 
 
 def _checked(flat: Flat, layout: Layout) -> Flat:

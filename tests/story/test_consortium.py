@@ -189,3 +189,30 @@ def test_a_run_goes_on_when_the_server_ended_in_the_middle(
     assert "resumed" in [event["kind"] for event in events]
     assert sorted(set(rounds)) == list(range(1, 13))
     assert len(rounds) <= 13
+
+
+@pytest.mark.parametrize("strategy", ["fedavgm", "fedprox", "fedadam", "fedyogi"])
+def test_each_strategy_of_the_plan_trains(strategy: str, trial: Trial, trained: str) -> None:
+    plan = small_plan(trial.folder / f"{strategy}.yaml", rounds=2, strategy=strategy)
+    done = trial.server_command("train", "--plan", plan)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "round 2/2" in done.stdout
+
+
+def test_the_paper_recipe_trains(trial: Trial, trained: str) -> None:
+    plan = small_plan(trial.folder / "paper.yaml", rounds=1)
+    plan.write_text(plan.read_text("utf-8") + "recipe: paper\n", "utf-8")
+    done = trial.server_command("train", "--plan", plan)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_model_published_while_a_site_is_away_is_taken_up_when_it_is_back(trial: Trial, trained: str) -> None:
+    plan = small_plan(trial.folder / "two.yaml", rounds=1, seed=2)
+    plan.write_text(plan.read_text("utf-8").replace("minimum: 3", "minimum: 2").replace("quorum: 3", "quorum: 2"))
+    trial.stop("C")
+    assert trial.server_command("train", "--plan", plan).returncode == 0
+    model = trial.server_call("GET", "/models")["in_use"]
+    trial.join("C")
+    trial.wait_connected("C")
+    trial.wait_indexed(model)
+    assert set(trial.query("C", an_image(trial, "C"))["answered"]) == {"A", "B"}
