@@ -250,10 +250,12 @@ def tiny_app(
     layout: Layout = LAYOUT,
     claims: Callable[[int], int] | None = None,
     spoil: Callable[[RecordDict], RecordDict] = lambda reply: reply,
+    spoil_initial: Callable[[RecordDict], RecordDict] = lambda reply: reply,
 ) -> ClientApp:
     """A ClientApp with a few weights; `train` makes new ones of the round and the old ones.
 
-    It claims `claims(round)` cases when that is given, and `spoil` may change its updates as no honest site would.
+    It claims `claims(round)` cases when that is given, and `spoil` may change its updates, `spoil_initial` its
+    initial weights, as no honest site would.
     """
     app = ClientApp()
 
@@ -262,7 +264,7 @@ def tiny_app(
         config = ConfigRecord({"layout": weights.layout_to_json(layout)})
         flat = np.zeros(sum(entry.size for entry in layout), np.float32)
         content = {ARRAYS: weights_record(flat), CONFIG: config, METRICS: MetricRecord({CASES: cases})}
-        return Message(RecordDict(content), reply_to=message)
+        return Message(spoil_initial(RecordDict(content)), reply_to=message)
 
     @app.train()
     def update(message: Message, context: Context) -> Message:

@@ -21,6 +21,8 @@ from ynet_server.strategies import strategy
 
 POLL_S = 0.1
 WAIT_AFTER_FAILED_ROUND_S = 2.0
+REFUSED_AT_MOST = 3
+"""How often a round is held again because of what sites sent: training that diverges does so every time."""
 
 Form = dict[str, tuple[int, ...]]
 
@@ -80,6 +82,7 @@ class _Rounds:
         cases_of: Callable[[int], int | None],
     ) -> None:
         self._grid, self._plan, self._folder, self._name_of, self._cases_of = grid, plan, folder, name_of, cases_of
+        self._refusal = ""  # the newest
         self.cases: dict[str, int] = {}  # by site: what it named first in this run, and its updates weigh at most
 
     def initial(self) -> State:
@@ -111,6 +114,7 @@ class _Rounds:
 
     def train(self, chosen: Any, number: int, state: State) -> Flat:
         """One round: weights out, updates in, aggregated. A round under its quorum is held again."""
+        refused = 0
         while True:
             begun = time.monotonic()
             self._wait_for(self._plan.cohort.quorum)
@@ -118,10 +122,19 @@ class _Rounds:
             check = partial(self._check_update, layout=state.layout, sent=form(arrays))
             messages = chosen.configure_train(number, arrays, self._config(state.layout), self._grid)
             del arrays
-            replies = [reply for reply in self._converse(number, messages) if self._accept(number, reply, check)]
+            answers = self._converse(number, messages)
+            replies = [reply for reply in answers if self._accept(number, reply, check)]
             del messages
             if len(replies) >= self._plan.cohort.quorum:
                 break
+            refused += len(replies) < len(answers)
+            if refused == REFUSED_AT_MOST:
+                raise UserError(
+                    f"round {number} came to nothing",
+                    f"updates were refused {refused} times over: {self._refusal}",
+                    "see the sites' logs; when the values are not finite, lower training.learning_rate",
+                )
+            del answers
             self._folder.event("under_quorum", round=number, updates=len(replies), quorum=self._plan.cohort.quorum)
             time.sleep(WAIT_AFTER_FAILED_ROUND_S)
         aggregated, _ = chosen.aggregate_train(number, [_message(reply) for reply in replies])
@@ -173,6 +186,7 @@ class _Rounds:
             check(reply)
         except (KeyError, TypeError, ValueError, OverflowError, UserError) as error:
             why = error.why if isinstance(error, UserError) else "it is not of the form that was asked for"
+            self._refusal = why
             self._folder.event("update_refused", round=number, site=self._name_of(reply.node), reason=why)
             return False
         return True

@@ -1,0 +1,451 @@
+"""Whole runs on the hub, with sites whose training is a line of arithmetic."""
+
+import asyncio
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from loopback import LAYOUT, Consortium, in_thread, play, runs, tiny_app, until
+
+from ynet import weights
+from ynet.errors import UserError
+from ynet.federation import plan as plans
+from ynet.federation.plan import STRATEGY_OPTIONS, Plan
+from ynet.federation.records import ARRAYS, CASES, CONFIG, METRICS, weights_record
+from ynet.weights import Entry, Flat
+from ynet_server import server_app
+from ynet_server.grid import HubGrid
+from ynet_server.run_folder import MODEL, STATE, RunFolder, State
+
+SIZE = 7
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(server_app, "WAIT_AFTER_FAILED_ROUND_S", 0.05)
+    monkeypatch.setattr(server_app, "POLL_S", 0.02)
+    return iter(())
+
+
+def plan(rounds: int = 2, minimum: int = 2, quorum: int = 2, deadline_s: float = 10.0, **training: Any) -> Plan:
+    values = {
+        "name": "t",
+        "classes": ["a", "b"],
+        "image": {"channels": 1, "size": 32},
+        "training": {"rounds": rounds, "learning_rate": 0.1, **training},
+        "cohort": {"minimum": minimum, "quorum": quorum, "round_deadline_s": deadline_s},
+        "privacy": {"mode": "off"},
+    }
+    return plans.from_canonical(json.dumps(values))
+
+
+async def federate(consortium: Consortium, folder: RunFolder) -> str:
+    grid = HubGrid(consortium.hub, asyncio.get_running_loop(), consortium.spool, 1)
+    return await in_thread(lambda: server_app.federate(grid, folder, grid.name_of, grid.cases_of))
+
+
+def run(tmp_path: Path, frozen: Plan, sites: dict[str, Any], cases: dict[str, int]) -> RunFolder:
+    """Train `frozen` with the sites' apps, joined in the order given; `cases` go into their greetings."""
+    folder = RunFolder(tmp_path / "run").create(frozen)
+
+    async def story(consortium: Consortium) -> None:
+        for name, app in sites.items():
+            await consortium.join(name, runs(app, cases[name]))
+        await federate(consortium, folder)
+        await until(lambda: not list(consortium.spool.iterdir()))
+
+    tmp_path.mkdir(exist_ok=True)
+    play(tmp_path, story)
+    return folder
+
+
+def model(folder: RunFolder) -> Flat:
+    arrays, _ = weights.load(folder.path / MODEL)
+    return weights.flatten({entry.name: arrays[entry.name] for entry in LAYOUT})
+
+
+def events(folder: RunFolder, kind: str) -> list[dict[str, Any]]:
+    return [event for event in folder.events() if event["kind"] == kind]
+
+
+def towards(seed: int) -> Callable[[int, Flat], Flat]:
+    """A training that depends on the round and on the weights that came."""
+    own = np.random.default_rng(seed).standard_normal(SIZE).astype(np.float32)
+    return lambda number, flat: (0.5 * flat + own * np.float32(number)).astype(np.float32)
+
+
+TRAININGS = {"A": (towards(1), 30), "B": (towards(2), 20), "C": (towards(3), 10)}
+
+
+def by_hand(rounds: int, names: str = "ABC") -> Flat:
+    """FedAvg as its paper has it: the mean of the sites' weights, each counted by its cases."""
+    flat = np.zeros(SIZE)
+    for number in range(1, rounds + 1):
+        updates = [(TRAININGS[name][0](number, flat.astype(np.float32)), TRAININGS[name][1]) for name in names]
+        flat = sum(update.astype(np.float64) * n for update, n in updates) / sum(n for _, n in updates)
+    return flat.astype(np.float32)
+
+
+def honest(names: str = "ABC") -> tuple[dict[str, Any], dict[str, int]]:
+    return {name: tiny_app(*TRAININGS[name]) for name in names}, {name: TRAININGS[name][1] for name in names}
+
+
+def test_fedavg_is_the_mean_of_the_sites_weighted_by_their_cases(tmp_path: Path) -> None:
+    folder = run(tmp_path, plan(rounds=3), *honest())
+    np.testing.assert_allclose(model(folder), by_hand(3), rtol=1e-5)
+    assert folder.card()["sites"] == {"A": 30, "B": 20, "C": 10}
+    assert [event["round"] for event in events(folder, "round")] == [1, 2, 3]
+    scores = folder.card()["scores"]
+    assert {name: values["sum"] for name, values in scores.items()} == pytest.approx(
+        dict.fromkeys("ABC", float(by_hand(3).sum())), rel=1e-4
+    )
+
+
+def test_the_order_in_which_the_sites_came_changes_not_a_bit(tmp_path: Path) -> None:
+    one, other = run(tmp_path / "1", plan(), *honest("ABC")), run(tmp_path / "2", plan(), *honest("CBA"))
+    assert one.card()["model_id"] == other.card()["model_id"]
+
+
+@pytest.mark.parametrize("strategy", sorted(STRATEGY_OPTIONS))
+def test_sites_that_change_nothing_leave_the_weights_as_they_are_under_every_strategy(
+    tmp_path: Path, strategy: str
+) -> None:
+    apps = {name: tiny_app(lambda _, flat: flat, 5) for name in "AB"}
+    folder = run(tmp_path, plan(strategy=strategy), apps, {"A": 5, "B": 5})
+    np.testing.assert_array_equal(model(folder), np.zeros(SIZE, np.float32))
+
+
+@pytest.mark.parametrize("strategy", sorted(STRATEGY_OPTIONS))
+def test_every_strategy_moves_the_weights_to_where_all_sites_agree(tmp_path: Path, strategy: str) -> None:
+    apps = {name: tiny_app(lambda _, flat: flat + np.float32(1), 5) for name in "AB"}
+    folder = run(tmp_path, plan(strategy=strategy), apps, {"A": 5, "B": 5})
+    assert (model(folder) > 0).all()
+
+
+def test_scores_are_asked_for_as_often_as_the_plan_says_and_after_the_last_round(tmp_path: Path) -> None:
+    folder = run(tmp_path, plan(rounds=5, evaluate_every=2), *honest())
+    assert [event["round"] for event in events(folder, "evaluated")] == [2, 4, 5]
+
+
+# --- one site that sends what it should not
+
+
+def nan(number: int, flat: Flat) -> Flat:
+    return np.full(SIZE, np.nan, np.float32)
+
+
+def infinite(number: int, flat: Flat) -> Flat:
+    return np.array([0, 0, 0, np.inf, 0, 0, 0], np.float32)
+
+
+def too_few(number: int, flat: Flat) -> Flat:
+    return flat[:-1]
+
+
+def too_many(number: int, flat: Flat) -> Flat:
+    return np.append(flat, np.float32(0))
+
+
+def nothing(number: int, flat: Flat) -> Flat:
+    return flat[:0]
+
+
+@pytest.mark.parametrize("train", [nan, infinite, too_few, too_many, nothing])
+def test_an_update_that_is_no_weights_is_refused_and_told_and_the_others_go_on(
+    tmp_path: Path, train: Callable[[int, Flat], Flat]
+) -> None:
+    apps, cases = honest()
+    folder = run(tmp_path, plan(), {**apps, "X": tiny_app(train, 1000)}, {**cases, "X": 1000})
+    np.testing.assert_allclose(model(folder), by_hand(2), rtol=1e-5)
+    assert [(event["site"], event["round"]) for event in events(folder, "update_refused")] == [("X", 1), ("X", 2)]
+    assert all(event["reason"] for event in events(folder, "update_refused"))
+
+
+def without(*names: str) -> Callable[[RecordDict], RecordDict]:
+    def spoil(reply: RecordDict) -> RecordDict:
+        for name in names:
+            del reply[name]
+        return reply
+
+    return spoil
+
+
+def putting(name: str, record: object) -> Callable[[RecordDict], RecordDict]:
+    def spoil(reply: RecordDict) -> RecordDict:
+        reply[name] = record  # type: ignore[assignment]
+        return reply
+
+    return spoil
+
+
+def blocks(**arrays: np.ndarray) -> Callable[[RecordDict], RecordDict]:
+    return putting(ARRAYS, ArrayRecord({key: Array(array) for key, array in arrays.items()}))
+
+
+ODD = {
+    "no weights": without(ARRAYS),
+    "no metrics": without(METRICS),
+    "nothing": without(ARRAYS, METRICS),
+    "other block names": blocks(x=np.zeros(SIZE, np.float32)),
+    "other blocks": blocks(block00000=np.zeros(3, np.float32), block00001=np.zeros(4, np.float32)),
+    "other shape": blocks(block00000=np.zeros((1, SIZE), np.float32)),
+    "no cases": putting(METRICS, MetricRecord({"loss": 1.0})),
+    "zero cases": putting(METRICS, MetricRecord({CASES: 0})),
+    "negative cases": putting(METRICS, MetricRecord({CASES: -5})),
+    "less than one case": putting(METRICS, MetricRecord({CASES: 0.5})),
+}
+
+
+@pytest.mark.parametrize("spoil", ODD.values(), ids=ODD.keys())
+def test_an_update_of_another_form_is_refused_and_the_others_go_on(
+    tmp_path: Path, spoil: Callable[[RecordDict], RecordDict]
+) -> None:
+    apps, cases = honest()
+    odd = tiny_app(towards(9), 1000, spoil=spoil)
+    folder = run(tmp_path, plan(rounds=1), {**apps, "X": odd}, {**cases, "X": 1000})
+    np.testing.assert_allclose(model(folder), by_hand(1), rtol=1e-5)
+    assert [event["site"] for event in events(folder, "update_refused")] == ["X"]
+
+
+MORE = {
+    "a figure more": putting(METRICS, MetricRecord({CASES: 30, "loss": 1.0, "more": 2.0})),
+    "a figure less": putting(METRICS, MetricRecord({CASES: 30})),
+    "a record more": putting("more", MetricRecord({"x": 1.0})),
+    "weights more": putting("more", weights_record(np.full(SIZE, np.nan, np.float32))),
+    "a config": putting("config", ConfigRecord({"x": "y"})),
+}
+
+
+@pytest.mark.parametrize("spoil", MORE.values(), ids=MORE.keys())
+def test_what_an_update_holds_besides_changes_nothing(
+    tmp_path: Path, spoil: Callable[[RecordDict], RecordDict]
+) -> None:
+    apps, cases = honest()
+    folder = run(tmp_path, plan(rounds=1), {**apps, "A": tiny_app(*TRAININGS["A"], spoil=spoil)}, cases)
+    np.testing.assert_allclose(model(folder), by_hand(1), rtol=1e-5)
+    assert not events(folder, "update_refused")
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["from the first round on", "from the second round on"])
+def test_a_site_that_claims_a_billion_cases_weighs_no_more_than_it_was_known_with(tmp_path: Path, late: bool) -> None:
+    def claims(number: int) -> int:
+        return 10 if late and number == 1 else 10**9
+
+    apps, cases = honest()
+    apps["C"] = tiny_app(*TRAININGS["C"], claims=claims)
+    folder = run(tmp_path, plan(rounds=2), apps, cases)
+    np.testing.assert_allclose(model(folder), by_hand(2), rtol=1e-5)
+    assert folder.card()["sites"]["C"] == 10
+    assert [event["sites"]["C"][CASES] for event in events(folder, "round")] == [10, 10]
+
+
+def test_a_site_that_lies_from_its_first_word_on_is_seen_by_the_coordinator(tmp_path: Path) -> None:
+    """Nobody but the site knows its cases: what it weighs is what `ynet-server sites` showed before the run."""
+    apps, cases = honest("AB")
+    folder = RunFolder(tmp_path / "run").create(plan(rounds=1))
+
+    async def story(consortium: Consortium) -> None:
+        for name, app in {**apps, "C": tiny_app(towards(3), 10**9)}.items():
+            await consortium.join(name, runs(app, cases.get(name, 500)))
+        await federate(consortium, folder)
+        assert {site.name: site.cases for site in consortium.registry.sites()}["C"] == 500
+
+    play(tmp_path, story)
+    assert folder.card()["sites"]["C"] == 500
+
+
+# --- who takes part
+
+
+def test_a_round_under_its_quorum_is_held_again_and_counts_once(tmp_path: Path) -> None:
+    failures = [1, 1, 2]
+
+    def flaky(number: int, flat: Flat) -> Flat:
+        if failures and failures[0] == number:
+            failures.pop(0)
+            raise OSError("the disk was full for a moment")
+        return TRAININGS["A"][0](number, flat)
+
+    apps, cases = honest("ABC")
+    folder = run(tmp_path, plan(quorum=3, minimum=3), {**apps, "A": tiny_app(flaky, 30)}, cases)
+    np.testing.assert_allclose(model(folder), by_hand(2), rtol=1e-5)
+    assert [event["round"] for event in events(folder, "under_quorum")] == [1, 1, 2]
+    assert [event["round"] for event in events(folder, "round")] == [1, 2]
+    assert {event["reason"] for event in events(folder, "site_failed")} == {"the site failed; its admin's log says why"}
+
+
+def test_a_late_site_is_not_waited_for_beyond_the_deadline_and_joins_the_next_round(tmp_path: Path) -> None:
+    def slow(number: int, flat: Flat) -> Flat:
+        time.sleep(1.5 if number == 1 else 0)
+        return flat
+
+    apps, cases = honest("AB")
+    folder = run(
+        tmp_path, plan(rounds=3, deadline_s=0.7), {**apps, "X": tiny_app(slow, 5)}, {**cases, "X": 5}
+    )  # fmt: skip
+    sites = [set(event["sites"]) for event in events(folder, "round")]
+    assert sites[0] == {"A", "B"}
+    assert {"A", "B"} <= sites[1]
+    assert events(folder, "site_failed")[0]["reason"] == "no answer before the deadline"
+
+
+def test_a_run_waits_for_its_sites_and_says_so(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run").create(plan(rounds=1))
+
+    async def story(consortium: Consortium) -> None:
+        training = asyncio.ensure_future(federate(consortium, folder))
+        await until(lambda: events(folder, "waiting"))
+        for name, app in honest("AB")[0].items():
+            await consortium.join(name, runs(app, TRAININGS[name][1]))
+        await training
+
+    play(tmp_path, story)
+    waiting = events(folder, "waiting")[0]
+    assert (waiting["connected"], waiting["needed"]) == (0, 2)
+    assert set(events(folder, "started")[0]["sites"]) == {"A", "B"}
+
+
+def test_a_site_that_comes_during_a_run_takes_part_from_the_next_round_on(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run").create(plan(rounds=3))
+
+    async def story(consortium: Consortium) -> None:
+        loop = asyncio.get_running_loop()
+
+        def calling_c(number: int, flat: Flat) -> Flat:
+            if number == 1:
+                joining = consortium.join("C", runs(tiny_app(*TRAININGS["C"]), 10))
+                asyncio.run_coroutine_threadsafe(joining, loop).result(10)
+            return TRAININGS["A"][0](number, flat)
+
+        await consortium.join("A", runs(tiny_app(calling_c, 30), 30))
+        await consortium.join("B", runs(tiny_app(*TRAININGS["B"]), 20))
+        await federate(consortium, folder)
+
+    play(tmp_path, story)
+    assert [set(event["sites"]) for event in events(folder, "round")] == [{"A", "B"}, {"A", "B", "C"}, {"A", "B", "C"}]
+    assert folder.card()["sites"] == {"A": 30, "B": 20, "C": 10}
+
+
+# --- beginning
+
+
+def test_sites_that_build_different_networks_do_not_start(tmp_path: Path) -> None:
+    other = tiny_app(towards(1), 5, layout=(Entry("a", (4, 1)), Entry("b", (3,))))
+    with pytest.raises(UserError, match="build different networks"):
+        run(tmp_path, plan(), {"A": tiny_app(towards(1), 5), "B": other}, {"A": 5, "B": 5})
+    folder = RunFolder(tmp_path / "run")
+    assert folder.state() is None
+    assert not (folder.path / MODEL).exists()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        without(CONFIG),
+        without(ARRAYS),
+        without(METRICS),
+        putting(CONFIG, ConfigRecord({"layout": "[["})),
+        putting(CONFIG, ConfigRecord({"layout": '[["a",[Infinity]]]'})),
+        putting(ARRAYS, weights_record(np.full(SIZE, np.nan, np.float32))),
+        putting(ARRAYS, weights_record(np.zeros(SIZE + 1, np.float32))),
+    ],
+    ids=["no config", "no weights", "no cases", "no layout", "infinite layout", "NaN", "another number"],
+)
+def test_a_site_that_begins_with_nonsense_does_not_keep_the_others_from_starting(
+    tmp_path: Path, spoil: Callable[[RecordDict], RecordDict]
+) -> None:
+    apps, cases = honest()
+    odd = tiny_app(nan, 5, spoil_initial=spoil)
+    folder = run(tmp_path, plan(minimum=3), {**apps, "X": odd}, {**cases, "X": 5})
+    np.testing.assert_allclose(model(folder), by_hand(2), rtol=1e-5)
+    assert events(folder, "update_refused")[0]["site"] == "X"
+    assert set(events(folder, "started")[0]["sites"]) == {"A", "B", "C"}
+
+
+# --- going on
+
+
+def test_a_run_that_was_stopped_goes_on_at_the_next_round_and_ends_with_the_same_model(tmp_path: Path) -> None:
+    copy = tmp_path / "as it was in round 3"
+    seen: list[int] = []
+
+    def stopping(number: int, flat: Flat) -> Flat:
+        seen.append(number)
+        if number == 3 and not copy.exists():
+            shutil.copytree(tmp_path / "run", copy)  # what a power cut would leave
+        return TRAININGS["A"][0](number, flat)
+
+    apps, cases = honest()
+    apps["A"] = tiny_app(stopping, 30)
+    whole = run(tmp_path, plan(rounds=4), apps, cases)
+    seen.clear()
+    shutil.rmtree(tmp_path / "run")
+    shutil.copytree(copy, tmp_path / "run")
+    resumed = run(tmp_path, plan(rounds=4), apps, cases)
+    assert seen == [3, 4]
+    assert events(resumed, "round")[-1]["round"] == 4
+    np.testing.assert_allclose(model(resumed), by_hand(4), rtol=1e-5)
+    assert whole.path == resumed.path
+
+
+def test_a_run_that_was_stopped_after_its_last_round_only_scores_and_publishes(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run").create(plan(rounds=2))
+    folder.save_state(State(2, np.arange(SIZE, dtype=np.float32), LAYOUT, {"A": 30}))
+    run(tmp_path, plan(rounds=2), *honest("AB"))
+    assert not events(folder, "round")
+    np.testing.assert_array_equal(model(folder), np.arange(SIZE, dtype=np.float32))
+
+
+def test_a_restart_does_not_let_a_site_name_more_cases_than_before(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run").create(plan(rounds=2))
+    folder.save_state(State(1, by_hand(1), LAYOUT, {"A": 30, "B": 20, "C": 10}))
+    apps, cases = honest()
+    apps["C"] = tiny_app(*TRAININGS["C"], claims=lambda _: 10**9)
+    run(tmp_path, plan(rounds=2), apps, {**cases, "C": 10**9})
+    np.testing.assert_allclose(model(folder), by_hand(2), rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
+def test_weights_that_grow_beyond_bounds_end_the_run_with_a_reason_and_the_last_good_state(tmp_path: Path) -> None:
+    def wild(number: int, flat: Flat) -> Flat:
+        return np.full(SIZE, 3e38 * (-1) ** number, np.float32)
+
+    apps = {name: tiny_app(wild, 5) for name in "AB"}
+    with pytest.raises(UserError, match="not finite"):
+        run(tmp_path, plan(rounds=4, strategy="fedavgm"), apps, {"A": 5, "B": 5})
+    state = RunFolder(tmp_path / "run").state()
+    assert state is not None
+    assert np.isfinite(state.flat).all()
+
+
+def test_training_that_diverges_at_every_site_ends_the_run_with_a_reason(tmp_path: Path) -> None:
+    def diverging(number: int, flat: Flat) -> Flat:
+        return flat if number == 1 else nan(number, flat)
+
+    apps = {name: tiny_app(diverging, 5) for name in "AB"}
+    with pytest.raises(UserError, match="round 2 came to nothing") as caught:
+        run(tmp_path, plan(), apps, {"A": 5, "B": 5})
+    assert "not finite" in caught.value.why
+    assert "learning_rate" in caught.value.do
+
+
+def test_the_state_is_kept_after_every_round(tmp_path: Path) -> None:
+    rounds: list[int] = []
+
+    def looking(number: int, flat: Flat) -> Flat:
+        state = RunFolder(tmp_path / "run").state()
+        assert state is not None
+        rounds.append(state.round)
+        np.testing.assert_array_equal(state.flat, flat)
+        return TRAININGS["A"][0](number, flat)
+
+    apps, cases = honest("AB")
+    folder = run(tmp_path, plan(rounds=3), {**apps, "A": tiny_app(looking, 30)}, cases)
+    assert rounds == [0, 1, 2]
+    assert (folder.path / STATE).exists()
