@@ -1,6 +1,6 @@
 """The server's settings: where it listens, and what it is called."""
 
-from dataclasses import field
+from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -38,21 +38,15 @@ class ServerSettings:
 
 
 def load(home: Path, config: Path | None) -> ServerSettings:
-    """The settings in `config`, which are then remembered in `home`; else the remembered ones; else the defaults."""
-    remembered = home / FILE
-    if config is None:
-        return _read(remembered) if remembered.exists() else ServerSettings()
-    settings = _read(config)
-    write_private(remembered, config.read_bytes())
-    return settings
+    """The settings in `config`; else those that the last start remembered in `home`; else the defaults."""
+    path = config or home / FILE
+    return _read(path) if config or path.exists() else ServerSettings()
 
 
-def remember_ports(home: Path, hub_port: int, enrolment_port: int) -> None:
-    """Keep the ports that were chosen at the first start: sites remember them too."""
-    path = home / FILE
-    values = read_yaml(path, "settings") if path.exists() else {}
-    values["listen"] = {**values.get("listen", {}), "hub_port": hub_port, "enrolment_port": enrolment_port}
-    write_private(path, yaml.safe_dump(values).encode())
+def remember(home: Path, settings: ServerSettings, hub_port: int, enrolment_port: int) -> None:
+    """Keep the settings of a server that has started, and the ports that it found free: sites remember them too."""
+    listen = replace(settings.listen, hub_port=hub_port, enrolment_port=enrolment_port)
+    write_private(home / FILE, yaml.safe_dump(asdict(replace(settings, listen=listen))).encode())
 
 
 def _read(path: Path) -> ServerSettings:

@@ -25,7 +25,7 @@ from ynet_server.control import routes
 from ynet_server.hub import Hub, service
 from ynet_server.registry import Registry
 from ynet_server.runs import Runs
-from ynet_server.settings import ServerSettings, remember_ports
+from ynet_server.settings import ServerSettings, remember
 
 # With an ECDSA certificate, this leaves TLS 1.2 no cipher suite in common: only 1.3 connects. (Python's gRPC has no
 # setting for the version.)
@@ -70,7 +70,7 @@ async def serve(
         except OSError as error:
             await server.stop(None)
             raise _port_fault("enrolment_port", settings.listen.enrolment_port, error) from None
-        remember_ports(home, hub_port, enrolment_port)
+        remember(home, settings, hub_port, enrolment_port)
 
         fingerprint = identity.fingerprint(authority.certificate).hex()
         about: dict[str, object] = {
@@ -125,11 +125,10 @@ async def _open_hub(
 
 def _check_free(host: str, port: int) -> None:
     """GRPC says only "failed to bind"; the system says why. Raises UserError."""
-    if port:
-        try:
-            socket.create_server((host, port)).close()
-        except OSError as error:
-            raise _port_fault("hub_port", port, error) from None
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        raise _port_fault("hub_port", port, error) from None
 
 
 def _port_fault(key: str, port: int, error: OSError) -> UserError:
@@ -137,7 +136,7 @@ def _port_fault(key: str, port: int, error: OSError) -> UserError:
     return UserError(
         f"the server cannot listen on port {port}",
         "another process listens there" if taken else (error.strerror or "the address cannot be listened on"),
-        f"stop that process, or set another listen.{key} in the server's config",
+        f"{'stop that process' if taken else 'mend listen.host'}, or set another listen.{key} in the server's config",
     )
 
 

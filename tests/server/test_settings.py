@@ -25,8 +25,11 @@ def test_what_was_given_once_is_remembered_privately(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     given = settings.load(home, config)
+    assert given == ServerSettings("lungs", listen=Listen("127.0.0.1"))
+    assert settings.load(home, None) == ServerSettings()  # not before the server has started with it
+    settings.remember(home, given, 8440, 8441)
     config.unlink()
-    assert settings.load(home, None) == given == ServerSettings("lungs", listen=Listen("127.0.0.1"))
+    assert settings.load(home, None) == given
     assert (home / settings.FILE).stat().st_mode & 0o777 == 0o600
 
 
@@ -34,7 +37,7 @@ def test_what_was_given_once_is_remembered_privately(tmp_path: Path) -> None:
 def test_ports_that_were_found_free_are_kept_beside_the_rest(tmp_path: Path, text: str) -> None:
     (tmp_path / settings.FILE).write_text(text or "{}")
     before = settings.load(tmp_path, None)
-    settings.remember_ports(tmp_path, 1234, 1235)
+    settings.remember(tmp_path, before, 1234, 1235)
     after = settings.load(tmp_path, None)
     assert after.listen == Listen(before.listen.host, 1234, 1235)
     assert after.federation == before.federation
