@@ -1,0 +1,78 @@
+"""One site's training in one round."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ynet.losses import default_loss
+from ynet.model import arrays_of, build
+from ynet.train import GRADIENT_NORM, DivergedError, learning_rate, train
+
+CPU = torch.device("cpu")
+
+
+def trained(plan: Any, cases: Any, seed: int = 1, **options: Any) -> dict[str, np.ndarray]:
+    net = build(plan)
+    train(net, cases, plan, 1, device=CPU, generator=torch.Generator().manual_seed(seed), **options)
+    return arrays_of(net)
+
+
+def distance(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
+    return float(sum(((a[name] - b[name]) ** 2).sum() for name in a)) ** 0.5
+
+
+def test_one_batch_is_one_step_of_adamw_on_the_mean_loss(make_plan: Any, make_cases: Any) -> None:
+    plan, cases = make_plan(), make_cases(6)
+    net = build(plan)
+    batch = cases.batch(torch.arange(6))
+    optimizer = torch.optim.AdamW(net.parameters(), 1e-3, weight_decay=plan.training.weight_decay)
+    default_loss(plan, CPU)(net(batch.image), batch).total.mean().backward()
+    nn.utils.clip_grad_norm_(net.parameters(), GRADIENT_NORM)
+    optimizer.step()
+    expected, found = arrays_of(net), trained(plan, cases)
+    for name in expected:
+        np.testing.assert_allclose(found[name], expected[name], atol=3e-4, err_msg=name)
+    assert distance(expected, found) < 0.05 * distance(expected, arrays_of(build(plan)))
+
+
+def test_the_same_generator_gives_the_same_weights(make_plan: Any, make_cases: Any) -> None:
+    plan = make_plan(augmentation={"flip": True, "noise": 0.1})
+    assert distance(trained(plan, make_cases(20)), trained(plan, make_cases(20))) == 0
+    assert distance(trained(plan, make_cases(20)), trained(plan, make_cases(20), seed=2)) > 0
+
+
+def test_the_proximal_term_holds_the_weights_where_they_came_from(make_plan: Any, make_cases: Any) -> None:
+    plan, cases = make_plan(training={"local_epochs": 5}), make_cases(24)
+    start = arrays_of(build(plan))
+    free, held = trained(plan, cases), trained(plan, cases, proximal_mu=100.0)
+    assert distance(held, start) < 0.7 * distance(free, start)
+
+
+def test_progress_counts_every_batch_once(make_plan: Any, make_cases: Any) -> None:
+    seen: list[Any] = []
+    trained(make_plan(training={"local_epochs": 2}), make_cases(20), on_progress=seen.append)
+    assert [(p.epoch, p.done, p.total) for p in seen] == [(1, i, 6) for i in (1, 2, 3)] + [(2, i, 6) for i in (4, 5, 6)]
+
+
+def test_a_site_with_one_case_trains(make_plan: Any, make_cases: Any) -> None:
+    plan = make_plan()
+    assert distance(trained(plan, make_cases(1)), arrays_of(build(plan))) > 0
+
+
+def test_a_loss_that_is_no_number_ends_the_training(make_plan: Any, make_cases: Any) -> None:
+    cases = make_cases(4)
+    cases.image[2] = float("nan")
+    with pytest.raises(DivergedError, match="not a finite number"):
+        trained(make_plan(), cases)
+
+
+def test_the_cosine_schedule_rises_falls_and_never_ends_at_zero(make_plan: Any) -> None:
+    plan = make_plan(training={"rounds": 20, "schedule": "cosine", "learning_rate": 1.0})
+    rates = [learning_rate(plan, number) for number in range(1, 21)]
+    assert max(rates) == rates[1] == 1.0
+    assert rates[1:] == sorted(rates[1:], reverse=True)
+    assert 0 < rates[-1] < 0.02
+    assert [learning_rate(make_plan(training={"learning_rate": 0.5}), n) for n in (1, 4)] == [0.5, 0.5]
