@@ -32,9 +32,16 @@ def load(home: Path) -> Membership | None:
     path = home / FILE
     if not path.exists():
         return None
-    kept = json.loads(path.read_text("utf-8"))
-    key = (home / KEY).read_bytes()
-    return Membership(kept["site"], kept["hub"], key, kept["certificate"].encode(), kept["authority"].encode())
+    try:
+        kept = json.loads(path.read_text("utf-8"))
+        key = (home / KEY).read_bytes()
+        return Membership(kept["site"], kept["hub"], key, kept["certificate"].encode(), kept["authority"].encode())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(
+            f"the membership in {home} cannot be read",
+            f"{FILE} or {KEY} was lost or changed",
+            "restore them from a backup, or remove both and join with a new invitation",
+        ) from None
 
 
 def enrol(home: Path, site: str, text: str) -> Membership:
@@ -45,21 +52,19 @@ def enrol(home: Path, site: str, text: str) -> Membership:
     invited = invitation.parse(text)
     identity.check_site_name(site)
     # 1. The authority's certificate, over a connection not yet trusted: its fingerprint is in the invitation.
-    authority = _request(invited, _unverified(), "GET", "/authority").content
-    _check_fingerprint(authority, invited)
+    authority = _pinned(_request(invited, _unverified(), "GET", "/authority").content, invited)
     # 2. A key of our own, and a request signed with it.
     key = _key(home)
     csr = identity.signing_request(key, site)
     proof = invitation.proof(invitation.verifier(invited.secret), site, csr)
     # 3. The certificate, over a connection that the authority vouches for.
     body = {"site": site, "csr": csr.decode(), "proof": proof.hex()}
-    granted = _request(invited, _verified(authority), "POST", "/enrol", json=body).json()
-    certificate = granted["certificate"].encode()
+    hub, certificate = _granted(_request(invited, _verified(authority), "POST", "/enrol", json=body))
     if identity.read_leaf(certificate).site != site:
         raise RefusedError("enrolment failed", "the certificate is for another site", "ask the coordinator")
-    kept = {"site": site, "hub": granted["hub"], "certificate": certificate.decode(), "authority": authority.decode()}
+    kept = {"site": site, "hub": hub, "certificate": certificate.decode(), "authority": authority.decode()}
     write_private(home / FILE, json.dumps(kept).encode())
-    return Membership(site, granted["hub"], key, certificate, authority)
+    return Membership(site, hub, key, certificate, authority)
 
 
 def _key(home: Path) -> bytes:
@@ -69,17 +74,38 @@ def _key(home: Path) -> bytes:
     return path.read_bytes()
 
 
-def _check_fingerprint(authority: bytes, invited: Invitation) -> None:
+def _pinned(shown: bytes, invited: Invitation) -> bytes:
+    """The one certificate, of those shown, whose fingerprint is in the invitation. Raises RefusedError."""
     try:
-        fits = identity.fingerprint(authority) == invited.fingerprint
+        authority = identity.first_certificate(shown)
     except ValueError:
-        fits = False
-    if not fits:
-        raise RefusedError(
-            "enrolment refused",
-            "the server's authority is not the one in the invitation: this may be another server, or somebody between",
-            "compare the fingerprint with the coordinator's (ynet-server status), and ask for a new invitation",
-        )
+        raise _another_authority() from None
+    if identity.fingerprint(authority) != invited.fingerprint:
+        raise _another_authority()
+    return authority
+
+
+def _another_authority() -> RefusedError:
+    return RefusedError(
+        "enrolment refused",
+        "the server's authority is not the one in the invitation: this may be another server, or somebody between",
+        "compare the fingerprint with the coordinator's (ynet-server status), and ask for a new invitation",
+    )
+
+
+def _granted(answer: httpx.Response) -> tuple[str, bytes]:
+    """The hub's address and the certificate that a site was given. Raises UserError."""
+    try:
+        granted = answer.json()
+        hub, certificate = str(granted["hub"]), str(granted["certificate"]).encode()
+        identity.read_leaf(certificate)
+    except (ValueError, KeyError, TypeError):
+        raise _strange_answer("is not ynet's") from None
+    return hub, certificate
+
+
+def _strange_answer(what: str) -> UserError:
+    return UserError("enrolment failed", f"the server's answer {what}", "ask the coordinator, or try again")
 
 
 def _unverified() -> ssl.SSLContext:
@@ -102,15 +128,30 @@ def _request(invited: Invitation, context: ssl.SSLContext, method: str, path: st
         with httpx.Client(verify=context, timeout=TIMEOUT_S) as client:
             extensions = {"sni_hostname": HUB_NAME}
             answer = client.request(method, f"https://{invited.address}{path}", extensions=extensions, **body)
-    except httpx.HTTPError:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        if _is_about_a_certificate(error):
+            raise _another_authority() from None
         raise UnreachableError(
             "the server could not be reached",
             f"nothing answers at {invited.address}",
             "check that ynet-server runs there and that the firewall lets this machine out to that port",
         ) from None
     if answer.status_code == httpx.codes.FORBIDDEN:
-        told = answer.json()
-        raise RefusedError(str(told["what"]), str(told["why"]), str(told["do"]))
+        raise _refusal(answer)
     if answer.is_error:
-        raise UserError("enrolment failed", f"the server answered {answer.status_code}", "ask the coordinator")
+        raise _strange_answer(f"is {answer.status_code}")
     return answer
+
+
+def _is_about_a_certificate(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def _refusal(answer: httpx.Response) -> UserError:
+    try:
+        told = answer.json()
+        return RefusedError(*(" ".join(str(told[part]).split()) for part in ("what", "why", "do")))
+    except (ValueError, KeyError, TypeError):
+        return _strange_answer(f"is {answer.status_code}, and not ynet's")

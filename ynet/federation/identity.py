@@ -111,6 +111,11 @@ def fingerprint(certificate: bytes) -> bytes:
     return x509.load_pem_x509_certificate(certificate).fingerprint(hashes.SHA256())
 
 
+def first_certificate(pem: bytes) -> bytes:
+    """The first certificate in a PEM text, alone: whatever follows it is trusted by nobody. Raises ValueError."""
+    return x509.load_pem_x509_certificate(pem).public_bytes(serialization.Encoding.PEM)
+
+
 class Leaf(NamedTuple):
     """What a hub or a site reads in a certificate."""
 
