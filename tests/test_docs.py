@@ -64,9 +64,7 @@ def keys(kind: type[Any], prefix: str = "") -> Iterator[tuple[str, object]]:
 
 
 def test_the_readme_has_every_key_of_the_plan_with_its_default() -> None:
-    rows = re.findall(
-        r"^\| `([a-z_.]+)` \| ([^|]*) \| [^|]* \|$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE
-    )
+    rows = re.findall(r"^\| `([a-z_.]+)` \|([^|]*)\|[^|]*\|$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
     documented = {key: yaml.safe_load(default) if default.strip() else MISSING for key, default in rows}
     assert documented == {key: list(value) if isinstance(value, tuple) else value for key, value in keys(Plan)}
 
