@@ -5,7 +5,7 @@ import datetime as dt
 import gc
 import hashlib
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -47,6 +47,7 @@ def play(folder: Path, story: "Callable[[Consortium], Awaitable[T]]", within_s: 
             await consortium.close()
             consortium.registry.close()
 
+    gc.freeze()  # what was there before need not be looked through at the end
     try:
         return asyncio.run(main())
     finally:
@@ -187,17 +188,22 @@ class Wire:
         return await call(pb.Question(body=body, sites=sites, deadline_ms=deadline_ms))
 
     async def upload(self, header: pb.UploadHeader | None, *data: bytes) -> None:
-        call = self._channel.stream_unary(
-            f"/{protocol.SERVICE}/Upload", pb.UploadPart.SerializeToString, pb.UploadReceipt.FromString
-        )
         first = [pb.UploadPart(header=header)] if header else []
-        await call(iter([*first, *(pb.UploadPart(data=part) for part in data)]))
+        await self.uploading(iter([*first, *(pb.UploadPart(data=part) for part in data)]))
+
+    def uploading(self, parts: Iterator[pb.UploadPart] | None = None) -> Any:
+        """An upload of `parts`, or one that is written by hand."""
+        path = f"/{protocol.SERVICE}/Upload"
+        return self._channel.stream_unary(path, pb.UploadPart.SerializeToString, pb.UploadReceipt.FromString)(parts)
 
     async def download(self, blob: str, offset: int = 0) -> bytes:
-        call = self._channel.unary_stream(
-            f"/{protocol.SERVICE}/Download", pb.DownloadRequest.SerializeToString, pb.Chunk.FromString
-        )
-        return b"".join([chunk.data async for chunk in call(pb.DownloadRequest(blob=blob, offset=offset))])
+        return b"".join([chunk.data async for chunk in self.downloading(blob, offset)])
+
+    def downloading(self, blob: str, offset: int = 0) -> Any:
+        """A download that is read by hand."""
+        path = f"/{protocol.SERVICE}/Download"
+        call = self._channel.unary_stream(path, pb.DownloadRequest.SerializeToString, pb.Chunk.FromString)
+        return call(pb.DownloadRequest(blob=blob, offset=offset))
 
 
 def hello(version: int = protocol.VERSION, cases: int = 7) -> pb.FromSite:

@@ -46,10 +46,10 @@ def start(
     home: Home = None,
 ) -> None:
     """Run the server, in the foreground."""
-    from ynet_server.start import serve  # Flower and gRPC: a second that the other commands need not wait
-
     folder = prepare(_home(home))
     settings = server_settings.load(folder, config)
+    from ynet_server.start import serve  # Flower and gRPC: a second that the other commands need not wait
+
     terminal.log_to(folder / "server.log")
     asyncio.run(serve(folder, settings, terminal.say))
 

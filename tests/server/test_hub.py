@@ -1,6 +1,7 @@
 """The hub on loopback, with real certificates: who may call it, and what becomes of what they send."""
 
 import asyncio
+import contextlib
 import datetime as dt
 from collections.abc import Callable
 from pathlib import Path
@@ -329,9 +330,9 @@ def test_an_upload_for_another_sites_task_is_refused_and_that_task_goes_on(tmp_p
             call, other = await a.attached(), await b.attached()
             waiting = asyncio.ensure_future(consortium.task("A"))
             task = (await call.read()).task
-            header = pb.UploadHeader(task_id=task.id, sha256=sha256(b"forged"), size_bytes=6)
+            forged = pb.UploadHeader(task_id=task.id, sha256=sha256(b"forged"), size_bytes=6)
             with refused(Code.NOT_FOUND, "nobody waits"):
-                await b.upload(header, b"forged")
+                await b.upload(forged, b"forged")
             await other.write(pb.FromSite(failure=pb.TaskFailure(task_id=task.id, reason="forged")))
             await a.upload(pb.UploadHeader(task_id=task.id, sha256=sha256(b"true"), size_bytes=4), b"tr", b"ue")
             assert (await waiting).read_bytes() == b"true"
@@ -339,36 +340,36 @@ def test_an_upload_for_another_sites_task_is_refused_and_that_task_goes_on(tmp_p
     play(tmp_path, story)
 
 
-@pytest.mark.parametrize(
-    ("header", "parts", "code"),
-    [
-        (pb.UploadHeader(sha256=sha256(b"other"), size_bytes=4), [b"body"], Code.DATA_LOSS),
-        (pb.UploadHeader(sha256=sha256(b"body"), size_bytes=5), [b"body"], Code.DATA_LOSS),
-        (pb.UploadHeader(sha256=sha256(b"body"), size_bytes=3), [b"body"], Code.DATA_LOSS),
-        (pb.UploadHeader(sha256=sha256(b""), size_bytes=0), [b"body"] * 9, Code.DATA_LOSS),
-        (pb.UploadHeader(sha256="", size_bytes=4), [b"body"], Code.DATA_LOSS),
-        (pb.UploadHeader(sha256=sha256(b"body"), size_bytes=3 * MAX_MODEL_BYTES), [b"body"], Code.RESOURCE_EXHAUSTED),
-        (pb.UploadHeader(sha256=sha256(b"body"), size_bytes=2**64 - 1), [b"body"], Code.RESOURCE_EXHAUSTED),
-        (None, [b"body"], Code.NOT_FOUND),
-        (None, [], Code.NOT_FOUND),
-    ],
-    ids=["digest", "short", "long", "empty", "no digest", "too large", "huge", "no header", "nothing"],
-)
-def test_a_reply_that_is_not_what_it_says_is_refused_and_leaves_nothing(
-    tmp_path: Path, header: pb.UploadHeader | None, parts: list[bytes], code: grpc.StatusCode
-) -> None:
+def header(body: bytes, size: int, digest: str | None = None) -> pb.UploadHeader:
+    return pb.UploadHeader(sha256=sha256(body) if digest is None else digest, size_bytes=size)
+
+
+WRONG = [
+    (header(b"other", 4), [b"body"], Code.DATA_LOSS),
+    (header(b"body", 5), [b"body"], Code.DATA_LOSS),
+    (header(b"body", 3), [b"body"], Code.DATA_LOSS),
+    (header(b"", 0), [b"body"] * 9, Code.DATA_LOSS),
+    (header(b"body", 4, ""), [b"body"], Code.DATA_LOSS),
+    (header(b"body", 3 * MAX_MODEL_BYTES), [b"body"], Code.RESOURCE_EXHAUSTED),
+    (header(b"body", 2**64 - 1), [b"body"], Code.RESOURCE_EXHAUSTED),
+    (None, [b"body"], Code.NOT_FOUND),
+    (None, [], Code.NOT_FOUND),
+]
+
+
+def test_a_reply_that_is_not_what_it_says_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         async with consortium.wire(consortium.enrol("A")) as wire:
             call = await wire.attached()
             waiting = asyncio.ensure_future(consortium.task("A"))
             task = (await call.read()).task
-            given = None
-            if header is not None:
-                given = pb.UploadHeader(task_id=task.id, sha256=header.sha256, size_bytes=header.size_bytes)
-            with refused(code):
-                await wire.upload(given, *parts)
-            assert not waiting.done()
-            assert not list(consortium.spool.iterdir())
+            for wrong, parts, code in WRONG:
+                if wrong is not None:
+                    wrong.task_id = task.id
+                with refused(code):
+                    await wire.upload(wrong, *parts)
+                assert not waiting.done()
+                assert not list(consortium.spool.iterdir())
             await wire.upload(pb.UploadHeader(task_id=task.id, sha256=sha256(b"true"), size_bytes=4), b"true")
             assert (await waiting).read_bytes() == b"true"
 
@@ -408,7 +409,7 @@ def test_a_file_is_fetched_from_any_place_on_and_only_while_it_is_offered(tmp_pa
         (tmp_path / "file").write_bytes(body)
         blob = consortium.hub.offer(tmp_path / "file", sha256(body), len(body))
         async with consortium.wire(consortium.enrol("A")) as wire:
-            for offset in (0, 1, protocol.CHUNK_BYTES, len(body) - 1, len(body), len(body) + 9):
+            for offset in (0, 1, protocol.CHUNK_BYTES, len(body) - 1, len(body)):
                 assert await wire.download(blob.name, offset) == body[offset:]
             for name in ("", "../registry.sqlite", str(tmp_path / "registry.sqlite")):
                 with refused(Code.NOT_FOUND, "no such file"):
@@ -519,7 +520,9 @@ def test_only_the_sites_named_are_asked_each_once_and_never_the_asker(tmp_path: 
             assert asked == ["B"]
             assert not (await wire.ask(b"q", "Z")).answers
             assert asked == ["B"]
-            await wire.ask(b"q", *["B"] * 10_000)
+            with contextlib.suppress(grpc.aio.AioRpcError):  # asking it may be refused; flooding B it must not
+                await wire.ask(b"q", *["B"] * 10_000)
+            assert len(asked) <= 2
             assert consortium.hub.connected().keys() >= {"A", "B", "C"}
 
     play(tmp_path, story)

@@ -132,8 +132,6 @@ def test_a_port_that_is_taken_is_named_with_the_setting_to_change(tmp_path: Path
 
 
 def test_an_address_that_is_not_this_machines_is_refused(tmp_path: Path) -> None:
-    done = run(tmp_path / "home", "start", "--config", config(tmp_path / "c.yaml", host="192.0.2.1", hub_port=8440))
-    assert_refused(done, 2, "cannot listen")
     done = run(tmp_path / "home", "start", "--config", config(tmp_path / "c.yaml", host="192.0.2.1"))
     assert_refused(done, 2, "cannot listen")
 
@@ -205,7 +203,6 @@ def test_a_plan_is_checked_without_a_server_and_frozen_under_the_same_id(server:
     [
         ("rounds: 2", "rouns: 2", "did you mean 'rounds'?"),
         ("quorum: 2", "quorum: 3", "above 'cohort.minimum'"),
-        ("name: t", "name: [", "is not YAML"),
     ],
 )
 def test_a_plan_with_a_mistake_is_neither_good_nor_frozen_nor_trained(

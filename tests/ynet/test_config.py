@@ -98,7 +98,7 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path, text: str) -> None:
         "a: 0x_",
         "a: " + "9" * 5000,
         "a: *nobody",
-        "[" * 20_000,
+        "[" * 2_000,
         "a: \x07",
     ],
 )

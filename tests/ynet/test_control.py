@@ -40,7 +40,7 @@ def with_door(home: Path, story: Callable[[Call, dict[str, Any]], Awaitable[None
         raise RuntimeError("a secret of the log")
 
     async def slow(_: Request) -> Response:
-        await asyncio.sleep(1)
+        await asyncio.sleep(0.4)
         return JSONResponse({})
 
     routes = [Route(f"/{f.__name__}", f) for f in (hello, yours, refused, ours, slow)]
