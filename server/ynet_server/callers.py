@@ -43,8 +43,11 @@ class CertificateCheck(grpc.aio.ServerInterceptor):
 
             async def streaming(request: Any, context: grpc.aio.ServicerContext) -> Any:
                 await self._admit(context)
-                async for answer in inner_stream(request, context):
-                    yield answer
+                try:
+                    async for answer in inner_stream(request, context):
+                        yield answer
+                except Exception as error:  # noqa: BLE001 (told to the log)
+                    await _hide(error, context)
 
             kind = "stream_stream" if handler.request_streaming else "unary_stream"
             return handler._replace(**{kind: streaming})
@@ -52,7 +55,10 @@ class CertificateCheck(grpc.aio.ServerInterceptor):
 
         async def single(request: Any, context: grpc.aio.ServicerContext) -> Any:
             await self._admit(context)
-            return await inner(request, context)
+            try:
+                return await inner(request, context)
+            except Exception as error:  # noqa: BLE001 (told to the log)
+                await _hide(error, context)
 
         return handler._replace(**{"stream_unary" if handler.request_streaming else "unary_unary": single})
 
@@ -71,3 +77,11 @@ class CertificateCheck(grpc.aio.ServerInterceptor):
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the certificate is no longer in use")
         else:
             _site.set(leaf.site)
+
+
+async def _hide(error: Exception, context: grpc.aio.ServicerContext) -> None:
+    """End a call that failed: gRPC would tell the caller the error's text, with paths in it."""
+    if isinstance(error, grpc.aio.AbortError | grpc.aio.UsageError | grpc.RpcError):
+        raise error
+    log.error("a call of site %s failed", calling_site(), exc_info=error)
+    await context.abort(grpc.StatusCode.INTERNAL, "the server failed; its log says why")

@@ -4,7 +4,9 @@ import asyncio
 import hashlib
 import logging
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +22,12 @@ from ynet_server.registry import Registry, now
 log = logging.getLogger("ynet.hub")
 HELLO_WITHIN_S = 20.0
 OUTBOX = 256
-"""Messages that may wait for one site; more, and it is taken to be lost."""
+"""Messages that may wait for one site; more, and it is taken to be lost. Queries take half of it at most, and are
+passed over beyond: no other site's questions may cost a site its connection."""
+MAX_TRANSFERS = 32
+MAX_QUESTIONS = 64
+MAX_NAMED = 1024
+"""What one site may have under way at a time (each transfer holds a file open), and the sites one query may name."""
 
 Context = grpc.aio.ServicerContext
 
@@ -53,6 +60,7 @@ class _Task:
     site: str
     done: asyncio.Future[Path]
     limit_bytes: int
+    is_arriving: bool = False
 
 
 @dataclass
@@ -78,6 +86,8 @@ class Hub:
         self._offers: dict[str, Offer] = {}
         self._tasks: dict[str, _Task] = {}
         self._questions: dict[str, _Question] = {}
+        self._transfers: Counter[str] = Counter()
+        self._asking: Counter[str] = Counter()
         self._model: pb.Model | None = None
 
     # --- the server's side
@@ -146,8 +156,9 @@ class Hub:
         if offer is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, "there is no such file any more")
             return
-        with offer.path.open("rb", buffering=0) as file:
-            file.seek(request.offset)
+        await _limit(self._transfers[calling_site()] >= MAX_TRANSFERS, "transfers", context)
+        with _one_more(self._transfers, calling_site()), offer.path.open("rb", buffering=0) as file:
+            file.seek(min(request.offset, offer.blob.size_bytes))
             while data := file.read(protocol.CHUNK_BYTES):
                 yield pb.Chunk(data=data)
 
@@ -161,13 +172,15 @@ class Hub:
             raise AssertionError
         if header.size_bytes > task.limit_bytes:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "the reply is larger than the server takes")
-        path = self._spool / f"in-{secrets.token_hex(8)}"
+        await _limit(task.is_arriving, "uploads of one reply", context)
+        path, task.is_arriving = self._spool / f"in-{secrets.token_hex(8)}", True
         try:
             if not await _receive(parts, path, header):
                 await context.abort(grpc.StatusCode.DATA_LOSS, "the reply did not arrive whole")
             if not task.done.done():
                 task.done.set_result(path.rename(path.with_suffix(".whole")))
         finally:
+            task.is_arriving = False
             path.unlink(missing_ok=True)
         return pb.UploadReceipt()
 
@@ -177,20 +190,23 @@ class Hub:
         if len(question.body) > protocol.MAX_QUERY_BYTES:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the query is too large")
         everybody = [site.name for site in self._registry.sites()]
+        if len(question.sites) > MAX_NAMED:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the query names too many sites")
         wanted = [name for name in dict.fromkeys(question.sites or everybody) if name != asker]
-        query_id = secrets.token_hex(16)
-        entry = self._questions[query_id] = _Question()
+        await _limit(self._asking[asker] >= MAX_QUESTIONS, "queries", context)
+        query = pb.Query(id=secrets.token_hex(16), from_site=asker, body=question.body)
+        entry = self._questions[query.id] = _Question()
         try:
-            for name in wanted:
-                query = pb.Query(id=query_id, from_site=asker, body=question.body)
-                if self._send(name, pb.ToSite(query=query)):
-                    entry.open[name] = asyncio.get_running_loop().create_future()
-            wait_s = min(question.deadline_ms / 1000, protocol.MAX_QUERY_S)
-            if entry.open:
-                await asyncio.wait(entry.open.values(), timeout=wait_s)
+            with _one_more(self._asking, asker):
+                for name in wanted:
+                    if self._pass_on(name, query):
+                        entry.open[name] = asyncio.get_running_loop().create_future()
+                wait_s = min(question.deadline_ms / 1000, protocol.MAX_QUERY_S)
+                if entry.open:
+                    await asyncio.wait(entry.open.values(), timeout=wait_s)
             return _answers(wanted, entry.open)
         finally:
-            del self._questions[query_id]
+            del self._questions[query.id]
 
     # --- within
 
@@ -206,11 +222,11 @@ class Hub:
             await context.abort(
                 grpc.StatusCode.FAILED_PRECONDITION,
                 f"this server speaks protocol {protocol.VERSION} (ynet {__version__}), the site {hello.protocol}"
-                f" (ynet {_plain(hello.version, 20)}); install the same ynet",
+                f" (ynet {protocol.plain(hello.version, 20)}); install the same ynet",
             )
         if older := self._connections.get(site):
             self._drop(site, older)
-        connection = _Connection(asyncio.Queue(OUTBOX), now(), _plain(hello.version, 40), hello.cases)
+        connection = _Connection(asyncio.Queue(OUTBOX), now(), protocol.plain(hello.version, 40), hello.cases)
         self._connections[site] = connection
         welcome = pb.Welcome(protocol=protocol.VERSION, version=__version__, federation=self._federation)
         if self._model is not None:
@@ -241,6 +257,13 @@ class Hub:
             return False
         return True
 
+    def _pass_on(self, site: str, query: pb.Query) -> bool:
+        """Whether a site is there to be asked. One that is behind with its queries is not troubled with another."""
+        connection = self._connections.get(site)
+        if connection is not None and connection.outbox.qsize() >= OUTBOX // 2:
+            return True
+        return self._send(site, pb.ToSite(query=query))
+
     def _drop(self, site: str, connection: _Connection) -> None:
         """Forget a connection, and answer for everything that waits for it."""
         if self._connections.get(site) is not connection:
@@ -260,7 +283,7 @@ class Hub:
     def _fail(self, site: str, failure: pb.TaskFailure) -> None:
         task = self._tasks.get(failure.task_id)
         if task and task.site == site and not task.done.done():
-            reason = _plain(failure.reason, protocol.MAX_REASON_CHARACTERS)
+            reason = protocol.plain(failure.reason, protocol.MAX_REASON_CHARACTERS)
             task.done.set_exception(TaskError(reason, refused=failure.refused))
 
     def _answer(self, site: str, answer: pb.Answer) -> None:
@@ -270,9 +293,18 @@ class Hub:
             waiting.set_result(answer.body)
 
 
-def _plain(text: str, length: int) -> str:
-    """A stranger's words as they may be shown on a terminal: no control characters, not too many."""
-    return "".join(c if c.isprintable() else " " for c in text[:length])
+@contextmanager
+def _one_more(under_way: "Counter[str]", site: str) -> Iterator[None]:
+    under_way[site] += 1
+    try:
+        yield
+    finally:
+        under_way[site] -= 1
+
+
+async def _limit(is_reached: bool, of: str, context: Context) -> None:
+    if is_reached:
+        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"too many {of} at a time")
 
 
 def _answers(wanted: Sequence[str], asked: dict[str, asyncio.Future[bytes]]) -> pb.Answers:

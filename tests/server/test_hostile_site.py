@@ -1,0 +1,134 @@
+"""What an enrolled site that means harm can do to the hub and to the other sites: nothing that lasts."""
+
+import asyncio
+from pathlib import Path
+
+import grpc
+import pytest
+from loopback import Consortium, play, sha256, until
+
+from ynet.federation import hub_pb2 as pb
+from ynet.federation import protocol
+from ynet_server.hub import MAX_QUESTIONS, MAX_TRANSFERS
+
+Code = grpc.StatusCode
+
+
+def refused(code: grpc.StatusCode, words: str = "") -> "pytest.RaisesExc[grpc.aio.AioRpcError]":
+    def fits(error: grpc.aio.AioRpcError) -> bool:
+        return error.code() is code and words in (error.details() or "")
+
+    return pytest.RaisesExc(grpc.aio.AioRpcError, check=fits)
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_a_fault_of_the_server_tells_a_stranger_nothing_of_its_files(tmp_path: Path) -> None:
+    async def story(consortium: Consortium) -> None:
+        async with consortium.wire(consortium.enrol("A")) as wire:
+            gone = consortium.hub.offer(tmp_path / "registry-of-secrets", sha256(b""), 0)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await wire.download(gone.name)
+            assert caught.value.code() is Code.INTERNAL
+            assert caught.value.details() == "the server failed; its log says why"
+
+    play(tmp_path, story)
+
+
+def test_a_place_beyond_any_file_is_no_fault_of_the_server(tmp_path: Path) -> None:
+    async def story(consortium: Consortium) -> None:
+        (tmp_path / "model").write_bytes(b"weights")
+        offered = consortium.hub.offer(tmp_path / "model", sha256(b"weights"), 7)
+        async with consortium.wire(consortium.enrol("A")) as wire:
+            for offset in (7, 8, 2**63, 2**64 - 1):
+                assert await wire.download(offered.name, offset) == b""
+
+    play(tmp_path, story)
+
+
+def test_downloads_that_are_never_read_hold_few_files_open_and_others_still_get_theirs(tmp_path: Path) -> None:
+    size = 64 << 20
+
+    async def story(consortium: Consortium) -> None:
+        with (tmp_path / "model").open("wb") as file:
+            file.truncate(size)
+        offered = consortium.hub.offer(tmp_path / "model", "", size)
+        async with consortium.wire(consortium.enrol("A")) as hostile, consortium.wire(consortium.enrol("B")) as other:
+            before = open_files()
+            calls = [hostile.downloading(offered.name) for _ in range(200)]
+            begun = await asyncio.gather(*(call.read() for call in calls), return_exceptions=True)
+            assert open_files() - before <= MAX_TRANSFERS + 8
+            assert sum(isinstance(one, pb.Chunk) for one in begun) <= MAX_TRANSFERS
+            assert len(await other.download(offered.name)) == size
+            for call in calls:
+                call.cancel()
+            await until(lambda: open_files() <= before + 4)
+            assert len(await hostile.download(offered.name)) == size
+
+    play(tmp_path, story)
+
+
+def test_one_task_takes_one_upload_at_a_time(tmp_path: Path) -> None:
+    """Else a site could fill the server's disk with replies of which one at most is wanted."""
+
+    async def story(consortium: Consortium) -> None:
+        async with consortium.wire(consortium.enrol("A")) as wire:
+            stream = await wire.attached()
+            waiting = asyncio.ensure_future(consortium.task("A"))
+            task = (await stream.read()).task
+            header = pb.UploadHeader(task_id=task.id, sha256=sha256(b"reply"), size_bytes=5)
+            calls = [wire.uploading() for _ in range(5)]
+            for call in calls:
+                await call.write(pb.UploadPart(header=header))
+                await call.write(pb.UploadPart(data=b"re"))
+            await until(lambda: sum(call.done() for call in calls) == 4)
+            assert len(list(consortium.spool.iterdir())) == 1
+            for call in calls:
+                call.cancel()
+            await until(lambda: not list(consortium.spool.iterdir()))
+            await wire.upload(header, b"reply")
+            assert (await waiting).read_bytes() == b"reply"
+
+    play(tmp_path, story)
+
+
+def test_a_flood_of_queries_costs_nobody_the_connection(tmp_path: Path) -> None:
+    async def story(consortium: Consortium) -> None:
+        async with consortium.wire(consortium.enrol("B")) as b, consortium.wire(consortium.enrol("A")) as a:
+            busy = await b.attached()  # it reads nothing for now, as over a slow line
+            body = b"q" * protocol.MAX_QUERY_BYTES
+            for _ in range(7):  # 7 MiB: more than the line and the hub's queue hold
+                asked = [a.ask(body, "B", deadline_ms=1) for _ in range(1000)]
+                await asyncio.gather(*asked, return_exceptions=True)
+            assert "B" in consortium.hub.connected()
+            waiting = asyncio.ensure_future(consortium.task("B"))
+            while not (message := await busy.read()).HasField("task"):
+                assert message.HasField("query")
+            await b.upload(pb.UploadHeader(task_id=message.task.id, sha256=sha256(b"r"), size_bytes=1), b"r")
+            assert (await waiting).read_bytes() == b"r"
+
+    play(tmp_path, story)
+
+
+def test_a_site_has_few_questions_open_at_a_time(tmp_path: Path) -> None:
+    async def story(consortium: Consortium) -> None:
+        async with consortium.wire(consortium.enrol("B")) as b, consortium.wire(consortium.enrol("A")) as a:
+            await b.attached()
+            asked = [asyncio.ensure_future(a.ask(b"q", "B", deadline_ms=2000)) for _ in range(MAX_QUESTIONS + 9)]
+            outcomes = await asyncio.gather(*asked, return_exceptions=True)
+            told = [one.code() for one in outcomes if isinstance(one, grpc.aio.AioRpcError)]
+            assert told == [Code.RESOURCE_EXHAUSTED] * 9
+            assert list((await a.ask(b"q", "B", deadline_ms=1)).late) == ["B"]
+
+    play(tmp_path, story)
+
+
+def test_a_question_that_names_a_hundred_thousand_sites_is_refused(tmp_path: Path) -> None:
+    async def story(consortium: Consortium) -> None:
+        async with consortium.wire(consortium.enrol("A")) as a:
+            with refused(Code.INVALID_ARGUMENT):
+                await a.ask(b"q", *(f"{number:x}" for number in range(100_000)))
+
+    play(tmp_path, story)
