@@ -1,5 +1,6 @@
 """The site's archive under the model in use: encodes images, keeps the gallery in step with the manifest."""
 
+import contextlib
 import hashlib
 import threading
 from collections.abc import Callable, Sequence
@@ -51,7 +52,8 @@ class Archive:
         self._lock = threading.Lock()
         self._active: ActiveModel | None = None
         if gallery.active_model is not None:
-            self._active = self._load(gallery.active_model, self.file_of(gallery.active_model))
+            with contextlib.suppress(UserError):  # then the hub's greeting names it, and it is fetched again
+                self._active = self._load(gallery.active_model, self.file_of(gallery.active_model))
 
     @property
     def model_id(self) -> str | None:
@@ -105,15 +107,18 @@ class Archive:
         return Encoded(code, images.unfit(mask, *pixels.shape[1:]), pixels, digest)
 
     def _load(self, model_id: str, path: Path) -> ActiveModel:
-        arrays, metadata = weights.load(path)
-        plan = plans.from_canonical(metadata.get("plan", ""))
-        if weights.model_id(arrays, plan.id) != model_id:
-            path.unlink()
-            raise UserError(
-                "a model was refused", "its weights and plan are not those of its id", "it is fetched again"
-            )
-        net = build(plan)
-        load_arrays(net, arrays)
+        """A model that is what its id says. Raises UserError, and then does not keep the file: it is fetched again."""
+        try:
+            arrays, metadata = weights.load(path)
+            plan = plans.from_canonical(metadata.get("plan", ""))
+            if weights.model_id(arrays, plan.id) != model_id:
+                why = "its weights and plan are not those of its id"
+                raise UserError("a model was refused", why, "it is fetched again")
+            net = build(plan)
+            load_arrays(net, arrays)
+        except UserError:
+            path.unlink(missing_ok=True)
+            raise
         return ActiveModel(model_id, plan, net.to(self._site.device).eval())
 
     def _encode_missing(self, model: ActiveModel, progress: Progress) -> dict[str, int]:

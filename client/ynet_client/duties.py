@@ -3,6 +3,7 @@
 import asyncio
 import importlib
 import logging
+import re
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from flwr.app import RecordDict
 
-from ynet.errors import UserError
+from ynet.errors import RefusedError, UserError
 from ynet.federation import hub_pb2 as pb
 from ynet.federation.content import Content
 from ynet.federation.records import CONFIG, EVALUATE, METRICS, TRAIN
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ynet.duties")
 T = TypeVar("T")
+MODEL_ID = re.compile(r"[0-9a-f]{64}")
 VERBS = {TRAIN: "trained", EVALUATE: "evaluated"}
 SHOWN = ("loss", "seconds", "macro_map10", "dice", "balanced_accuracy")
 
@@ -69,6 +71,8 @@ class Duties:
 
     async def model(self, model: pb.Model, fetch: Fetch) -> None:
         """Fetch a model, check it, encode the archive under it, and answer with it from then on."""
+        if not MODEL_ID.fullmatch(model.id):
+            raise RefusedError("a model was refused", "its id is no SHA-256", "tell the coordinator")
         archive = await self.search(lambda archive: archive)
         if model.id in (archive.model_id, self._adopting):
             return

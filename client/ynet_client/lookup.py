@@ -9,7 +9,8 @@ from google.protobuf.message import DecodeError
 from ynet.errors import RefusedError, UserError
 from ynet.federation import hub_pb2 as hub
 from ynet.federation import retrieval_pb2 as pb
-from ynet.federation.protocol import MAX_REASON_CHARACTERS
+from ynet.federation.identity import SITE_NAME
+from ynet.federation.protocol import MAX_REASON_CHARACTERS, plain
 from ynet.index import Hit, MergedHit, check_answer, merge
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ def combine(own_site: str, own_hits: Sequence[Hit], answers: hub.Answers, code: 
     by_site: dict[str, list[Hit]] = {own_site: list(own_hits)}
     declined: dict[str, str] = {}
     for one in answers.answers:
+        if one.site in by_site or not SITE_NAME.match(one.site):
+            continue  # the hub's doing: no site answers twice, or in the name of the asking one
         try:
             by_site[one.site] = _found(one.body, code, k)
         except UserError as error:
@@ -84,7 +87,7 @@ def _found(body: bytes, code: bytes, k: int) -> list[Hit]:
     except DecodeError:
         raise UserError("an answer was thrown away", "it cannot be read", "let that site update ynet") from None
     if reply.WhichOneof("outcome") != "found":
-        raise RefusedError("a site declined", reply.declined.reason[:MAX_REASON_CHARACTERS], "ask that site")
+        raise RefusedError("a site declined", plain(reply.declined.reason, MAX_REASON_CHARACTERS), "ask that site")
     hits = [_from_wire(hit) for hit in reply.found.hits]
     check_answer(hits, code, k)
     return hits

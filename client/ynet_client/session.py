@@ -70,6 +70,7 @@ class Session:
         self._outbox: asyncio.Queue[pb.FromSite] = asyncio.Queue()
         self._running: dict[str, _Running] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._queries = 0  # being answered
         self.connected = False
 
     async def run(self) -> None:
@@ -110,6 +111,8 @@ class Session:
         call = self._channel.unary_stream(
             f"/{protocol.SERVICE}/Download", pb.DownloadRequest.SerializeToString, pb.Chunk.FromString
         )
+        if blob.size_bytes > protocol.MAX_BLOB_BYTES:
+            raise RefusedError("a transfer was refused", "it is larger than any model may be", "tell the coordinator")
         sha, size = hashlib.sha256(), 0
         with path.open("wb", buffering=0) as file:
             async for chunk in call(pb.DownloadRequest(blob=blob.name)):
@@ -150,7 +153,9 @@ class Session:
         match message.WhichOneof("body"):
             case "welcome":
                 self.connected = True
-                self._say(f"connected to federation {message.welcome.federation} at {self._member.hub}")
+                self._say(
+                    f"connected to federation {protocol.plain(message.welcome.federation, 64)} at {self._member.hub}"
+                )
                 if message.welcome.HasField("model"):
                     self._spawn(self._work.model(message.welcome.model, self.fetch))
             case "task":
@@ -186,6 +191,9 @@ class Session:
 
     async def _do(self, task: pb.Task) -> None:
         """Fetch a task's content, work on it, send the reply."""
+        if len(self._running) >= protocol.MAX_TASKS or task.id in self._running:
+            self._fail(task, "the site has too much to do", refused=True)
+            return
         running = self._running[task.id] = _Running()
         received, reply = (self._spool / f"{kind}-{secrets.token_hex(8)}" for kind in ("in", "out"))
         try:
@@ -232,14 +240,22 @@ class Session:
         await upload(parts())
 
     async def _answer(self, query: pb.Query) -> None:
-        body = await self._work.answer(query.from_site, query.body)
-        self._outbox.put_nowait(pb.FromSite(answer=pb.Answer(query_id=query.id, body=body)))
+        if self._queries + self._outbox.qsize() >= protocol.MAX_OPEN_QUERIES:
+            return  # to the asking site it is late
+        self._queries += 1
+        try:
+            body = await self._work.answer(protocol.plain(query.from_site, 32), query.body)
+            self._outbox.put_nowait(pb.FromSite(answer=pb.Answer(query_id=query.id, body=body)))
+        finally:
+            self._queries -= 1
 
 
 def _refuse_if_permanent(error: grpc.aio.AioRpcError) -> str:
     do = PERMANENT.get(error.code())
     if do:
-        raise RefusedError("the server does not let this site in", error.details() or "it gave no reason", do)
+        raise RefusedError(
+            "the server does not let this site in", protocol.plain(error.details() or "it gave no reason", 500), do
+        )
     return _name(error)
 
 
