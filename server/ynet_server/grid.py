@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from pathlib import Path
@@ -28,6 +28,10 @@ FAILED, REFUSED = 1001, 1002
 """Error codes of a reply: the site tried and failed, or was lost; the site said no."""
 
 
+class ServerStopsError(Exception):
+    """The server is stopping: what its sites did not answer says nothing of them, and the run goes on later."""
+
+
 def node_id(site: str) -> int:
     """A site's number in Flower: the first 63 bits of its name's SHA-256."""
     return int.from_bytes(hashlib.sha256(site.encode()).digest()[:8], "big") >> 1
@@ -41,12 +45,20 @@ class _Sent(NamedTuple):
 class HubGrid(Grid):
     """Flower's view of the connected sites. Used by the one thread that runs the ServerApp."""
 
-    def __init__(self, hub: Hub, loop: asyncio.AbstractEventLoop, spool: Path, run_id: int) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        loop: asyncio.AbstractEventLoop,
+        spool: Path,
+        run_id: int,
+        is_stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._hub, self._loop, self._spool = hub, loop, spool
         self._sites: dict[int, str] = {}
         self._cases: dict[int, int] = {}
         self._sent: dict[str, _Sent] = {}
         self._run: Any = None
+        self._is_stopping = is_stopping
         TaskIdentity.run_id = run_id
         TaskIdentity.task_id = run_id
         TaskIdentity.node_id = 0
@@ -75,7 +87,8 @@ class HubGrid(Grid):
         return Message(content=content, message_type=message_type, dst_node_id=dst_node_id, group_id=group_id, ttl=ttl)
 
     def get_node_ids(self) -> Iterable[int]:
-        """The sites that are connected now."""
+        """The sites that are connected now. Raises ServerStopsError."""
+        self._check()
         connected = self._hub.connected()
         for site, state in connected.items():
             self._sites[node_id(site)] = site
@@ -101,13 +114,21 @@ class HubGrid(Grid):
         return [self._reply(self._sent.pop(i)) for i in message_ids if i in self._sent and self._sent[i].future.done()]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Send, wait until every site has answered or `timeout` seconds are over, and call off what is late."""
+        """Send, wait until every site has answered or `timeout` seconds are over, and call off what is late.
+
+        Raises ServerStopsError.
+        """
         until = None if timeout is None else time.monotonic() + timeout
         ids = list(self.push_messages(messages))
         wait_for([self._sent[i].future for i in ids], None if until is None else until - time.monotonic())
         for i in ids:
             self._sent[i].future.cancel()
+        self._check()
         return list(self.pull_messages(ids))
+
+    def _check(self) -> None:
+        if self._is_stopping():
+            raise ServerStopsError
 
     def _reply(self, sent: _Sent) -> Message:
         if sent.future.cancelled():

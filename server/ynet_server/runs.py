@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ynet.errors import UserError
 from ynet.federation.plan import Plan
-from ynet_server.grid import HubGrid
+from ynet_server.grid import HubGrid, ServerStopsError
 from ynet_server.hub import Hub
 from ynet_server.registry import Model, Registry, now
 from ynet_server.run_folder import MODEL, RunFolder
@@ -23,6 +23,7 @@ class Runs:
     def __init__(self, registry: Registry, hub: Hub, loop: asyncio.AbstractEventLoop, home: Path) -> None:
         self._registry, self._hub, self._loop = registry, hub, loop
         self._folder, self._spool = home / "runs", home / "spool"
+        self._stopping = threading.Event()
 
     def folder(self, run: int) -> RunFolder:
         """The folder of a run."""
@@ -42,6 +43,10 @@ class Runs:
                 self.folder(run.id).create(self._registry.plan(run.plan)).event("resumed")
                 self._spawn(run.id)
 
+    def stop(self) -> None:
+        """Let go of the run under way, before its sites are cut off; the next start goes on with it."""
+        self._stopping.set()
+
     def publish_newest(self) -> None:
         """Offer the model in use, which an earlier process published."""
         for model in self._registry.models()[:1]:
@@ -53,11 +58,13 @@ class Runs:
     def _work(self, run: int) -> None:
         folder = self.folder(run)
         try:
-            grid = HubGrid(self._hub, self._loop, self._spool, run)
+            grid = HubGrid(self._hub, self._loop, self._spool, run, self._stopping.is_set)
             model = federate(grid, folder, grid.name_of, grid.cases_of)
             self._registry.publish(Model(model, run, folder.card(), now()))
             self._registry.end_run(run, "finished", "", model, now())
             self._loop.call_soon_threadsafe(self._publish, model, run)
+        except ServerStopsError:
+            log.info("run %d goes on when the server starts again", run)
         except UserError as error:
             self._end_badly(run, f"{error.what}: {error.why}", error.do)
         except Exception:

@@ -88,16 +88,28 @@ async def serve(
             f"  sites connect to   {about['hub']} (mutual TLS 1.3)",
             f"  sites enrol at     {about['enrolment']} (HTTPS)",
             f"  authority          SHA-256 {fingerprint}",
+            *_only_here(settings),
             "ready. Next: ynet-server invite SITE",
         ):
             say(line)
 
         await _until_told_to_stop()
         say("stopping")
+        runs.stop()
         await asyncio.gather(door.end(), https.end(), server.stop(STOP_GRACE_S))
         del server
         gc.collect()  # gRPC's server ends itself when it is collected, and needs the loop for it
         await asyncio.sleep(0)
+
+
+def _only_here(settings: ServerSettings) -> list[str]:
+    """A hint, where the server listens for other machines and tells them an address of this one alone."""
+    here = ("127.", "localhost", "[::1]")
+    if settings.advertise.startswith(here) and not settings.listen.host.startswith(here):
+        return [
+            "  other machines     cannot reach these addresses: set 'advertise' in the config to this machine's name"
+        ]
+    return []
 
 
 async def _open_hub(
