@@ -4,6 +4,7 @@ import json
 import socket
 import ssl
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -233,3 +234,15 @@ def test_one_run_at_a_time(tmp_path: Path) -> None:
         trial.kill("server")
         trial.start_server()
         trial.wait_for_event(started["run"], "resumed", 1)
+
+
+def test_an_address_that_other_machines_cannot_reach_is_pointed_out(server: Trial, tmp_path: Path) -> None:
+    assert "other machines" not in server.log("server")
+    path = tmp_path / "server.yaml"
+    path.write_text("listen: {host: 0.0.0.0, hub_port: 0, enrolment_port: 0}\n")
+    start = [sys.executable, "-m", "ynet_server", "start", "--home", tmp_path / "home", "--config", path]
+    with subprocess.Popen(start, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = list(iter(process.stdout.readline, "ready. Next: ynet-server invite SITE\n"))
+        process.terminate()
+    assert any("set 'advertise' in the config" in line for line in lines)
