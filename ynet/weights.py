@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -109,6 +110,8 @@ def save(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> None:
     """Write `arrays` as safetensors, whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, partial, dict(metadata))
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
     partial.replace(path)
 
 
