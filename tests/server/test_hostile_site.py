@@ -5,10 +5,13 @@ from pathlib import Path
 
 import grpc
 import pytest
-from loopback import Consortium, play, sha256, until
+from flwr.app import ConfigRecord, Message, RecordDict
+from loopback import Consortium, Site, in_thread, play, sha256, until
 
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol
+from ynet.federation.content import Content
+from ynet_server.grid import HubGrid
 from ynet_server.hub import MAX_QUESTIONS, MAX_TRANSFERS
 
 Code = grpc.StatusCode
@@ -130,5 +133,28 @@ def test_a_question_that_names_a_hundred_thousand_sites_is_refused(tmp_path: Pat
         async with consortium.wire(consortium.enrol("A")) as a:
             with refused(Code.INVALID_ARGUMENT):
                 await a.ask(b"q", *(f"{number:x}" for number in range(100_000)))
+
+    play(tmp_path, story)
+
+
+def test_a_flood_of_figures_is_refused_and_is_not_kept_with_the_run(tmp_path: Path) -> None:
+    figures = {"metrics": {"num-examples": 7.0, **{f"figure {number}": 0.5 for number in range(50_000)}}}
+
+    async def work(kind: str, received: Path) -> Content:
+        return Content(metrics=figures)
+
+    async def story(consortium: Consortium) -> None:
+        await consortium.join("A", Site(task=work))
+        grid = HubGrid(consortium.hub, asyncio.get_running_loop(), consortium.spool, 1)
+
+        def ask() -> Message:
+            (node,) = grid.get_node_ids()
+            content = RecordDict({"config": ConfigRecord({"x": 1})})
+            (reply,) = grid.send_and_receive([Message(content, node, "evaluate")], timeout=5)
+            return reply
+
+        reply = await in_thread(ask)
+        assert reply.has_error()
+        assert "16 KiB" in reply.error.reason
 
     play(tmp_path, story)

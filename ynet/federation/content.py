@@ -22,6 +22,7 @@ Array = npt.NDArray[np.float32]
 Scalar = str | int | float | bool
 CHUNK_BYTES = 1 << 20
 MAX_TEXT_BYTES = 4 << 20
+MAX_METRICS_BYTES = 16 << 10  # a few figures: the server keeps them for every round
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,11 @@ def read(path: Path) -> Content:
             for name in file.keys():  # noqa: SIM118 (no mapping)
                 record, _, key = name.partition("/")
                 arrays.setdefault(record, {})[key] = _float32(name, file.get_tensor(name))
-        return Content(arrays, _records(metadata, "configs"), _numbers(_records(metadata, "metrics")))
+        return Content(
+            arrays,
+            _records(metadata, "configs", MAX_TEXT_BYTES),
+            _numbers(_records(metadata, "metrics", MAX_METRICS_BYTES)),
+        )
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         raise _refused("it is not a content file of ynet") from None
 
@@ -101,10 +106,10 @@ def _float32(name: str, array: npt.NDArray[Any]) -> Array:
     return array
 
 
-def _records(metadata: Mapping[str, str], kind: str) -> dict[str, dict[str, Scalar]]:
+def _records(metadata: Mapping[str, str], kind: str, limit: int) -> dict[str, dict[str, Scalar]]:
     text = metadata.get(kind, "{}")
-    if len(text) > MAX_TEXT_BYTES:
-        raise _refused(f"its {kind} have more than 4 MiB")
+    if len(text) > limit:
+        raise _refused(f"its {kind} have more than {limit >> 10} KiB")
     loaded = json.loads(text)
     for record in loaded.values():
         for value in record.values():

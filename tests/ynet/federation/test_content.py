@@ -106,7 +106,7 @@ def test_what_is_no_content_is_refused(tmp_path: Path, header: object) -> None:
 
 def test_configs_of_more_than_four_mebibytes_are_refused(tmp_path: Path) -> None:
     content.write(tmp_path / "c", Content(configs={"config": {"k": "x" * MAX_TEXT_BYTES}}))
-    with pytest.raises(RefusedError, match="4 MiB"):
+    with pytest.raises(RefusedError, match="4096 KiB"):
         content.read(tmp_path / "c")
 
 
