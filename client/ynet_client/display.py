@@ -5,7 +5,7 @@ import threading
 import time
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from ynet import terminal
 
@@ -20,7 +20,7 @@ class Display:
         self._lock = threading.Lock()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._bar = Progress(*columns, console=self._console, transient=True) if sys.stdout.isatty() else None
-        self._title = ""
+        self._task: TaskID | None = None
         self._told = 0.0
 
     def say(self, line: str) -> None:
@@ -49,13 +49,11 @@ class Display:
         with self._lock:
             if not self._bar:
                 return
-            if title != self._title:
-                for task in list(self._bar.task_ids):
-                    self._bar.remove_task(task)
-                self._bar.add_task(title, total=total)
-                self._title = title
+            if self._task is None:
+                self._task = self._bar.add_task(title, total=total)
                 self._bar.start()
-            self._bar.update(self._bar.task_ids[0], completed=done, total=total)
+            self._bar.update(self._task, description=title, completed=done, total=total)
             if done >= total:
                 self._bar.stop()
-                self._title = ""
+                self._bar.remove_task(self._task)
+                self._task = None
