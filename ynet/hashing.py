@@ -12,10 +12,11 @@ from torch import Tensor
 def codebook(classes: int, bits: int, seed: int) -> Float[Tensor, "classes bits"]:
     """One target code of -1 and +1 for each class, any two orthogonal, each with as many -1 as +1.
 
-    Rows of Sylvester's Hadamard matrix without the constant one, chosen and their columns signed by SHA-256 of the
-    seed, not by a generator whose numbers a new version may change: all sites must get the same.
+    Rows of Sylvester's Hadamard matrix without the constant one, chosen, and their columns put in order, by SHA-256 of
+    the seed, not by a generator whose numbers a new version may change: all sites must get the same. Raises ValueError
+    for as many classes as bits or more, and for bits that are no power of two.
     """
-    if not 0 < classes < bits:
+    if not 0 < classes < bits or bits & (bits - 1):
         raise ValueError(f"{classes} classes have no orthogonal balanced codes of {bits} bits")
     matrix = torch.ones(1, 1)
     while len(matrix) < bits:

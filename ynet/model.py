@@ -124,7 +124,7 @@ def norm(channels: int) -> nn.GroupNorm:
 def build(plan: Plan) -> YNet:
     """The plan's network with the initial weights of the plan's seed; the global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(plan.training.seed)
+        torch.default_generator.manual_seed(plan.training.seed)  # torch.manual_seed would seed the GPUs too
         return YNet(plan)
 
 
@@ -134,7 +134,7 @@ def arrays_of(net: nn.Module) -> dict[str, npt.NDArray[np.float32]]:
 
 
 def load_arrays(net: nn.Module, arrays: Mapping[str, npt.NDArray[np.float32]]) -> None:
-    """Put weights into a network. Raises UserError when names, shapes or finiteness are not what they must be."""
+    """Put weights into a network, all or none. Raises UserError unless they are its names and shapes in finite float32."""
     own = net.state_dict()
     if own.keys() != arrays.keys():
         odd = sorted(own.keys() ^ arrays.keys())[0]
@@ -142,6 +142,8 @@ def load_arrays(net: nn.Module, arrays: Mapping[str, npt.NDArray[np.float32]]) -
     for name, array in arrays.items():
         if tuple(own[name].shape) != array.shape:
             raise _unfit(f"{name!r} has the shape {array.shape}, the network {tuple(own[name].shape)}")
+        if array.dtype != np.float32:
+            raise _unfit(f"{name!r} is {array.dtype}, not float32")
         if not np.isfinite(array).all():
             raise _unfit(f"{name!r} holds a value that is not finite")
     with torch.no_grad():

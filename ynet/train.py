@@ -40,7 +40,7 @@ class TrainResult(NamedTuple):
 
 
 class DivergedError(UserError):
-    """The loss is no longer a finite number."""
+    """The loss or its gradient is no longer a finite number."""
 
 
 def train(
@@ -56,8 +56,11 @@ def train(
 ) -> TrainResult:
     """Train `net` on `cases` for the local epochs of one round (from 1). Order and augmentation come from `generator`.
 
-    `proximal_mu` pulls towards the weights that came (FedProx, Li et al. 2020, eq. 2). Raises DivergedError.
+    `proximal_mu` pulls towards the weights that came (FedProx, Li et al. 2020, eq. 2). Raises DivergedError, and
+    UserError where there are no cases.
     """
+    if not len(cases):
+        raise UserError("there is nothing to train on", "the site has no training cases", "name some in the manifest")
     training, begun = plan.training, time.perf_counter()
     loss_of = LOSSES[plan.recipe](plan, device)
     start = [parameter.detach().clone() for parameter in net.parameters()] if proximal_mu else []
@@ -65,7 +68,7 @@ def train(
         net.parameters(), learning_rate(plan, round_number), weight_decay=training.weight_decay, fused=True
     )
     batches_per_epoch = math.ceil(len(cases) / training.batch_size)
-    sums, images = torch.zeros(3), 0
+    sums, images = torch.zeros(3, device=device), 0
     net.train()
     for epoch in range(1, training.local_epochs + 1):
         order = torch.randperm(len(cases), generator=generator)
@@ -77,10 +80,10 @@ def train(
             loss = parts.total.mean() + proximal_mu / 2 * _distance(net, start)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(net.parameters(), GRADIENT_NORM)
+            norm = nn.utils.clip_grad_norm_(net.parameters(), GRADIENT_NORM)
+            value = _finite(loss, norm)
             optimizer.step()
-            value = _finite(loss)
-            sums += torch.stack([part.detach().sum().cpu() for part in parts])
+            sums += torch.stack([part.detach().sum() for part in parts])
             images += len(positions)
             if on_progress:
                 done = (epoch - 1) * batches_per_epoch + number
@@ -116,8 +119,11 @@ def _distance(net: YNet, start: list[Tensor]) -> Tensor | float:
     return torch.stack(squares).sum()
 
 
-def _finite(loss: Tensor) -> float:
-    value = float(loss.detach())
-    if not math.isfinite(value):
-        raise DivergedError("the training diverged", "its loss is not a finite number", "lower training.learning_rate")
-    return value
+def _finite(loss: Tensor, gradient_norm: Tensor) -> float:
+    """The loss as a number. Asked before the step, so that a network which diverges keeps its last finite weights."""
+    value, norm = torch.stack([loss.detach(), gradient_norm]).tolist()
+    for what, number in (("loss", value), ("gradient", norm)):
+        if not math.isfinite(number):
+            why = f"its {what} is not a finite number"
+            raise DivergedError("the training diverged", why, "lower training.learning_rate")
+    return float(value)

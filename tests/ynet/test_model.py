@@ -9,9 +9,10 @@ from opacus import GradSampleModule
 from opacus.validators import ModuleValidator
 
 from ynet.errors import UserError
-from ynet.losses import default_loss
+from ynet.losses import LOSSES, default_loss
 from ynet.model import arrays_of, build, load_arrays
-from ynet.pooling import rmac
+
+CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("recipe", ["default", "paper"])
@@ -70,16 +71,30 @@ def test_weights_of_another_network_or_not_finite_are_refused_and_change_nothing
         {name: array for name, array in good.items() if name != "hash.bias"},
         {**good, "hash.bias": np.zeros(3, np.float32)},
         {**good, "hash.bias": np.full_like(good["hash.bias"], np.nan)},
+        {**good, "hash.bias": np.full_like(good["hash.bias"], -np.inf)},
+        {**good, "hash.bias": np.full(32, 1e300)},  # finite in double precision alone
     ):
         with pytest.raises(UserError):
             load_arrays(net, bad)
         assert all(np.array_equal(array, before[name]) for name, array in arrays_of(net).items())
 
 
-def test_rmac_of_a_constant_map_is_the_constants_direction() -> None:
-    value = torch.tensor([3.0, 4.0])
-    pooled = rmac(value[None, :, None, None].expand(1, 2, 5, 5))
-    torch.testing.assert_close(pooled, torch.tensor([[0.6, 0.8]]))
+@pytest.mark.parametrize("recipe", ["default", "paper"])
+def test_every_parameter_learns_and_the_core_node_from_both_branches(
+    recipe: str, make_plan: Any, make_cases: Any
+) -> None:
+    """The paper's public code gives its hash layer no gradient."""
+    plan = make_plan(recipe=recipe, image={"size": 64})
+    net, batch = build(plan), make_cases(6, size=64).batch(torch.arange(6))
+    parts = LOSSES[recipe](plan, CPU)(net(batch.image), batch)
+    core = net.get_parameter("stages.3.1.expand.weight")
+    for part in (parts.classification, parts.segmentation):
+        (gradient,) = torch.autograd.grad(part.sum(), core, retain_graph=True)
+        assert gradient.norm() > 0
+    parts.total.sum().backward()
+    for name, parameter in net.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.norm() > 0, name
 
 
 @pytest.mark.filterwarnings("ignore")  # opacus' own, of torch's hooks

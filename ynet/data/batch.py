@@ -1,6 +1,6 @@
 """The form in which prepared cases reach the network."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -14,6 +14,7 @@ class Batch(NamedTuple):
     label: Int64[Tensor, " batch"]
 
 
+@runtime_checkable
 class CaseSource(Protocol):
     """Prepared cases that can be asked for by position, as often as wanted and in any order."""
 

@@ -22,7 +22,9 @@ class Pooled:
         return len(self.label)
 
     def batch(self, positions: Int64[Tensor, " batch"]) -> Batch:
-        """The cases at `positions`, in that order."""
+        """The cases at `positions`, in that order. Raises IndexError."""
+        if ((positions < 0) | (positions >= len(self))).any():
+            raise IndexError(f"a position outside the {len(self)} cases")
         owner = torch.searchsorted(self._starts, positions, right=True) - 1
         order, parts = [], []
         for number, source in enumerate(self._sources):
