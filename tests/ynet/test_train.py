@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from ynet.errors import UserError
 from ynet.losses import default_loss
 from ynet.model import arrays_of, build
 from ynet.train import GRADIENT_NORM, DivergedError, learning_rate, train
@@ -76,3 +77,17 @@ def test_the_cosine_schedule_rises_falls_and_never_ends_at_zero(make_plan: Any) 
     assert rates[1:] == sorted(rates[1:], reverse=True)
     assert 0 < rates[-1] < 0.02
     assert [learning_rate(make_plan(training={"learning_rate": 0.5}), n) for n in (1, 4)] == [0.5, 0.5]
+
+
+def test_a_site_without_cases_says_so(make_plan: Any, make_cases: Any) -> None:
+    with pytest.raises(UserError, match="nothing to train on"):
+        trained(make_plan(), make_cases(0))
+
+
+def test_a_network_that_diverges_keeps_its_last_finite_weights(make_plan: Any, make_cases: Any) -> None:
+    plan, cases = make_plan(), make_cases(4)
+    cases.image[2] = float("nan")
+    net = build(plan)
+    with pytest.raises(DivergedError):
+        train(net, cases, plan, 1, device=CPU, generator=torch.Generator().manual_seed(1))
+    assert all(np.isfinite(array).all() for array in arrays_of(net).values())
