@@ -134,7 +134,7 @@ def arrays_of(net: nn.Module) -> dict[str, npt.NDArray[np.float32]]:
 
 
 def load_arrays(net: nn.Module, arrays: Mapping[str, npt.NDArray[np.float32]]) -> None:
-    """Put weights into a network, all or none. Raises UserError unless they are its names and shapes in finite float32."""
+    """Put weights into a network, all or none. Raises UserError unless they fit: names, shapes, finite float32."""
     own = net.state_dict()
     if own.keys() != arrays.keys():
         odd = sorted(own.keys() ^ arrays.keys())[0]
