@@ -47,6 +47,48 @@ def test_a_random_ranking_scores_what_chance_gives() -> None:
     assert found == pytest.approx(expected, rel=1e-3)
 
 
+def test_a_metric_of_many_ties_is_the_mean_over_shuffles() -> None:
+    random = np.random.default_rng(2)
+    distances, relevant = random.integers(0, 3, 80), random.random(80) < 0.3
+    shuffles = [random.permutation(80) for _ in range(4000)]
+    orders = [shuffle[np.argsort(distances[shuffle], kind="stable")] for shuffle in shuffles]
+    seen = np.array([one_order(relevant[order].tolist(), 10) for order in orders])
+    found = [values[0] for values in metrics.ranking(distances[None], relevant[None], 10)]
+    assert (np.abs(found - seen.mean(0)) < 4 * seen.std(0) / np.sqrt(len(seen))).all()
+
+
+def test_a_query_with_nothing_relevant_has_no_value_and_leaves_the_others_alone() -> None:
+    distances = np.array([[0, 1, 2], [0, 1, 2]])
+    relevant = np.array([[True, False, True], [False, False, False]])
+    both, one = metrics.ranking(distances, relevant, 2), metrics.ranking(distances[:1], relevant[:1], 2)
+    for pair, alone in zip(both, one, strict=True):
+        assert pair[0] == alone[0]
+        assert np.isnan(pair[1])
+
+
+@pytest.mark.parametrize(("queries", "gallery"), [(0, 5), (3, 0), (0, 0)])
+def test_no_queries_or_no_gallery_is_no_value_and_no_fault(queries: int, gallery: int) -> None:
+    found = metrics.ranking(np.zeros((queries, gallery), np.int64), np.zeros((queries, gallery), bool), 10)
+    assert all(values.shape == (queries,) and np.isnan(values).all() for values in found)
+
+
+def test_relevant_cases_first_score_one_and_last_score_nothing() -> None:
+    relevant = np.arange(40)[None] < 20
+    best = metrics.ranking((~relevant).astype(np.int64), relevant, 10)
+    worst = metrics.ranking(relevant.astype(np.int64), relevant, 10)
+    assert [values[0] for values in best] == [1.0] * 4
+    assert [values[0] for values in worst] == [0.0] * 4
+
+
+def test_only_the_order_of_distances_matters() -> None:
+    random = np.random.default_rng(3)
+    distances, relevant = random.integers(0, 9, (4, 30)), random.random((4, 30)) < 0.5
+    for plain, stretched in zip(
+        metrics.ranking(distances, relevant, 10), metrics.ranking(distances**2 + 3, relevant, 10), strict=True
+    ):
+        np.testing.assert_array_equal(plain, stretched)
+
+
 def test_the_order_in_which_the_gallery_is_stored_does_not_matter() -> None:
     random = np.random.default_rng(1)
     distances, relevant = random.integers(0, 4, (5, 60)), random.random((5, 60)) < 0.4
@@ -70,6 +112,13 @@ def test_dice_and_iou_are_over_images_with_a_lesion_and_empty_ones_are_counted_a
         both=np.array([2.0, 0.0, 0.0]), predicted=np.array([4.0, 0.0, 3.0]), true=np.array([4.0, 0.0, 0.0])
     )
     assert found == (0.5, 2 / 6, 0.5)
+
+
+def test_no_lesions_or_nothing_else_still_gives_numbers() -> None:
+    nothing, some = np.zeros(2), np.array([3.0, 4.0])
+    assert metrics.overlap(both=nothing, predicted=nothing, true=nothing) == (0.0, 0.0, 1.0)
+    assert metrics.overlap(both=some, predicted=some, true=some) == (1.0, 1.0, 0.0)
+    assert metrics.overlap(both=nothing[:0], predicted=nothing[:0], true=nothing[:0]) == (0.0, 0.0, 0.0)
 
 
 def test_balanced_accuracy_of_always_the_majority_is_one_over_the_classes() -> None:
