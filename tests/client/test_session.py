@@ -146,7 +146,8 @@ def test_a_reply_that_the_hub_does_not_take_is_a_failure_at_once(tmp_path: Path)
         joined = await consortium.join("A", Site(task=huge))
         with pytest.raises(TaskError, match="a transfer was broken off"):
             await asyncio.wait_for(consortium.task("A"), 5)
-        assert joined.said[-1] == "a transfer was broken off: resource exhausted"
+        # Which of the two the site sees first, the refusal or the end of the stream, is a matter of timing.
+        assert joined.said[-1].startswith("a transfer was broken off")
 
     play(tmp_path, story)
 
