@@ -1,6 +1,10 @@
 """What the documentation says, held against the code."""
 
+import itertools
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
@@ -11,16 +15,24 @@ import pytest
 import torch
 import typer
 import yaml
+from pydantic import TypeAdapter
 
 from ynet import errors
 from ynet.config import parse, read_yaml
+from ynet.data.report import Problem, Report
 from ynet.federation import plan as plans
-from ynet.federation.plan import Plan
+from ynet.federation import protocol
+from ynet.federation.plan import STRATEGY_OPTIONS, Plan
 from ynet.model import build
 from ynet_client.cli import app as client_app
+from ynet_client.control import ASK_WITHIN_S
+from ynet_client.gallery import Stats
 from ynet_client.settings import ClientSettings
+from ynet_server import hub, progress
 from ynet_server.cli import app as server_app
+from ynet_server.registry import Model, Run
 from ynet_server.settings import ServerSettings
+from ynet_server.strategies import DEFAULTS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -48,8 +60,35 @@ def test_every_command_in_the_documentation_exists_with_its_flags(program: str, 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_leads_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)", page.read_text("utf-8")):
+    for target, _, heading in re.findall(r"\]\(([^)#]*)(#([^)]+))?\)", page.read_text("utf-8")):
         assert (page.parent / target).exists(), target
+        if heading:
+            headings = re.findall(r"^#+ (.+)$", (page.parent / target).read_text("utf-8"), re.MULTILINE)
+            assert heading in {title.lower().replace(" ", "-") for title in headings}, heading
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_of_the_repository_that_is_named_exists(page: Path) -> None:
+    for name in re.findall(r"`((?:tests|ynet|ynet_server|ynet_client|configs)/[\w/.-]+)`", page.read_text("utf-8")):
+        places = (ROOT, ROOT / "server", ROOT / "client")
+        assert any((place / name).exists() for place in places), name
+
+
+FLOWER = re.compile(r"^(flower-superlink|flower-supernode|flwr supernode register|flwr run) (.*)$", re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("program", "rest"), FLOWER.findall((ROOT / "docs/SUPERLINK.md").read_text("utf-8").replace("\\\n", ""))
+)
+def test_every_flag_of_flower_in_the_documentation_exists(program: str, rest: str) -> None:
+    name, *inner = program.split()
+    quiet = {**os.environ, "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "COLUMNS": "200"}
+    script = Path(sys.executable).parent / name
+    shown = subprocess.run([script, *inner, "--help"], capture_output=True, text=True, env=quiet, check=True).stdout
+    flags = re.findall(r"--[a-z-]+", rest)
+    assert flags or inner == ["supernode", "register"]
+    for flag in flags:
+        assert re.search(rf"{flag}\b(?!-)", re.sub(r"\x1b\[[0-9;]*m", "", shown)), flag
 
 
 def keys(kind: type[Any], prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -63,10 +102,124 @@ def keys(kind: type[Any], prefix: str = "") -> Iterator[tuple[str, object]]:
             yield prefix + field.name, default
 
 
-def test_the_readme_has_every_key_of_the_plan_with_its_default() -> None:
-    rows = re.findall(r"^\| `([a-z_.]+)` \|([^|]*)\|[^|]*\|$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
-    documented = {key: yaml.safe_load(default) if default.strip() else MISSING for key, default in rows}
-    assert documented == {key: list(value) if isinstance(value, tuple) else value for key, value in keys(Plan)}
+def table(page: str, head: str) -> list[list[str]]:
+    """The cells of the rows of the one table whose head begins like this."""
+    lines = (ROOT / page).read_text("utf-8").splitlines()
+    (start,) = (number for number, line in enumerate(lines) if line.startswith(head))
+    rows = itertools.takewhile(lambda line: line.startswith("|"), lines[start + 2 :])
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+def words(cell: str) -> set[str]:
+    """What stands in code in a cell."""
+    return set(re.findall(r"`([^`]+)`", cell))
+
+
+@pytest.mark.parametrize(
+    ("head", "kind"), [("| key |", Plan), ("| `server.yaml` |", ServerSettings), ("| `client.yaml` |", ClientSettings)]
+)
+def test_the_readme_has_every_key_with_its_default(head: str, kind: type[Any]) -> None:
+    rows = table("README.md", head)
+    documented = {key.strip("`"): yaml.safe_load(default) if default else MISSING for key, default, _ in rows}
+    assert documented == {key: list(value) if isinstance(value, tuple) else value for key, value in keys(kind)}
+
+
+def limits(schema: dict[str, Any], part: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every limit that a JSON schema sets, with its key."""
+    for key, given in part["properties"].items():
+        inner = schema.get("$defs", {}).get(given.get("$ref", "").rpartition("/")[2])
+        if inner and "properties" in inner:
+            yield from limits(schema, inner, f"{prefix}{key}.")
+        for one in (given, given.get("items", {})):
+            for word in ("minimum", "maximum", "exclusiveMinimum", "multipleOf", "minItems", "maxItems"):
+                if word in one:
+                    yield prefix + key, f"{one[word]:.10g}"
+            if "exclusiveMaximum" in one:
+                yield prefix + key, f"{one['exclusiveMaximum'] - 1:.10g}"
+            for value in one.get("enum", []):
+                yield prefix + key, str(value)
+
+
+@pytest.mark.parametrize(
+    ("head", "kind"), [("| key |", Plan), ("| `server.yaml` |", ServerSettings), ("| `client.yaml` |", ClientSettings)]
+)
+def test_the_readme_has_the_limits_of_every_key(head: str, kind: type[Any]) -> None:
+    text = {key.strip("`"): row for key, _, row in table("README.md", head)}
+    schema = TypeAdapter(kind).json_schema()
+    found = [(key, limit) for key, limit in limits(schema, schema) if not key.endswith("_port")]
+    assert found
+    positive = "1"  # a whole number above 0
+    for key, limit in found:
+        shown = re.findall(r"[a-z]+|\d+(?:\.\d+)?", text[key])
+        assert limit in shown or (limit == "0" and positive in shown), f"{key}: {limit}"
+
+
+def test_the_readme_has_the_options_of_every_strategy_and_our_defaults() -> None:
+    (cell,) = (text for key, _, text in table("README.md", "| key |") if key == "`training.strategy_options`")
+    assert words(cell) == set().union(*STRATEGY_OPTIONS.values())
+    for options in DEFAULTS.values():
+        for name, value in options.items():
+            assert f"`{name}` ({value:g})" in cell
+
+
+def test_the_readme_has_the_keys_of_what_the_commands_print() -> None:
+    cells = {row[0]: words(row[1]) for row in table("README.md", "| command |")}
+    assert set(Run._fields) <= cells["`ynet-server train`"]
+    assert {*Model._fields, "in_use"} <= cells["`ynet-server models`"]
+    assert set(Stats.__annotations__) <= cells["`ynet-client status`"]
+    report = Report((Problem(1, "image", "error", "a", "b"),), 1, 1, {}, {}, {}).to_json()
+    assert {*report, *report["problems"][0]} == cells["`ynet-client check`"]
+
+
+def test_every_command_that_takes_json_has_its_keys_in_the_readme_and_no_other() -> None:
+    documented = {word for row in table("README.md", "| command |") for word in words(row[0])}
+    documented = {"ynet-server plan freeze" if word == "plan freeze" else word for word in documented}
+    assert documented == set(commands_with("--json"))
+
+
+def commands_with(flag: str) -> Iterator[str]:
+    def below(command: Any, name: str) -> Iterator[str]:
+        for word, inner in getattr(command, "commands", {}).items():
+            yield from below(inner, f"{name} {word}")
+        if any(flag in parameter.opts for parameter in command.params):
+            yield name
+
+    for program, app in (("ynet-server", server_app), ("ynet-client", client_app)):
+        yield from below(typer.main.get_command(app), program)
+
+
+def test_every_kind_of_event_is_described() -> None:
+    assert {row[0].strip("`") for row in table("docs/OPERATING.md", "| kind |")} == set(progress._LINES)
+
+
+def test_every_error_in_the_table_is_one_that_the_code_raises() -> None:
+    folders = ("ynet", "server/ynet_server", "client/ynet_client")
+    code = " ".join(path.read_text("utf-8") for folder in folders for path in sorted((ROOT / folder).rglob("*.py")))
+    for cell, *_ in table("docs/OPERATING.md", "| it says |"):
+        for part in re.split(r"\([34]\)|;|:|\b[A-Z]+\b|'s$", cell.replace("plan FILE: ", "")):
+            assert part.strip() in code, part
+
+
+def test_the_limits_of_the_protocol_are_those_of_the_code() -> None:
+    shown = {row[0]: row[1] for row in table("docs/PROTOCOL.md", "| limit |")}
+    for name, text in {
+        "greeting after the connection": f"{hub.HELLO_WITHIN_S:g} s",
+        "one part of a transfer": f"{protocol.CHUNK_BYTES >> 20} MiB",
+        "a file that a site fetches": f"{protocol.MAX_BLOB_BYTES >> 20} MiB",
+        "transfers of one site at a time": f"{hub.MAX_TRANSFERS} downloads",
+        "tasks that one site works on": f"{protocol.MAX_TASKS}",
+        "queries that one site has open": f"{hub.MAX_QUESTIONS}",
+        "sites that one query may name": f"{hub.MAX_NAMED}",
+        "a query's body": f"{protocol.MAX_QUERY_BYTES} bytes",
+        "an answer's body": f"{protocol.MAX_ANSWER_BYTES >> 10} KiB",
+        "wait for answers": f"(`ynet-client`: {ASK_WITHIN_S:g} s), at most {protocol.MAX_QUERY_S:g} s",
+        "queries that a site answers at a time": f"{protocol.MAX_OPEN_QUERIES}",
+        "messages that wait for one site": f"{hub.OUTBOX}",
+        "a task's failure, a reason for declining": f"{protocol.MAX_REASON_CHARACTERS} characters",
+        "ping of an idle connection, and wait for its answer": f"{protocol.PING_EVERY_MS // 1000} s, "
+        f"{protocol.PING_ANSWER_MS // 1000} s",
+    }.items():
+        assert text in shown[name], name
 
 
 @pytest.mark.parametrize(("file", "kind"), [("server.yaml", ServerSettings), ("client.yaml", ClientSettings)])
@@ -87,6 +240,8 @@ def test_every_plan_can_be_read_and_says_what_it_costs_and_must_score(path: Path
 def test_the_readme_has_the_exit_codes() -> None:
     text = (ROOT / "README.md").read_text("utf-8")
     for code, word in (
+        (0, "done"),
+        (130, "interrupted"),
         (errors.EXIT_OUR_FAULT, "a fault of ynet"),
         (errors.EXIT_YOURS, "yours"),
         (errors.EXIT_REFUSED, "refused"),
