@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,8 +13,9 @@ from ynet.data.manifest import find_sites, read
 from ynet.data.pooled import Pooled
 from ynet.data.synthetic import CLASSES, make_federation
 from ynet.evaluate import encode, evaluate
-from ynet.federation.plan import Augmentation
-from ynet.model import YNet, build
+from ynet.federation.plan import Augmentation, Plan
+from ynet.hashing import codebook
+from ynet.model import Output, YNet, build
 from ynet.train import train
 
 CPU = torch.device("cpu")
@@ -35,16 +37,76 @@ def test_a_network_with_one_code_for_everything_is_at_the_random_floor(make_plan
     assert scores.queries == 9
 
 
-def test_a_case_finds_itself_first(make_plan: Any, make_cases: Any) -> None:
-    plan, cases = make_plan(), make_cases(3)
-    scores = evaluate(build(plan), cases, cases, plan, CPU)
-    assert scores.distinct_codes < 3 or scores.macro_map10 == 1.0
+class Oracle(YNet):
+    """Reads label and mask off an image on which `with_answers` wrote them."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        self.targets = codebook(len(plan.classes), plan.network.code_bits, plan.network.codebook_seed)
+
+    def forward(self, image: torch.Tensor) -> Output:
+        code = self.targets[(image[:, 0, 0, 0] // 2).long()]
+        return Output(image % 2 - 0.5, code, code)
 
 
-def test_every_score_is_a_finite_number_whatever_is_missing(make_plan: Any, make_cases: Any) -> None:
+def with_answers(cases: Any) -> Any:
+    cases.image[:] = 2 * cases.label[:, None, None, None] + cases.mask
+    return cases
+
+
+def test_a_perfect_network_has_every_score_at_one(make_plan: Any, make_cases: Any) -> None:
+    plan, gallery, queries = make_plan(), with_answers(make_cases(60)), with_answers(make_cases(9, seed=2))
+    queries.mask[0], queries.image[0] = 0, 2 * queries.label[0]  # a case without a lesion
+    scores = evaluate(Oracle(plan), gallery, queries, plan, CPU).to_metrics()
+    floors = {name for name in scores if name.endswith(("_random", "_majority"))}
+    counts = {"distinct_codes": 3.0, "queries": 9.0, "gallery": 60.0}
+    assert {name: scores[name] for name in scores if name not in floors} == {
+        **dict.fromkeys(scores.keys() - floors - counts.keys(), 1.0),
+        **counts,
+    }
+    assert all(scores[name] < 0.5 for name in floors)
+
+
+def test_the_floors_are_rankings_by_chance_and_with_the_most_frequent_class_first(
+    make_plan: Any, make_cases: Any
+) -> None:
+    plan, gallery, queries = make_plan(), make_cases(20), make_cases(8, seed=2)
+    gallery.label[:] = torch.tensor([0] * 12 + [1] * 8)
+    queries.label[:] = torch.tensor([0] * 6 + [1] * 2)
+    scores = evaluate(build(plan), gallery, queries, plan, CPU)
+    assert scores.map10_majority == pytest.approx(6 / 8)  # all ten places go to class 0
+    assert scores.macro_map10_majority == pytest.approx(1 / 2)
+    random = np.random.default_rng(1)
+    orders = [random.permutation(gallery.label.numpy())[:10] for _ in range(3000)]
+    chance = [
+        np.mean([_average_precision(order == label, held) for order in orders]) for label, held in ((0, 12), (1, 8))
+    ]
+    assert scores.macro_map10_random == pytest.approx(np.mean(chance), abs=0.01)
+    assert scores.map10_random == pytest.approx(np.average(chance, weights=[6, 2]), abs=0.01)
+
+
+def test_the_order_of_gallery_and_queries_does_not_matter(make_plan: Any, make_cases: Any) -> None:
+    plan, gallery, queries = make_plan(), make_cases(40), make_cases(12, seed=2)
+    net, plain = build(plan), evaluate(build(plan), gallery, queries, plan, CPU).to_metrics()
+    for cases in (gallery, queries):
+        order = torch.randperm(len(cases))
+        cases.image, cases.mask, cases.label = cases.image[order], cases.mask[order], cases.label[order]
+    assert evaluate(net, gallery, queries, plan, CPU).to_metrics() == pytest.approx(plain, abs=1e-6)
+
+
+def _average_precision(relevant: Any, held: int) -> float:
+    precision = relevant.cumsum() / np.arange(1, len(relevant) + 1)
+    return float((precision * relevant).sum() / min(len(relevant), held))
+
+
+@pytest.mark.parametrize(("held", "asked"), [(0, 0), (0, 1)])
+@pytest.mark.parametrize("mask", [0.0, 1.0])
+def test_every_score_is_a_finite_number_whatever_is_missing(
+    held: int, asked: int, mask: float, make_plan: Any, make_cases: Any
+) -> None:
     plan, gallery, queries = make_plan(), make_cases(4), make_cases(4, seed=2)
-    gallery.label[:], queries.label[:] = 0, 1
-    queries.mask.zero_()
+    gallery.label[:], queries.label[:] = held, asked
+    queries.mask.fill_(mask)
     scores = evaluate(build(plan), gallery, queries, plan, CPU).to_metrics()
     assert all(math.isfinite(value) for value in scores.values())
 
