@@ -250,18 +250,36 @@ def test_the_readme_has_the_exit_codes() -> None:
         assert f"{code} {word}" in text
 
 
-def test_the_figure_of_the_network_has_its_shapes() -> None:
-    text = re.sub(r" +", " ", (ROOT / "docs/network.md").read_text("utf-8"))
+def test_the_figure_of_the_network_has_its_shapes_and_no_others() -> None:
+    text = (ROOT / "docs/network.md").read_text("utf-8")
     values = {**read_yaml(ROOT / "configs/plans/lgg.yaml", "plan"), "network": {}}
     net = build(parse(Plan, values, "the figure's plan"))
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name in ("stem", "stages.0", "stages.1", "stages.2", "stages.3", "pooled.conv", "pooled", "segmentation"):
+    modules = ("stem", "stages.0", "stages.1", "stages.2", "stages.3", "pooled.conv", "pooled", "segmentation", "hash")
+    made: dict[str, tuple[int, ...]] = {}
+    for name in modules:
         net.get_submodule(name).register_forward_hook(
-            lambda _module, _given, made, name=name: shapes.update({name: tuple(made.shape[1:])})
+            lambda _module, _given, result, name=name: made.update({name: tuple(result.shape[1:])})
         )
-    net(torch.zeros(1, 1, 96, 96))
-    for name, shape in shapes.items():
-        shown = " x ".join(map(str, shape))
-        lines = [line for line in text.splitlines() if name.split(".")[0] in line or "1x1 conv" in line]
-        assert any(shown in line for line in lines), f"{name}: {shown}"
+    net.stages[0].register_forward_pre_hook(lambda _module, given: made.update(pool=tuple(given[0].shape[1:])))
+    image = torch.zeros(1, 1, 96, 96)
+    mask = net(image).mask_logits
+    figure = {
+        " image ": tuple(image.shape[1:]),
+        "stem: conv": made["stem"],
+        "max pool": made["pool"],
+        **{f"stages.{stage} ": made[f"stages.{stage}"] for stage in range(4)},
+        "pooled.conv:": made["pooled.conv"],
+        "pooled:": made["pooled"],
+        "3x3 conv, 1x1 conv": made["segmentation"],
+        "mask logits": tuple(mask.shape[1:]),
+        "hash:": made["hash"],
+    }
+    lines = text.split("```")[1].splitlines()
+    for words, shape in figure.items():
+        (line,) = (line for line in lines if words in line)
+        assert re.search(rf"\b{' +x +'.join(map(str, shape))}\b(?! +x)", line), f"{words}: {shape}"
+    quoted = {
+        tuple(map(int, re.findall(r"\d+", found))) for line in lines for found in re.findall(r"\d+(?: +x +\d+)+", line)
+    }
+    assert quoted <= set(figure.values())
     assert f"{sum(parameter.numel() for parameter in net.parameters()):,} parameters" in text
