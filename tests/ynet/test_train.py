@@ -53,7 +53,7 @@ def test_two_epochs_are_a_plain_loop_over_shuffled_batches(make_plan: Any, make_
             default_loss(plan, CPU)(net(batch.image), batch).total.mean().backward()
             nn.utils.clip_grad_norm_(net.parameters(), GRADIENT_NORM)
             optimizer.step()
-    assert distance(arrays_of(net), trained(plan, cases)) < 1e-3 * distance(arrays_of(net), arrays_of(build(plan)))
+    assert distance(arrays_of(net), trained(plan, cases)) < 1e-2 * distance(arrays_of(net), arrays_of(build(plan)))
 
 
 def test_the_reported_losses_are_means_over_images_not_over_batches(make_plan: Any, make_cases: Any) -> None:
