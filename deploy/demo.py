@@ -56,7 +56,7 @@ def run(data: Path | None, plan: Path | None, out: Path) -> dict[str, Any]:
         raise UserError(
             f"{data} holds no federation", "two or more folders with a manifest.csv are needed", "name another"
         )
-    plan = write_plan(plan or ROOT / "configs/plans/lgg.yaml", manifests, out / "plan.yaml")
+    plan = write_plan(plan or ROOT / "configs/plans/default.yaml", manifests, out / "plan.yaml")
 
     with Trial(out, find_sites(data)) as trial:
         with step("starting the server"):

@@ -252,27 +252,37 @@ def test_the_readme_has_the_exit_codes() -> None:
 
 def test_the_figure_of_the_network_has_its_shapes_and_no_others() -> None:
     text = (ROOT / "docs/network.md").read_text("utf-8")
-    values = {**read_yaml(ROOT / "configs/plans/lgg.yaml", "plan"), "network": {}}
+    values = {**read_yaml(ROOT / "configs/plans/default.yaml", "plan"), "network": {}}
     net = build(parse(Plan, values, "the figure's plan"))
-    modules = ("stem", "stages.0", "stages.1", "stages.2", "stages.3", "pooled.conv", "pooled", "segmentation", "hash")
+    modules = (
+        "stem",
+        "stages.0",
+        "stages.1",
+        "stages.2",
+        "stages.3",
+        "pooled.conv",
+        "pooled",
+        "segmentation",
+        "hash",
+        "place",
+    )
     made: dict[str, tuple[int, ...]] = {}
     for name in modules:
         net.get_submodule(name).register_forward_hook(
             lambda _module, _given, result, name=name: made.update({name: tuple(result.shape[1:])})
         )
-    net.stages[0].register_forward_pre_hook(lambda _module, given: made.update(pool=tuple(given[0].shape[1:])))
     image = torch.zeros(1, 1, 96, 96)
     mask = net(image).mask_logits
     figure = {
-        " image ": tuple(image.shape[1:]),
+        " image,": tuple(image.shape[1:]),
         "stem: conv": made["stem"],
-        "max pool": made["pool"],
         **{f"stages.{stage} ": made[f"stages.{stage}"] for stage in range(4)},
         "pooled.conv:": made["pooled.conv"],
         "pooled:": made["pooled"],
         "3x3 conv, 1x1 conv": made["segmentation"],
         "mask logits": tuple(mask.shape[1:]),
         "hash:": made["hash"],
+        "two layers": made["place"],
     }
     lines = text.split("```")[1].splitlines()
     for words, shape in figure.items():

@@ -1,5 +1,6 @@
 """Encoding cases, and scoring a network on them: retrieval, segmentation, classification, and the floors."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import torch
 from ynet import metrics
 from ynet.data.batch import CaseSource
 from ynet.federation.plan import Plan
-from ynet.hashing import codebook, hamming, pack
+from ynet.hashing import hamming, pack
 from ynet.model import YNet
 
 K = 10
@@ -21,11 +22,18 @@ class Encoded(NamedTuple):
     """What a network makes of some cases; one row or number for each."""
 
     codes: npt.NDArray[np.uint8]  # (cases, bits / 8), packed
-    values: npt.NDArray[np.float32]  # (cases, bits), before their signs are taken
     label: npt.NDArray[np.int64]  # (cases,)
     both: npt.NDArray[np.float64]  # pixels in the predicted and in the true mask
     predicted: npt.NDArray[np.float64]  # pixels in the predicted mask
     true: npt.NDArray[np.float64]  # pixels in the true mask
+
+
+class RadiusPoint(NamedTuple):
+    """What a search by radius finds."""
+
+    radius: int  # Hamming, in bits
+    precision: float | None  # over the queries that find anything; None where none does
+    recall: float
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,7 @@ class Scores:
     dice: float
     iou: float
     empty_kept: float
-    balanced_accuracy: float  # the class whose target code is nearest
+    balanced_accuracy: float  # of the class that the first K results hold most of
     distinct_codes: int  # in the gallery
     queries: int
     gallery: int
@@ -57,53 +65,98 @@ class Scores:
 
 def encode(net: YNet, cases: CaseSource, device: torch.device) -> Encoded:
     """Codes and mask overlaps of all cases, in their order."""
-    net.eval()
-    codes, values, pixels = [], [], []
-    with torch.inference_mode():
-        for positions in torch.split(torch.arange(len(cases)), BATCH):
-            batch = cases.batch(positions)
-            output = net(batch.image.to(device))
-            predicted, true = (output.mask_logits > 0).cpu(), batch.mask > 0
-            counts = [mask.sum((1, 2, 3)) for mask in (predicted & true, predicted, true)]
-            pixels.append(torch.stack(counts).double().numpy())
-            code = output.code.float().cpu()
-            codes.append(pack(code))
-            values.append(code.numpy())
+    codes, pixels = [], []
+    for positions in torch.split(torch.arange(len(cases)), BATCH):
+        batch = cases.batch(positions)
+        output = net.read(batch.image.to(device))
+        predicted, true = (output.mask_logits > 0).cpu(), batch.mask > 0
+        counts = [mask.sum((1, 2, 3)) for mask in (predicted & true, predicted, true)]
+        pixels.append(torch.stack(counts).double().numpy())
+        codes.append(pack(output.code.float()))
     both, predicted_pixels, true_pixels = np.concatenate(pixels, 1)
     label = cases.label.numpy()
-    return Encoded(np.concatenate(codes), np.concatenate(values), label, both, predicted_pixels, true_pixels)
+    return Encoded(np.concatenate(codes), label, both, predicted_pixels, true_pixels)
+
+
+def join(parts: Sequence[Encoded]) -> Encoded:
+    """Several sites' cases as one, in the order of the parts."""
+    return Encoded(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def evaluate(net: YNet, gallery: CaseSource, queries: CaseSource, plan: Plan, device: torch.device) -> Scores:
+    """`score` of what the network makes of the cases. Neither may be empty."""
+    return score(encode(net, gallery, device), encode(net, queries, device), plan)
+
+
+def score(held: Encoded, asked: Encoded, plan: Plan) -> Scores:
     """Each query's class sought among the gallery's codes; masks and classes of the queries. Neither may be empty."""
-    held, asked = encode(net, gallery, device), encode(net, queries, device)
-    relevant = asked.label[:, None] == held.label[None, :]
-    ranked = metrics.ranking(hamming(asked.codes, held.codes), relevant, K)
-    random = metrics.ranking(np.zeros(relevant.shape, np.int64), relevant, K)
-    majority = np.bincount(held.label).argmax()
-    first = np.broadcast_to((held.label != majority).astype(np.int64), relevant.shape)
-    constant = metrics.ranking(first, relevant, K)
+    distances = hamming(asked.codes, held.codes)
+    found = _summary(metrics.ranking(distances, asked.label[:, None] == held.label[None, :], K), asked.label)
+    floor = floors(held.label, asked.label)
     overlap = metrics.overlap(asked.both, asked.predicted, asked.true)
-    targets = codebook(len(plan.classes), plan.network.code_bits, plan.network.codebook_seed).numpy()
+    named = _named(distances, held.label, len(plan.classes))
     return Scores(
-        map10=_mean(ranked.ap),
-        macro_map10=metrics.macro(ranked.ap, asked.label),
-        macro_map10_over_k=metrics.macro(ranked.ap_over_k, asked.label),
-        map10_over_k=_mean(ranked.ap_over_k),
-        macro_hr10=metrics.macro(ranked.hit_ratio, asked.label),
-        macro_rr10=metrics.macro(ranked.reciprocal_rank, asked.label),
-        macro_map10_random=metrics.macro(random.ap, asked.label),
-        macro_map10_majority=metrics.macro(constant.ap, asked.label),
-        map10_random=_mean(random.ap),
-        map10_majority=_mean(constant.ap),
+        **found,
+        macro_map10_random=floor["random"]["macro_map10"],
+        macro_map10_majority=floor["majority"]["macro_map10"],
+        map10_random=floor["random"]["map10"],
+        map10_majority=floor["majority"]["map10"],
         dice=overlap.dice,
         iou=overlap.iou,
         empty_kept=overlap.empty_kept,
-        balanced_accuracy=metrics.balanced_accuracy((asked.values @ targets.T).argmax(1), asked.label),
+        balanced_accuracy=metrics.balanced_accuracy(named, asked.label),
         distinct_codes=len(np.unique(held.codes, axis=0)),
         queries=len(asked.label),
         gallery=len(held.label),
     )
+
+
+def floors(held: npt.NDArray[np.int64], asked: npt.NDArray[np.int64]) -> dict[str, dict[str, float]]:
+    """The retrieval metrics of knowing nothing, from the labels alone: a random ranking, the majority class first."""
+    relevant = asked[:, None] == held[None, :]
+    constant = np.broadcast_to((held != np.bincount(held).argmax()).astype(np.int64), relevant.shape)
+    return {
+        "random": _summary(metrics.ranking(np.zeros(relevant.shape, np.int64), relevant, K), asked),
+        "majority": _summary(metrics.ranking(constant, relevant, K), asked),
+    }
+
+
+def _summary(ranked: metrics.Ranking, label: npt.NDArray[np.int64]) -> dict[str, float]:
+    return {
+        "map10": _mean(ranked.ap),
+        "macro_map10": metrics.macro(ranked.ap, label),
+        "macro_map10_over_k": metrics.macro(ranked.ap_over_k, label),
+        "map10_over_k": _mean(ranked.ap_over_k),
+        "macro_hr10": metrics.macro(ranked.hit_ratio, label),
+        "macro_rr10": metrics.macro(ranked.reciprocal_rank, label),
+    }
+
+
+def _named(distances: npt.NDArray[np.int64], label: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.int64]:
+    """For each query the class of which most are expected among the first K results."""
+    shares = [
+        metrics.ranking(distances, np.broadcast_to(label == one, distances.shape), K).hit_ratio
+        for one in range(classes)
+    ]
+    named: npt.NDArray[np.int64] = np.nan_to_num(np.stack(shares)).argmax(0)
+    return named
+
+
+def by_radius(held: Encoded, asked: Encoded, bits: int) -> list[RadiusPoint]:
+    """Precision and recall of what lies within each Hamming radius from 0 to `bits`, means over classes."""
+    relevant = asked.label[:, None] == held.label[None, :]
+    precision, recall = metrics.within_radius(hamming(asked.codes, held.codes), relevant, bits)
+    points = []
+    for radius in range(bits + 1):
+        found = np.isfinite(precision[:, radius]).any()
+        points.append(
+            RadiusPoint(
+                radius,
+                metrics.macro(precision[:, radius], asked.label) if found else None,
+                metrics.macro(recall[:, radius], asked.label),
+            )
+        )
+    return points
 
 
 def _mean(values: npt.NDArray[np.float64]) -> float:

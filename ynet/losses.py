@@ -15,7 +15,9 @@ from ynet.model import Output
 
 ORTHO_SCALE, ORTHO_MARGIN = 8.0, 0.2
 CIRCLE_SCALE, CIRCLE_MARGIN = 32.0, 0.25
-CIRCLE_SHARE = 0.5
+PAPER_SHARE = 0.5
+CSQ_QUANTISATION = 1e-4
+DPSH_QUANTISATION = 0.1
 
 
 class Parts(NamedTuple):
@@ -27,39 +29,62 @@ class Parts(NamedTuple):
 
 
 Loss = Callable[[Output, Batch], Parts]
+CodeLoss = Callable[[Output, Batch], Float[Tensor, " batch"]]
 
 
-def default_loss(plan: Plan, device: torch.device) -> Loss:
-    """Recipe `default`: OrthoHash towards the plan's codebook, and BCE + soft Dice of the mask. A sum over samples."""
-    targets = codebook(len(plan.classes), plan.network.code_bits, plan.network.codebook_seed).to(device)
-    weights = _class_weights(plan, device)
-    share = plan.training.segmentation_weight
+def loss_of(plan: Plan, device: torch.device) -> Loss:
+    """The loss of the plan's recipe."""
+    code_loss, weights = CODE_LOSSES[plan.recipe](plan, device), _class_weights(plan, device)
+    is_paper, share = plan.recipe == "paper", plan.training.segmentation_weight
 
     def loss(output: Output, batch: Batch) -> Parts:
-        classification = weights[batch.label] * ortho_hash(output.code, batch.label, targets)
-        segmentation = bce(output.mask_logits, batch.mask) + 1 - soft_dice(output.mask_logits, batch.mask)
+        classification = weights[batch.label] * code_loss(output, batch)
+        segmentation = bce(output.mask_logits, batch.mask)
+        if is_paper:
+            return Parts(PAPER_SHARE * classification + (1 - PAPER_SHARE) * segmentation, classification, segmentation)
+        segmentation = segmentation + 1 - soft_dice(output.mask_logits, batch.mask)
         return Parts(classification + share * segmentation, classification, segmentation)
 
     return loss
 
 
-def paper_loss(plan: Plan, device: torch.device) -> Loss:
-    """Recipe `paper`: circle loss on the code, halved with pixel cross-entropy. It couples the samples of a batch.
+def _ortho_hash(plan: Plan, device: torch.device) -> CodeLoss:
+    targets = codebook(len(plan.classes), plan.network.code_bits, plan.network.codebook_seed).to(device)
+    return lambda output, batch: ortho_hash(output.code, batch.label, targets)
 
-    Corrected: the hash layer is in the loss, so it is trained; two cases without a lesion are a positive pair.
-    """
-    weights = _class_weights(plan, device)
 
-    def loss(output: Output, batch: Batch) -> Parts:
-        classification = weights[batch.label] * circle(output.code, batch.label)
-        segmentation = bce(output.mask_logits, batch.mask)
-        total = CIRCLE_SHARE * classification + (1 - CIRCLE_SHARE) * segmentation
-        return Parts(total, classification, segmentation)
+def _csq(plan: Plan, device: torch.device) -> CodeLoss:
+    targets = codebook(len(plan.classes), plan.network.code_bits, plan.network.codebook_seed).to(device)
+    return lambda output, batch: central_similarity(output.code, batch.label, targets)
+
+
+def _circle(plan: Plan, device: torch.device) -> CodeLoss:  # noqa: ARG001
+    return lambda output, batch: circle(output.code, batch.label)
+
+
+def _dpsh(plan: Plan, device: torch.device) -> CodeLoss:  # noqa: ARG001
+    return lambda output, batch: pairwise_likelihood(output.code, batch.label)
+
+
+def _plain(plan: Plan, device: torch.device) -> CodeLoss:  # noqa: ARG001
+    def loss(output: Output, batch: Batch) -> Float[Tensor, " batch"]:
+        if output.class_logits is None:
+            raise ValueError("the network of another recipe has no class logits")
+        return F.cross_entropy(output.class_logits, batch.label, reduction="none")
 
     return loss
 
 
-LOSSES: dict[str, Callable[[Plan, torch.device], Loss]] = {"default": default_loss, "paper": paper_loss}
+CODE_LOSSES: dict[str, Callable[[Plan, torch.device], CodeLoss]] = {
+    "default": _ortho_hash,
+    "paper": _circle,
+    "circle": _circle,
+    "csq": _csq,
+    "dpsh": _dpsh,
+    "plain": _plain,
+}
+"""By recipe. All but `default` are there to be compared with; in the paper's, two cases without a lesion are a pair
+that belongs together, and the hash layer is trained."""
 
 
 def ortho_hash(
@@ -84,6 +109,25 @@ def circle(code: Float[Tensor, "batch bits"], label: Int64[Tensor, " batch"]) ->
     sum_p = positive.masked_fill(~is_same | is_self, low).logsumexp(1)
     sum_n = negative.masked_fill(is_same, low).logsumexp(1)
     return F.softplus(sum_p + sum_n)
+
+
+def central_similarity(
+    code: Float[Tensor, "batch bits"], label: Int64[Tensor, " batch"], targets: Float[Tensor, "classes bits"]
+) -> Float[Tensor, " batch"]:
+    """CSQ: cross-entropy of each bit with the class's centre, and a pull towards -1 and +1 (Yuan et al., CVPR 2020)."""
+    bits = (targets[label] + 1) / 2
+    central = F.binary_cross_entropy_with_logits(2 * code, bits, reduction="none").mean(1)  # sigmoid(2x) = (tanh+1)/2
+    quantisation = torch.log(torch.cosh(code.tanh().abs() - 1)).sum(1)
+    return central + CSQ_QUANTISATION * quantisation
+
+
+def pairwise_likelihood(code: Float[Tensor, "batch bits"], label: Int64[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """DPSH: likelihood of which pairs of a batch belong together, and a pull towards the signs (Li et al., 2016)."""
+    theta = code @ code.T / 2
+    is_same = (label[:, None] == label[None, :]).to(theta.dtype)
+    others = 1 - torch.eye(len(label), device=label.device, dtype=theta.dtype)
+    likelihood = ((F.softplus(theta) - is_same * theta) * others).sum(1) / others.sum(1).clamp(min=1)
+    return likelihood + DPSH_QUANTISATION * (code - code.sign()).square().mean(1)
 
 
 def bce(logits: Float[Tensor, "batch 1 h w"], mask: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, " batch"]:

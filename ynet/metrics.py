@@ -26,7 +26,7 @@ def ranking(
     At place j of a tie group with n cases of which r are relevant, behind N cases of which R are: the case there is
     relevant with probability r / n, and then among its j - 1 predecessors in the group (j - 1) (r - 1) / (n - 1) are.
     """
-    size, good = _groups(distances, relevant)
+    size, good = _groups(distances, relevant, int(distances.max(initial=0)) + 1)
     before, good_before = np.cumsum(size, 1) - size, np.cumsum(good, 1) - good
     queries = np.arange(len(distances))
     total = relevant.sum(1)
@@ -47,6 +47,18 @@ def ranking(
     with np.errstate(invalid="ignore", divide="ignore"):
         metrics = (points / np.minimum(k, total), points / k, found / at_most, reciprocal)
     return Ranking(*(np.where(total > 0, values, np.nan) for values in metrics))
+
+
+def within_radius(
+    distances: Int[np.ndarray, "queries gallery"], relevant: Bool[np.ndarray, "queries gallery"], bits: int
+) -> tuple[Floats, Floats]:
+    """Precision and recall of what lies at most r bits away, each (queries, bits + 1) for r = 0 to `bits`.
+
+    NaN: precision where nothing lies within r, recall where the gallery holds nothing relevant.
+    """
+    size, good = (np.cumsum(counts, 1) for counts in _groups(distances, relevant, bits + 1))
+    with np.errstate(invalid="ignore"):
+        return good / np.where(size > 0, size, np.nan), good / np.where(good[:, -1:] > 0, good[:, -1:], np.nan)
 
 
 def macro(values: Floats, label: Shaped[np.ndarray, " queries"]) -> float:
@@ -85,10 +97,9 @@ def _mean(values: Float[np.ndarray, " n"]) -> float:
 
 
 def _groups(
-    distances: Int[np.ndarray, "queries gallery"], relevant: Bool[np.ndarray, "queries gallery"]
+    distances: Int[np.ndarray, "queries gallery"], relevant: Bool[np.ndarray, "queries gallery"], bins: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """For each query and distance: the cases at it, and the relevant ones among them."""
-    bins = int(distances.max(initial=0)) + 1
+    """For each query and distance below `bins`: the cases at it, and the relevant ones among them."""
     size = np.stack([np.bincount(row, minlength=bins) for row in distances]) if len(distances) else np.zeros((0, bins))
     good = [np.bincount(row[is_good], minlength=bins) for row, is_good in zip(distances, relevant, strict=True)]
     return size.astype(np.int64), np.array(good, np.int64).reshape(len(distances), bins)

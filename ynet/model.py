@@ -18,9 +18,10 @@ from ynet.errors import UserError
 from ynet.federation.plan import Plan
 from ynet.pooling import max_and_mean, rmac
 
-STAGES = (1, 2, 4, 8)  # planes of a stage, in units of width / 2
-EXPANSION = 4
+STAGES = (1, 2, 4, 8)  # channels of a stage, in units of the first one's
+EXPANSION = 4  # of a bottleneck's planes
 LATERAL = 32  # channels of the segmentation branch
+FAINT = 0.002  # a mask of this share of the image is taken for half a lesion, an emptier one for less
 
 
 class Output(NamedTuple):
@@ -28,7 +29,7 @@ class Output(NamedTuple):
 
     mask_logits: Float[Tensor, "batch 1 size size"]
     code: Float[Tensor, "batch bits"]  # signed; its signs are the bits
-    feature: Float[Tensor, "batch features"]  # what the code is projected from
+    class_logits: Float[Tensor, "batch classes"] | None = None  # recipe `plain` alone has them
 
 
 class YNet(nn.Module):
@@ -36,50 +37,126 @@ class YNet(nn.Module):
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()
-        width, unit = plan.network.width, plan.network.width // 2
-        self.stem = nn.Conv2d(plan.image.channels, width, 7, 2, 3, bias=False)
-        self.stem_norm = norm(width)
-        channels = [EXPANSION * unit * stage for stage in STAGES]
-        inputs = [width, *channels[:-1]]
+        network, bits = plan.network, plan.network.code_bits
+        is_bottleneck = network.block == "bottleneck"
+        self.stem = Stem(plan.image.channels, network.width, has_pool=is_bottleneck)
+        first = 2 * network.width if is_bottleneck else network.width
+        channels = [first * stage for stage in STAGES]
+        block: type[Bottleneck | Basic] = Bottleneck if is_bottleneck else Basic
         self.stages = nn.ModuleList(
-            nn.Sequential(Bottleneck(i, unit * stage, 1 if n == 0 else 2), Bottleneck(o, unit * stage, 1))
-            for n, (i, o, stage) in enumerate(zip(inputs, channels, STAGES, strict=True))
+            nn.Sequential(block(inputs, outputs, stride), *(block(outputs, outputs, 1) for _ in range(1, depth)))
+            for inputs, outputs, stride, depth in zip(
+                [network.width, *channels[:-1]],
+                channels,
+                (1 if is_bottleneck else 2, 2, 2, 2),
+                network.depth,
+                strict=True,
+            )
         )
         self.segmentation = Segmentation(channels)
         self.pooled = Pooled(channels[-1], plan.recipe)
-        self.hash = nn.Linear(self.pooled.features, plan.network.code_bits)
+        self.hash = nn.Linear(self.pooled.features, bits)
+        self.place = None if plan.recipe == "paper" else Place(bits)
+        self.classifier = nn.Linear(bits, len(plan.classes)) if plan.recipe == "plain" else None
+        self.dropout = network.dropout  # the training turns it off when it settles
+        self._is_mirrored = plan.augmentation.flip
+
+    def read(self, image: Float[Tensor, "batch channels size size"]) -> Output:
+        """What is said of images outside of training: no gradient; one word for an image and its mirror image.
+
+        The latter where the plan flips images in training, which says that the side is no part of the class.
+        """
+        self.eval()
+        with torch.inference_mode():
+            seen: Output = self(image)
+            if not self._is_mirrored:
+                return seen
+            mirrored: Output = self(image.flip(-1))
+            mask = (seen.mask_logits + mirrored.mask_logits.flip(-1)) / 2
+            return Output(mask, F.normalize(seen.code) + F.normalize(mirrored.code))
 
     def forward(self, image: Float[Tensor, "batch channels size size"]) -> Output:
-        """Mask logits, code values and feature of each image."""
-        h = F.max_pool2d(F.relu(self.stem_norm(self.stem(image))), 3, 2, 1)
-        maps = []
+        """Mask logits and code values of each image, as training needs them."""
+        h, maps = self.stem(image), []
         for stage in self.stages:
             h = stage(h)
             maps.append(h)
-        feature = self.pooled(h)
-        mask = F.interpolate(self.segmentation(maps), image.shape[-2:], mode="bilinear")
-        return Output(mask, self.hash(feature), feature)
+        logits = self.segmentation(maps)
+        code = self._code(self.pooled(h), logits)
+        mask = F.interpolate(logits, image.shape[-2:], mode="bilinear")
+        return Output(mask, code, None if self.classifier is None else self.classifier(code))
+
+    def _code(self, feature: Float[Tensor, "batch features"], logits: Tensor) -> Float[Tensor, "batch bits"]:
+        """The sum of what the lesion looks like and of where it lies.
+
+        In training a third of the samples, drawn anew, must do with the one, a third with the other: by itself the
+        look, which has more parameters by far, learns the cases by heart and leaves nothing for the place to explain.
+        """
+        look: Tensor
+        if self.place is None:
+            look = self.hash(feature)
+            return look
+        look, place = self.hash(F.dropout(feature, self.dropout, self.training)), self.place(logits)
+        if self.training and self.dropout:
+            draw = torch.rand(len(feature), 1, device=feature.device)
+            look, place = look * (draw > 1 / 3), place * (draw < 2 / 3)
+        total: Tensor = look + place
+        return total
+
+
+class Stem(nn.Module):
+    """The first convolution: to half the image's sides, and with the pool of a ResNet to a quarter."""
+
+    def __init__(self, channels: int, width: int, *, has_pool: bool) -> None:
+        super().__init__()
+        kernel = 7 if has_pool else 3
+        self.conv, self.norm = nn.Conv2d(channels, width, kernel, 2, kernel // 2, bias=False), norm(width)
+        self._has_pool = has_pool
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The stem's map."""
+        h = F.relu(self.norm(self.conv(image)))
+        return F.max_pool2d(h, 3, 2, 1) if self._has_pool else h
+
+
+class Basic(nn.Module):
+    """ResNet's two 3x3 with a shortcut (He et al., CVPR 2016): for small networks."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.first, self.first_norm = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), norm(outputs)
+        self.second, self.second_norm = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), norm(outputs)
+        self.shortcut = shortcut(inputs, outputs, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The block's map."""
+        h = F.relu(self.first_norm(self.first(x)))
+        return F.relu(self.second_norm(self.second(h)) + self.shortcut(x))
 
 
 class Bottleneck(nn.Module):
-    """ResNet's 1x1, 3x3, 1x1 with a shortcut."""
+    """ResNet's 1x1, 3x3, 1x1 with a shortcut: the paper's."""
 
-    def __init__(self, channels: int, planes: int, stride: int) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        out = EXPANSION * planes
-        self.reduce, self.reduce_norm = nn.Conv2d(channels, planes, 1, bias=False), norm(planes)
+        planes = outputs // EXPANSION
+        self.reduce, self.reduce_norm = nn.Conv2d(inputs, planes, 1, bias=False), norm(planes)
         self.spatial, self.spatial_norm = nn.Conv2d(planes, planes, 3, stride, 1, bias=False), norm(planes)
-        self.expand, self.expand_norm = nn.Conv2d(planes, out, 1, bias=False), norm(out)
-        is_same = stride == 1 and channels == out
-        self.shortcut = (
-            nn.Identity() if is_same else nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), norm(out))
-        )
+        self.expand, self.expand_norm = nn.Conv2d(planes, outputs, 1, bias=False), norm(outputs)
+        self.shortcut = shortcut(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """The block's map."""
         h = F.relu(self.reduce_norm(self.reduce(x)))
         h = F.relu(self.spatial_norm(self.spatial(h)))
         return F.relu(self.expand_norm(self.expand(h)) + self.shortcut(x))
+
+
+def shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
+    """What stands beside a block: nothing, or a 1x1 convolution where the block changes the shape."""
+    if stride == 1 and inputs == outputs:
+        return nn.Identity()
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm(outputs))
 
 
 class Segmentation(nn.Module):
@@ -114,6 +191,41 @@ class Pooled(nn.Module):
     def forward(self, h: Tensor) -> Float[Tensor, "batch features"]:
         """The pooled feature."""
         return self._pool(F.relu(self.conv_norm(self.conv(h))))
+
+
+class Place(nn.Module):
+    """Where the predicted lesion lies, how large and how long it is: moments of the mask, read by a small network."""
+
+    MOMENTS, HIDDEN = 6, 32
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(self.MOMENTS, self.HIDDEN), nn.Linear(self.HIDDEN, self.HIDDEN)
+        self.hash = nn.Linear(self.HIDDEN, bits)
+
+    def forward(self, mask_logits: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, "batch bits"]:
+        """The place's part of the code."""
+        h = F.relu(self.first(moments(mask_logits.float().sigmoid())))
+        code: Tensor = self.hash(F.relu(self.second(h)))
+        return code
+
+
+def moments(probability: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, "batch 6"]:
+    """Centre (y, x), spread (y, x), slant and size of a mask; about 1 for what is usual, 0 for an empty one's centre.
+
+    Coordinates go from -1 to 1, so that the resolution drops out.
+    """
+    mask = probability[:, 0]
+    y, x = (torch.linspace(-1, 1, side, device=mask.device) for side in mask.shape[1:])
+    area = mask.mean((1, 2))
+    share = mask / (mask.sum((1, 2), keepdim=True) + FAINT * mask[0].numel())
+    rows, columns = share.sum(2), share.sum(1)
+    centre_y, centre_x = rows @ y, columns @ x
+    spread_y = (rows @ y**2 - centre_y**2).clamp(min=0).add(1e-4).sqrt()
+    spread_x = (columns @ x**2 - centre_x**2).clamp(min=0).add(1e-4).sqrt()
+    slant = ((share @ x) * y).sum(1) - centre_y * centre_x
+    size = area.clamp(min=1e-6).sqrt()
+    return torch.stack([2 * centre_y, 2 * centre_x, 3 * spread_y, 3 * spread_x, 3 * slant, 2.4 * size], dim=1)
 
 
 def norm(channels: int) -> nn.GroupNorm:

@@ -2,7 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -11,9 +13,9 @@ from torch import Tensor, nn
 from ynet.data.augment import augment
 from ynet.data.batch import Batch, CaseSource
 from ynet.errors import UserError
-from ynet.federation.plan import Plan
-from ynet.losses import LOSSES
-from ynet.model import YNet
+from ynet.federation.plan import NO_AUGMENTATION, Augmentation, Plan
+from ynet.losses import loss_of
+from ynet.model import Output, YNet
 
 GRADIENT_NORM = 5.0
 WARM_UP = 0.1  # share of the rounds in which the learning rate rises, under the cosine schedule
@@ -62,21 +64,23 @@ def train(
     if not len(cases):
         raise UserError("there is nothing to train on", "the site has no training cases", "name some in the manifest")
     training, begun = plan.training, time.perf_counter()
-    loss_of = LOSSES[plan.recipe](plan, device)
+    loss_function = loss_of(plan, device)
     start = [parameter.detach().clone() for parameter in net.parameters()] if proximal_mu else []
     optimizer = torch.optim.AdamW(
         net.parameters(), learning_rate(plan, round_number), weight_decay=training.weight_decay, fused=True
     )
-    batches_per_epoch = math.ceil(len(cases) / training.batch_size)
+    per_epoch = math.ceil(len(cases) / training.batch_size)
+    total_batches = per_epoch * training.local_epochs
     sums, images = torch.zeros(3, device=device), 0
+    settles = is_settling(plan, round_number)
+    augmentation = replace(NO_AUGMENTATION, flip=plan.augmentation.flip) if settles else plan.augmentation
+    net.dropout = 0.0 if settles else plan.network.dropout
     net.train()
-    for epoch in range(1, training.local_epochs + 1):
-        order = torch.randperm(len(cases), generator=generator)
-        for number, positions in enumerate(torch.split(order, training.batch_size), start=1):
-            batch = _prepared(cases.batch(positions), plan, device, generator)
+    with _dropout_from(generator, device):
+        for done, batch in enumerate(_batches(cases, plan, augmentation, device, generator), start=1):
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 output = net(batch.image)
-            parts = loss_of(output._replace(mask_logits=output.mask_logits.float(), code=output.code.float()), batch)
+            parts = loss_function(_single_precision(output), batch)
             loss = parts.total.mean() + proximal_mu / 2 * _distance(net, start)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -84,14 +88,17 @@ def train(
             value = _finite(loss, norm)
             optimizer.step()
             sums += torch.stack([part.detach().sum() for part in parts])
-            images += len(positions)
+            images += len(batch.label)
             if on_progress:
-                done = (epoch - 1) * batches_per_epoch + number
-                on_progress(
-                    Progress(epoch, training.local_epochs, done, batches_per_epoch * training.local_epochs, value)
-                )
+                epoch = (done - 1) // per_epoch + 1
+                on_progress(Progress(epoch, training.local_epochs, done, total_batches, value))
     total, classification, segmentation = (sums / max(images, 1)).tolist()
     return TrainResult(total, classification, segmentation, images, time.perf_counter() - begun)
+
+
+def is_settling(plan: Plan, round_number: int) -> bool:
+    """Whether a round (from 1) is one of the last, in which images are taken as they are."""
+    return round_number > plan.training.rounds * (1 - plan.training.settle)
 
 
 def learning_rate(plan: Plan, round_number: int) -> float:
@@ -106,9 +113,31 @@ def learning_rate(plan: Plan, round_number: int) -> float:
     return training.learning_rate * (1 + math.cos(math.pi * share)) / 2
 
 
-def _prepared(batch: Batch, plan: Plan, device: torch.device, generator: torch.Generator) -> Batch:
-    image, mask = augment(batch.image, batch.mask, plan.augmentation, generator)
-    return Batch(image.to(device), mask.to(device), batch.label.to(device))
+def _batches(
+    cases: CaseSource, plan: Plan, augmentation: Augmentation, device: torch.device, generator: torch.Generator
+) -> Iterator[Batch]:
+    """The batches of all local epochs, augmented, each epoch in an order of its own."""
+    for _ in range(plan.training.local_epochs):
+        order = torch.randperm(len(cases), generator=generator)
+        for positions in torch.split(order, plan.training.batch_size):
+            batch = cases.batch(positions)
+            image, mask = augment(batch.image, batch.mask, augmentation, generator)
+            yield Batch(image.to(device), mask.to(device), batch.label.to(device))
+
+
+@contextmanager
+def _dropout_from(generator: torch.Generator, device: torch.device) -> Iterator[None]:
+    """Dropout draws from torch's global generators: here from the generator's seed, and then as if it had not drawn."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(generator.initial_seed())
+        if device.type == "cuda":
+            torch.cuda.manual_seed(generator.initial_seed())
+        yield
+
+
+def _single_precision(output: Output) -> Output:
+    logits = output.class_logits
+    return Output(output.mask_logits.float(), output.code.float(), None if logits is None else logits.float())
 
 
 def _distance(net: YNet, start: list[Tensor]) -> Tensor | float:

@@ -1,5 +1,6 @@
 """Named float32 arrays of a network: their layout, their flat form, their safetensors file, their digest."""
 
+import difflib
 import hashlib
 import json
 import math
@@ -89,6 +90,27 @@ def blocks(flat: Flat) -> list[Flat]:
 def join(pieces: Sequence[Flat]) -> Flat:
     """The inverse of `blocks`; a copy."""
     return np.concatenate(list(pieces))
+
+
+def begun_with(own: Arrays, given: Arrays) -> dict[str, npt.NDArray[np.float32]]:
+    """A network's weights `own` with those that are `given` in their place, which may be a part of them.
+
+    Raises UserError when a name is none of the network's, or its shape another.
+    """
+    do = "export the weights with the network's names and shapes, or leave 'init' out of the plan"
+    if not given:
+        raise UserError("the plan's init cannot be used", "the file holds no array", do)
+    for name, array in given.items():
+        if name not in own:
+            near = difflib.get_close_matches(name, own, n=1)
+            why = f"the network has no array {name[:80]!r}" + (f" (it has {near[0]!r})" if near else "")
+            raise UserError("the plan's init does not fit the network", why, do)
+        if array.shape != own[name].shape:
+            why = f"{name!r} has the shape {array.shape}, the network {own[name].shape}"
+            raise UserError("the plan's init does not fit the network", why, do)
+        if not np.isfinite(array).all():
+            raise UserError("the plan's init cannot be used", f"{name!r} holds a value that is not finite", do)
+    return {**own, **given}
 
 
 def digest(arrays: Arrays) -> str:

@@ -15,6 +15,7 @@ from ynet import hashing, weights
 from ynet.data import images
 from ynet.data.cases import CaseCache
 from ynet.data.manifest import Case, Manifest
+from ynet.data.prepare import prepare, restore_mask
 from ynet.errors import RefusedError, UserError
 from ynet.federation import plan as plans
 from ynet.federation.plan import Plan
@@ -96,15 +97,13 @@ class Archive:
         model = self.active()
         settings = model.plan.image
         pixels = images.decode(path, settings.channels)
-        prepared = torch.from_numpy(images.standardise(images.fit(pixels, settings.size)))[None]
-        model.net.eval()
-        with torch.inference_mode():
-            output = model.net(prepared.to(self._site.device))
+        prepared = prepare(pixels, settings)
+        output = model.net.read(torch.from_numpy(prepared.image)[None].to(self._site.device))
         mask = (output.mask_logits[0, 0] > 0).to(torch.uint8).cpu().numpy()
         code = hashing.pack(output.code.float().cpu())[0].tobytes()
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return Encoded(code, images.unfit(mask, *pixels.shape[1:]), pixels, digest)
+        return Encoded(code, restore_mask(mask, prepared.region, *pixels.shape[1:]), pixels, digest)
 
     def _load(self, model_id: str, path: Path) -> ActiveModel:
         """A model that is what its id says. Raises UserError, and then does not keep the file: it is fetched again."""
@@ -136,8 +135,7 @@ class Archive:
     def _codes(self, model: ActiveModel, manifest: Manifest, cases: Sequence[Case]) -> list[bytes]:
         source = CaseCache(manifest, cases, model.plan.image, model.plan.classes, 0)
         batch = source.batch(torch.arange(len(cases)))
-        with torch.inference_mode():
-            output = model.net(batch.image.to(self._site.device))
+        output = model.net.read(batch.image.to(self._site.device))
         return [row.tobytes() for row in hashing.pack(output.code.float().cpu())]
 
 

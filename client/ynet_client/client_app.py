@@ -125,9 +125,9 @@ def _refused(why: str) -> RefusedError:
 
 
 @cache
-def site_at(manifest: str, device: str, cache_mb: int) -> LocalSite:
+def site_at(manifest: str, device: str, cache_mb: int, is_validation: bool = False) -> LocalSite:
     """The site whose manifest this is, the same one as long as the process lives."""
-    return LocalSite(Path(manifest), device, cache_mb << 20)
+    return LocalSite(Path(manifest), device, cache_mb << 20, is_validation=is_validation)
 
 
 def from_node_config(context: Context) -> LocalSite:

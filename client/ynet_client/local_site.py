@@ -19,8 +19,17 @@ Report = Callable[[Progress], None]
 class LocalSite:
     """One hospital's data and network. One thread trains or evaluates at a time; any may encode."""
 
-    def __init__(self, manifest: Path, device: str, cache_bytes: int, report: Report | None = None) -> None:
-        self._path, self._cache_bytes = manifest, cache_bytes
+    def __init__(
+        self,
+        manifest: Path,
+        device: str,
+        cache_bytes: int,
+        report: Report | None = None,
+        *,
+        is_validation: bool = False,
+    ) -> None:
+        """`is_validation`: the test cases are left out, and some training patients stand in for them."""
+        self._path, self._cache_bytes, self._is_validation = manifest, cache_bytes, is_validation
         self.device, self.report = choose(device), report
         self._lock = threading.Lock()
         self._prepared: tuple[str, Manifest, CaseCache, CaseCache] | None = None
@@ -28,7 +37,8 @@ class LocalSite:
 
     def manifest(self, seed: int = 1) -> Manifest:
         """The manifest as it is now. Raises UserError."""
-        return read(self._path, seed)
+        found = read(self._path, seed)
+        return found.for_validation() if self._is_validation else found
 
     def cases(self, plan: Plan) -> tuple[CaseCache, CaseCache]:
         """Training and test cases prepared for `plan`; decoded once for as long as the plan stays. Raises UserError."""

@@ -111,7 +111,7 @@ def _draw_title(canvas: "_Canvas", site: str, answers: Answers, code_bits: int) 
 def _draw_query(canvas: "_Canvas", x: int, y: int, query: QueryImage) -> None:
     canvas.text(x, y + 6, "Query", 16, LESION, bold=True)
     y += HEADING_HEIGHT
-    picture = _overlaid(_shown(query.pixels, QUERY_SIDE), query.mask, fill=0.16, line=2.0)
+    picture = overlaid(shown(query.pixels, QUERY_SIDE), query.mask, fill=0.16, line=2.0)
     canvas.picture(x, y, QUERY_SIDE, picture)
     y += QUERY_SIDE + 10
     canvas.text(x, y, query.name, 15, PLAIN, QUERY_SIDE)
@@ -132,8 +132,8 @@ def _draw_own(canvas: "_Canvas", x: int, y: int, site: str, hits: Sequence[OwnHi
         canvas.note(x, y + HEADING_HEIGHT, "None of the nearest cases is here.")
     for position, hit in enumerate(hits):
         left, top = _cell(x, y + HEADING_HEIGHT, position, TILE_SIDE + CAPTION_HEIGHT)
-        picture = _shown(hit.pixels, TILE_SIDE)
-        canvas.picture(left, top, TILE_SIDE, picture if hit.mask is None else _overlaid(picture, hit.mask, 0.0, 1.4))
+        picture = shown(hit.pixels, TILE_SIDE)
+        canvas.picture(left, top, TILE_SIDE, picture if hit.mask is None else overlaid(picture, hit.mask, 0.0, 1.4))
         if hit.rank is not None:
             canvas.badge(left + 6, top + 6, str(hit.rank))
         _draw_label(canvas, left, top + TILE_SIDE + 8, TILE_SIDE, hit.label)
@@ -189,7 +189,7 @@ def _cell(x: int, y: int, position: int, cell_height: int) -> tuple[int, int]:
     return x + column * (TILE_SIDE + GAP), y + row * cell_height
 
 
-def _shown(pixels: Pixels, side: int) -> Image.Image:
+def shown(pixels: Pixels, side: int) -> Image.Image:
     """An image as large as fits a square of `side`; grey is windowed to its own range, colour left as it is."""
     if pixels.ndim != 3 or pixels.shape[0] not in (1, 3):
         raise ValueError(f"pixels of shape {pixels.shape} are no image")
@@ -203,7 +203,7 @@ def _shown(pixels: Pixels, side: int) -> Image.Image:
     return image.convert("RGB").resize((size[0], size[1]), Image.Resampling.LANCZOS)
 
 
-def _overlaid(image: Image.Image, mask: Mask, fill: float, line: float) -> Image.Image:
+def overlaid(image: Image.Image, mask: Mask, fill: float, line: float, colour: Colour = LESION) -> Image.Image:
     """`image` with a line of `line` pixels along the mask's edge, dark beside it, and `fill` of its colour inside."""
     if not mask.any():
         return image
@@ -213,9 +213,9 @@ def _overlaid(image: Image.Image, mask: Mask, fill: float, line: float) -> Image
     inside = np.asarray(Image.fromarray(np.rint(255 * cover).astype(np.uint8)).filter(blur), np.float32) / 255
     inside = np.clip(inside / min(1.0, 1.25 * inside.max()), 0, 1)  # a lesion smaller than a pixel is still shown
     from_edge = _pixels_from_edge()[np.rint(255 * inside).astype(np.uint8)]
-    pixels = _blend(np.asarray(image, np.float32), LESION, fill * inside)
+    pixels = _blend(np.asarray(image, np.float32), colour, fill * inside)
     pixels = _blend(pixels, GROUND, 0.5 * np.clip(line / 2 + 1.5 - from_edge, 0, 1))
-    pixels = _blend(pixels, LESION, np.clip(line / 2 + 0.5 - from_edge, 0, 1))
+    pixels = _blend(pixels, colour, np.clip(line / 2 + 0.5 - from_edge, 0, 1))
     return Image.fromarray(np.rint(pixels).astype(np.uint8))
 
 

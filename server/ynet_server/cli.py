@@ -1,6 +1,7 @@
 """The coordinator's commands."""
 
 import asyncio
+import json
 import sys
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ from ynet.errors import UserError
 from ynet.federation import plan as plans
 from ynet.home import default_home, prepare
 from ynet_server import settings as server_settings
-from ynet_server.progress import describe_event, outcome_table, run_table
+from ynet_server.progress import describe_event, model_table, run_table
 
 app = typer.Typer(name="ynet-server", help="The central server of a consortium.", no_args_is_help=True)
 plan_app = typer.Typer(help="What all sites agree on before training.", no_args_is_help=True)
@@ -95,7 +96,9 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a plan with the sites that are connected, publish the model, and show how it goes."""
-    started = _call(home, "POST", "/runs", content=plans.read(plan).canonical())
+    init = plans.init_file(plan)
+    asked = {"plan": json.loads(plans.read(plan).canonical()), "init": str(init.resolve()) if init else None}
+    started = _call(home, "POST", "/runs", json=asked)
     number = started["run"]
     if not as_json:
         print(f"run {number} of plan {started['plan'][:12]} has begun", flush=True)
@@ -111,22 +114,41 @@ def train(
 def simulate(
     plan: Annotated[Path, typer.Option("--plan", help="The plan, YAML.")],
     data: Annotated[Path, typer.Option("--data", help="A folder of sites, each with a manifest.csv.")],
-    out: Annotated[Path, typer.Option("--out", help="Where the run's folder goes; an older one there is replaced.")],
-    pooled: Annotated[bool, typer.Option("--pooled", help="Also: one model on all sites' data.")] = False,
-    local: Annotated[bool, typer.Option("--local", help="Also: each site by itself.")] = False,
+    report: Annotated[
+        Path, typer.Option("--report", help="The folder for report.html, report.json and the models; goes on there.")
+    ],
+    seeds: Annotated[int, typer.Option("--seeds", min=1, max=100, help="How often, each time with another seed.")] = 1,
+    models: Annotated[
+        str, typer.Option("--models", help="Which: federated, pooled, alone (each site by itself).")
+    ] = "federated,pooled,alone",
+    validation: Annotated[
+        bool, typer.Option("--validation", help="Score on held-back training patients; leave the test split alone.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Train a plan with all sites on this machine (needs the extra `simulation`), and score what comes of it."""
+    """Train a plan federated, pooled and each site alone on this machine, and report what each model scores.
+
+    Needs the extra `simulation`.
+    """
     try:
-        from ynet_server import simulate as simulation  # torch, Ray and the client: only here
+        from ynet_server import experiment, simulate  # torch, Ray and the client: only here
     except ImportError as error:
         raise UserError("the simulation is not installed", str(error), "pip install 'ynet[simulation]'") from None
 
-    wanted = [name for name, asked in (("pooled", pooled), ("local", local)) if asked]
-    outcomes = simulation.simulate(
-        plans.read(plan), data, out, wanted, lambda line: print(line, flush=True, file=sys.stderr)
+    kinds = [kind for kind in simulate.KINDS if kind in models.split(",")]
+    if unknown := set(models.split(",")) - set(kinds):
+        raise UserError(f"there is no model {sorted(unknown)[0]!r}", f"there are {', '.join(simulate.KINDS)}", "see -h")
+    made = experiment.experiment(
+        plan,
+        data,
+        report,
+        seeds=seeds,
+        kinds=kinds,
+        is_validation=validation,
+        say=lambda line: print(line, flush=True, file=sys.stderr),
     )
-    terminal.show(simulation.as_json(outcomes), as_json=as_json, human=lambda: outcome_table(outcomes))
+    print(f"report: {report / 'report.html'}", flush=True, file=sys.stderr)
+    terminal.show(made, as_json=as_json, human=lambda: model_table(made["models"]))
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """What the coordinator's commands ask of the running server."""
 
 import json
+from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -49,8 +50,10 @@ def routes(
         return JSONResponse({"plan": registry.freeze(frozen, now()), "name": frozen.name})
 
     async def train(request: Request) -> Response:
-        frozen = plan.from_canonical(json.dumps(await request.json()))
-        return JSONResponse({"run": runs.start(frozen), "plan": frozen.id})
+        asked = await request.json()
+        frozen = plan.from_canonical(json.dumps(asked["plan"]))
+        init = Path(asked["init"]) if asked["init"] else None
+        return JSONResponse({"run": runs.start(frozen, init), "plan": frozen.id})
 
     async def list_runs(_: Request) -> Response:
         return JSONResponse({"runs": [run._asdict() for run in registry.runs()]})

@@ -31,11 +31,15 @@ def run_table(runs: Sequence[Mapping[str, Any]]) -> Table:
     return terminal.rows("runs", ("run", "status", "started", "ended", "plan", "model", "why"), lines)
 
 
-def outcome_table(outcomes: Sequence[Any]) -> Table:
-    """What a simulation's models score: all sites' test queries against all sites' training cases."""
+def model_table(models: Sequence[Mapping[str, Any]]) -> Table:
+    """What an experiment's models score: all sites' queries against all sites' galleries."""
     shown = ("macro_map10", "macro_map10_random", "dice", "balanced_accuracy")
-    lines = [(o.name, *(f"{o.all_sites.get(key, float('nan')):.3f}" for key in shown)) for o in outcomes]
-    return terminal.rows("all sites' queries, all sites' cases", ("model", *shown), lines)
+    lines = [(model["name"], *(_figure(model["overall"][key]) for key in shown)) for model in models]
+    return terminal.rows("all sites' queries, all sites' galleries", ("model", *shown), lines)
+
+
+def _figure(figure: Mapping[str, Any]) -> str:
+    return f"{figure['mean']:.3f}" + (f" ± {figure['std']:.3f}" if len(figure["values"]) > 1 else "")
 
 
 def _round(event: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """A run's folder: its plan, its events as they happen, the weights after its last whole round, its model."""
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -7,12 +8,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ynet import weights
+from ynet.errors import UserError
 from ynet.federation import plan
 from ynet.federation.plan import Plan
 from ynet.weights import Arrays, Flat, Layout
 from ynet_server.registry import now
 
 PLAN, EVENTS, STATE, MODEL = "plan.json", "events.jsonl", "state.safetensors", "model.safetensors"
+INIT = "init.safetensors"
+AVERAGE = "average/"  # before the names of the moving average's arrays, in the state
 
 
 class State(NamedTuple):
@@ -22,6 +26,12 @@ class State(NamedTuple):
     flat: Flat
     layout: Layout
     cases: Mapping[str, int]  # by site: what its updates weigh at most
+    average: Flat | None = None  # the moving average over the rounds, where the plan has one
+
+    @property
+    def best(self) -> Flat:
+        """What is evaluated and published: the moving average, or else the weights."""
+        return self.flat if self.average is None else self.average
 
 
 class RunFolder:
@@ -30,11 +40,27 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def create(self, frozen: Plan) -> "RunFolder":
-        """Make the folder and keep the plan in it."""
+    def create(self, frozen: Plan, init: Path | None = None) -> "RunFolder":
+        """Make the folder and keep the plan in it, and the weights that it begins with.
+
+        Raises UserError when `init` is not the file that the plan means.
+        """
+        if init is not None and frozen.init is not None:
+            content = _init_content(init, frozen.init.sha256)
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / INIT).write_bytes(content)
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / PLAN).write_text(frozen.canonical(), "utf-8")
         return self
+
+    def init(self) -> Arrays | None:
+        """The weights that the plan names to begin with, a part of a network's or all. Raises UserError."""
+        if self.plan().init is None:
+            return None
+        if not (self.path / INIT).exists():
+            do = "start the run with `ynet-server train --plan`, beside the file"
+            raise UserError("the run cannot start", "the weights of the plan's init are not at the server", do)
+        return weights.load(self.path / INIT)[0]
 
     def plan(self) -> Plan:
         """The run's plan."""
@@ -58,7 +84,10 @@ class RunFolder:
 
     def save_state(self, state: State) -> None:
         """Keep the weights after a round, whole or not at all."""
-        named = weights.unflatten(state.flat, state.layout)
+        named = dict(weights.unflatten(state.flat, state.layout))
+        if state.average is not None:
+            averaged = weights.unflatten(state.average, state.layout)
+            named |= {AVERAGE + name: array for name, array in averaged.items()}
         metadata = {"round": str(state.round), "layout": weights.layout_to_json(state.layout)}
         weights.save(self.path / STATE, named, {**metadata, "cases": json.dumps(dict(state.cases))})
 
@@ -70,7 +99,9 @@ class RunFolder:
         named, metadata = weights.load(path)
         layout = weights.layout_from_json(metadata["layout"])
         flat = weights.flatten({entry.name: named[entry.name] for entry in layout})
-        return State(int(metadata["round"]), flat, layout, json.loads(metadata.get("cases", "{}")))
+        has_average = any(name.startswith(AVERAGE) for name in named)
+        average = weights.flatten({e.name: named[AVERAGE + e.name] for e in layout}) if has_average else None
+        return State(int(metadata["round"]), flat, layout, json.loads(metadata.get("cases", "{}")), average)
 
     def save_model(self, arrays: Arrays, card: Mapping[str, Any]) -> str:
         """Keep the finished model with its card; its id."""
@@ -84,6 +115,17 @@ class RunFolder:
     def card(self) -> dict[str, Any]:
         """The finished model's card."""
         return dict(json.loads((self.path / "card.json").read_text("utf-8")))
+
+
+def _init_content(init: Path, sha256: str) -> bytes:
+    try:
+        content = init.read_bytes()
+    except OSError as error:
+        do = "check the path and the rights of the server's user"
+        raise UserError("the plan's init cannot be read", error.strerror or "reading failed", do) from None
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise UserError("the plan's init is refused", "the file has changed since the plan was read", "train again")
+    return content
 
 
 def _event(line: str) -> dict[str, Any]:

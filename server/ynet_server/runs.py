@@ -29,10 +29,17 @@ class Runs:
         """The folder of a run."""
         return RunFolder(self._folder / f"{run:04d}")
 
-    def start(self, frozen: Plan) -> int:
-        """Begin a run; its number. Raises UserError while another one is under way."""
+    def start(self, frozen: Plan, init: Path | None = None) -> int:
+        """Begin a run; its number. `init`: the weights that the plan begins with, where it names some.
+
+        Raises UserError while another one is under way, and when `init` is not what the plan says.
+        """
         run = self._registry.start_run(self._registry.freeze(frozen, now()), now())
-        self.folder(run).create(frozen)
+        try:
+            self.folder(run).create(frozen, init)
+        except UserError as error:
+            self._end_badly(run, f"{error.what}: {error.why}", error.do)
+            raise
         self._spawn(run)
         return run
 

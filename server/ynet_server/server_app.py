@@ -32,8 +32,8 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the plan that the run's configuration names: `plan`, a YAML or JSON file, and `output`, a folder."""
-    folder = RunFolder(Path(str(context.run_config["output"])))
-    federate(grid, folder.create(plans.read(Path(str(context.run_config["plan"])))))
+    folder, plan = RunFolder(Path(str(context.run_config["output"]))), Path(str(context.run_config["plan"]))
+    federate(grid, folder.create(plans.read(plan), plans.init_file(plan)))
 
 
 def federate(
@@ -41,11 +41,13 @@ def federate(
     folder: RunFolder,
     name_of: Callable[[int], str] = str,
     cases_of: Callable[[int], int | None] = lambda _: None,
+    after_round: Callable[[State], None] = lambda _: None,
 ) -> str:
     """Train the folder's plan with the sites on `grid`, going on after the last whole round; the model's id.
 
     `name_of` gives a node its site's name, for the record; `cases_of` the training cases that it is known to have,
-    if they are known. Raises UserError when the sites' networks differ, and when the weights grow beyond bounds.
+    if they are known; `after_round` is shown the state after each round. Raises UserError when the sites' networks
+    differ, and when the weights grow beyond bounds.
     """
     plan = folder.plan()
     rounds = _Rounds(grid, plan, folder, name_of, cases_of)
@@ -53,14 +55,16 @@ def federate(
     rounds.cases.update(state.cases)
     chosen = strategy(plan)
     for number in range(state.round + 1, plan.training.rounds + 1):
-        state = State(number, rounds.train(chosen, number, state), state.layout, rounds.cases)
+        flat = rounds.train(chosen, number, state)
+        state = State(number, flat, state.layout, rounds.cases, moving_average(plan, number, state.average, flat))
         folder.save_state(state)
         memory.give_back()
+        after_round(state)
         if number % plan.training.evaluate_every == 0 and number < plan.training.rounds:
             rounds.evaluate(chosen, number, state)
     scores = rounds.evaluate(chosen, state.round, state)
     card = {"plan": plan.name, "rounds": state.round, "sites": rounds.cases, "scores": scores}
-    model = folder.save_model(weights.unflatten(state.flat, state.layout), card)
+    model = folder.save_model(weights.unflatten(state.best, state.layout), card)
     folder.event("finished", model=model)
     return model
 
@@ -107,7 +111,15 @@ class _Rounds:
             )
         layout = weights.layout_from_json(layouts.pop())
         flat = flat_weights(replies[0].content.array_records[ARRAYS])
-        self._folder.event("started", sites=[self._name_of(reply.node) for reply in replies], parameters=int(flat.size))
+        given = self._folder.init()
+        if given is not None:
+            flat = weights.flatten(weights.begun_with(weights.unflatten(flat, layout), given))
+        self._folder.event(
+            "started",
+            sites=[self._name_of(reply.node) for reply in replies],
+            parameters=int(flat.size),
+            given=sum(array.size for array in (given or {}).values()),
+        )
         state = State(0, flat, layout, self.cases)
         self._folder.save_state(state)
         return state
@@ -150,7 +162,7 @@ class _Rounds:
 
     def evaluate(self, chosen: Any, number: int, state: State) -> dict[str, dict[str, float]]:
         """Each site's scores on its own test split; sites that have none are left out."""
-        messages = chosen.configure_evaluate(number, weights_record(state.flat), self._config(state.layout), self._grid)
+        messages = chosen.configure_evaluate(number, weights_record(state.best), self._config(state.layout), self._grid)
         replies = [reply for reply in self._converse(number, messages) if self._accept(number, reply, _metrics)]
         scores = {self._name_of(reply.node): _metrics(reply) for reply in replies}
         self._folder.event("evaluated", round=number, sites=scores)
@@ -212,6 +224,17 @@ class _Rounds:
             raise UserError("update", "it claims no cases", "")
         metrics[CASES] = min(claimed, cap)
         self.cases.setdefault(site, min(claimed, cap))
+
+
+def moving_average(plan: Plan, number: int, average: Flat | None, flat: Flat) -> Flat | None:
+    """The moving average of the weights after round `number`, from 1; the first rounds count for more.
+
+    The share that stays of it is at most (1 + n) / (10 + n), as in TensorFlow's ExponentialMovingAverage.
+    """
+    if not plan.training.moving_average:
+        return None
+    stays = min(plan.training.moving_average, (1 + number) / (10 + number))
+    return flat if average is None else (stays * average + (1 - stays) * flat).astype(np.float32)
 
 
 def _single(aggregated: ArrayRecord) -> Flat:

@@ -1,15 +1,16 @@
-"""All sites on this machine, for experiments: Flower's simulation engine with the apps of the deployment.
+"""One machine as a whole consortium, for experiments: Flower's simulation engine with the apps of the deployment.
 
-The one file of the server that needs torch and the client (extra `simulation`). Beside the federated run stand two
-references: one model on all sites' data (`pooled`), and each site by itself (`local`).
+Beside the federated model stand two references: one model on all sites' data (`pooled`), and each site by itself
+(`alone`). Each is a `Task`: it trains in a folder of its own, goes on after the last whole round when it is started
+again, and leaves its model there. With `experiment.py` these are the only files of the server that need torch and
+the client (extra `simulation`).
 """
 
 import logging
 import os
-import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from flwr.app import Context
@@ -18,57 +19,102 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
 
 from ynet import weights
-from ynet.data.batch import CaseSource
 from ynet.data.manifest import find_sites
 from ynet.data.pooled import Pooled
-from ynet.evaluate import evaluate
 from ynet.federation.plan import Plan
-from ynet.model import YNet, build, load_arrays
+from ynet.model import YNet, arrays_of, build, load_arrays
 from ynet.train import train
 from ynet_client import client_app
 from ynet_client.local_site import LocalSite
-from ynet_server.run_folder import MODEL, RunFolder
-from ynet_server.server_app import federate
+from ynet_server.run_folder import MODEL, RunFolder, State
+from ynet_server.server_app import federate, moving_average
 
 CACHE_BYTES = 2 << 30
-Say = Callable[[str], None]
+Kind = Literal["federated", "pooled", "alone"]
+KINDS: tuple[Kind, ...] = ("federated", "pooled", "alone")
+
+Watch = Callable[[int, YNet], Mapping[str, float]]
+"""Asked after every `evaluate_every` rounds, and after the last, with the network as it is then: its scores."""
 
 
-class Outcome(NamedTuple):
-    """One trained model and what it scores."""
+class Task(NamedTuple):
+    """One model to train."""
 
-    name: str  # federated, pooled, or a site's name
-    all_sites: dict[str, float]  # queries: every site's test split; gallery: every site's training split
-    own: dict[str, dict[str, float]]  # each site's test split against its own training split
+    plan: Plan
+    data: Path
+    folder: Path
+    kind: Kind
+    site: str | None  # whose, for kind `alone`
+    init: Path | None  # the weights that the plan begins with
+    is_validation: bool  # the queries are patients held back from training, and the test cases are not touched
 
-
-def simulate(plan: Plan, data: Path, out: Path, references: Iterable[str], say: Say) -> list[Outcome]:
-    """The federated model, and of `references` (`pooled`, `local`) those asked for; each with its scores."""
-    manifests = find_sites(data)
-    sites = {name: LocalSite(path, "auto", CACHE_BYTES // len(manifests)) for name, path in manifests.items()}
-    say(f"federated: {', '.join(sites)}")
-    outcomes = [_score("federated", _federated(plan, manifests, out, say), plan, sites)]
-    if "pooled" in references:
-        say("pooled: one model on all sites' data")
-        net = _trained(plan, Pooled([site.cases(plan)[0] for site in sites.values()]), say)
-        outcomes.append(_score("pooled", net, plan, sites))
-    if "local" in references:
-        for name, site in sites.items():
-            say(f"{name} by itself")
-            outcomes.append(_score(name, _trained(plan, site.cases(plan)[0], say), plan, sites))
-    return outcomes
+    @property
+    def name(self) -> str:
+        """What the model is called in a report."""
+        return f"alone: {self.site}" if self.site else self.kind
 
 
-def _federated(plan: Plan, manifests: Mapping[str, Path], out: Path, say: Say) -> YNet:
-    shutil.rmtree(out, ignore_errors=True)
-    folder = RunFolder(out).create(plan)
-    failure: list[Exception] = []
+def open_sites(task: Task) -> dict[str, LocalSite]:
+    """The sites of the task's data, by name. Raises UserError."""
+    manifests = find_sites(task.data)
+    limit = CACHE_BYTES // len(manifests)
+    return {name: LocalSite(path, "auto", limit, is_validation=task.is_validation) for name, path in manifests.items()}
+
+
+def train_reference(task: Task, sites: Mapping[str, LocalSite], watch: Watch) -> YNet:
+    """A model without a federation, on one site's training cases or on all sites': its rounds are a site's rounds."""
+    plan, folder = task.plan, RunFolder(task.folder).create(task.plan, task.init)
+    chosen = [site for name, site in sites.items() if task.site in (None, name)]
+    cases, device = Pooled([site.cases(plan)[0] for site in chosen]), chosen[0].device
+    net, shown = build(plan).to(device), build(plan).to(device)
+    state = folder.state() or _start(net, folder)
+    for number in range(state.round + 1, plan.training.rounds + 1):
+        load_arrays(net, weights.unflatten(state.flat, state.layout))
+        generator = chosen[0].generator(plan, number)
+        result = train(net, cases, plan, number, device=device, generator=generator)
+        flat = weights.flatten(arrays_of(net))
+        average = moving_average(plan, number, state.average, flat)
+        state = State(number, flat, state.layout, {task.name: len(cases)}, average)
+        folder.save_state(state)
+        folder.event(
+            "round",
+            round=number,
+            rounds=plan.training.rounds,
+            seconds=round(result.seconds, 3),
+            sites={task.name: {"loss": result.loss}},
+        )
+        if is_watched(plan, number):
+            load_arrays(shown, weights.unflatten(state.best, state.layout))
+            folder.event("scored", round=number, scores=dict(watch(number, shown)))
+    best = weights.unflatten(state.best, state.layout)
+    folder.save_model(best, {"plan": plan.name, "rounds": plan.training.rounds, "kind": task.kind})
+    folder.event("finished")
+    load_arrays(shown, best)
+    return shown
+
+
+def _start(net: YNet, folder: RunFolder) -> State:
+    own = arrays_of(net)
+    arrays = weights.begun_with(own, given) if (given := folder.init()) is not None else own
+    return State(0, weights.flatten(arrays), weights.layout_of(arrays), {})
+
+
+def train_federated(task: Task, watch: Watch) -> YNet:
+    """The federated model: every site a virtual node of Flower's simulation engine."""
+    plan, folder = task.plan, RunFolder(task.folder).create(task.plan, task.init)
+    manifests = find_sites(task.data)
+    net, failure = build(plan), list[Exception]()
     server = ServerApp()
+
+    def after_round(state: State) -> None:
+        if is_watched(plan, state.round):
+            load_arrays(net, weights.unflatten(state.best, state.layout))
+            folder.event("scored", round=state.round, scores=dict(watch(state.round, net)))
 
     @server.main()
     def main(grid: Grid, context: Context) -> None:  # noqa: ARG001 (Flower's signature)
         try:
-            federate(grid, folder)
+            federate(grid, folder, after_round=after_round)
         except Exception as error:  # noqa: BLE001 (carried out of Flower's thread, and raised there)
             failure.append(error)
 
@@ -77,7 +123,7 @@ def _federated(plan: Plan, manifests: Mapping[str, Path], out: Path, say: Say) -
     logging.getLogger("flwr").setLevel(logging.ERROR)
     run_simulation(
         server_app=server,
-        client_app=_client(tuple(manifests.values())),
+        client_app=_client(tuple(manifests.values()), task.is_validation),
         num_supernodes=len(manifests),
         backend_config={
             "init_args": {"num_cpus": cores, "include_dashboard": False, "log_to_driver": False},
@@ -86,41 +132,22 @@ def _federated(plan: Plan, manifests: Mapping[str, Path], out: Path, say: Say) -
     )
     if failure:
         raise failure[0]
-    for event in folder.events():
-        if event["kind"] == "round":
-            say(f"round {event['round']}/{event['rounds']}: {event['seconds']:.1f} s")
-    arrays, _ = weights.load(out / MODEL)
-    net = build(plan)
+    arrays, _ = weights.load(task.folder / MODEL)
     load_arrays(net, arrays)
     return net
 
 
-def _client(manifests: tuple[Path, ...]) -> ClientApp:
+def is_watched(plan: Plan, number: int) -> bool:
+    """Whether the scores after a round are wanted."""
+    return number % plan.training.evaluate_every == 0 or number == plan.training.rounds
+
+
+def _client(manifests: tuple[Path, ...], is_validation: bool) -> ClientApp:
     """The deployment's ClientApp; the node with partition k is the k-th site."""
 
     def locate(context: Context) -> LocalSite:
         torch.set_num_threads(1)
-        return client_app.site_at(str(manifests[int(context.node_config["partition-id"])]), "auto", 1024)
+        manifest = str(manifests[int(context.node_config["partition-id"])])
+        return client_app.site_at(manifest, "auto", 1024, is_validation=is_validation)
 
     return client_app.build(locate)
-
-
-def _trained(plan: Plan, cases: CaseSource, say: Say) -> YNet:
-    net, generator = build(plan), torch.Generator().manual_seed(plan.training.seed)
-    for number in range(1, plan.training.rounds + 1):
-        result = train(net, cases, plan, number, device=torch.device("cpu"), generator=generator, on_progress=None)
-        say(f"round {number}/{plan.training.rounds}: loss {result.loss:.3f}, {result.seconds:.1f} s")
-    return net
-
-
-def _score(name: str, net: YNet, plan: Plan, sites: Mapping[str, LocalSite]) -> Outcome:
-    device = torch.device("cpu")
-    cases = {site: local.cases(plan) for site, local in sites.items()}
-    own = {site: evaluate(net, *pair, plan, device).to_metrics() for site, pair in cases.items() if len(pair[1])}
-    gallery, queries = (Pooled([pair[part] for pair in cases.values()]) for part in (0, 1))
-    return Outcome(name, evaluate(net, gallery, queries, plan, device).to_metrics(), own)
-
-
-def as_json(outcomes: list[Outcome]) -> dict[str, Any]:
-    """The outcomes as `--json` prints them."""
-    return {"outcomes": [outcome._asdict() for outcome in outcomes]}

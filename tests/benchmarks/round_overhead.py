@@ -93,7 +93,7 @@ def measure(megabytes: float, rounds: int, folder: Path) -> dict[str, float]:
         ready_s = time.monotonic() - begun
         memory = PeakMemory([process.pid for process in processes])
         memory.start()
-        run = call("POST", "/runs", content=plan(rounds).canonical())["run"]
+        run = call("POST", "/runs", json={"plan": json.loads(plan(rounds).canonical()), "init": None})["run"]
         while call("GET", "/status")["runs"][0]["status"] == "running":
             time.sleep(0.05)
         memory.end()

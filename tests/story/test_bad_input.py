@@ -1,5 +1,6 @@
 """What people get wrong, at the commands themselves: three lines, the right exit code, nothing half-written."""
 
+import json
 import struct
 import subprocess
 import sys
@@ -184,7 +185,9 @@ def test_a_label_that_the_plan_has_not_keeps_the_site_out_of_the_run_and_the_run
     with Trial(tmp_path / "trial", find_sites(tmp_path / "data")) as trial:
         trial.start_server()
         trial.join_all()
-        number = trial.server_call("POST", "/runs", content=plans.read(plan).canonical())["run"]
+        number = trial.server_call(
+            "POST", "/runs", json={"plan": json.loads(plans.read(plan).canonical()), "init": None}
+        )["run"]
         trial.wait_for_event(number, "site_failed", 1)
         shown = trial.server_command("runs", number).stdout
         assert "site C gave no result" in shown

@@ -1,31 +1,100 @@
-"""Flower's simulation engine with the apps of the deployment, and the two references."""
+"""An experiment: Flower's simulation engine with the apps of the deployment, the references, and the report."""
 
 import json
 from pathlib import Path
 
+import numpy as np
+
 from hospitals import small_plan
 from trial import command
+from ynet import weights
 from ynet.data.synthetic import make_federation
-from ynet_server.run_folder import RunFolder
+from ynet_server.run_folder import MODEL, RunFolder
+
+SITES = {"A": 16, "B": 12, "C": 12}
 
 
-def test_a_simulation_scores_the_federated_model_beside_pooled_data_and_each_site_alone(tmp_path: Path) -> None:
-    make_federation(tmp_path / "data", {"A": 16, "B": 12, "C": 12}, seed=1, size=32)
-    plan = small_plan(tmp_path / "plan.yaml", rounds=1)
-    where = ("--plan", plan, "--data", tmp_path / "data", "--out", tmp_path / "run")
-    done = command("ynet_server", "simulate", *where, "--pooled", "--local", "--json")
+def simulate(folder: Path, *more: object) -> dict:
+    where = ("--plan", folder / "plan.yaml", "--data", folder / "data", "--report", folder / "report")
+    done = command("ynet_server", "simulate", *where, *more, "--json")
     assert done.returncode == 0, done.stderr
-    outcomes = json.loads(done.stdout)["outcomes"]
-    assert [outcome["name"] for outcome in outcomes] == ["federated", "pooled", "A", "B", "C"]
-    for outcome in outcomes:
-        assert 0 <= outcome["all_sites"]["macro_map10"] <= 1
-        assert set(outcome["own"]) == {"A", "B", "C"}
-    assert RunFolder(tmp_path / "run").events()[-1]["kind"] == "finished"
+    return dict(json.loads(done.stdout))
 
 
-def test_a_folder_without_sites_is_refused(tmp_path: Path) -> None:
+def test_an_experiment_reports_every_model_of_every_seed_and_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
+    make_federation(tmp_path / "data", SITES, seed=1, size=32)
+    small_plan(tmp_path / "plan.yaml", rounds=2, evaluate_every=1)
+    made = simulate(tmp_path, "--seeds", 2)
+    assert [model["name"] for model in made["models"]] == ["federated", "pooled", "alone: A", "alone: B", "alone: C"]
+    for model in made["models"]:
+        assert len(model["overall"]["macro_map10"]["values"]) == 2
+        assert [point["round"] for point in model["curve"]] == [1, 2]
+        assert all(point["macro_map10"] is not None for point in model["curve"])
+        assert len(model["matrix"]) == len(model["sites"]) == 3
+        assert model["radius"][-1]["recall"] == 1
+    assert [row["site"] for row in made["comparison"]["federated_over_alone"]] == ["A", "B", "C"]
+    assert len(made["comparison"]["federated_over_pooled"]["macro_map10"]["values"]) == 2
+    page = (tmp_path / "report/report.html").read_text("utf-8")
+    assert page.count("data:image/png;base64,") >= 9
+    assert json.loads((tmp_path / "report/report.json").read_text("utf-8")) == made
+
+    # Cut off: one model lost its scores, another stands after its first round.
+    pooled = tmp_path / "report/seed-2/pooled"
+    expected, _ = weights.load(pooled / MODEL)
+    (pooled / "scores.json").unlink()
+    (tmp_path / "report/seed-1/alone-A/scores.json").unlink()
+    again = simulate(tmp_path, "--seeds", 2)
+    assert again["models"][0] == made["models"][0]
+    assert again["comparison"] == made["comparison"]
+    arrays, _ = weights.load(pooled / MODEL)
+    assert all(np.array_equal(arrays[name], expected[name]) for name in expected)
+    assert [event["round"] for event in RunFolder(pooled).events() if event["kind"] == "round"] == [1, 2]
+
+
+def test_choices_are_made_without_the_test_split(tmp_path: Path) -> None:
+    make_federation(tmp_path / "data", SITES, seed=1, size=32)
+    small_plan(tmp_path / "plan.yaml", rounds=1)
+    for picture in (tmp_path / "data").glob("*/images/*"):
+        manifest = (picture.parents[1] / "manifest.csv").read_text("utf-8")
+        row = next(line for line in manifest.splitlines() if picture.name in line)
+        if ",test," in row:
+            picture.unlink()
+    made = simulate(tmp_path, "--validation", "--models", "pooled")
+    assert made["split"] == "validation"
+    assert all(site["queries"] > 0 for site in made["sites"])
+
+
+def test_weights_that_the_plan_begins_with_are_what_every_model_begins_with(tmp_path: Path) -> None:
+    make_federation(tmp_path / "data", SITES, seed=1, size=32)
+    plan = small_plan(tmp_path / "plan.yaml", rounds=1, learning_rate=1e-9)
+    simulate(tmp_path, "--models", "pooled")
+    arrays, _ = weights.load(tmp_path / "report/seed-1/pooled" / MODEL)
+    given = {"hash.weight": np.full_like(arrays["hash.weight"], 0.25)}
+    weights.save(tmp_path / "given.safetensors", given, {})
+    plan.write_text(plan.read_text("utf-8") + "init: given.safetensors\n", "utf-8")
+    begun = ("--report", tmp_path / "begun", "--models", "federated,pooled")
+    done = command("ynet_server", "simulate", "--plan", plan, "--data", tmp_path / "data", *begun)
+    assert done.returncode == 0, done.stderr
+    for kind in ("federated", "pooled"):
+        found, _ = weights.load(tmp_path / "begun/seed-1" / kind / MODEL)
+        np.testing.assert_allclose(found["hash.weight"], 0.25, atol=1e-6)
+        np.testing.assert_allclose(found["stem.conv.weight"], arrays["stem.conv.weight"], atol=1e-6)
+
+
+def test_what_cannot_be_an_experiment_is_refused_with_what_to_do(tmp_path: Path) -> None:
     plan = small_plan(tmp_path / "plan.yaml")
-    done = command("ynet_server", "simulate", "--plan", plan, "--data", tmp_path, "--out", tmp_path / "run")
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert "holds no sites" in done.stderr
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/notes.txt").write_text("mine", "utf-8")
+    make_federation(tmp_path / "data", SITES, seed=1, size=32)
+    for data, report, models, what in (
+        ("empty", "report", "pooled", "holds no sites"),
+        ("data", "other", "pooled", "holds other files"),
+        ("data", "report", "pooled,mine", "no model 'mine'"),
+    ):
+        where = ("--plan", plan, "--data", tmp_path / data, "--report", tmp_path / report, "--models", models)
+        done = command("ynet_server", "simulate", *where)
+        assert done.returncode == 2, done.stderr
+        assert what in done.stderr
+        assert "Traceback" not in done.stderr
+    assert (tmp_path / "other/notes.txt").read_text("utf-8") == "mine"

@@ -13,8 +13,8 @@ from ynet.data.manifest import find_sites, read
 from ynet.data.pooled import Pooled
 from ynet.data.synthetic import CLASSES, make_federation
 from ynet.evaluate import encode, evaluate
-from ynet.federation.plan import Augmentation, Plan
-from ynet.hashing import codebook
+from ynet.federation.plan import Plan
+from ynet.hashing import codebook, pack
 from ynet.model import Output, YNet, build
 from ynet.train import train
 
@@ -114,28 +114,30 @@ def test_every_score_is_a_finite_number_whatever_is_missing(
 def test_codes_come_in_the_order_of_the_cases(make_plan: Any, make_cases: Any) -> None:
     plan, cases = make_plan(), make_cases(70)
     net = build(plan)
-    whole, tail = encode(net, cases, CPU), net(cases.image[65:70])
+    whole, tail = encode(net, cases, CPU), net.read(cases.image[65:70])
     assert whole.codes.shape == (70, 4)
-    assert torch.allclose(torch.from_numpy(whole.values[65:70]), tail.code, atol=1e-4)
+    np.testing.assert_array_equal(whole.codes[65:70], pack(tail.code))
 
 
-def test_the_network_learns_lesions_of_hospitals_it_was_not_trained_on(make_plan: Any, tmp_path: Path) -> None:
-    """Well above the floor after seconds of training, on patients held out."""
-    make_federation(tmp_path, {"A": 120, "B": 60}, seed=1, size=64)
+def test_the_network_learns_the_lesions_of_patients_it_has_not_seen(make_plan: Any, tmp_path: Path) -> None:
+    """Seconds of training lift retrieval far above the floor of 0.18, and both branches learn."""
+    make_federation(tmp_path, {"A": 240, "B": 120}, seed=2, size=64)
     plan = make_plan(
         classes=list(CLASSES),
         image={"size": 64},
         network={"width": 16, "code_bits": 64},
-        training={"rounds": 1, "learning_rate": 5e-4, "batch_size": 16, "local_epochs": 14},
-        augmentation={"flip": Augmentation().flip},
+        training={"rounds": 12, "learning_rate": 5e-4, "batch_size": 16, "schedule": "cosine"},
+        augmentation={"flip": True},
     )
     manifests = [read(path) for path in find_sites(tmp_path).values()]
     gallery, queries = (
         Pooled([CaseCache(m, part(m), plan.image, plan.classes, 1 << 28) for m in manifests])
         for part in (lambda m: m.train, lambda m: m.test)
     )
-    net = build(plan)
-    train(net, gallery, plan, 1, device=CPU, generator=torch.Generator().manual_seed(1))
+    net, generator = build(plan), torch.Generator().manual_seed(1)
+    for number in range(1, plan.training.rounds + 1):
+        train(net, gallery, plan, number, device=CPU, generator=generator)
     scores = evaluate(net, gallery, queries, plan, CPU)
-    assert scores.macro_map10 > 2 * scores.macro_map10_random
+    assert scores.macro_map10 > 0.6
+    assert scores.macro_map10_random < 0.2
     assert scores.dice > 0.6

@@ -1,5 +1,6 @@
 """The recipes' losses."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -8,20 +9,23 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (as everybody calls it)
 
 from ynet.hashing import codebook
-from ynet.losses import LOSSES, bce, circle, ortho_hash, soft_dice
+from ynet.losses import CODE_LOSSES, bce, circle, loss_of, ortho_hash, soft_dice
 from ynet.model import build
 
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize(("recipe", "is_sum"), [("default", True), ("paper", False)])
+@pytest.mark.parametrize(
+    ("recipe", "is_sum"),
+    [("default", True), ("csq", True), ("plain", True), ("paper", False), ("circle", False), ("dpsh", False)],
+)
 @pytest.mark.parametrize("missing", [0, 3, 5])
-def test_a_sample_less_changes_the_default_loss_by_its_own_and_the_papers_by_more(
+def test_a_sample_less_changes_a_loss_by_its_own_or_by_more_where_samples_are_compared(
     recipe: str, is_sum: bool, missing: int, make_plan: Any, make_cases: Any
 ) -> None:
     """What DP-SGD needs: one sample's influence is its own term."""
     plan = make_plan(recipe=recipe)
-    net, loss = build(plan), LOSSES[recipe](plan, CPU)
+    net, loss = build(plan), loss_of(plan, CPU)
     batch = make_cases(6).batch(torch.arange(6))
     rest = batch._replace(**{name: _without(part, missing) for name, part in batch._asdict().items()})
     whole, without = loss(net(batch.image), batch).total, loss(net(rest.image), rest).total
@@ -32,7 +36,7 @@ def test_a_total_is_its_parts_in_the_recipes_shares(make_plan: Any, make_cases: 
     batch = make_cases(6).batch(torch.arange(6))
     for recipe, shares in (("default", (1.0, 0.3)), ("paper", (0.5, 0.5))):
         plan = make_plan(recipe=recipe, training={"segmentation_weight": 0.3})
-        parts = LOSSES[recipe](plan, CPU)(build(plan)(batch.image), batch)
+        parts = loss_of(plan, CPU)(build(plan)(batch.image), batch)
         torch.testing.assert_close(parts.total, shares[0] * parts.classification + shares[1] * parts.segmentation)
 
 
@@ -99,8 +103,11 @@ def test_a_class_weight_multiplies_the_classification_of_its_class_alone(make_pl
     batch = make_cases(6).batch(torch.arange(6))
     plain, weighted = make_plan(), make_plan(training={"class_weights": [1.0, 5.0, 1.0]})
     output = build(plain)(batch.image)
-    for make in LOSSES.values():
-        one, other = make(plain, CPU)(output, batch), make(weighted, CPU)(output, batch)
+    output = output._replace(class_logits=output.code[:, :3])
+    for recipe in CODE_LOSSES:
+        one, other = (
+            loss_of(dataclasses.replace(plan, recipe=recipe), CPU)(output, batch) for plan in (plain, weighted)
+        )
         expected = torch.where(batch.label == 1, 5.0, 1.0)
         torch.testing.assert_close(other.classification, one.classification * expected)
         torch.testing.assert_close(other.segmentation, one.segmentation)

@@ -9,13 +9,13 @@ from opacus import GradSampleModule
 from opacus.validators import ModuleValidator
 
 from ynet.errors import UserError
-from ynet.losses import LOSSES, default_loss
+from ynet.losses import CODE_LOSSES, loss_of
 from ynet.model import arrays_of, build, load_arrays
 
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("recipe", ["default", "paper"])
+@pytest.mark.parametrize("recipe", sorted(CODE_LOSSES))
 @pytest.mark.parametrize(("channels", "size", "bits"), [(1, 32, 32), (3, 64, 128)])
 def test_a_mask_of_the_images_size_and_a_signed_code_come_out(
     recipe: str, channels: int, size: int, bits: int, make_plan: Any
@@ -79,15 +79,15 @@ def test_weights_of_another_network_or_not_finite_are_refused_and_change_nothing
         assert all(np.array_equal(array, before[name]) for name, array in arrays_of(net).items())
 
 
-@pytest.mark.parametrize("recipe", ["default", "paper"])
+@pytest.mark.parametrize("recipe", sorted(CODE_LOSSES))
 def test_every_parameter_learns_and_the_core_node_from_both_branches(
     recipe: str, make_plan: Any, make_cases: Any
 ) -> None:
     """The paper's public code gives its hash layer no gradient."""
     plan = make_plan(recipe=recipe, image={"size": 64})
     net, batch = build(plan), make_cases(6, size=64).batch(torch.arange(6))
-    parts = LOSSES[recipe](plan, CPU)(net(batch.image), batch)
-    core = net.get_parameter("stages.3.1.expand.weight")
+    parts = loss_of(plan, CPU)(net(batch.image), batch)
+    core = net.get_parameter("stages.3.1.second.weight")
     for part in (parts.classification, parts.segmentation):
         (gradient,) = torch.autograd.grad(part.sum(), core, retain_graph=True)
         assert gradient.norm() > 0
@@ -102,12 +102,12 @@ def test_per_sample_gradients_are_those_of_one_sample_at_a_time(make_plan: Any, 
     plan = make_plan()
     batch = make_cases(3).batch(torch.arange(3))
     assert not ModuleValidator.validate(build(plan), strict=False)
-    loss_of = default_loss(plan, torch.device("cpu"))
+    loss = loss_of(plan, CPU)
     wrapped = GradSampleModule(build(plan), loss_reduction="sum")
-    loss_of(wrapped(batch.image), batch).total.sum().backward()
+    loss(wrapped(batch.image), batch).total.sum().backward()
     for sample in range(3):
         net = build(plan)
         one = type(batch)(*(part[sample : sample + 1] for part in batch))
-        loss_of(net(one.image), one).total.sum().backward()
+        loss(net(one.image), one).total.sum().backward()
         for (name, alone), together in zip(net.named_parameters(), wrapped.parameters(), strict=True):
             torch.testing.assert_close(together.grad_sample[sample], alone.grad, rtol=2e-3, atol=2e-4, msg=name)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ynet.errors import UserError
-from ynet.losses import default_loss
+from ynet.losses import loss_of
 from ynet.model import arrays_of, build
 from ynet.train import GRADIENT_NORM, DivergedError, learning_rate, train
 
@@ -30,7 +30,7 @@ def test_a_site_smaller_than_a_batch_makes_one_step_of_adamw_written_out(make_pl
     plan, cases = make_plan(training={"learning_rate": rate, "weight_decay": decay}), make_cases(6)
     net = build(plan)
     batch = cases.batch(torch.randperm(6, generator=torch.Generator().manual_seed(1)))
-    default_loss(plan, CPU)(net(batch.image), batch).total.mean().backward()
+    loss_of(plan, CPU)(net(batch.image), batch).total.mean().backward()
     start = {name: value.detach().double().numpy() for name, value in net.named_parameters()}
     gradient = {name: value.grad.double().numpy() for name, value in net.named_parameters()}
     shrink = min(1.0, GRADIENT_NORM / np.sqrt(sum((g**2).sum() for g in gradient.values())))
@@ -50,7 +50,7 @@ def test_two_epochs_are_a_plain_loop_over_shuffled_batches(make_plan: Any, make_
         for positions in (order[:8], order[8:16], order[16:]):
             batch = cases.batch(positions)
             optimizer.zero_grad()
-            default_loss(plan, CPU)(net(batch.image), batch).total.mean().backward()
+            loss_of(plan, CPU)(net(batch.image), batch).total.mean().backward()
             nn.utils.clip_grad_norm_(net.parameters(), GRADIENT_NORM)
             optimizer.step()
     assert distance(arrays_of(net), trained(plan, cases)) < 1e-2 * distance(arrays_of(net), arrays_of(build(plan)))
@@ -60,7 +60,7 @@ def test_the_reported_losses_are_means_over_images_not_over_batches(make_plan: A
     plan, cases = make_plan(training={"learning_rate": 1e-12, "local_epochs": 2}), make_cases(11)
     net = build(plan)
     batch = cases.batch(torch.arange(11))
-    expected = [float(part.detach().mean()) for part in default_loss(plan, CPU)(net(batch.image), batch)]
+    expected = [float(part.detach().mean()) for part in loss_of(plan, CPU)(net(batch.image), batch)]
     result = train(net, cases, plan, 1, device=CPU, generator=torch.Generator().manual_seed(1))
     assert [result.loss, result.classification, result.segmentation] == pytest.approx(expected, rel=1e-4)
     assert result.images == 22
@@ -128,3 +128,28 @@ def test_a_network_that_diverges_keeps_its_last_finite_weights(make_plan: Any, m
     with pytest.raises(DivergedError):
         train(net, cases, plan, 1, device=CPU, generator=torch.Generator().manual_seed(1))
     assert distance(arrays_of(net), arrays_of(build(plan))) == 0
+
+
+def test_the_last_rounds_take_images_as_they_are_without_augmentation_and_dropout(
+    make_plan: Any, make_cases: Any
+) -> None:
+    strong = {"rotate_deg": 90.0, "noise": 1.0, "transplant": 1.0}
+    parts: dict[str, Any] = {"training": {"rounds": 4, "settle": 0.5}, "network": {"dropout": 0.5}}
+    busy, calm = make_plan(augmentation=strong, **parts), make_plan(network={"dropout": 0.0})
+    for number, is_same in ((2, False), (3, True), (4, True)):
+        nets = [build(busy), build(calm)]
+        for net, plan in zip(nets, (busy, calm), strict=True):
+            train(net, make_cases(12), plan, number, device=CPU, generator=torch.Generator().manual_seed(1))
+        assert (distance(*map(arrays_of, nets)) < 1e-5) is is_same
+
+
+def test_dropout_comes_from_the_generator_and_leaves_torchs_own_as_it_was(make_plan: Any, make_cases: Any) -> None:
+    plan = make_plan(network={"dropout": 0.5})
+    torch.manual_seed(3)
+    one = trained(plan, make_cases(12))
+    here = torch.rand(1)
+    torch.manual_seed(4)
+    two = trained(plan, make_cases(12))
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+    torch.manual_seed(3)
+    assert torch.equal(torch.rand(1), here)

@@ -26,13 +26,17 @@ def augment(
 ) -> Augmented:
     """Each image of a standardised batch flipped, turned, scaled, shifted, then changed in contrast and brightness.
 
-    The mask follows the geometry alone. A setting of 0 or false draws nothing; all of them give the input back.
+    With `transplant` a lesion may lie in another image of the batch, one without a lesion: what its own background
+    says of its class cannot be learnt. The mask follows the geometry alone. A setting of 0 or false draws nothing;
+    all of them give the input back.
     The input is never written to.
     """
     if settings.rotate_deg or settings.scale or settings.shift:
         image, mask = _move(image, mask, settings, generator)
     elif settings.flip:
         image, mask = _flip(image, mask, generator)
+    if settings.transplant:
+        image = _transplant(image, mask, settings.transplant, generator)
     return Augmented(_recolour(image, settings, generator), mask)
 
 
@@ -66,6 +70,20 @@ def _affine(batch: int, settings: Augmentation, generator: torch.Generator) -> F
 def _flip(image: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     flipped = _coins(image.shape[0], generator).to(image.device).view(-1, 1, 1, 1)
     return torch.where(flipped, image.flip(-1), image), torch.where(flipped, mask.flip(-1), mask)
+
+
+def _transplant(image: Tensor, mask: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Give a share of the lesions the background of an image without one; the seam is blurred over two pixels."""
+    has_lesion = mask.flatten(1).any(1)
+    hosts = torch.nonzero(~has_lesion).flatten()
+    drawn = torch.rand(len(image), generator=generator) < share
+    if not len(hosts):
+        return image
+    host = hosts[torch.randint(len(hosts), (len(image),), generator=generator)]
+    moves = (has_lesion & drawn.to(image.device)).view(-1, 1, 1, 1)
+    wide = functional.max_pool2d(mask, 3, 1, 1)
+    opacity = torch.maximum(functional.avg_pool2d(wide, 5, 1, 2, count_include_pad=False), mask)
+    return torch.where(moves, torch.lerp(image[host], image, opacity), image)
 
 
 def _recolour(image: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:

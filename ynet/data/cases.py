@@ -11,6 +11,7 @@ from torch import Tensor
 from ynet.data import images
 from ynet.data.batch import Batch
 from ynet.data.manifest import Case, Manifest
+from ynet.data.prepare import prepare, prepare_mask
 from ynet.errors import UserError
 from ynet.federation.plan import Image
 
@@ -97,7 +98,7 @@ def _position(case: Case, classes: Sequence[str]) -> int:
 
 def _decode(manifest: Manifest, case: Case, settings: Image) -> tuple[Tensor, Tensor]:
     pixels = images.decode(manifest.path_of(case.image), settings.channels)
-    image = images.standardise(images.fit(pixels, settings.size))
+    image, region = prepare(pixels, settings)
     mask = np.zeros((1, settings.size, settings.size), np.uint8)
     if case.mask:
         lesion = images.decode_mask(manifest.path_of(case.mask))
@@ -107,7 +108,7 @@ def _decode(manifest: Manifest, case: Case, settings: Image) -> tuple[Tensor, Te
                 f"its mask has {_size(lesion)} pixels, its image {_size(pixels)}",
                 "save the mask with the size of its image",
             )
-        mask = images.fit(lesion[None].astype(np.float32), settings.size, is_mask=True).astype(np.uint8)
+        mask = prepare_mask(lesion, region, settings.size)
     return torch.from_numpy(image).half(), torch.from_numpy(mask)
 
 

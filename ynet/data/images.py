@@ -119,11 +119,6 @@ def standardise(image: Float32[np.ndarray, "c h w"]) -> Float32[np.ndarray, "c h
     return (centred / deviation if deviation > 1e-6 else np.zeros_like(image)).astype(np.float32)
 
 
-def prepare(path: Path, channels: int, size: int) -> Float32[np.ndarray, "channels size size"]:
-    """An image file as the network takes it: decoded, fitted, standardised. Raises UserError."""
-    return standardise(fit(decode(path, channels), size))
-
-
 @contextmanager
 def _open(path: Path) -> Iterator[Image.Image]:
     """The image in `path`, not yet decoded, within bounds; what goes wrong inside is a UserError too."""

@@ -15,6 +15,7 @@ Split = Literal["train", "test"]
 
 REQUIRED = ("image", "mask", "label", "patient")
 COLUMNS = (*REQUIRED, "split")
+VALIDATION_SEED = 2026
 MAX_FILE_BYTES = 64 << 20
 
 
@@ -47,6 +48,14 @@ class Manifest:
     def test(self) -> tuple[Case, ...]:
         """The cases held back for evaluation, in the order of the file."""
         return tuple(case for case in self.cases if case.split == "test")
+
+    def for_validation(self) -> "Manifest":
+        """The training cases alone, a quarter of their patients as test cases: what choices may be made on."""
+        held_back = split_patients([(case.patient, case.label) for case in self.train], VALIDATION_SEED)
+        return Manifest(
+            self.root,
+            tuple(replace(case, split="test" if case.patient in held_back else "train") for case in self.train),
+        )
 
     def path_of(self, relative: str) -> Path:
         """The file at `relative`. Raises UserError when it lies outside the root, by a symbolic link too."""

@@ -15,6 +15,7 @@ from ynet.errors import UserError
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Positive = Annotated[int, Field(gt=0, le=1_000_000)]
+Depth = Annotated[int, Field(gt=0, le=64)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -24,15 +25,17 @@ class Image:
 
     channels: Literal[1, 3]
     size: Annotated[int, Field(ge=32, le=1024, multiple_of=32)]  # pixels, both sides
+    trim: bool = True  # cut away an empty margin first
 
 
 @dataclass(frozen=True, config=STRICT)
 class Network:
     """The size of the Y-Net."""
 
-    width: Annotated[int, Field(ge=4, le=256, multiple_of=4)] = (
-        24  # channels of the stem; the last stage has 16 times as many
-    )
+    width: Annotated[int, Field(ge=4, le=256, multiple_of=4)] = 16  # channels of the stem
+    depth: tuple[Depth, Depth, Depth, Depth] = (2, 2, 2, 2)  # blocks of the encoder's four stages
+    block: Literal["basic", "bottleneck"] = "basic"
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5  # of the features that the code is read from, in training
     code_bits: Literal[32, 64, 128, 256] = 64
     codebook_seed: Annotated[int, Field(ge=0, lt=2**31)] = 1  # the same target codes at every site
 
@@ -48,6 +51,18 @@ class Augmentation:
     contrast: Annotated[float, Field(ge=0, le=0.9)] = 0.2
     brightness: Annotated[float, Field(ge=0, le=2)] = 0.2  # in standard deviations of the image
     noise: Annotated[float, Field(ge=0, le=1)] = 0.05  # standard deviation, likewise
+    transplant: Share = 0.0  # share of the lesions that are laid into an image without one
+
+
+NO_AUGMENTATION = Augmentation(False, 0, 0, 0, 0, 0, 0, 0)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Init:
+    """Weights to begin with. A plan's file names theirs by its path, and the plan carries what they are."""
+
+    file: Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^/\\\x00-\x1f]+$")]  # without its folder
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # of the file
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -60,10 +75,12 @@ class Training:
     batch_size: Annotated[int, Field(gt=0, le=4096)] = 32
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-4
     schedule: Literal["constant", "cosine"] = "cosine"  # of the learning rate, over the rounds
+    settle: Share = 0.0  # share of the rounds, at the end, without augmentation but mirroring, and without dropout
     strategy: Literal["fedavg", "fedavgm", "fedprox", "fedadam", "fedyogi"] = "fedavg"
     strategy_options: dict[str, float] = field(default_factory=dict)  # e.g. proximal_mu, eta, tau
     segmentation_weight: Annotated[float, Field(ge=0, le=100)] = 1.0
     class_weights: tuple[Annotated[float, Field(gt=0, le=1000)], ...] = ()  # empty: all 1
+    moving_average: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the weights over the rounds: the share that stays
     evaluate_every: Positive = 5  # rounds between two local evaluations; the last round always has one
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
 
@@ -108,7 +125,8 @@ class Plan:
     cohort: Cohort
     privacy: Privacy
     network: Network = field(default_factory=Network)
-    recipe: Literal["default", "paper"] = "default"
+    recipe: Literal["default", "paper", "circle", "csq", "dpsh", "plain"] = "default"
+    init: Init | None = None
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     @model_validator(mode="after")
@@ -143,7 +161,25 @@ class Plan:
 
 def read(path: Path) -> Plan:
     """The plan in a YAML file. Raises UserError."""
-    return parse(Plan, read_yaml(path, "plan"), f"plan {path}")
+    values = read_yaml(path, "plan")
+    if isinstance(values.get("init"), str):
+        values = {**values, "init": _named(path.parent / values["init"])}
+    return parse(Plan, values, f"plan {path}")
+
+
+def init_file(plan_path: Path) -> Path | None:
+    """Where the weights lie that the plan in a YAML file begins with, if it names any. Raises UserError."""
+    named = read_yaml(plan_path, "plan").get("init")
+    return plan_path.parent / named if isinstance(named, str) else None
+
+
+def _named(weights: Path) -> dict[str, str]:
+    try:
+        with weights.open("rb") as file:
+            return {"file": weights.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    except OSError as error:
+        do = "give a safetensors file by its path from the plan's folder"
+        raise UserError(f"the plan's init {weights} cannot be read", error.strerror or "no file", do) from None
 
 
 def from_canonical(text: str) -> Plan:

@@ -51,6 +51,7 @@ changes = some.builds(
     contrast=some.sampled_from([0.0, 0.9]),
     brightness=some.sampled_from([0.0, 2.0]),
     noise=some.sampled_from([0.0, 1.0]),
+    transplant=some.sampled_from([0.0, 0.5]),
 )
 
 
@@ -120,3 +121,24 @@ def test_the_grid_is_that_of_torch() -> None:
     theta = torch.randn(5, 2, 3, generator=seeded())
     expected = functional.affine_grid(theta, [5, 1, 17, 17], align_corners=False)
     torch.testing.assert_close(sampling_grid(theta, 17), expected)
+
+
+def test_a_transplanted_lesion_keeps_its_pixels_and_gets_the_background_of_an_image_without_one() -> None:
+    image, mask = batch(4)
+    mask[:] = 0
+    mask[:2, :, 10:16, 12:20] = 1
+    after = augment(image, mask, replace(NOTHING, transplant=1), seeded())
+    far = functional.max_pool2d(mask, 9, 1, 4) == 0
+    for lesion in (0, 1):
+        inside = mask[lesion] > 0
+        torch.testing.assert_close(after.image[lesion][inside], image[lesion][inside])
+        outside = far[lesion]
+        assert any(torch.equal(after.image[lesion][outside], image[host][outside]) for host in (2, 3))
+    assert torch.equal(after.image[2:], image[2:])
+    assert torch.equal(after.mask, mask)
+
+
+def test_nothing_is_transplanted_where_every_image_has_a_lesion_or_none_has() -> None:
+    image, mask = batch(4)
+    for masks in (torch.ones_like(mask), torch.zeros_like(mask)):
+        assert torch.equal(augment(image, masks, replace(NOTHING, transplant=1), seeded()).image, image)

@@ -14,6 +14,7 @@ from PIL import Image as Picture
 from ynet.data import images, manifest
 from ynet.data.batch import CaseSource
 from ynet.data.cases import CaseCache
+from ynet.data.prepare import prepare, prepare_mask
 from ynet.errors import UserError
 from ynet.federation.plan import Image
 
@@ -31,10 +32,9 @@ def cache(path: Path, limit: int, settings: Image = SETTINGS) -> CaseCache:
 def test_a_case_is_its_prepared_image_its_mask_and_its_class(write_site: WriteSite, tmp_path: Path) -> None:
     source: CaseSource = cache(write_site(), 1 << 20)
     image, mask, label = source.batch(torch.tensor([5, 2]))
-    expected = images.prepare(tmp_path / "i5.png", 1, 32)
+    expected, region = prepare(images.decode(tmp_path / "i5.png", 1), SETTINGS)
     np.testing.assert_allclose(image[0], expected, atol=2e-3)
-    lesion = images.decode_mask(tmp_path / "m5.png")[None].astype(np.float32)
-    np.testing.assert_array_equal(mask[0], images.fit(lesion, 32, is_mask=True))
+    np.testing.assert_array_equal(mask[0], prepare_mask(images.decode_mask(tmp_path / "m5.png"), region, 32))
     assert label.tolist() == [0, 1]
     assert source.label.tolist() == [0, 0, 1, 1] * 2
     assert (image.dtype, mask.dtype, len(source)) == (torch.float32, torch.float32, 8)

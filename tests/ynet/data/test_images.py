@@ -251,9 +251,3 @@ def test_brightness_and_contrast_of_a_scanner_drop_out(image: np.ndarray, gain: 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1 / 3, 1.0])
 def test_a_constant_image_becomes_zero(value: float) -> None:
     assert not images.standardise(np.full((3, 50, 50), value, np.float32)).any()
-
-
-def test_prepare_is_decoding_fitting_and_standardising(tmp_path: Path) -> None:
-    path = saved(tmp_path / "colour.png", COLOUR)
-    expected = images.standardise(images.fit(images.decode(path, 3), 32))
-    np.testing.assert_array_equal(images.prepare(path, 3, 32), expected)
