@@ -16,6 +16,7 @@ from ynet.model import Output
 ORTHO_SCALE, ORTHO_MARGIN = 8.0, 0.2
 CIRCLE_SCALE, CIRCLE_MARGIN = 32.0, 0.25
 PAPER_SHARE = 0.5
+SIGN_PULL = 0.1  # without it nothing holds the code's length, and its gradient falls with it
 CSQ_QUANTISATION = 1e-4
 DPSH_QUANTISATION = 0.1
 
@@ -50,7 +51,7 @@ def loss_of(plan: Plan, device: torch.device) -> Loss:
 
 def _ortho_hash(plan: Plan, device: torch.device) -> CodeLoss:
     targets = codebook(len(plan.classes), plan.network.code_bits, plan.network.codebook_seed).to(device)
-    return lambda output, batch: ortho_hash(output.code, batch.label, targets)
+    return lambda output, batch: ortho_hash(output.code, batch.label, targets) + SIGN_PULL * from_signs(output.code)
 
 
 def _csq(plan: Plan, device: torch.device) -> CodeLoss:
@@ -111,6 +112,11 @@ def circle(code: Float[Tensor, "batch bits"], label: Int64[Tensor, " batch"]) ->
     return F.softplus(sum_p + sum_n)
 
 
+def from_signs(code: Float[Tensor, "batch bits"]) -> Float[Tensor, " batch"]:
+    """How far the values of a code are from -1 and +1, the mean square."""
+    return (code.abs() - 1).square().mean(1)
+
+
 def central_similarity(
     code: Float[Tensor, "batch bits"], label: Int64[Tensor, " batch"], targets: Float[Tensor, "classes bits"]
 ) -> Float[Tensor, " batch"]:
@@ -127,7 +133,7 @@ def pairwise_likelihood(code: Float[Tensor, "batch bits"], label: Int64[Tensor, 
     is_same = (label[:, None] == label[None, :]).to(theta.dtype)
     others = 1 - torch.eye(len(label), device=label.device, dtype=theta.dtype)
     likelihood = ((F.softplus(theta) - is_same * theta) * others).sum(1) / others.sum(1).clamp(min=1)
-    return likelihood + DPSH_QUANTISATION * (code - code.sign()).square().mean(1)
+    return likelihood + DPSH_QUANTISATION * from_signs(code)
 
 
 def bce(logits: Float[Tensor, "batch 1 h w"], mask: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, " batch"]:

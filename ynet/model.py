@@ -55,8 +55,9 @@ class YNet(nn.Module):
         )
         self.segmentation = Segmentation(channels)
         self.pooled = Pooled(channels[-1], plan.recipe)
-        self.hash = nn.Linear(self.pooled.features, bits)
-        self.place = None if plan.recipe == "paper" else Place(bits)
+        is_paper = plan.recipe == "paper"
+        self.hash = nn.Linear(self.pooled.features + (0 if is_paper else sum(channels)), bits)
+        self.place = None if is_paper else Place(bits)
         self.classifier = nn.Linear(bits, len(plan.classes)) if plan.recipe == "plain" else None
         self.dropout = network.dropout  # the training turns it off when it settles
         self._is_mirrored = plan.augmentation.flip
@@ -82,20 +83,22 @@ class YNet(nn.Module):
             h = stage(h)
             maps.append(h)
         logits = self.segmentation(maps)
-        code = self._code(self.pooled(h), logits)
+        code = self._code(maps, logits)
         mask = F.interpolate(logits, image.shape[-2:], mode="bilinear")
         return Output(mask, code, None if self.classifier is None else self.classifier(code))
 
-    def _code(self, feature: Float[Tensor, "batch features"], logits: Tensor) -> Float[Tensor, "batch bits"]:
-        """The sum of what the lesion looks like and of where it lies.
+    def _code(self, maps: list[Tensor], logits: Tensor) -> Float[Tensor, "batch bits"]:
+        """The sum of what image and lesion look like and of where the lesion lies.
 
         In training a third of the samples, drawn anew, must do with the one, a third with the other: by itself the
         look, which has more parameters by far, learns the cases by heart and leaves nothing for the place to explain.
         """
         look: Tensor
+        whole = self.pooled(maps[-1])
         if self.place is None:
-            look = self.hash(feature)
+            look = self.hash(whole)
             return look
+        feature = torch.cat([whole, lesion_means(maps, logits)], 1)
         look, place = self.hash(F.dropout(feature, self.dropout, self.training)), self.place(logits)
         if self.training and self.dropout:
             draw = torch.rand(len(feature), 1, device=feature.device)
@@ -208,6 +211,15 @@ class Place(nn.Module):
         h = F.relu(self.first(moments(mask_logits.float().sigmoid())))
         code: Tensor = self.hash(F.relu(self.second(h)))
         return code
+
+
+def lesion_means(maps: list[Tensor], mask_logits: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, "batch channels"]:
+    """The mean of every map's channels over the predicted lesion, near 0 where none is seen."""
+    probability, means = mask_logits.sigmoid(), []
+    for h in maps:
+        mask = F.adaptive_avg_pool2d(probability, (h.shape[2], h.shape[3]))
+        means.append((mask * h).mean((2, 3)) / (mask.mean((2, 3)) + FAINT))
+    return torch.cat(means, 1)
 
 
 def moments(probability: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, "batch 6"]:

@@ -11,13 +11,13 @@ from ynet.data.synthetic import CLASSES
 SITES = {"A": 36, "B": 24, "C": 24}
 
 
-def small_plan(path: Path, **training: Any) -> Path:
+def small_plan(path: Path, *, image: int = 32, width: int = 4, **training: Any) -> Path:
     """A plan that trains in seconds."""
     values = {
         "name": "story",
         "classes": list(CLASSES),
-        "image": {"channels": 1, "size": 32},
-        "network": {"width": 4, "code_bits": 64},
+        "image": {"channels": 1, "size": image},
+        "network": {"width": width, "code_bits": 64},
         "training": {"rounds": 2, "batch_size": 8, "learning_rate": 2e-3, **training},
         "cohort": {"minimum": 3, "quorum": 3, "round_deadline_s": 60},
         "privacy": {"mode": "off"},

@@ -98,3 +98,22 @@ def test_what_cannot_be_an_experiment_is_refused_with_what_to_do(tmp_path: Path)
         assert what in done.stderr
         assert "Traceback" not in done.stderr
     assert (tmp_path / "other/notes.txt").read_text("utf-8") == "mine"
+
+
+def test_every_hospital_finds_more_at_the_others_with_the_federated_model_than_with_its_own(tmp_path: Path) -> None:
+    """The claim of the whole, in small. C is small, and has no case of one class to train on."""
+    make_federation(tmp_path / "data", {"A": 150, "B": 100, "C": 50}, seed=3, size=64)
+    manifest = tmp_path / "data/C/manifest.csv"
+    rows = manifest.read_text("utf-8").splitlines()
+    manifest.write_text("\n".join(row for row in rows if ",ring," not in row or ",test," in row), "utf-8")
+    changes = {"local_epochs": 2, "evaluate_every": 8, "batch_size": 16, "settle": 0.25}
+    small_plan(tmp_path / "plan.yaml", image=64, width=8, rounds=16, **changes)
+    made = simulate(tmp_path)
+    models = {model["name"]: model["overall"]["macro_map10"]["mean"] for model in made["models"]}
+    floor = made["floors"]["random"]["macro_map10"]
+    assert models["federated"] > 2 * floor
+    for site in ("A", "B", "C"):
+        assert models["federated"] > models[f"alone: {site}"]
+    gains = made["comparison"]["federated_over_alone"]
+    assert [gain["site"] for gain in gains] == ["A", "B", "C"]
+    assert all(gain["margin"]["mean"] > 0 for gain in gains)
