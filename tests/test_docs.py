@@ -281,6 +281,7 @@ def test_the_figure_of_the_network_has_its_shapes_and_no_others() -> None:
         "pooled:": made["pooled"],
         "3x3 conv, 1x1 conv": made["segmentation"],
         "mask logits": tuple(mask.shape[1:]),
+        "over the predicted lesion": (net.hash.in_features - made["pooled"][0],),
         "hash:": made["hash"],
         "two layers": made["place"],
     }

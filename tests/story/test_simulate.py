@@ -106,8 +106,8 @@ def test_every_hospital_finds_more_at_the_others_with_the_federated_model_than_w
     manifest = tmp_path / "data/C/manifest.csv"
     rows = manifest.read_text("utf-8").splitlines()
     manifest.write_text("\n".join(row for row in rows if ",ring," not in row or ",test," in row), "utf-8")
-    changes = {"local_epochs": 2, "evaluate_every": 8, "batch_size": 16, "settle": 0.25}
-    small_plan(tmp_path / "plan.yaml", image=64, width=8, rounds=16, **changes)
+    changes = {"local_epochs": 4, "learning_rate": 4e-3, "batch_size": 16, "settle": 0.25, "evaluate_every": 6}
+    small_plan(tmp_path / "plan.yaml", image=64, width=8, rounds=12, **changes)
     made = simulate(tmp_path)
     models = {model["name"]: model["overall"]["macro_map10"]["mean"] for model in made["models"]}
     floor = made["floors"]["random"]["macro_map10"]
