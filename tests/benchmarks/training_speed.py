@@ -64,7 +64,8 @@ def bare_loop(net: YNet, cases: InMemory, plan: Plan) -> None:
         both = (probability * mask).sum((1, 2, 3))
         dice = (2 * both + 1) / (probability.sum((1, 2, 3)) + mask.sum((1, 2, 3)) + 1)
         segmentation = F.binary_cross_entropy_with_logits(output.mask_logits, mask) + 1 - dice.mean()
-        loss = F.cross_entropy(logits, cases.label[positions]) + segmentation
+        pull = 0.1 * (output.code.abs() - 1).square().mean()
+        loss = F.cross_entropy(logits, cases.label[positions]) + pull + segmentation
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), GRADIENT_NORM)
