@@ -83,7 +83,10 @@ def run(data: Path | None, plan: Path | None, out: Path) -> dict[str, Any]:
 def write_plan(template: Path, manifests: Mapping[str, Manifest], path: Path) -> Path:
     """The template with the data's classes, and a cohort of all the sites."""
     values = yaml.safe_load(template.read_text("utf-8"))
-    values["classes"] = sorted({case.label for manifest in manifests.values() for case in manifest.cases})
+    classes = sorted({case.label for manifest in manifests.values() for case in manifest.cases})
+    if classes != values["classes"]:
+        values["training"].pop("class_weights", None)  # they are those of the template's classes
+    values["classes"] = classes
     values["cohort"].update(minimum=len(manifests), quorum=len(manifests))
     path.write_text(yaml.safe_dump(values, sort_keys=False), "utf-8")
     return path
