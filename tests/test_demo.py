@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from demo import ROOT, write_plan
 
+from demo import ROOT, write_plan
 from ynet.data.manifest import Case, Manifest
 from ynet.federation import plan as plans
 

@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from jaxtyping import Float32
 from torch import Tensor, nn
 
 from ynet.data.augment import augment
@@ -31,14 +33,23 @@ class Progress(NamedTuple):
     loss: float  # of the newest batch
 
 
+class Moments(NamedTuple):
+    """What AdamW has learnt of the gradients, to go on with in the next round; each flat, as the weights are."""
+
+    steps: int
+    first: Float32[np.ndarray, " parameters"]
+    second: Float32[np.ndarray, " parameters"]
+
+
 class TrainResult(NamedTuple):
-    """What a local training came to: means over its images."""
+    """What a local training came to: means over its images, and the optimizer's moments."""
 
     loss: float
     classification: float
     segmentation: float
     images: int
     seconds: float
+    moments: Moments
 
 
 class DivergedError(UserError):
@@ -55,11 +66,13 @@ def train(
     generator: torch.Generator,
     on_progress: Callable[[Progress], None] | None = None,
     proximal_mu: float = 0.0,
+    moments: Moments | None = None,
 ) -> TrainResult:
     """Train `net` on `cases` for the local epochs of one round (from 1). Order and augmentation come from `generator`.
 
-    `proximal_mu` pulls towards the weights that came (FedProx, Li et al. 2020, eq. 2). Raises DivergedError, and
-    UserError where there are no cases.
+    `proximal_mu` pulls towards the weights that came (FedProx, Li et al. 2020, eq. 2). `moments` are those of the
+    round before: without them AdamW's first steps are as long as the learning rate in every weight. Raises
+    DivergedError, and UserError where there are no cases.
     """
     if not len(cases):
         raise UserError("there is nothing to train on", "the site has no training cases", "name some in the manifest")
@@ -69,6 +82,8 @@ def train(
     optimizer = torch.optim.AdamW(
         net.parameters(), learning_rate(plan, round_number), weight_decay=training.weight_decay, fused=True
     )
+    if moments:
+        _go_on(optimizer, moments)
     per_epoch = math.ceil(len(cases) / training.batch_size)
     total_batches = per_epoch * training.local_epochs
     sums, images = torch.zeros(3, device=device), 0
@@ -93,7 +108,8 @@ def train(
                 epoch = (done - 1) // per_epoch + 1
                 on_progress(Progress(epoch, training.local_epochs, done, total_batches, value))
     total, classification, segmentation = (sums / max(images, 1)).tolist()
-    return TrainResult(total, classification, segmentation, images, time.perf_counter() - begun)
+    seconds = time.perf_counter() - begun
+    return TrainResult(total, classification, segmentation, images, seconds, _moments(optimizer))
 
 
 def is_settling(plan: Plan, round_number: int) -> bool:
@@ -133,6 +149,21 @@ def _dropout_from(generator: torch.Generator, device: torch.device) -> Iterator[
         if device.type == "cuda":
             torch.cuda.manual_seed(generator.initial_seed())
         yield
+
+
+def _moments(optimizer: torch.optim.AdamW) -> Moments:
+    states = [optimizer.state[parameter] for group in optimizer.param_groups for parameter in group["params"]]
+    first, second = (torch.cat([state[name].flatten() for state in states]) for name in ("exp_avg", "exp_avg_sq"))
+    return Moments(int(states[0]["step"]), first.cpu().numpy(), second.cpu().numpy())
+
+
+def _go_on(optimizer: torch.optim.AdamW, moments: Moments) -> None:
+    start = 0
+    for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+        part = slice(start, start := start + parameter.numel())
+        first, second = (torch.tensor(flat[part]).view(parameter.shape).to(parameter) for flat in moments[1:])
+        step = torch.tensor(float(moments.steps), device=parameter.device)
+        optimizer.state[parameter] = {"step": step, "exp_avg": first, "exp_avg_sq": second}
 
 
 def _single_precision(output: Output) -> Output:

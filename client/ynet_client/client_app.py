@@ -18,11 +18,13 @@ from ynet.federation import plan as plans
 from ynet.federation.plan import Plan
 from ynet.federation.records import ARRAYS, CASES, CONFIG, METRICS, flat_weights, weights_record
 from ynet.model import YNet, arrays_of, load_arrays
-from ynet.train import train
+from ynet.train import Moments, train
 from ynet.weights import Flat
 from ynet_client.local_site import LocalSite
 
 KNOWN_KEYS = frozenset({"plan", "layout", "server-round", "proximal-mu"})
+
+MOMENTS, FIRST, SECOND = "moments", "moments.first", "moments.second"
 
 Locate = Callable[[Context], LocalSite]
 
@@ -64,7 +66,9 @@ def build(locate: Locate) -> ClientApp:
             generator=site.generator(request.plan, request.round),
             on_progress=site.report,
             proximal_mu=request.proximal_mu,
+            moments=_recall(context, request),
         )
+        _remember(context, request, result.moments)
         metrics = MetricRecord({CASES: len(cases), "loss": result.loss, "seconds": result.seconds})
         return Message(
             RecordDict({ARRAYS: weights_record(weights.flatten(arrays_of(net))), METRICS: metrics}), reply_to=message
@@ -105,6 +109,21 @@ def read_request(message: Message) -> Request:
         raise _refused("its proximal-mu is no number from 0 to 1000")
     record = content.array_records.get(ARRAYS)
     return Request(plan, number, float(mu), None if record is None else flat_weights(record))
+
+
+def _remember(context: Context, request: Request, moments: Moments) -> None:
+    """Keep the optimizer's moments in the node's state, where Flower keeps what is a node's own."""
+    context.state[MOMENTS] = ConfigRecord({"plan": request.plan.id, "round": request.round, "steps": moments.steps})
+    context.state[FIRST], context.state[SECOND] = weights_record(moments.first), weights_record(moments.second)
+
+
+def _recall(context: Context, request: Request) -> Moments | None:
+    """The moments that the round before left, if this site took part in it and has lived since."""
+    kept = context.state.config_records.get(MOMENTS)
+    if kept is None or kept["plan"] != request.plan.id or kept["round"] != request.round - 1:
+        return None
+    first, second = (flat_weights(context.state.array_records[name]) for name in (FIRST, SECOND))
+    return Moments(int(str(kept["steps"])), first, second)
 
 
 def _loaded(site: LocalSite, request: Request) -> YNet:

@@ -68,10 +68,12 @@ def train_reference(task: Task, sites: Mapping[str, LocalSite], watch: Watch) ->
     cases, device = Pooled([site.cases(plan)[0] for site in chosen]), chosen[0].device
     net, shown = build(plan).to(device), build(plan).to(device)
     state = folder.state() or _start(net, folder)
+    moments = None
     for number in range(state.round + 1, plan.training.rounds + 1):
         load_arrays(net, weights.unflatten(state.flat, state.layout))
         generator = chosen[0].generator(plan, number)
-        result = train(net, cases, plan, number, device=device, generator=generator)
+        result = train(net, cases, plan, number, device=device, generator=generator, moments=moments)
+        moments = result.moments
         flat = weights.flatten(arrays_of(net))
         average = moving_average(plan, number, state.average, flat)
         state = State(number, flat, state.layout, {task.name: len(cases)}, average)

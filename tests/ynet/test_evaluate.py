@@ -120,7 +120,9 @@ def test_codes_come_in_the_order_of_the_cases(make_plan: Any, make_cases: Any) -
 
 
 @pytest.mark.parametrize("rate", [1e-3, 8e-3])
-def test_the_network_learns_the_lesions_of_patients_it_has_not_seen(rate: float, make_plan: Any, tmp_path: Path) -> None:
+def test_the_network_learns_the_lesions_of_patients_it_has_not_seen(
+    rate: float, make_plan: Any, tmp_path: Path
+) -> None:
     """Lesions are told apart by their texture; at a high rate all codes once became one, and retrieval the floor."""
     make_federation(tmp_path, {"A": 200, "B": 100}, seed=2, size=64)
     plan = make_plan(

@@ -153,3 +153,24 @@ def test_dropout_comes_from_the_generator_and_leaves_torchs_own_as_it_was(make_p
     assert all(np.array_equal(one[name], two[name]) for name in one)
     torch.manual_seed(3)
     assert torch.equal(torch.rand(1), here)
+
+
+def test_rounds_that_hand_on_the_moments_are_one_training(make_plan: Any, make_cases: Any) -> None:
+    plan, cases = make_plan(), make_cases(20)
+    net, moments = build(plan), None
+    for number in (1, 2, 3):
+        generator = torch.Generator().manual_seed(number)
+        moments = train(net, cases, plan, number, device=CPU, generator=generator, moments=moments).moments
+    assert moments is not None
+    assert moments.steps == 9
+    whole = build(plan)
+    optimizer = torch.optim.AdamW(whole.parameters(), 1e-3, weight_decay=plan.training.weight_decay, fused=True)
+    for number in (1, 2, 3):
+        order = torch.randperm(20, generator=torch.Generator().manual_seed(number))
+        for positions in (order[:8], order[8:16], order[16:]):
+            batch = cases.batch(positions)
+            optimizer.zero_grad()
+            loss_of(plan, CPU)(whole(batch.image), batch).total.mean().backward()
+            nn.utils.clip_grad_norm_(whole.parameters(), GRADIENT_NORM)
+            optimizer.step()
+    assert distance(arrays_of(net), arrays_of(whole)) < 1e-2 * distance(arrays_of(whole), arrays_of(build(plan)))
