@@ -5,10 +5,12 @@ What it needs again after an interruption lies in its folder: each model's own, 
 
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -97,12 +99,20 @@ def _work_off(todo: Sequence[Task], say: Say) -> None:
         return
     at_once = 1 if torch.cuda.is_available() else os.cpu_count() or 1
     threads = max(1, (os.cpu_count() or 1) // at_once)
-    with ProcessPoolExecutor(at_once, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
+    with ProcessPoolExecutor(at_once, get_context("spawn"), _begin_worker, (threads,)) as pool:
         say(f"{len(references)} references, {at_once} at a time")
         waiting = {pool.submit(_train_and_score, task): task for task in references}
         for number, done in enumerate(as_completed(waiting), start=1):
             done.result()
             say(f"{_told(waiting[done])} ({number} of {len(references)})")
+
+
+def _begin_worker(threads: int) -> None:
+    """A worker's first act. It ends with the process that began it: a kill would leave it training for nobody."""
+    torch.set_num_threads(threads)
+    parent = parent_process()
+    if parent:
+        threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
 
 
 def _train_and_score(task: Task) -> None:

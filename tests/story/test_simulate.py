@@ -1,12 +1,16 @@
 """An experiment: Flower's simulation engine with the apps of the deployment, the references, and the report."""
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from hospitals import small_plan
-from trial import command
+from trial import command, environment
 from ynet import weights
 from ynet.data.synthetic import make_federation
 from ynet_server.run_folder import MODEL, RunFolder
@@ -117,3 +121,23 @@ def test_every_hospital_finds_more_at_the_others_with_the_federated_model_than_w
     gains = made["comparison"]["federated_over_alone"]
     assert [gain["site"] for gain in gains] == ["A", "B", "C"]
     assert all(gain["margin"]["mean"] > 0 for gain in gains)
+
+
+def test_an_experiment_that_is_killed_leaves_nobody_training(tmp_path: Path) -> None:
+    make_federation(tmp_path / "data", SITES, seed=1, size=32)
+    plan = small_plan(tmp_path / "plan.yaml", rounds=10_000, evaluate_every=10_000)
+    where = ["--plan", plan, "--data", tmp_path / "data", "--report", tmp_path / "report", "--models", "pooled"]
+    arguments = [sys.executable, "-m", "ynet_server", "simulate", *map(str, where)]
+    begun = subprocess.Popen(arguments, env=environment(), stderr=subprocess.DEVNULL)
+    events = tmp_path / "report/seed-1/pooled/events.jsonl"
+    deadline = time.monotonic() + 60
+    while not events.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    workers = psutil.Process(begun.pid).children(recursive=True)
+    assert workers
+    begun.kill()
+    begun.wait()
+    gone, alive = psutil.wait_procs(workers, timeout=10)
+    assert gone
+    assert not alive
