@@ -132,10 +132,8 @@ def _train_and_score(task: Task) -> None:
 
 
 def _watch(plan: Plan, sites: Mapping[str, LocalSite]) -> Watch:
-    def watch(number: int, net: YNet) -> Mapping[str, float]:  # noqa: ARG001
-        coded = _coded(net, plan, sites)
-        held, asked = (join([pair[part] for pair in coded.values()]) for part in (0, 1))
-        return score(held, asked, plan).to_metrics()
+    def watch(net: YNet) -> Mapping[str, float]:
+        return score(*_together(_coded(net, plan, sites)), plan).to_metrics()
 
     return watch
 
@@ -151,9 +149,15 @@ def _coded(net: YNet, plan: Plan, sites: Mapping[str, LocalSite]) -> Coded:
     return found
 
 
+def _together(coded: Coded) -> tuple[Encoded, Encoded]:
+    """All sites' galleries, and all sites' queries."""
+    galleries, queries = zip(*coded.values(), strict=True)
+    return join(galleries), join(queries)
+
+
 def _scores(coded: Coded, plan: Plan) -> dict[str, Any]:
     """Overall, and of each site within and across, and of each pair of sites."""
-    held, asked = (join([pair[part] for pair in coded.values()]) for part in (0, 1))
+    held, asked = _together(coded)
     within = {name: score(*pair, plan).to_metrics() for name, pair in coded.items()}
     cross = {}
     for name, (_, queries) in coded.items():

@@ -45,11 +45,10 @@ class RunFolder:
 
         Raises UserError when `init` is not the file that the plan means.
         """
-        if init is not None and frozen.init is not None:
-            content = _init_content(init, frozen.init.sha256)
-            self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / INIT).write_bytes(content)
+        content = _init_content(init, frozen.init.sha256) if init is not None and frozen.init is not None else None
         self.path.mkdir(parents=True, exist_ok=True)
+        if content is not None:
+            (self.path / INIT).write_bytes(content)
         (self.path / PLAN).write_text(frozen.canonical(), "utf-8")
         return self
 

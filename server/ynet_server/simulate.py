@@ -2,8 +2,8 @@
 
 Beside the federated model stand two references: one model on all sites' data (`pooled`), and each site by itself
 (`alone`). Each is a `Task`: it trains in a folder of its own, goes on after the last whole round when it is started
-again, and leaves its model there. With `experiment.py` these are the only files of the server that need torch and
-the client (extra `simulation`).
+again, and leaves its model there. Beside `experiment.py` and `report_examples.py` this is the
+only file of the server that needs torch and the client (extra `simulation`).
 """
 
 import logging
@@ -33,7 +33,7 @@ CACHE_BYTES = 2 << 30
 Kind = Literal["federated", "pooled", "alone"]
 KINDS: tuple[Kind, ...] = ("federated", "pooled", "alone")
 
-Watch = Callable[[int, YNet], Mapping[str, float]]
+Watch = Callable[[YNet], Mapping[str, float]]
 """Asked after every `evaluate_every` rounds, and after the last, with the network as it is then: its scores."""
 
 
@@ -68,9 +68,9 @@ def train_reference(task: Task, sites: Mapping[str, LocalSite], watch: Watch) ->
     cases, device = Pooled([site.cases(plan)[0] for site in chosen]), chosen[0].device
     net, shown = build(plan).to(device), build(plan).to(device)
     state = folder.state() or _start(net, folder)
+    load_arrays(net, weights.unflatten(state.flat, state.layout))
     moments = None
     for number in range(state.round + 1, plan.training.rounds + 1):
-        load_arrays(net, weights.unflatten(state.flat, state.layout))
         generator = chosen[0].generator(plan, number)
         result = train(net, cases, plan, number, device=device, generator=generator, moments=moments)
         moments = result.moments
@@ -87,7 +87,7 @@ def train_reference(task: Task, sites: Mapping[str, LocalSite], watch: Watch) ->
         )
         if is_watched(plan, number):
             load_arrays(shown, weights.unflatten(state.best, state.layout))
-            folder.event("scored", round=number, scores=dict(watch(number, shown)))
+            folder.event("scored", round=number, scores=dict(watch(shown)))
     best = weights.unflatten(state.best, state.layout)
     folder.save_model(best, {"plan": plan.name, "rounds": plan.training.rounds, "kind": task.kind})
     folder.event("finished")
@@ -111,7 +111,7 @@ def train_federated(task: Task, watch: Watch) -> YNet:
     def after_round(state: State) -> None:
         if is_watched(plan, state.round):
             load_arrays(net, weights.unflatten(state.best, state.layout))
-            folder.event("scored", round=state.round, scores=dict(watch(state.round, net)))
+            folder.event("scored", round=state.round, scores=dict(watch(net)))
 
     @server.main()
     def main(grid: Grid, context: Context) -> None:  # noqa: ARG001 (Flower's signature)

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ynet_server import report_page
+
 PLANS = Path(__file__).parents[2] / "configs/plans"
 COMPARED = (
     "paper",
@@ -138,9 +140,7 @@ def row(*cells: str) -> str:
 
 
 def shown(figure: dict[str, Any]) -> str:
-    digits = 3 if abs(figure["mean"]) < 10 else 0
-    spread = f" ± {figure['std']:.{digits}f}" if len(figure["values"]) > 1 else ""
-    return f"{figure['mean']:.{digits}f}{spread}"
+    return report_page.figure(figure, 3 if abs(figure["mean"]) < 10 else 0)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,15 @@
 """What the server remembers, over its death too."""
 
-import json
 import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from smallest_plan import smallest_plan
 
 from ynet.errors import RefusedError, UserError
 from ynet.federation import invitation
-from ynet.federation import plan as plans
-from ynet.federation.plan import Plan
 from ynet_server.registry import Model, Registry
 
 DAY_S = 24 * 3600.0
@@ -23,18 +21,6 @@ def registry(tmp_path: Path) -> Iterator[Registry]:
     opened = Registry(tmp_path / "r")
     yield opened
     opened.close()
-
-
-def plan(name: str = "t") -> Plan:
-    values = {
-        "name": name,
-        "classes": ["a", "b"],
-        "image": {"channels": 1, "size": 32},
-        "training": {"rounds": 1, "learning_rate": 0.1},
-        "cohort": {"minimum": 1, "quorum": 1},
-        "privacy": {"mode": "off"},
-    }
-    return plans.from_canonical(json.dumps(values))
 
 
 def test_an_invitation_is_open_for_a_day_and_for_its_own_site_only(registry: Registry) -> None:
@@ -86,15 +72,15 @@ def test_what_a_site_says_when_it_connects_is_kept(registry: Registry) -> None:
 
 
 def test_a_frozen_plan_comes_back_as_it_was_and_a_changed_one_is_another(registry: Registry) -> None:
-    assert registry.freeze(plan(), 1.0) == registry.freeze(plan(), 2.0) == plan().id
-    assert registry.freeze(plan("u"), 1.0) != plan().id
-    assert registry.plan(plan().id) == plan()
+    assert registry.freeze(smallest_plan(), 1.0) == registry.freeze(smallest_plan(), 2.0) == smallest_plan().id
+    assert registry.freeze(smallest_plan("u"), 1.0) != smallest_plan().id
+    assert registry.plan(smallest_plan().id) == smallest_plan()
     with pytest.raises(UserError, match="there is no plan"):
         registry.plan("0" * 64)
 
 
 def test_one_run_at_a_time(registry: Registry) -> None:
-    frozen = registry.freeze(plan(), 1.0)
+    frozen = registry.freeze(smallest_plan(), 1.0)
     first = registry.start_run(frozen, 1.0)
     with pytest.raises(UserError, match=f"run {first} is under way"):
         registry.start_run(frozen, 2.0)
@@ -107,7 +93,7 @@ def test_one_run_at_a_time(registry: Registry) -> None:
 
 
 def test_two_threads_cannot_both_start_a_run(registry: Registry) -> None:
-    frozen = registry.freeze(plan(), 1.0)
+    frozen = registry.freeze(smallest_plan(), 1.0)
     outcomes: list[str] = []
 
     def start() -> None:
@@ -131,7 +117,7 @@ def test_a_run_needs_a_frozen_plan(registry: Registry) -> None:
 
 
 def test_the_newest_model_is_the_one_in_use_and_a_repeat_is_no_second_one(registry: Registry) -> None:
-    run = registry.start_run(registry.freeze(plan(), 1.0), 1.0)
+    run = registry.start_run(registry.freeze(smallest_plan(), 1.0), 1.0)
     for name, published in (("m1", 1.0), ("m2", 2.0), ("m2", 2.0)):
         registry.publish(Model(name, run, {"plan": "t"}, published))
     assert [model.id for model in registry.models()] == ["m2", "m1"]
@@ -141,7 +127,7 @@ def test_the_newest_model_is_the_one_in_use_and_a_repeat_is_no_second_one(regist
 def test_all_of_it_is_there_after_a_death_without_a_farewell(tmp_path: Path) -> None:
     dead = Registry(tmp_path / "r")
     dead.enrol("A", 1, b"c", 1.0)
-    run = dead.start_run(dead.freeze(plan(), 1.0), 1.0)
+    run = dead.start_run(dead.freeze(smallest_plan(), 1.0), 1.0)
     dead.publish(Model("m", run, {}, 1.0))
     alive = Registry(tmp_path / "r")  # the other was never closed
     assert alive.holds("A", 1)

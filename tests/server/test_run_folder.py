@@ -1,40 +1,26 @@
 """A run's folder: what it holds survives any death."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from smallest_plan import smallest_plan
 
 from ynet import weights
 from ynet.errors import UserError
-from ynet.federation import plan as plans
-from ynet.federation.plan import Plan
 from ynet.weights import Entry
 from ynet_server.run_folder import EVENTS, MODEL, STATE, RunFolder, State
 
 LAYOUT = (Entry("z", (2, 2)), Entry("a", ()), Entry("m", (0, 3)))
 
 
-def plan() -> Plan:
-    values = {
-        "name": "t",
-        "classes": ["a", "b"],
-        "image": {"channels": 1, "size": 32},
-        "training": {"rounds": 1, "learning_rate": 0.1},
-        "cohort": {"minimum": 1, "quorum": 1},
-        "privacy": {"mode": "off"},
-    }
-    return plans.from_canonical(json.dumps(values))
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
-    return RunFolder(tmp_path / "run").create(plan())
+    return RunFolder(tmp_path / "run").create(smallest_plan())
 
 
 def test_the_plan_comes_back(folder: RunFolder) -> None:
-    assert folder.plan() == plan()
+    assert folder.plan() == smallest_plan()
 
 
 def test_where_a_run_stands_comes_back_in_the_order_of_its_layout(folder: RunFolder) -> None:
@@ -88,8 +74,8 @@ def test_a_line_that_a_full_disk_cut_short_costs_that_line_and_no_other(folder: 
 def test_the_model_is_named_by_its_weights_and_its_plan_and_says_so(folder: RunFolder) -> None:
     arrays = {"w": np.ones(3, np.float32)}
     model = folder.save_model(arrays, {"rounds": 1})
-    assert model == weights.model_id(arrays, plan().id)
-    assert folder.card() == {"model_id": model, "plan_id": plan().id, "rounds": 1}
+    assert model == weights.model_id(arrays, smallest_plan().id)
+    assert folder.card() == {"model_id": model, "plan_id": smallest_plan().id, "rounds": 1}
     loaded, metadata = weights.load(folder.path / MODEL)
-    assert metadata == {"plan": plan().canonical(), "model_id": model}
+    assert metadata == {"plan": smallest_plan().canonical(), "model_id": model}
     np.testing.assert_array_equal(loaded["w"], arrays["w"])

@@ -21,6 +21,16 @@ def trained(plan: Any, cases: Any, seed: int = 1, **options: Any) -> dict[str, n
     return arrays_of(net)
 
 
+def plain_epoch(net: nn.Module, optimizer: torch.optim.Optimizer, plan: Any, cases: Any, order: torch.Tensor) -> None:
+    """Twenty cases in batches of eight, as anybody would write it."""
+    for positions in (order[:8], order[8:16], order[16:]):
+        batch = cases.batch(positions)
+        optimizer.zero_grad()
+        loss_of(plan, CPU)(net(batch.image), batch).total.mean().backward()
+        nn.utils.clip_grad_norm_(net.parameters(), GRADIENT_NORM)
+        optimizer.step()
+
+
 def distance(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
     return float(sum(((a[name] - b[name]) ** 2).sum() for name in a)) ** 0.5
 
@@ -47,12 +57,7 @@ def test_two_epochs_are_a_plain_loop_over_shuffled_batches(make_plan: Any, make_
     optimizer = torch.optim.AdamW(net.parameters(), 1e-3, weight_decay=plan.training.weight_decay)
     for _ in range(2):
         order = torch.randperm(20, generator=generator)
-        for positions in (order[:8], order[8:16], order[16:]):
-            batch = cases.batch(positions)
-            optimizer.zero_grad()
-            loss_of(plan, CPU)(net(batch.image), batch).total.mean().backward()
-            nn.utils.clip_grad_norm_(net.parameters(), GRADIENT_NORM)
-            optimizer.step()
+        plain_epoch(net, optimizer, plan, cases, order)
     assert distance(arrays_of(net), trained(plan, cases)) < 1e-2 * distance(arrays_of(net), arrays_of(build(plan)))
 
 
@@ -167,10 +172,5 @@ def test_rounds_that_hand_on_the_moments_are_one_training(make_plan: Any, make_c
     optimizer = torch.optim.AdamW(whole.parameters(), 1e-3, weight_decay=plan.training.weight_decay, fused=True)
     for number in (1, 2, 3):
         order = torch.randperm(20, generator=torch.Generator().manual_seed(number))
-        for positions in (order[:8], order[8:16], order[16:]):
-            batch = cases.batch(positions)
-            optimizer.zero_grad()
-            loss_of(plan, CPU)(whole(batch.image), batch).total.mean().backward()
-            nn.utils.clip_grad_norm_(whole.parameters(), GRADIENT_NORM)
-            optimizer.step()
+        plain_epoch(whole, optimizer, plan, cases, order)
     assert distance(arrays_of(net), arrays_of(whole)) < 1e-2 * distance(arrays_of(whole), arrays_of(build(plan)))

@@ -1,0 +1,18 @@
+"""The smallest plan there is, for tests that need one and no training."""
+
+import json
+
+from ynet.federation import plan as plans
+from ynet.federation.plan import Plan
+
+
+def smallest_plan(name: str = "t") -> Plan:
+    values = {
+        "name": name,
+        "classes": ["a", "b"],
+        "image": {"channels": 1, "size": 32},
+        "training": {"rounds": 1, "learning_rate": 0.1},
+        "cohort": {"minimum": 1, "quorum": 1},
+        "privacy": {"mode": "off"},
+    }
+    return plans.from_canonical(json.dumps(values))
