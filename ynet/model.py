@@ -163,22 +163,30 @@ def shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
 
 
 class Segmentation(nn.Module):
-    """A feature pyramid: 1x1 laterals, upsampled and added from the smallest map to the largest; one logit a pixel."""
+    """A feature pyramid: from the smallest map to the largest, each is added to what comes from below it and smoothed.
+
+    1x1 laterals, 3x3 convolutions, bilinear steps (Lin et al., CVPR 2017); one logit a pixel of the largest map.
+    """
 
     def __init__(self, channels: list[int]) -> None:
         super().__init__()
         self.laterals = nn.ModuleList(nn.Conv2d(c, LATERAL, 1) for c in channels)
-        self.smooth, self.smooth_norm = nn.Conv2d(LATERAL, LATERAL, 3, 1, 1, bias=False), norm(LATERAL)
+        self.smooth = nn.ModuleList(smooth() for _ in channels)
         self.logit = nn.Conv2d(LATERAL, 1, 1)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """Logits at the size of the largest map."""
-        laterals = [lateral(h) for lateral, h in zip(self.laterals, maps, strict=True)]
-        top = laterals[-1]
-        for lateral in reversed(laterals[:-1]):
-            top = lateral + F.interpolate(top, lateral.shape[-2:], mode="bilinear")
-        logits: Tensor = self.logit(F.relu(self.smooth_norm(self.smooth(top))))
+        *larger, top = [lateral(h) for lateral, h in zip(self.laterals, maps, strict=True)]
+        *steps, last = self.smooth
+        for lateral, step in zip(reversed(larger), steps, strict=True):
+            top = step(lateral + F.interpolate(top, lateral.shape[-2:], mode="bilinear"))
+        logits: Tensor = self.logit(last(top))
         return logits
+
+
+def smooth() -> nn.Sequential:
+    """A 3x3 convolution of the segmentation branch."""
+    return nn.Sequential(nn.Conv2d(LATERAL, LATERAL, 3, 1, 1, bias=False), norm(LATERAL), nn.ReLU())
 
 
 class Pooled(nn.Module):

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ynet import weights
@@ -16,7 +17,7 @@ from ynet_server.registry import now
 
 PLAN, EVENTS, STATE, MODEL = "plan.json", "events.jsonl", "state.safetensors", "model.safetensors"
 INIT = "init.safetensors"
-AVERAGE = "average/"  # before the names of the moving average's arrays, in the state
+AVERAGE = "average"  # the moving average's arrays, in the state: this, a slash and their names
 
 
 class State(NamedTuple):
@@ -27,6 +28,7 @@ class State(NamedTuple):
     layout: Layout
     cases: Mapping[str, int]  # by site: what its updates weigh at most
     average: Flat | None = None  # the moving average over the rounds, where the plan has one
+    carried: Mapping[str, Flat] = MappingProxyType({})  # what the strategy carries to the next round, by its names
 
     @property
     def best(self) -> Flat:
@@ -84,9 +86,9 @@ class RunFolder:
     def save_state(self, state: State) -> None:
         """Keep the weights after a round, whole or not at all."""
         named = dict(weights.unflatten(state.flat, state.layout))
-        if state.average is not None:
-            averaged = weights.unflatten(state.average, state.layout)
-            named |= {AVERAGE + name: array for name, array in averaged.items()}
+        beside = dict(state.carried) if state.average is None else {AVERAGE: state.average, **state.carried}
+        for part, flat in beside.items():
+            named |= {f"{part}/{name}": array for name, array in weights.unflatten(flat, state.layout).items()}
         metadata = {"round": str(state.round), "layout": weights.layout_to_json(state.layout)}
         weights.save(self.path / STATE, named, {**metadata, "cases": json.dumps(dict(state.cases))})
 
@@ -98,9 +100,11 @@ class RunFolder:
         named, metadata = weights.load(path)
         layout = weights.layout_from_json(metadata["layout"])
         flat = weights.flatten({entry.name: named[entry.name] for entry in layout})
-        has_average = any(name.startswith(AVERAGE) for name in named)
-        average = weights.flatten({e.name: named[AVERAGE + e.name] for e in layout}) if has_average else None
-        return State(int(metadata["round"]), flat, layout, json.loads(metadata.get("cases", "{}")), average)
+        parts = {name.partition("/")[0] for name in named if "/" in name}
+        beside = {part: weights.flatten({e.name: named[f"{part}/{e.name}"] for e in layout}) for part in parts}
+        average = beside.pop(AVERAGE, None)
+        cases = json.loads(metadata.get("cases", "{}"))
+        return State(int(metadata["round"]), flat, layout, cases, average, beside)
 
     def save_model(self, arrays: Arrays, card: Mapping[str, Any]) -> str:
         """Keep the finished model with its card; its id."""

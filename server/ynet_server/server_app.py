@@ -17,7 +17,7 @@ from ynet.federation.plan import Plan
 from ynet.federation.records import ARRAYS, CASES, CONFIG, INITIAL, METRICS, TRAIN, flat_weights, form, weights_record
 from ynet.weights import Flat, Layout
 from ynet_server.run_folder import RunFolder, State
-from ynet_server.strategies import strategy
+from ynet_server.strategies import carried, carry_on, strategy
 
 POLL_S = 0.1
 WAIT_AFTER_FAILED_ROUND_S = 2.0
@@ -54,9 +54,11 @@ def federate(
     state = folder.state() or rounds.initial()
     rounds.cases.update(state.cases)
     chosen = strategy(plan)
+    carry_on(chosen, state.carried)
     for number in range(state.round + 1, plan.training.rounds + 1):
         flat = rounds.train(chosen, number, state)
-        state = State(number, flat, state.layout, rounds.cases, moving_average(plan, number, state.average, flat))
+        average = moving_average(plan, number, state.average, flat)
+        state = State(number, flat, state.layout, rounds.cases, average, carried(chosen))
         folder.save_state(state)
         memory.give_back()
         after_round(state)

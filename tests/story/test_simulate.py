@@ -105,8 +105,8 @@ def test_what_cannot_be_an_experiment_is_refused_with_what_to_do(tmp_path: Path)
 
 
 def test_every_hospital_finds_more_at_the_others_with_the_federated_model_than_with_its_own(tmp_path: Path) -> None:
-    """The claim of the whole, in small. C is small, and has no case of one class to train on."""
-    make_federation(tmp_path / "data", {"A": 150, "B": 100, "C": 50}, seed=3, size=64)
+    """The claim of the whole, in small. C trains on some 20 cases, none of one class; A on ten times as many."""
+    make_federation(tmp_path / "data", {"A": 280, "B": 100, "C": 40}, seed=3, size=64)
     manifest = tmp_path / "data/C/manifest.csv"
     rows = manifest.read_text("utf-8").splitlines()
     manifest.write_text("\n".join(row for row in rows if ",ring," not in row or ",test," in row), "utf-8")

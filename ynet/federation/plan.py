@@ -73,12 +73,12 @@ class Training:
     learning_rate: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
     local_epochs: Annotated[int, Field(gt=0, le=100)] = 1
     batch_size: Annotated[int, Field(gt=0, le=4096)] = 32
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-4
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.05
     schedule: Literal["constant", "cosine"] = "cosine"  # of the learning rate, over the rounds
     settle: Share = 0.0  # share of the rounds, at the end, without augmentation but mirroring, and without dropout
     strategy: Literal["fedavg", "fedavgm", "fedprox", "fedadam", "fedyogi"] = "fedavg"
     strategy_options: dict[str, float] = field(default_factory=dict)  # e.g. proximal_mu, eta, tau
-    segmentation_weight: Annotated[float, Field(ge=0, le=100)] = 1.0
+    segmentation_weight: Annotated[float, Field(ge=0, le=100)] = 4.0
     class_weights: tuple[Annotated[float, Field(gt=0, le=1000)], ...] = ()  # empty: all 1
     moving_average: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the weights over the rounds: the share that stays
     evaluate_every: Positive = 5  # rounds between two local evaluations; the last round always has one
