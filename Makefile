@@ -44,7 +44,7 @@ lint: $(READY) ## ruff, mypy, import contracts
 bench: $(READY) ## every benchmark, its table printed and its JSON under tests/benchmarks/results
 	$(BIN)/python tests/benchmarks/round_overhead.py --out tests/benchmarks/results/round_overhead.json
 	$(BIN)/python tests/benchmarks/model_fetch.py --out tests/benchmarks/results/model_fetch.json
-	$(BIN)/python tests/benchmarks/training_speed.py --out tests/benchmarks/results/training_speed.json
+	$(BIN)/python tests/benchmarks/training_speed.py --variants --out tests/benchmarks/results/training_speed.json
 	$(BIN)/python tests/benchmarks/case_cache.py --out tests/benchmarks/results/case_cache.json
 
 results: $(READY) ## train every plan with SEEDS seeds on DATA, and write docs/RESULTS.md anew
