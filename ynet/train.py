@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
@@ -79,23 +79,16 @@ def train(
     training, begun = plan.training, time.perf_counter()
     loss_function = loss_of(plan, device)
     start = [parameter.detach().clone() for parameter in net.parameters()] if proximal_mu else []
-    optimizer = torch.optim.AdamW(
-        net.parameters(), learning_rate(plan, round_number), weight_decay=training.weight_decay, fused=True
-    )
-    if moments:
-        _go_on(optimizer, moments)
+    optimizer = optimizer_of(list(net.parameters()), plan, round_number, moments)
     per_epoch = math.ceil(len(cases) / training.batch_size)
     total_batches = per_epoch * training.local_epochs
     sums, images = torch.zeros(3, device=device), 0
-    settles = is_settling(plan, round_number)
-    augmentation = replace(NO_AUGMENTATION, flip=plan.augmentation.flip) if settles else plan.augmentation
-    net.dropout = 0.0 if settles else plan.network.dropout
-    net.train()
-    with _dropout_from(generator, device):
+    augmentation = begin(net, plan, round_number)
+    with dropout_from(generator, device):
         for done, batch in enumerate(_batches(cases, plan, augmentation, device, generator), start=1):
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 output = net(batch.image)
-            parts = loss_function(_single_precision(output), batch)
+            parts = loss_function(single_precision(output), batch)
             loss = parts.total.mean() + proximal_mu / 2 * _distance(net, start)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -109,7 +102,26 @@ def train(
                 on_progress(Progress(epoch, training.local_epochs, done, total_batches, value))
     total, classification, segmentation = (sums / max(images, 1)).tolist()
     seconds = time.perf_counter() - begun
-    return TrainResult(total, classification, segmentation, images, seconds, _moments(optimizer))
+    return TrainResult(total, classification, segmentation, images, seconds, moments_of(optimizer))
+
+
+def optimizer_of(
+    parameters: Sequence[nn.Parameter], plan: Plan, round_number: int, moments: Moments | None
+) -> torch.optim.AdamW:
+    """The optimizer of a round, which goes on from the moments of the round before."""
+    rate = learning_rate(plan, round_number)
+    optimizer = torch.optim.AdamW(parameters, rate, weight_decay=plan.training.weight_decay, fused=True)
+    if moments:
+        _go_on(optimizer, moments)
+    return optimizer
+
+
+def begin(net: YNet, plan: Plan, round_number: int) -> Augmentation:
+    """Set the network to training as the round (from 1) has it; what the round does with images."""
+    settles = is_settling(plan, round_number)
+    net.dropout = 0.0 if settles else plan.network.dropout
+    net.train()
+    return replace(NO_AUGMENTATION, flip=plan.augmentation.flip) if settles else plan.augmentation
 
 
 def is_settling(plan: Plan, round_number: int) -> bool:
@@ -142,7 +154,7 @@ def _batches(
 
 
 @contextmanager
-def _dropout_from(generator: torch.Generator, device: torch.device) -> Iterator[None]:
+def dropout_from(generator: torch.Generator, device: torch.device) -> Iterator[None]:
     """Dropout draws from torch's global generators: here from the generator's seed, and then as if it had not drawn."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(generator.initial_seed())
@@ -151,7 +163,8 @@ def _dropout_from(generator: torch.Generator, device: torch.device) -> Iterator[
         yield
 
 
-def _moments(optimizer: torch.optim.AdamW) -> Moments:
+def moments_of(optimizer: torch.optim.AdamW) -> Moments:
+    """What to give the next round's optimizer; it must have made a step."""
     states = [optimizer.state[parameter] for group in optimizer.param_groups for parameter in group["params"]]
     first, second = (torch.cat([state[name].flatten() for state in states]) for name in ("exp_avg", "exp_avg_sq"))
     return Moments(int(states[0]["step"]), first.cpu().numpy(), second.cpu().numpy())
@@ -166,7 +179,8 @@ def _go_on(optimizer: torch.optim.AdamW, moments: Moments) -> None:
         optimizer.state[parameter] = {"step": step, "exp_avg": first, "exp_avg_sq": second}
 
 
-def _single_precision(output: Output) -> Output:
+def single_precision(output: Output) -> Output:
+    """What autocast left in half precision, for the loss."""
     logits = output.class_logits
     return Output(output.mask_logits.float(), output.code.float(), None if logits is None else logits.float())
 

@@ -10,6 +10,7 @@ import typer
 from ynet import control, terminal
 from ynet.errors import UserError
 from ynet.federation import plan as plans
+from ynet.federation.ledger import read as read_ledger
 from ynet.home import default_home, prepare
 from ynet_client import membership
 from ynet_client import settings as client_settings
@@ -154,6 +155,25 @@ def index(site: Site = None, home: Home = None, as_json: Json = False) -> None:
     """Bring the gallery up to date with the manifest: encode what is new, drop what is gone."""
     counts = _call(_home(home, site), "POST", "/index", INDEX_WITHIN_S)
     terminal.show(counts, as_json=as_json, human=lambda: f"{counts['cases']} cases, {counts['encoded']} newly encoded")
+
+
+@app.command()
+def ledger(site: Site = None, home: Home = None, as_json: Json = False) -> None:
+    """Show what training has spent of the patients' privacy, by run, and what is left."""
+    from ynet_client.ledger_report import summary  # the accountant: seconds that the other commands need not wait
+
+    folder = _home(home, site)
+    shown = summary(read_ledger(folder), client_settings.load(folder, None).privacy)
+    lines = [
+        (run["plan"][:16], f"{run['round']}/{run['rounds']}", f"{run['epsilon']:.3f}", terminal.when(run["last"]))
+        for run in shown["runs"]
+    ]
+    table = terminal.rows(f"data set {shown['data']}", ("plan", "rounds", "epsilon", "last"), lines)
+    terminal.show(shown, as_json=as_json, human=lambda: table)
+    if not as_json:
+        at = f" at delta {shown['delta']:g}" if shown["delta"] else ""
+        parts = ", ".join(f"{key} {shown[key]:.3f}" for key in ("spent", "reserved", "left"))
+        print(f"epsilon{at}: {parts} of {shown['max_epsilon']:g}")
 
 
 @app.command()

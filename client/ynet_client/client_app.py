@@ -3,6 +3,7 @@
 A message is arrays and a config of known keys. Anything else is refused.
 """
 
+import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -18,9 +19,12 @@ from ynet.federation import plan as plans
 from ynet.federation.plan import Plan
 from ynet.federation.records import ARRAYS, CASES, CONFIG, METRICS, flat_weights, weights_record
 from ynet.model import YNet, arrays_of, load_arrays
+from ynet.private_training import train_privately
 from ynet.train import Moments, train
 from ynet.weights import Flat
+from ynet_client.budget import Asked, Budget, Experiment, Recorded
 from ynet_client.local_site import LocalSite
+from ynet_client.settings import PrivacySettings
 
 KNOWN_KEYS = frozenset({"plan", "layout", "server-round", "proximal-mu"})
 
@@ -55,24 +59,9 @@ def build(locate: Locate) -> ClientApp:
     @app.train()
     def train_round(message: Message, context: Context) -> Message:
         request, site = read_request(message), locate(context)
-        net = _loaded(site, request)
-        cases, _ = site.cases(request.plan)
-        result = train(
-            net,
-            cases,
-            request.plan,
-            request.round,
-            device=site.device,
-            generator=site.generator(request.plan, request.round),
-            on_progress=site.report,
-            proximal_mu=request.proximal_mu,
-            moments=_recall(context, request),
-        )
-        _remember(context, request, result.moments)
-        metrics = MetricRecord({CASES: len(cases), "loss": result.loss, "seconds": result.seconds})
-        return Message(
-            RecordDict({ARRAYS: weights_record(weights.flatten(arrays_of(net))), METRICS: metrics}), reply_to=message
-        )
+        trains = _train if request.plan.privacy.mode == "off" else _train_privately
+        update, metrics = trains(site, context, request)
+        return Message(RecordDict({ARRAYS: weights_record(update), METRICS: metrics}), reply_to=message)
 
     @app.evaluate()
     def evaluate_round(message: Message, context: Context) -> Message:
@@ -86,6 +75,56 @@ def build(locate: Locate) -> ClientApp:
         return Message(RecordDict({METRICS: metrics}), reply_to=message)
 
     return app
+
+
+def _train(site: LocalSite, context: Context, request: Request) -> tuple[Flat, MetricRecord]:
+    """A round's update, and figures about it."""
+    net = _loaded(site, request)
+    cases, _ = site.cases(request.plan)
+    result = train(
+        net,
+        cases,
+        request.plan,
+        request.round,
+        device=site.device,
+        generator=site.generator(request.plan, request.round),
+        on_progress=site.report,
+        proximal_mu=request.proximal_mu,
+        moments=_recall(context, request),
+    )
+    _remember(context, request, result.moments)
+    metrics = MetricRecord({CASES: len(cases), "loss": result.loss, "seconds": result.seconds})
+    return weights.flatten(arrays_of(net)), metrics
+
+
+def _train_privately(site: LocalSite, context: Context, request: Request) -> tuple[Flat, MetricRecord]:
+    """The same under differential privacy: recorded, trained, kept, in this order. The loss stays here.
+
+    What the same round made before is sent again as it is: it spends nothing.
+    """
+    net = _loaded(site, request)
+    cases, patients = site.cases(request.plan)[0], site.patients(request.plan)
+    asked = Asked(request.plan, request.round, weights.flatten(arrays_of(net)), len(patients))
+    begun = time.perf_counter()
+    update = site.budget.kept(asked)
+    if update is None:
+        mechanism = site.budget.reserve(asked)
+        result = train_privately(
+            net,
+            cases,
+            patients,
+            request.plan,
+            request.round,
+            mechanism,
+            device=site.device,
+            generator=site.generator(request.plan, request.round),
+            on_progress=site.report,
+            moments=_recall(context, request),
+        )
+        update = weights.flatten(arrays_of(net))
+        site.budget.keep(asked, update)
+        _remember(context, request, result.moments)
+    return update, MetricRecord({CASES: len(cases), "seconds": time.perf_counter() - begun})
 
 
 def read_request(message: Message) -> Request:
@@ -144,17 +183,30 @@ def _refused(why: str) -> RefusedError:
 
 
 @cache
-def site_at(manifest: str, device: str, cache_mb: int, is_validation: bool = False) -> LocalSite:
-    """The site whose manifest this is, the same one as long as the process lives."""
-    return LocalSite(Path(manifest), device, cache_mb << 20, is_validation=is_validation)
+def site_at(manifest: str, device: str, cache_mb: int, is_validation: bool) -> LocalSite:
+    """The site whose manifest this is, in an experiment; the same one as long as the process lives."""
+    return LocalSite(Path(manifest), device, cache_mb << 20, is_validation=is_validation, budget=Experiment())
+
+
+@cache
+def node_at(manifest: str, device: str, cache_mb: int, home: str, privacy: PrivacySettings) -> LocalSite:
+    """The site of a node, the same one as long as the process lives."""
+    budget: Budget | None = Recorded(Path(home), privacy) if home else None
+    return LocalSite(Path(manifest), device, cache_mb << 20, budget=budget)
 
 
 def from_node_config(context: Context) -> LocalSite:
-    """The site that a SuperNode's --node-config describes: `manifest`, and if need be `device` and `cache-mb`."""
+    """The site that a SuperNode's --node-config describes.
+
+    `manifest`, and if need be `device` and `cache-mb`; for private plans `home`, the folder of the ledger, and if need
+    be `max-epsilon`.
+    """
     config = context.node_config
     if "manifest" not in config:
         raise RefusedError("no site", "the node's config names no manifest", "start it with --node-config manifest=...")
-    return site_at(str(config["manifest"]), str(config.get("device", "auto")), int(config.get("cache-mb", 2048)))
+    privacy = PrivacySettings(max_epsilon=float(config.get("max-epsilon", PrivacySettings.max_epsilon)))
+    device, cache_mb = str(config.get("device", "auto")), int(config.get("cache-mb", 2048))
+    return node_at(str(config["manifest"]), device, cache_mb, str(config.get("home", "")), privacy)
 
 
 app = build(from_node_config)

@@ -10,6 +10,7 @@ from flwr.clientapp import ClientApp
 from ynet.home import write_private
 from ynet_client import client_app
 from ynet_client.archive import Archive
+from ynet_client.budget import Recorded
 from ynet_client.gallery import Gallery
 from ynet_client.local_site import LocalSite
 from ynet_client.settings import ClientSettings
@@ -27,7 +28,8 @@ def prepare(home: Path, settings: ClientSettings) -> Equipment:
     """Open what the home folder holds. Raises UserError."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    site = LocalSite(settings.manifest, settings.device, settings.cache_mb << 20)
+    budget = Recorded(home, settings.privacy)
+    site = LocalSite(settings.manifest, settings.device, settings.cache_mb << 20, budget=budget)
     gallery = Gallery.open(home / "gallery.sqlite", _secret(home))
     return Equipment(site, client_app.build(lambda _: site), Archive(home / "models", site, gallery))
 

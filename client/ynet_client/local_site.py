@@ -3,17 +3,30 @@
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from ynet.data.cases import CaseCache
 from ynet.data.manifest import Case, Manifest, read
 from ynet.device import choose
+from ynet.errors import RefusedError
 from ynet.federation.plan import Plan
 from ynet.model import YNet, build
+from ynet.privacy import Patients
 from ynet.train import Progress
+from ynet_client.budget import Budget
 
 Report = Callable[[Progress], None]
+
+
+class _Prepared(NamedTuple):
+    """A site's cases as a plan has them."""
+
+    plan_id: str
+    manifest: Manifest
+    train: CaseCache
+    test: CaseCache
 
 
 class LocalSite:
@@ -27,12 +40,16 @@ class LocalSite:
         report: Report | None = None,
         *,
         is_validation: bool = False,
+        budget: Budget | None = None,
     ) -> None:
-        """`is_validation`: the test cases are left out, and some training patients stand in for them."""
+        """`is_validation`: the test cases are left out, and some training patients stand in for them.
+
+        Without a `budget` the site trains no private plan.
+        """
         self._path, self._cache_bytes, self._is_validation = manifest, cache_bytes, is_validation
-        self.device, self.report = choose(device), report
+        self.device, self.report, self._budget = choose(device), report, budget
         self._lock = threading.Lock()
-        self._prepared: tuple[str, Manifest, CaseCache, CaseCache] | None = None
+        self._prepared: _Prepared | None = None
         self._network: tuple[str, YNet] | None = None
 
     def manifest(self, seed: int = 1) -> Manifest:
@@ -42,12 +59,20 @@ class LocalSite:
 
     def cases(self, plan: Plan) -> tuple[CaseCache, CaseCache]:
         """Training and test cases prepared for `plan`; decoded once for as long as the plan stays. Raises UserError."""
-        with self._lock:
-            if self._prepared is None or self._prepared[0] != plan.id:
-                manifest = self.manifest(plan.training.seed)
-                train, test = (self._cache(manifest, part, plan) for part in (manifest.train, manifest.test))
-                self._prepared = (plan.id, manifest, train, test)
-            return self._prepared[2], self._prepared[3]
+        prepared = self._prepare(plan)
+        return prepared.train, prepared.test
+
+    @property
+    def budget(self) -> Budget:
+        """What private training may spend. Raises RefusedError where the site has none."""
+        if self._budget is None:
+            do = "give the node's config a `home`, in which its privacy ledger is kept"
+            raise RefusedError("private training was refused", "the site has no privacy ledger", do)
+        return self._budget
+
+    def patients(self, plan: Plan) -> Patients:
+        """Whose the training cases are. Raises UserError."""
+        return Patients([case.patient for case in self._prepare(plan).manifest.train])
 
     def network(self, plan: Plan) -> YNet:
         """The plan's network on the site's device; its weights are whatever the last message left."""
@@ -58,6 +83,14 @@ class LocalSite:
     def generator(self, plan: Plan, round_number: int) -> torch.Generator:
         """The order of the cases and their augmentation in one round; not for privacy's noise."""
         return torch.Generator().manual_seed(plan.training.seed * 1_000_003 + round_number)
+
+    def _prepare(self, plan: Plan) -> "_Prepared":
+        with self._lock:
+            if self._prepared is None or self._prepared.plan_id != plan.id:
+                manifest = self.manifest(plan.training.seed)
+                train, test = (self._cache(manifest, part, plan) for part in (manifest.train, manifest.test))
+                self._prepared = _Prepared(plan.id, manifest, train, test)
+            return self._prepared
 
     def _cache(self, manifest: Manifest, cases: tuple[Case, ...], plan: Plan) -> CaseCache:
         return CaseCache(manifest, cases, plan.image, plan.classes, self._cache_bytes // 2)

@@ -1,6 +1,6 @@
 """A site's settings, kept in its home folder: where its data lie, and what training may use."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +16,14 @@ FILE = "client.yaml"
 
 
 @dataclass(frozen=True, config=STRICT)
+class PrivacySettings:
+    """What training may spend of the patients' privacy, over all runs."""
+
+    max_epsilon: Annotated[float, Field(ge=0, le=100)] = 10.0  # at the delta of the plan that asks
+    data: Annotated[str, Field(min_length=1, max_length=64)] = "default"  # the same patients, the same name
+
+
+@dataclass(frozen=True, config=STRICT)
 class ClientSettings:
     """configs/client.yaml."""
 
@@ -23,6 +31,7 @@ class ClientSettings:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: Annotated[int, Field(ge=0, le=1024)] = 0  # for training on the CPU; 0: all cores
     cache_mb: Annotated[int, Field(ge=0, le=1 << 20)] = 2048  # decoded images kept in memory
+    privacy: PrivacySettings = field(default_factory=PrivacySettings)
 
     @property
     def manifest(self) -> Path:

@@ -23,9 +23,7 @@ from ynet.federation import content
 from ynet.federation import hub_pb2 as pb
 from ynet.federation.records import to_content, to_records
 from ynet_server.hub import Hub, TaskError
-
-FAILED, REFUSED = 1001, 1002
-"""Error codes of a reply: the site tried and failed, or was lost; the site said no."""
+from ynet_server.reply_errors import FAILED, LOST
 
 
 class ServerStopsError(Exception):
@@ -132,10 +130,10 @@ class HubGrid(Grid):
 
     def _reply(self, sent: _Sent) -> Message:
         if sent.future.cancelled():
-            return Message(Error(FAILED, "no answer before the deadline"), reply_to=sent.message)
+            return Message(Error(LOST, "no answer before the deadline"), reply_to=sent.message)
         error = sent.future.exception()
         if isinstance(error, TaskError):
-            return Message(Error(REFUSED if error.refused else FAILED, str(error)), reply_to=sent.message)
+            return Message(Error(error.code, str(error)), reply_to=sent.message)
         path = sent.future.result()
         try:
             return Message(to_records(content.read(path)), reply_to=sent.message)

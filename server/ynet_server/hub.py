@@ -18,6 +18,7 @@ from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol
 from ynet_server.callers import calling_site
 from ynet_server.registry import Registry, now
+from ynet_server.reply_errors import FAILED, LOST, REFUSED
 
 log = logging.getLogger("ynet.hub")
 HELLO_WITHIN_S = 20.0
@@ -35,9 +36,9 @@ Context = grpc.aio.ServicerContext
 class TaskError(Exception):
     """A task that came to nothing: the site refused, failed, or was lost. The text is for strangers' eyes."""
 
-    def __init__(self, reason: str, *, refused: bool = False) -> None:
+    def __init__(self, reason: str, code: int = LOST) -> None:
         super().__init__(reason)
-        self.refused = refused
+        self.code = code
 
 
 class Offer(NamedTuple):
@@ -284,7 +285,7 @@ class Hub:
         task = self._tasks.get(failure.task_id)
         if task and task.site == site and not task.done.done():
             reason = protocol.plain(failure.reason, protocol.MAX_REASON_CHARACTERS)
-            task.done.set_exception(TaskError(reason, refused=failure.refused))
+            task.done.set_exception(TaskError(reason, REFUSED if failure.refused else FAILED))
 
     def _answer(self, site: str, answer: pb.Answer) -> None:
         question = self._questions.get(answer.query_id)

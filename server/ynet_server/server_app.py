@@ -16,13 +16,14 @@ from ynet.federation import plan as plans
 from ynet.federation.plan import Plan
 from ynet.federation.records import ARRAYS, CASES, CONFIG, INITIAL, METRICS, TRAIN, flat_weights, form, weights_record
 from ynet.weights import Flat, Layout
+from ynet_server.reply_errors import is_lost
 from ynet_server.run_folder import RunFolder, State
 from ynet_server.strategies import carried, carry_on, strategy
 
 POLL_S = 0.1
 WAIT_AFTER_FAILED_ROUND_S = 2.0
 REFUSED_AT_MOST = 3
-"""How often a round is held again because of what sites sent: training that diverges does so every time."""
+"""How often a round is held again though its sites are there: who says no or diverges does so every time."""
 
 Form = dict[str, tuple[int, ...]]
 
@@ -88,13 +89,17 @@ class _Rounds:
         cases_of: Callable[[int], int | None],
     ) -> None:
         self._grid, self._plan, self._folder, self._name_of, self._cases_of = grid, plan, folder, name_of, cases_of
-        self._refusal = ""  # the newest
+        self._refusal = ""  # why a site that is there gave nothing usable in the round being held, the newest
         self.cases: dict[str, int] = {}  # by site: what it named first in this run, and its updates weigh at most
 
     def initial(self) -> State:
         """Initial weights: each site makes them from the plan's seed; all layouts must agree; one set is taken."""
+        asked: list[int] = []
         while True:
             nodes = self._wait_for(self._plan.cohort.minimum)
+            if nodes != asked:
+                asked, refused = nodes, 0
+            self._refusal = ""
             config = ConfigRecord({"plan": self._plan.canonical()})
             messages = [
                 Message(content=RecordDict({CONFIG: config}), message_type=INITIAL, dst_node_id=node) for node in nodes
@@ -102,6 +107,8 @@ class _Rounds:
             replies = [reply for reply in self._converse(0, messages) if self._accept(0, reply, self._check_initial)]
             if len(replies) >= self._plan.cohort.minimum:
                 break
+            refused += bool(self._refusal)
+            self._give_up_if(refused, "the run's beginning", len(replies), self._plan.cohort.minimum)
             self._folder.event("waiting", connected=len(replies), needed=self._plan.cohort.minimum)
             time.sleep(WAIT_AFTER_FAILED_ROUND_S)
         layouts = {str(reply.content[CONFIG]["layout"]) for reply in replies}
@@ -136,19 +143,13 @@ class _Rounds:
             check = partial(self._check_update, layout=state.layout, sent=form(arrays))
             messages = chosen.configure_train(number, arrays, self._config(state.layout), self._grid)
             del arrays
-            answers = self._converse(number, messages)
-            replies = [reply for reply in answers if self._accept(number, reply, check)]
+            self._refusal = ""
+            replies = [reply for reply in self._converse(number, messages) if self._accept(number, reply, check)]
             del messages
             if len(replies) >= self._plan.cohort.quorum:
                 break
-            refused += len(replies) < len(answers)
-            if refused == REFUSED_AT_MOST:
-                raise UserError(
-                    f"round {number} came to nothing",
-                    f"updates were refused {refused} times over: {self._refusal}",
-                    "see the sites' logs; when the values are not finite, lower training.learning_rate",
-                )
-            del answers
+            refused += bool(self._refusal)
+            self._give_up_if(refused, f"round {number}", len(replies), self._plan.cohort.quorum)
             self._folder.event("under_quorum", round=number, updates=len(replies), quorum=self._plan.cohort.quorum)
             time.sleep(WAIT_AFTER_FAILED_ROUND_S)
         aggregated, _ = chosen.aggregate_train(number, [_message(reply) for reply in replies])
@@ -170,6 +171,15 @@ class _Rounds:
         self._folder.event("evaluated", round=number, sites=scores)
         return scores
 
+    def _give_up_if(self, refused: int, what: str, found: int, needed: int) -> None:
+        """End the run when sites that are there have kept it from its quorum too often."""
+        if refused == REFUSED_AT_MOST:
+            raise UserError(
+                f"{what} came to nothing",
+                f"it was held {refused} times, and {found} of {needed} sites did their part; {self._refusal}",
+                "see the run's events and the sites' logs; when training diverges, lower training.learning_rate",
+            )
+
     def _config(self, layout: Layout) -> ConfigRecord:
         return ConfigRecord({"plan": self._plan.canonical(), "layout": weights.layout_to_json(layout)})
 
@@ -190,6 +200,8 @@ class _Rounds:
             node = answer.metadata.src_node_id
             if answer.has_error():
                 self._folder.event("site_failed", round=number, site=self._name_of(node), reason=answer.error.reason)
+                if not is_lost(answer.error.code):
+                    self._refusal = f"site {self._name_of(node)} said: {answer.error.reason}"
             else:
                 replies.append(_Reply(node, answer.content))
         return replies
@@ -200,7 +212,7 @@ class _Rounds:
             check(reply)
         except (KeyError, TypeError, ValueError, OverflowError, UserError) as error:
             why = error.why if isinstance(error, UserError) else "it is not of the form that was asked for"
-            self._refusal = why
+            self._refusal = f"what site {self._name_of(reply.node)} sent was refused: {why}"
             self._folder.event("update_refused", round=number, site=self._name_of(reply.node), reason=why)
             return False
         return True

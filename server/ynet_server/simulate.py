@@ -23,6 +23,8 @@ from ynet.data.manifest import find_sites
 from ynet.data.pooled import Pooled
 from ynet.federation.plan import Plan
 from ynet.model import YNet, arrays_of, build, load_arrays
+from ynet.privacy import Patients, mechanism
+from ynet.private_training import train_privately
 from ynet.train import train
 from ynet_client import client_app
 from ynet_client.local_site import LocalSite
@@ -69,10 +71,17 @@ def train_reference(task: Task, sites: Mapping[str, LocalSite], watch: Watch) ->
     net, shown = build(plan).to(device), build(plan).to(device)
     state = folder.state() or _start(net, folder)
     load_arrays(net, weights.unflatten(state.flat, state.layout))
+    patients = Patients.together([site.patients(plan) for site in chosen])
+    private = mechanism(plan, len(patients)) if plan.privacy.mode == "patient" else None
     moments = None
     for number in range(state.round + 1, plan.training.rounds + 1):
         generator = chosen[0].generator(plan, number)
-        result = train(net, cases, plan, number, device=device, generator=generator, moments=moments)
+        if private is None:
+            result = train(net, cases, plan, number, device=device, generator=generator, moments=moments)
+        else:
+            result = train_privately(
+                net, cases, patients, plan, number, private, device=device, generator=generator, moments=moments
+            )
         moments = result.moments
         flat = weights.flatten(arrays_of(net))
         average = moving_average(plan, number, state.average, flat)

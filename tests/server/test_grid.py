@@ -15,7 +15,8 @@ from ynet.federation import content
 from ynet.federation import hub_pb2 as pb
 from ynet.federation.content import Content
 from ynet.federation.records import ARRAYS, CONFIG, TRAIN, flat_weights, weights_record
-from ynet_server.grid import FAILED, REFUSED, HubGrid, node_id
+from ynet_server.grid import HubGrid, node_id
+from ynet_server.reply_errors import FAILED, REFUSED
 
 
 def grid_of(consortium: Consortium) -> HubGrid:

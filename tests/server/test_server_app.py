@@ -14,7 +14,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from loopback import LAYOUT, Consortium, in_thread, play, runs, tiny_app, until
 
 from ynet import weights
-from ynet.errors import UserError
+from ynet.errors import RefusedError, UserError
 from ynet.federation import plan as plans
 from ynet.federation.plan import STRATEGY_OPTIONS, Plan
 from ynet.federation.records import ARRAYS, CASES, CONFIG, METRICS, weights_record
@@ -430,6 +430,44 @@ def test_training_that_diverges_at_every_site_ends_the_run_with_a_reason(tmp_pat
         run(tmp_path, plan(), apps, {"A": 5, "B": 5})
     assert "not finite" in caught.value.why
     assert "learning_rate" in caught.value.do
+
+
+def saying_no(number: int, flat: Flat) -> Flat:
+    raise RefusedError("private training", "its privacy budget is spent", "")
+
+
+def failing(number: int, flat: Flat) -> Flat:
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("training", "why"), [(saying_no, "its privacy budget is spent"), (failing, "the site failed")]
+)
+def test_a_run_whose_sites_say_no_or_fail_every_time_ends_with_what_they_said(
+    tmp_path: Path, training: Any, why: str
+) -> None:
+    apps, cases = honest("A")
+    apps["B"], cases["B"] = tiny_app(training, 5), 5
+    with pytest.raises(UserError, match="round 1 came to nothing") as caught:
+        run(tmp_path, plan(), apps, cases)
+    assert f"site B said: {why}" in caught.value.why
+    assert "1 of 2 sites" in caught.value.why
+
+
+def test_a_run_goes_on_without_a_site_that_says_no_and_shows_it(tmp_path: Path) -> None:
+    apps, cases = honest("AB")
+    apps["C"], cases["C"] = tiny_app(saying_no, 5), 5
+    folder = run(tmp_path, plan(rounds=4), apps, cases)
+    np.testing.assert_allclose(model(folder), by_hand(4, "AB"), rtol=1e-5)
+    failed = [event for event in events(folder, "site_failed") if event["round"] == 4]
+    assert [(event["site"], event["reason"]) for event in failed] == [("C", "its privacy budget is spent")]
+
+
+def test_a_run_that_nobody_can_begin_ends_with_the_reason(tmp_path: Path) -> None:
+    apps = {name: tiny_app(nan, 5, spoil_initial=without(ARRAYS)) for name in "AB"}
+    with pytest.raises(UserError, match="the run's beginning came to nothing") as caught:
+        run(tmp_path, plan(), apps, {"A": 5, "B": 5})
+    assert "not of the form that was asked for" in caught.value.why
 
 
 def test_the_state_is_kept_after_every_round(tmp_path: Path) -> None:

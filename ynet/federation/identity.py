@@ -9,6 +9,7 @@ import re
 from typing import NamedTuple
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -136,6 +137,40 @@ def read_leaf(certificate: bytes) -> Leaf:
     sites = [uri.removeprefix(SITE_URI) for uri in uris if uri.startswith(SITE_URI)]
     site = sites[0] if len(sites) == 1 and SITE_NAME.match(sites[0]) else None
     return Leaf(site, parsed.serial_number, parsed.not_valid_before_utc, parsed.not_valid_after_utc)
+
+
+def sign(key: bytes, message: bytes) -> bytes:
+    """The signature of `message` by a PEM key (ECDSA, SHA-256)."""
+    return _private(key).sign(message, ec.ECDSA(hashes.SHA256()))
+
+
+def check_signature(certificate: bytes, signature: bytes, message: bytes) -> None:
+    """Whether the key of a PEM certificate made the signature. Raises RefusedError."""
+    public = x509.load_pem_x509_certificate(certificate).public_key()
+    try:
+        if not isinstance(public, ec.EllipticCurvePublicKey):
+            raise InvalidSignature
+        public.verify(signature, message, ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature:
+        raise _untrusted("its signature is not that of its certificate") from None
+
+
+def check_member(certificate: bytes, site: str, authority: bytes, now: dt.datetime) -> None:
+    """Whether a PEM certificate is the authority's for `site`, and in force. Raises RefusedError."""
+    try:
+        parsed, issuer = (x509.load_pem_x509_certificate(pem) for pem in (certificate, authority))
+        parsed.verify_directly_issued_by(issuer)
+        leaf = read_leaf(certificate)
+    except (ValueError, TypeError, InvalidSignature):
+        raise _untrusted("its certificate is not one of the consortium's authority") from None
+    if leaf.site != site:
+        raise _untrusted("its certificate is another site's")
+    if not leaf.begins <= now <= leaf.ends:
+        raise _untrusted("its certificate is not in force")
+
+
+def _untrusted(why: str) -> RefusedError:
+    return RefusedError("another site's message was refused", why, "ask the coordinator")
 
 
 def due_for_renewal(certificate: bytes, now: dt.datetime) -> bool:

@@ -100,9 +100,32 @@ def _yaml_off(value: object) -> object:
 
 @dataclass(frozen=True, config=STRICT)
 class Privacy:
-    """Differential privacy of the weights. No default: it is decided, never forgotten."""
+    """Differential privacy of the weights. No default of its mode: it is decided, never forgotten.
 
-    mode: Annotated[Literal["off"], BeforeValidator(_yaml_off)]
+    Each site's patients have (epsilon, delta) over the whole run. There is nothing to set the noise, or a seed of it.
+    """
+
+    mode: Annotated[Literal["off", "patient"], BeforeValidator(_yaml_off)]
+    epsilon: Annotated[float, Field(gt=0, le=100)] | None = None
+    delta: Annotated[float, Field(gt=0, lt=0.5)] | None = None  # at a site never above 1 / patients
+    max_grad_norm: Annotated[float, Field(gt=0, le=1000)] = 1.0  # of one patient's gradient
+    views: Annotated[int, Field(gt=0, le=64)] = 1  # of a patient in a step: images, each augmented anew
+    trained: Literal["all", "heads", "biases"] = "all"  # which weights; the others stay as they begin
+
+    @property
+    def bound(self) -> tuple[float, float]:
+        """Epsilon and delta. Raises ValueError when there is none."""
+        if self.epsilon is None or self.delta is None:
+            raise ValueError("the plan is not private")
+        return self.epsilon, self.delta
+
+
+BATCH_COUPLED = {
+    "paper": "its circle loss compares the samples of a batch",
+    "circle": "it compares the samples of a batch",
+    "dpsh": "it compares the samples of a batch",
+}
+"""Recipes in which one patient's removal changes the gradients of others: clipping each would bound nothing."""
 
 
 STRATEGY_OPTIONS: dict[str, frozenset[str]] = {
@@ -145,9 +168,24 @@ class Plan:
                 f"strategy {self.training.strategy!r} has no option {sorted(unknown)[0]!r}"
                 f" (it has: {', '.join(sorted(known)) or 'none'})"
             )
+        self._can_be_private()
         if not all(math.isfinite(value) for value in self.training.strategy_options.values()):
             raise ValueError("'training.strategy_options' has a value that is not finite")
         return self
+
+    def _can_be_private(self) -> None:
+        if self.privacy.mode == "off":
+            if self.privacy != Privacy("off"):
+                raise ValueError("'privacy' says more than 'mode: off': take it out, or say 'mode: patient'")
+            return
+        if self.privacy.epsilon is None or self.privacy.delta is None:
+            raise ValueError("'privacy' needs 'epsilon' and 'delta' in mode 'patient'")
+        if self.recipe in BATCH_COUPLED:
+            raise ValueError(f"recipe {self.recipe!r} cannot be private: {BATCH_COUPLED[self.recipe]}")
+        if self.training.strategy == "fedprox":
+            raise ValueError("strategy 'fedprox' cannot be private: its pull is no part of a patient's gradient")
+        if self.augmentation.transplant:
+            raise ValueError("'augmentation.transplant' cannot be private: it mixes the images of a batch")
 
     def canonical(self) -> str:
         """The plan as JSON with sorted keys and every default filled in: what its id is the digest of."""

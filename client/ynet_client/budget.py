@@ -1,0 +1,144 @@
+"""What training may spend of a site's patients' privacy: asked before every private round, and recorded first."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from ynet import accountant, weights
+from ynet.errors import RefusedError
+from ynet.federation.ledger import BudgetExhaustedError, Entry, Ledger, Reservation
+from ynet.federation.plan import Plan
+from ynet.privacy import Mechanism, mechanism
+from ynet.weights import Flat
+from ynet_client.ledger_report import spent
+from ynet_client.settings import PrivacySettings
+
+UPDATE = "update.safetensors"
+VALUES = "values"
+
+
+class Asked(NamedTuple):
+    """One private round."""
+
+    plan: Plan
+    round: int
+    flat: Flat  # the weights that it begins with
+    patients: int
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the weights."""
+        return hashlib.sha256(self.flat.tobytes()).hexdigest()
+
+
+class Budget(Protocol):
+    """Who says whether a round may be trained, and how."""
+
+    def reserve(self, asked: Asked) -> Mechanism:
+        """What the round's steps do, once they are recorded as spent. Raises RefusedError."""
+
+    def keep(self, asked: Asked, update: Flat) -> None:
+        """Keep what the round made, before it leaves."""
+
+    def kept(self, asked: Asked) -> Flat | None:
+        """What the same round made before, if it did: sending it again spends nothing."""
+
+
+class Mechanisms:
+    """The mechanism of each plan, solved once: noise that is changed during a run would be another run's."""
+
+    def __init__(self) -> None:
+        self._solved: dict[tuple[str, int], Mechanism] = {}
+
+    def of(self, plan: Plan, patients: int) -> Mechanism:
+        """The plan's mechanism at a site of so many patients. Raises RefusedError."""
+        _, delta = plan.privacy.bound
+        if delta > 1 / patients:
+            why = f"the plan's delta of {delta:g} is above 1 / {patients}, one over this site's patients"
+            raise _refused(why, "ask the coordinator for a plan with a smaller delta")
+        key = (plan.id, patients)
+        if key not in self._solved:
+            self._solved[key] = mechanism(plan, patients)
+        return self._solved[key]
+
+
+class Experiment:
+    """The budget of an experiment on one machine, from which nothing is released: nothing is recorded."""
+
+    def __init__(self) -> None:
+        self._mechanisms = Mechanisms()
+
+    def reserve(self, asked: Asked) -> Mechanism:
+        """The round's mechanism. Raises RefusedError."""
+        return self._mechanisms.of(asked.plan, asked.patients)
+
+    def keep(self, asked: Asked, update: Flat) -> None:
+        """Nothing is kept."""
+
+    def kept(self, asked: Asked) -> Flat | None:  # noqa: ARG002
+        """Nothing was kept."""
+        return None
+
+
+class Recorded:
+    """The budget of a site, with the ledger in its home folder."""
+
+    def __init__(self, home: Path, settings: PrivacySettings) -> None:
+        """Raises LedgerError when the ledger cannot be trusted."""
+        self._home, self._settings, self._mechanisms = home, settings, Mechanisms()
+        self._ledger: Ledger | None = None
+
+    @property
+    def ledger(self) -> Ledger:
+        """The site's ledger, opened when it is first needed. Raises LedgerError."""
+        if self._ledger is None:
+            self._ledger = Ledger(self._home)
+        return self._ledger
+
+    def reserve(self, asked: Asked) -> Mechanism:
+        """The round's mechanism, its steps recorded on the disk. Raises RefusedError, LedgerError."""
+        plan, data, (_, delta) = asked.plan, self._settings.data, asked.plan.privacy.bound
+        found = self._mechanisms.of(plan, asked.patients)
+        begun = any(entry.plan == plan.id for entry in self.ledger.of(data))
+        rest = () if begun else (found.spends(plan.training.rounds - 1),)  # a run must fit whole when it begins
+
+        def allows(entries: Sequence[Entry]) -> None:
+            would = accountant.epsilon([*spent(entries), *(steps for steps in rest if steps.steps)], delta)
+            if would > self._settings.max_epsilon:
+                had = accountant.epsilon(spent(entries[:-1]), delta)
+                raise BudgetExhaustedError(
+                    "the site's privacy budget does not cover this training",
+                    f"{had:.2f} of {self._settings.max_epsilon:g} is spent, with this plan it would be {would:.2f}",
+                    "train with a smaller epsilon, or let the site's admin raise privacy.max_epsilon",
+                )
+
+        reservation = Reservation(
+            plan.id,
+            asked.round,
+            plan.training.rounds,
+            asked.digest,
+            found.noise_multiplier,
+            found.sampling_rate,
+            found.steps,
+            delta,
+        )
+        self.ledger.reserve(data, reservation, allows)
+        return found
+
+    def keep(self, asked: Asked, update: Flat) -> None:
+        """Keep the newest round's update."""
+        about = {"plan": asked.plan.id, "round": str(asked.round), "weights": asked.digest}
+        weights.save(self._home / UPDATE, {VALUES: update}, about)
+
+    def kept(self, asked: Asked) -> Flat | None:
+        """The newest round's update, when it is this round's."""
+        if not (self._home / UPDATE).exists():
+            return None
+        arrays, about = weights.load(self._home / UPDATE)
+        same = {"plan": asked.plan.id, "round": str(asked.round), "weights": asked.digest}
+        return arrays[VALUES] if {key: about.get(key) for key in same} == same else None
+
+
+def _refused(why: str, do: str) -> RefusedError:
+    return RefusedError("private training was refused", why, do)

@@ -1,0 +1,201 @@
+"""DP-SGD's laws: what one patient can change, how much noise covers it, and that nobody can draw it again."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from opacus import GradSampleModule
+from scipy import stats
+
+from ynet import accountant
+from ynet.errors import UserError
+from ynet.losses import loss_of
+from ynet.model import YNet, arrays_of, build
+from ynet.privacy import Clipped, Mechanism, Patients, Randomness, mechanism
+from ynet.private_training import train_privately, trained
+
+CPU = torch.device("cpu")
+PRIVATE = {"mode": "patient", "epsilon": 8.0, "delta": 1e-3}
+LOUD = Mechanism(1e-12, 1.0, 1, 1e6, 6.0)  # all but no noise, all patients in each step, nothing clipped
+
+
+def patients_of(cases: Any, each: int = 1) -> Patients:
+    return Patients([f"p{position // each}" for position in range(len(cases))])
+
+
+def gradients(net: YNet, plan: Any, cases: Any, positions: list[int], bound: float) -> Clipped:
+    """The clipped sum over single-view patients, eyes open."""
+    clipped, loss = Clipped(list(net.parameters()), bound), loss_of(plan, CPU)
+    for position in positions:
+        batch = cases.batch(torch.tensor([position]))
+        net.zero_grad()
+        loss(net(batch.image), batch).total.mean().backward()
+        clipped.add()
+    return clipped
+
+
+def flat(parts: list[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([part.flatten() for part in parts]).double()
+
+
+# --- the sum
+
+
+def test_no_patient_adds_more_than_the_bound_and_all_of_it_where_it_is_short(make_plan: Any, make_cases: Any) -> None:
+    plan, cases = make_plan(), make_cases(6)
+    net = build(plan)
+    norms = gradients(net, plan, cases, list(range(6)), 1e9).norms
+    bound = float(np.median(norms))
+    for position in range(6):
+        one = gradients(net, plan, cases, [position], bound)
+        length = float(flat(one.total).norm())
+        assert length <= bound
+        assert length == pytest.approx(min(bound, norms[position]), rel=1e-5)
+
+
+def test_without_one_patient_the_sum_moves_by_at_most_the_bound(make_plan: Any, make_cases: Any) -> None:
+    plan, cases, bound = make_plan(), make_cases(6), 0.5
+    net = build(plan)
+    whole = flat(gradients(net, plan, cases, list(range(6)), bound).total)
+    for missing in range(6):
+        rest = flat(gradients(net, plan, cases, [p for p in range(6) if p != missing], bound).total)
+        assert float((whole - rest).norm()) <= bound * (1 + 1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")  # opacus' own, of torch's hooks
+def test_the_clipped_sum_is_that_of_opacus_gradients_of_every_sample(make_plan: Any, make_cases: Any) -> None:
+    plan, cases, bound = make_plan(), make_cases(6), 0.7
+    net = build(plan)
+    ours = flat(gradients(net, plan, cases, list(range(6)), bound).total)
+    batch = cases.batch(torch.arange(6))
+    wrapped = GradSampleModule(build(plan), loss_reduction="sum")
+    loss_of(plan, CPU)(wrapped(batch.image), batch).total.sum().backward()
+    each = torch.cat([parameter.grad_sample.flatten(1) for parameter in wrapped.parameters()], 1).double()
+    clipped = each * (bound / each.norm(dim=1, keepdim=True)).clamp(max=1)
+    torch.testing.assert_close(ours, clipped.sum(0), rtol=1e-3, atol=1e-5)
+
+
+def test_a_patient_whose_gradient_is_no_number_counts_as_nothing(make_plan: Any, make_cases: Any) -> None:
+    plan, cases = make_plan(), make_cases(4)
+    net = build(plan)
+    good = flat(gradients(net, plan, cases, [0, 2, 3], 1.0).total)
+    cases.image[1] = float("nan")
+    found = flat(gradients(net, plan, cases, [0, 1, 2, 3], 1.0).total)
+    torch.testing.assert_close(found, good)
+
+
+# --- the noise, and who takes part
+
+
+def test_the_noise_has_the_deviation_that_was_accounted_for() -> None:
+    parameters = [torch.nn.Parameter(torch.zeros(300, 500)), torch.nn.Parameter(torch.zeros(50_000))]
+    released = Clipped(parameters, 0.5).release(1.7, 4.0, Randomness())
+    noise = flat(released) * 4.0 / (1.7 * 0.5)
+    assert float(noise.std()) == pytest.approx(1, abs=0.008)
+    assert stats.kstest(noise.numpy(), "norm").pvalue > 1e-4
+    assert [part.shape for part in released] == [(300, 500), (50_000,)]
+
+
+def test_uniform_draws_are_uniform_and_never_at_an_end() -> None:
+    drawn = Randomness().uniform(200_000)
+    assert 0 < drawn.min() < drawn.max() < 1
+    assert stats.kstest(drawn, "uniform").pvalue > 1e-4
+
+
+def test_no_seed_brings_the_same_noise_or_the_same_patients_again(make_plan: Any, make_cases: Any) -> None:
+    plan, cases = make_plan(privacy=PRIVATE), make_cases(6)
+
+    def once() -> np.ndarray:
+        torch.manual_seed(1)
+        net, generator = build(plan), torch.Generator().manual_seed(1)
+        quiet = Mechanism(1.0, 0.5, 1, 1.0, 3.0)
+        result = train_privately(net, cases, patients_of(cases), plan, 1, quiet, device=CPU, generator=generator)
+        return result.moments.first
+
+    first, second = once(), once()
+    assert (first != second).all()
+
+
+def test_each_patient_is_drawn_with_the_rate_independently_and_only_own_images_are_shown() -> None:
+    patients, randomness = Patients(list("aaabccdddd")), Randomness()
+    counts, steps = np.zeros(4), 4000
+    together = 0
+    for _ in range(steps):
+        drawn = []
+        for views in patients.sample(0.3, 2, randomness):
+            owner = {int(position) for position in views}
+            patient = next(i for i, own in enumerate(({0, 1, 2}, {3}, {4, 5}, {6, 7, 8, 9})) if owner <= own)
+            assert len(views) == 2
+            drawn.append(patient)
+        counts[drawn] += 1
+        together += {0, 1} <= set(drawn)
+    np.testing.assert_allclose(counts / steps, 0.3, atol=0.04)
+    assert together / steps == pytest.approx(0.09, abs=0.025)
+
+
+def test_a_step_that_draws_nobody_is_noise_alone(make_plan: Any, make_cases: Any) -> None:
+    plan, cases = make_plan(privacy=PRIVATE), make_cases(3)
+    nobody = Mechanism(1.0, 0.0, 2, 1.0, 3.0)
+    net, generator = build(plan), torch.Generator().manual_seed(1)
+    before = arrays_of(net)
+    result = train_privately(net, cases, patients_of(cases), plan, 1, nobody, device=CPU, generator=generator)
+    after = arrays_of(net)
+    assert (result.loss, result.images) == (0.0, 0)
+    assert all(np.isfinite(after[name]).all() and (after[name] != before[name]).all() for name in after)
+
+
+# --- the training
+
+
+def test_without_noise_or_clipping_a_step_is_that_of_the_plain_gradient(make_plan: Any, make_cases: Any) -> None:
+    plan, cases = make_plan(privacy=PRIVATE, training={"weight_decay": 0.0}), make_cases(6)
+    net, generator = build(plan), torch.Generator().manual_seed(1)
+    result = train_privately(net, cases, patients_of(cases), plan, 1, LOUD, device=CPU, generator=generator)
+    plain, batch = build(plan), cases.batch(torch.arange(6))
+    loss_of(plan, CPU)(plain(batch.image), batch).total.mean().backward()
+    expected = torch.cat([parameter.grad.flatten() for parameter in plain.parameters()])
+    found = torch.tensor(result.moments.first) / 0.1  # AdamW's first moment after one step
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-4)
+    assert result.images == 6
+
+
+@pytest.mark.parametrize(("which", "few"), [("heads", ("hash.", "place.", "segmentation.logit")), ("biases", ())])
+def test_what_the_plan_does_not_train_stays_as_it_was(
+    make_plan: Any, make_cases: Any, which: str, few: tuple[str, ...]
+) -> None:
+    plan, cases = make_plan(privacy={**PRIVATE, "trained": which}), make_cases(4)
+    net, generator = build(plan), torch.Generator().manual_seed(1)
+    before = arrays_of(net)
+    train_privately(net, cases, patients_of(cases), plan, 1, LOUD, device=CPU, generator=generator)
+    after = arrays_of(net)
+    moved = {name for name in after if (after[name] != before[name]).any()}
+    assert moved == {name for name in after if (name.startswith(few) if few else after[name].ndim == 1)}
+    assert 0 < len(trained(net, plan)) < len(list(net.parameters()))
+
+
+def test_the_mechanism_keeps_the_plans_epsilon_over_all_rounds(make_plan: Any) -> None:
+    training = {"rounds": 7, "local_epochs": 2, "batch_size": 8}
+    plan = make_plan(privacy=PRIVATE, training=training)
+    found = mechanism(plan, 50)
+    assert (found.sampling_rate, found.steps, found.batch) == (8 / 50, 14, 8)
+    assert 7.9 < accountant.epsilon([found.spends()] * 7, 1e-3) <= 8
+    assert mechanism(plan, 3).sampling_rate == 1
+
+
+def test_what_cannot_be_private_is_refused_with_the_reason(make_plan: Any) -> None:
+    for changes, why in (
+        ({"privacy": {"mode": "patient"}}, "needs 'epsilon' and 'delta'"),
+        ({"privacy": {"mode": "off", "epsilon": 3.0}}, "says more than 'mode: off'"),
+        ({"privacy": {**PRIVATE, "epsilon": 0}}, "epsilon"),
+        ({"privacy": {**PRIVATE, "delta": 0}}, "delta"),
+        ({"privacy": {**PRIVATE, "noise_multiplier": 0}}, "noise_multiplier"),
+        ({"privacy": {**PRIVATE, "noise_seed": 1}}, "noise_seed"),
+        ({"privacy": PRIVATE, "training": {"strategy": "fedprox"}}, "no part of a patient's gradient"),
+        ({"privacy": PRIVATE, "recipe": "paper"}, "compares the samples of a batch"),
+        ({"privacy": PRIVATE, "recipe": "circle"}, "compares the samples of a batch"),
+        ({"privacy": PRIVATE, "recipe": "dpsh"}, "compares the samples of a batch"),
+        ({"privacy": PRIVATE, "augmentation": {"transplant": 0.5}}, "mixes the images of a batch"),
+    ):
+        with pytest.raises(UserError, match=why):
+            make_plan(**changes)

@@ -1,0 +1,207 @@
+"""A site's privacy ledger: what training has spent of its patients' privacy, kept for good.
+
+An append-only file, one entry a line, each with the SHA-256 of the line before. Steps are reserved, and on the disk,
+before they are trained; nothing gives them back. Beside it lies the head: how many entries there are, and the digest
+of the last. The two together show what was edited or cut off; that both were rolled back shows a witness, who was told
+an earlier head.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
+
+from ynet.errors import RefusedError, UserError
+from ynet.home import write_private
+
+LEDGER, HEAD = "ledger.jsonl", "ledger.head"
+NOTHING = "0" * 64  # the digest before the first entry
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Steps reserved for one round of one plan."""
+
+    number: int  # from 1
+    time: float  # seconds since 1970
+    data: str  # the data set's name: the same patients, the same name
+    plan: str  # the plan's id
+    round: int
+    rounds: int  # of the plan
+    weights: str  # SHA-256 of the weights that the round began with
+    noise_multiplier: float
+    sampling_rate: float
+    steps: int
+    delta: float  # at which the plan has its epsilon
+    previous: str  # SHA-256 of the line before
+
+    def line(self) -> bytes:
+        """The entry as it stands in the file."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":")).encode() + b"\n"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the line, 64 hexadecimal digits."""
+        return hashlib.sha256(self.line()).hexdigest()
+
+
+class Head(NamedTuple):
+    """How far a ledger goes."""
+
+    number: int
+    digest: str
+
+
+class Reservation(NamedTuple):
+    """What a round asks for."""
+
+    plan: str
+    round: int
+    rounds: int
+    weights: str
+    noise_multiplier: float
+    sampling_rate: float
+    steps: int
+    delta: float
+
+
+class BudgetExhaustedError(RefusedError):
+    """What is left of the site's budget does not cover what is asked for."""
+
+
+class LedgerError(UserError):
+    """The ledger was changed by something other than this program."""
+
+
+_ENTRY = TypeAdapter(Entry)
+
+
+class Ledger:
+    """The ledger in a site's home folder. One process has it open at a time."""
+
+    def __init__(self, home: Path) -> None:
+        """Read and verify it, and cut off what a power cut tore. Raises LedgerError."""
+        self._file, self._head = home / LEDGER, home / HEAD
+        self.entries = read(home)
+        _cut_torn(self._file)
+        self._write_head()
+
+    @property
+    def head(self) -> Head:
+        """How far it goes; what a witness is told."""
+        return Head(self.entries[-1].number, self.entries[-1].digest) if self.entries else Head(0, NOTHING)
+
+    def of(self, data: str) -> list[Entry]:
+        """What was reserved on a data set."""
+        return [entry for entry in self.entries if entry.data == data]
+
+    def reserve(self, data: str, asked: Reservation, allows: Callable[[Sequence[Entry]], None]) -> Entry:
+        """Reserve a round's steps; on the disk when this returns.
+
+        A round that the last entry is for is not reserved again: it was cut off, or its update was kept and is sent
+        once more. An earlier one is: its update has left, and a second one, with other noise, spends a second time.
+
+        `allows` is shown the entries of the data set as they would then be, and raises BudgetExhaustedError.
+        """
+        newest = self.entries[-1] if self.entries else None
+        if newest and newest == replace(newest, data=data, **asked._asdict()):
+            return newest
+        last = self.head
+        entry = Entry(last.number + 1, round(time.time(), 3), data, *asked, last.digest)
+        allows([*self.of(data), entry])
+        _append(self._file, entry.line())
+        self.entries.append(entry)
+        self._write_head()
+        return entry
+
+    def check_witness(self, seen: Head) -> None:
+        """Whether an earlier head is part of this ledger. Raises LedgerError when it is not."""
+        if seen.number == 0 and seen.digest == NOTHING:
+            return
+        if not 1 <= seen.number <= len(self.entries) or self.entries[seen.number - 1].digest != seen.digest:
+            raise _broken("it does not hold what the server saw of it before: an old copy took its place")
+
+    def _write_head(self) -> None:
+        write_private(self._head, json.dumps(self.head._asdict()).encode())
+
+
+def read(home: Path) -> list[Entry]:
+    """The entries of the ledger in a home folder, which another process may have open. Raises LedgerError."""
+    head = _read_head(home / HEAD)  # before the entries: they may grow meanwhile
+    entries = _entries(home / LEDGER)
+    _verify(entries, head)
+    return entries
+
+
+def _cut_torn(file: Path) -> None:
+    """Take away a last line without an end: a reservation that was cut off, and so never granted."""
+    content = file.read_bytes() if file.exists() else b""
+    if torn := len(content.rpartition(b"\n")[2]):
+        with file.open("rb+") as opened:
+            opened.truncate(len(content) - torn)
+            os.fsync(opened.fileno())
+
+
+def _entries(file: Path) -> list[Entry]:
+    *lines, _ = (file.read_bytes() if file.exists() else b"").split(b"\n")
+    entries = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = _ENTRY.validate_json(line)
+        except ValidationError:
+            raise _broken(f"its line {number} cannot be read") from None
+        if entry.line() != line + b"\n":
+            raise _broken(f"its line {number} is not as it was written")
+        entries.append(entry)
+    return entries
+
+
+def _verify(entries: Sequence[Entry], head: Head | None) -> None:
+    previous = NOTHING
+    for number, entry in enumerate(entries, start=1):
+        if entry.number != number or entry.previous != previous:
+            raise _broken(f"its line {number} does not follow from the one before")
+        previous = entry.digest
+    if head is None:
+        if entries:
+            raise _broken(f"its head, {HEAD}, is gone")
+        return
+    if head.number > len(entries):
+        raise _broken(f"it has {len(entries)} entries, and had {head.number}")
+    seen = entries[head.number - 1].digest if head.number else NOTHING
+    if seen != head.digest:
+        raise _broken(f"its entry {head.number} is another one than it was")
+
+
+def _read_head(file: Path) -> Head | None:
+    if not file.exists():
+        return None
+    try:
+        return Head(**json.loads(file.read_bytes()))
+    except (ValueError, TypeError):
+        raise _broken(f"its head, {HEAD}, cannot be read") from None
+
+
+def _append(file: Path, line: bytes) -> None:
+    is_new = not file.exists()
+    with open(file, "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as opened:
+        opened.write(line)
+        opened.flush()
+        os.fsync(opened.fileno())
+    if is_new:
+        folder = os.open(file.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _broken(why: str) -> LedgerError:
+    do = f"put the newest copy of {LEDGER} and {HEAD} back; without them nobody can say what was spent"
+    return LedgerError("the privacy ledger cannot be trusted", why, do)
