@@ -94,27 +94,27 @@ class Patients:
 
 
 class Clipped:
-    """The sum of patients' gradients, none longer than the bound; gradients are taken from `parameters`."""
+    """The sum of patients' gradients, none longer than the bound."""
 
     def __init__(self, parameters: Sequence[nn.Parameter], max_grad_norm: float) -> None:
-        self._parameters, self._bound = parameters, max_grad_norm
+        self._bound = max_grad_norm
         self.total = [torch.zeros_like(parameter, dtype=torch.float32) for parameter in parameters]
-        self.norms: list[float] = []  # before clipping; not private
 
-    def add(self) -> None:
-        """Add what the last backward pass left. A gradient that is not finite counts as 0: one NaN would be all NaN."""
-        gradients = [
-            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.float()
-            for parameter in self._parameters
-        ]
-        norm = float(torch.stack([gradient.double().square().sum() for gradient in gradients]).sum().sqrt())
-        self.norms.append(norm)
-        if not math.isfinite(norm):
-            return
+    def add(self, gradients: Sequence[Float[Tensor, "patients ..."]]) -> Float64[Tensor, " patients"]:
+        """Add patients' gradients, a tensor for each parameter; their lengths before clipping, which are not private.
+
+        A gradient that is not finite counts as 0: one NaN would make all NaN.
+        """
+        each = [torch.linalg.vector_norm(part.flatten(1), dim=1, dtype=torch.float64) for part in gradients]
+        norms: Float64[Tensor, " patients"] = torch.linalg.vector_norm(torch.stack(each), dim=0)
+        is_finite = norms.isfinite()
         # A hair less than the bound over the norm: the product is rounded to float32, and must not be longer.
-        scale = min(1.0, self._bound / norm * (1 - 1e-6)) if norm else 1.0
-        for total, gradient in zip(self.total, gradients, strict=True):
-            total.add_(gradient, alpha=scale)
+        scales = (self._bound * (1 - 1e-6) / norms.clamp(min=1e-30)).clamp(max=1.0)
+        scales = torch.where(is_finite, scales, 0.0).float()
+        for total, part in zip(self.total, gradients, strict=True):
+            finite = part if is_finite.all() else torch.where(is_finite.view(-1, *[1] * (part.ndim - 1)), part, 0.0)
+            total += torch.tensordot(scales, finite.float(), dims=1)
+        return norms
 
     def release(self, noise_multiplier: float, batch: float, randomness: Randomness) -> list[Float[Tensor, "..."]]:
         """The noised sum over the patients expected in a step: all that leaves, and all that the optimizer sees."""

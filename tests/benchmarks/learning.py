@@ -1,7 +1,7 @@
 """What the codes are worth: every plan trained with several seeds, and the tables of docs/RESULTS.md.
 
 python tests/benchmarks/learning.py --data DIR --work DIR [--seeds 5] [--plans default paper ...] [--validation]
-    [--out FILE.json] [--doc FILE.md]
+    [--out FILE.json] [--doc FILE.md] [--no-training]
 
 Goes on where it was cut off: what lies in the work folder is not trained again. `default` is trained federated,
 pooled and each site alone; the others, which are compared with it, pooled.
@@ -35,9 +35,10 @@ HEADS = ("macro mAP@10", "mAP@10", "mHR@10", "mRR@10", "Dice", "IoU", "balanced 
 
 def main() -> None:
     arguments = read_arguments()
-    reports = {name: simulate(name, arguments) for name in arguments.plans}
+    found = {name: simulate(name, arguments) for name in arguments.plans}
+    reports = {name: report for name, report in found.items() if report}
     kept = {name: summary(report) for name, report in reports.items()}
-    text = "\n".join(page(reports, arguments.seeds))
+    text = "\n".join(page(reports))
     print(text)
     if arguments.out:
         arguments.out.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
@@ -54,20 +55,24 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--plans", nargs="+", default=["default", *COMPARED])
     parser.add_argument("--validation", action="store_true")
+    parser.add_argument("--no-training", action="store_true", help="take the reports that are in the work folder")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--doc", type=Path)
     return parser.parse_args()
 
 
 def simulate(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """One plan's report."""
+    """One plan's report; empty where there is none and nothing is to be trained."""
+    kept = arguments.work / name / "report.json"
+    if arguments.no_training:
+        return dict(json.loads(kept.read_text("utf-8"))) if kept.exists() else {}
     command = [sys.executable, "-m", "ynet_server", "simulate", "--plan", PLANS / f"{name}.yaml"]
     command += ["--data", arguments.data, "--report", arguments.work / name, "--seeds", arguments.seeds]
     command += [] if name == "default" else ["--models", "pooled"]
     command += ["--validation"] if arguments.validation else []
     print(f"plan {name}", file=sys.stderr, flush=True)
     subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
-    return dict(json.loads((arguments.work / name / "report.json").read_text("utf-8")))
+    return dict(json.loads(kept.read_text("utf-8")))
 
 
 def summary(report: dict[str, Any]) -> dict[str, Any]:
@@ -85,9 +90,9 @@ def summary(report: dict[str, Any]) -> dict[str, Any]:
     return {**{key: report[key] for key in same}, "models": models}
 
 
-def page(reports: dict[str, dict[str, Any]], seeds: int) -> Iterator[str]:
+def page(reports: dict[str, dict[str, Any]]) -> Iterator[str]:
     """The tables, Markdown."""
-    yield f"Mean ± standard deviation over {seeds} {'seed' if seeds == 1 else 'seeds'}."
+    yield "Mean ± standard deviation over the seeds."
     if "default" in reports:
         yield from main_tables(reports["default"])
     yield from plan_table(reports)
@@ -95,6 +100,8 @@ def page(reports: dict[str, dict[str, Any]], seeds: int) -> Iterator[str]:
 
 def main_tables(report: dict[str, Any]) -> Iterator[str]:
     """The default plan: its models, and what a site gains."""
+    yield ""
+    yield f"`default`, {len(report['seeds'])} seeds:"
     yield ""
     yield from head("model", *HEADS)
     for name, floor in report["floors"].items():
@@ -116,14 +123,15 @@ def main_tables(report: dict[str, Any]) -> Iterator[str]:
 def plan_table(reports: dict[str, dict[str, Any]]) -> Iterator[str]:
     """Every plan's pooled model, and the default's as a multiple of it."""
     yield ""
-    yield from head("plan, pooled", "macro mAP@10", "`default` over it", "Dice", "distinct codes", "seconds")
+    yield from head("plan, pooled", "macro mAP@10", "`default` over it", "Dice", "distinct codes", "seconds", "seeds")
     models = {name: pooled(report) for name, report in reports.items() if pooled(report)}
     best = models.get("default")
     for name, model in models.items():
         overall = model["overall"]
         over = best["overall"]["macro_map10"]["mean"] / overall["macro_map10"]["mean"] if best else float("nan")
         cells = (shown(overall[metric]) for metric in ("dice", "distinct_codes"))
-        yield row(f"`{name}`", shown(overall["macro_map10"]), f"{over:.2f}", *cells, f"{model['seconds']['mean']:.0f}")
+        cost = (f"{model['seconds']['mean']:.0f}", str(len(reports[name]["seeds"])))
+        yield row(f"`{name}`", shown(overall["macro_map10"]), f"{over:.2f}", *cells, *cost)
 
 
 def pooled(report: dict[str, Any]) -> dict[str, Any] | None:

@@ -127,6 +127,18 @@ def test_a_site_without_a_ledger_trains_no_private_plan(tmp_path: Path) -> None:
         round_of(bare, 1)
 
 
+def test_a_node_of_flowers_own_keeps_its_ledger_in_the_home_that_its_config_names(tmp_path: Path) -> None:
+    site(tmp_path)
+    config = {"manifest": str(tmp_path / "data/A/manifest.csv"), "home": str(tmp_path / "home"), "max-epsilon": 4.5}
+    context = Context(run_id=0, node_id=0, node_config=config, state=RecordDict(), run_config={})
+    at = client_app.from_node_config(context)
+    assert client_app.from_node_config(context) is at
+    round_of(at, 1)
+    assert rounds_in(tmp_path) == [1]
+    with pytest.raises(BudgetExhaustedError, match="privacy budget"):
+        round_of(at, 1, replace(PLAN, name="another"))
+
+
 def test_a_ledger_that_was_rolled_back_stops_private_training_and_no_other(tmp_path: Path) -> None:
     round_of(site(tmp_path), 1)
     (tmp_path / "home" / ledger.LEDGER).write_bytes(b"")

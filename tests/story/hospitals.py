@@ -11,7 +11,9 @@ from ynet.data.synthetic import CLASSES
 SITES = {"A": 36, "B": 24, "C": 24}
 
 
-def small_plan(path: Path, *, image: int = 32, width: int = 4, **training: Any) -> Path:
+def small_plan(
+    path: Path, *, image: int = 32, width: int = 4, privacy: dict[str, Any] | None = None, **training: Any
+) -> Path:
     """A plan that trains in seconds."""
     values = {
         "name": "story",
@@ -20,7 +22,7 @@ def small_plan(path: Path, *, image: int = 32, width: int = 4, **training: Any) 
         "network": {"width": width, "code_bits": 64},
         "training": {"rounds": 2, "batch_size": 8, "learning_rate": 2e-3, **training},
         "cohort": {"minimum": 3, "quorum": 3, "round_deadline_s": 60},
-        "privacy": {"mode": "off"},
+        "privacy": privacy or {"mode": "off"},
     }
     path.write_text(yaml.safe_dump(values), "utf-8")
     return path

@@ -68,6 +68,20 @@ def test_choices_are_made_without_the_test_split(tmp_path: Path) -> None:
     assert all(site["queries"] > 0 for site in made["sites"])
 
 
+def test_a_private_plan_is_trained_by_every_model_and_an_experiment_records_nothing(tmp_path: Path) -> None:
+    make_federation(tmp_path / "data", SITES, seed=1, size=32)
+    private = {"mode": "patient", "epsilon": 8.0, "delta": 0.01}
+    small_plan(tmp_path / "plan.yaml", rounds=2, batch_size=4, privacy=private)
+    made = simulate(tmp_path, "--models", "federated,pooled")
+    assert made["plan"]["privacy"]["epsilon"] == 8
+    assert [model["name"] for model in made["models"]] == ["federated", "pooled"]
+    events = RunFolder(tmp_path / "report/seed-1/federated").events()
+    sites = [site for event in events if event["kind"] == "round" for site in event["sites"].values()]
+    assert len(sites) == 2 * 3
+    assert not any("loss" in site for site in sites)
+    assert not list(tmp_path.rglob("ledger*"))
+
+
 def test_weights_that_the_plan_begins_with_are_what_every_model_begins_with(tmp_path: Path) -> None:
     make_federation(tmp_path / "data", SITES, seed=1, size=32)
     plan = small_plan(tmp_path / "plan.yaml", rounds=1, learning_rate=1e-9)

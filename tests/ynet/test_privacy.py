@@ -24,15 +24,19 @@ def patients_of(cases: Any, each: int = 1) -> Patients:
     return Patients([f"p{position // each}" for position in range(len(cases))])
 
 
-def gradients(net: YNet, plan: Any, cases: Any, positions: list[int], bound: float) -> Clipped:
-    """The clipped sum over single-view patients, eyes open."""
-    clipped, loss = Clipped(list(net.parameters()), bound), loss_of(plan, CPU)
-    for position in positions:
-        batch = cases.batch(torch.tensor([position]))
-        net.zero_grad()
-        loss(net(batch.image), batch).total.mean().backward()
-        clipped.add()
-    return clipped
+class Summed(Clipped):
+    """The clipped sum over single-view patients, one after the other, and their lengths before clipping."""
+
+    def __init__(self, net: YNet, plan: Any, cases: Any, positions: list[int], bound: float) -> None:
+        super().__init__(list(net.parameters()), bound)
+        self.norms: list[float] = []
+        loss = loss_of(plan, CPU)
+        for position in positions:
+            batch = cases.batch(torch.tensor([position]))
+            net.zero_grad()
+            loss(net(batch.image), batch).total.mean().backward()
+            (norm,) = self.add([parameter.grad[None] for parameter in net.parameters()])
+            self.norms.append(float(norm))
 
 
 def flat(parts: list[torch.Tensor]) -> torch.Tensor:
@@ -45,10 +49,10 @@ def flat(parts: list[torch.Tensor]) -> torch.Tensor:
 def test_no_patient_adds_more_than_the_bound_and_all_of_it_where_it_is_short(make_plan: Any, make_cases: Any) -> None:
     plan, cases = make_plan(), make_cases(6)
     net = build(plan)
-    norms = gradients(net, plan, cases, list(range(6)), 1e9).norms
+    norms = Summed(net, plan, cases, list(range(6)), 1e9).norms
     bound = float(np.median(norms))
     for position in range(6):
-        one = gradients(net, plan, cases, [position], bound)
+        one = Summed(net, plan, cases, [position], bound)
         length = float(flat(one.total).norm())
         assert length <= bound
         assert length == pytest.approx(min(bound, norms[position]), rel=1e-5)
@@ -57,9 +61,9 @@ def test_no_patient_adds_more_than_the_bound_and_all_of_it_where_it_is_short(mak
 def test_without_one_patient_the_sum_moves_by_at_most_the_bound(make_plan: Any, make_cases: Any) -> None:
     plan, cases, bound = make_plan(), make_cases(6), 0.5
     net = build(plan)
-    whole = flat(gradients(net, plan, cases, list(range(6)), bound).total)
+    whole = flat(Summed(net, plan, cases, list(range(6)), bound).total)
     for missing in range(6):
-        rest = flat(gradients(net, plan, cases, [p for p in range(6) if p != missing], bound).total)
+        rest = flat(Summed(net, plan, cases, [p for p in range(6) if p != missing], bound).total)
         assert float((whole - rest).norm()) <= bound * (1 + 1e-5)
 
 
@@ -67,7 +71,7 @@ def test_without_one_patient_the_sum_moves_by_at_most_the_bound(make_plan: Any, 
 def test_the_clipped_sum_is_that_of_opacus_gradients_of_every_sample(make_plan: Any, make_cases: Any) -> None:
     plan, cases, bound = make_plan(), make_cases(6), 0.7
     net = build(plan)
-    ours = flat(gradients(net, plan, cases, list(range(6)), bound).total)
+    ours = flat(Summed(net, plan, cases, list(range(6)), bound).total)
     batch = cases.batch(torch.arange(6))
     wrapped = GradSampleModule(build(plan), loss_reduction="sum")
     loss_of(plan, CPU)(wrapped(batch.image), batch).total.sum().backward()
@@ -79,9 +83,9 @@ def test_the_clipped_sum_is_that_of_opacus_gradients_of_every_sample(make_plan: 
 def test_a_patient_whose_gradient_is_no_number_counts_as_nothing(make_plan: Any, make_cases: Any) -> None:
     plan, cases = make_plan(), make_cases(4)
     net = build(plan)
-    good = flat(gradients(net, plan, cases, [0, 2, 3], 1.0).total)
+    good = flat(Summed(net, plan, cases, [0, 2, 3], 1.0).total)
     cases.image[1] = float("nan")
-    found = flat(gradients(net, plan, cases, [0, 1, 2, 3], 1.0).total)
+    found = flat(Summed(net, plan, cases, [0, 1, 2, 3], 1.0).total)
     torch.testing.assert_close(found, good)
 
 
