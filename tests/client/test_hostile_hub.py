@@ -25,6 +25,7 @@ from ynet_client.gallery import Gallery
 from ynet_client.local_site import LocalSite
 from ynet_client.settings import ClientSettings
 from ynet_server.hub import TaskError
+from ynet_server.reply_errors import REFUSED
 
 
 @pytest.fixture
@@ -148,7 +149,7 @@ def test_a_site_takes_few_tasks_at_a_time_and_leaves_no_file_of_them(tmp_path: P
         assert len(list(joined.spool.iterdir())) == protocol.MAX_TASKS
         go_on.set()
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-        assert sum(isinstance(one, TaskError) and one.refused for one in outcomes) == 20
+        assert sum(isinstance(one, TaskError) and one.code == REFUSED for one in outcomes) == 20
         await until(lambda: not list(joined.spool.iterdir()))
 
     play(tmp_path, story)

@@ -16,6 +16,7 @@ from ynet_client import session as sessions
 from ynet_client.session import Fetch
 from ynet_server import hub as hubs
 from ynet_server.hub import TaskError
+from ynet_server.reply_errors import FAILED, REFUSED
 
 
 @pytest.fixture(autouse=True)
@@ -114,22 +115,22 @@ def raising(error: Exception) -> Callable[[str, Path], object]:
 
 
 @pytest.mark.parametrize(
-    ("error", "public", "refused"),
+    ("error", "public", "code"),
     [
-        (RefusedError("w", "the budget is spent", "d"), "the budget is spent", True),
-        (UserError("image /data/patient7.png", "w", "d"), "the site's data or settings do not allow it", False),
-        (ValueError("patient7"), "the site failed; its admin's log says why", False),
+        (RefusedError("w", "the budget is spent", "d"), "the budget is spent", REFUSED),
+        (UserError("image /data/patient7.png", "w", "d"), "the site's data or settings do not allow it", FAILED),
+        (ValueError("patient7"), "the site failed; its admin's log says why", FAILED),
     ],
     ids=["refusal", "user's", "fault"],
 )
 def test_what_went_wrong_is_told_in_full_at_the_site_and_in_one_sentence_to_strangers(
-    tmp_path: Path, error: Exception, public: str, refused: bool
+    tmp_path: Path, error: Exception, public: str, code: int
 ) -> None:
     async def story(consortium: Consortium) -> None:
         joined = await consortium.join("A", Site(task=raising(error)))  # type: ignore[arg-type]
         with pytest.raises(TaskError) as caught:
             await consortium.task("A")
-        assert (str(caught.value), caught.value.refused) == (public, refused)
+        assert (str(caught.value), caught.value.code) == (public, code)
         if isinstance(error, UserError):
             assert str(error) in joined.said
         assert joined.session.connected
@@ -265,15 +266,18 @@ def test_a_site_that_fails_to_answer_stays_connected_and_is_late(tmp_path: Path)
 
 
 def test_a_query_while_the_connection_breaks_is_unreachable(tmp_path: Path) -> None:
-    async def silent(from_site: str, body: bytes) -> bytes:
-        await asyncio.sleep(60)
-        return b""
-
     async def story(consortium: Consortium) -> None:
+        asked = asyncio.Event()
+
+        async def silent(from_site: str, body: bytes) -> bytes:
+            asked.set()
+            await asyncio.sleep(60)
+            return b""
+
         await consortium.join("A", Site(silent))
         asker = await consortium.join("B")
         asking = asyncio.ensure_future(asker.session.ask(b"q", 20))
-        await asyncio.sleep(0.1)
+        await asked.wait()
         await consortium.stop()
         with pytest.raises(UnreachableError, match="could not be asked"):
             await asyncio.wait_for(asking, 5)
