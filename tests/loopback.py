@@ -22,8 +22,10 @@ from ynet.federation.content import Content
 from ynet.federation.identity import HUB_NAME, Identity
 from ynet.federation.records import ARRAYS, CASES, CONFIG, METRICS, flat_weights, weights_record
 from ynet.weights import Entry, Flat, Layout
-from ynet_client import app_call
+from ynet_client import app_call, secure_part
 from ynet_client.membership import Membership
+from ynet_client.request import read_request
+from ynet_client.secure_part import Party
 from ynet_client.session import Fetch, Session
 from ynet_server import enrolment, start
 from ynet_server.callers import CertificateCheck
@@ -257,11 +259,12 @@ def tiny_app(
     claims: Callable[[int], int] | None = None,
     spoil: Callable[[RecordDict], RecordDict] = lambda reply: reply,
     spoil_initial: Callable[[RecordDict], RecordDict] = lambda reply: reply,
+    party: Party | None = None,
 ) -> ClientApp:
     """A ClientApp with a few weights; `train` makes new ones of the round and the old ones.
 
-    It claims `claims(round)` cases when that is given, and `spoil` may change its updates, `spoil_initial` its
-    initial weights, as no honest site would.
+    With a `party` its updates go into secure sums, by what a real site does. It claims `claims(round)` cases when that
+    is given, and `spoil` may change its updates, `spoil_initial` its initial weights, as no honest site would.
     """
     app = ClientApp()
 
@@ -277,6 +280,10 @@ def tiny_app(
         number = int(str(message.content.config_records[CONFIG]["server-round"]))
         flat = train(number, flat_weights(message.content.array_records[ARRAYS]))
         metrics = MetricRecord({CASES: claims(number) if claims else cases, "loss": 1.0})
+        if party:
+            request = read_request(message)
+            secure_part.check_unsummed(party, context, request)
+            return Message(secure_part.offer(party, context, request, flat, metrics), reply_to=message)
         return Message(spoil(RecordDict({ARRAYS: weights_record(flat), METRICS: metrics})), reply_to=message)
 
     @app.evaluate()
@@ -285,4 +292,6 @@ def tiny_app(
         metrics = MetricRecord({CASES: cases, "sum": float(flat.sum())})
         return Message(RecordDict({METRICS: metrics}), reply_to=message)
 
+    if party:
+        secure_part.add_to(app, lambda _: party)
     return app

@@ -1,13 +1,9 @@
-"""The Flower ClientApp: what a site does for a run. It is the installed one, always; the server sends no code.
-
-A message is arrays and a config of known keys. Anything else is refused.
-"""
+"""The Flower ClientApp: what a site does for a run. It is the installed one, always; the server sends no code."""
 
 import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -15,31 +11,21 @@ from flwr.clientapp import ClientApp
 from ynet import weights
 from ynet.errors import RefusedError, UserError
 from ynet.evaluate import evaluate
-from ynet.federation import plan as plans
-from ynet.federation.plan import Plan
 from ynet.federation.records import ARRAYS, CASES, CONFIG, METRICS, flat_weights, weights_record
 from ynet.model import YNet, arrays_of, load_arrays
 from ynet.private_training import train_privately
 from ynet.train import Moments, train
 from ynet.weights import Flat
+from ynet_client import secure_part
 from ynet_client.budget import Asked, Budget, Experiment, Recorded
 from ynet_client.local_site import LocalSite
+from ynet_client.request import Request, read_request, refused
+from ynet_client.secure_part import Party, party_at
 from ynet_client.settings import PrivacySettings
-
-KNOWN_KEYS = frozenset({"plan", "layout", "server-round", "proximal-mu"})
 
 MOMENTS, FIRST, SECOND = "moments", "moments.first", "moments.second"
 
 Locate = Callable[[Context], LocalSite]
-
-
-class Request(NamedTuple):
-    """A message from the server, checked."""
-
-    plan: Plan
-    round: int
-    proximal_mu: float
-    flat: Flat | None
 
 
 def build(locate: Locate) -> ClientApp:
@@ -59,9 +45,15 @@ def build(locate: Locate) -> ClientApp:
     @app.train()
     def train_round(message: Message, context: Context) -> Message:
         request, site = read_request(message), locate(context)
+        if request.plan.aggregation == "secure":
+            secure_part.check_unsummed(site.party, context, request)
         trains = _train if request.plan.privacy.mode == "off" else _train_privately
         update, metrics = trains(site, context, request)
-        return Message(RecordDict({ARRAYS: weights_record(update), METRICS: metrics}), reply_to=message)
+        if request.plan.aggregation == "secure":
+            content = secure_part.offer(site.party, context, request, update, metrics)
+        else:
+            content = RecordDict({ARRAYS: weights_record(update), METRICS: metrics})
+        return Message(content, reply_to=message)
 
     @app.evaluate()
     def evaluate_round(message: Message, context: Context) -> Message:
@@ -74,6 +66,7 @@ def build(locate: Locate) -> ClientApp:
         metrics = MetricRecord({CASES: len(queries), **scores.to_metrics()})
         return Message(RecordDict({METRICS: metrics}), reply_to=message)
 
+    secure_part.add_to(app, lambda context: locate(context).party)
     return app
 
 
@@ -127,29 +120,6 @@ def _train_privately(site: LocalSite, context: Context, request: Request) -> tup
     return update, MetricRecord({CASES: len(cases), "seconds": time.perf_counter() - begun})
 
 
-def read_request(message: Message) -> Request:
-    """What the server asks for. Raises RefusedError when it is anything but arrays and known settings."""
-    content = message.content
-    if set(content.metric_records) or set(content.config_records) != {CONFIG} or set(content.array_records) - {ARRAYS}:
-        raise _refused("it holds records that no round has")
-    config = content.config_records[CONFIG]
-    if unknown := set(config) - KNOWN_KEYS:
-        raise _refused(f"its config has the unknown key {sorted(unknown)[0][:40]!r}")
-    if not isinstance(config.get("plan"), str):
-        raise _refused("it names no plan")
-    try:
-        plan = plans.from_canonical(str(config["plan"]))
-    except UserError as error:
-        raise _refused(f"its plan is not one of this version: {error.what}") from None
-    number, mu = config.get("server-round", 0), config.get("proximal-mu", 0.0)
-    if not isinstance(number, int) or not 0 <= number <= plan.training.rounds:
-        raise _refused("its round is none of the plan's")
-    if not isinstance(mu, int | float) or not 0 <= mu <= 1000:
-        raise _refused("its proximal-mu is no number from 0 to 1000")
-    record = content.array_records.get(ARRAYS)
-    return Request(plan, number, float(mu), None if record is None else flat_weights(record))
-
-
 def _remember(context: Context, request: Request, moments: Moments) -> None:
     """Keep the optimizer's moments in the node's state, where Flower keeps what is a node's own."""
     context.state[MOMENTS] = ConfigRecord({"plan": request.plan.id, "round": request.round, "steps": moments.steps})
@@ -170,36 +140,36 @@ def _loaded(site: LocalSite, request: Request) -> YNet:
     net = site.network(request.plan)
     layout = weights.layout_of(arrays_of(net))
     if request.flat is None:
-        raise _refused("it brings no weights")
+        raise refused("it brings no weights")
     try:
         load_arrays(net, weights.unflatten(request.flat, layout))
     except UserError as error:
-        raise _refused(error.why) from None
+        raise refused(error.why) from None
     return net
 
 
-def _refused(why: str) -> RefusedError:
-    return RefusedError("a message of the server was refused", why, "ask the coordinator which ynet version to install")
-
-
 @cache
-def site_at(manifest: str, device: str, cache_mb: int, is_validation: bool) -> LocalSite:
+def site_at(manifest: str, device: str, cache_mb: int, is_validation: bool, party: Party) -> LocalSite:
     """The site whose manifest this is, in an experiment; the same one as long as the process lives."""
-    return LocalSite(Path(manifest), device, cache_mb << 20, is_validation=is_validation, budget=Experiment())
+    return LocalSite(
+        Path(manifest), device, cache_mb << 20, is_validation=is_validation, budget=Experiment(), party=lambda: party
+    )
 
 
 @cache
 def node_at(manifest: str, device: str, cache_mb: int, home: str, privacy: PrivacySettings) -> LocalSite:
     """The site of a node, the same one as long as the process lives."""
     budget: Budget | None = Recorded(Path(home), privacy) if home else None
-    return LocalSite(Path(manifest), device, cache_mb << 20, budget=budget)
+    return LocalSite(
+        Path(manifest), device, cache_mb << 20, budget=budget, party=lambda: party_at(Path(home)) if home else None
+    )
 
 
 def from_node_config(context: Context) -> LocalSite:
     """The site that a SuperNode's --node-config describes.
 
-    `manifest`, and if need be `device` and `cache-mb`; for private plans `home`, the folder of the ledger, and if need
-    be `max-epsilon`.
+    `manifest`, and if need be `device` and `cache-mb`; for private plans and secure sums `home`, a site's folder, with
+    the ledger and the membership, and if need be `max-epsilon`.
     """
     config = context.node_config
     if "manifest" not in config:

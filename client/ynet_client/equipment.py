@@ -13,6 +13,7 @@ from ynet_client.archive import Archive
 from ynet_client.budget import Recorded
 from ynet_client.gallery import Gallery
 from ynet_client.local_site import LocalSite
+from ynet_client.secure_part import party_at
 from ynet_client.settings import ClientSettings
 
 
@@ -29,7 +30,9 @@ def prepare(home: Path, settings: ClientSettings) -> Equipment:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     budget = Recorded(home, settings.privacy)
-    site = LocalSite(settings.manifest, settings.device, settings.cache_mb << 20, budget=budget)
+    site = LocalSite(
+        settings.manifest, settings.device, settings.cache_mb << 20, budget=budget, party=lambda: party_at(home)
+    )
     gallery = Gallery.open(home / "gallery.sqlite", _secret(home))
     return Equipment(site, client_app.build(lambda _: site), Archive(home / "models", site, gallery))
 

@@ -18,7 +18,8 @@ CASES = "num-examples"
 """The metric by which Flower weights a site: the cases it trained or was evaluated on."""
 
 INITIAL, TRAIN, EVALUATE = "query.initial", "train", "evaluate"
-"""The kinds of message that a run has."""
+KEYS, MASK, OPEN = "query.keys", "query.mask", "query.open"
+"""The kinds of message that a run has; the last three are those of a secure sum."""
 
 
 def weights_record(flat: Flat) -> ArrayRecord:
