@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -11,63 +12,74 @@ from flwr.clientapp import ClientApp
 from ynet import weights
 from ynet.errors import RefusedError, UserError
 from ynet.evaluate import evaluate
-from ynet.federation.records import ARRAYS, CASES, CONFIG, METRICS, flat_weights, weights_record
+from ynet.federation.plan import Plan
+from ynet.federation.records import ARRAYS, AWAITED, CASES, CONFIG, METRICS, flat_weights, weights_record
 from ynet.model import YNet, arrays_of, load_arrays
 from ynet.private_training import train_privately
 from ynet.train import Moments, train
 from ynet.weights import Flat
 from ynet_client import secure_part
-from ynet_client.budget import Asked, Budget, Experiment, Recorded
+from ynet_client import settings as client_settings
+from ynet_client.budget import Asked, Experiment, Recorded
+from ynet_client.consent import Consent
 from ynet_client.local_site import LocalSite
 from ynet_client.request import Request, read_request, refused
 from ynet_client.secure_part import Party, party_at
-from ynet_client.settings import PrivacySettings
 
 MOMENTS, FIRST, SECOND = "moments", "moments.first", "moments.second"
 
 Locate = Callable[[Context], LocalSite]
+Work = Callable[[LocalSite, Context, Request], RecordDict]
+
+AWAITING = RecordDict({CONFIG: ConfigRecord({AWAITED: "admin"})})
+"""The reply of a site whose admin has not yet said whether it takes part."""
 
 
 def build(locate: Locate) -> ClientApp:
     """The app for the site that `locate` finds for a context."""
     app = ClientApp()
 
-    @app.query("initial")
-    def initial(message: Message, context: Context) -> Message:
-        request, site = read_request(message), locate(context)
-        net = site.network(request.plan)
-        arrays = arrays_of(net)
-        config = ConfigRecord({"layout": weights.layout_to_json(weights.layout_of(arrays))})
-        metrics = MetricRecord({CASES: len(site.cases(request.plan)[0])})
-        content = RecordDict({ARRAYS: weights_record(weights.flatten(arrays)), CONFIG: config, METRICS: metrics})
-        return Message(content, reply_to=message)
+    def when_admitted(work: Work) -> Callable[[Message, Context], Message]:
+        def handle(message: Message, context: Context) -> Message:
+            request, site = read_request(message), locate(context)
+            content = work(site, context, request) if site.admits(request.plan) else AWAITING
+            return Message(content, reply_to=message)
 
-    @app.train()
-    def train_round(message: Message, context: Context) -> Message:
-        request, site = read_request(message), locate(context)
-        if request.plan.aggregation == "secure":
-            secure_part.check_unsummed(site.party, context, request)
-        trains = _train if request.plan.privacy.mode == "off" else _train_privately
-        update, metrics = trains(site, context, request)
-        if request.plan.aggregation == "secure":
-            content = secure_part.offer(site.party, context, request, update, metrics)
-        else:
-            content = RecordDict({ARRAYS: weights_record(update), METRICS: metrics})
-        return Message(content, reply_to=message)
+        return handle
 
-    @app.evaluate()
-    def evaluate_round(message: Message, context: Context) -> Message:
-        request, site = read_request(message), locate(context)
-        net = _loaded(site, request)
-        gallery, queries = site.cases(request.plan)
-        if not len(gallery) or not len(queries):
-            raise RefusedError("no evaluation", "the site has no test cases", "name some in the manifest's split")
-        scores = evaluate(net, gallery, queries, request.plan, site.device)
-        metrics = MetricRecord({CASES: len(queries), **scores.to_metrics()})
-        return Message(RecordDict({METRICS: metrics}), reply_to=message)
-
+    app.query("initial")(when_admitted(_begin))
+    app.train()(when_admitted(_train_round))
+    app.evaluate()(when_admitted(_evaluate))
     secure_part.add_to(app, lambda context: locate(context).party)
     return app
+
+
+def _begin(site: LocalSite, context: Context, request: Request) -> RecordDict:  # noqa: ARG001 (one form for all)
+    """The weights that the plan's seed makes, and the site's cases."""
+    arrays = arrays_of(site.network(request.plan))
+    config = ConfigRecord({"layout": weights.layout_to_json(weights.layout_of(arrays))})
+    metrics = MetricRecord({CASES: len(site.cases(request.plan)[0])})
+    return RecordDict({ARRAYS: weights_record(weights.flatten(arrays)), CONFIG: config, METRICS: metrics})
+
+
+def _train_round(site: LocalSite, context: Context, request: Request) -> RecordDict:
+    is_secure = request.plan.aggregation == "secure"
+    if is_secure:
+        secure_part.check_unsummed(site.party, context, request)
+    trains = _train if request.plan.privacy.mode == "off" else _train_privately
+    update, metrics = trains(site, context, request)
+    if is_secure:
+        return secure_part.offer(site.party, context, request, update, metrics)
+    return RecordDict({ARRAYS: weights_record(update), METRICS: metrics})
+
+
+def _evaluate(site: LocalSite, context: Context, request: Request) -> RecordDict:  # noqa: ARG001 (one form for all)
+    net = _loaded(site, request)
+    gallery, queries = site.cases(request.plan)
+    if not len(gallery) or not len(queries):
+        raise RefusedError("no evaluation", "the site has no test cases", "name some in the manifest's split")
+    scores = evaluate(net, gallery, queries, request.plan, site.device)
+    return RecordDict({METRICS: MetricRecord({CASES: len(queries), **scores.to_metrics()})})
 
 
 def _train(site: LocalSite, context: Context, request: Request) -> tuple[Flat, MetricRecord]:
@@ -157,26 +169,39 @@ def site_at(manifest: str, device: str, cache_mb: int, is_validation: bool, part
 
 
 @cache
-def node_at(manifest: str, device: str, cache_mb: int, home: str, privacy: PrivacySettings) -> LocalSite:
+def node_at(manifest: str, device: str, cache_mb: int, home: str, max_epsilon: float | None) -> LocalSite:
     """The site of a node, the same one as long as the process lives."""
-    budget: Budget | None = Recorded(Path(home), privacy) if home else None
+    if not home:
+        return LocalSite(Path(manifest), device, cache_mb << 20, admits=_without_a_home)
+    settings = client_settings.read(Path(home))
+    privacy = settings.privacy if max_epsilon is None else replace(settings.privacy, max_epsilon=max_epsilon)
     return LocalSite(
-        Path(manifest), device, cache_mb << 20, budget=budget, party=lambda: party_at(Path(home)) if home else None
+        Path(manifest),
+        device,
+        cache_mb << 20,
+        budget=Recorded(Path(home), privacy),
+        party=lambda: party_at(Path(home)),
+        admits=Consent(Path(home), settings.policy).admits,
     )
+
+
+def _without_a_home(_: Plan) -> bool:
+    do = "give the node's config a `home`, and say `ynet-client accept PLAN_ID --home HOME`"
+    raise RefusedError("a plan was refused", "the site has no place to keep its admin's yes", do)
 
 
 def from_node_config(context: Context) -> LocalSite:
     """The site that a SuperNode's --node-config describes.
 
-    `manifest`, and if need be `device` and `cache-mb`; for private plans and secure sums `home`, a site's folder, with
-    the ledger and the membership, and if need be `max-epsilon`.
+    `manifest`, `home`, the site's folder, and if need be `device`, `cache-mb` and `max-epsilon`. In `home` are the
+    settings, the plans that were accepted, the privacy ledger, and for secure sums the membership.
     """
     config = context.node_config
     if "manifest" not in config:
         raise RefusedError("no site", "the node's config names no manifest", "start it with --node-config manifest=...")
-    privacy = PrivacySettings(max_epsilon=float(config.get("max-epsilon", PrivacySettings.max_epsilon)))
+    max_epsilon = float(config["max-epsilon"]) if "max-epsilon" in config else None
     device, cache_mb = str(config.get("device", "auto")), int(config.get("cache-mb", 2048))
-    return node_at(str(config["manifest"]), device, cache_mb, str(config.get("home", "")), privacy)
+    return node_at(str(config["manifest"]), device, cache_mb, str(config.get("home", "")), max_epsilon)
 
 
 app = build(from_node_config)

@@ -43,13 +43,16 @@ class LocalSite:
         is_validation: bool = False,
         budget: Budget | None = None,
         party: Callable[[], Party | None] = lambda: None,
+        admits: Callable[[Plan], bool] = lambda _: True,
     ) -> None:
         """`is_validation`: the test cases are left out, and some training patients stand in for them.
 
-        Without a `budget` the site trains no private plan; without a `party` it is in no secure sum.
+        Without a `budget` the site trains no private plan; without a `party` it is in no secure sum. `admits`
+        says whether it takes part in a plan; False while nobody has said.
         """
         self._path, self._cache_bytes, self._is_validation = manifest, cache_bytes, is_validation
         self.device, self.report, self._budget, self._party = choose(device), report, budget, party
+        self.admits = admits
         self._lock = threading.Lock()
         self._prepared: _Prepared | None = None
         self._network: tuple[str, YNet] | None = None

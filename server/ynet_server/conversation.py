@@ -8,7 +8,7 @@ from flwr.serverapp import Grid
 
 from ynet.errors import UserError
 from ynet.federation.plan import Plan
-from ynet.federation.records import CONFIG
+from ynet.federation.records import AWAITED, CONFIG
 from ynet_server.reply_errors import is_lost
 from ynet_server.run_folder import RunFolder
 
@@ -25,6 +25,7 @@ class Conversation:
 
     def __init__(self, grid: Grid, plan: Plan, folder: RunFolder, name_of: Callable[[int], str]) -> None:
         self._grid, self._plan, self._folder, self.name_of = grid, plan, folder, name_of
+        self._awaited = set[int]()  # nodes whose admins have not yet said whether they take part
         self.refusal = ""  # why a site that is there gave nothing usable, the newest; whoever asks anew empties it
 
     def present(self) -> list[int]:
@@ -52,9 +53,17 @@ class Conversation:
                 self._folder.event("site_failed", round=number, site=self.name_of(node), reason=answer.error.reason)
                 if not is_lost(answer.error.code):
                     self.refusal = f"site {self.name_of(node)} said: {answer.error.reason}"
+            elif AWAITED in answer.content.config_records.get(CONFIG, {}):
+                self._await(node)
             elif self._accept(number, reply := Reply(node, answer.content), check):
                 replies.append(reply)
         return replies
+
+    def _await(self, node: int) -> None:
+        """A site whose admin has not said yes yet: it is no refusal, and told once."""
+        if node not in self._awaited:
+            self._awaited.add(node)
+            self._folder.event("awaited", site=self.name_of(node))
 
     def _accept(self, number: int, reply: Reply, check: Callable[[Reply], object]) -> bool:
         try:

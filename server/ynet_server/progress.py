@@ -57,6 +57,7 @@ def _evaluated(event: Mapping[str, Any]) -> str:
 
 _LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "waiting": lambda e: f"waiting for sites: {e['connected']} of {e['needed']} are connected",
+    "awaited": lambda e: f"site {e['site']} waits for its admin's yes to this plan",
     "started": lambda e: f"begun with {', '.join(e['sites'])}; {e['parameters']:,} parameters",
     "resumed": lambda _: "the server was restarted; the run goes on",
     "round": _round,

@@ -104,19 +104,23 @@ class _Rounds:
 
     def initial(self) -> State:
         """Initial weights: each site makes them from the plan's seed; all layouts must agree; one set is taken."""
-        asked: list[int] = []
+        asked, refused, told, good = list[int](), 0, -1, dict[int, Reply]()
         while True:
             nodes = self._wait_for(self._plan.cohort.minimum)
             if nodes != asked:
                 asked, refused = nodes, 0
             self._talk.refusal = ""
-            replies = self._talk.ask(0, INITIAL, nodes, self._check_initial)
-            if len(replies) >= self._plan.cohort.minimum:
+            found = self._talk.ask(0, INITIAL, [node for node in nodes if node not in good], self._check_initial)
+            good = {node: good[node] for node in nodes if node in good} | {reply.node: reply for reply in found}
+            if len(good) >= self._plan.cohort.minimum:
                 break
             refused += bool(self._talk.refusal)
-            self._give_up_if(refused, "the run's beginning", len(replies), self._plan.cohort.minimum)
-            self._folder.event("waiting", connected=len(replies), needed=self._plan.cohort.minimum)
+            self._give_up_if(refused, "the run's beginning", len(good), self._plan.cohort.minimum)
+            if len(good) != told:
+                told = len(good)
+                self._folder.event("waiting", connected=len(good), needed=self._plan.cohort.minimum)
             time.sleep(WAIT_AFTER_FAILED_ROUND_S)
+        replies = [good[node] for node in sorted(good)]
         layouts = {str(reply.content[CONFIG]["layout"]) for reply in replies}
         if len(layouts) > 1:
             raise UserError(

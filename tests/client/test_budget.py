@@ -130,6 +130,8 @@ def test_a_site_without_a_ledger_trains_no_private_plan(tmp_path: Path) -> None:
 def test_a_node_of_flowers_own_keeps_its_ledger_in_the_home_that_its_config_names(tmp_path: Path) -> None:
     site(tmp_path)
     config = {"manifest": str(tmp_path / "data/A/manifest.csv"), "home": str(tmp_path / "home"), "max-epsilon": 4.5}
+    (tmp_path / "home").mkdir(exist_ok=True)
+    (tmp_path / "home/client.yaml").write_text("policy: {new_plans: accept}")
     context = Context(run_id=0, node_id=0, node_config=config, state=RecordDict(), run_config={})
     at = client_app.from_node_config(context)
     assert client_app.from_node_config(context) is at

@@ -14,6 +14,9 @@ from ynet.weights import Flat
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
 """The names of the records in a message."""
 
+AWAITED = "awaited"
+"""The key, in a reply's config, that says for whose word the site waits before it takes part."""
+
 CASES = "num-examples"
 """The metric by which Flower weights a site: the cases it trained or was evaluated on."""
 
