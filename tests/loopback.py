@@ -227,6 +227,7 @@ class Site:
     ) -> None:
         self._answer, self._task, self._cases = answer, task, cases
         self.models: list[pb.Model] = []
+        self.witnessed: list[pb.LedgerHead] = []
 
     def cases(self) -> int:
         return self._cases
@@ -236,6 +237,9 @@ class Site:
 
     async def answer(self, from_site: str, body: bytes) -> bytes:
         return await self._answer(from_site, body) if self._answer else b"answer to " + from_site.encode()
+
+    async def witness(self, head: pb.LedgerHead) -> None:
+        self.witnessed.append(head)
 
     async def model(self, model: pb.Model, fetch: Fetch) -> None:
         self.models.append(model)
@@ -283,7 +287,8 @@ def tiny_app(
         if party:
             request = read_request(message)
             secure_part.check_unsummed(party, context, request)
-            return Message(secure_part.offer(party, context, request, flat, metrics), reply_to=message)
+            offer = secure_part.offer(party, context, request, flat, int(str(metrics[CASES])))
+            return Message(RecordDict({CONFIG: offer, METRICS: metrics}), reply_to=message)
         return Message(spoil(RecordDict({ARRAYS: weights_record(flat), METRICS: metrics})), reply_to=message)
 
     @app.evaluate()

@@ -13,7 +13,7 @@ from ynet import weights
 from ynet.errors import RefusedError, UserError
 from ynet.evaluate import evaluate
 from ynet.federation.plan import Plan
-from ynet.federation.records import ARRAYS, AWAITED, CASES, CONFIG, METRICS, flat_weights, weights_record
+from ynet.federation.records import ARRAYS, AWAITED, CASES, CONFIG, LEDGER, METRICS, flat_weights, weights_record
 from ynet.model import YNet, arrays_of, load_arrays
 from ynet.private_training import train_privately
 from ynet.train import Moments, train
@@ -66,11 +66,18 @@ def _train_round(site: LocalSite, context: Context, request: Request) -> RecordD
     is_secure = request.plan.aggregation == "secure"
     if is_secure:
         secure_part.check_unsummed(site.party, context, request)
-    trains = _train if request.plan.privacy.mode == "off" else _train_privately
-    update, metrics = trains(site, context, request)
+    is_private = request.plan.privacy.mode != "off"
+    update, metrics = (_train_privately if is_private else _train)(site, context, request)
+    reply, config = RecordDict({METRICS: metrics}), ConfigRecord()
     if is_secure:
-        return secure_part.offer(site.party, context, request, update, metrics)
-    return RecordDict({ARRAYS: weights_record(update), METRICS: metrics})
+        config = secure_part.offer(site.party, context, request, update, int(str(metrics[CASES])))
+    else:
+        reply[ARRAYS] = weights_record(update)
+    if is_private and (head := site.budget.head):
+        config[LEDGER] = head.to_text()
+    if config:
+        reply[CONFIG] = config
+    return reply
 
 
 def _evaluate(site: LocalSite, context: Context, request: Request) -> RecordDict:  # noqa: ARG001 (one form for all)

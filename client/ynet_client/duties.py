@@ -14,6 +14,7 @@ from flwr.app import RecordDict
 from ynet.errors import RefusedError, UserError
 from ynet.federation import hub_pb2 as pb
 from ynet.federation.content import Content
+from ynet.federation.ledger import Head
 from ynet.federation.records import AWAITED, CONFIG, EVALUATE, MASK, METRICS, TRAIN
 from ynet_client import app_call, lookup
 from ynet_client.consent import Consent
@@ -69,6 +70,10 @@ class Duties:
         """Search the gallery for another site."""
         log.info("a query of site %s", from_site)
         return await self.search(lambda archive: lookup.answer(archive, body))
+
+    async def witness(self, head: pb.LedgerHead) -> None:
+        """Hold the ledger against what the server saw of it; private training stops when it is another."""
+        await self._work(lambda tools: tools.budget.check_witness(Head(head.number, head.digest)))
 
     async def model(self, model: pb.Model, fetch: Fetch) -> None:
         """Fetch a model, check it, encode the archive under it, and answer with it from then on."""

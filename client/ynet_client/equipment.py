@@ -24,6 +24,7 @@ class Equipment(NamedTuple):
     site: LocalSite
     app: ClientApp
     archive: Archive
+    budget: Recorded
 
 
 def prepare(home: Path, settings: ClientSettings, consent: Consent) -> Equipment:
@@ -40,7 +41,7 @@ def prepare(home: Path, settings: ClientSettings, consent: Consent) -> Equipment
         admits=consent.admits,
     )
     gallery = Gallery.open(home / "gallery.sqlite", _secret(home))
-    return Equipment(site, client_app.build(lambda _: site), Archive(home / "models", site, gallery))
+    return Equipment(site, client_app.build(lambda _: site), Archive(home / "models", site, gallery), budget)
 
 
 def _secret(home: Path) -> bytes:

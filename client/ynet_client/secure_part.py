@@ -12,13 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from ynet.errors import RefusedError
 from ynet.federation import secure_sum
 from ynet.federation.identity import Identity
-from ynet.federation.records import ARRAYS, CASES, CONFIG, METRICS, flat_weights, weights_record
+from ynet.federation.records import ARRAYS, CONFIG, flat_weights, weights_record
 from ynet.federation.secure_sum import Keys, Purpose, roster_from_json
 from ynet.home import write_private
 from ynet.weights import Flat
@@ -77,11 +77,10 @@ def check_unsummed(party: Party, context: Context, request: Request) -> None:
         raise _refused(f"round {request.round} of this plan is over: this site's update of round {last} was summed")
 
 
-def offer(party: Party, context: Context, request: Request, update: Flat, metrics: MetricRecord) -> RecordDict:
-    """Keep the update of a round, and offer a key for its sum: the reply to a round's training."""
+def offer(party: Party, context: Context, request: Request, update: Flat, weight: int) -> ConfigRecord:
+    """Keep the update of a round, to be weighed by `weight`; what is sent in its place, an offer of a key."""
     context.state[UPDATE] = weights_record(update)
-    made = _keep(party, context, request, int(str(metrics[CASES])))
-    return RecordDict({CONFIG: made, METRICS: metrics})
+    return _keep(party, context, request, weight)
 
 
 def renew(party: Party, context: Context, request: Request) -> ConfigRecord:

@@ -17,6 +17,9 @@ ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
 AWAITED = "awaited"
 """The key, in a reply's config, that says for whose word the site waits before it takes part."""
 
+LEDGER = "ledger"
+"""The key, in the config of a private round's reply, of how far the site's ledger goes: a number, a space, a digest."""
+
 CASES = "num-examples"
 """The metric by which Flower weights a site: the cases it trained or was evaluated on."""
 
