@@ -298,5 +298,5 @@ def tiny_app(
         return Message(RecordDict({METRICS: metrics}), reply_to=message)
 
     if party:
-        secure_part.add_to(app, lambda _: party)
+        secure_part.add_to(app, lambda *_: party)
     return app

@@ -115,7 +115,8 @@ class Recorded:
 
     def check_witness(self, seen: Head) -> None:
         """Hold the ledger, from now on, against what a witness saw of it. Raises LedgerError when it is another."""
-        self._seen = seen
+        if self._seen is None or seen.number >= self._seen.number:
+            self._seen = seen
         _ = self.ledger
 
     def reserve(self, asked: Asked) -> Mechanism:
@@ -126,6 +127,12 @@ class Recorded:
         rest = () if begun else (found.spends(plan.training.rounds - 1),)  # a run must fit whole when it begins
 
         def allows(entries: Sequence[Entry]) -> None:
+            if sum(entry.plan == plan.id for entry in entries) > plan.training.rounds:
+                raise BudgetExhaustedError(
+                    "the plan's own epsilon is spent",
+                    f"all {plan.training.rounds} rounds of it were trained at this site",
+                    "train a plan of another name, which is accounted beside it",
+                )
             would = accountant.epsilon([*spent(entries), *(steps for steps in rest if steps.steps)], delta)
             if would > self._settings.max_epsilon:
                 had = accountant.epsilon(spent(entries[:-1]), delta)

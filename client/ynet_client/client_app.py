@@ -15,6 +15,7 @@ from ynet.evaluate import evaluate
 from ynet.federation.plan import Plan
 from ynet.federation.records import ARRAYS, AWAITED, CASES, CONFIG, LEDGER, METRICS, flat_weights, weights_record
 from ynet.model import YNet, arrays_of, load_arrays
+from ynet.model import build as build_network
 from ynet.private_training import train_privately
 from ynet.train import Moments, train
 from ynet.weights import Flat
@@ -50,13 +51,20 @@ def build(locate: Locate) -> ClientApp:
     app.query("initial")(when_admitted(_begin))
     app.train()(when_admitted(_train_round))
     app.evaluate()(when_admitted(_evaluate))
-    secure_part.add_to(app, lambda context: locate(context).party)
+
+    def party_to(context: Context, request: Request) -> Party:
+        site = locate(context)
+        if not site.admits(request.plan):
+            raise refused("the site's admin has not accepted this plan")
+        return site.party
+
+    secure_part.add_to(app, party_to)
     return app
 
 
 def _begin(site: LocalSite, context: Context, request: Request) -> RecordDict:  # noqa: ARG001 (one form for all)
-    """The weights that the plan's seed makes, and the site's cases."""
-    arrays = arrays_of(site.network(request.plan))
+    """The weights that the plan's seed makes, and the site's cases. Never of the site's network: it was trained."""
+    arrays = arrays_of(build_network(request.plan))
     config = ConfigRecord({"layout": weights.layout_to_json(weights.layout_of(arrays))})
     metrics = MetricRecord({CASES: len(site.cases(request.plan)[0])})
     return RecordDict({ARRAYS: weights_record(weights.flatten(arrays)), CONFIG: config, METRICS: metrics})

@@ -49,8 +49,8 @@ class Consent:
             return True
         with self._lock:
             if plan.id not in self._told:
-                self._told.add(plan.id)
                 self._keep(plan)
+                self._told.add(plan.id)
                 self._tell(plan)
         return False
 
@@ -61,9 +61,8 @@ class Consent:
         """
         found = plan_id if PLAN_ID.fullmatch(plan_id) else self._meant(plan_id)
         prepare(self._folder)
-        for other in ("accepted", "declined"):
-            (self._folder / f"{found}.{other}").unlink(missing_ok=True)
         write_private(self._folder / f"{found}.{word}", b"")
+        (self._folder / f"{found}.{'accepted' if word == 'declined' else 'declined'}").unlink(missing_ok=True)
         return found
 
     def seen(self) -> Iterator[Seen]:
@@ -71,6 +70,10 @@ class Consent:
         files = sorted(self._folder.glob("*.json"), key=lambda path: (self._word(path.stem) or "", path.stem))
         for path in files:
             yield Seen(plans.from_canonical(path.read_text("utf-8")), self._word(path.stem))
+
+    def word_of(self, plan: Plan) -> Word | None:
+        """What was said of a plan."""
+        return self._word(plan.id)
 
     def _meant(self, letters: str) -> str:
         known = [path.stem for path in self._folder.glob("*.json")]
@@ -86,9 +89,11 @@ class Consent:
 
     def _keep(self, plan: Plan) -> None:
         prepare(self._folder)
-        if len(list(self._folder.glob("*.json"))) >= MOST_KEPT:
+        if (file := self._folder / f"{plan.id}.json").exists():
+            return
+        if sum(self._word(path.stem) is None for path in self._folder.glob("*.json")) >= MOST_KEPT:
             raise _refused("too many plans wait for a word of the site's admin")
-        write_private(self._folder / f"{plan.id}.json", plan.canonical().encode())
+        write_private(file, plan.canonical().encode())
 
 
 def check(plan: Plan, policy: Policy) -> None:

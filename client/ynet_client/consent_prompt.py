@@ -5,7 +5,7 @@ import threading
 from pathlib import Path
 
 from ynet.federation.plan import Plan
-from ynet_client.consent import Consent, terms
+from ynet_client.consent import Consent, Word, terms
 from ynet_client.display import Display
 from ynet_client.settings import Policy
 
@@ -24,10 +24,16 @@ def put_to_the_admin(plan: Plan, home: Path, display: Display) -> None:
 
 def _ask(plan: Plan, home: Path, display: Display) -> None:
     with _one_question:
+        consent = Consent(home, Policy())
+        if consent.word_of(plan):  # said elsewhere, while another plan was asked about
+            return
+        for line in terms(plan):
+            display.say(line)
         display.say(f"does this site take part in {plan.name}, {plan.id[:16]}? yes or no:")
         for line in sys.stdin:
             if (answer := line.strip().lower()) in ("yes", "no"):
-                word = Consent(home, Policy()).say(plan.id, "accepted" if answer == "yes" else "declined")
-                display.say(f"plan {word[:16]} is {'accepted' if answer == 'yes' else 'declined'}")
+                word: Word = "accepted" if answer == "yes" else "declined"
+                if not consent.word_of(plan):
+                    display.say(f"plan {consent.say(plan.id, word)[:16]} is {word}")
                 return
             display.say("yes or no:")

@@ -13,6 +13,7 @@ from flwr.app import RecordDict
 
 from ynet.errors import RefusedError, UserError
 from ynet.federation import hub_pb2 as pb
+from ynet.federation import protocol
 from ynet.federation.content import Content
 from ynet.federation.ledger import Head
 from ynet.federation.records import AWAITED, CONFIG, EVALUATE, MASK, METRICS, TRAIN
@@ -120,7 +121,7 @@ class Duties:
             title = f"round {number}, epoch {progress.epoch}/{progress.epochs}, loss {progress.loss:.3f}"
             self._display.progress(title, progress.done, progress.total)
 
-        tools.site.report, self.doing = report, f"{kind}, round {number}"
+        tools.site.report, self.doing = report, f"{protocol.plain(kind, 40)}, round {number}"
         try:
             reply = app_call.call(tools.app, self._context, kind, records)
         finally:

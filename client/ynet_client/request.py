@@ -6,6 +6,7 @@ from flwr.app import ConfigRecord, Message
 
 from ynet.errors import RefusedError, UserError
 from ynet.federation import plan as plans
+from ynet.federation import secure_sum
 from ynet.federation.plan import Plan
 from ynet.federation.records import ARRAYS, CONFIG, flat_weights
 from ynet.weights import Flat
@@ -24,6 +25,11 @@ class Request(NamedTuple):
     attempt: int  # of a secure sum, from 1
     roster: str
 
+    @property
+    def begins(self) -> str:
+        """What the training begins with, and what steers it: all sites of a secure sum must have the same."""
+        return secure_sum.beginning(self.flat, self.proximal_mu)
+
 
 def read_request(message: Message) -> Request:
     """What the server asks for. Raises RefusedError when it is anything but arrays and known settings."""
@@ -40,8 +46,8 @@ def read_request(message: Message) -> Request:
     except UserError as error:
         raise refused(f"its plan is not one of this version: {error.what}") from None
     mu = config.get("proximal-mu", 0.0)
-    if not isinstance(mu, int | float) or not 0 <= mu <= 1000:
-        raise refused("its proximal-mu is no number from 0 to 1000")
+    if not isinstance(mu, int | float) or not 0 <= mu <= 1000 or (mu and plan.training.strategy != "fedprox"):
+        raise refused("its proximal-mu is none of the plan's")
     record = content.array_records.get(ARRAYS)
     return Request(
         plan,

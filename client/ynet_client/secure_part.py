@@ -7,6 +7,7 @@ away answers neither (1) nor (2) for that round again: a second sum, of fewer si
 """
 
 import datetime as dt
+import fcntl
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +40,7 @@ class Party(NamedTuple):
     home: Path | None  # where it is kept which rounds were summed; None in an experiment, where the node's state does
 
 
-FindParty = Callable[[Context], Party]
+FindParty = Callable[[Context, Request], Party]
 
 
 def party_at(home: Path) -> Party | None:
@@ -54,19 +55,19 @@ def add_to(app: ClientApp, find: FindParty) -> None:
     @app.query("keys")
     def keys(message: Message, context: Context) -> Message:
         request = read_request(message)
-        made = renew(find(context), context, request)
+        made = renew(find(context, request), context, request)
         return Message(RecordDict({CONFIG: made}), reply_to=message)
 
     @app.query("mask")
     def mask(message: Message, context: Context) -> Message:
         request = read_request(message)
-        masked = mask_update(find(context), context, request, dt.datetime.now(dt.UTC))
+        masked = mask_update(find(context, request), context, request, dt.datetime.now(dt.UTC))
         return Message(RecordDict({ARRAYS: weights_record(masked)}), reply_to=message)
 
     @app.query("open")
     def open_(message: Message, context: Context) -> Message:
         request = read_request(message)
-        key = give_own_mask(find(context), context, request)
+        key = give_own_mask(find(context, request), context, request)
         return Message(RecordDict({CONFIG: ConfigRecord({"mask": key.hex()})}), reply_to=message)
 
 
@@ -80,7 +81,7 @@ def check_unsummed(party: Party, context: Context, request: Request) -> None:
 def offer(party: Party, context: Context, request: Request, update: Flat, weight: int) -> ConfigRecord:
     """Keep the update of a round, to be weighed by `weight`; what is sent in its place, an offer of a key."""
     context.state[UPDATE] = weights_record(update)
-    return _keep(party, context, request, weight)
+    return _keep(party, context, request, weight, request.begins)
 
 
 def renew(party: Party, context: Context, request: Request) -> ConfigRecord:
@@ -90,7 +91,7 @@ def renew(party: Party, context: Context, request: Request) -> ConfigRecord:
         raise _refused("this site's update of the round was summed already")
     if request.attempt != kept["attempt"] + 1:
         raise _refused(f"attempt {kept['attempt'] + 1} comes next, not {request.attempt}")
-    return _keep(party, context, request, kept["weight"])
+    return _keep(party, context, request, kept["weight"], kept["begins"])
 
 
 def mask_update(party: Party, context: Context, request: Request, now: dt.datetime) -> Flat:
@@ -99,17 +100,16 @@ def mask_update(party: Party, context: Context, request: Request, now: dt.dateti
     if kept["stage"] != OFFERED or kept["attempt"] != request.attempt:
         raise _refused("these keys are used up, or another attempt's")
     keys = Keys(
-        Purpose(request.plan.id, request.round, request.attempt),
+        Purpose(request.plan.id, request.round, request.attempt, kept["begins"]),
         secure_sum.offer_from_json(kept["offer"]),
         kept["secret"],
         kept["own_mask"],
     )
     roster = roster_from_json(request.roster)
     secure_sum.check_roster(roster, keys.purpose, party.authority, request.plan.cohort.quorum, now)
+    context.state[STATE] = ConfigRecord({**kept, "stage": MASKED, "secret": b""})  # used up, whatever comes of it
     update = flat_weights(context.state.array_records[UPDATE])
-    masked = secure_sum.mask(keys, update, kept["weight"], roster)
-    context.state[STATE] = ConfigRecord({**kept, "stage": MASKED, "secret": b""})
-    return secure_sum.to_wire(masked)
+    return secure_sum.to_wire(secure_sum.mask(keys, update, kept["weight"], roster))
 
 
 def give_own_mask(party: Party, context: Context, request: Request) -> bytes:
@@ -117,7 +117,7 @@ def give_own_mask(party: Party, context: Context, request: Request) -> bytes:
     kept = _kept(context, request)
     if kept["stage"] not in (MASKED, OPENED) or kept["attempt"] != request.attempt:
         raise _refused("nothing was masked for this attempt")
-    _record_summed(party, request.plan.id, request.round)
+    _record_summed(party, request.plan.id, request.round, is_again=kept["stage"] == OPENED)
     context.state[STATE] = ConfigRecord({**kept, "stage": OPENED})
     if UPDATE in context.state:
         del context.state[UPDATE]
@@ -125,9 +125,10 @@ def give_own_mask(party: Party, context: Context, request: Request) -> bytes:
     return key
 
 
-def _keep(party: Party, context: Context, request: Request, weight: int) -> ConfigRecord:
+def _keep(party: Party, context: Context, request: Request, weight: int, begins: str) -> ConfigRecord:
     """Fresh keys in the node's state; what is sent of them."""
-    keys = secure_sum.fresh_keys(party.own, party.site, Purpose(request.plan.id, request.round, request.attempt))
+    purpose = Purpose(request.plan.id, request.round, request.attempt, begins)
+    keys = secure_sum.fresh_keys(party.own, party.site, purpose)
     text = secure_sum.offer_to_json(keys.offer)
     kept: dict[str, Any] = {
         "plan": request.plan.id,
@@ -135,6 +136,7 @@ def _keep(party: Party, context: Context, request: Request, weight: int) -> Conf
         "attempt": request.attempt,
         "stage": OFFERED,
         "weight": weight,
+        "begins": begins,
         "offer": text,
         "secret": keys.secret,
         "own_mask": keys.own_mask,
@@ -162,7 +164,7 @@ def _recorded(party: Party) -> dict[str, int]:
         return {}
     try:
         return {str(plan): int(number) for plan, number in json.loads((party.home / SUMMED).read_text("utf-8")).items()}
-    except (OSError, ValueError, AttributeError, TypeError):
+    except (OSError, ValueError, AttributeError, TypeError, OverflowError):
         raise RefusedError(
             "a secure sum was refused",
             "the site's record of its sums cannot be read",
@@ -170,11 +172,17 @@ def _recorded(party: Party) -> dict[str, int]:
         ) from None
 
 
-def _record_summed(party: Party, plan_id: str, number: int) -> None:
-    """On the disk before the mask leaves."""
-    recorded = _recorded(party)
-    if party.home is not None and recorded.get(plan_id, 0) < number:
-        write_private(party.home / SUMMED, json.dumps({**recorded, plan_id: number}).encode())
+def _record_summed(party: Party, plan_id: str, number: int, *, is_again: bool) -> None:
+    """On the disk before the mask leaves. Raises RefusedError when the round was summed elsewhere, in another run."""
+    if party.home is None:
+        return
+    with (party.home / f"{SUMMED}.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        recorded = _recorded(party)
+        if recorded.get(plan_id, 0) < number:
+            write_private(party.home / SUMMED, json.dumps({**recorded, plan_id: number}).encode())
+        elif not is_again:
+            raise _refused("this site's update of the round was summed already")
 
 
 def _refused(why: str) -> RefusedError:

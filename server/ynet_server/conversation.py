@@ -25,7 +25,7 @@ class Conversation:
 
     def __init__(self, grid: Grid, plan: Plan, folder: RunFolder, name_of: Callable[[int], str]) -> None:
         self._grid, self._plan, self._folder, self.name_of = grid, plan, folder, name_of
-        self._awaited = set[int]()  # nodes whose admins have not yet said whether they take part
+        self.awaited = set[int]()  # nodes whose admins have not yet said whether they take part
         self.refusal = ""  # why a site that is there gave nothing usable, the newest; whoever asks anew empties it
 
     def present(self) -> list[int]:
@@ -56,19 +56,20 @@ class Conversation:
             elif AWAITED in answer.content.config_records.get(CONFIG, {}):
                 self._await(node)
             elif self._accept(number, reply := Reply(node, answer.content), check):
+                self.awaited.discard(node)
                 replies.append(reply)
         return replies
 
     def _await(self, node: int) -> None:
         """A site whose admin has not said yes yet: it is no refusal, and told once."""
-        if node not in self._awaited:
-            self._awaited.add(node)
+        if node not in self.awaited:
+            self.awaited.add(node)
             self._folder.event("awaited", site=self.name_of(node))
 
     def _accept(self, number: int, reply: Reply, check: Callable[[Reply], object]) -> bool:
         try:
             check(reply)
-        except (KeyError, TypeError, ValueError, OverflowError, UserError) as error:
+        except (LookupError, TypeError, ValueError, OverflowError, UserError) as error:
             why = error.why if isinstance(error, UserError) else "it is not of the form that was asked for"
             self.refusal = f"what site {self.name_of(reply.node)} sent was refused: {why}"
             self._folder.event("update_refused", round=number, site=self.name_of(reply.node), reason=why)

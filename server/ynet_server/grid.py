@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import hashlib
 import secrets
+import sqlite3
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -149,7 +150,7 @@ class HubGrid(Grid):
     def _witness(self, site: str, records: RecordDict) -> None:
         """Remember how far the site's privacy ledger goes, when the reply says so."""
         if CONFIG in records.config_records and LEDGER in records.config_records[CONFIG]:
-            with contextlib.suppress(ValueError):  # what cannot be read vouches for nothing
+            with contextlib.suppress(ValueError, sqlite3.Error):  # what cannot be read or kept vouches for nothing
                 self._hub.saw_ledger(site, Head.from_text(str(records.config_records[CONFIG][LEDGER])))
 
 

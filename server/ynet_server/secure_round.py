@@ -4,9 +4,10 @@ What it has added up is on its disk before it asks for the sites' own masks: a s
 a round only, so that a server which is started anew must go on with that sum.
 """
 
+import datetime as dt
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,9 +16,9 @@ import numpy as np
 from ynet import weights
 from ynet.errors import RefusedError, UserError
 from ynet.federation import secure_sum
-from ynet.federation.plan import Plan
+from ynet.federation.plan import MOST_SECURE, Plan
 from ynet.federation.records import ARRAYS, CONFIG, KEYS, MASK, OPEN, flat_weights
-from ynet.federation.secure_sum import Masked, Offer
+from ynet.federation.secure_sum import Masked, Offer, Purpose
 from ynet.weights import Flat
 from ynet_server.conversation import Conversation, Reply
 from ynet_server.run_folder import RunFolder
@@ -48,23 +49,41 @@ class LostError(Exception):
     """A sum that cannot be read: a site that is in it does not give its mask away. The text names it."""
 
 
-def offer_of(reply: Reply) -> Offer:
-    """The key that a site offers with its round's training. Raises KeyError, RefusedError."""
-    return secure_sum.offer_from_json(str(reply.content[CONFIG]["offer"]))
-
-
 class SecureSums:
     """The secure sums of one run."""
 
     def __init__(self, talk: Conversation, plan: Plan, folder: RunFolder) -> None:
         self._talk, self._plan, self._folder = talk, plan, folder
 
-    def collect(self, number: int, offers: Mapping[int, Offer], said: Mapping[int, Said], size: int) -> Sum:
-        """The masked updates of all who are there, added up; begun again without those who are lost on the way.
+    def offer_of(self, reply: Reply, purpose: Purpose) -> Offer:
+        """The key that a site offers: one that the other sites will take. Raises LookupError, RefusedError.
+
+        An offer that they refuse would keep them all from the sum, and not the one who made it.
+        """
+        offer = secure_sum.offer_from_json(str(reply.content[CONFIG]["offer"]))
+        name = self._talk.name_of(reply.node)
+        if name not in (str(reply.node), offer.site):  # a node without a name is called by its number
+            raise UserError("offer", "it is another site's", "")
+        secure_sum.check_offer(offer, purpose, dt.datetime.now(dt.UTC))
+        return offer
+
+    def offers_of(self, replies: Sequence[Reply], purpose: Purpose) -> dict[int, Offer]:
+        """By node, each name and key once, as many as a sum may have."""
+        offers: dict[int, Offer] = {}
+        for reply in replies:
+            offer = self.offer_of(reply, purpose)
+            if len(offers) < MOST_SECURE and not any(
+                offer.site == other.site or offer.key == other.key for other in offers.values()
+            ):
+                offers[reply.node] = offer
+        return offers
+
+    def collect(self, replies: Sequence[Reply], purpose: Purpose, said: Mapping[int, Said], size: int) -> Sum:
+        """The masked updates of all who trained, added up; begun again without those who are lost on the way.
 
         Raises TooFewError when fewer than the quorum are left.
         """
-        attempt = 1
+        number, attempt, offers = purpose.round, purpose.attempt, self.offers_of(replies, purpose)
         while len(offers) >= self._plan.cohort.quorum:
             masked = self._masked(number, attempt, offers, size)
             if len(masked) == len(offers):
@@ -75,8 +94,10 @@ class SecureSums:
             self._folder.event(
                 "sum_restarted", round=number, without=[self._talk.name_of(n) for n in offers if n not in masked]
             )
-            replies = self._talk.ask(number, KEYS, masked, offer_of, **{"server-round": number, "attempt": attempt})
-            offers = {reply.node: offer_of(reply) for reply in replies}
+            purpose = purpose._replace(attempt=attempt)
+            config = {"server-round": number, "attempt": attempt}
+            replies = self._talk.ask(number, KEYS, masked, partial(self.offer_of, purpose=purpose), **config)
+            offers = self.offers_of(replies, purpose)
         raise TooFewError(len(offers))
 
     def _masked(self, number: int, attempt: int, offers: Mapping[int, Offer], size: int) -> dict[int, Masked]:
@@ -129,7 +150,7 @@ class SecureSums:
 
 def _vector(reply: Reply, size: int) -> Masked:
     masked = secure_sum.from_wire(flat_weights(reply.content.array_records[ARRAYS]))
-    if len(masked) != size:
+    if masked.shape != (size,):
         raise UserError("update", f"it has {len(masked)} values, and the network {size}", "")
     return masked
 

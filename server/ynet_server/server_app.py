@@ -13,14 +13,16 @@ from flwr.serverapp import Grid, ServerApp
 from ynet import memory, weights
 from ynet.errors import UserError
 from ynet.federation import plan as plans
+from ynet.federation import secure_sum
 from ynet.federation.plan import Plan
 from ynet.federation.records import ARRAYS, CASES, CONFIG, INITIAL, METRICS, TRAIN, flat_weights, form, weights_record
+from ynet.federation.secure_sum import Purpose
 from ynet.weights import Flat, Layout
 from ynet_server.conversation import Conversation, Reply
 from ynet_server.privacy_statement import statement
 from ynet_server.run_folder import RunFolder, State
 from ynet_server.said import Said, figures, ledgers, said_by
-from ynet_server.secure_round import LostError, SecureSums, Sum, TooFewError, offer_of
+from ynet_server.secure_round import LostError, SecureSums, Sum, TooFewError
 from ynet_server.strategies import carried, carry_on, strategy
 
 POLL_S = 0.1
@@ -175,10 +177,14 @@ class _Rounds:
         """What a round's sites made, for the strategy to aggregate; None under the quorum."""
         if made := self.sums.pending(number):
             return self._read(made)
-        self._wait_for(self._plan.cohort.quorum)
-        arrays, is_secure = weights_record(state.flat), self._plan.aggregation == "secure"
-        check = self._check_offer if is_secure else partial(self._check_update, layout=state.layout, sent=form(arrays))
-        messages = chosen.configure_train(number, arrays, self._config(state.layout), self._grid)
+        self._wait_for_willing()
+        arrays = weights_record(state.flat)
+        messages = list(chosen.configure_train(number, arrays, self._config(state.layout), self._grid))
+        purpose = self._purpose(number, state, messages)
+        if purpose:
+            check: Callable[[Reply], None] = partial(self._check_offer, purpose=purpose)
+        else:
+            check = partial(self._check_update, layout=state.layout, sent=form(arrays))
         del arrays
         self._talk.refusal = ""
         replies = self._talk.send(number, messages, check)
@@ -187,14 +193,20 @@ class _Rounds:
         if len(replies) < self._plan.cohort.quorum:
             return None
         said = {reply.node: said_by(self._talk.name_of(reply.node), reply) for reply in replies}
-        if not is_secure:
+        if not purpose:
             return _Update([_message(reply) for reply in replies], list(said.values()))
-        offers = {reply.node: offer_of(reply) for reply in replies}
         try:
-            return self._read(self.sums.collect(number, offers, said, state.flat.size))
+            return self._read(self.sums.collect(replies, purpose, said, state.flat.size))
         except TooFewError as error:
             self._arrived = error.left
             return None
+
+    def _purpose(self, number: int, state: State, messages: list[Message]) -> Purpose | None:
+        """What a round's sum is for, when it is a secure one."""
+        if self._plan.aggregation != "secure" or not messages:
+            return None
+        mu: Any = messages[0].content.config_records[CONFIG].get("proximal-mu", 0.0)
+        return Purpose(self._plan.id, number, 1, secure_sum.beginning(state.flat, float(mu)))
 
     def _read(self, made: Sum) -> _Update:
         """The mean of a secure sum, as if one site had sent it; nothing when the sum cannot be read."""
@@ -233,6 +245,16 @@ class _Rounds:
     def _config(self, layout: Layout) -> ConfigRecord:
         return ConfigRecord({"plan": self._plan.canonical(), "layout": weights.layout_to_json(layout)})
 
+    def _wait_for_willing(self) -> None:
+        """Back when a quorum is there of sites whose admins have not left the plan unanswered, as far as is known."""
+        while True:
+            nodes = self._wait_for(self._plan.cohort.quorum)
+            silent = [node for node in nodes if node in self._talk.awaited]
+            if len(nodes) - len(silent) >= self._plan.cohort.quorum:
+                return
+            self._talk.ask(0, INITIAL, silent, self._check_initial)
+            time.sleep(WAIT_AFTER_FAILED_ROUND_S)
+
     def _wait_for(self, needed: int) -> list[int]:
         told = -1
         while len(nodes := self._talk.present()) < needed:
@@ -254,9 +276,9 @@ class _Rounds:
             raise ValueError("not in the blocks in which they were sent")
         self._weigh(reply)
 
-    def _check_offer(self, reply: Reply) -> None:
+    def _check_offer(self, reply: Reply, purpose: Purpose) -> None:
         """A site weighs its own update in a secure sum: one that claims too many cases is left out of it."""
-        offer_of(reply)
+        self.sums.offer_of(reply, purpose)
         claimed = int(reply.content.metric_records[METRICS][CASES])  # type: ignore[arg-type]
         self._weigh(reply)
         if int(reply.content.metric_records[METRICS][CASES]) < claimed:  # type: ignore[arg-type]

@@ -52,7 +52,7 @@ def main() -> None:
     arguments.add_argument("--repeats", type=int, default=3)
     options = arguments.parse_args()
     now = dt.datetime.now(dt.UTC)
-    authority, purpose = identity.make_authority("benchmark", now), Purpose("run", 1, 0)
+    authority, purpose = identity.make_authority("benchmark", now), Purpose("run", 1, 0, "")
     names = [f"S{number:02d}" for number in range(options.sites)]
     members = {name: member(authority, name, now) for name in names}
     random = np.random.default_rng(1)

@@ -185,7 +185,9 @@ def test_the_keys_of_another_round_or_attempt_are_refused() -> None:
 def test_a_key_that_the_server_put_in_the_place_of_a_sites_is_refused() -> None:
     three = sites()
     roster = [site.train(1) for site in three]
-    made = fresh_keys(Site("B").party.own, "B", Purpose(PLAN.id, 1, 1)).offer  # by another key of the same name
+    made = fresh_keys(
+        Site("B").party.own, "B", Purpose(PLAN.id, 1, 1, secure_sum.beginning(np.zeros(7, np.float32), 0.0))
+    ).offer  # by another key of the same name
     forged = replace(made, certificate=roster[1].certificate)
     with pytest.raises(RefusedError, match="not that of its certificate"):
         three[0].mask(1, [roster[0], forged, roster[2]])

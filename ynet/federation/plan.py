@@ -54,7 +54,7 @@ class Augmentation:
     transplant: Share = 0.0  # share of the lesions that are laid into an image without one
 
 
-LEAST_SECURE = 3
+LEAST_SECURE, MOST_SECURE = 3, 64
 """Sites in a secure sum: of two, each has the other's values as what is left without its own."""
 
 NO_AUGMENTATION = Augmentation(False, 0, 0, 0, 0, 0, 0, 0)
@@ -166,8 +166,8 @@ class Plan:
             raise ValueError("'training.class_weights' needs one weight for each class")
         if self.cohort.quorum > self.cohort.minimum:
             raise ValueError("'cohort.quorum' is above 'cohort.minimum'")
-        if self.aggregation == "secure" and self.cohort.quorum < LEAST_SECURE:
-            raise ValueError(f"'aggregation: secure' needs a 'cohort.quorum' of {LEAST_SECURE} or more sites")
+        if self.aggregation == "secure" and not LEAST_SECURE <= self.cohort.quorum <= MOST_SECURE:
+            raise ValueError(f"'aggregation: secure' needs a 'cohort.quorum' of {LEAST_SECURE} to {MOST_SECURE} sites")
         known = STRATEGY_OPTIONS[self.training.strategy]
         if unknown := set(self.training.strategy_options) - known:
             raise ValueError(

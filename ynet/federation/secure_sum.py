@@ -12,6 +12,7 @@ import datetime as dt
 import hashlib
 import json
 import secrets
+import struct
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, NamedTuple
@@ -28,14 +29,14 @@ from pydantic.dataclasses import dataclass
 from ynet.config import STRICT
 from ynet.errors import RefusedError
 from ynet.federation import identity
-from ynet.federation.plan import LEAST_SECURE
+from ynet.federation.plan import LEAST_SECURE, MOST_SECURE
 from ynet.weights import Flat
 
-MOST = 64  # sites
 FRACTION_BITS = 30  # of a fixed-point number
-LARGEST = float(1 << 26)  # of what is masked: with the fraction and MOST sites the sum stays below 2^63
+LARGEST = float(1 << 26)  # of what is masked: with the fraction and MOST_SECURE sites the sum stays below 2^63
 CHUNK_VALUES = 1 << 20  # masked at a time
 MASK_KEY_BYTES = 32
+CURVE_PRIME = (1 << 255) - 19  # Curve25519's; a key at or above it is another spelling of a smaller one
 
 Hex = Annotated[str, Field(pattern=r"^([0-9a-f]{2}){1,128}$")]
 Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -45,22 +46,29 @@ Masked = npt.NDArray[np.uint64]
 class Purpose(NamedTuple):
     """What a sum is for: keys are good for one of them."""
 
-    run: str
+    run: str  # the plan's id
     round: int
     attempt: int
+    begins: str  # `beginning` of the round: a server that lets one site begin elsewhere knows the others' part
+
+
+def beginning(flat: Flat | None, proximal_mu: float) -> str:
+    """SHA-256 of what a round's training begins with and is steered by, hexadecimal."""
+    weights = b"" if flat is None else np.ascontiguousarray(flat, "<f4").tobytes()
+    return hashlib.sha256(struct.pack("<d", proximal_mu) + weights).hexdigest()
 
 
 @dataclass(frozen=True, config=STRICT)
 class Offer:
     """A site's part in one sum: its fresh key, signed."""
 
-    site: str
-    certificate: str  # PEM
+    site: Annotated[str, Field(max_length=32)]
+    certificate: Annotated[str, Field(max_length=4096)]  # PEM
     key: Key  # X25519, hexadecimal
     signature: Hex  # over purpose, site and key, by the certificate's key, hexadecimal
 
 
-_ROSTER = TypeAdapter(list[Offer])
+_OFFER, _ROSTER = TypeAdapter(Offer), TypeAdapter(list[Offer])
 
 
 class Keys(NamedTuple):
@@ -92,8 +100,9 @@ def mask(keys: Keys, values: Flat, weight: int, roster: Sequence[Offer]) -> Mask
     total = fixed_point(values, weight)
     bound, secret = digest(keys.purpose, roster), X25519PrivateKey.from_private_bytes(keys.secret)
     others = [offer for offer in roster if offer.site != keys.offer.site]
-    for offer, pair_key in [(offer, _pair_key(secret, offer, bound)) for offer in others]:
-        _add_stream(total, pair_key, is_added=keys.offer.site < offer.site)
+    own = keys.offer.site
+    for offer, pair_key in [(offer, _pair_key(secret, own, offer, bound)) for offer in others]:
+        _add_stream(total, pair_key, is_added=own < offer.site)
     _add_stream(total, keys.own_mask, is_added=True)
     return total
 
@@ -107,16 +116,27 @@ def check_roster(
     """
     if len(roster) < max(least, LEAST_SECURE):
         raise _refused(f"the sum has {len(roster)} sites, and this site asks for {max(least, LEAST_SECURE)}")
-    if len(roster) > MOST:
-        raise _refused(f"the sum has {len(roster)} sites; at most {MOST} can be summed")
+    if len(roster) > MOST_SECURE:
+        raise _refused(f"the sum has {len(roster)} sites; at most {MOST_SECURE} can be summed")
     if len({offer.site for offer in roster}) != len(roster) or len({offer.key for offer in roster}) != len(roster):
         raise _refused("a site or a key stands in the roster twice")
     for offer in roster:
-        certificate = offer.certificate.encode()
-        identity.check_member(certificate, offer.site, authority, now)
-        message = _signed(purpose, offer.site, offer.key)
-        identity.check_signature(certificate, bytes.fromhex(offer.signature), message)
+        identity.check_member(offer.certificate.encode(), offer.site, authority, now)
+        check_offer(offer, purpose, now)
     return roster
+
+
+def check_offer(offer: Offer, purpose: Purpose, now: dt.datetime) -> None:
+    """What of an offer anybody can check: its signature, its key, its certificate's time. Raises RefusedError."""
+    certificate = offer.certificate.encode()
+    try:
+        leaf = identity.read_leaf(certificate)
+    except ValueError:
+        raise _refused("a certificate in it cannot be read") from None
+    if leaf.site != offer.site or not leaf.begins <= now <= leaf.ends:
+        raise _refused("a certificate in it is another site's, or not in force")
+    identity.check_signature(certificate, bytes.fromhex(offer.signature), _signed(purpose, offer.site, offer.key))
+    _shared(X25519PrivateKey.generate(), offer)
 
 
 def add_up(masked: Sequence[Masked]) -> Masked:
@@ -156,8 +176,8 @@ def to_wire(masked: Masked) -> Flat:
 
 def from_wire(bits: Flat) -> Masked:
     """The inverse of `to_wire`. Raises RefusedError when there is half a number too many."""
-    if bits.size % 2:
-        raise _refused("a masked vector has half a number too many")
+    if bits.ndim != 1 or bits.size % 2:
+        raise _refused("a masked vector has half a number too many, or is none")
     return np.ascontiguousarray(bits).view(np.uint64)
 
 
@@ -174,7 +194,10 @@ def offer_to_json(offer: Offer) -> str:
 
 def offer_from_json(text: str) -> Offer:
     """An offer that came over the wire, its signature not yet checked. Raises RefusedError."""
-    return roster_from_json(f"[{text}]")[0]
+    try:
+        return _OFFER.validate_json(text)
+    except ValidationError:
+        raise _refused("the offer cannot be read") from None
 
 
 def roster_to_json(roster: Sequence[Offer]) -> str:
@@ -190,12 +213,20 @@ def roster_from_json(text: str) -> list[Offer]:
         raise _refused("the roster cannot be read") from None
 
 
-def _pair_key(secret: X25519PrivateKey, offer: Offer, bound: bytes) -> bytes:
+def _pair_key(secret: X25519PrivateKey, own: str, offer: Offer, bound: bytes) -> bytes:
+    """Of two sites and no others: who copies a key gets other masks with it."""
+    info = b"ynet secure sum 1\0" + _canonical(sorted([own, offer.site]))
+    return HKDF(hashes.SHA256(), 32, salt=bound, info=info).derive(_shared(secret, offer))
+
+
+def _shared(secret: X25519PrivateKey, offer: Offer) -> bytes:
+    key = bytes.fromhex(offer.key)
+    if int.from_bytes(key, "little") >= CURVE_PRIME:
+        raise _refused(f"the key of site {offer.site} is not in its one form")
     try:
-        shared = secret.exchange(X25519PublicKey.from_public_bytes(bytes.fromhex(offer.key)))
+        return secret.exchange(X25519PublicKey.from_public_bytes(key))
     except ValueError:
         raise _refused(f"the key of site {offer.site} makes no secret") from None
-    return HKDF(hashes.SHA256(), 32, salt=bound, info=b"ynet secure sum 1").derive(shared)
 
 
 def _add_stream(total: Masked, key: bytes, *, is_added: bool) -> None:
@@ -221,6 +252,4 @@ def _canonical(value: object) -> bytes:
 
 
 def _refused(why: str) -> RefusedError:
-    return RefusedError(
-        "a secure sum was refused", why, "ask the coordinator; nothing of the update has left this site"
-    )
+    return RefusedError("a secure sum was refused", why, "ask the coordinator; no update has left this site bare")

@@ -25,7 +25,7 @@ from ynet.federation.secure_sum import (
 
 NOW = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
 AUTHORITY = identity.make_authority("test", NOW)
-PURPOSE = Purpose("run", 3, 0)
+PURPOSE = Purpose("run", 3, 0, "b")
 
 
 def member(site: str, authority: Identity = AUTHORITY) -> Identity:
@@ -135,8 +135,12 @@ def lies() -> dict[str, tuple[list[Offer], str]]:
         "a site of no certificate": ([*good[:2], mallory], "not one of the consortium's"),
         "another site's certificate": ([*good[:2], replace(good[2], site="D")], "another site's"),
         "a key that the server made": ([*good[:2], replace(good[2], key="11" * 32)], "not that of its certificate"),
-        "keys of an earlier round": (roster(keys("ABC", Purpose("run", 2, 0))), "not that of its certificate"),
-        "keys of another run": (roster(keys("ABC", Purpose("other", 3, 0))), "not that of its certificate"),
+        "keys of an earlier round": (roster(keys("ABC", Purpose("run", 2, 0, "b"))), "not that of its certificate"),
+        "a site that began elsewhere": (
+            [*good[:2], fresh_keys(MEMBERS["C"], "C", PURPOSE._replace(begins="c")).offer],
+            "not that of its certificate",
+        ),
+        "keys of another run": (roster(keys("ABC", Purpose("other", 3, 0, "b"))), "not that of its certificate"),
         "no certificate": ([*good[:2], replace(good[2], certificate="none")], "not one of the consortium's"),
     }
 
