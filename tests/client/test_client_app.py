@@ -9,8 +9,9 @@ from flwr.app import ConfigRecord, Context, RecordDict
 from ynet import weights
 from ynet.config import parse
 from ynet.data.synthetic import CLASSES, make_federation
+from ynet.errors import RefusedError
 from ynet.federation.plan import Plan
-from ynet.federation.records import ARRAYS, CONFIG, TRAIN, weights_record
+from ynet.federation.records import ARRAYS, CONFIG, INITIAL, KEYS, MASK, OPEN, TRAIN, weights_record
 from ynet.model import arrays_of, build
 from ynet_client import app_call, client_app
 from ynet_client.local_site import LocalSite
@@ -68,3 +69,34 @@ def test_moments_stay_at_the_site(site: LocalSite) -> None:
     assert set(reply.arrays) == {ARRAYS}
     assert not reply.configs
     assert sum(array.size for array in reply.arrays[ARRAYS].values()) == flat.size
+
+
+def test_the_beginning_of_a_run_is_never_what_a_round_has_made(site: LocalSite) -> None:
+    """Asked for after a round whose update leaves masked, or noised, or not at all, it would give that update away."""
+    context, app = app_call.new_context(), client_app.build(lambda _: site)
+    asked = RecordDict({CONFIG: ConfigRecord({"plan": PLAN.canonical()})})
+    before = app_call.call(app, context, INITIAL, asked).arrays[ARRAYS]
+    trained(site, context, 1)
+    after = app_call.call(app, context, INITIAL, asked).arrays[ARRAYS]
+    assert all(np.array_equal(before[key], after[key]) for key in before)
+
+
+def test_a_pull_towards_the_weights_that_the_plan_has_not_is_refused(site: LocalSite) -> None:
+    flat = weights.flatten(arrays_of(build(PLAN)))
+    config = ConfigRecord({"plan": PLAN.canonical(), "server-round": 1, "proximal-mu": 1000.0})
+    with pytest.raises(RefusedError, match="none of the plan's"):
+        app_call.call(
+            client_app.build(lambda _: site),
+            app_call.new_context(),
+            TRAIN,
+            RecordDict({ARRAYS: weights_record(flat), CONFIG: config}),
+        )
+
+
+@pytest.mark.parametrize("kind", [KEYS, MASK, OPEN])
+def test_a_plan_that_is_declined_in_the_middle_of_a_round_gets_no_update(tmp_path: Path, kind: str) -> None:
+    make_federation(tmp_path, {"A": 16}, seed=1, size=32)
+    declined = LocalSite(tmp_path / "A/manifest.csv", "cpu", 1 << 24, admits=lambda _: False)
+    asked = RecordDict({CONFIG: ConfigRecord({"plan": PLAN.canonical(), "server-round": 1})})
+    with pytest.raises(RefusedError, match="has not accepted"):
+        app_call.call(client_app.build(lambda _: declined), app_call.new_context(), kind, asked)

@@ -53,15 +53,17 @@ class Site:
         self.app = tiny_app(lambda number, flat: flat + np.float32(number), 5, party=self.party)
         self.context: Context = app_call.new_context()
 
-    def ask(self, kind: str, number: int, attempt: int = 1, roster: str = "") -> Content:
+    def ask(
+        self, kind: str, number: int, attempt: int = 1, roster: str = "", begin: np.ndarray | None = None
+    ) -> Content:
         config = {"plan": self.plan.canonical(), "server-round": number, "attempt": attempt, "roster": roster}
         records = RecordDict({CONFIG: ConfigRecord(config)})
         if kind == TRAIN:
-            records[ARRAYS] = weights_record(np.zeros(7, np.float32))
+            records[ARRAYS] = weights_record(np.zeros(7, np.float32) if begin is None else begin)
         return app_call.call(self.app, self.context, kind, records)
 
-    def train(self, number: int) -> Offer:
-        return secure_sum.offer_from_json(str(self.ask(TRAIN, number).configs[CONFIG]["offer"]))
+    def train(self, number: int, begin: np.ndarray | None = None) -> Offer:
+        return secure_sum.offer_from_json(str(self.ask(TRAIN, number, begin=begin).configs[CONFIG]["offer"]))
 
     def renew(self, number: int, attempt: int) -> Offer:
         return secure_sum.offer_from_json(str(self.ask(KEYS, number, attempt).configs[CONFIG]["offer"]))
@@ -138,6 +140,32 @@ def test_a_restart_does_not_make_a_site_forget_what_was_summed(tmp_path: Path) -
     with pytest.raises(RefusedError, match="started anew"):
         site.open(4)
     site.train(5)
+
+
+def test_two_runs_at_once_get_one_sum_of_a_round(tmp_path: Path) -> None:
+    """As SuperLink may have them: each run's node state knows nothing of the other's."""
+    others = sites("BCD")
+    site, other_run = Site("A", tmp_path), Site("A", tmp_path)
+    other_run.party = site.party
+    other_run.start()
+    for number, (run, peers) in enumerate(((site, others), (other_run, others[:2]))):
+        roster = [one.train(2) for one in (run, *peers)]
+        run.mask(2, roster)
+        if number == 0:
+            continue
+        run.open(2)
+    with pytest.raises(RefusedError, match="was summed already"):
+        site.open(2)
+    assert other_run.open(2)
+
+
+def test_sites_that_were_let_begin_elsewhere_are_in_no_sum_with_this_one() -> None:
+    """Else a server that knows what the others make of its weights has this site's part as the rest."""
+    three = sites()
+    roster = [site.train(1) for site in three[:2]]
+    roster.append(three[2].train(1, begin=np.ones(7, np.float32)))
+    with pytest.raises(RefusedError, match="not that of its certificate"):
+        three[0].mask(1, roster)
 
 
 def test_another_plan_begins_at_its_own_first_round(tmp_path: Path) -> None:

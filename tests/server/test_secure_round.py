@@ -300,3 +300,58 @@ def test_a_masked_vector_of_another_length_is_no_part_of_a_sum(tmp_path: Path) -
 
     folder = secure(tmp_path, "ABCD", shorten, rounds=1)
     assert sorted(events(folder, "round")[0]["sites"]) == ["A", "B", "C"]
+
+
+def no_offer(offer: str) -> str:
+    return ""
+
+
+def anothers_name(offer: str) -> str:
+    return offer.replace('"site": "D"', '"site": "A"')
+
+
+def no_secret(offer: str) -> str:
+    return json.dumps({**json.loads(offer), "key": "00" * 32})
+
+
+def endless(offer: str) -> str:
+    return json.dumps({**json.loads(offer), "certificate": "x" * 100_000})
+
+
+@pytest.mark.parametrize("spoil", [no_offer, anothers_name, no_secret, endless], ids=lambda spoil: spoil.__name__)
+def test_an_offer_that_the_others_would_refuse_keeps_out_the_one_who_made_it(
+    tmp_path: Path, spoil: Callable[[str], str]
+) -> None:
+    def lie(_: Consortium, sites: dict[str, tuple[Hears, Joined]]) -> None:
+        site = sites["D"][0]
+        honest = site._honest
+
+        async def task(kind: str, received: Path) -> Content:
+            reply = await honest(kind, received)
+            if kind == TRAIN:
+                config = {"offer": spoil(str(reply.configs["config"]["offer"]))}
+                return Content(configs={"config": config}, metrics=reply.metrics)
+            return reply
+
+        site.site._task = task
+
+    folder = secure(tmp_path, "ABCD", lie, rounds=1)
+    assert sorted(events(folder, "round")[0]["sites"]) == ["A", "B", "C"]
+    assert events(folder, "update_refused")[0]["site"] == "D"
+
+
+def test_a_masked_vector_with_a_second_dimension_ends_no_run(tmp_path: Path) -> None:
+    def fold(_: Consortium, sites: dict[str, tuple[Hears, Joined]]) -> None:
+        site = sites["D"][0]
+        honest = site._honest
+
+        async def task(kind: str, received: Path) -> Content:
+            reply = await honest(kind, received)
+            if kind == MASK:
+                return Content(arrays={ARRAYS: {"block00000": reply.arrays[ARRAYS]["block00000"].reshape(SIZE, 2)}})
+            return reply
+
+        site.site._task = task
+
+    folder = secure(tmp_path, "ABCD", fold, rounds=1)
+    assert sorted(events(folder, "round")[0]["sites"]) == ["A", "B", "C"]

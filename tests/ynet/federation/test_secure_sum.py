@@ -188,3 +188,29 @@ def test_a_value_that_does_not_fit_is_refused_rather_than_wrapped(value: float) 
 def test_half_a_number_too_many_is_refused() -> None:
     with pytest.raises(RefusedError, match="half a number"):
         from_wire(np.zeros(3, np.float32))
+
+
+def test_who_copies_another_sites_key_takes_no_mask_off() -> None:
+    """A key has a second spelling: were masks made of keys alone, two of them would cancel at the third site."""
+    made = keys("ABD")
+    twin = (int.from_bytes(bytes.fromhex(made["A"].offer.key), "little") | 1 << 255).to_bytes(32, "little").hex()
+    signature = identity.sign(MEMBERS["D"].key, secure_sum._signed(PURPOSE, "D", twin)).hex()
+    offers = [made["A"].offer, made["B"].offer, replace(made["D"].offer, key=twin, signature=signature)]
+    with pytest.raises(RefusedError, match="not in its one form"):
+        checked(offers)
+    stolen = replace(made["D"].offer, key=made["A"].offer.key)
+    ours = mask(made["B"], np.zeros(100, np.float32), 1, [*offers[:2], stolen])
+    bare = ours.copy()
+    secure_sum._add_stream(bare, made["B"].own_mask, is_added=False)
+    assert np.abs(bare.view(np.int64)).min() > 0
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"site": "A"}'])
+def test_an_offer_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(RefusedError, match="cannot be read"):
+        secure_sum.offer_from_json(text)
+
+
+def test_a_vector_of_two_dimensions_is_refused() -> None:
+    with pytest.raises(RefusedError, match="or is none"):
+        from_wire(np.zeros((4, 2), np.float32))
