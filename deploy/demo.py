@@ -17,6 +17,7 @@ from trial import Trial, command, environment
 from ynet.data.manifest import Case, Manifest, find_sites, read
 from ynet.data.synthetic import make_federation
 from ynet.errors import UserError
+from ynet.federation import plan as plans
 
 ROOT = Path(__file__).parent.parent
 SYNTHETIC = {"A": 180, "B": 120, "C": 60}
@@ -58,11 +59,15 @@ def run(data: Path | None, plan: Path | None, out: Path) -> dict[str, Any]:
         )
     plan = write_plan(plan or ROOT / "configs/plans/default.yaml", manifests, out / "plan.yaml")
 
-    with Trial(out, find_sites(data)) as trial:
+    with Trial(out, find_sites(data), policy={"new_plans": "ask"}) as trial:
         with step("starting the server"):
             trial.start_server()
         with step(f"inviting and joining {', '.join(trial.sites)}: processes of their own, over mutual TLS"):
             trial.join_all()
+        plan_id = plans.read(plan).id
+        with step(f"each site's admin takes part in the plan (ynet-client accept {plan_id[:16]}...)"):
+            for site in trial.sites:
+                command("ynet_client", "accept", plan_id, home=trial.home(site)).check_returncode()
         print("training (ynet-server train)", flush=True)
         training = time.monotonic()
         model = train(trial, plan)

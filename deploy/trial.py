@@ -21,8 +21,16 @@ STOP_WITHIN_S = 20.0
 class Trial:
     """Started with `with`, stopped at its end, whatever happens in between. Its files stay in `folder`."""
 
-    def __init__(self, folder: Path, sites: Mapping[str, Path], threads: int = 1, federation: str = "trial") -> None:
-        """`sites`: each site's name and manifest."""
+    def __init__(
+        self,
+        folder: Path,
+        sites: Mapping[str, Path],
+        threads: int = 1,
+        federation: str = "trial",
+        policy: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`sites`: each site's name and manifest. `policy`: what their settings say; unsaid, they take part in all."""
+        self._policy = {"new_plans": "accept"} if policy is None else dict(policy)
         self.folder, self.sites, self._threads, self._federation = folder, dict(sites), threads, federation
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._logs: dict[str, Path] = {}
@@ -64,13 +72,15 @@ class Trial:
         self._spawn("server", *(script or ordinary))
         self._wait("server", "ready")
 
-    def join(self, site: str) -> None:
-        """Invite a site if it is new, and start `ynet-client join`; does not wait for it."""
+    def join(self, site: str, *flags: object) -> None:
+        """Invite a site if it is new, and start `ynet-client join` with some flags; does not wait for it."""
         arguments: list[object] = ["join", "--site", site, "--home", self.home(site), "--threads", self._threads]
         if not (self.home(site) / "membership.json").exists():
             invited = self.server_call("POST", "/invitations", json={"site": site, "replace": False})
-            arguments += ["--invitation", invited["invitation"], "--data", self.sites[site]]
-        self._spawn(site, "-m", "ynet_client", *arguments)
+            config = self.folder / "client.yaml"
+            config.write_text(yaml.safe_dump({"policy": self._policy}))
+            arguments += ["--invitation", invited["invitation"], "--data", self.sites[site], "--config", config]
+        self._spawn(site, "-m", "ynet_client", *arguments, *flags)
 
     def join_all(self) -> None:
         """Join every site; back when all are connected."""

@@ -22,8 +22,10 @@ from ynet.federation.content import Content
 from ynet.federation.identity import HUB_NAME, Identity
 from ynet.federation.records import ARRAYS, CASES, CONFIG, METRICS, flat_weights, weights_record
 from ynet.weights import Entry, Flat, Layout
-from ynet_client import app_call
+from ynet_client import app_call, secure_part
 from ynet_client.membership import Membership
+from ynet_client.request import read_request
+from ynet_client.secure_part import Party
 from ynet_client.session import Fetch, Session
 from ynet_server import enrolment, start
 from ynet_server.callers import CertificateCheck
@@ -225,6 +227,7 @@ class Site:
     ) -> None:
         self._answer, self._task, self._cases = answer, task, cases
         self.models: list[pb.Model] = []
+        self.witnessed: list[pb.LedgerHead] = []
 
     def cases(self) -> int:
         return self._cases
@@ -234,6 +237,9 @@ class Site:
 
     async def answer(self, from_site: str, body: bytes) -> bytes:
         return await self._answer(from_site, body) if self._answer else b"answer to " + from_site.encode()
+
+    async def witness(self, head: pb.LedgerHead) -> None:
+        self.witnessed.append(head)
 
     async def model(self, model: pb.Model, fetch: Fetch) -> None:
         self.models.append(model)
@@ -257,11 +263,12 @@ def tiny_app(
     claims: Callable[[int], int] | None = None,
     spoil: Callable[[RecordDict], RecordDict] = lambda reply: reply,
     spoil_initial: Callable[[RecordDict], RecordDict] = lambda reply: reply,
+    party: Party | None = None,
 ) -> ClientApp:
     """A ClientApp with a few weights; `train` makes new ones of the round and the old ones.
 
-    It claims `claims(round)` cases when that is given, and `spoil` may change its updates, `spoil_initial` its
-    initial weights, as no honest site would.
+    With a `party` its updates go into secure sums, by what a real site does. It claims `claims(round)` cases when that
+    is given, and `spoil` may change its updates, `spoil_initial` its initial weights, as no honest site would.
     """
     app = ClientApp()
 
@@ -277,6 +284,11 @@ def tiny_app(
         number = int(str(message.content.config_records[CONFIG]["server-round"]))
         flat = train(number, flat_weights(message.content.array_records[ARRAYS]))
         metrics = MetricRecord({CASES: claims(number) if claims else cases, "loss": 1.0})
+        if party:
+            request = read_request(message)
+            secure_part.check_unsummed(party, context, request)
+            offer = secure_part.offer(party, context, request, flat, int(str(metrics[CASES])))
+            return Message(RecordDict({CONFIG: offer, METRICS: metrics}), reply_to=message)
         return Message(spoil(RecordDict({ARRAYS: weights_record(flat), METRICS: metrics})), reply_to=message)
 
     @app.evaluate()
@@ -285,4 +297,6 @@ def tiny_app(
         metrics = MetricRecord({CASES: cases, "sum": float(flat.sum())})
         return Message(RecordDict({METRICS: metrics}), reply_to=message)
 
+    if party:
+        secure_part.add_to(app, lambda _: party)
     return app

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 from ynet import accountant, weights
 from ynet.errors import RefusedError
-from ynet.federation.ledger import BudgetExhaustedError, Entry, Ledger, Reservation
+from ynet.federation.ledger import BudgetExhaustedError, Entry, Head, Ledger, Reservation
 from ynet.federation.plan import Plan
 from ynet.privacy import Mechanism, mechanism
 from ynet.weights import Flat
@@ -43,6 +43,10 @@ class Budget(Protocol):
 
     def kept(self, asked: Asked) -> Flat | None:
         """What the same round made before, if it did: sending it again spends nothing."""
+
+    @property
+    def head(self) -> Head | None:
+        """How far the ledger goes, for a witness; None where there is none."""
 
 
 class Mechanisms:
@@ -80,6 +84,11 @@ class Experiment:
         """Nothing was kept."""
         return None
 
+    @property
+    def head(self) -> Head | None:
+        """There is no ledger."""
+        return None
+
 
 class Recorded:
     """The budget of a site, with the ledger in its home folder."""
@@ -88,13 +97,26 @@ class Recorded:
         """Raises LedgerError when the ledger cannot be trusted."""
         self._home, self._settings, self._mechanisms = home, settings, Mechanisms()
         self._ledger: Ledger | None = None
+        self._seen: Head | None = None  # what a witness was told before
 
     @property
     def ledger(self) -> Ledger:
         """The site's ledger, opened when it is first needed. Raises LedgerError."""
         if self._ledger is None:
             self._ledger = Ledger(self._home)
+        if self._seen is not None:
+            self._ledger.check_witness(self._seen)
         return self._ledger
+
+    @property
+    def head(self) -> Head:
+        """How far the ledger goes. Raises LedgerError."""
+        return self.ledger.head
+
+    def check_witness(self, seen: Head) -> None:
+        """Hold the ledger, from now on, against what a witness saw of it. Raises LedgerError when it is another."""
+        self._seen = seen
+        _ = self.ledger
 
     def reserve(self, asked: Asked) -> Mechanism:
         """The round's mechanism, its steps recorded on the disk. Raises RefusedError, LedgerError."""

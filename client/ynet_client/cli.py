@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,8 @@ from ynet.federation.ledger import read as read_ledger
 from ynet.home import default_home, prepare
 from ynet_client import membership
 from ynet_client import settings as client_settings
+from ynet_client.consent import Consent, terms
+from ynet_client.settings import Policy
 
 app = typer.Typer(name="ynet-client", help="A hospital's side of a consortium.", no_args_is_help=True)
 
@@ -63,6 +66,7 @@ def join(
     config: Annotated[Path | None, typer.Option(help="Settings, YAML; remembered.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps; remembered.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads for training, 0 for all; remembered.")] = None,
+    accept: Annotated[list[str] | None, typer.Option(help="Take part in the plan of this id; remembered.")] = None,
     home: Home = None,
 ) -> None:
     """Connect this site and keep it connected: train when a run asks, answer queries. Runs in the foreground."""
@@ -72,6 +76,8 @@ def join(
     if data or not membership.load(folder):
         _preflight(settings.manifest)
     member = _member(folder, site, invitation)
+    for plan_id in accept or []:
+        Consent(folder, settings.policy).say(plan_id, "accepted")
 
     from ynet_client.display import Display  # torch: two seconds that the other commands need not wait
     from ynet_client.join import run
@@ -124,7 +130,7 @@ def check(
     from ynet.data.check import check as check_data
     from ynet.data.report import table
 
-    manifest = data or client_settings.load(_home(home, site), None).manifest
+    manifest = data or client_settings.read(_home(home, site)).manifest
     agreed = plans.read(plan) if plan else None
     report = check_data(manifest, agreed.classes if agreed else None, agreed.image.channels if agreed else None)
     terminal.show(report.to_json(), as_json=as_json, human=lambda: table(report))
@@ -157,13 +163,37 @@ def index(site: Site = None, home: Home = None, as_json: Json = False) -> None:
     terminal.show(counts, as_json=as_json, human=lambda: f"{counts['cases']} cases, {counts['encoded']} newly encoded")
 
 
+@app.command("plans")
+def plans_(site: Site = None, home: Home = None, as_json: Json = False) -> None:
+    """Show the plans that the server has sent, their terms, and what was said of each."""
+    seen = list(Consent(_home(home, site), Policy()).seen())
+    shown = {"plans": [{"id": one.plan.id, "word": one.word, "plan": asdict(one.plan)} for one in seen]}
+    lines = [f"{(one.word or 'waits for a word').upper()}\n" + "\n".join(terms(one.plan)) for one in seen]
+    terminal.show(shown, as_json=as_json, human=lambda: "\n\n".join(lines) or "no plan has come yet")
+
+
+PlanId = Annotated[str, typer.Argument(help="The plan's id; of one that has come, the first 12 letters or more.")]
+
+
+@app.command()
+def accept(plan_id: PlanId, site: Site = None, home: Home = None) -> None:
+    """Take part in a plan, from now on. It may be one that has not come yet."""
+    print(f"plan {Consent(prepare(_home(home, site)), Policy()).say(plan_id, 'accepted')[:16]} is accepted")
+
+
+@app.command()
+def decline(plan_id: PlanId, site: Site = None, home: Home = None) -> None:
+    """Take no part in a plan, from now on."""
+    print(f"plan {Consent(prepare(_home(home, site)), Policy()).say(plan_id, 'declined')[:16]} is declined")
+
+
 @app.command()
 def ledger(site: Site = None, home: Home = None, as_json: Json = False) -> None:
     """Show what training has spent of the patients' privacy, by run, and what is left."""
     from ynet_client.ledger_report import summary  # the accountant: seconds that the other commands need not wait
 
     folder = _home(home, site)
-    shown = summary(read_ledger(folder), client_settings.load(folder, None).privacy)
+    shown = summary(read_ledger(folder), client_settings.read(folder).privacy)
     lines = [
         (run["plan"][:16], f"{run['round']}/{run['rounds']}", f"{run['epsilon']:.3f}", terminal.when(run["last"]))
         for run in shown["runs"]

@@ -1,13 +1,10 @@
-"""The Flower ClientApp: what a site does for a run. It is the installed one, always; the server sends no code.
-
-A message is arrays and a config of known keys. Anything else is refused.
-"""
+"""The Flower ClientApp: what a site does for a run. It is the installed one, always; the server sends no code."""
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -15,66 +12,81 @@ from flwr.clientapp import ClientApp
 from ynet import weights
 from ynet.errors import RefusedError, UserError
 from ynet.evaluate import evaluate
-from ynet.federation import plan as plans
 from ynet.federation.plan import Plan
-from ynet.federation.records import ARRAYS, CASES, CONFIG, METRICS, flat_weights, weights_record
+from ynet.federation.records import ARRAYS, AWAITED, CASES, CONFIG, LEDGER, METRICS, flat_weights, weights_record
 from ynet.model import YNet, arrays_of, load_arrays
 from ynet.private_training import train_privately
 from ynet.train import Moments, train
 from ynet.weights import Flat
-from ynet_client.budget import Asked, Budget, Experiment, Recorded
+from ynet_client import secure_part
+from ynet_client import settings as client_settings
+from ynet_client.budget import Asked, Experiment, Recorded
+from ynet_client.consent import Consent
 from ynet_client.local_site import LocalSite
-from ynet_client.settings import PrivacySettings
-
-KNOWN_KEYS = frozenset({"plan", "layout", "server-round", "proximal-mu"})
+from ynet_client.request import Request, read_request, refused
+from ynet_client.secure_part import Party, party_at
 
 MOMENTS, FIRST, SECOND = "moments", "moments.first", "moments.second"
 
 Locate = Callable[[Context], LocalSite]
+Work = Callable[[LocalSite, Context, Request], RecordDict]
 
-
-class Request(NamedTuple):
-    """A message from the server, checked."""
-
-    plan: Plan
-    round: int
-    proximal_mu: float
-    flat: Flat | None
+AWAITING = RecordDict({CONFIG: ConfigRecord({AWAITED: "admin"})})
+"""The reply of a site whose admin has not yet said whether it takes part."""
 
 
 def build(locate: Locate) -> ClientApp:
     """The app for the site that `locate` finds for a context."""
     app = ClientApp()
 
-    @app.query("initial")
-    def initial(message: Message, context: Context) -> Message:
-        request, site = read_request(message), locate(context)
-        net = site.network(request.plan)
-        arrays = arrays_of(net)
-        config = ConfigRecord({"layout": weights.layout_to_json(weights.layout_of(arrays))})
-        metrics = MetricRecord({CASES: len(site.cases(request.plan)[0])})
-        content = RecordDict({ARRAYS: weights_record(weights.flatten(arrays)), CONFIG: config, METRICS: metrics})
-        return Message(content, reply_to=message)
+    def when_admitted(work: Work) -> Callable[[Message, Context], Message]:
+        def handle(message: Message, context: Context) -> Message:
+            request, site = read_request(message), locate(context)
+            content = work(site, context, request) if site.admits(request.plan) else AWAITING
+            return Message(content, reply_to=message)
 
-    @app.train()
-    def train_round(message: Message, context: Context) -> Message:
-        request, site = read_request(message), locate(context)
-        trains = _train if request.plan.privacy.mode == "off" else _train_privately
-        update, metrics = trains(site, context, request)
-        return Message(RecordDict({ARRAYS: weights_record(update), METRICS: metrics}), reply_to=message)
+        return handle
 
-    @app.evaluate()
-    def evaluate_round(message: Message, context: Context) -> Message:
-        request, site = read_request(message), locate(context)
-        net = _loaded(site, request)
-        gallery, queries = site.cases(request.plan)
-        if not len(gallery) or not len(queries):
-            raise RefusedError("no evaluation", "the site has no test cases", "name some in the manifest's split")
-        scores = evaluate(net, gallery, queries, request.plan, site.device)
-        metrics = MetricRecord({CASES: len(queries), **scores.to_metrics()})
-        return Message(RecordDict({METRICS: metrics}), reply_to=message)
-
+    app.query("initial")(when_admitted(_begin))
+    app.train()(when_admitted(_train_round))
+    app.evaluate()(when_admitted(_evaluate))
+    secure_part.add_to(app, lambda context: locate(context).party)
     return app
+
+
+def _begin(site: LocalSite, context: Context, request: Request) -> RecordDict:  # noqa: ARG001 (one form for all)
+    """The weights that the plan's seed makes, and the site's cases."""
+    arrays = arrays_of(site.network(request.plan))
+    config = ConfigRecord({"layout": weights.layout_to_json(weights.layout_of(arrays))})
+    metrics = MetricRecord({CASES: len(site.cases(request.plan)[0])})
+    return RecordDict({ARRAYS: weights_record(weights.flatten(arrays)), CONFIG: config, METRICS: metrics})
+
+
+def _train_round(site: LocalSite, context: Context, request: Request) -> RecordDict:
+    is_secure = request.plan.aggregation == "secure"
+    if is_secure:
+        secure_part.check_unsummed(site.party, context, request)
+    is_private = request.plan.privacy.mode != "off"
+    update, metrics = (_train_privately if is_private else _train)(site, context, request)
+    reply, config = RecordDict({METRICS: metrics}), ConfigRecord()
+    if is_secure:
+        config = secure_part.offer(site.party, context, request, update, int(str(metrics[CASES])))
+    else:
+        reply[ARRAYS] = weights_record(update)
+    if is_private and (head := site.budget.head):
+        config[LEDGER] = head.to_text()
+    if config:
+        reply[CONFIG] = config
+    return reply
+
+
+def _evaluate(site: LocalSite, context: Context, request: Request) -> RecordDict:  # noqa: ARG001 (one form for all)
+    net = _loaded(site, request)
+    gallery, queries = site.cases(request.plan)
+    if not len(gallery) or not len(queries):
+        raise RefusedError("no evaluation", "the site has no test cases", "name some in the manifest's split")
+    scores = evaluate(net, gallery, queries, request.plan, site.device)
+    return RecordDict({METRICS: MetricRecord({CASES: len(queries), **scores.to_metrics()})})
 
 
 def _train(site: LocalSite, context: Context, request: Request) -> tuple[Flat, MetricRecord]:
@@ -127,29 +139,6 @@ def _train_privately(site: LocalSite, context: Context, request: Request) -> tup
     return update, MetricRecord({CASES: len(cases), "seconds": time.perf_counter() - begun})
 
 
-def read_request(message: Message) -> Request:
-    """What the server asks for. Raises RefusedError when it is anything but arrays and known settings."""
-    content = message.content
-    if set(content.metric_records) or set(content.config_records) != {CONFIG} or set(content.array_records) - {ARRAYS}:
-        raise _refused("it holds records that no round has")
-    config = content.config_records[CONFIG]
-    if unknown := set(config) - KNOWN_KEYS:
-        raise _refused(f"its config has the unknown key {sorted(unknown)[0][:40]!r}")
-    if not isinstance(config.get("plan"), str):
-        raise _refused("it names no plan")
-    try:
-        plan = plans.from_canonical(str(config["plan"]))
-    except UserError as error:
-        raise _refused(f"its plan is not one of this version: {error.what}") from None
-    number, mu = config.get("server-round", 0), config.get("proximal-mu", 0.0)
-    if not isinstance(number, int) or not 0 <= number <= plan.training.rounds:
-        raise _refused("its round is none of the plan's")
-    if not isinstance(mu, int | float) or not 0 <= mu <= 1000:
-        raise _refused("its proximal-mu is no number from 0 to 1000")
-    record = content.array_records.get(ARRAYS)
-    return Request(plan, number, float(mu), None if record is None else flat_weights(record))
-
-
 def _remember(context: Context, request: Request, moments: Moments) -> None:
     """Keep the optimizer's moments in the node's state, where Flower keeps what is a node's own."""
     context.state[MOMENTS] = ConfigRecord({"plan": request.plan.id, "round": request.round, "steps": moments.steps})
@@ -170,43 +159,56 @@ def _loaded(site: LocalSite, request: Request) -> YNet:
     net = site.network(request.plan)
     layout = weights.layout_of(arrays_of(net))
     if request.flat is None:
-        raise _refused("it brings no weights")
+        raise refused("it brings no weights")
     try:
         load_arrays(net, weights.unflatten(request.flat, layout))
     except UserError as error:
-        raise _refused(error.why) from None
+        raise refused(error.why) from None
     return net
 
 
-def _refused(why: str) -> RefusedError:
-    return RefusedError("a message of the server was refused", why, "ask the coordinator which ynet version to install")
-
-
 @cache
-def site_at(manifest: str, device: str, cache_mb: int, is_validation: bool) -> LocalSite:
+def site_at(manifest: str, device: str, cache_mb: int, is_validation: bool, party: Party) -> LocalSite:
     """The site whose manifest this is, in an experiment; the same one as long as the process lives."""
-    return LocalSite(Path(manifest), device, cache_mb << 20, is_validation=is_validation, budget=Experiment())
+    return LocalSite(
+        Path(manifest), device, cache_mb << 20, is_validation=is_validation, budget=Experiment(), party=lambda: party
+    )
 
 
 @cache
-def node_at(manifest: str, device: str, cache_mb: int, home: str, privacy: PrivacySettings) -> LocalSite:
+def node_at(manifest: str, device: str, cache_mb: int, home: str, max_epsilon: float | None) -> LocalSite:
     """The site of a node, the same one as long as the process lives."""
-    budget: Budget | None = Recorded(Path(home), privacy) if home else None
-    return LocalSite(Path(manifest), device, cache_mb << 20, budget=budget)
+    if not home:
+        return LocalSite(Path(manifest), device, cache_mb << 20, admits=_without_a_home)
+    settings = client_settings.read(Path(home))
+    privacy = settings.privacy if max_epsilon is None else replace(settings.privacy, max_epsilon=max_epsilon)
+    return LocalSite(
+        Path(manifest),
+        device,
+        cache_mb << 20,
+        budget=Recorded(Path(home), privacy),
+        party=lambda: party_at(Path(home)),
+        admits=Consent(Path(home), settings.policy).admits,
+    )
+
+
+def _without_a_home(_: Plan) -> bool:
+    do = "give the node's config a `home`, and say `ynet-client accept PLAN_ID --home HOME`"
+    raise RefusedError("a plan was refused", "the site has no place to keep its admin's yes", do)
 
 
 def from_node_config(context: Context) -> LocalSite:
     """The site that a SuperNode's --node-config describes.
 
-    `manifest`, and if need be `device` and `cache-mb`; for private plans `home`, the folder of the ledger, and if need
-    be `max-epsilon`.
+    `manifest`, `home`, the site's folder, and if need be `device`, `cache-mb` and `max-epsilon`. In `home` are the
+    settings, the plans that were accepted, the privacy ledger, and for secure sums the membership.
     """
     config = context.node_config
     if "manifest" not in config:
         raise RefusedError("no site", "the node's config names no manifest", "start it with --node-config manifest=...")
-    privacy = PrivacySettings(max_epsilon=float(config.get("max-epsilon", PrivacySettings.max_epsilon)))
+    max_epsilon = float(config["max-epsilon"]) if "max-epsilon" in config else None
     device, cache_mb = str(config.get("device", "auto")), int(config.get("cache-mb", 2048))
-    return node_at(str(config["manifest"]), device, cache_mb, str(config.get("home", "")), privacy)
+    return node_at(str(config["manifest"]), device, cache_mb, str(config.get("home", "")), max_epsilon)
 
 
 app = build(from_node_config)

@@ -14,8 +14,10 @@ from flwr.app import RecordDict
 from ynet.errors import RefusedError, UserError
 from ynet.federation import hub_pb2 as pb
 from ynet.federation.content import Content
-from ynet.federation.records import CONFIG, EVALUATE, METRICS, TRAIN
+from ynet.federation.ledger import Head
+from ynet.federation.records import AWAITED, CONFIG, EVALUATE, MASK, METRICS, TRAIN
 from ynet_client import app_call, lookup
+from ynet_client.consent import Consent
 from ynet_client.display import Display
 from ynet_client.session import Fetch
 from ynet_client.settings import ClientSettings
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("ynet.duties")
 T = TypeVar("T")
 MODEL_ID = re.compile(r"[0-9a-f]{64}")
-VERBS = {TRAIN: "trained", EVALUATE: "evaluated"}
+VERBS = {TRAIN: "trained", EVALUATE: "evaluated", MASK: "masked the update"}
 SHOWN = ("loss", "seconds", "macro_map10", "dice", "balanced_accuracy")
 
 
@@ -42,12 +44,12 @@ class Duties:
     The equipment is got ready in the first of them, so that a site is connected before torch is loaded.
     """
 
-    def __init__(self, home: Path, settings: ClientSettings, display: Display, cases: int) -> None:
+    def __init__(self, home: Path, settings: ClientSettings, display: Display, cases: int, consent: Consent) -> None:
         self._display, self._cases = display, cases
         self._context = app_call.new_context()
         self._worker = ThreadPoolExecutor(1, "work")
         self._searcher = ThreadPoolExecutor(1, "search")
-        self._equipment: Future[Equipment] = self._worker.submit(_prepare, home, settings)
+        self._equipment: Future[Equipment] = self._worker.submit(_prepare, home, settings, consent)
         self._adopting: str | None = None
         self.doing = "waiting"
 
@@ -68,6 +70,10 @@ class Duties:
         """Search the gallery for another site."""
         log.info("a query of site %s", from_site)
         return await self.search(lambda archive: lookup.answer(archive, body))
+
+    async def witness(self, head: pb.LedgerHead) -> None:
+        """Hold the ledger against what the server saw of it; private training stops when it is another."""
+        await self._work(lambda tools: tools.budget.check_witness(Head(head.number, head.digest)))
 
     async def model(self, model: pb.Model, fetch: Fetch) -> None:
         """Fetch a model, check it, encode the archive under it, and answer with it from then on."""
@@ -119,13 +125,14 @@ class Duties:
             reply = app_call.call(tools.app, self._context, kind, records)
         finally:
             self.doing = "waiting"
-        self._display.say(f"{VERBS.get(kind, 'prepared')}, round {number}: {_numbers(reply)}")
+        if AWAITED not in reply.configs.get(CONFIG, {}) and kind in VERBS:
+            self._display.say(f"{VERBS[kind]}, round {number}: {_numbers(reply)}")
         return reply
 
 
-def _prepare(home: Path, settings: ClientSettings) -> "Equipment":
+def _prepare(home: Path, settings: ClientSettings, consent: Consent) -> "Equipment":
     module: Any = importlib.import_module("ynet_client.equipment")
-    prepared: Equipment = module.prepare(home, settings)
+    prepared: Equipment = module.prepare(home, settings, consent)
     return prepared
 
 

@@ -11,8 +11,10 @@ from ynet.home import write_private
 from ynet_client import client_app
 from ynet_client.archive import Archive
 from ynet_client.budget import Recorded
+from ynet_client.consent import Consent
 from ynet_client.gallery import Gallery
 from ynet_client.local_site import LocalSite
+from ynet_client.secure_part import party_at
 from ynet_client.settings import ClientSettings
 
 
@@ -22,16 +24,24 @@ class Equipment(NamedTuple):
     site: LocalSite
     app: ClientApp
     archive: Archive
+    budget: Recorded
 
 
-def prepare(home: Path, settings: ClientSettings) -> Equipment:
+def prepare(home: Path, settings: ClientSettings, consent: Consent) -> Equipment:
     """Open what the home folder holds. Raises UserError."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
     budget = Recorded(home, settings.privacy)
-    site = LocalSite(settings.manifest, settings.device, settings.cache_mb << 20, budget=budget)
+    site = LocalSite(
+        settings.manifest,
+        settings.device,
+        settings.cache_mb << 20,
+        budget=budget,
+        party=lambda: party_at(home),
+        admits=consent.admits,
+    )
     gallery = Gallery.open(home / "gallery.sqlite", _secret(home))
-    return Equipment(site, client_app.build(lambda _: site), Archive(home / "models", site, gallery))
+    return Equipment(site, client_app.build(lambda _: site), Archive(home / "models", site, gallery), budget)
 
 
 def _secret(home: Path) -> bytes:

@@ -9,6 +9,8 @@ from pathlib import Path
 from ynet import control
 from ynet.data import manifest
 from ynet.home import Lock
+from ynet_client.consent import Consent
+from ynet_client.consent_prompt import put_to_the_admin
 from ynet_client.control import routes
 from ynet_client.display import Display
 from ynet_client.duties import Duties
@@ -21,7 +23,8 @@ async def run(home: Path, settings: ClientSettings, member: Membership, display:
     """Stay joined until SIGINT or SIGTERM. Raises UserError."""
     with Lock(home, f"the client of site {member.site}"), contextlib.ExitStack() as stack:
         cases = len(manifest.read(settings.manifest).train)
-        duties = stack.enter_context(contextlib.closing(Duties(home, settings, display, cases)))
+        consent = Consent(home, settings.policy, lambda plan: put_to_the_admin(plan, home, display))
+        duties = stack.enter_context(contextlib.closing(Duties(home, settings, display, cases, consent)))
         spool = _empty(home / "spool")
         session = Session(member, spool, duties, display.say)
         door = await control.serve(home, routes(member.site, duties, session, spool))

@@ -16,6 +16,7 @@ from ynet.model import YNet, build
 from ynet.privacy import Patients
 from ynet.train import Progress
 from ynet_client.budget import Budget
+from ynet_client.secure_part import Party
 
 Report = Callable[[Progress], None]
 
@@ -41,13 +42,17 @@ class LocalSite:
         *,
         is_validation: bool = False,
         budget: Budget | None = None,
+        party: Callable[[], Party | None] = lambda: None,
+        admits: Callable[[Plan], bool] = lambda _: True,
     ) -> None:
         """`is_validation`: the test cases are left out, and some training patients stand in for them.
 
-        Without a `budget` the site trains no private plan.
+        Without a `budget` the site trains no private plan; without a `party` it is in no secure sum. `admits`
+        says whether it takes part in a plan; False while nobody has said.
         """
         self._path, self._cache_bytes, self._is_validation = manifest, cache_bytes, is_validation
-        self.device, self.report, self._budget = choose(device), report, budget
+        self.device, self.report, self._budget, self._party = choose(device), report, budget, party
+        self.admits = admits
         self._lock = threading.Lock()
         self._prepared: _Prepared | None = None
         self._network: tuple[str, YNet] | None = None
@@ -69,6 +74,15 @@ class LocalSite:
             do = "give the node's config a `home`, in which its privacy ledger is kept"
             raise RefusedError("private training was refused", "the site has no privacy ledger", do)
         return self._budget
+
+    @property
+    def party(self) -> Party:
+        """Who the site is in secure sums. Raises RefusedError where it has not enrolled."""
+        party = self._party()
+        if party is None:
+            do = "give the node's config the `home` of a site that has joined"
+            raise RefusedError("a secure sum was refused", "the site has no certificate of the consortium", do)
+        return party
 
     def patients(self, plan: Plan) -> Patients:
         """Whose the training cases are. Raises UserError."""

@@ -52,6 +52,9 @@ class Work(Protocol):
     async def answer(self, from_site: str, body: bytes) -> bytes:
         """The answer to another site's query."""
 
+    async def witness(self, head: pb.LedgerHead) -> None:
+        """How far the server saw the privacy ledger go. Raises LedgerError when the ledger is another."""
+
     async def model(self, model: pb.Model, fetch: Fetch) -> None:
         """The model in use has changed, or is told anew; `fetch` gets its file."""
 
@@ -156,6 +159,8 @@ class Session:
                 self._say(
                     f"connected to federation {protocol.plain(message.welcome.federation, 64)} at {self._member.hub}"
                 )
+                if message.welcome.HasField("ledger"):
+                    self._spawn(self._work.witness(message.welcome.ledger))
                 if message.welcome.HasField("model"):
                     self._spawn(self._work.model(message.welcome.model, self.fetch))
             case "task":

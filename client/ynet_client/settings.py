@@ -24,6 +24,18 @@ class PrivacySettings:
 
 
 @dataclass(frozen=True, config=STRICT)
+class Policy:
+    """Which plans the site takes part in. Each that is allowed waits for a yes as well, unless `new_plans` is one."""
+
+    new_plans: Literal["ask", "accept"] = "ask"
+    recipes: tuple[Literal["default", "paper", "circle", "csq", "dpsh", "plain"], ...] = ()  # empty: any
+    privacy: Literal["any", "required"] = "any"  # required: private plans only; how private: privacy.max_epsilon
+    aggregation: Literal["any", "secure"] = "any"
+    min_sites: Annotated[int, Field(ge=1, le=10_000)] = 1  # in each round
+    max_epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000  # rounds x local epochs
+
+
+@dataclass(frozen=True, config=STRICT)
 class ClientSettings:
     """configs/client.yaml."""
 
@@ -32,6 +44,7 @@ class ClientSettings:
     threads: Annotated[int, Field(ge=0, le=1024)] = 0  # for training on the CPU; 0: all cores
     cache_mb: Annotated[int, Field(ge=0, le=1 << 20)] = 2048  # decoded images kept in memory
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
+    policy: Policy = field(default_factory=Policy)
 
     @property
     def manifest(self) -> Path:
@@ -41,14 +54,17 @@ class ClientSettings:
         return Path(self.data)
 
 
+def read(home: Path, config: Path | None = None) -> ClientSettings:
+    """The settings in `config`, or those remembered in `home`. Raises UserError."""
+    source = config or home / FILE
+    if not config and not source.exists():
+        return ClientSettings()
+    return parse(ClientSettings, read_yaml(source, "settings"), f"settings {source}")
+
+
 def load(home: Path, config: Path | None, **given: Any) -> ClientSettings:
     """The settings in `config`, or those remembered in `home`, with the flags given laid over them; remembered."""
-    source = config or home / FILE
-    settings = (
-        parse(ClientSettings, read_yaml(source, "settings"), f"settings {source}")
-        if config or source.exists()
-        else ClientSettings()
-    )
+    settings = read(home, config)
     settings = replace(settings, **{key: value for key, value in given.items() if value is not None})
     write_private(home / FILE, yaml.safe_dump(asdict(settings)).encode())
     return settings

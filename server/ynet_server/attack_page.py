@@ -11,7 +11,7 @@ READ_FROM = {
     "label": "floor: the label alone",
     "code": "code",
     "code_and_detail_bits": "code and detail bits",
-    "feature": "ceiling: the feature, which never leaves",
+    "feature": "ceiling: the feature behind the code",
 }
 
 

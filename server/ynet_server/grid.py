@@ -5,6 +5,7 @@ SuperLink sets, for the run; outside of SuperLink it must be set by hand (Flower
 """
 
 import asyncio
+import contextlib
 import hashlib
 import secrets
 import time
@@ -21,7 +22,8 @@ from flwr.supercore.task_identity import TaskIdentity
 from ynet.errors import UserError
 from ynet.federation import content
 from ynet.federation import hub_pb2 as pb
-from ynet.federation.records import to_content, to_records
+from ynet.federation.ledger import Head
+from ynet.federation.records import CONFIG, LEDGER, to_content, to_records
 from ynet_server.hub import Hub, TaskError
 from ynet_server.reply_errors import FAILED, LOST
 
@@ -136,11 +138,19 @@ class HubGrid(Grid):
             return Message(Error(error.code, str(error)), reply_to=sent.message)
         path = sent.future.result()
         try:
-            return Message(to_records(content.read(path)), reply_to=sent.message)
+            records = to_records(content.read(path))
+            self._witness(self._sites[sent.message.metadata.dst_node_id], records)
+            return Message(records, reply_to=sent.message)
         except UserError as refused:
             return Message(Error(FAILED, refused.why), reply_to=sent.message)
         finally:
             path.unlink(missing_ok=True)
+
+    def _witness(self, site: str, records: RecordDict) -> None:
+        """Remember how far the site's privacy ledger goes, when the reply says so."""
+        if CONFIG in records.config_records and LEDGER in records.config_records[CONFIG]:
+            with contextlib.suppress(ValueError):  # what cannot be read vouches for nothing
+                self._hub.saw_ledger(site, Head.from_text(str(records.config_records[CONFIG][LEDGER])))
 
 
 class _Offers:

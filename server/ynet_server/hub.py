@@ -16,6 +16,7 @@ import grpc
 from ynet import __version__
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol
+from ynet.federation.ledger import Head
 from ynet_server.callers import calling_site
 from ynet_server.registry import Registry, now
 from ynet_server.reply_errors import FAILED, LOST, REFUSED
@@ -232,10 +233,16 @@ class Hub:
         welcome = pb.Welcome(protocol=protocol.VERSION, version=__version__, federation=self._federation)
         if self._model is not None:
             welcome.model.CopyFrom(self._model)
+        if (seen := self._registry.ledger_of(site)) is not None:
+            welcome.ledger.number, welcome.ledger.digest = seen
         connection.outbox.put_nowait(pb.ToSite(welcome=welcome))
         self._registry.saw(site, connection.version, connection.cases, connection.since)
         log.info("site %s connected", site)
         return connection
+
+    def saw_ledger(self, site: str, head: Head) -> None:
+        """Remember how far a site's privacy ledger goes, and say so to it at its next greeting."""
+        self._registry.saw_ledger(site, head)
 
     async def _listen(self, site: str, requests: AsyncIterator[pb.FromSite], connection: _Connection) -> None:
         try:

@@ -79,6 +79,7 @@ def _evaluated(event: Mapping[str, Any]) -> str:
 
 _LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "waiting": lambda e: f"waiting for sites: {e['connected']} of {e['needed']} are connected",
+    "awaited": lambda e: f"site {e['site']} waits for its admin's yes to this plan",
     "started": lambda e: f"begun with {', '.join(e['sites'])}; {e['parameters']:,} parameters",
     "resumed": lambda _: "the server was restarted; the run goes on",
     "round": _round,
@@ -86,6 +87,8 @@ _LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "site_failed": lambda e: f"site {e['site']} gave no result: {e['reason']}",
     "update_refused": lambda e: f"the update of site {e['site']} was refused: {e['reason']}",
     "under_quorum": lambda e: f"round {e['round']} had {e['updates']} of {e['quorum']} updates; it is held again",
+    "sum_restarted": lambda e: f"round {e['round']}: the secure sum is begun again without {', '.join(e['without'])}",
+    "round_lost": lambda e: f"round {e['round']} changed nothing: {e['reason']}",
     "finished": lambda e: f"finished: model {e['model'][:16]} is published",
     "failed": lambda e: f"failed: {e['reason']} ({e['do']})",
 }

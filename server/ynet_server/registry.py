@@ -12,8 +12,9 @@ from typing import Any, Literal, NamedTuple
 from ynet.errors import RefusedError, UserError
 from ynet.federation import invitation, plan
 from ynet.federation.identity import check_site_name
+from ynet.federation.ledger import Head
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = """
 CREATE TABLE invitations (
   site TEXT PRIMARY KEY, verifier BLOB NOT NULL, expires REAL NOT NULL, certificate BLOB);
@@ -25,6 +26,9 @@ CREATE TABLE runs (
   ended REAL, reason TEXT NOT NULL DEFAULT '', model TEXT);
 CREATE TABLE models (
   id TEXT PRIMARY KEY, run INTEGER NOT NULL REFERENCES runs, card TEXT NOT NULL, published REAL NOT NULL);
+"""
+SINCE_VERSION_1 = """
+CREATE TABLE ledgers (site TEXT PRIMARY KEY, number INTEGER NOT NULL, digest TEXT NOT NULL);
 """
 
 RunStatus = Literal["running", "finished", "failed"]
@@ -78,13 +82,18 @@ class Registry:
         self._db.execute("PRAGMA foreign_keys=ON")
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
-            self._db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+            self._migrate(SCHEMA + SINCE_VERSION_1)
+        elif version == 1:
+            self._migrate(SINCE_VERSION_1)
         elif version != SCHEMA_VERSION:
             raise UserError(
                 f"the registry {path} is of another ynet version",
                 f"it has schema {version}, this ynet reads {SCHEMA_VERSION}",
                 "install the ynet that wrote it, or the newest",
             )
+
+    def _migrate(self, tables: str) -> None:
+        self._db.executescript(f"BEGIN; {tables} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
 
     def close(self) -> None:
         """Close the file."""
@@ -156,6 +165,20 @@ class Registry:
         """Note that a site has connected."""
         with self._transaction() as db:
             db.execute("UPDATE sites SET last_seen=?, version=?, cases=? WHERE name=?", (now, version, cases, site))
+
+    def saw_ledger(self, site: str, head: Head) -> None:
+        """Note how far a site says that its privacy ledger goes; the farthest counts."""
+        with self._transaction() as db:
+            db.execute(
+                "INSERT INTO ledgers VALUES (?, ?, ?) ON CONFLICT(site) DO UPDATE"
+                " SET number=excluded.number, digest=excluded.digest WHERE excluded.number > ledgers.number",
+                (site, *head),
+            )
+
+    def ledger_of(self, site: str) -> Head | None:
+        """How far a site's privacy ledger once went, by its own word."""
+        rows = self._rows("SELECT number, digest FROM ledgers WHERE site=?", site)
+        return Head(*rows[0]) if rows else None
 
     # --- plans and runs
 

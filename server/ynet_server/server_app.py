@@ -1,7 +1,7 @@
 """The Flower ServerApp: the rounds of one run, read from top to bottom. It does not know what carries it."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,12 +16,16 @@ from ynet.federation import plan as plans
 from ynet.federation.plan import Plan
 from ynet.federation.records import ARRAYS, CASES, CONFIG, INITIAL, METRICS, TRAIN, flat_weights, form, weights_record
 from ynet.weights import Flat, Layout
-from ynet_server.reply_errors import is_lost
+from ynet_server.conversation import Conversation, Reply
 from ynet_server.run_folder import RunFolder, State
+from ynet_server.secure_round import LostError, Metrics, SecureSums, Sum, TooFewError, offer_of
 from ynet_server.strategies import carried, carry_on, strategy
 
 POLL_S = 0.1
 WAIT_AFTER_FAILED_ROUND_S = 2.0
+LOST_AT_MOST = 3
+"""Rounds one after the other of which nothing is left, before the run ends."""
+
 REFUSED_AT_MOST = 3
 """How often a round is held again though its sites are there: who says no or diverges does so every time."""
 
@@ -61,6 +65,7 @@ def federate(
         average = moving_average(plan, number, state.average, flat)
         state = State(number, flat, state.layout, rounds.cases, average, carried(chosen))
         folder.save_state(state)
+        rounds.sums.forget()
         memory.give_back()
         after_round(state)
         if number % plan.training.evaluate_every == 0 and number < plan.training.rounds:
@@ -72,9 +77,11 @@ def federate(
     return model
 
 
-class _Reply(NamedTuple):
-    node: int
-    content: RecordDict
+class _Update(NamedTuple):
+    """What a round's sites made."""
+
+    messages: list[Message]  # for the strategy: of each site one, or one of all sites' mean; none when it was lost
+    said: dict[str, Mapping[str, float]]  # by site
 
 
 class _Rounds:
@@ -88,29 +95,32 @@ class _Rounds:
         name_of: Callable[[int], str],
         cases_of: Callable[[int], int | None],
     ) -> None:
-        self._grid, self._plan, self._folder, self._name_of, self._cases_of = grid, plan, folder, name_of, cases_of
-        self._refusal = ""  # why a site that is there gave nothing usable in the round being held, the newest
+        self._grid, self._plan, self._folder, self._cases_of = grid, plan, folder, cases_of
+        self._talk = Conversation(grid, plan, folder, name_of)
+        self.sums = SecureSums(self._talk, plan, folder)
+        self._arrived = 0  # updates of the round that is held
+        self._lost = 0  # rounds one after the other whose secure sum came to nothing
         self.cases: dict[str, int] = {}  # by site: what it named first in this run, and its updates weigh at most
 
     def initial(self) -> State:
         """Initial weights: each site makes them from the plan's seed; all layouts must agree; one set is taken."""
-        asked: list[int] = []
+        asked, refused, told, good = list[int](), 0, -1, dict[int, Reply]()
         while True:
             nodes = self._wait_for(self._plan.cohort.minimum)
             if nodes != asked:
                 asked, refused = nodes, 0
-            self._refusal = ""
-            config = ConfigRecord({"plan": self._plan.canonical()})
-            messages = [
-                Message(content=RecordDict({CONFIG: config}), message_type=INITIAL, dst_node_id=node) for node in nodes
-            ]
-            replies = [reply for reply in self._converse(0, messages) if self._accept(0, reply, self._check_initial)]
-            if len(replies) >= self._plan.cohort.minimum:
+            self._talk.refusal = ""
+            found = self._talk.ask(0, INITIAL, [node for node in nodes if node not in good], self._check_initial)
+            good = {node: good[node] for node in nodes if node in good} | {reply.node: reply for reply in found}
+            if len(good) >= self._plan.cohort.minimum:
                 break
-            refused += bool(self._refusal)
-            self._give_up_if(refused, "the run's beginning", len(replies), self._plan.cohort.minimum)
-            self._folder.event("waiting", connected=len(replies), needed=self._plan.cohort.minimum)
+            refused += bool(self._talk.refusal)
+            self._give_up_if(refused, "the run's beginning", len(good), self._plan.cohort.minimum)
+            if len(good) != told:
+                told = len(good)
+                self._folder.event("waiting", connected=len(good), needed=self._plan.cohort.minimum)
             time.sleep(WAIT_AFTER_FAILED_ROUND_S)
+        replies = [good[node] for node in sorted(good)]
         layouts = {str(reply.content[CONFIG]["layout"]) for reply in replies}
         if len(layouts) > 1:
             raise UserError(
@@ -125,7 +135,7 @@ class _Rounds:
             flat = weights.flatten(weights.begun_with(weights.unflatten(flat, layout), given))
         self._folder.event(
             "started",
-            sites=[self._name_of(reply.node) for reply in replies],
+            sites=[self._talk.name_of(reply.node) for reply in replies],
             parameters=int(flat.size),
             given=sum(array.size for array in (given or {}).values()),
         )
@@ -134,40 +144,76 @@ class _Rounds:
         return state
 
     def train(self, chosen: Any, number: int, state: State) -> Flat:
-        """One round: weights out, updates in, aggregated. A round under its quorum is held again."""
-        refused = 0
-        while True:
-            begun = time.monotonic()
-            self._wait_for(self._plan.cohort.quorum)
-            arrays = weights_record(state.flat)
-            check = partial(self._check_update, layout=state.layout, sent=form(arrays))
-            messages = chosen.configure_train(number, arrays, self._config(state.layout), self._grid)
-            del arrays
-            self._refusal = ""
-            replies = [reply for reply in self._converse(number, messages) if self._accept(number, reply, check)]
-            del messages
-            if len(replies) >= self._plan.cohort.quorum:
-                break
-            refused += bool(self._refusal)
-            self._give_up_if(refused, f"round {number}", len(replies), self._plan.cohort.quorum)
-            self._folder.event("under_quorum", round=number, updates=len(replies), quorum=self._plan.cohort.quorum)
+        """One round: weights out, updates in, aggregated. A round under its quorum is held again.
+
+        Of a secure sum that cannot be read nothing is left: the weights stay as they are, and the next round follows.
+        """
+        begun, refused = time.monotonic(), 0
+        while (update := self._update(chosen, number, state)) is None:
+            refused += bool(self._talk.refusal)
+            self._give_up_if(refused, f"round {number}", self._arrived, self._plan.cohort.quorum)
+            self._folder.event("under_quorum", round=number, updates=self._arrived, quorum=self._plan.cohort.quorum)
             time.sleep(WAIT_AFTER_FAILED_ROUND_S)
-        aggregated, _ = chosen.aggregate_train(number, [_message(reply) for reply in replies])
+        if not update.messages:
+            return state.flat
+        aggregated, _ = chosen.aggregate_train(number, update.messages)
         flat = _checked(_single(aggregated), state.layout)
         self._folder.event(
             "round",
             round=number,
             rounds=self._plan.training.rounds,
             seconds=round(time.monotonic() - begun, 3),
-            sites={self._name_of(reply.node): _metrics(reply) for reply in replies},
+            sites=update.said,
         )
         return flat
+
+    def _update(self, chosen: Any, number: int, state: State) -> _Update | None:
+        """What a round's sites made, for the strategy to aggregate; None under the quorum."""
+        if made := self.sums.pending(number):
+            return self._read(made)
+        self._wait_for(self._plan.cohort.quorum)
+        arrays, is_secure = weights_record(state.flat), self._plan.aggregation == "secure"
+        check = self._check_offer if is_secure else partial(self._check_update, layout=state.layout, sent=form(arrays))
+        messages = chosen.configure_train(number, arrays, self._config(state.layout), self._grid)
+        del arrays
+        self._talk.refusal = ""
+        replies = self._talk.send(number, messages, check)
+        del messages
+        self._arrived = len(replies)
+        if len(replies) < self._plan.cohort.quorum:
+            return None
+        said = {reply.node: _said(self._talk.name_of(reply.node), reply) for reply in replies}
+        if not is_secure:
+            return _Update([_message(reply) for reply in replies], {one.site: one.shown for one in said.values()})
+        offers = {reply.node: offer_of(reply) for reply in replies}
+        try:
+            return self._read(self.sums.collect(number, offers, said, state.flat.size))
+        except TooFewError as error:
+            self._arrived = error.left
+            return None
+
+    def _read(self, made: Sum) -> _Update:
+        """The mean of a secure sum, as if one site had sent it; nothing when the sum cannot be read."""
+        try:
+            mean = self.sums.read(made)
+        except LostError as error:
+            self._lost += 1
+            self._folder.event("round_lost", round=made.round, reason=str(error))
+            if self._lost == LOST_AT_MOST:
+                do = "see the run's events and the sites' logs"
+                raise UserError(f"{LOST_AT_MOST} rounds one after the other were lost", str(error), do) from None
+            return _Update([], {})
+        self._lost = 0
+        cases = sum(one.cases for one in made.sites.values())
+        record = RecordDict({ARRAYS: weights_record(mean), METRICS: MetricRecord({CASES: cases})})
+        node = next(iter(made.sites))
+        return _Update([_message(Reply(node, record))], {one.site: one.shown for one in made.sites.values()})
 
     def evaluate(self, chosen: Any, number: int, state: State) -> dict[str, dict[str, float]]:
         """Each site's scores on its own test split; sites that have none are left out."""
         messages = chosen.configure_evaluate(number, weights_record(state.best), self._config(state.layout), self._grid)
-        replies = [reply for reply in self._converse(number, messages) if self._accept(number, reply, _metrics)]
-        scores = {self._name_of(reply.node): _metrics(reply) for reply in replies}
+        replies = self._talk.send(number, messages, _metrics)
+        scores = {self._talk.name_of(reply.node): _metrics(reply) for reply in replies}
         self._folder.event("evaluated", round=number, sites=scores)
         return scores
 
@@ -176,7 +222,7 @@ class _Rounds:
         if refused == REFUSED_AT_MOST:
             raise UserError(
                 f"{what} came to nothing",
-                f"it was held {refused} times, and {found} of {needed} sites did their part; {self._refusal}",
+                f"it was held {refused} times, and {found} of {needed} sites did their part; {self._talk.refusal}",
                 "see the run's events and the sites' logs; when training diverges, lower training.learning_rate",
             )
 
@@ -185,53 +231,36 @@ class _Rounds:
 
     def _wait_for(self, needed: int) -> list[int]:
         told = -1
-        while len(nodes := sorted(self._grid.get_node_ids())) < needed:
+        while len(nodes := self._talk.present()) < needed:
             if len(nodes) != told:
                 told = len(nodes)
                 self._folder.event("waiting", connected=told, needed=needed)
             time.sleep(POLL_S)
         return nodes
 
-    def _converse(self, number: int, messages: Iterable[Message]) -> list[_Reply]:
-        """Send, wait until all have answered or the deadline is over; the answers in the order of the nodes."""
-        answers = self._grid.send_and_receive(messages, timeout=self._plan.cohort.round_deadline_s)
-        replies = []
-        for answer in sorted(answers, key=lambda answer: answer.metadata.src_node_id):
-            node = answer.metadata.src_node_id
-            if answer.has_error():
-                self._folder.event("site_failed", round=number, site=self._name_of(node), reason=answer.error.reason)
-                if not is_lost(answer.error.code):
-                    self._refusal = f"site {self._name_of(node)} said: {answer.error.reason}"
-            else:
-                replies.append(_Reply(node, answer.content))
-        return replies
-
-    def _accept(self, number: int, reply: _Reply, check: Callable[[_Reply], object]) -> bool:
-        """Whether a reply is what was asked for; one that is not counts as none."""
-        try:
-            check(reply)
-        except (KeyError, TypeError, ValueError, OverflowError, UserError) as error:
-            why = error.why if isinstance(error, UserError) else "it is not of the form that was asked for"
-            self._refusal = f"what site {self._name_of(reply.node)} sent was refused: {why}"
-            self._folder.event("update_refused", round=number, site=self._name_of(reply.node), reason=why)
-            return False
-        return True
-
-    def _check_initial(self, reply: _Reply) -> None:
+    def _check_initial(self, reply: Reply) -> None:
         layout = weights.layout_from_json(str(reply.content[CONFIG]["layout"]))
         _checked(flat_weights(reply.content.array_records[ARRAYS]), layout)
         self._weigh(reply)
 
-    def _check_update(self, reply: _Reply, layout: Layout, sent: Form) -> None:
+    def _check_update(self, reply: Reply, layout: Layout, sent: Form) -> None:
         arrays = reply.content.array_records[ARRAYS]
         _checked(flat_weights(arrays), layout)
         if form(arrays) != sent:
             raise ValueError("not in the blocks in which they were sent")
         self._weigh(reply)
 
-    def _weigh(self, reply: _Reply) -> None:
+    def _check_offer(self, reply: Reply) -> None:
+        """A site weighs its own update in a secure sum: one that claims too many cases is left out of it."""
+        offer_of(reply)
+        claimed = int(reply.content.metric_records[METRICS][CASES])  # type: ignore[arg-type]
+        self._weigh(reply)
+        if int(reply.content.metric_records[METRICS][CASES]) < claimed:  # type: ignore[arg-type]
+            raise UserError("update", "it claims more cases than the site had", "")
+
+    def _weigh(self, reply: Reply) -> None:
         """A site's cases count no higher than it first named them, to the coordinator and in this run."""
-        site, metrics = self._name_of(reply.node), reply.content.metric_records[METRICS]
+        site, metrics = self._talk.name_of(reply.node), reply.content.metric_records[METRICS]
         claimed, known = int(metrics[CASES]), self._cases_of(reply.node)  # type: ignore[arg-type]
         cap = self.cases.get(site, claimed if known is None else known)
         if min(claimed, cap) <= 0:
@@ -265,12 +294,16 @@ def _checked(flat: Flat, layout: Layout) -> Flat:
     return flat
 
 
-def _metrics(reply: _Reply) -> dict[str, float]:
+def _said(site: str, reply: Reply) -> Metrics:
+    return Metrics(site, int(reply.content.metric_records[METRICS][CASES]), _metrics(reply))  # type: ignore[arg-type]
+
+
+def _metrics(reply: Reply) -> dict[str, float]:
     record: MetricRecord = reply.content.metric_records[METRICS]
     return {key: round(float(value), 6) for key, value in record.items() if not isinstance(value, list)}
 
 
-def _message(reply: _Reply) -> Message:
+def _message(reply: Reply) -> Message:
     """A reply in the form that a strategy aggregates."""
     asked = Message(content=RecordDict(), message_type=TRAIN, dst_node_id=reply.node)
     weight = MetricRecord({CASES: reply.content.metric_records[METRICS][CASES]})  # its other figures are not merged

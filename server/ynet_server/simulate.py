@@ -6,6 +6,7 @@ again, and leaves its model there. Beside `experiment.py`, `report_examples.py` 
 only file of the server that needs torch and the client (extra `simulation`).
 """
 
+import datetime as dt
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -21,6 +22,8 @@ from flwr.simulation import run_simulation
 from ynet import weights
 from ynet.data.manifest import find_sites
 from ynet.data.pooled import Pooled
+from ynet.federation import identity
+from ynet.federation.identity import Identity
 from ynet.federation.plan import Plan
 from ynet.model import YNet, arrays_of, build, load_arrays
 from ynet.privacy import Patients, mechanism
@@ -28,6 +31,7 @@ from ynet.private_training import train_privately
 from ynet.train import train
 from ynet_client import client_app
 from ynet_client.local_site import LocalSite
+from ynet_client.secure_part import Party
 from ynet_server.run_folder import MODEL, RunFolder, State
 from ynet_server.server_app import federate, moving_average
 
@@ -154,11 +158,20 @@ def is_watched(plan: Plan, number: int) -> bool:
 
 
 def _client(manifests: tuple[Path, ...], is_validation: bool) -> ClientApp:
-    """The deployment's ClientApp; the node with partition k is the k-th site."""
+    """The deployment's ClientApp; the node with partition k is the k-th site, a member of a consortium of its own."""
+    now = dt.datetime.now(dt.UTC)
+    authority = identity.make_authority("experiment", now)
+    sites = [(str(path), _party(f"site-{k}", authority, now)) for k, path in enumerate(manifests)]
 
     def locate(context: Context) -> LocalSite:
         torch.set_num_threads(1)
-        manifest = str(manifests[int(context.node_config["partition-id"])])
-        return client_app.site_at(manifest, "auto", 1024, is_validation=is_validation)
+        manifest, party = sites[int(context.node_config["partition-id"])]
+        return client_app.site_at(manifest, "auto", 1024, is_validation=is_validation, party=party)
 
     return client_app.build(locate)
+
+
+def _party(site: str, authority: Identity, now: dt.datetime) -> Party:
+    key = identity.new_key()
+    certificate = identity.issue_site(authority, site, identity.signing_request(key, site), now)
+    return Party(site, Identity(key, certificate), authority.certificate, home=None)

@@ -124,7 +124,7 @@ def cells(found: Found) -> Iterator[tuple[str, str]]:
         ("label", "the label alone"),
         ("code", "code"),
         ("code_and_detail_bits", "code and detail bits"),
-        ("feature", "the feature, which never leaves"),
+        ("feature", "the feature behind the code"),
     ):
         one = attacks["code"][what]
         label = "" if what == "label" else f"; {one['accuracy']:.3f}"

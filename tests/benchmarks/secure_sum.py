@@ -18,9 +18,11 @@ from ynet.federation import content, identity
 from ynet.federation.content import Content
 from ynet.federation.identity import Identity
 from ynet.federation.secure_sum import (
-    Keys,
     Purpose,
+    add_up,
     check_roster,
+    fresh_keys,
+    mask,
     roster_from_json,
     roster_to_json,
     to_wire,
@@ -59,7 +61,7 @@ def main() -> None:
     offering, checking, masking, summing = [], [], [], []
     for _ in range(options.repeats):
         begun = time.perf_counter()
-        keys = {name: Keys(members[name], name, purpose) for name in names}
+        keys = {name: fresh_keys(members[name], name, purpose) for name in names}
         offering.append((time.perf_counter() - begun) / len(names))
         roster = roster_to_json([one.offer for one in keys.values()])
         masked = {}
@@ -68,10 +70,11 @@ def main() -> None:
             offers = check_roster(roster_from_json(roster), purpose, authority.certificate, 3, now)
             checking.append(time.perf_counter() - begun)
             begun = time.perf_counter()
-            masked[name] = keys[name].mask(values[name], CASES, offers)
+            masked[name] = mask(keys[name], values[name], CASES, offers)
             masking.append(time.perf_counter() - begun)
         begun = time.perf_counter()
-        mean = unmask(masked) / (CASES * len(names))
+        total = add_up(list(masked.values()))
+        mean = unmask(total, [one.own_mask for one in keys.values()]) / (CASES * len(names))
         summing.append(time.perf_counter() - begun)
     error = float(np.abs(mean - np.mean(np.stack(list(values.values())), axis=0, dtype=np.float64)).max())
     plain = size_bytes(values[names[0]])

@@ -18,9 +18,9 @@ from ynet.data.synthetic import CLASSES, make_federation
 from ynet.errors import RefusedError
 from ynet.federation import ledger
 from ynet.federation.content import Content
-from ynet.federation.ledger import BudgetExhaustedError, LedgerError
+from ynet.federation.ledger import BudgetExhaustedError, Head, LedgerError
 from ynet.federation.plan import Plan
-from ynet.federation.records import ARRAYS, CASES, CONFIG, METRICS, TRAIN, weights_record
+from ynet.federation.records import ARRAYS, CASES, CONFIG, LEDGER, METRICS, TRAIN, weights_record
 from ynet.model import arrays_of, build
 from ynet_client import app_call, client_app
 from ynet_client.budget import UPDATE, Recorded
@@ -130,6 +130,8 @@ def test_a_site_without_a_ledger_trains_no_private_plan(tmp_path: Path) -> None:
 def test_a_node_of_flowers_own_keeps_its_ledger_in_the_home_that_its_config_names(tmp_path: Path) -> None:
     site(tmp_path)
     config = {"manifest": str(tmp_path / "data/A/manifest.csv"), "home": str(tmp_path / "home"), "max-epsilon": 4.5}
+    (tmp_path / "home").mkdir(exist_ok=True)
+    (tmp_path / "home/client.yaml").write_text("policy: {new_plans: accept}")
     context = Context(run_id=0, node_id=0, node_config=config, state=RecordDict(), run_config={})
     at = client_app.from_node_config(context)
     assert client_app.from_node_config(context) is at
@@ -146,6 +148,26 @@ def test_a_ledger_that_was_rolled_back_stops_private_training_and_no_other(tmp_p
         round_of(site(tmp_path), 2)
     open_plan = parse(Plan, {**VALUES, "privacy": {"mode": "off"}}, "the test's plan")
     assert "loss" in round_of(site(tmp_path), 1, open_plan).metrics[METRICS]
+
+
+def test_a_ledger_that_was_put_back_with_its_head_stops_private_training_once_the_server_tells_what_it_saw(
+    tmp_path: Path,
+) -> None:
+    home = tmp_path / "home"
+    first = round_of(site(tmp_path), 1)
+    old = {name: (home / name).read_bytes() for name in (ledger.LEDGER, ledger.HEAD)}
+    told = Head.from_text(str(round_of(site(tmp_path), 2).configs[CONFIG][LEDGER]))
+    site(tmp_path).budget.check_witness(told)
+    for name, content in old.items():
+        (home / name).write_bytes(content)
+    back = site(tmp_path)
+    back.budget.check_witness(Head.from_text(str(first.configs[CONFIG][LEDGER])))
+    with pytest.raises(LedgerError, match="an old copy took its place"):
+        back.budget.check_witness(told)
+    with pytest.raises(LedgerError, match="an old copy took its place"):
+        round_of(back, 2)
+    open_plan = parse(Plan, {**VALUES, "privacy": {"mode": "off"}}, "the test's plan")
+    assert "loss" in round_of(back, 1, open_plan).metrics[METRICS]
 
 
 def test_the_ledgers_summary_adds_up(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from ynet.index import Hit
 from ynet.model import arrays_of, build
 from ynet_client import lookup
 from ynet_client.archive import Archive
+from ynet_client.consent import Consent
 from ynet_client.display import Display
 from ynet_client.duties import Duties
 from ynet_client.gallery import Gallery
@@ -68,7 +69,8 @@ def test_a_models_name_is_no_path(tmp_path: Path, manifest: Path, name: str) -> 
 
     async def story() -> None:
         settings = ClientSettings(data=str(manifest), device="cpu")
-        duties = Duties(tmp_path / "home", settings, Display(), 1)
+        home = tmp_path / "home"
+        duties = Duties(home, settings, Display(), 1, Consent(home, settings.policy))
         try:
             with pytest.raises(RefusedError, match="id"):
                 await duties.model(hub.Model(id=name.format(tmp=tmp_path)), fetch)

@@ -14,7 +14,7 @@ from ynet.errors import RefusedError
 from ynet.federation import content
 from ynet.federation import hub_pb2 as pb
 from ynet.federation.content import Content
-from ynet.federation.records import ARRAYS, CONFIG, TRAIN, flat_weights, weights_record
+from ynet.federation.records import ARRAYS, CONFIG, LEDGER, TRAIN, flat_weights, weights_record
 from ynet_server.grid import HubGrid, node_id
 from ynet_server.reply_errors import FAILED, REFUSED
 
@@ -168,3 +168,30 @@ def test_a_site_has_the_same_number_in_every_run() -> None:
     numbers: list[Any] = [node_id(f"S{i}") for i in range(1000)]
     assert len(set(numbers)) == 1000
     assert all(0 < number < 2**63 for number in numbers)
+
+
+def telling(head: str) -> Site:
+    async def task(kind: str, received: Path) -> Content:
+        return Content(configs={CONFIG: {LEDGER: head}})
+
+    return Site(task=task)
+
+
+def test_a_site_is_told_at_its_next_greeting_how_far_its_ledger_went(tmp_path: Path) -> None:
+    """By its own word: the farthest one counts, and what is no head counts for nothing."""
+
+    async def story(consortium: Consortium) -> None:
+        grid, member = grid_of(consortium), consortium.enrol("A")
+        for head in (f"7 {'ab' * 32}", f"3 {'cd' * 32}", "nonsense", f"9 {'ab' * 31}"):
+            joined = consortium.session(member, telling(head))
+            await until(lambda joined=joined: joined.session.connected)  # type: ignore[misc]
+            grid.get_node_ids()
+            await ask(grid, message(grid, "A"))
+            joined.task.cancel()
+            await until(lambda: not consortium.hub.connected())
+        again, other = consortium.session(member), await consortium.join("B")
+        await until(lambda: again.work.witnessed)
+        assert [(head.number, head.digest) for head in again.work.witnessed] == [(7, "ab" * 32)]
+        assert not other.work.witnessed
+
+    play(tmp_path, story)

@@ -146,6 +146,20 @@ def test_a_registry_of_another_version_is_not_touched(tmp_path: Path) -> None:
         Registry(tmp_path / "r")
 
 
+def test_a_registry_of_the_version_before_is_taken_on_with_all_that_is_in_it(tmp_path: Path) -> None:
+    old = Registry(tmp_path / "r")
+    old.freeze(smallest_plan(), 1.0)
+    old.close()
+    with sqlite3.connect(tmp_path / "r") as db:
+        db.executescript("DROP TABLE ledgers; PRAGMA user_version=1;")
+    db.close()
+    for _ in range(2):
+        again = Registry(tmp_path / "r")
+        assert again.ledger_of("A") is None
+        assert again.plan(smallest_plan().id) == smallest_plan()
+        again.close()
+
+
 def test_a_file_that_is_no_registry_is_the_users_to_mend(tmp_path: Path) -> None:
     (tmp_path / "r").write_bytes(b"not SQLite at all, but long enough to be looked at" * 100)
     with pytest.raises(UserError, match="cannot be read"):

@@ -82,6 +82,31 @@ def test_a_private_plan_is_trained_by_every_model_and_an_experiment_records_noth
     assert not list(tmp_path.rglob("ledger*"))
 
 
+def test_in_an_experiment_too_updates_can_be_summed_in_secret_and_the_model_is_the_same(tmp_path: Path) -> None:
+    make_federation(tmp_path / "data", SITES, seed=1, size=32)
+    plan, models = small_plan(tmp_path / "plan.yaml", rounds=2), []
+    for line in ("", "aggregation: secure\n"):
+        plan.write_text(plan.read_text("utf-8") + line, "utf-8")
+        out = tmp_path / (line.split() or ["plain"])[-1]
+        done = command(
+            "ynet_server",
+            "simulate",
+            "--plan",
+            plan,
+            "--data",
+            tmp_path / "data",
+            "--report",
+            out,
+            "--models",
+            "federated",
+        )
+        assert done.returncode == 0, done.stderr
+        models.append(weights.load(out / "seed-1/federated" / MODEL)[0])
+    plain, secure = models
+    for name, values in plain.items():
+        np.testing.assert_allclose(secure[name], values, atol=1e-4, err_msg=name)
+
+
 def test_weights_that_the_plan_begins_with_are_what_every_model_begins_with(tmp_path: Path) -> None:
     make_federation(tmp_path / "data", SITES, seed=1, size=32)
     plan = small_plan(tmp_path / "plan.yaml", rounds=1, learning_rate=1e-9)

@@ -18,7 +18,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from hospitals import small_plan
+from trial import command
 from ynet.data.synthetic import make_federation
+from ynet.federation import plan as plans
 from ynet_server.run_folder import RunFolder
 
 BIN = Path(sys.executable).parent
@@ -132,7 +134,10 @@ def test_one_round_with_two_sites_over_superlink_leaves_the_same_run_folder(tmp_
 
         def node(site: str) -> tuple[object, ...]:
             manifest = tmp_path / "data" / site / "manifest.csv"
-            own = ("--port", free_port(), "--node-config", f'manifest="{manifest}" device="cpu"')
+            home = tmp_path / "homes" / site
+            accepted = command("ynet_client", "accept", plans.read(plan).id, "--home", home)
+            assert accepted.returncode == 0, accepted.stderr
+            own = ("--port", free_port(), "--node-config", f'manifest="{manifest}" home="{home}" device="cpu"')
             server = ("--superlink", f"127.0.0.1:{port}", "--root-certificates", root)
             return ("flower-supernode", *server, "--auth-supernode-private-key", tmp_path / site, *own)
 

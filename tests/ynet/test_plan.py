@@ -97,11 +97,22 @@ ANOTHER: dict[tuple[str, ...], object] = {
 PLACES = [place for place, _ in leaves(json.loads(smallest().canonical()))]
 
 
-@pytest.mark.parametrize("place", [place for place in PLACES if place[0] != "privacy"], ids=".".join)
+@pytest.mark.parametrize(
+    "place", [place for place in PLACES if place[0] not in ("privacy", "aggregation")], ids=".".join
+)
 def test_any_other_value_is_another_plan(place: tuple[str, ...]) -> None:
     before = dict(leaves(json.loads(smallest().canonical())))[place]
     other = ANOTHER[place] if place in ANOTHER else before + 1 if isinstance(before, int) else before / 2
     assert plans.from_canonical(json.dumps(changed(place, other))).id != smallest().id
+
+
+def test_secure_aggregation_is_another_plan_and_needs_three_sites() -> None:
+    values = json.loads(smallest().canonical()) | {"aggregation": "secure"}
+    with pytest.raises(UserError, match="of 3 or more sites"):
+        plans.from_canonical(json.dumps(values))
+    three = {"cohort": {"minimum": 3, "quorum": 3}}
+    secure, plain = (plans.from_canonical(json.dumps(values | three | {"aggregation": a})) for a in ("secure", "plain"))
+    assert secure.id != plain.id
 
 
 def test_a_default_that_is_written_out_is_the_same_plan() -> None:

@@ -13,12 +13,12 @@ from ynet.attack.subjects import Subjects
 from ynet.data.batch import Batch
 from ynet.errors import UserError
 from ynet.federation import secure_sum
-from ynet.federation.plan import Plan, Privacy
+from ynet.federation.plan import LEAST_SECURE, Plan, Privacy
 from ynet.model import YNet
 from ynet.privacy import Clipped, Mechanism, Randomness, mechanism
 from ynet.private_training import trained
 
-SUMMED = secure_sum.LEAST  # sites
+SUMMED = LEAST_SECURE  # sites
 OTHERS = 128  # images of other patients that the attacker has, and that make the floors
 MOST_DELTA = 0.1
 
@@ -90,8 +90,8 @@ def private_gradient(net: YNet, plan: Plan, batch: Batch, mechanism: Mechanism) 
 def securely_summed(updates: Sequence[Gradient]) -> Gradient:
     """The mean of several sites' updates as a secure sum shows it: rounded to its fixed point, and nothing else."""
     flats = [torch.cat([part.flatten() for part in update]).cpu().numpy() for update in updates]
-    masked = {str(site): secure_sum.fixed_point(flat, 1) for site, flat in enumerate(flats)}
-    mean = torch.from_numpy(secure_sum.unmask(masked) / len(updates)).float()
+    total = secure_sum.add_up([secure_sum.fixed_point(flat, 1) for flat in flats])
+    mean = torch.from_numpy(total.view(np.int64) / float(1 << secure_sum.FRACTION_BITS) / len(updates)).float()
     parts = torch.split(mean, [part.numel() for part in updates[0]])
     return [part.view_as(like).to(like) for part, like in zip(parts, updates[0], strict=True)]
 

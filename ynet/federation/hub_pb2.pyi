@@ -41,16 +41,26 @@ class Hello(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., cases: _Optional[int] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("protocol", "version", "federation", "model")
+    __slots__ = ("protocol", "version", "federation", "model", "ledger")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     FEDERATION_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    LEDGER_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     version: str
     federation: str
     model: Model
-    def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., federation: _Optional[str] = ..., model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
+    ledger: LedgerHead
+    def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., federation: _Optional[str] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., ledger: _Optional[_Union[LedgerHead, _Mapping]] = ...) -> None: ...
+
+class LedgerHead(_message.Message):
+    __slots__ = ("number", "digest")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    digest: str
+    def __init__(self, number: _Optional[int] = ..., digest: _Optional[str] = ...) -> None: ...
 
 class Blob(_message.Message):
     __slots__ = ("name", "sha256", "size_bytes")

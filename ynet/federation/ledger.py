@@ -9,6 +9,7 @@ an earlier head.
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -56,6 +57,18 @@ class Head(NamedTuple):
 
     number: int
     digest: str
+
+    def to_text(self) -> str:
+        """As it is told to a witness: the number, a space, the digest."""
+        return f"{self.number} {self.digest}"
+
+    @staticmethod
+    def from_text(text: str) -> "Head":
+        """What `to_text` wrote. Raises ValueError."""
+        found = re.fullmatch(r"(\d{1,12}) ([0-9a-f]{64})", text, re.ASCII)
+        if not found:
+            raise ValueError("no head of a ledger")
+        return Head(int(found[1]), found[2])
 
 
 class Reservation(NamedTuple):

@@ -54,6 +54,9 @@ class Augmentation:
     transplant: Share = 0.0  # share of the lesions that are laid into an image without one
 
 
+LEAST_SECURE = 3
+"""Sites in a secure sum: of two, each has the other's values as what is left without its own."""
+
 NO_AUGMENTATION = Augmentation(False, 0, 0, 0, 0, 0, 0, 0)
 
 
@@ -151,6 +154,7 @@ class Plan:
     recipe: Literal["default", "paper", "circle", "csq", "dpsh", "plain"] = "default"
     init: Init | None = None
     augmentation: Augmentation = field(default_factory=Augmentation)
+    aggregation: Literal["plain", "secure"] = "plain"  # secure: the server learns the sites' sum, and no site's weights
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Plan":
@@ -162,6 +166,8 @@ class Plan:
             raise ValueError("'training.class_weights' needs one weight for each class")
         if self.cohort.quorum > self.cohort.minimum:
             raise ValueError("'cohort.quorum' is above 'cohort.minimum'")
+        if self.aggregation == "secure" and self.cohort.quorum < LEAST_SECURE:
+            raise ValueError(f"'aggregation: secure' needs a 'cohort.quorum' of {LEAST_SECURE} or more sites")
         known = STRATEGY_OPTIONS[self.training.strategy]
         if unknown := set(self.training.strategy_options) - known:
             raise ValueError(

@@ -14,11 +14,18 @@ from ynet.weights import Flat
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
 """The names of the records in a message."""
 
+AWAITED = "awaited"
+"""The key, in a reply's config, that says for whose word the site waits before it takes part."""
+
+LEDGER = "ledger"
+"""The key, in the config of a private round's reply, of how far the site's ledger goes: a number, a space, a digest."""
+
 CASES = "num-examples"
 """The metric by which Flower weights a site: the cases it trained or was evaluated on."""
 
 INITIAL, TRAIN, EVALUATE = "query.initial", "train", "evaluate"
-"""The kinds of message that a run has."""
+KEYS, MASK, OPEN = "query.keys", "query.mask", "query.open"
+"""The kinds of message that a run has; the last three are those of a secure sum."""
 
 
 def weights_record(flat: Flat) -> ArrayRecord:

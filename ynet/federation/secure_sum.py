@@ -1,21 +1,24 @@
 """Secure aggregation: the server learns the sum of the sites' vectors, and of each vector nothing.
 
 Every two sites agree on a mask that one adds and the other subtracts (Bonawitz et al., CCS 2017, without its recovery
-of drop-outs: a sum that lost a site is begun again with fresh keys). Keys are X25519, fresh for each sum, and signed
-with the key of the site's certificate; masks are AES-256 in counter mode; arithmetic is modulo 2^64, so that what is
-sent is uniform and the masks cancel without rounding.
+of drop-outs: a sum that lost a site is begun again with fresh keys). Each adds a mask of its own as well, and gives
+that one away only when nobody is missing, and then never sums the same values again: a server that calls a site lost
+whose vector it has learns from the second sum, and nothing from the first. Keys are X25519, fresh for each sum, and
+signed with the key of the site's certificate; masks are AES-256 in counter mode; arithmetic is modulo 2^64, so that
+what is sent is uniform and the masks cancel without rounding.
 """
 
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import secrets
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -25,12 +28,14 @@ from pydantic.dataclasses import dataclass
 from ynet.config import STRICT
 from ynet.errors import RefusedError
 from ynet.federation import identity
+from ynet.federation.plan import LEAST_SECURE
 from ynet.weights import Flat
 
-LEAST, MOST = 3, 64  # sites: of two, each knows the other's vector from the sum
+MOST = 64  # sites
 FRACTION_BITS = 30  # of a fixed-point number
 LARGEST = float(1 << 26)  # of what is masked: with the fraction and MOST sites the sum stays below 2^63
 CHUNK_VALUES = 1 << 20  # masked at a time
+MASK_KEY_BYTES = 32
 
 Hex = Annotated[str, Field(pattern=r"^([0-9a-f]{2}){1,128}$")]
 Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -58,34 +63,39 @@ class Offer:
 _ROSTER = TypeAdapter(list[Offer])
 
 
-class Keys:
-    """A site's fresh keys for one sum. They sum once, and are then forgotten."""
+class Keys(NamedTuple):
+    """A site's secrets for one sum. They must sum once: who has two sums under the same keys has their difference."""
 
-    def __init__(self, own: identity.Identity, site: str, purpose: Purpose) -> None:
-        self._secret: X25519PrivateKey | None = X25519PrivateKey.generate()
-        self.purpose = purpose
-        public = self._secret.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
-        signature = identity.sign(own.key, _signed(purpose, site, public.hex()))
-        self.offer = Offer(site, own.certificate.decode(), public.hex(), signature.hex())
+    purpose: Purpose
+    offer: Offer
+    secret: bytes  # X25519, of `offer.key`
+    own_mask: bytes  # the key of the mask that no other site can take off: given away when nobody is missing
 
-    def mask(self, values: Flat, weight: int, roster: Sequence[Offer]) -> Masked:
-        """`weight` times `values` as fixed-point numbers, masked; shape (values,). The roster is one that was checked.
 
-        The weight is the site's own word: were it the server's, a server could give all the others none. Raises
-        RefusedError when these keys have summed before, or the roster holds another offer of this site.
-        """
-        if self._secret is None:
-            raise _refused("these keys have been used for a sum already")
-        if self.offer not in roster:
-            raise _refused("the roster does not hold this site's own key")
-        secret, self._secret = self._secret, None
-        total = fixed_point(values, weight)
-        bound = digest(self.purpose, roster)
-        others = [offer for offer in roster if offer.site != self.offer.site]
-        pair_keys = [_pair_key(secret, offer, bound) for offer in others]
-        for offer, key in zip(others, pair_keys, strict=True):
-            _add_stream(total, key, is_added=self.offer.site < offer.site)
-        return total
+def fresh_keys(own: identity.Identity, site: str, purpose: Purpose) -> Keys:
+    """Keys for one sum, of the operating system's randomness, signed by the site's own."""
+    secret = X25519PrivateKey.generate()
+    public = secret.public_key().public_bytes_raw().hex()
+    signature = identity.sign(own.key, _signed(purpose, site, public))
+    offer = Offer(site, own.certificate.decode(), public, signature.hex())
+    return Keys(purpose, offer, secret.private_bytes_raw(), secrets.token_bytes(MASK_KEY_BYTES))
+
+
+def mask(keys: Keys, values: Flat, weight: int, roster: Sequence[Offer]) -> Masked:
+    """`weight` times `values` as fixed-point numbers, masked; shape (values,). The roster is one that was checked.
+
+    The weight is the site's own word: were it the server's, a server could give all the others none. Raises
+    RefusedError when the roster does not hold this site's offer, and for a value that is too large.
+    """
+    if keys.offer not in roster:
+        raise _refused("the roster does not hold this site's own key")
+    total = fixed_point(values, weight)
+    bound, secret = digest(keys.purpose, roster), X25519PrivateKey.from_private_bytes(keys.secret)
+    others = [offer for offer in roster if offer.site != keys.offer.site]
+    for offer, pair_key in [(offer, _pair_key(secret, offer, bound)) for offer in others]:
+        _add_stream(total, pair_key, is_added=keys.offer.site < offer.site)
+    _add_stream(total, keys.own_mask, is_added=True)
+    return total
 
 
 def check_roster(
@@ -95,8 +105,8 @@ def check_roster(
 
     Raises RefusedError.
     """
-    if len(roster) < max(least, LEAST):
-        raise _refused(f"the sum has {len(roster)} sites, and this site asks for {max(least, LEAST)}")
+    if len(roster) < max(least, LEAST_SECURE):
+        raise _refused(f"the sum has {len(roster)} sites, and this site asks for {max(least, LEAST_SECURE)}")
     if len(roster) > MOST:
         raise _refused(f"the sum has {len(roster)} sites; at most {MOST} can be summed")
     if len({offer.site for offer in roster}) != len(roster) or len({offer.key for offer in roster}) != len(roster):
@@ -109,12 +119,26 @@ def check_roster(
     return roster
 
 
-def unmask(masked: Mapping[str, Masked]) -> npt.NDArray[np.float64]:
-    """The sum of what all sites of one roster masked."""
-    total: Masked = np.zeros(len(next(iter(masked.values()))), np.uint64)
-    for vector in masked.values():
+def add_up(masked: Sequence[Masked]) -> Masked:
+    """What all sites of one roster sent, added up: under their own masks still."""
+    total = np.zeros_like(masked[0])
+    for vector in masked:
         total += vector
-    return total.view(np.int64) / float(1 << FRACTION_BITS)
+    return total
+
+
+def unmask(total: Masked, own_masks: Sequence[bytes]) -> npt.NDArray[np.float64]:
+    """The sum of the sites' weighted values: what `add_up` gave, without the sites' own masks.
+
+    Raises RefusedError when the masks do not cancel: a site made its own for another roster, or named a wrong key.
+    """
+    bare = total.copy()
+    for key in own_masks:
+        _add_stream(bare, key, is_added=False)
+    found = bare.view(np.int64) / float(1 << FRACTION_BITS)
+    if np.abs(found).max(initial=0.0) > LARGEST * len(own_masks):
+        raise _refused("the masks do not cancel")
+    return found
 
 
 def fixed_point(values: Flat, weight: int) -> Masked:
@@ -141,6 +165,16 @@ def digest(purpose: Purpose, roster: Sequence[Offer]) -> bytes:
     """What all sites of a sum must agree on, 32 bytes: masks that were made for different rosters do not cancel."""
     offers = sorted((offer.site, offer.key) for offer in roster)
     return hashlib.sha256(_canonical([*purpose, offers])).digest()
+
+
+def offer_to_json(offer: Offer) -> str:
+    """A site's part as it goes over the wire."""
+    return json.dumps(asdict(offer))
+
+
+def offer_from_json(text: str) -> Offer:
+    """An offer that came over the wire, its signature not yet checked. Raises RefusedError."""
+    return roster_from_json(f"[{text}]")[0]
 
 
 def roster_to_json(roster: Sequence[Offer]) -> str:

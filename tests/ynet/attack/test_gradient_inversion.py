@@ -8,6 +8,7 @@ import torch
 
 from ynet.attack import gradient_inversion as inversion
 from ynet.attack import updates
+from ynet.attack.code_inversion import reveal
 from ynet.attack.similarity import match, ssim, standardised
 from ynet.data.batch import CaseSource
 from ynet.data.cases import CaseCache
@@ -16,6 +17,7 @@ from ynet.data.synthetic import CLASSES, make_federation
 from ynet.federation.plan import Plan
 from ynet.model import build
 from ynet.privacy import Mechanism
+from ynet.private_training import trained
 
 
 def drawn(*shape: int, seed: int = 1) -> torch.Tensor:
@@ -72,6 +74,16 @@ def test_an_image_is_seen_in_its_own_gradient_and_not_in_a_private_one(make_plan
     assert bare.best > floor + 0.05
     assert noised.best < floor
     assert noised.distance > bare.distance
+
+
+def test_a_bare_gradient_of_one_image_holds_the_feature_behind_its_code(make_plan: Any, make_cases: Any) -> None:
+    plan, cases = make_plan(), make_cases(1)
+    net = build(plan)
+    of = dict(zip(trained(net, plan), inversion.gradient(net, plan, cases.batch(torch.tensor([0]))), strict=True))
+    row = int(of["hash.bias"].abs().argmax())
+    divided = of["hash.weight"][row] / of["hash.bias"][row]
+    expected = reveal(net, cases, torch.device("cpu")).feature[0]
+    np.testing.assert_allclose(divided.numpy(), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_without_noise_a_private_gradient_is_the_clipped_one(make_plan: Any, make_cases: Any) -> None:

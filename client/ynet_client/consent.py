@@ -1,0 +1,132 @@
+"""Which plans a site takes part in: what its policy allows, and what its admin has said yes to.
+
+A plan is known by its id, the SHA-256 of all that is in it: one that changed is a new plan. Each that was ever seen
+lies in the home folder, `plans/ID.json`, and the admin's word beside it, `ID.accepted` or `ID.declined`.
+"""
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from ynet.errors import RefusedError, UserError
+from ynet.federation import plan as plans
+from ynet.federation.plan import Plan
+from ynet.home import prepare, write_private
+from ynet_client.settings import Policy
+
+FOLDER = "plans"
+PLAN_ID = re.compile(r"[0-9a-f]{64}")
+MOST_KEPT = 1000
+"""Plans that wait for a word: a server that sends new ones without end fills no disk."""
+
+Word = Literal["accepted", "declined"]
+
+
+class Seen(NamedTuple):
+    """A plan that a server has sent."""
+
+    plan: Plan
+    word: Word | None
+
+
+class Consent:
+    """The plans of one site, and what is to become of them."""
+
+    def __init__(self, home: Path, policy: Policy, tell: Callable[[Plan], None] = lambda _: None) -> None:
+        """`tell` is given each plan that waits for the admin's word, once while the process lives."""
+        self._folder, self._policy, self._tell = home / FOLDER, policy, tell
+        self._lock, self._told = threading.Lock(), set[str]()
+
+    def admits(self, plan: Plan) -> bool:
+        """Whether the site takes part; False while its admin has not said. Raises RefusedError for a no."""
+        check(plan, self._policy)
+        word = self._word(plan.id)
+        if word == "declined":
+            raise _refused("the site's admin declined this plan")
+        if word == "accepted" or self._policy.new_plans == "accept":
+            return True
+        with self._lock:
+            if plan.id not in self._told:
+                self._told.add(plan.id)
+                self._keep(plan)
+                self._tell(plan)
+        return False
+
+    def say(self, plan_id: str, word: Word) -> str:
+        """Keep the admin's word about a plan; the plan's id. Raises UserError.
+
+        Of a plan that was seen the first letters of the id will do, twelve or more.
+        """
+        found = plan_id if PLAN_ID.fullmatch(plan_id) else self._meant(plan_id)
+        prepare(self._folder)
+        for other in ("accepted", "declined"):
+            (self._folder / f"{found}.{other}").unlink(missing_ok=True)
+        write_private(self._folder / f"{found}.{word}", b"")
+        return found
+
+    def seen(self) -> Iterator[Seen]:
+        """All plans that a server has sent, those first that wait for a word."""
+        files = sorted(self._folder.glob("*.json"), key=lambda path: (self._word(path.stem) or "", path.stem))
+        for path in files:
+            yield Seen(plans.from_canonical(path.read_text("utf-8")), self._word(path.stem))
+
+    def _meant(self, letters: str) -> str:
+        known = [path.stem for path in self._folder.glob("*.json")]
+        found = [plan_id for plan_id in known if len(letters) >= 12 and plan_id.startswith(letters)]
+        if len(found) != 1:
+            do = "give the whole id, 64 letters and digits, or see `ynet-client plans`"
+            raise UserError(f"which plan {letters[:64]!r} is, is not clear", "no plan that was seen begins so", do)
+        return found[0]
+
+    def _word(self, plan_id: str) -> Word | None:
+        words: tuple[Word, ...] = ("declined", "accepted")
+        return next((word for word in words if (self._folder / f"{plan_id}.{word}").exists()), None)
+
+    def _keep(self, plan: Plan) -> None:
+        prepare(self._folder)
+        if len(list(self._folder.glob("*.json"))) >= MOST_KEPT:
+            raise _refused("too many plans wait for a word of the site's admin")
+        write_private(self._folder / f"{plan.id}.json", plan.canonical().encode())
+
+
+def check(plan: Plan, policy: Policy) -> None:
+    """Whether a site's policy lets it take part in a plan. Raises RefusedError with the reason, fit for strangers."""
+    epochs = plan.training.rounds * plan.training.local_epochs
+    for is_against, why in (
+        (policy.recipes and plan.recipe not in policy.recipes, f"the recipe {plan.recipe!r}"),
+        (policy.privacy == "required" and plan.privacy.mode == "off", "a plan without differential privacy"),
+        (policy.aggregation == "secure" and plan.aggregation != "secure", "a plan without secure aggregation"),
+        (plan.cohort.quorum < policy.min_sites, f"rounds of fewer than {policy.min_sites} sites"),
+        (epochs > policy.max_epochs, f"more than {policy.max_epochs} epochs"),
+    ):
+        if is_against:
+            raise _refused(f"the site's policy does not allow {why}")
+
+
+def terms(plan: Plan) -> list[str]:
+    """What a plan asks of a site, a line each."""
+    training, private = plan.training, plan.privacy
+    weights = {
+        "plain": "in the open: the server sees this site's weights after each round",
+        "secure": "secure: the server learns the sum of the sites' weights, and not this site's",
+    }
+    return [
+        f"plan {plan.name}, {plan.id}",
+        f"  learns     {', '.join(plan.classes)}; codes of {plan.network.code_bits} bits; recipe {plan.recipe}",
+        f"  work       {training.rounds} rounds x {training.local_epochs} epochs",
+        f"  sites      at least {plan.cohort.quorum} in each round",
+        "  privacy    "
+        + (
+            "none: what leaves may tell of single patients"
+            if private.mode == "off"
+            else f"each patient's epsilon {private.epsilon:g} at delta {private.delta:g}, over the whole run"
+        ),
+        f"  weights    {weights[plan.aggregation]}",
+    ]
+
+
+def _refused(why: str) -> RefusedError:
+    do = "train with a plan that the site's policy allows, or talk to its admin"
+    return RefusedError("a plan was refused", why, do)

@@ -1,0 +1,33 @@
+"""A new plan put before the site's admin: its terms as lines, and on a terminal the question."""
+
+import sys
+import threading
+from pathlib import Path
+
+from ynet.federation.plan import Plan
+from ynet_client.consent import Consent, terms
+from ynet_client.display import Display
+from ynet_client.settings import Policy
+
+_one_question = threading.Lock()
+
+
+def put_to_the_admin(plan: Plan, home: Path, display: Display) -> None:
+    """Show what a plan asks of the site. Comes back at once; the word is kept whenever it is said."""
+    display.say("a plan that is new to this site waits for its admin's word:")
+    for line in terms(plan):
+        display.say(line)
+    display.say(f"say `ynet-client accept {plan.id[:16]} --home {home}`, or `ynet-client decline`")
+    if sys.stdin.isatty():
+        threading.Thread(target=_ask, args=(plan, home, display), daemon=True).start()
+
+
+def _ask(plan: Plan, home: Path, display: Display) -> None:
+    with _one_question:
+        display.say(f"does this site take part in {plan.name}, {plan.id[:16]}? yes or no:")
+        for line in sys.stdin:
+            if (answer := line.strip().lower()) in ("yes", "no"):
+                word = Consent(home, Policy()).say(plan.id, "accepted" if answer == "yes" else "declined")
+                display.say(f"plan {word[:16]} is {'accepted' if answer == 'yes' else 'declined'}")
+                return
+            display.say("yes or no:")

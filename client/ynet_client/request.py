@@ -1,0 +1,65 @@
+"""What the server asks of a site's ClientApp: arrays, and a config of known keys. Anything else is refused."""
+
+from typing import NamedTuple
+
+from flwr.app import ConfigRecord, Message
+
+from ynet.errors import RefusedError, UserError
+from ynet.federation import plan as plans
+from ynet.federation.plan import Plan
+from ynet.federation.records import ARRAYS, CONFIG, flat_weights
+from ynet.weights import Flat
+
+KNOWN_KEYS = frozenset({"plan", "layout", "server-round", "proximal-mu", "attempt", "roster"})
+MOST_ATTEMPTS = 1000
+
+
+class Request(NamedTuple):
+    """What the server asks for."""
+
+    plan: Plan
+    round: int
+    proximal_mu: float
+    flat: Flat | None
+    attempt: int  # of a secure sum, from 1
+    roster: str
+
+
+def read_request(message: Message) -> Request:
+    """What the server asks for. Raises RefusedError when it is anything but arrays and known settings."""
+    content = message.content
+    if set(content.metric_records) or set(content.config_records) != {CONFIG} or set(content.array_records) - {ARRAYS}:
+        raise refused("it holds records that no round has")
+    config = content.config_records[CONFIG]
+    if unknown := set(config) - KNOWN_KEYS:
+        raise refused(f"its config has the unknown key {sorted(unknown)[0][:40]!r}")
+    if not isinstance(config.get("plan"), str):
+        raise refused("it names no plan")
+    try:
+        plan = plans.from_canonical(str(config["plan"]))
+    except UserError as error:
+        raise refused(f"its plan is not one of this version: {error.what}") from None
+    mu = config.get("proximal-mu", 0.0)
+    if not isinstance(mu, int | float) or not 0 <= mu <= 1000:
+        raise refused("its proximal-mu is no number from 0 to 1000")
+    record = content.array_records.get(ARRAYS)
+    return Request(
+        plan,
+        _whole(config, "server-round", 0, plan.training.rounds),
+        float(mu),
+        None if record is None else flat_weights(record),
+        _whole(config, "attempt", 1, MOST_ATTEMPTS),
+        str(config.get("roster", "")),
+    )
+
+
+def _whole(config: ConfigRecord, key: str, least: int, most: int) -> int:
+    number = config.get(key, least)
+    if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= most:
+        raise refused(f"its {key} is no whole number from {least} to {most}")
+    return number
+
+
+def refused(why: str) -> RefusedError:
+    """The refusal of a message, for the server's eyes."""
+    return RefusedError("a message of the server was refused", why, "ask the coordinator which ynet version to install")

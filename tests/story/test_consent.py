@@ -1,0 +1,67 @@
+"""A plan that no admin has said yes to trains nowhere; the run waits, and says for whom."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hospitals import SITES, small_plan
+from trial import Trial
+from ynet.data.manifest import find_sites
+from ynet.data.synthetic import make_federation
+from ynet.federation import plan as plans
+
+
+@pytest.fixture
+def trial(tmp_path: Path) -> Iterator[Trial]:
+    make_federation(tmp_path / "data", SITES, seed=1, size=32)
+    with Trial(tmp_path, find_sites(tmp_path / "data"), policy={"new_plans": "ask", "max_epochs": 50}) as running:
+        running.start_server()
+        running.join_all()
+        yield running
+
+
+def test_a_run_waits_for_each_admins_yes_and_ends_with_a_model(trial: Trial, tmp_path: Path) -> None:
+    plan = small_plan(tmp_path / "plan.yaml", rounds=1)
+    plan.write_text(plan.read_text("utf-8") + "aggregation: secure\n", "utf-8")
+    plan_id = plans.read(plan).id
+    begun = json.loads(trial.server_command("train", "--plan", plan, "--detach", "--json").stdout)
+    run = begun["run"]
+    trial.wait_for_event(run, "awaited", 3)
+    assert f"plan story, {plan_id}" in trial.log("A")
+    assert "the sum of the sites' weights, and not this site's" in trial.log("A")
+    (waiting,) = json.loads(trial.site_command("A", "plans", "--json").stdout)["plans"]
+    assert (waiting["id"], waiting["word"]) == (plan_id, None)
+    for site in SITES:
+        done = trial.site_command(site, "accept", plan_id[:16])
+        assert (done.returncode, done.stdout) == (0, f"plan {plan_id[:16]} is accepted\n")
+    trial.wait_for_event(run, "finished", 1)
+    assert (trial.home("A") / "summed.json").exists()
+
+
+def test_a_plan_that_an_admin_declines_or_a_policy_forbids_ends_with_the_reason(trial: Trial, tmp_path: Path) -> None:
+    plan = small_plan(tmp_path / "plan.yaml", rounds=51)
+    done = trial.server_command("train", "--plan", plan)
+    assert done.returncode != 0
+    assert "policy does not allow more than 50 epochs" in done.stdout + done.stderr
+    plan = small_plan(tmp_path / "plan.yaml", rounds=1)
+    plan_id = plans.read(plan).id
+    for site in SITES:
+        assert trial.site_command(site, "decline", plan_id).returncode == 0
+    done = trial.server_command("train", "--plan", plan)
+    assert done.returncode != 0
+    assert "declined this plan" in done.stdout + done.stderr
+
+
+def test_a_site_joins_unattended_with_the_plan_that_it_accepts(tmp_path: Path) -> None:
+    make_federation(tmp_path / "data", SITES, seed=1, size=32)
+    plan = small_plan(tmp_path / "plan.yaml", rounds=1)
+    plan_id = plans.read(plan).id
+    with Trial(tmp_path, find_sites(tmp_path / "data"), policy={}) as trial:
+        trial.start_server()
+        for site in SITES:
+            trial.join(site, "--accept", plan_id)
+        trial.wait_connected(*SITES)
+        done = trial.server_command("train", "--plan", plan)
+        assert done.returncode == 0, done.stdout + done.stderr
