@@ -8,7 +8,6 @@ report that lies in the work folder is not made again.
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -113,7 +112,7 @@ def cells(found: Found) -> Iterator[tuple[str, str]]:
             one = attacks["membership"][score][unit]
             yield f"membership by {unit}, {name}: AUC", f"{one['auc']:.3f} ± {one['auc_std']:.3f}"
             rates = f"{one['tpr_at_1_percent']:.3f}, {one['tpr_at_0_1_percent']:.3f}"
-            yield f"the same, TPR at 1 % and 0.1 % FPR ({one['non_members']} others)", rates
+            yield f"membership by {unit}, {name}: TPR at 1 %, 0.1 % FPR ({one['non_members']} others)", rates
     for one in attacks["gradient"]["updates"]:
         floor = max(one["floor_mean_image"], one["floor_other_image"])
         protection = "DP" + ", secure sum" * ("sum" in one["protection"]) if "DP" in one["protection"] else None
@@ -133,7 +132,8 @@ def cells(found: Found) -> Iterator[tuple[str, str]]:
     audit = attacks["audit"]
     bound, claimed = audit["epsilon_at_least"], audit["epsilon_claimed"]
     yield f"audit, delta {audit['delta']:g}: epsilon is at least", f"{bound:.2f}"
-    yield "what it claims; what the audit could show", f"{claimed or math.inf:.1f}; {audit['highest_possible']:.1f}"
+    shown = f"{audit['highest_possible']:.1f}"
+    yield "what is claimed; what it could show", f"{claimed:.1f}; {shown}" if claimed else f"nothing; {shown}"
 
 
 def not_private(found: Found) -> bool:
