@@ -60,7 +60,7 @@ def inverted(plan: Plan, cases: CaseSource, noise: float | None) -> inversion.Re
     else:
         seen = updates.private_gradient(net, plan, true, Mechanism(noise, 1.0, 1, 1.0, 1.0))
     others, generator = cases.batch(torch.arange(8, len(cases))).image, torch.Generator().manual_seed(1)
-    return inversion.invert(net, plan, seen, true, others, steps=60, generator=generator, on_step=lambda _: None)
+    return inversion.invert(net, plan, seen, true, others, steps=40, generator=generator, on_step=lambda _: None)
 
 
 def test_an_image_is_seen_in_its_own_gradient_and_not_in_a_private_one(make_plan: Any, tmp_path: Path) -> None:
