@@ -6,7 +6,7 @@ dp-accounting's pessimistic discretisation (Doroshenko et al., PETS 2022).
 
 import math
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 import dp_accounting as dp
@@ -17,6 +17,7 @@ from ynet.errors import UserError
 
 PRECISION = 1e-3  # of a noise multiplier that is solved for, as a share of it
 LOOSE = 0.5  # Renyi accounting asks for no more than twice the noise that is needed
+ORDERS = (*range(2, 65), 80, 96, 128, 192, 256, 512, 1024)  # whole ones: the others are sums that may not end
 MOST_NOISE = 1e4  # beyond it there is no signal left
 
 
@@ -49,7 +50,8 @@ def noise_multiplier(target: float, delta: float, sampling_rate: float, steps: i
 
     # Renyi accounting first: it is loose, and takes no memory for too little noise, of which the other takes terabytes.
     try:
-        above = dp.calibrate_dp_mechanism(RdpAccountant, made, target, delta, dp.LowerEndpointAndGuess(0.0, 1.0))
+        renyi = partial(RdpAccountant, ORDERS)
+        above = dp.calibrate_dp_mechanism(renyi, made, target, delta, dp.LowerEndpointAndGuess(0.0, 1.0))
         between = dp.ExplicitBracketInterval(LOOSE * above, above)
         found = dp.calibrate_dp_mechanism(PLDAccountant, made, target, delta, between, tol=PRECISION * above)
     except (dp.mechanism_calibration.NoBracketIntervalFoundError, OverflowError):

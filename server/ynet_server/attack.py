@@ -6,7 +6,6 @@ Its training patients are the members, its test patients the others. What is fou
 
 import io
 import json
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -88,7 +87,6 @@ def attack(
 
     Raises UserError.
     """
-    logging.getLogger("absl").setLevel(logging.ERROR)  # the accountant's searches warn of what they leave out
     folder = _folder(model)
     _claim(out)
     target = _target(folder, data, seed, effort, say)

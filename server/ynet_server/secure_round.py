@@ -21,17 +21,10 @@ from ynet.federation.secure_sum import Masked, Offer
 from ynet.weights import Flat
 from ynet_server.conversation import Conversation, Reply
 from ynet_server.run_folder import RunFolder
+from ynet_server.said import Said
 
 PENDING, TOTAL = "sum.safetensors", "total"
 POLL_S = 0.5
-
-
-class Metrics(NamedTuple):
-    """What a site said of its round, beside the update."""
-
-    site: str
-    cases: int
-    shown: Mapping[str, float]
 
 
 class Sum(NamedTuple):
@@ -40,7 +33,7 @@ class Sum(NamedTuple):
     round: int
     attempt: int
     total: Masked
-    sites: Mapping[int, Metrics]  # by node
+    sites: Mapping[int, Said]  # by node
 
 
 class TooFewError(Exception):
@@ -66,7 +59,7 @@ class SecureSums:
     def __init__(self, talk: Conversation, plan: Plan, folder: RunFolder) -> None:
         self._talk, self._plan, self._folder = talk, plan, folder
 
-    def collect(self, number: int, offers: Mapping[int, Offer], said: Mapping[int, Metrics], size: int) -> Sum:
+    def collect(self, number: int, offers: Mapping[int, Offer], said: Mapping[int, Said], size: int) -> Sum:
         """The masked updates of all who are there, added up; begun again without those who are lost on the way.
 
         Raises TooFewError when fewer than the quorum are left.
@@ -122,7 +115,7 @@ class SecureSums:
         about: dict[str, Any] = json.loads(metadata["sum"])
         if about["round"] != number:
             return None
-        sites = {int(node): Metrics(*said) for node, said in about["sites"].items()}
+        sites = {int(node): Said(*said) for node, said in about["sites"].items()}
         return Sum(number, about["attempt"], secure_sum.from_wire(arrays[TOTAL]), sites)
 
     def _keep(self, made: Sum) -> None:

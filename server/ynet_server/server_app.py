@@ -1,7 +1,7 @@
 """The Flower ServerApp: the rounds of one run, read from top to bottom. It does not know what carries it."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +17,10 @@ from ynet.federation.plan import Plan
 from ynet.federation.records import ARRAYS, CASES, CONFIG, INITIAL, METRICS, TRAIN, flat_weights, form, weights_record
 from ynet.weights import Flat, Layout
 from ynet_server.conversation import Conversation, Reply
+from ynet_server.privacy_statement import statement
 from ynet_server.run_folder import RunFolder, State
-from ynet_server.secure_round import LostError, Metrics, SecureSums, Sum, TooFewError, offer_of
+from ynet_server.said import Said, figures, ledgers, said_by
+from ynet_server.secure_round import LostError, SecureSums, Sum, TooFewError, offer_of
 from ynet_server.strategies import carried, carry_on, strategy
 
 POLL_S = 0.1
@@ -72,6 +74,7 @@ def federate(
             rounds.evaluate(chosen, number, state)
     scores = rounds.evaluate(chosen, state.round, state)
     card = {"plan": plan.name, "rounds": state.round, "sites": rounds.cases, "scores": scores}
+    card["privacy"] = statement(plan, folder.events())
     model = folder.save_model(weights.unflatten(state.best, state.layout), card)
     folder.event("finished", model=model)
     return model
@@ -81,7 +84,7 @@ class _Update(NamedTuple):
     """What a round's sites made."""
 
     messages: list[Message]  # for the strategy: of each site one, or one of all sites' mean; none when it was lost
-    said: dict[str, Mapping[str, float]]  # by site
+    said: list[Said]
 
 
 class _Rounds:
@@ -163,7 +166,8 @@ class _Rounds:
             round=number,
             rounds=self._plan.training.rounds,
             seconds=round(time.monotonic() - begun, 3),
-            sites=update.said,
+            sites={one.site: one.figures for one in update.said},
+            **ledgers(update.said),
         )
         return flat
 
@@ -182,9 +186,9 @@ class _Rounds:
         self._arrived = len(replies)
         if len(replies) < self._plan.cohort.quorum:
             return None
-        said = {reply.node: _said(self._talk.name_of(reply.node), reply) for reply in replies}
+        said = {reply.node: said_by(self._talk.name_of(reply.node), reply) for reply in replies}
         if not is_secure:
-            return _Update([_message(reply) for reply in replies], {one.site: one.shown for one in said.values()})
+            return _Update([_message(reply) for reply in replies], list(said.values()))
         offers = {reply.node: offer_of(reply) for reply in replies}
         try:
             return self._read(self.sums.collect(number, offers, said, state.flat.size))
@@ -202,18 +206,18 @@ class _Rounds:
             if self._lost == LOST_AT_MOST:
                 do = "see the run's events and the sites' logs"
                 raise UserError(f"{LOST_AT_MOST} rounds one after the other were lost", str(error), do) from None
-            return _Update([], {})
+            return _Update([], [])
         self._lost = 0
         cases = sum(one.cases for one in made.sites.values())
         record = RecordDict({ARRAYS: weights_record(mean), METRICS: MetricRecord({CASES: cases})})
         node = next(iter(made.sites))
-        return _Update([_message(Reply(node, record))], {one.site: one.shown for one in made.sites.values()})
+        return _Update([_message(Reply(node, record))], list(made.sites.values()))
 
     def evaluate(self, chosen: Any, number: int, state: State) -> dict[str, dict[str, float]]:
         """Each site's scores on its own test split; sites that have none are left out."""
         messages = chosen.configure_evaluate(number, weights_record(state.best), self._config(state.layout), self._grid)
-        replies = self._talk.send(number, messages, _metrics)
-        scores = {self._talk.name_of(reply.node): _metrics(reply) for reply in replies}
+        replies = self._talk.send(number, messages, figures)
+        scores = {self._talk.name_of(reply.node): figures(reply) for reply in replies}
         self._folder.event("evaluated", round=number, sites=scores)
         return scores
 
@@ -292,15 +296,6 @@ def _checked(flat: Flat, layout: Layout) -> Flat:
     if not np.isfinite(flat).all():
         raise UserError("the weights are refused", "they hold a value that is not finite", "lower the learning rate")
     return flat
-
-
-def _said(site: str, reply: Reply) -> Metrics:
-    return Metrics(site, int(reply.content.metric_records[METRICS][CASES]), _metrics(reply))  # type: ignore[arg-type]
-
-
-def _metrics(reply: Reply) -> dict[str, float]:
-    record: MetricRecord = reply.content.metric_records[METRICS]
-    return {key: round(float(value), 6) for key, value in record.items() if not isinstance(value, list)}
 
 
 def _message(reply: Reply) -> Message:

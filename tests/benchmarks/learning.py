@@ -43,9 +43,13 @@ def main() -> None:
     if arguments.out:
         arguments.out.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
     if arguments.doc:
-        before, _, rest = arguments.doc.read_text("utf-8").partition(BEGIN)
-        after = rest.partition(END)[2]
-        arguments.doc.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", "utf-8")
+        write_between(arguments.doc, BEGIN, END, text)
+
+
+def write_between(doc: Path, begin: str, end: str, text: str) -> None:
+    """Put a text between two marks of a page, in the place of what was there."""
+    before, _, rest = doc.read_text("utf-8").partition(begin)
+    doc.write_text(f"{before}{begin}\n\n{text}\n\n{end}{rest.partition(end)[2]}", "utf-8")
 
 
 def read_arguments() -> argparse.Namespace:

@@ -95,6 +95,14 @@ def test_without_noise_a_private_gradient_is_the_clipped_one(make_plan: Any, mak
     torch.testing.assert_close(flat, bare * 0.5 / bare.norm(), rtol=1e-3, atol=1e-5)
 
 
+def test_a_private_plan_is_shown_with_its_own_privacy_and_another_with_and_without(make_plan: Any) -> None:
+    bare = make_plan()
+    private, _ = updates.privately(bare, 2, 8.0)
+    noised = ["DP, epsilon 8", "DP, epsilon 8, secure sum"]
+    assert [one.name for one in updates.protections(private, private)] == noised
+    assert [one.name for one in updates.protections(bare, private)] == ["none", "secure sum", *noised]
+
+
 def test_a_secure_sum_shows_the_mean_update_and_no_other(make_plan: Any, make_cases: Any) -> None:
     plan, cases = make_plan(), make_cases(6)
     net = build(plan)

@@ -1,0 +1,44 @@
+"""What a site says of its round, beside the update."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from flwr.app import MetricRecord
+
+from ynet.federation.ledger import Head
+from ynet.federation.records import CASES, CONFIG, LEDGER, METRICS
+from ynet_server.conversation import Reply
+
+
+class Said(NamedTuple):
+    """A site's word on one round."""
+
+    site: str
+    cases: int
+    figures: Mapping[str, float]
+    ledger: str  # how far its privacy ledger goes; empty without one
+
+
+def said_by(site: str, reply: Reply) -> Said:
+    """What a reply that was accepted says. Raises KeyError."""
+    cases: Any = reply.content.metric_records[METRICS][CASES]
+    return Said(site, int(cases), figures(reply), _ledger(reply))
+
+
+def figures(reply: Reply) -> dict[str, float]:
+    """Its metrics. Raises KeyError."""
+    record: MetricRecord = reply.content.metric_records[METRICS]
+    return {key: round(float(value), 6) for key, value in record.items() if not isinstance(value, list)}
+
+
+def ledgers(said: Sequence[Said]) -> dict[str, dict[str, str]]:
+    """How far the ledgers go, by site, as it stands in an event; nothing where nobody has one."""
+    found = {one.site: one.ledger for one in said if one.ledger}
+    return {"ledgers": found} if found else {}
+
+
+def _ledger(reply: Reply) -> str:
+    try:
+        return Head.from_text(str(reply.content.config_records[CONFIG][LEDGER])).to_text()
+    except (KeyError, ValueError):
+        return ""
