@@ -9,7 +9,7 @@ export FLWR_TELEMETRY_ENABLED = 0
 export FLWR_DISABLE_UPDATE_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-real lint bench results lock proto clean
+.PHONY: help setup demo test test-real lint bench results attacks lock proto clean
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -52,6 +52,10 @@ bench: $(READY) ## every benchmark, its table printed and its JSON under tests/b
 results: $(READY) ## train every plan with SEEDS seeds on DATA, and write docs/RESULTS.md anew
 	$(BIN)/python tests/benchmarks/learning.py --data $(DATA) --work $(or $(WORK),results-out) --seeds $(or $(SEEDS),5) \
 		--out tests/benchmarks/results/learning.json --doc docs/RESULTS.md
+
+attacks: $(READY) ## what attacks find of models of DATA, with and without privacy; its table in docs/PRIVACY.md
+	$(BIN)/python tests/benchmarks/attacks.py --data $(DATA) --work $(or $(WORK),attacks-out) \
+		--out tests/benchmarks/results/attacks.json --doc docs/PRIVACY.md
 
 lock: $(READY) ## write requirements.lock anew from what is installed
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock

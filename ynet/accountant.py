@@ -6,7 +6,7 @@ dp-accounting's pessimistic discretisation (Doroshenko et al., PETS 2022).
 
 import math
 from collections.abc import Iterable
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import dp_accounting as dp
@@ -38,6 +38,7 @@ def epsilon(spent: Iterable[Spent], delta: float) -> float:
     return 0.0 if is_empty else float(accountant.get_epsilon(delta))
 
 
+@cache
 def noise_multiplier(target: float, delta: float, sampling_rate: float, steps: int) -> float:
     """The least noise multiplier, to PRECISION and rounded up, with which `steps` stay within (target, delta)-DP.
 

@@ -1,5 +1,6 @@
 """A run's events and the list of runs as people read them."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -36,6 +37,27 @@ def model_table(models: Sequence[Mapping[str, Any]]) -> Table:
     shown = ("macro_map10", "macro_map10_random", "dice", "balanced_accuracy")
     lines = [(model["name"], *(_figure(model["overall"][key]) for key in shown)) for model in models]
     return terminal.rows("all sites' queries, all sites' galleries", ("model", *shown), lines)
+
+
+def attack_table(attacks: Mapping[str, Any]) -> Table:
+    """What attacks found, a line for each figure that decides."""
+    lines: list[tuple[str, str]] = []
+    if found := attacks.get("membership"):
+        for score, unit in itertools.product(("loss", "likelihood_ratio"), ("image", "patient")):
+            one = found[score][unit]
+            lines.append((f"membership, {score}, by {unit}", f"AUC {one['auc']:.3f} ± {one['auc_std']:.3f}"))
+    for one in attacks.get("gradient", {}).get("updates", ()):
+        floor = max(one["floor_mean_image"], one["floor_other_image"])
+        what = f"gradient of {one['batch']}, protection: {one['protection']}"
+        lines.append((what, f"best SSIM {one['best_ssim']:.3f} (floor {floor:.3f})"))
+    if found := attacks.get("code"):
+        for what in ("label", "code", "code_and_detail_bits"):
+            one = found[what]
+            lines.append((f"{what}, inverted", f"pixel R² {one['pixel_r2']:.3f}, label {one['accuracy']:.3f}"))
+    if found := attacks.get("audit"):
+        claimed = "none" if found["epsilon_claimed"] is None else f"{found['epsilon_claimed']:.3f}"
+        lines.append(("audit", f"epsilon at least {found['epsilon_at_least']:.3f}, claimed {claimed}"))
+    return terminal.rows("lower bounds, no proofs", ("attack", "found"), lines)
 
 
 def _figure(figure: Mapping[str, Any]) -> str:

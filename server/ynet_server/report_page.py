@@ -1,15 +1,12 @@
 """The page of a report: one HTML file with its tables, charts and example queries, for people."""
 
-import base64
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from ynet_server.page import MISSING, Row, Table, figure, mean_std, number_of, template
 
-MISSING = "–"
 WIDTH, HEIGHT = 640, 380  # of a chart, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 68, 624, 14, 326  # the edges of its plot
 COLOURS = 7  # the classes c0 to c6 of the template: Okabe and Ito's palette
@@ -43,22 +40,6 @@ class Column(NamedTuple):
     metric: str
     title: str
     digits: int = 3
-
-
-class Row(NamedTuple):
-    """A named row of a table."""
-
-    name: str
-    cells: list[str]
-
-
-class Table(NamedTuple):
-    """A table; its rows stand in groups, each with a heading or none."""
-
-    caption: str
-    corner: str  # what the rows are
-    head: list[str]
-    groups: list[tuple[str, list[Row]]]
 
 
 class Cell(NamedTuple):
@@ -129,15 +110,7 @@ FLOORS = {"random": "floor: random ranking", "majority": "floor: constant majori
 def render(report: Mapping[str, Any], examples: Sequence[Example]) -> str:
     """One HTML page that needs no other file, of a report of format 1. All its text is escaped."""
     seeds = len(report["seeds"])
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["png"] = _png
-    return environment.get_template("report_page.html").render(
+    return template("report_page.html").render(
         report=report,
         plan=report["plan"],
         plan_json=json.dumps(report["plan"], indent=2, sort_keys=True, ensure_ascii=False),
@@ -156,31 +129,6 @@ def render(report: Mapping[str, Any], examples: Sequence[Example]) -> str:
         examples=examples,
         box=(WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM),
     )
-
-
-def figure(value: object, digits: int = 3, sign: str = "") -> str:
-    """A number; a mean, with ± std where there are several seeds; or a dash for what is not there or not finite."""
-    mean, std = _mean_std(value)
-    if mean is None:
-        return MISSING
-    text = f"{mean:{sign}z.{digits}f}".replace("-", "−")
-    return text if std is None else f"{text} ± {std:.{digits}f}"
-
-
-def _mean_std(value: object) -> tuple[float | None, float | None]:
-    """The std is None where it says nothing: one seed, or a plain number."""
-    if not isinstance(value, Mapping):
-        return _number(value), None
-    several = len(value.get("values") or ()) > 1
-    return _number(value.get("mean")), _number(value.get("std")) if several else None
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
-
-
-def _png(picture: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
 
 
 def _cells(metrics: Mapping[str, Any], columns: Iterable[Column]) -> list[str]:
@@ -269,7 +217,7 @@ def _heat(model: Mapping[str, Any], report: Mapping[str, Any]) -> Heat:
 
 
 def _cell(value: object, digits: int = 2) -> Cell:
-    number = _number(value)
+    number = number_of(value)
     if number is None:
         return Cell(MISSING)
     place = min(max(number, 0.0), 1.0) * (len(BLUES) - 1)
@@ -308,7 +256,7 @@ def _radii(models: Sequence[Mapping[str, Any]]) -> list[Chart]:
 
 def _points(rows: Iterable[Mapping[str, Any]], x: str, y: str) -> list[Point]:
     """The values that are there."""
-    found = [(float(row[x]), *_mean_std(row.get(y))) for row in rows]
+    found = [(float(row[x]), *mean_std(row.get(y))) for row in rows]
     return [Point(at, mean, std or 0.0) for at, mean, std in found if mean is not None]
 
 

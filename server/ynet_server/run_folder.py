@@ -16,7 +16,7 @@ from ynet.weights import Arrays, Flat, Layout
 from ynet_server.registry import now
 
 PLAN, EVENTS, STATE, MODEL = "plan.json", "events.jsonl", "state.safetensors", "model.safetensors"
-INIT = "init.safetensors"
+INIT, CARD = "init.safetensors", "card.json"
 AVERAGE = "average"  # the moving average's arrays, in the state: this, a slash and their names
 
 
@@ -112,12 +112,22 @@ class RunFolder:
         model = weights.model_id(arrays, frozen.id)
         full = {"model_id": model, "plan_id": frozen.id, **card}
         weights.save(self.path / MODEL, arrays, {"plan": frozen.canonical(), "model_id": model})
-        (self.path / "card.json").write_text(json.dumps(full, indent=2), "utf-8")
+        self._write_card(full)
         return model
 
     def card(self) -> dict[str, Any]:
         """The finished model's card."""
-        return dict(json.loads((self.path / "card.json").read_text("utf-8")))
+        return dict(json.loads((self.path / CARD).read_text("utf-8")))
+
+    def add_attacks(self, found: Mapping[str, Any]) -> None:
+        """Keep what attacks found in the finished model's card; an attack that stands there already is replaced."""
+        card = self.card()
+        self._write_card({**card, "attacks": {**card.get("attacks", {}), **found}})
+
+    def _write_card(self, card: Mapping[str, Any]) -> None:
+        partial = self.path / f"{CARD}.partial"
+        partial.write_text(json.dumps(card, indent=2), "utf-8")
+        partial.replace(self.path / CARD)
 
 
 def _init_content(init: Path, sha256: str) -> bytes:

@@ -2,7 +2,7 @@
 
 Beside the federated model stand two references: one model on all sites' data (`pooled`), and each site by itself
 (`alone`). Each is a `Task`: it trains in a folder of its own, goes on after the last whole round when it is started
-again, and leaves its model there. Beside `experiment.py` and `report_examples.py` this is the
+again, and leaves its model there. Beside `experiment.py`, `report_examples.py` and `attack.py` this is the
 only file of the server that needs torch and the client (extra `simulation`).
 """
 
