@@ -43,7 +43,7 @@ def test_the_command_reports_every_attack_and_adds_it_to_the_models_card(tmp_pat
     model(tmp_path)
     before = RunFolder(tmp_path / "model").card()
     where = ("--model", tmp_path / "model", "--data", tmp_path / "data", "--report", tmp_path / "report")
-    done = command("ynet_server", "attack", *where, "--shadow-rounds", 1, "--steps", 2, "--json")
+    done = command("ynet_server", "attack", *where, "--shadow-rounds", 1, "--steps", 2, "--epsilon", 1, "--json")
     assert done.returncode == 0, done.stderr
     assert "shadow model 4 of 4: round 1/1" in done.stderr
     made = json.loads(done.stdout)
@@ -58,7 +58,7 @@ def test_the_command_reports_every_attack_and_adds_it_to_the_models_card(tmp_pat
             assert 0 <= one["tpr_at_0_1_percent"] <= one["tpr_at_1_percent"] <= 1
             assert one["smallest_fpr"] == 1 / one["non_members"]
     updates = found["gradient"]["updates"]
-    protections = ["none", "secure sum", "DP, epsilon 8", "DP, epsilon 8, secure sum"]
+    protections = ["none", "secure sum", "DP, epsilon 1", "DP, epsilon 1, secure sum"]
     assert [one["protection"] for one in updates] == 2 * protections
     assert [one["images"] for one in updates] == [1, 3, 1, 3, 7, 21, 7, 21]  # 8 a site take 24 training patients
     assert [one["sites"] for one in updates] == [1, 3, 1, 3] * 2
@@ -73,10 +73,10 @@ def test_the_command_reports_every_attack_and_adds_it_to_the_models_card(tmp_pat
 
 
 def test_a_private_model_is_attacked_as_it_was_trained(tmp_path: Path) -> None:
-    model(tmp_path, mode="patient", epsilon=8.0, delta=0.01)
+    model(tmp_path, mode="patient", epsilon=1.0, delta=0.01)
     found = run(tmp_path, ["membership", "audit"])["attacks"]
     assert found["audit"]["delta"] < 0.01
-    assert found["audit"]["epsilon_claimed"] > 8  # at that smaller delta
+    assert found["audit"]["epsilon_claimed"] > 1  # at that smaller delta
     assert found["audit"]["epsilon_at_least"] <= found["audit"]["highest_possible"]
     again = run(tmp_path, ["code"])  # into the same folder, beside what stands in the card
     assert set(again["attacks"]) == {"code"}

@@ -97,8 +97,8 @@ def test_without_noise_a_private_gradient_is_the_clipped_one(make_plan: Any, mak
 
 def test_a_private_plan_is_shown_with_its_own_privacy_and_another_with_and_without(make_plan: Any) -> None:
     bare = make_plan()
-    private, _ = updates.privately(bare, 2, 8.0)
-    noised = ["DP, epsilon 8", "DP, epsilon 8, secure sum"]
+    private, _ = updates.privately(bare, 2, 1.0)
+    noised = ["DP, epsilon 1", "DP, epsilon 1, secure sum"]
     assert [one.name for one in updates.protections(private, private)] == noised
     assert [one.name for one in updates.protections(bare, private)] == ["none", "secure sum", *noised]
 
