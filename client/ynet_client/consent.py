@@ -42,7 +42,7 @@ class Consent:
     def admits(self, plan: Plan) -> bool:
         """Whether the site takes part; False while its admin has not said. Raises RefusedError for a no."""
         check(plan, self._policy)
-        word = self._word(plan.id)
+        word = self.word_of(plan.id)
         if word == "declined":
             raise _refused("the site's admin declined this plan")
         if word == "accepted" or self._policy.new_plans == "accept":
@@ -67,13 +67,9 @@ class Consent:
 
     def seen(self) -> Iterator[Seen]:
         """All plans that a server has sent, those first that wait for a word."""
-        files = sorted(self._folder.glob("*.json"), key=lambda path: (self._word(path.stem) or "", path.stem))
+        files = sorted(self._folder.glob("*.json"), key=lambda path: (self.word_of(path.stem) or "", path.stem))
         for path in files:
-            yield Seen(plans.from_canonical(path.read_text("utf-8")), self._word(path.stem))
-
-    def word_of(self, plan: Plan) -> Word | None:
-        """What was said of a plan."""
-        return self._word(plan.id)
+            yield Seen(plans.from_canonical(path.read_text("utf-8")), self.word_of(path.stem))
 
     def _meant(self, letters: str) -> str:
         known = [path.stem for path in self._folder.glob("*.json")]
@@ -83,7 +79,8 @@ class Consent:
             raise UserError(f"which plan {letters[:64]!r} is, is not clear", "no plan that was seen begins so", do)
         return found[0]
 
-    def _word(self, plan_id: str) -> Word | None:
+    def word_of(self, plan_id: str) -> Word | None:
+        """What was said of a plan."""
         words: tuple[Word, ...] = ("declined", "accepted")
         return next((word for word in words if (self._folder / f"{plan_id}.{word}").exists()), None)
 
@@ -91,7 +88,7 @@ class Consent:
         prepare(self._folder)
         if (file := self._folder / f"{plan.id}.json").exists():
             return
-        if sum(self._word(path.stem) is None for path in self._folder.glob("*.json")) >= MOST_KEPT:
+        if sum(self.word_of(path.stem) is None for path in self._folder.glob("*.json")) >= MOST_KEPT:
             raise _refused("too many plans wait for a word of the site's admin")
         write_private(file, plan.canonical().encode())
 

@@ -25,7 +25,7 @@ def put_to_the_admin(plan: Plan, home: Path, display: Display) -> None:
 def _ask(plan: Plan, home: Path, display: Display) -> None:
     with _one_question:
         consent = Consent(home, Policy())
-        if consent.word_of(plan):  # said elsewhere, while another plan was asked about
+        if consent.word_of(plan.id):  # said elsewhere, while another plan was asked about
             return
         for line in terms(plan):
             display.say(line)
@@ -33,7 +33,7 @@ def _ask(plan: Plan, home: Path, display: Display) -> None:
         for line in sys.stdin:
             if (answer := line.strip().lower()) in ("yes", "no"):
                 word: Word = "accepted" if answer == "yes" else "declined"
-                if not consent.word_of(plan):
+                if not consent.word_of(plan.id):
                     display.say(f"plan {consent.say(plan.id, word)[:16]} is {word}")
                 return
             display.say("yes or no:")

@@ -20,7 +20,7 @@ from ynet.errors import RefusedError
 from ynet.federation import secure_sum
 from ynet.federation.identity import Identity
 from ynet.federation.records import ARRAYS, CONFIG, flat_weights, weights_record
-from ynet.federation.secure_sum import Keys, Purpose, roster_from_json
+from ynet.federation.secure_sum import Keys, Purpose, refused, roster_from_json
 from ynet.home import write_private
 from ynet.weights import Flat
 from ynet_client import membership
@@ -75,7 +75,7 @@ def check_unsummed(party: Party, context: Context, request: Request) -> None:
     """Whether the round may be trained for a sum: the site was in none of it yet. Raises RefusedError."""
     last = _last_summed(party, context, request.plan.id)
     if request.round <= last:
-        raise _refused(f"round {request.round} of this plan is over: this site's update of round {last} was summed")
+        raise refused(f"round {request.round} of this plan is over: this site's update of round {last} was summed")
 
 
 def offer(party: Party, context: Context, request: Request, update: Flat, weight: int) -> ConfigRecord:
@@ -88,9 +88,9 @@ def renew(party: Party, context: Context, request: Request) -> ConfigRecord:
     """An offer for the round's next attempt, when a site was lost. Raises RefusedError."""
     kept = _kept(context, request)
     if kept["stage"] == OPENED:
-        raise _refused("this site's update of the round was summed already")
+        raise refused("this site's update of the round was summed already")
     if request.attempt != kept["attempt"] + 1:
-        raise _refused(f"attempt {kept['attempt'] + 1} comes next, not {request.attempt}")
+        raise refused(f"attempt {kept['attempt'] + 1} comes next, not {request.attempt}")
     return _keep(party, context, request, kept["weight"], kept["begins"])
 
 
@@ -98,7 +98,7 @@ def mask_update(party: Party, context: Context, request: Request, now: dt.dateti
     """The update, masked for a roster, as it goes over the wire. Once for each key. Raises RefusedError."""
     kept = _kept(context, request)
     if kept["stage"] != OFFERED or kept["attempt"] != request.attempt:
-        raise _refused("these keys are used up, or another attempt's")
+        raise refused("these keys are used up, or another attempt's")
     keys = Keys(
         Purpose(request.plan.id, request.round, request.attempt, kept["begins"]),
         secure_sum.offer_from_json(kept["offer"]),
@@ -116,7 +116,7 @@ def give_own_mask(party: Party, context: Context, request: Request) -> bytes:
     """The key of the site's own mask: the sum it is in can then be read, and it is in no other. Raises RefusedError."""
     kept = _kept(context, request)
     if kept["stage"] not in (MASKED, OPENED) or kept["attempt"] != request.attempt:
-        raise _refused("nothing was masked for this attempt")
+        raise refused("nothing was masked for this attempt")
     _record_summed(party, request.plan.id, request.round, is_again=kept["stage"] == OPENED)
     context.state[STATE] = ConfigRecord({**kept, "stage": OPENED})
     if UPDATE in context.state:
@@ -148,7 +148,7 @@ def _keep(party: Party, context: Context, request: Request, weight: int, begins:
 def _kept(context: Context, request: Request) -> dict[str, Any]:
     kept = context.state.config_records.get(STATE)
     if kept is None or kept["plan"] != request.plan.id or kept["round"] != request.round:
-        raise _refused("this site has no update of that round; it may have been started anew since")
+        raise refused("this site has no update of that round; it may have been started anew since")
     return dict(kept)
 
 
@@ -182,10 +182,4 @@ def _record_summed(party: Party, plan_id: str, number: int, *, is_again: bool) -
         if recorded.get(plan_id, 0) < number:
             write_private(party.home / SUMMED, json.dumps({**recorded, plan_id: number}).encode())
         elif not is_again:
-            raise _refused("this site's update of the round was summed already")
-
-
-def _refused(why: str) -> RefusedError:
-    return RefusedError(
-        "a secure sum was refused", why, "ask the coordinator; nothing of the update has left this site"
-    )
+            raise refused("this site's update of the round was summed already")

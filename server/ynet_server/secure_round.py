@@ -55,35 +55,23 @@ class SecureSums:
     def __init__(self, talk: Conversation, plan: Plan, folder: RunFolder) -> None:
         self._talk, self._plan, self._folder = talk, plan, folder
 
-    def offer_of(self, reply: Reply, purpose: Purpose) -> Offer:
-        """The key that a site offers: one that the other sites will take. Raises LookupError, RefusedError.
+    def check_offer(self, reply: Reply, purpose: Purpose) -> None:
+        """Whether the other sites will take the key that a site offers. Raises LookupError, UserError.
 
         An offer that they refuse would keep them all from the sum, and not the one who made it.
         """
-        offer = secure_sum.offer_from_json(str(reply.content[CONFIG]["offer"]))
+        offer = _offer(reply)
         name = self._talk.name_of(reply.node)
         if name not in (str(reply.node), offer.site):  # a node without a name is called by its number
             raise UserError("offer", "it is another site's", "")
         secure_sum.check_offer(offer, purpose, dt.datetime.now(dt.UTC))
-        return offer
-
-    def offers_of(self, replies: Sequence[Reply], purpose: Purpose) -> dict[int, Offer]:
-        """By node, each name and key once, as many as a sum may have."""
-        offers: dict[int, Offer] = {}
-        for reply in replies:
-            offer = self.offer_of(reply, purpose)
-            if len(offers) < MOST_SECURE and not any(
-                offer.site == other.site or offer.key == other.key for other in offers.values()
-            ):
-                offers[reply.node] = offer
-        return offers
 
     def collect(self, replies: Sequence[Reply], purpose: Purpose, said: Mapping[int, Said], size: int) -> Sum:
         """The masked updates of all who trained, added up; begun again without those who are lost on the way.
 
         Raises TooFewError when fewer than the quorum are left.
         """
-        number, attempt, offers = purpose.round, purpose.attempt, self.offers_of(replies, purpose)
+        number, attempt, offers = purpose.round, purpose.attempt, _offers(replies)
         while len(offers) >= self._plan.cohort.quorum:
             masked = self._masked(number, attempt, offers, size)
             if len(masked) == len(offers):
@@ -96,8 +84,8 @@ class SecureSums:
             )
             purpose = purpose._replace(attempt=attempt)
             config = {"server-round": number, "attempt": attempt}
-            replies = self._talk.ask(number, KEYS, masked, partial(self.offer_of, purpose=purpose), **config)
-            offers = self.offers_of(replies, purpose)
+            replies = self._talk.ask(number, KEYS, masked, partial(self.check_offer, purpose=purpose), **config)
+            offers = _offers(replies)
         raise TooFewError(len(offers))
 
     def _masked(self, number: int, attempt: int, offers: Mapping[int, Offer], size: int) -> dict[int, Masked]:
@@ -146,6 +134,21 @@ class SecureSums:
     def forget(self) -> None:
         """The round is over, and its state kept."""
         (self._folder.path / PENDING).unlink(missing_ok=True)
+
+
+def _offer(reply: Reply) -> Offer:
+    return secure_sum.offer_from_json(str(reply.content[CONFIG]["offer"]))
+
+
+def _offers(replies: Sequence[Reply]) -> dict[int, Offer]:
+    """Of replies that were checked, by node: each name and key once, as many as a sum may have."""
+    offers: dict[int, Offer] = {}
+    for reply in replies:
+        offer = _offer(reply)
+        is_taken = any(offer.site == other.site or offer.key == other.key for other in offers.values())
+        if len(offers) < MOST_SECURE and not is_taken:
+            offers[reply.node] = offer
+    return offers
 
 
 def _vector(reply: Reply, size: int) -> Masked:

@@ -278,7 +278,7 @@ class _Rounds:
 
     def _check_offer(self, reply: Reply, purpose: Purpose) -> None:
         """A site weighs its own update in a secure sum: one that claims too many cases is left out of it."""
-        self.sums.offer_of(reply, purpose)
+        self.sums.check_offer(reply, purpose)
         claimed = int(reply.content.metric_records[METRICS][CASES])  # type: ignore[arg-type]
         self._weigh(reply)
         if int(reply.content.metric_records[METRICS][CASES]) < claimed:  # type: ignore[arg-type]

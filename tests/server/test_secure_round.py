@@ -66,6 +66,7 @@ class Hears:
         self.party = party(consortium, site) if is_secure else None
         self.site = runs(tiny_app(training(site), CASES[site], party=self.party), CASES[site])
         self.instead: dict[str, Callable[[], Any]] = {}
+        self.spoil: dict[str, Callable[[Content], Content]] = {}
         self.sent: list[tuple[str, Content]] = []
         self._honest, self.site._task = self.site._task, self.task
 
@@ -73,6 +74,7 @@ class Hears:
         if kind in self.instead:
             await self.instead[kind]()
         reply = await self._honest(kind, received)
+        reply = self.spoil[kind](reply) if kind in self.spoil else reply
         self.sent.append((kind, reply))
         return reply
 
@@ -134,6 +136,10 @@ def nothing(consortium: Consortium, sites: dict[str, tuple[Hears, Joined]]) -> N
 
 async def vanish() -> None:
     raise ConnectionError
+
+
+def masked(block: np.ndarray) -> Content:
+    return Content(arrays={ARRAYS: {"block00000": block}})
 
 
 @pytest.mark.parametrize("strategy", ["fedavg", "fedadam"])
@@ -207,17 +213,13 @@ def test_a_run_ends_with_a_reason_when_no_sum_can_be_read(tmp_path: Path) -> Non
 
 def test_a_site_that_spoils_its_mask_spoils_a_round_and_not_the_weights(tmp_path: Path) -> None:
     def lie(_: Consortium, sites: dict[str, tuple[Hears, Joined]]) -> None:
-        site = sites["B"][0]
-        honest = site._honest
+        spoil = sites["B"][0].spoil
 
-        async def task(kind: str, received: Path) -> Content:
-            reply = await honest(kind, received)
-            if kind == OPEN and not site.instead:
-                site.instead["lied"] = vanish
-                return Content(configs={"config": {"mask": "00" * 32}})
-            return reply
+        def once(_: Content) -> Content:
+            del spoil[OPEN]
+            return Content(configs={"config": {"mask": "00" * 32}})
 
-        site.site._task = task
+        spoil[OPEN] = once
 
     folder = secure(tmp_path, "ABC", lie)
     assert [event["reason"] for event in events(folder, "round_lost")] == ["the masks do not cancel"]
@@ -286,17 +288,7 @@ def test_an_authority_that_the_sites_do_not_know_cannot_bring_a_site_in(tmp_path
 
 def test_a_masked_vector_of_another_length_is_no_part_of_a_sum(tmp_path: Path) -> None:
     def shorten(_: Consortium, sites: dict[str, tuple[Hears, Joined]]) -> None:
-        site = sites["D"][0]
-        honest = site._honest
-
-        async def task(kind: str, received: Path) -> Content:
-            reply = await honest(kind, received)
-            if kind == MASK:
-                block = reply.arrays[ARRAYS]["block00000"]
-                return Content(arrays={ARRAYS: {"block00000": block[:-2]}})
-            return reply
-
-        site.site._task = task
+        sites["D"][0].spoil[MASK] = lambda reply: masked(reply.arrays[ARRAYS]["block00000"][:-2])
 
     folder = secure(tmp_path, "ABCD", shorten, rounds=1)
     assert sorted(events(folder, "round")[0]["sites"]) == ["A", "B", "C"]
@@ -323,17 +315,11 @@ def test_an_offer_that_the_others_would_refuse_keeps_out_the_one_who_made_it(
     tmp_path: Path, spoil: Callable[[str], str]
 ) -> None:
     def lie(_: Consortium, sites: dict[str, tuple[Hears, Joined]]) -> None:
-        site = sites["D"][0]
-        honest = site._honest
+        def offer(reply: Content) -> Content:
+            config = {"offer": spoil(str(reply.configs["config"]["offer"]))}
+            return Content(configs={"config": config}, metrics=reply.metrics)
 
-        async def task(kind: str, received: Path) -> Content:
-            reply = await honest(kind, received)
-            if kind == TRAIN:
-                config = {"offer": spoil(str(reply.configs["config"]["offer"]))}
-                return Content(configs={"config": config}, metrics=reply.metrics)
-            return reply
-
-        site.site._task = task
+        sites["D"][0].spoil[TRAIN] = offer
 
     folder = secure(tmp_path, "ABCD", lie, rounds=1)
     assert sorted(events(folder, "round")[0]["sites"]) == ["A", "B", "C"]
@@ -342,16 +328,7 @@ def test_an_offer_that_the_others_would_refuse_keeps_out_the_one_who_made_it(
 
 def test_a_masked_vector_with_a_second_dimension_ends_no_run(tmp_path: Path) -> None:
     def fold(_: Consortium, sites: dict[str, tuple[Hears, Joined]]) -> None:
-        site = sites["D"][0]
-        honest = site._honest
-
-        async def task(kind: str, received: Path) -> Content:
-            reply = await honest(kind, received)
-            if kind == MASK:
-                return Content(arrays={ARRAYS: {"block00000": reply.arrays[ARRAYS]["block00000"].reshape(SIZE, 2)}})
-            return reply
-
-        site.site._task = task
+        sites["D"][0].spoil[MASK] = lambda reply: masked(reply.arrays[ARRAYS]["block00000"].reshape(SIZE, 2))
 
     folder = secure(tmp_path, "ABCD", fold, rounds=1)
     assert sorted(events(folder, "round")[0]["sites"]) == ["A", "B", "C"]

@@ -91,7 +91,7 @@ def securely_summed(updates: Sequence[Gradient]) -> Gradient:
     """The mean of several sites' updates as a secure sum shows it: rounded to its fixed point, and nothing else."""
     flats = [torch.cat([part.flatten() for part in update]).cpu().numpy() for update in updates]
     total = secure_sum.add_up([secure_sum.fixed_point(flat, 1) for flat in flats])
-    mean = torch.from_numpy(total.view(np.int64) / float(1 << secure_sum.FRACTION_BITS) / len(updates)).float()
+    mean = torch.from_numpy(secure_sum.from_fixed_point(total) / len(updates)).float()
     parts = torch.split(mean, [part.numel() for part in updates[0]])
     return [part.view_as(like).to(like) for part, like in zip(parts, updates[0], strict=True)]
 

@@ -96,7 +96,7 @@ def mask(keys: Keys, values: Flat, weight: int, roster: Sequence[Offer]) -> Mask
     RefusedError when the roster does not hold this site's offer, and for a value that is too large.
     """
     if keys.offer not in roster:
-        raise _refused("the roster does not hold this site's own key")
+        raise refused("the roster does not hold this site's own key")
     total = fixed_point(values, weight)
     bound, secret = digest(keys.purpose, roster), X25519PrivateKey.from_private_bytes(keys.secret)
     others = [offer for offer in roster if offer.site != keys.offer.site]
@@ -115,11 +115,11 @@ def check_roster(
     Raises RefusedError.
     """
     if len(roster) < max(least, LEAST_SECURE):
-        raise _refused(f"the sum has {len(roster)} sites, and this site asks for {max(least, LEAST_SECURE)}")
+        raise refused(f"the sum has {len(roster)} sites, and this site asks for {max(least, LEAST_SECURE)}")
     if len(roster) > MOST_SECURE:
-        raise _refused(f"the sum has {len(roster)} sites; at most {MOST_SECURE} can be summed")
+        raise refused(f"the sum has {len(roster)} sites; at most {MOST_SECURE} can be summed")
     if len({offer.site for offer in roster}) != len(roster) or len({offer.key for offer in roster}) != len(roster):
-        raise _refused("a site or a key stands in the roster twice")
+        raise refused("a site or a key stands in the roster twice")
     for offer in roster:
         identity.check_member(offer.certificate.encode(), offer.site, authority, now)
         check_offer(offer, purpose, now)
@@ -132,9 +132,9 @@ def check_offer(offer: Offer, purpose: Purpose, now: dt.datetime) -> None:
     try:
         leaf = identity.read_leaf(certificate)
     except ValueError:
-        raise _refused("a certificate in it cannot be read") from None
+        raise refused("a certificate in it cannot be read") from None
     if leaf.site != offer.site or not leaf.begins <= now <= leaf.ends:
-        raise _refused("a certificate in it is another site's, or not in force")
+        raise refused("a certificate in it is another site's, or not in force")
     identity.check_signature(certificate, bytes.fromhex(offer.signature), _signed(purpose, offer.site, offer.key))
     _shared(X25519PrivateKey.generate(), offer)
 
@@ -155,9 +155,9 @@ def unmask(total: Masked, own_masks: Sequence[bytes]) -> npt.NDArray[np.float64]
     bare = total.copy()
     for key in own_masks:
         _add_stream(bare, key, is_added=False)
-    found = bare.view(np.int64) / float(1 << FRACTION_BITS)
+    found = from_fixed_point(bare)
     if np.abs(found).max(initial=0.0) > LARGEST * len(own_masks):
-        raise _refused("the masks do not cancel")
+        raise refused("the masks do not cancel")
     return found
 
 
@@ -165,8 +165,13 @@ def fixed_point(values: Flat, weight: int) -> Masked:
     """`weight` times `values` in two's complement with FRACTION_BITS. Raises RefusedError when one is too large."""
     scaled = values.astype(np.float64) * weight
     if not np.all(np.abs(scaled) <= LARGEST):  # nor is NaN
-        raise _refused("the update holds a value that is too large, or no number")
+        raise refused("the update holds a value that is too large, or no number")
     return np.rint(scaled * (1 << FRACTION_BITS)).astype(np.int64).view(np.uint64)
+
+
+def from_fixed_point(total: Masked) -> npt.NDArray[np.float64]:
+    """The numbers that `fixed_point` made, or their sum."""
+    return total.view(np.int64) / float(1 << FRACTION_BITS)
 
 
 def to_wire(masked: Masked) -> Flat:
@@ -177,7 +182,7 @@ def to_wire(masked: Masked) -> Flat:
 def from_wire(bits: Flat) -> Masked:
     """The inverse of `to_wire`. Raises RefusedError when there is half a number too many."""
     if bits.ndim != 1 or bits.size % 2:
-        raise _refused("a masked vector has half a number too many, or is none")
+        raise refused("a masked vector has half a number too many, or is none")
     return np.ascontiguousarray(bits).view(np.uint64)
 
 
@@ -197,7 +202,7 @@ def offer_from_json(text: str) -> Offer:
     try:
         return _OFFER.validate_json(text)
     except ValidationError:
-        raise _refused("the offer cannot be read") from None
+        raise refused("the offer cannot be read") from None
 
 
 def roster_to_json(roster: Sequence[Offer]) -> str:
@@ -210,7 +215,7 @@ def roster_from_json(text: str) -> list[Offer]:
     try:
         return _ROSTER.validate_json(text)
     except ValidationError:
-        raise _refused("the roster cannot be read") from None
+        raise refused("the roster cannot be read") from None
 
 
 def _pair_key(secret: X25519PrivateKey, own: str, offer: Offer, bound: bytes) -> bytes:
@@ -222,11 +227,11 @@ def _pair_key(secret: X25519PrivateKey, own: str, offer: Offer, bound: bytes) ->
 def _shared(secret: X25519PrivateKey, offer: Offer) -> bytes:
     key = bytes.fromhex(offer.key)
     if int.from_bytes(key, "little") >= CURVE_PRIME:
-        raise _refused(f"the key of site {offer.site} is not in its one form")
+        raise refused(f"the key of site {offer.site} is not in its one form")
     try:
         return secret.exchange(X25519PublicKey.from_public_bytes(key))
     except ValueError:
-        raise _refused(f"the key of site {offer.site} makes no secret") from None
+        raise refused(f"the key of site {offer.site} makes no secret") from None
 
 
 def _add_stream(total: Masked, key: bytes, *, is_added: bool) -> None:
@@ -251,5 +256,6 @@ def _canonical(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=True).encode()
 
 
-def _refused(why: str) -> RefusedError:
+def refused(why: str) -> RefusedError:
+    """The refusal of a secure sum, for the server's eyes."""
     return RefusedError("a secure sum was refused", why, "ask the coordinator; no update has left this site bare")
