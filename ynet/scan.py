@@ -1,0 +1,215 @@
+"""Exact scan of packed binary codes: those within the distance of the k-th nearest case, ties included.
+
+`scan.c` does it where it could be compiled, else numpy. Codes are rows of words, so that each row is read in one run.
+"""
+
+import ctypes
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int32, Int64, Shaped, UInt8, UInt16, UInt32, UInt64
+
+Words = UInt64[np.ndarray, "words n"] | UInt32[np.ndarray, "1 n"]
+LIBRARY = Path(__file__).with_name("_scan.so")
+_VERSION = 1  # of scan.c
+_COMPILED = ("plain", "avx2", "avx512")  # in the order of scan.c
+_MOST_WORDS = 4
+DISTANCES = 64 * _MOST_WORDS + 1  # that the widest codes can have
+_ROOM = 1 << 12  # codes within reach that are expected of a query
+
+
+class Near(NamedTuple):
+    """The codes within reach of the queries of a batch, those of the first query first, each query's ascending."""
+
+    ends: Int64[np.ndarray, " queries"]  # where each query's codes end
+    positions: UInt32[np.ndarray, " near"]
+    distances: UInt16[np.ndarray, " near"]
+    reach: Int32[np.ndarray, " queries"]  # that of the k-th nearest case, or the radius
+    cases: Int64[np.ndarray, "queries 257"]  # by distance; 0 beyond the reach
+
+
+class Cases(NamedTuple):
+    """Which cases the codes stand for, and which of them count."""
+
+    starts: UInt32[np.ndarray, " n+1"] | None = None  # where each code's cases start; None: one case per code
+    live: UInt8[np.ndarray, " bytes"] | None = None  # a bit per case, the lowest first; None: all
+    allowed: Bool[np.ndarray, " cases"] | None = None  # None: all
+
+    def sizes(self, positions: UInt32[np.ndarray, " m"]) -> Int64[np.ndarray, " m"]:
+        """How many cases count at each of these codes."""
+        return np.bincount(self.at(positions)[1], minlength=len(positions))
+
+    def at(self, positions: UInt32[np.ndarray, " m"]) -> tuple[Int64[np.ndarray, " c"], Int64[np.ndarray, " c"]]:
+        """The cases that count at these codes, and for each the number in `positions` that it is of."""
+        firsts = positions.astype(np.int64)
+        cases, of_code = firsts, np.arange(len(firsts))
+        if self.starts is not None:
+            sizes = self.starts[firsts + 1] - (firsts := self.starts[firsts].astype(np.int64))
+            of_code = np.repeat(of_code, sizes)
+            cases = np.arange(len(of_code)) + (firsts - (np.cumsum(sizes) - sizes))[of_code]
+        if self.live is None and self.allowed is None:
+            return cases, of_code
+        counts = np.ones(len(cases), bool) if self.allowed is None else self.allowed[cases]
+        if self.live is not None:
+            counts &= (self.live[cases >> 3] >> (cases & 7).astype(np.uint8) & 1).astype(bool)
+        return cases[counts], of_code[counts]
+
+
+ALL = Cases()
+
+
+def words(codes: UInt8[np.ndarray, "n bytes"]) -> Words:
+    """Packed codes of 32, 64, 128 or 256 bits as rows of words, little-endian."""
+    width = "<u4" if codes.shape[1] == 4 else "<u8"
+    return np.ascontiguousarray(np.ascontiguousarray(codes).view(width).T)
+
+
+def nearest(
+    codes: Words,
+    queries: Words,
+    k: int,
+    radius: Int32[np.ndarray, " queries"],
+    cases: Cases = ALL,
+    kind: str | None = None,
+) -> Near:
+    """Of each query, all codes that have a case no farther than the k-th nearest one, nor than the radius.
+
+    `kind` is one of KINDS, for comparison; None is the best. Takes one thread and, compiled, no lock of Python's.
+    """
+    kind = kind or KIND
+    radius = np.minimum(radius, 8 * codes.itemsize * len(codes)).astype(np.int32)
+    if kind == "numpy":
+        each = [_by_numpy(codes, query, k, int(most), cases) for query, most in zip(queries.T, radius, strict=True)]
+    else:
+        each = _compiled(codes, queries, k, radius, cases, _COMPILED.index(kind), room=max(_ROOM, 4 * k))
+    reach = np.array([one.reach for one in each], np.int32)
+    of_cases = np.stack([one.cases for one in each])
+    of_cases[np.arange(DISTANCES) > reach[:, None]] = 0  # not all of those were met
+    return Near(
+        np.cumsum([len(one.positions) for one in each]),
+        np.concatenate([one.positions for one in each]),
+        np.concatenate([one.distances for one in each]),
+        reach,
+        of_cases,
+    )
+
+
+class _One(NamedTuple):
+    """The codes within reach of one query, as in Near."""
+
+    positions: UInt32[np.ndarray, " near"]
+    distances: UInt16[np.ndarray, " near"]
+    reach: int
+    cases: Int64[np.ndarray, "257"]
+
+
+def _by_numpy(codes: Words, query: Shaped[np.ndarray, " words"], k: int, radius: int, cases: Cases) -> _One:
+    distances = np.bitwise_count(codes[0] ^ query[0]).astype(np.uint16 if len(codes) > 1 else np.uint8)
+    for row, word in zip(codes[1:], query[1:], strict=True):
+        distances += np.bitwise_count(row ^ word)
+    expected = k
+    while True:
+        most = min(_distance_of(distances, expected), radius)
+        near = np.flatnonzero(distances <= most)
+        counts = cases.sizes(near)
+        if counts.sum() >= k or most == radius:
+            break
+        expected *= 8  # codes whose cases do not count stood in between
+    sizes = np.bincount(distances[near], counts, DISTANCES).astype(np.int64)
+    reach = min(radius, int(np.searchsorted(np.cumsum(sizes), k)))
+    near = near[(counts > 0) & (distances[near] <= reach)]
+    return _One(near.astype(np.uint32), distances[near].astype(np.uint16), reach, sizes)
+
+
+def _distance_of(distances: Shaped[np.ndarray, " n"], number: int) -> int:
+    """The least distance within which `number` of these lie, or beyond all when there are fewer."""
+    lowest, highest = 0, DISTANCES
+    while lowest < highest:
+        middle = (lowest + highest) // 2
+        if np.count_nonzero(distances <= middle) >= number:
+            highest = middle
+        else:
+            lowest = middle + 1
+    return lowest
+
+
+class _Scan(ctypes.Structure):
+    """`scan` of scan.c."""
+
+    _fields_ = [
+        ("codes", ctypes.c_void_p),
+        ("n", ctypes.c_int64),
+        ("row", ctypes.c_int64),
+        ("code_bytes", ctypes.c_int32),
+        ("kind", ctypes.c_int32),
+        ("starts", ctypes.c_void_p),
+        ("live", ctypes.c_void_p),
+        ("allowed", ctypes.c_void_p),
+        ("queries", ctypes.c_void_p),
+        ("query_count", ctypes.c_int64),
+        ("k", ctypes.c_int64),
+        ("capacity", ctypes.c_int64),
+        ("reach", ctypes.c_void_p),
+        ("stored", ctypes.c_void_p),
+        ("within", ctypes.c_void_p),
+        ("cases", ctypes.c_void_p),
+        ("found", ctypes.c_void_p),
+        ("positions", ctypes.c_void_p),
+        ("distances", ctypes.c_void_p),
+    ]
+
+
+def _load(path: Path) -> ctypes.CDLL | None:
+    """The compiled scan, when there is one and it is of this version."""
+    try:
+        library = ctypes.CDLL(str(path))
+        library.ynet_scan.argtypes, library.ynet_scan.restype = (ctypes.POINTER(_Scan),), None
+        return library if library.ynet_scan_version() == _VERSION else None
+    except (OSError, AttributeError):
+        return None
+
+
+_LIBRARY = _load(LIBRARY)
+KINDS = ("numpy",) if _LIBRARY is None else ("numpy", *_COMPILED[: _LIBRARY.ynet_scan_best() + 1])
+"""What can scan here, the slowest first."""
+KIND = KINDS[-1]
+"""What scans here: one of "numpy", "plain" (compiled), "avx2", "avx512"."""
+
+
+def _compiled(
+    codes: Words, queries: Words, k: int, radius: Int32[np.ndarray, " queries"], cases: Cases, kind: int, room: int
+) -> list[_One]:
+    """Of each query, when at most `room` codes are within its reach at once; if not, that query is asked again."""
+    assert _LIBRARY is not None  # noqa: S101
+    (rows, n), count = codes.shape, queries.shape[1]
+    words = np.zeros((count, _MOST_WORDS), np.uint64)
+    words[:, :rows] = queries.T
+    reach, of_each = radius.copy(), np.empty((2, count), np.int64)
+    of_cases, of_codes = np.zeros((2, count, DISTANCES), np.int64)
+    positions, distances = np.empty((count, room), np.uint32), np.empty((count, room), np.uint16)
+    addresses = [_address(part) for part in (of_each[0], of_each[1], of_cases, of_codes, positions, distances)]
+    _LIBRARY.ynet_scan(
+        _Scan(
+            _address(codes), n, codes.strides[0] // codes.itemsize, rows * codes.itemsize, kind,
+            *(None if part is None else _address(part) for part in cases),
+            _address(words), count, k, room, _address(reach), *addresses,
+        )
+    )  # fmt: skip
+    each = []
+    for query, stored in enumerate(of_each[0].tolist()):
+        if stored < 0:
+            one, needed = slice(query, query + 1), int(of_codes[query, : reach[query] + 1].sum())
+            each += _compiled(codes, queries[:, one], k, reach[one], cases, kind, needed)
+        else:
+            near = _One(positions[query, :stored], distances[query, :stored], int(reach[query]), of_cases[query])
+            each.append(near)
+    return each
+
+
+def _address(array: Shaped[np.ndarray, "..."]) -> int:
+    """Where the array's memory starts. Raises ValueError when a row of it is not one aligned run."""
+    if not (array.flags.aligned and (array.shape[-1] < 2 or array.strides[-1] == array.itemsize)):
+        raise ValueError("the scan reads aligned runs of memory only")
+    address: int = array.__array_interface__["data"][0]
+    return address
