@@ -3,6 +3,7 @@
 The order is (distance, distance of the detail codes, tie key, token), ascending; ynet.index has the law of tie keys.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from jaxtyping import Bool, Int32, Int64, Shaped, UInt8, UInt32, UInt64
 
 from ynet import scan
 from ynet.errors import UserError
-from ynet.index import tie_keys
+from ynet.index import TOKEN_BYTES, tie_keys
 
 TokensOf = Callable[[UInt32[np.ndarray, " m"]], UInt8[np.ndarray, "m 16"]]
 _DETAILS = 65  # distances of detail codes, which have 64 bits at most
@@ -107,12 +108,12 @@ class View:
         answers: list[list[Found]] = [[] for _ in codes]
         pending, wanted = np.arange(len(codes)), k
         while len(pending):
-            met, sizes = self._meet(batch, pending, wanted)
+            met, sizes = self._meet(batch.of(pending), wanted)
             chosen, is_enough = choose(met, len(pending), k)
             is_answered = is_enough | (sizes.sum(axis=1) < wanted)  # or there is no more to meet
             chosen = chosen.where(is_answered[chosen.query])
-            for query, found in self._rank(batch, pending, chosen, sizes, k, is_one_per_group):
-                answers[query] = found
+            for query, found in self._rank(batch.of(pending), chosen, sizes, k, is_one_per_group):
+                answers[pending[query]].append(found)
             pending, wanted = pending[~is_answered], wanted * _MORE
         return answers
 
@@ -137,19 +138,17 @@ class View:
             raise ValueError(f"a detail code has more than {8 * own.itemsize} bits")
         return _Batch(codes, words, asked, allowed, radius)
 
-    def _meet(
-        self, batch: "_Batch", queries: Int64[np.ndarray, " queries"], k: int
-    ) -> tuple[_Met, Int64[np.ndarray, "queries distances"]]:
+    def _meet(self, batch: "_Batch", k: int) -> tuple[_Met, Int64[np.ndarray, "queries distances"]]:
         """All cases no farther than the k-th nearest one, and how many there are by distance."""
-        reach = np.full(len(queries), batch.radius, np.int32)
-        sizes = np.zeros((len(queries), scan.DISTANCES), np.int64)
+        reach = np.full(len(batch.codes), batch.radius, np.int32)
+        sizes = np.zeros((len(batch.codes), scan.DISTANCES), np.int64)
         parts: list[_Met] = []
         first = 0
         for part in _occupied(self.parts):
             allowed = None if batch.allowed is None else batch.allowed[first : first + len(part.ids)]
             cases = scan.Cases(part.starts, part.live, allowed)
-            near = scan.nearest(part.codes, batch.words[:, queries], k, reach, cases)
-            parts.append(_cases(part, cases, near, [batch.details[query] for query in queries.tolist()]))
+            near = scan.nearest(part.codes, batch.words, k, reach, cases)
+            parts.append(_cases(part, cases, near, batch.details))
             sizes, reach, first = sizes + near.cases, near.reach, first + len(part.ids)
         is_met = np.cumsum(sizes, axis=1) >= k
         reach = np.where(is_met[:, -1], is_met.argmax(axis=1), reach).astype(np.int32)
@@ -157,26 +156,14 @@ class View:
         return _joined(parts, reach), sizes
 
     def _rank(
-        self,
-        batch: "_Batch",
-        queries: Int64[np.ndarray, " queries"],
-        met: _Met,
-        sizes: Int64[np.ndarray, "queries distances"],
-        k: int,
-        is_one_per_group: bool,
-    ) -> Iterator[tuple[int, list[Found]]]:
-        """Each query that met something, and its answer."""
+        self, batch: "_Batch", met: _Met, sizes: Int64[np.ndarray, "queries distances"], k: int, is_one_per_group: bool
+    ) -> Iterator[tuple[int, Found]]:
+        """Each query's answer in its order, with the number of the query."""
         if not len(met.ids):
-            return
+            return iter(())
         tokens = self.tokens_of(met.ids)
-        start = 0
-        for query, end in enumerate(np.searchsorted(met.query, np.arange(len(queries)), "right").tolist()):
-            if start < end:
-                one, number = slice(start, end), int(queries[query])
-                rows = _order(batch.codes[number], met.where(one), tokens[one], k, is_one_per_group)
-                ties, has_detail = sizes[query].tolist(), batch.details[number] is not None
-                yield number, [_found(row, ties, has_detail) for row in rows]
-            start = end
+        order = _in_order(batch.codes, met, tokens, k, is_one_per_group)
+        return _found(met.where(order), tokens[order], sizes, batch.details)
 
 
 class _Batch(NamedTuple):
@@ -188,15 +175,10 @@ class _Batch(NamedTuple):
     allowed: Bool[np.ndarray, " positions"] | None
     radius: int
 
-
-class _Row(NamedTuple):
-    """One case by the law of ranking."""
-
-    rank: int
-    key: int
-    token: bytes
-    id: int
-    group: int
+    def of(self, queries: Int64[np.ndarray, " queries"]) -> "_Batch":
+        """Only these queries of it."""
+        codes, details = ([each[query] for query in queries.tolist()] for each in (self.codes, self.details))
+        return self._replace(codes=codes, words=self.words[:, queries], details=details)
 
 
 def _occupied(parts: Sequence[Part]) -> Sequence[Part]:
@@ -252,37 +234,68 @@ def _best_of_groups(met: _Met, queries: int, k: int) -> tuple[_Met, Bool[np.ndar
     return met.where(is_best & (met.rank <= last[met.query])), counts >= k
 
 
-def _order(code: bytes, met: _Met, tokens: UInt8[np.ndarray, "m 16"], k: int, is_one_per_group: bool) -> list[_Row]:
-    """The k first of one query's cases, each the best of its group if so asked, by the law of ranking."""
-    keys = tie_keys(code, tokens)
-    if len(keys) > _MORE * k:  # most are tied: leave the bulk of them out before rows are made
-        first = _least_of_groups(keys, met.groups) if is_one_per_group else _least(keys, met.rank, k)
-        met, tokens, keys = met.where(first), tokens[first], keys[first]
-    names = [token.tobytes() for token in tokens]
-    rows = sorted(map(_Row, met.rank.tolist(), keys.tolist(), names, met.ids.tolist(), met.groups.tolist()))
+def _in_order(
+    codes: Sequence[bytes], met: _Met, tokens: UInt8[np.ndarray, "m 16"], k: int, is_one_per_group: bool
+) -> Int64[np.ndarray, " chosen"]:
+    """The numbers of the k first cases of each query, each the best of its group if so asked, by the law of ranking."""
+    keys = _keys(codes, met.query, tokens)
+    group = met.query << 32 | met.groups if is_one_per_group else np.arange(len(keys))
+    first = np.arange(len(keys))
+    if len(keys) > _MORE * k * len(codes):  # most are tied: leave the bulk of them out before the rest is sorted
+        first = _least_of_groups(keys, group) if is_one_per_group else _least(keys, met, k)
+    high, low = tokens[first].view(">u8").T
+    first = first[np.lexsort((low, high, keys[first], met.rank[first], met.query[first]))]
     if is_one_per_group:
-        best: dict[int, _Row] = {}
-        for row in rows:
-            best.setdefault(row.group, row)
-        rows = list(best.values())
-    return rows[:k]
+        first = first[np.sort(np.unique(group[first], return_index=True)[1])]
+    query = met.query[first]
+    place = np.arange(len(first)) - np.searchsorted(query, query)
+    return first[place < k]
 
 
-def _least(keys: UInt64[np.ndarray, " m"], rank: Int64[np.ndarray, " m"], k: int) -> Bool[np.ndarray, " m"]:
-    """Which cases can be among the k first, when only those of the last rank are too many."""
-    is_last = rank == rank.max()
-    wanted = k - int(np.count_nonzero(~is_last))
-    return np.asarray(~is_last | (keys <= np.partition(keys[is_last], wanted - 1)[wanted - 1]))
+def _keys(
+    codes: Sequence[bytes], query: Int64[np.ndarray, " m"], tokens: UInt8[np.ndarray, "m 16"]
+) -> UInt64[np.ndarray, " m"]:
+    """The tie key of each token for its own query, all at once: a code's digest enters the law XORed to the token."""
+    if len(codes) == 1:
+        return tie_keys(codes[0], tokens)
+    digests = np.frombuffer(b"".join(hashlib.sha256(code).digest()[:TOKEN_BYTES] for code in codes), np.uint8)
+    digests = digests.reshape(len(codes), TOKEN_BYTES)
+    return tie_keys(codes[0], tokens ^ (digests ^ digests[0])[query])
 
 
-def _least_of_groups(keys: UInt64[np.ndarray, " m"], groups: UInt32[np.ndarray, " m"]) -> Bool[np.ndarray, " m"]:
-    """Which cases can be the best of their group, when all of a group have one rank."""
-    numbers, of_group = np.unique(groups, return_inverse=True)
+def _least(keys: UInt64[np.ndarray, " m"], met: _Met, k: int) -> Int64[np.ndarray, " chosen"]:
+    """The cases that can be among the k first, when only those of each query's last rank are too many."""
+    chosen, ends = [], np.flatnonzero(np.append(met.query[1:] != met.query[:-1], True)) + 1
+    for start, end in zip(np.append(0, ends[:-1]).tolist(), ends.tolist(), strict=True):
+        rank, key = met.rank[start:end], keys[start:end]
+        is_last = rank == rank.max()
+        wanted = k - int(np.count_nonzero(~is_last))
+        if wanted < np.count_nonzero(is_last):
+            is_last &= key > np.partition(key[is_last], wanted - 1)[wanted - 1]
+            chosen.append(start + np.flatnonzero(~is_last))
+        else:
+            chosen.append(np.arange(start, end))
+    return np.concatenate(chosen)
+
+
+def _least_of_groups(keys: UInt64[np.ndarray, " m"], group: Int64[np.ndarray, " m"]) -> Int64[np.ndarray, " chosen"]:
+    """The cases that can be the best of their group, when all of a group have one rank."""
+    numbers, of_group = np.unique(group, return_inverse=True)
     least = np.full(len(numbers), np.iinfo(np.uint64).max, np.uint64)
     np.minimum.at(least, of_group, keys)
-    return np.asarray(keys == least[of_group])
+    return np.flatnonzero(keys == least[of_group])
 
 
-def _found(row: _Row, ties: Sequence[int], has_detail: bool) -> Found:
-    distance, detail = divmod(row.rank, _DETAILS)
-    return Found(distance, detail if has_detail else None, row.id, row.token, ties[distance])
+def _found(
+    met: _Met,
+    tokens: UInt8[np.ndarray, "m 16"],
+    sizes: Int64[np.ndarray, "queries distances"],
+    details: Sequence[int | None],
+) -> Iterator[tuple[int, Found]]:
+    """The query and the answer that each case is; `details`: what each query asked for."""
+    distances, of_details = np.divmod(met.rank, _DETAILS)
+    names, ties = tokens.tobytes(), sizes[met.query, distances]
+    rows = zip(*(one.tolist() for one in (met.query, distances, of_details, met.ids, ties)), strict=True)
+    for at, (query, distance, detail, case, tied) in zip(range(0, len(names), TOKEN_BYTES), rows, strict=True):
+        name = names[at : at + TOKEN_BYTES]
+        yield query, Found(distance, None if details[query] is None else detail, case, name, tied)

@@ -20,7 +20,10 @@
 #define IS_X86 0
 #endif
 
-#define BLOCK 2048 /* codes: 16 KiB of 64-bit ones, half of a first-level cache */
+#define BLOCK 2048       /* codes: 16 KiB of 64-bit ones, half of a first-level cache */
+#define LONG_BLOCK 32768 /* for one query: the less often a run through memory is interrupted the better */
+#define RUN 4            /* groups of 64 codes that AVX-512 first asks together whether any is near */
+#define AROUND 256       /* codes before and behind the query's own place that foretell its reach */
 #define FLAT static inline __attribute__((always_inline))
 
 enum { PLAIN, AVX2, AVX512 };
@@ -126,19 +129,28 @@ WITH_AVX512 FLAT __m512i eight(const uint64_t *codes, int64_t row, int words, co
     return sum;
 }
 
+WITH_AVX512 FLAT uint64_t avx512_near(const uint64_t *codes, int64_t row, int words, const __m512i *query,
+                                      __m512i most) {
+    uint64_t bits = 0;
+    for (int v = 0; v < 8; v++)
+        bits |= (uint64_t)_mm512_cmple_epu64_mask(eight(codes + 8 * v, row, words, query), most) << (8 * v);
+    return bits;
+}
+
 WITH_AVX512 FLAT void avx512_words(const uint64_t *codes, int64_t row, int64_t groups, int words, const uint64_t *query,
                                    int reach, uint64_t *near) {
     const __m512i most = _mm512_set1_epi64(reach);
     __m512i wide[4];
     for (int w = 0; w < words; w++) wide[w] = _mm512_set1_epi64((long long)query[w]);
-    for (int64_t g = 0; g < groups; g++, codes += 64) {
-        __m512i least = eight(codes, row, words, wide);
-        for (int v = 1; v < 8; v++) least = _mm512_min_epu32(least, eight(codes + 8 * v, row, words, wide));
-        uint64_t bits = 0;
-        if (_mm512_cmple_epu64_mask(least, most))
+    for (int64_t first = 0; first < groups; first += RUN) {
+        int64_t end = first + RUN < groups ? first + RUN : groups;
+        __m512i least = _mm512_set1_epi64(UINT16_MAX);
+        for (int64_t g = first; g < end; g++)
             for (int v = 0; v < 8; v++)
-                bits |= (uint64_t)_mm512_cmple_epu64_mask(eight(codes + 8 * v, row, words, wide), most) << (8 * v);
-        near[g] = bits;
+                least = _mm512_min_epu32(least, eight(codes + 64 * g + 8 * v, row, words, wide));
+        int is_any = _mm512_cmple_epu64_mask(least, most);
+        for (int64_t g = first; g < end; g++)
+            near[g] = is_any ? avx512_near(codes + 64 * g, row, words, wide, most) : 0;
     }
 }
 
@@ -214,7 +226,7 @@ typedef struct {
     int32_t *reach;          /* per query; in: the largest distance wanted; out: that of the k-th case, if nearer */
     int64_t *stored;         /* per query; out: codes written, or -1 when there was no room */
     int64_t *within;         /* per query; room to count in */
-    int64_t *cases;          /* per query 257; in: 0; out: cases by distance, complete up to the reach */
+    int64_t *cases;          /* per query 257; in: 0; out: cases by distance, 0 beyond the reach */
     int64_t *found;          /* per query 257; in: 0; out: codes by distance, complete up to the reach */
     uint32_t *positions;     /* per query `capacity`; out: codes within reach, ascending */
     uint16_t *distances;     /* the same */
@@ -266,18 +278,41 @@ static void look(const scan *s, int64_t q, int64_t code) {
     while (s->within[q] - cases[s->reach[q]] >= s->k) s->within[q] -= cases[s->reach[q]--];
 }
 
+/* Lower a query's reach before the scan. The k-th nearest of any few codes is no nearer than that of all; where codes
+ * are sorted, those around the query's own place are near it, and few codes are looked at after that. */
+static void foresee(const scan *s, int64_t q) {
+    const uint64_t *query = s->queries + 4 * q;
+    int64_t low = 0, high = s->n, cases[BINS] = {0}, within = 0;
+    while (low < high) {
+        int64_t middle = low + (high - low) / 2;
+        uint64_t first = s->code_bytes == 4 ? ((const uint32_t *)s->codes)[middle] : ((const uint64_t *)s->codes)[middle];
+        if (first < query[0]) low = middle + 1;
+        else high = middle;
+    }
+    low = low > AROUND ? low - AROUND : 0;
+    high = low + 2 * AROUND < s->n ? low + 2 * AROUND : s->n;
+    for (int64_t code = low; code < high; code++) {
+        int distance = distance_of(s->codes, s->row, code, s->code_bytes, query);
+        if (distance <= s->reach[q]) cases[distance] += cases_at(s, code);
+    }
+    for (int reach = 0; reach < s->reach[q]; reach++)
+        if ((within += cases[reach]) >= s->k) s->reach[q] = reach;
+}
+
 void ynet_scan(const scan *s) {
     kernel near_of = KERNELS[s->kind][s->code_bytes == 4 ? 0 : s->code_bytes == 8 ? 1 : s->code_bytes == 16 ? 2 : 3];
     int64_t word = s->code_bytes == 4 ? 4 : 8, at = 0;
-    uint64_t near[BLOCK / 64];
+    int64_t most = s->query_count == 1 ? LONG_BLOCK : BLOCK;
+    uint64_t near[LONG_BLOCK / 64];
     memset(s->stored, 0, sizeof(int64_t) * (size_t)s->query_count);
     memset(s->within, 0, sizeof(int64_t) * (size_t)s->query_count);
+    for (int64_t q = 0; q < s->query_count && s->n > 64 * AROUND; q++) foresee(s, q);
     /* Whole blocks start where a line of the cache does. */
     while (at < s->n && ((uintptr_t)s->codes + (uintptr_t)(at * word)) % 64) at++;
     for (int64_t q = 0; q < s->query_count; q++)
         for (int64_t code = 0; code < at; code++) look(s, q, code);
-    /* The first block is small, for nothing is beyond its reach. */
-    for (int64_t size = 64; s->n - at >= 64; at += size, size = size < BLOCK ? 2 * size : BLOCK) {
+    /* The first block is small, for little may be beyond the reach yet. */
+    for (int64_t size = 64; s->n - at >= 64; at += size, size = size < most ? 2 * size : most) {
         if (size > s->n - at) size = (s->n - at) / 64 * 64;
         const char *block = (const char *)s->codes + at * word;
         for (int64_t q = 0; q < s->query_count; q++) {
@@ -290,5 +325,6 @@ void ynet_scan(const scan *s) {
     for (int64_t q = 0; q < s->query_count; q++) {
         for (int64_t code = at; code < s->n; code++) look(s, q, code);
         tidy(s, q);
+        memset(s->cases + q * BINS + s->reach[q] + 1, 0, sizeof(int64_t) * (size_t)(BINS - 1 - s->reach[q]));
     }
 }

@@ -4,6 +4,7 @@
 """
 
 import ctypes
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,30 +82,22 @@ def nearest(
     radius = np.minimum(radius, 8 * codes.itemsize * len(codes)).astype(np.int32)
     if kind == "numpy":
         each = [_by_numpy(codes, query, k, int(most), cases) for query, most in zip(queries.T, radius, strict=True)]
-    else:
-        each = _compiled(codes, queries, k, radius, cases, _COMPILED.index(kind), room=max(_ROOM, 4 * k))
-    reach = np.array([one.reach for one in each], np.int32)
-    of_cases = np.stack([one.cases for one in each])
-    of_cases[np.arange(DISTANCES) > reach[:, None]] = 0  # not all of those were met
+        return _joined(each)
+    return _compiled(codes, queries, k, radius, cases, _COMPILED.index(kind), min(codes.shape[1], max(_ROOM, 4 * k)))
+
+
+def _joined(each: Sequence[Near]) -> Near:
+    """Queries one after the other."""
     return Near(
-        np.cumsum([len(one.positions) for one in each]),
-        np.concatenate([one.positions for one in each]),
-        np.concatenate([one.distances for one in each]),
-        reach,
-        of_cases,
+        np.cumsum([len(near.positions) for near in each]),
+        np.concatenate([near.positions for near in each]),
+        np.concatenate([near.distances for near in each]),
+        np.concatenate([near.reach for near in each]),
+        np.concatenate([near.cases for near in each]),
     )
 
 
-class _One(NamedTuple):
-    """The codes within reach of one query, as in Near."""
-
-    positions: UInt32[np.ndarray, " near"]
-    distances: UInt16[np.ndarray, " near"]
-    reach: int
-    cases: Int64[np.ndarray, "257"]
-
-
-def _by_numpy(codes: Words, query: Shaped[np.ndarray, " words"], k: int, radius: int, cases: Cases) -> _One:
+def _by_numpy(codes: Words, query: Shaped[np.ndarray, " words"], k: int, radius: int, cases: Cases) -> Near:
     distances = np.bitwise_count(codes[0] ^ query[0]).astype(np.uint16 if len(codes) > 1 else np.uint8)
     for row, word in zip(codes[1:], query[1:], strict=True):
         distances += np.bitwise_count(row ^ word)
@@ -118,8 +111,10 @@ def _by_numpy(codes: Words, query: Shaped[np.ndarray, " words"], k: int, radius:
         expected *= 8  # codes whose cases do not count stood in between
     sizes = np.bincount(distances[near], counts, DISTANCES).astype(np.int64)
     reach = min(radius, int(np.searchsorted(np.cumsum(sizes), k)))
+    sizes[reach + 1 :] = 0  # not all of those were met
     near = near[(counts > 0) & (distances[near] <= reach)]
-    return _One(near.astype(np.uint32), distances[near].astype(np.uint16), reach, sizes)
+    found = near.astype(np.uint32), distances[near].astype(np.uint16)
+    return Near(np.array([len(near)]), *found, np.array([reach], np.int32), sizes[None])
 
 
 def _distance_of(distances: Shaped[np.ndarray, " n"], number: int) -> int:
@@ -179,8 +174,8 @@ KIND = KINDS[-1]
 
 def _compiled(
     codes: Words, queries: Words, k: int, radius: Int32[np.ndarray, " queries"], cases: Cases, kind: int, room: int
-) -> list[_One]:
-    """Of each query, when at most `room` codes are within its reach at once; if not, that query is asked again."""
+) -> Near:
+    """Of each query, when at most `room` codes are within its reach at once; if not, each is asked again with more."""
     assert _LIBRARY is not None  # noqa: S101
     (rows, n), count = codes.shape, queries.shape[1]
     words = np.zeros((count, _MOST_WORDS), np.uint64)
@@ -196,15 +191,19 @@ def _compiled(
             _address(words), count, k, room, _address(reach), *addresses,
         )
     )  # fmt: skip
-    each = []
-    for query, stored in enumerate(of_each[0].tolist()):
-        if stored < 0:
-            one, needed = slice(query, query + 1), int(of_codes[query, : reach[query] + 1].sum())
-            each += _compiled(codes, queries[:, one], k, reach[one], cases, kind, needed)
-        else:
-            near = _One(positions[query, :stored], distances[query, :stored], int(reach[query]), of_cases[query])
-            each.append(near)
-    return each
+    stored = of_each[0]
+    if (stored >= 0).all():
+        ends = stored.tolist()
+        return Near(
+            np.cumsum(stored),
+            np.concatenate([row[:end] for row, end in zip(positions, ends, strict=True)]),
+            np.concatenate([row[:end] for row, end in zip(distances, ends, strict=True)]),
+            reach,
+            of_cases,
+        )
+    needed = [max(room, int(sizes[: most + 1].sum())) for sizes, most in zip(of_codes, reach, strict=True)]
+    ones = [slice(query, query + 1) for query in range(count)]
+    return _joined([_compiled(codes, queries[:, one], k, reach[one], cases, kind, needed[one.start]) for one in ones])
 
 
 def _address(array: Shaped[np.ndarray, "..."]) -> int:
