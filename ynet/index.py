@@ -39,6 +39,7 @@ class Hit(NamedTuple):
     token: bytes  # opaque: names the case to its own site alone
     label: str | None
     ties: int  # cases of that gallery at this distance, this one among them
+    detail: int | None = None
 
 
 class MergedHit(NamedTuple):

@@ -43,6 +43,16 @@ class Postings:
         return _base(self._view.parts[0])
 
     @property
+    def live_ids(self) -> Ids:
+        """The cases that can be found."""
+        return np.concatenate([part.ids[_is_live(part)] for part in self.view().parts])
+
+    @property
+    def tail(self) -> int:
+        """How many cases were added since the last compaction, those removed again among them."""
+        return len(self.view().parts[1].ids)
+
+    @property
     def distinct(self) -> int:
         """The number of different codes that can be found. Takes a pass over all cases when some were changed."""
         base, tail = self.view().parts

@@ -36,15 +36,25 @@ def sort(codes: UInt8[np.ndarray, "n bytes"], ids: Ids, details: Details | None,
 
 def sort_words(words: scan.Words, ids: Ids, details: Details | None, groups: Ids) -> Base:
     """The same of codes that are rows of words."""
-    order = np.argsort(words[0]) if len(words) == 1 else np.lexsort(words[::-1])
-    words = np.ascontiguousarray(words[:, order])
+    order = in_order(words)
+    details = None if details is None else details[order]
+    return of_sorted(np.ascontiguousarray(words[:, order]), ids[order], details, groups[order])
+
+
+def in_order(words: scan.Words) -> Int64[np.ndarray, " n"]:
+    """What brings codes that are rows of words into the order of a base."""
+    order: Int64[np.ndarray, " n"] = np.argsort(words[0]) if len(words) == 1 else np.lexsort(words[::-1])
+    return order
+
+
+def of_sorted(words: scan.Words, ids: Ids, details: Details | None, groups: Ids) -> Base:
+    """Cases whose codes are in order as the base of a gallery."""
     is_first = np.ones(len(ids), bool)
     is_first[1:] = (words[:, 1:] != words[:, :-1]).any(axis=0)
-    starts = None
-    if not is_first.all():
-        words = np.ascontiguousarray(words[:, is_first])
-        starts = np.append(np.flatnonzero(is_first), len(ids)).astype(np.uint32)
-    return Base(words, starts, ids[order], None if details is None else details[order], groups[order])
+    if is_first.all():
+        return Base(words, None, ids, details, groups)
+    starts = np.append(np.flatnonzero(is_first), len(ids)).astype(np.uint32)
+    return Base(np.ascontiguousarray(words[:, is_first]), starts, ids, details, groups)
 
 
 def merge(base: Base, live: Bool[np.ndarray, " cases"], more: Base) -> Base:

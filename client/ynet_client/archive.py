@@ -20,8 +20,10 @@ from ynet.errors import RefusedError, UserError
 from ynet.federation import plan as plans
 from ynet.federation.plan import Plan
 from ynet.model import YNet, build, load_arrays
-from ynet_client.gallery import Gallery, GalleryCase
+from ynet_client.case_rows import GalleryCase
+from ynet_client.gallery import Gallery
 from ynet_client.local_site import LocalSite
+from ynet_client.stored_codes import CaseCode
 
 ENCODE_BATCH = 64
 Progress = Callable[[str, int, int], None]
@@ -128,15 +130,16 @@ class Archive:
         for start in range(0, len(missing), ENCODE_BATCH):
             part = missing[start : start + ENCODE_BATCH]
             codes = self._codes(model, manifest, [case for _, case in part])
-            self.gallery.add_codes(model.id, list(zip((case_id for case_id, _ in part), codes, strict=True)))
+            made = [CaseCode(case_id, *code) for (case_id, _), code in zip(part, codes, strict=True)]
+            self.gallery.add_codes(model.id, made)
             progress("indexing", start + len(part), len(missing))
         return {"cases": len(manifest.cases), "encoded": len(missing)}
 
-    def _codes(self, model: ActiveModel, manifest: Manifest, cases: Sequence[Case]) -> list[bytes]:
+    def _codes(self, model: ActiveModel, manifest: Manifest, cases: Sequence[Case]) -> list[tuple[bytes]]:
         source = CaseCache(manifest, cases, model.plan.image, model.plan.classes, 0)
         batch = source.batch(torch.arange(len(cases)))
         output = model.net.read(batch.image.to(self._site.device))
-        return [row.tobytes() for row in hashing.pack(output.code.float().cpu())]
+        return [(row.tobytes(),) for row in hashing.pack(output.code.float().cpu())]
 
 
 def _gallery_case(manifest: Manifest, case: Case) -> GalleryCase:

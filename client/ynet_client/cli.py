@@ -157,10 +157,46 @@ def _counted(value: object) -> str:
 
 
 @app.command()
-def index(site: Site = None, home: Home = None, as_json: Json = False) -> None:
+def index(
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check the gallery's file instead; encode again what is damaged.")
+    ] = False,
+    site: Site = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
     """Bring the gallery up to date with the manifest: encode what is new, drop what is gone."""
-    counts = _call(_home(home, site), "POST", "/index", INDEX_WITHIN_S)
-    terminal.show(counts, as_json=as_json, human=lambda: f"{counts['cases']} cases, {counts['encoded']} newly encoded")
+    counts = _call(_home(home, site), "POST", "/verify" if verify else "/index", INDEX_WITHIN_S)
+    terminal.show(counts, as_json=as_json, human=lambda: _verified(counts) if verify else _indexed(counts))
+
+
+def _indexed(counts: dict[str, Any]) -> str:
+    return f"{counts['cases']} cases, {counts['encoded']} newly encoded"
+
+
+def _verified(found: dict[str, Any]) -> str:
+    held = f"{found['cases']} cases, {found['codes']} codes in {found['segments']} segments"
+    if not found["damaged"]:
+        return f"{held}: as they were written"
+    return f"damaged: {', '.join(found['damaged'])}; {found['encoded']} cases encoded again"
+
+
+@app.command()
+def forget(
+    patient: Annotated[str, typer.Option("--patient", help="The patient's id, as the manifest has it.")],
+    site: Site = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Take a patient out of gallery and training, for good: a manifest that has the patient still does not help."""
+    receipt = _call(_home(home, site), "POST", "/forget", INDEX_WITHIN_S, json={"patient": patient})
+    lines = [
+        f"forgotten at {receipt['at']}: {receipt['removed']} cases with their codes; {receipt['cases']} are left",
+        f"the patient is kept out by the pseudonym {receipt['pseudonym']}",
+        "what this does not change: the image files, backups of this folder, models that were trained before",
+        *(f"  {image}" for image in receipt["images"]),
+    ]
+    terminal.show(receipt, as_json=as_json, human=lambda: "\n".join(lines))
 
 
 @app.command("plans")

@@ -34,6 +34,12 @@ def routes(site: str, duties: Duties, session: Session, spool: Path) -> list[Rou
     async def index(_: Request) -> Response:
         return JSONResponse(await duties.index())
 
+    async def verify(_: Request) -> Response:
+        return JSONResponse(await duties.verify())
+
+    async def forget(request: Request) -> Response:
+        return JSONResponse(await duties.forget(str((await request.json())["patient"])))
+
     async def query(request: Request) -> Response:
         asked = request.query_params
         k, split, picture = int(asked["k"]), asked.get("split", ""), asked.get("picture") == "1"
@@ -54,6 +60,8 @@ def routes(site: str, duties: Duties, session: Session, spool: Path) -> list[Rou
     return [
         Route("/status", status),
         Route("/index", index, methods=["POST"]),
+        Route("/verify", verify, methods=["POST"]),
+        Route("/forget", forget, methods=["POST"]),
         Route("/query", query, methods=["POST"]),
     ]
 

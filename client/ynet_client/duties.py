@@ -1,13 +1,14 @@
 """What a joined site does: trains and evaluates for a run, adopts a new model, answers and asks queries."""
 
 import asyncio
+import datetime as dt
 import importlib
 import logging
 import re
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from flwr.app import RecordDict
 
@@ -20,6 +21,7 @@ from ynet.federation.records import AWAITED, CONFIG, EVALUATE, MASK, METRICS, TR
 from ynet_client import app_call, lookup
 from ynet_client.consent import Consent
 from ynet_client.display import Display
+from ynet_client.gallery import Verified
 from ynet_client.session import Fetch
 from ynet_client.settings import ClientSettings
 
@@ -33,6 +35,22 @@ T = TypeVar("T")
 MODEL_ID = re.compile(r"[0-9a-f]{64}")
 VERBS = {TRAIN: "trained", EVALUATE: "evaluated", MASK: "masked the update"}
 SHOWN = ("loss", "seconds", "macro_map10", "dice", "balanced_accuracy")
+
+
+class Mended(Verified):
+    """What `ynet-client index --verify` found, and how many cases it encoded again."""
+
+    encoded: int
+
+
+class Receipt(TypedDict):
+    """What `ynet-client forget` did. The image files, and models trained before, are not its to change."""
+
+    pseudonym: str  # by which the patient is known and kept out
+    at: str
+    removed: int  # cases
+    images: list[str]  # of those cases, as the manifest has them
+    cases: int  # left
 
 
 class CancelledTaskError(UserError):
@@ -51,6 +69,7 @@ class Duties:
         self._worker = ThreadPoolExecutor(1, "work")
         self._searcher = ThreadPoolExecutor(1, "search")
         self._equipment: Future[Equipment] = self._worker.submit(_prepare, home, settings, consent)
+        self._worker.submit(self._mend)
         self._adopting: str | None = None
         self.doing = "waiting"
 
@@ -99,6 +118,26 @@ class Duties:
         """Bring the gallery up to date with the manifest."""
         return await self._work(lambda tools: tools.archive.update(self._display.progress))
 
+    async def verify(self) -> Mended:
+        """Hold the gallery's file against its checksums, and encode again what was damaged."""
+        found = await self.search(lambda archive: archive.gallery.verify())
+        counts = await self.index() if found["damaged"] else {"encoded": 0}
+        return {**found, "encoded": counts["encoded"]}
+
+    async def forget(self, patient: str) -> Receipt:
+        """Take a patient out of the gallery at once, and out of training as soon as a round under way has ended."""
+        now = dt.datetime.now(dt.UTC)
+        gone = await self.search(lambda archive: archive.gallery.forget(patient, now))
+        await self._work(lambda tools: tools.site.drop_cases())
+        left = await self.search(lambda archive: archive.gallery.stats())
+        return {
+            "pseudonym": gone.pseudonym,
+            "at": now.isoformat(timespec="seconds"),
+            "removed": len(gone.images),
+            "images": gone.images,
+            "cases": left["cases"],
+        }
+
     async def search(self, work: "Callable[[Archive], T]") -> T:
         """Do something short with the archive, beside whatever is being trained."""
         searching = self._searcher.submit(lambda: work(self._equipment.result().archive))
@@ -106,6 +145,13 @@ class Duties:
 
     async def _work(self, work: "Callable[[Equipment], T]") -> T:
         return await asyncio.wrap_future(self._worker.submit(lambda: work(self._equipment.result())))
+
+    def _mend(self) -> None:
+        """Encode again what was damaged when the gallery was opened."""
+        archive = self._equipment.result().archive
+        if archive.model_id and (damaged := archive.gallery.stats()["damaged"]):
+            self._display.say(f"the gallery is damaged, and is encoded again: {', '.join(damaged)}")
+            archive.update(self._display.progress)
 
     def _adopt(self, tools: "Equipment", model_id: str, path: Path) -> None:
         counts = tools.archive.adopt(model_id, path, self._display.progress)

@@ -32,6 +32,7 @@ def prepare(home: Path, settings: ClientSettings, consent: Consent) -> Equipment
     if settings.threads:
         torch.set_num_threads(settings.threads)
     budget = Recorded(home, settings.privacy)
+    gallery = Gallery.open(home / "gallery.sqlite", _secret(home))
     site = LocalSite(
         settings.manifest,
         settings.device,
@@ -39,8 +40,8 @@ def prepare(home: Path, settings: ClientSettings, consent: Consent) -> Equipment
         budget=budget,
         party=lambda: party_at(home),
         admits=consent.admits,
+        forgotten=gallery.forgotten,
     )
-    gallery = Gallery.open(home / "gallery.sqlite", _secret(home))
     return Equipment(site, client_app.build(lambda _: site), Archive(home / "models", site, gallery), budget)
 
 

@@ -1,60 +1,48 @@
 """A site's gallery: its cases and their codes, kept in one SQLite file and searched from memory.
 
-The file is the only truth; what is in memory can always be built again, and is when something changed.
+The file is the only truth. A change is first on disk, then in memory; what is in memory can always be built again.
 """
 
+import datetime as dt
 import hashlib
 import hmac
 import json
+import logging
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict
 
 import numpy as np
-import numpy.typing as npt
+from jaxtyping import Bool, UInt32
 
-from ynet.data.manifest import Split
+from ynet import scan, sorted_codes
 from ynet.errors import RefusedError, UserError
-from ynet.index import CODE_BYTES, TOKEN_BYTES, Hit, Index
-from ynet_client import gallery_file
+from ynet.index import CODE_BYTES, Hit
+from ynet.postings import Postings
+from ynet.ranked import Found
+from ynet_client import case_facts, case_rows, gallery_file, stored_codes
+from ynet_client.case_facts import Facts, at
+from ynet_client.case_rows import GalleryCase, SyncCounts
+from ynet_client.case_tokens import Tokens
+from ynet_client.filters import Filters
+from ynet_client.stored_codes import CaseCode, Codes, Damage, Model
 
-Codes = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class GalleryCase:
-    """One case as the manifest has it."""
-
-    image: str  # relative to the manifest's folder; names the case
-    sha256: str  # of the image file, hexadecimal
-    label: str
-    patient: str  # kept only as a pseudonym
-    split: Split
-    attributes: Mapping[str, str] = field(default_factory=dict)
+log = logging.getLogger("ynet.gallery")
+MOST_TAIL = 1 << 16  # codes outside of segments, or an eighth of all if that is more
+ALL = Filters()
 
 
 class CaseRow(NamedTuple):
     """One case as the gallery has it."""
 
+    id: int
     image: str
-    sha256: str
     label: str
-    patient: str  # pseudonym
     split: str
     attributes: dict[str, str]
-
-
-class SyncCounts(NamedTuple):
-    """What `sync_cases` found. A case whose image file changed counts as changed, and loses its codes."""
-
-    added: int
-    changed: int
-    removed: int
-    unchanged: int
 
 
 class MissingCase(NamedTuple):
@@ -64,11 +52,18 @@ class MissingCase(NamedTuple):
     image: str
 
 
-class Coded(NamedTuple):
-    """Codes and their cases' labels, for evaluation."""
+class GroupSize(NamedTuple):
+    """How many a filter leaves."""
 
-    codes: Codes  # (n, bytes)
-    labels: list[str]
+    cases: int
+    patients: int
+
+
+class Forgotten(NamedTuple):
+    """What was known of a patient and is no longer."""
+
+    pseudonym: str
+    images: list[str]
 
 
 class Stats(TypedDict):
@@ -80,254 +75,353 @@ class Stats(TypedDict):
     distinct_codes: int
     cases_per_label: dict[str, int]
     cases_per_split: dict[str, int]
+    damaged: list[str]  # parts of the file that were not as they were written, and wait to be encoded again
 
 
-@dataclass(frozen=True)
-class _InMemory:
-    """The gallery under the model in use, as it is searched."""
+class Verified(TypedDict):
+    """What `ynet-client index --verify` found."""
 
-    index: Index
-    case_ids: npt.NDArray[np.int64]  # ascending
-    is_in_split: dict[str, npt.NDArray[np.bool_]]
+    cases: int
+    codes: int
+    segments: int
+    damaged: list[str]
+
+
+class _Searched(NamedTuple):
+    """The model in use and its codes."""
+
+    model: Model
+    tokens: Tokens
+    postings: Postings
 
 
 class Gallery:
-    """The cases and codes in one file. Any thread may call."""
+    """The cases and codes in one file. Any thread may call; a search of codes waits for no writer."""
 
     def __init__(self, database: sqlite3.Connection, secret: bytes) -> None:
         self._database, self._secret = database, secret
         self._lock = threading.RLock()
-        self._in_memory: _InMemory | None = None
+        (self._salt,) = database.execute("SELECT salt FROM site").fetchone()
+        self._facts, mended = case_facts.read(database)
+        self._descriptions = case_rows.descriptions(database)
+        self._damaged: list[str] = [f"facts {chunk} (made anew)" for chunk in mended]
+        self._searched: _Searched | None = None
+        self._load()
 
     @classmethod
     def open(cls, path: Path, secret: bytes) -> "Gallery":
         """The gallery at `path`, made when there is none. `secret` makes tokens and pseudonyms this site's own.
 
-        Raises UserError when the file is in use, is no gallery, is of another version, or has another secret.
+        Raises UserError when the file is in use, is no gallery, is broken, of another version, or has another secret.
         """
-        database = gallery_file.open_file(path, _mac(secret, "check", ""))
-        return cls(database, secret)
+        check = hmac.new(secret, b"check\0", hashlib.sha256).digest()[:16]
+        database = gallery_file.open_file(path, check)
+        try:
+            return cls(database, secret)
+        except sqlite3.DatabaseError as error:
+            database.close()
+            raise UserError(f"the gallery {path} cannot be opened", str(error), gallery_file.REBUILD) from None
 
     def close(self) -> None:
         """Give the file back."""
         with self._lock:
             self._database.close()
 
+    # --- cases
+
     def sync_cases(self, cases: Iterable[GalleryCase]) -> SyncCounts:
-        """Make the gallery hold exactly `cases`. Raises UserError when two of them contradict each other."""
-        wanted = self._rows_by_image(cases)
-        with self._writing() as database:
-            had = {row[0]: tuple(row) for row in database.execute(f"SELECT {_COLUMNS} FROM cases")}  # noqa: S608
-            removed = had.keys() - wanted.keys()
-            added = wanted.keys() - had.keys()
-            changed = {image for image in had.keys() & wanted.keys() if had[image] != wanted[image]}
-            # Another file is another case: its old codes and tokens must not stand for it.
-            replaced = {image for image in changed if had[image][1] != wanted[image][1]}
-            database.executemany("DELETE FROM cases WHERE image = ?", [(image,) for image in removed | replaced])
-            new = [row for image, row in wanted.items() if image in added or image in replaced]
-            database.executemany(f"INSERT INTO cases ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)", new)  # noqa: S608
-            database.executemany(
-                "UPDATE cases SET label = ?, patient = ?, split = ?, attributes = ? WHERE image = ?",
-                [(*wanted[image][2:], image) for image in changed - replaced],
-            )
-            if added or changed or removed:
-                self._in_memory = None
-        return SyncCounts(len(added), len(changed), len(removed), len(wanted) - len(added) - len(changed))
+        """Make the gallery hold exactly `cases`, but for patients that were forgotten.
+
+        Raises UserError when two of them contradict each other.
+        """
+        with self._lock:
+            with self._writing() as database:
+                synced = case_rows.sync(database, cases, self._secret)
+                facts = self._facts.with_rows(synced.rows)
+                case_facts.write(database, facts, synced.rows)
+                descriptions = case_rows.descriptions(database)
+            self._descriptions, self._facts = descriptions, facts
+            if synced.is_regrouped:
+                self._load()
+            elif self._searched:
+                self._searched.postings.remove(np.array(synced.gone, np.uint32))
+        return synced.counts
+
+    def forget(self, patient: str, now: dt.datetime) -> Forgotten:
+        """Take out a patient's cases and codes, from memory and from every page of the file, for good.
+
+        The patient is left out of every manifest from then on; a pseudonym that only this site can make remains to
+        know it by. Forgetting again finishes what a crash broke off. Raises UserError when the disk fails.
+        """
+        name = case_rows.pseudonym(self._secret, patient)
+        with self._lock:
+            with self._writing() as database:
+                gone = case_rows.of_patient(database, name)
+                images = [self._row(case_id).image for case_id in gone]
+                case_rows.forget(database, name, gone, now)
+                facts = self._facts.with_rows(dict.fromkeys(gone, (0, 0)))
+                case_facts.write(database, facts, gone)
+            self._facts = facts
+            self.compact()
+            gallery_file.empty_log(self._database)
+        return Forgotten(name.hex(), images)
+
+    def forgotten(self, patients: Iterable[str]) -> set[str]:
+        """Which of some patients were forgotten."""
+        with self._lock:
+            names = case_rows.forgotten(self._database)
+        return {patient for patient in set(patients) if case_rows.pseudonym(self._secret, patient) in names}
+
+    def case_of(self, token: bytes) -> CaseRow:
+        """The case that one of this site's own tokens names. Raises UserError when there is none (any more)."""
+        with self._lock:
+            for model in stored_codes.models(self._database):
+                case_id = self._tokens(model).case_id(token)
+                if case_id is not None and self._is_case(case_id):
+                    return self._row(case_id)
+        why = "no case here has this token: it is another site's, or of an older model, or its case is gone"
+        raise UserError("the case was not found", why, "ask the query again")
+
+    # --- codes
 
     def missing(self, model_id: str) -> list[MissingCase]:
         """The cases that have no code under a model."""
-        rows = self._read(
-            "SELECT id, image FROM cases WHERE id NOT IN"
-            " (SELECT case_id FROM codes JOIN models ON number = model WHERE models.id = ?) ORDER BY id",
-            model_id,
-        )
-        return [MissingCase(*row) for row in rows]
+        with self._lock:
+            live = np.flatnonzero(self._facts.patients)
+            wanted = set(live[~np.isin(live, self._coded(model_id))].tolist())
+            rows = self._database.execute("SELECT id, image FROM cases ORDER BY id") if wanted else ()
+            return [MissingCase(*row) for row in rows if row[0] in wanted]
 
-    def add_codes(self, model_id: str, codes: Sequence[tuple[int, bytes]]) -> int:
+    def add_codes(self, model_id: str, codes: Sequence[CaseCode]) -> int:
         """Keep the codes of some cases under a model; on disk when this returns. Returns how many were kept.
 
         A case that went while it was encoded is passed over. Raises ValueError when a code is not as wide as the rest.
         """
-        with self._writing() as database:
-            number = _model_number(database, model_id, {len(code) for _, code in codes})
-            rows = [
-                (number, case_id, code, self._token(model_id, *case))
-                for case_id, code in codes
-                for case in database.execute("SELECT image, sha256 FROM cases WHERE id = ?", (case_id,))
-            ]
-            database.executemany("INSERT OR REPLACE INTO codes (model, case_id, code, token) VALUES (?, ?, ?, ?)", rows)
+        with self._lock:
+            with self._writing() as database:
+                kept = [one for one in codes if self._is_case(one.case_id)]
+                model = stored_codes.known(database, model_id, codes)
+                stored_codes.add(database, model, kept)
             if model_id == self.active_model:
-                self._in_memory = None
-        return len(rows)
+                self._take_in(model, stored_codes.stack(kept, model))
+        return len(kept)
 
     def activate(self, model_id: str) -> None:
         """Answer with this model from now on. Raises RefusedError while a case has no code under it.
 
-        The codes of the model before stay, so that a token given out lately still names its case; older ones go.
+        Tokens of the model before still name their cases; its codes go.
         """
-        with self._writing() as database:
+        with self._lock:
             if missing := self.missing(model_id):
-                raise RefusedError(
-                    f"the gallery cannot switch to model {model_id[:16]}",
-                    f"{len(missing)} cases have no code under it",
-                    "run ynet-client index",
-                )
-            number = _model_number(database, model_id, set())
-            if model_id != self.active_model:
-                self._in_memory = None
-                database.execute(
-                    "UPDATE models SET activation = 1 + (SELECT max(activation) FROM models) WHERE number = ?",
-                    (number,),
-                )
-            database.execute(
-                "DELETE FROM models WHERE number NOT IN (SELECT number FROM models ORDER BY activation DESC LIMIT 2)"
-            )
+                what, why = f"the gallery cannot switch to model {model_id[:16]}", f"{len(missing)} cases have no code"
+                raise RefusedError(what, f"{why} under it", "run ynet-client index")
+            if model_id == self.active_model:
+                return
+            with self._writing() as database:
+                model = stored_codes.known(database, model_id)
+                stored_codes.compact(database, model, self._facts.patients > 0)
+                stored_codes.use(database, model)
+            self._load()
+
+    def compact(self) -> None:
+        """Write the codes of the model in use anew, in order and without those of cases that went."""
+        with self._lock:
+            if self._searched is None:
+                return
+            with self._writing() as database:
+                self._found_damaged(stored_codes.compact(database, self._searched.model, self._facts.patients > 0))
+            self._load()
 
     @property
     def active_model(self) -> str | None:
         """The id of the model that queries are answered with."""
-        rows = self._read("SELECT id FROM models WHERE activation > 0 ORDER BY activation DESC LIMIT 1")
-        return str(rows[0][0]) if rows else None
+        searched = self._searched
+        return searched.model.id if searched else None
+
+    # --- queries
 
     def search(
-        self, model_id: str, code: bytes, k: int, *, split: str | None = None, exclude_sha256: str | None = None
-    ) -> list[Hit]:
-        """The k nearest cases by the law of `ynet.index`, of one split if given, without an image's own copies.
+        self,
+        model_id: str,
+        codes: Sequence[bytes],
+        k: int,
+        *,
+        details: Sequence[bytes] = (),
+        filters: Filters = ALL,
+        radius: int | None = None,
+        is_one_per_patient: bool = False,
+        exclude_sha256: str | None = None,
+    ) -> list[list[Hit]]:
+        """For each code the k nearest cases by the law of `ynet.index`, of those that the filters leave.
 
-        Raises RefusedError when the model is not the one in use, UserError when the code does not fit.
+        `details`: the detail codes of the queries, one for each or none; `radius`: none farther, in bits;
+        `is_one_per_patient`: of each patient the best; `exclude_sha256`: without an image's own copies. Raises
+        RefusedError when the model is not the one in use, UserError when the codes do not fit.
         """
-        with self._lock:
-            self._refuse_other_model(model_id)
-            loaded = self._loaded(len(code))
-            excluded = self._cases_with(exclude_sha256) if exclude_sha256 else []
-        allowed = None
-        if split is not None:
-            allowed = loaded.is_in_split.get(split, np.zeros(len(loaded.index), bool))
-        if excluded:
-            allowed = (True if allowed is None else allowed) & ~np.isin(loaded.case_ids, excluded)
-        return loaded.index.search(code, k, allowed)
-
-    def case_of(self, token: bytes) -> CaseRow:
-        """The case that one of this site's own tokens names. Raises UserError when there is none (any more)."""
-        rows = self._read(
-            f"SELECT {_COLUMNS} FROM cases WHERE id = (SELECT case_id FROM codes WHERE token = ?)",  # noqa: S608
-            token,
+        searched, facts = self._answering(model_id), self._facts
+        width = searched.model.code_bytes
+        if not width:
+            return [[] for _ in codes]
+        if odd := next((code for code in codes if len(code) != width), None):
+            why = f"the code has {8 * len(odd)} bits, the gallery's have {8 * width}"
+            raise UserError("the gallery cannot be searched", why, "ask with the model that the gallery has")
+        fit = [int.from_bytes(one, "little") if len(one) == searched.model.detail_bytes else None for one in details]
+        excluded = self._with_digest(exclude_sha256) if exclude_sha256 else ()
+        view, is_kept = searched.postings.view(), self._kept(filters, facts, excluded)
+        found = view.search_many(
+            codes,
+            k,
+            fit or None,
+            allowed=None if is_kept is None else at(is_kept, view.ids),
+            radius=radius,
+            is_one_per_group=is_one_per_patient,
         )
-        if not rows:
-            why = "no case here has this token: it is another site's, or of an older model, or its case is gone"
-            raise UserError("the case was not found", why, "ask the query again")
-        image, sha256, label, patient, split, attributes = rows[0]
-        return CaseRow(image, sha256.hex(), label, patient, split, json.loads(attributes))
+        return [[hit for one in each if (hit := self._hit(one, facts))] for each in found]
 
-    def codes(self, model_id: str, split: str | None = None) -> Coded:
-        """All codes under any model, in the order of their cases."""
-        rows = self._read(
-            "SELECT code, label FROM codes JOIN models ON number = model JOIN cases ON cases.id = case_id"
-            " WHERE models.id = ?1 AND (?2 IS NULL OR split = ?2) ORDER BY case_id",
-            model_id,
-            split,
-        )
-        return Coded(_stack([code for code, _ in rows]), [label for _, label in rows])
+    def count(self, model_id: str, filters: Filters) -> GroupSize:
+        """How many cases that can be found, and how many patients, the filters leave."""
+        searched, facts = self._answering(model_id), self._facts
+        ids, is_kept = searched.postings.live_ids, self._kept(filters, facts, ())
+        kept = ids if is_kept is None else ids[at(is_kept, ids)]
+        return GroupSize(len(kept), len(np.unique(facts.patients[kept])))
 
     def stats(self) -> Stats:
         """What the gallery holds."""
         with self._lock:
-            (cases, patients), *_ = self._read("SELECT count(*), count(DISTINCT patient) FROM cases")
-            index = self._loaded(CODE_BYTES[0]).index
-            labels = self._read("SELECT label, count(*) FROM cases GROUP BY label ORDER BY label")
-            splits = self._read("SELECT split, count(*) FROM cases GROUP BY split ORDER BY split")
+            facts, searched, descriptions = self._facts, self._searched, self._descriptions
+        per_label, per_split = dict[str, int](), dict[str, int]()
+        numbers, counts = np.unique(facts.descriptions[facts.patients > 0], return_counts=True)
+        for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
+            for per, key in ((per_label, descriptions[number].label), (per_split, descriptions[number].split)):
+                per[key] = per.get(key, 0) + count
         return Stats(
-            cases=cases,
-            patients=patients,
-            indexed=len(index),
-            distinct_codes=index.distinct,
-            cases_per_label=dict(labels),
-            cases_per_split=dict(splits),
+            cases=int(counts.sum()),
+            patients=len(np.unique(facts.patients[facts.patients > 0])),
+            indexed=len(searched.postings) if searched else 0,
+            distinct_codes=searched.postings.distinct if searched else 0,
+            cases_per_label=dict(sorted(per_label.items())),
+            cases_per_split=dict(sorted(per_split.items())),
+            damaged=list(self._damaged),
         )
 
-    def _rows_by_image(self, cases: Iterable[GalleryCase]) -> dict[str, tuple[Any, ...]]:
-        pseudonyms: dict[str, str] = {}
-        rows: dict[str, tuple[Any, ...]] = {}
-        for case in cases:
-            if case.patient not in pseudonyms:
-                pseudonyms[case.patient] = _mac(self._secret, "patient", case.patient).hex()
-            attributes = json.dumps(dict(case.attributes), sort_keys=True)
-            pseudonym, digest = pseudonyms[case.patient], bytes.fromhex(case.sha256)
-            row = (case.image, digest, case.label, pseudonym, case.split, attributes)
-            if rows.setdefault(case.image, row) != row:
-                what = "the gallery cannot take in the manifest"
-                raise UserError(what, f"{case.image!r} stands in it twice, differently", "take one of the rows out")
-        return rows
+    def verify(self) -> Verified:
+        """Read everything again and hold it against its checksums and rows; what is damaged is named, and dropped.
 
-    def _refuse_other_model(self, model_id: str) -> None:
-        active = self.active_model
-        what = "the gallery cannot be searched"
-        if active is None:
-            raise RefusedError(what, "it has no model", "wait for the end of the first run (ynet-client status)")
-        if active != model_id:
-            why = f"the query is of model {model_id[:16]}, the gallery of {active[:16]}"
-            raise RefusedError(what, why, "ask again when both sites have the same model")
-
-    def _loaded(self, code_bytes: int) -> _InMemory:
-        """The gallery in memory, built again if something changed; an empty one is as wide as the query."""
-        if self._in_memory is None:
-            rows = self._read(
-                "SELECT case_id, code, token, label, split FROM codes JOIN cases ON id = case_id"
-                " WHERE model = (SELECT number FROM models WHERE id = ?) ORDER BY case_id",
-                self.active_model,
-            )
-            if not rows:
-                return _build([], code_bytes if code_bytes in CODE_BYTES else CODE_BYTES[0])
-            self._in_memory = _build(rows, len(rows[0][1]))
-        return self._in_memory
-
-    def _cases_with(self, sha256: str) -> list[int]:
-        return [case_id for (case_id,) in self._read("SELECT id FROM cases WHERE sha256 = ?", bytes.fromhex(sha256))]
-
-    def _token(self, model_id: str, image: str, sha256: bytes) -> bytes:
-        """Of the image, not of its row: in a gallery built anew an old token must not name another case."""
-        return _mac(self._secret, "case", f"{model_id}:{sha256.hex()}:{image}")
-
-    def _read(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        The cases of a damaged segment count as not encoded from then on. Raises UserError when the file is broken.
+        """
         with self._lock:
-            return self._database.execute(query, values).fetchall()
+            gallery_file.check_integrity(self._database)
+            faulty = case_facts.faults(self._database)
+            with self._writing() as database:
+                case_facts.mend(database, faulty)
+            self._facts, _ = case_facts.read(self._database)
+            self._damaged += [f"facts {chunk} (made anew)" for chunk in faulty]
+            self._load()
+            (segments,) = self._database.execute("SELECT count(*) FROM segments").fetchone()
+            stats = self.stats()
+            return Verified(cases=stats["cases"], codes=stats["indexed"], segments=segments, damaged=stats["damaged"])
+
+    # --- within
+
+    def _load(self) -> None:
+        """Read the codes of the model in use; damaged segments are named, and dropped."""
+        model = stored_codes.in_use(self._database)
+        if model is None:
+            return
+        codes, damaged = stored_codes.segments(self._database, model)
+        if damaged:
+            with self._writing() as database:
+                stored_codes.drop(database, damaged)
+            self._found_damaged(damaged)
+        if not model.code_bytes:  # the gallery has no case yet
+            codes = codes._replace(codes=np.zeros((0, CODE_BYTES[0]), np.uint8))
+        tokens = self._tokens(model)
+        groups, details = self._facts.patients[codes.ids], self._details(model, codes)
+        base = sorted_codes.of_sorted(scan.words(codes.codes), codes.ids, details, groups)
+        made = Postings(base, 8 * codes.codes.shape[1], tokens.of)
+        made.remove(np.array([case_id for (case_id,) in self._database.execute("SELECT case_id FROM dead")], np.uint32))
+        self._add(made, model, stored_codes.tail(self._database, model))
+        self._searched = _Searched(model, tokens, made)
+
+    def _take_in(self, model: Model, codes: Codes) -> None:
+        """Codes of the model in use that are on disk, into memory."""
+        searched = self._searched
+        if searched is None or not searched.model.code_bytes:
+            self._load()
+            return
+        self._add(searched.postings, model, codes)
+        if self._damaged and not self.missing(model.id):
+            self._damaged = []
+        if searched.postings.tail > max(MOST_TAIL, len(searched.postings) // 8):
+            self.compact()
+
+    def _add(self, to: Postings, model: Model, codes: Codes) -> None:
+        if len(codes.ids):
+            to.add(codes.codes, codes.ids, self._details(model, codes), self._facts.patients[codes.ids])
+
+    def _details(self, model: Model, codes: Codes) -> UInt32[np.ndarray, " cases"] | None:
+        return codes.details.view(f"<u{model.detail_bytes}")[:, 0] if model.detail_bytes else None
+
+    def _found_damaged(self, damaged: Sequence[Damage]) -> None:
+        self._damaged += [str(one) for one in damaged]
+        for one in damaged:
+            log.warning("gallery: %s is not as it was written; its cases wait to be encoded again", one)
+
+    def _coded(self, model_id: str) -> UInt32[np.ndarray, " cases"]:
+        """The cases that have a code under a model."""
+        searched = self._searched
+        if searched and searched.model.id == model_id:
+            return searched.postings.live_ids
+        model = next((model for model in stored_codes.models(self._database) if model.id == model_id), None)
+        return stored_codes.tail(self._database, model).ids if model else np.zeros(0, np.uint32)
+
+    def _answering(self, model_id: str) -> _Searched:
+        """What answers. Raises RefusedError for another model."""
+        searched, what = self._searched, "the gallery cannot be searched"
+        if searched is None:
+            raise RefusedError(what, "it has no model", "wait for the end of the first run (ynet-client status)")
+        if searched.model.id != model_id:
+            why = f"the query is of model {model_id[:16]}, the gallery of {searched.model.id[:16]}"
+            raise RefusedError(what, why, "ask again when both sites have the same model")
+        return searched
+
+    def _kept(self, filters: Filters, facts: Facts, excluded: Sequence[int]) -> Bool[np.ndarray, " numbers"] | None:
+        """Which cases, by number, may be found; None for all."""
+        if filters == ALL and not excluded:
+            return None
+        descriptions = self._descriptions
+        fits = np.zeros(max(descriptions, default=0) + 1, bool)
+        for number, shared in descriptions.items():
+            fits[number] = filters.admits(shared.label, shared.split, json.loads(shared.attributes))
+        is_kept: Bool[np.ndarray, " numbers"] = fits[facts.descriptions]
+        is_kept[list(excluded)] = False
+        return is_kept
+
+    def _hit(self, found: Found, facts: Facts) -> Hit | None:
+        """What is told of a case; None of one that went while it was searched for."""
+        numbers = (int(at(version.descriptions, np.array([found.case_id]))[0]) for version in (facts, self._facts))
+        number = next(filter(None, numbers), 0)
+        if number == 0:
+            return None
+        label = self._descriptions[number].label
+        return Hit(distance=found.distance, detail=found.detail, token=found.token, label=label, ties=found.ties)
+
+    def _tokens(self, model: Model) -> Tokens:
+        return Tokens(self._secret, self._salt, model.id)
+
+    def _with_digest(self, sha256: str) -> list[int]:
+        with self._lock:
+            return case_rows.with_digest(self._database, sha256)
+
+    def _is_case(self, case_id: int) -> bool:
+        return case_id < len(self._facts.patients) and bool(self._facts.patients[case_id])
+
+    def _row(self, case_id: int) -> CaseRow:
+        row = self._database.execute("SELECT image, description FROM cases WHERE id = ?", (case_id,)).fetchone()
+        shared = self._descriptions[row[1]]
+        return CaseRow(case_id, row[0], shared.label, shared.split, json.loads(shared.attributes))
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         with self._lock, gallery_file.transaction(self._database):
             yield self._database
-
-
-_COLUMNS = "image, sha256, label, patient, split, attributes"
-
-
-def _model_number(database: sqlite3.Connection, model_id: str, widths: set[int]) -> int:
-    """The number of a model, given one when it is new. Raises ValueError when codes do not fit the model's."""
-    database.execute("INSERT OR IGNORE INTO models (id) VALUES (?)", (model_id,))
-    number, known = database.execute("SELECT number, code_bytes FROM models WHERE id = ?", (model_id,)).fetchone()
-    if not widths <= ({known} if known else set(CODE_BYTES)) or len(widths) > 1:
-        raise ValueError(f"codes of {sorted(widths)} bytes for a model whose codes have {known or CODE_BYTES}")
-    for width in widths:
-        database.execute("UPDATE models SET code_bytes = ? WHERE number = ?", (width, number))
-    return int(number)
-
-
-def _build(rows: Sequence[tuple[Any, ...]], code_bytes: int) -> _InMemory:
-    ids, codes, tokens, labels, splits = zip(*rows, strict=True) if rows else ((), (), (), (), ())
-    index = Index(
-        np.frombuffer(b"".join(codes), np.uint8).reshape(len(rows), code_bytes),
-        np.frombuffer(b"".join(tokens), np.uint8).reshape(len(rows), TOKEN_BYTES),
-        labels,
-    )
-    split_of = np.array(splits)
-    return _InMemory(index, np.array(ids, np.int64), {split: split_of == split for split in set(splits)})
-
-
-def _stack(codes: Sequence[bytes]) -> Codes:
-    width = len(codes[0]) if codes else 0
-    return np.frombuffer(b"".join(codes), np.uint8).reshape(len(codes), width)
-
-
-def _mac(secret: bytes, purpose: str, name: str) -> bytes:
-    """What a name is turned into so that only this site can turn it so: 16 bytes of HMAC-SHA256."""
-    return hmac.new(secret, f"{purpose}\0{name}".encode(), hashlib.sha256).digest()[:TOKEN_BYTES]

@@ -4,6 +4,7 @@ One process has the file at a time (locking mode EXCLUSIVE), with one connection
 (write-ahead log, synchronous FULL).
 """
 
+import secrets
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,34 +12,52 @@ from pathlib import Path
 
 from ynet.errors import UserError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = """
-CREATE TABLE site (secret_check BLOB NOT NULL) STRICT;
+CREATE TABLE site (secret_check BLOB NOT NULL, salt BLOB NOT NULL) STRICT;
+CREATE TABLE descriptions (             -- what many cases share
+  number INTEGER PRIMARY KEY,
+  label TEXT NOT NULL,
+  split TEXT NOT NULL,
+  attributes TEXT NOT NULL,
+  UNIQUE (label, split, attributes)
+) STRICT;
+CREATE TABLE patients (number INTEGER PRIMARY KEY, pseudonym BLOB NOT NULL UNIQUE) STRICT;
+CREATE TABLE forgotten (pseudonym BLOB PRIMARY KEY, at TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE cases (
   id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never given twice: a late code finds no other case
-  image TEXT NOT NULL UNIQUE,
-  sha256 BLOB NOT NULL,
-  label TEXT NOT NULL,
-  patient TEXT NOT NULL,
-  split TEXT NOT NULL,
-  attributes TEXT NOT NULL
+  image TEXT NOT NULL,
+  digest BLOB NOT NULL,                  -- of the image file: the first half of its SHA-256
+  description INTEGER NOT NULL,
+  patient INTEGER NOT NULL
 ) STRICT;
-CREATE INDEX cases_by_sha256 ON cases (sha256);
+CREATE INDEX cases_by_digest ON cases (substr(digest, 1, 5));
+CREATE TABLE facts (chunk INTEGER PRIMARY KEY, checksum INTEGER NOT NULL, data BLOB NOT NULL) STRICT;
 CREATE TABLE models (
   number INTEGER PRIMARY KEY,
   id TEXT NOT NULL UNIQUE,
-  code_bytes INTEGER,                    -- known from the first code on
+  code_bytes INTEGER NOT NULL DEFAULT 0,   -- these two known from the first code on
+  detail_bytes INTEGER NOT NULL DEFAULT 0,
   activation INTEGER NOT NULL DEFAULT 0  -- the greatest is in use, 0 never was
 ) STRICT;
-CREATE TABLE codes (
-  model INTEGER NOT NULL REFERENCES models (number) ON DELETE CASCADE,
-  case_id INTEGER NOT NULL REFERENCES cases (id) ON DELETE CASCADE,
+CREATE TABLE segments (
+  model INTEGER NOT NULL,
+  number INTEGER NOT NULL,
+  cases INTEGER NOT NULL,
+  checksum INTEGER NOT NULL,
+  codes BLOB NOT NULL,
+  ids BLOB NOT NULL,
+  details BLOB NOT NULL,
+  PRIMARY KEY (model, number)
+) STRICT;
+CREATE TABLE tail (                      -- codes that are in no segment yet, or newer than the one that is
+  model INTEGER NOT NULL,
+  case_id INTEGER NOT NULL,
   code BLOB NOT NULL,
-  token BLOB NOT NULL,
+  detail BLOB NOT NULL,
   PRIMARY KEY (model, case_id)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX codes_by_case ON codes (case_id);
-CREATE INDEX codes_by_token ON codes (token);
+CREATE TABLE dead (case_id INTEGER PRIMARY KEY) STRICT;  -- gone since the segments were written
 """
 BUSY_S = 2.0  # for a process that is just ending
 REBUILD = "move it away and start the site again: it is built anew from the images"
@@ -88,12 +107,28 @@ def transaction(database: sqlite3.Connection) -> Iterator[None]:
             database.execute("ROLLBACK")
 
 
+def check_integrity(database: sqlite3.Connection) -> None:
+    """Let SQLite look at every page. Raises UserError when the file is broken."""
+    what = "the gallery is broken"
+    try:
+        (said,) = database.execute("PRAGMA integrity_check(1)").fetchone()
+    except sqlite3.DatabaseError as error:
+        raise UserError(what, str(error), REBUILD) from None
+    if said != "ok":
+        raise UserError(what, str(said), REBUILD)
+
+
+def empty_log(database: sqlite3.Connection) -> None:
+    """Bring the write-ahead log into the file and cut it to nothing: it held what was deleted."""
+    database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
 def _configure(database: sqlite3.Connection) -> None:
     """One process, and nothing acknowledged before it is on disk."""
     database.execute("PRAGMA locking_mode = EXCLUSIVE")
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = FULL")
-    database.execute("PRAGMA foreign_keys = ON")
+    database.execute("PRAGMA secure_delete = ON")  # what was forgotten is not to be found in free pages
 
 
 def _prepare(database: sqlite3.Connection, what: str, secret_check: bytes) -> None:
@@ -104,7 +139,7 @@ def _prepare(database: sqlite3.Connection, what: str, secret_check: bytes) -> No
     if version == 0 and tables == 0:
         for statement in SCHEMA.split(";"):
             database.execute(statement)
-        database.execute("INSERT INTO site VALUES (?)", (secret_check,))
+        database.execute("INSERT INTO site VALUES (?, ?)", (secret_check, secrets.token_bytes(16)))
         database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     elif version != SCHEMA_VERSION:
         why = f"its format has the number {version}, this ynet reads {SCHEMA_VERSION}"

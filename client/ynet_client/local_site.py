@@ -1,7 +1,7 @@
 """What a site keeps warm between two messages: its manifest, its decoded cases, its network."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,22 +44,24 @@ class LocalSite:
         budget: Budget | None = None,
         party: Callable[[], Party | None] = lambda: None,
         admits: Callable[[Plan], bool] = lambda _: True,
+        forgotten: Callable[[Iterable[str]], set[str]] = lambda _: set(),
     ) -> None:
         """`is_validation`: the test cases are left out, and some training patients stand in for them.
 
         Without a `budget` the site trains no private plan; without a `party` it is in no secure sum. `admits`
-        says whether it takes part in a plan; False while nobody has said.
+        says whether it takes part in a plan; False while nobody has said. `forgotten` says whose cases are no more.
         """
         self._path, self._cache_bytes, self._is_validation = manifest, cache_bytes, is_validation
         self.device, self.report, self._budget, self._party = choose(device), report, budget, party
-        self.admits = admits
+        self.admits, self._forgotten = admits, forgotten
         self._lock = threading.Lock()
         self._prepared: _Prepared | None = None
         self._network: tuple[str, YNet] | None = None
 
     def manifest(self, seed: int = 1) -> Manifest:
-        """The manifest as it is now. Raises UserError."""
+        """The manifest as it is now, without the patients that were forgotten. Raises UserError."""
         found = read(self._path, seed)
+        found = found.without(self._forgotten(case.patient for case in found.cases))
         return found.for_validation() if self._is_validation else found
 
     def cases(self, plan: Plan) -> tuple[CaseCache, CaseCache]:
@@ -83,6 +85,11 @@ class LocalSite:
             do = "give the node's config the `home` of a site that has joined"
             raise RefusedError("a secure sum was refused", "the site has no certificate of the consortium", do)
         return party
+
+    def drop_cases(self) -> None:
+        """Let go of the decoded cases: the next message reads the manifest again."""
+        with self._lock:
+            self._prepared = None
 
     def patients(self, plan: Plan) -> Patients:
         """Whose the training cases are. Raises UserError."""

@@ -12,6 +12,7 @@ from ynet.federation import retrieval_pb2 as pb
 from ynet.federation.identity import SITE_NAME
 from ynet.federation.protocol import MAX_REASON_CHARACTERS, plain
 from ynet.index import Hit, MergedHit, check_answer, merge
+from ynet_client.filters import Filters
 
 if TYPE_CHECKING:
     from ynet_client.archive import Archive, Encoded
@@ -46,7 +47,7 @@ def answer(archive: "Archive", body: bytes) -> bytes:
     """The reply to another site's query: distances, tokens, labels; or that it is declined, and why."""
     try:
         asked = pb.Lookup.FromString(body)
-        hits = archive.gallery.search(asked.model_id, asked.code, _bounded(asked.k), split=asked.split or None)
+        hits = _search(archive, asked.model_id, asked.code, asked.k, asked.split)
     except DecodeError:
         return _declined("the query cannot be read")
     except RefusedError as refused:
@@ -60,10 +61,16 @@ def answer(archive: "Archive", body: bytes) -> bytes:
 def look(archive: "Archive", image: Path, k: int, split: str) -> Look:
     """Encode an image and search the site's own gallery; the query's own file is no hit. Raises UserError."""
     model, encoded = archive.active(), archive.encode(image)
-    hits = archive.gallery.search(
-        model.id, encoded.code, _bounded(k), split=split or None, exclude_sha256=encoded.sha256
-    )
+    hits = _search(archive, model.id, encoded.code, k, split, encoded.sha256)
     return Look(model.id, encoded, hits)
+
+
+def _search(
+    archive: "Archive", model_id: str, code: bytes, k: int, split: str, exclude_sha256: str | None = None
+) -> list[Hit]:
+    filters = Filters(split=split)
+    found = archive.gallery.search(model_id, [code], _bounded(k), filters=filters, exclude_sha256=exclude_sha256)
+    return found[0]
 
 
 def combine(own_site: str, own_hits: Sequence[Hit], answers: hub.Answers, code: bytes, k: int) -> Result:

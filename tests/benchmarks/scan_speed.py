@@ -86,7 +86,7 @@ def compare(
     queries: int,
     known: np.ndarray | None = None,
 ) -> list[Figures]:
-    """All ways in a new order each time, `rounds` times, with new queries each time: any, or from among the `known` codes."""
+    """All ways in a new order each time, `rounds` times, with new queries: any, or from among the `known` codes."""
     random, took_ms = np.random.default_rng(1), {way: [] for way in ways}
     for turn in range(rounds + 1):
         asked = random.integers(0, 2**64, queries, np.uint64) if known is None else random.choice(known, queries)

@@ -1,21 +1,30 @@
 """A gallery on a real file: what it holds, what it answers, what it refuses, and what a kill leaves."""
 
+import datetime as dt
 import hashlib
+import random
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ynet.errors import RefusedError, UserError
-from ynet_client.gallery import Gallery, GalleryCase, SyncCounts
+from ynet.index import Hit
+from ynet_client.case_rows import GalleryCase, SyncCounts
+from ynet_client.filters import Filters
+from ynet_client.gallery import Gallery, MissingCase
+from ynet_client.stored_codes import CaseCode
 
 SECRET = b"of this site"
+NOW = dt.datetime(2026, 11, 24, tzinfo=dt.UTC)
 OLD, NEW = "a" * 64, "b" * 64
 
 
@@ -32,8 +41,12 @@ CASES = [case(number) for number in range(12)]
 def fill(gallery: Gallery, model_id: str, cases: list[GalleryCase] = CASES) -> None:
     """Each case coded by its number, under a model that is then in use."""
     gallery.sync_cases(cases)
-    gallery.add_codes(model_id, [(case_id, code_of(image)) for case_id, image in gallery.missing(model_id)])
+    gallery.add_codes(model_id, coded(gallery.missing(model_id)))
     gallery.activate(model_id)
+
+
+def coded(missing: list[MissingCase]) -> list[CaseCode]:
+    return [CaseCode(case_id, code_of(image)) for case_id, image in missing]
 
 
 def code_of(image: str) -> bytes:
@@ -52,6 +65,12 @@ def gallery(path: Path) -> Iterator[Gallery]:
     opened.close()
 
 
+def search(gallery: Gallery, model_id: str, code: bytes, k: int, **asked: Any) -> list[Hit]:
+    details = [asked.pop("detail")] if "detail" in asked else []
+    (found,) = gallery.search(model_id, [code], k, details=details, **asked)
+    return found
+
+
 def images(gallery: Gallery, hits: list) -> set[str]:
     return {gallery.case_of(hit.token).image for hit in hits}
 
@@ -59,13 +78,13 @@ def images(gallery: Gallery, hits: list) -> set[str]:
 def test_what_was_put_in_is_found_again_after_the_file_was_closed(path: Path) -> None:
     first = Gallery.open(path, SECRET)
     fill(first, OLD)
-    found = first.search(OLD, bytes([5] * 8), 3)
+    found = search(first, OLD, bytes([5] * 8), 3)
     first.close()
     again = Gallery.open(path, SECRET)
     assert again.active_model == OLD
-    assert again.search(OLD, bytes([5] * 8), 3) == found
+    assert search(again, OLD, bytes([5] * 8), 3) == found
     row = again.case_of(found[0].token)
-    assert (row.image, row.label, row.split, row.sha256) == ("images/5.png", "temporal", "test", CASES[5].sha256)
+    assert (row.image, row.label, row.split) == ("images/5.png", "temporal", "test")
     assert row.attributes == {"grade": "G2"}
     again.close()
 
@@ -80,24 +99,24 @@ def test_cases_follow_the_manifest(gallery: Gallery) -> None:
 
 def test_a_case_that_vanished_or_changed_its_label_does_so_in_the_next_answer(gallery: Gallery) -> None:
     fill(gallery, OLD)
-    (first,) = gallery.search(OLD, bytes([4] * 8), 1)
+    (first,) = search(gallery, OLD, bytes([4] * 8), 1)
     gallery.sync_cases([replace(CASES[4], label="other"), *CASES[5:]])
-    assert gallery.search(OLD, bytes([4] * 8), 1) == [first._replace(label="other")]
+    assert search(gallery, OLD, bytes([4] * 8), 1) == [first._replace(label="other")]
     gallery.sync_cases(CASES[5:])
-    assert "images/4.png" not in images(gallery, gallery.search(OLD, bytes([4] * 8), 12))
+    assert "images/4.png" not in images(gallery, search(gallery, OLD, bytes([4] * 8), 12))
     with pytest.raises(UserError, match="no case here has this token"):
         gallery.case_of(first.token)
 
 
 def test_a_changed_image_file_is_encoded_anew_under_another_token(gallery: Gallery) -> None:
     fill(gallery, OLD)
-    (before,) = gallery.search(OLD, bytes([4] * 8), 1)
+    (before,) = search(gallery, OLD, bytes([4] * 8), 1)
     cases = [case(4, sha256="00" * 32) if made is CASES[4] else made for made in CASES]
     assert gallery.sync_cases(cases).changed == 1
     assert [image for _, image in gallery.missing(OLD)] == ["images/4.png"]
-    assert before.token not in {hit.token for hit in gallery.search(OLD, bytes([4] * 8), 12)}
+    assert before.token not in {hit.token for hit in search(gallery, OLD, bytes([4] * 8), 12)}
     fill(gallery, OLD, cases)
-    (after,) = gallery.search(OLD, bytes([4] * 8), 1)
+    (after,) = search(gallery, OLD, bytes([4] * 8), 1)
     assert after.distance == 0
     assert after.token != before.token
 
@@ -111,42 +130,42 @@ def test_a_row_that_stands_twice_counts_once_unless_it_contradicts_itself(galler
 
 def test_two_images_with_the_same_content_are_two_cases(gallery: Gallery) -> None:
     fill(gallery, OLD, [CASES[1], case(1, image="copies/1.png")])
-    assert images(gallery, gallery.search(OLD, bytes([1] * 8), 5)) == {"images/1.png", "copies/1.png"}
-    assert gallery.search(OLD, bytes([1] * 8), 5, exclude_sha256=CASES[1].sha256) == []
+    assert images(gallery, search(gallery, OLD, bytes([1] * 8), 5)) == {"images/1.png", "copies/1.png"}
+    assert search(gallery, OLD, bytes([1] * 8), 5, exclude_sha256=CASES[1].sha256) == []
 
 
 def test_a_query_can_be_kept_to_one_split_and_from_its_own_file(gallery: Gallery) -> None:
     fill(gallery, OLD)
-    of_test = gallery.search(OLD, bytes([5] * 8), 12, split="test")
+    of_test = search(gallery, OLD, bytes([5] * 8), 12, filters=Filters(split="test"))
     assert images(gallery, of_test) == {made.image for made in CASES if made.split == "test"}
-    without = gallery.search(OLD, bytes([5] * 8), 12, split="test", exclude_sha256=CASES[5].sha256)
+    without = search(gallery, OLD, bytes([5] * 8), 12, filters=Filters(split="test"), exclude_sha256=CASES[5].sha256)
     assert images(gallery, of_test) - images(gallery, without) == {"images/5.png"}
-    assert gallery.search(OLD, bytes([5] * 8), 12, split="validation") == []
+    assert search(gallery, OLD, bytes([5] * 8), 12, filters=Filters(split="validation")) == []
 
 
 def test_a_query_before_there_is_a_model_is_refused(gallery: Gallery) -> None:
     gallery.sync_cases(CASES)
     with pytest.raises(RefusedError, match="it has no model"):
-        gallery.search(OLD, bytes(8), 3)
+        search(gallery, OLD, bytes(8), 3)
 
 
 def test_the_old_model_answers_until_the_switch_and_is_refused_after_it(gallery: Gallery) -> None:
     fill(gallery, OLD)
-    (before,) = gallery.search(OLD, bytes([5] * 8), 1)
-    gallery.add_codes(NEW, [(case_id, bytes(16)) for case_id, _ in gallery.missing(NEW)])
-    assert gallery.search(OLD, bytes([5] * 8), 1) == [before]
+    (before,) = search(gallery, OLD, bytes([5] * 8), 1)
+    gallery.add_codes(NEW, [CaseCode(case_id, bytes(16)) for case_id, _ in gallery.missing(NEW)])
+    assert search(gallery, OLD, bytes([5] * 8), 1) == [before]
     with pytest.raises(RefusedError, match="the query is of model bbbb"):
-        gallery.search(NEW, bytes(16), 1)
+        search(gallery, NEW, bytes(16), 1)
     gallery.activate(NEW)
     assert gallery.active_model == NEW
-    assert gallery.search(NEW, bytes(16), 1)[0].ties == 12
+    assert search(gallery, NEW, bytes(16), 1)[0].ties == 12
     with pytest.raises(RefusedError, match="the query is of model aaaa"):
-        gallery.search(OLD, bytes([5] * 8), 1)
+        search(gallery, OLD, bytes([5] * 8), 1)
 
 
 def test_a_half_encoded_model_cannot_be_switched_to(gallery: Gallery) -> None:
     fill(gallery, OLD)
-    gallery.add_codes(NEW, [(case_id, bytes(8)) for case_id, _ in gallery.missing(NEW)[:7]])
+    gallery.add_codes(NEW, [CaseCode(case_id, bytes(8)) for case_id, _ in gallery.missing(NEW)[:7]])
     with pytest.raises(RefusedError, match="5 cases have no code under it"):
         gallery.activate(NEW)
     assert gallery.active_model == OLD
@@ -157,7 +176,7 @@ def test_tokens_rotate_with_the_model_and_the_last_ones_still_name_their_cases(g
     for model_id in (OLD, NEW, "c" * 64):
         fill(gallery, model_id)
         tokens[model_id] = {
-            gallery.case_of(hit.token).image: hit.token for hit in gallery.search(model_id, bytes(8), 12)
+            gallery.case_of(hit.token).image: hit.token for hit in search(gallery, model_id, bytes(8), 12)
         }
     assert len({token for of_model in tokens.values() for token in of_model.values()}) == 36
     assert gallery.case_of(tokens[NEW]["images/5.png"]).image == "images/5.png"
@@ -165,13 +184,13 @@ def test_tokens_rotate_with_the_model_and_the_last_ones_still_name_their_cases(g
         gallery.case_of(tokens[OLD]["images/5.png"])
 
 
-def test_a_gallery_built_anew_gives_each_case_its_old_token(path: Path, gallery: Gallery) -> None:
+def test_a_token_names_nothing_in_a_gallery_that_was_built_anew(path: Path, gallery: Gallery) -> None:
     fill(gallery, OLD)
     anew = Gallery.open(path.with_name("anew.sqlite"), SECRET)
     fill(anew, OLD, CASES[::-1])
-    assert anew.search(OLD, bytes(8), 12) == gallery.search(OLD, bytes(8), 12)
-    for hit in gallery.search(OLD, bytes(8), 12):
-        assert anew.case_of(hit.token) == gallery.case_of(hit.token)
+    for hit in search(gallery, OLD, bytes(8), 12):
+        with pytest.raises(UserError, match="no case here has this token"):
+            anew.case_of(hit.token)
     anew.close()
 
 
@@ -188,24 +207,12 @@ def test_no_patient_stands_in_the_file(path: Path, gallery: Gallery) -> None:
 
 
 def test_two_sites_give_one_patient_two_pseudonyms(path: Path) -> None:
-    pseudonyms = []
+    names = set()
     for secret in (SECRET, b"of another site"):
         gallery = Gallery.open(path.with_name(secret.hex()), secret)
-        fill(gallery, OLD)
-        pseudonyms.append({gallery.case_of(hit.token).patient for hit in gallery.search(OLD, bytes(8), 12)})
+        names.add(gallery.forget("TCGA-1", NOW).pseudonym)
         gallery.close()
-    assert [len(of_site) for of_site in pseudonyms] == [6, 6]
-    assert not pseudonyms[0] & pseudonyms[1]
-
-
-def test_all_codes_can_be_read_for_evaluation(gallery: Gallery) -> None:
-    fill(gallery, OLD)
-    codes, labels = gallery.codes(OLD, "test")
-    assert [(bytes(code), label) for code, label in zip(codes, labels, strict=True)] == [
-        (code_of(made.image), made.label) for made in CASES if made.split == "test"
-    ]
-    assert len(gallery.codes(OLD).codes) == 12
-    assert len(gallery.codes(NEW).codes) == 0
+    assert len(names) == 2
 
 
 def test_stats_say_what_the_gallery_holds(gallery: Gallery) -> None:
@@ -218,6 +225,7 @@ def test_stats_say_what_the_gallery_holds(gallery: Gallery) -> None:
         "distinct_codes": 12,
         "cases_per_label": {"frontal": 6, "temporal": 6},
         "cases_per_split": {"test": 4, "train": 8},
+        "damaged": [],
     }
 
 
@@ -225,29 +233,29 @@ def test_a_code_for_a_case_that_went_meanwhile_is_passed_over(gallery: Gallery) 
     gallery.sync_cases(CASES)
     missing = gallery.missing(OLD)
     gallery.sync_cases(CASES[1:])
-    assert gallery.add_codes(OLD, [(case_id, code_of(image)) for case_id, image in missing]) == 11
+    assert gallery.add_codes(OLD, coded(missing)) == 11
 
 
 def test_codes_of_two_widths_under_one_model_are_not_kept(gallery: Gallery) -> None:
     gallery.sync_cases(CASES)
     (first, _), (second, _), *_ = gallery.missing(OLD)
-    gallery.add_codes(OLD, [(first, bytes(8))])
+    gallery.add_codes(OLD, [CaseCode(first, bytes(8))])
     with pytest.raises(ValueError, match="codes of"):
-        gallery.add_codes(OLD, [(second, bytes(16))])
+        gallery.add_codes(OLD, [CaseCode(second, bytes(16))])
     with pytest.raises(ValueError, match="codes of"):
-        gallery.add_codes(NEW, [(first, bytes(5))])
+        gallery.add_codes(NEW, [CaseCode(first, bytes(5))])
     assert len(gallery.missing(OLD)) == 11
 
 
 def test_a_query_of_another_width_is_refused(gallery: Gallery) -> None:
     fill(gallery, OLD)
     with pytest.raises(UserError, match="the gallery's have 64"):
-        gallery.search(OLD, bytes(16), 3)
+        search(gallery, OLD, bytes(16), 3)
 
 
 def test_a_gallery_without_cases_answers_with_no_hit(gallery: Gallery) -> None:
     fill(gallery, OLD, [])
-    assert gallery.search(OLD, bytes(8), 3) == []
+    assert search(gallery, OLD, bytes(8), 3) == []
 
 
 def test_a_second_process_is_told_that_the_gallery_is_in_use(path: Path, gallery: Gallery) -> None:
@@ -264,8 +272,8 @@ def spoil(path: Path, change: str) -> None:
 
 def test_a_gallery_of_a_later_version_is_refused(path: Path) -> None:
     Gallery.open(path, SECRET).close()
-    spoil(path, "PRAGMA user_version = 2")
-    with pytest.raises(UserError, match="its format has the number 2"):
+    spoil(path, "PRAGMA user_version = 3")
+    with pytest.raises(UserError, match="its format has the number 3"):
         Gallery.open(path, SECRET)
 
 
@@ -299,7 +307,7 @@ def test_a_full_disk_is_said_and_nothing_is_half_written(path: Path) -> None:
     with pytest.raises(UserError, match="could not be written"):
         gallery.sync_cases([*CASES, *(case(number) for number in range(100, 3000))])
     assert gallery.stats()["cases"] == 12
-    assert gallery.search(OLD, bytes([5] * 8), 1)[0].distance == 0
+    assert search(gallery, OLD, bytes([5] * 8), 1)[0].distance == 0
     gallery.close()
 
 
@@ -310,7 +318,7 @@ def test_threads_may_search_while_another_writes(gallery: Gallery) -> None:
     def ask() -> None:
         try:
             for _ in range(60):
-                hits = gallery.search(OLD, bytes([5] * 8), 12)
+                hits = search(gallery, OLD, bytes([5] * 8), 12)
                 assert 8 <= len(hits) <= 12
                 assert hits == sorted(hits, key=lambda hit: hit.distance)
         except BaseException as fault:  # noqa: BLE001 (told to the test)
@@ -326,37 +334,216 @@ def test_threads_may_search_while_another_writes(gallery: Gallery) -> None:
     assert faults == []
 
 
-WRITER = """
-import sys
-from pathlib import Path
-from ynet_client.gallery import Gallery, GalleryCase
-gallery = Gallery.open(Path(sys.argv[1]), b"of this site")
-cases = []
-for turn in range(100000):
-    cases += [GalleryCase(f"{turn}-{i}.png", "00" * 32, "frontal", "p", "train") for i in range(5)]
-    gallery.sync_cases(cases)
-    missing = gallery.missing("a" * 64)
-    gallery.add_codes("a" * 64, [(case_id, bytes(8)) for case_id, _ in missing])
-    print(len(cases), flush=True)
-"""
+@pytest.mark.parametrize("k", [1, 5, 12])
+def test_one_hit_a_patient_is_the_best_of_each(gallery: Gallery, k: int) -> None:
+    fill(gallery, OLD)
+    every = search(gallery, OLD, bytes([5] * 8), 12)
+    best: dict[int, object] = {}
+    for hit in every:
+        best.setdefault(int(Path(gallery.case_of(hit.token).image).stem) // 2, hit)
+    assert search(gallery, OLD, bytes([5] * 8), k, is_one_per_patient=True) == list(best.values())[:k]
 
 
-@pytest.mark.parametrize("lines", [1, 12, 40])
-def test_a_kill_while_writing_loses_nothing_acknowledged(path: Path, lines: int) -> None:
-    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
-    assert writer.stdout is not None
-    seen = [int(writer.stdout.readline()) for _ in range(lines)]
-    writer.send_signal(signal.SIGKILL)
-    acknowledged = [*seen, *(int(line) for line in writer.stdout.read().split())][-1]
-    writer.wait()
-    writer.stdout.close()
+def test_a_radius_leaves_out_what_is_farther(gallery: Gallery) -> None:
+    fill(gallery, OLD)
+    every = search(gallery, OLD, bytes([5] * 8), 12)
+    assert search(gallery, OLD, bytes([5] * 8), 12, radius=8) == [hit for hit in every if hit.distance <= 8]
+
+
+def test_filters_count_the_cases_and_patients_that_they_leave(gallery: Gallery) -> None:
+    fill(gallery, OLD)
+    assert gallery.count(OLD, Filters()) == (12, 6)
+    assert gallery.count(OLD, Filters(labels=("frontal",), split="test")) == (2, 2)
+    assert gallery.count(OLD, Filters(attributes=(("grade", "G3"),))) == (0, 0)
+
+
+def test_a_case_that_moves_to_another_patient_is_grouped_with_that_patients_cases(gallery: Gallery) -> None:
+    fill(gallery, OLD)
+    gallery.sync_cases([replace(CASES[0], patient="TCGA-5"), *CASES[1:]])
+    assert gallery.stats()["patients"] == 6
+    assert len(search(gallery, OLD, bytes(8), 12, is_one_per_patient=True)) == 6
+    gallery.sync_cases([replace(made, patient="TCGA-5") for made in CASES])
+    assert len(search(gallery, OLD, bytes(8), 12, is_one_per_patient=True)) == 1
+
+
+def test_a_model_may_come_with_detail_codes_that_order_what_is_tied(path: Path) -> None:
+    for turn in range(2):  # of memory, and of the file
+        gallery = Gallery.open(path, SECRET)
+        if turn == 0:
+            gallery.sync_cases(CASES)
+            codes = [CaseCode(one.id, bytes(8), bytes([one.id] * 4)) for one in gallery.missing(OLD)]
+            gallery.add_codes(OLD, codes[:7])
+            gallery.add_codes(OLD, codes[7:])
+            gallery.activate(OLD)
+        found = search(gallery, OLD, bytes(8), 12, detail=bytes(4))
+        assert [hit.detail for hit in found] == sorted(4 * number.bit_count() for number in range(1, 13))
+        assert {hit.detail for hit in search(gallery, OLD, bytes(8), 12)} == {None}
+        gallery.close()
+
+
+# --- forgetting
+
+
+def test_a_forgotten_patient_is_in_no_answer_in_no_page_of_the_file_and_does_not_come_back(path: Path) -> None:
+    cases = [*CASES, case(30, image="images/unmistakable.png", patient="Wanda")]
     gallery = Gallery.open(path, SECRET)
-    held, coded = gallery.stats()["cases"], len(gallery.codes(OLD).codes)
-    assert (held, coded) in {  # the turn that was cut off: not begun, cases in, or codes in too
-        (acknowledged, acknowledged),
-        (acknowledged + 5, acknowledged),
-        (acknowledged + 5, acknowledged + 5),
-    }
+    gallery.sync_cases(cases)
+    secret_code = b"no case."
+    codes = [CaseCode(one.id, secret_code if "unm" in one.image else bytes(8)) for one in gallery.missing(OLD)]
+    gallery.add_codes(OLD, codes)
+    gallery.activate(OLD)
+    (found,) = search(gallery, OLD, secret_code, 1)
+    assert gallery.forget("Wanda", NOW).images == ["images/unmistakable.png"]
+    for _ in range(2):
+        assert found.token not in {hit.token for hit in search(gallery, OLD, secret_code, 20)}
+        assert gallery.sync_cases(cases) == SyncCounts(0, 0, 0, 12, forgotten=1)
+        assert gallery.missing(OLD) == []
+        assert gallery.forgotten(["Wanda", "TCGA-1"]) == {"Wanda"}
+        assert gallery.forget("Wanda", NOW).images == []
+        gallery.close()
+        held = b"".join(file.read_bytes() for file in path.parent.iterdir())
+        assert secret_code not in held
+        assert b"unmistakable" not in held
+        gallery = Gallery.open(path, SECRET)
+    assert len(search(gallery, OLD, bytes(8), 20)) == 12
+    gallery.close()
+
+
+# --- damage
+
+
+@pytest.mark.parametrize("column", ["codes", "ids"])
+@pytest.mark.parametrize("harm", ["flip", "cut"])
+def test_a_damaged_segment_is_named_and_its_cases_are_encoded_again(path: Path, column: str, harm: str) -> None:
+    gallery = Gallery.open(path, SECRET)
+    fill(gallery, OLD)
+    before = search(gallery, OLD, bytes([5] * 8), 12)
+    gallery.close()
+    change = f"substr({column}, 1, 3) || char(1) || substr({column}, 5)" if harm == "flip" else f"substr({column}, 2)"
+    spoil(path, f"UPDATE segments SET {column} = CAST({change} AS BLOB)")
+    gallery = Gallery.open(path, SECRET)
+    assert gallery.stats()["damaged"] == ["segment 0 (12 cases)"]
+    assert search(gallery, OLD, bytes([5] * 8), 12) == []
+    gallery.add_codes(OLD, coded(gallery.missing(OLD)))
+    assert search(gallery, OLD, bytes([5] * 8), 12) == before
+    assert gallery.stats()["damaged"] == []
+    gallery.close()
+
+
+def test_verifying_finds_what_was_damaged_since_the_start(path: Path, gallery: Gallery) -> None:
+    fill(gallery, OLD)
+    assert gallery.verify() == {"cases": 12, "codes": 12, "segments": 1, "damaged": []}
+    gallery._database.execute("UPDATE segments SET checksum = checksum + 1")
+    gallery._database.execute("UPDATE facts SET data = zeroblob(length(data)), checksum = checksum + 1")
+    found = gallery.verify()
+    assert found["damaged"] == ["facts 0 (made anew)", "segment 0 (12 cases)"]
+    assert found["codes"] == 0
+    fill(gallery, OLD)
+    assert gallery.verify()["damaged"] == []
+
+
+def test_facts_that_are_damaged_are_made_anew_from_the_rows(path: Path) -> None:
+    gallery = Gallery.open(path, SECRET)
+    fill(gallery, OLD)
+    before = search(gallery, OLD, bytes([5] * 8), 12, is_one_per_patient=True)
+    gallery.close()
+    spoil(path, "UPDATE facts SET data = zeroblob(length(data))")
+    gallery = Gallery.open(path, SECRET)
+    assert search(gallery, OLD, bytes([5] * 8), 12, is_one_per_patient=True) == before
+    gallery.close()
+
+
+# --- kills
+
+
+WRITER = """
+import datetime as dt, hashlib, random, sys
+from pathlib import Path
+from ynet_client.case_rows import GalleryCase
+from ynet_client.gallery import Gallery
+from ynet_client.stored_codes import CaseCode
+
+gallery = Gallery.open(Path(sys.argv[1]), b"of this site")
+generator = random.Random(int(sys.argv[2]))
+
+
+def say(*words):
+    print(*words, flush=True)
+
+
+def code(case_id, model):
+    return CaseCode(case_id, hashlib.sha256(f"{model}{case_id}".encode()).digest()[:8], bytes(4))
+
+
+say("open")
+numbers = list(range(40))
+for turn in range(1, 100000):
+    numbers = sorted({*numbers, *generator.sample(range(400), 12)} - set(generator.sample(range(400), 12)))
+    cases = [GalleryCase(f"{n}.png", f"{n:064x}", "ab"[n % 2], f"p{n}", "train") for n in numbers]
+    say("cases", *numbers)
+    gallery.sync_cases(cases)
+    say("done")
+    model = ("a" if turn % 6 < 3 else "b") * 64
+    missing = gallery.missing(model)
+    for start in range(0, len(missing), 16):
+        gallery.add_codes(model, [code(one.id, model[0]) for one in missing[start : start + 16]])
+    say("use", model[0])
+    gallery.activate(model)
+    say("done")
+    if turn % 4 == 0:
+        gallery.compact()
+    if turn % 5 == 0:
+        say("forget", 1000 + turn)
+        gallery.sync_cases([*cases, GalleryCase("x.png", "00" * 32, "a", f"p{1000 + turn}", "train")])
+        gallery.forget(f"p{1000 + turn}", dt.datetime(2026, 11, 24, tzinfo=dt.UTC))
+        say("done")
+"""
+KILLS = 100
+
+
+def test_after_a_kill_at_any_point_the_gallery_opens_and_holds_exactly_what_was_acknowledged(tmp_path: Path) -> None:
+    generator = random.Random(20261124)
+    path, seen = tmp_path / "gallery.sqlite", set[str]()
+    for number in range(KILLS):
+        if number % 10 == 0:
+            path = tmp_path / f"{number}.sqlite"
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path), str(number)], stdout=subprocess.PIPE, text=True
+        )
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "open\n"
+        time.sleep(generator.uniform(0, 0.15))
+        writer.send_signal(signal.SIGKILL)
+        said = [line.split() for line in writer.stdout.read().splitlines()]
+        writer.wait()
+        writer.stdout.close()
+        seen.add(said[-1][0] if said else "open")
+        check_after_kill(path, said)
+    assert {"cases", "use", "forget"} <= seen  # killed in the midst of each
+
+
+def check_after_kill(path: Path, said: list[list[str]]) -> None:
+    """The gallery is whole, and holds what was acknowledged last or what was being done."""
+    gallery = Gallery.open(path, SECRET)
+    assert gallery.verify()["damaged"] == []
+    synced = [words[1:] for words in said if words[0] == "cases"]
+    is_cut_off = bool(said) and said[-1][0] != "done"
+    if synced:
+        held = {image for (image,) in gallery._database.execute("SELECT image FROM cases")} - {"x.png"}
+        may = synced[-2:] if is_cut_off and said[-1][0] == "cases" else synced[-1:]
+        assert held in [{f"{number}.png" for number in numbers} for numbers in may] or len(synced) == 1
+    for words in said[:-1]:
+        if words[0] == "forget":
+            assert gallery.forgotten([f"p{words[1]}"])
+    active = gallery.active_model
+    if active:
+        for hit in search(gallery, active, bytes(8), 1000, detail=bytes(4)):
+            case_id = gallery.case_of(hit.token).id
+            code = hashlib.sha256(f"{active[0]}{case_id}".encode()).digest()[:8]
+            assert hit.distance == int.from_bytes(code).bit_count()
+    used = [words[1] for words in said if words[0] == "use"]
+    if used:
+        assert active in {word * 64 for word in used[-2 if is_cut_off else -1 :]} or len(used) == 1
     gallery.close()
 
 

@@ -14,7 +14,9 @@ from PIL import Image
 from hospitals import SITES, small_plan
 from trial import Trial
 from ynet.data.manifest import read
-from ynet.index import Index
+from ynet.index import Hit, merge
+from ynet_client import stored_codes
+from ynet_client.case_tokens import Tokens
 
 
 def an_image(trial: Trial, site: str) -> Path:
@@ -66,27 +68,34 @@ def test_only_own_hits_have_an_image_and_the_query_itself_is_no_hit(trial: Trial
     assert not any(hit.get("image", "").endswith(image.name) for hit in found["hits"])
 
 
-def all_codes(trial: Trial, folder: Path) -> dict[str, bytes]:
+def all_codes(trial: Trial, folder: Path) -> dict[bytes, bytes]:
     """Token to code of every site's gallery, from copies of their files."""
-    codes = {}
+    codes: dict[bytes, bytes] = {}
     for site in trial.sites:
         for part in trial.home(site).glob("gallery.sqlite*"):
             shutil.copy(part, folder / f"{site}-{part.name}")
         with contextlib.closing(sqlite3.connect(folder / f"{site}-gallery.sqlite")) as database:
-            codes.update({token.hex(): code for token, code in database.execute("SELECT token, code FROM codes")})
+            model = stored_codes.in_use(database)
+            assert model is not None
+            (salt,) = database.execute("SELECT salt FROM site").fetchone()
+            tokens = Tokens((trial.home(site) / "gallery.secret").read_bytes(), salt, model.id)
+            for held in (stored_codes.segments(database, model)[0], stored_codes.tail(database, model)):
+                named = (bytes(token) for token in tokens.of(held.ids))
+                codes.update(zip(named, map(bytes, held.codes), strict=True))
     return codes
 
 
 def test_the_merged_ranking_is_that_of_all_codes_pooled(trial: Trial, trained: str, tmp_path: Path) -> None:
-    """Against one index, made here, over the codes of every site."""
+    """Against one ranking, made here, of the codes of every site."""
     found = trial.query("A", an_image(trial, "B"), k=40)
     code_of = all_codes(trial, tmp_path)
     assert len(code_of) == sum(SITES.values())
     code = bytes.fromhex(found["code"])
-    codes = np.array([np.frombuffer(one, np.uint8) for one in code_of.values()])
-    tokens = np.array([np.frombuffer(bytes.fromhex(token), np.uint8) for token in code_of])
-    pooled = Index(codes, tokens, [None] * len(codes)).search(code, 40)
-    assert [(hit["distance"], hit["token"]) for hit in found["hits"]] == [(h.distance, h.token.hex()) for h in pooled]
+    distances = [(int.from_bytes(one) ^ int.from_bytes(code)).bit_count() for one in code_of.values()]
+    pooled = merge({"": [Hit(d, token, None, 1) for d, token in zip(distances, code_of, strict=True)]}, code, 40)
+    assert [(hit["distance"], hit["token"]) for hit in found["hits"]] == [
+        (one.hit.distance, one.hit.token.hex()) for one in pooled
+    ]
 
 
 def test_the_picture_of_a_query_is_saved(trial: Trial, trained: str, tmp_path: Path) -> None:
@@ -95,6 +104,25 @@ def test_the_picture_of_a_query_is_saved(trial: Trial, trained: str, tmp_path: P
     assert asked.returncode == 0, asked.stderr
     with Image.open(path) as picture:
         assert picture.width > 500
+
+
+def test_a_gallery_is_verified_on_demand(trial: Trial, trained: str) -> None:
+    found = trial.site_command("A", "index", "--verify", "--json")
+    held = {"cases": SITES["A"], "codes": SITES["A"], "segments": 1, "damaged": [], "encoded": 0}
+    assert json.loads(found.stdout) == held
+
+
+def test_a_forgotten_patient_is_found_by_no_site_and_not_taken_in_again(trial: Trial, trained: str) -> None:
+    """At site C; the tests that follow do without that patient."""
+    gone = read(trial.sites["C"]).train[0]
+    receipt = json.loads(trial.site_command("C", "forget", "--patient", gone.patient, "--json").stdout)
+    assert gone.image in receipt["images"]
+    counts = json.loads(trial.site_command("C", "index", "--json").stdout)
+    assert counts == {"cases": SITES["C"] - receipt["removed"], "encoded": 0}
+    hits = trial.query("C", read(trial.sites["C"]).path_of(gone.image), k=100)["hits"]
+    assert not {hit.get("image") for hit in hits} & set(receipt["images"])
+    assert len(hits) == sum(SITES.values()) - receipt["removed"]
+    assert "0 cases" in trial.site_command("C", "forget", "--patient", gone.patient).stdout
 
 
 def recorded(trial: Trial, since: int = 0) -> bytes:

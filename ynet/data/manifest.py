@@ -3,7 +3,7 @@
 import csv
 import difflib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal, NamedTuple
@@ -56,6 +56,10 @@ class Manifest:
             self.root,
             tuple(replace(case, split="test" if case.patient in held_back else "train") for case in self.train),
         )
+
+    def without(self, patients: Collection[str]) -> "Manifest":
+        """The manifest without some patients' cases."""
+        return Manifest(self.root, tuple(case for case in self.cases if case.patient not in patients))
 
     def path_of(self, relative: str) -> Path:
         """The file at `relative`. Raises UserError when it lies outside the root, by a symbolic link too."""
