@@ -144,7 +144,7 @@ class Consortium:
         credentials = grpc.ssl_channel_credentials(member.authority, member.key, member.certificate)
         options = [("grpc.ssl_target_name_override", HUB_NAME)]
         async with grpc.aio.secure_channel(f"127.0.0.1:{self.port}", credentials, options) as channel:
-            yield Wire(channel)
+            yield Wire(channel, lambda: [site.name for site in self.registry.sites()])
 
     async def task(self, site: str, content: bytes = b"question", kind: str = "train") -> Path:
         """Give a site a task, as the Grid does."""
@@ -169,8 +169,8 @@ class Joined:
 class Wire:
     """The hub's methods, called by hand."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._channel = channel
+    def __init__(self, channel: grpc.aio.Channel, enrolled: Callable[[], list[str]]) -> None:
+        self._channel, self._enrolled = channel, enrolled
 
     def attach(self) -> Any:
         path = f"/{protocol.SERVICE}/Attach"
@@ -183,11 +183,34 @@ class Wire:
         assert (await call.read()).HasField("welcome")
         return call
 
+    @asynccontextmanager
+    async def answering(self, answer: Callable[[pb.Query], pb.Answer]) -> AsyncIterator[list[pb.Query]]:
+        """A greeted stream that answers all queries by hand; what was asked."""
+        call, asked = await self.attached(), list[pb.Query]()
+
+        async def run() -> None:
+            while message := await call.read():
+                if message.HasField("query"):
+                    asked.append(message.query)
+                    await call.write(pb.FromSite(answer=answer(message.query)))
+
+        running = asyncio.create_task(run())
+        yield asked
+        running.cancel()
+
     async def ask(self, body: bytes, *sites: str, deadline_ms: int = 2000) -> pb.Answers:
-        call = self._channel.unary_unary(
+        """The same body, for each of the sites or for all; all that came, in one."""
+        queries = [pb.Question.ToOne(site=site, body=body) for site in sites or self._enrolled()]
+        return await self.put(pb.Question(queries=queries, sites=sites, deadline_ms=deadline_ms))
+
+    async def put(self, question: pb.Question) -> pb.Answers:
+        call = self._channel.unary_stream(
             f"/{protocol.SERVICE}/Ask", pb.Question.SerializeToString, pb.Answers.FromString
         )
-        return await call(pb.Question(body=body, sites=sites, deadline_ms=deadline_ms))
+        found = pb.Answers()
+        async for part in call(question):
+            found.MergeFrom(part)
+        return found
 
     async def upload(self, header: pb.UploadHeader | None, *data: bytes) -> None:
         first = [pb.UploadPart(header=header)] if header else []
@@ -300,3 +323,8 @@ def tiny_app(
     if party:
         secure_part.add_to(app, lambda *_: party)
     return app
+
+
+def answered(query: pb.Query) -> pb.Answer:
+    """An answer that the hub takes; no asking site could open it."""
+    return pb.Answer(query_id=query.id, body=b"x")

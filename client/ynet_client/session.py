@@ -1,11 +1,12 @@
 """A site's connection to the hub: one outbound channel, opened again whenever it is lost."""
 
 import asyncio
+import datetime as dt
 import hashlib
 import logging
 import random
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,11 +15,16 @@ import grpc
 
 from ynet import __version__, memory
 from ynet.errors import RefusedError, UnreachableError, UserError
-from ynet.federation import content, protocol
+from ynet.federation import content, protocol, sealed
 from ynet.federation import hub_pb2 as pb
 from ynet.federation.content import Content
 from ynet.federation.identity import HUB_NAME
+from ynet.federation.sealed import Asked
+from ynet_client import question
+from ynet_client.answering import Answering, Opened
+from ynet_client.asking import Asking
 from ynet_client.membership import Membership
+from ynet_client.question import Question
 
 log = logging.getLogger("ynet.session")
 OPTIONS = [
@@ -30,6 +36,8 @@ OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 5_000),
 ]
+ANSWER_BYTES = 4_096
+"""Ten hits with their labels take less: whether there are any, the size of an answer does not tell."""
 FIRST_RETRY_S, LAST_RETRY_S = 0.5, 15.0
 PERMANENT = {
     grpc.StatusCode.UNAUTHENTICATED: "ask the coordinator for a new invitation, and join with it",
@@ -50,7 +58,7 @@ class Work(Protocol):
         """The reply to one message of a run, which is in a file. Raises RefusedError to say no."""
 
     async def answer(self, from_site: str, body: bytes) -> bytes:
-        """The answer to another site's query."""
+        """The answer to another site's query. The site is the one that sealed the query, whatever the hub says."""
 
     async def witness(self, head: pb.LedgerHead) -> None:
         """How far the server saw the privacy ledger go. Raises LedgerError when the ledger is another."""
@@ -73,7 +81,8 @@ class Session:
         self._outbox: asyncio.Queue[pb.FromSite] = asyncio.Queue()
         self._running: dict[str, _Running] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._queries = 0  # being answered
+        self._answering, self._asking = Answering(member), Asking(member)
+        self._queries: dict[str, asyncio.Task[None]] = {}  # being answered
         self.connected = False
 
     async def run(self) -> None:
@@ -91,21 +100,24 @@ class Session:
             await asyncio.sleep(wait_s * random.uniform(0.5, 1.5))  # noqa: S311 (spreads the sites' return)
             wait_s = min(LAST_RETRY_S, wait_s * 2)
 
-    async def ask(self, body: bytes, deadline_s: float) -> pb.Answers:
-        """Send a query to all other sites; what they answered in time. Raises UnreachableError."""
+    async def ask(
+        self, body: bytes, deadline_s: float, sites: Sequence[str] = (), answer_bytes: int = ANSWER_BYTES
+    ) -> pb.Answers:
+        """Send a query, sealed, to other sites (all, unless they are named); what they answered in time, opened.
+
+        Answers are padded to `answer_bytes` at least: give what the largest one may take, so that their sizes do not
+        tell the hub who has found something. Raises UnreachableError, and RefusedError for a query that is too large.
+        """
         if self._channel is None or not self.connected:
             raise UnreachableError("the other sites cannot be asked", "the server is not connected", "try again later")
-        call = self._channel.unary_unary(
-            f"/{protocol.SERVICE}/Ask", pb.Question.SerializeToString, pb.Answers.FromString
-        )
-        question = pb.Question(body=body, deadline_ms=int(deadline_s * 1000))
+        until = asyncio.get_running_loop().time() + min(deadline_s, protocol.MAX_QUERY_S)
+        asked = Question(sealed.frame_query(Asked(body, answer_bytes)), sites, until)
         try:
-            answers: pb.Answers = await call(question, timeout=deadline_s + 5)
+            return await question.put(asked, self._channel, self._asking)
         except grpc.aio.AioRpcError:
             raise UnreachableError(
                 "the other sites could not be asked", "the connection was lost", "try again"
             ) from None
-        return answers
 
     async def fetch(self, blob: pb.Blob, path: Path) -> None:
         """Fetch a file, part by part, and check its digest. Raises UserError."""
@@ -136,7 +148,9 @@ class Session:
         async with grpc.aio.secure_channel(member.hub, credentials, options=OPTIONS) as channel:
             self._channel, self._outbox = channel, asyncio.Queue()
             hello = pb.Hello(protocol=protocol.VERSION, version=__version__, cases=self._work.cases())
+            hello.card = self._answering.card()
             self._outbox.put_nowait(pb.FromSite(hello=hello))
+            renewing = asyncio.create_task(self._renew_key(self._outbox))
             attach = channel.stream_stream(
                 f"/{protocol.SERVICE}/Attach", pb.FromSite.SerializeToString, pb.ToSite.FromString
             )
@@ -145,8 +159,16 @@ class Session:
                     self._receive(message)
             finally:
                 self._channel = None
+                renewing.cancel()
                 for running in self._running.values():
                     running.cancelled = True  # the hub has answered for them already
+                for query in self._queries.values():
+                    query.cancel()
+
+    async def _renew_key(self, outbox: "asyncio.Queue[pb.FromSite]") -> None:
+        while True:
+            await asyncio.sleep(self._answering.renew_in_s())
+            outbox.put_nowait(pb.FromSite(card=self._answering.card()))
 
     async def _outgoing(self) -> AsyncIterator[pb.FromSite]:
         while True:
@@ -166,10 +188,9 @@ class Session:
             case "task":
                 self._spawn(self._do(message.task))
             case "cancel":
-                if running := self._running.get(message.cancel.task_id):
-                    running.cancelled = True
+                self._call_off(message.cancel)
             case "query":
-                self._spawn(self._answer(message.query))
+                self._take(message.query)
             case "model":
                 self._spawn(self._work.model(message.model, self.fetch))
 
@@ -178,10 +199,17 @@ class Session:
         self.connected = False
         self._say(f"{was}: {reason}; trying again in about {wait_s:g} s")
 
-    def _spawn(self, coroutine: Awaitable[None]) -> None:
+    def _call_off(self, cancel: pb.Cancel) -> None:
+        if running := self._running.get(cancel.task_id):
+            running.cancelled = True
+        if query := self._queries.get(cancel.query_id):
+            query.cancel()
+
+    def _spawn(self, coroutine: Awaitable[None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(self._guarded(coroutine))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _guarded(self, coroutine: Awaitable[None]) -> None:
         try:
@@ -244,15 +272,29 @@ class Session:
 
         await upload(parts())
 
-    async def _answer(self, query: pb.Query) -> None:
-        if self._queries + self._outbox.qsize() >= protocol.MAX_OPEN_QUERIES:
-            return  # to the asking site it is late
-        self._queries += 1
+    def _take(self, query: pb.Query) -> None:
+        """Open a query and begin to answer it, or say why not."""
+        waiting = len(self._queries) + self._outbox.qsize()
+        if waiting >= 2 * protocol.MAX_OPEN_QUERIES or query.id in self._queries:
+            return  # the hub does not take off what this site says, or asks twice
+        if waiting >= protocol.MAX_OPEN_QUERIES:
+            self._refuse(query, pb.BUSY)
+            return
         try:
-            body = await self._work.answer(protocol.plain(query.from_site, 32), query.body)
-            self._outbox.put_nowait(pb.FromSite(answer=pb.Answer(query_id=query.id, body=body)))
-        finally:
-            self._queries -= 1
+            opened = self._answering.open(query.from_site, query.body, dt.datetime.now(dt.UTC))
+        except RefusedError as refused:
+            log.warning("a query of site %s was refused: %s", protocol.plain(query.from_site, 32), refused.why)
+            self._refuse(query, pb.UNREADABLE)
+            return
+        self._queries[query.id] = task = self._spawn(self._answer(query, opened))
+        task.add_done_callback(lambda _: self._queries.pop(query.id))
+
+    async def _answer(self, query: pb.Query, opened: Opened) -> None:
+        body = opened.seal(await self._work.answer(query.from_site, opened.body))
+        self._outbox.put_nowait(pb.FromSite(answer=pb.Answer(query_id=query.id, body=body)))
+
+    def _refuse(self, query: pb.Query, refusal: pb.Refusal) -> None:
+        self._outbox.put_nowait(pb.FromSite(answer=pb.Answer(query_id=query.id, refusal=refusal)))
 
 
 def _refuse_if_permanent(error: grpc.aio.AioRpcError) -> str:

@@ -5,9 +5,9 @@ import hashlib
 import logging
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from ynet.federation import protocol
 from ynet.federation.ledger import Head
 from ynet_server.callers import calling_site
 from ynet_server.registry import Registry, now
+from ynet_server.relay import Lines, Relay
 from ynet_server.reply_errors import FAILED, LOST, REFUSED
 
 log = logging.getLogger("ynet.hub")
@@ -55,6 +56,7 @@ class _Connection:
     since: float
     version: str
     cases: int
+    card: bytes
 
 
 @dataclass
@@ -63,11 +65,6 @@ class _Task:
     done: asyncio.Future[Path]
     limit_bytes: int
     is_arriving: bool = False
-
-
-@dataclass
-class _Question:
-    open: dict[str, asyncio.Future[bytes]] = field(default_factory=dict)
 
 
 class SiteState(NamedTuple):
@@ -87,7 +84,7 @@ class Hub:
         self._connections: dict[str, _Connection] = {}
         self._offers: dict[str, Offer] = {}
         self._tasks: dict[str, _Task] = {}
-        self._questions: dict[str, _Question] = {}
+        self._relay = Relay(Lines(self._enrolled, self._card, self._pass_on))
         self._transfers: Counter[str] = Counter()
         self._asking: Counter[str] = Counter()
         self._model: pb.Model | None = None
@@ -147,7 +144,8 @@ class Hub:
         listening = asyncio.create_task(self._listen(site, requests, connection))
         try:
             while (message := await connection.outbox.get()) is not None:
-                yield message
+                if not message.HasField("query") or self._relay.is_open(message.query.id):
+                    yield message
         finally:
             listening.cancel()
             self._drop(site, connection)
@@ -186,29 +184,18 @@ class Hub:
             path.unlink(missing_ok=True)
         return pb.UploadReceipt()
 
-    async def ask(self, question: pb.Question, context: Context) -> pb.Answers:
-        """Pass a query on to other sites and their answers back, unread; say who is missing and who is late."""
+    async def ask(self, question: pb.Question, context: Context) -> AsyncIterator[pb.Answers]:
+        """Pass queries on to other sites and their answers back, sealed; say of each other site why it is silent."""
         asker = calling_site()
-        if len(question.body) > protocol.MAX_QUERY_BYTES:
+        largest = max((len(one.body) for one in question.queries), default=0)
+        if largest > protocol.MAX_QUERY_BYTES + protocol.MAX_ENVELOPE_BYTES:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the query is too large")
-        everybody = [site.name for site in self._registry.sites()]
-        if len(question.sites) > MAX_NAMED:
+        if max(len(question.sites), len(question.queries)) > MAX_NAMED:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the query names too many sites")
-        wanted = [name for name in dict.fromkeys(question.sites or everybody) if name != asker]
         await _limit(self._asking[asker] >= MAX_QUESTIONS, "queries", context)
-        query = pb.Query(id=secrets.token_hex(16), from_site=asker, body=question.body)
-        entry = self._questions[query.id] = _Question()
-        try:
-            with _one_more(self._asking, asker):
-                for name in wanted:
-                    if self._pass_on(name, query):
-                        entry.open[name] = asyncio.get_running_loop().create_future()
-                wait_s = min(question.deadline_ms / 1000, protocol.MAX_QUERY_S)
-                if entry.open:
-                    await asyncio.wait(entry.open.values(), timeout=wait_s)
-            return _answers(wanted, entry.open)
-        finally:
-            del self._questions[query.id]
+        with _one_more(self._asking, asker):
+            async for part in self._relay.ask(asker, question):
+                yield part
 
     # --- within
 
@@ -228,7 +215,9 @@ class Hub:
             )
         if older := self._connections.get(site):
             self._drop(site, older)
-        connection = _Connection(asyncio.Queue(OUTBOX), now(), protocol.plain(hello.version, 40), hello.cases)
+        connection = _Connection(
+            asyncio.Queue(OUTBOX), now(), protocol.plain(hello.version, 40), hello.cases, _card(hello.card)
+        )
         self._connections[site] = connection
         welcome = pb.Welcome(protocol=protocol.VERSION, version=__version__, federation=self._federation)
         if self._model is not None:
@@ -250,7 +239,9 @@ class Hub:
                 if message.HasField("failure"):
                     self._fail(site, message.failure)
                 elif message.HasField("answer"):
-                    self._answer(site, message.answer)
+                    self._relay.answered(site, message.answer)
+                elif message.HasField("card"):
+                    connection.card = _card(message.card)
         finally:
             self._drop(site, connection)
 
@@ -265,12 +256,17 @@ class Hub:
             return False
         return True
 
-    def _pass_on(self, site: str, query: pb.Query) -> bool:
-        """Whether a site is there to be asked. One that is behind with its queries is not troubled with another."""
+    def _enrolled(self) -> list[str]:
+        return [site.name for site in self._registry.sites()]
+
+    def _card(self, site: str) -> bytes | None:
         connection = self._connections.get(site)
-        if connection is not None and connection.outbox.qsize() >= OUTBOX // 2:
-            return True
-        return self._send(site, pb.ToSite(query=query))
+        return connection.card if connection else None
+
+    def _pass_on(self, site: str, message: pb.ToSite) -> bool:
+        """Whether a site was sent something of a query; one that is behind is not troubled with more."""
+        connection = self._connections.get(site)
+        return connection is not None and connection.outbox.qsize() < OUTBOX // 2 and self._send(site, message)
 
     def _drop(self, site: str, connection: _Connection) -> None:
         """Forget a connection, and answer for everything that waits for it."""
@@ -283,9 +279,7 @@ class Hub:
         for task in self._tasks.values():
             if task.site == site and not task.done.done():
                 task.done.set_exception(TaskError("the connection to the site was lost"))
-        for question in self._questions.values():
-            if (waiting := question.open.get(site)) and not waiting.done():
-                waiting.cancel()
+        self._relay.lost(site)
         log.info("site %s disconnected", site)
 
     def _fail(self, site: str, failure: pb.TaskFailure) -> None:
@@ -294,11 +288,10 @@ class Hub:
             reason = protocol.plain(failure.reason, protocol.MAX_REASON_CHARACTERS)
             task.done.set_exception(TaskError(reason, REFUSED if failure.refused else FAILED))
 
-    def _answer(self, site: str, answer: pb.Answer) -> None:
-        question = self._questions.get(answer.query_id)
-        waiting = question.open.get(site) if question else None
-        if waiting and not waiting.done() and len(answer.body) <= protocol.MAX_ANSWER_BYTES:
-            waiting.set_result(answer.body)
+
+def _card(told: bytes) -> bytes:
+    """A site's card, for the other sites to check; one that is too large is none."""
+    return told if len(told) <= protocol.MAX_CARD_BYTES else b""
 
 
 @contextmanager
@@ -313,19 +306,6 @@ def _one_more(under_way: "Counter[str]", site: str) -> Iterator[None]:
 async def _limit(is_reached: bool, of: str, context: Context) -> None:
     if is_reached:
         await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"too many {of} at a time")
-
-
-def _answers(wanted: Sequence[str], asked: dict[str, asyncio.Future[bytes]]) -> pb.Answers:
-    reply = pb.Answers()
-    for name in wanted:
-        future = asked.get(name)
-        if future is None or future.cancelled():
-            reply.missing.append(name)
-        elif future.done():
-            reply.answers.add(site=name, body=future.result())
-        else:
-            reply.late.append(name)
-    return reply
 
 
 async def _receive(parts: AsyncIterator[pb.UploadPart], path: Path, header: pb.UploadHeader) -> bool:
@@ -355,6 +335,6 @@ def service(hub: Hub) -> grpc.GenericRpcHandler:
             "Upload": grpc.stream_unary_rpc_method_handler(
                 hub.upload, pb.UploadPart.FromString, pb.UploadReceipt.SerializeToString
             ),
-            "Ask": grpc.unary_unary_rpc_method_handler(hub.ask, pb.Question.FromString, pb.Answers.SerializeToString),
+            "Ask": grpc.unary_stream_rpc_method_handler(hub.ask, pb.Question.FromString, pb.Answers.SerializeToString),
         },
     )

@@ -11,7 +11,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import NameOID
-from loopback import MAX_MODEL_BYTES, Consortium, Site, hello, play, sha256, until
+from loopback import MAX_MODEL_BYTES, Consortium, Site, answered, hello, play, sha256, until
 
 from ynet.errors import RefusedError
 from ynet.federation import content, identity, protocol
@@ -491,35 +491,33 @@ def test_who_is_silent_is_late_and_who_is_lost_meanwhile_is_missing(tmp_path: Pa
 
 def test_a_question_does_not_wait_longer_than_it_must(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
-        await consortium.join("B")
-        async with consortium.wire(consortium.enrol("A")) as a:
-            async with asyncio.timeout(2):
-                answers = await a.ask(b"q", deadline_ms=2**32 - 1)
+        async with (
+            consortium.wire(consortium.enrol("B")) as b,
+            consortium.wire(consortium.enrol("A")) as a,
+            asyncio.timeout(2),
+            b.answering(answered),
+        ):
+            answers = await a.ask(b"q", deadline_ms=2**32 - 1)
         assert [one.site for one in answers.answers] == ["B"]
 
     play(tmp_path, story)
 
 
 def test_only_the_sites_named_are_asked_each_once_and_never_the_asker(tmp_path: Path) -> None:
-    asked: list[str] = []
-
-    def counting(name: str) -> Site:
-        async def answer(from_site: str, body: bytes) -> bytes:
-            asked.append(name)
-            return b"x"
-
-        return Site(answer)
-
     async def story(consortium: Consortium) -> None:
-        for name in ("A", "B", "C"):
-            await consortium.join(name, counting(name))
-        async with consortium.wire(consortium.enrol("Z")) as wire:
+        await consortium.join("A")
+        await consortium.join("C", Site(never_asked))
+        async with (
+            consortium.wire(consortium.enrol("B")) as b,
+            consortium.wire(consortium.enrol("Z")) as wire,
+            b.answering(answered) as asked,
+        ):
             answers = await wire.ask(b"q", "B", "B", "nobody", "Z")
             assert [one.site for one in answers.answers] == ["B"]
             assert list(answers.missing) == ["nobody"]
-            assert asked == ["B"]
+            assert len(asked) == 1
             assert not (await wire.ask(b"q", "Z")).answers
-            assert asked == ["B"]
+            assert len(asked) == 1
             with contextlib.suppress(grpc.aio.AioRpcError):  # asking it may be refused; flooding B it must not
                 await wire.ask(b"q", *["B"] * 10_000)
             assert len(asked) <= 2
@@ -528,21 +526,148 @@ def test_only_the_sites_named_are_asked_each_once_and_never_the_asker(tmp_path: 
     play(tmp_path, story)
 
 
-def test_a_query_that_is_too_large_is_refused_and_nobody_sees_it(tmp_path: Path) -> None:
-    seen: list[bytes] = []
+async def never_asked(from_site: str, body: bytes) -> bytes:
+    raise AssertionError
 
-    async def answer(from_site: str, body: bytes) -> bytes:
-        seen.append(body)
-        return b"x"
+
+def test_a_query_that_is_too_large_is_refused_and_nobody_sees_it(tmp_path: Path) -> None:
+    limit = protocol.MAX_QUERY_BYTES + protocol.MAX_ENVELOPE_BYTES
 
     async def story(consortium: Consortium) -> None:
-        await consortium.join("B", Site(answer))
-        async with consortium.wire(consortium.enrol("A")) as wire:
+        async with (
+            consortium.wire(consortium.enrol("B")) as b,
+            consortium.wire(consortium.enrol("Z")) as wire,
+            b.answering(answered) as asked,
+        ):
             with refused(Code.INVALID_ARGUMENT, "too large"):
-                await wire.ask(b"q" * (protocol.MAX_QUERY_BYTES + 1))
-            assert not seen
-            await wire.ask(b"q" * protocol.MAX_QUERY_BYTES)
-            assert len(seen) == 1
+                await wire.ask(b"q" * (limit + 1), "B")
+            assert not asked
+            await wire.ask(b"q" * limit, "B")
+            assert len(asked) == 1
+
+    play(tmp_path, story)
+
+
+def test_the_largest_query_and_the_largest_answer_pass_sealed_and_larger_ones_do_not(tmp_path: Path) -> None:
+    async def answer(from_site: str, body: bytes) -> bytes:
+        return b"a" * (protocol.MAX_ANSWER_BYTES + (body == b"more"))
+
+    async def story(consortium: Consortium) -> None:
+        asker = await consortium.join("A")
+        for name in "BCDEF":  # together more than one message may hold
+            await consortium.join(name, Site(answer))
+        found = await asker.session.ask(b"q" * protocol.MAX_QUERY_BYTES, 10)
+        assert sorted((one.site, len(one.body)) for one in found.answers) == [
+            (name, protocol.MAX_ANSWER_BYTES) for name in "BCDEF"
+        ]
+        with pytest.raises(RefusedError, match="64 KiB"):
+            await asker.session.ask(b"q" * (protocol.MAX_QUERY_BYTES + 1), 5)
+        assert list((await asker.session.ask(b"more", 0.2, ["B"])).late) == ["B"]
+
+    play(tmp_path, story)
+
+
+def test_a_site_that_has_just_come_or_come_back_is_asked_at_once(tmp_path: Path) -> None:
+    """Its card is not known yet, or an older one: the question is put once more, by itself."""
+
+    async def story(consortium: Consortium) -> None:
+        asker = await consortium.join("A")
+        for _ in range(3):
+            member = consortium.enrol("B")
+            came = consortium.session(member)
+            await until(lambda: consortium.hub.connected().get("B"))
+            for _ in range(2):
+                found = await asker.session.ask(b"q", 5)
+                assert [(one.site, one.body) for one in found.answers] == [("B", b"answer to A")]
+                assert not [*found.missing, *found.unreadable, *found.late]
+            consortium.hub.dismiss("B")
+            came.task.cancel()
+
+    play(tmp_path, story)
+
+
+def test_who_can_be_asked_anew_is_not_held_up_by_who_is_silent(tmp_path: Path) -> None:
+    async def silent(from_site: str, body: bytes) -> bytes:
+        await asyncio.sleep(60)
+        return b""
+
+    async def story(consortium: Consortium) -> None:
+        asker = await consortium.join("A")
+        await consortium.join("S", Site(silent))
+        assert list((await asker.session.ask(b"q", 0.2)).late) == ["S"]
+        await consortium.join("B")
+        found = await asker.session.ask(b"q", 0.5)
+        assert ([one.site for one in found.answers], list(found.late)) == (["B"], ["S"])
+
+    play(tmp_path, story)
+
+
+def test_no_asking_site_takes_all_of_an_answering_one(tmp_path: Path) -> None:
+    async def story(consortium: Consortium) -> None:
+        async with consortium.wire(consortium.enrol("B")) as b, consortium.wire(consortium.enrol("A")) as a:
+            stream = await b.attached()
+            greedy = [asyncio.create_task(a.ask(b"q", "B", deadline_ms=5000)) for _ in range(60)]
+            await until(lambda: sum(one.done() for one in greedy) == 60 - protocol.MAX_OPEN_OF_ONE)
+            assert all(list(one.result().busy) == ["B"] for one in greedy if one.done())
+            async with consortium.wire(consortium.enrol("C")) as c:
+                other = asyncio.create_task(c.ask(b"from C", "B", deadline_ms=5000))
+                while (query := (await stream.read()).query).from_site != "C":
+                    assert query.from_site == "A"
+                await stream.write(pb.FromSite(answer=answered(query)))
+                assert [one.site for one in (await other).answers] == ["B"]
+            for one in greedy:
+                one.cancel()
+            await until(lambda: not consortium.hub._relay._open_at)
+
+    play(tmp_path, story)
+
+
+def test_a_site_with_too_many_queries_open_is_busy_to_all_and_soon_no_more(tmp_path: Path) -> None:
+    per_site = protocol.MAX_OPEN_OF_ONE
+
+    async def story(consortium: Consortium) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            b = await stack.enter_async_context(consortium.wire(consortium.enrol("B")))
+            stream, asking = await b.attached(), list[asyncio.Task[pb.Answers]]()
+            for number in range(protocol.MAX_OPEN_QUERIES // per_site):
+                wire = await stack.enter_async_context(consortium.wire(consortium.enrol(f"A{number}")))
+                asking += [asyncio.create_task(wire.ask(b"q", "B", deadline_ms=9000)) for _ in range(per_site)]
+            for _ in range(protocol.MAX_OPEN_QUERIES):
+                assert (await stream.read()).HasField("query")
+            last = await stack.enter_async_context(consortium.wire(consortium.enrol("Z")))
+            assert list((await last.ask(b"q", "B")).busy) == ["B"]
+            for one in asking:
+                one.cancel()
+            await until(lambda: not consortium.hub._relay._open_at)
+            assert list((await last.ask(b"q", "B", deadline_ms=50)).late) == ["B"]
+
+    play(tmp_path, story)
+
+
+@pytest.mark.parametrize("how", ["deadline", "call ended"])
+def test_a_query_that_nobody_waits_for_any_more_is_called_off_at_the_site(tmp_path: Path, how: str) -> None:
+    outcomes = []
+
+    async def slow(from_site: str, body: bytes) -> bytes:
+        outcomes.append("begun")
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            outcomes.append("called off")
+            raise
+        return b""
+
+    async def story(consortium: Consortium) -> None:
+        asker = await consortium.join("A")
+        answering = await consortium.join("B", Site(slow))
+        asking = asyncio.create_task(asker.session.ask(b"q", 0.3 if how == "deadline" else 60))
+        await until(lambda: outcomes)
+        if how == "call ended":
+            asking.cancel()
+        await until(lambda: outcomes == ["begun", "called off"], within_s=5)
+        assert not consortium.hub._relay._questions
+        assert answering.session.connected
+        assert not answering.session._queries
 
     play(tmp_path, story)
 
@@ -555,7 +680,7 @@ def test_an_answer_counts_once_from_the_site_that_was_asked_and_not_when_it_is_t
                 asking = asyncio.ensure_future(a.ask(b"q", "B"))
                 query = (await asked.read()).query
                 await other.write(pb.FromSite(answer=pb.Answer(query_id=query.id, body=b"forged")))
-                large = b"x" * (protocol.MAX_ANSWER_BYTES + 1)
+                large = b"x" * (protocol.MAX_ANSWER_BYTES + protocol.MAX_ENVELOPE_BYTES + 1)
                 await asked.write(pb.FromSite(answer=pb.Answer(query_id=query.id, body=large)))
                 await asked.write(pb.FromSite(answer=pb.Answer(query_id="unknown", body=b"stray")))
                 await asked.write(pb.FromSite(answer=pb.Answer(query_id=query.id, body=b"true")))

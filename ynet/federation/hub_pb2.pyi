@@ -1,4 +1,5 @@
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
@@ -6,15 +7,26 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Refusal(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    NONE: _ClassVar[Refusal]
+    BUSY: _ClassVar[Refusal]
+    UNREADABLE: _ClassVar[Refusal]
+NONE: Refusal
+BUSY: Refusal
+UNREADABLE: Refusal
+
 class FromSite(_message.Message):
-    __slots__ = ("hello", "failure", "answer")
+    __slots__ = ("hello", "failure", "answer", "card")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
+    CARD_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     failure: TaskFailure
     answer: Answer
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., failure: _Optional[_Union[TaskFailure, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ...) -> None: ...
+    card: bytes
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., failure: _Optional[_Union[TaskFailure, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ..., card: _Optional[bytes] = ...) -> None: ...
 
 class ToSite(_message.Message):
     __slots__ = ("welcome", "task", "cancel", "query", "model")
@@ -31,14 +43,16 @@ class ToSite(_message.Message):
     def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., task: _Optional[_Union[Task, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., query: _Optional[_Union[Query, _Mapping]] = ..., model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("protocol", "version", "cases")
+    __slots__ = ("protocol", "version", "cases", "card")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CASES_FIELD_NUMBER: _ClassVar[int]
+    CARD_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     version: str
     cases: int
-    def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., cases: _Optional[int] = ...) -> None: ...
+    card: bytes
+    def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., cases: _Optional[int] = ..., card: _Optional[bytes] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("protocol", "version", "federation", "model", "ledger")
@@ -101,10 +115,44 @@ class TaskFailure(_message.Message):
     def __init__(self, task_id: _Optional[str] = ..., refused: bool = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Cancel(_message.Message):
-    __slots__ = ("task_id",)
+    __slots__ = ("task_id", "query_id")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    QUERY_ID_FIELD_NUMBER: _ClassVar[int]
     task_id: str
-    def __init__(self, task_id: _Optional[str] = ...) -> None: ...
+    query_id: str
+    def __init__(self, task_id: _Optional[str] = ..., query_id: _Optional[str] = ...) -> None: ...
+
+class Card(_message.Message):
+    __slots__ = ("certificate", "key", "signature")
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    certificate: bytes
+    key: bytes
+    signature: bytes
+    def __init__(self, certificate: _Optional[bytes] = ..., key: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class Opening(_message.Message):
+    __slots__ = ("certificate", "sealed", "signature")
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    SEALED_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    certificate: bytes
+    sealed: bytes
+    signature: bytes
+    def __init__(self, certificate: _Optional[bytes] = ..., sealed: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class Envelope(_message.Message):
+    __slots__ = ("session", "opening", "number", "ciphertext")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    OPENING_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    CIPHERTEXT_FIELD_NUMBER: _ClassVar[int]
+    session: bytes
+    opening: bytes
+    number: int
+    ciphertext: bytes
+    def __init__(self, session: _Optional[bytes] = ..., opening: _Optional[bytes] = ..., number: _Optional[int] = ..., ciphertext: _Optional[bytes] = ...) -> None: ...
 
 class Query(_message.Message):
     __slots__ = ("id", "from_site", "body")
@@ -117,25 +165,34 @@ class Query(_message.Message):
     def __init__(self, id: _Optional[str] = ..., from_site: _Optional[str] = ..., body: _Optional[bytes] = ...) -> None: ...
 
 class Answer(_message.Message):
-    __slots__ = ("query_id", "body")
+    __slots__ = ("query_id", "body", "refusal")
     QUERY_ID_FIELD_NUMBER: _ClassVar[int]
     BODY_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
     query_id: str
     body: bytes
-    def __init__(self, query_id: _Optional[str] = ..., body: _Optional[bytes] = ...) -> None: ...
+    refusal: Refusal
+    def __init__(self, query_id: _Optional[str] = ..., body: _Optional[bytes] = ..., refusal: _Optional[_Union[Refusal, str]] = ...) -> None: ...
 
 class Question(_message.Message):
-    __slots__ = ("body", "sites", "deadline_ms")
-    BODY_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("queries", "sites", "deadline_ms")
+    class ToOne(_message.Message):
+        __slots__ = ("site", "body")
+        SITE_FIELD_NUMBER: _ClassVar[int]
+        BODY_FIELD_NUMBER: _ClassVar[int]
+        site: str
+        body: bytes
+        def __init__(self, site: _Optional[str] = ..., body: _Optional[bytes] = ...) -> None: ...
+    QUERIES_FIELD_NUMBER: _ClassVar[int]
     SITES_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
-    body: bytes
+    queries: _containers.RepeatedCompositeFieldContainer[Question.ToOne]
     sites: _containers.RepeatedScalarFieldContainer[str]
     deadline_ms: int
-    def __init__(self, body: _Optional[bytes] = ..., sites: _Optional[_Iterable[str]] = ..., deadline_ms: _Optional[int] = ...) -> None: ...
+    def __init__(self, queries: _Optional[_Iterable[_Union[Question.ToOne, _Mapping]]] = ..., sites: _Optional[_Iterable[str]] = ..., deadline_ms: _Optional[int] = ...) -> None: ...
 
 class Answers(_message.Message):
-    __slots__ = ("answers", "missing", "late")
+    __slots__ = ("answers", "missing", "late", "busy", "unreadable", "cards")
     class FromOne(_message.Message):
         __slots__ = ("site", "body")
         SITE_FIELD_NUMBER: _ClassVar[int]
@@ -143,13 +200,26 @@ class Answers(_message.Message):
         site: str
         body: bytes
         def __init__(self, site: _Optional[str] = ..., body: _Optional[bytes] = ...) -> None: ...
+    class CardOf(_message.Message):
+        __slots__ = ("site", "card")
+        SITE_FIELD_NUMBER: _ClassVar[int]
+        CARD_FIELD_NUMBER: _ClassVar[int]
+        site: str
+        card: bytes
+        def __init__(self, site: _Optional[str] = ..., card: _Optional[bytes] = ...) -> None: ...
     ANSWERS_FIELD_NUMBER: _ClassVar[int]
     MISSING_FIELD_NUMBER: _ClassVar[int]
     LATE_FIELD_NUMBER: _ClassVar[int]
+    BUSY_FIELD_NUMBER: _ClassVar[int]
+    UNREADABLE_FIELD_NUMBER: _ClassVar[int]
+    CARDS_FIELD_NUMBER: _ClassVar[int]
     answers: _containers.RepeatedCompositeFieldContainer[Answers.FromOne]
     missing: _containers.RepeatedScalarFieldContainer[str]
     late: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, answers: _Optional[_Iterable[_Union[Answers.FromOne, _Mapping]]] = ..., missing: _Optional[_Iterable[str]] = ..., late: _Optional[_Iterable[str]] = ...) -> None: ...
+    busy: _containers.RepeatedScalarFieldContainer[str]
+    unreadable: _containers.RepeatedScalarFieldContainer[str]
+    cards: _containers.RepeatedCompositeFieldContainer[Answers.CardOf]
+    def __init__(self, answers: _Optional[_Iterable[_Union[Answers.FromOne, _Mapping]]] = ..., missing: _Optional[_Iterable[str]] = ..., late: _Optional[_Iterable[str]] = ..., busy: _Optional[_Iterable[str]] = ..., unreadable: _Optional[_Iterable[str]] = ..., cards: _Optional[_Iterable[_Union[Answers.CardOf, _Mapping]]] = ...) -> None: ...
 
 class DownloadRequest(_message.Message):
     __slots__ = ("blob", "offset")

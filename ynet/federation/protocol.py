@@ -1,13 +1,21 @@
 """The protocol's number, and the limits that both sides hold each other to."""
 
-VERSION = 1
+VERSION = 2
 SERVICE = "ynet.v1.Hub"
 
 CHUNK_BYTES = 1 << 20
 """One part of a transfer; gRPC's own limit for a message is 4 MiB."""
 
-MAX_QUERY_BYTES = 1_024
-MAX_ANSWER_BYTES = 256 * 1_024
+MAX_QUERY_BYTES = 64 * 1_024
+MAX_ANSWER_BYTES = 1 << 20
+"""Of one site's query and answer, as the sites read them."""
+MAX_ENVELOPE_BYTES = 4 * 1_024
+"""What sealing adds to a query or an answer at most: padding, the opening of a session, tags."""
+MAX_CARD_BYTES = 8 * 1_024
+PADDING_BYTES = 1_024
+"""Queries and answers are padded to multiples of it before they are sealed."""
+MAX_PADDED_BYTES = 64 * 1_024
+"""An asking site may have answers padded to this at least: a small answer, or none, then looks like any other."""
 MAX_QUERY_S = 60.0
 MAX_REASON_CHARACTERS = 500
 MAX_BLOB_BYTES = (4096 << 20) + (1 << 20)
@@ -15,6 +23,8 @@ MAX_BLOB_BYTES = (4096 << 20) + (1 << 20)
 MAX_TASKS = 32
 MAX_OPEN_QUERIES = 256
 """What a site works on at a time."""
+MAX_OPEN_OF_ONE = 32
+"""Queries that one site may have open at another: no asking site takes all of an answering one."""
 
 PING_EVERY_MS = 20_000
 """Both sides ping an idle connection this often and give it up after PING_ANSWER_MS: a cut line is noticed."""
