@@ -9,7 +9,7 @@ import re
 from typing import NamedTuple
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -128,12 +128,14 @@ class Leaf(NamedTuple):
 
 def read_leaf(certificate: bytes) -> Leaf:
     """The site (from its SAN URI), serial number and life of a PEM certificate. Raises ValueError."""
-    parsed = x509.load_pem_x509_certificate(certificate)
+    parsed = _loaded(certificate)
     try:
         names = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     except x509.ExtensionNotFound:
         uris = []
+    except (x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise ValueError(str(error)) from None
     sites = [uri.removeprefix(SITE_URI) for uri in uris if uri.startswith(SITE_URI)]
     site = sites[0] if len(sites) == 1 and SITE_NAME.match(sites[0]) else None
     return Leaf(site, parsed.serial_number, parsed.not_valid_before_utc, parsed.not_valid_after_utc)
@@ -158,10 +160,10 @@ def check_signature(certificate: bytes, signature: bytes, message: bytes) -> Non
 def check_member(certificate: bytes, site: str, authority: bytes, now: dt.datetime) -> None:
     """Whether a PEM certificate is the authority's for `site`, and in force. Raises RefusedError."""
     try:
-        parsed, issuer = (x509.load_pem_x509_certificate(pem) for pem in (certificate, authority))
+        parsed, issuer = _loaded(certificate), _loaded(authority)
         parsed.verify_directly_issued_by(issuer)
         leaf = read_leaf(certificate)
-    except (ValueError, TypeError, InvalidSignature):
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         raise _untrusted("its certificate is not one of the consortium's authority") from None
     if leaf.site != site:
         raise _untrusted("its certificate is another site's")
@@ -234,6 +236,14 @@ def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
 
 def _name(common: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common[:64])])
+
+
+def _loaded(certificate: bytes) -> x509.Certificate:
+    """A PEM certificate. Raises ValueError."""
+    try:
+        return x509.load_pem_x509_certificate(certificate)
+    except x509.InvalidVersion as error:
+        raise ValueError(str(error)) from None
 
 
 def _private(key: bytes) -> ec.EllipticCurvePrivateKey:

@@ -168,7 +168,7 @@ def seal_answer(channel: Channel, number: int, body: bytes, at_least: int) -> by
     Raises RefusedError when it is too large.
     """
     if len(body) > protocol.MAX_ANSWER_BYTES:
-        raise refused(f"the answer has more than {protocol.MAX_ANSWER_BYTES >> 10} KiB")
+        raise refused(f"the answer has more than {protocol.MAX_ANSWER_BYTES >> 20} MiB")
     framed = _padded(_LENGTHS.pack(len(body), 0) + body, at_least)
     return channel.answer.encrypt(_nonce(number), framed, _about(channel, b"answer", number))
 
