@@ -1,0 +1,225 @@
+"""What sealing costs a query on its way through a real hub and back, with 1, 10 and 50 sites, on loopback.
+
+python tests/benchmarks/relay_latency.py [--out FILE.json] [--sites 1 10 50] [--queries 600] [--processes 2]
+
+Sites answer a constant of the size of ten hits at once: nothing is searched. The same hub and the same sites carry
+queries that are sealed and queries that are not, turn by turn, so that what else the machine does falls on both.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import datetime as dt
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import yaml
+
+from ynet import control
+from ynet.federation import hub_pb2 as pb
+from ynet.federation import sealed
+from ynet.federation.content import Content
+from ynet.home import prepare
+from ynet_client import membership
+from ynet_client.answering import Answering, Opened
+from ynet_client.asking import Asking, Sent
+from ynet_client.session import Fetch, Session
+
+QUERY, ANSWER = os.urandom(110), os.urandom(420)
+BARE, SEALED = "bare", "sealed"
+TURN = 20  # queries of one kind in a row
+WARM_UP = 60
+
+
+class Answers:
+    """The work of a site that answers at once."""
+
+    def cases(self) -> int:
+        return 1
+
+    async def task(self, kind: str, received: Path, cancelled: Callable[[], bool]) -> Content:
+        raise NotImplementedError
+
+    async def answer(self, from_site: str, body: bytes) -> bytes:
+        return ANSWER
+
+    async def witness(self, head: pb.LedgerHead) -> None:
+        raise NotImplementedError
+
+    async def model(self, model: pb.Model, fetch: Fetch) -> None:
+        raise NotImplementedError
+
+
+class BareAsking(Asking):
+    """Sends queries as they are, as a prototype would."""
+
+    def __init__(self, member: membership.Membership, sites: list[str]) -> None:
+        super().__init__(member)
+        self._sites = sites
+
+    def known(self) -> list[str]:
+        return self._sites
+
+    def seal(self, framed: bytes, sites: Iterable[str], now: dt.datetime) -> dict[str, Sent]:
+        return dict.fromkeys(sites, Sent(sealed.read_query(framed).body, None, 0))  # type: ignore[arg-type]
+
+    def open(self, sent: Sent, ciphertext: bytes) -> bytes:
+        return ciphertext
+
+
+class BareAnswering(Answering):
+    """Reads one site's queries as they are, and opens all others'."""
+
+    def open(self, from_site: str, envelope: bytes, now: dt.datetime) -> Opened:
+        return Opened(envelope, bytes) if from_site == BARE else super().open(from_site, envelope, now)
+
+
+def session(home: Path) -> Session:
+    """A site's session, when it has enrolled."""
+    member = membership.load(home)
+    assert member is not None
+    (home / "spool").mkdir(exist_ok=True)
+    opened = Session(member, home / "spool", Answers(), lambda _: None)
+    opened._answering = BareAnswering(member)
+    return opened
+
+
+async def connect(homes: Iterable[Path]) -> list[Session]:
+    sessions = [session(home) for home in homes]
+    for one in sessions:
+        one.task = asyncio.create_task(one.run())  # type: ignore[attr-defined]
+    while not all(one.connected for one in sessions):
+        await asyncio.sleep(0.02)
+    return sessions
+
+
+async def answer_all(homes: list[Path]) -> None:
+    """A process of sites, until its input ends."""
+    await connect(homes)
+    print("ready", flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+
+
+@contextlib.contextmanager
+def hub(folder: Path) -> Iterator[tuple[Path, int]]:
+    """A real server; its home and process number."""
+    home, config = prepare(folder / "server"), folder / "server.yaml"
+    config.write_text(yaml.safe_dump({"listen": {"host": "127.0.0.1", "hub_port": 0, "enrolment_port": 0}}))
+    command = [sys.executable, "-m", "ynet_server", "start", "--home", home, "--config", config]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
+        try:
+            wait_for(server, b"ready")
+            yield home, server.pid
+        finally:
+            server.terminate()
+
+
+def wait_for(process: "subprocess.Popen[bytes]", word: bytes) -> None:
+    assert process.stdout is not None
+    while not (line := process.stdout.readline()).startswith(word):
+        assert line, "the process ended"
+
+
+def enrol(server: Path, folder: Path, name: str) -> Path:
+    asked: dict[str, Any] = {"site": name, "replace": False}
+    made = control.call(server, "POST", "/invitations", "the server", "the benchmark", json=asked)
+    membership.enrol(prepare(folder / name), name, str(made["invitation"]))
+    return folder / name
+
+
+@contextlib.contextmanager
+def answering(homes: list[Path], processes: int) -> Iterator[None]:
+    """The answering sites, in a few processes."""
+    with contextlib.ExitStack() as stack:
+        for part in (homes[number::processes] for number in range(processes)):
+            if part:
+                command = [sys.executable, __file__, "--answer", *part]
+                pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+                process = stack.enter_context(subprocess.Popen(command, **pipes))  # type: ignore[call-overload]
+                stack.callback(process.stdin.close)
+                wait_for(process, b"ready")
+        yield
+
+
+async def ask_all(homes: dict[str, Path], sites: list[str], queries: int, server: int) -> list[dict[str, float | str]]:
+    """Rows of what both kinds of asking took."""
+    asking = dict(zip(homes, await connect(homes.values()), strict=True))
+    asking[BARE]._asking = BareAsking(asking[BARE]._member, sites)
+    took: dict[str, list[float]] = {BARE: [], SEALED: []}
+    cpu = dict.fromkeys(took, 0.0)
+
+    async def ask(kind: str) -> float:
+        begun = time.perf_counter()
+        found = await asking[kind].ask(QUERY, 10, sites)
+        assert len(found.answers) == len(sites), found
+        return time.perf_counter() - begun
+
+    first = {kind: await ask(kind) for kind in took}
+    for kind in list(took) * (WARM_UP // 2):
+        await ask(kind)
+    process = psutil.Process(server)
+    for _ in range(queries // TURN):
+        for kind, seconds in took.items():
+            before = sum(process.cpu_times()[:2])
+            seconds += [await ask(kind) for _ in range(TURN)]
+            cpu[kind] += sum(process.cpu_times()[:2]) - before
+    for one in asking.values():
+        one.task.cancel()  # type: ignore[attr-defined]
+    return [row(kind, len(sites), first[kind], took[kind], cpu[kind] / len(took[kind])) for kind in took]
+
+
+def row(kind: str, sites: int, first: float, took: list[float], cpu: float) -> dict[str, float | str]:
+    p50, p99 = np.percentile(took, [50, 99]) * 1e3
+    first_ms, hub_cpu_ms = round(first * 1e3, 2), round(cpu * 1e3, 2)
+    return {
+        "sites": sites,
+        "query": kind,
+        "p50_ms": round(float(p50), 2),
+        "p99_ms": round(float(p99), 2),
+        "first_ms": first_ms,  # sealed: with all cards told, checked, and all sessions begun
+        "hub_cpu_ms": hub_cpu_ms,
+        "queries": len(took),
+    }
+
+
+def measure(count: int, queries: int, processes: int, folder: Path) -> list[dict[str, float | str]]:
+    with hub(folder) as (server, pid):
+        sites = {f"S{number}": enrol(server, folder, f"S{number}") for number in range(count)}
+        asking = {name: enrol(server, folder, name) for name in (BARE, SEALED)}
+        with answering(list(sites.values()), processes):
+            return asyncio.run(ask_all(asking, list(sites), queries, pid))
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    arguments.add_argument("--out", type=Path)
+    arguments.add_argument("--sites", type=int, nargs="+", default=[1, 10, 50])
+    arguments.add_argument("--queries", type=int, default=600)
+    arguments.add_argument("--processes", type=int, default=2)
+    arguments.add_argument("--answer", type=Path, nargs="+", help=argparse.SUPPRESS)
+    options = arguments.parse_args()
+    if options.answer:
+        asyncio.run(answer_all(options.answer))
+        return
+    rows = []
+    for count in options.sites:
+        with tempfile.TemporaryDirectory() as folder:
+            rows += measure(count, options.queries, options.processes, Path(folder))
+    print(" ".join(f"{key:>10}" for key in rows[0]))
+    for one in rows:
+        print(" ".join(f"{value:>10}" for value in one.values()))
+    if options.out:
+        options.out.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
