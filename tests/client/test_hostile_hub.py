@@ -1,6 +1,7 @@
 """What a hub that means harm can do to a site: waste its time, and nothing that lasts."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from ynet.data.synthetic import make_federation
 from ynet.errors import RefusedError, UserError
 from ynet.federation import hub_pb2 as hub
 from ynet.federation import plan as plans
-from ynet.federation import protocol, retrieval_pb2
+from ynet.federation import protocol, retrieval_pb2, sealed
 from ynet.federation.content import Content
+from ynet.federation.identity import Identity
 from ynet.index import Hit
 from ynet.model import arrays_of, build
 from ynet_client import lookup
+from ynet_client.answering import Answering
 from ynet_client.archive import Archive
 from ynet_client.consent import Consent
 from ynet_client.display import Display
@@ -26,6 +29,7 @@ from ynet_client.gallery import Gallery
 from ynet_client.local_site import LocalSite
 from ynet_client.settings import ClientSettings
 from ynet_server.hub import TaskError
+from ynet_server.relay import _Question
 from ynet_server.reply_errors import REFUSED
 
 
@@ -163,6 +167,201 @@ def test_what_the_hub_says_of_itself_is_shown_without_control_characters(tmp_pat
         joined = await consortium.join("A")
         assert "evil" in joined.said[0]
         assert joined.said[0].isprintable()
+
+    play(tmp_path, story)
+
+
+# --- sealed queries
+
+
+class Meddler:
+    """The hub's hands on queries and answers: what passes is kept, and may be changed."""
+
+    def __init__(self, consortium: Consortium) -> None:
+        self.hub, self._relay = consortium.hub, consortium.hub._relay
+        self.queries: list[tuple[str, hub.Query]] = []
+        self.answers: list[tuple[str, hub.Answer]] = []
+        self._hand, self._answered = self._relay._lines.hand, self._relay.answered
+        self.deliver: Callable[[str, hub.ToSite], bool] = self._hand
+        self.take: Callable[[str, hub.Answer], None] = self._answered
+        self._relay._lines = self._relay._lines._replace(hand=self._see_query)
+        self._relay.answered = self._see_answer  # type: ignore[method-assign]
+
+    def _see_query(self, site: str, message: hub.ToSite) -> bool:
+        if message.HasField("query"):
+            self.queries.append((site, message.query))
+        return self.deliver(site, message)
+
+    def _see_answer(self, site: str, answer: hub.Answer) -> None:
+        self.answers.append((site, answer))
+        self.take(site, answer)
+
+    async def told(self, site: str, query: hub.Query) -> hub.Answer:
+        """What a site says to a query of the hub's making."""
+        before = len(self.answers)
+        query.id = f"made up {before}"
+        self.hub._send(site, hub.ToSite(query=query))
+        self._relay._questions[query.id] = _Question("nobody")  # or the hub would not send it
+        await until(lambda: len(self.answers) > before)
+        return self.answers[-1][1]
+
+
+def counting() -> tuple[list[tuple[str, bytes]], Site]:
+    """A site's work, and the queries that it was shown."""
+    shown: list[tuple[str, bytes]] = []
+
+    async def answer(from_site: str, body: bytes) -> bytes:
+        shown.append((from_site, body))
+        return b"answer to " + body
+
+    return shown, Site(answer)
+
+
+def bodies(found: hub.Answers) -> dict[str, bytes]:
+    return {one.site: one.body for one in found.answers}
+
+
+def test_a_query_that_the_hub_sends_again_is_refused_and_its_site_is_told_nothing_of_why(tmp_path: Path) -> None:
+    async def story(consortium: Consortium) -> None:
+        shown, work = counting()
+        asker, _ = await consortium.join("A"), await consortium.join("B", work)
+        meddler = Meddler(consortium)
+        assert bodies(await asker.session.ask(b"q", 5)) == {"B": b"answer to q"}
+        for from_site in ("A", "C", "B", "", "\x1b[2J"):
+            (_, query), *_ = meddler.queries
+            again = await meddler.told("B", hub.Query(from_site=from_site, body=query.body))
+            assert (again.body, again.refusal) == (b"", hub.UNREADABLE)
+        assert shown == [("A", b"q")]
+        assert bodies(await asker.session.ask(b"q2", 5)) == {"B": b"answer to q2"}
+
+    play(tmp_path, story)
+
+
+def test_whose_query_it_is_a_site_believes_the_seal_and_not_the_hub(tmp_path: Path) -> None:
+    async def story(consortium: Consortium) -> None:
+        shown, work = counting()
+        asker, _ = await consortium.join("A"), await consortium.join("B", work)
+        meddler = Meddler(consortium)
+
+        def in_anothers_name(site: str, message: hub.ToSite) -> bool:
+            message.query.from_site = "C"
+            return meddler._hand(site, message)
+
+        meddler.deliver = in_anothers_name
+        found = await asker.session.ask(b"q", 5)
+        assert (list(found.unreadable), bodies(found), shown) == (["B"], {}, [])
+
+    play(tmp_path, story)
+
+
+def test_queries_for_two_sites_that_the_hub_exchanges_are_read_by_neither(tmp_path: Path) -> None:
+    async def story(consortium: Consortium) -> None:
+        shown, work = counting()
+        asker = await consortium.join("A")
+        for name in "BC":
+            await consortium.join(name, work)
+        meddler = Meddler(consortium)
+        other = {"B": "C", "C": "B"}
+        meddler.deliver = lambda site, message: meddler._hand(other[site], message)
+        found = await asker.session.ask(b"q", 0.5)
+        assert (bodies(found), shown) == ({}, [])
+
+    play(tmp_path, story)
+
+
+def test_answers_that_the_hub_exchanges_repeats_or_makes_up_are_thrown_away(tmp_path: Path) -> None:
+    async def story(consortium: Consortium) -> None:
+        asker = await consortium.join("A")
+        for name in "BC":
+            await consortium.join(name, counting()[1])
+        assert len((await asker.session.ask(b"first", 5)).answers) == 2
+        meddler = Meddler(consortium)
+        other = {"B": "C", "C": "B"}
+        meddler.take = lambda site, answer: meddler._answered(other[site], answer)
+        found = await asker.session.ask(b"q", 5)
+        assert (bodies(found), sorted(found.unreadable)) == ({}, ["B", "C"])
+
+        _, old = meddler.answers[0]
+        meddler.take = lambda site, answer: meddler._answered(site, hub.Answer(query_id=answer.query_id, body=old.body))
+        found = await asker.session.ask(b"q", 5)
+        assert (bodies(found), sorted(found.unreadable)) == ({}, ["B", "C"])
+
+        meddler.take = lambda site, answer: meddler._answered(site, hub.Answer(query_id=answer.query_id, body=b"no"))
+        found = await asker.session.ask(b"q", 5)
+        assert (bodies(found), sorted(found.unreadable)) == ({}, ["B", "C"])
+
+        meddler.take = meddler._answered
+        assert len((await asker.session.ask(b"last", 5)).answers) == 2
+
+    play(tmp_path, story)
+
+
+def test_queries_that_come_in_another_order_are_answered_all_the_same(tmp_path: Path) -> None:
+    async def story(consortium: Consortium) -> None:
+        asker, _ = await consortium.join("A"), await consortium.join("B", counting()[1])
+        assert bodies(await asker.session.ask(b"first", 5))
+        meddler, held = Meddler(consortium), list[hub.ToSite]()
+
+        def hold(site: str, message: hub.ToSite) -> bool:
+            held.append(message)
+            if len(held) == 20:
+                for one in reversed(held):
+                    meddler._hand(site, one)
+            return True
+
+        meddler.deliver = hold
+        found = await asyncio.gather(*(asker.session.ask(b"%d" % number, 5) for number in range(20)))
+        assert [bodies(one) for one in found] == [{"B": b"answer to %d" % number} for number in range(20)]
+
+    play(tmp_path, story)
+
+
+@pytest.mark.parametrize("whose", ["another site's", "the hub's own", "signed by another", "none"])
+def test_a_card_that_the_hub_puts_in_the_place_of_a_sites_is_not_sealed_to(tmp_path: Path, whose: str) -> None:
+    async def story(consortium: Consortium) -> None:
+        shown, work = counting()
+        asker, _ = await consortium.join("A"), await consortium.join("B", work)
+        consortium.hub._connections["B"].card = forged(consortium, whose)
+        meddler = Meddler(consortium)
+        found = await asker.session.ask(b"q", 5)
+        assert (list(found.unreadable), bodies(found), shown, meddler.queries) == (["B"], {}, [], [])
+
+    play(tmp_path, story)
+
+
+def forged(consortium: Consortium, whose: str) -> bytes:
+    other = consortium.enrol("C")
+    if whose == "another site's":
+        return Answering(other).card()
+    if whose == "the hub's own":
+        return sealed.fresh_key(consortium.hub_identity, "B").card
+    if whose == "signed by another":
+        return sealed.fresh_key(Identity(other.key, other.certificate), "B").card
+    return b"none"
+
+
+def test_a_site_says_nothing_of_a_query_in_its_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def story(consortium: Consortium) -> None:
+        asker, _ = await consortium.join("A"), await consortium.join("B", counting()[1])
+        meddler = Meddler(consortium)
+        await asker.session.ask(b"CANARY", 5)
+        await meddler.told("B", hub.Query(from_site="A", body=meddler.queries[0][1].body))
+
+    caplog.set_level("DEBUG", "ynet")
+    play(tmp_path, story)
+    assert "a query of site A was refused" in caplog.text
+    assert "CANARY" not in caplog.text
+
+
+def test_a_hub_that_floods_a_site_with_queries_gets_busy_and_then_silence(tmp_path: Path) -> None:
+    async def story(consortium: Consortium) -> None:
+        joined = await consortium.join("A")
+        session = joined.session
+        for number in range(4 * protocol.MAX_OPEN_QUERIES):
+            session._take(hub.Query(id=str(number), from_site="B", body=b"x"))
+        waiting = [session._outbox.get_nowait().answer.refusal for _ in range(session._outbox.qsize())]
+        assert 0 < waiting.count(hub.BUSY) <= protocol.MAX_OPEN_QUERIES
+        assert len(waiting) <= 2 * protocol.MAX_OPEN_QUERIES
 
     play(tmp_path, story)
 
