@@ -140,19 +140,24 @@ def messages(record: bytes) -> list[tuple[str, str, bytes]]:
     return found
 
 
-def test_of_a_query_only_a_code_goes_up_and_only_distances_labels_and_tokens_come_down(
-    trial: Trial, trained: str
-) -> None:
+def test_of_a_query_the_hub_sees_neither_code_nor_model_nor_label_nor_token(trial: Trial, trained: str) -> None:
     image = an_image(trial, "A")
+    trial.query("A", image)  # the sites know each other's sealing keys from here on
     before = len(recorded(trial))
-    trial.query("A", image)
+    found = trial.query("A", image)
+    assert found["answered"]
     seen = messages(recorded(trial, before))
     questions = [data for method, direction, data in seen if (method, direction) == ("Ask", "in")]
     assert len(questions) == 1
-    assert len(questions[0]) < 1024
+    assert len(questions[0]) < 4096
     assert {method for method, _, _ in seen} == {"Ask", "Attach"}
-    assert sum(len(data) for _, _, data in seen) < 16_384
+    assert sum(len(data) for _, _, data in seen) < 65_536
     everything = b"".join(data for _, _, data in seen)
+    for secret in (found["code"], found["model"], *(hit["token"] for hit in found["hits"])):
+        assert secret.encode() not in everything
+        assert bytes.fromhex(secret) not in everything
+    for label in {hit["label"] for hit in found["hits"]}:
+        assert label.encode() not in everything
     with Image.open(image) as opened:
         pixels = np.asarray(opened)
     for row in pixels:
