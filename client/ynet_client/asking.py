@@ -64,6 +64,8 @@ class Asking:
             return False
         if site not in self._known and len(self._known) >= MAX_KNOWN:
             self._forget(next(iter(self._known)))
+        # Who holds the authority's key could make a certificate in this name: two sites can compare what they see.
+        log.info("queries are sealed for site %s, certificate SHA-256 %s", site, recipient.fingerprint)
         self._known[site], self._cards[site] = recipient, card
         self._sessions.pop(site, None)
         return True

@@ -29,6 +29,7 @@ OUTBOX = 256
 passed over beyond: no other site's questions may cost a site its connection."""
 MAX_TRANSFERS = 32
 MAX_QUESTIONS = 64
+MAX_QUESTION_BYTES = 32 << 20
 MAX_NAMED = 1024
 """What one site may have under way at a time (each transfer holds a file open), and the sites one query may name."""
 
@@ -87,6 +88,7 @@ class Hub:
         self._relay = Relay(Lines(self._enrolled, self._card, self._pass_on))
         self._transfers: Counter[str] = Counter()
         self._asking: Counter[str] = Counter()
+        self._asking_bytes: Counter[str] = Counter()
         self._model: pb.Model | None = None
 
     # --- the server's side
@@ -157,7 +159,7 @@ class Hub:
             await context.abort(grpc.StatusCode.NOT_FOUND, "there is no such file any more")
             return
         await _limit(self._transfers[calling_site()] >= MAX_TRANSFERS, "transfers", context)
-        with _one_more(self._transfers, calling_site()), offer.path.open("rb", buffering=0) as file:
+        with _more(self._transfers, calling_site()), offer.path.open("rb", buffering=0) as file:
             file.seek(min(request.offset, offer.blob.size_bytes))
             while data := file.read(protocol.CHUNK_BYTES):
                 yield pb.Chunk(data=data)
@@ -193,7 +195,9 @@ class Hub:
         if max(len(question.sites), len(question.queries)) > MAX_NAMED:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the query names too many sites")
         await _limit(self._asking[asker] >= MAX_QUESTIONS, "queries", context)
-        with _one_more(self._asking, asker):
+        size = question.ByteSize()
+        await _limit(self._asking_bytes[asker] + size > MAX_QUESTION_BYTES, "large queries", context)
+        with _more(self._asking, asker), _more(self._asking_bytes, asker, size):
             async for part in self._relay.ask(asker, question):
                 yield part
 
@@ -295,12 +299,12 @@ def _card(told: bytes) -> bytes:
 
 
 @contextmanager
-def _one_more(under_way: "Counter[str]", site: str) -> Iterator[None]:
-    under_way[site] += 1
+def _more(under_way: "Counter[str]", site: str, amount: int = 1) -> Iterator[None]:
+    under_way[site] += amount
     try:
         yield
     finally:
-        under_way[site] -= 1
+        under_way[site] -= amount
 
 
 async def _limit(is_reached: bool, of: str, context: Context) -> None:

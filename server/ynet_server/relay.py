@@ -14,6 +14,9 @@ K = TypeVar("K")
 PART_BYTES = 1 << 20
 """Answers that have come are handed on when there is this much of them, when all have come, or at the deadline."""
 
+MAX_HELD_BYTES = 64 << 20
+"""Answers to one site that wait here until it takes them; beyond, those who answer it are said to be busy."""
+
 
 class Lines(NamedTuple):
     """The connections, as far as queries go over them."""
@@ -29,6 +32,7 @@ class _Question:
     waiting: set[str] = field(default_factory=set)
     parts: list[pb.Answers] = field(default_factory=lambda: [pb.Answers()])
     last_bytes: int = 0  # of answers in the last part
+    held_bytes: int = 0  # of those in all parts
     is_news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def answered(self, site: str, body: bytes) -> None:
@@ -37,6 +41,7 @@ class _Question:
             self.last_bytes = 0
         self.parts[-1].answers.add(site=site, body=body)
         self.last_bytes += len(body)
+        self.held_bytes += len(body)
 
     def could_not_read(self, site: str, card: bytes | None) -> None:
         self.parts[-1].unreadable.append(site)
@@ -45,7 +50,7 @@ class _Question:
         self.is_news.set()
 
     def take(self) -> list[pb.Answers]:
-        taken, self.parts, self.last_bytes = self.parts, [pb.Answers()], 0
+        taken, self.parts, self.last_bytes, self.held_bytes = self.parts, [pb.Answers()], 0, 0
         return [part for part in taken if part.ByteSize()]
 
     async def news(self, until: float) -> bool:
@@ -96,10 +101,10 @@ class Relay:
         if asked is None or site not in asked.waiting or len(answer.body) > limit:
             return
         self._close(asked, site)
-        if answer.refusal == pb.NONE:
-            asked.answered(site, answer.body)
-        elif answer.refusal == pb.BUSY:
+        if answer.refusal == pb.BUSY or self._held_for(asked.asker) + len(answer.body) > MAX_HELD_BYTES:
             asked.parts[-1].busy.append(site)
+        elif answer.refusal == pb.NONE:
+            asked.answered(site, answer.body)
         else:
             asked.could_not_read(site, self._lines.card(site))
         if not asked.waiting or asked.last_bytes >= PART_BYTES:
@@ -136,6 +141,9 @@ class Relay:
             self._open_of[asked.asker, site] += 1
         else:
             asked.parts[-1].busy.append(site)
+
+    def _held_for(self, asker: str) -> int:
+        return sum(asked.held_bytes for asked in self._questions.values() if asked.asker == asker)
 
     def _is_busy(self, asker: str, site: str) -> bool:
         all_taken = self._open_at[site] >= protocol.MAX_OPEN_QUERIES

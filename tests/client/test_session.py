@@ -12,6 +12,7 @@ from ynet.errors import RefusedError, UnreachableError, UserError
 from ynet.federation import content, identity, protocol
 from ynet.federation import hub_pb2 as pb
 from ynet.federation.content import Content
+from ynet_client import answering
 from ynet_client import session as sessions
 from ynet_client.session import Fetch
 from ynet_server import hub as hubs
@@ -261,6 +262,23 @@ def test_a_site_that_fails_to_answer_stays_connected_and_is_late(tmp_path: Path)
         assert list(answers.late) == ["A"]
         assert broken.said[-1] == "a fault of ynet; this site's log has it"
         assert broken.session.connected
+
+    play(tmp_path, story)
+
+
+def test_queries_go_on_while_sealing_keys_are_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answering, "KEY_S", 0.1)
+
+    async def story(consortium: Consortium) -> None:
+        answers_to, asker = await consortium.join("A"), await consortium.join("B")
+        cards = set()
+        for _ in range(20):
+            found = await asker.session.ask(b"q", 5)
+            assert [(one.site, one.body) for one in found.answers] == [("A", b"answer to B")]
+            cards.add(consortium.hub._connections["A"].card)
+            await asyncio.sleep(0.03)
+        assert 3 <= len(cards) <= 10
+        assert len(answers_to.session._answering._sessions) <= 1
 
     play(tmp_path, story)
 

@@ -12,8 +12,9 @@ from loopback import Consortium, Site, in_thread, play, sha256, until
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol
 from ynet.federation.content import Content
+from ynet_server import relay
 from ynet_server.grid import HubGrid
-from ynet_server.hub import MAX_QUESTIONS, MAX_TRANSFERS
+from ynet_server.hub import MAX_QUESTION_BYTES, MAX_QUESTIONS, MAX_TRANSFERS
 
 Code = grpc.StatusCode
 
@@ -135,6 +136,50 @@ def test_a_site_has_few_questions_open_at_a_time(tmp_path: Path) -> None:
             told = [one.code() for one in outcomes if isinstance(one, grpc.aio.AioRpcError)]
             assert told == [Code.RESOURCE_EXHAUSTED] * 9
             assert list((await a.ask(b"q", "B", deadline_ms=1)).late) == ["B"]
+
+    play(tmp_path, story)
+
+
+def test_questions_of_one_site_take_little_of_the_hubs_memory_and_so_do_their_answers(tmp_path: Path) -> None:
+    large = pb.Question.ToOne(body=bytes(protocol.MAX_QUERY_BYTES))
+    names = [f"B{number}" for number in range(40)]
+
+    async def story(consortium: Consortium) -> None:
+        async with consortium.wire(consortium.enrol("B")) as b, consortium.wire(consortium.enrol("A")) as a:
+            await b.attached()
+            queries = [pb.Question.ToOne(site="B", body=b"q")]
+            queries += [pb.Question.ToOne(site=name, body=large.body) for name in names]
+            question = pb.Question(queries=queries, deadline_ms=1000)
+            asked = [a.put(question) for _ in range(20)]
+            outcomes = await asyncio.gather(*asked, return_exceptions=True)
+            taken = sum(isinstance(one, pb.Answers) for one in outcomes)
+            assert taken == MAX_QUESTION_BYTES // question.ByteSize()
+            refusals = [one for one in outcomes if isinstance(one, grpc.aio.AioRpcError)]
+            assert {one.code() for one in refusals} == {Code.RESOURCE_EXHAUSTED}
+            assert isinstance(await a.put(question), pb.Answers)
+
+    play(tmp_path, story)
+
+
+def test_answers_that_the_asking_site_does_not_take_are_not_piled_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "MAX_HELD_BYTES", 4 << 20)
+
+    async def story(consortium: Consortium) -> None:
+        async with (
+            consortium.wire(consortium.enrol("B")) as b,
+            consortium.wire(consortium.enrol("C")) as silent,
+            consortium.wire(consortium.enrol("A")) as a,
+        ):
+            await silent.attached()  # so that no question is at its end before its deadline
+            body = bytes(protocol.PADDING_BYTES * 700)
+            async with b.answering(lambda query: pb.Answer(query_id=query.id, body=body)):
+                asked = [a.ask(b"q", "B", "C", deadline_ms=1000) for _ in range(20)]
+                outcomes = await asyncio.gather(*asked)
+            assert sum(len(one.answers) for one in outcomes) == (4 << 20) // len(body)
+            assert all(bool(one.answers) != bool(one.busy) for one in outcomes)
+            assert all(list(one.late) == ["C"] for one in outcomes)
 
     play(tmp_path, story)
 

@@ -57,6 +57,7 @@ class Recipient(NamedTuple):
     site: str
     key: bytes
     ends: dt.datetime  # of its certificate
+    fingerprint: str  # of its certificate: SHA-256, hexadecimal
 
 
 class Channel(NamedTuple):
@@ -104,7 +105,8 @@ def read_card(card: bytes, site: str, trust: Trust) -> Recipient:
     identity.check_signature(read.certificate, read.signature, _joined(b"ynet sealing key 1", site.encode(), read.key))
     # 3. It is a key that can be sealed to.
     _sealed_secret(bytes(SECRET_BYTES), read.key, b"")
-    return Recipient(site, read.key, identity.read_leaf(read.certificate).ends)
+    ends, fingerprint = identity.read_leaf(read.certificate).ends, identity.fingerprint(read.certificate).hex()
+    return Recipient(site, read.key, ends, fingerprint)
 
 
 def begin(own: Identity, asker: str, recipient: Recipient) -> Begun:
