@@ -7,7 +7,7 @@ hands on its card with the first reply, so that no card need be told before some
 import asyncio
 import datetime as dt
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from ynet.errors import RefusedError
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol
 from ynet.federation.identity import SITE_NAME
-from ynet_client.asking import Asking, Sent
+from ynet_client.asking import MAX_KNOWN, Asking, Sent
 
 log = logging.getLogger("ynet.question")
 MAX_TOTAL_BYTES = 3 << 20
@@ -41,12 +41,13 @@ async def put(question: Question, channel: grpc.aio.Channel, asking: Asking) -> 
 async def _put(question: Question, channel: grpc.aio.Channel, asking: Asking, *, is_first: bool) -> pb.Answers:
     sent = asking.seal(question.framed, question.sites or asking.known(), _now())
     wait_s = max(0.0, question.until - asyncio.get_running_loop().time())
-    found, anew = pb.Answers(), list[asyncio.Task[pb.Answers]]()
+    found, told, anew = pb.Answers(), set[str](), list[asyncio.Task[pb.Answers]]()
     try:
         async for part in _call(channel)(_to_wire(question, sent, wait_s), timeout=wait_s + 5):
-            _sort(part, asking, sent, found)
-            again = _renewed(part, asking, sent) if is_first else []
-            found.unreadable.extend(name for name in part.unreadable if name not in again)
+            _sort(part, asking, sent, told, found)
+            unreadable = _new(part.unreadable, told)
+            again = _renewed(unreadable, part, asking, sent) if is_first else []
+            found.unreadable.extend(name for name in unreadable if name not in again)
             if again:
                 asked = Question(question.framed, again, question.until)
                 anew.append(asyncio.create_task(_put(asked, channel, asking, is_first=False)))
@@ -66,26 +67,34 @@ def _to_wire(question: Question, sent: dict[str, Sent], wait_s: float) -> pb.Que
     return pb.Question(queries=queries, sites=question.sites, deadline_ms=int(wait_s * 1000))
 
 
-def _sort(part: pb.Answers, asking: Asking, sent: dict[str, Sent], found: pb.Answers) -> None:
+def _sort(part: pb.Answers, asking: Asking, sent: dict[str, Sent], told: set[str], found: pb.Answers) -> None:
     """Take what came of the sites into `found`. An answer that does not open is the hub's doing, or a fault."""
     for one in part.answers:
-        if (own := sent.pop(one.site, None)) is None:
+        if one.site not in sent or not _new([one.site], told):
             continue  # nobody answers twice, or without being asked
         try:
-            found.answers.add(site=one.site, body=asking.open(own, one.body))
+            found.answers.add(site=one.site, body=asking.open(sent[one.site], one.body))
         except RefusedError as refused:
             log.warning("the answer of site %s was thrown away: %s", one.site, refused.why)
             found.unreadable.append(one.site)
-    for told, into in ((part.missing, found.missing), (part.late, found.late), (part.busy, found.busy)):
-        into.extend(name for name in told if SITE_NAME.match(name))
+    for names, into in ((part.missing, found.missing), (part.late, found.late), (part.busy, found.busy)):
+        into.extend(_new(names, told))
 
 
-def _renewed(part: pb.Answers, asking: Asking, sent: dict[str, Sent]) -> list[str]:
-    """The sites of a part that can be asked anew."""
+def _new(names: Iterable[str], told: set[str]) -> list[str]:
+    """The names of which nothing was told before; a hub may say anything, and say it for ever."""
+    new = [name for name in dict.fromkeys(names) if SITE_NAME.match(name) and name not in told]
+    new = new[: MAX_KNOWN - len(told)]
+    told.update(new)
+    return new
+
+
+def _renewed(unreadable: list[str], part: pb.Answers, asking: Asking, sent: dict[str, Sent]) -> list[str]:
+    """The sites that can be asked anew."""
     cards = {one.site: one.card for one in part.cards}
-    again = [name for name in part.unreadable if name in cards and asking.learn(name, cards[name], _now())]
+    again = [name for name in unreadable if name in cards and asking.learn(name, cards[name], _now())]
     for name in again:
-        asking.end(name, sent.pop(name, None))
+        asking.end(name, sent.get(name))
     return again
 
 

@@ -1,7 +1,8 @@
 """What a hub that means harm can do to a site: waste its time, and nothing that lasts."""
 
 import asyncio
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -338,6 +339,37 @@ def forged(consortium: Consortium, whose: str) -> bytes:
     if whose == "signed by another":
         return sealed.fresh_key(Identity(other.key, other.certificate), "B").card
     return b"none"
+
+
+def test_a_hub_that_goes_on_telling_of_sites_is_believed_once_of_each_and_of_few(tmp_path: Path) -> None:
+    class Endless:
+        """A relay that makes up sites, and calls one unreadable again and again."""
+
+        def __init__(self, card: bytes) -> None:
+            self._card, self.asked = card, 0
+
+        async def ask(self, asker: str, question: hub.Question) -> AsyncIterator[hub.Answers]:
+            self.asked += 1
+            for number in range(50):
+                names = [f"made-up-{number * 100 + place}" for place in range(100)]
+                cards = [hub.Answers.CardOf(site="B", card=self._card)]
+                yield hub.Answers(unreadable=["B", "\x1b[2J"], cards=cards, missing=names, late=["B"], busy=names)
+
+        def lost(self, site: str) -> None:
+            pass
+
+    async def story(consortium: Consortium) -> None:
+        asker, _ = await consortium.join("A"), await consortium.join("B")
+        endless = Endless(consortium.hub._connections["B"].card)
+        consortium.hub._relay = endless  # type: ignore[assignment]
+        found = await asker.session.ask(b"q", 5)
+        told = [*found.missing, *found.late, *found.busy, *found.unreadable]
+        assert endless.asked <= 2
+        assert max(Counter(told).values()) <= 2
+        assert len(told) <= 2 * 1024
+        assert all(name.isprintable() for name in told)
+
+    play(tmp_path, story)
 
 
 def test_a_site_says_nothing_of_a_query_in_its_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
