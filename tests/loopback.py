@@ -4,6 +4,7 @@ import asyncio
 import datetime as dt
 import gc
 import hashlib
+import secrets
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -159,7 +160,7 @@ class Joined:
 
     def __init__(self, consortium: Consortium, member: Membership, work: "Site") -> None:
         self.said: list[str] = []
-        self.spool = consortium.folder / f"spool-{member.site}-{id(self)}"
+        self.spool = consortium.folder / f"spool-{member.site}-{secrets.token_hex(4)}"
         self.spool.mkdir()
         self.work = work
         self.session = Session(member, self.spool, work, self.said.append)
