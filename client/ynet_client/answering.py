@@ -95,13 +95,13 @@ class Answering:
         return Opened(asked.body, _sealing(session.channel, read.number, asked))
 
     def _begin(self, asker: str, read: pb.Envelope, now: dt.datetime) -> _Session:
-        names = self._names.setdefault(asker, set())
+        names = self._names.get(asker, set())
         if read.session in names or not read.opening:
             raise sealed.refused("its session is closed, or was never begun")
         if len(names) >= MAX_SESSIONS:
             raise sealed.refused("the asking site began too many sessions")
         channel = sealed.accept(self._key, asker, read.session, read.opening, Trust(self._authority, now))
-        names.add(read.session)
+        self._names.setdefault(asker, names).add(read.session)
         sessions = self._sessions.setdefault(asker, {})
         if len(sessions) >= OPEN_SESSIONS:
             del sessions[next(iter(sessions))]

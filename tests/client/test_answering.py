@@ -15,6 +15,7 @@ from ynet.federation.sealed import Asked
 from ynet_client.answering import KEY_S, MAX_SESSIONS, OPEN_SESSIONS, WINDOW, Answering, Window
 from ynet_client.asking import SESSION_S, Asking, Sent
 from ynet_client.membership import Membership
+from ynet_client.question import MAX_TOTAL_BYTES, Question, _to_wire
 
 FRAMED = sealed.frame_query(Asked(b"query", 0))
 
@@ -187,6 +188,16 @@ def test_a_session_ends_with_the_certificate_of_either_site(two: Two) -> None:
     assert sent.session is not late.session
 
 
+def test_of_made_up_sites_nothing_is_kept(two: Two) -> None:
+    sent = two.seal()
+    for number in range(20):
+        with refused("another site's"):
+            two.open(sent, from_site=f"made-up-{number}")
+    assert not two.answering._names
+    assert not two.answering._sessions
+    two.open(sent)
+
+
 @pytest.mark.parametrize("envelope", [b"", b"\xff", b"\x0a\x10" + bytes(16)], ids=["empty", "garbage", "no opening"])
 def test_an_envelope_that_is_none_is_refused(two: Two, envelope: bytes) -> None:
     with refused("envelope" if envelope == b"\xff" else "never begun"):
@@ -194,6 +205,14 @@ def test_an_envelope_that_is_none_is_refused(two: Two, envelope: bytes) -> None:
 
 
 # --- the asking side
+
+
+def test_a_question_that_is_too_large_for_so_many_sites_is_not_sent(two: Two) -> None:
+    sent = two.seal()._replace(envelope=bytes(MAX_TOTAL_BYTES // 2))
+    asked = Question(FRAMED, [], 0)
+    assert len(_to_wire(asked, {"B": sent, "C": sent}, 1.0).queries) == 2
+    with refused("too large for so many sites"):
+        _to_wire(asked, {"B": sent, "C": sent, "D": sent}, 1.0)
 
 
 def test_a_session_is_used_for_an_hour_and_then_a_new_one_begun(two: Two) -> None:

@@ -14,7 +14,7 @@ import secrets
 import struct
 from typing import NamedTuple
 
-from cryptography.exceptions import InvalidTag
+from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, hpke
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.hpke import MLKEM768X25519PrivateKey, MLKEM7
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from google.protobuf.message import DecodeError
 
-from ynet.errors import RefusedError
+from ynet.errors import RefusedError, UserError
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import identity, protocol
 from ynet.federation.identity import Identity
@@ -85,8 +85,16 @@ class Asked(NamedTuple):
 
 
 def fresh_key(own: Identity, site: str) -> SealingKey:
-    """A sealing key of the operating system's randomness, with a card signed by the site's own key."""
-    mlkem, x25519 = MLKEM768PrivateKey.generate(), X25519PrivateKey.generate()
+    """A sealing key of the operating system's randomness, with a card signed by the site's own key.
+
+    Raises UserError where `cryptography` was built on a library without ML-KEM.
+    """
+    try:
+        mlkem, x25519 = MLKEM768PrivateKey.generate(), X25519PrivateKey.generate()
+    except UnsupportedAlgorithm:
+        do = "install it as its makers build it: pip install --force-reinstall --only-binary :all: cryptography"
+        why = "the Python package cryptography was built here on a library without ML-KEM-768 (OpenSSL before 3.5)"
+        raise UserError("this site cannot make a sealing key", why, do) from None
     public = mlkem.public_key().public_bytes_raw() + x25519.public_key().public_bytes_raw()
     signature = identity.sign(own.key, _joined(b"ynet sealing key 1", site.encode(), public))
     card = pb.Card(certificate=own.certificate, key=public, signature=signature)
