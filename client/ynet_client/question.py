@@ -17,7 +17,7 @@ from ynet.errors import RefusedError
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol
 from ynet.federation.identity import SITE_NAME
-from ynet_client.asking import MAX_KNOWN, Asking, Sent
+from ynet_client.sealed_asking import MAX_KNOWN, Asking, Sent
 
 log = logging.getLogger("ynet.question")
 MAX_TOTAL_BYTES = 3 << 20

@@ -21,10 +21,10 @@ from ynet.federation.content import Content
 from ynet.federation.identity import HUB_NAME
 from ynet.federation.sealed import Asked
 from ynet_client import question
-from ynet_client.answering import Answering, Opened
-from ynet_client.asking import Asking
 from ynet_client.membership import Membership
 from ynet_client.question import Question
+from ynet_client.sealed_answering import Answering, Opened
+from ynet_client.sealed_asking import Asking
 
 log = logging.getLogger("ynet.session")
 OPTIONS = [

@@ -30,8 +30,8 @@ from ynet.federation import sealed
 from ynet.federation.content import Content
 from ynet.home import prepare
 from ynet_client import membership
-from ynet_client.answering import Answering, Opened
-from ynet_client.asking import Asking, Sent
+from ynet_client.sealed_answering import Answering, Opened
+from ynet_client.sealed_asking import Asking, Sent
 from ynet_client.session import Fetch, Session
 
 QUERY, ANSWER = os.urandom(110), os.urandom(420)

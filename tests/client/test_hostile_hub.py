@@ -21,13 +21,13 @@ from ynet.federation.identity import Identity
 from ynet.index import Hit
 from ynet.model import arrays_of, build
 from ynet_client import lookup
-from ynet_client.answering import Answering
 from ynet_client.archive import Archive
 from ynet_client.consent import Consent
 from ynet_client.display import Display
 from ynet_client.duties import Duties
 from ynet_client.gallery import Gallery
 from ynet_client.local_site import LocalSite
+from ynet_client.sealed_answering import Answering
 from ynet_client.settings import ClientSettings
 from ynet_server.hub import TaskError
 from ynet_server.relay import _Question

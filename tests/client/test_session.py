@@ -12,7 +12,7 @@ from ynet.errors import RefusedError, UnreachableError, UserError
 from ynet.federation import content, identity, protocol
 from ynet.federation import hub_pb2 as pb
 from ynet.federation.content import Content
-from ynet_client import answering
+from ynet_client import sealed_answering
 from ynet_client import session as sessions
 from ynet_client.session import Fetch
 from ynet_server import hub as hubs
@@ -267,7 +267,7 @@ def test_a_site_that_fails_to_answer_stays_connected_and_is_late(tmp_path: Path)
 
 
 def test_queries_go_on_while_sealing_keys_are_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answering, "KEY_S", 0.1)
+    monkeypatch.setattr(sealed_answering, "KEY_S", 0.1)
 
     async def story(consortium: Consortium) -> None:
         answers_to, asker = await consortium.join("A"), await consortium.join("B")

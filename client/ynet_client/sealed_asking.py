@@ -14,7 +14,7 @@ from ynet.federation.identity import Identity
 from ynet.federation.sealed import Begun, Recipient, Trust
 from ynet_client.membership import Membership
 
-log = logging.getLogger("ynet.asking")
+log = logging.getLogger("ynet.sealed_asking")
 SESSION_S = 3_600.0
 """How long this site keeps a session with another; then it begins a new one."""
 MAX_KNOWN = 1_024

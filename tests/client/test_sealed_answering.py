@@ -12,10 +12,10 @@ from ynet.errors import RefusedError
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import sealed
 from ynet.federation.sealed import Asked
-from ynet_client.answering import KEY_S, MAX_SESSIONS, OPEN_SESSIONS, WINDOW, Answering, Window
-from ynet_client.asking import SESSION_S, Asking, Sent
 from ynet_client.membership import Membership
 from ynet_client.question import MAX_TOTAL_BYTES, Question, _to_wire
+from ynet_client.sealed_answering import KEY_S, MAX_SESSIONS, OPEN_SESSIONS, WINDOW, Answering, Window
+from ynet_client.sealed_asking import SESSION_S, Asking, Sent
 
 FRAMED = sealed.frame_query(Asked(b"query", 0))
 
