@@ -1,7 +1,7 @@
 """How fast a gallery in memory is searched, and what a case takes there, with faiss and a plain sum in the same run.
 
 Times are CPU time of one thread, for this machine may have other work; rivals take turns, so that what disturbs one
-disturbs all. Takes about 90 s and 1.5 GB. `python tests/benchmarks/scan_speed.py [--out FILE.json]`
+disturbs all. Takes about 30 s and 1 GB. `python tests/benchmarks/scan_speed.py [--out FILE.json]`
 """
 
 import argparse
@@ -86,7 +86,7 @@ def compare(
     queries: int,
     known: np.ndarray | None = None,
 ) -> list[Figures]:
-    """All ways in a new order each time, `rounds` times, with new queries: any, or from among the `known` codes."""
+    """All ways, in a new order and with new queries each of `rounds` times: any, or from among the `known` codes."""
     random, took_ms = np.random.default_rng(1), {way: [] for way in ways}
     for turn in range(rounds + 1):
         asked = random.integers(0, 2**64, queries, np.uint64) if known is None else random.choice(known, queries)
