@@ -86,9 +86,8 @@ class View:
         `allowed`: only these cases count; `radius`: only those no farther, in bits; `is_one_per_group`: the best case
         of each of k groups. Raises UserError when the code is not as wide as the gallery's.
         """
-        return self.search_many([code], k, [detail], allowed=allowed, radius=radius, is_one_per_group=is_one_per_group)[
-            0
-        ]
+        found = self.search_many([code], k, [detail], allowed=allowed, radius=radius, is_one_per_group=is_one_per_group)
+        return found[0]
 
     def search_many(
         self,
@@ -108,13 +107,15 @@ class View:
         answers: list[list[Found]] = [[] for _ in codes]
         pending, wanted = np.arange(len(codes)), k
         while len(pending):
-            met, sizes = self._meet(batch.of(pending), wanted)
+            met, sizes = self._meet(batch, wanted)
             chosen, is_enough = choose(met, len(pending), k)
             is_answered = is_enough | (sizes.sum(axis=1) < wanted)  # or there is no more to meet
-            chosen = chosen.where(is_answered[chosen.query])
-            for query, found in self._rank(batch.of(pending), chosen, sizes, k, is_one_per_group):
+            if not is_answered.all():
+                chosen = chosen.where(is_answered[chosen.query])
+            for query, found in self._rank(batch, chosen, sizes, k, is_one_per_group):
                 answers[pending[query]].append(found)
-            pending, wanted = pending[~is_answered], wanted * _MORE
+            unanswered = np.flatnonzero(~is_answered)
+            batch, pending, wanted = batch.of(unanswered), pending[unanswered], wanted * _MORE
         return answers
 
     def _batch(
@@ -150,6 +151,8 @@ class View:
             near = scan.nearest(part.codes, batch.words, k, reach, cases)
             parts.append(_cases(part, cases, near, batch.details))
             sizes, reach, first = sizes + near.cases, near.reach, first + len(part.ids)
+        if len(parts) == 1:
+            return parts[0], sizes
         is_met = np.cumsum(sizes, axis=1) >= k
         reach = np.where(is_met[:, -1], is_met.argmax(axis=1), reach).astype(np.int32)
         sizes[np.arange(scan.DISTANCES) > reach[:, None]] = 0
@@ -199,8 +202,6 @@ def _cases(part: Part, cases: scan.Cases, near: scan.Near, details: Sequence[int
 
 def _joined(parts: Sequence[_Met], reach: Int32[np.ndarray, " queries"]) -> _Met:
     """The cases of all parts that are within reach, those of the first query first."""
-    if len(parts) == 1:
-        return parts[0]
     met = _Met(*(np.concatenate(each) for each in zip(*parts, strict=True)))
     met = met.where(met.rank // _DETAILS <= reach[met.query])
     return met.where(np.argsort(met.query, kind="stable"))

@@ -21,8 +21,8 @@
 #endif
 
 #define BLOCK 2048       /* codes: 16 KiB of 64-bit ones, half of a first-level cache */
-#define LONG_BLOCK 32768 /* for one query: the less often a run through memory is interrupted the better */
-#define RUN 4            /* groups of 64 codes that AVX-512 first asks together whether any is near */
+#define LONG_BLOCK 262144 /* for one query: the less often a run through memory is interrupted the better */
+#define RUN 8            /* groups of 64 codes that AVX-512 first asks together whether any is near */
 #define AROUND 256       /* codes before and behind the query's own place that foretell its reach */
 #define FLAT static inline __attribute__((always_inline))
 

@@ -79,7 +79,7 @@ def nearest(
     `kind` is one of KINDS, for comparison; None is the best. Takes one thread and, compiled, no lock of Python's.
     """
     kind = kind or KIND
-    radius = np.minimum(radius, 8 * codes.itemsize * len(codes)).astype(np.int32)
+    radius = np.minimum(radius, 8 * codes.itemsize * len(codes), dtype=np.int32)
     if kind == "numpy":
         each = [_by_numpy(codes, query, k, int(most), cases) for query, most in zip(queries.T, radius, strict=True)]
         return _joined(each)
@@ -191,13 +191,12 @@ def _compiled(
             _address(words), count, k, room, _address(reach), *addresses,
         )
     )  # fmt: skip
-    stored = of_each[0]
-    if (stored >= 0).all():
-        ends = stored.tolist()
+    stored = of_each[0].tolist()
+    if min(stored) >= 0:
         return Near(
             np.cumsum(stored),
-            np.concatenate([row[:end] for row, end in zip(positions, ends, strict=True)]),
-            np.concatenate([row[:end] for row, end in zip(distances, ends, strict=True)]),
+            np.concatenate([row[:end] for row, end in zip(positions, stored, strict=True)]),
+            np.concatenate([row[:end] for row, end in zip(distances, stored, strict=True)]),
             reach,
             of_cases,
         )
