@@ -28,8 +28,13 @@ class Trial:
         threads: int = 1,
         federation: str = "trial",
         policy: Mapping[str, Any] | None = None,
+        disclosure: Mapping[str, Any] | None = None,
     ) -> None:
-        """`sites`: each site's name and manifest. `policy`: what their settings say; unsaid, they take part in all."""
+        """`sites`: each site's name and manifest. `policy`, `disclosure`: what their settings say.
+
+        Unsaid, they take part in all plans, and disclose what sites do by default.
+        """
+        self._disclosure = dict(disclosure or {})
         self._policy = {"new_plans": "accept"} if policy is None else dict(policy)
         self.folder, self.sites, self._threads, self._federation = folder, dict(sites), threads, federation
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -78,7 +83,7 @@ class Trial:
         if not (self.home(site) / "membership.json").exists():
             invited = self.server_call("POST", "/invitations", json={"site": site, "replace": False})
             config = self.folder / "client.yaml"
-            config.write_text(yaml.safe_dump({"policy": self._policy}))
+            config.write_text(yaml.safe_dump({"policy": self._policy, "disclosure": self._disclosure}))
             arguments += ["--invitation", invited["invitation"], "--data", self.sites[site], "--config", config]
         self._spawn(site, "-m", "ynet_client", *arguments, *flags)
 

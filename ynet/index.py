@@ -1,7 +1,8 @@
 """Exact search of one site's gallery by Hamming distance, under a law of ranking that every site computes alike.
 
-The law. Hits stand in the order of (distance, tie key, token), all ascending. With all words 64 bits, unsigned,
-little-endian, sums modulo 2^64:
+The law. Hits stand in the order of (distance, detail, tie key, token), all ascending; a hit without a detail distance
+counts as one of UNKNOWN_DETAIL bits, half of a detail code: what a code that has nothing to do with the query's has.
+With all words 64 bits, unsigned, little-endian, sums modulo 2^64:
 
     q0, q1 = words 0 and 1 of SHA-256(the query's code)
     t0, t1 = words 0 and 1 of the case token, 16 bytes
@@ -29,6 +30,8 @@ from ynet.errors import UserError
 CODE_BYTES = (4, 8, 16, 32)
 TOKEN_BYTES = 16
 MAX_LABEL = 64  # characters, as in a plan
+DETAIL_BITS = 32
+UNKNOWN_DETAIL = DETAIL_BITS // 2
 _CHUNK = 1 << 15  # tokens mixed at a time, to stay in the processor's cache
 
 
@@ -39,7 +42,7 @@ class Hit(NamedTuple):
     token: bytes  # opaque: names the case to its own site alone
     label: str | None
     ties: int  # cases of that gallery at this distance, this one among them
-    detail: int | None = None
+    detail: int | None = None  # Hamming distance of the detail codes, in bits; None where they were not compared
 
 
 class MergedHit(NamedTuple):
@@ -165,8 +168,13 @@ def merge(answers: Mapping[str, Sequence[Hit]], code: bytes, k: int) -> list[Mer
     merged = [MergedHit(site, hit) for site, hits in answers.items() for hit in hits]
     tokens = np.frombuffer(b"".join(hit.token for _, hit in merged), np.uint8).reshape(len(merged), TOKEN_BYTES)
     keys = tie_keys(code, tokens).tolist()
-    ranks = [(one.hit.distance, key, one.hit.token, one.site) for one, key in zip(merged, keys, strict=True)]
+    ranks = [(*nearness(one.hit), key, one.hit.token, one.site) for one, key in zip(merged, keys, strict=True)]
     return [merged[position] for position in sorted(range(len(merged)), key=ranks.__getitem__)[:k]]
+
+
+def nearness(hit: Hit) -> tuple[int, int]:
+    """What a hit is ranked by before the tie key: its distance, and that of its detail code, both in bits."""
+    return hit.distance, UNKNOWN_DETAIL if hit.detail is None else hit.detail
 
 
 def check_answer(hits: Sequence[Hit], code: bytes, k: int) -> None:
@@ -176,6 +184,8 @@ def check_answer(hits: Sequence[Hit], code: bytes, k: int) -> None:
     for hit in hits:
         if len(hit.token) != TOKEN_BYTES or not 0 <= hit.distance <= 8 * len(code) or hit.ties < 1:
             raise _unfit("a hit has a token, a distance or a number of ties that cannot be")
+        if hit.detail is not None and not 0 <= hit.detail <= DETAIL_BITS:
+            raise _unfit("a hit has a detail distance that cannot be")
         if hit.label is not None and not (len(hit.label) <= MAX_LABEL and hit.label.isprintable()):
             raise _unfit("a hit has a label that cannot be")
     if [one.hit for one in merge({"": hits}, code, k)] != list(hits):

@@ -44,6 +44,7 @@ class Encoded(NamedTuple):
     mask: npt.NDArray[np.uint8]  # (height, width) of the image, 0 or 1
     pixels: npt.NDArray[np.float32]  # (channels, height, width), 0 to 1
     sha256: str
+    detail: bytes | None = None  # what ranks within a distance; None where the model has none
 
 
 class Archive:

@@ -1,61 +1,31 @@
 """The commands of a hospital: its admin's and its radiologists'."""
 
 import asyncio
-import base64
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ynet import control, terminal
+from ynet import terminal
 from ynet.errors import UserError
 from ynet.federation import plan as plans
 from ynet.federation.ledger import read as read_ledger
-from ynet.home import default_home, prepare
-from ynet_client import membership
+from ynet.home import prepare
+from ynet_client import membership, retrieval_commands
 from ynet_client import settings as client_settings
 from ynet_client.consent import Consent, terms
+from ynet_client.options import Home, Json, Site, call, home_of
 from ynet_client.settings import Policy
 
 app = typer.Typer(name="ynet-client", help="A hospital's side of a consortium.", no_args_is_help=True)
 
-Site = Annotated[
-    str | None, typer.Option("--site", help="The site's name. Needed where several have joined from here.")
-]
-Home = Annotated[
-    Path | None, typer.Option("--home", help="The site's folder. Default: YNET_HOME, or your data directory.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 INDEX_WITHIN_S = 24 * 3600.0
 
 
 def main() -> None:
     """Entry point."""
     terminal.run(app)
-
-
-def _home(given: Path | None, site: str | None) -> Path:
-    """The folder of `site`; without a name, of the only one there is. Raises UserError."""
-    if given:
-        return given
-    if site:
-        return default_home(f"sites/{site}")
-    default = default_home("sites")
-    if (default / membership.FILE).exists():
-        return default  # YNET_HOME names one site's folder
-    joined = sorted(path.parent for path in default.glob(f"*/{membership.FILE}"))
-    if len(joined) != 1:
-        names = ", ".join(path.name for path in joined) or "none"
-        raise UserError("which site is meant is not clear", f"sites joined from here: {names}", "say --site or --home")
-    return joined[0]
-
-
-def _call(home: Path, method: str, path: str, timeout_s: float = 60.0, **request: Any) -> Any:
-    member = membership.load(home)
-    name = member.site if member else "SITE"
-    start = f"ynet-client join --site={name}"
-    return control.call(home, method, path, f"the client of site {name}", start, timeout_s, **request)
 
 
 @app.command()
@@ -70,7 +40,7 @@ def join(
     home: Home = None,
 ) -> None:
     """Connect this site and keep it connected: train when a run asks, answer queries. Runs in the foreground."""
-    folder = prepare(_home(home, site))
+    folder = prepare(home_of(home, site))
     absolute = str(data.resolve()) if data else None
     settings = client_settings.load(folder, config, data=absolute, device=device, threads=threads)
     if data or not membership.load(folder):
@@ -130,7 +100,7 @@ def check(
     from ynet.data.check import check as check_data
     from ynet.data.report import table
 
-    manifest = data or client_settings.read(_home(home, site)).manifest
+    manifest = data or client_settings.read(home_of(home, site)).manifest
     agreed = plans.read(plan) if plan else None
     report = check_data(manifest, agreed.classes if agreed else None, agreed.image.channels if agreed else None)
     terminal.show(report.to_json(), as_json=as_json, human=lambda: table(report))
@@ -141,7 +111,7 @@ def check(
 @app.command()
 def status(site: Site = None, home: Home = None, as_json: Json = False) -> None:
     """Show whether the site is connected, what it does, and what its gallery holds."""
-    shown = _call(_home(home, site), "GET", "/status")
+    shown = call(home_of(home, site), "GET", "/status")
     lines = [
         ("connected", "yes" if shown["connected"] else "no"),
         ("doing", shown["doing"]),
@@ -166,7 +136,7 @@ def index(
     as_json: Json = False,
 ) -> None:
     """Bring the gallery up to date with the manifest: encode what is new, drop what is gone."""
-    counts = _call(_home(home, site), "POST", "/verify" if verify else "/index", INDEX_WITHIN_S)
+    counts = call(home_of(home, site), "POST", "/verify" if verify else "/index", INDEX_WITHIN_S)
     terminal.show(counts, as_json=as_json, human=lambda: _verified(counts) if verify else _indexed(counts))
 
 
@@ -189,7 +159,7 @@ def forget(
     as_json: Json = False,
 ) -> None:
     """Take a patient out of gallery and training, for good: a manifest that has the patient still does not help."""
-    receipt = _call(_home(home, site), "POST", "/forget", INDEX_WITHIN_S, json={"patient": patient})
+    receipt = call(home_of(home, site), "POST", "/forget", INDEX_WITHIN_S, json={"patient": patient})
     lines = [
         f"forgotten at {receipt['at']}: {receipt['removed']} cases with their codes; {receipt['cases']} are left",
         f"the patient is kept out by the pseudonym {receipt['pseudonym']}",
@@ -202,7 +172,7 @@ def forget(
 @app.command("plans")
 def plans_(site: Site = None, home: Home = None, as_json: Json = False) -> None:
     """Show the plans that the server has sent, their terms, and what was said of each."""
-    seen = list(Consent(_home(home, site), Policy()).seen())
+    seen = list(Consent(home_of(home, site), Policy()).seen())
     shown = {"plans": [{"id": one.plan.id, "word": one.word, "plan": asdict(one.plan)} for one in seen]}
     lines = [f"{(one.word or 'waits for a word').upper()}\n" + "\n".join(terms(one.plan)) for one in seen]
     terminal.show(shown, as_json=as_json, human=lambda: "\n\n".join(lines) or "no plan has come yet")
@@ -214,13 +184,13 @@ PlanId = Annotated[str, typer.Argument(help="The plan's id; of one that has come
 @app.command()
 def accept(plan_id: PlanId, site: Site = None, home: Home = None) -> None:
     """Take part in a plan, from now on. It may be one that has not come yet."""
-    print(f"plan {Consent(prepare(_home(home, site)), Policy()).say(plan_id, 'accepted')[:16]} is accepted")
+    print(f"plan {Consent(prepare(home_of(home, site)), Policy()).say(plan_id, 'accepted')[:16]} is accepted")
 
 
 @app.command()
 def decline(plan_id: PlanId, site: Site = None, home: Home = None) -> None:
     """Take no part in a plan, from now on."""
-    print(f"plan {Consent(prepare(_home(home, site)), Policy()).say(plan_id, 'declined')[:16]} is declined")
+    print(f"plan {Consent(prepare(home_of(home, site)), Policy()).say(plan_id, 'declined')[:16]} is declined")
 
 
 @app.command()
@@ -228,7 +198,7 @@ def ledger(site: Site = None, home: Home = None, as_json: Json = False) -> None:
     """Show what training has spent of the patients' privacy, by run, and what is left."""
     from ynet_client.ledger_report import summary  # the accountant: seconds that the other commands need not wait
 
-    folder = _home(home, site)
+    folder = home_of(home, site)
     shown = summary(read_ledger(folder), client_settings.read(folder).privacy)
     lines = [
         (run["plan"][:16], f"{run['round']}/{run['rounds']}", f"{run['epsilon']:.3f}", terminal.when(run["last"]))
@@ -242,39 +212,4 @@ def ledger(site: Site = None, home: Home = None, as_json: Json = False) -> None:
         print(f"epsilon{at}: {parts} of {shown['max_epsilon']:g}")
 
 
-@app.command()
-def query(
-    image: Annotated[Path, typer.Argument(help="PNG, JPEG or TIFF.")],
-    k: Annotated[int, typer.Option("-k", min=1, max=100, help="How many hits.")] = 10,
-    split: Annotated[str, typer.Option(help="Only cases of this split (train, test): for measuring.")] = "",
-    picture: Annotated[Path | None, typer.Option(help="Save the result as a picture, PNG.")] = None,
-    site: Site = None,
-    home: Home = None,
-    as_json: Json = False,
-) -> None:
-    """Ask: have we, or has anyone, seen a case like this? Only the image's code leaves this site."""
-    try:
-        data = image.read_bytes()
-    except OSError as error:
-        raise UserError(f"the image {image} cannot be read", error.strerror or "", "check the path") from None
-    asked = {"k": k, "split": split, "picture": int(picture is not None), "name": image.name}
-    found = _call(_home(home, site), "POST", "/query", content=data, params=asked)
-    drawn = found.pop("picture", None)
-    if picture and drawn:
-        picture.write_bytes(base64.b64decode(drawn))
-    lines = [
-        (h["rank"], h["site"], h["distance"], h["label"] or "", h["ties"], h.get("image", h["token"][:12]))
-        for h in found["hits"]
-    ]
-    table = terminal.rows("nearest cases", ("", "site", "distance", "label", "ties", "case"), lines)
-    terminal.show(found, as_json=as_json, human=lambda: table)
-    if not as_json:
-        print(_who_answered(found))
-
-
-def _who_answered(found: dict[str, Any]) -> str:
-    parts = [f"answered: {', '.join(found['answered']) or 'nobody'}"]
-    parts += [f"{key}: {', '.join(found[key])}" for key in ("missing", "late") if found[key]]
-    parts += [f"declined: {site} ({reason})" for site, reason in found["declined"].items()]
-    parts += [f"others not asked: {found['note']}"] if found["note"] else []
-    return "; ".join(parts)
+app.add_typer(retrieval_commands.app)

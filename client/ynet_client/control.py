@@ -4,24 +4,29 @@ import base64
 import importlib
 import io
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ynet.errors import UnreachableError, UserError
-from ynet.federation import hub_pb2 as hub
-from ynet_client import lookup
+from ynet.errors import UserError
+from ynet_client import asking, lookup
+from ynet_client.asking import ASK_WITHIN_S as ASK_WITHIN_S
+from ynet_client.asking import Seen
 from ynet_client.duties import Duties
+from ynet_client.filters import Filters
+from ynet_client.lookup import Look, Result, Wanted
+from ynet_client.retrieval_wire import MAX_CODES
 from ynet_client.session import Session
 
 if TYPE_CHECKING:
     from ynet_client.archive import Archive
 
 MAX_IMAGE_BYTES = 64 << 20
-ASK_WITHIN_S = 10.0
 
 
 def routes(site: str, duties: Duties, session: Session, spool: Path) -> list[Route]:
@@ -40,58 +45,117 @@ def routes(site: str, duties: Duties, session: Session, spool: Path) -> list[Rou
     async def forget(request: Request) -> Response:
         return JSONResponse(await duties.forget(str((await request.json())["patient"])))
 
-    async def query(request: Request) -> Response:
-        asked = request.query_params
-        k, split, picture = int(asked["k"]), asked.get("split", ""), asked.get("picture") == "1"
-        path = spool / f"query-{secrets.token_hex(8)}"
-        try:
-            await _receive(request, path)
-            look = await duties.search(lambda archive: lookup.look(archive, path, k, split))
-        finally:
-            path.unlink(missing_ok=True)
-        answers, note = await _ask(session, lookup.question(look.model_id, look.encoded.code, k, split))
-        result = lookup.combine(site, look.hits, answers, look.encoded.code, k)
-        shown = await duties.search(lambda archive: lookup.describe(site, archive, look, result))
-        if picture:
-            name = asked.get("name", "")
-            shown["picture"] = await duties.search(lambda archive: _png(archive, site, look, result, name))
-        return JSONResponse({**shown, "note": note})
-
     return [
         Route("/status", status),
         Route("/index", index, methods=["POST"]),
         Route("/verify", verify, methods=["POST"]),
         Route("/forget", forget, methods=["POST"]),
-        Route("/query", query, methods=["POST"]),
+        *_asking(site, duties, session, spool),
     ]
+
+
+def _asking(site: str, duties: Duties, session: Session, spool: Path) -> list[Route]:
+    seen = Seen()
+
+    async def query(request: Request) -> Response:
+        asked = request.query_params
+        wanted, names = wanted_of(asked), asked.getlist("name")
+        images: list[Path] = []
+        try:
+            sizes = [int(size) for size in asked.getlist("size")]
+            await _receive(request, spool, sizes, images)
+            answered = await asking.query(site, duties, session, images, wanted, asked.get("user", ""))
+        finally:
+            for path in images:
+                path.unlink(missing_ok=True)
+        shown = []
+        for look, result, name in zip(answered.looks, answered.results, names or [""] * len(images), strict=True):
+            seen.add(result, site)
+            one = await duties.search(lambda archive, a=look, b=result: lookup.describe(site, archive, a, b))  # type: ignore[misc]
+            if asked.get("picture") == "1":
+                one["picture"] = await duties.search(
+                    lambda archive, a=look, b=result, c=name: _png(archive, site, a, b, c)  # type: ignore[misc]
+                )
+            shown.append({**one, "name": name, "note": answered.note})
+        return JSONResponse(shown[0] if len(shown) == 1 else {"queries": shown})
+
+    async def consult(request: Request) -> Response:
+        asked = await request.json()
+        token, owner = seen.find(str(asked["token"]), str(asked["to"]))
+        sent = await asking.consult(site, duties.books, session, token, owner, str(asked["note"]), str(asked["user"]))
+        return JSONResponse(sent.to_json())
+
+    async def consults(request: Request) -> Response:
+        note = await asking.fetch_answers(duties.books, session, request.query_params.get("user", ""))
+        return JSONResponse({"consults": [one.to_json() for one in duties.books.consults.listed()], "note": note})
+
+    async def consult_answer(request: Request) -> Response:
+        said = await request.json()
+        answered = asking.answer_consult(
+            duties.books, str(said["id"]), said["word"], str(said["text"]), str(said["user"])
+        )
+        return JSONResponse(answered.to_json())
+
+    return [
+        Route("/query", query, methods=["POST"]),
+        Route("/consult", consult, methods=["POST"]),
+        Route("/consults", consults, methods=["POST"]),
+        Route("/consult-answer", consult_answer, methods=["POST"]),
+    ]
+
+
+def wanted_of(asked: QueryParams) -> Wanted:
+    """What a query asks for, from the parameters of its request. Raises UserError."""
+    attributes = []
+    for given in asked.getlist("attribute"):
+        name, equals, value = given.partition("=")
+        if not (name and equals):
+            raise UserError("the filter cannot be used", f"{given[:60]!r} is no NAME=VALUE", "say --attribute grade=G2")
+        attributes.append((name, value))
+    filters = Filters(
+        tuple(asked.getlist("label")),
+        asked.get("split", ""),
+        tuple(attributes),
+        asked.get("since", ""),
+        asked.get("until", ""),
+    )
+    radius = int(asked["radius"]) if asked.get("radius") else None
+    epsilon, sites = float(asked.get("epsilon") or 0), tuple(filter(None, asked.get("sites", "").split(",")))
+    is_one_per_patient = asked.get("one_per_patient") == "1"
+    return lookup.check(Wanted(int(asked["k"]), filters, radius, is_one_per_patient, epsilon, sites))
 
 
 def _gallery_state(archive: "Archive") -> dict[str, object]:
     return {"model": archive.model_id, "gallery": archive.gallery.stats()}
 
 
-def _png(archive: "Archive", site: str, look: lookup.Look, result: lookup.Result, name: str) -> str:
+def _png(archive: "Archive", site: str, look: Look, result: Result, name: str) -> str:
     drawing: Any = importlib.import_module("ynet_client.query_picture")  # it loads torch, which by now is there
     buffer = io.BytesIO()
     drawing.draw_result(archive, site, look, result, name).save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-async def _ask(session: Session, body: bytes) -> tuple[hub.Answers, str]:
-    """The other sites' answers; without a connection none, and why."""
-    try:
-        return await session.ask(body, ASK_WITHIN_S), ""
-    except UnreachableError as error:
-        return hub.Answers(), error.why
-
-
-async def _receive(request: Request, path: Path) -> None:
-    size = 0
-    with path.open("wb") as file:
-        async for part in request.stream():
-            size += len(part)
-            if size > MAX_IMAGE_BYTES:
-                raise UserError(
-                    "the image is too large", f"it has more than {MAX_IMAGE_BYTES >> 20} MiB", "scale it down"
-                )
-            file.write(part)
+async def _receive(request: Request, spool: Path, sizes: Sequence[int], images: list[Path]) -> None:
+    """Write the images of a request, one after the other, into `spool`; `sizes` in bytes, none for a single one."""
+    if len(sizes) > MAX_CODES:
+        do = f"ask about at most {MAX_CODES} images at a time"
+        raise UserError("the query cannot be asked", f"it has {len(sizes)} images", do)
+    left = [min(size, MAX_IMAGE_BYTES + 1) for size in sizes] or [MAX_IMAGE_BYTES + 1]
+    images += [spool / f"query-{secrets.token_hex(8)}" for _ in left]
+    for path in images:
+        path.touch(0o600)
+    number = 0
+    async for part in request.stream():
+        while part:
+            while number < len(left) and not left[number]:
+                number += 1
+            if number == len(left):
+                return
+            now, part = part[: left[number]], part[left[number] :]
+            left[number] -= len(now)
+            with images[number].open("ab") as file:
+                file.write(now)
+            if images[number].stat().st_size > MAX_IMAGE_BYTES:
+                why = f"it has more than {MAX_IMAGE_BYTES >> 20} MiB"
+                raise UserError("the image is too large", why, "scale it down")

@@ -5,6 +5,7 @@ import datetime as dt
 import importlib
 import logging
 import re
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +19,8 @@ from ynet.federation import protocol
 from ynet.federation.content import Content
 from ynet.federation.ledger import Head
 from ynet.federation.records import AWAITED, CONFIG, EVALUATE, MASK, METRICS, TRAIN
-from ynet_client import app_call, lookup
+from ynet_client import answering, app_call
+from ynet_client.books import open_books
 from ynet_client.consent import Consent
 from ynet_client.display import Display
 from ynet_client.gallery import Verified
@@ -64,7 +66,9 @@ class Duties:
     """
 
     def __init__(self, home: Path, settings: ClientSettings, display: Display, cases: int, consent: Consent) -> None:
+        """Raises UserError when what the site remembers cannot be opened, or was tampered with."""
         self._display, self._cases = display, cases
+        self.disclosure, self.books = settings.disclosure, open_books(home)
         self._context = app_call.new_context()
         self._worker = ThreadPoolExecutor(1, "work")
         self._searcher = ThreadPoolExecutor(1, "search")
@@ -78,18 +82,20 @@ class Duties:
         return self._cases
 
     def close(self) -> None:
-        """Close the gallery; what is being worked on ends with the process."""
+        """Close the gallery and the books; what is being worked on ends with the process."""
         if self._equipment.done() and not self._equipment.exception():
             self._equipment.result().archive.gallery.close()
+        self.books.close()
 
     async def task(self, kind: str, received: Path, cancelled: Callable[[], bool]) -> Content:
         """Run one message through the ClientApp; the network's progress is shown."""
         return await self._work(lambda tools: self._run_app(tools, kind, received, cancelled))
 
     async def answer(self, from_site: str, body: bytes) -> bytes:
-        """Search the gallery for another site."""
-        log.info("a query of site %s", from_site)
-        return await self.search(lambda archive: lookup.answer(archive, body))
+        """What another site is told, as the settings allow it."""
+        return await self.search(
+            lambda archive: answering.answer(archive, self.books, self.disclosure, from_site, body, time.time())
+        )
 
     async def witness(self, head: pb.LedgerHead) -> None:
         """Hold the ledger against what the server saw of it; private training stops when it is another."""

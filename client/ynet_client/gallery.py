@@ -43,6 +43,7 @@ class CaseRow(NamedTuple):
     label: str
     split: str
     attributes: dict[str, str]
+    patient: int  # a number that means something in this gallery only
 
 
 class MissingCase(NamedTuple):
@@ -419,7 +420,8 @@ class Gallery:
     def _row(self, case_id: int) -> CaseRow:
         row = self._database.execute("SELECT image, description FROM cases WHERE id = ?", (case_id,)).fetchone()
         shared = self._descriptions[row[1]]
-        return CaseRow(case_id, row[0], shared.label, shared.split, json.loads(shared.attributes))
+        patient = int(self._facts.patients[case_id])
+        return CaseRow(case_id, row[0], shared.label, shared.split, json.loads(shared.attributes), patient)
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:

@@ -1,148 +1,181 @@
-"""Queries: what a site tells another, and how the asking site puts the answers together."""
+"""Queries: what a site finds by itself, and how it puts the other sites' answers together."""
 
-from collections.abc import Sequence
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from google.protobuf.message import DecodeError
-
 from ynet.errors import RefusedError, UserError
 from ynet.federation import hub_pb2 as hub
-from ynet.federation import retrieval_pb2 as pb
 from ynet.federation.identity import SITE_NAME
-from ynet.federation.protocol import MAX_REASON_CHARACTERS, plain
-from ynet.index import Hit, MergedHit, check_answer, merge
+from ynet.index import Hit, MergedHit, merge
+from ynet_client import filters, noise, retrieval_wire
 from ynet_client.filters import Filters
+from ynet_client.noise import Drawn, Noise
+from ynet_client.retrieval_wire import MAX_K, Outcome, Query
 
 if TYPE_CHECKING:
+    from ynet.federation.plan import Plan
     from ynet_client.archive import Archive, Encoded
 
-MAX_K = 100
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked about each image of a batch."""
+
+    k: int = 10
+    filters: Filters = Filters()  # noqa: RUF009 (frozen)
+    radius: int | None = None  # bits
+    is_one_per_patient: bool = False
+    epsilon: float = 0.0  # of randomised response; 0: the true code is sent
+    sites: tuple[str, ...] = ()  # who is asked; empty: all others
 
 
 class Look(NamedTuple):
-    """What a site finds by itself."""
+    """What a site finds by itself, and what it sends to find more."""
 
     model_id: str
     encoded: "Encoded"
-    hits: list[Hit]
+    hits: list[Hit]  # by the true code, always
+    sent: bytes  # the code that others are asked with
+    noise: Noise | None = None
 
 
 class Result(NamedTuple):
     """What is known of cases like the query."""
 
-    hits: list[MergedHit]  # own and others', nearest first, at most k
+    hits: list[MergedHit]  # own and others', nearest first, at most k; of a noised query the others' alone
     by_site: dict[str, list[Hit]]  # each site's own list, the asking site's too
-    missing: list[str]  # not connected
-    late: list[str]  # no answer in time
-    declined: dict[str, str]  # said no, and why
+    outcomes: dict[str, Outcome]  # of every other site
+
+    def of(self, *kinds: str) -> dict[str, str]:
+        """The sites with such an outcome, and why."""
+        return {site: outcome.reason for site, outcome in self.outcomes.items() if outcome.kind in kinds}
 
 
-def question(model_id: str, code: bytes, k: int, split: str) -> bytes:
-    """A query as it leaves the site: the model's id, the code, how many hits. Nothing of the image."""
-    return pb.Lookup(model_id=model_id, code=code, k=k, split=split).SerializeToString()
+def check(wanted: Wanted) -> Wanted:
+    """The same. Raises UserError, RefusedError when it cannot be asked."""
+    if not 1 <= wanted.k <= MAX_K:
+        why = f"it asks for {wanted.k} hits, not for 1 to {MAX_K}"
+        raise RefusedError("a query was refused", why, f"ask for at most {MAX_K}")
+    if wanted.radius is not None and not 0 <= wanted.radius <= 256:
+        raise UserError("the query cannot be asked", f"the radius is {wanted.radius}", "say it in bits, 0 to 256")
+    for site in wanted.sites:
+        if not SITE_NAME.match(site):
+            raise UserError("the query cannot be asked", f"{site[:40]!r} names no site", "say --sites A,B")
+    filters.check(wanted.filters)
+    return wanted
 
 
-def answer(archive: "Archive", body: bytes) -> bytes:
-    """The reply to another site's query: distances, tokens, labels; or that it is declined, and why."""
-    try:
-        asked = pb.Lookup.FromString(body)
-        hits = _search(archive, asked.model_id, asked.code, asked.k, asked.split)
-    except DecodeError:
-        return _declined("the query cannot be read")
-    except RefusedError as refused:
-        return _declined(refused.why)
-    except UserError:
-        return _declined("the query does not fit the gallery")
-    found = pb.Found(hits=[_to_wire(hit) for hit in hits])
-    return pb.LookupReply(found=found).SerializeToString()
-
-
-def look(archive: "Archive", image: Path, k: int, split: str) -> Look:
+def look(archive: "Archive", drawn: Drawn, image: Path, wanted: Wanted) -> Look:
     """Encode an image and search the site's own gallery; the query's own file is no hit. Raises UserError."""
     model, encoded = archive.active(), archive.encode(image)
-    hits = _search(archive, model.id, encoded.code, k, split, encoded.sha256)
-    return Look(model.id, encoded, hits)
+    (hits,) = archive.gallery.search(
+        model.id,
+        [encoded.code],
+        wanted.k,
+        filters=wanted.filters,
+        details=[] if encoded.detail is None else [encoded.detail],
+        radius=wanted.radius,
+        is_one_per_patient=wanted.is_one_per_patient,
+        exclude_sha256=encoded.sha256,
+    )
+    if not wanted.epsilon:
+        return Look(model.id, encoded, hits, encoded.code)
+    epsilon, targets = noise.check(wanted.epsilon, model.plan.recipe), target_codes(model.plan)
+    sent = drawn.code(encoded.sha256, model.id, encoded.code, targets, epsilon)
+    return Look(model.id, encoded, hits, sent, noise.describe(epsilon, len(targets)))
 
 
-def _search(
-    archive: "Archive", model_id: str, code: bytes, k: int, split: str, exclude_sha256: str | None = None
-) -> list[Hit]:
-    filters = Filters(split=split)
-    found = archive.gallery.search(model_id, [code], _bounded(k), filters=filters, exclude_sha256=exclude_sha256)
-    return found[0]
+def target_codes(plan: "Plan") -> list[bytes]:
+    """The classes' target codes: the codebook that all sites of a plan share."""
+    hashing: Any = importlib.import_module("ynet.hashing")  # it loads torch, which by now is there
+    book = hashing.codebook(len(plan.classes), plan.network.code_bits, plan.network.codebook_seed)
+    return [row.tobytes() for row in hashing.pack(book)]
 
 
-def combine(own_site: str, own_hits: Sequence[Hit], answers: hub.Answers, code: bytes, k: int) -> Result:
-    """All sites' hits in one ranking, the same that one pooled index would give."""
-    by_site: dict[str, list[Hit]] = {own_site: list(own_hits)}
-    declined: dict[str, str] = {}
+def question(looks: Sequence[Look], wanted: Wanted, *, is_detail_sent: bool) -> Query:
+    """What the other sites are asked. A noised query has no detail code, which would undo the noise."""
+    if len({one.model_id for one in looks}) != 1:
+        raise RefusedError("the query was not asked", "the model was switched meanwhile", "ask again")
+    details = [one.encoded.detail for one in looks if one.encoded.detail is not None and is_detail_sent]
+    if wanted.epsilon or len(details) != len(looks):
+        details = []
+    codes = tuple(one.sent for one in looks)
+    kept, radius = wanted.filters, wanted.radius
+    return Query(looks[0].model_id, codes, wanted.k, kept, tuple(details), radius, wanted.is_one_per_patient)
+
+
+def outcomes(own_site: str, answers: hub.Answers, query: Query) -> dict[str, Outcome]:
+    """What became of the query at every other site. No site answers twice, or in the name of the asking one."""
+    silent = {
+        "missing": "not connected",
+        "late": "no answer in time",
+        "busy": "too much to do",
+        "unreadable": "what was sealed could not be opened",
+    }
+    found: dict[str, Outcome] = {}
     for one in answers.answers:
-        if one.site in by_site or not SITE_NAME.match(one.site):
-            continue  # the hub's doing: no site answers twice, or in the name of the asking one
-        try:
-            by_site[one.site] = _found(one.body, code, k)
-        except UserError as error:
-            declined[one.site] = error.why
-    return Result(merge(by_site, code, k), by_site, list(answers.missing), list(answers.late), declined)
+        if one.site != own_site and one.site not in found and SITE_NAME.match(one.site):
+            found[one.site] = retrieval_wire.read_outcome(one.body, query)
+    for kind, why in silent.items():
+        for site in getattr(answers, kind):
+            if site != own_site and SITE_NAME.match(site):
+                found.setdefault(site, Outcome(kind, why))
+    return found
 
 
-def _found(body: bytes, code: bytes, k: int) -> list[Hit]:
-    """The hits in another site's answer, checked. Raises RefusedError when it declined, UserError when it is unfit."""
-    try:
-        reply = pb.LookupReply.FromString(body)
-    except DecodeError:
-        raise UserError("an answer was thrown away", "it cannot be read", "let that site update ynet") from None
-    if reply.WhichOneof("outcome") != "found":
-        raise RefusedError("a site declined", plain(reply.declined.reason, MAX_REASON_CHARACTERS), "ask that site")
-    hits = [_from_wire(hit) for hit in reply.found.hits]
-    check_answer(hits, code, k)
-    return hits
+def combine(own_site: str, look: Look, outcomes: Mapping[str, Outcome], number: int, k: int) -> Result:
+    """All sites' hits for image `number` of the batch in one ranking, the same that one pooled index would give.
+
+    Of a noised query own hits stand apart: they were searched for by another code.
+    """
+    others = {site: list(one.hits[number]) for site, one in outcomes.items() if one.kind == "found"}
+    by_site = {own_site: list(look.hits), **others}
+    return Result(merge(others if look.noise else by_site, look.sent, k), by_site, kinds(outcomes, number))
+
+
+def kinds(outcomes: Mapping[str, Outcome], number: int) -> dict[str, Outcome]:
+    """Outcomes of one image, without its hits; where nothing was found it is `empty`, which is not `suppressed`."""
+    return {
+        site: Outcome("empty", "nothing was found")
+        if one.kind == "found" and not one.hits[number]
+        else one._replace(hits=())
+        for site, one in outcomes.items()
+    }
 
 
 def describe(site: str, archive: "Archive", look: Look, result: Result) -> dict[str, Any]:
     """The result as `ynet-client query --json` prints it; own hits with the path of their image."""
-    hits = []
-    for rank, (where, hit) in enumerate(result.hits, start=1):
-        entry: dict[str, Any] = {
-            "rank": rank,
-            "site": where,
-            "distance": hit.distance,
-            "label": hit.label,
-            "ties": hit.ties,
-            "token": hit.token.hex(),
-        }
-        if where == site:
-            entry["image"] = archive.gallery.case_of(hit.token).image
-        hits.append(entry)
-    answered = {name: len(found) for name, found in result.by_site.items() if name != site}
+    own = [_shown(site, archive, site, hit) for hit in result.by_site[site]] if look.noise else []
+    hits = [_shown(site, archive, where, hit) for where, hit in result.hits]
     return {
         "site": site,
         "model": look.model_id,
         "code": look.encoded.code.hex(),
-        "hits": hits,
-        "answered": answered,
-        "missing": result.missing,
-        "late": result.late,
-        "declined": result.declined,
+        "hits": [{"rank": rank, **one} for rank, one in enumerate(hits, start=1)],
+        "own": [{"rank": rank, **one} for rank, one in enumerate(own, start=1)],
+        "noise": look.noise._asdict() if look.noise else None,
+        "answered": {name: len(found) for name, found in result.by_site.items() if name != site},
+        "outcomes": {name: one.kind for name, one in result.outcomes.items()},
+        "missing": list(result.of("missing")),
+        "late": list(result.of("late")),
+        "busy": list(result.of("busy")),
+        "suppressed": list(result.of("suppressed")),
+        "refused": {name: one.code for name, one in result.outcomes.items() if one.kind == "refused"},
+        "other_model": {name: one.code for name, one in result.outcomes.items() if one.kind == "other_model"},
+        "declined": result.of("refused", "other_model", "unreadable"),
     }
 
 
-def _bounded(k: int) -> int:
-    if not 1 <= k <= MAX_K:
-        raise RefusedError(
-            "a query was refused", f"it asks for {k} hits, not for 1 to {MAX_K}", f"ask for at most {MAX_K}"
-        )
-    return k
-
-
-def _declined(reason: str) -> bytes:
-    return pb.LookupReply(declined=pb.Declined(reason=reason)).SerializeToString()
-
-
-def _to_wire(hit: Hit) -> pb.Hit:
-    return pb.Hit(distance=hit.distance, token=hit.token, label=hit.label, ties=hit.ties)
-
-
-def _from_wire(hit: pb.Hit) -> Hit:
-    return Hit(hit.distance, hit.token, hit.label if hit.HasField("label") else None, hit.ties)
+def _shown(site: str, archive: "Archive", where: str, hit: Hit) -> dict[str, Any]:
+    entry = {
+        "site": where,
+        "distance": hit.distance,
+        "detail": hit.detail,
+        "label": hit.label,
+        "ties": hit.ties,
+        "token": hit.token.hex(),
+    }
+    return {**entry, "image": archive.gallery.case_of(hit.token).image} if where == site else entry

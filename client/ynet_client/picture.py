@@ -77,13 +77,15 @@ class Answers:
     own: Sequence[OwnHit]
     others: Sequence[OtherHit]
     no_answer: Mapping[str, str] = field(default_factory=dict)  # site: why, or empty
+    remarks: Sequence[str] = ()  # lines below the hits
 
 
 def draw(site: str, query: QueryImage, answers: Answers, code_bits: int) -> Image.Image:
     """The picture, RGB, 1300 pixels wide and as high as the hits need."""
     own_height = _section_height(len(answers.own), TILE_SIDE + CAPTION_HEIGHT)
     others_height = _section_height(len(answers.others), CARD_HEIGHT)
-    footer = LINE + GAP if answers.no_answer else 0
+    lines = [*answers.remarks, *([_no_answer(answers.no_answer)] if answers.no_answer else [])]
+    footer = GAP + len(lines) * LINE if lines else 0
     right = own_height + GAP + others_height
     left = HEADING_HEIGHT + QUERY_SIDE + 3 * LINE + GAP
     canvas = _Canvas(WIDTH, TITLE_HEIGHT + max(left, right) + footer + MARGIN)
@@ -92,8 +94,8 @@ def draw(site: str, query: QueryImage, answers: Answers, code_bits: int) -> Imag
     x = MARGIN + QUERY_SIDE + GUTTER
     _draw_own(canvas, x, TITLE_HEIGHT, site, answers.own)
     _draw_others(canvas, x, TITLE_HEIGHT + own_height + GAP, answers)
-    if answers.no_answer:
-        _draw_no_answer(canvas, canvas.height - MARGIN - LINE, answers.no_answer)
+    for number, line in enumerate(reversed(lines), start=1):
+        canvas.text(MARGIN, canvas.height - MARGIN - number * LINE, line, 15, WARNING, WIDTH - 2 * MARGIN)
     return canvas.image
 
 
@@ -168,9 +170,8 @@ def _draw_label(canvas: "_Canvas", x: int, y: int, width: int, label: str | None
     canvas.text(x, y, label or "label not shared", 16, BRIGHT if label else DIM, width)
 
 
-def _draw_no_answer(canvas: "_Canvas", y: int, no_answer: Mapping[str, str]) -> None:
-    names = ", ".join(f"{site} ({why})" if why else site for site, why in no_answer.items())
-    canvas.text(MARGIN, y, f"No answer: {names}", 15, WARNING, WIDTH - 2 * MARGIN)
+def _no_answer(no_answer: Mapping[str, str]) -> str:
+    return "No answer: " + ", ".join(f"{site} ({why})" if why else site for site, why in no_answer.items())
 
 
 def _nearness(hit: OwnHit | OtherHit) -> str:

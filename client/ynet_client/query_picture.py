@@ -29,11 +29,34 @@ def draw_result(archive: Archive, site: str, look: Look, result: Result, name: s
         OtherHit(
             one.site, one.hit.label, one.hit.distance, one.hit.ties, one.hit.token, ranks.get((one.site, one.hit.token))
         )
-        for one in merge(elsewhere, look.encoded.code, SHOWN)
+        for one in merge(elsewhere, look.sent, SHOWN)
     ]
-    silent = {**dict.fromkeys(result.missing, "not connected"), **dict.fromkeys(result.late, "late"), **result.declined}
+    silent = result.of("missing", "late", "busy")
     query = QueryImage(look.encoded.pixels, look.encoded.mask, name)
-    return draw(site, query, Answers(own, others, silent), plan.network.code_bits)
+    return draw(site, query, Answers(own, others, silent, _remarks(look, result)), plan.network.code_bits)
+
+
+def _remarks(look: Look, result: Result) -> list[str]:
+    """What stands below the hits: each way of not answering in a line of its own, for they mean different things."""
+    said = {
+        "Nothing found": "empty",
+        "Suppressed, the group is too small": "suppressed",
+        "Refused": "refused",
+        "Other model": "other_model",
+        "Not understood": "unreadable",
+    }
+    remarks = []
+    for title, kind in said.items():
+        sites = result.of(kind)
+        is_plain = kind in ("empty", "suppressed")
+        named = ", ".join(site if is_plain else f"{site} ({why})" for site, why in sites.items())
+        remarks += [f"{title}: {named}"] if sites else []
+    if look.noise:
+        remarks.append(
+            f"The others were asked with noise, epsilon {look.noise.epsilon:g}: their cases are like a class's centre, "
+            f"the nearest class's with probability {look.noise.kept_share:.2f}"
+        )
+    return remarks
 
 
 def _own(manifest: Manifest, case: Case, hit: Hit, rank: int | None, plan: Plan) -> OwnHit:

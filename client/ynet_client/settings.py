@@ -13,6 +13,8 @@ from ynet.errors import UserError
 from ynet.home import write_private
 
 FILE = "client.yaml"
+SiteName = Annotated[str, Field(min_length=1, max_length=32)]
+ColumnName = Annotated[str, Field(min_length=1, max_length=64)]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -36,6 +38,34 @@ class Policy:
 
 
 @dataclass(frozen=True, config=STRICT)
+class Disclosure:
+    """What other sites may learn from this site's gallery. Its own queries are not limited by it.
+
+    `minimum_group` keeps a filter from singling out few patients, and one left out from being found by subtraction.
+    It does not prevent: subtracting two larger groups that differ by few patients (an asker who knows enough to choose
+    them; the quotas make it slow), comparing answers of two days between which a patient came, or learning of one hit
+    what a hit says. A hit is one case: without a filter no number of hits is too small, or the rare case, which the
+    query is asked for, would be the one never found. `labels`, `distance_step` and `max_k` say what a hit tells.
+
+    Distances to many chosen codes pin a case's code down; `distance_step` and the quotas make that slower and coarser.
+    The number of users is the asking site's word: what binds a site that lies is `queries_per_day_and_site`.
+    """
+
+    answers: bool = True  # false: no other site is told anything
+    allow: tuple[SiteName, ...] = ()  # empty: all sites that are not denied
+    deny: tuple[SiteName, ...] = ()
+    minimum_group: Annotated[int, Field(ge=0, le=10_000)] = 5  # patients; smaller groups are suppressed; 0: none
+    queries_per_day_and_site: Annotated[int, Field(ge=0, le=10_000_000)] = 10_000  # UTC days; each code counts
+    queries_per_day_and_user: Annotated[int, Field(ge=0, le=10_000_000)] = 1_000
+    distance_step: Annotated[int, Field(ge=1, le=64)] = 1  # distances are rounded up to its multiples, then ranked
+    labels: bool = True  # false: hits have none, and others cannot filter by them
+    attributes: tuple[ColumnName, ...] = ()  # of the manifest, by which others may filter; `date` for since and until
+    detail: bool = False  # whether detail codes are compared for others, and sent with this site's own queries
+    max_k: Annotated[int, Field(ge=1, le=100)] = 100
+    consults: bool = True  # whether requests for a consult are taken
+
+
+@dataclass(frozen=True, config=STRICT)
 class ClientSettings:
     """configs/client.yaml."""
 
@@ -45,6 +75,7 @@ class ClientSettings:
     cache_mb: Annotated[int, Field(ge=0, le=1 << 20)] = 2048  # decoded images kept in memory
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
     policy: Policy = field(default_factory=Policy)
+    disclosure: Disclosure = field(default_factory=Disclosure)
 
     @property
     def manifest(self) -> Path:

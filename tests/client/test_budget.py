@@ -187,13 +187,13 @@ KILLED = """
 import json, os, signal, sys
 from pathlib import Path
 import test_budget
-from ynet.federation import ledger
+from ynet.federation import chain
 from ynet import weights
 from ynet_client import budget, client_app
 step, folder = sys.argv[1], Path(sys.argv[2])
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
-where = {"before the ledger": (ledger, "_append"), "before the head": (ledger, "write_private"),
+where = {"before the ledger": (chain, "append"), "before the head": (chain, "write_head"),
          "before training": (client_app, "train_privately"), "before keeping": (budget.weights, "save"),
          "before sending": (client_app, "_remember")}
 at = test_budget.site(folder)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from loopback import Consortium, Site, play, sha256, until
 
@@ -20,13 +21,15 @@ from ynet.federation.content import Content
 from ynet.federation.identity import Identity
 from ynet.index import Hit
 from ynet.model import arrays_of, build
-from ynet_client import lookup
-from ynet_client.archive import Archive
+from ynet_client import lookup, retrieval_wire
+from ynet_client.archive import Archive, Encoded
 from ynet_client.consent import Consent
 from ynet_client.display import Display
 from ynet_client.duties import Duties
 from ynet_client.gallery import Gallery
 from ynet_client.local_site import LocalSite
+from ynet_client.lookup import Look
+from ynet_client.retrieval_wire import Query
 from ynet_client.sealed_answering import Answering
 from ynet_client.settings import ClientSettings
 from ynet_server.hub import TaskError
@@ -402,13 +405,16 @@ def test_a_hub_that_floods_a_site_with_queries_gets_busy_and_then_silence(tmp_pa
 
 
 def found(*hits: Hit) -> bytes:
-    wire = [retrieval_pb2.Hit(distance=hit.distance, token=hit.token, label=hit.label, ties=hit.ties) for hit in hits]
-    return retrieval_pb2.LookupReply(found=retrieval_pb2.Found(hits=wire)).SerializeToString()
+    return retrieval_wire.write_found([hits])
 
 
 def combined(*answers: tuple[str, bytes]) -> Any:
-    own = [Hit(3, b"o" * 16, "x", 1)]
-    return lookup.combine("A", own, hub.Answers(answers=[{"site": s, "body": b} for s, b in answers]), bytes(8), 5)
+    query = Query("a" * 64, (bytes(8),), 5)
+    given = hub.Answers(answers=[{"site": site, "body": body} for site, body in answers])
+    image = np.zeros((1, 4, 4), np.float32)
+    mask = np.zeros((4, 4), np.uint8)
+    look = Look(query.model_id, Encoded(bytes(8), mask, image, "0" * 64), [Hit(3, b"o" * 16, "x", 1)], bytes(8))
+    return lookup.combine("A", look, lookup.outcomes("A", given, query), 0, 5)
 
 
 def test_nobody_answers_in_the_name_of_the_asking_site(tmp_path: Path) -> None:
@@ -420,7 +426,18 @@ def test_an_answer_under_a_name_that_names_no_site_is_thrown_away(tmp_path: Path
     assert set(combined(("\x1b[2J", found()), ("B", found())).by_site) == {"A", "B"}
 
 
-def test_another_sites_reason_is_shown_without_control_characters(tmp_path: Path) -> None:
-    reason = retrieval_pb2.Declined(reason="no\x1b[2J\n")
-    result = combined(("B", retrieval_pb2.LookupReply(declined=reason).SerializeToString()))
-    assert result.declined["B"].isprintable()
+def test_another_sites_model_is_named_without_control_characters(tmp_path: Path) -> None:
+    other = retrieval_pb2.OtherModel(model_id="no\x1b[2J\n")
+    result = combined(("B", retrieval_pb2.Reply(other_model=other).SerializeToString()))
+    assert result.outcomes["B"].kind == "other_model"
+    assert result.outcomes["B"].reason.isprintable()
+
+
+def test_late_missing_empty_and_suppressed_are_four_outcomes_and_one_that_answered_is_not_late() -> None:
+    query = Query("a" * 64, (bytes(8),), 5)
+    suppressed = retrieval_pb2.Reply(suppressed=retrieval_pb2.Suppressed()).SerializeToString()
+    bodies = [{"site": "B", "body": found()}, {"site": "C", "body": suppressed}, {"site": "B", "body": suppressed}]
+    given = hub.Answers(answers=bodies, missing=["D", "A", "\x1b"], late=["E", "B"])
+    outcomes = lookup.kinds(lookup.outcomes("A", given, query), 0)
+    kinds = {site: one.kind for site, one in outcomes.items()}
+    assert kinds == {"B": "empty", "C": "suppressed", "D": "missing", "E": "late"}

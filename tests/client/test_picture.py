@@ -161,3 +161,11 @@ def test_the_picture_survives_being_saved() -> None:
 def test_pixels_that_are_no_image_are_refused() -> None:
     with pytest.raises(ValueError, match="no image"):
         draw("A", QueryImage(np.zeros((64, 64, 3), np.float32), QUERY.mask), SOME, 64)
+
+
+def test_each_remark_has_a_line_of_its_own_below_the_hits() -> None:
+    remarks = ["Suppressed, the group is too small: B", "Refused: C (the quota of today is spent)", "x" * 500]
+    plain, remarked = draw("A", QUERY, SOME, 64), draw("A", QUERY, Answers(SOME.own, SOME.others, {}, remarks), 64)
+    assert remarked.height == plain.height + picture.GAP + len(remarks) * picture.LINE
+    rows = coloured(remarked, picture.WARNING).any(axis=1)[plain.height - picture.MARGIN :]
+    assert np.count_nonzero(np.diff(rows.astype(int)) == 1) >= len(remarks)

@@ -125,6 +125,67 @@ def test_a_forgotten_patient_is_found_by_no_site_and_not_taken_in_again(trial: T
     assert "0 cases" in trial.site_command("C", "forget", "--patient", gone.patient).stdout
 
 
+def test_several_images_are_one_batch_and_one_entry_in_the_audit_log(trial: Trial, trained: str) -> None:
+    manifest = read(trial.sites["A"])
+    images = [manifest.path_of(case.image) for case in manifest.test[:3]]
+    asked = trial.site_command("A", "query", *images, "-k", 4, "--one-per-patient", "--sites", "B", "--json")
+    assert asked.returncode == 0, asked.stderr
+    found = json.loads(asked.stdout)["queries"]
+    assert [one["name"] for one in found] == [image.name for image in images]
+    assert all(one["outcomes"] == {"B": "found"} and len(one["hits"]) == 4 for one in found)
+    for site, direction, other in (("A", "asked", "B"), ("B", "answered", "A")):
+        whole = trial.site_command(site, "audit", "verify")
+        assert whole.returncode == 0, whole.stderr
+        entry = json.loads(trial.site_command(site, "audit", "show", "--json").stdout)["entries"][-1]
+        assert (entry["direction"], entry["codes"], entry["outcomes"]) == (direction, 3, {other: "found"})
+
+
+def test_suppressed_and_refused_are_said_in_the_table_and_end_well(trial: Trial, trained: str) -> None:
+    image = an_image(trial, "A")
+    suppressed = trial.site_command("A", "query", image, "--label", "nobody has this")
+    assert "suppressed: B" in suppressed.stdout
+    assert "nothing found" not in suppressed.stdout
+    refused = trial.site_command("A", "query", image, "--attribute", "background=dark")
+    assert "refused: B (the site answers no such question)" in refused.stdout
+    assert suppressed.returncode == refused.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("--split", "bogus"), ("--since", "May"), ("--attribute", "grade"), ("--epsilon", "0"), ("--sites", "../B")],
+)
+def test_a_query_that_cannot_be_meant_is_answered_with_three_lines(
+    flags: tuple[str, ...], trial: Trial, trained: str
+) -> None:
+    asked = trial.site_command("A", "query", an_image(trial, "A"), *flags)
+    assert asked.returncode == 2
+    assert len(asked.stderr.splitlines()) == 3
+
+
+def test_a_noised_query_says_so_and_keeps_own_cases_apart(trial: Trial, trained: str, tmp_path: Path) -> None:
+    path = tmp_path / "noised.png"
+    noised = trial.site_command("A", "query", an_image(trial, "A"), "--epsilon", "6", "--picture", path)
+    assert noised.returncode == 0, noised.stderr
+    assert "noised with epsilon 6" in noised.stdout
+    assert path.exists()
+
+
+def test_a_consult_is_asked_listed_and_answered_by_commands(trial: Trial, trained: str) -> None:
+    found = trial.query("A", an_image(trial, "A"), k=100)
+    hit = next(hit for hit in found["hits"] if hit["site"] == "B")
+    sent = trial.site_command("A", "consult", hit["token"][:12], "--note", "How did it go on?", "--json")
+    assert sent.returncode == 0, sent.stderr
+    received = json.loads(trial.site_command("B", "consults", "--json").stdout)["consults"]
+    assert [(one["site"], one["note"], one["word"]) for one in received] == [("A", "How did it go on?", "open")]
+    assert received[0]["image"] in {case.image for case in read(trial.sites["B"]).cases}
+    answered = trial.site_command("B", "consult-answer", received[0]["id"], "yes", "--text", "Call me")
+    assert answered.returncode == 0, answered.stderr
+    (listed,) = json.loads(trial.site_command("A", "consults", "--json").stdout)["consults"]
+    assert (listed["word"], listed["text"]) == ("yes", "Call me")
+    assert "image" not in listed
+    assert "Call me" in trial.site_command("A", "consults").stdout
+
+
 def recorded(trial: Trial, since: int = 0) -> bytes:
     return (trial.folder / "record").read_bytes()[since:]
 

@@ -175,6 +175,8 @@ def test_a_code_of_another_width_is_refused() -> None:
         lambda hits: [hits[0]._replace(distance=-1), *hits[1:]],
         lambda hits: [*hits[:-1], hits[-1]._replace(distance=65)],
         lambda hits: [hits[0]._replace(ties=0), *hits[1:]],
+        lambda hits: [hits[0]._replace(detail=33), *hits[1:]],
+        lambda hits: [hits[0]._replace(detail=-1), *hits[1:]],
         lambda hits: [hits[0]._replace(label="\x1b[2J"), *hits[1:]],
         lambda hits: [hits[0]._replace(label="x" * 65), *hits[1:]],
     ],
@@ -192,6 +194,30 @@ def test_an_answer_that_no_gallery_gives_is_thrown_away(spoil) -> None:
 def test_a_merged_hit_says_which_site_it_is_from() -> None:
     near, far = Hit(1, bytes(16), None, 1), Hit(2, b"\1" * 16, "frontal", 3)
     assert merge({"A": [far], "B": [near]}, bytes(8), 2) == [MergedHit("B", near), MergedHit("A", far)]
+
+
+def test_within_a_distance_the_detail_code_ranks_and_an_unknown_one_stands_for_half_its_bits() -> None:
+    near, unknown, far = (Hit(3, bytes([n]) * 16, None, 9, detail) for n, detail in ((1, 15), (2, None), (3, 17)))
+    nearer = Hit(2, b"\4" * 16, None, 1, 32)
+    merged = merge({"A": [nearer, far], "B": [near, unknown]}, bytes(8), 4)
+    assert [one.hit for one in merged] == [nearer, near, unknown, far]
+
+
+@drawn
+@given(st.integers(0, 2**32), st.integers(1, 40), st.integers(1, 4), st.integers(1, 12))
+def test_merging_with_details_is_ranking_all_by_the_law(seed: int, n: int, sites: int, k: int) -> None:
+    random = np.random.default_rng(seed)
+    code = random.bytes(8)
+    details = [None if d > 18 else int(d) for d in random.integers(12, 22, n)]
+    hits = [Hit(int(random.integers(3)), random.bytes(16), None, 1, detail) for detail in details]
+
+    def rank(hit: Hit) -> tuple[int, int, int, bytes]:
+        return hit.distance, 16 if hit.detail is None else hit.detail, tie_key(code, hit.token), hit.token
+
+    answers = {str(site): sorted(hits[site::sites], key=rank)[:k] for site in range(sites)}
+    for answer in answers.values():
+        check_answer(answer, code, k)
+    assert [one.hit for one in merge(answers, code, k)] == sorted(hits, key=rank)[:k]
 
 
 @pytest.mark.parametrize(("distinct", "most_ms"), [(1_000_000, 20.0), (10_000, 5.0)])

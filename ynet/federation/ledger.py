@@ -6,10 +6,7 @@ of the last. The two together show what was edited or cut off; that both were ro
 an earlier head.
 """
 
-import hashlib
 import json
-import os
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,10 +16,11 @@ from typing import NamedTuple
 from pydantic import TypeAdapter, ValidationError
 
 from ynet.errors import RefusedError, UserError
-from ynet.home import write_private
+from ynet.federation import chain
+from ynet.federation.chain import NOTHING as NOTHING
+from ynet.federation.chain import Head as Head
 
 LEDGER, HEAD = "ledger.jsonl", "ledger.head"
-NOTHING = "0" * 64  # the digest before the first entry
 
 
 @dataclass(frozen=True)
@@ -49,26 +47,7 @@ class Entry:
     @property
     def digest(self) -> str:
         """SHA-256 of the line, 64 hexadecimal digits."""
-        return hashlib.sha256(self.line()).hexdigest()
-
-
-class Head(NamedTuple):
-    """How far a ledger goes."""
-
-    number: int
-    digest: str
-
-    def to_text(self) -> str:
-        """As it is told to a witness: the number, a space, the digest."""
-        return f"{self.number} {self.digest}"
-
-    @staticmethod
-    def from_text(text: str) -> "Head":
-        """What `to_text` wrote. Raises ValueError."""
-        found = re.fullmatch(r"(\d{1,12}) ([0-9a-f]{64})", text, re.ASCII)
-        if not found:
-            raise ValueError("no head of a ledger")
-        return Head(int(found[1]), found[2])
+        return chain.digest(self.line())
 
 
 class Reservation(NamedTuple):
@@ -102,7 +81,7 @@ class Ledger:
         """Read and verify it, and cut off what a power cut tore. Raises LedgerError."""
         self._file, self._head = home / LEDGER, home / HEAD
         self.entries = read(home)
-        _cut_torn(self._file)
+        chain.cut_torn(self._file)
         self._write_head()
 
     @property
@@ -128,7 +107,7 @@ class Ledger:
         last = self.head
         entry = Entry(last.number + 1, round(time.time(), 3), data, *asked, last.digest)
         allows([*self.of(data), entry])
-        _append(self._file, entry.line())
+        chain.append(self._file, entry.line())
         self.entries.append(entry)
         self._write_head()
         return entry
@@ -141,24 +120,15 @@ class Ledger:
             raise _broken("it does not hold what the server saw of it before: an old copy took its place")
 
     def _write_head(self) -> None:
-        write_private(self._head, json.dumps(self.head._asdict()).encode())
+        chain.write_head(self._head, self.head)
 
 
 def read(home: Path) -> list[Entry]:
     """The entries of the ledger in a home folder, which another process may have open. Raises LedgerError."""
-    head = _read_head(home / HEAD)  # before the entries: they may grow meanwhile
+    head = chain.read_head(home / HEAD, _broken)  # before the entries: they may grow meanwhile
     entries = _entries(home / LEDGER)
-    _verify(entries, head)
+    chain.follow(entries, head, HEAD, _broken)
     return entries
-
-
-def _cut_torn(file: Path) -> None:
-    """Take away a last line without an end: a reservation that was cut off, and so never granted."""
-    content = file.read_bytes() if file.exists() else b""
-    if torn := len(content.rpartition(b"\n")[2]):
-        with file.open("rb+") as opened:
-            opened.truncate(len(content) - torn)
-            os.fsync(opened.fileno())
 
 
 def _entries(file: Path) -> list[Entry]:
@@ -173,46 +143,6 @@ def _entries(file: Path) -> list[Entry]:
             raise _broken(f"its line {number} is not as it was written")
         entries.append(entry)
     return entries
-
-
-def _verify(entries: Sequence[Entry], head: Head | None) -> None:
-    previous = NOTHING
-    for number, entry in enumerate(entries, start=1):
-        if entry.number != number or entry.previous != previous:
-            raise _broken(f"its line {number} does not follow from the one before")
-        previous = entry.digest
-    if head is None:
-        if entries:
-            raise _broken(f"its head, {HEAD}, is gone")
-        return
-    if head.number > len(entries):
-        raise _broken(f"it has {len(entries)} entries, and had {head.number}")
-    seen = entries[head.number - 1].digest if head.number else NOTHING
-    if seen != head.digest:
-        raise _broken(f"its entry {head.number} is another one than it was")
-
-
-def _read_head(file: Path) -> Head | None:
-    if not file.exists():
-        return None
-    try:
-        return Head(**json.loads(file.read_bytes()))
-    except (ValueError, TypeError):
-        raise _broken(f"its head, {HEAD}, cannot be read") from None
-
-
-def _append(file: Path, line: bytes) -> None:
-    is_new = not file.exists()
-    with open(file, "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as opened:
-        opened.write(line)
-        opened.flush()
-        os.fsync(opened.fileno())
-    if is_new:
-        folder = os.open(file.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _broken(why: str) -> LedgerError:

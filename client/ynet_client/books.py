@@ -1,0 +1,57 @@
+"""What a site remembers of questions: its audit log, quotas, consults, and the noise of its own queries."""
+
+import contextlib
+import hashlib
+import hmac
+import secrets
+from pathlib import Path
+from typing import NamedTuple
+
+from ynet.home import write_private
+from ynet_client.audit import Audit
+from ynet_client.consult import Consults
+from ynet_client.noise import Drawn
+from ynet_client.quotas import Quotas
+from ynet_client.retrieval_wire import MAX_USER
+
+SECRET = "users.secret"  # noqa: S105 (a file's name)
+
+
+class Books(NamedTuple):
+    """All of them open; one process has them at a time."""
+
+    audit: Audit
+    quotas: Quotas
+    consults: Consults
+    drawn: Drawn
+    secret: bytes
+
+    def pseudonym(self, user: str) -> str:
+        """The name under which a local user's queries leave the site: the same each time, and nobody else's."""
+        return hmac.new(self.secret, user.encode(), hashlib.sha256).hexdigest()[:MAX_USER]
+
+    def close(self) -> None:
+        """Everything is on the disk when this returns."""
+        for book in (self.audit, self.quotas, self.consults, self.drawn):
+            book.close()
+
+
+def open_books(home: Path) -> Books:
+    """The books in a home folder. Raises UserError when one cannot be opened, AuditError when one was tampered with."""
+    with contextlib.ExitStack() as opened:
+        books = Books(
+            opened.enter_context(contextlib.closing(Audit(home))),
+            opened.enter_context(contextlib.closing(Quotas(home))),
+            opened.enter_context(contextlib.closing(Consults(home))),
+            opened.enter_context(contextlib.closing(Drawn(home))),
+            _secret(home),
+        )
+        opened.pop_all()
+    return books
+
+
+def _secret(home: Path) -> bytes:
+    path = home / SECRET
+    if not path.exists():
+        write_private(path, secrets.token_bytes(32))
+    return path.read_bytes()

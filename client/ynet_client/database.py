@@ -1,0 +1,67 @@
+"""The small SQLite files in a site's home: one process has each, any of its threads may use it."""
+
+import sqlite3
+import threading
+from pathlib import Path
+from typing import Any
+
+from ynet.errors import UserError
+
+BUSY_S = 2.0  # for a process that is just ending
+
+
+class Database:
+    """One open file with one table. What is committed survives a killed process."""
+
+    def __init__(self, path: Path, schema: str, version: int, *, is_synced: bool) -> None:
+        """`is_synced`: what is committed survives a power cut too, at about half a millisecond a commit.
+
+        Raises UserError when the file is in use, spoilt, or of another version.
+        """
+        self._lock = threading.Lock()
+        path.touch(mode=0o600)
+        self._connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+        try:
+            self._open(schema, version, is_synced)
+        except sqlite3.Error as error:
+            self._connection.close()
+            do = "stop the other ynet-client, or put a good copy of the file in its place"
+            raise UserError(f"the file {path} cannot be opened", str(error), do) from None
+
+    def close(self) -> None:
+        """Give the file back."""
+        with self._lock:
+            self._connection.close()
+
+    def read(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """The rows of a query."""
+        with self._lock:
+            return self._connection.execute(query, values).fetchall()
+
+    def write(self, statement: str, *rows: tuple[object, ...]) -> int:
+        """One statement, done for each row, all or nothing; how many rows it changed. Raises UserError: the disk."""
+        with self._lock:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                changed = self._connection.executemany(statement, rows).rowcount
+                self._connection.execute("COMMIT")
+            except sqlite3.OperationalError as error:
+                raise UserError("the site's records could not be written", str(error), "check the disk") from None
+            finally:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+        return changed
+
+    def _open(self, schema: str, version: int, is_synced: bool) -> None:
+        run = self._connection.execute
+        run("PRAGMA locking_mode = EXCLUSIVE")
+        run("PRAGMA journal_mode = WAL")
+        run(f"PRAGMA synchronous = {'FULL' if is_synced else 'NORMAL'}")
+        run("BEGIN IMMEDIATE")
+        (found,) = run("PRAGMA user_version").fetchone()
+        if found == 0:
+            run(schema)
+            run(f"PRAGMA user_version = {version}")
+        elif found != version:
+            raise sqlite3.DatabaseError(f"its format has the number {found}, this ynet reads {version}")
+        run("COMMIT")

@@ -1,0 +1,147 @@
+"""The audit log on a real file: what it shows, what it lets through, and what a kill leaves."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ynet_client import audit
+from ynet_client.audit import HEAD, LOG, Audit, AuditError
+
+
+def write(log: Audit, count: int, user: str = "u") -> None:
+    for _ in range(count):
+        log.write(
+            1.5, "answered", "query", {"B": "found"}, user=user, hits={"B": 3}, codes=64, k=10, filters=("label",)
+        )
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    log = Audit(tmp_path)
+    write(log, 5)
+    log.close()
+    return tmp_path
+
+
+def test_what_was_written_is_read_and_is_whole(home: Path) -> None:
+    assert audit.verify(home).number == 5
+    entry = list(audit.read(home))[-1]
+    assert (entry.number, entry.codes, entry.k, entry.filters) == (5, 64, 10, ("label",))
+    assert entry.outcomes == {"B": "found"}
+    again = Audit(home)
+    write(again, 2)
+    again.close()
+    assert audit.verify(home).number == 7
+
+
+def test_a_log_that_was_never_written_is_whole(tmp_path: Path) -> None:
+    assert audit.verify(tmp_path).number == 0
+
+
+SPOILS: dict[str, Callable[[list[bytes]], list[bytes]]] = {
+    "edited": lambda lines: [lines[0].replace(b'"hits":{"B":3}', b'"hits":{"B":0}'), *lines[1:]],
+    "one taken out": lambda lines: lines[:2] + lines[3:],
+    "the end cut off": lambda lines: lines[:-1],
+    "all cut off": lambda lines: lines[:0],
+    "exchanged": lambda lines: [lines[1], lines[0], *lines[2:]],
+    "no JSON": lambda lines: [b"{}\n", *lines[1:]],
+    "white space": lambda lines: [lines[0].replace(b":", b": ", 1), *lines[1:]],
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILS.values(), ids=list(SPOILS))
+def test_a_log_that_was_edited_or_cut_is_told(home: Path, spoil: Callable[[list[bytes]], list[bytes]]) -> None:
+    lines = (home / LOG).read_bytes().splitlines(keepends=True)
+    (home / LOG).write_bytes(b"".join(spoil(lines)))
+    with pytest.raises(AuditError, match="cannot be trusted") as caught:
+        audit.verify(home)
+    assert caught.value.exit_code == 3
+
+
+def test_a_log_whose_end_was_cut_off_is_not_written_on(home: Path) -> None:
+    lines = (home / LOG).read_bytes().splitlines(keepends=True)
+    (home / LOG).write_bytes(b"".join(lines[:-1]))
+    with pytest.raises(AuditError, match="had 5"):
+        Audit(home)
+
+
+def test_without_its_head_it_is_not_trusted(home: Path) -> None:
+    (home / HEAD).unlink()
+    for open_it in (audit.verify, Audit):
+        with pytest.raises(AuditError, match="is gone"):
+            open_it(home)
+
+
+def test_a_half_written_last_line_is_mended_at_the_next_start(home: Path) -> None:
+    with (home / LOG).open("ab") as file:
+        file.write(b'{"codes":64,"direction":"ans' + b"x" * 100_000)
+    assert audit.verify(home).number == 5
+    log = Audit(home)
+    write(log, 1)
+    log.close()
+    assert audit.verify(home).number == 6
+
+
+def test_several_threads_make_one_chain(tmp_path: Path) -> None:
+    log = Audit(tmp_path)
+    threads = [threading.Thread(target=write, args=(log, 50, str(n))) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    log.close()
+    assert audit.verify(tmp_path).number == 200
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from ynet_client.audit import Audit
+log = Audit(Path(sys.argv[1]))
+for number in range(10**6):
+    log.write(1.0, "asked", "query", {"B": "found"}, user=f"user {number}")
+    print(number, flush=True)
+"""
+
+
+def test_a_kill_at_any_moment_loses_nothing_acknowledged(tmp_path: Path) -> None:
+    told = 0
+    for attempt in range(8):
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE)
+        assert writer.stdout
+        seen = [writer.stdout.readline()]
+        until = time.monotonic() + 0.02 * attempt
+        while time.monotonic() < until:
+            seen.append(writer.stdout.readline())
+        writer.send_signal(signal.SIGKILL)
+        seen += writer.stdout.read().splitlines(keepends=True)
+        writer.wait()
+        writer.stdout.close()
+        told += sum(line.endswith(b"\n") for line in seen)
+        chained = list(audit.read(tmp_path))
+        assert len(chained) >= told
+        Audit(tmp_path).close()
+        assert audit.verify(tmp_path).number == len(chained)
+        told = len(chained)
+
+
+def test_hundreds_of_questions_a_second_can_be_written(tmp_path: Path) -> None:
+    log = Audit(tmp_path)
+    start = time.perf_counter()
+    write(log, 500)
+    took_s = time.perf_counter() - start
+    log.close()
+    assert took_s < 1.0
+
+
+def test_a_log_holds_the_kinds_of_what_was_asked_and_nothing_else(home: Path) -> None:
+    held = set(json.loads((home / LOG).read_bytes().splitlines()[0]))
+    chain = {"number", "time", "previous"}
+    assert held - chain == {"direction", "kind", "outcomes", "hits", "user", "codes", "k", "filters", "epsilon"}
