@@ -105,8 +105,9 @@ class Gallery:
         (self._salt,) = database.execute("SELECT salt FROM site").fetchone()
         self._facts, mended = case_facts.read(database)
         self._descriptions = case_rows.descriptions(database)
-        self._damaged: list[str] = [f"facts {chunk} (made anew)" for chunk in mended]
+        self._damaged: list[str] = []
         self._searched: _Searched | None = None
+        self._mend_facts(mended)
         self._load()
 
     @classmethod
@@ -146,6 +147,7 @@ class Gallery:
                 self._load()
             elif self._searched:
                 self._searched.postings.remove(np.array(synced.gone, np.uint32))
+            self._forget_damage_that_is_mended()
         return synced.counts
 
     def forget(self, patient: str, now: dt.datetime) -> Forgotten:
@@ -205,6 +207,7 @@ class Gallery:
                 stored_codes.add(database, model, kept)
             if model_id == self.active_model:
                 self._take_in(model, stored_codes.stack(kept, model))
+                self._forget_damage_that_is_mended()
         return len(kept)
 
     def activate(self, model_id: str) -> None:
@@ -223,6 +226,7 @@ class Gallery:
                 stored_codes.compact(database, model, self._facts.patients > 0)
                 stored_codes.use(database, model)
             self._load()
+            self._forget_damage_that_is_mended()
 
     def compact(self) -> None:
         """Write the codes of the model in use anew, in order and without those of cases that went."""
@@ -306,17 +310,15 @@ class Gallery:
         )
 
     def verify(self) -> Verified:
-        """Read everything again and hold it against its checksums and rows; what is damaged is named, and dropped.
+        """Read the whole file again and hold it against its checksums and rows; damage is named, and dropped.
 
         The cases of a damaged segment count as not encoded from then on. Raises UserError when the file is broken.
         """
         with self._lock:
+            gallery_file.let_go_of_pages(self._database)
             gallery_file.check_integrity(self._database)
-            faulty = case_facts.faults(self._database)
-            with self._writing() as database:
-                case_facts.mend(database, faulty)
+            self._mend_facts(case_facts.faults(self._database))
             self._facts, _ = case_facts.read(self._database)
-            self._damaged += [f"facts {chunk} (made anew)" for chunk in faulty]
             self._load()
             (segments,) = self._database.execute("SELECT count(*) FROM segments").fetchone()
             stats = self.stats()
@@ -325,15 +327,16 @@ class Gallery:
     # --- within
 
     def _load(self) -> None:
-        """Read the codes of the model in use; damaged segments are named, and dropped."""
+        """Read the codes of the model in use; damaged ones are named, and dropped."""
         model = stored_codes.in_use(self._database)
         if model is None:
             return
         codes, damaged = stored_codes.segments(self._database, model)
-        if damaged:
+        since, lost = stored_codes.tail(self._database, model)
+        if damaged + lost:
             with self._writing() as database:
-                stored_codes.drop(database, damaged)
-            self._found_damaged(damaged)
+                stored_codes.drop(database, damaged + lost)
+            self._found_damaged(damaged + lost)
         if not model.code_bytes:  # the gallery has no case yet
             codes = codes._replace(codes=np.zeros((0, CODE_BYTES[0]), np.uint8))
         tokens = self._tokens(model)
@@ -341,8 +344,20 @@ class Gallery:
         base = sorted_codes.of_sorted(scan.words(codes.codes), codes.ids, details, groups)
         made = Postings(base, 8 * codes.codes.shape[1], tokens.of)
         made.remove(np.array([case_id for (case_id,) in self._database.execute("SELECT case_id FROM dead")], np.uint32))
-        self._add(made, model, stored_codes.tail(self._database, model))
+        self._add(made, model, since)
         self._searched = _Searched(model, tokens, made)
+
+    def _mend_facts(self, faulty: Sequence[int]) -> None:
+        """Write chunks of facts anew from the rows, in the file."""
+        if faulty:
+            with self._writing() as database:
+                case_facts.mend(database, faulty)
+            self._damaged += [f"facts {chunk} (made anew)" for chunk in faulty]
+
+    def _forget_damage_that_is_mended(self) -> None:
+        """What was damaged is named until every case has a code again."""
+        if self._damaged and not (self._searched and self.missing(self._searched.model.id)):
+            self._damaged = []
 
     def _take_in(self, model: Model, codes: Codes) -> None:
         """Codes of the model in use that are on disk, into memory."""
@@ -351,8 +366,6 @@ class Gallery:
             self._load()
             return
         self._add(searched.postings, model, codes)
-        if self._damaged and not self.missing(model.id):
-            self._damaged = []
         if searched.postings.tail > max(MOST_TAIL, len(searched.postings) // 8):
             self.compact()
 
@@ -374,7 +387,7 @@ class Gallery:
         if searched and searched.model.id == model_id:
             return searched.postings.live_ids
         model = next((model for model in stored_codes.models(self._database) if model.id == model_id), None)
-        return stored_codes.tail(self._database, model).ids if model else np.zeros(0, np.uint32)
+        return stored_codes.tail(self._database, model)[0].ids if model else np.zeros(0, np.uint32)
 
     def _answering(self, model_id: str) -> _Searched:
         """What answers. Raises RefusedError for another model."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ynet.errors import UserError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SCHEMA = """
 CREATE TABLE site (secret_check BLOB NOT NULL, salt BLOB NOT NULL) STRICT;
 CREATE TABLE descriptions (             -- what many cases share
@@ -55,6 +55,7 @@ CREATE TABLE tail (                      -- codes that are in no segment yet, or
   case_id INTEGER NOT NULL,
   code BLOB NOT NULL,
   detail BLOB NOT NULL,
+  checksum INTEGER NOT NULL,
   PRIMARY KEY (model, case_id)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE dead (case_id INTEGER PRIMARY KEY) STRICT;  -- gone since the segments were written
@@ -116,6 +117,12 @@ def check_integrity(database: sqlite3.Connection) -> None:
         raise UserError(what, str(error), REBUILD) from None
     if said != "ok":
         raise UserError(what, str(said), REBUILD)
+
+
+def let_go_of_pages(database: sqlite3.Connection) -> None:
+    """Keep no page of the file in memory: what is read from now on is what the disk has."""
+    empty_log(database)
+    database.execute("PRAGMA shrink_memory")
 
 
 def empty_log(database: sqlite3.Connection) -> None:

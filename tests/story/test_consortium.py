@@ -79,7 +79,7 @@ def all_codes(trial: Trial, folder: Path) -> dict[bytes, bytes]:
             assert model is not None
             (salt,) = database.execute("SELECT salt FROM site").fetchone()
             tokens = Tokens((trial.home(site) / "gallery.secret").read_bytes(), salt, model.id)
-            for held in (stored_codes.segments(database, model)[0], stored_codes.tail(database, model)):
+            for held in (stored_codes.segments(database, model)[0], stored_codes.tail(database, model)[0]):
                 named = (bytes(token) for token in tokens.of(held.ids))
                 codes.update(zip(named, map(bytes, held.codes), strict=True))
     return codes
@@ -110,6 +110,24 @@ def test_a_gallery_is_verified_on_demand(trial: Trial, trained: str) -> None:
     found = trial.site_command("A", "index", "--verify", "--json")
     held = {"cases": SITES["A"], "codes": SITES["A"], "segments": 1, "damaged": [], "encoded": 0}
     assert json.loads(found.stdout) == held
+
+
+def test_a_bit_that_flips_on_the_disk_is_found_by_verifying_and_its_cases_are_encoded_again(
+    trial: Trial, trained: str, tmp_path: Path
+) -> None:
+    code_of = all_codes(trial, tmp_path)
+    found = trial.query("A", an_image(trial, "A"))
+    with contextlib.closing(sqlite3.connect(tmp_path / "A-gallery.sqlite")) as database:
+        ((codes,),) = database.execute("SELECT codes FROM segments").fetchall()
+    for file in trial.home("A").glob("gallery.sqlite*"):
+        with file.open("r+b") as opened:
+            if (place := opened.read().find(codes)) >= 0:
+                opened.seek(place)
+                opened.write(bytes([codes[0] ^ 1]))
+    said = trial.site_command("A", "index", "--verify")
+    assert f"damaged: segment 0 ({SITES['A']} cases); {SITES['A']} cases encoded again" in " ".join(said.stdout.split())
+    assert all_codes(trial, tmp_path) == code_of
+    assert trial.query("A", an_image(trial, "A"))["hits"] == found["hits"]
 
 
 def test_a_forgotten_patient_is_found_by_no_site_and_not_taken_in_again(trial: Trial, trained: str) -> None:
