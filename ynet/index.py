@@ -26,10 +26,10 @@ import numpy as np
 from jaxtyping import Bool, Int64, Shaped, UInt8, UInt64
 
 from ynet.errors import UserError
+from ynet.federation.protocol import MAX_LABEL
 
 CODE_BYTES = (4, 8, 16, 32)
 TOKEN_BYTES = 16
-MAX_LABEL = 64  # characters, as in a plan
 DETAIL_BITS = 32
 UNKNOWN_DETAIL = DETAIL_BITS // 2
 _CHUNK = 1 << 15  # tokens mixed at a time, to stay in the processor's cache

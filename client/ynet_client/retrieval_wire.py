@@ -8,8 +8,8 @@ from google.protobuf.message import DecodeError
 
 from ynet.errors import UserError
 from ynet.federation import retrieval_pb2 as pb
-from ynet.federation.protocol import MAX_ANSWER_BYTES, MAX_PADDED_BYTES, MAX_QUERY_BYTES
-from ynet.index import CODE_BYTES, DETAIL_BITS, MAX_LABEL, TOKEN_BYTES, Hit, check_answer
+from ynet.federation.protocol import MAX_ANSWER_BYTES, MAX_LABEL, MAX_PADDED_BYTES, MAX_QUERY_BYTES
+from ynet.index import CODE_BYTES, DETAIL_BITS, TOKEN_BYTES, Hit, check_answer
 from ynet_client.filters import Filters, check
 
 MAX_CODES = 64
