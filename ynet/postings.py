@@ -45,7 +45,8 @@ class Postings:
     @property
     def live_ids(self) -> Ids:
         """The cases that can be found."""
-        return np.concatenate([part.ids[_is_live(part)] for part in self.view().parts])
+        parts = [part.ids if part.live is None else part.ids[_is_live(part)] for part in self.view().parts]
+        return np.concatenate(parts) if len(parts[1]) else parts[0]
 
     @property
     def tail(self) -> int:

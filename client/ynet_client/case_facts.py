@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Integer, Shaped, UInt32
 
 CHUNK = 1 << 13  # cases
+_WIDTHS = (1, 2, 4)  # bytes of a description's number
 
 Row = tuple[int, int]  # description, patient; both 0: no case has the number
 
@@ -37,6 +38,13 @@ def at(column: Shaped[np.ndarray, " numbers"], ids: Integer[np.ndarray, " cases"
     """A column's values for some cases; 0, or False, for one that is newer than the column."""
     found: Shaped[np.ndarray, " cases"] = np.where(ids < len(column), column[np.minimum(ids, len(column) - 1)], 0)
     return found.astype(column.dtype)
+
+
+def distinct(numbers: UInt32[np.ndarray, " cases"]) -> int:
+    """How many different numbers there are: marked, not sorted, for numbers are given out from 1 without gaps."""
+    is_there = np.zeros(int(numbers.max(initial=0)) + 1, bool)
+    is_there[numbers] = True
+    return int(np.count_nonzero(is_there))
 
 
 def write(database: sqlite3.Connection, facts: Facts, numbers: Iterable[int]) -> None:
@@ -88,16 +96,20 @@ def _pack_of_rows(database: sqlite3.Connection, chunk: int) -> bytes:
 
 
 def _pack(facts: Facts, chunk: int) -> bytes:
-    return b"".join(part[chunk * CHUNK : (chunk + 1) * CHUNK].astype("<u4").tobytes() for part in facts)
+    """Patients, then descriptions in as few bytes each as the chunk's need: mostly one."""
+    descriptions, patients = (part[chunk * CHUNK : (chunk + 1) * CHUNK] for part in facts)
+    width = next(width for width in _WIDTHS if int(descriptions.max()) < 1 << (8 * width))
+    return patients.astype("<u4").tobytes() + descriptions.astype(f"<u{width}").tobytes()
 
 
 def _unpack(data: bytes) -> Facts:
-    descriptions, patients = np.frombuffer(data, "<u4").reshape(2, CHUNK)
-    return Facts(descriptions, patients)
+    patients, descriptions = data[: 4 * CHUNK], data[4 * CHUNK :]
+    width = len(descriptions) // CHUNK
+    return Facts(np.frombuffer(descriptions, f"<u{width}").astype(np.uint32), np.frombuffer(patients, "<u4"))
 
 
 def _is_whole(checksum: int, data: bytes) -> bool:
-    return len(data) == 8 * CHUNK and zlib.crc32(data) == checksum
+    return len(data) in [(4 + width) * CHUNK for width in _WIDTHS] and zlib.crc32(data) == checksum
 
 
 def _round_up(size: int) -> int:

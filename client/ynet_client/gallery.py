@@ -222,6 +222,7 @@ class Gallery:
                 model = stored_codes.known(database, model_id)
                 stored_codes.compact(database, model, self._facts.patients > 0)
                 stored_codes.use(database, model)
+            gallery_file.give_back_pages(self._database)
             self._load()
 
     def compact(self) -> None:
@@ -231,6 +232,7 @@ class Gallery:
                 return
             with self._writing() as database:
                 self._found_damaged(stored_codes.compact(database, self._searched.model, self._facts.patients > 0))
+            gallery_file.give_back_pages(self._database)
             self._load()
 
     @property
@@ -284,7 +286,7 @@ class Gallery:
         searched, facts = self._answering(model_id), self._facts
         ids, is_kept = searched.postings.live_ids, self._kept(filters, facts, ())
         kept = ids if is_kept is None else ids[at(is_kept, ids)]
-        return GroupSize(len(kept), len(np.unique(facts.patients[kept])))
+        return GroupSize(len(kept), case_facts.distinct(facts.patients[kept]))
 
     def stats(self) -> Stats:
         """What the gallery holds."""
@@ -297,7 +299,7 @@ class Gallery:
                 per[key] = per.get(key, 0) + count
         return Stats(
             cases=int(counts.sum()),
-            patients=len(np.unique(facts.patients[facts.patients > 0])),
+            patients=case_facts.distinct(facts.patients[facts.patients > 0]),
             indexed=len(searched.postings) if searched else 0,
             distinct_codes=searched.postings.distinct if searched else 0,
             cases_per_label=dict(sorted(per_label.items())),

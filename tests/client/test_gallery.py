@@ -272,8 +272,8 @@ def spoil(path: Path, change: str) -> None:
 
 def test_a_gallery_of_a_later_version_is_refused(path: Path) -> None:
     Gallery.open(path, SECRET).close()
-    spoil(path, "PRAGMA user_version = 3")
-    with pytest.raises(UserError, match="its format has the number 3"):
+    spoil(path, "PRAGMA user_version = 4")
+    with pytest.raises(UserError, match="its format has the number 4"):
         Gallery.open(path, SECRET)
 
 
