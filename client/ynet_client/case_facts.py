@@ -24,6 +24,10 @@ class Facts(NamedTuple):
     descriptions: UInt32[np.ndarray, " numbers"]
     patients: UInt32[np.ndarray, " numbers"]
 
+    def description(self, number: int) -> int:
+        """The description of one case; 0 when there is no such case."""
+        return int(self.descriptions[number]) if number < len(self.descriptions) else 0
+
     def with_rows(self, rows: Mapping[int, Row]) -> "Facts":
         """The same with some cases' rows changed."""
         size = _round_up(max(rows, default=-1) + 1)
