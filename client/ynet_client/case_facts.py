@@ -19,9 +19,12 @@ Row = tuple[int, int]  # description, patient; both 0: no case has the number
 
 
 class Facts(NamedTuple):
-    """By case number; 0 where there is no such case. Never written to: a change makes new ones."""
+    """By case number; 0 where there is no such case. Never written to: a change makes new ones.
 
-    descriptions: UInt32[np.ndarray, " numbers"]
+    Descriptions, of which there are few, are in as few bytes each as they need.
+    """
+
+    descriptions: Shaped[np.ndarray, " numbers"]
     patients: UInt32[np.ndarray, " numbers"]
 
     def description(self, number: int) -> int:
@@ -31,11 +34,13 @@ class Facts(NamedTuple):
     def with_rows(self, rows: Mapping[int, Row]) -> "Facts":
         """The same with some cases' rows changed."""
         size = _round_up(max(rows, default=-1) + 1)
-        changed = Facts(*(np.pad(part, (0, max(0, size - len(part)))) for part in self))
+        descriptions, patients = (np.pad(part, (0, max(0, size - len(part)))) for part in self)
         if rows:
             numbers = np.fromiter(rows, np.int64, len(rows))
-            changed.descriptions[numbers], changed.patients[numbers] = np.array(list(rows.values()), np.uint32).T
-        return changed
+            described, patients[numbers] = np.array(list(rows.values()), np.uint32).T
+            descriptions = descriptions.astype(np.result_type(descriptions, np.min_scalar_type(described.max())))
+            descriptions[numbers] = described
+        return Facts(descriptions, patients)
 
 
 def at(column: Shaped[np.ndarray, " numbers"], ids: Integer[np.ndarray, " cases"]) -> Shaped[np.ndarray, " cases"]:
@@ -45,9 +50,10 @@ def at(column: Shaped[np.ndarray, " numbers"], ids: Integer[np.ndarray, " cases"
 
 
 def distinct(numbers: UInt32[np.ndarray, " cases"]) -> int:
-    """How many different numbers there are: marked, not sorted, for numbers are given out from 1 without gaps."""
+    """How many different numbers there are, 0 aside: marked, not sorted, for they are given out from 1 on."""
     is_there = np.zeros(int(numbers.max(initial=0)) + 1, bool)
     is_there[numbers] = True
+    is_there[0] = False
     return int(np.count_nonzero(is_there))
 
 
@@ -91,7 +97,7 @@ def _from_rows(database: sqlite3.Connection, chunk: int) -> Facts:
         "SELECT id - ?1, description, patient FROM cases WHERE id BETWEEN ?1 AND ?2",
         (chunk * CHUNK, chunk * CHUNK + CHUNK - 1),
     )
-    made = Facts(np.zeros(CHUNK, np.uint32), np.zeros(CHUNK, np.uint32))
+    made = Facts(np.zeros(CHUNK, np.uint8), np.zeros(CHUNK, np.uint32))
     return made.with_rows({number: row for number, *row in rows})
 
 
@@ -109,7 +115,7 @@ def _pack(facts: Facts, chunk: int) -> bytes:
 def _unpack(data: bytes) -> Facts:
     patients, descriptions = data[: 4 * CHUNK], data[4 * CHUNK :]
     width = len(descriptions) // CHUNK
-    return Facts(np.frombuffer(descriptions, f"<u{width}").astype(np.uint32), np.frombuffer(patients, "<u4"))
+    return Facts(np.frombuffer(descriptions, f"<u{width}"), np.frombuffer(patients, "<u4"))
 
 
 def _is_whole(checksum: int, data: bytes) -> bool:

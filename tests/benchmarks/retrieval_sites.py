@@ -52,6 +52,13 @@ class Took(NamedTuple):
     per_s: float | None  # queries of batches, one batch after the other
 
 
+class Asked(NamedTuple):
+    """A query's code, and what is known of cases like it."""
+
+    code: bytes
+    result: Result
+
+
 def duties_of(home: Path) -> Duties:
     return Duties(home, SETTINGS, Display(), 1, Consent(home, SETTINGS.policy))
 
@@ -77,7 +84,7 @@ class Asker:
     def __init__(self, duties: Duties, session: Session, sites: int) -> None:
         self._duties, self._session, self._sites = duties, session, sites
 
-    async def ask(self, codes: np.ndarray) -> list[Result]:
+    async def ask(self, codes: np.ndarray) -> list[Asked]:
         """What is known of cases like those with these codes."""
         images = [Path(code.tobytes().hex()) for code in codes]
         answered = await asking.query(ASKER, self._duties, self._session, images, Wanted(K), "radiologist")
@@ -85,7 +92,7 @@ class Asker:
             assert len(result.outcomes) == self._sites, result.outcomes
             assert all(one.kind == "found" for one in result.outcomes.values()), result.outcomes
             assert len(result.hits) == K
-        return answered.results
+        return [Asked(*each) for each in zip((code.tobytes() for code in codes), answered.results, strict=True)]
 
 
 def encoded(image: Path) -> Encoded:
@@ -116,14 +123,14 @@ async def latencies(asker: Asker, codes: np.ndarray) -> list[float]:
     return took[WARM_UP:]
 
 
-def measure(folder: Path, sites: int, n: int, kind: str, queries: int, batches: int) -> tuple[Took, list[list[Result]]]:
+def measure(folder: Path, sites: int, n: int, kind: str, queries: int, batches: int) -> tuple[Took, list[Asked]]:
     """The figures, and the results of the batches."""
     random = np.random.default_rng(99)
 
-    async def ask(asker: Asker) -> tuple[Took, list[list[Result]]]:
+    async def ask(asker: Asker) -> tuple[Took, list[Asked]]:
         single = await latencies(asker, galleries.CODES[kind](random, WARM_UP + queries))
         p50, p99 = np.percentile(single, [50, 99]) * 1e3
-        results, per_s = [], None
+        results, per_s = list[Asked](), None
         if batches:
             asked = galleries.CODES[kind](random, BATCH * (batches + 2)).reshape(-1, BATCH, 8)
             for batch in asked[:2]:
@@ -131,7 +138,7 @@ def measure(folder: Path, sites: int, n: int, kind: str, queries: int, batches: 
             took = []
             for batch in asked[2:]:
                 begun = time.perf_counter()
-                results.append(await asker.ask(batch))
+                results += await asker.ask(batch)
                 took.append(time.perf_counter() - begun)
             per_s = BATCH / float(np.median(took))
         return Took(sites, n, kind, float(p50), float(p99), queries, per_s), results
