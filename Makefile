@@ -29,6 +29,9 @@ setup: $(READY) ## install everything into .venv
 demo: $(READY) ## three synthetic hospitals train, index and ask; DATA=DIR: real ones
 	@$(BIN)/python deploy/demo.py $(if $(DATA),--data $(DATA))
 
+# The tests' networks are tiny: on two threads they wait for each other, above all on a machine that is shared.
+test test-real: export OMP_NUM_THREADS = 1
+
 test: $(READY) lint ## lint and run the tests
 	$(BIN)/python -m pytest -m "not real_data"
 

@@ -175,7 +175,10 @@ def merged(folder: Path, sites: int, n: int, kind: str, results: list[Asked]) ->
         wanted = pooled.search(code, K)
         ties = {one.hit.distance for one in result.hits}
         of_sites = {
-            distance: sum(max((hit.ties for hit in hits if hit.distance == distance), default=0) for hits in result.by_site.values())
+            distance: sum(
+                max((hit.ties for hit in hits if hit.distance == distance), default=0)
+                for hits in result.by_site.values()
+            )
             for distance in ties
         }
         same = [(one.hit.distance, one.hit.token, one.site) for one in result.hits]

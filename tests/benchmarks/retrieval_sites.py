@@ -153,7 +153,9 @@ def measure(folder: Path, sites: int, n: int, kind: str, queries: int, batches: 
 def fill(folder: Path, sites: int, n: int, kind: str) -> None:
     """The galleries of all sites and the asking one, two at a time; those that are there are kept."""
     names = [*(f"S{number}" for number in range(sites)), ASKER]
-    missing = [(folder / name, n, kind, seed) for seed, name in enumerate(names) if not (folder / name / "whole").exists()]
+    missing = [
+        (folder / name, n, kind, seed) for seed, name in enumerate(names) if not (folder / name / "whole").exists()
+    ]
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         pool.starmap(_fill, missing, chunksize=1)
 

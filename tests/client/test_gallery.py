@@ -2,6 +2,7 @@
 
 import datetime as dt
 import hashlib
+import random
 import sqlite3
 import subprocess
 import sys
