@@ -77,12 +77,14 @@ async def query(
     site: str, duties: Duties, session: Session, images: Sequence[Path], wanted: Wanted, user: str
 ) -> Answered:
     """Ask the own gallery and the others about some images. Raises UserError."""
-    books = duties.books
+    books, has_detail = duties.books, duties.disclosure.detail
     looks = [
-        await duties.search(lambda archive, path=path: lookup.look(archive, books.drawn, path, wanted))  # type: ignore[misc]
+        await duties.search(
+            lambda archive, path=path: lookup.look(archive, books.drawn, path, wanted, is_detail_compared=has_detail)  # type: ignore[misc]
+        )
         for path in images
     ]
-    asked = lookup.question(looks, wanted, is_detail_sent=duties.disclosure.detail)
+    asked = lookup.question(looks, wanted, is_detail_sent=has_detail)
     pseudonym = books.pseudonym(user)
     body = retrieval_wire.write_query(asked, pseudonym)
     answers, note = await _ask(session, body, wanted.sites, retrieval_wire.room_for_hits(asked))

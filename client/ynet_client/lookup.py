@@ -68,15 +68,18 @@ def check(wanted: Wanted) -> Wanted:
     return wanted
 
 
-def look(archive: "Archive", drawn: Drawn, image: Path, wanted: Wanted) -> Look:
-    """Encode an image and search the site's own gallery; the query's own file is no hit. Raises UserError."""
+def look(archive: "Archive", drawn: Drawn, image: Path, wanted: Wanted, *, is_detail_compared: bool) -> Look:
+    """Encode an image and search the site's own gallery; the query's own file is no hit. Raises UserError.
+
+    Where detail codes are not sent they are not compared here either: own cases would stand before all others' ties.
+    """
     model, encoded = archive.active(), archive.encode(image)
     (hits,) = archive.gallery.search(
         model.id,
         [encoded.code],
         wanted.k,
         filters=wanted.filters,
-        details=[] if encoded.detail is None else [encoded.detail],
+        details=[encoded.detail] if is_detail_compared else [],
         radius=wanted.radius,
         is_one_per_patient=wanted.is_one_per_patient,
         exclude_sha256=encoded.sha256,
@@ -99,12 +102,10 @@ def question(looks: Sequence[Look], wanted: Wanted, *, is_detail_sent: bool) -> 
     """What the other sites are asked. A noised query has no detail code, which would undo the noise."""
     if len({one.model_id for one in looks}) != 1:
         raise RefusedError("the query was not asked", "the model was switched meanwhile", "ask again")
-    details = [one.encoded.detail for one in looks if one.encoded.detail is not None and is_detail_sent]
-    if wanted.epsilon or len(details) != len(looks):
-        details = []
+    details = tuple(one.encoded.detail for one in looks) if is_detail_sent and not wanted.epsilon else ()
     codes = tuple(one.sent for one in looks)
     kept, radius = wanted.filters, wanted.radius
-    return Query(looks[0].model_id, codes, wanted.k, kept, tuple(details), radius, wanted.is_one_per_patient)
+    return Query(looks[0].model_id, codes, wanted.k, kept, details, radius, wanted.is_one_per_patient)
 
 
 def outcomes(own_site: str, answers: hub.Answers, query: Query) -> dict[str, Outcome]:
