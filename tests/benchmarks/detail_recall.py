@@ -113,6 +113,7 @@ def groups(held: Revealed, asked: Asked) -> dict[str, float]:
         "queries": len(asked.label),
         "gallery": len(held.label),
         "distinct_codes": len(np.unique(held.code, axis=0)),
+        "distinct_with_detail": len(np.unique(np.concatenate([held.code, held.detail], 1), axis=0)),
         "median_near": float(np.median((asked.distance <= asked.tenth).sum(1))),
         "median_ties": float(np.median((asked.distance == asked.tenth).sum(1))),
     }
@@ -226,11 +227,10 @@ def shared(one: Ints, other: Ints) -> float:
 
 def table(found: dict[str, Any]) -> Iterator[str]:
     """Markdown."""
-    yield (
-        f"{found['queries']} queries ({found['split']}), {found['gallery']} cases with"
-        f" {found['distinct_codes']} distinct codes; a median of {found['median_near']:.0f} as near as the tenth hit"
-        f" or nearer, {found['median_ties']:.0f} tied with it"
-    )
+    yield f"{found['queries']} queries ({found['split']}), {found['gallery']} cases."
+    yield f"Distinct codes: {found['distinct_codes']}; with their detail codes: {found['distinct_with_detail']}."
+    near, ties = found["median_near"], found["median_ties"]
+    yield f"As near as the tenth hit or nearer: a median of {near:.0f} cases; tied with it: {ties:.0f}."
     yield ""
     yield "| ranked by code, then by | gallery | near | ties | pixels | macro mAP@10 |"
     yield "|---|---|---|---|---|---|"
