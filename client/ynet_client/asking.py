@@ -83,7 +83,7 @@ async def query(
     """Ask the own gallery and the others about some images. Raises UserError."""
     books = duties.books
     encodings = [await duties.search(partial(lookup.encode, image=image)) for image in images[:-1]]
-    looks = await duties.search(lambda archive: _look(archive, books, encodings, images[-1], wanted))
+    looks = await duties.search(lambda archive: _look(archive, duties, encodings, images[-1], wanted))
     asked = lookup.question(looks, wanted, is_detail_sent=duties.disclosure.detail)
     pseudonym = books.pseudonym(user)
     body = retrieval_wire.write_query(asked, pseudonym)
@@ -104,9 +104,10 @@ async def query(
     return Answered(looks, lookup.combine(site, looks, outcomes, wanted.k), note)
 
 
-def _look(archive: "Archive", books: Books, before: Sequence[Encoding], last: Path, wanted: Wanted) -> list[Look]:
+def _look(archive: "Archive", duties: Duties, before: Sequence[Encoding], last: Path, wanted: Wanted) -> list[Look]:
     """Encode the last image, and search for all: of a batch the encodings let other work in between, one at a time."""
-    return lookup.look(archive, books.drawn, [*before, lookup.encode(archive, last)], wanted)
+    encodings, has_detail = [*before, lookup.encode(archive, last)], duties.disclosure.detail
+    return lookup.look(archive, duties.books.drawn, encodings, wanted, is_detail_compared=has_detail)
 
 
 async def consult(site: str, books: Books, session: Session, token: bytes, owner: str, note: str, user: str) -> Consult:

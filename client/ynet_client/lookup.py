@@ -80,18 +80,22 @@ def encode(archive: "Archive", image: Path) -> Encoding:
     return Encoding(archive.active(), archive.encode(image))
 
 
-def look(archive: "Archive", drawn: Drawn, encodings: Sequence[Encoding], wanted: Wanted) -> list[Look]:
-    """Search the site's own gallery for some images; an image's own file is no hit. Raises UserError."""
+def look(
+    archive: "Archive", drawn: Drawn, encodings: Sequence[Encoding], wanted: Wanted, *, is_detail_compared: bool
+) -> list[Look]:
+    """Search the site's own gallery for some images; an image's own file is no hit. Raises UserError.
+
+    Where detail codes are not sent they are not compared here either: own cases would stand before all others' ties.
+    """
     if len({one.model.id for one in encodings}) != 1:
         raise RefusedError("the query was not asked", "the model was switched meanwhile", "ask again")
     (model, _), encoded = encodings[0], [one.encoded for one in encodings]
-    details = [one.detail for one in encoded if one.detail is not None]
     found = archive.gallery.search(
         model.id,
         [one.code for one in encoded],
         wanted.k,
         filters=wanted.filters,
-        details=details if len(details) == len(encoded) else (),
+        details=[one.detail for one in encoded] if is_detail_compared else [],
         radius=wanted.radius,
         is_one_per_patient=wanted.is_one_per_patient,
         exclude_sha256=[one.sha256 for one in encoded],
@@ -113,12 +117,10 @@ def target_codes(plan: "Plan") -> list[bytes]:
 
 def question(looks: Sequence[Look], wanted: Wanted, *, is_detail_sent: bool) -> Query:
     """What the other sites are asked. A noised query has no detail code, which would undo the noise."""
-    details = [one.encoded.detail for one in looks if one.encoded.detail is not None and is_detail_sent]
-    if wanted.epsilon or len(details) != len(looks):
-        details = []
+    details = tuple(one.encoded.detail for one in looks) if is_detail_sent and not wanted.epsilon else ()
     codes = tuple(one.sent for one in looks)
     kept, radius = wanted.filters, wanted.radius
-    return Query(looks[0].model_id, codes, wanted.k, kept, tuple(details), radius, wanted.is_one_per_patient)
+    return Query(looks[0].model_id, codes, wanted.k, kept, details, radius, wanted.is_one_per_patient)
 
 
 def outcomes(own_site: str, answers: hub.Answers, query: Query) -> dict[str, Outcome]:

@@ -98,7 +98,7 @@ class Asker:
 def encoded(image: Path) -> Encoded:
     """In place of the network: the code that the image's name says."""
     code = bytes.fromhex(image.name)
-    return Encoded(code, np.zeros((1, 1), np.uint8), np.zeros((1, 1, 1), np.float32), 4 * image.name)
+    return Encoded(code, bytes(4), np.zeros((1, 1), np.uint8), np.zeros((1, 1, 1), np.float32), 4 * image.name)
 
 
 async def ask_all(home: Path, sites: int, ask: "Callable[[Asker], object]") -> object:

@@ -415,7 +415,8 @@ def combined(*answers: tuple[str, bytes]) -> Any:
     given = hub.Answers(answers=[{"site": site, "body": body} for site, body in answers])
     image = np.zeros((1, 4, 4), np.float32)
     mask = np.zeros((4, 4), np.uint8)
-    look = Look(query.model_id, Encoded(bytes(8), mask, image, "0" * 64), [Hit(3, b"o" * 16, "x", 1)], bytes(8))
+    encoded = Encoded(bytes(8), bytes(4), mask, image, "0" * 64)
+    look = Look(query.model_id, encoded, [Hit(3, b"o" * 16, "x", 1)], bytes(8))
     (result,) = lookup.combine("A", [look], lookup.outcomes("A", given, query), 5)
     return result
 
