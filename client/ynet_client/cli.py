@@ -114,6 +114,7 @@ def status(site: Site = None, home: Home = None, as_json: Json = False) -> None:
     shown = call(home_of(home, site), "GET", "/status")
     lines = [
         ("connected", "yes" if shown["connected"] else "no"),
+        ("certificate", f"good for {shown['certificate_days']:.0f} days"),
         ("doing", shown["doing"]),
         ("model", (shown["model"] or "none yet")[:16]),
         *((key.replace("_", " "), _counted(value)) for key, value in shown["gallery"].items()),

@@ -22,7 +22,7 @@ from ynet.federation.identity import Identity
 from ynet.federation.invitation import Invitation
 from ynet_client import membership
 from ynet_client.membership import FILE, KEY
-from ynet_server import enrolment
+from ynet_server import certificates, enrolment
 from ynet_server.registry import Registry
 
 NOW = dt.datetime.now(dt.UTC)
@@ -51,7 +51,7 @@ def serving(app: Starlette, hub: Identity, authority: Identity) -> Iterator[int]
     loop = asyncio.new_event_loop()
 
     async def main() -> None:
-        server, number = await enrolment.serve(app, hub, authority, "127.0.0.1", 0)
+        server, number = await enrolment.serve(app, certificates.tls(hub, authority), "127.0.0.1", 0)
         port.append(number)
         begun.set()
         await stop.wait()

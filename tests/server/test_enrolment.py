@@ -12,10 +12,10 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
-from ynet.control import QuietServer
 from ynet.errors import RefusedError
 from ynet.federation import identity, invitation
-from ynet_server import enrolment
+from ynet_server import certificates, enrolment
+from ynet_server.https_door import HttpsDoor
 from ynet_server.registry import Registry
 
 NOW = dt.datetime.now(dt.UTC)
@@ -163,8 +163,8 @@ def test_nothing_else_is_behind_the_door(registry: Registry) -> None:
 def test_the_https_port_speaks_tls_1_3_with_the_hubs_certificate_and_nothing_older(registry: Registry) -> None:
     hub = identity.issue_hub(AUTHORITY, NOW)
 
-    async def serve() -> tuple[QuietServer, int]:
-        return await enrolment.serve(door(registry, []), hub, AUTHORITY, "127.0.0.1", 0)
+    async def serve() -> tuple[HttpsDoor, int]:
+        return await enrolment.serve(door(registry, []), certificates.tls(hub, AUTHORITY), "127.0.0.1", 0)
 
     def context(authority: bytes) -> ssl.SSLContext:
         made = ssl.create_default_context(cadata=authority.decode())
