@@ -193,16 +193,18 @@ class Registry:
 
     def used(self, site: str, serial: int, ends: float, now: float) -> None:
         """A site has come with this certificate: where it is a renewal, the one before ends here."""
+        name = (site, f"{serial:x}")
+        found = self._rows("SELECT standing, ends FROM certificates WHERE site=? AND serial=?", *name)
+        if not found or found[0] == ("current", ends):
+            return  # nearly always: there is nothing to write
         with self._transaction() as db:
-            name = (site, f"{serial:x}")
-            found = db.execute("SELECT standing, ends FROM certificates WHERE site=? AND serial=?", name).fetchone()
-            if found and found[0] == "next":
+            if self.standing(site, serial) == "next":
                 _end_certificates(db, site, "replaced", now)
                 db.execute(
                     "UPDATE certificates SET standing='current', changed=? WHERE site=? AND serial=?", (now, *name)
                 )
                 db.execute("UPDATE sites SET serial=? WHERE name=?", (name[1], site))
-            elif found and found[1] is None:  # enrolled under an older version
+            elif found[0][1] is None:  # enrolled under an older version
                 db.execute("UPDATE certificates SET ends=? WHERE site=? AND serial=?", (ends, *name))
 
     def next_certificate(self, site: str) -> bytes | None:
