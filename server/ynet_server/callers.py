@@ -104,7 +104,6 @@ class CertificateCheck(grpc.aio.ServerInterceptor):
             raise AssertionError
         _caller.set(Caller(leaf.site, leaf, pem))
         await self._check(context)
-        self._registry.used(leaf.site, leaf.serial, leaf.ends.timestamp(), time.time())
 
     async def _check(self, context: grpc.aio.ServicerContext) -> None:
         site, leaf, _ = caller()

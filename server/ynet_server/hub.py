@@ -232,6 +232,7 @@ class Hub:
         version, leaf = protocol.plain(hello.version, 40), caller().leaf
         connection = _Connection(asyncio.Queue(OUTBOX), now(), version, hello.cases, _card(hello.card), leaf)
         self._connections[site] = connection
+        self._registry.used(site, leaf.serial, leaf.ends.timestamp(), connection.since)
         welcome = pb.Welcome(protocol=protocol.VERSION, version=__version__, federation=self._federation)
         if self._model is not None:
             welcome.model.CopyFrom(self._model)

@@ -192,7 +192,7 @@ class Registry:
         return self.standing(site, serial) in ("current", "next")
 
     def used(self, site: str, serial: int, ends: float, now: float) -> None:
-        """A site has come with this certificate: where it is a renewal, the one before ends here."""
+        """A site has connected with this certificate: where it is a renewal, the one before ends here."""
         name = (site, f"{serial:x}")
         found = self._rows("SELECT standing, ends FROM certificates WHERE site=? AND serial=?", *name)
         if not found or found[0] == ("current", ends):

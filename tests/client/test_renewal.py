@@ -16,6 +16,7 @@ from ynet.federation.content import Content
 from ynet.federation.sealed import Trust, read_card
 from ynet_client import membership, renewal
 from ynet_client import session as sessions
+from ynet_client.doctor import examine, failure
 from ynet_client.membership import FILE, KEY, NEXT_KEY, Membership
 from ynet_server import renewal as renewals
 from ynet_server.callers import Caller
@@ -98,7 +99,10 @@ def test_a_task_and_a_question_under_way_end_before_the_connection_is_changed(tm
         await until(lambda: joined.session._running)
         consortium.now += 2 * DAY
         await until(lambda: membership.load(home) != old)
+        assert failure(await asyncio.to_thread(examine, home, consortium.now, {})) is None  # with the new certificate
         await asyncio.sleep(0.3)
+        consortium.hub.dismiss_ended(consortium.now)
+        assert "A" in consortium.hub.connected()
         assert joined.session.member == old
         going_on.set()
         assert content.read(await working).configs == {"got": {"kind": "train"}}
@@ -128,7 +132,9 @@ def test_the_other_sites_see_the_new_certificate_and_questions_go_both_ways(tmp_
     play(tmp_path, story)
 
 
-def test_both_certificates_count_until_the_new_one_is_used_and_only_then_the_old_one_ends(tmp_path: Path) -> None:
+def test_both_certificates_count_until_the_site_connects_with_the_new_one(
+    tmp_path: Path,
+) -> None:
     async def story(consortium: Consortium) -> None:
         home, old = enrolled(consortium, "A", 61 * DAY)
         async with consortium.wire(old) as wire:
@@ -138,6 +144,8 @@ def test_both_certificates_count_until_the_new_one_is_used_and_only_then_the_old
             assert serials(consortium, old, new) == ["current", "next"]
             async with consortium.wire(new) as newer:
                 await newer.ask(b"q")
+                assert serials(consortium, old, new) == ["current", "next"]
+                await newer.attached()
             assert serials(consortium, old, new) == ["replaced", "current"]
             with pytest.raises(grpc.aio.AioRpcError, match="no longer in use"):
                 await wire.ask(b"q")
