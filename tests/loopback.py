@@ -23,12 +23,13 @@ from ynet.federation.content import Content
 from ynet.federation.identity import HUB_NAME, Identity
 from ynet.federation.records import ARRAYS, CASES, CONFIG, METRICS, flat_weights, weights_record
 from ynet.weights import Entry, Flat, Layout
-from ynet_client import app_call, secure_part
+from ynet_client import app_call, renewal, secure_part
 from ynet_client.membership import Membership
 from ynet_client.request import read_request
 from ynet_client.secure_part import Party
 from ynet_client.session import Fetch, Session
 from ynet_server import enrolment, start
+from ynet_server import renewal as renewals
 from ynet_server.callers import CertificateCheck
 from ynet_server.hub import Hub, service
 from ynet_server.registry import Registry
@@ -90,6 +91,7 @@ class Consortium:
         self.hub_identity = identity.issue_hub(self.authority, self.now)
         self.spool = folder / "spool"
         self.port = 0
+        self.renews = True  # a hub of an older version does not
         self._running: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
@@ -99,7 +101,8 @@ class Consortium:
             [(self.hub_identity.key, self.hub_identity.certificate)], self.authority.certificate, True
         )
         self.server = grpc.aio.server(interceptors=[CertificateCheck(self.registry)], options=start.OPTIONS)
-        self.server.add_generic_rpc_handlers([service(self.hub)])
+        answers = renewals.service(self.registry, self.authority, lambda: self.now)
+        self.server.add_generic_rpc_handlers([service(self.hub), *([answers] if self.renews else [])])
         self.port = self.server.add_secure_port(f"127.0.0.1:{self.port}", credentials)
         await self.server.start()
 
@@ -127,9 +130,9 @@ class Consortium:
         certificate = enrolment.issue(self.registry, authority or self.authority, name, csr, proof, self.now)
         return Membership(name, f"127.0.0.1:{self.port}", key, certificate, self.authority.certificate)
 
-    def session(self, member: Membership, work: "Site | None" = None) -> "Joined":
-        """The real session of a site, running."""
-        joined = Joined(self, member, work or Site())
+    def session(self, member: Membership, work: "Site | None" = None, home: Path | None = None) -> "Joined":
+        """The real session of a site, running; with a `home` it renews its certificate."""
+        joined = Joined(self, member, work or Site(), home)
         self._running.append(joined.task)
         return joined
 
@@ -158,12 +161,13 @@ class Consortium:
 class Joined:
     """A site's session and what it has said."""
 
-    def __init__(self, consortium: Consortium, member: Membership, work: "Site") -> None:
+    def __init__(self, consortium: Consortium, member: Membership, work: "Site", home: Path | None = None) -> None:
         self.said: list[str] = []
         self.spool = consortium.folder / f"spool-{member.site}-{secrets.token_hex(4)}"
         self.spool.mkdir()
         self.work = work
-        self.session = Session(member, self.spool, work, self.said.append)
+        renew = renewal.renewing(home, self.said.append, lambda: consortium.now) if home else renewal.never
+        self.session = Session(member, self.spool, work, self.said.append, renew)
         self.task = asyncio.ensure_future(self.session.run())
 
 

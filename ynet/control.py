@@ -48,7 +48,7 @@ def application(routes: Sequence[Route], token: str) -> Starlette:
 
 
 def quiet_config(app: Starlette, host: str, port: int) -> uvicorn.Config:
-    """No log of its own, no websockets."""
+    """No log of its own, no websockets; who calls is whose connection it is, whatever a header says."""
     return uvicorn.Config(
         app,
         host=host,
@@ -58,6 +58,7 @@ def quiet_config(app: Starlette, host: str, port: int) -> uvicorn.Config:
         access_log=False,
         lifespan="off",
         server_header=False,
+        proxy_headers=False,
     )
 
 

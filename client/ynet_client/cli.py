@@ -1,6 +1,8 @@
 """The commands of a hospital: its admin's and its radiologists'."""
 
 import asyncio
+import datetime as dt
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -113,12 +115,28 @@ def status(site: Site = None, home: Home = None, as_json: Json = False) -> None:
     shown = door.status(home_of(home, site))
     lines = [
         ("connected", "yes" if shown["connected"] else "no"),
+        ("certificate", f"good for {shown['certificate_days']:.0f} days"),
         ("doing", shown["doing"]),
         ("model", (shown["model"] or "none yet")[:16]),
         *((key.replace("_", " "), _counted(value)) for key, value in shown["gallery"].items()),
     ]
     table = terminal.rows(f"site {shown['site']}", ("", ""), lines)
     terminal.show(shown, as_json=as_json, human=lambda: table)
+
+
+@app.command()
+def doctor(site: Site = None, home: Home = None, as_json: Json = False) -> None:
+    """Find out why this site cannot connect: every step of a connection, and of the first that fails what to do."""
+    from ynet_client.doctor import examine, failure  # gRPC: half a second that the other commands need not wait
+
+    steps = examine(home_of(home, site), dt.datetime.now(dt.UTC))
+    bad = failure(steps)
+    shown = [{key: value for key, value in step._asdict().items() if key != "exit_code"} for step in steps]
+    table = terminal.rows("doctor", ("step", "", "found"), [step[:3] for step in steps])
+    terminal.show({"ok": bad is None, "steps": shown}, as_json=as_json, human=lambda: table)
+    if bad:
+        print(UserError(f"the step '{bad.step}' failed", bad.found, bad.do), file=sys.stderr)
+        raise typer.Exit(bad.exit_code)
 
 
 def _counted(value: object) -> str:

@@ -1,6 +1,7 @@
 """What the site's commands ask of the running client."""
 
 import base64
+import datetime as dt
 import importlib
 import io
 import secrets
@@ -14,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ynet.errors import UserError
+from ynet.federation.expiry import days_left
 from ynet_client import asking, lookup
 from ynet_client.asking import ASK_WITHIN_S as ASK_WITHIN_S
 from ynet_client.asking import Seen
@@ -34,7 +36,12 @@ def routes(site: str, duties: Duties, session: Session, spool: Path) -> list[Rou
 
     async def status(_: Request) -> Response:
         state = {"site": site, "connected": session.connected, "doing": duties.doing}
-        return JSONResponse({**state, **await duties.search(_gallery_state)})
+        ends = session.member.ends
+        life = {
+            "certificate_ends": ends.timestamp(),
+            "certificate_days": round(days_left(ends, dt.datetime.now(dt.UTC)), 2),
+        }
+        return JSONResponse({**state, **life, **await duties.search(_gallery_state)})
 
     async def index(_: Request) -> Response:
         return JSONResponse(await duties.index())

@@ -1,5 +1,7 @@
 """Becoming and being a member: enrolment by invitation, and the key and certificates that come of it."""
 
+import datetime as dt
+import hashlib
 import json
 import ssl
 from pathlib import Path
@@ -13,7 +15,9 @@ from ynet.federation.identity import HUB_NAME
 from ynet.federation.invitation import Invitation
 from ynet.home import write_private
 
-FILE, KEY = "membership.json", "site.key"
+FILE, KEY, NEXT_KEY = "membership.json", "site.key", "site.next.key"
+"""The certificate in FILE says which key counts: a renewal writes the next key, then FILE, then moves the key. So a
+crash at any point leaves a key and a certificate that belong together."""
 TIMEOUT_S = 20.0
 
 
@@ -25,6 +29,13 @@ class Membership(NamedTuple):
     key: bytes  # PEM
     certificate: bytes  # PEM
     authority: bytes  # PEM
+    enrolment: str = ""  # host:port where it enrolled; empty when it enrolled with an older ynet
+    invitation: str = ""  # digest of the invitation that it enrolled with
+
+    @property
+    def ends(self) -> dt.datetime:
+        """When its certificate ends."""
+        return identity.read_leaf(self.certificate).ends
 
 
 def load(home: Path) -> Membership | None:
@@ -33,10 +44,11 @@ def load(home: Path) -> Membership | None:
     if not path.exists():
         return None
     try:
-        kept = json.loads(path.read_text("utf-8"))
-        key = (home / KEY).read_bytes()
-        return Membership(kept["site"], kept["hub"], key, kept["certificate"].encode(), kept["authority"].encode())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        try:
+            return _read(home)
+        except (OSError, LookupError):
+            return _read(home)  # a renewal moved the key meanwhile
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         raise UserError(
             f"the membership in {home} cannot be read",
             f"{FILE} or {KEY} was lost or changed",
@@ -44,17 +56,39 @@ def load(home: Path) -> Membership | None:
         ) from None
 
 
+def _read(home: Path) -> Membership:
+    kept = json.loads((home / FILE).read_text("utf-8"))
+    certificate = kept["certificate"].encode()
+    keys = [path.read_bytes() for path in (home / KEY, home / NEXT_KEY) if path.exists()]
+    key = next((key for key in keys if identity.has_key(certificate, key)), None)
+    if key is None:
+        raise LookupError
+    return Membership(
+        kept["site"],
+        kept["hub"],
+        key,
+        certificate,
+        kept["authority"].encode(),
+        kept.get("enrolment", ""),
+        kept.get("invitation", ""),
+    )
+
+
 def enrol(home: Path, site: str, text: str) -> Membership:
     """Enrol with an invitation; the key is made here and never leaves. Raises UserError, and then keeps only the key.
 
-    A repeat after a lost answer uses the same key, and the server gives the same certificate again.
+    A repeat after a lost answer uses the same key, and the server gives the same certificate again; a repeat by a site
+    that has enrolled with this invitation changes nothing. One that enrols anew makes a new key.
     """
     invited = invitation.parse(text)
     identity.check_site_name(site)
+    old, used = load_or_none(home), hashlib.sha256(b"ynet used invitation 1\0" + invited.secret).hexdigest()
+    if old is not None and (old.site, old.invitation) == (site, used):
+        return old
     # 1. The authority's certificate, over a connection not yet trusted: its fingerprint is in the invitation.
     authority = _pinned(_request(invited, _unverified(), "GET", "/authority").content, invited)
     # 2. A key of our own, and a request signed with it.
-    key = _key(home)
+    key = next_key(home) if old is not None else _key(home)
     csr = identity.signing_request(key, site)
     proof = invitation.proof(invitation.verifier(invited.secret), site, csr)
     # 3. The certificate, over a connection that the authority vouches for.
@@ -62,13 +96,48 @@ def enrol(home: Path, site: str, text: str) -> Membership:
     hub, certificate = _granted(_request(invited, _verified(authority), "POST", "/enrol", json=body))
     if identity.read_leaf(certificate).site != site:
         raise RefusedError("enrolment failed", "the certificate is for another site", "ask the coordinator")
-    kept = {"site": site, "hub": hub, "certificate": certificate.decode(), "authority": authority.decode()}
+    return keep(home, Membership(site, hub, key, certificate, authority, invited.address, used))
+
+
+def keep(home: Path, member: Membership) -> Membership:
+    """Store a membership; its key is in `home` already, as the one in use or the next. Raises RefusedError."""
+    if not identity.has_key(member.certificate, member.key):
+        raise RefusedError("the certificate was refused", "it is not for this site's key", "ask the coordinator")
+    kept = {
+        "site": member.site,
+        "hub": member.hub,
+        "certificate": member.certificate.decode(),
+        "authority": member.authority.decode(),
+        "enrolment": member.enrolment,
+        "invitation": member.invitation,
+    }
     write_private(home / FILE, json.dumps(kept).encode())
-    return Membership(site, hub, key, certificate, authority)
+    if (home / NEXT_KEY).exists() and (home / NEXT_KEY).read_bytes() == member.key:
+        (home / NEXT_KEY).replace(home / KEY)
+    return member
 
 
-def _key(home: Path) -> bytes:
-    path = home / KEY
+def next_key(home: Path) -> bytes:
+    """A new key, to be used once it has a certificate; asked again, the same, as long as it has none.
+
+    Raises UserError when the membership in `home` cannot be read.
+    """
+    member = load(home)
+    if (home / NEXT_KEY).exists() and member and (home / NEXT_KEY).read_bytes() == member.key:
+        (home / NEXT_KEY).replace(home / KEY)  # a crash came between
+    return _key(home, NEXT_KEY)
+
+
+def load_or_none(home: Path) -> Membership | None:
+    """The membership kept in `home`; None also where it cannot be read."""
+    try:
+        return load(home)
+    except UserError:
+        return None
+
+
+def _key(home: Path, name: str = KEY) -> bytes:
+    path = home / name
     if not path.exists():
         write_private(path, identity.new_key())
     return path.read_bytes()

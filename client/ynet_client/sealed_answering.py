@@ -67,6 +67,11 @@ class Answering:
         self._clock = clock
         self._renew()
 
+    def sign_with(self, own: Identity) -> None:
+        """Show a new certificate from now on, on the card of a new sealing key; sessions under the old one end."""
+        self._own = own
+        self._renew()
+
     def card(self) -> bytes:
         """What others seal with, as it goes to the hub. A key whose time is over is replaced first."""
         if self.renew_in_s() <= 0:

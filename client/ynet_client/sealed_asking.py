@@ -47,6 +47,11 @@ class Asking:
         self._cards: dict[str, bytes] = {}
         self._sessions: dict[str, _Session] = {}
 
+    def sign_with(self, own: Identity) -> None:
+        """Begin sessions with a new key and certificate from now on, and none is gone on with under the old ones."""
+        self._own = own
+        self._sessions.clear()
+
     def known(self) -> list[str]:
         """The sites whose cards are known."""
         return list(self._known)

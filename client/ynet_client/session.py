@@ -15,14 +15,15 @@ import grpc
 
 from ynet import __version__, memory
 from ynet.errors import RefusedError, UnreachableError, UserError
-from ynet.federation import content, protocol, sealed
+from ynet.federation import content, expiry, protocol, sealed
 from ynet.federation import hub_pb2 as pb
 from ynet.federation.content import Content
-from ynet.federation.identity import HUB_NAME
+from ynet.federation.identity import HUB_NAME, Identity
 from ynet.federation.sealed import Asked
 from ynet_client import question
 from ynet_client.membership import Membership
 from ynet_client.question import Question
+from ynet_client.renewal import Renew, never
 from ynet_client.sealed_answering import Answering, Opened
 from ynet_client.sealed_asking import Asking
 
@@ -39,6 +40,9 @@ OPTIONS = [
 ANSWER_BYTES = 4_096
 """Ten hits with their labels take less: whether there are any, the size of an answer does not tell."""
 FIRST_RETRY_S, LAST_RETRY_S = 0.5, 15.0
+RENEWAL_EVERY_S = 1_800.0
+"""How often it is looked whether the certificate is to be renewed."""
+IDLE_EVERY_S = 0.1
 PERMANENT = {
     grpc.StatusCode.UNAUTHENTICATED: "ask the coordinator for a new invitation, and join with it",
     grpc.StatusCode.FAILED_PRECONDITION: "install the same ynet version as the server's",
@@ -75,15 +79,29 @@ class _Running:
 class Session:
     """Keeps the connection, and hands what comes over it to the work."""
 
-    def __init__(self, member: Membership, spool: Path, work: Work, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        member: Membership,
+        spool: Path,
+        work: Work,
+        say: Callable[[str], None],
+        renew: Renew = never,
+    ) -> None:
         self._member, self._spool, self._work, self._say = member, spool, work, say
         self._channel: grpc.aio.Channel | None = None
-        self._outbox: asyncio.Queue[pb.FromSite] = asyncio.Queue()
+        self._renew, self._asked = renew, 0
+        self._renewed: Membership | None = None
+        self._outbox: asyncio.Queue[pb.FromSite | None] = asyncio.Queue()
         self._running: dict[str, _Running] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._answering, self._asking = Answering(member), Asking(member)
         self._queries: dict[str, asyncio.Task[None]] = {}  # being answered
         self.connected = False
+
+    @property
+    def member(self) -> Membership:
+        """The membership as it is now: a renewal changes its key and certificate."""
+        return self._member
 
     async def run(self) -> None:
         """Stay connected until cancelled. Raises RefusedError when the hub will never let this site in."""
@@ -94,6 +112,9 @@ class Session:
                 reason = "the server closed it"
             except grpc.aio.AioRpcError as error:
                 reason = _refuse_if_permanent(error)
+            if self._renewed is not None:
+                self._take_up(self._renewed)
+                continue  # at once
             if self.connected:
                 wait_s = FIRST_RETRY_S
             self._lost(reason, wait_s)
@@ -112,12 +133,15 @@ class Session:
             raise UnreachableError("the other sites cannot be asked", "the server is not connected", "try again later")
         until = asyncio.get_running_loop().time() + min(deadline_s, protocol.MAX_QUERY_S)
         asked = Question(sealed.frame_query(Asked(body, answer_bytes)), sites, until)
+        self._asked += 1
         try:
             return await question.put(asked, self._channel, self._asking)
         except grpc.aio.AioRpcError:
             raise UnreachableError(
                 "the other sites could not be asked", "the connection was lost", "try again"
             ) from None
+        finally:
+            self._asked -= 1
 
     async def fetch(self, blob: pb.Blob, path: Path) -> None:
         """Fetch a file, part by part, and check its digest. Raises UserError."""
@@ -150,7 +174,8 @@ class Session:
             hello = pb.Hello(protocol=protocol.VERSION, version=__version__, cases=self._work.cases())
             hello.card = self._answering.card()
             self._outbox.put_nowait(pb.FromSite(hello=hello))
-            renewing = asyncio.create_task(self._renew_key(self._outbox))
+            renewals = (self._renew_key(self._outbox), self._renew_certificate(channel, self._outbox))
+            renewing = [asyncio.create_task(work) for work in renewals]
             attach = channel.stream_stream(
                 f"/{protocol.SERVICE}/Attach", pb.FromSite.SerializeToString, pb.ToSite.FromString
             )
@@ -159,20 +184,36 @@ class Session:
                     self._receive(message)
             finally:
                 self._channel = None
-                renewing.cancel()
+                for work in renewing:
+                    work.cancel()
                 for running in self._running.values():
                     running.cancelled = True  # the hub has answered for them already
                 for query in self._queries.values():
                     query.cancel()
 
-    async def _renew_key(self, outbox: "asyncio.Queue[pb.FromSite]") -> None:
+    async def _renew_certificate(self, channel: grpc.aio.Channel, outbox: "asyncio.Queue[pb.FromSite | None]") -> None:
+        """Once there is a new certificate, end this connection: the next one begins with it."""
+        while not self.connected or (renewed := await self._renew(self._member, channel)) is None:
+            await asyncio.sleep(RENEWAL_EVERY_S if self.connected else IDLE_EVERY_S)
+        last = self._member.ends - expiry.DAY
+        while (self._tasks or self._asked or outbox.qsize()) and dt.datetime.now(dt.UTC) < last:
+            await asyncio.sleep(IDLE_EVERY_S)  # nothing that is under way is cut off for it
+        self._renewed = renewed
+        outbox.put_nowait(None)
+
+    def _take_up(self, renewed: Membership) -> None:
+        self._member, self._renewed, self.connected = renewed, None, False
+        self._answering.sign_with(Identity(renewed.key, renewed.certificate))
+        self._asking.sign_with(Identity(renewed.key, renewed.certificate))
+
+    async def _renew_key(self, outbox: "asyncio.Queue[pb.FromSite | None]") -> None:
         while True:
             await asyncio.sleep(self._answering.renew_in_s())
             outbox.put_nowait(pb.FromSite(card=self._answering.card()))
 
     async def _outgoing(self) -> AsyncIterator[pb.FromSite]:
-        while True:
-            yield await self._outbox.get()
+        while (message := await self._outbox.get()) is not None:
+            yield message
 
     def _receive(self, message: pb.ToSite) -> None:
         match message.WhichOneof("body"):
@@ -196,8 +237,11 @@ class Session:
 
     def _lost(self, reason: str, wait_s: float) -> None:
         was = "the connection was lost" if self.connected else f"no connection to {self._member.hub}"
+        why = "" if self.connected else "; ynet-client doctor looks for the reason"
         self.connected = False
-        self._say(f"{was}: {reason}; trying again in about {wait_s:g} s")
+        if (now := dt.datetime.now(dt.UTC)) > self._member.ends:
+            why = f"; this site's certificate {expiry.in_words(self._member.ends, now)}: ask for a new invitation"
+        self._say(f"{was}: {reason}; trying again in about {wait_s:g} s{why}")
 
     def _call_off(self, cancel: pb.Cancel) -> None:
         if running := self._running.get(cancel.task_id):
@@ -300,6 +344,8 @@ class Session:
 def _refuse_if_permanent(error: grpc.aio.AioRpcError) -> str:
     do = PERMANENT.get(error.code())
     if do:
+        if "revoked" in (error.details() or ""):
+            do = "ask the coordinator why; a new invitation (ynet-server invite SITE --replace) lets the site in again"
         raise RefusedError(
             "the server does not let this site in", protocol.plain(error.details() or "it gave no reason", 500), do
         )

@@ -2,28 +2,56 @@
 
 import datetime as dt
 import logging
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 
 from ynet.federation import identity
+from ynet.federation.identity import Leaf
 from ynet_server.registry import Registry
 
 log = logging.getLogger("ynet.callers")
-_site: ContextVar[str] = ContextVar("site")
+AGAIN_AFTER_S = 1.0
+"""A call that goes on is checked again before what it moves next, this often at most."""
+_caller: ContextVar["Caller"] = ContextVar("caller")
+
+
+class Caller(NamedTuple):
+    """Who calls."""
+
+    site: str
+    leaf: Leaf
+    certificate: bytes  # PEM
 
 
 def calling_site() -> str:
     """The site whose call is being served."""
-    return _site.get()
+    return _caller.get().site
+
+
+def caller() -> Caller:
+    """Whose call is being served, with the certificate."""
+    return _caller.get()
+
+
+def refusal(registry: Registry, site: str, leaf: Leaf, now: dt.datetime) -> str | None:
+    """Why a site's certificate does not count, in words for the site; None when it does."""
+    if not leaf.begins <= now <= leaf.ends:
+        return "the certificate is out of its time"
+    standing = registry.standing(site, leaf.serial)
+    if standing == "revoked":
+        return "the certificate was revoked"
+    return None if standing in ("current", "next") else "the certificate is no longer in use"
 
 
 class CertificateCheck(grpc.aio.ServerInterceptor):
-    """Lets a call through when its certificate is a site's, is in its time, and is the one enrolled last.
+    """Lets a call through when its certificate is a site's, is in its time, and in use.
 
-    TLS has checked the chain once, at the handshake; a channel outlives that by far.
+    TLS has checked the chain once, at the handshake; a channel outlives that by far, and so may a call.
     """
 
     def __init__(self, registry: Registry) -> None:
@@ -44,8 +72,9 @@ class CertificateCheck(grpc.aio.ServerInterceptor):
             async def streaming(request: Any, context: grpc.aio.ServicerContext) -> Any:
                 await self._admit(context)
                 try:
-                    async for answer in inner_stream(request, context):
-                        yield answer
+                    async with aclosing(inner_stream(request, context)) as answers:
+                        async for answer in self._while_good(answers, context):
+                            yield answer
                 except Exception as error:  # noqa: BLE001 (told to the log)
                     await _hide(error, context)
 
@@ -56,7 +85,9 @@ class CertificateCheck(grpc.aio.ServerInterceptor):
         async def single(request: Any, context: grpc.aio.ServicerContext) -> Any:
             await self._admit(context)
             try:
-                return await inner(request, context)
+                return await inner(
+                    self._while_good(request, context) if handler.request_streaming else request, context
+                )
             except Exception as error:  # noqa: BLE001 (told to the log)
                 await _hide(error, context)
 
@@ -70,13 +101,24 @@ class CertificateCheck(grpc.aio.ServerInterceptor):
             leaf = None
         if leaf is None or leaf.site is None:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the certificate names no site")
-        elif not leaf.begins <= dt.datetime.now(dt.UTC) <= leaf.ends:
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the certificate is out of its time")
-        elif not self._registry.holds(leaf.site, leaf.serial):
-            log.warning("a certificate of site %s that is no longer in use was refused", leaf.site)
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the certificate is no longer in use")
-        else:
-            _site.set(leaf.site)
+            raise AssertionError
+        _caller.set(Caller(leaf.site, leaf, pem))
+        await self._check(context)
+
+    async def _check(self, context: grpc.aio.ServicerContext) -> None:
+        site, leaf, _ = caller()
+        if why := refusal(self._registry, site, leaf, dt.datetime.now(dt.UTC)):
+            log.warning("a call of site %s was refused: %s", site, why)
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, why)
+
+    async def _while_good(self, parts: AsyncIterator[Any], context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+        """The parts that a call moves, as long as its certificate counts."""
+        due = time.monotonic() + AGAIN_AFTER_S
+        async for part in parts:
+            if time.monotonic() >= due:
+                await self._check(context)
+                due = time.monotonic() + AGAIN_AFTER_S
+            yield part
 
 
 async def _hide(error: Exception, context: grpc.aio.ServicerContext) -> None:

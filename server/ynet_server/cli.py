@@ -72,6 +72,19 @@ def invite(
     terminal.show(made, as_json=as_json, human=lambda: lines)
 
 
+@app.command()
+def revoke(
+    site: Annotated[str, typer.Argument(help="The site's name.")],
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """End a site's certificates and its connection, at once. A new invitation (--replace) lets it in again."""
+    done = _call(home, "POST", "/revocations", json={"site": site})
+    cut = "and was cut off" if done["was_connected"] else "and was not connected"
+    lines = f"site {site} is revoked {cut}; to let it in again: ynet-server invite {site} --replace"
+    terminal.show(done, as_json=as_json, human=lambda: lines)
+
+
 @plan_app.command("check")
 def plan_check(plan: PlanFile, as_json: Json = False) -> None:
     """Check a plan and print its id."""
@@ -231,14 +244,15 @@ def sites(home: Home = None, as_json: Json = False) -> None:
     lines = [
         (
             s["site"],
-            "connected" if s["connected"] else "away",
+            "revoked" if s["revoked"] else "connected" if s["connected"] else "away",
             s["cases"] or "",
             s["version"] or "",
             terminal.when(s["last_seen"]),
+            "" if s["certificate_days"] is None else f"{s['certificate_days']:.0f} days",
         )
         for s in listed["sites"]
     ]
-    table = terminal.rows("sites", ("site", "", "cases", "version", "last seen"), lines)
+    table = terminal.rows("sites", ("site", "", "cases", "version", "last seen", "certificate"), lines)
     terminal.show(listed, as_json=as_json, human=lambda: table)
 
 
@@ -251,6 +265,7 @@ def status(home: Home = None, as_json: Json = False) -> None:
         ("hub", shown["hub"]),
         ("enrolment", shown["enrolment"]),
         ("authority", shown["fingerprint"]),
+        ("certificates", f"the authority's {shown['authority_days']:.0f} days, the hub's {shown['hub_days']:.0f} days"),
         ("connected", ", ".join(shown["connected"]) or "nobody"),
         ("newest run", f"{shown['runs'][0]['id']}: {shown['runs'][0]['status']}" if shown["runs"] else "none"),
     ]

@@ -1,28 +1,40 @@
 """What the coordinator's commands ask of the running server."""
 
 import json
+import logging
 from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ynet.federation import plan
-from ynet.federation.identity import fingerprint
+from ynet.federation import plan, protocol
+from ynet.federation.identity import fingerprint, read_leaf
 from ynet.federation.invitation import Invitation, new_secret
+from ynet_server.certificates import HubCertificate, days
 from ynet_server.hub import Hub
 from ynet_server.registry import Registry, now
 from ynet_server.runs import Runs
 
+log = logging.getLogger("ynet.control")
+
 
 def routes(
-    registry: Registry, hub: Hub, runs: Runs, authority: bytes, enrolment: str, about: dict[str, object]
+    registry: Registry,
+    hub: Hub,
+    runs: Runs,
+    authority: bytes,
+    own: HubCertificate,
+    about: dict[str, object],
 ) -> list[Route]:
     """The routes behind the control door. Bodies and answers are JSON."""
+    authority_ends, enrolment = read_leaf(authority).ends.timestamp(), str(about["enrolment"])
 
     async def status(_: Request) -> Response:
         connected = sorted(hub.connected())
-        return JSONResponse({**about, "connected": connected, "runs": [run._asdict() for run in registry.runs()[:1]]})
+        lives = {"authority_days": days(authority_ends, now()), "hub_days": days(own.ends(), now())}
+        newest = [run._asdict() for run in registry.runs()[:1]]
+        return JSONResponse({**about, **lives, "connected": connected, "runs": newest})
 
     async def sites(_: Request) -> Response:
         connected = hub.connected()
@@ -34,6 +46,9 @@ def routes(
                 "version": site.version,
                 "enrolled": site.enrolled,
                 "last_seen": site.last_seen,
+                "revoked": site.revoked,
+                "certificate_ends": site.ends,
+                "certificate_days": None if site.revoked else days(site.ends, now()),
             }
             for site in registry.sites()
         ]
@@ -44,6 +59,13 @@ def routes(
         registry.invite(asked["site"], secret, now(), replace=asked["replace"])
         made = Invitation(enrolment, secret, fingerprint(authority))
         return JSONResponse({"site": asked["site"], "invitation": made.to_text()})
+
+    async def revoke(request: Request) -> Response:
+        site = str((await request.json())["site"])
+        was_connected, revoked = site in hub.connected(), registry.revoke(site, now())
+        hub.dismiss(site, "the site was revoked")
+        log.warning("site %s was revoked", protocol.plain(site, 40))
+        return JSONResponse({"site": site, "revoked": revoked, "was_connected": was_connected})
 
     async def freeze(request: Request) -> Response:
         frozen = plan.from_canonical(json.dumps(await request.json()))
@@ -72,6 +94,7 @@ def routes(
         Route("/status", status),
         Route("/sites", sites),
         Route("/invitations", invite, methods=["POST"]),
+        Route("/revocations", revoke, methods=["POST"]),
         Route("/plans", freeze, methods=["POST"]),
         Route("/runs", train, methods=["POST"]),
         Route("/runs", list_runs),

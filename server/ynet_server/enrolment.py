@@ -5,20 +5,21 @@ import hmac
 import json
 import logging
 import ssl
-import tempfile
+import time
 from collections.abc import Callable
-from pathlib import Path
+from email.utils import formatdate
 
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from ynet.control import QuietServer, quiet_config
 from ynet.errors import RefusedError, UserError
 from ynet.federation import identity, invitation
 from ynet.federation.identity import Identity
-from ynet_server.registry import Registry
+from ynet_server.attempts import Attempts
+from ynet_server.https_door import HttpsDoor
+from ynet_server.registry import Registry, used_already
 
 MAX_REQUEST_BYTES = 16_384
 log = logging.getLogger("ynet.enrolment")
@@ -29,22 +30,31 @@ def application(
 ) -> Starlette:
     """GET /authority: its certificate. POST /enrol: a certificate for a signing request that proves an invitation.
 
-    `enrolled` is told each site that has enrolled, perhaps in the place of an older one.
+    `enrolled` is told each site that has enrolled, perhaps in the place of an older one. Who was refused often must
+    wait (`attempts.py`); the invitation stays good: its secret has 128 bits, and a stranger who could spoil it by
+    guessing would keep a site out.
     """
+    attempts = Attempts()
 
     async def show_authority(_: Request) -> Response:
-        return PlainTextResponse(authority.certificate)
+        return PlainTextResponse(authority.certificate, headers={"date": formatdate(usegmt=True)})
 
     async def enrol(request: Request) -> Response:
-        site, csr, proof = _read(await _body(request))
-        certificate = issue(registry, authority, site, csr, proof, dt.datetime.now(dt.UTC))
+        address = request.client.host if request.client else ""
+        attempts.check(address, time.monotonic())
+        try:
+            site, csr, proof = _read(await _body(request))
+            certificate = issue(registry, authority, site, csr, proof, dt.datetime.now(dt.UTC))
+        except RefusedError:
+            attempts.failed(address, time.monotonic())
+            raise
         log.info("site %s enrolled", site)
         enrolled(site)
         return JSONResponse({"certificate": certificate.decode(), "hub": hub_address})
 
     return Starlette(
         routes=[Route("/authority", show_authority), Route("/enrol", enrol, methods=["POST"])],
-        exception_handlers={UserError: _refuse},
+        exception_handlers={UserError: _refuse, ClientDisconnect: _gone},
     )
 
 
@@ -64,33 +74,18 @@ def issue(registry: Registry, authority: Identity, site: str, csr: bytes, proof:
     if issued is not None:
         if identity.same_key(issued, public):
             return issued
-        raise RefusedError(
-            "enrolment refused", "the invitation was used already", "ask the coordinator for a new invitation"
-        )
-    # 4. Sign, and remember before answering.
+        raise used_already()
+    # 4. Sign, and remember before answering: of two that ask at once, one is remembered.
     certificate = identity.issue_site(authority, site, csr, now)
-    registry.enrol(site, identity.read_leaf(certificate).serial, certificate, now.timestamp())
+    leaf = identity.read_leaf(certificate)
+    registry.enrol(site, leaf.serial, certificate, now.timestamp(), leaf.ends.timestamp())
     return certificate
 
 
-async def serve(app: Starlette, hub: Identity, authority: Identity, host: str, port: int) -> tuple[QuietServer, int]:
-    """Open the HTTPS port with the hub's certificate; the port. Raises OSError."""
-    config = quiet_config(app, host, port)
-    config.load()
-    config.ssl = _tls(hub, authority)
-    server = QuietServer(config)
-    return server, await server.begin()
-
-
-def _tls(hub: Identity, authority: Identity) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    with tempfile.TemporaryDirectory() as folder:  # the ssl module reads keys from files only; this one is 0700
-        chain, key = Path(folder) / "chain.pem", Path(folder) / "key.pem"
-        chain.write_bytes(hub.certificate + authority.certificate)
-        key.write_bytes(hub.key)
-        context.load_cert_chain(chain, key)
-    return context
+async def serve(app: Starlette, tls: ssl.SSLContext, host: str, port: int) -> tuple[HttpsDoor, int]:
+    """Open the HTTPS port; the port. Raises OSError."""
+    door = HttpsDoor(app, tls, host, port)
+    return door, await door.begin()
 
 
 async def _body(request: Request) -> bytes:
@@ -115,3 +110,7 @@ async def _refuse(_: Request, error: Exception) -> Response:
         raise error
     log.warning("%s: %s", error.what, error.why)
     return JSONResponse({"what": error.what, "why": error.why, "do": error.do}, status_code=403)
+
+
+async def _gone(_: Request, __: Exception) -> Response:
+    return Response(status_code=400)  # nobody reads it

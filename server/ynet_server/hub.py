@@ -1,6 +1,7 @@
 """The hub: one connection from each site, over which tasks, transfers and queries go. It reads no query."""
 
 import asyncio
+import datetime as dt
 import hashlib
 import logging
 import secrets
@@ -16,8 +17,9 @@ import grpc
 from ynet import __version__
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol
+from ynet.federation.identity import Leaf
 from ynet.federation.ledger import Head
-from ynet_server.callers import calling_site
+from ynet_server.callers import caller, calling_site, refusal
 from ynet_server.registry import Registry, now
 from ynet_server.relay import Lines, Relay
 from ynet_server.reply_errors import FAILED, LOST, REFUSED
@@ -58,6 +60,7 @@ class _Connection:
     version: str
     cases: int
     card: bytes
+    leaf: Leaf
 
 
 @dataclass
@@ -132,10 +135,17 @@ class Hub:
         finally:
             del self._tasks[task_id]
 
-    def dismiss(self, site: str) -> None:
+    def dismiss(self, site: str, why: str = "the site enrolled anew") -> None:
         """End a site's connection: its certificate is no longer in use, and one call may last for days."""
         if connection := self._connections.get(site):
-            self._drop(site, connection)
+            self._drop(site, connection, why)
+
+    def dismiss_ended(self, at: dt.datetime) -> None:
+        """End the connections whose certificates do not count any more; to be called once a second."""
+        for site, connection in list(self._connections.items()):
+            if why := refusal(self._registry, site, connection.leaf, at):
+                log.warning("site %s was cut off: %s", site, why)
+                self._drop(site, connection, why)
 
     # --- the service's methods
 
@@ -219,10 +229,10 @@ class Hub:
             )
         if older := self._connections.get(site):
             self._drop(site, older)
-        connection = _Connection(
-            asyncio.Queue(OUTBOX), now(), protocol.plain(hello.version, 40), hello.cases, _card(hello.card)
-        )
+        version, leaf = protocol.plain(hello.version, 40), caller().leaf
+        connection = _Connection(asyncio.Queue(OUTBOX), now(), version, hello.cases, _card(hello.card), leaf)
         self._connections[site] = connection
+        self._registry.used(site, leaf.serial, leaf.ends.timestamp(), connection.since)
         welcome = pb.Welcome(protocol=protocol.VERSION, version=__version__, federation=self._federation)
         if self._model is not None:
             welcome.model.CopyFrom(self._model)
@@ -272,7 +282,7 @@ class Hub:
         connection = self._connections.get(site)
         return connection is not None and connection.outbox.qsize() < OUTBOX // 2 and self._send(site, message)
 
-    def _drop(self, site: str, connection: _Connection) -> None:
+    def _drop(self, site: str, connection: _Connection, why: str = "the connection to the site was lost") -> None:
         """Forget a connection, and answer for everything that waits for it."""
         if self._connections.get(site) is not connection:
             return
@@ -282,7 +292,7 @@ class Hub:
         connection.outbox.put_nowait(None)
         for task in self._tasks.values():
             if task.site == site and not task.done.done():
-                task.done.set_exception(TaskError("the connection to the site was lost"))
+                task.done.set_exception(TaskError(why))
         self._relay.lost(site)
         log.info("site %s disconnected", site)
 

@@ -7,14 +7,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 from ynet.errors import RefusedError, UserError
 from ynet.federation import invitation, plan
 from ynet.federation.identity import check_site_name
 from ynet.federation.ledger import Head
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SCHEMA = """
 CREATE TABLE invitations (
   site TEXT PRIMARY KEY, verifier BLOB NOT NULL, expires REAL NOT NULL, certificate BLOB);
@@ -30,8 +30,16 @@ CREATE TABLE models (
 SINCE_VERSION_1 = """
 CREATE TABLE ledgers (site TEXT PRIMARY KEY, number INTEGER NOT NULL, digest TEXT NOT NULL);
 """
+SINCE_VERSION_2 = """
+CREATE TABLE certificates (
+  site TEXT NOT NULL, serial TEXT NOT NULL, standing TEXT NOT NULL, certificate BLOB, ends REAL, changed REAL NOT NULL,
+  PRIMARY KEY (site, serial));
+INSERT INTO certificates SELECT name, serial, 'current', NULL, NULL, enrolled FROM sites;
+"""
 
 RunStatus = Literal["running", "finished", "failed"]
+Standing = Literal["current", "next", "replaced", "revoked", "unknown"]
+"""Of a site's certificate. `next`: a renewal that was not used yet; until it is, the current one counts too."""
 
 
 class Run(NamedTuple):
@@ -55,6 +63,8 @@ class Site(NamedTuple):
     last_seen: float | None
     version: str | None
     cases: int | None
+    ends: float | None  # of its current certificate, or of the one that was revoked
+    revoked: float | None
 
 
 class Model(NamedTuple):
@@ -82,9 +92,11 @@ class Registry:
         self._db.execute("PRAGMA foreign_keys=ON")
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
-            self._migrate(SCHEMA + SINCE_VERSION_1)
+            self._migrate(SCHEMA + SINCE_VERSION_1 + SINCE_VERSION_2)
         elif version == 1:
-            self._migrate(SINCE_VERSION_1)
+            self._migrate(SINCE_VERSION_1 + SINCE_VERSION_2)
+        elif version == 2:
+            self._migrate(SINCE_VERSION_2)
         elif version != SCHEMA_VERSION:
             raise UserError(
                 f"the registry {path} is of another ynet version",
@@ -143,23 +155,84 @@ class Registry:
             )
         return bytes(found[0][0]), found[0][2]
 
-    def enrol(self, site: str, serial: int, certificate: bytes, now: float) -> None:
-        """Use up the invitation; the site's older certificate, if any, ends here."""
+    def enrol(self, site: str, serial: int, certificate: bytes, now: float, ends: float | None = None) -> None:
+        """Use up the invitation; the site's older certificates, if any, end here, and so does a revocation.
+
+        Raises RefusedError when the invitation was used by somebody else meanwhile.
+        """
         with self._transaction() as db:
+            invited = db.execute("SELECT certificate FROM invitations WHERE site=?", (site,)).fetchone()
+            if invited and invited[0] is not None:
+                raise used_already()
             db.execute("UPDATE invitations SET certificate=? WHERE site=?", (certificate, site))
             db.execute(
                 "INSERT INTO sites (name, serial, enrolled) VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE"
                 " SET serial=excluded.serial, enrolled=excluded.enrolled",
                 (site, f"{serial:x}", now),
             )
+            _end_certificates(db, site, "replaced", now)
+            _keep(db, site, f"{serial:x}", "current", certificate, ends, now)
 
     def sites(self) -> list[Site]:
         """All enrolled sites, by name."""
-        return [Site(*row) for row in self._rows("SELECT * FROM sites ORDER BY name")]
+        query = (
+            "SELECT name, s.serial, enrolled, last_seen, version, cases, ends,"
+            " CASE standing WHEN 'revoked' THEN changed END"
+            " FROM sites s LEFT JOIN certificates c ON c.site=s.name AND c.serial=s.serial ORDER BY name"
+        )
+        return [Site(*row) for row in self._rows(query)]
+
+    def standing(self, site: str, serial: int) -> Standing:
+        """What became of a site's certificate."""
+        found = self._rows("SELECT standing FROM certificates WHERE site=? AND serial=?", site, f"{serial:x}")
+        return cast(Standing, found[0][0]) if found else "unknown"
 
     def holds(self, site: str, serial: int) -> bool:
-        """Whether this is the certificate that the site enrolled with last."""
-        return bool(self._rows("SELECT 1 FROM sites WHERE name=? AND serial=?", site, f"{serial:x}"))
+        """Whether the site may come with this certificate: its current one, or the one that is to follow it."""
+        return self.standing(site, serial) in ("current", "next")
+
+    def used(self, site: str, serial: int, ends: float, now: float) -> None:
+        """A site has connected with this certificate: where it is a renewal, the one before ends here."""
+        name = (site, f"{serial:x}")
+        found = self._rows("SELECT standing, ends FROM certificates WHERE site=? AND serial=?", *name)
+        if not found or found[0] == ("current", ends):
+            return  # nearly always: there is nothing to write
+        with self._transaction() as db:
+            if self.standing(site, serial) == "next":
+                _end_certificates(db, site, "replaced", now)
+                db.execute(
+                    "UPDATE certificates SET standing='current', changed=? WHERE site=? AND serial=?", (now, *name)
+                )
+                db.execute("UPDATE sites SET serial=? WHERE name=?", (name[1], site))
+            elif found[0][1] is None:  # enrolled under an older version
+                db.execute("UPDATE certificates SET ends=? WHERE site=? AND serial=?", (ends, *name))
+
+    def next_certificate(self, site: str) -> bytes | None:
+        """The renewal that the site was given and has not used yet, PEM."""
+        found = self._rows("SELECT certificate FROM certificates WHERE site=? AND standing='next'", site)
+        return bytes(found[0][0]) if found else None
+
+    def renew(self, site: str, serial: int, certificate: bytes, now: float, ends: float) -> None:
+        """Keep a renewal, in the place of one that was never used; it counts beside the current one until it is used.
+
+        Raises RefusedError when the site has no current certificate any more.
+        """
+        with self._transaction() as db:
+            if not db.execute("SELECT 1 FROM certificates WHERE site=? AND standing='current'", (site,)).fetchone():
+                raise RefusedError("no renewal", "the site has no certificate in use", "enrol anew")
+            db.execute("DELETE FROM certificates WHERE site=? AND standing='next'", (site,))
+            _keep(db, site, f"{serial:x}", "next", certificate, ends, now)
+
+    def revoke(self, site: str, now: float) -> float:
+        """End all of a site's certificates, and its invitation; when that was. Raises UserError for an unknown site."""
+        with self._transaction() as db:
+            if not db.execute("SELECT 1 FROM sites WHERE name=?", (site,)).fetchone():
+                do = "list the sites: ynet-server sites"
+                raise UserError(f"there is no site {site[:40]!r}", "no site of that name has enrolled", do)
+            db.execute("DELETE FROM invitations WHERE site=?", (site,))
+            _end_certificates(db, site, "revoked", now)
+            query = "SELECT MAX(changed) FROM certificates WHERE site=? AND standing='revoked'"
+            return float(db.execute(query, (site,)).fetchone()[0])
 
     def saw(self, site: str, version: str, cases: int, now: float) -> None:
         """Note that a site has connected."""
@@ -234,6 +307,30 @@ class Registry:
         """All published models, the one in use first."""
         found = self._rows("SELECT id, run, card, published FROM models ORDER BY published DESC, rowid DESC")
         return [Model(row[0], row[1], json.loads(row[2]), row[3]) for row in found]
+
+
+def used_already() -> RefusedError:
+    """An invitation makes one member."""
+    why = "the invitation was used already"
+    return RefusedError("enrolment refused", why, "ask the coordinator for a new invitation")
+
+
+def _end_certificates(db: sqlite3.Connection, site: str, standing: Standing, now: float) -> None:
+    values = (standing, now, site)
+    db.execute("UPDATE certificates SET standing=?, changed=? WHERE site=? AND standing IN ('current', 'next')", values)
+
+
+def _keep(
+    db: sqlite3.Connection,
+    site: str,
+    serial: str,
+    standing: Standing,
+    certificate: bytes,
+    ends: float | None,
+    now: float,
+) -> None:
+    values = (site, serial, standing, certificate, ends, now)
+    db.execute("INSERT OR REPLACE INTO certificates VALUES (?, ?, ?, ?, ?, ?)", values)
 
 
 def now() -> float:

@@ -18,9 +18,10 @@ from ynet import __version__, control
 from ynet.errors import UserError
 from ynet.federation import identity, protocol
 from ynet.federation.identity import Identity
-from ynet.home import Lock, write_private
-from ynet_server import enrolment
+from ynet.home import Lock
+from ynet_server import certificates, enrolment, renewal
 from ynet_server.callers import CertificateCheck
+from ynet_server.certificates import HubCertificate
 from ynet_server.control import routes
 from ynet_server.hub import Hub, service
 from ynet_server.registry import Registry
@@ -53,19 +54,19 @@ async def serve(
     """Run the server until it is told to stop (SIGINT, SIGTERM). Raises UserError when it cannot start."""
     with Lock(home, "ynet-server"), contextlib.ExitStack() as stack:
         now = dt.datetime.now(dt.UTC)
-        authority = _authority(home, settings.federation, now)
-        hub_identity = _hub_identity(home, authority, now)
+        authority = certificates.authority_of(home, settings.federation, now)
+        own = HubCertificate(home, authority, now)
         registry = stack.enter_context(contextlib.closing(Registry(home / "registry.sqlite")))
         spool = _empty(home / "spool")
         hub = Hub(registry, settings.federation, spool, settings.max_model_mb << 20)
         runs = Runs(registry, hub, asyncio.get_running_loop(), home)
         runs.publish_newest()
 
-        server, hub_port = await _open_hub(hub, registry, settings, hub_identity, authority, interceptors)
+        server, hub_port = await _open_hub(hub, registry, settings, own, authority, interceptors)
         app = enrolment.application(registry, authority, f"{settings.advertise}:{hub_port}", hub.dismiss)
         try:
             https, enrolment_port = await enrolment.serve(
-                app, hub_identity, authority, settings.listen.host, settings.listen.enrolment_port
+                app, own.tls(), settings.listen.host, settings.listen.enrolment_port
             )
         except OSError as error:
             await server.stop(None)
@@ -80,7 +81,7 @@ async def serve(
             "enrolment": f"{settings.advertise}:{enrolment_port}",
             "fingerprint": fingerprint,
         }
-        listed = routes(registry, hub, runs, authority.certificate, f"{settings.advertise}:{enrolment_port}", about)
+        listed = routes(registry, hub, runs, authority.certificate, own, about)
         door = await control.serve(home, listed)
         runs.resume()
         for line in (
@@ -93,7 +94,9 @@ async def serve(
         ):
             say(line)
 
+        watching = asyncio.create_task(certificates.watch(hub, registry, own, authority.certificate, say))
         await _until_told_to_stop()
+        watching.cancel()
         say("stopping")
         runs.stop()
         await asyncio.gather(door.end(), https.end(), server.stop(STOP_GRACE_S))
@@ -116,19 +119,16 @@ async def _open_hub(
     hub: Hub,
     registry: Registry,
     settings: ServerSettings,
-    hub_identity: Identity,
+    own: HubCertificate,
     authority: Identity,
     interceptors: Sequence[grpc.aio.ServerInterceptor],
 ) -> tuple[grpc.aio.Server, int]:
     host, port = settings.listen.host, settings.listen.hub_port
     _check_free(host, port)
-    credentials = grpc.ssl_server_credentials(
-        [(hub_identity.key, hub_identity.certificate)], authority.certificate, require_client_auth=True
-    )
     server = grpc.aio.server(interceptors=[CertificateCheck(registry), *interceptors], options=OPTIONS)
-    server.add_generic_rpc_handlers([service(hub)])
+    server.add_generic_rpc_handlers([service(hub), renewal.service(registry, authority)])
     try:
-        port = server.add_secure_port(f"{host}:{port}", credentials)
+        port = server.add_secure_port(f"{host}:{port}", own.grpc_credentials())
     except RuntimeError:
         raise _port_fault("hub_port", port, OSError(errno.EADDRNOTAVAIL, "the address cannot be listened on")) from None
     await server.start()
@@ -150,31 +150,6 @@ def _port_fault(key: str, port: int, error: OSError) -> UserError:
         "another process listens there" if taken else (error.strerror or "the address cannot be listened on"),
         f"{'stop that process' if taken else 'mend listen.host'}, or set another listen.{key} in the server's config",
     )
-
-
-def _authority(home: Path, federation: str, now: dt.datetime) -> Identity:
-    return _kept(home / "authority", lambda: identity.make_authority(federation, now))
-
-
-def _hub_identity(home: Path, authority: Identity, now: dt.datetime) -> Identity:
-    folder = home / "hub"
-    kept = _kept(folder, lambda: identity.issue_hub(authority, now))
-    if identity.due_for_renewal(kept.certificate, now):
-        shutil.rmtree(folder)
-        kept = _kept(folder, lambda: identity.issue_hub(authority, now))
-    return kept
-
-
-def _kept(folder: Path, make: Callable[[], Identity]) -> Identity:
-    """The identity in `folder`, made at the first start. One file, so that key and certificate never part."""
-    path = folder / "identity.pem"
-    if not path.exists():
-        folder.mkdir(mode=0o700, exist_ok=True)
-        made = make()
-        write_private(path, made.key + made.certificate)
-    pem = path.read_bytes()
-    end = pem.index(b"-----BEGIN CERTIFICATE")
-    return Identity(pem[:end], pem[end:])
 
 
 def _empty(spool: Path) -> Path:

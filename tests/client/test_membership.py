@@ -22,7 +22,7 @@ from ynet.federation.identity import Identity
 from ynet.federation.invitation import Invitation
 from ynet_client import membership
 from ynet_client.membership import FILE, KEY
-from ynet_server import enrolment
+from ynet_server import certificates, enrolment
 from ynet_server.registry import Registry
 
 NOW = dt.datetime.now(dt.UTC)
@@ -51,7 +51,7 @@ def serving(app: Starlette, hub: Identity, authority: Identity) -> Iterator[int]
     loop = asyncio.new_event_loop()
 
     async def main() -> None:
-        server, number = await enrolment.serve(app, hub, authority, "127.0.0.1", 0)
+        server, number = await enrolment.serve(app, certificates.tls(hub, authority), "127.0.0.1", 0)
         port.append(number)
         begun.set()
         await stop.wait()
@@ -127,6 +127,53 @@ def test_a_lost_answer_is_asked_for_again_with_the_same_key(door: Door, home: Pa
     first = membership.enrol(home, "A", text)
     (home / FILE).unlink()
     assert membership.enrol(home, "A", text) == first
+
+
+def test_a_repeat_with_the_invitation_that_it_enrolled_with_changes_nothing(door: Door, home: Path) -> None:
+    text = door.invite("A").to_text()
+    member = membership.enrol(home, "A", text)
+    posted = len(door.posted)
+    assert membership.enrol(home, "A", text) == member
+    assert len(door.posted) == posted
+
+
+def test_a_site_that_lost_its_disk_is_a_member_again_by_a_new_invitation_and_the_old_key_is_out(
+    door: Door, home: Path, tmp_path: Path
+) -> None:
+    lost = membership.enrol(home, "A", door.invite("A").to_text())
+    (tmp_path / "new disk").mkdir()
+    found = membership.enrol(tmp_path / "new disk", "A", door.invite("A").to_text())
+    for member, standing in ((lost, "replaced"), (found, "current")):
+        assert door.registry.standing("A", identity.read_leaf(member.certificate).serial) == standing
+
+
+def test_a_revoked_site_that_enrols_anew_does_so_with_a_new_key(door: Door, home: Path) -> None:
+    old = membership.enrol(home, "A", door.invite("A").to_text())
+    door.registry.revoke("A", 1.0)
+    text = door.invite("A").to_text()
+    new = membership.enrol(home, "A", text)
+    assert new.key != old.key
+    assert membership.load(home) == new == membership.enrol(home, "A", text)
+    assert {path.name for path in home.iterdir()} == {FILE, KEY}
+
+
+def test_an_answer_that_is_lost_while_a_site_enrols_anew_leaves_the_old_membership_and_is_given_again(
+    door: Door, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = membership.enrol(home, "A", door.invite("A").to_text())
+    text = door.invite("A").to_text()
+
+    def lose(_: object) -> tuple[str, bytes]:
+        raise ConnectionResetError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(membership, "_granted", lose)
+        with pytest.raises(ConnectionResetError):
+            membership.enrol(home, "A", text)
+    assert membership.load(home) == old
+    new = membership.enrol(home, "A", text)
+    assert membership.load(home) == new
+    assert door.registry.standing("A", identity.read_leaf(new.certificate).serial) == "current"
 
 
 def test_a_used_invitation_is_refused_for_another_home(door: Door, home: Path, tmp_path: Path) -> None:

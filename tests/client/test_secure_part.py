@@ -88,6 +88,21 @@ def test_three_sites_are_summed(tmp_path: Path) -> None:
     np.testing.assert_allclose(summed, 3 * 5 * 2.0)
 
 
+def test_a_sum_goes_on_when_a_sites_certificate_is_renewed_in_the_middle_and_the_next_offer_is_signed_anew() -> None:
+    three = sites()
+    roster = [site.train(2) for site in three]
+    first, key = three[0], identity.new_key()
+    renewed = identity.issue_site(AUTHORITY, "A", identity.signing_request(key, "A"), NOW)
+    first.party = first.party._replace(own=Identity(key, renewed))
+    first.app = tiny_app(lambda number, flat: flat + np.float32(number), 5, party=first.party)
+    total = secure_sum.add_up([site.mask(2, roster) for site in three])
+    np.testing.assert_allclose(secure_sum.unmask(total, [site.open(2) for site in three]), 3 * 5 * 2.0)
+    roster = [site.train(3) for site in three]
+    assert roster[0].certificate == renewed.decode()
+    total = secure_sum.add_up([site.mask(3, roster) for site in three])
+    np.testing.assert_allclose(secure_sum.unmask(total, [site.open(3) for site in three]), 3 * 5 * 3.0)
+
+
 def test_a_server_that_calls_a_site_lost_whose_vector_it_has_gets_one_sum_and_not_two() -> None:
     four = sites("ABCD")
     roster = [site.train(1) for site in four]

@@ -4,7 +4,9 @@ import asyncio
 import datetime as dt
 import json
 import ssl
+import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,11 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
-from ynet.control import QuietServer
 from ynet.errors import RefusedError
 from ynet.federation import identity, invitation
-from ynet_server import enrolment
+from ynet_server import certificates, enrolment
+from ynet_server.attempts import MAX_ADDRESSES, Attempts
+from ynet_server.https_door import HttpsDoor
 from ynet_server.registry import Registry
 
 NOW = dt.datetime.now(dt.UTC)
@@ -93,6 +96,68 @@ def test_a_bad_request_with_a_good_proof_uses_nothing_up(registry: Registry) -> 
     issue(registry, identity.new_key())
 
 
+def test_of_many_keys_that_race_for_one_invitation_one_is_enrolled(registry: Registry) -> None:
+    keys = [identity.new_key() for _ in range(8)]
+    outcomes: list[bytes | str] = []
+    ready = threading.Barrier(len(keys))
+
+    def try_it(key: bytes) -> None:
+        ready.wait()
+        try:
+            outcomes.append(issue(registry, key))
+        except RefusedError as error:
+            outcomes.append(error.why)
+
+    threads = [threading.Thread(target=try_it, args=(key,)) for key in keys]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (won,) = [one for one in outcomes if isinstance(one, bytes)]
+    assert [one for one in outcomes if one != won] == ["the invitation was used already"] * 7
+    assert registry.holds("A", identity.read_leaf(won).serial)
+    (winner,) = [key for key in keys if identity.has_key(won, key)]
+    assert issue(registry, winner) == won
+
+
+def test_a_revocation_voids_the_invitation_too(registry: Registry) -> None:
+    key = identity.new_key()
+    issue(registry, key)
+    registry.revoke("A", NOW.timestamp())
+    with pytest.raises(RefusedError, match="no open invitation"):
+        issue(registry, key)
+
+
+# --- attempts
+
+
+def test_after_ten_refusals_an_address_waits_until_the_oldest_is_ten_minutes_old() -> None:
+    attempts = Attempts()
+    for second in range(10):
+        attempts.check("192.0.2.1", float(second))
+        attempts.failed("192.0.2.1", float(second))
+    for now, refused in ((10.0, True), (599.0, True), (600.0, False)):
+        with pytest.raises(RefusedError, match="10 attempts from this address") if refused else nullcontext():
+            attempts.check("192.0.2.1", now)
+        attempts.check("192.0.2.2", now)
+
+
+def test_of_ipv6_a_whole_customers_network_counts_as_one_address() -> None:
+    attempts = Attempts()
+    for number in range(10):
+        attempts.failed(f"2001:db8::{number:x}", 0.0)
+    with pytest.raises(RefusedError):
+        attempts.check("2001:db8::ffff", 1.0)
+    attempts.check("2001:db8:0:1::1", 1.0)
+
+
+def test_attempts_from_any_number_of_addresses_are_kept_in_bounded_memory() -> None:
+    attempts = Attempts()
+    for number in range(3 * MAX_ADDRESSES):
+        attempts.failed(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", 0.0)
+    assert len(attempts._failures) == MAX_ADDRESSES
+
+
 # --- over HTTP
 
 
@@ -154,6 +219,30 @@ def test_whatever_else_is_sent_is_refused_in_words_and_nobody_is_enrolled(regist
     assert (enrolled, registry.sites()) == ([], [])
 
 
+def test_who_guesses_is_slowed_down_and_the_invitation_stays_good_for_who_has_it(registry: Registry) -> None:
+    enrolled: list[str] = []
+    app = door(registry, enrolled)
+
+    def wrong(number: int) -> str:
+        guess = invitation.proof(invitation.verifier(bytes([number]) * 16), "A", b"csr")
+        return str(call(app, "POST", "/enrol", json=body(identity.new_key(), proof=guess.hex())).json()["why"])
+
+    assert [wrong(number) for number in range(12)] == [
+        *["the invitation is not the one made for this site"] * 10,
+        *["10 attempts from this address were refused"] * 2,
+    ]
+    refused = call(app, "POST", "/enrol", json=body(identity.new_key()))
+    assert refused.json()["why"] == "10 attempts from this address were refused"
+    elsewhere = httpx.ASGITransport(app, client=("192.0.2.7", 1))
+
+    async def from_elsewhere() -> int:
+        async with httpx.AsyncClient(transport=elsewhere, base_url="https://door") as client:
+            return (await client.post("/enrol", json=body(identity.new_key()))).status_code
+
+    assert asyncio.run(from_elsewhere()) == 200
+    assert enrolled == ["A"]
+
+
 def test_nothing_else_is_behind_the_door(registry: Registry) -> None:
     app = door(registry, [])
     assert {call(app, "GET", path).status_code for path in ("/", "/status", "/invitations", "/docs")} == {404}
@@ -163,8 +252,8 @@ def test_nothing_else_is_behind_the_door(registry: Registry) -> None:
 def test_the_https_port_speaks_tls_1_3_with_the_hubs_certificate_and_nothing_older(registry: Registry) -> None:
     hub = identity.issue_hub(AUTHORITY, NOW)
 
-    async def serve() -> tuple[QuietServer, int]:
-        return await enrolment.serve(door(registry, []), hub, AUTHORITY, "127.0.0.1", 0)
+    async def serve() -> tuple[HttpsDoor, int]:
+        return await enrolment.serve(door(registry, []), certificates.tls(hub, AUTHORITY), "127.0.0.1", 0)
 
     def context(authority: bytes) -> ssl.SSLContext:
         made = ssl.create_default_context(cadata=authority.decode())

@@ -65,10 +65,28 @@ def test_only_the_certificate_enrolled_last_is_held_and_only_by_its_own_site(reg
     assert (registry.holds("A", 1), registry.holds("A", large), registry.holds("B", 2)) == (False, True, True)
 
 
+def test_a_renewal_counts_beside_the_certificate_until_it_is_used(registry: Registry) -> None:
+    registry.enrol("A", 1, b"first", 1.0, 90.0)
+    registry.renew("A", 2, b"second", 2.0, 180.0)
+    registry.used("A", 1, 90.0, 3.0)
+    assert [registry.standing("A", serial) for serial in (1, 2, 3)] == ["current", "next", "unknown"]
+    assert (registry.sites()[0].ends, registry.next_certificate("A")) == (90.0, b"second")
+    registry.used("A", 2, 180.0, 4.0)
+    assert [registry.standing("A", serial) for serial in (1, 2)] == ["replaced", "current"]
+    assert (registry.sites()[0].ends, registry.next_certificate("A")) == (180.0, None)
+
+
+def test_a_renewal_that_was_never_used_gives_way_to_another(registry: Registry) -> None:
+    registry.enrol("A", 1, b"first", 1.0, 90.0)
+    for serial in (2, 3):
+        registry.renew("A", serial, b"c", 2.0, 180.0)
+    assert [registry.standing("A", serial) for serial in (1, 2, 3)] == ["current", "unknown", "next"]
+
+
 def test_what_a_site_says_when_it_connects_is_kept(registry: Registry) -> None:
     registry.enrol("A", 1, b"c", 1.0)
     registry.saw("A", "0.1", 2**32 - 1, 5.0)
-    assert registry.sites()[0][3:] == (5.0, "0.1", 2**32 - 1)
+    assert registry.sites()[0][3:6] == (5.0, "0.1", 2**32 - 1)
 
 
 def test_a_frozen_plan_comes_back_as_it_was_and_a_changed_one_is_another(registry: Registry) -> None:
@@ -149,15 +167,23 @@ def test_a_registry_of_another_version_is_not_touched(tmp_path: Path) -> None:
 def test_a_registry_of_the_version_before_is_taken_on_with_all_that_is_in_it(tmp_path: Path) -> None:
     old = Registry(tmp_path / "r")
     old.freeze(smallest_plan(), 1.0)
+    old.enrol("A", 1, b"c", 1.0)
     old.close()
     with sqlite3.connect(tmp_path / "r") as db:
-        db.executescript("DROP TABLE ledgers; PRAGMA user_version=1;")
+        db.executescript("DROP TABLE ledgers; DROP TABLE certificates; PRAGMA user_version=1;")
     db.close()
     for _ in range(2):
         again = Registry(tmp_path / "r")
         assert again.ledger_of("A") is None
         assert again.plan(smallest_plan().id) == smallest_plan()
+        assert again.holds("A", 1)
+        assert again.sites()[0].ends is None
+        again.used("A", 1, 90.0, 5.0)  # it comes again: from now on it is known how long it is good
+        assert again.sites()[0].ends == 90.0
         again.close()
+        with sqlite3.connect(tmp_path / "r") as db:
+            db.execute("UPDATE certificates SET ends=NULL")
+        db.close()
 
 
 def test_a_file_that_is_no_registry_is_the_users_to_mend(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import yaml
 
 from trial import Trial, command
 from ynet.federation import identity, invitation
+from ynet_client import membership
 
 Done = subprocess.CompletedProcess[str]
 PLAN = """
@@ -85,6 +86,40 @@ def test_an_invitation_leads_to_this_server(server: Trial) -> None:
     status = server.server_call("GET", "/status")
     assert (made.address, made.fingerprint.hex()) == (status["enrolment"], status["fingerprint"])
     assert "ynet-client join --site=A --invitation ynet1." in server.server_command("invite", "A").stdout
+
+
+def test_a_site_that_never_enrolled_cannot_be_revoked(server: Trial) -> None:
+    assert_refused(server.server_command("revoke", "Z"), 2, "there is no site 'Z'", "ynet-server sites")
+
+
+def test_a_site_is_revoked_and_shown_as_such_until_it_enrols_anew(server: Trial, tmp_path: Path) -> None:
+    def enrol(flag: str, home: Path) -> None:
+        home.mkdir()
+        made = json.loads(server.server_command("invite", "V", *flag.split(), "--json").stdout)["invitation"]
+        membership.enrol(home, "V", made)
+
+    def shown() -> dict[str, object]:
+        listed = json.loads(server.server_command("sites", "--json").stdout)["sites"]
+        return next(dict(site) for site in listed if site["site"] == "V")
+
+    enrol("", tmp_path / "first")
+    assert (shown()["revoked"], round(float(str(shown()["certificate_days"])))) == (None, 90)
+    done = json.loads(server.server_command("revoke", "V", "--json").stdout)
+    assert (done["site"], done["was_connected"]) == ("V", False)
+    assert (shown()["revoked"], shown()["certificate_days"]) == (done["revoked"], None)
+    assert "revoked" in server.server_command("sites").stdout
+    examined = command("ynet_client", "doctor", "--json", home=tmp_path / "first")
+    assert examined.returncode == 2
+    assert "was revoked" in examined.stderr
+    assert_refused(server.server_command("invite", "V"), 2, "has enrolled already")
+    enrol("--replace", tmp_path / "second")
+    assert shown()["revoked"] is None
+    assert command("ynet_client", "doctor", home=tmp_path / "second").returncode == 0
+
+
+def test_the_days_of_the_authority_and_of_the_hub_are_shown(server: Trial) -> None:
+    status = server.server_call("GET", "/status")
+    assert (round(status["authority_days"]), round(status["hub_days"])) == (3650, 90)
 
 
 @pytest.mark.parametrize("name", ["a b", "../a", "", "x" * 33])

@@ -107,6 +107,11 @@ def same_key(certificate: bytes, public: ec.EllipticCurvePublicKey) -> bool:
     return x509.load_pem_x509_certificate(certificate).public_key() == public
 
 
+def has_key(certificate: bytes, key: bytes) -> bool:
+    """Whether a PEM certificate is for a PEM private key. Raises ValueError, TypeError when one of them is none."""
+    return same_key(certificate, _private(key).public_key())
+
+
 def fingerprint(certificate: bytes) -> bytes:
     """SHA-256 of the DER form of a PEM certificate, 32 bytes. Raises ValueError when it is none."""
     return x509.load_pem_x509_certificate(certificate).fingerprint(hashes.SHA256())

@@ -1,0 +1,87 @@
+"""Renewal of a site's certificate over its live connection: a new key, a request, and both kept together."""
+
+import datetime as dt
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import grpc
+
+from ynet.errors import RefusedError, UserError
+from ynet.federation import expiry, identity, protocol
+from ynet.federation import hub_pb2 as pb
+from ynet_client import membership
+from ynet_client.membership import Membership
+
+log = logging.getLogger("ynet.renewal")
+WITHIN_S = 30.0
+
+
+Renew = Callable[[Membership, grpc.aio.Channel], Awaitable[Membership | None]]
+"""The membership with a new certificate; None while there is none."""
+
+
+async def never(_: Membership, __: grpc.aio.Channel) -> Membership | None:
+    """Of a site that keeps its membership nowhere: no renewal."""
+    return None
+
+
+def renewing(
+    home: Path, say: Callable[[str], None], clock: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC)
+) -> Renew:
+    """What a connected site does about its certificate again and again: renews it, or says how long it is good."""
+    warnings = expiry.Warnings()
+
+    async def renew(member: Membership, channel: grpc.aio.Channel) -> Membership | None:
+        try:
+            made = await renewed(home, member, channel, clock())
+        except grpc.aio.AioRpcError as error:
+            log.warning("the certificate could not be renewed: %s", protocol.plain(error.details() or "", 500))
+            made = None
+        except (UserError, OSError, ValueError):
+            log.exception("the certificate could not be renewed")
+            made = None
+        newest = made or member
+        if made:
+            say(f"the certificate was renewed: {expiry.in_words(newest.ends, clock())}")
+        if told := warnings.new(member.site, newest.ends, clock()):
+            log.warning("this site's certificate: %s", told)
+            say(f"this site's certificate: {told}; its renewal has failed so far, and {home / 'client.log'} says why")
+        return made
+
+    return renew
+
+
+async def renewed(home: Path, member: Membership, channel: grpc.aio.Channel, now: dt.datetime) -> Membership | None:
+    """The membership with a new key and certificate, kept in `home`; None while that is not due.
+
+    Nothing is lost when this ends anywhere in between: until the new certificate is used, the hub takes the old one
+    too, and a repeat asks with the same key. Raises grpc.aio.AioRpcError, and RefusedError for an answer that is none.
+    """
+    kept = membership.load(home)
+    if kept is not None and kept.certificate != member.certificate:
+        return kept  # renewed already, and not yet used: the connection broke in between
+    if not identity.due_for_renewal(member.certificate, now):
+        return None
+    # 1. A key of our own, kept beside the one in use, and a request signed with it.
+    key = membership.next_key(home)
+    ask = channel.unary_unary(f"/{protocol.SERVICE}/Renew", pb.RenewRequest.SerializeToString, pb.Renewal.FromString)
+    answer = await ask(pb.RenewRequest(csr=identity.signing_request(key, member.site)), timeout=WITHIN_S)
+    # 2. The certificate is the authority's, for this site and this key, and good for longer than the one before.
+    certificate = _checked(answer.certificate, member, key, now)
+    # 3. From here on it is the one that counts.
+    log.info("the certificate was renewed, SHA-256 %s", identity.fingerprint(certificate).hex())
+    return membership.keep(home, member._replace(key=key, certificate=certificate))
+
+
+def _checked(certificate: bytes, member: Membership, key: bytes, now: dt.datetime) -> bytes:
+    identity.check_member(certificate, member.site, member.authority, now)
+    if not identity.has_key(certificate, key):
+        raise _refused("it is for another key")
+    if identity.read_leaf(certificate).ends <= member.ends:
+        raise _refused("it ends no later than the one before")
+    return identity.first_certificate(certificate)
+
+
+def _refused(why: str) -> RefusedError:
+    return RefusedError("the new certificate was refused", why, "ask the coordinator")

@@ -1,0 +1,154 @@
+"""The server's own certificates while it runs: the hub's is renewed, and who runs out of time is told in good time."""
+
+import asyncio
+import datetime as dt
+import logging
+import ssl
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+
+from ynet.errors import UserError
+from ynet.federation import identity
+from ynet.federation.expiry import Warnings
+from ynet.federation.identity import Identity
+from ynet.home import write_private
+from ynet_server.hub import Hub
+from ynet_server.registry import Registry
+
+log = logging.getLogger("ynet.certificates")
+LOOK_EVERY_S = 1.0
+"""How often live connections are held against the registry."""
+THINK_EVERY_S = 600.0
+"""How often the hub's certificate and everybody's days are looked at."""
+
+
+def authority_of(home: Path, federation: str, now: dt.datetime) -> Identity:
+    """The consortium's authority, made at the first start."""
+    return _kept(home / "authority", lambda: identity.make_authority(federation, now))
+
+
+class HubCertificate:
+    """The hub's key and certificate, for both ports; renewed in the last third of its life, for who connects then."""
+
+    def __init__(self, home: Path, authority: Identity, now: dt.datetime) -> None:
+        self._folder, self._authority = home / "hub", authority
+        self.identity = _kept(self._folder, lambda: identity.issue_hub(authority, now))
+        self._is_new = False
+        self._tls = tls(self.identity, authority)
+        self.renew(now)
+
+    def renew(self, now: dt.datetime) -> bool:
+        """Put a new one in the old one's place, if that is due; whether it was."""
+        if not identity.due_for_renewal(self.identity.certificate, now):
+            return False
+        self.identity = identity.issue_hub(self._authority, now)
+        _keep(self._folder, self.identity)
+        _load(self._tls, self.identity, self._authority)
+        self._is_new = True
+        log.info("the hub's certificate was renewed")
+        return True
+
+    def ends(self) -> float:
+        """When the one in use ends, in seconds since 1970."""
+        return identity.read_leaf(self.identity.certificate).ends.timestamp()
+
+    def tls(self) -> ssl.SSLContext:
+        """For the HTTPS port; a renewal changes it for the handshakes that follow."""
+        return self._tls
+
+    def grpc_credentials(self) -> grpc.ServerCredentials:
+        """For the hub's port; likewise."""
+        return grpc.dynamic_ssl_server_credentials(self._configuration(), self._newer, True)  # type: ignore[arg-type]
+
+    def _newer(self) -> grpc.ServerCertificateConfiguration | None:
+        if not self._is_new:
+            return None
+        self._is_new = False
+        return self._configuration()
+
+    def _configuration(self) -> grpc.ServerCertificateConfiguration:
+        pair = (self.identity.key, self.identity.certificate)
+        return grpc.ssl_server_certificate_configuration([pair], self._authority.certificate)
+
+
+def tls(hub: Identity, authority: Identity) -> ssl.SSLContext:
+    """TLS 1.3 with the hub's certificate, and the authority's behind it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    _load(context, hub, authority)
+    return context
+
+
+def _load(context: ssl.SSLContext, hub: Identity, authority: Identity) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # the ssl module reads keys from files only; this one is 0700
+        chain, key = Path(folder) / "chain.pem", Path(folder) / "key.pem"
+        chain.write_bytes(hub.certificate + authority.certificate)
+        key.write_bytes(hub.key)
+        context.load_cert_chain(chain, key)
+
+
+async def watch(
+    hub: Hub,
+    registry: Registry,
+    certificate: HubCertificate,
+    authority: bytes,
+    say: Callable[[str], None],
+    clock: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
+) -> None:
+    """Cut off who does not count any more, renew the hub's certificate, and tell who runs out of time; for ever."""
+    warnings, loop = Warnings(), asyncio.get_running_loop()
+    due = loop.time()
+    while True:
+        try:
+            now = clock()
+            hub.dismiss_ended(now)
+            if loop.time() >= due:
+                due = loop.time() + THINK_EVERY_S
+                certificate.renew(now)
+                for line in running_out(registry, authority, warnings, now):
+                    log.warning("%s", line)
+                    say(line)
+        except Exception:
+            log.exception("the certificates could not be looked at")
+        await asyncio.sleep(LOOK_EVERY_S)
+
+
+def running_out(registry: Registry, authority: bytes, warnings: Warnings, now: dt.datetime) -> list[str]:
+    """What is to be said, each once, of certificates that end within 30, 7 or 1 days."""
+    lines = []
+    if told := warnings.new("authority", identity.read_leaf(authority).ends, now):
+        lines.append(f"the authority's certificate: {told}; every site must be invited anew when it ends")
+    for site in registry.sites():
+        if site.ends is None or site.revoked:
+            continue
+        if told := warnings.new(("site", site.name), dt.datetime.fromtimestamp(site.ends, dt.UTC), now):
+            lines.append(
+                f"the certificate of site {site.name}: {told}; a connected site renews it by itself"
+                f" (else: ynet-server invite {site.name} --replace)"
+            )
+    return lines
+
+
+def days(ends: float | None, now: float) -> float | None:
+    """Days until a certificate ends, as the commands show them."""
+    return None if ends is None else round((ends - now) / 86_400, 2)
+
+
+def _kept(folder: Path, make: Callable[[], Identity]) -> Identity:
+    """The identity in `folder`, made at the first start. One file, so that key and certificate never part."""
+    path = folder / "identity.pem"
+    if not path.exists():
+        _keep(folder, make())
+    pem = path.read_bytes()
+    end = pem.find(b"-----BEGIN CERTIFICATE")
+    if end < 0:
+        raise UserError(f"{path} cannot be read", "it holds no key and certificate", "restore it from a backup")
+    return Identity(pem[:end], pem[end:])
+
+
+def _keep(folder: Path, made: Identity) -> None:
+    folder.mkdir(mode=0o700, exist_ok=True)
+    write_private(folder / "identity.pem", made.key + made.certificate)

@@ -1,0 +1,88 @@
+"""A port for strangers: HTTPS with bounds on how long a connection lasts, and on how many there are.
+
+uvicorn speaks HTTP on each connection, but would keep one open that says nothing, or half of something, for ever.
+"""
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+from collections import Counter
+
+from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from ynet.control import quiet_config
+
+log = logging.getLogger("ynet.https_door")
+CONNECTION_S = 20.0
+"""A connection's whole life, its handshake included: enrolling takes far less, whatever else it does is cut off."""
+HANDSHAKE_S = 10.0
+MAX_CONNECTIONS = 128
+MAX_OF_ONE = 16
+"""From one address. Beyond, a connection is closed at once."""
+
+
+class HttpsDoor:
+    """The open port. What comes over it is `app`'s to answer."""
+
+    def __init__(self, app: Starlette, tls: ssl.SSLContext, host: str, port: int) -> None:
+        self._config, self._tls = quiet_config(app, host, port), tls
+        self._state = ServerState()
+        self._open: Counter[str] = Counter()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def begin(self) -> int:
+        """Listen; the port. Raises OSError when it cannot."""
+        self._config.load()
+        self._listening = socket.create_server((self._config.host, self._config.port))
+        self._listening.setblocking(False)
+        self._accepting = asyncio.create_task(self._accept())
+        return int(self._listening.getsockname()[1])
+
+    async def end(self) -> None:
+        """Close the port and every connection."""
+        for task in (self._accepting, *self._tasks):
+            task.cancel()
+        await asyncio.gather(self._accepting, *self._tasks, return_exceptions=True)
+        self._listening.close()
+        await asyncio.sleep(0)  # the transports close in the loop's next turn
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, address = await loop.sock_accept(self._listening)
+            except OSError as error:  # no more files, or who came is gone already
+                log.warning("a connection could not be taken: %s", error.strerror)
+                await asyncio.sleep(0.1)
+                continue
+            host = str(address[0])
+            if self._open[host] >= MAX_OF_ONE or self._open.total() >= MAX_CONNECTIONS:
+                connection.close()
+                continue
+            self._open[host] += 1
+            task = asyncio.create_task(self._serve(connection, host))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, connection: socket.socket, host: str) -> None:
+        loop, protocol = asyncio.get_running_loop(), H11Protocol(self._config, self._state, {})
+        transport: asyncio.BaseTransport | None = None
+        try:
+            with contextlib.suppress(TimeoutError, OSError):  # OSError: what the handshake ended with
+                async with asyncio.timeout(CONNECTION_S):
+                    transport, _ = await loop.connect_accepted_socket(
+                        lambda: protocol, connection, ssl=self._tls, ssl_handshake_timeout=HANDSHAKE_S
+                    )
+                    while protocol in self._state.connections:
+                        await asyncio.sleep(0.05)
+        finally:
+            if isinstance(transport, asyncio.Transport):
+                transport.abort()
+            connection.close()
+            self._open[host] -= 1
+            if not self._open[host]:
+                del self._open[host]

@@ -1,0 +1,71 @@
+"""What a site asks of the hub about its certificate: a new one in its last third, and how it stands."""
+
+import datetime as dt
+import logging
+from collections.abc import Callable
+
+import grpc
+
+from ynet import __version__
+from ynet.errors import RefusedError
+from ynet.federation import hub_pb2 as pb
+from ynet.federation import identity, protocol
+from ynet.federation.identity import CLOCK_SLACK, Identity
+from ynet_server.callers import Caller, caller
+from ynet_server.registry import Registry
+
+log = logging.getLogger("ynet.renewal")
+MAX_CSR_BYTES = 8 * 1_024
+
+Context = grpc.aio.ServicerContext
+
+
+def renew(registry: Registry, authority: Identity, asked: Caller, csr: bytes, now: dt.datetime) -> bytes:
+    """The certificate that follows a site's own, PEM, for the key in `csr`. Raises RefusedError.
+
+    The same key may ask again, since an answer can be lost. Another one takes the place of a renewal that was never
+    used; and the certificate that the site has counts until it is.
+    """
+    public = identity.public_key_of(csr)
+    issued = registry.next_certificate(asked.site)
+    if issued is not None and identity.same_key(issued, public):
+        return issued
+    if not identity.due_for_renewal(asked.certificate, now + CLOCK_SLACK):
+        raise RefusedError("no renewal", "the certificate is not in the last third of its life", "ask again later")
+    certificate = identity.issue_site(authority, asked.site, csr, now)
+    leaf = identity.read_leaf(certificate)
+    registry.renew(asked.site, leaf.serial, certificate, now.timestamp(), leaf.ends.timestamp())
+    log.info("site %s was given a new certificate, good until %s", asked.site, leaf.ends)
+    return certificate
+
+
+def service(
+    registry: Registry, authority: Identity, clock: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC)
+) -> grpc.GenericRpcHandler:
+    """The methods under their names on the wire."""
+
+    async def answer_renew(request: pb.RenewRequest, context: Context) -> pb.Renewal:
+        if len(request.csr) > MAX_CSR_BYTES:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the signing request is too large")
+        try:
+            return pb.Renewal(certificate=renew(registry, authority, caller(), request.csr, clock()))
+        except RefusedError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.why)
+            raise AssertionError from None
+
+    async def answer_probe(_: pb.ProbeRequest, __: Context) -> pb.ProbeReply:
+        return pb.ProbeReply(
+            protocol=protocol.VERSION, version=__version__, time=clock().timestamp(), site=caller().site
+        )
+
+    return grpc.method_handlers_generic_handler(
+        protocol.SERVICE,
+        {
+            "Renew": grpc.unary_unary_rpc_method_handler(
+                answer_renew, pb.RenewRequest.FromString, pb.Renewal.SerializeToString
+            ),
+            "Probe": grpc.unary_unary_rpc_method_handler(
+                answer_probe, pb.ProbeRequest.FromString, pb.ProbeReply.SerializeToString
+            ),
+        },
+    )

@@ -1,0 +1,144 @@
+"""The port for strangers: who says nothing, says it slowly, or comes in crowds does not keep others out."""
+
+import asyncio
+import datetime as dt
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from ynet.federation import identity
+from ynet_server import certificates, https_door
+from ynet_server.https_door import HttpsDoor
+
+NOW = dt.datetime.now(dt.UTC)
+AUTHORITY = identity.make_authority("test", NOW)
+HUB = identity.issue_hub(AUTHORITY, NOW)
+
+
+async def hello(request: Request) -> Response:
+    return PlainTextResponse(await request.body() or b"hello")
+
+
+def play(story: Callable[[HttpsDoor, int], Awaitable[None]]) -> None:
+    async def main() -> None:
+        app = Starlette(routes=[Route("/", hello, methods=["GET", "POST"])])
+        door = HttpsDoor(app, certificates.tls(HUB, AUTHORITY), "127.0.0.1", 0)
+        port = await door.begin()
+        try:
+            await asyncio.wait_for(story(door, port), 30)
+        finally:
+            await door.end()
+        assert door._open.total() == 0
+
+    asyncio.run(main())
+
+
+def context() -> ssl.SSLContext:
+    return ssl.create_default_context(cadata=AUTHORITY.certificate.decode())
+
+
+async def get(port: int) -> str:
+    async with httpx.AsyncClient(verify=context(), trust_env=False) as client:
+        answer = await client.get(f"https://127.0.0.1:{port}/", extensions={"sni_hostname": identity.HUB_NAME})
+        return answer.text
+
+
+async def closed(reader: asyncio.StreamReader) -> None:
+    try:
+        while await reader.read(1000):
+            pass
+    except OSError:
+        pass
+
+
+SAID = {
+    "nothing": b"",
+    "half a request": b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf",
+    "half a header": b"GET / HTT",
+}
+
+
+@pytest.mark.parametrize("said", SAID.values(), ids=SAID.keys())
+def test_an_idle_or_half_sent_connection_is_closed(monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
+    monkeypatch.setattr(https_door, "CONNECTION_S", 0.5)
+
+    async def story(door: HttpsDoor, port: int) -> None:
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", port, ssl=context(), server_hostname=identity.HUB_NAME
+        )
+        writer.write(said)
+        begun = time.monotonic()
+        await closed(reader)
+        assert 0.3 < time.monotonic() - begun < 3
+        writer.transport.abort()
+        assert await get(port) == "hello"
+
+    play(story)
+
+
+def test_a_request_that_comes_byte_by_byte_is_cut_off_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(https_door, "CONNECTION_S", 0.5)
+
+    async def story(door: HttpsDoor, port: int) -> None:
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", port, ssl=context(), server_hostname=identity.HUB_NAME
+        )
+        ending = asyncio.ensure_future(closed(reader))
+        begun = time.monotonic()
+        while not ending.done():
+            writer.write(b"x")
+            await asyncio.sleep(0.05)
+            assert time.monotonic() - begun < 3
+        writer.transport.abort()
+
+    play(story)
+
+
+def test_a_connection_that_never_begins_its_handshake_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(https_door, "HANDSHAKE_S", 0.3)
+
+    async def story(door: HttpsDoor, port: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.wait_for(closed(reader), 5)
+        writer.transport.abort()
+
+    play(story)
+
+
+def test_from_one_address_no_more_than_a_few_connections_are_open_and_room_comes_back() -> None:
+    async def story(door: HttpsDoor, port: int) -> None:
+        taken = [await asyncio.open_connection("127.0.0.1", port) for _ in range(https_door.MAX_OF_ONE)]
+        await asyncio.sleep(0.2)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.wait_for(closed(reader), 5)
+        writer.transport.abort()
+        with pytest.raises(httpx.TransportError):
+            await get(port)
+        for _, writer in taken:
+            writer.transport.abort()
+        async with asyncio.timeout(5):
+            while door._open.total():
+                await asyncio.sleep(0.01)
+        assert await get(port) == "hello"
+
+    play(story)
+
+
+def test_of_all_addresses_together_no_more_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(https_door, "MAX_CONNECTIONS", 3)
+
+    async def story(door: HttpsDoor, port: int) -> None:
+        taken = [await asyncio.open_connection("127.0.0.1", port) for _ in range(20)]
+        await asyncio.sleep(0.2)
+        assert door._open.total() == 3
+        for _, writer in taken:
+            writer.transport.abort()
+
+    play(story)
