@@ -184,9 +184,7 @@ def merge(answers: Mapping[str, Sequence[Hit]], code: bytes, k: int) -> list[Mer
     return merge_many({site: [hits] for site, hits in answers.items()}, [code], k)[0]
 
 
-def merge_many(
-    answers: Mapping[str, Sequence[Sequence[Hit]]], codes: Sequence[bytes], k: int
-) -> list[list[MergedHit]]:
+def merge_many(answers: Mapping[str, Sequence[Sequence[Hit]]], codes: Sequence[bytes], k: int) -> list[list[MergedHit]]:
     """What `merge` makes of the hits for each code, which each site has in the order of the codes."""
     rows = [
         [(site, hit) for site, per_code in answers.items() for hit in per_code[number]] for number in range(len(codes))
