@@ -22,7 +22,8 @@ class Postings:
     def __init__(self, base: Base, bits: int, tokens_of: TokensOf, token_key: bytes | None = None) -> None:
         """`tokens_of` gives the tokens of case ids; it is asked for tied cases and those returned, from any thread.
 
-        `token_key`: of AES-128, when tokens are case ids enciphered by it, zeros behind them. Raises ValueError when the arrays do not fit together.
+        `token_key`: of AES-128, when tokens are case ids enciphered by it, zeros behind them. Raises ValueError when
+        the arrays do not fit together.
         """
         check(base, bits)
         self._bits, self._tokens_of, self._token_key = bits, tokens_of, token_key

@@ -96,7 +96,6 @@ def first(
 
 def _read(row: Shaped[np.ndarray, " found"]) -> list[First]:
     tokens = row["token"].tobytes()
-    names = (tokens[at : at + TOKEN_BYTES] for at in range(0, len(tokens), TOKEN_BYTES))
-    return [
-        First(*one) for one in zip(row["rank"].tolist(), row["key"].tolist(), names, row["id"].tolist(), strict=True)
-    ]
+    names = [tokens[at : at + TOKEN_BYTES] for at in range(0, len(tokens), TOKEN_BYTES)]
+    ranks, keys, ids = (row[column].tolist() for column in ("rank", "key", "id"))
+    return list(map(First, ranks, keys, names, ids))

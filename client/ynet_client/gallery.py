@@ -18,7 +18,7 @@ from typing import NamedTuple, TypedDict
 import numpy as np
 from jaxtyping import Bool, UInt32
 
-from ynet import scan, sorted_codes
+from ynet import memory, scan, sorted_codes
 from ynet.errors import RefusedError, UserError
 from ynet.index import CODE_BYTES, Hit
 from ynet.postings import Postings
@@ -128,7 +128,9 @@ class Gallery:
         check = hmac.new(secret, b"check\0", hashlib.sha256).digest()[:16]
         database = gallery_file.open_file(path, check)
         try:
-            return cls(database, secret)
+            gallery = cls(database, secret)
+            memory.give_back()  # what was read, before it was put in place
+            return gallery
         except sqlite3.DatabaseError as error:
             database.close()
             raise UserError(f"the gallery {path} cannot be opened", str(error), gallery_file.REBUILD) from None

@@ -16,10 +16,10 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import federation
 import numpy as np
 import psutil
 
+import federation
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import sealed
 from ynet.federation.content import Content

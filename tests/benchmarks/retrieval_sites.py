@@ -14,11 +14,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import federation
-import galleries
 import numpy as np
+import psutil
 import torch
 
+import federation
+import galleries
 from ynet_client import asking
 from ynet_client.archive import Encoded
 from ynet_client.consent import Consent
@@ -49,7 +50,9 @@ class Took(NamedTuple):
     p50_ms: float
     p99_ms: float
     queries: int
+    cpu_ms: float  # of all processes, a query
     per_s: float | None  # queries of batches, one batch after the other
+    batch_cpu_ms: float | None
 
 
 class Asked(NamedTuple):
@@ -120,7 +123,13 @@ async def latencies(asker: Asker, codes: np.ndarray) -> list[float]:
         begun = time.perf_counter()
         await asker.ask(code[None])
         took.append(time.perf_counter() - begun)
-    return took[WARM_UP:]
+    return took
+
+
+def cpu_s() -> float:
+    """What this process and those that it has started have used of the processors."""
+    own = psutil.Process()
+    return sum(sum(one.cpu_times()[:2]) for one in (own, *own.children(recursive=True)))
 
 
 def measure(folder: Path, sites: int, n: int, kind: str, queries: int, batches: int) -> tuple[Took, list[Asked]]:
@@ -128,20 +137,23 @@ def measure(folder: Path, sites: int, n: int, kind: str, queries: int, batches: 
     random = np.random.default_rng(99)
 
     async def ask(asker: Asker) -> tuple[Took, list[Asked]]:
-        single = await latencies(asker, galleries.CODES[kind](random, WARM_UP + queries))
+        await latencies(asker, galleries.CODES[kind](random, WARM_UP))
+        before = cpu_s()
+        single = await latencies(asker, galleries.CODES[kind](random, queries))
+        cpu_ms = 1e3 * (cpu_s() - before) / queries
         p50, p99 = np.percentile(single, [50, 99]) * 1e3
-        results, per_s = list[Asked](), None
+        results, per_s, batch_cpu_ms = list[Asked](), None, None
         if batches:
             asked = galleries.CODES[kind](random, BATCH * (batches + 2)).reshape(-1, BATCH, 8)
             for batch in asked[:2]:
                 await asker.ask(batch)
-            took = []
+            took, before = [], cpu_s()
             for batch in asked[2:]:
                 begun = time.perf_counter()
                 results += await asker.ask(batch)
                 took.append(time.perf_counter() - begun)
-            per_s = BATCH / float(np.median(took))
-        return Took(sites, n, kind, float(p50), float(p99), queries, per_s), results
+            per_s, batch_cpu_ms = BATCH / float(np.median(took)), 1e3 * (cpu_s() - before) / batches
+        return Took(sites, n, kind, float(p50), float(p99), queries, cpu_ms, per_s, batch_cpu_ms), results
 
     with federation.hub(folder) as (server, _):
         names = [f"S{number}" for number in range(sites)]

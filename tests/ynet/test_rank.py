@@ -15,7 +15,7 @@ TOKENS = Tokens(b"secret", b"salt", "a" * 64)
 
 
 def both(random: np.random.Generator, n: int, width: int, detail_bytes: int) -> tuple[Postings, Postings]:
-    """The same cases ranked by the compiled code and by numpy: few distinct codes, some added and some removed since."""
+    """The same cases ranked by the compiled code and by numpy: few distinct codes, some cases new, some gone."""
     made = []
     codes = random.integers(0, 3, (n, width), np.uint8) * (np.arange(width) < 2).astype(np.uint8)
     ids = random.permutation(2 * n)[:n].astype(np.uint32) + 1
