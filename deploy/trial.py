@@ -12,6 +12,8 @@ from typing import Any
 import yaml
 
 from ynet import control
+from ynet_client import door
+from ynet_client.filters import Filters
 
 READY_WITHIN_S = 60.0
 INDEXED_WITHIN_S = 600.0
@@ -166,8 +168,7 @@ class Trial:
 
     def query(self, site: str, image: Path, k: int = 10, split: str = "") -> dict[str, Any]:
         """The hits for an image, asked at `site`."""
-        asked = {"k": k, "split": split}
-        return dict(self.site_call(site, "POST", "/query", content=image.read_bytes(), params=asked))
+        return door.query(self.home(site), [door.read_picture(image)], k, Filters(split=split))
 
     # --- within
 

@@ -20,16 +20,17 @@ a tie group ends), with filters, and without a thread pool of its own beside tha
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int64, Shaped, UInt8, UInt64
 
 from ynet.errors import UserError
+from ynet.federation.protocol import MAX_LABEL
 
 CODE_BYTES = (4, 8, 16, 32)
 TOKEN_BYTES = 16
-MAX_LABEL = 64  # characters, as in a plan
 DETAIL_BITS = 32
 UNKNOWN_DETAIL = DETAIL_BITS // 2
 _CHUNK = 1 << 15  # tokens mixed at a time, to stay in the processor's cache
@@ -159,17 +160,47 @@ def tie_keys(code: bytes, tokens: UInt8[np.ndarray, "n 16"]) -> UInt64[np.ndarra
     return keys
 
 
+def tie_keys_many(
+    codes: Sequence[bytes], query: Int64[np.ndarray, " n"], tokens: UInt8[np.ndarray, "n 16"]
+) -> UInt64[np.ndarray, " n"]:
+    """The tie key of each token for its own query, by number, all at once.
+
+    A code's digest enters the law XORed to the token: XORed by another's too, it stands in that one's place.
+    """
+    if len(codes) == 1:
+        return tie_keys(codes[0], tokens)
+    digests = np.frombuffer(b"".join(hashlib.sha256(code).digest()[:TOKEN_BYTES] for code in codes), "<u8")
+    digests = digests.reshape(len(codes), 2)
+    words = np.ascontiguousarray(tokens).view("<u8") ^ (digests ^ digests[:1])[query]
+    return tie_keys(codes[0], words.view(np.uint8))
+
+
 def merge(answers: Mapping[str, Sequence[Hit]], code: bytes, k: int) -> list[MergedHit]:
     """The k first of all sites' hits by the law of ranking: what one index over all their galleries would answer.
 
     That holds when each site was asked for k hits. Then, too, the ties of one pooled gallery at the distance of a
     merged hit are the sum of the sites' own at it. Raises ValueError when a token is not of 16 bytes.
     """
-    merged = [MergedHit(site, hit) for site, hits in answers.items() for hit in hits]
-    tokens = np.frombuffer(b"".join(hit.token for _, hit in merged), np.uint8).reshape(len(merged), TOKEN_BYTES)
-    keys = tie_keys(code, tokens).tolist()
-    ranks = [(*nearness(one.hit), key, one.hit.token, one.site) for one, key in zip(merged, keys, strict=True)]
-    return [merged[position] for position in sorted(range(len(merged)), key=ranks.__getitem__)[:k]]
+    return merge_many({site: [hits] for site, hits in answers.items()}, [code], k)[0]
+
+
+def merge_many(answers: Mapping[str, Sequence[Sequence[Hit]]], codes: Sequence[bytes], k: int) -> list[list[MergedHit]]:
+    """What `merge` makes of the hits for each code, which each site has in the order of the codes."""
+    rows = [
+        [(site, hit) for site, per_code in answers.items() for hit in per_code[number]] for number in range(len(codes))
+    ]
+    keys = iter(_keys_of([[hit for _, hit in row] for row in rows], codes).tolist())
+    ranked = (
+        sorted((*nearness(hit), next(keys), hit.token, site, at) for at, (site, hit) in enumerate(row)) for row in rows
+    )
+    return [[MergedHit(*row[at]) for *_, at in ranks[:k]] for row, ranks in zip(rows, ranked, strict=True)]
+
+
+def _keys_of(per_code: Sequence[Sequence[Hit]], codes: Sequence[bytes]) -> UInt64[np.ndarray, " hits"]:
+    """The tie keys of the hits for each code, one after the other."""
+    query = np.repeat(np.arange(len(codes)), [len(hits) for hits in per_code])
+    tokens = np.frombuffer(b"".join(hit.token for hits in per_code for hit in hits), np.uint8)
+    return tie_keys_many(codes, query, tokens.reshape(len(query), TOKEN_BYTES))
 
 
 def nearness(hit: Hit) -> tuple[int, int]:
@@ -179,17 +210,30 @@ def nearness(hit: Hit) -> tuple[int, int]:
 
 def check_answer(hits: Sequence[Hit], code: bytes, k: int) -> None:
     """Refuse what no gallery answers to this query: another site's word is not trusted. Raises UserError."""
-    if len(hits) > k:
-        raise _unfit(f"it has {len(hits)} hits, {k} were asked for")
-    for hit in hits:
-        if len(hit.token) != TOKEN_BYTES or not 0 <= hit.distance <= 8 * len(code) or hit.ties < 1:
-            raise _unfit("a hit has a token, a distance or a number of ties that cannot be")
-        if hit.detail is not None and not 0 <= hit.detail <= DETAIL_BITS:
-            raise _unfit("a hit has a detail distance that cannot be")
-        if hit.label is not None and not (len(hit.label) <= MAX_LABEL and hit.label.isprintable()):
-            raise _unfit("a hit has a label that cannot be")
-    if [one.hit for one in merge({"": hits}, code, k)] != list(hits):
-        raise _unfit("its hits are not in the order that all sites agree on")
+    check_answers([hits], [code], k)
+
+
+def check_answers(per_code: Sequence[Sequence[Hit]], codes: Sequence[bytes], k: int) -> None:
+    """The same of the hits for each code of a query; all codes have one width. Raises UserError."""
+    if (most := max(map(len, per_code), default=0)) > k:
+        raise _unfit(f"it has {most} hits, {k} were asked for")
+    all_hits = [hit for hits in per_code for hit in hits]
+    if not all_hits:
+        return
+    distances, tokens, labels, ties, details = zip(*all_hits, strict=True)
+    if set(map(len, tokens)) != {TOKEN_BYTES} or min(ties) < 1:
+        raise _unfit("a hit has a token, a distance or a number of ties that cannot be")
+    if not 0 <= min(distances) <= max(distances) <= 8 * len(codes[0]):
+        raise _unfit("a hit has a token, a distance or a number of ties that cannot be")
+    if any(detail is not None and not 0 <= detail <= DETAIL_BITS for detail in set(details)):
+        raise _unfit("a hit has a detail distance that cannot be")
+    if any(label is not None and not (len(label) <= MAX_LABEL and label.isprintable()) for label in set(labels)):
+        raise _unfit("a hit has a label that cannot be")
+    keys = iter(_keys_of(per_code, codes).tolist())
+    for hits in per_code:
+        ranks = [(*nearness(hit), next(keys), hit.token) for hit in hits]
+        if any(later < earlier for earlier, later in pairwise(ranks)):
+            raise _unfit("its hits are not in the order that all sites agree on")
 
 
 def _unfit(why: str) -> UserError:

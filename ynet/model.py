@@ -14,6 +14,7 @@ import torch.nn.functional as F  # noqa: N812 (as everybody calls it)
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ynet.detail import Detail
 from ynet.errors import UserError
 from ynet.federation.plan import Plan
 from ynet.pooling import max_and_mean, rmac
@@ -25,15 +26,25 @@ FAINT = 0.002  # a mask of this share of the image is taken for half a lesion, a
 
 
 class Output(NamedTuple):
-    """What the network says of some images."""
+    """What the network says of some images in training."""
 
     mask_logits: Float[Tensor, "batch 1 size size"]
     code: Float[Tensor, "batch bits"]  # signed; its signs are the bits
+    feature: Float[Tensor, "batch features"]  # what the code's look is read from
     class_logits: Float[Tensor, "batch classes"] | None = None  # recipe `plain` alone has them
 
 
+class Reading(NamedTuple):
+    """What the network says of some images outside of training."""
+
+    mask_logits: Float[Tensor, "batch 1 size size"]
+    code: Float[Tensor, "batch bits"]
+    feature: Float[Tensor, "batch features"]  # it never leaves a site
+    detail: Float[Tensor, "batch 32"]  # signed; its signs are the bits of the detail code
+
+
 class YNet(nn.Module):
-    """The network of a plan. Every parameter has its gradient from the sum of both branches' losses."""
+    """The network of a plan. Every parameter but the detail code's has its gradient from both branches' losses' sum."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()
@@ -59,10 +70,11 @@ class YNet(nn.Module):
         self.hash = nn.Linear(self.pooled.features + (0 if is_paper else sum(channels)), bits)
         self.place = None if is_paper else Place(bits)
         self.classifier = nn.Linear(bits, len(plan.classes)) if plan.recipe == "plain" else None
+        self.detail = Detail(self.hash.in_features, network.codebook_seed)
         self.dropout = network.dropout  # the training turns it off when it settles
         self._is_mirrored = plan.augmentation.flip
 
-    def read(self, image: Float[Tensor, "batch channels size size"]) -> Output:
+    def read(self, image: Float[Tensor, "batch channels size size"]) -> Reading:
         """What is said of images outside of training: no gradient; one word for an image and its mirror image.
 
         The latter where the plan flips images in training, which says that the side is no part of the class.
@@ -70,11 +82,13 @@ class YNet(nn.Module):
         self.eval()
         with torch.inference_mode():
             seen: Output = self(image)
-            if not self._is_mirrored:
-                return seen
-            mirrored: Output = self(image.flip(-1))
-            mask = (seen.mask_logits + mirrored.mask_logits.flip(-1)) / 2
-            return Output(mask, F.normalize(seen.code) + F.normalize(mirrored.code))
+            mask, code, feature = seen.mask_logits, seen.code, seen.feature
+            if self._is_mirrored:
+                mirrored: Output = self(image.flip(-1))
+                mask = (mask + mirrored.mask_logits.flip(-1)) / 2
+                code = F.normalize(code) + F.normalize(mirrored.code)
+                feature = (feature + mirrored.feature) / 2
+            return Reading(mask, code, feature, self.detail(feature))
 
     def forward(self, image: Float[Tensor, "batch channels size size"]) -> Output:
         """Mask logits and code values of each image, as training needs them."""
@@ -83,22 +97,26 @@ class YNet(nn.Module):
             h = stage(h)
             maps.append(h)
         logits = self.segmentation(maps)
-        code = self._code(maps, logits)
+        feature = self._feature(maps, logits)
+        code = self._code(feature, logits)
         mask = F.interpolate(logits, image.shape[-2:], mode="bilinear")
-        return Output(mask, code, None if self.classifier is None else self.classifier(code))
+        return Output(mask, code, feature, None if self.classifier is None else self.classifier(code))
 
-    def _code(self, maps: list[Tensor], logits: Tensor) -> Float[Tensor, "batch bits"]:
+    def _feature(self, maps: list[Tensor], logits: Tensor) -> Float[Tensor, "batch features"]:
+        """What image and lesion look like."""
+        whole: Tensor = self.pooled(maps[-1])
+        return whole if self.place is None else torch.cat([whole, lesion_means(maps, logits)], 1)
+
+    def _code(self, feature: Tensor, logits: Tensor) -> Float[Tensor, "batch bits"]:
         """The sum of what image and lesion look like and of where the lesion lies.
 
         In training a third of the samples, drawn anew, must do with the one, a third with the other: by itself the
         look, which has more parameters by far, learns the cases by heart and leaves nothing for the place to explain.
         """
         look: Tensor
-        whole = self.pooled(maps[-1])
         if self.place is None:
-            look = self.hash(whole)
+            look = self.hash(feature)
             return look
-        feature = torch.cat([whole, lesion_means(maps, logits)], 1)
         look, place = self.hash(F.dropout(feature, self.dropout, self.training)), self.place(logits)
         if self.training and self.dropout:
             draw = torch.rand(len(feature), 1, device=feature.device)

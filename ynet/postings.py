@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Int64, Shaped, UInt8
 
 from ynet import scan
-from ynet.ranked import Found, Part, TokensOf, View
+from ynet.ranked import Found, Part, TokensOf, View, is_live
 from ynet.sorted_codes import Base, Details, Ids, check, distinct, merge, sort_words
 
 _FEW = 8  # ids that are looked for one by one
@@ -19,13 +19,14 @@ _FEW = 8  # ids that are looked for one by one
 class Postings:
     """A gallery that changes: a base, behind it the cases added since, and which of both were removed."""
 
-    def __init__(self, base: Base, bits: int, tokens_of: TokensOf) -> None:
+    def __init__(self, base: Base, bits: int, tokens_of: TokensOf, token_key: bytes | None = None) -> None:
         """`tokens_of` gives the tokens of case ids; it is asked for tied cases and those returned, from any thread.
 
-        Raises ValueError when the arrays do not fit together.
+        `token_key`: of AES-128, when tokens are case ids enciphered by it, zeros behind them. Raises ValueError when
+        the arrays do not fit together.
         """
         check(base, bits)
-        self._bits, self._tokens_of = bits, tokens_of
+        self._bits, self._tokens_of, self._token_key = bits, tokens_of, token_key
         self._room, self._last_id = base, 0
         self._start(base)
 
@@ -45,7 +46,7 @@ class Postings:
     @property
     def live_ids(self) -> Ids:
         """The cases that can be found."""
-        return np.concatenate([part.ids[_is_live(part)] for part in self.view().parts])
+        return self.view().live_ids
 
     @property
     def tail(self) -> int:
@@ -56,7 +57,7 @@ class Postings:
     def distinct(self) -> int:
         """The number of different codes that can be found. Takes a pass over all cases when some were changed."""
         base, tail = self.view().parts
-        return distinct(_base(base), _is_live(base), _sorted(tail))
+        return distinct(_base(base), is_live(base), _sorted(tail))
 
     @property
     def ids(self) -> Ids:
@@ -88,7 +89,7 @@ class Postings:
         """Make one base of all that can be found, and return it."""
         base, tail = self._view.parts
         if len(tail.ids) or base.live is not None:
-            self._start(merge(_base(base), _is_live(base), _sorted(tail)))
+            self._start(merge(_base(base), is_live(base), _sorted(tail)))
         return self.base
 
     def search(
@@ -132,7 +133,7 @@ class Postings:
 
     def _put(self, base: Part, tail: Part) -> None:
         """From here on a search sees this."""
-        self._view = View(self._bits, (base, tail), self._tokens_of)
+        self._view = View(self._bits, (base, tail), self._tokens_of, self._token_key)
 
 
 def _base(part: Part) -> Base:
@@ -179,12 +180,6 @@ def _bytes(cases: int) -> int:
     return -(-cases // 8)
 
 
-def _is_live(part: Part) -> Bool[np.ndarray, " cases"]:
-    if part.live is None:
-        return np.ones(len(part.ids), bool)
-    return np.unpackbits(part.live, count=len(part.ids), bitorder="little").astype(bool)
-
-
 def _live_count(part: Part) -> int:
     n = len(part.ids)
     if part.live is None:
@@ -194,7 +189,7 @@ def _live_count(part: Part) -> int:
 
 def _sorted(tail: Part) -> Base:
     """The live cases of a tail in the order of their codes."""
-    rows = _rows(_base(tail), np.flatnonzero(_is_live(tail)))
+    rows = _rows(_base(tail), np.flatnonzero(is_live(tail)))
     return sort_words(rows.codes, rows.ids, rows.details, rows.groups)
 
 

@@ -107,10 +107,11 @@ def _gradients(
 
 
 def trained(net: YNet, plan: Plan) -> dict[str, nn.Parameter]:
-    """The parameters that the plan trains, by name."""
+    """The parameters that the plan trains, by name; never the detail code's, which no gradient moves."""
     which = plan.privacy.trained
     return {
         name: parameter
         for name, parameter in net.named_parameters()
-        if which == "all" or (name.startswith(HEADS) if which == "heads" else parameter.ndim == 1)
+        if parameter.requires_grad
+        and (which == "all" or (name.startswith(HEADS) if which == "heads" else parameter.ndim == 1))
     }

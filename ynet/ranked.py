@@ -3,20 +3,20 @@
 The order is (distance, distance of the detail codes, tie key, token), ascending; ynet.index has the law of tie keys.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, Shaped, UInt8, UInt32, UInt64
 
-from ynet import scan
+from ynet import rank, scan
 from ynet.errors import UserError
-from ynet.index import TOKEN_BYTES, tie_keys
+from ynet.index import TOKEN_BYTES, tie_keys_many
 
 TokensOf = Callable[[UInt32[np.ndarray, " m"]], UInt8[np.ndarray, "m 16"]]
-_DETAILS = 65  # distances of detail codes, which have 64 bits at most
+_DETAILS = rank.DETAILS
 _MORE = 8  # times as many cases are looked at when too few groups were among them
 
 
@@ -39,6 +39,13 @@ class Part(NamedTuple):
     details: Shaped[np.ndarray, " cases"] | None  # UInt32 or UInt64
     groups: UInt32[np.ndarray, " cases"]
     live: UInt8[np.ndarray, " bytes"] | None  # a bit per case, the lowest first; None: all
+
+
+def is_live(part: Part) -> Bool[np.ndarray, " cases"]:
+    """Which of a part's cases can be found."""
+    if part.live is None:
+        return np.ones(len(part.ids), bool)
+    return np.unpackbits(part.live, count=len(part.ids), bitorder="little").astype(bool)
 
 
 class _Met(NamedTuple):
@@ -64,12 +71,19 @@ class View:
     bits: int
     parts: tuple[Part, ...]
     tokens_of: TokensOf
+    token_key: bytes | None = None  # of AES-128, when tokens are case ids enciphered, zeros behind them: ranks sooner
 
     @property
     def ids(self) -> UInt32[np.ndarray, " positions"]:
         """The case at each position; cases removed since the last compaction are still there, and never found."""
         ids = [part.ids for part in self.parts]
         return ids[0] if len(ids) == 1 else np.concatenate(ids)
+
+    @property
+    def live_ids(self) -> UInt32[np.ndarray, " cases"]:
+        """The cases that can be found."""
+        ids = [part.ids if part.live is None else part.ids[is_live(part)] for part in self.parts if len(part.ids)]
+        return ids[0] if len(ids) == 1 else np.concatenate([*ids, np.zeros(0, np.uint32)])
 
     def search(
         self,
@@ -103,6 +117,8 @@ class View:
         batch = self._batch(codes, details, allowed, self.bits if radius is None else min(radius, self.bits))
         if k < 1 or batch.radius < 0:
             raise ValueError(f"k is {k}, the radius {radius}")
+        if self.token_key is not None and rank.IS_COMPILED and not is_one_per_group:
+            return self._first(batch, k, self.token_key)
         choose = _best_of_groups if is_one_per_group else _first_ranks
         answers: list[list[Found]] = [[] for _ in codes]
         pending, wanted = np.arange(len(codes)), k
@@ -139,24 +155,42 @@ class View:
             raise ValueError(f"a detail code has more than {8 * own.itemsize} bits")
         return _Batch(codes, words, asked, allowed, radius)
 
-    def _meet(self, batch: "_Batch", k: int) -> tuple[_Met, Int64[np.ndarray, "queries distances"]]:
-        """All cases no farther than the k-th nearest one, and how many there are by distance."""
+    def _first(self, batch: "_Batch", k: int, key: bytes) -> list[list[Found]]:
+        """The k first cases of each query, or all. What is asked twice is searched for once."""
+        asked = list(zip(batch.codes, batch.details, strict=True))
+        if not asked:
+            return []
+        places = {one: place for place, one in enumerate(dict.fromkeys(asked))}
+        if len(places) < len(asked):
+            once = self._first(batch.of(np.array([asked.index(one) for one in places])), k, key)
+            return [list(once[places[one]]) for one in asked]
+        scanned, sizes = self._scan(batch, k)
+        wanted = rank.Asked(batch.codes, batch.details, k)
+        per_part = [rank.first(one.near, one.cases, one.part.ids, one.part.details, wanted, key) for one in scanned]
+        rows = per_part[0] if len(per_part) == 1 else [sorted(chain(*each))[:k] for each in zip(*per_part, strict=True)]
+        return [list(_told(*each)) for each in zip(rows, sizes, batch.details, strict=True)]
+
+    def _scan(self, batch: "_Batch", k: int) -> tuple[list["_Scanned"], Int64[np.ndarray, "queries distances"]]:
+        """Of each part the codes no farther than the k-th nearest case, and how many cases there are by distance."""
         reach = np.full(len(batch.codes), batch.radius, np.int32)
         sizes = np.zeros((len(batch.codes), scan.DISTANCES), np.int64)
-        parts: list[_Met] = []
+        scanned: list[_Scanned] = []
         first = 0
         for part in _occupied(self.parts):
             allowed = None if batch.allowed is None else batch.allowed[first : first + len(part.ids)]
             cases = scan.Cases(part.starts, part.live, allowed)
             near = scan.nearest(part.codes, batch.words, k, reach, cases)
-            parts.append(_cases(part, cases, near, batch.details))
+            scanned.append(_Scanned(part, cases, near))
             sizes, reach, first = sizes + near.cases, near.reach, first + len(part.ids)
-        if len(parts) == 1:
-            return parts[0], sizes
-        is_met = np.cumsum(sizes, axis=1) >= k
-        reach = np.where(is_met[:, -1], is_met.argmax(axis=1), reach).astype(np.int32)
-        sizes[np.arange(scan.DISTANCES) > reach[:, None]] = 0
-        return _joined(parts, reach), sizes
+        if len(scanned) > 1:
+            sizes[np.arange(scan.DISTANCES) > _reach(sizes, reach, k)[:, None]] = 0
+        return scanned, sizes
+
+    def _meet(self, batch: "_Batch", k: int) -> tuple[_Met, Int64[np.ndarray, "queries distances"]]:
+        """All cases no farther than the k-th nearest one, and how many there are by distance."""
+        scanned, sizes = self._scan(batch, k)
+        parts = [_cases(*one, batch.details) for one in scanned]
+        return (parts[0] if len(parts) == 1 else _joined(parts, _reach(sizes, scanned[-1].near.reach, k))), sizes
 
     def _rank(
         self, batch: "_Batch", met: _Met, sizes: Int64[np.ndarray, "queries distances"], k: int, is_one_per_group: bool
@@ -182,6 +216,30 @@ class _Batch(NamedTuple):
         """Only these queries of it."""
         codes, details = ([each[query] for query in queries.tolist()] for each in (self.codes, self.details))
         return self._replace(codes=codes, words=self.words[:, queries], details=details)
+
+
+class _Scanned(NamedTuple):
+    """A part of the gallery, and what a scan found in it."""
+
+    part: Part
+    cases: scan.Cases
+    near: scan.Near
+
+
+def _reach(
+    sizes: Int64[np.ndarray, "queries distances"], reach: Int32[np.ndarray, " queries"], k: int
+) -> Int32[np.ndarray, " queries"]:
+    """The distance within which k cases are, if there is one nearer than `reach`."""
+    is_met = np.cumsum(sizes, axis=1) >= k
+    nearer: Int32[np.ndarray, " queries"] = np.where(is_met[:, -1], is_met.argmax(axis=1), reach).astype(np.int32)
+    return nearer
+
+
+def _told(first: Sequence[rank.First], sizes: Int64[np.ndarray, " distances"], detail: int | None) -> Iterator[Found]:
+    """What is told of the first cases of a query."""
+    for one in first:
+        distance, of_detail = divmod(one.rank, _DETAILS)
+        yield Found(distance, None if detail is None else of_detail, one.id, one.token, int(sizes[distance]))
 
 
 def _occupied(parts: Sequence[Part]) -> Sequence[Part]:
@@ -239,7 +297,7 @@ def _in_order(
     codes: Sequence[bytes], met: _Met, tokens: UInt8[np.ndarray, "m 16"], k: int, is_one_per_group: bool
 ) -> Int64[np.ndarray, " chosen"]:
     """The numbers of the k first cases of each query, each the best of its group if so asked, by the law of ranking."""
-    keys = _keys(codes, met.query, tokens)
+    keys = tie_keys_many(codes, met.query, tokens)
     group = met.query << 32 | met.groups if is_one_per_group else np.arange(len(keys))
     first = np.arange(len(keys))
     if len(keys) > _MORE * k * len(codes):  # most are tied: leave the bulk of them out before the rest is sorted
@@ -253,23 +311,12 @@ def _in_order(
     return first[place < k]
 
 
-def _keys(
-    codes: Sequence[bytes], query: Int64[np.ndarray, " m"], tokens: UInt8[np.ndarray, "m 16"]
-) -> UInt64[np.ndarray, " m"]:
-    """The tie key of each token for its own query, all at once: a code's digest enters the law XORed to the token."""
-    if len(codes) == 1:
-        return tie_keys(codes[0], tokens)
-    digests = np.frombuffer(b"".join(hashlib.sha256(code).digest()[:TOKEN_BYTES] for code in codes), np.uint8)
-    digests = digests.reshape(len(codes), TOKEN_BYTES)
-    return tie_keys(codes[0], tokens ^ (digests ^ digests[0])[query])
-
-
 def _least(keys: UInt64[np.ndarray, " m"], met: _Met, k: int) -> Int64[np.ndarray, " chosen"]:
     """The cases that can be among the k first, when only those of each query's last rank are too many."""
     chosen, ends = [], np.flatnonzero(np.append(met.query[1:] != met.query[:-1], True)) + 1
     for start, end in zip(np.append(0, ends[:-1]).tolist(), ends.tolist(), strict=True):
-        rank, key = met.rank[start:end], keys[start:end]
-        is_last = rank == rank.max()
+        ranks, key = met.rank[start:end], keys[start:end]
+        is_last = ranks == ranks.max()
         wanted = k - int(np.count_nonzero(~is_last))
         if wanted < np.count_nonzero(is_last):
             is_last &= key > np.partition(key[is_last], wanted - 1)[wanted - 1]

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int32, Int64, Shaped, UInt8, UInt16, UInt32, UInt64
 
 Words = UInt64[np.ndarray, "words n"] | UInt32[np.ndarray, "1 n"]
 LIBRARY = Path(__file__).with_name("_scan.so")
-_VERSION = 1  # of scan.c
+_VERSION = 2  # of scan.c
 _COMPILED = ("plain", "avx2", "avx512")  # in the order of scan.c
 _MOST_WORDS = 4
 DISTANCES = 64 * _MOST_WORDS + 1  # that the widest codes can have
@@ -160,13 +160,15 @@ def _load(path: Path) -> ctypes.CDLL | None:
     try:
         library = ctypes.CDLL(str(path))
         library.ynet_scan.argtypes, library.ynet_scan.restype = (ctypes.POINTER(_Scan),), None
+        library.ynet_rank.restype = None
         return library if library.ynet_scan_version() == _VERSION else None
     except (OSError, AttributeError):
         return None
 
 
-_LIBRARY = _load(LIBRARY)
-KINDS = ("numpy",) if _LIBRARY is None else ("numpy", *_COMPILED[: _LIBRARY.ynet_scan_best() + 1])
+COMPILED = _load(LIBRARY)
+"""scan.c and rank.c, where they could be compiled."""
+KINDS = ("numpy",) if COMPILED is None else ("numpy", *_COMPILED[: COMPILED.ynet_scan_best() + 1])
 """What can scan here, the slowest first."""
 KIND = KINDS[-1]
 """What scans here: one of "numpy", "plain" (compiled), "avx2", "avx512"."""
@@ -176,19 +178,19 @@ def _compiled(
     codes: Words, queries: Words, k: int, radius: Int32[np.ndarray, " queries"], cases: Cases, kind: int, room: int
 ) -> Near:
     """Of each query, when at most `room` codes are within its reach at once; if not, each is asked again with more."""
-    assert _LIBRARY is not None  # noqa: S101
+    assert COMPILED is not None  # noqa: S101
     (rows, n), count = codes.shape, queries.shape[1]
     words = np.zeros((count, _MOST_WORDS), np.uint64)
     words[:, :rows] = queries.T
     reach, of_each = radius.copy(), np.empty((2, count), np.int64)
     of_cases, of_codes = np.zeros((2, count, DISTANCES), np.int64)
     positions, distances = np.empty((count, room), np.uint32), np.empty((count, room), np.uint16)
-    addresses = [_address(part) for part in (of_each[0], of_each[1], of_cases, of_codes, positions, distances)]
-    _LIBRARY.ynet_scan(
+    addresses = [address(part) for part in (of_each[0], of_each[1], of_cases, of_codes, positions, distances)]
+    COMPILED.ynet_scan(
         _Scan(
-            _address(codes), n, codes.strides[0] // codes.itemsize, rows * codes.itemsize, kind,
-            *(None if part is None else _address(part) for part in cases),
-            _address(words), count, k, room, _address(reach), *addresses,
+            address(codes), n, codes.strides[0] // codes.itemsize, rows * codes.itemsize, kind,
+            *(None if part is None else address(part) for part in cases),
+            address(words), count, k, room, address(reach), *addresses,
         )
     )  # fmt: skip
     stored = of_each[0].tolist()
@@ -205,7 +207,7 @@ def _compiled(
     return _joined([_compiled(codes, queries[:, one], k, reach[one], cases, kind, needed[one.start]) for one in ones])
 
 
-def _address(array: Shaped[np.ndarray, "..."]) -> int:
+def address(array: Shaped[np.ndarray, "..."]) -> int:
     """Where the array's memory starts. Raises ValueError when a row of it is not one aligned run."""
     if not (array.flags.aligned and (array.shape[-1] < 2 or array.strides[-1] == array.itemsize)):
         raise ValueError("the scan reads aligned runs of memory only")

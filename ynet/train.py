@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ynet.data.augment import augment
 from ynet.data.batch import Batch, CaseSource
+from ynet.detail import Seen
 from ynet.errors import UserError
 from ynet.federation.plan import NO_AUGMENTATION, Augmentation, Plan
 from ynet.losses import loss_of
@@ -79,7 +80,8 @@ def train(
     training, begun = plan.training, time.perf_counter()
     loss_function = loss_of(plan, device)
     start = [parameter.detach().clone() for parameter in net.parameters()] if proximal_mu else []
-    optimizer = optimizer_of(list(net.parameters()), plan, round_number, moments)
+    seen = Seen()
+    optimizer = optimizer_of([one for one in net.parameters() if one.requires_grad], plan, round_number, moments)
     per_epoch = math.ceil(len(cases) / training.batch_size)
     total_batches = per_epoch * training.local_epochs
     sums, images = torch.zeros(3, device=device), 0
@@ -95,11 +97,13 @@ def train(
             norm = nn.utils.clip_grad_norm_(net.parameters(), GRADIENT_NORM)
             value = _finite(loss, norm)
             optimizer.step()
+            seen.add(output.feature)
             sums += torch.stack([part.detach().sum() for part in parts])
             images += len(batch.label)
             if on_progress:
                 epoch = (done - 1) // per_epoch + 1
                 on_progress(Progress(epoch, training.local_epochs, done, total_batches, value))
+    seen.measure(net.detail)
     total, classification, segmentation = (sums / max(images, 1)).tolist()
     seconds = time.perf_counter() - begun
     return TrainResult(total, classification, segmentation, images, seconds, moments_of(optimizer))
@@ -181,8 +185,8 @@ def _go_on(optimizer: torch.optim.AdamW, moments: Moments) -> None:
 
 def single_precision(output: Output) -> Output:
     """What autocast left in half precision, for the loss."""
-    logits = output.class_logits
-    return Output(output.mask_logits.float(), output.code.float(), None if logits is None else logits.float())
+    mask, code, feature, logits = output
+    return Output(mask.float(), code.float(), feature, None if logits is None else logits.float())
 
 
 def _distance(net: YNet, start: list[Tensor]) -> Tensor | float:

@@ -71,7 +71,7 @@ def _to_query(
     except UserError:
         return Reply(pb.Reply(unreadable=pb.Unreadable()).SerializeToString(), "unreadable")  # codes of another width
     body = retrieval_wire.write_found(per_code)
-    if pb.Reply.FromString(body).WhichOneof("outcome") == "refused":
+    if body is None:
         return _refused(pb.Refused.TOO_LARGE)
     count = sum(map(len, per_code))
     return Reply(body, "found" if count else "empty", count)

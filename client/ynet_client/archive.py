@@ -41,10 +41,10 @@ class Encoded(NamedTuple):
     """A query image as the network sees it."""
 
     code: bytes
+    detail: bytes  # what ranks within a distance
     mask: npt.NDArray[np.uint8]  # (height, width) of the image, 0 or 1
     pixels: npt.NDArray[np.float32]  # (channels, height, width), 0 to 1
     sha256: str
-    detail: bytes | None = None  # what ranks within a distance; None where the model has none
 
 
 class Archive:
@@ -103,10 +103,10 @@ class Archive:
         prepared = prepare(pixels, settings)
         output = model.net.read(torch.from_numpy(prepared.image)[None].to(self._site.device))
         mask = (output.mask_logits[0, 0] > 0).to(torch.uint8).cpu().numpy()
-        code = hashing.pack(output.code.float().cpu())[0].tobytes()
+        code, detail = (hashing.pack(values.float().cpu())[0].tobytes() for values in (output.code, output.detail))
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return Encoded(code, restore_mask(mask, prepared.region, *pixels.shape[1:]), pixels, digest)
+        return Encoded(code, detail, restore_mask(mask, prepared.region, *pixels.shape[1:]), pixels, digest)
 
     def _load(self, model_id: str, path: Path) -> ActiveModel:
         """A model that is what its id says. Raises UserError, and then does not keep the file: it is fetched again."""
@@ -136,11 +136,13 @@ class Archive:
             progress("indexing", start + len(part), len(missing))
         return {"cases": len(manifest.cases), "encoded": len(missing)}
 
-    def _codes(self, model: ActiveModel, manifest: Manifest, cases: Sequence[Case]) -> list[tuple[bytes]]:
+    def _codes(self, model: ActiveModel, manifest: Manifest, cases: Sequence[Case]) -> list[tuple[bytes, bytes]]:
+        """Code and detail code of each case."""
         source = CaseCache(manifest, cases, model.plan.image, model.plan.classes, 0)
         batch = source.batch(torch.arange(len(cases)))
         output = model.net.read(batch.image.to(self._site.device))
-        return [(row.tobytes(),) for row in hashing.pack(output.code.float().cpu())]
+        packed = (hashing.pack(values.float().cpu()) for values in (output.code, output.detail))
+        return [(code.tobytes(), detail.tobytes()) for code, detail in zip(*packed, strict=True)]
 
 
 def _gallery_case(manifest: Manifest, case: Case) -> GalleryCase:

@@ -3,8 +3,9 @@
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ynet.errors import RefusedError, UnreachableError, UserError
 from ynet.federation import hub_pb2 as hub
@@ -15,9 +16,12 @@ from ynet_client import lookup, retrieval_wire
 from ynet_client.books import Books
 from ynet_client.consult import Consult
 from ynet_client.duties import Duties
-from ynet_client.lookup import Look, Result, Wanted
+from ynet_client.lookup import Encoding, Look, Result, Wanted
 from ynet_client.retrieval_wire import MAX_CHECKED, Outcome
 from ynet_client.session import ANSWER_BYTES, Session
+
+if TYPE_CHECKING:
+    from ynet_client.archive import Archive
 
 ASK_WITHIN_S = 10.0
 MAX_SEEN = 10_000
@@ -78,10 +82,8 @@ async def query(
 ) -> Answered:
     """Ask the own gallery and the others about some images. Raises UserError."""
     books = duties.books
-    looks = [
-        await duties.search(lambda archive, path=path: lookup.look(archive, books.drawn, path, wanted))  # type: ignore[misc]
-        for path in images
-    ]
+    encodings = [await duties.search(partial(lookup.encode, image=image)) for image in images[:-1]]
+    looks = await duties.search(lambda archive: _look(archive, duties, encodings, images[-1], wanted))
     asked = lookup.question(looks, wanted, is_detail_sent=duties.disclosure.detail)
     pseudonym = books.pseudonym(user)
     body = retrieval_wire.write_query(asked, pseudonym)
@@ -99,8 +101,13 @@ async def query(
         filters=wanted.filters.kinds,
         epsilon=wanted.epsilon,
     )
-    results = [lookup.combine(site, one, outcomes, number, wanted.k) for number, one in enumerate(looks)]
-    return Answered(looks, results, note)
+    return Answered(looks, lookup.combine(site, looks, outcomes, wanted.k), note)
+
+
+def _look(archive: "Archive", duties: Duties, before: Sequence[Encoding], last: Path, wanted: Wanted) -> list[Look]:
+    """Encode the last image, and search for all: of a batch the encodings let other work in between, one at a time."""
+    encodings, has_detail = [*before, lookup.encode(archive, last)], duties.disclosure.detail
+    return lookup.look(archive, duties.books.drawn, encodings, wanted, is_detail_compared=has_detail)
 
 
 async def consult(site: str, books: Books, session: Session, token: bytes, owner: str, note: str, user: str) -> Consult:

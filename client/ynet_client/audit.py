@@ -11,7 +11,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,6 +24,9 @@ from ynet.federation.chain import Head
 LOG, HEAD = "audit.jsonl", "audit.head"
 SYNC_S = 0.05
 _TAIL_BYTES = 1 << 16
+
+
+_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Entry:
 
     def line(self) -> bytes:
         """The entry as it stands in the file."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":")).encode() + b"\n"
+        return _JSON.encode(vars(self)).encode() + b"\n"
 
     @property
     def digest(self) -> str:
@@ -119,13 +122,12 @@ class Audit:
         os.close(self._file)
 
     def _append(self, line: bytes) -> None:
-        size = os.fstat(self._file).st_size
         try:
             written = os.write(self._file, line)
         except OSError as error:
             raise UserError("the audit log could not be written", error.strerror or "", "check the disk") from None
         if written != len(line):
-            os.ftruncate(self._file, size)
+            os.ftruncate(self._file, os.fstat(self._file).st_size - written)
             raise UserError("the audit log could not be written", "the disk is full", "make room on it")
 
     def _keep_synced(self) -> None:

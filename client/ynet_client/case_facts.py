@@ -13,30 +13,48 @@ import numpy as np
 from jaxtyping import Integer, Shaped, UInt32
 
 CHUNK = 1 << 13  # cases
+_WIDTHS = (1, 2, 4)  # bytes of a description's number
 
 Row = tuple[int, int]  # description, patient; both 0: no case has the number
 
 
 class Facts(NamedTuple):
-    """By case number; 0 where there is no such case. Never written to: a change makes new ones."""
+    """By case number; 0 where there is no such case. Never written to: a change makes new ones.
 
-    descriptions: UInt32[np.ndarray, " numbers"]
+    Descriptions, of which there are few, are in as few bytes each as they need.
+    """
+
+    descriptions: Shaped[np.ndarray, " numbers"]
     patients: UInt32[np.ndarray, " numbers"]
+
+    def description(self, number: int) -> int:
+        """The description of one case; 0 when there is no such case."""
+        return int(self.descriptions[number]) if number < len(self.descriptions) else 0
 
     def with_rows(self, rows: Mapping[int, Row]) -> "Facts":
         """The same with some cases' rows changed."""
         size = _round_up(max(rows, default=-1) + 1)
-        changed = Facts(*(np.pad(part, (0, max(0, size - len(part)))) for part in self))
+        descriptions, patients = (np.pad(part, (0, max(0, size - len(part)))) for part in self)
         if rows:
             numbers = np.fromiter(rows, np.int64, len(rows))
-            changed.descriptions[numbers], changed.patients[numbers] = np.array(list(rows.values()), np.uint32).T
-        return changed
+            described, patients[numbers] = np.array(list(rows.values()), np.uint32).T
+            descriptions = descriptions.astype(np.result_type(descriptions, np.min_scalar_type(described.max())))
+            descriptions[numbers] = described
+        return Facts(descriptions, patients)
 
 
 def at(column: Shaped[np.ndarray, " numbers"], ids: Integer[np.ndarray, " cases"]) -> Shaped[np.ndarray, " cases"]:
     """A column's values for some cases; 0, or False, for one that is newer than the column."""
     found: Shaped[np.ndarray, " cases"] = np.where(ids < len(column), column[np.minimum(ids, len(column) - 1)], 0)
     return found.astype(column.dtype)
+
+
+def distinct(numbers: UInt32[np.ndarray, " cases"]) -> int:
+    """How many different numbers there are, 0 aside: marked, not sorted, for they are given out from 1 on."""
+    is_there = np.zeros(int(numbers.max(initial=0)) + 1, bool)
+    is_there[numbers] = True
+    is_there[0] = False
+    return int(np.count_nonzero(is_there))
 
 
 def write(database: sqlite3.Connection, facts: Facts, numbers: Iterable[int]) -> None:
@@ -79,7 +97,7 @@ def _from_rows(database: sqlite3.Connection, chunk: int) -> Facts:
         "SELECT id - ?1, description, patient FROM cases WHERE id BETWEEN ?1 AND ?2",
         (chunk * CHUNK, chunk * CHUNK + CHUNK - 1),
     )
-    made = Facts(np.zeros(CHUNK, np.uint32), np.zeros(CHUNK, np.uint32))
+    made = Facts(np.zeros(CHUNK, np.uint8), np.zeros(CHUNK, np.uint32))
     return made.with_rows({number: row for number, *row in rows})
 
 
@@ -88,16 +106,20 @@ def _pack_of_rows(database: sqlite3.Connection, chunk: int) -> bytes:
 
 
 def _pack(facts: Facts, chunk: int) -> bytes:
-    return b"".join(part[chunk * CHUNK : (chunk + 1) * CHUNK].astype("<u4").tobytes() for part in facts)
+    """Patients, then descriptions in as few bytes each as the chunk's need: mostly one."""
+    descriptions, patients = (part[chunk * CHUNK : (chunk + 1) * CHUNK] for part in facts)
+    width = next(width for width in _WIDTHS if int(descriptions.max()) < 1 << (8 * width))
+    return patients.astype("<u4").tobytes() + descriptions.astype(f"<u{width}").tobytes()
 
 
 def _unpack(data: bytes) -> Facts:
-    descriptions, patients = np.frombuffer(data, "<u4").reshape(2, CHUNK)
-    return Facts(descriptions, patients)
+    patients, descriptions = data[: 4 * CHUNK], data[4 * CHUNK :]
+    width = len(descriptions) // CHUNK
+    return Facts(np.frombuffer(descriptions, f"<u{width}"), np.frombuffer(patients, "<u4"))
 
 
 def _is_whole(checksum: int, data: bytes) -> bool:
-    return len(data) == 8 * CHUNK and zlib.crc32(data) == checksum
+    return len(data) in [(4 + width) * CHUNK for width in _WIDTHS] and zlib.crc32(data) == checksum
 
 
 def _round_up(size: int) -> int:

@@ -5,7 +5,7 @@ import hashlib
 import hmac
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import NamedTuple
@@ -69,7 +69,7 @@ def pseudonym(secret: bytes, patient: str) -> bytes:
 
 def digest(sha256: str) -> bytes:
     """What is kept of an image file's SHA-256."""
-    return bytes.fromhex(sha256)[:DIGEST_BYTES]
+    return bytes.fromhex(sha256[: 2 * DIGEST_BYTES])
 
 
 def sync(database: sqlite3.Connection, cases: Iterable[GalleryCase], secret: bytes) -> Synced:
@@ -87,7 +87,7 @@ def sync(database: sqlite3.Connection, cases: Iterable[GalleryCase], secret: byt
     removed, added = had.keys() - wanted.keys(), wanted.keys() - had.keys()
     gone = sorted(had[image][0] for image in removed | replaced)
     remove(database, gone)
-    new = _insert(database, [(image, wanted[image]) for image in wanted if image in added or image in replaced])
+    new = _insert(database, ((image, row) for image, row in wanted.items() if image in added or image in replaced))
     changed = {had[image][0]: (wanted[image].description, wanted[image].patient) for image in described}
     database.executemany(
         "UPDATE cases SET description = ?, patient = ? WHERE id = ?",
@@ -133,7 +133,7 @@ def with_digest(database: sqlite3.Connection, sha256: str) -> list[int]:
     """The numbers of the cases whose file has a SHA-256."""
     kept = digest(sha256)
     rows = database.execute(
-        "SELECT id FROM cases WHERE substr(digest, 1, 5) = substr(?1, 1, 5) AND digest = ?1", (kept,)
+        "SELECT id FROM cases WHERE substr(digest, 1, 3) = substr(?1, 1, 3) AND digest = ?1", (kept,)
     )
     return [case_id for (case_id,) in rows]
 
@@ -150,7 +150,8 @@ def _wanted(
     """The rows that the cases ask for, by image; how many cases are of patients that were forgotten."""
     barred = forgotten(database)
     number_of_description = cache(partial(_number_of_description, database))
-    number_of_patient, name_of = cache(partial(_number_of_patient, database)), cache(partial(pseudonym, secret))
+    name_of = cache(partial(pseudonym, secret))
+    patients = _Patients(database)
     rows: dict[str, _Wanted] = {}
     left_out = 0
     for case in cases:
@@ -158,31 +159,53 @@ def _wanted(
         if name in barred:
             left_out += 1
             continue
-        shared = Description(case.label, case.split, json.dumps(dict(case.attributes), sort_keys=True))
-        row = _Wanted(digest(case.sha256), number_of_description(shared), number_of_patient(name))
-        if rows.setdefault(case.image, row) != row:
+        attributes = json.dumps(dict(case.attributes), sort_keys=True) if case.attributes else "{}"
+        row = _Wanted(
+            digest(case.sha256), number_of_description(case.label, case.split, attributes), patients.number(name)
+        )
+        if rows.setdefault(case.image, row) is not row and rows[case.image] != row:
             what = "the gallery cannot take in the manifest"
             raise UserError(what, f"{case.image!r} stands in it twice, differently", "take one of the rows out")
+    patients.keep()
     return rows, left_out
 
 
-def _number_of_description(database: sqlite3.Connection, shared: Description) -> int:
+class _Patients:
+    """The patients' numbers: those of the file, and new ones for those that it does not have."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+        self._numbers: dict[bytes, int] = dict(database.execute("SELECT pseudonym, number FROM patients"))
+        self._last, self._new = max(self._numbers.values(), default=0), list[tuple[bytes, int]]()
+
+    def number(self, name: bytes) -> int:
+        number = self._numbers.get(name)
+        if number is None:
+            self._last = number = self._numbers[name] = self._last + 1
+            self._new.append((name, number))
+        return number
+
+    def keep(self) -> None:
+        """Write the new ones into the file, in its own order: each page of it once."""
+        self._database.executemany("INSERT INTO patients VALUES (?, ?)", sorted(self._new))
+
+
+def _number_of_description(database: sqlite3.Connection, *shared: str) -> int:
     database.execute("INSERT OR IGNORE INTO descriptions (label, split, attributes) VALUES (?, ?, ?)", shared)
     find = "SELECT number FROM descriptions WHERE label = ? AND split = ? AND attributes = ?"
     return int(database.execute(find, shared).fetchone()[0])
 
 
-def _number_of_patient(database: sqlite3.Connection, name: bytes) -> int:
-    database.execute("INSERT OR IGNORE INTO patients (pseudonym) VALUES (?)", (name,))
-    return int(database.execute("SELECT number FROM patients WHERE pseudonym = ?", (name,)).fetchone()[0])
-
-
-def _insert(database: sqlite3.Connection, new: Sequence[tuple[str, _Wanted]]) -> dict[int, Row]:
+def _insert(database: sqlite3.Connection, new: Iterable[tuple[str, _Wanted]]) -> dict[int, Row]:
     """Insert cases under numbers that no case ever had; their rows by number."""
     (last,) = database.execute("SELECT max(seq) FROM sqlite_sequence WHERE name = 'cases'").fetchone()
-    numbered = list(enumerate(new, start=(last or 0) + 1))
-    database.executemany(
-        "INSERT INTO cases (id, image, digest, description, patient) VALUES (?, ?, ?, ?, ?)",
-        [(case_id, image, *row) for case_id, (image, row) in numbered],
-    )
-    return {case_id: (row.description, row.patient) for case_id, (_, row) in numbered}
+    inserted: dict[int, Row] = {}
+
+    def numbered() -> Iterator[tuple[int, str, bytes, int, int]]:
+        for case_id, (image, row) in enumerate(new, start=(last or 0) + 1):
+            inserted[case_id] = (row.description, row.patient)
+            yield case_id, image, *row
+
+    statement = "INSERT INTO cases (id, image, digest, description, patient) VALUES (?, ?, ?, ?, ?)"
+    database.executemany(statement, numbered())
+    return inserted

@@ -16,13 +16,16 @@ from ynet.index import TOKEN_BYTES
 
 
 class Tokens:
-    """The tokens of one gallery's cases under one model. Any thread may call."""
+    """The tokens of one gallery's cases under one model. Any thread may call.
+
+    `key` is that of AES-128: ynet/rank.c makes tokens of its own with it, the same.
+    """
 
     def __init__(self, secret: bytes, salt: bytes, model_id: str) -> None:
         """`secret` is the site's, `salt` the gallery file's."""
-        key = hmac.new(secret, b"token\0" + salt + model_id.encode(), hashlib.sha256).digest()[:TOKEN_BYTES]
+        self.key = hmac.new(secret, b"token\0" + salt + model_id.encode(), hashlib.sha256).digest()[:TOKEN_BYTES]
         # Each block is another case's number, zeros behind it: what ECB is ill-famed for cannot happen.
-        self._cipher = Cipher(algorithms.AES128(key), modes.ECB())  # noqa: S305
+        self._cipher = Cipher(algorithms.AES128(self.key), modes.ECB())  # noqa: S305
 
     def of(self, case_ids: UInt32[np.ndarray, " cases"]) -> UInt8[np.ndarray, "cases 16"]:
         """The tokens of some cases."""

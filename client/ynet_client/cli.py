@@ -14,15 +14,14 @@ from ynet.errors import UserError
 from ynet.federation import plan as plans
 from ynet.federation.ledger import read as read_ledger
 from ynet.home import prepare
-from ynet_client import membership, retrieval_commands
+from ynet_client import door, membership, retrieval_commands
 from ynet_client import settings as client_settings
 from ynet_client.consent import Consent, terms
-from ynet_client.options import Home, Json, Site, call, home_of
+from ynet_client.door import home_of
+from ynet_client.options import Home, Json, Site
 from ynet_client.settings import Policy
 
 app = typer.Typer(name="ynet-client", help="A hospital's side of a consortium.", no_args_is_help=True)
-
-INDEX_WITHIN_S = 24 * 3600.0
 
 
 def main() -> None:
@@ -113,7 +112,7 @@ def check(
 @app.command()
 def status(site: Site = None, home: Home = None, as_json: Json = False) -> None:
     """Show whether the site is connected, what it does, and what its gallery holds."""
-    shown = call(home_of(home, site), "GET", "/status")
+    shown = door.status(home_of(home, site))
     lines = [
         ("connected", "yes" if shown["connected"] else "no"),
         ("certificate", f"good for {shown['certificate_days']:.0f} days"),
@@ -154,7 +153,7 @@ def index(
     as_json: Json = False,
 ) -> None:
     """Bring the gallery up to date with the manifest: encode what is new, drop what is gone."""
-    counts = call(home_of(home, site), "POST", "/verify" if verify else "/index", INDEX_WITHIN_S)
+    counts = door.verify(home_of(home, site)) if verify else door.index(home_of(home, site))
     terminal.show(counts, as_json=as_json, human=lambda: _verified(counts) if verify else _indexed(counts))
 
 
@@ -177,7 +176,7 @@ def forget(
     as_json: Json = False,
 ) -> None:
     """Take a patient out of gallery and training, for good: a manifest that has the patient still does not help."""
-    receipt = call(home_of(home, site), "POST", "/forget", INDEX_WITHIN_S, json={"patient": patient})
+    receipt = door.forget(home_of(home, site), patient)
     lines = [
         f"forgotten at {receipt['at']}: {receipt['removed']} cases with their codes; {receipt['cases']} are left",
         f"the patient is kept out by the pseudonym {receipt['pseudonym']}",

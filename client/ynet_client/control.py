@@ -20,7 +20,7 @@ from ynet_client import asking, lookup
 from ynet_client.asking import ASK_WITHIN_S as ASK_WITHIN_S
 from ynet_client.asking import Seen
 from ynet_client.duties import Duties
-from ynet_client.filters import Filters
+from ynet_client.filters import Filters, attribute_of
 from ynet_client.lookup import Look, Result, Wanted
 from ynet_client.retrieval_wire import MAX_CODES
 from ynet_client.session import Session
@@ -113,16 +113,10 @@ def _asking(site: str, duties: Duties, session: Session, spool: Path) -> list[Ro
 
 def wanted_of(asked: QueryParams) -> Wanted:
     """What a query asks for, from the parameters of its request. Raises UserError."""
-    attributes = []
-    for given in asked.getlist("attribute"):
-        name, equals, value = given.partition("=")
-        if not (name and equals):
-            raise UserError("the filter cannot be used", f"{given[:60]!r} is no NAME=VALUE", "say --attribute grade=G2")
-        attributes.append((name, value))
     filters = Filters(
         tuple(asked.getlist("label")),
         asked.get("split", ""),
-        tuple(attributes),
+        tuple(attribute_of(given) for given in asked.getlist("attribute")),
         asked.get("since", ""),
         asked.get("until", ""),
     )

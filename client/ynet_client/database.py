@@ -42,6 +42,8 @@ class Database:
         """One statement, done for each row, all or nothing; how many rows it changed. Raises UserError: the disk."""
         with self._lock:
             try:
+                if len(rows) == 1:
+                    return self._connection.execute(statement, rows[0]).rowcount
                 self._connection.execute("BEGIN IMMEDIATE")
                 changed = self._connection.executemany(statement, rows).rowcount
                 self._connection.execute("COMMIT")

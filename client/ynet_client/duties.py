@@ -153,11 +153,18 @@ class Duties:
         return await asyncio.wrap_future(self._worker.submit(lambda: work(self._equipment.result())))
 
     def _mend(self) -> None:
-        """Encode again what was damaged when the gallery was opened."""
+        """Encode again what was damaged when the gallery was opened, and what a kill has left without a code."""
         archive = self._equipment.result().archive
-        if archive.model_id and (damaged := archive.gallery.stats()["damaged"]):
-            self._display.say(f"the gallery is damaged, and is encoded again: {', '.join(damaged)}")
-            archive.update(self._display.progress)
+        if archive.model_id is None:
+            return
+        damaged, missing = archive.gallery.stats()["damaged"], archive.gallery.missing(archive.model_id)
+        if damaged:
+            self._display.say(f"the gallery was damaged, and is mended: {', '.join(damaged)}")
+        if damaged or missing:
+            try:
+                archive.update(self._display.progress)
+            except UserError as error:  # nobody waits for it; `ynet-client index` says it again
+                log.warning("%d cases have no code: %s", len(missing), error)
 
     def _adopt(self, tools: "Equipment", model_id: str, path: Path) -> None:
         counts = tools.archive.adopt(model_id, path, self._display.progress)

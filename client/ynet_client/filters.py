@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ynet.errors import UserError
-from ynet.index import MAX_LABEL
+from ynet.federation.protocol import MAX_LABEL
 
 MAX_VALUES = 16
 """Labels, and attributes, that one filter may name."""
@@ -15,7 +15,10 @@ DATE = "date"
 
 @dataclass(frozen=True)
 class Filters:
-    """What a case must be to be found; an empty one admits all. A case without a readable date has none."""
+    """What a case must be to be found; an empty one admits all. A case without a readable date has none.
+
+    A site answers a filter by label where it tells labels, one by attribute or date where its settings name that.
+    """
 
     labels: tuple[str, ...] = ()  # any of them
     split: str = ""  # train or test
@@ -55,6 +58,8 @@ class Filters:
 
 def check(filters: Filters) -> Filters:
     """The same filters. Raises UserError when they cannot be meant."""
+    if isinstance(filters.labels, str) or not all(len(pair) == 2 for pair in filters.attributes):
+        raise _unfit("labels are no list, or attributes no pairs", 'write ("G2",) and (("grade", "G2"),)')
     if filters.split not in ("", "train", "test"):
         raise _unfit(f"the split is {filters.split[:40]!r}", "say train or test, or leave it out")
     for flag, day in (("since", filters.since), ("until", filters.until)):
@@ -68,6 +73,14 @@ def check(filters: Filters) -> Filters:
     if not all(text.isprintable() and len(text) <= MAX_LABEL for text in texts):
         raise _unfit(f"a label or an attribute is no text of at most {MAX_LABEL} characters", "correct it")
     return filters
+
+
+def attribute_of(given: str) -> tuple[str, str]:
+    """The name and the value of NAME=VALUE. Raises UserError."""
+    name, equals, value = given.partition("=")
+    if not (name and equals):
+        raise _unfit(f"{given[:60]!r} is no NAME=VALUE", "say --attribute grade=G2")
+    return name, value
 
 
 def is_day(text: str) -> bool:

@@ -18,11 +18,11 @@ from typing import NamedTuple, TypedDict
 import numpy as np
 from jaxtyping import Bool, UInt32
 
-from ynet import scan, sorted_codes
+from ynet import memory, scan, sorted_codes
 from ynet.errors import RefusedError, UserError
 from ynet.index import CODE_BYTES, Hit
 from ynet.postings import Postings
-from ynet.ranked import Found
+from ynet.ranked import Found, View
 from ynet_client import case_facts, case_rows, gallery_file, stored_codes
 from ynet_client.case_facts import Facts, at
 from ynet_client.case_rows import GalleryCase, SyncCounts
@@ -96,6 +96,14 @@ class _Searched(NamedTuple):
     postings: Postings
 
 
+class _Counted(NamedTuple):
+    """How large one state of the gallery is. Neither of the two ever changes: another state has others."""
+
+    view: View
+    facts: Facts
+    size: GroupSize
+
+
 class Gallery:
     """The cases and codes in one file. Any thread may call; a search of codes waits for no writer."""
 
@@ -105,8 +113,10 @@ class Gallery:
         (self._salt,) = database.execute("SELECT salt FROM site").fetchone()
         self._facts, mended = case_facts.read(database)
         self._descriptions = case_rows.descriptions(database)
-        self._damaged: list[str] = [f"facts {chunk} (made anew)" for chunk in mended]
+        self._damaged: list[str] = []
         self._searched: _Searched | None = None
+        self._counted: _Counted | None = None
+        self._mend_facts(mended)
         self._load()
 
     @classmethod
@@ -118,7 +128,9 @@ class Gallery:
         check = hmac.new(secret, b"check\0", hashlib.sha256).digest()[:16]
         database = gallery_file.open_file(path, check)
         try:
-            return cls(database, secret)
+            gallery = cls(database, secret)
+            memory.give_back()  # what was read, before it was put in place
+            return gallery
         except sqlite3.DatabaseError as error:
             database.close()
             raise UserError(f"the gallery {path} cannot be opened", str(error), gallery_file.REBUILD) from None
@@ -146,6 +158,7 @@ class Gallery:
                 self._load()
             elif self._searched:
                 self._searched.postings.remove(np.array(synced.gone, np.uint32))
+            self._forget_damage_that_is_mended()
         return synced.counts
 
     def forget(self, patient: str, now: dt.datetime) -> Forgotten:
@@ -205,6 +218,7 @@ class Gallery:
                 stored_codes.add(database, model, kept)
             if model_id == self.active_model:
                 self._take_in(model, stored_codes.stack(kept, model))
+                self._forget_damage_that_is_mended()
         return len(kept)
 
     def activate(self, model_id: str) -> None:
@@ -222,7 +236,9 @@ class Gallery:
                 model = stored_codes.known(database, model_id)
                 stored_codes.compact(database, model, self._facts.patients > 0)
                 stored_codes.use(database, model)
+            gallery_file.give_back_pages(self._database)
             self._load()
+            self._forget_damage_that_is_mended()
 
     def compact(self) -> None:
         """Write the codes of the model in use anew, in order and without those of cases that went."""
@@ -231,6 +247,7 @@ class Gallery:
                 return
             with self._writing() as database:
                 self._found_damaged(stored_codes.compact(database, self._searched.model, self._facts.patients > 0))
+            gallery_file.give_back_pages(self._database)
             self._load()
 
     @property
@@ -251,13 +268,13 @@ class Gallery:
         filters: Filters = ALL,
         radius: int | None = None,
         is_one_per_patient: bool = False,
-        exclude_sha256: str | None = None,
+        exclude_sha256: Sequence[str] = (),
     ) -> list[list[Hit]]:
         """For each code the k nearest cases by the law of `ynet.index`, of those that the filters leave.
 
         `details`: the detail codes of the queries, one for each or none; `radius`: none farther, in bits;
-        `is_one_per_patient`: of each patient the best; `exclude_sha256`: without an image's own copies. Raises
-        RefusedError when the model is not the one in use, UserError when the codes do not fit.
+        `is_one_per_patient`: of each patient the best; `exclude_sha256`: for each code, or none, the image whose copies
+        are no hits. Raises RefusedError when the model is not the one in use, UserError when the codes do not fit.
         """
         searched, facts = self._answering(model_id), self._facts
         width = searched.model.code_bytes
@@ -267,24 +284,40 @@ class Gallery:
             why = f"the code has {8 * len(odd)} bits, the gallery's have {8 * width}"
             raise UserError("the gallery cannot be searched", why, "ask with the model that the gallery has")
         fit = [int.from_bytes(one, "little") if len(one) == searched.model.detail_bytes else None for one in details]
-        excluded = self._with_digest(exclude_sha256) if exclude_sha256 else ()
-        view, is_kept = searched.postings.view(), self._kept(filters, facts, excluded)
-        found = view.search_many(
-            codes,
-            k,
-            fit or None,
-            allowed=None if is_kept is None else at(is_kept, view.ids),
-            radius=radius,
-            is_one_per_group=is_one_per_patient,
-        )
-        return [[hit for one in each if (hit := self._hit(one, facts))] for each in found]
+        view = searched.postings.view()
+
+        def found(numbers: Sequence[int], excluded: Sequence[int]) -> list[list[Found]]:
+            is_kept = self._kept(filters, facts, excluded)
+            return view.search_many(
+                [codes[number] for number in numbers],
+                k,
+                [fit[number] for number in numbers] if fit else None,
+                allowed=None if is_kept is None else at(is_kept, view.ids),
+                radius=radius,
+                is_one_per_group=is_one_per_patient,
+            )
+
+        copies = self._with_digests(exclude_sha256)
+        alone = [number for number in range(len(codes)) if number not in copies]
+        each = dict(zip(alone, found(alone, ()), strict=True)) if alone else {}
+        each |= {number: found([number], excluded)[0] for number, excluded in copies.items()}
+        return [[hit for one in each[number] if (hit := self._hit(one, facts))] for number in range(len(codes))]
 
     def count(self, model_id: str, filters: Filters) -> GroupSize:
-        """How many cases that can be found, and how many patients, the filters leave."""
-        searched, facts = self._answering(model_id), self._facts
-        ids, is_kept = searched.postings.live_ids, self._kept(filters, facts, ())
-        kept = ids if is_kept is None else ids[at(is_kept, ids)]
-        return GroupSize(len(kept), len(np.unique(facts.patients[kept])))
+        """How many cases that can be found, and how many patients, the filters leave.
+
+        Without filters it is counted once for each state of the gallery: disclosure control asks for every query.
+        """
+        view, facts = self._answering(model_id).postings.view(), self._facts
+        counted = self._counted
+        if filters == ALL and counted and counted.view is view and counted.facts is facts:
+            return counted.size
+        is_kept = self._kept(filters, facts, ())
+        kept = view.live_ids if is_kept is None else view.live_ids[at(is_kept, view.live_ids)]
+        size = GroupSize(len(kept), case_facts.distinct(at(facts.patients, kept)))
+        if filters == ALL:
+            self._counted = _Counted(view, facts, size)
+        return size
 
     def stats(self) -> Stats:
         """What the gallery holds."""
@@ -297,7 +330,7 @@ class Gallery:
                 per[key] = per.get(key, 0) + count
         return Stats(
             cases=int(counts.sum()),
-            patients=len(np.unique(facts.patients[facts.patients > 0])),
+            patients=case_facts.distinct(facts.patients[facts.patients > 0]),
             indexed=len(searched.postings) if searched else 0,
             distinct_codes=searched.postings.distinct if searched else 0,
             cases_per_label=dict(sorted(per_label.items())),
@@ -306,17 +339,15 @@ class Gallery:
         )
 
     def verify(self) -> Verified:
-        """Read everything again and hold it against its checksums and rows; what is damaged is named, and dropped.
+        """Read the whole file again and hold it against its checksums and rows; damage is named, and dropped.
 
         The cases of a damaged segment count as not encoded from then on. Raises UserError when the file is broken.
         """
         with self._lock:
+            gallery_file.let_go_of_pages(self._database)
             gallery_file.check_integrity(self._database)
-            faulty = case_facts.faults(self._database)
-            with self._writing() as database:
-                case_facts.mend(database, faulty)
+            self._mend_facts(case_facts.faults(self._database))
             self._facts, _ = case_facts.read(self._database)
-            self._damaged += [f"facts {chunk} (made anew)" for chunk in faulty]
             self._load()
             (segments,) = self._database.execute("SELECT count(*) FROM segments").fetchone()
             stats = self.stats()
@@ -325,24 +356,37 @@ class Gallery:
     # --- within
 
     def _load(self) -> None:
-        """Read the codes of the model in use; damaged segments are named, and dropped."""
+        """Read the codes of the model in use; damaged ones are named, and dropped."""
         model = stored_codes.in_use(self._database)
         if model is None:
             return
         codes, damaged = stored_codes.segments(self._database, model)
-        if damaged:
+        since, lost = stored_codes.tail(self._database, model)
+        if damaged + lost:
             with self._writing() as database:
-                stored_codes.drop(database, damaged)
-            self._found_damaged(damaged)
+                stored_codes.drop(database, damaged + lost)
+            self._found_damaged(damaged + lost)
         if not model.code_bytes:  # the gallery has no case yet
             codes = codes._replace(codes=np.zeros((0, CODE_BYTES[0]), np.uint8))
         tokens = self._tokens(model)
         groups, details = self._facts.patients[codes.ids], self._details(model, codes)
         base = sorted_codes.of_sorted(scan.words(codes.codes), codes.ids, details, groups)
-        made = Postings(base, 8 * codes.codes.shape[1], tokens.of)
+        made = Postings(base, 8 * codes.codes.shape[1], tokens.of, tokens.key)
         made.remove(np.array([case_id for (case_id,) in self._database.execute("SELECT case_id FROM dead")], np.uint32))
-        self._add(made, model, stored_codes.tail(self._database, model))
-        self._searched = _Searched(model, tokens, made)
+        self._add(made, model, since)
+        self._searched, self._counted = _Searched(model, tokens, made), None  # which would keep the old codes
+
+    def _mend_facts(self, faulty: Sequence[int]) -> None:
+        """Write chunks of facts anew from the rows, in the file."""
+        if faulty:
+            with self._writing() as database:
+                case_facts.mend(database, faulty)
+            self._damaged += [f"facts {chunk} (made anew)" for chunk in faulty]
+
+    def _forget_damage_that_is_mended(self) -> None:
+        """What was damaged is named until every case has a code again."""
+        if self._damaged and not (self._searched and self.missing(self._searched.model.id)):
+            self._damaged = []
 
     def _take_in(self, model: Model, codes: Codes) -> None:
         """Codes of the model in use that are on disk, into memory."""
@@ -351,8 +395,6 @@ class Gallery:
             self._load()
             return
         self._add(searched.postings, model, codes)
-        if self._damaged and not self.missing(model.id):
-            self._damaged = []
         if searched.postings.tail > max(MOST_TAIL, len(searched.postings) // 8):
             self.compact()
 
@@ -374,7 +416,7 @@ class Gallery:
         if searched and searched.model.id == model_id:
             return searched.postings.live_ids
         model = next((model for model in stored_codes.models(self._database) if model.id == model_id), None)
-        return stored_codes.tail(self._database, model).ids if model else np.zeros(0, np.uint32)
+        return stored_codes.tail(self._database, model)[0].ids if model else np.zeros(0, np.uint32)
 
     def _answering(self, model_id: str) -> _Searched:
         """What answers. Raises RefusedError for another model."""
@@ -400,8 +442,7 @@ class Gallery:
 
     def _hit(self, found: Found, facts: Facts) -> Hit | None:
         """What is told of a case; None of one that went while it was searched for."""
-        numbers = (int(at(version.descriptions, np.array([found.case_id]))[0]) for version in (facts, self._facts))
-        number = next(filter(None, numbers), 0)
+        number = facts.description(found.case_id) or self._facts.description(found.case_id)
         if number == 0:
             return None
         label = self._descriptions[number].label
@@ -410,9 +451,13 @@ class Gallery:
     def _tokens(self, model: Model) -> Tokens:
         return Tokens(self._secret, self._salt, model.id)
 
-    def _with_digest(self, sha256: str) -> list[int]:
+    def _with_digests(self, sha256: Sequence[str]) -> dict[int, list[int]]:
+        """The cases that are copies of each image that has any, by its place."""
+        if not sha256:
+            return {}
         with self._lock:
-            return case_rows.with_digest(self._database, sha256)
+            found = ((place, case_rows.with_digest(self._database, one)) for place, one in enumerate(sha256))
+            return {place: ids for place, ids in found if ids}
 
     def _is_case(self, case_id: int) -> bool:
         return case_id < len(self._facts.patients) and bool(self._facts.patients[case_id])

@@ -4,6 +4,7 @@ One process has the file at a time (locking mode EXCLUSIVE), with one connection
 (write-ahead log, synchronous FULL).
 """
 
+import contextlib
 import secrets
 import sqlite3
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from ynet.errors import UserError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SCHEMA = """
 CREATE TABLE site (secret_check BLOB NOT NULL, salt BLOB NOT NULL) STRICT;
 CREATE TABLE descriptions (             -- what many cases share
@@ -22,7 +23,7 @@ CREATE TABLE descriptions (             -- what many cases share
   attributes TEXT NOT NULL,
   UNIQUE (label, split, attributes)
 ) STRICT;
-CREATE TABLE patients (number INTEGER PRIMARY KEY, pseudonym BLOB NOT NULL UNIQUE) STRICT;
+CREATE TABLE patients (pseudonym BLOB PRIMARY KEY, number INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE forgotten (pseudonym BLOB PRIMARY KEY, at TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE cases (
   id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never given twice: a late code finds no other case
@@ -31,7 +32,7 @@ CREATE TABLE cases (
   description INTEGER NOT NULL,
   patient INTEGER NOT NULL
 ) STRICT;
-CREATE INDEX cases_by_digest ON cases (substr(digest, 1, 5));
+CREATE INDEX cases_by_digest ON cases (substr(digest, 1, 3));  -- finds a few cases, among which to look
 CREATE TABLE facts (chunk INTEGER PRIMARY KEY, checksum INTEGER NOT NULL, data BLOB NOT NULL) STRICT;
 CREATE TABLE models (
   number INTEGER PRIMARY KEY,
@@ -55,6 +56,7 @@ CREATE TABLE tail (                      -- codes that are in no segment yet, or
   case_id INTEGER NOT NULL,
   code BLOB NOT NULL,
   detail BLOB NOT NULL,
+  checksum INTEGER NOT NULL,
   PRIMARY KEY (model, case_id)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE dead (case_id INTEGER PRIMARY KEY) STRICT;  -- gone since the segments were written
@@ -118,6 +120,18 @@ def check_integrity(database: sqlite3.Connection) -> None:
         raise UserError(what, str(said), REBUILD)
 
 
+def let_go_of_pages(database: sqlite3.Connection) -> None:
+    """Keep no page of the file in memory: what is read from now on is what the disk has."""
+    empty_log(database)
+    database.execute("PRAGMA shrink_memory")
+
+
+def give_back_pages(database: sqlite3.Connection) -> None:
+    """Cut what is free in the file off it: codes wait in a tail before they are sorted, and leave as much behind."""
+    with contextlib.suppress(sqlite3.OperationalError):  # a full disk: they are used for what comes next
+        database.executescript("PRAGMA incremental_vacuum")  # `execute` would stop after the first page
+
+
 def empty_log(database: sqlite3.Connection) -> None:
     """Bring the write-ahead log into the file and cut it to nothing: it held what was deleted."""
     database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
@@ -126,6 +140,7 @@ def empty_log(database: sqlite3.Connection) -> None:
 def _configure(database: sqlite3.Connection) -> None:
     """One process, and nothing acknowledged before it is on disk."""
     database.execute("PRAGMA locking_mode = EXCLUSIVE")
+    database.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new file
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = FULL")
     database.execute("PRAGMA secure_delete = ON")  # what was forgotten is not to be found in free pages

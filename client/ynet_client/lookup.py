@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ynet.errors import RefusedError, UserError
 from ynet.federation import hub_pb2 as hub
 from ynet.federation.identity import SITE_NAME
-from ynet.index import Hit, MergedHit, merge
+from ynet.index import Hit, MergedHit, merge_many
 from ynet_client import filters, noise, retrieval_wire
 from ynet_client.filters import Filters
 from ynet_client.noise import Drawn, Noise
@@ -17,7 +17,7 @@ from ynet_client.retrieval_wire import MAX_K, Outcome, Query
 
 if TYPE_CHECKING:
     from ynet.federation.plan import Plan
-    from ynet_client.archive import Archive, Encoded
+    from ynet_client.archive import ActiveModel, Archive, Encoded
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,13 @@ class Wanted:
     is_one_per_patient: bool = False
     epsilon: float = 0.0  # of randomised response; 0: the true code is sent
     sites: tuple[str, ...] = ()  # who is asked; empty: all others
+
+
+class Encoding(NamedTuple):
+    """An image's code, and the model that made it."""
+
+    model: "ActiveModel"
+    encoded: "Encoded"
 
 
 class Look(NamedTuple):
@@ -68,24 +75,37 @@ def check(wanted: Wanted) -> Wanted:
     return wanted
 
 
-def look(archive: "Archive", drawn: Drawn, image: Path, wanted: Wanted) -> Look:
-    """Encode an image and search the site's own gallery; the query's own file is no hit. Raises UserError."""
-    model, encoded = archive.active(), archive.encode(image)
-    (hits,) = archive.gallery.search(
+def encode(archive: "Archive", image: Path) -> Encoding:
+    """An image under the model in use. Raises UserError."""
+    return Encoding(archive.active(), archive.encode(image))
+
+
+def look(
+    archive: "Archive", drawn: Drawn, encodings: Sequence[Encoding], wanted: Wanted, *, is_detail_compared: bool
+) -> list[Look]:
+    """Search the site's own gallery for some images; an image's own file is no hit. Raises UserError.
+
+    Where detail codes are not sent they are not compared here either: own cases would stand before all others' ties.
+    """
+    if len({one.model.id for one in encodings}) != 1:
+        raise RefusedError("the query was not asked", "the model was switched meanwhile", "ask again")
+    (model, _), encoded = encodings[0], [one.encoded for one in encodings]
+    found = archive.gallery.search(
         model.id,
-        [encoded.code],
+        [one.code for one in encoded],
         wanted.k,
         filters=wanted.filters,
-        details=[] if encoded.detail is None else [encoded.detail],
+        details=[one.detail for one in encoded] if is_detail_compared else [],
         radius=wanted.radius,
         is_one_per_patient=wanted.is_one_per_patient,
-        exclude_sha256=encoded.sha256,
+        exclude_sha256=[one.sha256 for one in encoded],
     )
     if not wanted.epsilon:
-        return Look(model.id, encoded, hits, encoded.code)
+        return [Look(model.id, one, hits, one.code) for one, hits in zip(encoded, found, strict=True)]
     epsilon, targets = noise.check(wanted.epsilon, model.plan.recipe), target_codes(model.plan)
-    sent = drawn.code(encoded.sha256, model.id, encoded.code, targets, epsilon)
-    return Look(model.id, encoded, hits, sent, noise.describe(epsilon, len(targets)))
+    described = noise.describe(epsilon, len(targets))
+    sent = [drawn.code(one.sha256, model.id, one.code, targets, epsilon) for one in encoded]
+    return [Look(model.id, *each, described) for each in zip(encoded, found, sent, strict=True)]
 
 
 def target_codes(plan: "Plan") -> list[bytes]:
@@ -97,14 +117,10 @@ def target_codes(plan: "Plan") -> list[bytes]:
 
 def question(looks: Sequence[Look], wanted: Wanted, *, is_detail_sent: bool) -> Query:
     """What the other sites are asked. A noised query has no detail code, which would undo the noise."""
-    if len({one.model_id for one in looks}) != 1:
-        raise RefusedError("the query was not asked", "the model was switched meanwhile", "ask again")
-    details = [one.encoded.detail for one in looks if one.encoded.detail is not None and is_detail_sent]
-    if wanted.epsilon or len(details) != len(looks):
-        details = []
+    details = tuple(one.encoded.detail for one in looks) if is_detail_sent and not wanted.epsilon else ()
     codes = tuple(one.sent for one in looks)
     kept, radius = wanted.filters, wanted.radius
-    return Query(looks[0].model_id, codes, wanted.k, kept, tuple(details), radius, wanted.is_one_per_patient)
+    return Query(looks[0].model_id, codes, wanted.k, kept, details, radius, wanted.is_one_per_patient)
 
 
 def outcomes(own_site: str, answers: hub.Answers, query: Query) -> dict[str, Outcome]:
@@ -126,14 +142,19 @@ def outcomes(own_site: str, answers: hub.Answers, query: Query) -> dict[str, Out
     return found
 
 
-def combine(own_site: str, look: Look, outcomes: Mapping[str, Outcome], number: int, k: int) -> Result:
-    """All sites' hits for image `number` of the batch in one ranking, the same that one pooled index would give.
+def combine(own_site: str, looks: Sequence[Look], outcomes: Mapping[str, Outcome], k: int) -> list[Result]:
+    """All sites' hits for each image of the batch in one ranking, the same that one pooled index would give.
 
     Of a noised query own hits stand apart: they were searched for by another code.
     """
-    others = {site: list(one.hits[number]) for site, one in outcomes.items() if one.kind == "found"}
-    by_site = {own_site: list(look.hits), **others}
-    return Result(merge(others if look.noise else by_site, look.sent, k), by_site, kinds(outcomes, number))
+    others = {site: [list(hits) for hits in one.hits] for site, one in outcomes.items() if one.kind == "found"}
+    by_site = {own_site: [list(look.hits) for look in looks], **others}
+    is_noised = any(look.noise for look in looks)
+    merged = merge_many(others if is_noised else by_site, [look.sent for look in looks], k)
+    return [
+        Result(hits, {site: per_code[number] for site, per_code in by_site.items()}, kinds(outcomes, number))
+        for number, hits in enumerate(merged)
+    ]
 
 
 def kinds(outcomes: Mapping[str, Outcome], number: int) -> dict[str, Outcome]:

@@ -1,7 +1,6 @@
 """The commands of retrieval: ask for cases like an image, and the people who have them; see who asked what."""
 
 import base64
-import getpass
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,12 +10,14 @@ import typer
 from ynet import terminal
 from ynet.errors import UserError
 from ynet_client import audit as audit_log
-from ynet_client.options import Home, Json, Site, call, home_of
+from ynet_client import door
+from ynet_client.door import home_of
+from ynet_client.filters import Filters, attribute_of
+from ynet_client.options import Home, Json, Site
 
 app = typer.Typer()
 audit_app = typer.Typer(name="audit", help="The log of every question asked and answered.", no_args_is_help=True)
 app.add_typer(audit_app)
-QUERY_WITHIN_S = 600.0
 SUPPRESSED = "the group is too small to speak of"
 
 
@@ -45,24 +46,18 @@ def query(
     """Ask: have we, or has anyone, seen a case like this? Only the image's code leaves this site."""
     if picture and len(images) > 1:
         raise UserError("the picture cannot be drawn", "several images were given", "ask about one, or leave it out")
-    data = [_bytes_of(image) for image in images]
-    asked: dict[str, Any] = {
-        "k": k,
-        "split": split,
-        "label": label or [],
-        "attribute": attribute or [],
-        "since": since,
-        "until": until,
-        "radius": "" if radius is None else radius,
-        "one_per_patient": int(one_per_patient),
-        "sites": sites,
-        "epsilon": "" if epsilon is None else _positive(epsilon),
-        "picture": int(picture is not None),
-        "name": [image.name for image in images],
-        "size": [len(one) for one in data],
-        "user": getpass.getuser(),
-    }
-    found = call(home_of(home, site), "POST", "/query", QUERY_WITHIN_S, content=b"".join(data), params=asked)
+    attributes = tuple(attribute_of(given) for given in attribute or [])
+    found = door.query(
+        home_of(home, site),
+        [door.read_picture(image) for image in images],
+        k,
+        Filters(tuple(label or []), split, attributes, since, until),
+        radius=radius,
+        one_per_patient=one_per_patient,
+        sites=[name for name in sites.split(",") if name],
+        epsilon=epsilon,
+        is_drawn=picture is not None,
+    )
     drawn = found.pop("picture", None)
     if picture and drawn:
         picture.write_bytes(base64.b64decode(drawn))
@@ -70,20 +65,6 @@ def query(
         terminal.show(found, as_json=True, human=str)
     for one in [] if as_json else found.get("queries", [found]):
         _show(one)
-
-
-def _bytes_of(image: Path) -> bytes:
-    try:
-        return image.read_bytes()
-    except OSError as error:
-        raise UserError(f"the image {image} cannot be read", error.strerror or "", "check the path") from None
-
-
-def _positive(epsilon: float) -> float:
-    """An epsilon of 0 would be sent as none at all: the opposite of what is meant."""
-    if not epsilon > 0:
-        raise UserError("the query cannot be noised", f"epsilon is {epsilon}", "say more than 0; 6 is a start")
-    return epsilon
 
 
 def _show(found: dict[str, Any]) -> None:
@@ -130,8 +111,7 @@ def consult(
     as_json: Json = False,
 ) -> None:
     """Ask the people of the site that has a case about it. They see which case it is, and answer yes or no."""
-    asked = {"token": token.lower(), "note": note, "to": to, "user": getpass.getuser()}
-    sent = call(home_of(home, site), "POST", "/consult", json=asked)
+    sent = door.consult(home_of(home, site), token, note, to)
     shown = f"request {sent['id']} is at site {sent['site']}; ynet-client consults shows the answer"
     terminal.show(sent, as_json=as_json, human=lambda: shown)
 
@@ -139,7 +119,7 @@ def consult(
 @app.command()
 def consults(site: Site = None, home: Home = None, as_json: Json = False) -> None:
     """Show the requests for a consult, sent and received; asks the other sites for their answers."""
-    shown = call(home_of(home, site), "POST", "/consults", params={"user": getpass.getuser()})
+    shown = door.consults(home_of(home, site))
     lines = [
         (
             one["id"],
@@ -168,8 +148,7 @@ def consult_answer(
     as_json: Json = False,
 ) -> None:
     """Answer a request for a consult; the asking site fetches the answer. It cannot be taken back."""
-    said = {"id": request.lower(), "word": word, "text": text, "user": getpass.getuser()}
-    answered = call(home_of(home, site), "POST", "/consult-answer", json=said)
+    answered = door.answer_consult(home_of(home, site), request, word, text)
     line = f"request {answered['id']} of site {answered['site']} is answered: {word}"
     terminal.show(answered, as_json=as_json, human=lambda: line)
 

@@ -8,8 +8,8 @@ from google.protobuf.message import DecodeError
 
 from ynet.errors import UserError
 from ynet.federation import retrieval_pb2 as pb
-from ynet.federation.protocol import MAX_ANSWER_BYTES, MAX_PADDED_BYTES, MAX_QUERY_BYTES
-from ynet.index import CODE_BYTES, DETAIL_BITS, MAX_LABEL, TOKEN_BYTES, Hit, check_answer
+from ynet.federation.protocol import MAX_ANSWER_BYTES, MAX_LABEL, MAX_PADDED_BYTES, MAX_QUERY_BYTES
+from ynet.index import CODE_BYTES, DETAIL_BITS, TOKEN_BYTES, Hit, check_answers
 from ynet_client.filters import Filters, check
 
 MAX_CODES = 64
@@ -104,8 +104,8 @@ def read_request(data: bytes) -> Asked:
     raise _unfit("it asks for nothing that is known here")
 
 
-def write_found(per_code: Sequence[Sequence[Hit]]) -> bytes:
-    """The hits for each code; or, when they are too many for one answer, that they are."""
+def write_found(per_code: Sequence[Sequence[Hit]]) -> bytes | None:
+    """The hits for each code; None when they are too many for one answer."""
     found = pb.Found()
     places: dict[str, int] = {}
     for hits in per_code:
@@ -115,7 +115,7 @@ def write_found(per_code: Sequence[Sequence[Hit]]) -> bytes:
             row.hits.add(distance=hit.distance, token=hit.token, label=label, ties=hit.ties, detail=hit.detail)
     found.labels.extend(places)
     data = pb.Reply(found=found).SerializeToString()
-    return data if len(data) <= MAX_ANSWER_BYTES else write_refused(pb.Refused.TOO_LARGE)
+    return data if len(data) <= MAX_ANSWER_BYTES else None
 
 
 def room_for_hits(query: Query) -> int:
@@ -185,20 +185,21 @@ def _read_found(found: pb.Found, query: Query) -> tuple[tuple[Hit, ...], ...]:
         raise _unfit_answer("it does not answer each code once")
     if any(len(label) > MAX_LABEL or not label.isprintable() for label in found.labels):
         raise _unfit_answer("a hit has a label that cannot be")
-    per_code = []
-    for row, code in zip(found.per_code, query.codes, strict=True):
-        hits = [_hit_from_wire(hit, found.labels) for hit in row.hits]
-        check_answer(hits, code, query.k)
-        if query.radius is not None and any(hit.distance > query.radius for hit in hits):
-            raise _unfit_answer("a hit lies beyond the radius")
-        per_code.append(tuple(hits))
-    return tuple(per_code)
+    labels = tuple(found.labels)
+    per_code = tuple(tuple(_hit_from_wire(hit, labels) for hit in row.hits) for row in found.per_code)
+    check_answers(per_code, query.codes, query.k)
+    farthest = max((hit.distance for hits in per_code for hit in hits), default=0)
+    if query.radius is not None and farthest > query.radius:
+        raise _unfit_answer("a hit lies beyond the radius")
+    return per_code
 
 
 def _hit_from_wire(hit: pb.Hit, labels: Sequence[str]) -> Hit:
-    if hit.HasField("label") and hit.label >= len(labels):
-        raise _unfit_answer("a hit has a label that is not there")
-    label = labels[hit.label] if hit.HasField("label") else None
+    label = None
+    if hit.HasField("label"):
+        if hit.label >= len(labels):
+            raise _unfit_answer("a hit has a label that is not there")
+        label = labels[hit.label]
     return Hit(hit.distance, hit.token, label, hit.ties, hit.detail if hit.HasField("detail") else None)
 
 

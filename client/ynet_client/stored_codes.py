@@ -1,8 +1,8 @@
 """A model's codes on disk: sorted segments with a checksum each, and a tail of the codes that came since.
 
 A segment is a row of the gallery's file: codes in ascending order, the cases' numbers and detail codes beside them, and
-a CRC-32 over all three, so that a gallery of millions opens at once. One whose checksum is wrong is not used, and
-named: its cases are encoded again.
+a CRC-32 over all three, so that a gallery of millions opens at once. A code of the tail has one of its own. What has a
+wrong checksum is not used, and named: its cases are encoded again.
 """
 
 import sqlite3
@@ -47,14 +47,15 @@ class Model(NamedTuple):
 
 
 class Damage(NamedTuple):
-    """A segment that is not what was written."""
+    """A segment, or some codes of the tail, that are not what was written."""
 
     model: int
-    number: int
+    number: int | None  # of the segment; None: the tail
     cases: int
+    in_tail: tuple[int, ...] = ()  # the numbers under which they stand there
 
     def __str__(self) -> str:
-        return f"segment {self.number} ({self.cases} cases)"
+        return f"{'tail' if self.number is None else f'segment {self.number}'} ({self.cases} cases)"
 
 
 def in_use(database: sqlite3.Connection) -> Model | None:
@@ -97,14 +98,22 @@ def use(database: sqlite3.Connection, model: Model) -> None:
 
 def add(database: sqlite3.Connection, model: Model, codes: Sequence[CaseCode]) -> None:
     """Keep codes in the tail; they count before those of the same cases in segments."""
-    rows = [(model.number, *one) for one in codes]
-    database.executemany("INSERT OR REPLACE INTO tail VALUES (?, ?, ?, ?)", rows)
+    rows = [(model.number, *one, _checksum_of(one)) for one in codes]
+    database.executemany("INSERT OR REPLACE INTO tail VALUES (?, ?, ?, ?, ?)", rows)
 
 
-def tail(database: sqlite3.Connection, model: Model) -> Codes:
-    """The codes that are in no segment, or newer than the one that is."""
-    rows = database.execute("SELECT case_id, code, detail FROM tail WHERE model = ?", (model.number,))
-    return stack([CaseCode(*row) for row in rows], model)
+def tail(database: sqlite3.Connection, model: Model) -> tuple[Codes, list[Damage]]:
+    """The codes that are in no segment, or newer than the one that is; and those that cannot be used."""
+    whole, spoilt = list[CaseCode](), list[int]()
+    rows = database.execute("SELECT case_id, code, detail, checksum FROM tail WHERE model = ?", (model.number,))
+    for case_id, code, detail, checksum in rows:
+        one = CaseCode(case_id, code, detail)
+        if (len(code), len(detail)) == model[2:] and _checksum_of(one) == checksum:
+            whole.append(one)
+        else:
+            spoilt.append(case_id)
+    damaged = [Damage(model.number, None, len(spoilt), tuple(spoilt))] if spoilt else []
+    return stack(whole, model), damaged
 
 
 def stack(codes: Sequence[CaseCode], model: Model) -> Codes:
@@ -136,26 +145,29 @@ def segments(database: sqlite3.Connection, model: Model) -> tuple[Codes, list[Da
 
 
 def drop(database: sqlite3.Connection, damaged: Sequence[Damage]) -> None:
-    """Forget segments that cannot be used, so that their cases count as not encoded."""
-    database.executemany("DELETE FROM segments WHERE model = ? AND number = ?", [damage[:2] for damage in damaged])
+    """Forget what cannot be used, so that its cases count as not encoded."""
+    for one in damaged:
+        database.execute("DELETE FROM segments WHERE model = ? AND number = ?", (one.model, one.number))
+        rows = [(one.model, case_id) for case_id in one.in_tail]
+        database.executemany("DELETE FROM tail WHERE model = ? AND case_id = ?", rows)
 
 
 def compact(database: sqlite3.Connection, model: Model, is_case: Bool[np.ndarray, " numbers"]) -> list[Damage]:
     """Write a model's segments anew: its tail sorted in, without those that are no case any more.
 
-    Returns the segments that were damaged, whose cases have no code now.
+    Returns what was damaged: its cases have no code now.
     """
     if not model.code_bytes:
         return []
     old, damaged = segments(database, model)
-    new = tail(database, model)
+    new, lost = tail(database, model)
     is_kept = is_case[old.ids] & ~np.isin(old.ids, new.ids)
     together = Codes(*(np.concatenate([before[is_kept], since]) for before, since in zip(old, new, strict=True)))
     order = sorted_codes.in_order(scan.words(together.codes))
     _write(database, model, Codes(*(part[order] for part in together)))
     database.execute("DELETE FROM tail WHERE model = ?", (model.number,))
     database.execute("DELETE FROM dead")
-    return damaged
+    return damaged + lost
 
 
 def _write(database: sqlite3.Connection, model: Model, codes: Codes) -> None:
@@ -176,6 +188,10 @@ def _segments(database: sqlite3.Connection, model: Model) -> Iterator[tuple[int,
     for number, cases, checksum, *blobs in rows:
         fits = [len(blob) for blob in blobs] == [cases * width for width in widths]
         yield number, cases, fits and _checksum(blobs) == checksum, blobs
+
+
+def _checksum_of(one: CaseCode) -> int:
+    return zlib.crc32(one.code + one.detail, one.case_id & 0xFFFFFFFF)
 
 
 def _checksum(blobs: Sequence[bytes]) -> int:

@@ -300,7 +300,7 @@ def _code(target: Target) -> Found:
     figures: dict[str, Any] = {
         "public": len(public.label),
         "secret": len(secret.label),
-        "detail_bits": code_inversion.DETAIL_BITS,
+        "detail_bits": 8 * public.detail.shape[1],
         "majority_accuracy": float(is_majority.mean()),
     }
     for what, one in found.items():

@@ -8,27 +8,21 @@ queries that are sealed and queries that are not, turn by turn, so that what els
 
 import argparse
 import asyncio
-import contextlib
 import datetime as dt
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
-import yaml
 
-from ynet import control
+import federation
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import sealed
 from ynet.federation.content import Content
-from ynet.home import prepare
 from ynet_client import membership
 from ynet_client.sealed_answering import Answering, Opened
 from ynet_client.sealed_asking import Asking, Sent
@@ -83,76 +77,24 @@ class BareAnswering(Answering):
         return Opened(envelope, bytes) if from_site == BARE else super().open(from_site, envelope, now)
 
 
-def session(home: Path) -> Session:
-    """A site's session, when it has enrolled."""
-    member = membership.load(home)
-    assert member is not None
-    (home / "spool").mkdir(exist_ok=True)
-    opened = Session(member, home / "spool", Answers(), lambda _: None)
-    opened._answering = BareAnswering(member)
+def answering_session(home: Path) -> Session:
+    opened = federation.session(home, Answers())
+    opened._answering = BareAnswering(opened._member)
     return opened
-
-
-async def connect(homes: Iterable[Path]) -> list[Session]:
-    sessions = [session(home) for home in homes]
-    for one in sessions:
-        one.task = asyncio.create_task(one.run())  # type: ignore[attr-defined]
-    while not all(one.connected for one in sessions):
-        await asyncio.sleep(0.02)
-    return sessions
 
 
 async def answer_all(homes: list[Path]) -> None:
     """A process of sites, until its input ends."""
-    await connect(homes)
-    print("ready", flush=True)
-    await asyncio.to_thread(sys.stdin.read)
-
-
-@contextlib.contextmanager
-def hub(folder: Path) -> Iterator[tuple[Path, int]]:
-    """A real server; its home and process number."""
-    home, config = prepare(folder / "server"), folder / "server.yaml"
-    config.write_text(yaml.safe_dump({"listen": {"host": "127.0.0.1", "hub_port": 0, "enrolment_port": 0}}))
-    command = [sys.executable, "-m", "ynet_server", "start", "--home", home, "--config", config]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
-        try:
-            wait_for(server, b"ready")
-            yield home, server.pid
-        finally:
-            server.terminate()
-
-
-def wait_for(process: "subprocess.Popen[bytes]", word: bytes) -> None:
-    assert process.stdout is not None
-    while not (line := process.stdout.readline()).startswith(word):
-        assert line, "the process ended"
-
-
-def enrol(server: Path, folder: Path, name: str) -> Path:
-    asked: dict[str, Any] = {"site": name, "replace": False}
-    made = control.call(server, "POST", "/invitations", "the server", "the benchmark", json=asked)
-    membership.enrol(prepare(folder / name), name, str(made["invitation"]))
-    return folder / name
-
-
-@contextlib.contextmanager
-def answering(homes: list[Path], processes: int) -> Iterator[None]:
-    """The answering sites, in a few processes."""
-    with contextlib.ExitStack() as stack:
-        for part in (homes[number::processes] for number in range(processes)):
-            if part:
-                command = [sys.executable, __file__, "--answer", *part]
-                pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-                process = stack.enter_context(subprocess.Popen(command, **pipes))  # type: ignore[call-overload]
-                stack.callback(process.stdin.close)
-                wait_for(process, b"ready")
-        yield
+    running = await federation.connect([answering_session(home) for home in homes])
+    await federation.until_input_ends()
+    for one in running:
+        one.cancel()
 
 
 async def ask_all(homes: dict[str, Path], sites: list[str], queries: int, server: int) -> list[dict[str, float | str]]:
     """Rows of what both kinds of asking took."""
-    asking = dict(zip(homes, await connect(homes.values()), strict=True))
+    asking = {name: federation.session(home, Answers()) for name, home in homes.items()}
+    running = await federation.connect(list(asking.values()))
     asking[BARE]._asking = BareAsking(asking[BARE]._member, sites)
     took: dict[str, list[float]] = {BARE: [], SEALED: []}
     cpu = dict.fromkeys(took, 0.0)
@@ -172,8 +114,8 @@ async def ask_all(homes: dict[str, Path], sites: list[str], queries: int, server
             before = sum(process.cpu_times()[:2])
             seconds += [await ask(kind) for _ in range(TURN)]
             cpu[kind] += sum(process.cpu_times()[:2]) - before
-    for one in asking.values():
-        one.task.cancel()  # type: ignore[attr-defined]
+    for one in running:
+        one.cancel()
     return [row(kind, len(sites), first[kind], took[kind], cpu[kind] / len(took[kind])) for kind in took]
 
 
@@ -192,10 +134,11 @@ def row(kind: str, sites: int, first: float, took: list[float], cpu: float) -> d
 
 
 def measure(count: int, queries: int, processes: int, folder: Path) -> list[dict[str, float | str]]:
-    with hub(folder) as (server, pid):
-        sites = {f"S{number}": enrol(server, folder, f"S{number}") for number in range(count)}
-        asking = {name: enrol(server, folder, name) for name in (BARE, SEALED)}
-        with answering(list(sites.values()), processes):
+    with federation.hub(folder) as (server, pid):
+        names = [f"S{number}" for number in range(count)]
+        sites = {name: federation.enrol(server, folder, name) for name in names}
+        asking = {name: federation.enrol(server, folder, name) for name in (BARE, SEALED)}
+        with federation.processes(__file__, list(sites.values()), min(processes, count)):
             return asyncio.run(ask_all(asking, list(sites), queries, pid))
 
 

@@ -174,6 +174,37 @@ def test_a_noised_query_sends_a_classs_centre_the_same_each_time_and_ranks_own_h
     two(folder, tmp_path, story)
 
 
+@pytest.mark.parametrize("is_allowed", [True, False])
+def test_detail_codes_are_compared_where_both_sites_allow_it_and_never_for_a_noised_query(
+    folder: Path, tmp_path: Path, is_allowed: bool
+) -> None:
+    def compared(result: lookup.Result, site: str) -> set[bool]:
+        return {hit.detail is not None for hit in result.by_site[site]}
+
+    async def story(a: Hospital, b: Hospital) -> None:
+        open_handed, guarded = (await a.query()).results[0], (await b.query()).results[0]
+        assert compared(open_handed, "A") == {True}
+        assert compared(open_handed, "B") == {is_allowed}
+        assert compared(guarded, "A") == {is_allowed}
+        assert compared(guarded, "B") == {is_allowed}  # or own cases would stand before all others of their distance
+        assert compared((await a.query(epsilon=8.0)).results[0], "B") == {False}
+
+    two(folder, tmp_path, story, replace(OPEN, detail=is_allowed))
+
+
+def test_an_image_has_the_detail_code_that_the_gallery_has_of_it(folder: Path, tmp_path: Path) -> None:
+    async def story(a: Hospital, b: Hospital) -> None:
+        archive = await a.duties.search(lambda archive: archive)
+        for image in a.images(3):
+            seen = archive.encode(image)
+            (found,) = archive.gallery.search(archive.active().id, [seen.code], 24, details=[seen.detail])
+            details = {Path(archive.gallery.case_of(hit.token).image).name: hit.detail for hit in found}
+            assert details[image.name] <= 1  # a value near 0 may fall either way when it is made in a batch
+            assert max(details.values()) > 4
+
+    two(folder, tmp_path, story)
+
+
 def test_what_was_asked_today_counts_after_a_restart(folder: Path, tmp_path: Path) -> None:
     async def story(a: Hospital, b: Hospital) -> None:
         outcomes = [(await a.query(count)).results[0].outcomes["B"].kind for count in (2, 2, 3)]

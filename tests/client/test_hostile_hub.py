@@ -405,7 +405,9 @@ def test_a_hub_that_floods_a_site_with_queries_gets_busy_and_then_silence(tmp_pa
 
 
 def found(*hits: Hit) -> bytes:
-    return retrieval_wire.write_found([hits])
+    body = retrieval_wire.write_found([hits])
+    assert body is not None
+    return body
 
 
 def combined(*answers: tuple[str, bytes]) -> Any:
@@ -413,8 +415,10 @@ def combined(*answers: tuple[str, bytes]) -> Any:
     given = hub.Answers(answers=[{"site": site, "body": body} for site, body in answers])
     image = np.zeros((1, 4, 4), np.float32)
     mask = np.zeros((4, 4), np.uint8)
-    look = Look(query.model_id, Encoded(bytes(8), mask, image, "0" * 64), [Hit(3, b"o" * 16, "x", 1)], bytes(8))
-    return lookup.combine("A", look, lookup.outcomes("A", given, query), 0, 5)
+    encoded = Encoded(bytes(8), bytes(4), mask, image, "0" * 64)
+    look = Look(query.model_id, encoded, [Hit(3, b"o" * 16, "x", 1)], bytes(8))
+    (result,) = lookup.combine("A", [look], lookup.outcomes("A", given, query), 5)
+    return result
 
 
 def test_nobody_answers_in_the_name_of_the_asking_site(tmp_path: Path) -> None:

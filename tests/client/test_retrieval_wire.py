@@ -45,7 +45,8 @@ def test_the_largest_query_and_the_largest_answer_are_within_the_limits() -> Non
 
 def test_an_answer_that_would_be_too_large_says_so_in_its_place() -> None:
     hits = [[Hit(1, bytes(16), f"{code} {n} " + "漢" * 56, 1) for n in range(MAX_K)] for code in range(MAX_CODES)]
-    outcome = read_outcome(retrieval_wire.write_found(hits), QUERY)
+    assert retrieval_wire.write_found(hits) is None  # and then this is sent:
+    outcome = read_outcome(retrieval_wire.write_refused(pb.Refused.TOO_LARGE), QUERY)
     assert (outcome.kind, outcome.code) == ("refused", "too_large")
 
 

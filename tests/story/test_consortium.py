@@ -2,9 +2,13 @@
 
 import contextlib
 import json
+import re
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +16,13 @@ import pytest
 from PIL import Image
 
 from hospitals import SITES, small_plan
-from trial import Trial
+from trial import Trial, environment
 from ynet.data.manifest import read
 from ynet.index import Hit, merge
-from ynet_client import stored_codes
+from ynet_client import Filters, Outcome, RefusedError, Site, UserError, stored_codes
 from ynet_client.case_tokens import Tokens
+
+ROOT = Path(__file__).parents[2]
 
 
 def an_image(trial: Trial, site: str) -> Path:
@@ -79,7 +85,7 @@ def all_codes(trial: Trial, folder: Path) -> dict[bytes, bytes]:
             assert model is not None
             (salt,) = database.execute("SELECT salt FROM site").fetchone()
             tokens = Tokens((trial.home(site) / "gallery.secret").read_bytes(), salt, model.id)
-            for held in (stored_codes.segments(database, model)[0], stored_codes.tail(database, model)):
+            for held in (stored_codes.segments(database, model)[0], stored_codes.tail(database, model)[0]):
                 named = (bytes(token) for token in tokens.of(held.ids))
                 codes.update(zip(named, map(bytes, held.codes), strict=True))
     return codes
@@ -110,6 +116,24 @@ def test_a_gallery_is_verified_on_demand(trial: Trial, trained: str) -> None:
     found = trial.site_command("A", "index", "--verify", "--json")
     held = {"cases": SITES["A"], "codes": SITES["A"], "segments": 1, "damaged": [], "encoded": 0}
     assert json.loads(found.stdout) == held
+
+
+def test_a_bit_that_flips_on_the_disk_is_found_by_verifying_and_its_cases_are_encoded_again(
+    trial: Trial, trained: str, tmp_path: Path
+) -> None:
+    code_of = all_codes(trial, tmp_path)
+    found = trial.query("A", an_image(trial, "A"))
+    with contextlib.closing(sqlite3.connect(tmp_path / "A-gallery.sqlite")) as database:
+        ((codes,),) = database.execute("SELECT codes FROM segments").fetchall()
+    for file in trial.home("A").glob("gallery.sqlite*"):
+        with file.open("r+b") as opened:
+            if (place := opened.read().find(codes)) >= 0:
+                opened.seek(place)
+                opened.write(bytes([codes[0] ^ 1]))
+    said = trial.site_command("A", "index", "--verify")
+    assert f"damaged: segment 0 ({SITES['A']} cases); {SITES['A']} cases encoded again" in " ".join(said.stdout.split())
+    assert all_codes(trial, tmp_path) == code_of
+    assert trial.query("A", an_image(trial, "A"))["hits"] == found["hits"]
 
 
 def test_a_forgotten_patient_is_found_by_no_site_and_not_taken_in_again(trial: Trial, trained: str) -> None:
@@ -184,6 +208,60 @@ def test_a_consult_is_asked_listed_and_answered_by_commands(trial: Trial, traine
     assert (listed["word"], listed["text"]) == ("yes", "Call me")
     assert "image" not in listed
     assert "Call me" in trial.site_command("A", "consults").stdout
+
+
+def test_python_is_told_what_the_command_is_told(trial: Trial, trained: str) -> None:
+    site, image = Site(home=trial.home("A")), an_image(trial, "A")
+    assert site.name == "A"
+    told, found = site.query(image), trial.query("A", image)
+    assert (told.site, told.model, told.code, told.name) == ("A", trained, found["code"], image.name)
+    assert [asdict(hit) for hit in told.hits] == [{"image": None, **hit} for hit in found["hits"]]
+    assert told.outcomes == found["outcomes"] == {"B": "found", "C": "found"}
+    assert site.query([image, image.read_bytes()]) == [told, replace(told, name="")]
+    assert site.query([]) == []
+    with pytest.raises(UserError, match="it is site A's"):
+        Site("B", home=trial.home("A"))
+
+
+def test_every_outcome_and_filter_comes_to_python_by_its_name(trial: Trial, trained: str) -> None:
+    site, image = Site(home=trial.home("A")), an_image(trial, "A")
+    assert site.query(image, filters=Filters(labels=("nobody has this",))).outcomes["B"] is Outcome.SUPPRESSED
+    refused = site.query(image, filters=Filters(attributes=(("background", "dark"),)), sites=["B"])
+    assert refused.outcomes == {"B": Outcome.REFUSED}
+    assert refused.reasons == {"B": "the site answers no such question"}
+    own = [read(trial.sites["A"]).cases[place].image for place in range(SITES["A"])]
+    assert {hit.image for hit in refused.hits} <= set(own)
+    assert {hit.site for hit in site.query(image, sites="B", k=100).hits} == {"A", "B"}
+    noised = site.query(image, epsilon=6)
+    assert noised.noise is not None
+    assert {hit.site for hit in noised.own} == {"A"}
+    assert "A" not in {hit.site for hit in noised.hits}
+    with pytest.raises(RefusedError, match="0 hits"):
+        site.query(image, k=0)
+    with pytest.raises(UserError, match="image"):
+        site.query(b"no image")
+    assert site.status()["gallery"]["indexed"] == site.index()["cases"] == SITES["A"]
+    assert site.forget("nobody's")["removed"] == 0
+
+
+def test_the_examples_of_the_python_api_run(trial: Trial, trained: str, tmp_path: Path) -> None:
+    manifest = read(trial.sites["A"])
+    for case, name in zip(manifest.test, ("scan.png", "scan-2.png"), strict=False):
+        shutil.copy(manifest.path_of(case.image), tmp_path / name)
+    (tmp_path / "ynet").symlink_to(trial.folder)  # the folder in which joined sites are looked for
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "API.md").read_text("utf-8"), re.DOTALL)
+    assert len(examples) == 8
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(examples) + "\nimport sys\nassert 'torch' not in sys.modules"],
+        cwd=tmp_path,
+        env={key: value for key, value in environment().items() if key != "YNET_HOME"}
+        | {"XDG_DATA_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    for shown in ("B answered", "A asks about", "B yes Call me", "cannot be read - No such file"):
+        assert shown in done.stdout
 
 
 def recorded(trial: Trial, since: int = 0) -> bytes:

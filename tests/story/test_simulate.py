@@ -144,11 +144,15 @@ def test_what_cannot_be_an_experiment_is_refused_with_what_to_do(tmp_path: Path)
 
 
 def test_every_hospital_finds_more_at_the_others_with_the_federated_model_than_with_its_own(tmp_path: Path) -> None:
-    """The claim of the whole, in small. C trains on some 20 cases, none of one class; A on ten times as many."""
+    """The claim of the whole, in small: what a hospital has not seen it learns from the others.
+
+    C trains on some 20 cases, none of one class; A on ten times as many, none of another.
+    """
     make_federation(tmp_path / "data", {"A": 280, "B": 100, "C": 40}, seed=3, size=64)
-    manifest = tmp_path / "data/C/manifest.csv"
-    rows = manifest.read_text("utf-8").splitlines()
-    manifest.write_text("\n".join(row for row in rows if ",ring," not in row or ",test," in row), "utf-8")
+    for site, unseen in (("A", "smooth"), ("C", "ring")):
+        manifest = tmp_path / "data" / site / "manifest.csv"
+        rows = manifest.read_text("utf-8").splitlines()
+        manifest.write_text("\n".join(row for row in rows if f",{unseen}," not in row or ",test," in row), "utf-8")
     changes = {"local_epochs": 4, "learning_rate": 4e-3, "batch_size": 16, "settle": 0.25, "evaluate_every": 6}
     small_plan(tmp_path / "plan.yaml", image=64, width=8, rounds=12, **changes)
     made = simulate(tmp_path)

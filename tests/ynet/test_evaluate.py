@@ -46,7 +46,7 @@ class Oracle(YNet):
 
     def forward(self, image: torch.Tensor) -> Output:
         code = self.targets[(image[:, 0, 0, 0] // 2).long()]
-        return Output(image % 2 - 0.5, code, code)
+        return Output(image % 2 - 0.5, code, torch.zeros(len(image), self.hash.in_features))
 
 
 def with_answers(cases: Any) -> Any:

@@ -28,14 +28,15 @@ class Summed(Clipped):
     """The clipped sum over single-view patients, one after the other, and their lengths before clipping."""
 
     def __init__(self, net: YNet, plan: Any, cases: Any, positions: list[int], bound: float) -> None:
-        super().__init__(list(net.parameters()), bound)
+        parameters = list(trained(net, plan).values())
+        super().__init__(parameters, bound)
         self.norms: list[float] = []
         loss = loss_of(plan, CPU)
         for position in positions:
             batch = cases.batch(torch.tensor([position]))
             net.zero_grad()
             loss(net(batch.image), batch).total.mean().backward()
-            (norm,) = self.add([parameter.grad[None] for parameter in net.parameters()])
+            (norm,) = self.add([parameter.grad[None] for parameter in parameters])
             self.norms.append(float(norm))
 
 
@@ -75,7 +76,8 @@ def test_the_clipped_sum_is_that_of_opacus_gradients_of_every_sample(make_plan: 
     batch = cases.batch(torch.arange(6))
     wrapped = GradSampleModule(build(plan), loss_reduction="sum")
     loss_of(plan, CPU)(wrapped(batch.image), batch).total.sum().backward()
-    each = torch.cat([parameter.grad_sample.flatten(1) for parameter in wrapped.parameters()], 1).double()
+    learning = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
+    each = torch.cat([parameter.grad_sample.flatten(1) for parameter in learning], 1).double()
     clipped = each * (bound / each.norm(dim=1, keepdim=True)).clamp(max=1)
     torch.testing.assert_close(ours, clipped.sum(0), rtol=1e-3, atol=1e-5)
 
@@ -146,7 +148,7 @@ def test_a_step_that_draws_nobody_is_noise_alone(make_plan: Any, make_cases: Any
     result = train_privately(net, cases, patients_of(cases), plan, 1, nobody, device=CPU, generator=generator)
     after = arrays_of(net)
     assert (result.loss, result.images) == (0.0, 0)
-    assert all(np.isfinite(after[name]).all() and (after[name] != before[name]).all() for name in after)
+    assert all(np.isfinite(after[name]).all() and (after[name] != before[name]).all() for name in trained(net, plan))
 
 
 # --- the training
@@ -158,7 +160,7 @@ def test_without_noise_or_clipping_a_step_is_that_of_the_plain_gradient(make_pla
     result = train_privately(net, cases, patients_of(cases), plan, 1, LOUD, device=CPU, generator=generator)
     plain, batch = build(plan), cases.batch(torch.arange(6))
     loss_of(plan, CPU)(plain(batch.image), batch).total.mean().backward()
-    expected = torch.cat([parameter.grad.flatten() for parameter in plain.parameters()])
+    expected = torch.cat([parameter.grad.flatten() for parameter in trained(plain, plan).values()])
     found = torch.tensor(result.moments.first) / 0.1  # AdamW's first moment after one step
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-4)
     assert result.images == 6
@@ -174,8 +176,18 @@ def test_what_the_plan_does_not_train_stays_as_it_was(
     train_privately(net, cases, patients_of(cases), plan, 1, LOUD, device=CPU, generator=generator)
     after = arrays_of(net)
     moved = {name for name in after if (after[name] != before[name]).any()}
-    assert moved == {name for name in after if (name.startswith(few) if few else after[name].ndim == 1)}
+    learning = {name for name in after if not name.startswith("detail.")}
+    assert moved == {name for name in learning if (name.startswith(few) if few else after[name].ndim == 1)}
     assert 0 < len(trained(net, plan)) < len(list(net.parameters()))
+
+
+def test_private_training_leaves_what_the_detail_code_measures_by_as_it_began(make_plan: Any, make_cases: Any) -> None:
+    """Means and deviations of features without noise would be under no epsilon."""
+    plan, cases = make_plan(privacy=PRIVATE), make_cases(6)
+    net, generator = build(plan), torch.Generator().manual_seed(1)
+    train_privately(net, cases, patients_of(cases), plan, 1, LOUD, device=CPU, generator=generator)
+    assert not net.detail.centre.any()
+    assert (net.detail.spread == 1).all()
 
 
 def test_the_mechanism_keeps_the_plans_epsilon_over_all_rounds(make_plan: Any) -> None:

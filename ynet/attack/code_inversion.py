@@ -1,8 +1,7 @@
 """Code inversion: how much of an image, and of its class, a decoder reads out of its code.
 
-The decoder has learnt from other patients' codes and images. Beside the code stands the code with detail bits, which a
-site may allow to tell equal codes apart: the signs of an ITQ rotation (Gong and Lazebnik, CVPR 2011) of the feature
-minus its code's mean. Nothing in ynet sends them so far.
+The decoder has learnt from other patients' codes and images. Beside the code stands the code with the detail code,
+which a site may allow to be sent, to tell equal codes apart.
 """
 
 from typing import NamedTuple
@@ -10,19 +9,16 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Bool, Int64, UInt8
-from torch import Tensor
+from jaxtyping import Int64
 
 from ynet import metrics
 from ynet.attack import kernel
 from ynet.data.batch import CaseSource
-from ynet.hashing import hamming, pack
+from ynet.hashing import pack
 from ynet.model import YNet
 
 Floats = npt.NDArray[np.float64]
 BATCH = 64
-DETAIL_BITS = 32
-ITQ_STEPS = 50
 
 
 class Revealed(NamedTuple):
@@ -31,6 +27,7 @@ class Revealed(NamedTuple):
     image: Floats  # (n, pixels)
     label: npt.NDArray[np.int64]  # (n,)
     code: npt.NDArray[np.uint8]  # (n, bits / 8), packed
+    detail: npt.NDArray[np.uint8]  # (n, 4), packed
     feature: Floats  # (n, features): what the hash layer reads. It never leaves a site
 
 
@@ -43,30 +40,16 @@ class Inversion(NamedTuple):
     image: Floats  # (n, pixels), as decoded
 
 
-class Detail(NamedTuple):
-    """What makes detail bits of features."""
-
-    codes: npt.NDArray[np.uint8]  # distinct ones, packed
-    means: Floats  # of the features with each code
-    projection: Floats  # (features, bits)
-
-
 def reveal(net: YNet, cases: CaseSource, device: torch.device) -> Revealed:
     """Codes as queries carry them, and the features behind them."""
-    images, codes, features = [], [], []
-    seen: list[Tensor] = []
-    hook = net.hash.register_forward_pre_hook(lambda _, given: seen.append(given[0].double().cpu()))
-    try:
-        for positions in torch.split(torch.arange(len(cases)), BATCH):
-            batch = cases.batch(positions)
-            seen.clear()
-            codes.append(pack(net.read(batch.image.to(device)).code.float()))
-            features.append(torch.stack(seen).mean(0).numpy())  # of the image and its mirror image, where both are read
-            images.append(batch.image.flatten(1).double().numpy())
-    finally:
-        hook.remove()
-    label = cases.label.numpy()
-    return Revealed(np.concatenate(images), label, np.concatenate(codes), np.concatenate(features))
+    parts = []
+    for positions in torch.split(torch.arange(len(cases)), BATCH):
+        batch = cases.batch(positions)
+        seen = net.read(batch.image.to(device))
+        image, feature = (values.flatten(1).double().cpu().numpy() for values in (batch.image, seen.feature))
+        parts.append((image, pack(seen.code.float()), pack(seen.detail), feature))
+    images, codes, details, features = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Revealed(images, cases.label.numpy(), codes, details, features)
 
 
 def invert_codes(
@@ -78,14 +61,13 @@ def invert_codes(
     ceiling. `patient` keeps a patient's public images together where the decoder is chosen.
     """
     order = random.permutation(len(public.label))
-    image, label, code, feature = public
-    public, patient = Revealed(image[order], label[order], code[order], feature[order]), patient[order]
-    detail, scale = fit_detail(public, random), public.feature.std(0) + 1e-6
+    public, patient = Revealed._make(part[order] for part in public), patient[order]
+    scale = public.feature.std(0) + 1e-6
     classes = int(max(public.label.max(), secret.label.max())) + 1
 
     def given(part: Revealed) -> dict[str, Floats]:
         code = np.unpackbits(part.code, axis=1).astype(np.float64)
-        bits = np.unpackbits(detail_bits(detail, part), axis=1).astype(np.float64)
+        bits = np.unpackbits(part.detail, axis=1).astype(np.float64)
         return {
             "label": np.eye(classes)[part.label],
             "code": code,
@@ -115,27 +97,3 @@ def _score(public: Revealed, secret: Revealed, decoded: tuple[Floats, npt.NDArra
     whole = ((public.image.mean(0) - secret.image) ** 2).sum()
     accuracy = float((named == secret.label).mean())
     return Inversion(float(1 - left / whole), accuracy, metrics.balanced_accuracy(named, secret.label), images)
-
-
-def fit_detail(public: Revealed, random: np.random.Generator) -> Detail:
-    """The rotation that takes the public features' differences from their code's mean closest to signs."""
-    codes, bucket = np.unique(public.code, axis=0, return_inverse=True)
-    bucket = bucket.reshape(-1)
-    counts = np.bincount(bucket)
-    means = np.stack([np.bincount(bucket, column) / counts for column in public.feature.T], 1)
-    rest = public.feature - means[bucket]
-    directions: Floats = np.linalg.svd(rest, full_matrices=False)[2][:DETAIL_BITS].T
-    rotation = np.linalg.qr(random.standard_normal((directions.shape[1], directions.shape[1])))[0]
-    projected = rest @ directions
-    for _ in range(ITQ_STEPS):
-        left, _, right = np.linalg.svd(np.sign(projected @ rotation).T @ projected)
-        rotation = (left @ right).T
-    return Detail(codes, means, directions @ rotation)
-
-
-def detail_bits(detail: Detail, part: Revealed) -> UInt8[np.ndarray, "n bytes"]:
-    """A feature's bits, packed. A code that the public part has not goes with the nearest one that it has."""
-    nearest = hamming(part.code, detail.codes).argmin(1)
-    is_set: Bool[np.ndarray, "n bits"] = (part.feature - detail.means[nearest]) @ detail.projection > 0
-    packed: npt.NDArray[np.uint8] = np.packbits(is_set, axis=1)
-    return packed

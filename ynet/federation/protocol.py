@@ -18,6 +18,8 @@ MAX_PADDED_BYTES = 64 * 1_024
 """An asking site may have answers padded to this at least: a small answer, or none, then looks like any other."""
 MAX_QUERY_S = 60.0
 MAX_REASON_CHARACTERS = 500
+MAX_LABEL = 64
+"""Characters of a label, as in a plan."""
 MAX_BLOB_BYTES = (4096 << 20) + (1 << 20)
 """The largest model that a server may be set to take, and what a message holds beside it."""
 MAX_TASKS = 32

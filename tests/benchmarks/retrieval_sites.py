@@ -1,0 +1,200 @@
+"""Queries to sites with galleries, sealed, through a real hub on loopback: the whole path as it is deployed.
+
+What a query passes: the asking site's own gallery, sealing, the hub, each answering site's disclosure control, quotas,
+search and audit log, and back to the merging and the asking site's audit log. Only the image's encoding is left out:
+its code is given.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import multiprocessing
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import psutil
+import torch
+
+import federation
+import galleries
+from ynet_client import asking
+from ynet_client.archive import Encoded
+from ynet_client.consent import Consent
+from ynet_client.display import Display
+from ynet_client.duties import Duties
+from ynet_client.lookup import Result, Wanted
+from ynet_client.session import Session
+from ynet_client.settings import ClientSettings, Disclosure
+
+K = 10
+BATCH = 64
+WARM_UP = 40
+ASKER = "ASKER"
+PROCESSES = 2  # of answering sites
+SETTINGS = ClientSettings(
+    data="none.csv",
+    threads=1,
+    disclosure=Disclosure(queries_per_day_and_site=10_000_000, queries_per_day_and_user=10_000_000),
+)
+
+
+class Took(NamedTuple):
+    """What the queries of one federation took."""
+
+    sites: int
+    cases: int  # of each site
+    kind: str
+    p50_ms: float
+    p99_ms: float
+    queries: int
+    cpu_ms: float  # of all processes, a query
+    per_s: float | None  # queries of batches, one batch after the other
+    batch_cpu_ms: float | None
+
+
+class Asked(NamedTuple):
+    """A query's code, and what is known of cases like it."""
+
+    code: bytes
+    result: Result
+
+
+def duties_of(home: Path) -> Duties:
+    return Duties(home, SETTINGS, Display(), 1, Consent(home, SETTINGS.policy))
+
+
+async def answer_all(homes: Sequence[Path]) -> None:
+    """A process of sites, until its input ends."""
+    torch.set_num_threads(1)
+    with contextlib.ExitStack() as stack:
+        duties = [stack.enter_context(contextlib.closing(duties_of(home))) for home in homes]
+        for one in duties:
+            await one.search(lambda archive: archive)
+        running = await federation.connect(
+            [federation.session(home, one) for home, one in zip(homes, duties, strict=True)]
+        )
+        await federation.until_input_ends()
+        for task in running:
+            task.cancel()
+
+
+class Asker:
+    """The asking site, connected."""
+
+    def __init__(self, duties: Duties, session: Session, sites: int) -> None:
+        self._duties, self._session, self._sites = duties, session, sites
+
+    async def ask(self, codes: np.ndarray) -> list[Asked]:
+        """What is known of cases like those with these codes."""
+        images = [Path(code.tobytes().hex()) for code in codes]
+        answered = await asking.query(ASKER, self._duties, self._session, images, Wanted(K), "radiologist")
+        for result in answered.results:
+            assert len(result.outcomes) == self._sites, result.outcomes
+            assert all(one.kind == "found" for one in result.outcomes.values()), result.outcomes
+            assert len(result.hits) == K
+        return [Asked(*each) for each in zip((code.tobytes() for code in codes), answered.results, strict=True)]
+
+
+def encoded(image: Path) -> Encoded:
+    """In place of the network: the code that the image's name says."""
+    code = bytes.fromhex(image.name)
+    return Encoded(code, bytes(4), np.zeros((1, 1), np.uint8), np.zeros((1, 1, 1), np.float32), 4 * image.name)
+
+
+async def ask_all(home: Path, sites: int, ask: "Callable[[Asker], object]") -> object:
+    torch.set_num_threads(1)
+    with contextlib.closing(duties_of(home)) as duties:
+        archive = await duties.search(lambda archive: archive)
+        archive.encode = encoded  # type: ignore[method-assign]
+        session = federation.session(home, duties)
+        (running,) = await federation.connect([session])
+        try:
+            return await ask(Asker(duties, session, sites))  # type: ignore[misc]
+        finally:
+            running.cancel()
+
+
+async def latencies(asker: Asker, codes: np.ndarray) -> list[float]:
+    took = []
+    for code in codes:
+        begun = time.perf_counter()
+        await asker.ask(code[None])
+        took.append(time.perf_counter() - begun)
+    return took
+
+
+def cpu_s() -> float:
+    """What this process and those that it has started have used of the processors."""
+    own = psutil.Process()
+    return sum(sum(one.cpu_times()[:2]) for one in (own, *own.children(recursive=True)))
+
+
+def measure(folder: Path, sites: int, n: int, kind: str, queries: int, batches: int) -> tuple[Took, list[Asked]]:
+    """The figures, and the results of the batches."""
+    random = np.random.default_rng(99)
+
+    async def ask(asker: Asker) -> tuple[Took, list[Asked]]:
+        await latencies(asker, galleries.CODES[kind](random, WARM_UP))
+        before = cpu_s()
+        single = await latencies(asker, galleries.CODES[kind](random, queries))
+        cpu_ms = 1e3 * (cpu_s() - before) / queries
+        p50, p99 = np.percentile(single, [50, 99]) * 1e3
+        results, per_s, batch_cpu_ms = list[Asked](), None, None
+        if batches:
+            asked = galleries.CODES[kind](random, BATCH * (batches + 2)).reshape(-1, BATCH, 8)
+            for batch in asked[:2]:
+                await asker.ask(batch)
+            took, before = [], cpu_s()
+            for batch in asked[2:]:
+                begun = time.perf_counter()
+                results += await asker.ask(batch)
+                took.append(time.perf_counter() - begun)
+            per_s, batch_cpu_ms = BATCH / float(np.median(took)), 1e3 * (cpu_s() - before) / batches
+        return Took(sites, n, kind, float(p50), float(p99), queries, cpu_ms, per_s, batch_cpu_ms), results
+
+    with federation.hub(folder) as (server, _):
+        names = [f"S{number}" for number in range(sites)]
+        homes = [federation.enrol(server, folder, name) for name in (*names, ASKER)]
+        with federation.processes(__file__, homes[:-1], PROCESSES):
+            return asyncio.run(ask_all(homes[-1], sites, ask))  # type: ignore[return-value]
+
+
+def fill(folder: Path, sites: int, n: int, kind: str) -> None:
+    """The galleries of all sites and the asking one, two at a time; those that are there are kept."""
+    names = [*(f"S{number}" for number in range(sites)), ASKER]
+    missing = [
+        (folder / name, n, kind, seed) for seed, name in enumerate(names) if not (folder / name / "whole").exists()
+    ]
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        pool.starmap(_fill, missing, chunksize=1)
+
+
+def _fill(home: Path, n: int, kind: str, seed: int) -> None:
+    torch.set_num_threads(1)
+    galleries.fill(home, n, kind, seed)
+    (home / "whole").touch()
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    arguments.add_argument("--answer", type=Path, nargs="+")
+    arguments.add_argument("--sites", type=int, default=10)
+    arguments.add_argument("--cases", type=int, default=1_000_000)
+    arguments.add_argument("--kind", choices=galleries.CODES, default="trained")
+    arguments.add_argument("--queries", type=int, default=500)
+    arguments.add_argument("--batches", type=int, default=20)
+    arguments.add_argument("--work", type=Path)
+    options = arguments.parse_args()
+    if options.answer:
+        asyncio.run(answer_all(options.answer))
+        return
+    options.work.mkdir(exist_ok=True, parents=True)
+    fill(options.work, options.sites, options.cases, options.kind)
+    print(measure(options.work, options.sites, options.cases, options.kind, options.queries, options.batches)[0])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""The Python API without a running client: what it refuses by itself, what it loads, what its page says."""
+
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import ynet_client
+from ynet_client import Answer, ConsultRequest, Filters, Hit, Outcome, Site, UnreachableError, UserError
+
+PAGE = (Path(__file__).parents[2] / "docs" / "API.md").read_text("utf-8")
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site("A", home=tmp_path)
+
+
+def test_a_client_that_does_not_run_is_said_with_the_command_that_starts_it(site: Site) -> None:
+    for ask in (site.status, site.consults, lambda: site.query(b"an image"), lambda: site.forget("P")):
+        with pytest.raises(UnreachableError, match="is not running") as raised:
+            ask()
+        assert raised.value.do.startswith("start it: ynet-client join")
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        Filters(labels="glioma"),  # type: ignore[arg-type]
+        Filters(attributes=("grade", "G2", "x")),  # type: ignore[arg-type]
+        Filters(attributes=(("grade=", "G2"),)),
+        Filters(attributes=(("", "G2"),)),
+        Filters(split="validation"),
+        Filters(since="May"),
+        Filters(since="2026-02-01", until="2026-01-01"),
+    ],
+)
+def test_a_filter_that_cannot_be_meant_is_refused_before_anything_is_sent(filters: Filters, site: Site) -> None:
+    with pytest.raises(UserError, match="the filter cannot be used"):
+        site.query(b"an image", filters=filters)
+
+
+def test_an_epsilon_of_nothing_and_a_file_that_is_not_there_are_refused(site: Site, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be noised"):
+        site.query(b"an image", epsilon=0)
+    with pytest.raises(UserError, match="cannot be read"):
+        site.query(tmp_path / "no such file.png")
+
+
+def test_importing_the_api_loads_no_numpy_and_no_torch() -> None:
+    code = "import sys, ynet_client; sys.exit(bool({'torch', 'numpy', 'flwr', 'grpc'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def rows(head: str) -> set[str]:
+    """What stands in code in the first column of the page's table with this head."""
+    table = PAGE[PAGE.index(f"| {head} |") :].split("\n\n")[0]
+    return {word for line in table.splitlines()[2:] for word in re.findall(r"`([^`]+)`", line.split("|")[1])}
+
+
+def test_the_page_has_every_field_and_every_outcome() -> None:
+    for kind in (Answer, Hit, ConsultRequest):
+        assert rows(f"`{kind.__name__}`") == {field.name for field in fields(kind)}
+    assert rows("outcome") == set(Outcome)
+    for field in fields(Filters):
+        assert f"`{field.name}`" in PAGE
+    for name in ynet_client.__all__:
+        assert name in PAGE or name == "Consults"
