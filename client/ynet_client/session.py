@@ -184,6 +184,7 @@ class Session:
                     self._receive(message)
             finally:
                 self._channel = None
+                self._outbox.put_nowait(None)  # who sends it waits for nothing any more
                 for work in renewing:
                     work.cancel()
                 for running in self._running.values():
