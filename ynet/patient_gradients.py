@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor, nn
-from torch.nn import grad
 
 ROUNDING = 1e-6  # of what a patient's positions could add up to: the sum is made in single precision
 DOUBLE = 2  # times the work of single precision
@@ -32,11 +31,12 @@ class Geometry(NamedTuple):
 
     def weights(self, x: Tensor, shape: Sequence[int], gradient: Tensor) -> Tensor:
         """The gradient of weights of this shape, summed over all rows, in single precision on every device."""
+        like = gradient.new_empty(shape)  # torch.nn.grad's is a single number that a call writes out as many times
+        geometry = (self.stride, self.padding, self.dilation, False, (0, 0), self.groups)
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if x.is_cuda else nullcontext():
-            made: Tensor = grad.conv2d_weight(  # type: ignore[no-untyped-call]
-                x, shape, gradient, self.stride, self.padding, self.dilation, self.groups
-            )
-        return made
+            made = torch.ops.aten.convolution_backward(gradient, x, like, None, *geometry, (False, True, False))
+        weights: Tensor = made[1]
+        return weights
 
 
 @dataclass(frozen=True)
@@ -277,7 +277,7 @@ def _group_norm(layer: Any, x: Float[Tensor, "rows channels ..."], heard: _Heard
 
 
 def _repeated(parameter: nn.Parameter, rows: int, heard: _Heard) -> Float[Tensor, " rows_channels"]:
-    each = parameter.detach().repeat(rows)
+    each = parameter.detach().expand(rows, -1).flatten()
     if heard.wants(parameter):
         each.requires_grad_()
         each.register_hook(lambda gradient: heard.put(parameter, gradient.view(rows, -1)))  # type: ignore[no-untyped-call]
