@@ -28,7 +28,7 @@ from ynet.train import (
 )
 
 HEADS = ("hash", "place", "segmentation.logit", "classifier")
-ROWS = 48  # images at most whose activations are held at a time: more are no faster
+ROWS = 32  # images at most whose activations are held at a time: more are no faster
 
 
 def train_privately(
