@@ -139,7 +139,7 @@ THREADS = (1, 2)
 
 
 def one(way: str, count: int, batch: int, threads: int) -> None:
-    """An epoch after a short one that does not count: milliseconds an image, by the clock and of the processor; peak of memory, MB."""
+    """An epoch after a short one that does not count: milliseconds an image, by the clock and of the processor; MB."""
     torch.set_num_threads(threads)
     frozen = plan(batch)
     WAYS[way](InMemory(2 * batch), frozen)
