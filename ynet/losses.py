@@ -93,7 +93,7 @@ def ortho_hash(
 ) -> Float[Tensor, " batch"]:
     """Cross-entropy over s (cos(code, target) - m [own class]) (Hoe et al., NeurIPS 2021, eq. 6)."""
     cosine = F.normalize(code) @ F.normalize(targets).T
-    own = label[:, None] == torch.arange(len(targets), device=label.device)  # one_hot looks at values: not under vmap
+    own = label[:, None] == torch.arange(len(targets), device=label.device)
     return F.cross_entropy(ORTHO_SCALE * (cosine - ORTHO_MARGIN * own), label, reduction="none")
 
 

@@ -11,16 +11,17 @@ import secrets
 from collections.abc import Hashable, Iterator, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from jaxtyping import Float, Float64, Int64
-from scipy.special import ndtri
 from torch import Tensor, nn
 
 from ynet import accountant
 from ynet.accountant import Spent
 from ynet.federation.plan import Plan
+from ynet.patient_gradients import Gradient, Whole
+
+PIECE = 1 << 16  # pairs of normal draws that are made at a time: they stay in the processor's cache
 
 
 class Mechanism(NamedTuple):
@@ -53,17 +54,28 @@ class Randomness:
     """Draws that nobody can repeat: AES-256 in counter mode under a fresh key of the operating system's."""
 
     def __init__(self) -> None:
+        self._zeros, self._bytes = bytes(16 * PIECE), bytearray(16 * PIECE)
         self._stream = Cipher(algorithms.AES256(secrets.token_bytes(32)), modes.CTR(bytes(16))).encryptor()
 
-    def uniform(self, count: int) -> Float64[np.ndarray, " count"]:
-        """Uniform on (0, 1), each of 2^53 values alike; neither end."""
-        words = np.frombuffer(self._stream.update(bytes(8 * count)), "<u8")
-        return ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    def uniform(self, count: int) -> Float64[Tensor, " count"]:
+        """Uniform on (0, 1), each of 2^52 values alike; neither end."""
+        drawn = torch.empty(count, dtype=torch.float64)
+        for piece in torch.split(drawn, 2 * PIECE):
+            self._stream.update_into(memoryview(self._zeros)[: 8 * len(piece)], self._bytes)
+            words = torch.frombuffer(self._bytes, dtype=torch.int64, count=len(piece))
+            torch.mul((words >> 12).bitwise_and_((1 << 52) - 1).double().add_(0.5), 2.0**-52, out=piece)
+        return drawn
 
-    def normal(self, count: int) -> Float64[np.ndarray, " count"]:
-        """Standard normal, by the inverse of its distribution function."""
-        found: Float64[np.ndarray, " count"] = ndtri(self.uniform(count))
-        return found
+    def normal(self, count: int) -> Float64[Tensor, " count"]:
+        """Standard normal, in pairs that are the coordinates of points of the plane (Box, Muller 1958)."""
+        drawn = torch.empty(2, (count + 1) // 2, dtype=torch.float64)
+        for pairs in torch.split(drawn, PIECE, dim=1):
+            radius, angle = self.uniform(pairs.numel()).view(2, -1)
+            radius.log_().mul_(-2).sqrt_()
+            angle.mul_(2 * math.pi)
+            torch.mul(radius, angle.cos(), out=pairs[0])
+            torch.mul(radius, angle.sin(), out=pairs[1])
+        return drawn.flatten()[:count]
 
 
 class Patients:
@@ -87,10 +99,9 @@ class Patients:
 
     def sample(self, rate: float, views: int, randomness: Randomness) -> Iterator[Int64[Tensor, " views"]]:
         """The patients of one step, each by the positions of its views; none, now and then."""
-        for number in np.flatnonzero(randomness.uniform(len(self)) < rate):
+        for number in torch.nonzero(randomness.uniform(len(self)) < rate).flatten().tolist():
             positions = self._positions[number]
-            drawn = torch.from_numpy(np.floor(randomness.uniform(views) * len(positions)).astype(np.int64))
-            yield positions[drawn]
+            yield positions[(randomness.uniform(views) * len(positions)).long()]
 
 
 class Clipped:
@@ -100,26 +111,27 @@ class Clipped:
         self._bound = max_grad_norm
         self.total = [torch.zeros_like(parameter, dtype=torch.float32) for parameter in parameters]
 
-    def add(self, gradients: Sequence[Float[Tensor, "patients ..."]]) -> Float64[Tensor, " patients"]:
-        """Add patients' gradients, a tensor for each parameter; their lengths before clipping, which are not private.
+    def add(self, gradients: Sequence[Gradient | Float[Tensor, "patients ..."]]) -> Float64[Tensor, " patients"]:
+        """Add patients' gradients, one for each parameter; their lengths before clipping, which are not private.
 
         A gradient that is not finite counts as 0: one NaN would make all NaN.
         """
-        each = [torch.linalg.vector_norm(part.flatten(1), dim=1, dtype=torch.float64) for part in gradients]
-        norms: Float64[Tensor, " patients"] = torch.linalg.vector_norm(torch.stack(each), dim=0)
+        parts = [Whole(part) if isinstance(part, Tensor) else part for part in gradients]
+        norms: Float64[Tensor, " patients"] = torch.linalg.vector_norm(torch.stack([p.norms() for p in parts]), dim=0)
         is_finite = norms.isfinite()
         # A hair less than the bound over the norm: the product is rounded to float32, and must not be longer.
-        scales = (self._bound * (1 - 1e-6) / norms.clamp(min=1e-30)).clamp(max=1.0)
-        scales = torch.where(is_finite, scales, 0.0).float()
-        for total, part in zip(self.total, gradients, strict=True):
-            finite = part if is_finite.all() else torch.where(is_finite.view(-1, *[1] * (part.ndim - 1)), part, 0.0)
-            total += torch.tensordot(scales, finite.float(), dims=1)
+        scales = (self._bound * (1 - 1e-6) / norms.clamp(min=1e-30)).clamp(max=1.0).float()
+        if not is_finite.all():
+            parts, scales = [part.only(is_finite) for part in parts], scales[is_finite]
+        for total, part in zip(self.total, parts, strict=True):
+            total += part.sum(scales).view(total.shape)
         return norms
 
     def release(self, noise_multiplier: float, batch: float, randomness: Randomness) -> list[Float[Tensor, "..."]]:
         """The noised sum over the patients expected in a step: all that leaves, and all that the optimizer sees."""
-        released, deviation = [], noise_multiplier * self._bound
-        for total in self.total:
-            noise = torch.from_numpy(randomness.normal(total.numel()).astype(np.float32)).view(total.shape)
-            released.append((total + deviation * noise.to(total.device)) / batch)
-        return released
+        deviation, sizes = noise_multiplier * self._bound, [total.numel() for total in self.total]
+        noise = torch.split(randomness.normal(sum(sizes)), sizes)
+        return [
+            (total + deviation * part.view(total.shape).to(total)) / batch
+            for total, part in zip(self.total, noise, strict=True)
+        ]

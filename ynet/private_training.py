@@ -1,18 +1,20 @@
-"""One site's training in one round under differential privacy: DP-SGD's loop, patient by patient."""
+"""One site's training in one round under differential privacy: DP-SGD's loop, clipped patient by patient."""
 
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
 
 from ynet.data.augment import augment
 from ynet.data.batch import Batch, CaseSource
 from ynet.errors import UserError
 from ynet.federation.plan import Plan
 from ynet.losses import Loss, loss_of
-from ynet.model import Output, YNet
+from ynet.model import YNet
+from ynet.patient_gradients import Gradient, PatientGradients
 from ynet.privacy import Clipped, Mechanism, Patients, Randomness
 from ynet.train import (
     Moments,
@@ -26,7 +28,7 @@ from ynet.train import (
 )
 
 HEADS = ("hash", "place", "segmentation.logit", "classifier")
-TOGETHER = 8  # patients whose gradients are made at a time: more are hardly faster, and each holds all the weights
+ROWS = 32  # images at most whose activations are held at a time: more are no faster
 
 
 def train_privately(
@@ -53,7 +55,7 @@ def train_privately(
     begun, private = time.perf_counter(), plan.privacy
     randomness, chosen = Randomness(), trained(net, plan)
     parameters = list(chosen.values())
-    gradients_of = _gradients(net, chosen, loss_of(plan, device), device)
+    gradients_of = _gradients(net, parameters, loss_of(plan, device), device)
     optimizer = optimizer_of(parameters, plan, round_number, moments)
     augmentation = begin(net, plan, round_number)
     sums, seen = torch.zeros(3, device=device), 0
@@ -61,14 +63,11 @@ def train_privately(
         for step in range(1, mechanism.steps + 1):
             clipped = Clipped(parameters, mechanism.max_grad_norm)
             drawn = list(patients.sample(mechanism.sampling_rate, private.views, randomness))
-            for start in range(0, len(drawn), TOGETHER):
-                positions = torch.stack(drawn[start : start + TOGETHER])
+            for positions in _pieces(drawn, private.views):
                 views = cases.batch(positions.flatten())
                 image, mask = augment(views.image, views.mask, augmentation, generator)
-                batch = Batch(
-                    *(part.reshape(*positions.shape, *part.shape[1:]).to(device) for part in (image, mask, views.label))
-                )
-                gradients, parts = gradients_of(batch)
+                batch = Batch(*(part.to(device) for part in (image, mask, views.label)))
+                gradients, parts = gradients_of(batch, len(positions))
                 clipped.add(gradients)
                 sums += parts.nan_to_num().sum(0)
                 seen += len(positions)
@@ -84,24 +83,30 @@ def train_privately(
     return TrainResult(total, classification, segmentation, seen * private.views, seconds, moments_of(optimizer))
 
 
+def _pieces(drawn: Sequence[Tensor], views: int) -> Iterator[Int64[Tensor, "patients views"]]:
+    """The patients of a step in as few pieces as hold at most ROWS images, or one patient's, all about as large."""
+    count = math.ceil(len(drawn) / max(1, ROWS // views))
+    return iter(torch.stack(list(drawn)).tensor_split(count)) if drawn else iter(())
+
+
 def _gradients(
-    net: YNet, chosen: Mapping[str, nn.Parameter], loss_function: Loss, device: torch.device
-) -> Callable[[Batch], tuple[list[Tensor], Tensor]]:
-    """What gives patients' gradients, one tensor a parameter, and their losses' parts; a batch is (patients, views)."""
+    net: YNet, parameters: Sequence[nn.Parameter], loss_function: Loss, device: torch.device
+) -> Callable[[Batch, int], tuple[list[Gradient], Float[Tensor, "patients 3"]]]:
+    """What gives patients' gradients and their losses' parts; a batch has each patient's views one behind the other."""
+    gradients_of = PatientGradients(net, parameters)
 
-    def loss(weights: Mapping[str, Tensor], *views: Tensor) -> tuple[Tensor, Tensor]:
-        batch = Batch(*views)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            output: Output = functional_call(net, dict(weights), (batch.image,))
-        parts = loss_function(single_precision(output), batch)
-        means = torch.stack([part.mean() for part in parts])
-        return means[0], means.detach()
+    def gradients(batch: Batch, patients: int) -> tuple[list[Gradient], Float[Tensor, "patients 3"]]:
+        seen = []
 
-    each = vmap(grad(loss, has_aux=True), in_dims=(None, 0, 0, 0), randomness="different")
+        def loss() -> Float[Tensor, " rows"]:
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                output = net(batch.image)
+            parts = loss_function(single_precision(output), batch)
+            seen.append(torch.stack([part.detach() for part in parts], 1))
+            return parts.total
 
-    def gradients(batch: Batch) -> tuple[list[Tensor], Tensor]:
-        found, parts = each({name: parameter.detach() for name, parameter in chosen.items()}, *batch)
-        return [found[name] for name in chosen], parts
+        found = gradients_of(patients, loss)
+        return found, seen[0].view(patients, -1, 3).mean(1)
 
     return gradients
 

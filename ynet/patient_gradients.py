@@ -1,0 +1,288 @@
+"""The gradients of single patients, made in one pass over all of them.
+
+A batch's gradient is a sum in which nobody can tell what one patient adds. So the pass makes gradients of activations
+alone, and each layer, told the gradient of its output, makes its weights' by itself: whole, patient by patient, where
+that is small; else as the two factors that it is the product of, from which both its length and the clipped sum can be
+had ("ghost norm", Goodfellow 2015, Li et al., ICLR 2022; "book-keeping", Bu et al., ICML 2023).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Bool, Float, Float64
+from torch import Tensor, nn
+
+ROUNDING = 1e-6  # of what a patient's positions could add up to: the sum is made in single precision
+DOUBLE = 2  # times the work of single precision
+
+
+class Geometry(NamedTuple):
+    """Of a convolution; each pair (y, x)."""
+
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    def weights(self, x: Tensor, shape: Sequence[int], gradient: Tensor) -> Tensor:
+        """The gradient of weights of this shape, summed over all rows, in single precision on every device."""
+        like = gradient.new_empty(shape)  # torch.nn.grad's is a single number that a call writes out as many times
+        geometry = (self.stride, self.padding, self.dilation, False, (0, 0), self.groups)
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if x.is_cuda else nullcontext():
+            made = torch.ops.aten.convolution_backward(gradient, x, like, None, *geometry, (False, True, False))
+        weights: Tensor = made[1]
+        return weights
+
+
+@dataclass(frozen=True)
+class Factored:
+    """The gradient of a convolution's weights for each patient, by what it is made of."""
+
+    inputs: Float[Tensor, "patients views in h w"]
+    outputs: Float[Tensor, "patients views out h2 w2"]  # the gradients of them
+    geometry: Geometry
+
+    def norms(self) -> Float64[Tensor, " patients"]:
+        """Lengths, not less than those of what `sum` adds up.
+
+        In double precision: where a patient's positions cancel out, the little that is left would be mostly rounding.
+        """
+        squares = self._products_of_inputs() * products(self.outputs.double())
+        longest = squares.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt().sum(1)
+        return squares.sum((1, 2)).clamp(min=0).sqrt() + ROUNDING * longest
+
+    def _products_of_inputs(self) -> Float64[Tensor, "patients positions positions"]:
+        """Between what the kernel sees at each position: sums of products of single pixels, each made only once."""
+        (dy, dx), (y, x), (h, w) = self.geometry.dilation, self.geometry.padding, self.outputs.shape[-2:]
+        padded = F.pad(self.inputs.double(), (x, x, y, y)) if y or x else self.inputs.double()
+        patients, views, _, height, width = padded.shape
+        pixels = products(padded).view(patients, *(views, height, width) * 2)
+        total = pixels.new_zeros(patients, *(views, h, w) * 2)
+        for top in range(0, self.geometry.kernel[0] * dy, dy):
+            for left in range(0, self.geometry.kernel[1] * dx, dx):
+                ys = slice(top, top + (h - 1) * self.geometry.stride[0] + 1, self.geometry.stride[0])
+                xs = slice(left, left + (w - 1) * self.geometry.stride[1] + 1, self.geometry.stride[1])
+                total += pixels[:, :, ys, xs, :, ys, xs]
+        return total.view(patients, views * h * w, -1)
+
+    def sum(self, scales: Float[Tensor, " patients"]) -> Float[Tensor, "out in kernel kernel"]:
+        """The patients' gradients, each times its scale, added up."""
+        inputs, outputs = self.inputs.flatten(0, 1), (self.outputs * scales.view(-1, 1, 1, 1, 1)).flatten(0, 1)
+        return self.geometry.weights(inputs, (outputs.shape[1], inputs.shape[1], *self.geometry.kernel), outputs)
+
+    def only(self, chosen: Bool[Tensor, " patients"]) -> "Factored":
+        """Those of some patients."""
+        return replace(self, inputs=self.inputs[chosen], outputs=self.outputs[chosen])
+
+    def is_cheap(self) -> bool:
+        """Whether the length costs less from the factors than from the gradient itself."""
+        (_, views, inputs, h, w), (_, _, outputs, h2, w2) = self.inputs.shape, self.outputs.shape
+        (ky, kx), (y, x), seen = self.geometry.kernel, self.geometry.padding, views * h2 * w2
+        by_products = (views * (h + 2 * y) * (w + 2 * x)) ** 2 * inputs + seen**2 * (outputs + ky * kx)
+        return self.geometry.groups == 1 and DOUBLE * by_products < inputs * ky * kx * outputs * seen
+
+    def each(self) -> Float[Tensor, "patients out in kernel kernel"]:
+        """The gradients themselves."""
+        patients, views, outputs = self.outputs.shape[:3]
+        (inputs, *_), rows, (ky, kx) = self.inputs.shape[2:], patients * views, self.geometry.kernel
+        if self.geometry == Geometry(stride=self.geometry.stride):
+            seen = self.inputs[..., :: self.geometry.stride[0], :: self.geometry.stride[1]]
+            matrices: Tensor = self.outputs.flatten(3) @ seen.flatten(3).mT
+            return matrices.sum(1)[..., None, None]
+        # Each row is a group of its own of one large convolution, whose weights' gradient has the rows side by side.
+        beside = [part.reshape(1, -1, *part.shape[3:]) for part in (self.inputs, self.outputs)]
+        geometry = self.geometry._replace(groups=rows * self.geometry.groups)
+        shape = (outputs, inputs // self.geometry.groups, ky, kx)
+        each = geometry.weights(beside[0], (rows * shape[0], *shape[1:]), beside[1])
+        return each.view(patients, views, *shape).sum(1) if views > 1 else each.view(patients, *shape)
+
+
+def products(rows: Float64[Tensor, "patients views channels h w"]) -> Float64[Tensor, "patients positions positions"]:
+    """Between all positions of a patient's views, over the channels."""
+    positions = rows.transpose(1, 2).flatten(2)
+    return positions.mT @ positions
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A tensor for each patient."""
+
+    each: Float[Tensor, "patients ..."]
+
+    def norms(self) -> Float64[Tensor, " patients"]:
+        """Lengths."""
+        found: Tensor = torch.linalg.vector_norm(self.each.flatten(1), dim=1, dtype=torch.float64)
+        return found
+
+    def sum(self, scales: Float[Tensor, " patients"]) -> Float[Tensor, "..."]:
+        """The patients' tensors, each times its scale, added up."""
+        total: Tensor = torch.tensordot(scales, self.each.float(), dims=1)
+        return total
+
+    def only(self, chosen: Bool[Tensor, " patients"]) -> "Whole":
+        """Those of some patients."""
+        return Whole(self.each[chosen])
+
+
+Gradient = Factored | Whole
+
+
+class PatientGradients:
+    """What makes patients' gradients with respect to some parameters of a network, in the order of the parameters."""
+
+    def __init__(self, net: nn.Module, parameters: Sequence[nn.Parameter]) -> None:
+        """Raises TypeError where a parameter belongs to a kind of layer of which no patient's gradient can be made."""
+        self._net, self._parameters = net, parameters
+        wanted, self._layers = {id(parameter) for parameter in parameters}, []
+        for name, layer in net.named_modules():
+            if any(id(parameter) in wanted for parameter in layer.parameters(recurse=False)):
+                _refuse_unknown(name, layer)
+                self._layers.append(layer)
+        shared = [name for name, one in net.named_parameters(remove_duplicate=False) if id(one) in wanted]
+        if len(shared) != len(parameters):
+            raise TypeError(
+                "a patient's gradient cannot be made: a parameter is used by two layers, or not the network's"
+            )
+
+    def __call__(self, patients: int, loss: Callable[[], Float[Tensor, " rows"]]) -> list[Gradient]:
+        """The gradients of patients' losses: of the mean of as many rows as each has, one patient after the other.
+
+        `loss` uses the network; no row of what it gives may depend on another row's image. Raises RuntimeError where
+        it uses a layer twice, or changes what a layer was given.
+        """
+        heard = _Heard(self._parameters, patients)
+        with _no_weight_gradients(self._net), _listening(self._layers, heard):
+            rows = loss()
+            (rows.sum() * (patients / len(rows))).backward()  # type: ignore[no-untyped-call]
+        return heard.gradients()
+
+
+class _Heard:
+    """What the layers told in one pass."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter], patients: int) -> None:
+        self._parameters, self._patients = parameters, patients
+        self._gradients: dict[int, Gradient | None] = {id(parameter): None for parameter in parameters}
+
+    def wants(self, parameter: Any) -> bool:
+        return id(parameter) in self._gradients
+
+    def put(self, parameter: nn.Parameter, rows: Float[Tensor, "rows ..."]) -> None:
+        """Take down a parameter's gradient of every row."""
+        self._gradients[id(parameter)] = Whole(self._by_patient(rows).sum(1).view(self._patients, *parameter.shape))
+
+    def put_product(self, layer: Any, geometry: Geometry, inputs: Tensor, outputs: Tensor) -> None:
+        """Take down the gradients of a layer's weight and bias, by its inputs and the gradients of its outputs."""
+        if self.wants(layer.bias):
+            self.put(layer.bias, outputs.sum((2, 3), dtype=torch.float32))
+        if self.wants(layer.weight):
+            factored = Factored(self._by_patient(inputs), self._by_patient(outputs), geometry)
+            self._gradients[id(layer.weight)] = factored if factored.is_cheap() else Whole(factored.each())
+
+    def _by_patient(self, rows: Tensor) -> Float[Tensor, "patients views ..."]:
+        return rows.float().reshape(self._patients, -1, *rows.shape[1:])
+
+    def gradients(self) -> list[Gradient]:
+        """Those of all parameters: 0 where the loss did not depend on one."""
+        found = [self._gradients[id(parameter)] for parameter in self._parameters]
+        return [
+            gradient or Whole(parameter.new_zeros(()).expand(self._patients, *parameter.shape))
+            for gradient, parameter in zip(found, self._parameters, strict=True)
+        ]
+
+
+def _refuse_unknown(name: str, layer: nn.Module) -> None:
+    odd = isinstance(layer, nn.Conv2d) and (layer.padding_mode != "zeros" or isinstance(layer.padding, str))
+    if type(layer) not in LAYERS or odd:
+        raise TypeError(f"a patient's gradient cannot be made: {name!r} is {layer}, and no known kind of layer")
+
+
+@contextmanager
+def _no_weight_gradients(net: nn.Module) -> Iterator[None]:
+    """Let the pass stop at weights, so that none of it is spent on the sum of the patients' gradients."""
+    before = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    try:
+        for parameter in before:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in before:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def _listening(layers: Sequence[nn.Module], heard: _Heard) -> Iterator[None]:
+    """Let each layer tell what it makes of the gradient of its output."""
+    used: set[nn.Module] = set()
+
+    def forward_of(layer: nn.Module) -> Callable[[Tensor], Tensor]:
+        def forward(x: Tensor) -> Tensor:
+            if layer in used:
+                raise RuntimeError(f"a patient's gradient cannot be made: {layer} is used twice")
+            used.add(layer)
+            return LAYERS[type(layer)](layer, x, heard)
+
+        return forward
+
+    try:
+        for layer in layers:
+            layer.__dict__["forward"] = forward_of(layer)
+        yield
+    finally:
+        for layer in layers:
+            del layer.__dict__["forward"]
+
+
+def _told(y: Tensor, x: Tensor, tell: Callable[[Tensor, Tensor], None]) -> Tensor:
+    """The output, which tells of its input and its own gradient once that is known."""
+    held, version = [x.detach()], x._version
+    if not y.requires_grad:
+        y.requires_grad_()
+
+    def hook(gradient: Tensor) -> None:
+        if held[0]._version != version:
+            raise RuntimeError("a patient's gradient cannot be made: what a layer was given has been changed in place")
+        tell(held.pop(), gradient)
+
+    y.register_hook(hook)  # type: ignore[no-untyped-call]
+    return y
+
+
+def _convolution(layer: Any, x: Float[Tensor, "rows in h w"], heard: _Heard) -> Tensor:
+    geometry = Geometry(layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups)
+    return _told(nn.Conv2d.forward(layer, x), x, lambda *factors: heard.put_product(layer, geometry, *factors))
+
+
+def _linear(layer: Any, x: Float[Tensor, "rows ... in"], heard: _Heard) -> Tensor:
+    """A convolution whose kernel is one pixel."""
+
+    def tell(*factors: Tensor) -> None:
+        as_images = (part.flatten(1, -2).mT[..., None] if part.ndim > 2 else part[..., None, None] for part in factors)
+        heard.put_product(layer, Geometry(), *as_images)
+
+    return _told(nn.Linear.forward(layer, x), x, tell)
+
+
+def _group_norm(layer: Any, x: Float[Tensor, "rows channels ..."], heard: _Heard) -> Tensor:
+    """Each row's channels and groups beside the others', with a scale and a bias of its own for each row's channel."""
+    rows, channels = x.shape[:2]
+    beside = x.reshape(1, rows * channels, *x.shape[2:])
+    weight, bias = (_repeated(part, rows, heard) for part in (layer.weight, layer.bias))
+    return F.group_norm(beside, rows * layer.num_groups, weight, bias, layer.eps).view_as(x)
+
+
+def _repeated(parameter: nn.Parameter, rows: int, heard: _Heard) -> Float[Tensor, " rows_channels"]:
+    each = parameter.detach().expand(rows, -1).flatten()
+    if heard.wants(parameter):
+        each.requires_grad_()
+        each.register_hook(lambda gradient: heard.put(parameter, gradient.view(rows, -1)))  # type: ignore[no-untyped-call]
+    return each
+
+
+LAYERS: dict[type, Callable[..., Tensor]] = {nn.Conv2d: _convolution, nn.Linear: _linear, nn.GroupNorm: _group_norm}
+"""What there is to a layer's output in a pass that is listened to, by the layer's kind."""
