@@ -4,7 +4,7 @@ import datetime as dt
 import hashlib
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -235,7 +235,7 @@ def _asked(truth: Truth, generator: random.Random) -> dict[str, Any]:
     asked["radius"] = generator.choice([None, None, 0, 8, 30])
     asked["is_one_per_patient"] = generator.random() < 0.3
     if truth.cases and generator.random() < 0.3:
-        asked["exclude_sha256"] = generator.choice(sorted(case.sha256 for case in truth.cases.values()))
+        asked["exclude_sha256"] = [generator.choice(sorted(case.sha256 for case in truth.cases.values()))]
     return asked
 
 
@@ -249,7 +249,7 @@ def brute_force(
     filters: Filters = Filters(),  # noqa: B008 (frozen)
     radius: int | None = None,
     is_one_per_patient: bool = False,
-    exclude_sha256: str | None = None,
+    exclude_sha256: Sequence[str] = (),
 ) -> list[Hit]:
     """The law, word by word, over every case that counts."""
     rows = []
@@ -258,7 +258,7 @@ def brute_force(
         made = code_of(str(truth.active), case)
         distance = (int.from_bytes(code) ^ int.from_bytes(made.code)).bit_count()
         near = None if detail is None else (int.from_bytes(detail) ^ int.from_bytes(made.detail)).bit_count()
-        is_wanted = filters.admits(case.label, case.split, case.attributes) and case.sha256 != exclude_sha256
+        is_wanted = filters.admits(case.label, case.split, case.attributes) and case.sha256 not in exclude_sha256
         if is_wanted and (radius is None or distance <= radius):
             key = int(tie_keys(code, np.frombuffer(token, np.uint8)[None])[0])
             rows.append((distance, UNKNOWN_DETAIL if near is None else near, key, token, case, near))
