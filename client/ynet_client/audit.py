@@ -22,7 +22,7 @@ from ynet.federation import chain
 from ynet.federation.chain import Head
 
 LOG, HEAD = "audit.jsonl", "audit.head"
-SYNC_S = 0.05
+SYNC_S = 1.0
 _TAIL_BYTES = 1 << 16
 
 
@@ -74,7 +74,7 @@ class Audit:
         self._file = os.open(home / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._sync()
         chain.sync_folder(home)
-        self._is_closed = False
+        self._is_closed = threading.Event()
         self._syncer = threading.Thread(target=self._keep_synced, name="audit", daemon=True)
         self._syncer.start()
 
@@ -116,7 +116,7 @@ class Audit:
 
     def close(self) -> None:
         """Everything is on the disk when this returns."""
-        self._is_closed = True
+        self._is_closed.set()
         self._is_dirty.set()
         self._syncer.join()
         os.close(self._file)
@@ -131,11 +131,9 @@ class Audit:
             raise UserError("the audit log could not be written", "the disk is full", "make room on it")
 
     def _keep_synced(self) -> None:
-        pause = threading.Event()
-        while not self._is_closed:
+        while not self._is_closed.is_set():
             self._is_dirty.wait()
-            if not self._is_closed:
-                pause.wait(SYNC_S)
+            self._is_closed.wait(SYNC_S)
             self._is_dirty.clear()
             self._sync()
 
