@@ -49,7 +49,8 @@ bench: $(READY) ## every benchmark, its table printed and its JSON under tests/b
 	$(BIN)/python tests/benchmarks/model_fetch.py --out tests/benchmarks/results/model_fetch.json
 	$(BIN)/python tests/benchmarks/training_speed.py --variants --out tests/benchmarks/results/training_speed.json
 	$(BIN)/python tests/benchmarks/case_cache.py --out tests/benchmarks/results/case_cache.json
-	$(BIN)/python tests/benchmarks/private_training.py --out tests/benchmarks/results/private_training.json
+	$(BIN)/python tests/benchmarks/private_training.py --threads 1 --out tests/benchmarks/results/private_training.json
+	$(BIN)/python tests/benchmarks/private_training.py --threads 2 --out tests/benchmarks/results/private_training.json
 	$(BIN)/python tests/benchmarks/secure_sum.py --out tests/benchmarks/results/secure_sum.json
 	$(BIN)/python tests/benchmarks/relay_latency.py --out tests/benchmarks/results/relay_latency.json
 	$(BIN)/python tests/benchmarks/scan_speed.py --out tests/benchmarks/results/scan_speed.json

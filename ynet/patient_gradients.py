@@ -58,17 +58,16 @@ class Factored:
 
     def _products_of_inputs(self) -> Float64[Tensor, "patients positions positions"]:
         """Between what the kernel sees at each position: sums of products of single pixels, each made only once."""
-        (dy, dx), (y, x), (h, w) = self.geometry.dilation, self.geometry.padding, self.outputs.shape[-2:]
-        padded = F.pad(self.inputs.double(), (x, x, y, y)) if y or x else self.inputs.double()
-        patients, views, _, height, width = padded.shape
-        pixels = products(padded).view(patients, *(views, height, width) * 2)
-        total = pixels.new_zeros(patients, *(views, h, w) * 2)
-        for top in range(0, self.geometry.kernel[0] * dy, dy):
-            for left in range(0, self.geometry.kernel[1] * dx, dx):
-                ys = slice(top, top + (h - 1) * self.geometry.stride[0] + 1, self.geometry.stride[0])
-                xs = slice(left, left + (w - 1) * self.geometry.stride[1] + 1, self.geometry.stride[1])
-                total += pixels[:, :, ys, xs, :, ys, xs]
-        return total.view(patients, views * h * w, -1)
+        (ky, kx), (sy, sx), (y, x), (dy, dx), _ = self.geometry
+        padded = F.pad(self.inputs.double(), (x, x, y, y))
+        (patients, views, _, height, width), (h, w) = padded.shape, self.outputs.shape[-2:]
+        pixels = products(padded).contiguous()
+        # Pixel (view, row, column) with (view', row', column'); both of a pair move as the kernel's pixel does.
+        one, other = (height * width * across for across in (views * height * width, 1))
+        column, row = (views * height * width, 1), (views * height * width * width, width)
+        strides = (pixels.stride(0), one, row[0] * sy, column[0] * sx, other, row[1] * sy, column[1] * sx)
+        seen = pixels.as_strided((patients, *(views, h, w) * 2, ky, kx), (*strides, sum(row) * dy, sum(column) * dx))
+        return seen.sum((-2, -1)).view(patients, views * h * w, -1)
 
     def sum(self, scales: Float[Tensor, " patients"]) -> Float[Tensor, "out in kernel kernel"]:
         """The patients' gradients, each times its scale, added up."""

@@ -1,6 +1,5 @@
 """One site's training in one round under differential privacy: DP-SGD's loop, clipped patient by patient."""
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -29,6 +28,7 @@ from ynet.train import (
 
 HEADS = ("hash", "place", "segmentation.logit", "classifier")
 ROWS = 32  # images at most whose activations are held at a time: more are no faster
+MULTIPLE = 4  # of which the number of images is one
 
 
 def train_privately(
@@ -63,14 +63,14 @@ def train_privately(
         for step in range(1, mechanism.steps + 1):
             clipped = Clipped(parameters, mechanism.max_grad_norm)
             drawn = list(patients.sample(mechanism.sampling_rate, private.views, randomness))
-            for positions in _pieces(drawn, private.views):
+            for positions, own in _pieces(drawn, private.views):
                 views = cases.batch(positions.flatten())
                 image, mask = augment(views.image, views.mask, augmentation, generator)
                 batch = Batch(*(part.to(device) for part in (image, mask, views.label)))
-                gradients, parts = gradients_of(batch, len(positions))
+                gradients, parts = gradients_of(batch, len(positions), own)
                 clipped.add(gradients)
                 sums += parts.nan_to_num().sum(0)
-                seen += len(positions)
+                seen += own
             released = clipped.release(mechanism.noise_multiplier, mechanism.batch, randomness)
             for parameter, gradient in zip(parameters, released, strict=True):
                 parameter.grad = gradient
@@ -83,19 +83,27 @@ def train_privately(
     return TrainResult(total, classification, segmentation, seen * private.views, seconds, moments_of(optimizer))
 
 
-def _pieces(drawn: Sequence[Tensor], views: int) -> Iterator[Int64[Tensor, "patients views"]]:
-    """The patients of a step in as few pieces as hold at most ROWS images, or one patient's, all about as large."""
-    count = math.ceil(len(drawn) / max(1, ROWS // views))
-    return iter(torch.stack(list(drawn)).tensor_split(count)) if drawn else iter(())
+def _pieces(drawn: Sequence[Tensor], views: int) -> Iterator[tuple[Int64[Tensor, "patients views"], int]]:
+    """The patients of a step in pieces of at most ROWS images or one patient's, and how many of a piece count.
+
+    The others fill it up: a convolution prepares itself anew for each number of images that it has not seen lately.
+    """
+    most, multiple = max(1, ROWS // views), max(1, MULTIPLE // views)
+    for start in range(0, len(drawn), most):
+        own = list(drawn[start : start + most])
+        yield torch.stack(own + own[:1] * (-len(own) % multiple)), len(own)
 
 
 def _gradients(
     net: YNet, parameters: Sequence[nn.Parameter], loss_function: Loss, device: torch.device
-) -> Callable[[Batch, int], tuple[list[Gradient], Float[Tensor, "patients 3"]]]:
-    """What gives patients' gradients and their losses' parts; a batch has each patient's views one behind the other."""
+) -> Callable[[Batch, int, int], tuple[list[Gradient], Float[Tensor, "own 3"]]]:
+    """What gives patients' gradients and their losses' parts; a batch has each patient's views one behind the other.
+
+    The gradients of those behind the patients that count are 0.
+    """
     gradients_of = PatientGradients(net, parameters)
 
-    def gradients(batch: Batch, patients: int) -> tuple[list[Gradient], Float[Tensor, "patients 3"]]:
+    def gradients(batch: Batch, patients: int, own: int) -> tuple[list[Gradient], Float[Tensor, "own 3"]]:
         seen = []
 
         def loss() -> Float[Tensor, " rows"]:
@@ -103,10 +111,11 @@ def _gradients(
                 output = net(batch.image)
             parts = loss_function(single_precision(output), batch)
             seen.append(torch.stack([part.detach() for part in parts], 1))
-            return parts.total
+            rows = torch.arange(len(parts.total), device=device)
+            return torch.where(rows < own * len(rows) // patients, parts.total, 0.0)
 
         found = gradients_of(patients, loss)
-        return found, seen[0].view(patients, -1, 3).mean(1)
+        return found, seen[0].view(patients, -1, 3)[:own].mean(1)
 
     return gradients
 

@@ -166,6 +166,22 @@ def test_without_noise_or_clipping_a_step_is_that_of_the_plain_gradient(make_pla
     assert result.images == 6
 
 
+def test_however_many_patients_a_step_draws_each_of_them_counts_once(make_plan: Any, make_cases: Any) -> None:
+    for count, views in ((1, 1), (5, 1), (33, 1), (38, 1), (11, 3), (2, 40)):
+        plan = make_plan(privacy={**PRIVATE, "views": views}, training={"weight_decay": 0.0})
+        cases, whole = make_cases(count), Mechanism(1e-12, 1.0, 1, 1e6, count)
+        net, generator = build(plan), torch.Generator().manual_seed(1)
+        result = train_privately(net, cases, patients_of(cases), plan, 1, whole, device=CPU, generator=generator)
+        plain, batch = build(plan), cases.batch(torch.arange(count))
+        loss = loss_of(plan, CPU)(plain(batch.image), batch).total.mean()
+        loss.backward()
+        expected = torch.cat([parameter.grad.flatten() for parameter in plain.parameters()])
+        found = torch.tensor(result.moments.first) / 0.1
+        assert float((found - expected).norm() / expected.norm()) < 1e-3
+        assert result.images == count * views
+        assert result.loss == pytest.approx(loss.item(), rel=1e-4)
+
+
 @pytest.mark.parametrize(("which", "few"), [("heads", ("hash.", "place.", "segmentation.logit")), ("biases", ())])
 def test_what_the_plan_does_not_train_stays_as_it_was(
     make_plan: Any, make_cases: Any, which: str, few: tuple[str, ...]
