@@ -23,6 +23,7 @@
 #define BLOCK 2048       /* codes: 16 KiB of 64-bit ones, half of a first-level cache */
 #define LONG_BLOCK 262144 /* for one query: the less often a run through memory is interrupted the better */
 #define RUN 8            /* groups of 64 codes that AVX-512 first asks together whether any is near */
+#define AHEAD 256        /* codes that are fetched before they are asked: a processor's own foresight ends with a page */
 #define AROUND 256       /* codes before and behind the query's own place that foretell its reach */
 #define FLAT static inline __attribute__((always_inline))
 
@@ -91,6 +92,9 @@ WITH_AVX2 FLAT void avx2_words(const uint64_t *codes, int64_t row, int64_t group
                                int reach, uint64_t *near) {
     const __m256i beyond = _mm256_set1_epi64x(reach + 1);
     for (int64_t g = 0; g < groups; g++, codes += 64) {
+        for (int w = 0; w < words; w++)
+            for (int line = 0; line < 64; line += 8)
+                _mm_prefetch((const char *)(codes + w * row + AHEAD + line), _MM_HINT_T0);
         __m256i least = four(codes, row, words, query);
         for (int v = 1; v < 16; v++) least = _mm256_min_epu16(least, four(codes + 4 * v, row, words, query));
         uint64_t bits = 0;
