@@ -72,7 +72,7 @@ def test_both_ways_to_make_a_layers_gradient_agree_for_every_layer(make_plan: An
     """The cheaper one is taken, by the sizes: here both are."""
     plan = make_plan(privacy=PRIVATE, network=SMALL, image={"size": side})
     net, batch = build(plan), make_cases(6, size=side).batch(torch.arange(6))
-    for (name, parameter), expected in zip(net.named_parameters(), one_by_one(net, plan, batch, 2), strict=True):
+    for (name, parameter), expected in zip(trained(net, plan).items(), one_by_one(net, plan, batch, 2), strict=True):
         if parameter.ndim == 1:
             continue
         layer = net.get_submodule(name.rpartition(".")[0])
