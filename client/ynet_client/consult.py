@@ -67,12 +67,11 @@ class Consults:
 
     def listed(self) -> list[Consult]:
         """All of them, the newest first."""
-        rows = self._database.read(f"SELECT {_COLUMNS} FROM consults ORDER BY time DESC, id")  # noqa: S608
-        return [Consult(*row) for row in rows]
+        return self._read("")
 
     def of(self, direction: str, site: str) -> list[Consult]:
         """Those sent to, or received from, one site."""
-        return [one for one in self.listed() if (one.direction, one.site) == (direction, site)]
+        return self._read("WHERE direction = ? AND site = ?", direction, site)
 
     def send(self, site: str, user: str, token: bytes, note: str, now: float) -> Consult:
         """Write down a request before it leaves; it has its id from here. Raises UserError when the note is empty."""
@@ -120,6 +119,10 @@ class Consults:
             if (one.direction, one.word) == ("sent", "open"):
                 waiting.setdefault(one.site, []).append(one.id)
         return dict(waiting)
+
+    def _read(self, where: str, *values: str) -> list[Consult]:
+        rows = self._database.read(f"SELECT {_COLUMNS} FROM consults {where} ORDER BY time DESC, id", *values)  # noqa: S608
+        return [Consult(*row) for row in rows]
 
     def _insert(self, one: Consult) -> None:
         self._database.write(f"INSERT INTO consults ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", one)  # noqa: S608
