@@ -191,7 +191,10 @@ def test_a_connection_is_closed_when_its_certificate_was_replaced(tmp_path: Path
 
 def shown(port: int, authority: bytes) -> int:
     """The serial number of the certificate that a port shows now."""
-    context = ssl.create_default_context(cadata=authority.decode())
+    return serial(port, ssl.create_default_context(cadata=authority.decode()))
+
+
+def serial(port: int, context: ssl.SSLContext) -> int:
     context.set_alpn_protocols(["h2"])
     with (
         socket.create_connection(("127.0.0.1", port), 5) as plain,
@@ -232,14 +235,7 @@ def test_the_hubs_certificate_is_renewed_on_both_ports_while_the_sites_stay_conn
 def unverified(port: int) -> int:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    context.set_alpn_protocols(["h2"])
-    with (
-        socket.create_connection(("127.0.0.1", port), 5) as plain,
-        context.wrap_socket(plain, server_hostname=identity.HUB_NAME) as tls,
-    ):
-        der = tls.getpeercert(binary_form=True)
-    assert der is not None
-    return x509.load_der_x509_certificate(der).serial_number
+    return serial(port, context)
 
 
 def test_an_identity_file_that_was_cut_off_is_the_users_to_mend(tmp_path: Path) -> None:
