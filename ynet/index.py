@@ -208,13 +208,11 @@ def nearness(hit: Hit) -> tuple[int, int]:
     return hit.distance, UNKNOWN_DETAIL if hit.detail is None else hit.detail
 
 
-def check_answer(hits: Sequence[Hit], code: bytes, k: int) -> None:
-    """Refuse what no gallery answers to this query: another site's word is not trusted. Raises UserError."""
-    check_answers([hits], [code], k)
-
-
 def check_answers(per_code: Sequence[Sequence[Hit]], codes: Sequence[bytes], k: int) -> None:
-    """The same of the hits for each code of a query; all codes have one width. Raises UserError."""
+    """Refuse hits, for each code of a query, that no gallery answers: another site's word is not trusted.
+
+    All codes have one width. Raises UserError.
+    """
     if (most := max(map(len, per_code), default=0)) > k:
         raise _unfit(f"it has {most} hits, {k} were asked for")
     all_hits = [hit for hits in per_code for hit in hits]

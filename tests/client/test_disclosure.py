@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ynet.federation.retrieval_pb2 import Refused
-from ynet.index import Hit, check_answer, tie_keys
+from ynet.index import Hit, check_answers, tie_keys
 from ynet_client import disclosure
 from ynet_client.filters import Filters
 from ynet_client.gallery import Gallery, GalleryCase
@@ -98,7 +98,7 @@ def test_a_coarse_answer_is_the_ranking_of_coarse_distances_alone(
             assert found == coarse_oracle(gallery, query, step, n)
         finally:
             gallery.close()
-    check_answer(found, query.codes[0], k)
+    check_answers([found], [query.codes[0]], k)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)

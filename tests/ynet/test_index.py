@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ynet.errors import UserError
-from ynet.index import CODE_BYTES, Hit, Index, MergedHit, check_answer, merge, tie_keys
+from ynet.index import CODE_BYTES, Hit, Index, MergedHit, check_answers, merge, tie_keys
 
 LABELS = ("frontal", "temporal", None)
 WORD = (1 << 64) - 1
@@ -186,9 +186,9 @@ def test_an_answer_that_no_gallery_gives_is_thrown_away(spoil) -> None:
     codes, tokens, labels = gallery(random, 50, 8, 5)
     code = query(random, codes)
     hits = Index(codes, tokens, labels).search(code, 10)
-    check_answer(hits, code, 10)
+    check_answers([hits], [code], 10)
     with pytest.raises(UserError, match="thrown away"):
-        check_answer(spoil(hits), code, 10)
+        check_answers([spoil(hits)], [code], 10)
 
 
 def test_a_merged_hit_says_which_site_it_is_from() -> None:
@@ -216,7 +216,7 @@ def test_merging_with_details_is_ranking_all_by_the_law(seed: int, n: int, sites
 
     answers = {str(site): sorted(hits[site::sites], key=rank)[:k] for site in range(sites)}
     for answer in answers.values():
-        check_answer(answer, code, k)
+        check_answers([answer], [code], k)
     assert [one.hit for one in merge(answers, code, k)] == sorted(hits, key=rank)[:k]
 
 
