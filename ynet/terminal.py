@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ynet.errors import EXIT_OUR_FAULT, UserError
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
+LOG_BYTES, LOGS_KEPT = 10 << 20, 3
 
 
 def run(app: typer.Typer) -> None:
@@ -70,9 +72,12 @@ def rows(title: str, columns: Sequence[str], lines: Sequence[Sequence[object]]) 
 
 
 def log_to(path: Path) -> None:
-    """Send this process's log to a file of its own; Flower's and the web server's own lines stay out of sight."""
+    """Send this process's log to a file of its own; Flower's and the web server's own lines stay out of sight.
+
+    What is older than LOG_BYTES goes to `.1`, and so on to LOGS_KEPT: a disk is not filled in years.
+    """
     path.touch(mode=0o600)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=LOGS_KEPT, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     flower = logging.getLogger("flwr")

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -129,9 +130,14 @@ def model_id(arrays: Arrays, plan_id: str) -> str:
 
 
 def save(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> None:
-    """Write `arrays` as safetensors, whole or not at all."""
+    """Write `arrays` as safetensors, whole or not at all. Raises OSError when the disk takes no more."""
     partial = path.with_name(path.name + ".partial")
-    save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, partial, dict(metadata))
+    try:
+        save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, partial, dict(metadata))
+    except SafetensorError as error:  # it hides the system's errors in its text
+        if found := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(found[1]), os.strerror(int(found[1])), str(partial)) from None
+        raise
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     partial.replace(path)

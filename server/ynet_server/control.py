@@ -33,7 +33,7 @@ def routes(
     async def status(_: Request) -> Response:
         connected = sorted(hub.connected())
         lives = {"authority_days": days(authority_ends, now()), "hub_days": days(own.ends(), now())}
-        newest = [run._asdict() for run in registry.runs()[:1]]
+        newest = [run._asdict() for run in runs.listed()[:1]]
         return JSONResponse({**about, **lives, "connected": connected, "runs": newest})
 
     async def sites(_: Request) -> Response:
@@ -71,21 +71,6 @@ def routes(
         frozen = plan.from_canonical(json.dumps(await request.json()))
         return JSONResponse({"plan": registry.freeze(frozen, now()), "name": frozen.name})
 
-    async def train(request: Request) -> Response:
-        asked = await request.json()
-        frozen = plan.from_canonical(json.dumps(asked["plan"]))
-        init = Path(asked["init"]) if asked["init"] else None
-        return JSONResponse({"run": runs.start(frozen, init), "plan": frozen.id})
-
-    async def list_runs(_: Request) -> Response:
-        return JSONResponse({"runs": [run._asdict() for run in registry.runs()]})
-
-    async def events(request: Request) -> Response:
-        number, since = int(request.path_params["run"]), int(request.query_params.get("since", "0"))
-        known = {run.id: run for run in registry.runs()}
-        found = runs.folder(number).events(since)
-        return JSONResponse({"run": known[number]._asdict() if number in known else None, "events": found})
-
     async def models(_: Request) -> Response:
         listed = [model._asdict() for model in registry.models()]
         return JSONResponse({"models": listed, "in_use": listed[0]["id"] if listed else None})
@@ -96,8 +81,41 @@ def routes(
         Route("/invitations", invite, methods=["POST"]),
         Route("/revocations", revoke, methods=["POST"]),
         Route("/plans", freeze, methods=["POST"]),
+        Route("/models", models),
+        *_run_routes(runs),
+    ]
+
+
+def _run_routes(runs: Runs) -> list[Route]:
+    async def train(request: Request) -> Response:
+        asked = await request.json()
+        frozen = plan.from_canonical(json.dumps(asked["plan"]))
+        init = Path(asked["init"]) if asked["init"] else None
+        return JSONResponse({"run": runs.start(frozen, init), "plan": frozen.id})
+
+    async def list_runs(_: Request) -> Response:
+        return JSONResponse({"runs": [run._asdict() for run in runs.listed()]})
+
+    async def cancel(request: Request) -> Response:
+        number = int(request.path_params["run"])
+        runs.cancel(number)
+        return JSONResponse({"run": number})
+
+    async def resume(request: Request) -> Response:
+        number = int(request.path_params["run"])
+        runs.take_up(number)
+        return JSONResponse({"run": number})
+
+    async def events(request: Request) -> Response:
+        number, since = int(request.path_params["run"]), int(request.query_params.get("since", "0"))
+        known = {run.id: run for run in runs.listed()}
+        found = runs.folder(number).events(since)
+        return JSONResponse({"run": known[number]._asdict() if number in known else None, "events": found})
+
+    return [
         Route("/runs", train, methods=["POST"]),
         Route("/runs", list_runs),
         Route("/runs/{run:int}/events", events),
-        Route("/models", models),
+        Route("/runs/{run:int}/cancel", cancel, methods=["POST"]),
+        Route("/runs/{run:int}/resume", resume, methods=["POST"]),
     ]

@@ -7,6 +7,7 @@ SuperLink sets, for the run; outside of SuperLink it must be set by hand (Flower
 import asyncio
 import contextlib
 import hashlib
+import math
 import secrets
 import sqlite3
 import time
@@ -28,9 +29,11 @@ from ynet.federation.records import CONFIG, LEDGER, to_content, to_records
 from ynet_server.hub import Hub, TaskError
 from ynet_server.reply_errors import FAILED, LOST
 
+LOOK_UP_EVERY_S = 0.25
 
-class ServerStopsError(Exception):
-    """The server is stopping: what its sites did not answer says nothing of them, and the run goes on later."""
+
+class LetGoError(Exception):
+    """The run is let go: what its sites did not answer says nothing of them."""
 
 
 def node_id(site: str) -> int:
@@ -52,14 +55,14 @@ class HubGrid(Grid):
         loop: asyncio.AbstractEventLoop,
         spool: Path,
         run_id: int,
-        is_stopping: Callable[[], bool] = lambda: False,
+        is_let_go: Callable[[], bool] = lambda: False,
     ) -> None:
         self._hub, self._loop, self._spool = hub, loop, spool
         self._sites: dict[int, str] = {}
         self._cases: dict[int, int] = {}
         self._sent: dict[str, _Sent] = {}
         self._run: Any = None
-        self._is_stopping = is_stopping
+        self._is_let_go = is_let_go
         TaskIdentity.run_id = run_id
         TaskIdentity.task_id = run_id
         TaskIdentity.node_id = 0
@@ -88,7 +91,7 @@ class HubGrid(Grid):
         return Message(content=content, message_type=message_type, dst_node_id=dst_node_id, group_id=group_id, ttl=ttl)
 
     def get_node_ids(self) -> Iterable[int]:
-        """The sites that are connected now. Raises ServerStopsError."""
+        """The sites that are connected now. Raises LetGoError."""
         self._check()
         connected = self._hub.connected()
         for site, state in connected.items():
@@ -117,19 +120,21 @@ class HubGrid(Grid):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Send, wait until every site has answered or `timeout` seconds are over, and call off what is late.
 
-        Raises ServerStopsError.
+        Raises LetGoError.
         """
-        until = None if timeout is None else time.monotonic() + timeout
+        until = math.inf if timeout is None else time.monotonic() + timeout
         ids = list(self.push_messages(messages))
-        wait_for([self._sent[i].future for i in ids], None if until is None else until - time.monotonic())
+        waited_for = {self._sent[i].future for i in ids}
+        while waited_for and (left := until - time.monotonic()) > 0 and not self._is_let_go():
+            waited_for = wait_for(waited_for, min(left, LOOK_UP_EVERY_S)).not_done
         for i in ids:
             self._sent[i].future.cancel()
         self._check()
         return list(self.pull_messages(ids))
 
     def _check(self) -> None:
-        if self._is_stopping():
-            raise ServerStopsError
+        if self._is_let_go():
+            raise LetGoError
 
     def _reply(self, sent: _Sent) -> Message:
         if sent.future.cancelled():

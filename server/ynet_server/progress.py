@@ -77,11 +77,12 @@ def _evaluated(event: Mapping[str, Any]) -> str:
     return f"scores after round {event['round']}  {sites}"
 
 
+_RESUMED = {"restart": "the server was restarted", "coordinator": "resumed by the coordinator"}
 _LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "waiting": lambda e: f"waiting for sites: {e['connected']} of {e['needed']} are connected",
     "awaited": lambda e: f"site {e['site']} waits for its admin's yes to this plan",
     "started": lambda e: f"begun with {', '.join(e['sites'])}; {e['parameters']:,} parameters",
-    "resumed": lambda _: "the server was restarted; the run goes on",
+    "resumed": lambda e: f"{_RESUMED[e.get('by', 'restart')]}; the run goes on after its last whole round",
     "round": _round,
     "evaluated": _evaluated,
     "site_failed": lambda e: f"site {e['site']} gave no result: {e['reason']}",
@@ -89,6 +90,8 @@ _LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "under_quorum": lambda e: f"round {e['round']} had {e['updates']} of {e['quorum']} updates; it is held again",
     "sum_restarted": lambda e: f"round {e['round']}: the secure sum is begun again without {', '.join(e['without'])}",
     "round_lost": lambda e: f"round {e['round']} changed nothing: {e['reason']}",
+    "stalled": lambda e: f"standing still: {e['reason']}",
+    "cancelled": lambda _: "cancelled by the coordinator",
     "finished": lambda e: f"finished: model {e['model'][:16]} is published",
     "failed": lambda e: f"failed: {e['reason']} ({e['do']})",
 }

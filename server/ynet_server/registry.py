@@ -37,7 +37,7 @@ CREATE TABLE certificates (
 INSERT INTO certificates SELECT name, serial, 'current', NULL, NULL, enrolled FROM sites;
 """
 
-RunStatus = Literal["running", "finished", "failed"]
+RunStatus = Literal["running", "finished", "failed", "cancelled"]
 Standing = Literal["current", "next", "replaced", "revoked", "unknown"]
 """Of a site's certificate. `next`: a renewal that was not used yet; until it is, the current one counts too."""
 
@@ -273,12 +273,7 @@ class Registry:
     def start_run(self, plan_id: str, now: float) -> int:
         """A new run of a frozen plan, its number. Raises UserError while another one is under way."""
         with self._transaction() as db:
-            if running := db.execute("SELECT id FROM runs WHERE status='running'").fetchone():
-                raise UserError(
-                    "no run was started",
-                    f"run {running[0]} is under way",
-                    "wait for it (ynet-server runs)",
-                )
+            _check_no_other_runs(db)
             cursor = db.execute("INSERT INTO runs (plan, status, started) VALUES (?, 'running', ?)", (plan_id, now))
             return int(cursor.lastrowid or 0)
 
@@ -288,6 +283,17 @@ class Registry:
             db.execute(
                 "UPDATE runs SET status=?, reason=?, model=?, ended=? WHERE id=?", (status, reason, model, now, run)
             )
+
+    def reopen_run(self, number: int) -> Run:
+        """A run that failed or was cancelled is under way again. Raises UserError."""
+        with self._transaction() as db:
+            found = db.execute("SELECT * FROM runs WHERE id=?", (number,)).fetchone()
+            if found is None or Run(*found).status not in ("failed", "cancelled"):
+                why = "there is no such run" if found is None else f"it is {Run(*found).status}"
+                raise UserError(f"run {number} was not resumed", why, "see them: ynet-server runs")
+            _check_no_other_runs(db)
+            db.execute("UPDATE runs SET status='running', reason='', ended=NULL WHERE id=?", (number,))
+            return Run(*found)
 
     def runs(self) -> list[Run]:
         """All runs, the newest first."""
@@ -313,6 +319,12 @@ def used_already() -> RefusedError:
     """An invitation makes one member."""
     why = "the invitation was used already"
     return RefusedError("enrolment refused", why, "ask the coordinator for a new invitation")
+
+
+def _check_no_other_runs(db: sqlite3.Connection) -> None:
+    if running := db.execute("SELECT id FROM runs WHERE status='running'").fetchone():
+        do = f"wait for it (ynet-server runs --watch), or end it: ynet-server cancel {running[0]}"
+        raise UserError("no run was started", f"run {running[0]} is under way", do)
 
 
 def _end_certificates(db: sqlite3.Connection, site: str, standing: Standing, now: float) -> None:

@@ -1,20 +1,39 @@
 """Runs on the engine `hub`: each in a thread of the server, its model published when it is done."""
 
 import asyncio
+import contextlib
+import errno
 import hashlib
 import logging
+import sqlite3
 import threading
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from ynet.errors import UserError
 from ynet.federation.plan import Plan
-from ynet_server.grid import HubGrid, ServerStopsError
+from ynet_server.grid import HubGrid, LetGoError
 from ynet_server.hub import Hub
-from ynet_server.registry import Model, Registry, now
+from ynet_server.registry import Model, Registry, Run, now
 from ynet_server.run_folder import MODEL, RunFolder
 from ynet_server.server_app import federate
 
 log = logging.getLogger("ynet.runs")
+TRY_DISK_EVERY_S = 10.0
+DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
+
+
+@dataclass
+class _Work:
+    """A run that a thread is working on."""
+
+    is_cancelled: bool = False
+    stalled: str = ""  # why it stands still at the moment
+
+    def moves(self) -> None:
+        """It does not stand still."""
+        self.stalled = ""
 
 
 class Runs:
@@ -23,7 +42,8 @@ class Runs:
     def __init__(self, registry: Registry, hub: Hub, loop: asyncio.AbstractEventLoop, home: Path) -> None:
         self._registry, self._hub, self._loop = registry, hub, loop
         self._folder, self._spool = home / "runs", home / "spool"
-        self._stopping = threading.Event()
+        self._works: dict[int, _Work] = {}
+        self._is_stopping = False
 
     def folder(self, run: int) -> RunFolder:
         """The folder of a run."""
@@ -43,38 +63,90 @@ class Runs:
         self._spawn(run)
         return run
 
+    def listed(self) -> list[Run]:
+        """All runs, the newest first; of one that stands still at the moment `reason` says why."""
+        works = dict(self._works)
+        stalled = {run: work.stalled for run, work in works.items() if work.stalled}
+        return [run._replace(reason=stalled.get(run.id, run.reason)) for run in self._registry.runs()]
+
     def resume(self) -> None:
         """Go on with the run that was under way when the server last stopped."""
         for run in self._registry.runs():
             if run.status == "running":
-                self.folder(run.id).create(self._registry.plan(run.plan)).event("resumed")
-                self._spawn(run.id)
+                self._go_on(run, "restart")
+
+    def take_up(self, number: int) -> None:
+        """Go on with a run that has failed or was cancelled, after its last whole round.
+
+        Raises UserError when there is none, it has a model already, or another one is under way.
+        """
+        self._go_on(self._registry.reopen_run(number), "coordinator")
+
+    def cancel(self, number: int) -> None:
+        """Call off the run under way: its sites stop what they do for it. Raises UserError when it is not under way."""
+        under_way = {run.id for run in self._registry.runs() if run.status == "running"}
+        work = self._works.get(number) if number in under_way else None
+        if work is None:
+            raise UserError(f"run {number} was not cancelled", "it is not under way", "see them: ynet-server runs")
+        work.is_cancelled = True
 
     def stop(self) -> None:
         """Let go of the run under way, before its sites are cut off; the next start goes on with it."""
-        self._stopping.set()
+        self._is_stopping = True
 
     def publish_newest(self) -> None:
         """Offer the model in use, which an earlier process published."""
         for model in self._registry.models()[:1]:
             self._publish(model.id, model.run)
 
-    def _spawn(self, run: int) -> None:
-        threading.Thread(target=self._work, args=(run,), name=f"run-{run}", daemon=True).start()
+    def _go_on(self, run: Run, by: str) -> None:
+        self.folder(run.id).create(self._registry.plan(run.plan)).event("resumed", by=by)
+        self._spawn(run.id)
 
-    def _work(self, run: int) -> None:
+    def _spawn(self, run: int) -> None:
+        work = self._works[run] = _Work()
+        threading.Thread(target=self._carry, args=(run, work), name=f"run-{run}", daemon=True).start()
+
+    def _carry(self, run: int, work: _Work) -> None:
+        """Work on a run until it is over or let go of. A fault of the server's disk is waited out."""
+        try:
+            while not self._is_done(run, work) and not self._is_stopping:
+                time.sleep(TRY_DISK_EVERY_S)
+        finally:
+            if self._works.get(run) is work:  # or else it was resumed already
+                del self._works[run]
+
+    def _is_done(self, run: int, work: _Work) -> bool:
+        try:
+            self._work(run, work)
+        except (OSError, sqlite3.Error):
+            log.exception("run %d stands still", run)
+            work.stalled = "the server's disk takes no more: make room on it, and the run goes on"
+            with contextlib.suppress(OSError):
+                self.folder(run).event("stalled", reason=work.stalled)
+            return False
+        return True
+
+    def _work(self, run: int, work: _Work) -> None:
+        """Raises OSError or sqlite3.Error, for a fault of the disk alone."""
         folder = self.folder(run)
         try:
-            grid = HubGrid(self._hub, self._loop, self._spool, run, self._stopping.is_set)
-            model = federate(grid, folder, grid.name_of, grid.cases_of)
+            grid = HubGrid(self._hub, self._loop, self._spool, run, lambda: work.is_cancelled or self._is_stopping)
+            model = federate(grid, folder, grid.name_of, grid.cases_of, after_round=lambda _: work.moves())
             self._registry.publish(Model(model, run, folder.card(), now()))
             self._registry.end_run(run, "finished", "", model, now())
             self._loop.call_soon_threadsafe(self._publish, model, run)
-        except ServerStopsError:
-            log.info("run %d goes on when the server starts again", run)
+        except LetGoError:
+            if work.is_cancelled:
+                folder.event("cancelled")
+                self._registry.end_run(run, "cancelled", "by the coordinator", None, now())
+            else:
+                log.info("run %d goes on when the server starts again", run)
         except UserError as error:
             self._end_badly(run, f"{error.what}: {error.why}", error.do)
-        except Exception:
+        except Exception as error:
+            if _is_of_disk(error):
+                raise
             log.exception("run %d failed", run)
             self._end_badly(run, "a fault of ynet", "see the server's log")
 
@@ -87,3 +159,10 @@ class Runs:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         self._hub.publish(model, self._hub.offer(path, digest, path.stat().st_size))
+
+
+def _is_of_disk(error: Exception) -> bool:
+    """Whether the server's disk is full or broken: a run need not end of it."""
+    if isinstance(error, sqlite3.OperationalError):
+        return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY)
+    return isinstance(error, OSError) and error.errno in DISK_FAULTS

@@ -269,6 +269,37 @@ def test_one_run_at_a_time(tmp_path: Path) -> None:
         trial.kill("server")
         trial.start_server()
         trial.wait_for_event(started["run"], "resumed", 1)
+        assert trial.server_command("cancel", started["run"]).returncode == 0
+        trial.wait_for_event(started["run"], "cancelled", 1)
+        assert trial.server_command("train", "--plan", path, "--detach").returncode == 0
+
+
+def test_a_run_is_watched_until_it_ends_and_one_that_was_cancelled_can_be_resumed(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(PLAN)
+    with Trial(tmp_path / "trial", {}) as trial:
+        trial.start_server()
+        assert_refused(trial.server_command("runs", "--watch"), 2, "no run was ever started here")
+        number = json.loads(trial.server_command("train", "--plan", path, "--detach", "--json").stdout)["run"]
+        watch = [sys.executable, "-m", "ynet_server", "runs", "--watch", "--home", trial.server_home]
+        with subprocess.Popen(watch, stdout=subprocess.PIPE, text=True) as watching:
+            assert watching.stdout is not None
+            assert "waiting for sites" in watching.stdout.readline()
+            assert trial.server_command("cancel", number).returncode == 0
+            rest = watching.stdout.read().splitlines()
+        assert rest[-1] == f"run {number}: cancelled"
+        assert watching.returncode == 0
+        assert_refused(trial.server_command("cancel", number), 2, "it is not under way")
+        resumed = trial.server_command("resume", number, "--detach", "--json")
+        assert json.loads(resumed.stdout) == {"run": number}
+        trial.wait_for_event(number, "waiting", 2)
+        with subprocess.Popen([*watch, "--json"], stdout=subprocess.PIPE, text=True) as watching:
+            assert watching.stdout is not None
+            assert json.loads(watching.stdout.readline())["kind"] == "waiting"
+            trial.server_command("cancel", number)
+            kinds = [json.loads(line)["kind"] for line in watching.stdout.read().splitlines()]
+        assert kinds[-1] == "cancelled"
+        assert kinds.count("resumed") == 1
 
 
 def test_an_address_that_other_machines_cannot_reach_is_pointed_out(server: Trial, tmp_path: Path) -> None:

@@ -80,3 +80,17 @@ def test_a_log_is_readable_by_its_owner_alone(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code, log], check=True)
     assert log.stat().st_mode & 0o777 == 0o600
     assert "INFO ynet: hello" in log.read_text()
+
+
+def test_a_log_of_years_does_not_fill_the_disk_and_its_newest_lines_are_kept(tmp_path: Path) -> None:
+    script = """
+import logging, sys
+from pathlib import Path
+from ynet import terminal
+terminal.LOG_BYTES = 10_000
+terminal.log_to(Path(sys.argv[1]) / "x.log")
+for number in range(5_000): logging.getLogger("ynet").info("line %d", number)
+"""
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 50_000
+    assert (tmp_path / "x.log").read_text().splitlines()[-1].endswith("line 4999")
