@@ -1,6 +1,7 @@
 """A whole consortium on this machine: a server and its sites as processes of their own, each with its own home."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -147,6 +148,18 @@ class Trial:
         process = self._processes.pop(name)
         process.kill()
         process.wait()
+
+    def freeze(self, name: str) -> None:
+        """Stop a process in the midst of what it does, as a machine that falls asleep would; `thaw` goes on."""
+        self._processes[name].send_signal(signal.SIGSTOP)
+
+    def thaw(self, name: str) -> None:
+        """Let a frozen process go on."""
+        self._processes[name].send_signal(signal.SIGCONT)
+
+    def pid(self, name: str) -> int:
+        """A process's number."""
+        return self._processes[name].pid
 
     # --- talk
 

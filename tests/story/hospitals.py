@@ -12,7 +12,13 @@ SITES = {"A": 36, "B": 24, "C": 24}
 
 
 def small_plan(
-    path: Path, *, image: int = 32, width: int = 4, privacy: dict[str, Any] | None = None, **training: Any
+    path: Path,
+    *,
+    image: int = 32,
+    width: int = 4,
+    privacy: dict[str, Any] | None = None,
+    cohort: dict[str, Any] | None = None,
+    **training: Any,
 ) -> Path:
     """A plan that trains in seconds."""
     values = {
@@ -21,7 +27,7 @@ def small_plan(
         "image": {"channels": 1, "size": image},
         "network": {"width": width, "code_bits": 64},
         "training": {"rounds": 2, "batch_size": 8, "learning_rate": 2e-3, **training},
-        "cohort": {"minimum": 3, "quorum": 3, "round_deadline_s": 60},
+        "cohort": cohort or {"minimum": 3, "quorum": 3, "round_deadline_s": 60},
         "privacy": privacy or {"mode": "off"},
     }
     path.write_text(yaml.safe_dump(values), "utf-8")

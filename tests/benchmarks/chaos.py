@@ -1,0 +1,145 @@
+"""What a federation of whole processes comes to when it is shaken: every fault, and what happened then.
+
+python tests/benchmarks/chaos.py [--seeds 3] [--faults 24] [--out FILE.json]
+
+Four synthetic hospitals behind lines that can be cut. For each seed three runs under faults of every kind: of a plan
+that learns (12 rounds), of a private one, and of one with secure sums; all sites ask, consult and forget meanwhile.
+Beside them the plan that learns, undisturbed, with several seeds: how far apart runs lie in which nothing went wrong.
+Exit code 1 when a promise was broken.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "story"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "deploy"))
+
+from chaos.faults import KINDS, Fault, schedule
+from chaos.lines import Lines
+from chaos.storm import Asker, Federation, Run, broken_promises, left_over
+from hospitals import small_plan
+from ynet.data.synthetic import make_federation
+
+SITES = {"A": 80, "B": 60, "C": 60, "D": 40}
+COHORT = {"minimum": 4, "quorum": 3, "round_deadline_s": 120}
+LEARNS = {"image": 64, "width": 8, "rounds": 12, "local_epochs": 8, "batch_size": 16, "learning_rate": 4e-3}
+PRIVATE = {"mode": "patient", "epsilon": 4.0, "delta": 5e-3}
+SHARES = {"learns": 0.5, "private": 0.25, "secure": 0.25}  # of the faults
+METRICS = ("macro_map10", "dice")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--faults", type=int, default=24, help="for each seed")
+    parser.add_argument("--undisturbed", type=int, default=3, help="runs in which nothing goes wrong")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        found = storms(Path(folder), options)
+    print(table(found))
+    if options.out:
+        options.out.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    sys.exit(1 if found["broken"] else 0)
+
+
+def storms(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """All that was seen, as it stands in the JSON."""
+    make_federation(folder / "data", SITES, seed=1, size=64)
+    shaken, broken, acknowledged = list[Run](), list[str](), 0
+    with Lines() as lines:
+        quiet = undisturbed(folder, options.undisturbed, lines)
+        for seed in range(1, options.seeds + 1):
+            print(f"seed {seed}", flush=True)
+            federation = Federation(folder / f"trial-{seed}", folder / "data", lines)
+            with federation.trial as trial:
+                federation.open()
+                first = federation.train(small_plan(folder / "first.yaml", rounds=1, cohort=COHORT))
+                federation.calm()
+                asker = Asker(trial, seed)
+                asker.start()
+                drawn = schedule(seed, options.faults, sorted(SITES), long_sleeps=1)
+                runs = [federation.train(path, part) for path, part in parts(folder, drawn)]
+                federation.calm()
+                asker.end()
+                broken += broken_promises(federation, [first, *runs], asker)
+                acknowledged += asker.queries.total() + sum(map(len, asker.consults.values())) + len(asker.forgotten)
+            broken += left_over(federation)
+            shaken += runs
+    return {
+        "faults": {kind: of_kind(kind, shaken) for kind in KINDS},
+        "runs": [{"plan": run.plan.name, "status": run.status, "seconds": round(run.seconds)} for run in shaken],
+        "acknowledged": acknowledged,
+        "broken": broken,
+        "undisturbed": [scores(run) for run in quiet],
+        "shaken": [scores(run) for run in shaken if run.plan.name == "learns"],
+    }
+
+
+def undisturbed(folder: Path, count: int, lines: Lines) -> list[Run]:
+    federation = Federation(folder / "quiet", folder / "data", lines)
+    with federation.trial:
+        federation.open()
+        return [federation.train(learning(folder, 1 + number)) for number in range(count)]
+
+
+def parts(folder: Path, drawn: Sequence[Fault]) -> list[tuple[Path, Sequence[Fault]]]:
+    """The three plans, each with its share of the faults."""
+    private = small_plan(folder / "private.yaml", rounds=8, local_epochs=2, cohort=COHORT, privacy=PRIVATE)
+    secure = small_plan(folder / "secure.yaml", rounds=8, local_epochs=4, cohort=COHORT, seed=3)
+    secure.write_text(secure.read_text("utf-8") + "aggregation: secure\n", "utf-8")
+    paths, begin, cut = [learning(folder, 1), private, secure], 0, list[Sequence[Fault]]()
+    for share in SHARES.values():
+        cut.append(drawn[begin : (begin := begin + round(share * len(drawn)))])
+    return list(zip(paths, cut, strict=True))
+
+
+def learning(folder: Path, seed: int) -> Path:
+    path = small_plan(folder / f"learns-{seed}.yaml", seed=seed, settle=0.2, cohort=COHORT, **LEARNS)  # type: ignore[arg-type]
+    path.write_text(path.read_text("utf-8").replace("name: story", "name: learns"), "utf-8")
+    return path
+
+
+def scores(run: Run) -> dict[str, float]:
+    """The last evaluation's means over the sites."""
+    return {name: round(statistics.fmean(one[name] for one in run.scores.values()), 4) for name in METRICS}
+
+
+def of_kind(kind: str, runs: Sequence[Run]) -> dict[str, Any]:
+    """How often a fault happened, and how long after it the next round was done."""
+    struck = [(run, over) for run in runs for fault, over in run.struck if fault.kind == kind]
+    waits = [wait for run, over in struck if (wait := run.next_round_s(over)) is not None]
+    return {
+        "count": len(struck),
+        "during_a_run": len(waits),
+        "next_round_s_median": round(statistics.median(waits), 1) if waits else None,
+        "next_round_s_longest": round(max(waits), 1) if waits else None,
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    lines = [f"{'fault':<16} {'count':>5} {'in a run':>8} {'next round, s: median':>22} {'longest':>8}"]
+    for kind, one in found["faults"].items():
+        waits = (one["next_round_s_median"], one["next_round_s_longest"])
+        lines.append(f"{kind:<16} {one['count']:>5} {one['during_a_run']:>8} {waits[0]!s:>22} {waits[1]!s:>8}")
+    ended = defaultdict(int)
+    for run in found["runs"]:
+        ended[run["plan"], run["status"]] += 1
+    lines += [f"{count} runs of plan {plan}: {status}" for (plan, status), count in ended.items()]
+    for name in ("undisturbed", "shaken"):
+        told = (f"{key} {' '.join(f'{one[key]:.3f}' for one in found[name])}" for key in METRICS)
+        lines.append(f"{name}: {'; '.join(told)}")
+    lines.append(f"acknowledged queries, consults, deletions: {found['acknowledged']}")
+    lines += [f"BROKEN: {problem}" for problem in found["broken"]] or ["no promise was broken, nothing was left over"]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
