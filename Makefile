@@ -9,7 +9,7 @@ export FLWR_TELEMETRY_ENABLED = 0
 export FLWR_DISABLE_UPDATE_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-real lint bench results attacks lock proto clean
+.PHONY: help setup demo test test-real lint bench chaos results attacks lock proto clean
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -55,6 +55,11 @@ bench: $(READY) ## every benchmark, its table printed and its JSON under tests/b
 	$(BIN)/python tests/benchmarks/relay_latency.py --out tests/benchmarks/results/relay_latency.json
 	$(BIN)/python tests/benchmarks/scan_speed.py --out tests/benchmarks/results/scan_speed.json
 	-$(BIN)/python tests/benchmarks/retrieval.py --out tests/benchmarks/results/retrieval.json
+
+chaos: $(READY) ## federations of whole processes, shaken: every fault and what came of it; SEEDS=3 FAULTS=24
+	$(BIN)/python tests/benchmarks/under_faults.py --seeds $(or $(SEEDS),3) --faults $(or $(FAULTS),24) \
+		--out tests/benchmarks/results/under_faults.json
+	$(BIN)/python tests/benchmarks/thousand_rounds.py --out tests/benchmarks/results/thousand_rounds.json
 
 results: $(READY) ## train every plan with SEEDS seeds on DATA, and write docs/RESULTS.md anew
 	$(BIN)/python tests/benchmarks/learning.py --data $(DATA) --work $(or $(WORK),results-out) --seeds $(or $(SEEDS),5) \

@@ -43,11 +43,13 @@ def train_privately(
     generator: torch.Generator,
     on_progress: Callable[[Progress], None] | None = None,
     moments: Moments | None = None,
+    pieces: int = 1,
 ) -> TrainResult:
     """Train `net` for the mechanism's steps. Of the result only the weights and moments are private, not the losses.
 
     A patient's gradient is that of the mean loss of the patient's views, clipped in float32. `generator` draws
-    augmentation and dropout; who takes part and the noise are nobody's to choose. Raises UserError where there are no
+    augmentation and dropout; who takes part and the noise are nobody's to choose. With `pieces` so many times fewer
+    images are computed at a time, in less memory and more slowly. Raises UserError where there are no
     cases.
     """
     if not len(cases):
@@ -63,7 +65,7 @@ def train_privately(
         for step in range(1, mechanism.steps + 1):
             clipped = Clipped(parameters, mechanism.max_grad_norm)
             drawn = list(patients.sample(mechanism.sampling_rate, private.views, randomness))
-            for positions, own in _pieces(drawn, private.views):
+            for positions, own in _pieces(drawn, private.views, max(MULTIPLE, ROWS // pieces)):
                 views = cases.batch(positions.flatten())
                 image, mask = augment(views.image, views.mask, augmentation, generator)
                 batch = Batch(*(part.to(device) for part in (image, mask, views.label)))
@@ -83,12 +85,12 @@ def train_privately(
     return TrainResult(total, classification, segmentation, seen * private.views, seconds, moments_of(optimizer))
 
 
-def _pieces(drawn: Sequence[Tensor], views: int) -> Iterator[tuple[Int64[Tensor, "patients views"], int]]:
-    """The patients of a step in pieces of at most ROWS images or one patient's, and how many of a piece count.
+def _pieces(drawn: Sequence[Tensor], views: int, rows: int) -> Iterator[tuple[Int64[Tensor, "patients views"], int]]:
+    """The patients of a step in pieces of at most `rows` images or one patient's, and how many of a piece count.
 
     The others fill it up: a convolution prepares itself anew for each number of images that it has not seen lately.
     """
-    most, multiple = max(1, ROWS // views), max(1, MULTIPLE // views)
+    most, multiple = max(1, rows // views), max(1, MULTIPLE // views)
     for start in range(0, len(drawn), most):
         own = list(drawn[start : start + most])
         yield torch.stack(own + own[:1] * (-len(own) % multiple)), len(own)

@@ -68,12 +68,15 @@ def train(
     on_progress: Callable[[Progress], None] | None = None,
     proximal_mu: float = 0.0,
     moments: Moments | None = None,
+    pieces: int = 1,
 ) -> TrainResult:
     """Train `net` on `cases` for the local epochs of one round (from 1). Order and augmentation come from `generator`.
 
     `proximal_mu` pulls towards the weights that came (FedProx, Li et al. 2020, eq. 2). `moments` are those of the
-    round before: without them AdamW's first steps are as long as the learning rate in every weight. Raises
-    DivergedError, and UserError where there are no cases.
+    round before: without them AdamW's first steps are as long as the learning rate in every weight. With `pieces` a
+    batch is computed in so many, one after the other, and their gradients are added up: the same training in less
+    memory, for losses that do not compare the samples of a batch. Raises DivergedError, and UserError where there are
+    no cases.
     """
     if not len(cases):
         raise UserError("there is nothing to train on", "the site has no training cases", "name some in the manifest")
@@ -88,21 +91,25 @@ def train(
     augmentation = begin(net, plan, round_number)
     with dropout_from(generator, device):
         for done, batch in enumerate(_batches(cases, plan, augmentation, device, generator), start=1):
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                output = net(batch.image)
-            parts = loss_function(single_precision(output), batch)
-            loss = parts.total.mean() + proximal_mu / 2 * _distance(net, start)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            value = torch.zeros((), device=device)
+            for piece in _cut(batch, pieces):
+                with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                    output = net(piece.image)
+                parts = loss_function(single_precision(output), piece)
+                share = len(piece.label) / len(batch.label)
+                loss = share * (parts.total.mean() + proximal_mu / 2 * _distance(net, start))
+                loss.backward()  # type: ignore[no-untyped-call]
+                value += loss.detach()
+                seen.add(output.feature)
+                sums += torch.stack([part.detach().sum() for part in parts])
             norm = nn.utils.clip_grad_norm_(net.parameters(), GRADIENT_NORM)
-            value = _finite(loss, norm)
+            newest = _finite(value, norm)
             optimizer.step()
-            seen.add(output.feature)
-            sums += torch.stack([part.detach().sum() for part in parts])
             images += len(batch.label)
             if on_progress:
                 epoch = (done - 1) // per_epoch + 1
-                on_progress(Progress(epoch, training.local_epochs, done, total_batches, value))
+                on_progress(Progress(epoch, training.local_epochs, done, total_batches, newest))
     seen.measure(net.detail)
     total, classification, segmentation = (sums / max(images, 1)).tolist()
     seconds = time.perf_counter() - begun
@@ -155,6 +162,13 @@ def _batches(
             batch = cases.batch(positions)
             image, mask = augment(batch.image, batch.mask, augmentation, generator)
             yield Batch(image.to(device), mask.to(device), batch.label.to(device))
+
+
+def _cut(batch: Batch, pieces: int) -> Iterator[Batch]:
+    """A batch in pieces that are as equal as can be; in one, as it is."""
+    size = math.ceil(len(batch.label) / pieces)
+    for image, mask, label in zip(*(torch.split(part, size) for part in batch), strict=True):
+        yield Batch(image, mask, label)
 
 
 @contextmanager

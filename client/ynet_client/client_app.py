@@ -17,7 +17,7 @@ from ynet.federation.records import ARRAYS, AWAITED, CASES, CONFIG, LEDGER, METR
 from ynet.model import YNet, arrays_of, load_arrays
 from ynet.model import build as build_network
 from ynet.private_training import train_privately
-from ynet.train import Moments, train
+from ynet.train import Moments, TrainResult, train
 from ynet.weights import Flat
 from ynet_client import secure_part
 from ynet_client import settings as client_settings
@@ -27,6 +27,7 @@ from ynet_client.local_site import LocalSite
 from ynet_client.request import Request, read_request, refused
 from ynet_client.secure_part import Party, party_at
 
+PIECES = "pieces"
 MOMENTS, FIRST, SECOND = "moments", "moments.first", "moments.second"
 
 Locate = Callable[[Context], LocalSite]
@@ -99,21 +100,27 @@ def _evaluate(site: LocalSite, context: Context, request: Request) -> RecordDict
 
 def _train(site: LocalSite, context: Context, request: Request) -> tuple[Flat, MetricRecord]:
     """A round's update, and figures about it."""
-    net = _loaded(site, request)
-    cases, _ = site.cases(request.plan)
-    result = train(
-        net,
-        cases,
-        request.plan,
-        request.round,
-        device=site.device,
-        generator=site.generator(request.plan, request.round),
-        on_progress=site.report,
-        proximal_mu=request.proximal_mu,
-        moments=_recall(context, request),
-    )
+    cases, used = site.cases(request.plan)[0], list[int]()
+
+    def anew(pieces: int) -> tuple[YNet, TrainResult]:
+        used.append(pieces)
+        net = _loaded(site, request)
+        return net, train(
+            net,
+            cases,
+            request.plan,
+            request.round,
+            device=site.device,
+            generator=site.generator(request.plan, request.round),
+            on_progress=site.report,
+            proximal_mu=request.proximal_mu,
+            moments=_recall(context, request),
+            pieces=pieces,
+        )
+
+    net, result = site.pieces.run(request.plan, anew)
     _remember(context, request, result.moments)
-    metrics = MetricRecord({CASES: len(cases), "loss": result.loss, "seconds": result.seconds})
+    metrics = MetricRecord({CASES: len(cases), "loss": result.loss, "seconds": result.seconds, **_told(used[-1])})
     return weights.flatten(arrays_of(net)), metrics
 
 
@@ -122,29 +129,41 @@ def _train_privately(site: LocalSite, context: Context, request: Request) -> tup
 
     What the same round made before is sent again as it is: it spends nothing.
     """
-    net = _loaded(site, request)
+    net, used = _loaded(site, request), list[int]()
     cases, patients = site.cases(request.plan)[0], site.patients(request.plan)
     asked = Asked(request.plan, request.round, weights.flatten(arrays_of(net)), len(patients))
     begun = time.perf_counter()
     update = site.budget.kept(asked)
     if update is None:
         mechanism = site.budget.reserve(asked)
-        result = train_privately(
-            net,
-            cases,
-            patients,
-            request.plan,
-            request.round,
-            mechanism,
-            device=site.device,
-            generator=site.generator(request.plan, request.round),
-            on_progress=site.report,
-            moments=_recall(context, request),
-        )
+
+        def anew(pieces: int) -> TrainResult:
+            used.append(pieces)
+            return train_privately(
+                _loaded(site, request),
+                cases,
+                patients,
+                request.plan,
+                request.round,
+                mechanism,
+                device=site.device,
+                generator=site.generator(request.plan, request.round),
+                on_progress=site.report,
+                moments=_recall(context, request),
+                pieces=pieces,
+            )
+
+        result = site.pieces.run(request.plan, anew)
         update = weights.flatten(arrays_of(net))
         site.budget.keep(asked, update)
         _remember(context, request, result.moments)
-    return update, MetricRecord({CASES: len(cases), "seconds": time.perf_counter() - begun})
+    seconds = time.perf_counter() - begun
+    return update, MetricRecord({CASES: len(cases), "seconds": seconds, **_told(used[-1] if used else 1)})
+
+
+def _told(pieces: int) -> dict[str, int]:
+    """In how many pieces a batch was trained, where memory did not allow one."""
+    return {PIECES: pieces} if pieces > 1 else {}
 
 
 def _remember(context: Context, request: Request, moments: Moments) -> None:

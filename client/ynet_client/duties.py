@@ -36,7 +36,7 @@ log = logging.getLogger("ynet.duties")
 T = TypeVar("T")
 MODEL_ID = re.compile(r"[0-9a-f]{64}")
 VERBS = {TRAIN: "trained", EVALUATE: "evaluated", MASK: "masked the update"}
-SHOWN = ("loss", "seconds", "macro_map10", "dice", "balanced_accuracy")
+SHOWN = ("loss", "seconds", "pieces", "macro_map10", "dice", "balanced_accuracy")
 
 
 class Mended(Verified):

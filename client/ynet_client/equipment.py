@@ -8,12 +8,13 @@ import torch
 from flwr.clientapp import ClientApp
 
 from ynet.home import write_private
-from ynet_client import client_app
+from ynet_client import client_app, pieces
 from ynet_client.archive import Archive
 from ynet_client.budget import Recorded
 from ynet_client.consent import Consent
 from ynet_client.gallery import Gallery
 from ynet_client.local_site import LocalSite
+from ynet_client.pieces import Pieces
 from ynet_client.secure_part import party_at
 from ynet_client.settings import ClientSettings
 
@@ -41,6 +42,7 @@ def prepare(home: Path, settings: ClientSettings, consent: Consent) -> Equipment
         party=lambda: party_at(home),
         admits=consent.admits,
         forgotten=gallery.forgotten,
+        pieces=Pieces(home / pieces.FILE),
     )
     return Equipment(site, client_app.build(lambda _: site), Archive(home / "models", site, gallery), budget)
 

@@ -16,6 +16,7 @@ from ynet.model import YNet, build
 from ynet.privacy import Patients
 from ynet.train import Progress
 from ynet_client.budget import Budget
+from ynet_client.pieces import Pieces
 from ynet_client.secure_part import Party
 
 Report = Callable[[Progress], None]
@@ -45,6 +46,7 @@ class LocalSite:
         party: Callable[[], Party | None] = lambda: None,
         admits: Callable[[Plan], bool] = lambda _: True,
         forgotten: Callable[[Iterable[str]], set[str]] = lambda _: set(),
+        pieces: Pieces | None = None,
     ) -> None:
         """`is_validation`: the test cases are left out, and some training patients stand in for them.
 
@@ -53,7 +55,7 @@ class LocalSite:
         """
         self._path, self._cache_bytes, self._is_validation = manifest, cache_bytes, is_validation
         self.device, self.report, self._budget, self._party = choose(device), report, budget, party
-        self.admits, self._forgotten = admits, forgotten
+        self.admits, self._forgotten, self.pieces = admits, forgotten, pieces or Pieces()
         self._lock = threading.Lock()
         self._prepared: _Prepared | None = None
         self._network: tuple[str, YNet] | None = None

@@ -65,8 +65,15 @@ def _figure(figure: Mapping[str, Any]) -> str:
 
 
 def _round(event: Mapping[str, Any]) -> str:
-    sites = "  ".join(f"{site} loss {values.get('loss', float('nan')):.3f}" for site, values in event["sites"].items())
+    sites = "  ".join(f"{site} loss {_loss(values)}" for site, values in event["sites"].items())
     return f"round {event['round']}/{event['rounds']}  {event['seconds']:.1f} s  {sites}"
+
+
+def _loss(values: Mapping[str, float]) -> str:
+    pieces = values.get("pieces", 1)
+    return f"{values.get('loss', float('nan')):.3f}" + (
+        f" (short of memory: {pieces:.0f} pieces)" if pieces > 1 else ""
+    )
 
 
 def _evaluated(event: Mapping[str, Any]) -> str:

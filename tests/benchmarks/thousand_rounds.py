@@ -2,9 +2,9 @@
 
 python tests/benchmarks/thousand_rounds.py [--rounds 1000] [--out FILE.json]
 
-Real processes: a server and three sites that train a tiny network, and a query from each site every few rounds. A day
-of rounds of a real consortium, compressed: what one round leaves behind, a thousand leave a thousand times. The slope is
-a straight line's through the samples of the second half, when all that is kept warm is warm.
+Real processes: a server and three sites that train a tiny network, and a query from each site every few seconds. A day
+of rounds of a real consortium, compressed: what one round leaves behind, a thousand leave a thousand times. The slope
+is a straight line's through the samples of the second half, when all that is kept warm is warm.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """What a federation of whole processes comes to when it is shaken: every fault, and what happened then.
 
-python tests/benchmarks/chaos.py [--seeds 3] [--faults 24] [--out FILE.json]
+python tests/benchmarks/under_faults.py [--seeds 3] [--faults 24] [--out FILE.json]
 
 Four synthetic hospitals behind lines that can be cut. For each seed three runs under faults of every kind: of a plan
 that learns (12 rounds), of a private one, and of one with secure sums; all sites ask, consult and forget meanwhile.
