@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import grpc
 
-from ynet.federation import identity
+from ynet.federation import identity, protocol
 from ynet.federation.identity import Leaf
 from ynet_server.registry import Registry
 
@@ -126,4 +126,4 @@ async def _hide(error: Exception, context: grpc.aio.ServicerContext) -> None:
     if isinstance(error, grpc.aio.AbortError | grpc.aio.UsageError | grpc.RpcError):
         raise error
     log.error("a call of site %s failed", calling_site(), exc_info=error)
-    await context.abort(grpc.StatusCode.INTERNAL, "the server failed; its log says why")
+    await context.abort(grpc.StatusCode.INTERNAL, protocol.SERVER_FAILED)
