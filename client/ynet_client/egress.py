@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from ynet.errors import UserError
-from ynet.federation import records
 from ynet_client.database import Database
 
 log = logging.getLogger("ynet.egress")
@@ -41,16 +40,6 @@ Class = Literal[
     "requests",
 ]
 """What leaves. `requests`: for files, and how far an upload has come."""
-
-OF_KIND: dict[str, Class] = {
-    records.INITIAL: "initial weights",
-    records.TRAIN: "updates",
-    records.EVALUATE: "figures",
-    records.KEYS: "secure sums",
-    records.MASK: "secure sums",
-    records.OPEN: "secure sums",
-}
-"""The class of a reply to each kind of message of a run."""
 
 T = TypeVar("T")
 Count = Callable[[Class, int], None]

@@ -11,15 +11,25 @@ import grpc
 
 from ynet import memory
 from ynet.errors import RefusedError, UserError
-from ynet.federation import content, protocol
+from ynet.federation import content, protocol, records
 from ynet.federation import hub_pb2 as pb
 from ynet.federation.content import Content
 from ynet_client import transfers
-from ynet_client.egress import OF_KIND, Count
+from ynet_client.egress import Class, Count
 from ynet_client.link import Call, Link
 from ynet_client.transfers import Reply
 
 log = logging.getLogger("ynet.tasks")
+
+OF_KIND: dict[str, Class] = {
+    records.INITIAL: "initial weights",
+    records.TRAIN: "updates",
+    records.EVALUATE: "figures",
+    records.KEYS: "secure sums",
+    records.MASK: "secure sums",
+    records.OPEN: "secure sums",
+}
+"""The class of a reply to each kind of message of a run."""
 
 Work = Callable[[str, Path, Callable[[], bool]], Awaitable[Content]]
 """The reply to one message of a run: its kind, its file, whether it was called off. Raises RefusedError to say no."""
