@@ -16,6 +16,7 @@ from ynet.federation import hub_pb2 as pb
 from ynet.federation.content import Content
 from ynet_client import link as links
 from ynet_client import session as sessions
+from ynet_client.session import Fetch
 from ynet_server import hub as hubs
 from ynet_server import tasks
 from ynet_server.reply_errors import LOST
@@ -228,6 +229,55 @@ def test_a_site_that_loses_its_work_again_and_again_is_not_given_it_for_ever(tmp
         with pytest.raises(TaskError, match="again and again"):
             await waiting
         assert given == tasks.MOST_GIVEN
+
+    play(tmp_path, story)
+
+
+def test_a_model_goes_on_where_its_fetching_broke_off_though_the_server_was_started_anew(tmp_path: Path) -> None:
+    """It then has another name there; what counts is what is in it."""
+    body, path = bytes(range(256)) * 20_000, tmp_path / "model.partial"
+
+    class Fetching(Site):
+        async def model(self, model: pb.Model, fetch: Fetch) -> None:
+            await fetch(model.weights, path)
+            self.models.append(model)
+
+    async def story(consortium: Consortium) -> None:
+        (tmp_path / "m").write_bytes(body)
+        work = Fetching()
+        async with joined_over(consortium, work, 3 * MB) as (_, line):
+            consortium.hub.publish("m", consortium.hub.offer(tmp_path / "m", sha256(body), len(body)))
+            await until(lambda: path.exists() and path.stat().st_size >= 2 * protocol.CHUNK_BYTES)
+            line.is_cut = True
+            line.cut()
+            await consortium.stop()
+            begun = path.stat().st_size
+            assert not work.models
+            await consortium.open()
+            consortium.hub.publish("m", consortium.hub.offer(tmp_path / "m", sha256(body), len(body)))
+            before, line.is_cut = line.down_bytes, False
+            await until(lambda: work.models)
+            assert path.read_bytes() == body
+            assert line.down_bytes - before < len(body) - begun + 100_000
+
+    play(tmp_path, story)
+
+
+def test_what_a_fetch_finds_of_another_file_does_not_spoil_it(tmp_path: Path) -> None:
+    body, path = b"the weights", tmp_path / "model.partial"
+
+    class Fetching(Site):
+        async def model(self, model: pb.Model, fetch: Fetch) -> None:
+            path.write_bytes(b"others")
+            await fetch(model.weights, path)
+            self.models.append(model)
+
+    async def story(consortium: Consortium) -> None:
+        (tmp_path / "m").write_bytes(body)
+        joined = await consortium.join("A", Fetching())
+        consortium.hub.publish("m", consortium.hub.offer(tmp_path / "m", sha256(body), len(body)))
+        await until(lambda: joined.work.models)
+        assert path.read_bytes() == body
 
     play(tmp_path, story)
 
