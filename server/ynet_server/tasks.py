@@ -117,8 +117,10 @@ class Tasks:
             task.fail(TaskError(reason, REFUSED if failure.refused else FAILED))
 
     def close(self) -> None:
-        """The hub ends: nobody is waited for any more."""
+        """The hub ends: all is called off, and nobody is waited for any more."""
         self._is_closed = True
+        for task in self._open.values():
+            self._send(task.site, pb.ToSite(cancel=pb.Cancel(task_id=task.id)))
         for site in {task.site for task in self._open.values()} | set(self._away):
             self._give_up(site, "the server stops")
 
