@@ -108,6 +108,7 @@ class Consortium:
 
     async def stop(self) -> None:
         """The hub goes away; the sites stay."""
+        self.hub.close()
         await self.server.stop(None)
         del self.server
         gc.collect()
@@ -225,6 +226,11 @@ class Wire:
         """An upload of `parts`, or one that is written by hand."""
         path = f"/{protocol.SERVICE}/Upload"
         return self._channel.stream_unary(path, pb.UploadPart.SerializeToString, pb.UploadReceipt.FromString)(parts)
+
+    async def resume(self, header: pb.UploadHeader) -> int:
+        path = f"/{protocol.SERVICE}/Resume"
+        ask = self._channel.unary_unary(path, pb.UploadHeader.SerializeToString, pb.Resumed.FromString)
+        return (await ask(header)).offset  # type: ignore[no-any-return]
 
     async def download(self, blob: str, offset: int = 0) -> bytes:
         return b"".join([chunk.data async for chunk in self.downloading(blob, offset)])

@@ -28,7 +28,7 @@ from ynet_client.cli import app as client_app
 from ynet_client.control import ASK_WITHIN_S
 from ynet_client.gallery import Stats
 from ynet_client.settings import ClientSettings
-from ynet_server import hub, progress
+from ynet_server import hub, progress, transfers
 from ynet_server.cli import app as server_app
 from ynet_server.registry import Model, Run
 from ynet_server.settings import ServerSettings
@@ -206,7 +206,7 @@ def test_the_limits_of_the_protocol_are_those_of_the_code() -> None:
         "greeting after the connection": f"{hub.HELLO_WITHIN_S:g} s",
         "one part of a transfer": f"{protocol.CHUNK_BYTES >> 20} MiB",
         "a file that a site fetches": f"{protocol.MAX_BLOB_BYTES >> 20} MiB",
-        "transfers of one site at a time": f"{hub.MAX_TRANSFERS} downloads",
+        "transfers of one site at a time": f"{transfers.MAX_TRANSFERS} downloads",
         "tasks that one site works on": f"{protocol.MAX_TASKS}",
         "queries that one site has open": f"{hub.MAX_QUESTIONS}",
         "sites that one query may name": f"{hub.MAX_NAMED}",

@@ -16,6 +16,7 @@ from ynet_client import lookup, retrieval_wire
 from ynet_client.books import Books
 from ynet_client.consult import Consult
 from ynet_client.duties import Duties
+from ynet_client.egress import Class
 from ynet_client.lookup import Encoding, Look, Result, Wanted
 from ynet_client.retrieval_wire import MAX_CHECKED, Outcome
 from ynet_client.session import ANSWER_BYTES, Session
@@ -119,7 +120,7 @@ async def consult(site: str, books: Books, session: Session, token: bytes, owner
     outcome = Outcome("unreachable")
     try:
         body = pb.Request(user=pseudonym, consult=pb.Consult(id=sent.id, token=token, note=sent.note))
-        answers = await session.ask(body.SerializeToString(), ASK_WITHIN_S, [owner])
+        answers = await session.ask(body.SerializeToString(), ASK_WITHIN_S, [owner], name="consults")
         outcome = _consult_outcome(answers, owner)
     finally:
         if outcome.kind not in ("kept", "late"):
@@ -135,7 +136,7 @@ async def fetch_answers(books: Books, session: Session, user: str) -> str:
     for owner, ids in books.consults.waiting_for().items():
         for start in range(0, len(ids), MAX_CHECKED):
             body = pb.Request(user=pseudonym, check=pb.ConsultCheck(ids=ids[start : start + MAX_CHECKED]))
-            answers, note = await _ask(session, body.SerializeToString(), [owner])
+            answers, note = await _ask(session, body.SerializeToString(), [owner], name="consults")
             if note:
                 return note
             kind = _take_answers(books, owner, answers, set(ids))
@@ -217,10 +218,10 @@ def _take_answers(books: Books, owner: str, answers: hub.Answers, asked: set[byt
 
 
 async def _ask(
-    session: Session, body: bytes, sites: Sequence[str], answer_bytes: int = ANSWER_BYTES
+    session: Session, body: bytes, sites: Sequence[str], answer_bytes: int = ANSWER_BYTES, name: Class = "queries"
 ) -> tuple[hub.Answers, str]:
     """The other sites' answers, padded to `answer_bytes`; without a connection none, and why."""
     try:
-        return await session.ask(body, ASK_WITHIN_S, sites, answer_bytes), ""
+        return await session.ask(body, ASK_WITHIN_S, sites, answer_bytes, name), ""
     except UnreachableError as error:
         return hub.Answers(), error.why

@@ -1,6 +1,7 @@
 """The commands of a hospital: its admin's and its radiologists'."""
 
 import asyncio
+import contextlib
 import datetime as dt
 import sys
 from dataclasses import asdict
@@ -14,7 +15,7 @@ from ynet.errors import UserError
 from ynet.federation import plan as plans
 from ynet.federation.ledger import read as read_ledger
 from ynet.home import prepare
-from ynet_client import door, membership, retrieval_commands
+from ynet_client import door, egress, membership, retrieval_commands
 from ynet_client import settings as client_settings
 from ynet_client.consent import Consent, terms
 from ynet_client.door import home_of
@@ -66,7 +67,8 @@ def _member(folder: Path, site: str, invitation: str | None) -> membership.Membe
     if member and member.site != site:
         raise UserError(f"this folder is not site {site}'s", f"it is site {member.site}'s", "choose another --home")
     if invitation:
-        member = membership.enrol(folder, site, invitation)
+        with contextlib.closing(egress.Egress(folder)) as left:
+            member = membership.enrol(folder, site, invitation, left.count)
         print(f"site {site} is enrolled; its key stays in {folder}", flush=True)
     if member is None:
         raise UserError(
@@ -121,6 +123,19 @@ def status(site: Site = None, home: Home = None, as_json: Json = False) -> None:
         *((key.replace("_", " "), _counted(value)) for key, value in shown["gallery"].items()),
     ]
     table = terminal.rows(f"site {shown['site']}", ("", ""), lines)
+    terminal.show(shown, as_json=as_json, human=lambda: table)
+
+
+@app.command("egress")
+def egress_(site: Site = None, home: Home = None, as_json: Json = False) -> None:
+    """List every class of bytes that has left this site, with totals; the client need not run."""
+    rows = egress.read(home_of(home, site))
+    shown = egress.to_json(rows)
+    lines = [
+        (row.name, row.messages, f"{row.bytes:,}", terminal.when(row.first), terminal.when(row.last)) for row in rows
+    ]
+    total = ("in all", shown["messages"], f"{shown['bytes']:,}", "", "")
+    table = terminal.rows("what has left this site", ("", "messages", "bytes", "first", "last"), [*lines, total])
     terminal.show(shown, as_json=as_json, human=lambda: table)
 
 

@@ -19,7 +19,7 @@ from ynet.model import build as build_network
 from ynet.private_training import train_privately
 from ynet.train import Moments, TrainResult, train
 from ynet.weights import Flat
-from ynet_client import secure_part
+from ynet_client import encoded_update, secure_part
 from ynet_client import settings as client_settings
 from ynet_client.budget import Asked, Experiment, Recorded
 from ynet_client.consent import Consent
@@ -81,7 +81,7 @@ def _train_round(site: LocalSite, context: Context, request: Request) -> RecordD
     if is_secure:
         config = secure_part.offer(site.party, context, request, update, int(str(metrics[CASES])))
     else:
-        reply[ARRAYS] = weights_record(update)
+        reply[ARRAYS] = weights_record(encoded_update.encode(site, context, request, update))
     if is_private and (head := site.budget.head):
         config[LEDGER] = head.to_text()
     if config:

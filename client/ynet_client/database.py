@@ -13,16 +13,17 @@ BUSY_S = 2.0  # for a process that is just ending
 class Database:
     """One open file with one table. What is committed survives a killed process."""
 
-    def __init__(self, path: Path, schema: str, version: int, *, is_synced: bool) -> None:
+    def __init__(self, path: Path, schema: str, version: int, *, is_synced: bool, is_shared: bool = False) -> None:
         """`is_synced`: what is committed survives a power cut too, at about half a millisecond a commit.
 
+        `is_shared`: other processes may have it open too.
         Raises UserError when the file is in use, spoilt, or of another version.
         """
         self._lock = threading.Lock()
         path.touch(mode=0o600)
         self._connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
         try:
-            self._open(schema, version, is_synced)
+            self._open(schema, version, is_synced, is_shared)
         except sqlite3.Error as error:
             self._connection.close()
             do = "stop the other ynet-client, or put a good copy of the file in its place"
@@ -54,9 +55,9 @@ class Database:
                     self._connection.execute("ROLLBACK")
         return changed
 
-    def _open(self, schema: str, version: int, is_synced: bool) -> None:
+    def _open(self, schema: str, version: int, is_synced: bool, is_shared: bool) -> None:
         run = self._connection.execute
-        run("PRAGMA locking_mode = EXCLUSIVE")
+        run(f"PRAGMA locking_mode = {'NORMAL' if is_shared else 'EXCLUSIVE'}")
         run("PRAGMA journal_mode = WAL")
         run(f"PRAGMA synchronous = {'FULL' if is_synced else 'NORMAL'}")
         run("BEGIN IMMEDIATE")

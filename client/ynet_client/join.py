@@ -14,6 +14,7 @@ from ynet_client.consent_prompt import put_to_the_admin
 from ynet_client.control import routes
 from ynet_client.display import Display
 from ynet_client.duties import Duties
+from ynet_client.egress import Egress
 from ynet_client.membership import Membership
 from ynet_client.renewal import renewing
 from ynet_client.session import Session
@@ -27,7 +28,8 @@ async def run(home: Path, settings: ClientSettings, member: Membership, display:
         consent = Consent(home, settings.policy, lambda plan: put_to_the_admin(plan, home, display))
         duties = stack.enter_context(contextlib.closing(Duties(home, settings, display, cases, consent)))
         spool = _empty(home / "spool")
-        session = Session(member, spool, duties, display.say, renewing(home, display.say))
+        sent = stack.enter_context(contextlib.closing(Egress(home))).count
+        session = Session(member, spool, duties, display.say, renewing(home, display.say, count=sent), sent)
         door = await control.serve(home, routes(member.site, duties, session, spool))
         display.say(f"site {member.site}: {cases} training cases")
         await _until_told_to_stop(session)

@@ -14,6 +14,7 @@ from ynet.federation import identity, invitation
 from ynet.federation.identity import HUB_NAME
 from ynet.federation.invitation import Invitation
 from ynet.home import write_private
+from ynet_client.egress import Count, nowhere
 
 FILE, KEY, NEXT_KEY = "membership.json", "site.key", "site.next.key"
 """The certificate in FILE says which key counts: a renewal writes the next key, then FILE, then moves the key. So a
@@ -74,7 +75,7 @@ def _read(home: Path) -> Membership:
     )
 
 
-def enrol(home: Path, site: str, text: str) -> Membership:
+def enrol(home: Path, site: str, text: str, count: Count = nowhere) -> Membership:
     """Enrol with an invitation; the key is made here and never leaves. Raises UserError, and then keeps only the key.
 
     A repeat after a lost answer uses the same key, and the server gives the same certificate again; a repeat by a site
@@ -92,8 +93,9 @@ def enrol(home: Path, site: str, text: str) -> Membership:
     csr = identity.signing_request(key, site)
     proof = invitation.proof(invitation.verifier(invited.secret), site, csr)
     # 3. The certificate, over a connection that the authority vouches for.
-    body = {"site": site, "csr": csr.decode(), "proof": proof.hex()}
-    hub, certificate = _granted(_request(invited, _verified(authority), "POST", "/enrol", json=body))
+    body = json.dumps({"site": site, "csr": csr.decode(), "proof": proof.hex()}).encode()
+    count("enrolment", len(body))
+    hub, certificate = _granted(_request(invited, _verified(authority), "POST", "/enrol", content=body))
     if identity.read_leaf(certificate).site != site:
         raise RefusedError("enrolment failed", "the certificate is for another site", "ask the coordinator")
     return keep(home, Membership(site, hub, key, certificate, authority, invited.address, used))

@@ -7,8 +7,8 @@ hands on its card with the first reply, so that no card need be told before some
 import asyncio
 import datetime as dt
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import grpc
@@ -31,6 +31,7 @@ class Question:
     framed: bytes  # by `sealed.frame_query`
     sites: Sequence[str]  # none: all others
     until: float  # in the loop's time
+    sent: Callable[[int], None]  # told the size of each message, just before it leaves
 
 
 async def put(question: Question, channel: grpc.aio.Channel, asking: Asking) -> pb.Answers:
@@ -43,13 +44,13 @@ async def _put(question: Question, channel: grpc.aio.Channel, asking: Asking, *,
     wait_s = max(0.0, question.until - asyncio.get_running_loop().time())
     found, told, anew = pb.Answers(), set[str](), list[asyncio.Task[pb.Answers]]()
     try:
-        async for part in _call(channel)(_to_wire(question, sent, wait_s), timeout=wait_s + 5):
+        async for part in _call(channel, question.sent)(_to_wire(question, sent, wait_s), timeout=wait_s + 5):
             _sort(part, asking, sent, told, found)
             unreadable = _new(part.unreadable, told)
             again = _renewed(unreadable, part, asking, sent) if is_first else []
             found.unreadable.extend(name for name in unreadable if name not in again)
             if again:
-                asked = Question(question.framed, again, question.until)
+                asked = replace(question, sites=again)
                 anew.append(asyncio.create_task(_put(asked, channel, asking, is_first=False)))
         for one in anew:
             found.MergeFrom(await one)
@@ -98,8 +99,13 @@ def _renewed(unreadable: list[str], part: pb.Answers, asking: Asking, sent: dict
     return again
 
 
-def _call(channel: grpc.aio.Channel) -> Any:
-    return channel.unary_stream(f"/{protocol.SERVICE}/Ask", pb.Question.SerializeToString, pb.Answers.FromString)
+def _call(channel: grpc.aio.Channel, sent: Callable[[int], None]) -> Any:
+    def write(question: pb.Question) -> bytes:
+        data = question.SerializeToString()
+        sent(len(data))
+        return data
+
+    return channel.unary_stream(f"/{protocol.SERVICE}/Ask", write, pb.Answers.FromString)
 
 
 def _now() -> dt.datetime:

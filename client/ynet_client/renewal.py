@@ -10,7 +10,8 @@ import grpc
 from ynet.errors import RefusedError, UserError
 from ynet.federation import expiry, identity, protocol
 from ynet.federation import hub_pb2 as pb
-from ynet_client import membership
+from ynet_client import egress, membership
+from ynet_client.egress import Count
 from ynet_client.membership import Membership
 
 log = logging.getLogger("ynet.renewal")
@@ -27,14 +28,17 @@ async def never(_: Membership, __: grpc.aio.Channel) -> Membership | None:
 
 
 def renewing(
-    home: Path, say: Callable[[str], None], clock: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC)
+    home: Path,
+    say: Callable[[str], None],
+    clock: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
+    count: Count = egress.nowhere,
 ) -> Renew:
     """What a connected site does about its certificate again and again: renews it, or says how long it is good."""
     warnings = expiry.Warnings()
 
     async def renew(member: Membership, channel: grpc.aio.Channel) -> Membership | None:
         try:
-            made = await renewed(home, member, channel, clock())
+            made = await renewed(home, member, channel, clock(), count)
         except grpc.aio.AioRpcError as error:
             log.warning("the certificate could not be renewed: %s", protocol.plain(error.details() or "", 500))
             made = None
@@ -52,7 +56,9 @@ def renewing(
     return renew
 
 
-async def renewed(home: Path, member: Membership, channel: grpc.aio.Channel, now: dt.datetime) -> Membership | None:
+async def renewed(
+    home: Path, member: Membership, channel: grpc.aio.Channel, now: dt.datetime, count: Count = egress.nowhere
+) -> Membership | None:
     """The membership with a new key and certificate, kept in `home`; None while that is not due.
 
     Nothing is lost when this ends anywhere in between: until the new certificate is used, the hub takes the old one
@@ -65,7 +71,8 @@ async def renewed(home: Path, member: Membership, channel: grpc.aio.Channel, now
         return None
     # 1. A key of our own, kept beside the one in use, and a request signed with it.
     key = membership.next_key(home)
-    ask = channel.unary_unary(f"/{protocol.SERVICE}/Renew", pb.RenewRequest.SerializeToString, pb.Renewal.FromString)
+    write = egress.counted(pb.RenewRequest.SerializeToString, lambda _: "certificates", count)
+    ask = channel.unary_unary(f"/{protocol.SERVICE}/Renew", write, pb.Renewal.FromString)
     answer = await ask(pb.RenewRequest(csr=identity.signing_request(key, member.site)), timeout=WITHIN_S)
     # 2. The certificate is the authority's, for this site and this key, and good for longer than the one before.
     certificate = _checked(answer.certificate, member, key, now)

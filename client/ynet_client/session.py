@@ -2,30 +2,31 @@
 
 import asyncio
 import datetime as dt
-import hashlib
 import logging
 import random
-import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import grpc
 
-from ynet import __version__, memory
+from ynet import __version__
 from ynet.errors import RefusedError, UnreachableError, UserError
-from ynet.federation import content, expiry, protocol, sealed
+from ynet.federation import expiry, protocol, sealed
 from ynet.federation import hub_pb2 as pb
 from ynet.federation.content import Content
 from ynet.federation.identity import HUB_NAME, Identity
 from ynet.federation.sealed import Asked
-from ynet_client import question
+from ynet_client import egress, question, transfers
+from ynet_client.egress import Class, Count
+from ynet_client.link import Link
 from ynet_client.membership import Membership
 from ynet_client.question import Question
 from ynet_client.renewal import Renew, never
 from ynet_client.sealed_answering import Answering, Opened
 from ynet_client.sealed_asking import Asking
+from ynet_client.tasks import Tasks
 
 log = logging.getLogger("ynet.session")
 OPTIONS = [
@@ -43,6 +44,7 @@ FIRST_RETRY_S, LAST_RETRY_S = 0.5, 15.0
 RENEWAL_EVERY_S = 1_800.0
 """How often it is looked whether the certificate is to be renewed."""
 IDLE_EVERY_S = 0.1
+LEAVE_WITHIN_S = 1.0
 PERMANENT = {
     grpc.StatusCode.UNAUTHENTICATED: "ask the coordinator for a new invitation, and join with it",
     grpc.StatusCode.FAILED_PRECONDITION: "install the same ynet version as the server's",
@@ -71,11 +73,6 @@ class Work(Protocol):
         """The model in use has changed, or is told anew; `fetch` gets its file."""
 
 
-@dataclass
-class _Running:
-    cancelled: bool = False
-
-
 class Session:
     """Keeps the connection, and hands what comes over it to the work."""
 
@@ -86,14 +83,15 @@ class Session:
         work: Work,
         say: Callable[[str], None],
         renew: Renew = never,
+        count: Count = egress.nowhere,
     ) -> None:
-        self._member, self._spool, self._work, self._say = member, spool, work, say
-        self._channel: grpc.aio.Channel | None = None
+        self._member, self._work, self._say, self._count = member, work, say, count
+        self._link = Link()
+        self._given = Tasks(spool, work.task, self._link, say, count)
         self._renew, self._asked = renew, 0
         self._renewed: Membership | None = None
         self._outbox: asyncio.Queue[pb.FromSite | None] = asyncio.Queue()
-        self._running: dict[str, _Running] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._under_way: set[asyncio.Task[None]] = set()
         self._answering, self._asking = Answering(member), Asking(member)
         self._queries: dict[str, asyncio.Task[None]] = {}  # being answered
         self.connected = False
@@ -122,20 +120,26 @@ class Session:
             wait_s = min(LAST_RETRY_S, wait_s * 2)
 
     async def ask(
-        self, body: bytes, deadline_s: float, sites: Sequence[str] = (), answer_bytes: int = ANSWER_BYTES
+        self,
+        body: bytes,
+        deadline_s: float,
+        sites: Sequence[str] = (),
+        answer_bytes: int = ANSWER_BYTES,
+        name: Class = "queries",
     ) -> pb.Answers:
         """Send a query, sealed, to other sites (all, unless they are named); what they answered in time, opened.
 
         Answers are padded to `answer_bytes` at least: give what the largest one may take, so that their sizes do not
         tell the hub who has found something. Raises UnreachableError, and RefusedError for a query that is too large.
         """
-        if self._channel is None or not self.connected:
+        if (channel := self._link.channel) is None:
             raise UnreachableError("the other sites cannot be asked", "the server is not connected", "try again later")
         until = asyncio.get_running_loop().time() + min(deadline_s, protocol.MAX_QUERY_S)
-        asked = Question(sealed.frame_query(Asked(body, answer_bytes)), sites, until)
+        framed = sealed.frame_query(Asked(body, answer_bytes))
+        asked = Question(framed, sites, until, partial(self._count, name))
         self._asked += 1
         try:
-            return await question.put(asked, self._channel, self._asking)
+            return await question.put(asked, channel, self._asking)
         except grpc.aio.AioRpcError:
             raise UnreachableError(
                 "the other sites could not be asked", "the connection was lost", "try again"
@@ -144,24 +148,10 @@ class Session:
             self._asked -= 1
 
     async def fetch(self, blob: pb.Blob, path: Path) -> None:
-        """Fetch a file, part by part, and check its digest. Raises UserError."""
-        if self._channel is None:
+        """Fetch a file, beginning after what `path` holds of it. Raises UserError, grpc.aio.AioRpcError."""
+        if (channel := self._link.channel) is None:
             raise UnreachableError("a transfer failed", "the server is not connected", "it will be tried again")
-        call = self._channel.unary_stream(
-            f"/{protocol.SERVICE}/Download", pb.DownloadRequest.SerializeToString, pb.Chunk.FromString
-        )
-        if blob.size_bytes > protocol.MAX_BLOB_BYTES:
-            raise RefusedError("a transfer was refused", "it is larger than any model may be", "tell the coordinator")
-        sha, size = hashlib.sha256(), 0
-        with path.open("wb", buffering=0) as file:
-            async for chunk in call(pb.DownloadRequest(blob=blob.name)):
-                size += len(chunk.data)
-                if size > blob.size_bytes:
-                    break
-                sha.update(chunk.data)
-                file.write(chunk.data)
-        if size != blob.size_bytes or sha.hexdigest() != blob.sha256:
-            raise UserError("a transfer failed", "what arrived is not what was announced", "it will be tried again")
+        await transfers.fetch(channel, blob, path, self._count)
 
     # --- within
 
@@ -170,34 +160,49 @@ class Session:
         member = self._member
         credentials = grpc.ssl_channel_credentials(member.authority, member.key, member.certificate)
         async with grpc.aio.secure_channel(member.hub, credentials, options=OPTIONS) as channel:
-            self._channel, self._outbox = channel, asyncio.Queue()
-            hello = pb.Hello(protocol=protocol.VERSION, version=__version__, cases=self._work.cases())
-            hello.card = self._answering.card()
-            self._outbox.put_nowait(pb.FromSite(hello=hello))
-            renewals = (self._renew_key(self._outbox), self._renew_certificate(channel, self._outbox))
-            renewing = [asyncio.create_task(work) for work in renewals]
-            attach = channel.stream_stream(
-                f"/{protocol.SERVICE}/Attach", pb.FromSite.SerializeToString, pb.ToSite.FromString
-            )
+            outbox: asyncio.Queue[pb.FromSite | None] = asyncio.Queue()
+            self._outbox = outbox
+            outbox.put_nowait(pb.FromSite(hello=self._hello()))
+            renewals = (self._renew_key(outbox), self._renew_certificate(channel, outbox))
+            beside = [asyncio.create_task(work) for work in renewals]
+            receiving = asyncio.create_task(self._receive_all(channel, outbox))
             try:
-                async for message in attach(self._outgoing()):
-                    self._receive(message)
+                await asyncio.shield(receiving)
+            except asyncio.CancelledError:
+                outbox.put_nowait(pb.FromSite(leave=pb.Leave()))
+                await asyncio.wait([receiving], timeout=LEAVE_WITHIN_S if self.connected else 0)
+                raise
             finally:
-                self._channel = None
-                self._outbox.put_nowait(None)  # who sends it waits for nothing any more
-                for work in renewing:
+                self._link.down()
+                self._given.lost()
+                outbox.put_nowait(None)  # who sends it waits for nothing any more
+                for work in [*beside, receiving]:
                     work.cancel()
-                for running in self._running.values():
-                    running.cancelled = True  # the hub has answered for them already
                 for query in self._queries.values():
                     query.cancel()
+
+    def _hello(self) -> pb.Hello:
+        hello = pb.Hello(protocol=protocol.VERSION, version=__version__, cases=self._work.cases())
+        hello.card, hello.keeps_tasks = self._answering.card(), True
+        hello.tasks.extend(self._given.held())
+        return hello
+
+    async def _receive_all(self, channel: grpc.aio.Channel, outbox: "asyncio.Queue[pb.FromSite | None]") -> None:
+        write = egress.counted(pb.FromSite.SerializeToString, _class_of, self._count)
+        attach = channel.stream_stream(f"/{protocol.SERVICE}/Attach", write, pb.ToSite.FromString)
+        async for message in attach(_outgoing(outbox)):
+            if message.HasField("welcome"):
+                self._link.up(channel)
+            self._receive(message)
 
     async def _renew_certificate(self, channel: grpc.aio.Channel, outbox: "asyncio.Queue[pb.FromSite | None]") -> None:
         """Once there is a new certificate, end this connection: the next one begins with it."""
         while not self.connected or (renewed := await self._renew(self._member, channel)) is None:
             await asyncio.sleep(RENEWAL_EVERY_S if self.connected else IDLE_EVERY_S)
         last = self._member.ends - expiry.DAY
-        while (self._tasks or self._asked or outbox.qsize()) and dt.datetime.now(dt.UTC) < last:
+        while (self._given.held() or self._under_way or self._asked or outbox.qsize()) and dt.datetime.now(
+            dt.UTC
+        ) < last:
             await asyncio.sleep(IDLE_EVERY_S)  # nothing that is under way is cut off for it
         self._renewed = renewed
         outbox.put_nowait(None)
@@ -212,10 +217,6 @@ class Session:
             await asyncio.sleep(self._answering.renew_in_s())
             outbox.put_nowait(pb.FromSite(card=self._answering.card()))
 
-    async def _outgoing(self) -> AsyncIterator[pb.FromSite]:
-        while (message := await self._outbox.get()) is not None:
-            yield message
-
     def _receive(self, message: pb.ToSite) -> None:
         match message.WhichOneof("body"):
             case "welcome":
@@ -228,7 +229,7 @@ class Session:
                 if message.welcome.HasField("model"):
                     self._spawn(self._work.model(message.welcome.model, self.fetch))
             case "task":
-                self._spawn(self._do(message.task))
+                self._spawn(self._given.do(message.task, self._tell))
             case "cancel":
                 self._call_off(message.cancel)
             case "query":
@@ -245,15 +246,17 @@ class Session:
         self._say(f"{was}: {reason}; trying again in about {wait_s:g} s{why}")
 
     def _call_off(self, cancel: pb.Cancel) -> None:
-        if running := self._running.get(cancel.task_id):
-            running.cancelled = True
+        self._given.call_off(cancel.task_id)
         if query := self._queries.get(cancel.query_id):
             query.cancel()
 
+    def _tell(self, message: pb.FromSite) -> None:
+        self._outbox.put_nowait(message)
+
     def _spawn(self, coroutine: Awaitable[None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(self._guarded(coroutine))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
         return task
 
     async def _guarded(self, coroutine: Awaitable[None]) -> None:
@@ -266,56 +269,6 @@ class Session:
         except Exception:
             log.exception("what the hub sent could not be worked on")
             self._say("a fault of ynet; this site's log has it")
-
-    async def _do(self, task: pb.Task) -> None:
-        """Fetch a task's content, work on it, send the reply."""
-        if len(self._running) >= protocol.MAX_TASKS or task.id in self._running:
-            self._fail(task, "the site has too much to do", refused=True)
-            return
-        running = self._running[task.id] = _Running()
-        received, reply = (self._spool / f"{kind}-{secrets.token_hex(8)}" for kind in ("in", "out"))
-        try:
-            await self.fetch(task.content, received)
-            answer = await self._work.task(task.kind, received, lambda: running.cancelled)
-            written = await asyncio.to_thread(content.write, reply, answer)
-            del answer
-            if not running.cancelled:
-                await self._upload(task.id, reply, *written)
-        except UserError as error:
-            self._say(str(error))
-            public = error.why if isinstance(error, RefusedError) else "the site's data or settings do not allow it"
-            self._fail(task, public, refused=isinstance(error, RefusedError))
-        except grpc.aio.AioRpcError as error:
-            self._say(f"a transfer was broken off: {_name(error)}")
-            self._fail(task, "a transfer was broken off", refused=False)
-        except Exception:
-            log.exception("a task failed")
-            self._say("a task failed; this site's log says why")
-            self._fail(task, "the site failed; its admin's log says why", refused=False)
-        finally:
-            del self._running[task.id]
-            received.unlink(missing_ok=True)
-            reply.unlink(missing_ok=True)
-            memory.give_back()
-
-    def _fail(self, task: pb.Task, reason: str, *, refused: bool) -> None:
-        failure = pb.TaskFailure(task_id=task.id, refused=refused, reason=reason)
-        self._outbox.put_nowait(pb.FromSite(failure=failure))
-
-    async def _upload(self, task_id: str, path: Path, sha256: str, size_bytes: int) -> None:
-        if self._channel is None:
-            return
-        upload = self._channel.stream_unary(
-            f"/{protocol.SERVICE}/Upload", pb.UploadPart.SerializeToString, pb.UploadReceipt.FromString
-        )
-
-        async def parts() -> AsyncIterator[pb.UploadPart]:
-            yield pb.UploadPart(header=pb.UploadHeader(task_id=task_id, sha256=sha256, size_bytes=size_bytes))
-            with path.open("rb", buffering=0) as file:
-                while data := file.read(protocol.CHUNK_BYTES):
-                    yield pb.UploadPart(data=data)
-
-        await upload(parts())
 
     def _take(self, query: pb.Query) -> None:
         """Open a query and begin to answer it, or say why not."""
@@ -336,10 +289,28 @@ class Session:
 
     async def _answer(self, query: pb.Query, opened: Opened) -> None:
         body = opened.seal(await self._work.answer(query.from_site, opened.body))
-        self._outbox.put_nowait(pb.FromSite(answer=pb.Answer(query_id=query.id, body=body)))
+        self._tell(pb.FromSite(answer=pb.Answer(query_id=query.id, body=body)))
 
     def _refuse(self, query: pb.Query, refusal: pb.Refusal) -> None:
-        self._outbox.put_nowait(pb.FromSite(answer=pb.Answer(query_id=query.id, refusal=refusal)))
+        self._tell(pb.FromSite(answer=pb.Answer(query_id=query.id, refusal=refusal)))
+
+
+async def _outgoing(outbox: "asyncio.Queue[pb.FromSite | None]") -> AsyncIterator[pb.FromSite]:
+    while (message := await outbox.get()) is not None:
+        yield message
+
+
+def _class_of(message: pb.FromSite) -> Class:
+    """Under what a message of the stream is counted."""
+    match message.WhichOneof("body"):
+        case "answer":
+            return "answers"
+        case "card":
+            return "sealing keys"
+        case "failure":
+            return "task failures"
+        case _:
+            return "greetings"
 
 
 def _refuse_if_permanent(error: grpc.aio.AioRpcError) -> str:

@@ -1,5 +1,6 @@
 """Who calls: the site's name, read from its certificate on every call, never from a message."""
 
+import asyncio
 import datetime as dt
 import logging
 import time
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 
 import grpc
 
-from ynet.federation import identity
+from ynet.federation import identity, protocol
 from ynet.federation.identity import Leaf
 from ynet_server.registry import Registry
 
@@ -125,5 +126,8 @@ async def _hide(error: Exception, context: grpc.aio.ServicerContext) -> None:
     """End a call that failed: gRPC would tell the caller the error's text, with paths in it."""
     if isinstance(error, grpc.aio.AbortError | grpc.aio.UsageError | grpc.RpcError):
         raise error
+    if isinstance(error, grpc.aio.InternalError):  # the caller is gone; gRPC lets only a cancelled call end quietly
+        log.info("the line of a call of site %s broke", calling_site())
+        raise asyncio.CancelledError from None
     log.error("a call of site %s failed", calling_site(), exc_info=error)
-    await context.abort(grpc.StatusCode.INTERNAL, "the server failed; its log says why")
+    await context.abort(grpc.StatusCode.INTERNAL, protocol.SERVER_FAILED)

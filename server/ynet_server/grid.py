@@ -26,8 +26,9 @@ from ynet.federation import content
 from ynet.federation import hub_pb2 as pb
 from ynet.federation.ledger import Head
 from ynet.federation.records import CONFIG, LEDGER, to_content, to_records
-from ynet_server.hub import Hub, TaskError
+from ynet_server.hub import Hub
 from ynet_server.reply_errors import FAILED, LOST
+from ynet_server.tasks import TaskError
 
 LOOK_UP_EVERY_S = 0.25
 
@@ -91,21 +92,24 @@ class HubGrid(Grid):
         return Message(content=content, message_type=message_type, dst_node_id=dst_node_id, group_id=group_id, ttl=ttl)
 
     def get_node_ids(self) -> Iterable[int]:
-        """The sites that are connected now. Raises LetGoError."""
+        """The sites that may be given something now. Raises LetGoError."""
         self._check()
-        connected = self._hub.connected()
-        for site, state in connected.items():
+        present = self._hub.present()
+        for site, state in present.items():
             self._sites[node_id(site)] = site
             self._cases.setdefault(node_id(site), state.cases)
-        return [node_id(site) for site in connected]
+        return [node_id(site) for site in present]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send each message to its site; contents that several messages share are written once. Their ids."""
+        return self._push(messages, None)
+
+    def _push(self, messages: Iterable[Message], within_s: float | None) -> list[str]:
         pushed, offers = [], _Offers(self._hub, self._loop, self._spool)
         for message in messages:
             metadata = message.metadata
             blob = offers.of(message.content)
-            task = self._hub.task(self._sites[metadata.dst_node_id], metadata.message_type, blob)
+            task = self._hub.task(self._sites[metadata.dst_node_id], metadata.message_type, blob, within_s)
             future = asyncio.run_coroutine_threadsafe(task, self._loop)
             offers.keep_until(blob, future)
             message_id = secrets.token_hex(8)
@@ -123,7 +127,7 @@ class HubGrid(Grid):
         Raises LetGoError.
         """
         until = math.inf if timeout is None else time.monotonic() + timeout
-        ids = list(self.push_messages(messages))
+        ids = self._push(messages, timeout)
         waited_for = {self._sent[i].future for i in ids}
         while waited_for and (left := until - time.monotonic()) > 0 and not self._is_let_go():
             waited_for = wait_for(waited_for, min(left, LOOK_UP_EVERY_S)).not_done

@@ -2,12 +2,9 @@
 
 import asyncio
 import datetime as dt
-import hashlib
 import logging
-import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -22,35 +19,20 @@ from ynet.federation.ledger import Head
 from ynet_server.callers import caller, calling_site, refusal
 from ynet_server.registry import Registry, now
 from ynet_server.relay import Lines, Relay
-from ynet_server.reply_errors import FAILED, LOST, REFUSED
+from ynet_server.tasks import Task, Tasks
+from ynet_server.transfers import Arriving, Offers, limit, more
 
 log = logging.getLogger("ynet.hub")
 HELLO_WITHIN_S = 20.0
 OUTBOX = 256
 """Messages that may wait for one site; more, and it is taken to be lost. Queries take half of it at most, and are
 passed over beyond: no other site's questions may cost a site its connection."""
-MAX_TRANSFERS = 32
 MAX_QUESTIONS = 64
 MAX_QUESTION_BYTES = 32 << 20
 MAX_NAMED = 1024
-"""What one site may have under way at a time (each transfer holds a file open), and the sites one query may name."""
+"""What one site may have under way at a time, and the sites one query may name."""
 
 Context = grpc.aio.ServicerContext
-
-
-class TaskError(Exception):
-    """A task that came to nothing: the site refused, failed, or was lost. The text is for strangers' eyes."""
-
-    def __init__(self, reason: str, code: int = LOST) -> None:
-        super().__init__(reason)
-        self.code = code
-
-
-class Offer(NamedTuple):
-    """A file that sites may fetch by its name, which nobody can guess."""
-
-    path: Path
-    blob: pb.Blob
 
 
 @dataclass
@@ -61,14 +43,7 @@ class _Connection:
     cases: int
     card: bytes
     leaf: Leaf
-
-
-@dataclass
-class _Task:
-    site: str
-    done: asyncio.Future[Path]
-    limit_bytes: int
-    is_arriving: bool = False
+    keeps_tasks: bool
 
 
 class SiteState(NamedTuple):
@@ -86,10 +61,9 @@ class Hub:
         self._registry, self._federation, self._spool = registry, federation, spool
         self._max_model_bytes = max_model_bytes
         self._connections: dict[str, _Connection] = {}
-        self._offers: dict[str, Offer] = {}
-        self._tasks: dict[str, _Task] = {}
+        self._last: dict[str, SiteState] = {}
+        self._offers, self._tasks = Offers(), Tasks(self._send)
         self._relay = Relay(Lines(self._enrolled, self._card, self._pass_on))
-        self._transfers: Counter[str] = Counter()
         self._asking: Counter[str] = Counter()
         self._asking_bytes: Counter[str] = Counter()
         self._model: pb.Model | None = None
@@ -98,17 +72,19 @@ class Hub:
 
     def connected(self) -> dict[str, SiteState]:
         """The sites that are connected now."""
-        return {name: SiteState(c.since, c.version, c.cases) for name, c in sorted(self._connections.items())}
+        return {name: self._last[name] for name in sorted(self._connections)}
+
+    def present(self) -> dict[str, SiteState]:
+        """The sites that may be given a task: those that are connected, and those that may come back in a moment."""
+        return {name: self._last[name] for name in sorted({*self._connections, *self._tasks.expected()})}
 
     def offer(self, path: Path, sha256: str, size_bytes: int) -> pb.Blob:
         """Let sites fetch a file."""
-        blob = pb.Blob(name=secrets.token_hex(16), sha256=sha256, size_bytes=size_bytes)
-        self._offers[blob.name] = Offer(path, blob)
-        return blob
+        return self._offers.add(path, sha256, size_bytes)
 
     def withdraw(self, blob: pb.Blob) -> None:
         """Let sites fetch it no longer."""
-        self._offers.pop(blob.name, None)
+        self._offers.withdraw(blob)
 
     def publish(self, model_id: str, weights: pb.Blob) -> None:
         """Tell all sites, now and when they come, which model is in use."""
@@ -116,36 +92,31 @@ class Hub:
         for name in list(self._connections):
             self._send(name, pb.ToSite(model=self._model))
 
-    async def task(self, site: str, kind: str, content: pb.Blob) -> Path:
+    async def task(self, site: str, kind: str, content: pb.Blob, within_s: float | None = None) -> Path:
         """Have a site run one message of the ClientApp; the file of its reply, which is then the caller's.
 
-        Raises TaskError, at once when the site is lost.
+        `within_s`: how long the caller will wait. Raises TaskError, soon when the site is lost.
         """
-        task_id = secrets.token_hex(16)
-        limit = max(self._max_model_bytes, content.size_bytes) + (1 << 20)
-        entry = _Task(site, asyncio.get_running_loop().create_future(), limit)
-        self._tasks[task_id] = entry
-        try:
-            if not self._send(site, pb.ToSite(task=pb.Task(id=task_id, kind=kind, content=content))):
-                raise TaskError("the site is not connected")
-            return await entry.done
-        except asyncio.CancelledError:
-            self._send(site, pb.ToSite(cancel=pb.Cancel(task_id=task_id)))
-            raise
-        finally:
-            del self._tasks[task_id]
+        limit_bytes = max(self._max_model_bytes, content.size_bytes) + (1 << 20)
+        return await self._tasks.run(site, kind, content, limit_bytes, within_s)
+
+    def close(self) -> None:
+        """Let go of all tasks, before the sites are cut off."""
+        self._tasks.close()
 
     def dismiss(self, site: str, why: str = "the site enrolled anew") -> None:
         """End a site's connection: its certificate is no longer in use, and one call may last for days."""
         if connection := self._connections.get(site):
-            self._drop(site, connection, why)
+            self._drop(site, connection, why, is_back_soon=False)
+        else:
+            self._tasks.lost(site, why, is_back_soon=False)
 
     def dismiss_ended(self, at: dt.datetime) -> None:
         """End the connections whose certificates do not count any more; to be called once a second."""
         for site, connection in list(self._connections.items()):
             if why := refusal(self._registry, site, connection.leaf, at):
                 log.warning("site %s was cut off: %s", site, why)
-                self._drop(site, connection, why)
+                self._drop(site, connection, why, is_back_soon=False)
 
     # --- the service's methods
 
@@ -162,39 +133,41 @@ class Hub:
             listening.cancel()
             self._drop(site, connection)
 
-    async def download(self, request: pb.DownloadRequest, context: Context) -> AsyncIterator[pb.Chunk]:
-        """An offered file from `offset` on, read from disk part by part: memory does not grow with it."""
-        offer = self._offers.get(request.blob)
-        if offer is None:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "there is no such file any more")
-            return
-        await _limit(self._transfers[calling_site()] >= MAX_TRANSFERS, "transfers", context)
-        with _more(self._transfers, calling_site()), offer.path.open("rb", buffering=0) as file:
-            file.seek(min(request.offset, offer.blob.size_bytes))
-            while data := file.read(protocol.CHUNK_BYTES):
-                yield pb.Chunk(data=data)
+    def download(self, request: pb.DownloadRequest, context: Context) -> AsyncIterator[pb.Chunk]:
+        """An offered file, from `offset` on."""
+        return self._offers.send(calling_site(), request, context)
+
+    async def resume(self, header: pb.UploadHeader, context: Context) -> pb.Resumed:
+        """How much of a reply has arrived, for its upload to go on from there."""
+        task = await self._awaited(header, context)
+        if task.arriving is None or not task.arriving.is_of(header):
+            return pb.Resumed()
+        task.arriving.stop()
+        return pb.Resumed(offset=task.arriving.size)
 
     async def upload(self, parts: AsyncIterator[pb.UploadPart], context: Context) -> pb.UploadReceipt:
         """The reply to a task, written to disk part by part, and handed over once its digest is right."""
         parts = aiter(parts)
         header = (await anext(parts, pb.UploadPart())).header
-        task = self._tasks.get(header.task_id)
-        if task is None or task.site != calling_site():
-            await context.abort(grpc.StatusCode.NOT_FOUND, "nobody waits for this reply any more")
-            raise AssertionError
-        if header.size_bytes > task.limit_bytes:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "the reply is larger than the server takes")
-        await _limit(task.is_arriving, "uploads of one reply", context)
-        path, task.is_arriving = self._spool / f"in-{secrets.token_hex(8)}", True
+        task = await self._awaited(header, context)
+        arriving = await self._arriving(task, header, context)
         try:
-            if not await _receive(parts, path, header):
-                await context.abort(grpc.StatusCode.DATA_LOSS, "the reply did not arrive whole")
-            if not task.done.done():
-                task.done.set_result(path.rename(path.with_suffix(".whole")))
-        finally:
-            task.is_arriving = False
-            path.unlink(missing_ok=True)
-        return pb.UploadReceipt()
+            if not await arriving.add(parts):
+                await context.abort(
+                    grpc.StatusCode.ABORTED, "another upload of this reply has begun, or nobody waits for it"
+                )
+        except OSError:
+            arriving.discard()
+            task.arriving = None
+            raise
+        if not arriving.is_short and not task.done.done() and (whole := arriving.whole()):
+            task.done.set_result(whole)
+            return pb.UploadReceipt()
+        if not arriving.is_short:
+            arriving.discard()
+            task.arriving = None
+        await context.abort(grpc.StatusCode.DATA_LOSS, "the reply did not arrive whole")
+        raise AssertionError
 
     async def ask(self, question: pb.Question, context: Context) -> AsyncIterator[pb.Answers]:
         """Pass queries on to other sites and their answers back, sealed; say of each other site why it is silent."""
@@ -204,14 +177,36 @@ class Hub:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the query is too large")
         if max(len(question.sites), len(question.queries)) > MAX_NAMED:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the query names too many sites")
-        await _limit(self._asking[asker] >= MAX_QUESTIONS, "queries", context)
+        await limit(self._asking[asker] >= MAX_QUESTIONS, "queries", context)
         size = question.ByteSize()
-        await _limit(self._asking_bytes[asker] + size > MAX_QUESTION_BYTES, "large queries", context)
-        with _more(self._asking, asker), _more(self._asking_bytes, asker, size):
+        await limit(self._asking_bytes[asker] + size > MAX_QUESTION_BYTES, "large queries", context)
+        with more(self._asking, asker), more(self._asking_bytes, asker, size):
             async for part in self._relay.ask(asker, question):
                 yield part
 
     # --- within
+
+    async def _awaited(self, header: pb.UploadHeader, context: Context) -> Task:
+        task = self._tasks.find(header.task_id, calling_site())
+        if task is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "nobody waits for this reply any more")
+            raise AssertionError
+        if header.size_bytes > task.limit_bytes:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "the reply is larger than the server takes")
+        return task
+
+    async def _arriving(self, task: Task, header: pb.UploadHeader, context: Context) -> Arriving:
+        """Where an upload is to be added: what came of the same reply before, or a new file."""
+        found = task.arriving
+        if header.offset:
+            if found is None or not found.is_of(header) or found.size != header.offset:
+                await context.abort(grpc.StatusCode.OUT_OF_RANGE, "that is not where the reply broke off")
+                raise AssertionError
+            return found
+        if found is not None:
+            found.discard()
+        task.arriving = made = Arriving(self._spool, header)
+        return made
 
     async def _greet(self, site: str, requests: AsyncIterator[pb.FromSite], context: Context) -> _Connection:
         try:
@@ -230,8 +225,10 @@ class Hub:
         if older := self._connections.get(site):
             self._drop(site, older)
         version, leaf = protocol.plain(hello.version, 40), caller().leaf
-        connection = _Connection(asyncio.Queue(OUTBOX), now(), version, hello.cases, _card(hello.card), leaf)
+        keeps = hello.keeps_tasks
+        connection = _Connection(asyncio.Queue(OUTBOX), now(), version, hello.cases, _card(hello.card), leaf, keeps)
         self._connections[site] = connection
+        self._last[site] = SiteState(connection.since, version, hello.cases)
         self._registry.used(site, leaf.serial, leaf.ends.timestamp(), connection.since)
         welcome = pb.Welcome(protocol=protocol.VERSION, version=__version__, federation=self._federation)
         if self._model is not None:
@@ -239,6 +236,7 @@ class Hub:
         if (seen := self._registry.ledger_of(site)) is not None:
             welcome.ledger.number, welcome.ledger.digest = seen
         connection.outbox.put_nowait(pb.ToSite(welcome=welcome))
+        self._tasks.came(site, hello.tasks)
         self._registry.saw(site, connection.version, connection.cases, connection.since)
         log.info("site %s connected", site)
         return connection
@@ -251,11 +249,13 @@ class Hub:
         try:
             async for message in requests:
                 if message.HasField("failure"):
-                    self._fail(site, message.failure)
+                    self._tasks.failed(site, message.failure)
                 elif message.HasField("answer"):
                     self._relay.answered(site, message.answer)
                 elif message.HasField("card"):
                     connection.card = _card(message.card)
+                elif message.HasField("leave"):
+                    self._drop(site, connection, "the site's client was stopped", is_back_soon=False)
         finally:
             self._drop(site, connection)
 
@@ -282,7 +282,14 @@ class Hub:
         connection = self._connections.get(site)
         return connection is not None and connection.outbox.qsize() < OUTBOX // 2 and self._send(site, message)
 
-    def _drop(self, site: str, connection: _Connection, why: str = "the connection to the site was lost") -> None:
+    def _drop(
+        self,
+        site: str,
+        connection: _Connection,
+        why: str = "the connection to the site was lost",
+        *,
+        is_back_soon: bool = True,
+    ) -> None:
         """Forget a connection, and answer for everything that waits for it."""
         if self._connections.get(site) is not connection:
             return
@@ -290,49 +297,14 @@ class Hub:
         while connection.outbox.full():
             connection.outbox.get_nowait()
         connection.outbox.put_nowait(None)
-        for task in self._tasks.values():
-            if task.site == site and not task.done.done():
-                task.done.set_exception(TaskError(why))
+        self._tasks.lost(site, why, is_back_soon=is_back_soon and connection.keeps_tasks)
         self._relay.lost(site)
         log.info("site %s disconnected", site)
-
-    def _fail(self, site: str, failure: pb.TaskFailure) -> None:
-        task = self._tasks.get(failure.task_id)
-        if task and task.site == site and not task.done.done():
-            reason = protocol.plain(failure.reason, protocol.MAX_REASON_CHARACTERS)
-            task.done.set_exception(TaskError(reason, REFUSED if failure.refused else FAILED))
 
 
 def _card(told: bytes) -> bytes:
     """A site's card, for the other sites to check; one that is too large is none."""
     return told if len(told) <= protocol.MAX_CARD_BYTES else b""
-
-
-@contextmanager
-def _more(under_way: "Counter[str]", site: str, amount: int = 1) -> Iterator[None]:
-    under_way[site] += amount
-    try:
-        yield
-    finally:
-        under_way[site] -= amount
-
-
-async def _limit(is_reached: bool, of: str, context: Context) -> None:
-    if is_reached:
-        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"too many {of} at a time")
-
-
-async def _receive(parts: AsyncIterator[pb.UploadPart], path: Path, header: pb.UploadHeader) -> bool:
-    """Write what comes to `path`; whether it is what the header announced. Stops at the announced size."""
-    sha, size = hashlib.sha256(), 0
-    with path.open("wb", buffering=0) as file:
-        async for part in parts:
-            size += len(part.data)
-            if size > header.size_bytes:
-                return False
-            sha.update(part.data)
-            file.write(part.data)
-    return size == header.size_bytes and sha.hexdigest() == header.sha256
 
 
 def service(hub: Hub) -> grpc.GenericRpcHandler:
@@ -348,6 +320,9 @@ def service(hub: Hub) -> grpc.GenericRpcHandler:
             ),
             "Upload": grpc.stream_unary_rpc_method_handler(
                 hub.upload, pb.UploadPart.FromString, pb.UploadReceipt.SerializeToString
+            ),
+            "Resume": grpc.unary_unary_rpc_method_handler(
+                hub.resume, pb.UploadHeader.FromString, pb.Resumed.SerializeToString
             ),
             "Ask": grpc.unary_stream_rpc_method_handler(hub.ask, pb.Question.FromString, pb.Answers.SerializeToString),
         },

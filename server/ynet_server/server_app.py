@@ -13,7 +13,7 @@ from flwr.serverapp import Grid, ServerApp
 from ynet import memory, weights
 from ynet.errors import UserError
 from ynet.federation import plan as plans
-from ynet.federation import secure_sum
+from ynet.federation import secure_sum, update_encoding
 from ynet.federation.plan import Plan
 from ynet.federation.records import ARRAYS, CASES, CONFIG, INITIAL, METRICS, TRAIN, flat_weights, form, weights_record
 from ynet.federation.secure_sum import Purpose
@@ -184,7 +184,7 @@ class _Rounds:
         if purpose:
             check: Callable[[Reply], None] = partial(self._check_offer, purpose=purpose)
         else:
-            check = partial(self._check_update, layout=state.layout, sent=form(arrays))
+            check = partial(self._check_update, state=state, sent=form(arrays))
         del arrays
         self._talk.refusal = ""
         replies = self._talk.send(number, messages, check)
@@ -269,9 +269,13 @@ class _Rounds:
         _checked(flat_weights(reply.content.array_records[ARRAYS]), layout)
         self._weigh(reply)
 
-    def _check_update(self, reply: Reply, layout: Layout, sent: Form) -> None:
-        arrays = reply.content.array_records[ARRAYS]
-        _checked(flat_weights(arrays), layout)
+    def _check_update(self, reply: Reply, state: State, sent: Form) -> None:
+        arrays, encoding = reply.content.array_records[ARRAYS], self._plan.training.update_encoding
+        flat = flat_weights(arrays)
+        if encoding != "float32":
+            flat = state.flat + update_encoding.decode(flat, state.layout, encoding)
+            reply.content[ARRAYS] = arrays = weights_record(flat)
+        _checked(flat, state.layout)
         if form(arrays) != sent:
             raise ValueError("not in the blocks in which they were sent")
         self._weigh(reply)

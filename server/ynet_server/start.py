@@ -99,6 +99,7 @@ async def serve(
         watching.cancel()
         say("stopping")
         runs.stop()
+        hub.close()
         await asyncio.gather(door.end(), https.end(), server.stop(STOP_GRACE_S))
         del server
         gc.collect()  # gRPC's server ends itself when it is collected, and needs the loop for it

@@ -1,5 +1,6 @@
 """What a site keeps of its own between two rounds."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,12 @@ from ynet import weights
 from ynet.config import parse
 from ynet.data.synthetic import CLASSES, make_federation
 from ynet.errors import RefusedError
+from ynet.federation import update_encoding
 from ynet.federation.plan import Plan
-from ynet.federation.records import ARRAYS, CONFIG, INITIAL, KEYS, MASK, OPEN, TRAIN, weights_record
+from ynet.federation.records import ARRAYS, CONFIG, INITIAL, KEYS, MASK, OPEN, TRAIN, flat_weights, weights_record
+from ynet.federation.update_encoding import Encoding
 from ynet.model import arrays_of, build
-from ynet_client import app_call, client_app
+from ynet_client import app_call, client_app, encoded_update
 from ynet_client.local_site import LocalSite
 
 PLAN = parse(
@@ -37,10 +40,10 @@ def site(tmp_path: Path) -> LocalSite:
     return LocalSite(tmp_path / "A/manifest.csv", "cpu", 1 << 24)
 
 
-def trained(site: LocalSite, context: Context, number: int) -> np.ndarray:
+def trained(site: LocalSite, context: Context, number: int, plan: Plan = PLAN) -> np.ndarray:
     """What a round makes of the plan's initial weights."""
-    flat = weights.flatten(arrays_of(build(PLAN)))
-    config = ConfigRecord({"plan": PLAN.canonical(), "server-round": number})
+    flat = weights.flatten(arrays_of(build(plan)))
+    config = ConfigRecord({"plan": plan.canonical(), "server-round": number})
     received = RecordDict({ARRAYS: weights_record(flat), CONFIG: config})
     reply = app_call.call(client_app.build(lambda _: site), context, TRAIN, received)
     return np.concatenate([reply.arrays[ARRAYS][key] for key in sorted(reply.arrays[ARRAYS])])
@@ -100,3 +103,25 @@ def test_a_plan_that_is_declined_in_the_middle_of_a_round_gets_no_update(tmp_pat
     asked = RecordDict({CONFIG: ConfigRecord({"plan": PLAN.canonical(), "server-round": 1})})
     with pytest.raises(RefusedError, match="has not accepted"):
         app_call.call(client_app.build(lambda _: declined), app_call.new_context(), kind, asked)
+
+
+@pytest.mark.parametrize("encoding", ["float16", "int8"])
+def test_an_encoded_update_is_small_and_what_it_left_out_comes_with_the_next_rounds(
+    site: LocalSite, encoding: Encoding
+) -> None:
+    plan = replace(PLAN, training=replace(PLAN.training, update_encoding=encoding))
+    arrays = arrays_of(build(plan))
+    begun, layout = weights.flatten(arrays), weights.layout_of(arrays)
+    context, same = app_call.new_context(), app_call.new_context()
+    sent, wanted = np.zeros_like(begun), np.zeros_like(begun)
+    for number in (1, 2, 3):
+        wanted += trained(site, same, number) - begun
+        encoded = trained(site, context, number, plan)
+        assert encoded.size < 0.7 * begun.size
+        sent += update_encoding.decode(encoded, layout, encoding)
+        assert set(context.state.config_records) >= {encoded_update.LEFT_OUT}
+    left_out = flat_weights(context.state.array_records[encoded_update.VALUES])
+    assert left_out.any()
+    np.testing.assert_allclose(sent + left_out, wanted, atol=1e-6)
+    again = trained(site, context, 3, plan)  # the round is held again: what it left out was never taken
+    np.testing.assert_array_equal(again, trained(site, app_call.new_context(), 3, plan))

@@ -32,9 +32,9 @@ from ynet_client.lookup import Look
 from ynet_client.retrieval_wire import Query
 from ynet_client.sealed_answering import Answering
 from ynet_client.settings import ClientSettings
-from ynet_server.hub import TaskError
 from ynet_server.relay import _Question
 from ynet_server.reply_errors import REFUSED
+from ynet_server.tasks import TaskError
 
 
 @pytest.fixture

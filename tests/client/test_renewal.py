@@ -96,7 +96,7 @@ def test_a_task_and_a_question_under_way_end_before_the_connection_is_changed(tm
         joined = consortium.session(old, Site(task=slow), home)
         await until(lambda: joined.session.connected)
         working = asyncio.ensure_future(consortium.task("A"))
-        await until(lambda: joined.session._running)
+        await until(lambda: joined.session._given.held())
         consortium.now += 2 * DAY
         await until(lambda: membership.load(home) != old)
         assert failure(await asyncio.to_thread(examine, home, consortium.now, {})) is None  # with the new certificate

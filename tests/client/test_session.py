@@ -16,8 +16,8 @@ from ynet_client import sealed_answering
 from ynet_client import session as sessions
 from ynet_client.session import Fetch
 from ynet_server import hub as hubs
-from ynet_server.hub import TaskError
 from ynet_server.reply_errors import FAILED, REFUSED
+from ynet_server.tasks import TaskError
 
 
 @pytest.fixture(autouse=True)
@@ -182,6 +182,7 @@ def test_a_content_that_is_not_what_was_announced_is_not_worked_on(tmp_path: Pat
 def test_a_task_that_was_called_off_knows_it_and_sends_nothing(tmp_path: Path) -> None:
     class Patient(Site):
         async def task(self, kind: str, received: Path, cancelled: Callable[[], bool]) -> Content:
+            self.begun = True
             await until(cancelled)
             self.noticed = True
             return Content()
@@ -190,7 +191,7 @@ def test_a_task_that_was_called_off_knows_it_and_sends_nothing(tmp_path: Path) -
         work = Patient()
         joined = await consortium.join("A", work)
         waiting = asyncio.ensure_future(consortium.task("A"))
-        await until(lambda: list(joined.spool.iterdir()))
+        await until(lambda: getattr(work, "begun", False))
         waiting.cancel()
         await until(lambda: getattr(work, "noticed", False))
         await until(lambda: not list(joined.spool.iterdir()))
@@ -200,25 +201,37 @@ def test_a_task_that_was_called_off_knows_it_and_sends_nothing(tmp_path: Path) -
     play(tmp_path, story)
 
 
-def test_a_task_is_called_off_when_the_connection_is_lost(tmp_path: Path) -> None:
-    noticed = asyncio.Event()
+@pytest.mark.parametrize("hub", ["started anew", "older"])
+def test_a_task_for_which_nobody_waits_after_a_lost_connection_is_called_off(tmp_path: Path, hub: str) -> None:
+    """A hub that was started anew knows nothing of it; one of an older version has answered for it at once."""
+    begun, noticed = asyncio.Event(), asyncio.Event()
 
     class Patient(Site):
         async def task(self, kind: str, received: Path, cancelled: Callable[[], bool]) -> Content:
+            begun.set()
             await until(cancelled)
             noticed.set()
             return Content()
 
     async def story(consortium: Consortium) -> None:
         joined = await consortium.join("A", Patient())
-        waiting = asyncio.ensure_future(consortium.task("A"))
-        await until(lambda: list(joined.spool.iterdir()))
+        if hub == "older":
+            (tmp_path / "c").write_bytes(b"")
+            blob = consortium.hub.offer(tmp_path / "c", sha256(b""), 0)
+            consortium.hub._send("A", pb.ToSite(task=pb.Task(id="1", kind="train", content=blob)))
+        else:
+            waiting = asyncio.ensure_future(consortium.task("A"))
+        await begun.wait()
         await consortium.stop()
-        with pytest.raises(TaskError):
-            await waiting
+        if hub == "started anew":
+            with pytest.raises(TaskError):
+                await waiting
+            await consortium.open()
+            await until(lambda: joined.session.connected)
         await asyncio.wait_for(noticed.wait(), 5)
-        await consortium.open()
-        await until(lambda: joined.session.connected)
+        await until(lambda: not list(joined.spool.iterdir()))
+        if hub == "older":
+            await consortium.open()
 
     play(tmp_path, story)
 

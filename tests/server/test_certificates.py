@@ -25,7 +25,8 @@ from ynet_server import certificates, start
 from ynet_server.callers import CertificateCheck
 from ynet_server.certificates import HubCertificate
 from ynet_server.https_door import HttpsDoor
-from ynet_server.hub import TaskError, service
+from ynet_server.hub import service
+from ynet_server.tasks import TaskError
 
 DAY = dt.timedelta(days=1)
 

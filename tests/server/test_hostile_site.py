@@ -14,7 +14,8 @@ from ynet.federation import protocol
 from ynet.federation.content import Content
 from ynet_server import relay
 from ynet_server.grid import HubGrid
-from ynet_server.hub import MAX_QUESTION_BYTES, MAX_QUESTIONS, MAX_TRANSFERS
+from ynet_server.hub import MAX_QUESTION_BYTES, MAX_QUESTIONS
+from ynet_server.transfers import MAX_TRANSFERS
 
 Code = grpc.StatusCode
 
@@ -92,9 +93,14 @@ def test_one_task_takes_one_upload_at_a_time(tmp_path: Path) -> None:
             assert len(list(consortium.spool.iterdir())) == 1
             for call in calls:
                 call.cancel()
-            await until(lambda: not list(consortium.spool.iterdir()))
+            for body in (b"other", b"reply"):
+                other = pb.UploadHeader(task_id=task.id, sha256=sha256(body), size_bytes=9)
+                with refused(Code.DATA_LOSS):
+                    await wire.upload(other, body)
+                assert len(list(consortium.spool.iterdir())) == 1
             await wire.upload(header, b"reply")
             assert (await waiting).read_bytes() == b"reply"
+        assert [path.suffix for path in consortium.spool.iterdir()] == [".whole"]
 
     play(tmp_path, story)
 

@@ -16,8 +16,10 @@ from loopback import LAYOUT, Consortium, in_thread, play, runs, tiny_app, until
 from ynet import weights
 from ynet.errors import RefusedError, UserError
 from ynet.federation import plan as plans
+from ynet.federation import update_encoding
 from ynet.federation.plan import STRATEGY_OPTIONS, Plan
-from ynet.federation.records import ARRAYS, CASES, CONFIG, METRICS, weights_record
+from ynet.federation.records import ARRAYS, CASES, CONFIG, METRICS, flat_weights, weights_record
+from ynet.federation.update_encoding import Encoding
 from ynet.weights import Entry, Flat
 from ynet_server import server_app
 from ynet_server.grid import HubGrid
@@ -209,6 +211,37 @@ def test_updates_of_another_form_are_refused_and_the_others_go_on(tmp_path: Path
     folder = run(tmp_path, plan(rounds=1), apps, cases)
     np.testing.assert_allclose(model(folder), by_hand(1), rtol=1e-5)
     assert sorted(event["site"] for event in events(folder, "update_refused")) == sorted(ODD)
+
+
+def encoded(train: Callable[[int, Flat], Flat], encoding: Encoding) -> dict[str, Any]:
+    """A training, and what makes of its updates the differences that such a plan asks for."""
+    begun: list[Flat] = []
+
+    def remembering(number: int, flat: Flat) -> Flat:
+        begun.append(flat)
+        return train(number, flat)
+
+    def spoil(reply: RecordDict) -> RecordDict:
+        update = flat_weights(reply.array_records[ARRAYS])
+        difference = update_encoding.encode(update - begun[-1], LAYOUT, encoding)
+        return putting(ARRAYS, weights_record(difference))(reply)
+
+    return {"train": remembering, "spoil": spoil}
+
+
+@pytest.mark.parametrize("encoding", ["float16", "int8"])
+def test_encoded_updates_are_added_to_the_weights_that_were_sent_and_checked_as_all_are(
+    tmp_path: Path, encoding: Encoding
+) -> None:
+    apps: dict[str, Any] = {}
+    cases = honest()[1] | {"nan": 1000, "plain": 1000}
+    for name, (train, weight) in TRAININGS.items():
+        apps[name] = tiny_app(cases=weight, **encoded(train, encoding))
+    apps["nan"] = tiny_app(cases=1000, **encoded(nan, encoding))
+    apps["plain"] = tiny_app(towards(9), 1000)
+    folder = run(tmp_path, plan(rounds=3, update_encoding=encoding), apps, cases)
+    np.testing.assert_allclose(model(folder), by_hand(3), atol=0.02 if encoding == "int8" else 0.002)
+    assert {event["site"] for event in events(folder, "update_refused")} == {"nan", "plain"}
 
 
 def test_what_an_update_holds_besides_changes_nothing(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -314,6 +315,27 @@ def test_in_all_that_the_hub_ever_saw_is_no_patient_and_no_path(trial: Trial, tr
         assert "CANARY" not in trial.log(name)
     for log in [trial.server_home / "server.log", *(trial.home(site) / "client.log" for site in trial.sites)]:
         assert "CANARY" not in log.read_text("utf-8")
+
+
+def test_what_the_sites_list_as_having_left_them_is_what_the_hub_received(trial: Trial, trained: str) -> None:
+    """By class, of sites that are running; but for enrolment, which is no call to the hub."""
+
+    def listed() -> list[dict[str, int]]:
+        shown = [json.loads(trial.site_command(site, "egress", "--json").stdout) for site in trial.sites]
+        return [{one["class"]: one["bytes"] for one in site["classes"]} for site in shown]
+
+    received = sum(len(data) for _, direction, data in messages(recorded(trial)) if direction == "in")
+    until, found = time.monotonic() + 10, listed()
+    while sum(sum(site.values()) - site["enrolment"] for site in found) != received:
+        assert time.monotonic() < until, (found, received)
+        time.sleep(0.2)
+        found = listed()
+    for site in found:
+        assert set(site) >= {"enrolment", "greetings", "initial weights", "updates", "figures", "requests"}
+    assert found[0]["updates"] > 100 * found[0]["figures"]
+    text = trial.site_command("A", "egress").stdout
+    assert "CANARY" not in text
+    assert "in all" in text
 
 
 def test_a_site_that_is_away_is_named_missing_and_answers_again_when_it_is_back(trial: Trial, trained: str) -> None:

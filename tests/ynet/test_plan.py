@@ -215,3 +215,15 @@ def test_the_plans_of_the_project_are_good(path: Path) -> None:
 def test_every_strategy_that_a_plan_may_name_has_its_options_listed() -> None:
     for name in STRATEGY_OPTIONS:
         assert plans.from_canonical(json.dumps(changed(("training", "strategy"), name)))
+
+
+def test_an_update_encoding_is_another_plan_and_none_leaves_the_id_that_plans_had_before_there_was_one() -> None:
+    assert "update_encoding" not in smallest().canonical()
+    named = changed(("training", "update_encoding"), "float32")
+    assert plans.from_canonical(json.dumps(named)).id == smallest().id
+    encoded = [changed(("training", "update_encoding"), encoding) for encoding in ("float16", "int8")]
+    assert len({plans.from_canonical(json.dumps(one)).id for one in encoded} | {smallest().id}) == 3
+    secure = changed(("training", "update_encoding"), "int8") | {"aggregation": "secure"}
+    secure["cohort"] = {"minimum": 3, "quorum": 3}
+    with pytest.raises(UserError, match="cannot be made smaller"):
+        plans.from_canonical(json.dumps(secure))

@@ -17,16 +17,18 @@ BUSY: Refusal
 UNREADABLE: Refusal
 
 class FromSite(_message.Message):
-    __slots__ = ("hello", "failure", "answer", "card")
+    __slots__ = ("hello", "failure", "answer", "card", "leave")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     CARD_FIELD_NUMBER: _ClassVar[int]
+    LEAVE_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     failure: TaskFailure
     answer: Answer
     card: bytes
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., failure: _Optional[_Union[TaskFailure, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ..., card: _Optional[bytes] = ...) -> None: ...
+    leave: Leave
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., failure: _Optional[_Union[TaskFailure, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ..., card: _Optional[bytes] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ...) -> None: ...
 
 class ToSite(_message.Message):
     __slots__ = ("welcome", "task", "cancel", "query", "model")
@@ -43,16 +45,24 @@ class ToSite(_message.Message):
     def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., task: _Optional[_Union[Task, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., query: _Optional[_Union[Query, _Mapping]] = ..., model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("protocol", "version", "cases", "card")
+    __slots__ = ("protocol", "version", "cases", "card", "keeps_tasks", "tasks")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CASES_FIELD_NUMBER: _ClassVar[int]
     CARD_FIELD_NUMBER: _ClassVar[int]
+    KEEPS_TASKS_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     version: str
     cases: int
     card: bytes
-    def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., cases: _Optional[int] = ..., card: _Optional[bytes] = ...) -> None: ...
+    keeps_tasks: bool
+    tasks: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., cases: _Optional[int] = ..., card: _Optional[bytes] = ..., keeps_tasks: bool = ..., tasks: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Leave(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("protocol", "version", "federation", "model", "ledger")
@@ -95,14 +105,16 @@ class Model(_message.Message):
     def __init__(self, id: _Optional[str] = ..., weights: _Optional[_Union[Blob, _Mapping]] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("id", "kind", "content")
+    __slots__ = ("id", "kind", "content", "within_s")
     ID_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     CONTENT_FIELD_NUMBER: _ClassVar[int]
+    WITHIN_S_FIELD_NUMBER: _ClassVar[int]
     id: str
     kind: str
     content: Blob
-    def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., content: _Optional[_Union[Blob, _Mapping]] = ...) -> None: ...
+    within_s: float
+    def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., content: _Optional[_Union[Blob, _Mapping]] = ..., within_s: _Optional[float] = ...) -> None: ...
 
 class TaskFailure(_message.Message):
     __slots__ = ("task_id", "refused", "reason")
@@ -222,12 +234,14 @@ class Answers(_message.Message):
     def __init__(self, answers: _Optional[_Iterable[_Union[Answers.FromOne, _Mapping]]] = ..., missing: _Optional[_Iterable[str]] = ..., late: _Optional[_Iterable[str]] = ..., busy: _Optional[_Iterable[str]] = ..., unreadable: _Optional[_Iterable[str]] = ..., cards: _Optional[_Iterable[_Union[Answers.CardOf, _Mapping]]] = ...) -> None: ...
 
 class DownloadRequest(_message.Message):
-    __slots__ = ("blob", "offset")
+    __slots__ = ("blob", "offset", "part_bytes")
     BLOB_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
+    PART_BYTES_FIELD_NUMBER: _ClassVar[int]
     blob: str
     offset: int
-    def __init__(self, blob: _Optional[str] = ..., offset: _Optional[int] = ...) -> None: ...
+    part_bytes: int
+    def __init__(self, blob: _Optional[str] = ..., offset: _Optional[int] = ..., part_bytes: _Optional[int] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("data",)
@@ -236,14 +250,16 @@ class Chunk(_message.Message):
     def __init__(self, data: _Optional[bytes] = ...) -> None: ...
 
 class UploadHeader(_message.Message):
-    __slots__ = ("task_id", "sha256", "size_bytes")
+    __slots__ = ("task_id", "sha256", "size_bytes", "offset")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     sha256: str
     size_bytes: int
-    def __init__(self, task_id: _Optional[str] = ..., sha256: _Optional[str] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+    offset: int
+    def __init__(self, task_id: _Optional[str] = ..., sha256: _Optional[str] = ..., size_bytes: _Optional[int] = ..., offset: _Optional[int] = ...) -> None: ...
 
 class UploadPart(_message.Message):
     __slots__ = ("header", "data")
@@ -256,6 +272,12 @@ class UploadPart(_message.Message):
 class UploadReceipt(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class Resumed(_message.Message):
+    __slots__ = ("offset",)
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    offset: int
+    def __init__(self, offset: _Optional[int] = ...) -> None: ...
 
 class RenewRequest(_message.Message):
     __slots__ = ("csr",)

@@ -84,6 +84,7 @@ class Training:
     segmentation_weight: Annotated[float, Field(ge=0, le=100)] = 4.0
     class_weights: tuple[Annotated[float, Field(gt=0, le=1000)], ...] = ()  # empty: all 1
     moving_average: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the weights over the rounds: the share that stays
+    update_encoding: Literal["float32", "float16", "int8"] = "float32"  # of what a site sends after a round
     evaluate_every: Positive = 5  # rounds between two local evaluations; the last round always has one
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
 
@@ -140,6 +141,11 @@ STRATEGY_OPTIONS: dict[str, frozenset[str]] = {
 }
 
 
+LATER = (("training", "update_encoding", "float32"),)
+"""Keys that plans did not have at first, and the value that is the same as none. A plan that does without keeps the id
+that its sites have accepted and spent privacy under, and an older site can read it."""
+
+
 @dataclass(frozen=True, config=STRICT)
 class Plan:
     """What all sites agree on before training. Every default is filled in before it is named."""
@@ -168,6 +174,10 @@ class Plan:
             raise ValueError("'cohort.quorum' is above 'cohort.minimum'")
         if self.aggregation == "secure" and not LEAST_SECURE <= self.cohort.quorum <= MOST_SECURE:
             raise ValueError(f"'aggregation: secure' needs a 'cohort.quorum' of {LEAST_SECURE} to {MOST_SECURE} sites")
+        if self.aggregation == "secure" and self.training.update_encoding != "float32":
+            raise ValueError(
+                "'training.update_encoding' is for 'aggregation: plain': what is masked cannot be made smaller"
+            )
         known = STRATEGY_OPTIONS[self.training.strategy]
         if unknown := set(self.training.strategy_options) - known:
             raise ValueError(
@@ -194,8 +204,15 @@ class Plan:
             raise ValueError("'augmentation.transplant' cannot be private: it mixes the images of a batch")
 
     def canonical(self) -> str:
-        """The plan as JSON with sorted keys and every default filled in: what its id is the digest of."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        """The plan as JSON with sorted keys and every default filled in, but those of LATER.
+
+        What its id is the digest of.
+        """
+        values = asdict(self)
+        for part, key, absent in LATER:
+            if values[part][key] == absent:
+                del values[part][key]
+        return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
     @property
     def id(self) -> str:

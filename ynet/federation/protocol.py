@@ -6,6 +6,9 @@ SERVICE = "ynet.v1.Hub"
 CHUNK_BYTES = 1 << 20
 """One part of a transfer; gRPC's own limit for a message is 4 MiB."""
 
+SERVER_FAILED = "the server failed; its log says why"
+"""What a site is told of a fault of the server. gRPC gives a line that broke in a part the same status."""
+
 MAX_QUERY_BYTES = 64 * 1_024
 MAX_ANSWER_BYTES = 1 << 20
 """Of one site's query and answer, as the sites read them."""
@@ -22,6 +25,8 @@ MAX_LABEL = 64
 """Characters of a label, as in a plan."""
 MAX_BLOB_BYTES = (4096 << 20) + (1 << 20)
 """The largest model that a server may be set to take, and what a message holds beside it."""
+LONGEST_TASK_S = 7 * 86_400.0
+"""A plan's longest deadline for a round; a task that names none is worked on no longer."""
 MAX_TASKS = 32
 MAX_OPEN_QUERIES = 256
 """What a site works on at a time."""
