@@ -12,7 +12,7 @@ class Line:
     """A proxy. What passes is counted in both directions; it cuts all connections when told, or by itself."""
 
     def __init__(self, port: int, bytes_per_s: float | None, cut_every_s: float | None) -> None:
-        self._port, self._bytes_per_s, self._cut_every_s = port, bytes_per_s, cut_every_s
+        self._port, self.bytes_per_s, self._cut_every_s = port, bytes_per_s, cut_every_s
         self._open: set[asyncio.StreamWriter] = set()
         self._passing: set[asyncio.Task[None]] = set()
         self.up_bytes = self.down_bytes = self.cuts = 0
@@ -72,9 +72,9 @@ class Line:
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_up: bool) -> None:
         due = asyncio.get_running_loop().time()
         while data := await reader.read(PART_BYTES):
-            if self._bytes_per_s:
+            if self.bytes_per_s:
                 now = asyncio.get_running_loop().time()
-                due = max(due, now - 0.05) + len(data) / self._bytes_per_s
+                due = max(due, now - 0.05) + len(data) / self.bytes_per_s
                 await asyncio.sleep(max(0.0, due - now))
             writer.write(data)
             await writer.drain()

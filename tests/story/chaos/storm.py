@@ -60,19 +60,18 @@ class Federation:
         self.trial, self._lines = Trial(folder, find_sites(data)), lines
         self.sites = list(self.trial.sites)
         self.lines: dict[str, Line] = {}
-        self._slow: set[str] = set()
 
     def open(self) -> None:
         """Start the server, enrol every site behind its line, and wait until all are connected."""
         self.trial.start_server()
-        host, port = self.trial.server_call("GET", "/status")["hub"].split(":")
+        port = int(self.trial.server_call("GET", "/status")["hub"].rsplit(":", 1)[1])
         for site in self.sites:
-            line = self.lines[site] = self._lines.to(int(port))
+            line = self.lines[site] = self._lines.to(port)
             invited = self.trial.server_call("POST", "/invitations", json={"site": site, "replace": False})
             home = self.trial.home(site)
             home.mkdir(parents=True, mode=0o700)
             member = membership.enrol(home, site, invited["invitation"])
-            membership.keep(home, member._replace(hub=f"{host}:{line.port}"))
+            membership.keep(home, member._replace(hub=line.address))
             self.trial.join(site, "--data", self.trial.sites[site], "--config", self._settings())
         self.trial.wait_connected(*self.sites)
 
@@ -123,9 +122,9 @@ class Federation:
                 time.sleep(fault.lasts_s)
                 self.lines[name].away(is_away=False)
             case "slow":
-                self.lines[name].slow(0.05)
+                self.lines[name].slow(is_slow=True)
                 time.sleep(fault.lasts_s)
-                self.lines[name].slow(0.0)
+                self.lines[name].slow(is_slow=False)
 
     def _settings(self) -> Path:
         path = self.trial.folder / "client.json"
