@@ -20,6 +20,7 @@ from ynet import weights
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import identity, invitation, protocol
 from ynet.federation.content import Content
+from ynet.federation.countersigned import SERVER, Witness
 from ynet.federation.identity import HUB_NAME, Identity
 from ynet.federation.records import ARRAYS, CASES, CONFIG, METRICS, flat_weights, weights_record
 from ynet.weights import Entry, Flat, Layout
@@ -30,6 +31,8 @@ from ynet_client.secure_part import Party
 from ynet_client.session import Fetch, Session
 from ynet_server import enrolment, start
 from ynet_server import renewal as renewals
+from ynet_server import witness as witnesses
+from ynet_server.audit import Audit
 from ynet_server.callers import CertificateCheck
 from ynet_server.hub import Hub, service
 from ynet_server.registry import Registry
@@ -50,6 +53,7 @@ def play(folder: Path, story: "Callable[[Consortium], Awaitable[T]]", within_s: 
         finally:
             await consortium.close()
             consortium.registry.close()
+            consortium.audit.close()
 
     gc.freeze()  # what was there before need not be looked through at the end
     try:
@@ -89,7 +93,7 @@ class Consortium:
         self.registry = Registry(folder / "registry.sqlite")
         self.authority = identity.make_authority("test", self.now)
         self.hub_identity = identity.issue_hub(self.authority, self.now)
-        self.spool = folder / "spool"
+        self.spool, self.audit = folder / "spool", Audit(folder)
         self.port = 0
         self.renews = True  # a hub of an older version does not
         self._running: list[asyncio.Task[None]] = []
@@ -102,7 +106,9 @@ class Consortium:
         )
         self.server = grpc.aio.server(interceptors=[CertificateCheck(self.registry)], options=start.OPTIONS)
         answers = renewals.service(self.registry, self.authority, lambda: self.now)
-        self.server.add_generic_rpc_handlers([service(self.hub), *([answers] if self.renews else [])])
+        witness = Witness(self.folder, SERVER, lambda: self.hub_identity, self.authority.certificate)
+        told = witnesses.service(witness, self.audit, lambda: self.now)
+        self.server.add_generic_rpc_handlers([service(self.hub), *([answers, told] if self.renews else [])])
         self.port = self.server.add_secure_port(f"127.0.0.1:{self.port}", credentials)
         await self.server.start()
 
@@ -136,6 +142,11 @@ class Consortium:
         joined = Joined(self, member, work or Site(), home)
         self._running.append(joined.task)
         return joined
+
+    def run(self, session: Session) -> "asyncio.Task[None]":
+        """Keep a session running until the consortium closes, or the task is cancelled."""
+        self._running.append(asyncio.ensure_future(session.run()))
+        return self._running[-1]
 
     async def join(self, name: str, work: "Site | None" = None) -> "Joined":
         """Enrol a site and connect it."""

@@ -34,18 +34,30 @@ class Seen(NamedTuple):
 class Consent:
     """The plans of one site, and what is to become of them."""
 
-    def __init__(self, home: Path, policy: Policy, tell: Callable[[Plan], None] = lambda _: None) -> None:
-        """`tell` is given each plan that waits for the admin's word, once while the process lives."""
-        self._folder, self._policy, self._tell = home / FOLDER, policy, tell
-        self._lock, self._told = threading.Lock(), set[str]()
+    def __init__(
+        self,
+        home: Path,
+        policy: Policy,
+        tell: Callable[[Plan], None] = lambda _: None,
+        note: Callable[[str, Word], None] = lambda *_: None,
+    ) -> None:
+        """`tell` is given each plan that waits for the admin's word, `note` the id of each that has it, and the word.
+
+        Both once while the process lives.
+        """
+        self._folder, self._policy, self._tell, self._note = home / FOLDER, policy, tell, note
+        self._lock, self._told, self._noted = threading.Lock(), set[str](), set[tuple[str, Word]]()
 
     def admits(self, plan: Plan) -> bool:
         """Whether the site takes part; False while its admin has not said. Raises RefusedError for a no."""
         check(plan, self._policy)
-        word = self.word_of(plan.id)
+        word = self.word_of(plan.id) or ("accepted" if self._policy.new_plans == "accept" else None)
+        if word and (plan.id, word) not in self._noted:
+            self._noted.add((plan.id, word))
+            self._note(plan.id, word)
         if word == "declined":
             raise _refused("the site's admin declined this plan")
-        if word == "accepted" or self._policy.new_plans == "accept":
+        if word == "accepted":
             return True
         with self._lock:
             if plan.id not in self._told:

@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime as dt
+import hashlib
 import importlib
 import logging
 import re
@@ -89,7 +90,7 @@ class Duties:
 
     async def task(self, kind: str, received: Path, cancelled: Callable[[], bool]) -> Content:
         """Run one message through the ClientApp; the network's progress is shown."""
-        return await self._work(lambda tools: self._run_app(tools, kind, received, cancelled))
+        return await self._work(lambda tools: self._run_recorded(tools, kind, received, cancelled))
 
     async def answer(self, from_site: str, body: bytes) -> bytes:
         """What another site is told, as the settings allow it."""
@@ -134,6 +135,7 @@ class Duties:
         """Take a patient out of the gallery at once, and out of training as soon as a round under way has ended."""
         now = dt.datetime.now(dt.UTC)
         gone = await self.search(lambda archive: archive.gallery.forget(patient, now))
+        self.books.audit.did(now.timestamp(), "forgot")
         await self._work(lambda tools: tools.site.drop_cases())
         left = await self.search(lambda archive: archive.gallery.stats())
         return {
@@ -168,10 +170,27 @@ class Duties:
 
     def _adopt(self, tools: "Equipment", model_id: str, path: Path) -> None:
         counts = tools.archive.adopt(model_id, path, self._display.progress)
+        self.books.audit.did(time.time(), "model", model_id)
         self._display.say(f"model {model_id[:16]} is in use; {counts['cases']} cases are indexed")
 
-    def _run_app(self, tools: "Equipment", kind: str, received: Path, cancelled: Callable[[], bool]) -> Content:
-        records = app_call.load(received)
+    def _run_recorded(self, tools: "Equipment", kind: str, received: Path, cancelled: Callable[[], bool]) -> Content:
+        """What `_run_app` makes; the audit log has what came of it."""
+        records, outcome = app_call.load(received), "failed"
+        try:
+            reply = self._run_app(tools, kind, records, cancelled)
+            outcome = "awaited" if AWAITED in reply.configs.get(CONFIG, {}) else "done"
+        except CancelledTaskError:
+            outcome = "called off"
+            raise
+        except RefusedError:
+            outcome = "refused"
+            raise
+        finally:
+            about = f"{protocol.plain(kind, 40)}, round {_round(records)}, plan {_plan_id(records)}"
+            self.books.audit.did(time.time(), "task", about, outcome)
+        return reply
+
+    def _run_app(self, tools: "Equipment", kind: str, records: RecordDict, cancelled: Callable[[], bool]) -> Content:
         number = _round(records)
 
         def report(progress: "Progress") -> None:
@@ -199,6 +218,12 @@ def _prepare(home: Path, settings: ClientSettings, consent: Consent) -> "Equipme
 def _round(records: RecordDict) -> int:
     number = records.config_records[CONFIG].get("server-round") if CONFIG in records.config_records else None
     return number if isinstance(number, int) else 0
+
+
+def _plan_id(records: RecordDict) -> str:
+    """Of the plan that a message brings: as it says, whether it is one or not."""
+    text = records.config_records[CONFIG].get("plan") if CONFIG in records.config_records else None
+    return hashlib.sha256(text.encode()).hexdigest() if isinstance(text, str) else "unknown"
 
 
 def _numbers(reply: Content) -> str:

@@ -37,6 +37,7 @@ Class = Literal[
     "certificates",
     "greetings",
     "sealing keys",
+    "audit heads",
     "requests",
 ]
 """What leaves. `requests`: for files, and how far an upload has come."""

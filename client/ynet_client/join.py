@@ -4,10 +4,13 @@ import asyncio
 import contextlib
 import shutil
 import signal
+import time
 from pathlib import Path
 
 from ynet import control
 from ynet.data import manifest
+from ynet.federation.countersigned import Witness
+from ynet.federation.identity import fingerprint
 from ynet.home import Lock
 from ynet_client.consent import Consent
 from ynet_client.consent_prompt import put_to_the_admin
@@ -19,17 +22,29 @@ from ynet_client.membership import Membership
 from ynet_client.renewal import renewing
 from ynet_client.session import Session
 from ynet_client.settings import ClientSettings
+from ynet_client.witness import telling
 
 
 async def run(home: Path, settings: ClientSettings, member: Membership, display: Display) -> None:
     """Stay joined until SIGINT or SIGTERM. Raises UserError."""
     with Lock(home, f"the client of site {member.site}"), contextlib.ExitStack() as stack:
         cases = len(manifest.read(settings.manifest).train)
-        consent = Consent(home, settings.policy, lambda plan: put_to_the_admin(plan, home, display))
+        consent = Consent(
+            home,
+            settings.policy,
+            lambda plan: put_to_the_admin(plan, home, display),
+            lambda plan_id, word: duties.books.audit.did(
+                time.time(), "plan-accepted" if word == "accepted" else "plan-declined", plan_id
+            ),
+        )
         duties = stack.enter_context(contextlib.closing(Duties(home, settings, display, cases, consent)))
         spool = _empty(home / "spool")
         sent = stack.enter_context(contextlib.closing(Egress(home))).count
-        session = Session(member, spool, duties, display.say, renewing(home, display.say, count=sent), sent)
+        audit = duties.books.audit
+        audit.did(time.time(), "joined", fingerprint(member.certificate).hex())
+        witness = Witness(home, member.site, lambda: session.identity, member.authority)
+        tell = telling(member.site, audit, witness, display.say, count=sent)
+        session = Session(member, spool, duties, display.say, renewing(home, display.say, count=sent), sent, tell)
         door = await control.serve(home, routes(member.site, duties, session, spool))
         display.say(f"site {member.site}: {cases} training cases")
         await _until_told_to_stop(session)

@@ -9,8 +9,9 @@ import typer
 
 from ynet import terminal
 from ynet.errors import UserError
+from ynet.federation import countersigned
 from ynet_client import audit as audit_log
-from ynet_client import door
+from ynet_client import door, membership
 from ynet_client.door import home_of
 from ynet_client.filters import Filters, attribute_of
 from ynet_client.options import Home, Json, Site
@@ -155,15 +156,20 @@ def consult_answer(
 
 @audit_app.command()
 def verify(site: Site = None, home: Home = None, as_json: Json = False) -> None:
-    """Check the whole chain of the audit log. Exit code 3 when it was edited or cut."""
-    head = audit_log.verify(home_of(home, site))
-    line = f"the audit log is whole: {head.number} entries, the last {head.digest[:16]}"
-    terminal.show({"entries": head.number, "head": head.digest}, as_json=as_json, human=lambda: line)
+    """Check the whole chain of the audit log, and the heads that the server signed. Exit code 3 when it was changed."""
+    folder = home_of(home, site)
+    head, member = audit_log.verify(folder), membership.load(folder)
+    signed = countersigned.verify(folder, audit_log.read(folder), member.authority) if member else 0
+    line = (
+        f"the audit log is whole: {head.number} entries, the last {head.digest[:16]}; the server signed {signed} heads"
+    )
+    shown = {"entries": head.number, "head": head.digest, "signed": signed}
+    terminal.show(shown, as_json=as_json, human=lambda: line)
 
 
 @audit_app.command()
 def show(site: Site = None, home: Home = None, as_json: Json = False) -> None:
-    """Show every question that this site asked or answered, the oldest first."""
+    """Show every question that this site asked or answered, and what it did, the oldest first."""
     entries = list(audit_log.read(home_of(home, site)))
     lines = [
         (
@@ -171,14 +177,15 @@ def show(site: Site = None, home: Home = None, as_json: Json = False) -> None:
             terminal.when(one.time),
             one.direction,
             one.kind,
-            ", ".join(f"{name}: {outcome}" for name, outcome in one.outcomes.items()),
+            ", ".join(f"{name}: {outcome}" if name else outcome for name, outcome in one.outcomes.items()),
             one.codes or "",
             sum(one.hits.values()) or "",
             " ".join(one.filters),
             one.user[:8],
+            one.about,
         )
         for one in entries
     ]
-    columns = ("", "time", "", "", "outcome", "codes", "hits", "filters", "user")
+    columns = ("", "time", "", "", "outcome", "codes", "hits", "filters", "user", "about")
     shown = {"entries": [asdict(one) for one in entries]}
     terminal.show(shown, as_json=as_json, human=lambda: terminal.rows("audit log", columns, lines))

@@ -27,6 +27,7 @@ from ynet_client.renewal import Renew, never
 from ynet_client.sealed_answering import Answering, Opened
 from ynet_client.sealed_asking import Asking
 from ynet_client.tasks import Tasks
+from ynet_client.witness import Tell, untold
 
 log = logging.getLogger("ynet.session")
 OPTIONS = [
@@ -43,6 +44,8 @@ ANSWER_BYTES = 4_096
 FIRST_RETRY_S, LAST_RETRY_S = 0.5, 15.0
 RENEWAL_EVERY_S = 1_800.0
 """How often it is looked whether the certificate is to be renewed."""
+TOLD_EVERY_S = 600.0
+"""How often the server is told how far the audit log goes."""
 IDLE_EVERY_S = 0.1
 LEAVE_WITHIN_S = 1.0
 PERMANENT = {
@@ -84,11 +87,12 @@ class Session:
         say: Callable[[str], None],
         renew: Renew = never,
         count: Count = egress.nowhere,
+        tell: Tell = untold,
     ) -> None:
         self._member, self._work, self._say, self._count = member, work, say, count
         self._link = Link()
         self._given = Tasks(spool, work.task, self._link, say, count)
-        self._renew, self._asked = renew, 0
+        self._renew, self._tell_heads, self._asked = renew, tell, 0
         self._renewed: Membership | None = None
         self._outbox: asyncio.Queue[pb.FromSite | None] = asyncio.Queue()
         self._under_way: set[asyncio.Task[None]] = set()
@@ -101,8 +105,19 @@ class Session:
         """The membership as it is now: a renewal changes its key and certificate."""
         return self._member
 
+    @property
+    def identity(self) -> Identity:
+        """The key and certificate as they are now."""
+        return Identity(self._member.key, self._member.certificate)
+
     async def run(self) -> None:
         """Stay connected until cancelled. Raises RefusedError when the hub will never let this site in."""
+        try:
+            await self._connected_again_and_again()
+        finally:
+            self._given.end()
+
+    async def _connected_again_and_again(self) -> None:
         wait_s = FIRST_RETRY_S
         while True:
             try:
@@ -163,8 +178,8 @@ class Session:
             outbox: asyncio.Queue[pb.FromSite | None] = asyncio.Queue()
             self._outbox = outbox
             outbox.put_nowait(pb.FromSite(hello=self._hello()))
-            renewals = (self._renew_key(outbox), self._renew_certificate(channel, outbox))
-            beside = [asyncio.create_task(work) for work in renewals]
+            works = (self._renew_key(outbox), self._renew_certificate(channel, outbox), self._tell_again(channel))
+            beside = [asyncio.create_task(work) for work in works]
             receiving = asyncio.create_task(self._receive_all(channel, outbox))
             try:
                 await asyncio.shield(receiving)
@@ -209,8 +224,14 @@ class Session:
 
     def _take_up(self, renewed: Membership) -> None:
         self._member, self._renewed, self.connected = renewed, None, False
-        self._answering.sign_with(Identity(renewed.key, renewed.certificate))
-        self._asking.sign_with(Identity(renewed.key, renewed.certificate))
+        self._answering.sign_with(self.identity)
+        self._asking.sign_with(self.identity)
+
+    async def _tell_again(self, channel: grpc.aio.Channel) -> None:
+        while True:
+            if self.connected:
+                await self._tell_heads(channel)
+            await asyncio.sleep(TOLD_EVERY_S if self.connected else IDLE_EVERY_S)
 
     async def _renew_key(self, outbox: "asyncio.Queue[pb.FromSite | None]") -> None:
         while True:

@@ -63,6 +63,11 @@ class Tasks:
         if running := self._running.get(task_id):
             running.call_off()
 
+    def end(self) -> None:
+        """The site leaves: what is worked on stops as soon as it looks up."""
+        for running in self._running.values():
+            running.call_off()
+
     def lost(self) -> None:
         """The connection has ended: an older hub has answered for its tasks already."""
         for running in self._running.values():

@@ -30,6 +30,13 @@ def authority_of(home: Path, federation: str, now: dt.datetime) -> Identity:
     return _kept(home / "authority", lambda: identity.make_authority(federation, now))
 
 
+def authority_in(home: Path) -> bytes:
+    """The certificate of the authority in a home folder, PEM. Raises UserError when there is none."""
+    if not (home / "authority/identity.pem").exists():
+        raise UserError(f"there is no authority in {home}", "no server was ever started there", "give another --home")
+    return _kept(home / "authority", lambda: Identity(b"", b"")).certificate
+
+
 class HubCertificate:
     """The hub's key and certificate, for both ports; renewed in the last third of its life, for who connects then."""
 

@@ -5,6 +5,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,14 +13,18 @@ import typer
 
 from ynet import control, terminal
 from ynet.errors import UserError
+from ynet.federation import countersigned
 from ynet.federation import plan as plans
 from ynet.home import default_home, prepare
+from ynet_server import audit
 from ynet_server import settings as server_settings
 from ynet_server.progress import attack_table, describe_event, model_table, run_table
 
 app = typer.Typer(name="ynet-server", help="The central server of a consortium.", no_args_is_help=True)
+audit_app = typer.Typer(help="The log of who was let in, what was trained, who asked.", no_args_is_help=True)
 plan_app = typer.Typer(help="What all sites agree on before training.", no_args_is_help=True)
 app.add_typer(plan_app, name="plan")
+app.add_typer(audit_app, name="audit")
 
 Home = Annotated[
     Path | None, typer.Option("--home", help="The server's folder. Default: YNET_HOME, or your data directory.")
@@ -301,6 +306,28 @@ def status(home: Home = None, as_json: Json = False) -> None:
     ]
     table = terminal.rows(f"ynet-server {shown['version']}", ("", ""), lines)
     terminal.show(shown, as_json=as_json, human=lambda: table)
+
+
+@audit_app.command("verify")
+def audit_verify(home: Home = None, as_json: Json = False) -> None:
+    """Check the whole chain of the audit log, and the heads that sites have signed. Exit code 3 when it was changed."""
+    from ynet_server import certificates  # gRPC: a second that the other commands need not wait
+
+    folder = _home(home)
+    head = audit.verify(folder)
+    signed = countersigned.verify(folder, audit.read(folder), certificates.authority_in(folder))
+    line = f"the audit log is whole: {head.number} entries, the last {head.digest[:16]}; {signed} heads signed by sites"
+    shown = {"entries": head.number, "head": head.digest, "signed": signed}
+    terminal.show(shown, as_json=as_json, human=lambda: line)
+
+
+@audit_app.command("show")
+def audit_show(home: Home = None, as_json: Json = False) -> None:
+    """Show what happened at this server, the oldest first."""
+    entries = list(audit.read(_home(home)))
+    lines = [(one.number, terminal.when(one.time), one.act, one.site, one.about) for one in entries]
+    table = terminal.rows("audit log", ("", "time", "", "site", "about"), lines)
+    terminal.show({"entries": [asdict(one) for one in entries]}, as_json=as_json, human=lambda: table)
 
 
 def _watch(home: Path | None, run: int | None, *, as_json: bool) -> None:

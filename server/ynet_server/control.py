@@ -11,6 +11,7 @@ from starlette.routing import Route
 from ynet.federation import plan, protocol
 from ynet.federation.identity import fingerprint, read_leaf
 from ynet.federation.invitation import Invitation, new_secret
+from ynet_server.audit import Write, nowhere
 from ynet_server.certificates import HubCertificate, days
 from ynet_server.hub import Hub
 from ynet_server.registry import Registry, now
@@ -26,6 +27,7 @@ def routes(
     authority: bytes,
     own: HubCertificate,
     about: dict[str, object],
+    audit: Write = nowhere,
 ) -> list[Route]:
     """The routes behind the control door. Bodies and answers are JSON."""
     authority_ends, enrolment = read_leaf(authority).ends.timestamp(), str(about["enrolment"])
@@ -57,6 +59,7 @@ def routes(
     async def invite(request: Request) -> Response:
         asked, secret = await request.json(), new_secret()
         registry.invite(asked["site"], secret, now(), replace=asked["replace"])
+        audit("invited", asked["site"], "in the place of its certificate" if asked["replace"] else "")
         made = Invitation(enrolment, secret, fingerprint(authority))
         return JSONResponse({"site": asked["site"], "invitation": made.to_text()})
 
@@ -64,11 +67,13 @@ def routes(
         site = str((await request.json())["site"])
         was_connected, revoked = site in hub.connected(), registry.revoke(site, now())
         hub.dismiss(site, "the site was revoked")
+        audit("revoked", site)
         log.warning("site %s was revoked", protocol.plain(site, 40))
         return JSONResponse({"site": site, "revoked": revoked, "was_connected": was_connected})
 
     async def freeze(request: Request) -> Response:
         frozen = plan.from_canonical(json.dumps(await request.json()))
+        audit("plan-frozen", about=frozen.id)
         return JSONResponse({"plan": registry.freeze(frozen, now()), "name": frozen.name})
 
     async def models(_: Request) -> Response:

@@ -18,6 +18,7 @@ from ynet.errors import RefusedError, UserError
 from ynet.federation import identity, invitation
 from ynet.federation.identity import Identity
 from ynet_server.attempts import Attempts
+from ynet_server.audit import Write, nowhere
 from ynet_server.https_door import HttpsDoor
 from ynet_server.registry import Registry, used_already
 
@@ -26,7 +27,11 @@ log = logging.getLogger("ynet.enrolment")
 
 
 def application(
-    registry: Registry, authority: Identity, hub_address: str, enrolled: Callable[[str], None]
+    registry: Registry,
+    authority: Identity,
+    hub_address: str,
+    enrolled: Callable[[str], None],
+    audit: Write = nowhere,
 ) -> Starlette:
     """GET /authority: its certificate. POST /enrol: a certificate for a signing request that proves an invitation.
 
@@ -42,13 +47,16 @@ def application(
     async def enrol(request: Request) -> Response:
         address = request.client.host if request.client else ""
         attempts.check(address, time.monotonic())
+        site = ""
         try:
             site, csr, proof = _read(await _body(request))
             certificate = issue(registry, authority, site, csr, proof, dt.datetime.now(dt.UTC))
-        except RefusedError:
+        except RefusedError as error:
             attempts.failed(address, time.monotonic())
+            audit("enrolment-refused", site, error.why)
             raise
         log.info("site %s enrolled", site)
+        audit("enrolled", site, identity.fingerprint(certificate).hex())
         enrolled(site)
         return JSONResponse({"certificate": certificate.decode(), "hub": hub_address})
 

@@ -16,6 +16,7 @@ from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol
 from ynet.federation.identity import Leaf
 from ynet.federation.ledger import Head
+from ynet_server.audit import Write, nowhere
 from ynet_server.callers import caller, calling_site, refusal
 from ynet_server.registry import Registry, now
 from ynet_server.relay import Lines, Relay
@@ -57,9 +58,11 @@ class SiteState(NamedTuple):
 class Hub:
     """The service's methods and the server's own side of them. Lives in one event loop."""
 
-    def __init__(self, registry: Registry, federation: str, spool: Path, max_model_bytes: int) -> None:
+    def __init__(
+        self, registry: Registry, federation: str, spool: Path, max_model_bytes: int, audit: Write = nowhere
+    ) -> None:
         self._registry, self._federation, self._spool = registry, federation, spool
-        self._max_model_bytes = max_model_bytes
+        self._max_model_bytes, self._audit = max_model_bytes, audit
         self._connections: dict[str, _Connection] = {}
         self._last: dict[str, SiteState] = {}
         self._offers, self._tasks = Offers(), Tasks(self._send)
@@ -179,6 +182,7 @@ class Hub:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the query names too many sites")
         await limit(self._asking[asker] >= MAX_QUESTIONS, "queries", context)
         size = question.ByteSize()
+        self._audit("asked", asker, f"{len(question.sites) or 'all other'} sites")
         await limit(self._asking_bytes[asker] + size > MAX_QUESTION_BYTES, "large queries", context)
         with more(self._asking, asker), more(self._asking_bytes, asker, size):
             async for part in self._relay.ask(asker, question):

@@ -11,6 +11,7 @@ from ynet.errors import RefusedError
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import identity, protocol
 from ynet.federation.identity import CLOCK_SLACK, Identity
+from ynet_server.audit import Write, nowhere
 from ynet_server.callers import Caller, caller
 from ynet_server.registry import Registry
 
@@ -40,7 +41,10 @@ def renew(registry: Registry, authority: Identity, asked: Caller, csr: bytes, no
 
 
 def service(
-    registry: Registry, authority: Identity, clock: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC)
+    registry: Registry,
+    authority: Identity,
+    clock: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
+    audit: Write = nowhere,
 ) -> grpc.GenericRpcHandler:
     """The methods under their names on the wire."""
 
@@ -48,7 +52,9 @@ def service(
         if len(request.csr) > MAX_CSR_BYTES:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the signing request is too large")
         try:
-            return pb.Renewal(certificate=renew(registry, authority, caller(), request.csr, clock()))
+            certificate = renew(registry, authority, caller(), request.csr, clock())
+            audit("renewed", caller().site, identity.fingerprint(certificate).hex())
+            return pb.Renewal(certificate=certificate)
         except RefusedError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.why)
             raise AssertionError from None

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -39,8 +39,9 @@ class State(NamedTuple):
 class RunFolder:
     """The folder of one run. What it holds is what every engine leaves behind."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, on_event: Callable[[str, Mapping[str, Any]], None] = lambda *_: None) -> None:
+        """`on_event` is told each event's kind and values."""
+        self.path, self._on_event = path, on_event
 
     def create(self, frozen: Plan, init: Path | None = None) -> "RunFolder":
         """Make the folder and keep the plan in it, and the weights that it begins with.
@@ -74,6 +75,7 @@ class RunFolder:
             if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n":
                 line = b"\n" + line  # a full disk cut the last one short
             file.write(line)
+        self._on_event(kind, values)
 
     def events(self, since: int = 0) -> list[dict[str, Any]]:
         """The events from number `since` on."""

@@ -8,11 +8,14 @@ import logging
 import sqlite3
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ynet.errors import UserError
 from ynet.federation.plan import Plan
+from ynet_server.audit import Act, Write, nowhere
 from ynet_server.grid import HubGrid, LetGoError
 from ynet_server.hub import Hub
 from ynet_server.registry import Model, Registry, Run, now
@@ -21,6 +24,16 @@ from ynet_server.server_app import federate
 
 log = logging.getLogger("ynet.runs")
 TRY_DISK_EVERY_S = 10.0
+ACTS: Mapping[str, Act] = {
+    "round": "round",
+    "site_failed": "site-failed",
+    "update_refused": "update-refused",
+    "resumed": "run-resumed",
+    "cancelled": "run-cancelled",
+    "failed": "run-ended",
+    "finished": "run-ended",
+}
+"""Of a run's events, those that the audit log has, under their names there."""
 DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
 
 
@@ -39,15 +52,22 @@ class _Work:
 class Runs:
     """Starts runs, goes on with those that the server's death interrupted, publishes their models."""
 
-    def __init__(self, registry: Registry, hub: Hub, loop: asyncio.AbstractEventLoop, home: Path) -> None:
-        self._registry, self._hub, self._loop = registry, hub, loop
+    def __init__(
+        self,
+        registry: Registry,
+        hub: Hub,
+        loop: asyncio.AbstractEventLoop,
+        home: Path,
+        audit: Write = nowhere,
+    ) -> None:
+        self._registry, self._hub, self._loop, self._audit = registry, hub, loop, audit
         self._folder, self._spool = home / "runs", home / "spool"
         self._works: dict[int, _Work] = {}
         self._is_stopping = False
 
     def folder(self, run: int) -> RunFolder:
         """The folder of a run."""
-        return RunFolder(self._folder / f"{run:04d}")
+        return RunFolder(self._folder / f"{run:04d}", lambda kind, values: self._record(run, kind, values))
 
     def start(self, frozen: Plan, init: Path | None = None) -> int:
         """Begin a run; its number. `init`: the weights that the plan begins with, where it names some.
@@ -55,6 +75,7 @@ class Runs:
         Raises UserError while another one is under way, and when `init` is not what the plan says.
         """
         run = self._registry.start_run(self._registry.freeze(frozen, now()), now())
+        self._audit("run-started", about=f"run {run} of plan {frozen.id}")
         try:
             self.folder(run).create(frozen, init)
         except UserError as error:
@@ -134,6 +155,7 @@ class Runs:
             grid = HubGrid(self._hub, self._loop, self._spool, run, lambda: work.is_cancelled or self._is_stopping)
             model = federate(grid, folder, grid.name_of, grid.cases_of, after_round=lambda _: work.moves())
             self._registry.publish(Model(model, run, folder.card(), now()))
+            self._audit("model-published", about=model)
             self._registry.end_run(run, "finished", "", model, now())
             self._loop.call_soon_threadsafe(self._publish, model, run)
         except LetGoError:
@@ -149,6 +171,18 @@ class Runs:
                 raise
             log.exception("run %d failed", run)
             self._end_badly(run, "a fault of ynet", "see the server's log")
+
+    def _record(self, run: int, kind: str, values: Mapping[str, Any]) -> None:
+        """What an auditor must know of a run's events. Raises OSError when the log takes no more."""
+        if kind not in ACTS:
+            return
+        at = f"run {run}" + (f", round {values['round']}" if "round" in values else "")
+        told = [str(values[key]) for key in ("reason", "model", "by") if key in values]
+        told += [f"with {', '.join(values['sites'])}"] if kind == "round" else []
+        try:
+            self._audit(ACTS[kind], str(values.get("site", "")), ": ".join([at, *told]))
+        except UserError as error:
+            raise OSError(errno.ENOSPC, error.why) from None
 
     def _end_badly(self, run: int, reason: str, do: str) -> None:
         self.folder(run).event("failed", reason=reason, do=do)

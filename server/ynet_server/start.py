@@ -17,9 +17,11 @@ import grpc
 from ynet import __version__, control
 from ynet.errors import UserError
 from ynet.federation import identity, protocol
-from ynet.federation.identity import Identity
+from ynet.federation.countersigned import SERVER, Witness
 from ynet.home import Lock
 from ynet_server import certificates, enrolment, renewal
+from ynet_server import witness as witnesses
+from ynet_server.audit import Audit
 from ynet_server.callers import CertificateCheck
 from ynet_server.certificates import HubCertificate
 from ynet_server.control import routes
@@ -57,13 +59,16 @@ async def serve(
         authority = certificates.authority_of(home, settings.federation, now)
         own = HubCertificate(home, authority, now)
         registry = stack.enter_context(contextlib.closing(Registry(home / "registry.sqlite")))
+        audit = stack.enter_context(contextlib.closing(Audit(home)))
         spool = _empty(home / "spool")
-        hub = Hub(registry, settings.federation, spool, settings.max_model_mb << 20)
-        runs = Runs(registry, hub, asyncio.get_running_loop(), home)
+        hub = Hub(registry, settings.federation, spool, settings.max_model_mb << 20, audit.write)
+        runs = Runs(registry, hub, asyncio.get_running_loop(), home, audit.write)
         runs.publish_newest()
 
-        server, hub_port = await _open_hub(hub, registry, settings, own, authority, interceptors)
-        app = enrolment.application(registry, authority, f"{settings.advertise}:{hub_port}", hub.dismiss)
+        witness = Witness(home, SERVER, lambda: own.identity, authority.certificate)
+        beside = [renewal.service(registry, authority, audit=audit.write), witnesses.service(witness, audit)]
+        server, hub_port = await _open_hub([service(hub), *beside], registry, settings, own, interceptors)
+        app = enrolment.application(registry, authority, f"{settings.advertise}:{hub_port}", hub.dismiss, audit.write)
         try:
             https, enrolment_port = await enrolment.serve(
                 app, own.tls(), settings.listen.host, settings.listen.enrolment_port
@@ -81,7 +86,7 @@ async def serve(
             "enrolment": f"{settings.advertise}:{enrolment_port}",
             "fingerprint": fingerprint,
         }
-        listed = routes(registry, hub, runs, authority.certificate, own, about)
+        listed = routes(registry, hub, runs, authority.certificate, own, about, audit.write)
         door = await control.serve(home, listed)
         runs.resume()
         for line in (
@@ -117,17 +122,16 @@ def _only_here(settings: ServerSettings) -> list[str]:
 
 
 async def _open_hub(
-    hub: Hub,
+    services: Sequence[grpc.GenericRpcHandler],
     registry: Registry,
     settings: ServerSettings,
     own: HubCertificate,
-    authority: Identity,
     interceptors: Sequence[grpc.aio.ServerInterceptor],
 ) -> tuple[grpc.aio.Server, int]:
     host, port = settings.listen.host, settings.listen.hub_port
     _check_free(host, port)
     server = grpc.aio.server(interceptors=[CertificateCheck(registry), *interceptors], options=OPTIONS)
-    server.add_generic_rpc_handlers([service(hub), renewal.service(registry, authority)])
+    server.add_generic_rpc_handlers(services)
     try:
         port = server.add_secure_port(f"{host}:{port}", own.grpc_credentials())
     except RuntimeError:

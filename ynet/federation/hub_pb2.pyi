@@ -291,6 +291,36 @@ class Renewal(_message.Message):
     certificate: bytes
     def __init__(self, certificate: _Optional[bytes] = ...) -> None: ...
 
+class WitnessRequest(_message.Message):
+    __slots__ = ("head", "signed")
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    SIGNED_FIELD_NUMBER: _ClassVar[int]
+    head: LedgerHead
+    signed: Countersignature
+    def __init__(self, head: _Optional[_Union[LedgerHead, _Mapping]] = ..., signed: _Optional[_Union[Countersignature, _Mapping]] = ...) -> None: ...
+
+class WitnessReply(_message.Message):
+    __slots__ = ("signed", "head")
+    SIGNED_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    signed: Countersignature
+    head: LedgerHead
+    def __init__(self, signed: _Optional[_Union[Countersignature, _Mapping]] = ..., head: _Optional[_Union[LedgerHead, _Mapping]] = ...) -> None: ...
+
+class Countersignature(_message.Message):
+    __slots__ = ("number", "digest", "time", "signature", "certificate")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    digest: str
+    time: float
+    signature: bytes
+    certificate: bytes
+    def __init__(self, number: _Optional[int] = ..., digest: _Optional[str] = ..., time: _Optional[float] = ..., signature: _Optional[bytes] = ..., certificate: _Optional[bytes] = ...) -> None: ...
+
 class ProbeRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

@@ -162,15 +162,15 @@ def check_signature(certificate: bytes, signature: bytes, message: bytes) -> Non
         raise _untrusted("its signature is not that of its certificate") from None
 
 
-def check_member(certificate: bytes, site: str, authority: bytes, now: dt.datetime) -> None:
-    """Whether a PEM certificate is the authority's for `site`, and in force. Raises RefusedError."""
+def check_member(certificate: bytes, site: str | None, authority: bytes, now: dt.datetime) -> None:
+    """Whether a PEM certificate is the authority's for `site`, or for the hub, and in force. Raises RefusedError."""
     try:
         parsed, issuer = _loaded(certificate), _loaded(authority)
         parsed.verify_directly_issued_by(issuer)
         leaf = read_leaf(certificate)
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         raise _untrusted("its certificate is not one of the consortium's authority") from None
-    if leaf.site != site:
+    if leaf.site != site or certificate.strip() == authority.strip():
         raise _untrusted("its certificate is another site's")
     if not leaf.begins <= now <= leaf.ends:
         raise _untrusted("its certificate is not in force")

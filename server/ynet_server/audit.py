@@ -1,0 +1,107 @@
+"""The server's audit log: who was let in and shut out, what was trained with whom, who asked, in a hash chain.
+
+It holds no address, no secret, no weights and nothing of a query but who asked how many sites.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from pydantic import TypeAdapter
+
+from ynet.federation import chain, journal
+from ynet.federation.chain import Head
+from ynet.federation.journal import AuditError as AuditError
+from ynet.federation.journal import Journal, Kind
+from ynet_server.registry import now
+
+LOG, HEAD = "audit.jsonl", "audit.head"
+Act = Literal[
+    "invited",
+    "enrolled",
+    "enrolment-refused",
+    "renewed",
+    "revoked",
+    "plan-frozen",
+    "run-started",
+    "run-resumed",
+    "run-cancelled",
+    "run-ended",
+    "round",
+    "site-failed",
+    "update-refused",
+    "model-published",
+    "asked",
+    "audit-refused",  # a site's log is another than it was
+]
+
+_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing that happened at the server."""
+
+    number: int  # from 1
+    time: float  # seconds since 1970, UTC
+    act: Act
+    site: str  # whose act it was, or whom it concerned; empty: the coordinator's, of no site
+    about: str
+    previous: str  # SHA-256 of the line before
+
+    def line(self) -> bytes:
+        """The entry as it stands in the file."""
+        return _JSON.encode(vars(self)).encode() + b"\n"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the line, 64 hexadecimal digits."""
+        return chain.digest(self.line())
+
+
+KIND: Kind[Entry] = Kind(LOG, HEAD, TypeAdapter(Entry).validate_json)
+
+
+class Write(Protocol):
+    """Adds what happened just now."""
+
+    def __call__(self, act: Act, site: str = "", about: str = "") -> None:
+        """Raises UserError when the disk takes no more."""
+
+
+def nowhere(act: Act, site: str = "", about: str = "") -> None:
+    """Of a server that keeps no log."""
+
+
+class Audit:
+    """The log in the server's home folder. One process has it open at a time, any of its threads may write."""
+
+    def __init__(self, home: Path) -> None:
+        """Raises AuditError when its end is not the one that was."""
+        self._journal = Journal(home, KIND)
+
+    @property
+    def head(self) -> Head:
+        """How far it goes."""
+        return self._journal.head
+
+    def write(self, act: Act, site: str = "", about: str = "") -> None:
+        """Add what happened just now."""
+        at = round(now(), 3)
+        self._journal.write(lambda before: Entry(before.number + 1, at, act, site, about, before.digest))
+
+    def close(self) -> None:
+        """Everything is on the disk when this returns."""
+        self._journal.close()
+
+
+def read(home: Path) -> Iterator[Entry]:
+    """The entries, first to last, which another process may be adding to. Raises AuditError at one that is spoilt."""
+    return journal.read(home, KIND)
+
+
+def verify(home: Path) -> Head:
+    """The head of the log, every line checked. Raises AuditError when it was edited or cut."""
+    return journal.verify(home, KIND)

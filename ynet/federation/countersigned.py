@@ -1,0 +1,155 @@
+"""Heads of audit logs, each signed by the other side: who rewrites all of a log cannot rewrite what others hold of it.
+
+A site has the server sign how far its log goes, and signs the server's. Each keeps the signatures of its own log, and
+remembers how far it saw the other's: a head that is shorter, or another at the same length, is not signed.
+"""
+
+import datetime as dt
+import json
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from ynet.errors import RefusedError
+from ynet.federation import chain, identity
+from ynet.federation import hub_pb2 as pb
+from ynet.federation.chain import Head, Link
+from ynet.federation.identity import Identity
+from ynet.federation.journal import AuditError
+from ynet.home import write_private
+
+SIGNED, SEEN = "audit.signed.jsonl", "audit.seen.json"
+MOST_SIGNED = 1000
+SERVER = ""
+"""The server's name, which no site can have."""
+
+
+@dataclass(frozen=True)
+class Countersigned:
+    """How far one side's log went, in the words of the other."""
+
+    owner: str  # whose log
+    by: str  # who signed
+    number: int
+    digest: str
+    time: float  # seconds since 1970
+    signature: str  # hexadecimal
+    certificate: str  # PEM, the signer's
+
+
+_SIGNED, _SEEN = TypeAdapter(Countersigned), TypeAdapter(dict[str, Head])
+
+
+class Witness:
+    """One side's part in it: signs the others' heads, keeps what they sign of its own. Any thread may call."""
+
+    def __init__(self, home: Path, name: str, own: Callable[[], Identity], authority: bytes) -> None:
+        self._home, self._name, self._own, self._authority = home, name, own, authority
+        self._lock = threading.Lock()
+
+    def sign(self, owner: str, head: Head, now: dt.datetime) -> Countersigned:
+        """Sign how far another's log goes. Raises RefusedError when it once went farther, or was another."""
+        with self._lock:
+            seen = self._seen()
+            last = seen.get(owner, chain.BEGINNING)
+            if head.number < last.number or (head.number == last.number and head != last):
+                why = f"it had {last.number} entries when it was last seen, and has {head.number} now"
+                do = "somebody cut or exchanged it: find out who"
+                raise RefusedError("an audit log is another than it was", why, do)
+            if head != last:
+                kept = {name: one._asdict() for name, one in {**seen, owner: head}.items()}
+                write_private(self._home / SEEN, json.dumps(kept).encode())
+        own, time = self._own(), round(now.timestamp(), 3)
+        signature = identity.sign(own.key, _message(owner, self._name, head, time))
+        return Countersigned(owner, self._name, *head, time, signature.hex(), own.certificate.decode())
+
+    def keep(self, one: Countersigned, by: str) -> None:
+        """Keep what the other side, `by`, signed of this one's log. Raises RefusedError when it did not."""
+        if (one.owner, one.by) != (self._name, by):
+            raise RefusedError("a signature was refused", "it is of another log", "tell the coordinator")
+        check(one, self._authority)
+        with self._lock:
+            lines = _lines(self._home)
+            if lines and json.loads(lines[-1])["digest"] == one.digest and json.loads(lines[-1])["by"] == by:
+                return
+            line = json.dumps(asdict(one), sort_keys=True).encode() + b"\n"
+            if len(lines) < 2 * MOST_SIGNED:
+                chain.append(self._home / SIGNED, line)
+            else:
+                write_private(self._home / SIGNED, b"".join([*lines[-MOST_SIGNED:], line]))
+
+    def _seen(self) -> Mapping[str, Head]:
+        file = self._home / SEEN
+        return _SEEN.validate_json(file.read_bytes()) if file.exists() else {}
+
+
+def to_wire(one: Countersigned) -> pb.Countersignature:
+    """As it is sent; whose log it is and who signed, both sides know."""
+    certificate, signature = one.certificate.encode(), bytes.fromhex(one.signature)
+    told = pb.Countersignature(number=one.number, digest=one.digest, time=one.time)
+    told.signature, told.certificate = signature, certificate
+    return told
+
+
+def from_wire(told: pb.Countersignature, owner: str, by: str) -> Countersigned:
+    """What was sent. Raises RefusedError when it cannot be read."""
+    try:
+        certificate = told.certificate.decode("ascii")
+    except UnicodeDecodeError:
+        raise RefusedError("a signature was refused", "its certificate cannot be read", "update ynet") from None
+    return Countersigned(owner, by, told.number, told.digest, told.time, told.signature.hex(), certificate)
+
+
+def check(one: Countersigned, authority: bytes) -> None:
+    """Whether its signer, a member of the consortium at the time, signed this head. Raises RefusedError."""
+    try:
+        certificate, at = one.certificate.encode(), dt.datetime.fromtimestamp(one.time, dt.UTC)
+    except (ValueError, OverflowError, OSError):
+        raise RefusedError("a signature was refused", "it names no time", "update ynet") from None
+    identity.check_member(certificate, one.by or None, authority, at)
+    message = _message(one.owner, one.by, Head(one.number, one.digest), one.time)
+    identity.check_signature(certificate, bytes.fromhex(one.signature), message)
+
+
+def kept(home: Path) -> Iterator[Countersigned]:
+    """What others signed of this side's log, the oldest first. Raises AuditError."""
+    for line in _lines(home):
+        try:
+            yield _SIGNED.validate_json(line)
+        except ValueError:
+            raise _broken("a signature of its heads cannot be read") from None
+
+
+def verify(home: Path, links: Iterable[Link], authority: bytes) -> int:
+    """How many heads of a log others have signed; all must be good, and in the log. Raises AuditError."""
+    signed = list(kept(home))
+    wanted = {one.number for one in signed}
+    digests = {link.number: link.digest for link in links if link.number in wanted} | {0: chain.NOTHING}
+    for one in signed:
+        try:
+            check(one, authority)
+        except (RefusedError, ValueError):
+            raise _broken(f"a signature of its entry {one.number} is none") from None
+        if digests.get(one.number) != one.digest:
+            raise _broken(f"its entry {one.number} is another than the one that {one.by or 'the server'} signed")
+    return len(signed)
+
+
+def _message(owner: str, by: str, head: Head, time: float) -> bytes:
+    return b"ynet audit head 1\0" + json.dumps([owner, by, head.number, head.digest, time]).encode()
+
+
+def _lines(home: Path) -> list[bytes]:
+    file = home / SIGNED
+    return (
+        [line for line in file.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")] if file.exists() else []
+    )
+
+
+def _broken(why: str) -> AuditError:
+    return AuditError(
+        "the audit log cannot be trusted", why, "find out who changed it, or put back the file that was there"
+    )
