@@ -103,6 +103,12 @@ class Session:
 
     async def run(self) -> None:
         """Stay connected until cancelled. Raises RefusedError when the hub will never let this site in."""
+        try:
+            await self._stay_connected()
+        finally:
+            self._given.close()
+
+    async def _stay_connected(self) -> None:
         wait_s = FIRST_RETRY_S
         while True:
             try:

@@ -69,6 +69,11 @@ class Tasks:
             if not running.is_kept:
                 running.call_off()
 
+    def close(self) -> None:
+        """The site leaves: nothing is gone on with."""
+        for running in self._running.values():
+            running.call_off()
+
     async def do(self, task: pb.Task, tell: Callable[[pb.FromSite], None]) -> None:
         """Fetch a task's content, work on it, send the reply; `tell` puts a message on its way over the stream."""
         if task.id in self._running:
