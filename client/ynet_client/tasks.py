@@ -82,7 +82,8 @@ class Tasks:
             tell(_failure(task, "the site has too much to do", refused=True))
             return
         running = self._running[task.id] = _Running(is_kept=task.within_s > 0)
-        late = asyncio.get_running_loop().call_later(task.within_s or protocol.LONGEST_TASK_S, running.call_off)
+        within_s = min(task.within_s, protocol.LONGEST_TASK_S) if running.is_kept else protocol.LONGEST_TASK_S
+        late = asyncio.get_running_loop().call_later(within_s, running.call_off)
         received, reply = (self._spool / f"{kind}-{secrets.token_hex(8)}" for kind in ("in", "out"))
         try:
             failure = await self._reply(task, running, received, reply)
