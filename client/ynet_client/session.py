@@ -206,9 +206,7 @@ class Session:
         while not self.connected or (renewed := await self._renew(self._member, channel)) is None:
             await asyncio.sleep(RENEWAL_EVERY_S if self.connected else IDLE_EVERY_S)
         last = self._member.ends - expiry.DAY
-        while (self._given.held() or self._under_way or self._asked or outbox.qsize()) and dt.datetime.now(
-            dt.UTC
-        ) < last:
+        while (self._under_way or self._asked or outbox.qsize()) and dt.datetime.now(dt.UTC) < last:
             await asyncio.sleep(IDLE_EVERY_S)  # nothing that is under way is cut off for it
         self._renewed = renewed
         outbox.put_nowait(None)
