@@ -2,6 +2,9 @@
 
 import asyncio
 import contextlib
+import json
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -9,17 +12,24 @@ import grpc
 import numpy as np
 import pytest
 from broken_line import Line, line_to
-from loopback import Consortium, Joined, Site, hello, play, sha256, until
+from loopback import Consortium, Joined, Site, hello, in_thread, play, runs, sha256, tiny_app, until
 
+from ynet import weights
 from ynet.federation import content, protocol
 from ynet.federation import hub_pb2 as pb
+from ynet.federation import plan as plans
 from ynet.federation.content import Content
+from ynet.federation.identity import Identity
+from ynet.weights import Flat
 from ynet_client import link as links
 from ynet_client import session as sessions
+from ynet_client.secure_part import Party
 from ynet_client.session import Fetch
 from ynet_server import hub as hubs
-from ynet_server import tasks
+from ynet_server import server_app, tasks
+from ynet_server.grid import HubGrid
 from ynet_server.reply_errors import LOST
+from ynet_server.run_folder import MODEL, RunFolder
 from ynet_server.tasks import TaskError
 
 MB = 1_000_000
@@ -283,6 +293,51 @@ def test_what_a_fetch_finds_of_another_file_does_not_spoil_it(tmp_path: Path) ->
         assert path.read_bytes() == body
 
     play(tmp_path, story)
+
+
+@pytest.mark.parametrize("aggregation", ["plain", "secure"])
+def test_a_run_over_lines_that_break_all_the_time_is_that_over_whole_ones(tmp_path: Path, aggregation: str) -> None:
+    """Each site trains each round once, no round is held again, and no sum is begun again."""
+    trained, cases, names, rounds = Counter[tuple[str, int]](), 10, "ABC", 4
+    values = {
+        "name": "t",
+        "classes": ["a", "b"],
+        "image": {"channels": 1, "size": 32},
+        "training": {"rounds": rounds, "learning_rate": 0.1},
+        "cohort": {"minimum": 3, "quorum": 3, "round_deadline_s": 60},
+        "privacy": {"mode": "off"},
+        "aggregation": aggregation,
+    }
+    folder = RunFolder(tmp_path / "run").create(plans.from_canonical(json.dumps(values)))
+
+    def training(name: str) -> Callable[[int, Flat], Flat]:
+        def train(number: int, flat: Flat) -> Flat:
+            trained[name, number] += 1
+            time.sleep(0.3)
+            return flat + np.float32(ord(name) * number)
+
+        return train
+
+    async def story(consortium: Consortium) -> None:
+        grid = HubGrid(consortium.hub, asyncio.get_running_loop(), consortium.spool, 1)
+        async with contextlib.AsyncExitStack() as stack:
+            for name in names:
+                member = consortium.enrol(name)
+                is_secure = aggregation == "secure"
+                own = Identity(member.key, member.certificate)
+                party = Party(name, own, member.authority, None) if is_secure else None
+                line = await stack.enter_async_context(line_to(consortium.port, cut_every_s=0.4))
+                app = tiny_app(training(name), cases, party=party)
+                consortium.session(member._replace(hub=line.address), runs(app, cases))
+            await in_thread(lambda: server_app.federate(grid, folder, grid.name_of, grid.cases_of))
+
+    play(tmp_path, story, within_s=90)
+    kinds = Counter(event["kind"] for event in folder.events() if event["kind"] != "waiting")
+    assert kinds == {"started": 1, "round": rounds, "evaluated": 1, "finished": 1}
+    assert trained == {(name, number): 1 for name in names for number in range(1, rounds + 1)}
+    arrays, _ = weights.load(folder.path / MODEL)
+    expected = sum(map(ord, names)) / 3 * sum(range(1, rounds + 1))
+    np.testing.assert_allclose(weights.flatten(arrays), expected, rtol=1e-6)
 
 
 # --- uploads by hand

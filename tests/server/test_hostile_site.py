@@ -7,7 +7,7 @@ from pathlib import Path
 import grpc
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
-from loopback import Consortium, Site, in_thread, play, sha256, until
+from loopback import Consortium, Site, hello, in_thread, play, sha256, until
 
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol
@@ -101,6 +101,27 @@ def test_one_task_takes_one_upload_at_a_time(tmp_path: Path) -> None:
             await wire.upload(header, b"reply")
             assert (await waiting).read_bytes() == b"reply"
         assert [path.suffix for path in consortium.spool.iterdir()] == [".whole"]
+
+    play(tmp_path, story)
+
+
+def test_a_greeting_that_names_more_tasks_than_any_site_has_is_answered_in_few_messages(tmp_path: Path) -> None:
+    greeting = hello()
+    greeting.hello.keeps_tasks = True
+    greeting.hello.tasks.extend(["0" * 32] * 100_000)
+
+    async def story(consortium: Consortium) -> None:
+        async with consortium.wire(consortium.enrol("A")) as wire:
+            call = wire.attach()
+            await call.write(greeting)
+            assert (await call.read()).HasField("welcome")
+            waiting = asyncio.ensure_future(consortium.task("A"))
+            called_off = 0
+            while not (message := await call.read()).HasField("task"):
+                assert message.HasField("cancel")
+                called_off += 1
+            assert called_off <= protocol.MAX_TASKS
+            waiting.cancel()
 
     play(tmp_path, story)
 
