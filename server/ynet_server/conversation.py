@@ -71,7 +71,11 @@ class Conversation:
             check(reply)
         except (LookupError, TypeError, ValueError, OverflowError, UserError) as error:
             why = error.why if isinstance(error, UserError) else "it is not of the form that was asked for"
-            self.refusal = f"what site {self.name_of(reply.node)} sent was refused: {why}"
-            self._folder.event("update_refused", round=number, site=self.name_of(reply.node), reason=why)
+            self.refuse(number, reply.node, why)
             return False
         return True
+
+    def refuse(self, number: int, node: int, why: str) -> None:
+        """What a node sent in a round is not taken, and the run's events say why."""
+        self.refusal = f"what site {self.name_of(node)} sent was refused: {why}"
+        self._folder.event("update_refused", round=number, site=self.name_of(node), reason=why)

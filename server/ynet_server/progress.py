@@ -66,7 +66,8 @@ def _figure(figure: Mapping[str, Any]) -> str:
 
 def _round(event: Mapping[str, Any]) -> str:
     sites = "  ".join(f"{site} loss {values.get('loss', float('nan')):.3f}" for site, values in event["sites"].items())
-    return f"round {event['round']}/{event['rounds']}  {event['seconds']:.1f} s  {sites}"
+    left_out = f"  left out by the strategy: {', '.join(event['left_out'])}" if event.get("left_out") else ""
+    return f"round {event['round']}/{event['rounds']}  {event['seconds']:.1f} s  {sites}{left_out}"
 
 
 def _evaluated(event: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from ynet.config import STRICT, parse, read_yaml
 from ynet.errors import UserError
+from ynet.federation.strategy_options import ROBUST, Strategy, fault
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Positive = Annotated[int, Field(gt=0, le=1_000_000)]
@@ -79,8 +80,9 @@ class Training:
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.05
     schedule: Literal["constant", "cosine"] = "cosine"  # of the learning rate, over the rounds
     settle: Share = 0.0  # share of the rounds, at the end, without augmentation but mirroring, and without dropout
-    strategy: Literal["fedavg", "fedavgm", "fedprox", "fedadam", "fedyogi"] = "fedavg"
+    strategy: Strategy = "fedavg"
     strategy_options: dict[str, float] = field(default_factory=dict)  # e.g. proximal_mu, eta, tau
+    norm_gate: Annotated[float, Field(ge=0, le=1000)] = 10.0  # how far from the weights sent, in medians; 0: any
     segmentation_weight: Annotated[float, Field(ge=0, le=100)] = 4.0
     class_weights: tuple[Annotated[float, Field(gt=0, le=1000)], ...] = ()  # empty: all 1
     moving_average: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the weights over the rounds: the share that stays
@@ -131,15 +133,6 @@ BATCH_COUPLED = {
 """Recipes in which one patient's removal changes the gradients of others: clipping each would bound nothing."""
 
 
-STRATEGY_OPTIONS: dict[str, frozenset[str]] = {
-    "fedavg": frozenset(),
-    "fedavgm": frozenset({"server_learning_rate", "server_momentum"}),
-    "fedprox": frozenset({"proximal_mu"}),
-    "fedadam": frozenset({"eta", "beta_1", "beta_2", "tau"}),
-    "fedyogi": frozenset({"eta", "beta_1", "beta_2", "tau"}),
-}
-
-
 @dataclass(frozen=True, config=STRICT)
 class Plan:
     """What all sites agree on before training. Every default is filled in before it is named."""
@@ -168,15 +161,18 @@ class Plan:
             raise ValueError("'cohort.quorum' is above 'cohort.minimum'")
         if self.aggregation == "secure" and not LEAST_SECURE <= self.cohort.quorum <= MOST_SECURE:
             raise ValueError(f"'aggregation: secure' needs a 'cohort.quorum' of {LEAST_SECURE} to {MOST_SECURE} sites")
-        known = STRATEGY_OPTIONS[self.training.strategy]
-        if unknown := set(self.training.strategy_options) - known:
-            raise ValueError(
-                f"strategy {self.training.strategy!r} has no option {sorted(unknown)[0]!r}"
-                f" (it has: {', '.join(sorted(known)) or 'none'})"
-            )
-        self._can_be_private()
         if not all(math.isfinite(value) for value in self.training.strategy_options.values()):
             raise ValueError("'training.strategy_options' has a value that is not finite")
+        if wrong := fault(self.training.strategy, self.training.strategy_options, self.cohort.quorum):
+            raise ValueError(wrong)
+        if self.aggregation == "secure" and self.training.strategy in ROBUST:
+            raise ValueError(
+                f"strategy {self.training.strategy!r} compares the sites' updates, and with 'aggregation: secure' the"
+                " server sees none of them: choose one of the two"
+            )
+        if 0 < self.training.norm_gate < 2:
+            raise ValueError("'training.norm_gate' would refuse honest sites: 0 (off), or 2 and more")
+        self._can_be_private()
         return self
 
     def _can_be_private(self) -> None:
