@@ -2,12 +2,14 @@
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from ynet.federation.records import ARRAYS, flat_weights
 from ynet.weights import BLOCK_VALUES, Flat
+from ynet_server.conversation import Conversation, Reply
 
 LEAST_TO_COMPARE = 3
 """Of two updates nobody knows which one is the odd one."""
@@ -17,10 +19,10 @@ UNCHANGED = 1e-3
 
 
 class Judged(NamedTuple):
-    """What the gate found of a round's updates, by site."""
+    """What the gate found of a round's updates, by node."""
 
-    change: dict[str, float]  # how far each is from the weights that were sent, as a Euclidean norm
-    refused: dict[str, str]  # why
+    change: dict[int, float]  # how far each is from the weights that were sent, as a Euclidean norm
+    refused: dict[int, str]  # why
 
 
 class Gate:
@@ -31,23 +33,31 @@ class Gate:
         self._factor = factor
         self._seen: dict[bytes, int] = {}  # the digest of an update, or of what was sent, and its round
 
-    def judge(self, number: int, updates: Iterable[tuple[str, Flat]], sent: Flat) -> Judged:
-        """Which of round `number`'s updates, each with its site and looked at once, are refused.
+    def admit(self, number: int, replies: Sequence[Reply], sent: Flat, talk: Conversation) -> dict[int, float]:
+        """How much each update of a round changes that is let through, by node; the run is told of the others."""
+        updates = ((reply.node, flat_weights(reply.content.array_records[ARRAYS])) for reply in replies)
+        judged = self.judge(number, updates, sent)
+        for node, why in judged.refused.items():
+            talk.refuse(number, node, why)
+        return {node: change for node, change in judged.change.items() if node not in judged.refused}
+
+    def judge(self, number: int, updates: Iterable[tuple[int, Flat]], sent: Flat) -> Judged:
+        """Which of round `number`'s updates, each with its node and looked at once, are refused.
 
         A round that is held again may bring the same once more: only what an earlier round had is a replay.
         """
         self._seen.setdefault(_digest(sent), number - 1)
-        change, first = dict[str, float](), dict[str, int]()
-        for site, flat in updates:
-            change[site] = distance(flat, sent)
-            first[site] = self._seen.setdefault(_digest(flat), number)
+        change, first = dict[int, float](), dict[int, int]()
+        for node, flat in updates:
+            change[node] = distance(flat, sent)
+            first[node] = self._seen.setdefault(_digest(flat), number)
         median = float(np.median(list(change.values()))) if change else 0.0
-        refused = dict[str, str]()
-        for site in change if median else ():  # where most change nothing, nobody stands out by it
-            if why := self._why(change[site], median, len(change)):
-                refused[site] = why
-            elif first[site] < number:
-                refused[site] = f"it is not new: it is of round {first[site]}"
+        refused = dict[int, str]()
+        for node in change if median else ():  # where most change nothing, nobody stands out by it
+            if why := self._why(change[node], median, len(change)):
+                refused[node] = why
+            elif first[node] < number:
+                refused[node] = f"it is not new: it is of round {first[node]}"
         return Judged(change, refused)
 
     def _why(self, change: float, median: float, updates: int) -> str | None:

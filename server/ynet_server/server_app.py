@@ -34,9 +34,6 @@ LOST_AT_MOST = 3
 REFUSED_AT_MOST = 3
 """How often a round is held again though its sites are there: who says no or diverges does so every time."""
 
-CHANGE = "change"
-"""In a round's event, among a site's figures: how far its weights are from those it was sent."""
-
 Form = dict[str, tuple[int, ...]]
 
 app = ServerApp()
@@ -109,6 +106,7 @@ class _Rounds:
         self.sums = SecureSums(self._talk, plan, folder)
         self._gate = Gate(plan.training.norm_gate)
         self._arrived = 0  # updates of the round that is held
+        self._took_part = set[int]()  # nodes whose updates have counted
         self._lost = 0  # rounds one after the other whose secure sum came to nothing
         self.cases: dict[str, int] = {}  # by site: what it named first in this run, and its updates weigh at most
 
@@ -160,7 +158,7 @@ class _Rounds:
         """
         begun, refused = time.monotonic(), 0
         while (update := self._update(chosen, number, state)) is None:
-            refused += bool(self._talk.refusal)
+            refused += bool(self._talk.refusal) and not self._is_one_away()
             self._give_up_if(refused, f"round {number}", self._arrived, self._plan.cohort.quorum)
             self._folder.event("under_quorum", round=number, updates=self._arrived, quorum=self._plan.cohort.quorum)
             time.sleep(WAIT_AFTER_FAILED_ROUND_S)
@@ -198,10 +196,13 @@ class _Rounds:
         del messages
         said = {reply.node: said_by(self._talk.name_of(reply.node), reply) for reply in replies}
         if not purpose:
-            replies, said = self._gated(number, replies, said, state.flat)
+            change = self._gate.admit(number, replies, state.flat, self._talk)
+            replies = [reply for reply in replies if reply.node in change]
+            said = {reply.node: said[reply.node].with_change(change[reply.node]) for reply in replies}
         self._arrived = len(replies)
         if len(replies) < self._plan.cohort.quorum:
             return None
+        self._took_part.update(said)
         if not purpose:
             return _Update(replies, list(said.values()))
         try:
@@ -209,23 +210,6 @@ class _Rounds:
         except TooFewError as error:
             self._arrived = error.left
             return None
-
-    def _gated(
-        self, number: int, replies: list[Reply], said: dict[int, Said], sent: Flat
-    ) -> tuple[list[Reply], dict[int, Said]]:
-        """The replies that the gate lets through, and what their sites say, with how much each changed."""
-        flats = ((said[reply.node].site, flat_weights(reply.content.array_records[ARRAYS])) for reply in replies)
-        judged = self._gate.judge(number, flats, sent)
-        kept = []
-        for reply in replies:
-            site = said[reply.node].site
-            if why := judged.refused.get(site):
-                self._talk.refuse(number, reply.node, why)
-            else:
-                kept.append(reply)
-                figures = {**said[reply.node].figures, CHANGE: round(judged.change[site], 6)}
-                said[reply.node] = said[reply.node]._replace(figures=figures)
-        return kept, {reply.node: said[reply.node] for reply in kept}
 
     def _purpose(self, number: int, state: State, messages: list[Message]) -> Purpose | None:
         """What a round's sum is for, when it is a secure one."""
@@ -267,6 +251,10 @@ class _Rounds:
                 f"it was held {refused} times, and {found} of {needed} sites did their part; {self._talk.refusal}",
                 "see the run's events and the sites' logs; when training diverges, lower training.learning_rate",
             )
+
+    def _is_one_away(self) -> bool:
+        """Whether a site that took part before is not there: with it, those who are refused may not be needed."""
+        return bool(self._took_part & self._talk.lost or self._took_part - set(self._talk.present()))
 
     def _config(self, layout: Layout) -> ConfigRecord:
         return ConfigRecord({"plan": self._plan.canonical(), "layout": weights.layout_to_json(layout)})

@@ -1,5 +1,6 @@
 """What is kept out of a round whatever the strategy, what a robust strategy leaves of the rest, and what is shown."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import MetricRecord, RecordDict
-from loopback import tiny_app
-from tiny_runs import LARGEST, SIZE, TRAININGS, by_hand, events, honest, model, plan, run
+from loopback import Consortium, Joined, play, runs, tiny_app, until
+from tiny_runs import LARGEST, SIZE, TRAININGS, by_hand, events, federate, honest, model, plan, run
 
 from ynet import weights
 from ynet.errors import UserError
@@ -18,6 +19,7 @@ from ynet.weights import Flat
 from ynet_server import progress, server_app
 from ynet_server.conversation import Reply
 from ynet_server.gate import Gate
+from ynet_server.run_folder import RunFolder
 from ynet_server.strategies import aggregate, strategy
 
 HOSTILE = "G"
@@ -123,6 +125,34 @@ def test_a_hostile_site_without_which_there_is_no_quorum_ends_the_run_with_its_n
     assert f"what site {HOSTILE} sent was refused: it changes" in caught.value.why
 
 
+def test_a_hostile_site_does_not_end_the_run_while_an_honest_one_is_away_for_a_moment(tmp_path: Path) -> None:
+    frozen = plan(rounds=3, minimum=4, quorum=3)
+    folder = RunFolder(tmp_path / "run").create(frozen)
+    apps, cases = honest("ABC")
+    held = server_app.REFUSED_AT_MOST + 2
+
+    async def story(consortium: Consortium) -> None:
+        loop, joined = asyncio.get_running_loop(), dict[str, Joined]()
+
+        def cutting_a_off(number: int, flat: Flat) -> Flat:
+            if number == 2:
+                loop.call_soon_threadsafe(joined["A"].task.cancel)
+            return hundredfold(number, flat)
+
+        hostile = tiny_app(cutting_a_off, 10)
+        for name, app in {**apps, HOSTILE: hostile}.items():
+            joined[name] = await consortium.join(name, runs(app, cases.get(name, 10)))
+        training = asyncio.ensure_future(federate(consortium, folder))
+        await until(lambda: len(events(folder, "under_quorum")) >= held or training.done())
+        member = joined["A"].session._member
+        consortium.session(member, runs(apps["A"], cases["A"]))
+        await training
+
+    play(tmp_path, story)
+    assert [event["round"] for event in events(folder, "round")] == [1, 2, 3]
+    assert not events(folder, "failed")
+
+
 def test_a_plan_without_the_gate_takes_an_update_of_any_size(tmp_path: Path) -> None:
     apps, cases = honest(LARGEST)
     apps[HOSTILE] = tiny_app(hundredfold, cases[HOSTILE])
@@ -150,8 +180,8 @@ SENT = np.zeros(3, np.float32)
 
 
 def refused(factor: float, *distances: float) -> set[int]:
-    updates = [(str(place), at(distance)) for place, distance in enumerate(distances)]
-    return {int(site) for site in Gate(factor).judge(1, updates, SENT).refused}
+    updates = [(node, at(distance)) for node, distance in enumerate(distances)]
+    return set(Gate(factor).judge(1, updates, SENT).refused)
 
 
 def test_of_two_updates_the_gate_cannot_tell_which_is_too_large() -> None:
