@@ -483,28 +483,40 @@ def honest_changes(trial: Trial) -> dict[str, Any]:
 
 
 def page(found: Mapping[str, Any], recommended: str) -> list[str]:
-    """The table of docs/HOSTILE.md."""
-
-    def percent(one: Mapping[str, Any] | None, key: str) -> str:
-        return f"{100 * one[key]:.1f}" if one else ""
-
+    """The tables of docs/HOSTILE.md."""
     base = found["undisturbed"]["fedavg"]
     heads = ["attack", "without defence", "with it", "drop", "marked: without", "with", "what became of its updates"]
-    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    lines = [row(heads), row(["---"] * len(heads))]
     calm = found["undisturbed"][recommended]
-    cells = ["none", percent(base, "macro_map10"), percent(calm, "macro_map10"), "", percent(base, "backdoor")]
-    lines.append(f"| {' | '.join([*cells, percent(calm, 'backdoor'), ''])} |")
+    lines.append(row(["none", *figures(base, calm, "macro_map10"), "", *figures(base, calm, "backdoor"), ""]))
     for title in THREATS:
-        if title not in found:
-            continue
-        without, given = found[title].get("without"), found[title].get(recommended)
-        drop = f"{100 * (base['macro_map10'] - given['macro_map10']):.1f}" if given else ""
-        became = ", ".join(f"{why} in {number}" for why, number in given["refused"].items()) if given else ""
-        if given and given.get("as_without_the_site"):
-            became = f"refused in each round ({next(iter(given['refused']))})"
-        cells = [title, percent(without, "macro_map10"), percent(given, "macro_map10"), drop]
-        lines.append(f"| {' | '.join([*cells, percent(without, 'backdoor'), percent(given, 'backdoor'), became])} |")
+        if recommended in found.get(title, {}):
+            without, given = found[title]["without"], found[title][recommended]
+            drop = f"{100 * (base['macro_map10'] - given['macro_map10']):.1f}"
+            became = ", ".join(f"{WORDS.get(why, why)} in {number}" for why, number in given["refused"].items())
+            if given["as_without_the_site"]:
+                became = f"{WORDS[next(iter(given['refused']))]} in each round"
+            scores = [*figures(without, given, "macro_map10"), drop, *figures(without, given, "backdoor")]
+            lines.append(row([title, *scores, became or "taken"]))
+    compared = [title for title in ("classes skewed", *THREATS) if all(one in found.get(title, {}) for one in COMPARED)]
+    heads = ["strategy", "undisturbed", *compared]
+    lines += ["", row(heads), row(["---"] * len(heads))]
+    for name in ("fedavg", *COMPARED):
+        cells = [found["undisturbed"][name], *(found[title].get(name) for title in compared)]
+        lines.append(row([f"`{name}`", *(f"{100 * one['macro_map10']:.1f}" if one else "" for one in cells)]))
     return lines
+
+
+WORDS = {"median": "too far", "not new": "not new", "nothing": "no change", "finite": "not finite"}
+COMPARED = ("fedtrimmedavg", "fedmedian", "multikrum")
+
+
+def row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def figures(one: Mapping[str, Any], other: Mapping[str, Any], key: str) -> list[str]:
+    return [f"{100 * figure[key]:.1f}" for figure in (one, other)]
 
 
 def main() -> None:

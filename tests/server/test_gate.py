@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import MetricRecord, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
 from loopback import Consortium, Joined, play, runs, tiny_app, until
 from tiny_runs import LARGEST, SIZE, TRAININGS, by_hand, events, federate, honest, model, plan, run
 
@@ -268,6 +269,9 @@ def test_the_same_attacks_move_the_mean(tmp_path: Path, attack: Train) -> None:
 
 
 def replies(changes: np.ndarray, sent: Flat) -> list[Reply]:
+    """Of a run that no Grid carries: a Message asks for it all the same."""
+    TaskIdentity.run_id = TaskIdentity.task_id = 1
+    TaskIdentity.node_id = 0
     return [
         Reply(node, RecordDict({ARRAYS: weights_record(sent + change), METRICS: MetricRecord({CASES: 1.0})}))
         for node, change in enumerate(changes.astype(np.float32), start=1)
