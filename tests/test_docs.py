@@ -22,7 +22,8 @@ from ynet.config import parse, read_yaml
 from ynet.data.report import Problem, Report
 from ynet.federation import plan as plans
 from ynet.federation import protocol
-from ynet.federation.plan import STRATEGY_OPTIONS, Plan
+from ynet.federation.plan import Plan
+from ynet.federation.strategy_options import DEFAULTS, STRATEGY_OPTIONS
 from ynet.model import build
 from ynet_client import egress
 from ynet_client.cli import app as client_app
@@ -34,7 +35,6 @@ from ynet_server import hub, progress, tasks, transfers
 from ynet_server.cli import app as server_app
 from ynet_server.registry import Model, Run
 from ynet_server.settings import ServerSettings
-from ynet_server.strategies import DEFAULTS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

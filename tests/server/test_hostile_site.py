@@ -241,3 +241,29 @@ def test_a_flood_of_figures_is_refused_and_is_not_kept_with_the_run(tmp_path: Pa
         assert "16 KiB" in reply.error.reason
 
     play(tmp_path, story)
+
+
+def test_an_update_for_a_round_that_is_over_or_that_never_was_reaches_no_round(tmp_path: Path) -> None:
+    """A reply belongs to one task of one run and round: another round's is not waited for any more, or not yet."""
+
+    async def story(consortium: Consortium) -> None:
+        async with consortium.wire(consortium.enrol("A")) as wire:
+            stream = await wire.attached()
+            first = asyncio.ensure_future(consortium.task("A", b"round 1"))
+            over = (await stream.read()).task.id
+            update = pb.UploadHeader(task_id=over, sha256=sha256(b"update 1"), size_bytes=8)
+            await wire.upload(update, b"update 1")
+            assert (await first).read_bytes() == b"update 1"
+            second = asyncio.ensure_future(consortium.task("A", b"round 2"))
+            now = (await stream.read()).task.id
+            for wrong in (over, "0" * 32, "", "../" + now, now.upper() + " "):
+                with refused(Code.NOT_FOUND, "nobody waits"):
+                    header = pb.UploadHeader(task_id=wrong, sha256=sha256(b"update 1"), size_bytes=8)
+                    await wire.upload(header, b"update 1")
+            assert not second.done()
+            await wire.upload(pb.UploadHeader(task_id=now, sha256=sha256(b"update 2"), size_bytes=8), b"update 2")
+            assert (await second).read_bytes() == b"update 2"
+            with refused(Code.NOT_FOUND, "nobody waits"):  # nor twice
+                await wire.upload(pb.UploadHeader(task_id=now, sha256=sha256(b"update 3"), size_bytes=8), b"update 3")
+
+    play(tmp_path, story)
