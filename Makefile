@@ -59,8 +59,9 @@ bench: $(READY) ## every benchmark, its table printed and its JSON under tests/b
 
 chaos: $(READY) ## federations of whole processes, shaken: every fault and what came of it; SEEDS=3 FAULTS=24
 	$(BIN)/python tests/benchmarks/under_faults.py --seeds $(or $(SEEDS),3) --faults $(or $(FAULTS),24) \
-		--out tests/benchmarks/results/under_faults.json
-	$(BIN)/python tests/benchmarks/thousand_rounds.py --out tests/benchmarks/results/thousand_rounds.json
+		--out tests/benchmarks/results/under_faults.json --doc docs/RELIABILITY.md
+	$(BIN)/python tests/benchmarks/thousand_rounds.py --out tests/benchmarks/results/thousand_rounds.json \
+		--doc docs/RELIABILITY.md
 
 results: $(READY) ## train every plan with SEEDS seeds on DATA, and write docs/RESULTS.md anew
 	$(BIN)/python tests/benchmarks/learning.py --data $(DATA) --work $(or $(WORK),results-out) --seeds $(or $(SEEDS),5) \

@@ -30,8 +30,8 @@ from ynet.federation.records import ARRAYS, CONFIG, METRICS, TRAIN
 from ynet.model import arrays_of, build
 from ynet_client import client_app
 from ynet_client.local_site import LocalSite
-from ynet_server.tasks import TaskError
 from ynet_server.reply_errors import REFUSED
+from ynet_server.tasks import TaskError
 
 VALUES: dict[str, Any] = {
     "name": "hostile",
