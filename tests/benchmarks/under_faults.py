@@ -100,7 +100,8 @@ def parts(folder: Path, drawn: Sequence[Fault]) -> list[tuple[Path, Sequence[Fau
     """The three plans, each with its share of the faults."""
     private = small_plan(folder / "private.yaml", rounds=8, local_epochs=2, cohort=COHORT, privacy=PRIVATE)
     secure = small_plan(folder / "secure.yaml", rounds=8, local_epochs=4, cohort=COHORT, seed=3)
-    secure.write_text(secure.read_text("utf-8") + "aggregation: secure\n", "utf-8")
+    named(private, "private")
+    named(secure, "secure", "aggregation: secure\n")
     paths, begin, cut = [learning(folder, 1), private, secure], 0, list[Sequence[Fault]]()
     for share in SHARES.values():
         cut.append(drawn[begin : (begin := begin + round(share * len(drawn)))])
@@ -109,7 +110,12 @@ def parts(folder: Path, drawn: Sequence[Fault]) -> list[tuple[Path, Sequence[Fau
 
 def learning(folder: Path, seed: int) -> Path:
     path = small_plan(folder / f"learns-{seed}.yaml", seed=seed, settle=0.2, cohort=COHORT, **LEARNS)  # type: ignore[arg-type]
-    path.write_text(path.read_text("utf-8").replace("name: story", "name: learns"), "utf-8")
+    return named(path, "learns")
+
+
+def named(path: Path, name: str, more: str = "") -> Path:
+    """Give a small plan another name, and perhaps another line."""
+    path.write_text(path.read_text("utf-8").replace("name: story", f"name: {name}") + more, "utf-8")
     return path
 
 
