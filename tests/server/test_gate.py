@@ -65,7 +65,7 @@ def test_a_hostile_update_is_refused_in_every_round_and_the_model_is_that_of_the
 ) -> None:
     apps, cases = honest(LARGEST)
     apps[HOSTILE] = tiny_app(train, cases[HOSTILE])
-    folder = run(tmp_path, plan(rounds=4, minimum=7, quorum=6), apps, cases)
+    folder = run(tmp_path, plan(rounds=4, minimum=7, quorum=6, deadline_s=25), apps, cases)
     np.testing.assert_allclose(model(folder), by_hand(4, OTHERS), rtol=1e-5)
     refused = events(folder, "update_refused")
     assert [(event["round"], event["site"]) for event in refused] == [(number, HOSTILE) for number in (1, 2, 3, 4)]
@@ -82,7 +82,7 @@ def test_an_update_of_an_earlier_round_is_refused_when_it_comes_again(tmp_path: 
 
     apps, cases = honest(LARGEST)
     apps[HOSTILE] = tiny_app(replaying, cases[HOSTILE])
-    folder = run(tmp_path, plan(rounds=3, minimum=7, quorum=6), apps, cases)
+    folder = run(tmp_path, plan(rounds=3, minimum=7, quorum=6, deadline_s=25), apps, cases)
     np.testing.assert_allclose(model(folder), by_hand(3, lambda number: OTHERS if number == 2 else LARGEST), rtol=1e-5)
     (refused,) = events(folder, "update_refused")
     assert (refused["round"], refused["site"], refused["reason"]) == (2, HOSTILE, "it is not new: it is of round 1")
@@ -97,7 +97,7 @@ def test_weights_that_an_earlier_round_began_with_are_no_update(tmp_path: Path) 
 
     apps, cases = honest(LARGEST)
     apps[HOSTILE] = tiny_app(stale, cases[HOSTILE])
-    folder = run(tmp_path, plan(rounds=3, minimum=7, quorum=6), apps, cases)
+    folder = run(tmp_path, plan(rounds=3, minimum=7, quorum=6, deadline_s=25), apps, cases)
     assert [event["round"] for event in events(folder, "update_refused")] == [3]
 
 
@@ -157,7 +157,7 @@ def test_a_hostile_site_does_not_end_the_run_while_an_honest_one_is_away_for_a_m
 def test_a_plan_without_the_gate_takes_an_update_of_any_size(tmp_path: Path) -> None:
     apps, cases = honest(LARGEST)
     apps[HOSTILE] = tiny_app(hundredfold, cases[HOSTILE])
-    folder = run(tmp_path, plan(rounds=1, minimum=7, quorum=6, norm_gate=0), apps, cases)
+    folder = run(tmp_path, plan(rounds=1, minimum=7, quorum=6, deadline_s=25, norm_gate=0), apps, cases)
     assert not events(folder, "update_refused")
     assert np.abs(model(folder)).max() > 2 * np.abs(by_hand(1, OTHERS)).max()
 
@@ -237,7 +237,7 @@ AGAINST = (sign_flip, as_far_as_the_gate_lets_it, as_far_as_others_and_elsewhere
 def poisoned(tmp_path: Path, name: str, attack: Train) -> tuple[Flat, list[dict[str, Any]]]:
     names = "ABCDEFG"
     apps = {site: tiny_app(leading(site), 10) for site in names} | {"X": tiny_app(attack, 10)}
-    frozen = plan(rounds=1, minimum=8, quorum=7, strategy=name)
+    frozen = plan(rounds=1, minimum=8, quorum=7, deadline_s=25, strategy=name)
     folder = run(tmp_path, frozen, apps, dict.fromkeys(apps, 10))
     assert not events(folder, "update_refused")
     return model(folder), events(folder, "round")
