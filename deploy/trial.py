@@ -39,6 +39,7 @@ class Trial:
         """
         self._disclosure = dict(disclosure or {})
         self._policy = {"new_plans": "accept"} if policy is None else dict(policy)
+        self.invitations: dict[str, str] = {}  # by site, as they were made
         self.folder, self.sites, self._threads, self._federation = folder, dict(sites), threads, federation
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._logs: dict[str, Path] = {}
@@ -88,6 +89,7 @@ class Trial:
         arguments: list[object] = ["join", "--site", site, "--home", self.home(site), "--threads", self._threads]
         if not (self.home(site) / "membership.json").exists():
             invited = self.server_call("POST", "/invitations", json={"site": site, "replace": False})
+            self.invitations[site] = invited["invitation"]
             config = self.folder / "client.yaml"
             config.write_text(yaml.safe_dump({"policy": self._policy, "disclosure": self._disclosure}))
             arguments += ["--invitation", invited["invitation"], "--data", self.sites[site], "--config", config]

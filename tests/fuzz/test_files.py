@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
+from fuzz.mangling import fuzzed, holds, mangled, odd_json
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fuzz.mangling import fuzzed, holds, mangled, odd_json
 from ynet import weights
 from ynet.data import images
 from ynet.errors import RefusedError

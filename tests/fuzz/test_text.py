@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fuzz.mangling import fuzzed, holds, mangled, odd_json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fuzz.mangling import fuzzed, holds, mangled, odd_json
 from ynet import control, weights
 from ynet.data import manifest
 from ynet.federation import chain, countersigned, identity, invitation, ledger
@@ -34,9 +34,7 @@ CSR = identity.signing_request(KEY, "A")
 SITE = Identity(KEY, identity.issue_site(AUTHORITY, "A", CSR, NOW))
 
 PLANS = [path.read_bytes() for path in sorted((ROOT / "configs/plans").glob("*.yaml"))]
-CANONICAL = [
-    plans.read(path).canonical().encode() for path in sorted((ROOT / "configs/plans").glob("*.yaml"))
-]
+CANONICAL = [plans.read(path).canonical().encode() for path in sorted((ROOT / "configs/plans").glob("*.yaml"))]
 MANIFEST = b"""image,mask,label,patient,split,date
 images/1.png,masks/1.png,ring,p1,train,2024-01-02
 images/2.png,,"a, b",p2,test,

@@ -220,3 +220,18 @@ def test_a_flood_of_figures_is_refused_and_is_not_kept_with_the_run(tmp_path: Pa
         assert "16 KiB" in reply.error.reason
 
     play(tmp_path, story)
+
+
+def test_a_message_that_cannot_be_read_is_refused_and_no_fault_of_the_server(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story(consortium: Consortium) -> None:
+        async with consortium.wire(consortium.enrol("A")) as wire:
+            call = wire._channel.stream_stream(f"/{protocol.SERVICE}/Attach", None, pb.ToSite.FromString)()
+            await call.write(b"\xff\xff\xff")
+            with refused(Code.INVALID_ARGUMENT, "cannot be read"):
+                await call.read()
+        assert "site A sent a message that cannot be read" in caplog.text
+        assert "Traceback" not in "".join(one.getMessage() for one in caplog.records if one.name.startswith("ynet"))
+
+    play(tmp_path, story)
