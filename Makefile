@@ -54,12 +54,14 @@ bench: $(READY) ## every benchmark, its table printed and its JSON under tests/b
 	$(BIN)/python tests/benchmarks/secure_sum.py --out tests/benchmarks/results/secure_sum.json
 	$(BIN)/python tests/benchmarks/relay_latency.py --out tests/benchmarks/results/relay_latency.json
 	$(BIN)/python tests/benchmarks/scan_speed.py --out tests/benchmarks/results/scan_speed.json
+	$(BIN)/python tests/benchmarks/poisoning.py --out tests/benchmarks/results/poisoning.json --doc docs/HOSTILE.md
 	-$(BIN)/python tests/benchmarks/retrieval.py --out tests/benchmarks/results/retrieval.json
 
 chaos: $(READY) ## federations of whole processes, shaken: every fault and what came of it; SEEDS=3 FAULTS=24
 	$(BIN)/python tests/benchmarks/under_faults.py --seeds $(or $(SEEDS),3) --faults $(or $(FAULTS),24) \
-		--out tests/benchmarks/results/under_faults.json
-	$(BIN)/python tests/benchmarks/thousand_rounds.py --out tests/benchmarks/results/thousand_rounds.json
+		--out tests/benchmarks/results/under_faults.json --doc docs/RELIABILITY.md
+	$(BIN)/python tests/benchmarks/thousand_rounds.py --out tests/benchmarks/results/thousand_rounds.json \
+		--doc docs/RELIABILITY.md
 
 fuzz: $(READY) ## parsers of foreign bytes, other bytes in each pass, for MINUTES=10
 	@end=$$(($$(date +%s) + 60 * $(or $(MINUTES),10))); while [ $$(date +%s) -lt $$end ]; do \

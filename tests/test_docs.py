@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import click
 import pytest
@@ -23,17 +23,19 @@ from ynet.data import images, manifest
 from ynet.data.report import Problem, Report
 from ynet.federation import content, protocol
 from ynet.federation import plan as plans
-from ynet.federation.plan import STRATEGY_OPTIONS, Plan
+from ynet.federation.plan import Plan
+from ynet.federation.strategy_options import DEFAULTS, STRATEGY_OPTIONS
 from ynet.model import build
+from ynet_client import egress
 from ynet_client.cli import app as client_app
 from ynet_client.control import ASK_WITHIN_S
 from ynet_client.gallery import Stats
 from ynet_client.settings import ClientSettings
-from ynet_server import enrolment, hub, progress, renewal, start, transfers
+from ynet_client.transfers import AGAIN_PART_BYTES
+from ynet_server import enrolment, hub, progress, renewal, start, tasks, transfers
 from ynet_server.cli import app as server_app
 from ynet_server.registry import Model, Run
 from ynet_server.settings import ServerSettings
-from ynet_server.strategies import DEFAULTS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -151,7 +153,7 @@ def test_the_readme_has_the_limits_of_every_key(head: str, kind: type[Any]) -> N
     assert found
     positive = "1"  # a whole number above 0
     for key, limit in found:
-        shown = re.findall(r"[a-z]+|\d+(?:\.\d+)?", text[key])
+        shown = re.findall(r"[a-z]+\d*|\d+(?:\.\d+)?", text[key])
         assert limit in shown or (limit == "0" and positive in shown), f"{key}: {limit}"
 
 
@@ -161,6 +163,11 @@ def test_the_readme_has_the_options_of_every_strategy_and_our_defaults() -> None
     for options in DEFAULTS.values():
         for name, value in options.items():
             assert f"`{name}` ({value:g})" in cell
+
+
+def test_every_class_of_what_leaves_a_site_is_described() -> None:
+    documented = set().union(*(words(row[0]) for row in table("docs/OPERATING.md", "| class |")))
+    assert documented == set(get_args(egress.Class))
 
 
 def test_the_readme_has_the_keys_of_what_the_commands_print() -> None:
@@ -212,6 +219,9 @@ def test_the_limits_of_the_protocol_are_those_of_the_code() -> None:
         "a file that a site fetches": f"{protocol.MAX_BLOB_BYTES >> 20} MiB",
         "transfers of one site at a time": f"{transfers.MAX_TRANSFERS} downloads",
         "tasks that one site works on": f"{protocol.MAX_TASKS}",
+        "one part of a transfer that goes on": f"{AGAIN_PART_BYTES >> 10} KiB",
+        "wait for a site whose connection was lost": f"{tasks.GRACE_S:g} s",
+        "how often one task is given": f"{tasks.MOST_GIVEN}",
         "queries that one site has open": f"{hub.MAX_QUESTIONS}",
         "sites that one query may name": f"{hub.MAX_NAMED}",
         "a query's body": f"{protocol.MAX_QUERY_BYTES} bytes",

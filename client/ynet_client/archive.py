@@ -18,23 +18,16 @@ from ynet.data.manifest import Case, Manifest
 from ynet.data.prepare import prepare, restore_mask
 from ynet.errors import RefusedError, UserError
 from ynet.federation import plan as plans
-from ynet.federation.plan import Plan
-from ynet.model import YNet, build, load_arrays
+from ynet.model import build, load_arrays
+from ynet_client import veto
 from ynet_client.case_rows import GalleryCase
 from ynet_client.gallery import Gallery
 from ynet_client.local_site import LocalSite
 from ynet_client.stored_codes import CaseCode
+from ynet_client.veto import ActiveModel
 
 ENCODE_BATCH = 64
 Progress = Callable[[str, int, int], None]
-
-
-class ActiveModel(NamedTuple):
-    """A model that codes are made with."""
-
-    id: str
-    plan: Plan
-    net: YNet
 
 
 class Encoded(NamedTuple):
@@ -50,9 +43,10 @@ class Encoded(NamedTuple):
 class Archive:
     """The gallery and the network that fills it."""
 
-    def __init__(self, folder: Path, site: LocalSite, gallery: Gallery) -> None:
+    def __init__(self, folder: Path, site: LocalSite, gallery: Gallery, max_score_drop: float = 1.0) -> None:
+        """`max_score_drop`: how much lower a new model may score on the site's test cases than the one in use."""
         folder.mkdir(exist_ok=True)
-        self._folder, self._site, self.gallery = folder, site, gallery
+        self._folder, self._site, self.gallery, self._max_score_drop = folder, site, gallery, max_score_drop
         self._lock = threading.Lock()
         self._active: ActiveModel | None = None
         if gallery.active_model is not None:
@@ -73,8 +67,13 @@ class Archive:
         return self._site.manifest(self.active().plan.training.seed)
 
     def adopt(self, model_id: str, path: Path, progress: Progress) -> dict[str, int]:
-        """Check a model, encode every case under it, then switch; the old one answers until then. Raises UserError."""
+        """Check a model, encode every case under it, then switch; the old one answers until then.
+
+        Raises RefusedError when it scores too much under the one in use, and UserError.
+        """
         model = self._load(model_id, path)
+        if self._active is not None and self._max_score_drop < 1:
+            veto.check(self._site, self._active, model, self._max_score_drop)
         counts = self._encode_missing(model, progress)
         with self._lock:
             self.gallery.activate(model_id)

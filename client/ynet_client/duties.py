@@ -169,7 +169,11 @@ class Duties:
                 log.warning("%d cases have no code: %s", len(missing), error)
 
     def _adopt(self, tools: "Equipment", model_id: str, path: Path) -> None:
-        counts = tools.archive.adopt(model_id, path, self._display.progress)
+        try:
+            counts = tools.archive.adopt(model_id, path, self._display.progress)
+        except RefusedError:
+            self.books.audit.did(time.time(), "model", model_id, "refused")
+            raise
         self.books.audit.did(time.time(), "model", model_id)
         self._display.say(f"model {model_id[:16]} is in use; {counts['cases']} cases are indexed")
 

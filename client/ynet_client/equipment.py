@@ -44,7 +44,8 @@ def prepare(home: Path, settings: ClientSettings, consent: Consent) -> Equipment
         forgotten=gallery.forgotten,
         pieces=Pieces(home / pieces.FILE),
     )
-    return Equipment(site, client_app.build(lambda _: site), Archive(home / "models", site, gallery), budget)
+    archive = Archive(home / "models", site, gallery, settings.max_score_drop)
+    return Equipment(site, client_app.build(lambda _: site), archive, budget)
 
 
 def _secret(home: Path) -> bytes:

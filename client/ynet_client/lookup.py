@@ -17,7 +17,8 @@ from ynet_client.retrieval_wire import MAX_K, Outcome, Query
 
 if TYPE_CHECKING:
     from ynet.federation.plan import Plan
-    from ynet_client.archive import ActiveModel, Archive, Encoded
+    from ynet_client.archive import Archive, Encoded
+    from ynet_client.veto import ActiveModel
 
 
 @dataclass(frozen=True)

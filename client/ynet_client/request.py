@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from flwr.app import ConfigRecord, Message
+from flwr.app import ArrayRecord, ConfigRecord, Message
 
 from ynet import __version__
 from ynet.errors import RefusedError, UserError
@@ -49,15 +49,27 @@ def read_request(message: Message) -> Request:
     mu = config.get("proximal-mu", 0.0)
     if not isinstance(mu, int | float) or not 0 <= mu <= 1000 or (mu and plan.training.strategy != "fedprox"):
         raise refused("its proximal-mu is none of the plan's")
-    record = content.array_records.get(ARRAYS)
     return Request(
         plan,
         _whole(config, "server-round", 0, plan.training.rounds),
         float(mu),
-        None if record is None else flat_weights(record),
+        _weights(content.array_records.get(ARRAYS)),
         _whole(config, "attempt", 1, MOST_ATTEMPTS),
         str(config.get("roster", "")),
     )
+
+
+def _weights(record: ArrayRecord | None) -> Flat | None:
+    """The values of a message's blocks, shape (values,)."""
+    if record is None:
+        return None
+    try:
+        flat = flat_weights(record)
+    except ValueError:
+        flat = None
+    if flat is None or flat.ndim != 1:
+        raise refused("its weights are not in blocks of float32 values")
+    return flat
 
 
 def _whole(config: ConfigRecord, key: str, least: int, most: int) -> int:

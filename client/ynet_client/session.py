@@ -114,11 +114,11 @@ class Session:
     async def run(self) -> None:
         """Stay connected until cancelled. Raises RefusedError when the hub will never let this site in."""
         try:
-            await self._connected_again_and_again()
+            await self._stay_connected()
         finally:
-            self._given.end()
+            self._given.close()
 
-    async def _connected_again_and_again(self) -> None:
+    async def _stay_connected(self) -> None:
         wait_s = FIRST_RETRY_S
         while True:
             try:
@@ -217,9 +217,7 @@ class Session:
         while not self.connected or (renewed := await self._renew(self._member, channel)) is None:
             await asyncio.sleep(RENEWAL_EVERY_S if self.connected else IDLE_EVERY_S)
         last = self._member.ends - expiry.DAY
-        while (self._given.held() or self._under_way or self._asked or outbox.qsize()) and dt.datetime.now(
-            dt.UTC
-        ) < last:
+        while (self._under_way or self._asked or outbox.qsize()) and dt.datetime.now(dt.UTC) < last:
             await asyncio.sleep(IDLE_EVERY_S)  # nothing that is under way is cut off for it
         self._renewed = renewed
         outbox.put_nowait(None)

@@ -73,6 +73,7 @@ class ClientSettings:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: Annotated[int, Field(ge=0, le=1024)] = 0  # for training on the CPU; 0: all cores
     cache_mb: Annotated[int, Field(ge=0, le=1 << 20)] = 2048  # decoded images kept in memory
+    max_score_drop: Annotated[float, Field(ge=0, le=1)] = 1.0  # of a new model on own test cases; 1: any is taken up
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
     policy: Policy = field(default_factory=Policy)
     disclosure: Disclosure = field(default_factory=Disclosure)

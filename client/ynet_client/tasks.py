@@ -63,16 +63,16 @@ class Tasks:
         if running := self._running.get(task_id):
             running.call_off()
 
-    def end(self) -> None:
-        """The site leaves: what is worked on stops as soon as it looks up."""
-        for running in self._running.values():
-            running.call_off()
-
     def lost(self) -> None:
         """The connection has ended: an older hub has answered for its tasks already."""
         for running in self._running.values():
             if not running.is_kept:
                 running.call_off()
+
+    def close(self) -> None:
+        """The site leaves: nothing is gone on with."""
+        for running in self._running.values():
+            running.call_off()
 
     async def do(self, task: pb.Task, tell: Callable[[pb.FromSite], None]) -> None:
         """Fetch a task's content, work on it, send the reply; `tell` puts a message on its way over the stream."""
@@ -82,7 +82,8 @@ class Tasks:
             tell(_failure(task, "the site has too much to do", refused=True))
             return
         running = self._running[task.id] = _Running(is_kept=task.within_s > 0)
-        late = asyncio.get_running_loop().call_later(task.within_s or protocol.LONGEST_TASK_S, running.call_off)
+        within_s = min(task.within_s, protocol.LONGEST_TASK_S) if running.is_kept else protocol.LONGEST_TASK_S
+        late = asyncio.get_running_loop().call_later(within_s, running.call_off)
         received, reply = (self._spool / f"{kind}-{secrets.token_hex(8)}" for kind in ("in", "out"))
         try:
             failure = await self._reply(task, running, received, reply)

@@ -27,6 +27,7 @@ class Conversation:
         self._grid, self._plan, self._folder, self.name_of = grid, plan, folder, name_of
         self.awaited = set[int]()  # nodes whose admins have not yet said whether they take part
         self.refusal = ""  # why a site that is there gave nothing usable, the newest; whoever asks anew empties it
+        self.lost = set[int]()  # nodes that were away, or late, when they were last asked
 
     def present(self) -> list[int]:
         """The nodes that are connected now."""
@@ -49,9 +50,12 @@ class Conversation:
         replies = []
         for answer in sorted(answers, key=lambda answer: answer.metadata.src_node_id):
             node = answer.metadata.src_node_id
+            self.lost.discard(node)
             if answer.has_error():
                 self._folder.event("site_failed", round=number, site=self.name_of(node), reason=answer.error.reason)
-                if not is_lost(answer.error.code):
+                if is_lost(answer.error.code):
+                    self.lost.add(node)
+                else:
                     self.refusal = f"site {self.name_of(node)} said: {answer.error.reason}"
             elif AWAITED in answer.content.config_records.get(CONFIG, {}):
                 self._await(node)
@@ -71,7 +75,11 @@ class Conversation:
             check(reply)
         except (LookupError, TypeError, ValueError, OverflowError, UserError) as error:
             why = error.why if isinstance(error, UserError) else "it is not of the form that was asked for"
-            self.refusal = f"what site {self.name_of(reply.node)} sent was refused: {why}"
-            self._folder.event("update_refused", round=number, site=self.name_of(reply.node), reason=why)
+            self.refuse(number, reply.node, why)
             return False
         return True
+
+    def refuse(self, number: int, node: int, why: str) -> None:
+        """What a node sent in a round is not taken, and the run's events say why."""
+        self.refusal = f"what site {self.name_of(node)} sent was refused: {why}"
+        self._folder.event("update_refused", round=number, site=self.name_of(node), reason=why)

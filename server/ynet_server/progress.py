@@ -66,14 +66,13 @@ def _figure(figure: Mapping[str, Any]) -> str:
 
 def _round(event: Mapping[str, Any]) -> str:
     sites = "  ".join(f"{site} loss {_loss(values)}" for site, values in event["sites"].items())
-    return f"round {event['round']}/{event['rounds']}  {event['seconds']:.1f} s  {sites}"
+    left_out = f"  left out by the strategy: {', '.join(event['left_out'])}" if event.get("left_out") else ""
+    return f"round {event['round']}/{event['rounds']}  {event['seconds']:.1f} s  {sites}{left_out}"
 
 
 def _loss(values: Mapping[str, float]) -> str:
-    pieces = values.get("pieces", 1)
-    return f"{values.get('loss', float('nan')):.3f}" + (
-        f" (short of memory: {pieces:.0f} pieces)" if pieces > 1 else ""
-    )
+    pieces = f" (short of memory: in {values['pieces']:.0f} pieces)" if "pieces" in values else ""
+    return f"{values.get('loss', float('nan')):.3f}{pieces}"
 
 
 def _evaluated(event: Mapping[str, Any]) -> str:

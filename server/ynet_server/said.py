@@ -9,6 +9,8 @@ from ynet.federation.ledger import Head
 from ynet.federation.records import CASES, CONFIG, LEDGER, METRICS
 from ynet_server.conversation import Reply
 
+CHANGE = "change"
+
 
 class Said(NamedTuple):
     """A site's word on one round."""
@@ -17,6 +19,10 @@ class Said(NamedTuple):
     cases: int
     figures: Mapping[str, float]
     ledger: str  # how far its privacy ledger goes; empty without one
+
+    def with_change(self, change: float) -> "Said":
+        """With what the server measured: how far the site's weights are from those it was sent."""
+        return self._replace(figures={**self.figures, CHANGE: round(change, 6)})
 
 
 def said_by(site: str, reply: Reply) -> Said:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
 from ynet import memory, weights
@@ -15,15 +15,16 @@ from ynet.errors import UserError
 from ynet.federation import plan as plans
 from ynet.federation import secure_sum, update_encoding
 from ynet.federation.plan import Plan
-from ynet.federation.records import ARRAYS, CASES, CONFIG, INITIAL, METRICS, TRAIN, flat_weights, form, weights_record
+from ynet.federation.records import ARRAYS, CASES, CONFIG, INITIAL, METRICS, flat_weights, form, weights_record
 from ynet.federation.secure_sum import Purpose
 from ynet.weights import Flat, Layout
 from ynet_server.conversation import Conversation, Reply
+from ynet_server.gate import Gate
 from ynet_server.privacy_statement import statement
 from ynet_server.run_folder import RunFolder, State
 from ynet_server.said import Said, figures, ledgers, said_by
 from ynet_server.secure_round import LostError, SecureSums, Sum, TooFewError
-from ynet_server.strategies import carried, carry_on, strategy
+from ynet_server.strategies import aggregate, carried, carry_on, strategy
 
 POLL_S = 0.1
 WAIT_AFTER_FAILED_ROUND_S = 2.0
@@ -85,7 +86,7 @@ def federate(
 class _Update(NamedTuple):
     """What a round's sites made."""
 
-    messages: list[Message]  # for the strategy: of each site one, or one of all sites' mean; none when it was lost
+    replies: list[Reply]  # for the strategy: of each site one, or one of all sites' mean; none when it was lost
     said: list[Said]
 
 
@@ -103,7 +104,9 @@ class _Rounds:
         self._grid, self._plan, self._folder, self._cases_of = grid, plan, folder, cases_of
         self._talk = Conversation(grid, plan, folder, name_of)
         self.sums = SecureSums(self._talk, plan, folder)
+        self._gate = Gate(plan.training.norm_gate)
         self._arrived = 0  # updates of the round that is held
+        self._took_part = set[int]()  # nodes whose updates have counted
         self._lost = 0  # rounds one after the other whose secure sum came to nothing
         self.cases: dict[str, int] = {}  # by site: what it named first in this run, and its updates weigh at most
 
@@ -155,20 +158,22 @@ class _Rounds:
         """
         begun, refused = time.monotonic(), 0
         while (update := self._update(chosen, number, state)) is None:
-            refused += bool(self._talk.refusal)
+            refused += bool(self._talk.refusal) and not self._is_one_away()
             self._give_up_if(refused, f"round {number}", self._arrived, self._plan.cohort.quorum)
             self._folder.event("under_quorum", round=number, updates=self._arrived, quorum=self._plan.cohort.quorum)
             time.sleep(WAIT_AFTER_FAILED_ROUND_S)
-        if not update.messages:
+        if not update.replies:
             return state.flat
-        aggregated, _ = chosen.aggregate_train(number, update.messages)
-        flat = _checked(_single(aggregated), state.layout)
+        made = aggregate(chosen, self._plan, number, update.replies, state.flat)
+        flat = _checked(made.flat, state.layout)
+        left_out = sorted(self._talk.name_of(node) for node in made.left_out)
         self._folder.event(
             "round",
             round=number,
             rounds=self._plan.training.rounds,
             seconds=round(time.monotonic() - begun, 3),
             sites={one.site: one.figures for one in update.said},
+            **({"left_out": left_out} if left_out else {}),
             **ledgers(update.said),
         )
         return flat
@@ -189,12 +194,17 @@ class _Rounds:
         self._talk.refusal = ""
         replies = self._talk.send(number, messages, check)
         del messages
+        said = {reply.node: said_by(self._talk.name_of(reply.node), reply) for reply in replies}
+        if not purpose:
+            change = self._gate.admit(number, replies, state.flat, self._talk)
+            replies = [reply for reply in replies if reply.node in change]
+            said = {reply.node: said[reply.node].with_change(change[reply.node]) for reply in replies}
         self._arrived = len(replies)
         if len(replies) < self._plan.cohort.quorum:
             return None
-        said = {reply.node: said_by(self._talk.name_of(reply.node), reply) for reply in replies}
+        self._took_part.update(said)
         if not purpose:
-            return _Update([_message(reply) for reply in replies], list(said.values()))
+            return _Update(replies, list(said.values()))
         try:
             return self._read(self.sums.collect(replies, purpose, said, state.flat.size))
         except TooFewError as error:
@@ -223,7 +233,7 @@ class _Rounds:
         cases = sum(one.cases for one in made.sites.values())
         record = RecordDict({ARRAYS: weights_record(mean), METRICS: MetricRecord({CASES: cases})})
         node = next(iter(made.sites))
-        return _Update([_message(Reply(node, record))], list(made.sites.values()))
+        return _Update([Reply(node, record)], list(made.sites.values()))
 
     def evaluate(self, chosen: Any, number: int, state: State) -> dict[str, dict[str, float]]:
         """Each site's scores on its own test split; sites that have none are left out."""
@@ -241,6 +251,10 @@ class _Rounds:
                 f"it was held {refused} times, and {found} of {needed} sites did their part; {self._talk.refusal}",
                 "see the run's events and the sites' logs; when training diverges, lower training.learning_rate",
             )
+
+    def _is_one_away(self) -> bool:
+        """Whether a site that took part before is not there: with it, those who are refused may not be needed."""
+        return bool(self._took_part & self._talk.lost or self._took_part - set(self._talk.present()))
 
     def _config(self, layout: Layout) -> ConfigRecord:
         return ConfigRecord({"plan": self._plan.canonical(), "layout": weights.layout_to_json(layout)})
@@ -310,11 +324,6 @@ def moving_average(plan: Plan, number: int, average: Flat | None, flat: Flat) ->
     return flat if average is None else (stays * average + (1 - stays) * flat).astype(np.float32)
 
 
-def _single(aggregated: ArrayRecord) -> Flat:
-    """What a strategy made, in single precision: the adaptive ones compute in double."""
-    return weights.join([aggregated[key].numpy().astype(np.float32, copy=False) for key in sorted(aggregated)])
-
-
 def _checked(flat: Flat, layout: Layout) -> Flat:
     weights.unflatten(flat, layout)
     if flat.dtype != np.float32:
@@ -322,11 +331,3 @@ def _checked(flat: Flat, layout: Layout) -> Flat:
     if not np.isfinite(flat).all():
         raise UserError("the weights are refused", "they hold a value that is not finite", "lower the learning rate")
     return flat
-
-
-def _message(reply: Reply) -> Message:
-    """A reply in the form that a strategy aggregates."""
-    asked = Message(content=RecordDict(), message_type=TRAIN, dst_node_id=reply.node)
-    weight = MetricRecord({CASES: reply.content.metric_records[METRICS][CASES]})  # its other figures are not merged
-    content = RecordDict({ARRAYS: reply.content.array_records[ARRAYS], METRICS: weight})
-    return Message(content=content, reply_to=asked)

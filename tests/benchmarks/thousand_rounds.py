@@ -1,6 +1,6 @@
 """Whether anything grows over many rounds: memory of each process, its open files and threads, and what lies on disk.
 
-python tests/benchmarks/thousand_rounds.py [--rounds 1000] [--out FILE.json]
+python tests/benchmarks/thousand_rounds.py [--rounds 1000] [--out FILE.json] [--doc FILE.md]
 
 Real processes: a server and three sites that train a tiny network, and a query from each site every few seconds. A day
 of rounds of a real consortium, compressed: what one round leaves behind, a thousand leave a thousand times. The slope
@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "story"))
 sys.path.insert(0, str(Path(__file__).parents[2] / "deploy"))
 
 from hospitals import small_plan
+from learning import write_between
 from trial import Trial
 from ynet.data.manifest import find_sites, read
 from ynet.data.synthetic import make_federation
@@ -32,16 +33,20 @@ SITES = {"A": 12, "B": 12, "C": 12}
 SAMPLE_EVERY_S = 1.0
 ROUNDS_OF_A_DAY = 1000
 TARGET_MB_AN_HOUR = 1.0
+BEGIN, END = "<!-- rounds -->", "<!-- end of rounds -->"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS_OF_A_DAY)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--doc", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = watch(Path(folder), options.rounds)
     print(table(found))
+    if options.doc:
+        write_between(options.doc, BEGIN, END, table(found))
     if options.out:
         options.out.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
 
@@ -112,18 +117,23 @@ def slope(samples: list[dict[str, Any]], name: str, rounds: int) -> dict[str, fl
 
 
 def table(found: dict[str, Any]) -> str:
-    lines = [f"{found['rounds']} rounds in {found['seconds']:.0f} s; a thousand rounds stand for 24 hours"]
-    lines.append(
-        f"{'':<8} {'MB':>8} {'MB/hour':>8} {'files':>6} {'/1000':>7} {'threads':>8} {'/1000':>7} {'disk MB/1000':>13}"
-    )
+    keys = ("memory_mb", "open_files", "threads", "disk_mb")
+    lines = [
+        f"{found['rounds']} rounds took {found['seconds']:.0f} s, and stand for {found['rounds'] * 0.024:.0f} hours."
+    ]
+    lines += [
+        "",
+        "| | MB, at the end | MB an hour | open files; in 1,000 rounds | threads | MB on disk in 1,000 rounds |",
+    ]
+    lines.append("|---|---|---|---|---|---|")
     for name, one in found["of"].items():
+        last, grew = ({key: one[f"{key}_{end}"] for key in keys} for end in ("last", "per_1000_rounds"))
         lines.append(
-            f"{name:<8} {one['memory_mb_last']:>8.1f} {one['memory_mb_an_hour']:>8.3f} {one['open_files_last']:>6.0f}"
-            f" {one['open_files_per_1000_rounds']:>7.2f} {one['threads_last']:>8.0f}"
-            f" {one['threads_per_1000_rounds']:>7.2f} {one['disk_mb_per_1000_rounds']:>13.3f}"
+            f"| {name} | {last['memory_mb']:.1f} | {one['memory_mb_an_hour']:.2f} | {last['open_files']:.0f};"
+            f" {grew['open_files']:+.1f} | {last['threads']:.0f} | {grew['disk_mb']:.2f} |"
         )
     worst = max(one["memory_mb_an_hour"] for one in found["of"].values())
-    lines.append(f"target: under {TARGET_MB_AN_HOUR:g} MB an hour; worst {worst:.3f}")
+    lines += ["", f"Aimed at: under {TARGET_MB_AN_HOUR:g} MB an hour. The worst has {worst:.2f}."]
     return "\n".join(lines)
 
 

@@ -1,6 +1,6 @@
 """What a federation of whole processes comes to when it is shaken: every fault, and what happened then.
 
-python tests/benchmarks/under_faults.py [--seeds 3] [--faults 24] [--out FILE.json]
+python tests/benchmarks/under_faults.py [--seeds 3] [--faults 24] [--out FILE.json] [--doc FILE.md]
 
 Four synthetic hospitals behind lines that can be cut. For each seed three runs under faults of every kind: of a plan
 that learns (12 rounds), of a private one, and of one with secure sums; all sites ask, consult and forget meanwhile.
@@ -13,7 +13,7 @@ import json
 import statistics
 import sys
 import tempfile
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from chaos.faults import KINDS, Fault, schedule
 from chaos.lines import Lines
 from chaos.storm import Asker, Federation, Run, broken_promises, left_over
 from hospitals import small_plan
+from learning import write_between
 from ynet.data.synthetic import make_federation
 
 SITES = {"A": 80, "B": 60, "C": 60, "D": 40}
@@ -34,6 +35,7 @@ LEARNS = {"image": 64, "width": 8, "rounds": 12, "local_epochs": 8, "batch_size"
 PRIVATE = {"mode": "patient", "epsilon": 4.0, "delta": 5e-3}
 SHARES = {"learns": 0.5, "private": 0.25, "secure": 0.25}  # of the faults
 METRICS = ("macro_map10", "dice")
+BEGIN, END = "<!-- faults -->", "<!-- end of faults -->"
 
 
 def main() -> None:
@@ -42,10 +44,13 @@ def main() -> None:
     parser.add_argument("--faults", type=int, default=24, help="for each seed")
     parser.add_argument("--undisturbed", type=int, default=3, help="runs in which nothing goes wrong")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--doc", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = storms(Path(folder), options)
     print(table(found))
+    if options.doc:
+        write_between(options.doc, BEGIN, END, table(found))
     if options.out:
         options.out.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     sys.exit(1 if found["broken"] else 0)
@@ -95,7 +100,8 @@ def parts(folder: Path, drawn: Sequence[Fault]) -> list[tuple[Path, Sequence[Fau
     """The three plans, each with its share of the faults."""
     private = small_plan(folder / "private.yaml", rounds=8, local_epochs=2, cohort=COHORT, privacy=PRIVATE)
     secure = small_plan(folder / "secure.yaml", rounds=8, local_epochs=4, cohort=COHORT, seed=3)
-    secure.write_text(secure.read_text("utf-8") + "aggregation: secure\n", "utf-8")
+    named(private, "private")
+    named(secure, "secure", "aggregation: secure\n")
     paths, begin, cut = [learning(folder, 1), private, secure], 0, list[Sequence[Fault]]()
     for share in SHARES.values():
         cut.append(drawn[begin : (begin := begin + round(share * len(drawn)))])
@@ -104,7 +110,12 @@ def parts(folder: Path, drawn: Sequence[Fault]) -> list[tuple[Path, Sequence[Fau
 
 def learning(folder: Path, seed: int) -> Path:
     path = small_plan(folder / f"learns-{seed}.yaml", seed=seed, settle=0.2, cohort=COHORT, **LEARNS)  # type: ignore[arg-type]
-    path.write_text(path.read_text("utf-8").replace("name: story", "name: learns"), "utf-8")
+    return named(path, "learns")
+
+
+def named(path: Path, name: str, more: str = "") -> Path:
+    """Give a small plan another name, and perhaps another line."""
+    path.write_text(path.read_text("utf-8").replace("name: story", f"name: {name}") + more, "utf-8")
     return path
 
 
@@ -126,19 +137,18 @@ def of_kind(kind: str, runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def table(found: dict[str, Any]) -> str:
-    lines = [f"{'fault':<16} {'count':>5} {'in a run':>8} {'next round, s: median':>22} {'longest':>8}"]
+    lines = ["| fault | times | next round done after, median; longest, s |", "|---|---|---|"]
     for kind, one in found["faults"].items():
-        waits = (one["next_round_s_median"], one["next_round_s_longest"])
-        lines.append(f"{kind:<16} {one['count']:>5} {one['during_a_run']:>8} {waits[0]!s:>22} {waits[1]!s:>8}")
-    ended = defaultdict(int)
-    for run in found["runs"]:
-        ended[run["plan"], run["status"]] += 1
-    lines += [f"{count} runs of plan {plan}: {status}" for (plan, status), count in ended.items()]
+        waits = f"{one['next_round_s_median']}; {one['next_round_s_longest']}" if one["during_a_run"] else ""
+        lines.append(f"| {kind} | {one['count']} | {waits} |")
+    ended = Counter((run["plan"], run["status"]) for run in found["runs"])
+    lines += ["", "; ".join(f"{count} runs of plan `{plan}` {status}" for (plan, status), count in ended.items()) + "."]
+    lines += ["", "| the plan that learns, each run | macro mAP@10 | Dice |", "|---|---|---|"]
     for name in ("undisturbed", "shaken"):
-        told = (f"{key} {' '.join(f'{one[key]:.3f}' for one in found[name])}" for key in METRICS)
-        lines.append(f"{name}: {'; '.join(told)}")
-    lines.append(f"acknowledged queries, consults, deletions: {found['acknowledged']}")
-    lines += [f"BROKEN: {problem}" for problem in found["broken"]] or ["no promise was broken, nothing was left over"]
+        told = (" ".join(f"{one[key]:.3f}" for one in found[name]) for key in METRICS)
+        lines.append(f"| {name} | {' | '.join(told)} |")
+    lines += ["", f"Acknowledged meanwhile: {found['acknowledged']} queries, consults and deletions."]
+    lines += [f"BROKEN: {problem}" for problem in found["broken"]] or ["No promise was broken, and nothing left over."]
     return "\n".join(lines)
 
 

@@ -87,14 +87,14 @@ def _node(site: LocalSite) -> tuple[ClientApp, Context]:
 
 
 def trained(plan: Plan, data: Path, folder: Path) -> dict[str, float]:
-    """One run: its scores, its updates' bytes, its seconds."""
+    """One run: its scores, its updates' bytes, its seconds of processor time."""
     sites = {name: LocalSite(path, "cpu", 1 << 28) for name, path in find_sites(data).items()}
     (folder / "run").mkdir(parents=True)
-    grid, begun = Here(sites, folder), time.monotonic()
+    grid, begun = Here(sites, folder), time.process_time()
     federate(grid, RunFolder(folder / "run").create(plan))
     scores = RunFolder(folder / "run").card()["scores"].values()
     found = {metric: statistics.mean(one[metric] for one in scores) for metric in METRICS}
-    return {**found, "update_bytes": statistics.mean(grid.updates), "seconds": time.monotonic() - begun}
+    return {**found, "update_bytes": statistics.mean(grid.updates), "seconds": time.process_time() - begun}
 
 
 def main() -> None:
@@ -117,7 +117,7 @@ def main() -> None:
                 print(encoding, seed, {key: round(value, 4) for key, value in done.items()}, flush=True)
     keys = ("update_bytes", *METRICS, "seconds")
     means = {name: {key: statistics.mean(run[key] for run in runs) for key in keys} for name, runs in figures.items()}
-    print("\n| encoding | bytes of an update | share | macro mAP@10 | Dice | balanced accuracy | s |")
+    print("\n| encoding | bytes of an update | share | macro mAP@10 | Dice | balanced accuracy | processor s |")
     print("|---|---|---|---|---|---|---|")
     for encoding, mean in means.items():
         share = mean["update_bytes"] / means["float32"]["update_bytes"]

@@ -165,6 +165,29 @@ def test_a_site_takes_few_tasks_at_a_time_and_leaves_no_file_of_them(tmp_path: P
     play(tmp_path, story)
 
 
+@pytest.mark.parametrize("within_s", [float("nan"), float("inf"), -1.0])
+def test_a_time_to_wait_that_is_none_does_no_harm(tmp_path: Path, within_s: float) -> None:
+    worked = []
+
+    async def work(kind: str, received: Path) -> Content:
+        await asyncio.sleep(0.05)
+        worked.append(kind)
+        return Content()
+
+    async def story(consortium: Consortium) -> None:
+        joined = await consortium.join("A", Site(task=work))
+        (tmp_path / "c").write_bytes(b"c")
+        blob = consortium.hub.offer(tmp_path / "c", sha256(b"c"), 1)
+        task = hub.Task(id="1", kind="train", content=blob, within_s=within_s)
+        consortium.hub._send("A", hub.ToSite(task=task))
+        await until(lambda: worked)
+        await until(lambda: not joined.session._given.held() and not list(joined.spool.iterdir()))
+        assert worked == ["train"]
+        assert joined.session.connected
+
+    play(tmp_path, story)
+
+
 def test_what_the_hub_says_of_itself_is_shown_without_control_characters(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         consortium.hub._federation = "\x1b]0;owned\x07evil\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
-from loopback import Consortium, Site, in_thread, play, sha256, until
+from loopback import Consortium, Site, hello, in_thread, play, sha256, until
 
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol
@@ -102,6 +102,27 @@ def test_one_task_takes_one_upload_at_a_time(tmp_path: Path) -> None:
             await wire.upload(header, b"reply")
             assert (await waiting).read_bytes() == b"reply"
         assert [path.suffix for path in consortium.spool.iterdir()] == [".whole"]
+
+    play(tmp_path, story)
+
+
+def test_a_greeting_that_names_more_tasks_than_any_site_has_is_answered_in_few_messages(tmp_path: Path) -> None:
+    greeting = hello()
+    greeting.hello.keeps_tasks = True
+    greeting.hello.tasks.extend(["0" * 32] * 100_000)
+
+    async def story(consortium: Consortium) -> None:
+        async with consortium.wire(consortium.enrol("A")) as wire:
+            call = wire.attach()
+            await call.write(greeting)
+            assert (await call.read()).HasField("welcome")
+            waiting = asyncio.ensure_future(consortium.task("A"))
+            called_off = 0
+            while not (message := await call.read()).HasField("task"):
+                assert message.HasField("cancel")
+                called_off += 1
+            assert called_off <= protocol.MAX_TASKS
+            waiting.cancel()
 
     play(tmp_path, story)
 
@@ -264,5 +285,31 @@ def test_strangers_who_connect_and_say_nothing_are_few_and_soon_gone(
         finally:
             for stranger in strangers:
                 stranger.close()
+
+    play(tmp_path, story)
+
+
+def test_an_update_for_a_round_that_is_over_or_that_never_was_reaches_no_round(tmp_path: Path) -> None:
+    """A reply belongs to one task of one run and round: another round's is not waited for any more, or not yet."""
+
+    async def story(consortium: Consortium) -> None:
+        async with consortium.wire(consortium.enrol("A")) as wire:
+            stream = await wire.attached()
+            first = asyncio.ensure_future(consortium.task("A", b"round 1"))
+            over = (await stream.read()).task.id
+            update = pb.UploadHeader(task_id=over, sha256=sha256(b"update 1"), size_bytes=8)
+            await wire.upload(update, b"update 1")
+            assert (await first).read_bytes() == b"update 1"
+            second = asyncio.ensure_future(consortium.task("A", b"round 2"))
+            now = (await stream.read()).task.id
+            for wrong in (over, "0" * 32, "", "../" + now, now.upper() + " "):
+                with refused(Code.NOT_FOUND, "nobody waits"):
+                    header = pb.UploadHeader(task_id=wrong, sha256=sha256(b"update 1"), size_bytes=8)
+                    await wire.upload(header, b"update 1")
+            assert not second.done()
+            await wire.upload(pb.UploadHeader(task_id=now, sha256=sha256(b"update 2"), size_bytes=8), b"update 2")
+            assert (await second).read_bytes() == b"update 2"
+            with refused(Code.NOT_FOUND, "nobody waits"):  # nor twice
+                await wire.upload(pb.UploadHeader(task_id=now, sha256=sha256(b"update 3"), size_bytes=8), b"update 3")
 
     play(tmp_path, story)

@@ -1,7 +1,6 @@
-"""Whole runs on the hub, with sites whose training is a line of arithmetic."""
+"""Whole runs on the hub: what is averaged, who takes part, how a run begins, goes on and ends."""
 
 import asyncio
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -11,21 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
-from loopback import LAYOUT, Consortium, in_thread, play, runs, tiny_app, until
+from loopback import LAYOUT, Consortium, play, runs, tiny_app, until
+from tiny_runs import LARGEST, SIZE, TRAININGS, by_hand, events, federate, honest, model, plan, run, towards
 
-from ynet import weights
 from ynet.errors import RefusedError, UserError
-from ynet.federation import plan as plans
 from ynet.federation import update_encoding
-from ynet.federation.plan import STRATEGY_OPTIONS, Plan
 from ynet.federation.records import ARRAYS, CASES, CONFIG, METRICS, flat_weights, weights_record
+from ynet.federation.strategy_options import STRATEGY_OPTIONS
 from ynet.federation.update_encoding import Encoding
 from ynet.weights import Entry, Flat
 from ynet_server import server_app
-from ynet_server.grid import HubGrid
 from ynet_server.run_folder import MODEL, STATE, RunFolder, State
-
-SIZE = 7
 
 
 @pytest.fixture(autouse=True)
@@ -33,69 +28,6 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(server_app, "WAIT_AFTER_FAILED_ROUND_S", 0.05)
     monkeypatch.setattr(server_app, "POLL_S", 0.02)
     return iter(())
-
-
-def plan(rounds: int = 2, minimum: int = 2, quorum: int = 2, deadline_s: float = 10.0, **training: Any) -> Plan:
-    values = {
-        "name": "t",
-        "classes": ["a", "b"],
-        "image": {"channels": 1, "size": 32},
-        "training": {"rounds": rounds, "learning_rate": 0.1, **training},
-        "cohort": {"minimum": minimum, "quorum": quorum, "round_deadline_s": deadline_s},
-        "privacy": {"mode": "off"},
-    }
-    return plans.from_canonical(json.dumps(values))
-
-
-async def federate(consortium: Consortium, folder: RunFolder) -> str:
-    grid = HubGrid(consortium.hub, asyncio.get_running_loop(), consortium.spool, 1)
-    return await in_thread(lambda: server_app.federate(grid, folder, grid.name_of, grid.cases_of))
-
-
-def run(tmp_path: Path, frozen: Plan, sites: dict[str, Any], cases: dict[str, int]) -> RunFolder:
-    """Train `frozen` with the sites' apps, joined in the order given; `cases` go into their greetings."""
-    folder = RunFolder(tmp_path / "run").create(frozen)
-
-    async def story(consortium: Consortium) -> None:
-        for name, app in sites.items():
-            await consortium.join(name, runs(app, cases[name]))
-        await federate(consortium, folder)
-        await until(lambda: not list(consortium.spool.iterdir()))
-
-    tmp_path.mkdir(exist_ok=True)
-    play(tmp_path, story)
-    return folder
-
-
-def model(folder: RunFolder) -> Flat:
-    arrays, _ = weights.load(folder.path / MODEL)
-    return weights.flatten({entry.name: arrays[entry.name] for entry in LAYOUT})
-
-
-def events(folder: RunFolder, kind: str) -> list[dict[str, Any]]:
-    return [event for event in folder.events() if event["kind"] == kind]
-
-
-def towards(seed: int) -> Callable[[int, Flat], Flat]:
-    """A training that depends on the round and on the weights that came."""
-    own = np.random.default_rng(seed).standard_normal(SIZE).astype(np.float32)
-    return lambda number, flat: (0.5 * flat + own * np.float32(number)).astype(np.float32)
-
-
-TRAININGS = {"A": (towards(1), 30), "B": (towards(2), 20), "C": (towards(3), 10)}
-
-
-def by_hand(rounds: int, names: str = "ABC") -> Flat:
-    """FedAvg as its paper has it: the mean of the sites' weights, each counted by its cases."""
-    flat = np.zeros(SIZE)
-    for number in range(1, rounds + 1):
-        updates = [(TRAININGS[name][0](number, flat.astype(np.float32)), TRAININGS[name][1]) for name in names]
-        flat = sum(update.astype(np.float64) * n for update, n in updates) / sum(n for _, n in updates)
-    return flat.astype(np.float32)
-
-
-def honest(names: str = "ABC") -> tuple[dict[str, Any], dict[str, int]]:
-    return {name: tiny_app(*TRAININGS[name]) for name in names}, {name: TRAININGS[name][1] for name in names}
 
 
 def test_fedavg_is_the_mean_of_the_sites_weighted_by_their_cases(tmp_path: Path) -> None:
@@ -118,15 +50,15 @@ def test_the_order_in_which_the_sites_came_changes_not_a_bit(tmp_path: Path) -> 
 def test_sites_that_change_nothing_leave_the_weights_as_they_are_under_every_strategy(
     tmp_path: Path, strategy: str
 ) -> None:
-    apps = {name: tiny_app(lambda _, flat: flat, 5) for name in "AB"}
-    folder = run(tmp_path, plan(strategy=strategy), apps, {"A": 5, "B": 5})
+    apps = {name: tiny_app(lambda _, flat: flat, 5) for name in LARGEST}
+    folder = run(tmp_path, plan(strategy=strategy, minimum=7, quorum=7), apps, dict.fromkeys(LARGEST, 5))
     np.testing.assert_array_equal(model(folder), np.zeros(SIZE, np.float32))
 
 
 @pytest.mark.parametrize("strategy", sorted(STRATEGY_OPTIONS))
 def test_every_strategy_moves_the_weights_to_where_all_sites_agree(tmp_path: Path, strategy: str) -> None:
-    apps = {name: tiny_app(lambda _, flat: flat + np.float32(1), 5) for name in "AB"}
-    folder = run(tmp_path, plan(strategy=strategy), apps, {"A": 5, "B": 5})
+    apps = {name: tiny_app(lambda _, flat: flat + np.float32(1), 5) for name in LARGEST}
+    folder = run(tmp_path, plan(strategy=strategy, minimum=7, quorum=7), apps, dict.fromkeys(LARGEST, 5))
     assert (model(folder) > 0).all()
 
 
@@ -235,7 +167,8 @@ def test_encoded_updates_are_added_to_the_weights_that_were_sent_and_checked_as_
 ) -> None:
     apps: dict[str, Any] = {}
     cases = honest()[1] | {"nan": 1000, "plain": 1000}
-    for name, (train, weight) in TRAININGS.items():
+    for name in "ABC":
+        train, weight = TRAININGS[name]
         apps[name] = tiny_app(cases=weight, **encoded(train, encoding))
     apps["nan"] = tiny_app(cases=1000, **encoded(nan, encoding))
     apps["plain"] = tiny_app(towards(9), 1000)
@@ -409,9 +342,9 @@ def test_a_run_that_was_stopped_goes_on_at_the_next_round_and_ends_with_the_same
             shutil.copytree(tmp_path / "run", copy)  # what a power cut would leave
         return TRAININGS["A"][0](number, flat)
 
-    apps, cases = honest()
+    apps, cases = honest(LARGEST)
     apps["A"] = tiny_app(stopping, 30)
-    frozen = plan(rounds=4, strategy=strategy)
+    frozen = plan(rounds=4, strategy=strategy, minimum=7, quorum=7)
     expected = model(run(tmp_path, frozen, apps, cases))
     seen.clear()
     shutil.rmtree(tmp_path / "run")
@@ -421,7 +354,7 @@ def test_a_run_that_was_stopped_goes_on_at_the_next_round_and_ends_with_the_same
     assert events(resumed, "round")[-1]["round"] == 4
     np.testing.assert_allclose(model(resumed), expected, rtol=1e-5)
     if strategy == "fedavg":
-        np.testing.assert_allclose(expected, by_hand(4), rtol=1e-5)
+        np.testing.assert_allclose(expected, by_hand(4, LARGEST), rtol=1e-5)
 
 
 def test_a_run_that_was_stopped_after_its_last_round_only_scores_and_publishes(tmp_path: Path) -> None:

@@ -386,6 +386,21 @@ def test_a_run_goes_on_when_the_server_ended_in_the_middle(
     assert len(rounds) <= 13
 
 
+def test_a_site_that_is_killed_in_the_middle_and_started_again_misses_no_round(trial: Trial, trained: str) -> None:
+    plan = small_plan(trial.folder / "killed.yaml", rounds=6, seed=3, update_encoding="int8")
+    assert trial.server_command("train", "--plan", plan, "--detach").returncode == 0
+    number = trial.server_call("GET", "/runs")["runs"][0]["id"]
+    trial.wait_for_event(number, "round", 2)
+    trial.kill("C")
+    trial.join("C")
+    trial.wait_for_event(number, "finished", 1)
+    events = trial.server_call("GET", f"/runs/{number}/events")["events"]
+    assert not {event["kind"] for event in events} & {"site_failed", "under_quorum", "waiting"}
+    rounds = [event for event in events if event["kind"] == "round"]
+    assert [event["round"] for event in rounds] == list(range(1, 7))
+    assert all(set(event["sites"]) == set(trial.sites) for event in rounds)
+
+
 @pytest.mark.parametrize("strategy", ["fedavgm", "fedprox", "fedadam", "fedyogi"])
 def test_each_strategy_of_the_plan_trains(strategy: str, trial: Trial, trained: str) -> None:
     plan = small_plan(trial.folder / f"{strategy}.yaml", rounds=2, strategy=strategy)

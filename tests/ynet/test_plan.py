@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import FrozenInstanceError
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from ynet.errors import UserError
 from ynet.federation import plan as plans
-from ynet.federation.plan import STRATEGY_OPTIONS, Plan
+from ynet.federation.plan import Plan
+from ynet.federation.strategy_options import DEFAULTS, ROBUST, STRATEGY_OPTIONS, Strategy
 
 ROOT = Path(__file__).parents[2]
 SMALLEST = """
@@ -226,9 +227,76 @@ def test_the_plans_of_the_project_are_good(path: Path) -> None:
     assert plans.read(path).name == path.stem
 
 
+def robust(strategy: str, quorum: int, **options: float) -> Plan:
+    training = {"rounds": 2, "learning_rate": 1e-3, "strategy": strategy, "strategy_options": options}
+    cohort = {"minimum": quorum, "quorum": quorum}
+    return plans.from_canonical(json.dumps(values() | {"training": training, "cohort": cohort}))
+
+
 def test_every_strategy_that_a_plan_may_name_has_its_options_listed() -> None:
+    assert set(STRATEGY_OPTIONS) == set(get_args(Strategy)) >= set(DEFAULTS) | ROBUST
     for name in STRATEGY_OPTIONS:
-        assert plans.from_canonical(json.dumps(changed(("training", "strategy"), name)))
+        assert robust(name, 7).training.strategy == name
+        assert set(DEFAULTS.get(name, {})) <= STRATEGY_OPTIONS[name]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "options", "least"),
+    [
+        ("fedmedian", {}, 3),
+        ("fedtrimmedavg", {}, 5),
+        ("fedtrimmedavg", {"beta": 0.34}, 3),
+        ("fedtrimmedavg", {"beta": 0.1}, 10),
+        ("krum", {}, 5),
+        ("multikrum", {}, 5),
+        ("krum", {"num_malicious_nodes": 2}, 7),
+        ("multikrum", {"num_malicious_nodes": 3, "num_nodes_to_select": 2}, 9),
+        ("bulyan", {}, 7),
+        ("bulyan", {"num_malicious_nodes": 2}, 11),
+    ],
+)
+def test_a_robust_strategy_needs_as_many_updates_as_its_proof(
+    strategy: str, options: dict[str, float], least: int
+) -> None:
+    assert robust(strategy, least, **options)
+    with pytest.raises(UserError, match=r"cohort\.quorum"):
+        robust(strategy, least - 1, **options)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "options"),
+    [
+        ("fedtrimmedavg", {"beta": 0.5}),
+        ("fedtrimmedavg", {"beta": 0.0}),
+        ("fedtrimmedavg", {"beta": -0.2}),
+        ("fedmedian", {"beta": 0.2}),
+        ("krum", {"num_malicious_nodes": 0}),
+        ("krum", {"num_malicious_nodes": 1.5}),
+        ("krum", {"num_malicious_nodes": 1e300}),
+        ("krum", {"num_nodes_to_select": 2}),
+        ("multikrum", {"num_nodes_to_select": 0}),
+        ("multikrum", {"num_nodes_to_select": 7}),
+        ("bulyan", {"num_malicious_nodes": -1}),
+    ],
+)
+def test_options_under_which_a_robust_strategy_defends_nothing_are_refused(
+    strategy: str, options: dict[str, float]
+) -> None:
+    with pytest.raises(UserError):
+        robust(strategy, 7, **options)
+
+
+@pytest.mark.parametrize("strategy", sorted(ROBUST))
+def test_who_sees_only_a_sum_can_compare_no_updates(strategy: str) -> None:
+    values = json.loads(robust(strategy, 7).canonical()) | {"aggregation": "secure"}
+    with pytest.raises(UserError, match="sees none of them"):
+        plans.from_canonical(json.dumps(values))
+
+
+@pytest.mark.parametrize("factor", [0.5, 1, 1.99, -1, 1001])
+def test_a_norm_gate_that_would_refuse_honest_sites_is_none(factor: float) -> None:
+    with pytest.raises(UserError):
+        plans.from_canonical(json.dumps(changed(("training", "norm_gate"), factor)))
 
 
 def test_a_plan_that_an_older_ynet_froze_has_its_id_still() -> None:

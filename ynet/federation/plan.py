@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from ynet.config import STRICT, parse, read_yaml
 from ynet.errors import UserError
+from ynet.federation.strategy_options import ROBUST, Strategy, fault
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Positive = Annotated[int, Field(gt=0, le=1_000_000)]
@@ -79,8 +80,9 @@ class Training:
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.05
     schedule: Literal["constant", "cosine"] = "cosine"  # of the learning rate, over the rounds
     settle: Share = 0.0  # share of the rounds, at the end, without augmentation but mirroring, and without dropout
-    strategy: Literal["fedavg", "fedavgm", "fedprox", "fedadam", "fedyogi"] = "fedavg"
+    strategy: Strategy = "fedavg"
     strategy_options: dict[str, float] = field(default_factory=dict)  # e.g. proximal_mu, eta, tau
+    norm_gate: Annotated[float, Field(ge=0, le=1000)] = 10.0  # how far from the weights sent, in medians; 0: any
     segmentation_weight: Annotated[float, Field(ge=0, le=100)] = 4.0
     class_weights: tuple[Annotated[float, Field(gt=0, le=1000)], ...] = ()  # empty: all 1
     moving_average: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the weights over the rounds: the share that stays
@@ -132,18 +134,9 @@ BATCH_COUPLED = {
 """Recipes in which one patient's removal changes the gradients of others: clipping each would bound nothing."""
 
 
-STRATEGY_OPTIONS: dict[str, frozenset[str]] = {
-    "fedavg": frozenset(),
-    "fedavgm": frozenset({"server_learning_rate", "server_momentum"}),
-    "fedprox": frozenset({"proximal_mu"}),
-    "fedadam": frozenset({"eta", "beta_1", "beta_2", "tau"}),
-    "fedyogi": frozenset({"eta", "beta_1", "beta_2", "tau"}),
-}
-
-
-LATER = (("training", "update_encoding", "float32"),)
-"""Keys that plans did not have at first, and the value that is the same as none. A plan that does without keeps the id
-that its sites have accepted and spent privacy under, and an older site can read it."""
+LATER = (("training", "update_encoding", "float32"), ("training", "norm_gate", 10.0))
+"""Keys that plans did not have at first, and the value that a plan without them has. A plan that does without keeps the
+id that its sites have accepted and spent privacy under, and an older site can read it."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -172,22 +165,30 @@ class Plan:
             raise ValueError("'training.class_weights' needs one weight for each class")
         if self.cohort.quorum > self.cohort.minimum:
             raise ValueError("'cohort.quorum' is above 'cohort.minimum'")
-        if self.aggregation == "secure" and not LEAST_SECURE <= self.cohort.quorum <= MOST_SECURE:
+        if 0 < self.training.norm_gate < 2:
+            raise ValueError("'training.norm_gate' would refuse honest sites: 0 (off), or 2 and more")
+        if not all(math.isfinite(value) for value in self.training.strategy_options.values()):
+            raise ValueError("'training.strategy_options' has a value that is not finite")
+        if wrong := fault(self.training.strategy, self.training.strategy_options, self.cohort.quorum):
+            raise ValueError(wrong)
+        self._can_be_secure()
+        self._can_be_private()
+        return self
+
+    def _can_be_secure(self) -> None:
+        if self.aggregation == "plain":
+            return
+        if not LEAST_SECURE <= self.cohort.quorum <= MOST_SECURE:
             raise ValueError(f"'aggregation: secure' needs a 'cohort.quorum' of {LEAST_SECURE} to {MOST_SECURE} sites")
-        if self.aggregation == "secure" and self.training.update_encoding != "float32":
+        if self.training.update_encoding != "float32":
             raise ValueError(
                 "'training.update_encoding' is for 'aggregation: plain': what is masked cannot be made smaller"
             )
-        known = STRATEGY_OPTIONS[self.training.strategy]
-        if unknown := set(self.training.strategy_options) - known:
+        if self.training.strategy in ROBUST:
             raise ValueError(
-                f"strategy {self.training.strategy!r} has no option {sorted(unknown)[0]!r}"
-                f" (it has: {', '.join(sorted(known)) or 'none'})"
+                f"strategy {self.training.strategy!r} compares the sites' updates, and with 'aggregation: secure' the"
+                " server sees none of them: choose one of the two"
             )
-        self._can_be_private()
-        if not all(math.isfinite(value) for value in self.training.strategy_options.values()):
-            raise ValueError("'training.strategy_options' has a value that is not finite")
-        return self
 
     def _can_be_private(self) -> None:
         if self.privacy.mode == "off":

@@ -1,0 +1,85 @@
+"""The gate: which of a round's updates are kept out of it, whatever the strategy, and why."""
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ynet.federation.records import ARRAYS, flat_weights
+from ynet.weights import BLOCK_VALUES, Flat
+from ynet_server.conversation import Conversation, Reply
+
+LEAST_TO_COMPARE = 3
+"""Of two updates nobody knows which one is the odd one."""
+
+UNCHANGED = 1e-3
+"""Of the median: what moves less has not been trained."""
+
+
+class Judged(NamedTuple):
+    """What the gate found of a round's updates, by node."""
+
+    change: dict[int, float]  # how far each is from the weights that were sent, as a Euclidean norm
+    refused: dict[int, str]  # why
+
+
+class Gate:
+    """The gate of one run. It remembers what every site has sent, by digests, as long as the process lives."""
+
+    def __init__(self, factor: float) -> None:
+        """`factor`: how many medians of the round's changes an update may be away from what was sent; 0: any number."""
+        self._factor = factor
+        self._seen: dict[bytes, int] = {}  # the digest of an update, or of what was sent, and its round
+
+    def admit(self, number: int, replies: Sequence[Reply], sent: Flat, talk: Conversation) -> dict[int, float]:
+        """How much each update of a round changes that is let through, by node; the run is told of the others."""
+        updates = ((reply.node, flat_weights(reply.content.array_records[ARRAYS])) for reply in replies)
+        judged = self.judge(number, updates, sent)
+        for node, why in judged.refused.items():
+            talk.refuse(number, node, why)
+        return {node: change for node, change in judged.change.items() if node not in judged.refused}
+
+    def judge(self, number: int, updates: Iterable[tuple[int, Flat]], sent: Flat) -> Judged:
+        """Which of round `number`'s updates, each with its node and looked at once, are refused.
+
+        A round that is held again may bring the same once more: only what an earlier round had is a replay.
+        """
+        self._seen.setdefault(_digest(sent), number - 1)
+        change, first = dict[int, float](), dict[int, int]()
+        for node, flat in updates:
+            change[node] = distance(flat, sent)
+            first[node] = self._seen.setdefault(_digest(flat), number)
+        median = float(np.median(list(change.values()))) if change else 0.0
+        refused = dict[int, str]()
+        for node in change if median else ():  # where most change nothing, nobody stands out by it
+            if why := self._why(change[node], median, len(change)):
+                refused[node] = why
+            elif first[node] < number:
+                refused[node] = f"it is not new: it is of round {first[node]}"
+        return Judged(change, refused)
+
+    def _why(self, change: float, median: float, updates: int) -> str | None:
+        if change <= UNCHANGED * median:
+            return "it changes nothing: it is what the site was sent"
+        if self._factor and updates >= LEAST_TO_COMPARE and change > self._factor * median:
+            return (
+                f"it changes {change / median:.3g} times as much as the round's median,"
+                f" and the plan's norm_gate is {self._factor:g}"
+            )
+        return None
+
+
+def distance(one: Flat, other: Flat) -> float:
+    """The Euclidean distance of two vectors, in double precision, block by block."""
+    squares = 0.0
+    for start in range(0, one.size, BLOCK_VALUES):
+        part = slice(start, start + BLOCK_VALUES)
+        difference = one[part].astype(np.float64) - other[part]
+        squares += float(difference @ difference)
+    return math.sqrt(squares)
+
+
+def _digest(flat: Flat) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(flat).data).digest()

@@ -1,0 +1,95 @@
+"""The strategies that a plan may name, their options, and how many sites each of them needs."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+Strategy = Literal[
+    "fedavg",
+    "fedavgm",
+    "fedprox",
+    "fedadam",
+    "fedyogi",
+    "fedmedian",
+    "fedtrimmedavg",
+    "krum",
+    "multikrum",
+    "bulyan",
+]
+
+HOSTILE, SELECTED, TRIMMED = "num_malicious_nodes", "num_nodes_to_select", "beta"
+
+STRATEGY_OPTIONS: dict[Strategy, frozenset[str]] = {
+    "fedavg": frozenset(),
+    "fedavgm": frozenset({"server_learning_rate", "server_momentum"}),
+    "fedprox": frozenset({"proximal_mu"}),
+    "fedadam": frozenset({"eta", "beta_1", "beta_2", "tau"}),
+    "fedyogi": frozenset({"eta", "beta_1", "beta_2", "tau"}),
+    "fedmedian": frozenset(),
+    "fedtrimmedavg": frozenset({TRIMMED}),
+    "krum": frozenset({HOSTILE}),
+    "multikrum": frozenset({HOSTILE, SELECTED}),
+    "bulyan": frozenset({HOSTILE}),
+}
+
+DEFAULTS: dict[str, dict[str, float]] = {
+    "fedavgm": {"server_momentum": 0.9},
+    "fedprox": {"proximal_mu": 0.01},
+    "fedadam": {"eta": 1e-2},
+    "fedyogi": {"eta": 1e-2},
+    "fedtrimmedavg": {TRIMMED: 0.2},
+    "krum": {HOSTILE: 1},
+    "multikrum": {HOSTILE: 1},
+    "bulyan": {HOSTILE: 1},
+}
+"""What an option is where neither a plan nor Flower's own default is to decide."""
+
+ROBUST = frozenset({"fedmedian", "fedtrimmedavg", "krum", "multikrum", "bulyan"})
+"""The strategies that some of the sites cannot lead where they want. They must see each site's update."""
+
+WHOLE = frozenset({HOSTILE, SELECTED})
+
+
+def options(strategy: Strategy, given: Mapping[str, float], quorum: int) -> dict[str, float]:
+    """A strategy's options with what stands for those that are not given; counts are int."""
+    chosen = {**DEFAULTS.get(strategy, {}), **given}
+    if strategy == "multikrum":
+        chosen.setdefault(SELECTED, quorum - chosen[HOSTILE])
+    return {name: int(value) if name in WHOLE else value for name, value in chosen.items()}
+
+
+def fault(strategy: Strategy, given: Mapping[str, float], quorum: int) -> str | None:
+    """What is wrong with a strategy's options, or with its quorum, in words; None when nothing is.
+
+    Krum needs 2f + 3 sites where f are hostile (Blanchard et al. 2017), Bulyan 4f + 3 (El Mhamdi et al. 2018). Of
+    fewer than three values a median is their mean, and a trimmed mean that cuts nothing off is a mean.
+    """
+    known = STRATEGY_OPTIONS[strategy]
+    if unknown := set(given) - known:
+        has = ", ".join(sorted(known)) or "none"
+        return f"strategy {strategy!r} has no option {sorted(unknown)[0]!r} (it has: {has})"
+    if strategy not in ROBUST:
+        return None
+    for name in WHOLE & set(given):
+        if given[name] < 1 or given[name] != int(given[name]):
+            return f"'training.strategy_options.{name}' must be a whole number above 0"
+    chosen = options(strategy, given, quorum)
+    if strategy == "fedtrimmedavg":
+        return _trims_nothing(chosen[TRIMMED], quorum)
+    least = {"krum": 2, "multikrum": 2, "bulyan": 4}.get(strategy, 0) * int(chosen.get(HOSTILE, 0)) + 3
+    if quorum < least:
+        against = f" against {int(chosen[HOSTILE])} hostile" if HOSTILE in chosen else ""
+        return f"strategy {strategy!r}{against} needs a 'cohort.quorum' of {least} sites or more: raise it"
+    if strategy == "multikrum" and chosen[SELECTED] > quorum - chosen[HOSTILE]:
+        return f"'training.strategy_options.{SELECTED}' may be at most 'cohort.quorum' less '{HOSTILE}'"
+    return None
+
+
+def _trims_nothing(beta: float, quorum: int) -> str | None:
+    if not 0 < beta < 0.5:
+        return f"'training.strategy_options.{TRIMMED}' must be above 0 and below 0.5"
+    if int(beta * quorum) < 1:  # as Flower counts
+        return (
+            f"strategy 'fedtrimmedavg' with {TRIMMED} {beta:g} cuts off nothing of {quorum} updates:"
+            f" raise 'cohort.quorum' or '{TRIMMED}', so that their product is 1 or more"
+        )
+    return None
