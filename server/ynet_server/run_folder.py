@@ -66,7 +66,7 @@ class RunFolder:
 
     def plan(self) -> Plan:
         """The run's plan."""
-        return plan.from_canonical((self.path / PLAN).read_text("utf-8"))
+        return plan.from_canonical((self.path / PLAN).read_text("utf-8", errors="replace"))
 
     def event(self, kind: str, **values: Any) -> None:
         """Add one event: a line of JSON."""

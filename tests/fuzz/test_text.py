@@ -19,8 +19,9 @@ from ynet.federation.countersigned import SERVER, SIGNED, Witness
 from ynet.federation.identity import Identity
 from ynet.federation.ledger import Ledger, Reservation
 from ynet_client import audit as site_audit
-from ynet_client import membership
+from ynet_client import consent, membership, pieces
 from ynet_client import settings as client_settings
+from ynet_client.consent import Consent
 from ynet_server import audit as server_audit
 from ynet_server import enrolment
 from ynet_server import settings as server_settings
@@ -156,6 +157,16 @@ def _control(home: Path) -> None:
     (home / control.FILE).write_text(json.dumps(door), "utf-8")
 
 
+def _plan_seen(home: Path) -> None:
+    (home / consent.FOLDER).mkdir(exist_ok=True)
+    (home / consent.FOLDER / "seen.json").write_bytes(CANONICAL[0])
+
+
+def _pieces(home: Path) -> None:
+    kept = {"plan": "0" * 64, "pieces": 2, "is_under_way": True, "kills": 3}
+    (home / pieces.FILE).write_text(json.dumps(kept), "utf-8")
+
+
 def _sees(home: Path) -> None:
     Witness(home, "A", lambda: SITE, AUTHORITY.certificate).sign(SERVER, Head(4, "1" * 64), NOW)
 
@@ -190,6 +201,12 @@ FILES: dict[str, tuple[Callable[[Path], None], str, tuple[Callable[[Path], objec
         (lambda home: countersigned.verify(home, [], AUTHORITY.certificate), _keeps),
     ),
     "heads seen": (_countersigned, countersigned.SEEN, (_sees,)),
+    "a plan that was seen": (
+        _plan_seen,
+        f"{consent.FOLDER}/seen.json",
+        (lambda home: list(Consent(home, client_settings.Policy()).seen()),),
+    ),
+    "pieces": (_pieces, pieces.FILE, (lambda home: pieces._read(home / pieces.FILE),)),
     "a run's events": (_events, EVENTS, (lambda home: RunFolder(home).events(),)),
 }
 _GOOD: dict[str, bytes] = {}

@@ -5,21 +5,22 @@ import datetime as dt
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
-from fuzz.mangling import fuzzed, holds, mangled
+from fuzz.mangling import fuzzed, holds, mangled, odd_json
 from google.protobuf.message import DecodeError, Message
 from hypothesis import given
 from hypothesis import strategies as st
 from loopback import Consortium, Wire, hello, play, sha256, until
 
 from ynet.federation import hub_pb2 as pb
-from ynet.federation import identity, protocol, retrieval_pb2, sealed
+from ynet.federation import identity, protocol, retrieval_pb2, sealed, secure_sum
 from ynet.federation.countersigned import SERVER, check, from_wire
 from ynet.federation.identity import Identity
 from ynet.federation.sealed import Asked, Trust
+from ynet.federation.secure_sum import Offer, Purpose
 from ynet.index import Hit
 from ynet_client import retrieval_wire
 from ynet_client.membership import Membership
@@ -107,6 +108,31 @@ def test_a_countersignature(data: bytes) -> None:
     told = holds(lambda: pb.Countersignature.FromString(data), DecodeError)
     if isinstance(told, pb.Countersignature):
         holds(lambda: check(from_wire(told, SERVER, "A"), AUTHORITY.certificate))
+
+
+# --- secure sums: what sites offer, as the server hands it on
+
+PURPOSE = Purpose("0" * 64, 1, 1, "1" * 64)
+OFFERS = [
+    secure_sum.fresh_keys(Identity(one.key, one.certificate), one.site, PURPOSE).offer for one in (A, B, member("C"))
+]
+
+
+@fuzzed(200)
+@given(odd_json(secure_sum.roster_to_json(OFFERS).encode()))
+def test_a_roster(data: bytes) -> None:
+    roster = holds(lambda: secure_sum.roster_from_json(data.decode("utf-8", "surrogateescape")))
+    if roster is not None:
+        offers = cast(list[Offer], roster)
+        holds(lambda: secure_sum.check_roster(offers, PURPOSE, AUTHORITY.certificate, 3, NOW))
+
+
+@fuzzed(100)
+@given(odd_json(secure_sum.offer_to_json(OFFERS[0]).encode()))
+def test_an_offer(data: bytes) -> None:
+    offer = holds(lambda: secure_sum.offer_from_json(data.decode("utf-8", "surrogateescape")))
+    if offer is not None:
+        holds(lambda: secure_sum.check_offer(cast(Offer, offer), PURPOSE, NOW))
 
 
 # --- the hub: whatever an enrolled site sends, the hub says no and goes on, with no fault in its log
