@@ -9,7 +9,7 @@ export FLWR_TELEMETRY_ENABLED = 0
 export FLWR_DISABLE_UPDATE_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-real lint bench chaos results attacks lock proto clean
+.PHONY: help setup demo test test-real lint bench chaos fuzz results attacks lock proto clean
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,7 +30,7 @@ demo: $(READY) ## three synthetic hospitals train, index and ask; DATA=DIR: real
 	@$(BIN)/python deploy/demo.py $(if $(DATA),--data $(DATA))
 
 # The tests' networks are tiny: on two threads they wait for each other, above all on a machine that is shared.
-test test-real: export OMP_NUM_THREADS = 1
+test test-real fuzz: export OMP_NUM_THREADS = 1
 
 test: $(READY) lint ## lint and run the tests
 	$(BIN)/python -m pytest -m "not real_data"
@@ -62,6 +62,10 @@ chaos: $(READY) ## federations of whole processes, shaken: every fault and what 
 		--out tests/benchmarks/results/under_faults.json --doc docs/RELIABILITY.md
 	$(BIN)/python tests/benchmarks/thousand_rounds.py --out tests/benchmarks/results/thousand_rounds.json \
 		--doc docs/RELIABILITY.md
+
+fuzz: $(READY) ## parsers of foreign bytes, other bytes in each pass, for MINUTES=10
+	@end=$$(($$(date +%s) + 60 * $(or $(MINUTES),10))); while [ $$(date +%s) -lt $$end ]; do \
+		YNET_FUZZ=1 $(BIN)/python -m pytest tests/fuzz || exit 1; done
 
 results: $(READY) ## train every plan with SEEDS seeds on DATA, and write docs/RESULTS.md anew
 	$(BIN)/python tests/benchmarks/learning.py --data $(DATA) --work $(or $(WORK),results-out) --seeds $(or $(SEEDS),5) \

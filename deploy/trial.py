@@ -39,6 +39,7 @@ class Trial:
         """
         self._disclosure = dict(disclosure or {})
         self._policy = {"new_plans": "accept"} if policy is None else dict(policy)
+        self.invitations: dict[str, str] = {}  # by site, as they were made
         self.folder, self.sites, self._threads, self._federation = folder, dict(sites), threads, federation
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._logs: dict[str, Path] = {}
@@ -80,15 +81,19 @@ class Trial:
         self._spawn("server", *(script or ordinary))
         self._wait("server", "ready")
 
-    def join(self, site: str, *flags: object) -> None:
-        """Invite a site if it is new, and start `ynet-client join` with some flags; does not wait for it."""
+    def join(self, site: str, *flags: object, script: Sequence[object] = ("-m", "ynet_client")) -> None:
+        """Invite a site if it is new, and start `ynet-client join` with some flags; does not wait for it.
+
+        `script` is what is run in the client's place.
+        """
         arguments: list[object] = ["join", "--site", site, "--home", self.home(site), "--threads", self._threads]
         if not (self.home(site) / "membership.json").exists():
             invited = self.server_call("POST", "/invitations", json={"site": site, "replace": False})
+            self.invitations[site] = invited["invitation"]
             config = self.folder / "client.yaml"
             config.write_text(yaml.safe_dump({"policy": self._policy, "disclosure": self._disclosure}))
             arguments += ["--invitation", invited["invitation"], "--data", self.sites[site], "--config", config]
-        self._spawn(site, "-m", "ynet_client", *arguments, *flags)
+        self._spawn(site, *script, *arguments, *flags)
 
     def join_all(self) -> None:
         """Join every site; back when all are connected."""

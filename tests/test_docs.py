@@ -17,11 +17,12 @@ import typer
 import yaml
 from pydantic import TypeAdapter
 
-from ynet import errors
+from ynet import config, errors
 from ynet.config import parse, read_yaml
+from ynet.data import images, manifest
 from ynet.data.report import Problem, Report
+from ynet.federation import content, protocol
 from ynet.federation import plan as plans
-from ynet.federation import protocol
 from ynet.federation.plan import Plan
 from ynet.federation.strategy_options import DEFAULTS, STRATEGY_OPTIONS
 from ynet.model import build
@@ -31,7 +32,7 @@ from ynet_client.control import ASK_WITHIN_S
 from ynet_client.gallery import Stats
 from ynet_client.settings import ClientSettings
 from ynet_client.transfers import AGAIN_PART_BYTES
-from ynet_server import hub, progress, tasks, transfers
+from ynet_server import enrolment, hub, progress, renewal, start, tasks, transfers
 from ynet_server.cli import app as server_app
 from ynet_server.registry import Model, Run
 from ynet_server.settings import ServerSettings
@@ -211,6 +212,9 @@ def test_the_limits_of_the_protocol_are_those_of_the_code() -> None:
     shown = {row[0]: row[1] for row in table("docs/PROTOCOL.md", "| limit |")}
     for name, text in {
         "greeting after the connection": f"{hub.HELLO_WITHIN_S:g} s",
+        "connections to the hub's port": f"{start.MAX_CONNECTIONS},",
+        "TLS handshake": f"{start.HANDSHAKE_MS // 1000} s",
+        "calls of one connection at a time": f"{start.MAX_STREAMS}",
         "one part of a transfer": f"{protocol.CHUNK_BYTES >> 20} MiB",
         "a file that a site fetches": f"{protocol.MAX_BLOB_BYTES >> 20} MiB",
         "transfers of one site at a time": f"{transfers.MAX_TRANSFERS} downloads",
@@ -230,6 +234,16 @@ def test_the_limits_of_the_protocol_are_those_of_the_code() -> None:
         f"{protocol.PING_ANSWER_MS // 1000} s",
     }.items():
         assert text in shown[name], name
+    read = {row[0]: row[1] for row in table("docs/PROTOCOL.md", "| what is read |")}
+    for name, text in {
+        "plan, settings (YAML)": f"{config.MAX_FILE_BYTES >> 20} MiB",
+        "manifest (CSV)": f"{manifest.MAX_FILE_BYTES >> 20} MiB",
+        "image": f"{images.MAX_FILE_BYTES >> 20} MiB and {images.MAX_PIXELS // 10**6} million pixels",
+        "a message's texts, figures": f"{content.MAX_TEXT_BYTES >> 20} MiB, {content.MAX_METRICS_BYTES >> 10} KiB",
+        "a request to enrol, a signing request to renew": f"{enrolment.MAX_REQUEST_BYTES >> 10} KiB, "
+        f"{renewal.MAX_CSR_BYTES >> 10} KiB",
+    }.items():
+        assert text in read[name], name
 
 
 @pytest.mark.parametrize(("file", "kind"), [("server.yaml", ServerSettings), ("client.yaml", ClientSettings)])

@@ -17,6 +17,9 @@ STRICT = ConfigDict(extra="forbid")
 
 MAX_FILE_BYTES = 1 << 20
 
+_NOT_YAML = (yaml.YAMLError, RecursionError, ValueError, LookupError, TypeError, AttributeError)
+"""What its loader raises: the 99th of a month is a ValueError, `!!bool x` a KeyError, `!!timestamp x` none of both."""
+
 T = TypeVar("T")
 
 _short = reprlib.Repr()  # never writes out what aliases unfold into
@@ -29,6 +32,8 @@ class _UniqueKeys(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[object] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":  # a few of them, each of the one before, fill the memory
+                raise yaml.constructor.ConstructorError(None, None, "the key << is not taken", key_node.start_mark)
             if not isinstance(key_node, yaml.ScalarNode):
                 raise yaml.constructor.ConstructorError(None, None, "a key is no word", key_node.start_mark)
             key = self.construct_object(key_node, deep=True)
@@ -51,7 +56,7 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else "it is not UTF-8 text"
         raise UserError(f"{what} {path} cannot be read", why, "check the file and its rights") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: the 99th of a month
+    except _NOT_YAML as error:
         raise UserError(f"{what} {path} is not YAML", " ".join(str(error).split()), "mend that line") from None
     if not isinstance(loaded, dict):
         raise UserError(f"{what} {path} has no settings", "it is not a mapping of keys to values", "see configs/")

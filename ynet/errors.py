@@ -6,6 +6,8 @@ EXIT_OUR_FAULT = 1
 EXIT_YOURS = 2
 EXIT_REFUSED = 3
 EXIT_UNREACHABLE = 4
+MOST_SHOWN = 1_000
+"""Characters of each of an error's lines."""
 
 
 class UserError(Exception):
@@ -21,7 +23,13 @@ class UserError(Exception):
         self.what, self.why, self.do = what, why, do
 
     def __str__(self) -> str:
-        return f"error: {self.what}\n  why: {self.why}\n   do: {self.do}"
+        return f"error: {_line(self.what)}\n  why: {_line(self.why)}\n   do: {_line(self.do)}"
+
+
+def _line(text: str) -> str:
+    """One line of a terminal: what stands in others' files is shown without its control characters, and not all."""
+    shown = text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
+    return "".join(c if c.isprintable() else " " for c in shown)
 
 
 class RefusedError(UserError):

@@ -78,10 +78,18 @@ class Consent:
         return found
 
     def seen(self) -> Iterator[Seen]:
-        """All plans that a server has sent, those first that wait for a word."""
+        """All plans that a server has sent, those first that wait for a word.
+
+        One that was kept by another ynet, newer or older, is passed over where it would not be the same plan here.
+        """
         files = sorted(self._folder.glob("*.json"), key=lambda path: (self.word_of(path.stem) or "", path.stem))
         for path in files:
-            yield Seen(plans.from_canonical(path.read_text("utf-8")), self.word_of(path.stem))
+            try:
+                plan = plans.from_canonical(path.read_text("utf-8", errors="replace"))
+            except UserError:
+                continue
+            if plan.id == path.stem:
+                yield Seen(plan, self.word_of(path.stem))
 
     def _meant(self, letters: str) -> str:
         known = [path.stem for path in self._folder.glob("*.json")]

@@ -22,7 +22,7 @@ from ynet_client import membership
 from ynet_client import settings as client_settings
 from ynet_client.line import Line, Shown, enrolment_of, fingerprint_of
 from ynet_client.membership import Membership
-from ynet_client.session import PERMANENT
+from ynet_client.session import PERMANENT, SERVER_IS_BEHIND
 
 CLOCK_MAY_DIFFER_S = 300.0
 WITHIN_S = 10.0
@@ -237,10 +237,13 @@ class _Examination:
         if self._reply is None:
             return f"this is ynet {__version__}, protocol {protocol.VERSION}"
         there = f"protocol {self._reply.protocol}, ynet {protocol.plain(self._reply.version, 20)}"
-        if self._reply.protocol != protocol.VERSION:
-            here = f"protocol {protocol.VERSION}, ynet {__version__}"
-            raise Ailing(f"the server speaks {there}, this site {here}", PERMANENT[grpc.StatusCode.FAILED_PRECONDITION])
-        return there
+        here = f"protocol {protocol.VERSION}, ynet {__version__}"
+        server = protocol.told(self._reply.protocol, self._reply.oldest)
+        if protocol.agreed(protocol.SPOKEN, server) is None:
+            is_ahead = server.oldest > protocol.SPOKEN.newest
+            do = PERMANENT[grpc.StatusCode.FAILED_PRECONDITION] if is_ahead else SERVER_IS_BEHIND
+            raise Ailing(f"the server speaks {there}, this site {here}", do)
+        return there if server.newest == protocol.VERSION else f"{there}; this site {here}"
 
 
 def _probe(member: Membership) -> pb.ProbeReply | None:

@@ -49,7 +49,7 @@ def load(home: Path) -> Membership | None:
             return _read(home)
         except (OSError, LookupError):
             return _read(home)  # a renewal moved the key meanwhile
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise UserError(
             f"the membership in {home} cannot be read",
             f"{FILE} or {KEY} was lost or changed",

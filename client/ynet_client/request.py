@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from flwr.app import ArrayRecord, ConfigRecord, Message
 
+from ynet import __version__
 from ynet.errors import RefusedError, UserError
 from ynet.federation import plan as plans
 from ynet.federation import secure_sum
@@ -44,7 +45,7 @@ def read_request(message: Message) -> Request:
     try:
         plan = plans.from_canonical(str(config["plan"]))
     except UserError as error:
-        raise refused(f"its plan is not one of this version: {error.what}") from None
+        raise refused(f"ynet {__version__}, which this site has, cannot read it: {error.what}") from None
     mu = config.get("proximal-mu", 0.0)
     if not isinstance(mu, int | float) or not 0 <= mu <= 1000 or (mu and plan.training.strategy != "fedprox"):
         raise refused("its proximal-mu is none of the plan's")

@@ -50,8 +50,9 @@ IDLE_EVERY_S = 0.1
 LEAVE_WITHIN_S = 1.0
 PERMANENT = {
     grpc.StatusCode.UNAUTHENTICATED: "ask the coordinator for a new invitation, and join with it",
-    grpc.StatusCode.FAILED_PRECONDITION: "install the same ynet version as the server's",
+    grpc.StatusCode.FAILED_PRECONDITION: "update this site's ynet to the server's version, and join again",
 }
+SERVER_IS_BEHIND = "ask the coordinator to update the server's ynet; until then, install the server's version here"
 
 
 Fetch = Callable[[pb.Blob, Path], Awaitable[None]]
@@ -197,7 +198,8 @@ class Session:
                     query.cancel()
 
     def _hello(self) -> pb.Hello:
-        hello = pb.Hello(protocol=protocol.VERSION, version=__version__, cases=self._work.cases())
+        oldest, newest = protocol.SPOKEN
+        hello = pb.Hello(protocol=newest, oldest=oldest, version=__version__, cases=self._work.cases())
         hello.card, hello.keeps_tasks = self._answering.card(), True
         hello.tasks.extend(self._given.held())
         return hello
@@ -239,6 +241,7 @@ class Session:
     def _receive(self, message: pb.ToSite) -> None:
         match message.WhichOneof("body"):
             case "welcome":
+                _check_version(message.welcome)
                 self.connected = True
                 self._say(
                     f"connected to federation {protocol.plain(message.welcome.federation, 64)} at {self._member.hub}"
@@ -335,12 +338,21 @@ def _class_of(message: pb.FromSite) -> Class:
 def _refuse_if_permanent(error: grpc.aio.AioRpcError) -> str:
     do = PERMANENT.get(error.code())
     if do:
+        if "update the server" in (error.details() or ""):
+            do = SERVER_IS_BEHIND
         if "revoked" in (error.details() or ""):
             do = "ask the coordinator why; a new invitation (ynet-server invite SITE --replace) lets the site in again"
         raise RefusedError(
             "the server does not let this site in", protocol.plain(error.details() or "it gave no reason", 500), do
         )
     return _name(error)
+
+
+def _check_version(welcome: pb.Welcome) -> None:
+    """Raises RefusedError where the hub goes on in a version that this site did not offer."""
+    if not protocol.SPOKEN.oldest <= welcome.protocol <= protocol.SPOKEN.newest:
+        why = f"the server goes on in protocol {welcome.protocol}, which this site (ynet {__version__}) did not offer"
+        raise RefusedError("the server cannot be understood", why, "tell the coordinator")
 
 
 def _name(error: grpc.aio.AioRpcError) -> str:

@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from ynet.federation import identity, protocol
 from ynet.federation.identity import Leaf
@@ -126,6 +127,9 @@ async def _hide(error: Exception, context: grpc.aio.ServicerContext) -> None:
     """End a call that failed: gRPC would tell the caller the error's text, with paths in it."""
     if isinstance(error, grpc.aio.AbortError | grpc.aio.UsageError | grpc.RpcError):
         raise error
+    if isinstance(error, DecodeError):
+        log.warning("site %s sent a message that cannot be read", calling_site())
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a message cannot be read: update the site")
     if isinstance(error, grpc.aio.InternalError):  # the caller is gone; gRPC lets only a cancelled call end quietly
         log.info("the line of a call of site %s broke", calling_site())
         raise asyncio.CancelledError from None

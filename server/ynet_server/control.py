@@ -46,6 +46,7 @@ def routes(
                 "connected": site.name in connected,
                 "cases": site.cases,
                 "version": site.version,
+                "protocol": connected[site.name].protocol if site.name in connected else None,
                 "enrolled": site.enrolled,
                 "last_seen": site.last_seen,
                 "revoked": site.revoked,

@@ -53,6 +53,7 @@ class SiteState(NamedTuple):
     since: float
     version: str
     cases: int
+    protocol: int
 
 
 class Hub:
@@ -220,21 +221,19 @@ class Hub:
         if first.WhichOneof("body") != "hello":
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message was no greeting")
         hello = first.hello
-        if hello.protocol != protocol.VERSION:
-            await context.abort(
-                grpc.StatusCode.FAILED_PRECONDITION,
-                f"this server speaks protocol {protocol.VERSION} (ynet {__version__}), the site {hello.protocol}"
-                f" (ynet {protocol.plain(hello.version, 20)}); install the same ynet",
-            )
+        spoken = protocol.agreed(protocol.SPOKEN, protocol.told(hello.protocol, hello.oldest))
+        if spoken is None:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, _no_common_version(hello))
+            raise AssertionError
         if older := self._connections.get(site):
             self._drop(site, older)
         version, leaf = protocol.plain(hello.version, 40), caller().leaf
         keeps = hello.keeps_tasks
         connection = _Connection(asyncio.Queue(OUTBOX), now(), version, hello.cases, _card(hello.card), leaf, keeps)
         self._connections[site] = connection
-        self._last[site] = SiteState(connection.since, version, hello.cases)
+        self._last[site] = SiteState(connection.since, version, hello.cases, spoken)
         self._registry.used(site, leaf.serial, leaf.ends.timestamp(), connection.since)
-        welcome = pb.Welcome(protocol=protocol.VERSION, version=__version__, federation=self._federation)
+        welcome = pb.Welcome(protocol=spoken, version=__version__, federation=self._federation)
         if self._model is not None:
             welcome.model.CopyFrom(self._model)
         if (seen := self._registry.ledger_of(site)) is not None:
@@ -304,6 +303,15 @@ class Hub:
         self._tasks.lost(site, why, is_back_soon=is_back_soon and connection.keeps_tasks)
         self._relay.lost(site)
         log.info("site %s disconnected", site)
+
+
+def _no_common_version(hello: pb.Hello) -> str:
+    """The refusal of a site: what each side speaks, and which of the two is behind."""
+    own, behind = protocol.SPOKEN, "site" if hello.protocol < protocol.SPOKEN.oldest else "server"
+    return (
+        f"this server speaks protocol {own.newest} (ynet {__version__}), the site {hello.protocol}"
+        f" (ynet {protocol.plain(hello.version, 20)}): update the {behind}"
+    )
 
 
 def _card(told: bytes) -> bytes:

@@ -268,7 +268,11 @@ class Registry:
         found = self._rows("SELECT canonical FROM plans WHERE id=?", plan_id)
         if not found:
             raise UserError(f"there is no plan {plan_id[:12]}", "it was never frozen here", "freeze it first")
-        return plan.from_canonical(found[0][0])
+        kept = plan.from_canonical(found[0][0])
+        if kept.id != plan_id:
+            why = "an older ynet named it, whose defaults were others"
+            raise UserError(f"plan {plan_id[:12]} is another one now", why, "train its file anew: it is a new plan")
+        return kept
 
     def start_run(self, plan_id: str, now: float) -> int:
         """A new run of a frozen plan, its number. Raises UserError while another one is under way."""

@@ -60,9 +60,10 @@ def service(
             raise AssertionError from None
 
     async def answer_probe(_: pb.ProbeRequest, __: Context) -> pb.ProbeReply:
-        return pb.ProbeReply(
-            protocol=protocol.VERSION, version=__version__, time=clock().timestamp(), site=caller().site
-        )
+        oldest, newest = protocol.SPOKEN
+        reply = pb.ProbeReply(protocol=newest, oldest=oldest, version=__version__)
+        reply.time, reply.site = clock().timestamp(), caller().site
+        return reply
 
     return grpc.method_handlers_generic_handler(
         protocol.SERVICE,

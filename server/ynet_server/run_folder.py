@@ -66,7 +66,7 @@ class RunFolder:
 
     def plan(self) -> Plan:
         """The run's plan."""
-        return plan.from_canonical((self.path / PLAN).read_text("utf-8"))
+        return plan.from_canonical((self.path / PLAN).read_text("utf-8", errors="replace"))
 
     def event(self, kind: str, **values: Any) -> None:
         """Add one event: a line of JSON."""
@@ -95,18 +95,16 @@ class RunFolder:
         weights.save(self.path / STATE, named, {**metadata, "cases": json.dumps(dict(state.cases))})
 
     def state(self) -> State | None:
-        """Where the run stands, if a round, or the start, was kept."""
+        """Where the run stands, if a round, or the start, was kept. Raises UserError when the file was spoilt."""
         path = self.path / STATE
         if not path.exists():
             return None
         named, metadata = weights.load(path)
-        layout = weights.layout_from_json(metadata["layout"])
-        flat = weights.flatten({entry.name: named[entry.name] for entry in layout})
-        parts = {name.partition("/")[0] for name in named if "/" in name}
-        beside = {part: weights.flatten({e.name: named[f"{part}/{e.name}"] for e in layout}) for part in parts}
-        average = beside.pop(AVERAGE, None)
-        cases = json.loads(metadata.get("cases", "{}"))
-        return State(int(metadata["round"]), flat, layout, cases, average, beside)
+        try:
+            return _state(named, metadata)
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            do = "put a copy of it back, or start the run anew"
+            raise UserError(f"the run cannot go on from {STATE}", "it is not as it was written", do) from None
 
     def save_model(self, arrays: Arrays, card: Mapping[str, Any]) -> str:
         """Keep the finished model with its card; its id."""
@@ -130,6 +128,17 @@ class RunFolder:
         partial = self.path / f"{CARD}.partial"
         partial.write_text(json.dumps(card, indent=2), "utf-8")
         partial.replace(self.path / CARD)
+
+
+def _state(named: Arrays, metadata: Mapping[str, str]) -> State:
+    """What `save_state` kept. Raises ValueError, LookupError, TypeError, AttributeError, UserError."""
+    layout = weights.layout_from_json(metadata["layout"])
+    flat = weights.flatten({entry.name: named[entry.name] for entry in layout})
+    parts = {name.partition("/")[0] for name in named if "/" in name}
+    beside = {part: weights.flatten({e.name: named[f"{part}/{e.name}"] for e in layout}) for part in parts}
+    average = beside.pop(AVERAGE, None)
+    cases = {site: int(count) for site, count in json.loads(metadata.get("cases", "{}")).items()}
+    return State(int(metadata["round"]), flat, layout, cases, average, beside)
 
 
 def _init_content(init: Path, sha256: str) -> bytes:

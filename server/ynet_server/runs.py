@@ -94,7 +94,8 @@ class Runs:
         """Go on with the run that was under way when the server last stopped."""
         for run in self._registry.runs():
             if run.status == "running":
-                self._go_on(run, "restart")
+                with contextlib.suppress(UserError):  # the run has failed of it, and says so
+                    self._go_on(run, "restart")
 
     def take_up(self, number: int) -> None:
         """Go on with a run that has failed or was cancelled, after its last whole round.
@@ -121,7 +122,12 @@ class Runs:
             self._publish(model.id, model.run)
 
     def _go_on(self, run: Run, by: str) -> None:
-        self.folder(run.id).create(self._registry.plan(run.plan)).event("resumed", by=by)
+        try:
+            frozen = self._registry.plan(run.plan)
+        except UserError as error:  # another ynet froze it, that knew more keys or other defaults
+            self._end_badly(run.id, f"{error.what}: {error.why}", error.do)
+            raise
+        self.folder(run.id).create(frozen).event("resumed", by=by)
         self._spawn(run.id)
 
     def _spawn(self, run: int) -> None:
@@ -185,6 +191,7 @@ class Runs:
             raise OSError(errno.ENOSPC, error.why) from None
 
     def _end_badly(self, run: int, reason: str, do: str) -> None:
+        self.folder(run).path.mkdir(parents=True, exist_ok=True)  # it may have failed before there was one
         self.folder(run).event("failed", reason=reason, do=do)
         self._registry.end_run(run, "failed", reason, None, now())
 

@@ -6,6 +6,7 @@ import datetime as dt
 import errno
 import gc
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -34,6 +35,9 @@ from ynet_server.settings import ServerSettings, remember
 # setting for the version.)
 os.environ["GRPC_SSL_CIPHER_SUITES"] = "ECDHE-RSA-AES128-GCM-SHA256"
 
+MAX_STREAMS, MAX_CONNECTIONS, HANDSHAKE_MS = 1024, 2048, 20_000
+"""Calls of one connection; connections in all, strangers' included; how long one may be without a certificate. A site
+has one connection, and a second one for a moment. Beyond, a connection is closed at once, and its site tries again."""
 OPTIONS = [
     ("grpc.so_reuseport", 0),
     ("grpc.keepalive_time_ms", protocol.PING_EVERY_MS),
@@ -42,7 +46,9 @@ OPTIONS = [
     ("grpc.http2.min_recv_ping_interval_without_data_ms", protocol.PING_EVERY_MS // 2),
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.max_receive_message_length", 4 * protocol.CHUNK_BYTES),
-    ("grpc.max_concurrent_streams", 1024),
+    ("grpc.max_concurrent_streams", MAX_STREAMS),
+    ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
+    ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
 ]
 STOP_GRACE_S = 2.0
 
@@ -54,6 +60,7 @@ async def serve(
     interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
 ) -> None:
     """Run the server until it is told to stop (SIGINT, SIGTERM). Raises UserError when it cannot start."""
+    _allow_files(4 * MAX_CONNECTIONS)
     with Lock(home, "ynet-server"), contextlib.ExitStack() as stack:
         now = dt.datetime.now(dt.UTC)
         authority = certificates.authority_of(home, settings.federation, now)
@@ -138,6 +145,14 @@ async def _open_hub(
         raise _port_fault("hub_port", port, OSError(errno.EADDRNOTAVAIL, "the address cannot be listened on")) from None
     await server.start()
     return server, port
+
+
+def _allow_files(wanted: int) -> None:
+    """Let this process have that many files open, as far as the system lets it: connections are files too."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _check_free(host: str, port: int) -> None:

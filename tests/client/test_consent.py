@@ -159,3 +159,12 @@ def test_a_node_without_a_home_takes_part_in_nothing(tmp_path: Path) -> None:
 
 def test_asking_is_what_settings_do_that_say_nothing() -> None:
     assert ClientSettings().policy.new_plans == "ask"
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b'{"name": "of a newer ynet", "newer_key": 1}'])
+def test_a_plan_that_another_ynet_kept_hides_no_other(tmp_path: Path, content: bytes) -> None:
+    consent = Consent(tmp_path, Policy())
+    assert not consent.admits(PLAN)
+    (tmp_path / "plans" / f"{'0' * 64}.json").write_bytes(content)
+    (tmp_path / "plans" / f"{'1' * 64}.json").write_text(PLAN.canonical(), "utf-8")  # named otherwise then
+    assert [one.plan for one in consent.seen()] == [PLAN]

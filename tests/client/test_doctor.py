@@ -9,6 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from loopback import Consortium, play, until
@@ -312,19 +313,37 @@ def test_a_certificate_that_the_hubs_authority_did_not_issue_makes_it_hang_up(tm
     play(tmp_path, story)
 
 
-def test_another_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Newer:
-        VERSION = protocol.VERSION + 1
-        SERVICE = protocol.SERVICE
-
-    monkeypatch.setattr(renewals, "protocol", Newer())
+@pytest.mark.parametrize(
+    ("oldest", "newest", "do"),
+    [
+        (protocol.VERSION + 1, protocol.VERSION + 2, "update this site's ynet"),
+        (1, 1, "ask the coordinator to update the server's ynet"),
+    ],
+)
+def test_a_server_with_no_common_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, oldest: int, newest: int, do: str
+) -> None:
+    monkeypatch.setattr(renewals, "protocol", SimpleNamespace(SPOKEN=(oldest, newest), SERVICE=protocol.SERVICE))
 
     async def story(consortium: Consortium) -> None:
         bad, _ = await diagnosed(consortium, consortium.enrol("A"))
         assert bad is not None
         assert (bad.step, bad.exit_code) == ("version", 2)
-        assert f"the server speaks protocol {protocol.VERSION + 1}" in bad.found
-        assert bad.do == "install the same ynet version as the server's"
+        assert f"the server speaks protocol {newest}" in bad.found
+        assert do in bad.do
+
+    play(tmp_path, story)
+
+
+def test_a_server_one_version_on_is_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoken = protocol.Spoken(protocol.VERSION, protocol.VERSION + 1)
+    monkeypatch.setattr(renewals, "protocol", SimpleNamespace(SPOKEN=spoken, SERVICE=protocol.SERVICE))
+
+    async def story(consortium: Consortium) -> None:
+        bad, steps = await diagnosed(consortium, consortium.enrol("A"))
+        assert bad is None
+        assert f"protocol {protocol.VERSION + 1}" in steps["version"].found
+        assert f"this site protocol {protocol.VERSION}" in steps["version"].found
 
     play(tmp_path, story)
 

@@ -76,20 +76,57 @@ def test_a_certificate_that_is_no_longer_in_use_ends_it_with_what_to_do(tmp_path
     play(tmp_path, story)
 
 
-def test_another_protocol_ends_it_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Newer:
-        VERSION = protocol.VERSION + 1
+class Other:
+    """A side of the protocol that speaks other versions."""
 
-        def __getattr__(self, name: str) -> object:
-            return getattr(protocol, name)
+    def __init__(self, oldest: int, newest: int) -> None:
+        self.SPOKEN, self.VERSION = protocol.Spoken(oldest, newest), newest
 
-    monkeypatch.setattr(hubs, "protocol", Newer())
+    def __getattr__(self, name: str) -> object:
+        return getattr(protocol, name)
+
+
+@pytest.mark.parametrize(
+    ("newest", "behind", "do"),
+    [(protocol.VERSION + 2, "site", "update this site's ynet"), (1, "server", "ask the coordinator to update")],
+)
+def test_a_hub_with_no_common_protocol_ends_it_with_who_must_update(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, newest: int, behind: str, do: str
+) -> None:
+    monkeypatch.setattr(hubs, "protocol", Other(max(1, newest - 1), newest))
 
     async def story(consortium: Consortium) -> None:
         with pytest.raises(RefusedError) as caught:
             await asyncio.wait_for(consortium.session(consortium.enrol("A")).task, 5)
-        assert f"speaks protocol {protocol.VERSION + 1}" in caught.value.why
-        assert "install the same ynet" in caught.value.do
+        assert f"speaks protocol {newest}" in caught.value.why
+        assert f"update the {behind}" in caught.value.why
+        assert do in caught.value.do
+
+    play(tmp_path, story)
+
+
+def test_a_session_one_version_on_goes_on_in_the_hubs_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "protocol", Other(protocol.VERSION, protocol.VERSION + 1))
+
+    async def story(consortium: Consortium) -> None:
+        await consortium.join("A")
+        assert consortium.hub.connected()["A"].protocol == protocol.VERSION
+        assert (await consortium.task("A")).exists()
+
+    play(tmp_path, story)
+
+
+def test_a_hub_that_goes_on_in_a_version_that_was_not_offered_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "agreed", lambda *_: 7)
+
+    async def story(consortium: Consortium) -> None:
+        joined = consortium.session(consortium.enrol("A"))
+        with pytest.raises(RefusedError, match="protocol 7, which this site") as caught:
+            await asyncio.wait_for(joined.task, 5)
+        assert not joined.session.connected
+        assert "coordinator" in caught.value.do
 
     play(tmp_path, story)
 

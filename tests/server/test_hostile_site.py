@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from pathlib import Path
 
 import grpc
@@ -12,7 +13,7 @@ from loopback import Consortium, Site, hello, in_thread, play, sha256, until
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol
 from ynet.federation.content import Content
-from ynet_server import relay
+from ynet_server import relay, start
 from ynet_server.grid import HubGrid
 from ynet_server.hub import MAX_QUESTION_BYTES, MAX_QUESTIONS
 from ynet_server.transfers import MAX_TRANSFERS
@@ -239,6 +240,51 @@ def test_a_flood_of_figures_is_refused_and_is_not_kept_with_the_run(tmp_path: Pa
         reply = await in_thread(ask)
         assert reply.has_error()
         assert "16 KiB" in reply.error.reason
+
+    play(tmp_path, story)
+
+
+def test_a_message_that_cannot_be_read_is_refused_and_no_fault_of_the_server(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story(consortium: Consortium) -> None:
+        async with consortium.wire(consortium.enrol("A")) as wire:
+            call = wire._channel.stream_stream(f"/{protocol.SERVICE}/Attach", None, pb.ToSite.FromString)()
+            await call.write(b"\xff\xff\xff")
+            with refused(Code.INVALID_ARGUMENT, "cannot be read"):
+                await call.read()
+        assert "site A sent a message that cannot be read" in caplog.text
+        assert "Traceback" not in "".join(one.getMessage() for one in caplog.records if one.name.startswith("ynet"))
+
+    play(tmp_path, story)
+
+
+def test_strangers_who_connect_and_say_nothing_are_few_and_soon_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = {"grpc.max_allowed_incoming_connections": 8, "grpc.server_handshake_timeout_ms": 500}
+    assert set(few) < {name for name, _ in start.OPTIONS}
+    monkeypatch.setattr(start, "OPTIONS", [*(one for one in start.OPTIONS if one[0] not in few), *few.items()])
+
+    def is_closed(stranger: socket.socket) -> bool:
+        try:
+            return stranger.recv(1) == b""
+        except BlockingIOError:
+            return False
+        except ConnectionError:
+            return True
+
+    async def story(consortium: Consortium) -> None:
+        strangers = [socket.create_connection(("127.0.0.1", consortium.port)) for _ in range(20)]
+        try:
+            for stranger in strangers:
+                stranger.setblocking(False)
+            await until(lambda: sum(map(is_closed, strangers)) >= 12)
+            await until(lambda: all(map(is_closed, strangers)))
+            await consortium.join("A")
+        finally:
+            for stranger in strangers:
+                stranger.close()
 
     play(tmp_path, story)
 

@@ -194,16 +194,54 @@ def test_an_unknown_method_is_refused(tmp_path: Path) -> None:
 # --- greeting
 
 
-def test_another_protocol_is_refused_with_what_to_install(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("newest", "oldest", "behind"),
+    [
+        (protocol.VERSION + 1, 0, "server"),
+        (protocol.VERSION + 2, protocol.VERSION + 1, "server"),
+        (protocol.SPOKEN.oldest - 1, 0, "site"),
+        (protocol.VERSION, protocol.VERSION + 5, "server"),
+        (0, 0, "site"),
+    ],
+)
+def test_a_site_with_no_common_protocol_is_refused_with_who_must_update(
+    tmp_path: Path, newest: int, oldest: int, behind: str
+) -> None:
     async def story(consortium: Consortium) -> None:
         async with consortium.wire(consortium.enrol("A")) as wire:
             call = wire.attach()
-            await call.write(hello(version=protocol.VERSION + 1))
+            await call.write(pb.FromSite(hello=pb.Hello(protocol=newest, oldest=oldest, version="9.9")))
             words = f"this server speaks protocol {protocol.VERSION}"
             with refused(Code.FAILED_PRECONDITION, words):
                 await call.read()
-            assert "install the same ynet" in await call.details()
+            assert f"the site {newest} (ynet 9.9): update the {behind}" in await call.details()
             assert not consortium.hub.connected()
+
+    play(tmp_path, story)
+
+
+def test_a_site_one_version_on_is_spoken_to_in_the_version_before(tmp_path: Path) -> None:
+    async def story(consortium: Consortium) -> None:
+        async with consortium.wire(consortium.enrol("A")) as wire:
+            call = wire.attach()
+            newer = pb.Hello(protocol=protocol.VERSION + 1, oldest=protocol.VERSION, version="9.9")
+            await call.write(pb.FromSite(hello=newer))
+            assert (await call.read()).welcome.protocol == protocol.VERSION
+            assert consortium.hub.connected()["A"].protocol == protocol.VERSION
+
+    play(tmp_path, story)
+
+
+def test_a_hub_one_version_on_speaks_to_today_s_sites_in_their_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "SPOKEN", protocol.Spoken(protocol.VERSION, protocol.VERSION + 1))
+
+    async def story(consortium: Consortium) -> None:
+        async with consortium.wire(consortium.enrol("A")) as wire:
+            call = wire.attach()
+            await call.write(hello())  # says nothing of an oldest version, as sites did at first
+            assert (await call.read()).welcome.protocol == protocol.VERSION
 
     play(tmp_path, story)
 

@@ -186,6 +186,26 @@ def test_a_registry_of_the_version_before_is_taken_on_with_all_that_is_in_it(tmp
         db.close()
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('"seed":1', '"newer_key":1', "unknown key 'training.newer_key'"),
+        ('"weight_decay":0.05', '"weight_decay":0.04', "is another one now"),
+    ],
+)
+def test_a_plan_that_another_ynet_froze_is_that_very_plan_or_refused(
+    tmp_path: Path, old: str, new: str, words: str
+) -> None:
+    registry = Registry(tmp_path / "r")
+    plan_id = registry.freeze(smallest_plan(), 1.0)
+    with sqlite3.connect(tmp_path / "r") as db:
+        db.execute("UPDATE plans SET canonical=replace(canonical, ?, ?)", (old, new))
+    db.close()
+    with pytest.raises(UserError, match=words):
+        registry.plan(plan_id)
+    registry.close()
+
+
 def test_a_file_that_is_no_registry_is_the_users_to_mend(tmp_path: Path) -> None:
     (tmp_path / "r").write_bytes(b"not SQLite at all, but long enough to be looked at" * 100)
     with pytest.raises(UserError, match="cannot be read"):

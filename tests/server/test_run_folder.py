@@ -79,3 +79,10 @@ def test_the_model_is_named_by_its_weights_and_its_plan_and_says_so(folder: RunF
     loaded, metadata = weights.load(folder.path / MODEL)
     assert metadata == {"plan": smallest_plan().canonical(), "model_id": model}
     np.testing.assert_array_equal(loaded["w"], arrays["w"])
+
+
+@pytest.mark.parametrize("metadata", [{}, {"layout": "[]"}, {"layout": '[["x",[2]]]', "round": "1"}, {"layout": "?"}])
+def test_a_state_that_is_none_is_said_to_be_and_no_fault(folder: RunFolder, metadata: dict[str, str]) -> None:
+    weights.save(folder.path / STATE, {"w": np.ones(3, np.float32)}, metadata)
+    with pytest.raises(UserError):
+        folder.state()

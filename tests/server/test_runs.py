@@ -1,6 +1,7 @@
 """Runs that are stopped, cancelled, or kept from their disk: what they leave is what they go on with."""
 
 import asyncio
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -163,5 +164,23 @@ def test_a_run_that_stands_still_for_its_disk_can_be_cancelled(tmp_path: Path, m
         await asyncio.sleep(0.3)  # it cannot even say that it is cancelled
         disk.room()
         await until(lambda: status_of(consortium) == "cancelled", within_s=5)
+
+    play(tmp_path, story)
+
+
+def test_a_run_whose_plan_this_ynet_cannot_read_has_failed_and_the_server_goes_on(tmp_path: Path) -> None:
+    async def story(consortium: Consortium) -> None:
+        registry = consortium.registry
+        number = registry.start_run(registry.freeze(one_site_plan(tmp_path), 1.0), 1.0)
+        with sqlite3.connect(tmp_path / "registry.sqlite") as db:
+            db.execute("UPDATE plans SET canonical=replace(canonical, 'batch_size', 'newer_key')")
+        db.close()
+        again = Runs(registry, consortium.hub, asyncio.get_running_loop(), tmp_path)
+        again.resume()
+        assert status_of(consortium) == "failed"
+        assert "unknown key 'training.newer_key'" in registry.runs()[0].reason
+        with pytest.raises(UserError, match="unknown key"):
+            again.take_up(number)
+        assert status_of(consortium) == "failed"
 
     play(tmp_path, story)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from canaries import strays
 from hospitals import SITES, plant_canaries
 from trial import Trial
 from ynet.data.manifest import find_sites
@@ -35,3 +36,4 @@ def trial(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Iterator[Tria
         running.start_server(recording)
         running.join_all()
         yield running
+        assert not strays(running)

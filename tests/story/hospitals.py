@@ -38,12 +38,13 @@ def plant_canaries(manifest: Path) -> None:
     """Give every patient and every file a name that can be looked for."""
     with manifest.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
+    site = manifest.parent.name
     for row in rows:
-        row["patient"] = f"CANARY-PATIENT-{row['patient']}"
+        row["patient"] = f"CANARY-{site}-PATIENT-{row['patient']}"
         for column in ("image", "mask"):
             if row[column]:
                 old = manifest.parent / row[column]
-                new = old.with_name(f"CANARY-FILE-{old.name}")
+                new = old.with_name(f"CANARY-{site}-FILE-{old.name}")
                 if old.exists():
                     old.rename(new)
                 row[column] = new.relative_to(manifest.parent).as_posix()

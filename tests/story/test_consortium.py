@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from canaries import everything, kept, strays
 from hospitals import SITES, small_plan
 from trial import Trial, environment
 from ynet.data.manifest import read
@@ -425,3 +426,29 @@ def test_a_model_published_while_a_site_is_away_is_taken_up_when_it_is_back(tria
     trial.wait_connected("C")
     trial.wait_indexed(model)
     assert set(trial.query("C", an_image(trial, "C"))["answered"]) == {"A", "B"}
+
+
+def test_at_the_end_no_secret_and_no_patient_is_anywhere_but_in_its_own_place(trial: Trial, trained: str) -> None:
+    printed = {
+        path: json.dumps(trial.server_call("GET", path)).encode()
+        for path in ("/status", "/sites", "/runs", "/runs/1/events", "/models")
+    }
+    for site in trial.sites:
+        printed[f"status of {site}"] = json.dumps(trial.site_call(site, "GET", "/status")).encode()
+    commands = [trial.site_command("A", name, "--json") for name in ("egress", "ledger", "doctor", "plans")]
+    commands += [trial.site_command("A", "audit", "show", "--json"), trial.server_command("audit", "show", "--json")]
+    for number, done in enumerate(commands):
+        assert done.returncode == 0, done.stderr
+        printed[f"command {number}"] = done.stdout.encode() + done.stderr.encode()
+    assert not strays(trial, printed)
+    # And what is looked for would be found: each where it belongs, and all of it in one place where it does not.
+    assert len(strays(trial, {"leak": b"".join(one.values[-1] for one in kept(trial))})) == len(list(kept(trial)))
+    files = everything(trial)
+    assert {"server/audit.jsonl", "server/registry.sqlite", "server/server.log", "sites/A/client.log"} <= set(files)
+    for one in kept(trial):
+        places = [data for path, data in files.items() if path.startswith(one.places or ("\0",))]
+        assert not places or any(value in data for value in one.values for data in places), one.name
+    assert set(trial.invitations) == set(trial.sites)
+    # A note of one site's people to another's is theirs alone.
+    assert not [path for path, data in files.items() if path.startswith("server/") and b"How did it go on?" in data]
+    assert b"How did it go on?" not in files["record"]

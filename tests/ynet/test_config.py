@@ -100,6 +100,10 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path, text: str) -> None:
         "a: *nobody",
         "[" * 2_000,
         "a: \x07",
+        "a: !!bool x",
+        "a: !!int ''",
+        "a: !!timestamp x",
+        "b: &b {a: 1}\nc: {<<: *b}",  # forty of them, each of the one before, would fill any memory
     ],
 )
 def test_what_is_not_yaml_is_refused(tmp_path: Path, text: str) -> None:

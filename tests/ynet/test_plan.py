@@ -27,6 +27,20 @@ privacy: {mode: "off"}
 """
 
 
+FROZEN = """
+{"aggregation":"plain","augmentation":{"brightness":0.2,"contrast":0.2,"flip":true,"noise":0.05,"rotate_deg":15.0,
+"scale":0.1,"shift":0.05,"transplant":0.0},"classes":["a","b"],"cohort":{"minimum":2,"quorum":2,
+"round_deadline_s":1800.0},"image":{"channels":1,"size":32,"trim":true},"init":null,"name":"t","network":
+{"block":"basic","code_bits":64,"codebook_seed":1,"depth":[2,2,2,2],"dropout":0.5,"width":16},"privacy":{"delta":null,
+"epsilon":null,"max_grad_norm":1.0,"mode":"off","trained":"all","views":1},"recipe":"default","training":
+{"batch_size":32,"class_weights":[],"evaluate_every":5,"learning_rate":0.001,"local_epochs":1,"moving_average":0.0,
+"rounds":2,"schedule":"cosine","seed":1,"segmentation_weight":4.0,"settle":0.0,"strategy":"fedavg",
+"strategy_options":{},"weight_decay":0.05}}
+""".replace("\n", "")
+"""SMALLEST as protocol 2's first ynet froze it. Never write it anew: a key that comes later belongs into plan.LATER."""
+FROZEN_ID = "3edfdd3b69ae9fc2cc39c33c61ccd3cda7a23215510c63f7b2a0d88c80a1e76b"
+
+
 def read(path: Path, text: str) -> Plan:
     path.write_text(text, "utf-8")
     return plans.read(path)
@@ -283,6 +297,11 @@ def test_who_sees_only_a_sum_can_compare_no_updates(strategy: str) -> None:
 def test_a_norm_gate_that_would_refuse_honest_sites_is_none(factor: float) -> None:
     with pytest.raises(UserError):
         plans.from_canonical(json.dumps(changed(("training", "norm_gate"), factor)))
+
+
+def test_a_plan_that_an_older_ynet_froze_has_its_id_still() -> None:
+    assert plans.from_canonical(FROZEN).canonical() == FROZEN
+    assert plans.from_canonical(FROZEN).id == smallest().id == FROZEN_ID
 
 
 def test_an_update_encoding_is_another_plan_and_none_leaves_the_id_that_plans_had_before_there_was_one() -> None:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from pydantic import TypeAdapter
+
 from ynet.home import write_private
 
 NOTHING = "0" * 64  # the digest before the first line
@@ -52,6 +54,7 @@ class Head(NamedTuple):
 
 
 BEGINNING = Head(0, NOTHING)
+_HEAD = TypeAdapter(Head)
 _PART = 1 << 16  # bytes read at a time
 Broken = Callable[[str], Exception]
 
@@ -86,8 +89,8 @@ def read_head(file: Path, broken: Broken) -> Head | None:
     if not file.exists():
         return None
     try:
-        return Head(**json.loads(file.read_bytes()))
-    except (ValueError, TypeError):
+        return Head.from_text(_HEAD.validate_json(file.read_bytes()).to_text())
+    except ValueError:
         raise broken(f"its head, {file.name}, cannot be read") from None
 
 

@@ -73,7 +73,7 @@ class Witness:
         check(one, self._authority)
         with self._lock:
             lines = _lines(self._home)
-            if lines and json.loads(lines[-1])["digest"] == one.digest and json.loads(lines[-1])["by"] == by:
+            if lines and _is_of(lines[-1], one):
                 return
             line = json.dumps(asdict(one), sort_keys=True).encode() + b"\n"
             if len(lines) < 2 * MOST_SIGNED:
@@ -83,7 +83,10 @@ class Witness:
 
     def _seen(self) -> Mapping[str, Head]:
         file = self._home / SEEN
-        return _SEEN.validate_json(file.read_bytes()) if file.exists() else {}
+        try:
+            return _SEEN.validate_json(file.read_bytes()) if file.exists() else {}
+        except ValueError:
+            raise _broken(f"{SEEN}, what was seen of the others' logs, cannot be read") from None
 
 
 def to_wire(one: Countersigned) -> pb.Countersignature:
@@ -140,6 +143,15 @@ def verify(home: Path, links: Iterable[Link], authority: bytes) -> int:
 
 def _message(owner: str, by: str, head: Head, time: float) -> bytes:
     return b"ynet audit head 1\0" + json.dumps([owner, by, head.number, head.digest, time]).encode()
+
+
+def _is_of(line: bytes, one: Countersigned) -> bool:
+    """Whether a line has the same head, by the same signer; one that cannot be read, `verify` finds."""
+    try:
+        last = _SIGNED.validate_json(line)
+    except ValueError:
+        return False
+    return (last.by, last.digest) == (one.by, one.digest)
 
 
 def _lines(home: Path) -> list[bytes]:

@@ -45,20 +45,22 @@ class ToSite(_message.Message):
     def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., task: _Optional[_Union[Task, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., query: _Optional[_Union[Query, _Mapping]] = ..., model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("protocol", "version", "cases", "card", "keeps_tasks", "tasks")
+    __slots__ = ("protocol", "version", "cases", "card", "keeps_tasks", "tasks", "oldest")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CASES_FIELD_NUMBER: _ClassVar[int]
     CARD_FIELD_NUMBER: _ClassVar[int]
     KEEPS_TASKS_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     version: str
     cases: int
     card: bytes
     keeps_tasks: bool
     tasks: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., cases: _Optional[int] = ..., card: _Optional[bytes] = ..., keeps_tasks: bool = ..., tasks: _Optional[_Iterable[str]] = ...) -> None: ...
+    oldest: int
+    def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., cases: _Optional[int] = ..., card: _Optional[bytes] = ..., keeps_tasks: bool = ..., tasks: _Optional[_Iterable[str]] = ..., oldest: _Optional[int] = ...) -> None: ...
 
 class Leave(_message.Message):
     __slots__ = ()
@@ -326,13 +328,15 @@ class ProbeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ProbeReply(_message.Message):
-    __slots__ = ("protocol", "version", "time", "site")
+    __slots__ = ("protocol", "version", "time", "site", "oldest")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TIME_FIELD_NUMBER: _ClassVar[int]
     SITE_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     version: str
     time: float
     site: str
-    def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., time: _Optional[float] = ..., site: _Optional[str] = ...) -> None: ...
+    oldest: int
+    def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., time: _Optional[float] = ..., site: _Optional[str] = ..., oldest: _Optional[int] = ...) -> None: ...

@@ -12,6 +12,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ynet.errors import RefusedError, UserError
@@ -92,19 +93,19 @@ def public_key_of(csr: bytes) -> ec.EllipticCurvePublicKey:
     """The P-256 key that a PEM request proves possession of. Raises RefusedError."""
     try:
         request = x509.load_pem_x509_csr(csr)
-        public = request.public_key()
-    except ValueError:
+        public, is_signed = request.public_key(), request.is_signature_valid
+    except (ValueError, UnsupportedAlgorithm):
         raise RefusedError("enrolment refused", "the signing request cannot be read", "update ynet") from None
     if not (isinstance(public, ec.EllipticCurvePublicKey) and isinstance(public.curve, ec.SECP256R1)):
         raise RefusedError("enrolment refused", "the signing request's key is not P-256", "update ynet")
-    if not request.is_signature_valid:
+    if not is_signed:
         raise RefusedError("enrolment refused", "the signing request's signature is wrong", "try again")
     return public
 
 
 def same_key(certificate: bytes, public: ec.EllipticCurvePublicKey) -> bool:
-    """Whether a PEM certificate is for `public`."""
-    return x509.load_pem_x509_certificate(certificate).public_key() == public
+    """Whether a PEM certificate is for `public`. Raises ValueError when it is none."""
+    return _public(certificate) == public
 
 
 def has_key(certificate: bytes, key: bytes) -> bool:
@@ -114,12 +115,12 @@ def has_key(certificate: bytes, key: bytes) -> bool:
 
 def fingerprint(certificate: bytes) -> bytes:
     """SHA-256 of the DER form of a PEM certificate, 32 bytes. Raises ValueError when it is none."""
-    return x509.load_pem_x509_certificate(certificate).fingerprint(hashes.SHA256())
+    return _loaded(certificate).fingerprint(hashes.SHA256())
 
 
 def first_certificate(pem: bytes) -> bytes:
     """The first certificate in a PEM text, alone: whatever follows it is trusted by nobody. Raises ValueError."""
-    return x509.load_pem_x509_certificate(pem).public_bytes(serialization.Encoding.PEM)
+    return _loaded(pem).public_bytes(serialization.Encoding.PEM)
 
 
 class Leaf(NamedTuple):
@@ -153,12 +154,12 @@ def sign(key: bytes, message: bytes) -> bytes:
 
 def check_signature(certificate: bytes, signature: bytes, message: bytes) -> None:
     """Whether the key of a PEM certificate made the signature. Raises RefusedError."""
-    public = x509.load_pem_x509_certificate(certificate).public_key()
     try:
+        public = _public(certificate)
         if not isinstance(public, ec.EllipticCurvePublicKey):
             raise InvalidSignature
         public.verify(signature, message, ec.ECDSA(hashes.SHA256()))
-    except InvalidSignature:
+    except (InvalidSignature, ValueError):
         raise _untrusted("its signature is not that of its certificate") from None
 
 
@@ -251,8 +252,19 @@ def _loaded(certificate: bytes) -> x509.Certificate:
         raise ValueError(str(error)) from None
 
 
+def _public(certificate: bytes) -> CertificatePublicKeyTypes:
+    """The key of a PEM certificate. Raises ValueError."""
+    try:
+        return _loaded(certificate).public_key()
+    except UnsupportedAlgorithm as error:
+        raise ValueError(str(error)) from None
+
+
 def _private(key: bytes) -> ec.EllipticCurvePrivateKey:
-    loaded = serialization.load_pem_private_key(key, password=None)
+    try:
+        loaded = serialization.load_pem_private_key(key, password=None)
+    except UnsupportedAlgorithm as error:
+        raise ValueError(str(error)) from None
     if not isinstance(loaded, ec.EllipticCurvePrivateKey):
         raise TypeError("not an elliptic-curve key")
     return loaded

@@ -1,6 +1,18 @@
-"""The protocol's number, and the limits that both sides hold each other to."""
+"""The protocol's versions, and the limits that both sides hold each other to."""
+
+from typing import NamedTuple
+
+
+class Spoken(NamedTuple):
+    """The versions that one side speaks: from the oldest to the newest."""
+
+    oldest: int
+    newest: int
+
 
 VERSION = 2
+SPOKEN = Spoken(max(2, VERSION - 1), VERSION)
+"""This ynet's: the newest, and the one before. Before 2 the hub could read queries: nothing speaks that any more."""
 SERVICE = "ynet.v1.Hub"
 
 CHUNK_BYTES = 1 << 20
@@ -41,3 +53,14 @@ PING_ANSWER_MS = 10_000
 def plain(text: str, length: int) -> str:
     """A stranger's words as they may be shown on a terminal: no control characters, not too many."""
     return "".join(c if c.isprintable() else " " for c in text[:length])
+
+
+def agreed(one: Spoken, other: Spoken) -> int | None:
+    """The newest version that both sides speak."""
+    version = min(one.newest, other.newest)
+    return version if version >= max(one.oldest, other.oldest) else None
+
+
+def told(newest: int, oldest: int) -> Spoken:
+    """What the other side says that it speaks; one that names no oldest version speaks its newest alone."""
+    return Spoken(oldest or newest, newest)

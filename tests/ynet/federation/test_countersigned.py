@@ -143,3 +143,22 @@ def test_what_is_kept_is_bounded_and_a_head_that_stands_still_is_kept_once(tmp_p
     assert len((tmp_path / SIGNED).read_bytes().splitlines()) == MOST_SIGNED + 1
     assert chain.NOTHING not in (tmp_path / SIGNED).read_text()
     assert verified(tmp_path) == MOST_SIGNED + 1
+
+
+@pytest.mark.parametrize("spoilt", [b"no JSON\n", b"\xff\n", b"{}\n", b"[1]\n"])
+def test_a_spoilt_line_of_signatures_hinders_no_new_one_and_is_found_by_verifying(
+    tmp_path: Path, spoilt: bytes
+) -> None:
+    site, server = sides(tmp_path)
+    (tmp_path / SIGNED).write_bytes(spoilt)
+    site.keep(server.sign("A", written(tmp_path, 2), NOW), SERVER)
+    with pytest.raises(AuditError, match="cannot be read"):
+        verified(tmp_path)
+
+
+@pytest.mark.parametrize("spoilt", [b"", b"no JSON", b'{"": {"number": "x", "digest": "0"}}', b"[" * 10_000])
+def test_heads_seen_that_cannot_be_read_sign_nothing(tmp_path: Path, spoilt: bytes) -> None:
+    site, _ = sides(tmp_path)
+    (tmp_path / countersigned.SEEN).write_bytes(spoilt)
+    with pytest.raises(AuditError, match="cannot be read"):
+        site.sign(SERVER, Head(3, "c" * 64), NOW)

@@ -1,5 +1,6 @@
 """Certificates: who may be what, and for how long."""
 
+import base64
 import datetime as dt
 
 import pytest
@@ -173,3 +174,26 @@ def test_the_same_key_is_known_again(authority: Identity) -> None:
     assert identity.same_key(certificate, identity.public_key_of(identity.signing_request(key, "A")))
     other = identity.signing_request(identity.new_key(), "A")
     assert not identity.same_key(certificate, identity.public_key_of(other))
+
+
+def test_a_key_of_an_unknown_kind_is_no_key(authority: Identity) -> None:
+    """`cryptography` has an exception of its own for it, which is neither ValueError nor TypeError."""
+    key = identity.new_key()
+    certificate = identity.issue_site(authority, "A", identity.signing_request(key, "A"), NOW)
+    der = bytearray(
+        serialization.load_pem_private_key(key, None).private_bytes(
+            serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    place = der.index(bytes.fromhex("2a8648ce3d0201"))  # id-ecPublicKey
+    der[place] = 0x1A
+    unknown = b"-----BEGIN PRIVATE KEY-----\n" + base64.encodebytes(bytes(der)) + b"-----END PRIVATE KEY-----\n"
+    with pytest.raises(ValueError, match="Unknown key type"):
+        identity.has_key(certificate, unknown)
+    request = x509.load_pem_x509_csr(identity.signing_request(key, "A")).public_bytes(serialization.Encoding.DER)
+    strange = request.replace(bytes.fromhex("2a8648ce3d0201"), bytes.fromhex("1a8648ce3d0201"))
+    csr = b"".join(
+        (b"-----BEGIN CERTIFICATE REQUEST-----\n", base64.encodebytes(strange), b"-----END CERTIFICATE REQUEST-----\n")
+    )
+    with pytest.raises(RefusedError, match="cannot be read"):
+        identity.public_key_of(csr)

@@ -223,3 +223,12 @@ def test_a_kill_at_any_moment_leaves_no_round_trained_that_was_not_recorded(tmp_
         spender.stdout.close()
         assert len(Ledger(tmp_path).entries) >= trained
     assert trained > 5
+
+
+@pytest.mark.parametrize(
+    "head", ['{"number": -1, "digest": "%s"}', '{"number": "one", "digest": "%s"}', '{"number": 1, "digest": 7}', "[1]"]
+)
+def test_a_head_that_cannot_be_is_a_broken_ledger(tmp_path: Path, head: str) -> None:
+    (tmp_path / HEAD).write_text(head.replace("%s", "0" * 64), "utf-8")
+    with pytest.raises(LedgerError, match="cannot be read"):
+        Ledger(tmp_path)

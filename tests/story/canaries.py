@@ -1,0 +1,85 @@
+"""Where a secret or a patient's name may have gone: every file of every home, all that was printed, all the hub saw."""
+
+import base64
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from trial import Trial
+from ynet.federation import invitation
+
+KEYS = ("site.key", "site.next.key", "hub/identity.pem", "authority/identity.pem")
+SECRETS = ("gallery.secret", "users.secret")
+
+
+class Kept(NamedTuple):
+    """Something that may stand in some files and nowhere else."""
+
+    name: str
+    values: tuple[bytes, ...]  # the forms it might have
+    places: tuple[str, ...]  # beginnings of paths from the trial's folder; none: it may stand nowhere
+
+
+def everything(trial: Trial) -> dict[str, bytes]:
+    """All files of a trial by their paths: the homes, what the processes printed, the record of the hub's traffic."""
+    found = {}
+    for path in sorted(trial.folder.rglob("*")):
+        with suppress(FileNotFoundError):  # it was gone meanwhile
+            if path.is_file():
+                found[path.relative_to(trial.folder).as_posix()] = path.read_bytes()
+    return found
+
+
+def kept(trial: Trial) -> Iterator[Kept]:
+    """All that must not get about."""
+    for site in trial.sites:
+        home = trial.home(site).relative_to(trial.folder).as_posix()
+        yield Kept(f"{site}'s patients", (f"CANARY-{site}-PATIENT".encode(),), ())
+        yield Kept(
+            f"{site}'s files", (f"CANARY-{site}-FILE".encode(),), (f"{home}/gallery.sqlite", f"{home}/consults.")
+        )
+        if site in trial.invitations:
+            text = trial.invitations[site]
+            yield Kept(f"{site}'s invitation", (text.encode(), *_forms(invitation.parse(text).secret)), ())
+    for home in (trial.server_home, *map(trial.home, trial.sites)):
+        yield from _of_home(home, trial.folder)
+
+
+def _of_home(home: Path, folder: Path) -> Iterator[Kept]:
+    for name in SECRETS:
+        if (home / name).exists():
+            yield Kept(f"{home.name}: {name}", _forms((home / name).read_bytes()), (_place(home / name, folder),))
+    for name in KEYS:
+        if (home / name).exists():
+            key = serialization.load_pem_private_key((home / name).read_bytes(), None)
+            assert isinstance(key, ec.EllipticCurvePrivateKey)
+            number = key.private_numbers().private_value.to_bytes(32, "big")
+            line = (home / name).read_bytes().splitlines()[1][48:]  # what comes before is in every P-256 key
+            yield Kept(f"{home.name}: {name}", (line, *_forms(number)), (_place(home / name, folder),))
+    if (home / "control.json").exists():
+        token = json.loads((home / "control.json").read_bytes())["token"]
+        yield Kept(f"{home.name}: the control token", (token.encode(),), (_place(home / "control.json", folder),))
+
+
+def _place(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()
+
+
+def _forms(secret: bytes) -> tuple[bytes, ...]:
+    return (secret, secret.hex().encode(), base64.b64encode(secret).rstrip(b"="), base64.urlsafe_b64encode(secret)[:-2])
+
+
+def strays(trial: Trial, printed: dict[str, bytes] | None = None) -> list[str]:
+    """What stands where it does not belong, in the files or in `printed`."""
+    files = {**everything(trial), **(printed or {})}
+    return [
+        f"{one.name} in {path}"
+        for one in kept(trial)
+        for path, data in files.items()
+        if not path.startswith(one.places or ("\0",)) and any(value in data for value in one.values)
+    ]

@@ -1,0 +1,17 @@
+"""The server or a client as the next version may be, as far as the protocol goes: it speaks one more than this one."""
+
+import importlib
+import sys
+
+from ynet.federation import protocol
+
+
+def main() -> None:
+    protocol.VERSION += 1
+    protocol.SPOKEN = protocol.Spoken(protocol.VERSION - 1, protocol.VERSION)
+    module = sys.argv.pop(1)
+    importlib.import_module(f"{module}.cli").main()
+
+
+if __name__ == "__main__":
+    main()
