@@ -133,15 +133,15 @@ class Trial:
                     raise TimeoutError(f"site {site} has not indexed\n{self.log(site)}")
                 time.sleep(0.1)
 
-    def stop(self, name: str) -> None:
-        """End a process as Ctrl-C would, and wait for it."""
+    def stop(self, name: str) -> int:
+        """End a process as Ctrl-C would, and wait for it; its exit code, below 0 when it had to be killed."""
         process = self._processes.pop(name)
         process.terminate()
         try:
             process.wait(STOP_WITHIN_S)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait()
+        return process.wait()
 
     def stop_all(self) -> None:
         """End every process; the sites before the server."""

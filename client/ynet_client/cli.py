@@ -60,6 +60,7 @@ def join(
         asyncio.run(run(folder, settings, member, display))
     finally:
         display.close()
+    terminal.leave()
 
 
 def _member(folder: Path, site: str, invitation: str | None) -> membership.Membership:

@@ -8,7 +8,7 @@ import logging
 import re
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
@@ -37,6 +37,7 @@ log = logging.getLogger("ynet.duties")
 T = TypeVar("T")
 MODEL_ID = re.compile(r"[0-9a-f]{64}")
 VERBS = {TRAIN: "trained", EVALUATE: "evaluated", MASK: "masked the update"}
+STOPS_WITHIN_S = 2.0
 SHOWN = ("loss", "seconds", "pieces", "macro_map10", "dice", "balanced_accuracy")
 
 
@@ -83,7 +84,12 @@ class Duties:
         return self._cases
 
     def close(self) -> None:
-        """Close the gallery and the books; what is being worked on ends with the process."""
+        """Close the gallery and the books, when what was called off has had a moment to stop.
+
+        What does not stop (the accountant's search for a noise multiplier takes seconds) ends with the process, which
+        may be killed at any point.
+        """
+        wait([pool.submit(_nothing) for pool in (self._worker, self._searcher)], STOPS_WITHIN_S)
         if self._equipment.done() and not self._equipment.exception():
             self._equipment.result().archive.gallery.close()
         self.books.close()
@@ -211,6 +217,10 @@ class Duties:
         if AWAITED not in reply.configs.get(CONFIG, {}) and kind in VERBS:
             self._display.say(f"{VERBS[kind]}, round {number}: {_numbers(reply)}")
         return reply
+
+
+def _nothing() -> None:
+    """What a thread that has nothing to do is done with at once."""
 
 
 def _prepare(home: Path, settings: ClientSettings, consent: Consent) -> "Equipment":

@@ -2,7 +2,8 @@
 
 A shape filled with one process's texture lies on another's. Begun with weights of such images, private training does
 better (Tang et al., "learning priors from random processes", NeurIPS 2023). None of these textures is one of the
-synthetic hospitals', of lesions or of backgrounds, and the shapes are ellipses and polygons.
+synthetic hospitals', of lesions or of backgrounds, and the shapes are ellipses and polygons; but to name the texture
+in a shape upon another is a task of the same kind.
 """
 
 import csv

@@ -1,6 +1,7 @@
 """A plan that no admin has said yes to trains nowhere; the run waits, and says for whom."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,3 +66,23 @@ def test_a_site_joins_unattended_with_the_plan_that_it_accepts(tmp_path: Path) -
         trial.wait_connected(*SITES)
         done = trial.server_command("train", "--plan", plan)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_site_that_is_stopped_while_it_works_out_how_much_noise_it_takes_does_not_wait_for_that(
+    tmp_path: Path,
+) -> None:
+    make_federation(tmp_path / "data", {"A": 24}, seed=1, size=32)
+    private = {"mode": "patient", "epsilon": 4.0, "delta": 5e-3}
+    cohort = {"minimum": 1, "quorum": 1}
+    plan = small_plan(tmp_path / "plan.yaml", rounds=900, privacy=private, cohort=cohort)
+    with Trial(tmp_path, find_sites(tmp_path / "data")) as trial:
+        trial.start_server()
+        trial.join_all()
+        assert trial.server_command("train", "--plan", plan, "--detach").returncode == 0
+        until = time.monotonic() + 60
+        while not trial.site_call("A", "GET", "/status")["doing"].startswith("train"):
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        begun = time.monotonic()
+        assert trial.stop("A") == 0
+        assert time.monotonic() - begun < 15

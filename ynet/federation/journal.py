@@ -92,7 +92,9 @@ class Journal(Generic[E]):
         self._is_closed.set()
         self._is_dirty.set()
         self._syncer.join()
-        os.close(self._file)
+        with self._lock:
+            os.close(self._file)
+            self._file = -1  # the number may soon be another file's
 
     def _append(self, line: bytes) -> None:
         try:
