@@ -110,7 +110,7 @@ def call(home: Path, method: str, path: str, what: str, start: str, timeout_s: f
         )
     except httpx.TimeoutException:
         raise UnreachableError(f"{what} did not answer", f"it took more than {timeout_s:g} s", "try again") from None
-    except (OSError, ValueError, KeyError, TypeError, httpx.TransportError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, httpx.TransportError, httpx.InvalidURL):
         raise gone from None
     if answer.status_code == 401:
         raise gone

@@ -45,7 +45,7 @@ def read_request(message: Message) -> Request:
     try:
         plan = plans.from_canonical(str(config["plan"]))
     except UserError as error:
-        raise refused(f"ynet {__version__}, which this site has, cannot read it: {error.what}") from None
+        raise refused(f"its plan cannot be read by ynet {__version__}, which this site has: {error.what}") from None
     mu = config.get("proximal-mu", 0.0)
     if not isinstance(mu, int | float) or not 0 <= mu <= 1000 or (mu and plan.training.strategy != "fedprox"):
         raise refused("its proximal-mu is none of the plan's")

@@ -112,7 +112,7 @@ def unfolding_plan() -> str:
     return json.dumps({**json.loads(PLAN.canonical()), "classes": ["c" * 60 + str(n) for n in range(50_000)]})
 
 
-FOREIGN = "its plan is not one of this version"
+FOREIGN = "its plan cannot be read by ynet"
 NONE = "it is not a content file of ynet"
 RECORDS = "it holds records that no round has"
 HOSTILE: dict[str, tuple[Callable[[Path], bytes], str]] = {

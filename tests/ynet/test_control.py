@@ -140,7 +140,13 @@ def test_a_door_that_its_process_left_behind_is_unreachable(tmp_path: Path) -> N
     unreachable(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "7", "{}", '{"url": "x", "token": "y"}', '{"url": 1, "token": 2}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[]", "7", "{}", "[" * 100_000),
+        *('{"url": "x", "token": "y"}', '{"url": 1, "token": 2}', '{"url": "\\u0000", "token": "y"}'),
+    ],
+)
 def test_a_door_file_that_cannot_be_read_is_unreachable(tmp_path: Path, text: str) -> None:
     (tmp_path / control.FILE).write_text(text)
     unreachable(tmp_path)
