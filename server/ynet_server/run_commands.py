@@ -1,0 +1,134 @@
+"""The commands of runs: train a plan, see how it goes, end it, go on with it."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ynet import terminal
+from ynet.errors import UserError
+from ynet.federation import plan as plans
+from ynet_server.options import Home, Json, call
+from ynet_server.progress import describe_event, run_table
+
+app = typer.Typer()
+FOLLOW_EVERY_S = 0.3
+
+
+@app.command()
+def train(
+    plan: Annotated[Path, typer.Option("--plan", help="The plan, YAML.")],
+    detach: Annotated[bool, typer.Option("--detach", help="Do not wait for the run's end.")] = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Train a plan with the sites that are connected, publish the model, and show how it goes."""
+    init = plans.init_file(plan)
+    asked = {"plan": json.loads(plans.read(plan).canonical()), "init": str(init.resolve()) if init else None}
+    started = call(home, "POST", "/runs", json=asked)
+    number = started["run"]
+    if not as_json:
+        print(f"run {number} of plan {started['plan'][:12]} has begun", flush=True)
+    run = started if detach else _follow(home, number, _nothing if as_json else _print_event)
+    terminal.show(run, as_json=as_json, human=lambda: f"run {number}: {run.get('status', 'started')}")
+    _raise_if_ended_badly(run)
+
+
+@app.command()
+def cancel(
+    run: Annotated[int, typer.Argument(help="The run.")],
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """End the run that is under way. What its rounds have learnt is kept: `resume` goes on with it."""
+    done = call(home, "POST", f"/runs/{run}/cancel")
+    lines = f"run {run} is being cancelled; to go on with it: ynet-server resume {run}"
+    terminal.show(done, as_json=as_json, human=lambda: lines)
+
+
+@app.command()
+def resume(
+    run: Annotated[int, typer.Argument(help="The run.")],
+    detach: Annotated[bool, typer.Option("--detach", help="Do not wait for the run's end.")] = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Go on with a run that failed or was cancelled, after its last whole round."""
+    already = len(call(home, "GET", f"/runs/{run}/events")["events"])
+    begun = call(home, "POST", f"/runs/{run}/resume")
+    ended = begun if detach else _follow(home, run, _nothing if as_json else _print_event, already)
+    terminal.show(ended, as_json=as_json, human=lambda: f"run {run}: {ended.get('status', 'resumed')}")
+    _raise_if_ended_badly(ended)
+
+
+@app.command()
+def runs(
+    run: Annotated[int | None, typer.Argument(help="One run, with its events.")] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show the events as they come, until the run ends; of the newest run.")
+    ] = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """List the runs, or show one."""
+    if watch:
+        _watch(home, run, as_json=as_json)
+        return
+    if run is None:
+        listed = call(home, "GET", "/runs")
+        terminal.show(listed, as_json=as_json, human=lambda: run_table(listed["runs"]))
+        return
+    shown = call(home, "GET", f"/runs/{run}/events")
+    _check_known(shown, run)
+    terminal.show(shown, as_json=as_json, human=lambda: "\n".join(map(describe_event, shown["events"])))
+
+
+def _watch(home: Path | None, run: int | None, *, as_json: bool) -> None:
+    """Show a run's events, or else the newest run's, until it ends; with `as_json`, one object a line."""
+    if run is None:
+        listed = call(home, "GET", "/runs")["runs"]
+        if not listed:
+            raise UserError("there is nothing to watch", "no run was ever started here", "ynet-server train --plan ...")
+        run = int(listed[0]["id"])
+    show = (lambda event: print(json.dumps(event), flush=True)) if as_json else _print_event
+    ended = _follow(home, run, show)
+    if not as_json:
+        print(f"run {run}: {ended['status']}", flush=True)
+
+
+def _nothing(_: dict[str, Any]) -> None:
+    """Show nothing."""
+
+
+def _print_event(event: dict[str, Any]) -> None:
+    print(describe_event(event), flush=True)
+
+
+def _follow(home: Path | None, number: int, show: Callable[[dict[str, Any]], None], since: int = 0) -> dict[str, Any]:
+    """Show a run's events from number `since` on as they come; the run, when it has ended. Raises UserError."""
+    while True:
+        shown = call(home, "GET", f"/runs/{number}/events", params={"since": since})
+        _check_known(shown, number)
+        since += len(shown["events"])
+        for event in shown["events"]:
+            show(event)
+        if shown["run"]["status"] != "running" and not shown["events"]:
+            return dict(shown["run"])
+        time.sleep(FOLLOW_EVERY_S)
+
+
+def _check_known(shown: dict[str, Any], number: int) -> None:
+    if shown["run"] is None:
+        raise UserError(f"there is no run {number}", "it was never started here", "list them: ynet-server runs")
+
+
+def _raise_if_ended_badly(run: dict[str, Any]) -> None:
+    number, status = run.get("id"), run.get("status")
+    if status == "failed":
+        do = f"mend that, then ynet-server resume {number}, or train again (its events: ynet-server runs {number})"
+        raise UserError(f"run {number} failed", run["reason"], do)
+    if status == "cancelled":
+        raise UserError(f"run {number} was cancelled", run["reason"], f"to go on with it: ynet-server resume {number}")
