@@ -89,7 +89,10 @@ class Duties:
         What does not stop (the accountant's search for a noise multiplier takes seconds) ends with the process, which
         may be killed at any point.
         """
-        wait([pool.submit(_nothing) for pool in (self._worker, self._searcher)], STOPS_WITHIN_S)
+        pools = (self._worker, self._searcher)
+        wait([pool.submit(_nothing) for pool in pools], STOPS_WITHIN_S)
+        for pool in pools:
+            pool.shutdown(wait=False, cancel_futures=True)
         if self._equipment.done() and not self._equipment.exception():
             self._equipment.result().archive.gallery.close()
         self.books.close()

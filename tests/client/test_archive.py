@@ -177,7 +177,7 @@ def working(folder: Path, home: Path) -> Iterator[Duties]:
     try:
         yield duties
     finally:
-        duties._worker.shutdown()
+        duties._worker.submit(int).result()  # what was begun is done
         duties.close()
 
 

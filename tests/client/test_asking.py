@@ -67,7 +67,8 @@ class Hospital:
         return await asking.query(self.name, self.duties, self.joined.session, self.images(count), asked, "Dr. House")
 
     def log(self) -> list[audit.Entry]:
-        return list(audit.read(self.home))
+        """Of what it asked and answered; not of what it did."""
+        return [entry for entry in audit.read(self.home) if entry.direction != "did"]
 
 
 def two(
@@ -252,7 +253,7 @@ def test_a_consult_goes_to_the_owning_site_and_its_answer_comes_back(folder: Pat
             ("consult", {"B": "kept"}), ("consult-check", {"B": "found"}), ("consult-check", {"B": "found"})
         ]  # fmt: skip
         assert [one.kind for one in b.log()] == ["query", "consult", "consult-check", "consult-answer", "consult-check"]
-        assert audit.verify(a.home).number == len(a.log())
+        assert audit.verify(a.home).number == len(list(audit.read(a.home)))
         everything = b"".join(path.read_bytes() for home in (a.home, b.home) for path in [home / audit.LOG])
         assert b"Regards" not in everything
         assert hit.token.hex().encode() not in everything
