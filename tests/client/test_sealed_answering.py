@@ -209,7 +209,7 @@ def test_an_envelope_that_is_none_is_refused(two: Two, envelope: bytes) -> None:
 
 def test_a_question_that_is_too_large_for_so_many_sites_is_not_sent(two: Two) -> None:
     sent = two.seal()._replace(envelope=bytes(MAX_TOTAL_BYTES // 2))
-    asked = Question(FRAMED, [], 0)
+    asked = Question(FRAMED, [], 0, lambda _: None)
     assert len(_to_wire(asked, {"B": sent, "C": sent}, 1.0).queries) == 2
     with refused("too large for so many sites"):
         _to_wire(asked, {"B": sent, "C": sent, "D": sent}, 1.0)
