@@ -54,7 +54,8 @@ class Line:
         if self.is_cut:
             writer.transport.abort()
             return
-        with contextlib.suppress(OSError, asyncio.CancelledError):
+        with contextlib.suppress(OSError, asyncio.CancelledError), contextlib.ExitStack() as ending:
+            ending.callback(writer.transport.abort)  # also when there is nobody at the other end
             other_reader, other_writer = await asyncio.open_connection("127.0.0.1", self._port, limit=PART_BYTES)
             both = {writer, other_writer}
             self._open |= both

@@ -48,6 +48,7 @@ class Lines:
     ) -> None:
         for line in self._lines:
             self._do(line.stop)
+        self._do(_settled)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -64,3 +65,8 @@ class Lines:
             return await what()
 
         return asyncio.run_coroutine_threadsafe(run(), self._loop).result(10)
+
+
+async def _settled() -> None:
+    """The connections that were reset are closed: that takes the loop another turn or two."""
+    await asyncio.sleep(0.1)
