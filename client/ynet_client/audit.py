@@ -64,17 +64,12 @@ class Entry:
 KIND: Kind[Entry] = Kind(LOG, HEAD, TypeAdapter(Entry).validate_json)
 
 
-class Audit:
+class Audit(Journal[Entry]):
     """The log in a site's home folder. One process has it open at a time, any of its threads may write."""
 
     def __init__(self, home: Path) -> None:
         """Cut off what a power cut tore, and see that the end is the one that was. Raises AuditError."""
-        self._journal = Journal(home, KIND)
-
-    @property
-    def head(self) -> Head:
-        """How far it goes."""
-        return self._journal.head
+        super().__init__(home, KIND)
 
     def write(
         self,
@@ -97,11 +92,11 @@ class Audit:
             number, time = before.number + 1, round(now, 3)
             return Entry(number, time, direction, kind, said, given, user, codes, k, filters, epsilon, before.digest)
 
-        self._journal.write(entry)
+        self.add(entry)
 
     def did(self, now: float, act: Act, about: str = "", outcome: str = "done") -> None:
         """Add something that the site, or its people, did."""
-        self._journal.write(
+        self.add(
             lambda before: Entry(
                 before.number + 1,
                 round(now, 3),
@@ -114,10 +109,6 @@ class Audit:
                 about=about,
             )
         )
-
-    def close(self) -> None:
-        """Everything is on the disk when this returns."""
-        self._journal.close()
 
 
 def read(home: Path) -> Iterator[Entry]:

@@ -1,7 +1,7 @@
 """What has left the site, by class: how often, how many bytes, when first and last. No patient, file or query is named.
 
 Counted is what goes into messages to the server, before it is encrypted for the line: without the framing of TLS and
-HTTP/2. What is sent again counts again. At most SYNC_S after it left, it is on the disk.
+HTTP/2. What is sent again counts again. At most a second after it left, it is on the disk.
 """
 
 import contextlib
@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from ynet.errors import UserError
+from ynet.synced import Synced
 from ynet_client.database import Database
 
 log = logging.getLogger("ynet.egress")
 FILE = "egress.sqlite"
-SYNC_S = 1.0
 _SCHEMA = "CREATE TABLE egress (class TEXT PRIMARY KEY, messages INTEGER, bytes INTEGER, first REAL, last REAL)"
 _ADD = (
     "INSERT INTO egress VALUES (?, ?, ?, ?, ?) ON CONFLICT (class) DO UPDATE SET"
@@ -79,31 +79,19 @@ class Egress:
         """Raises UserError when the file cannot be opened."""
         self._database = Database(home / FILE, _SCHEMA, 1, is_synced=True, is_shared=True)
         self._now, self._lock, self._new = now, threading.Lock(), dict[str, Row]()
-        self._is_dirty, self._is_closed = threading.Event(), threading.Event()
-        self._syncer = threading.Thread(target=self._keep_synced, name="egress", daemon=True)
-        self._syncer.start()
+        self._synced = Synced(self._sync, "egress")
 
     def count(self, name: Class, size_bytes: int) -> None:
         """One message of a class is about to leave."""
         now = self._now()
         with self._lock:
             self._add(Row(name, 1, size_bytes, now, now))
-        self._is_dirty.set()
+        self._synced.wrote()
 
     def close(self) -> None:
         """Everything is on the disk when this returns."""
-        self._is_closed.set()
-        self._is_dirty.set()
-        self._syncer.join()
-        self._sync()
+        self._synced.close()
         self._database.close()
-
-    def _keep_synced(self) -> None:
-        while not self._is_closed.is_set():
-            self._is_dirty.wait()
-            self._is_closed.wait(SYNC_S)
-            self._is_dirty.clear()
-            self._sync()
 
     def _sync(self) -> None:
         with self._lock:
@@ -116,7 +104,7 @@ class Egress:
             with self._lock:
                 for row in new.values():
                     self._add(row)
-            self._is_dirty.set()
+            self._synced.wrote()
 
     def _add(self, row: Row) -> None:
         before = self._new.get(row.name, row._replace(messages=0, bytes=0))

@@ -75,26 +75,17 @@ def nowhere(act: Act, site: str = "", about: str = "") -> None:
     """Of a server that keeps no log."""
 
 
-class Audit:
+class Audit(Journal[Entry]):
     """The log in the server's home folder. One process has it open at a time, any of its threads may write."""
 
     def __init__(self, home: Path) -> None:
         """Raises AuditError when its end is not the one that was."""
-        self._journal = Journal(home, KIND)
-
-    @property
-    def head(self) -> Head:
-        """How far it goes."""
-        return self._journal.head
+        super().__init__(home, KIND)
 
     def write(self, act: Act, site: str = "", about: str = "") -> None:
         """Add what happened just now."""
         at = round(now(), 3)
-        self._journal.write(lambda before: Entry(before.number + 1, at, act, site, about, before.digest))
-
-    def close(self) -> None:
-        """Everything is on the disk when this returns."""
-        self._journal.close()
+        self.add(lambda before: Entry(before.number + 1, at, act, site, about, before.digest))
 
 
 def read(home: Path) -> Iterator[Entry]:

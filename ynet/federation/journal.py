@@ -1,7 +1,7 @@
 """A log that cannot lie: an append-only file of lines, each with the SHA-256 of the one before, and its head beside it.
 
-A line is with the system when `write` returns: a process that is killed loses none. The disk has it, and the head
-that shows what was cut off, at most SYNC_S later: a power cut may lose the last SYNC_S.
+A line is with the system when `add` returns: a process that is killed loses none. The disk has it, and the head
+that shows what was cut off, at most a second later: a power cut may lose that second.
 """
 
 import os
@@ -13,8 +13,8 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from ynet.errors import RefusedError, UserError
 from ynet.federation import chain
 from ynet.federation.chain import Head, Link
+from ynet.synced import Synced
 
-SYNC_S = 1.0
 _TAIL_BYTES = 1 << 16
 
 
@@ -62,15 +62,13 @@ class Journal(Generic[E]):
     def __init__(self, home: Path, kind: Kind[E]) -> None:
         """Cut off what a power cut tore, and see that the end is the one that was. Raises AuditError."""
         self._home, self._kind = home, kind
-        self._lock, self._is_dirty = threading.Lock(), threading.Event()
+        self._lock = threading.Lock()
         chain.cut_torn(home / kind.log)
         self._head = _last(home, kind)
         self._file = os.open(home / kind.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._sync()
         chain.sync_folder(home)
-        self._is_closed = threading.Event()
-        self._syncer = threading.Thread(target=self._keep_synced, name=kind.log, daemon=True)
-        self._syncer.start()
+        self._synced = Synced(self._sync, kind.log)
 
     @property
     def head(self) -> Head:
@@ -78,20 +76,18 @@ class Journal(Generic[E]):
         with self._lock:
             return self._head
 
-    def write(self, made: Callable[[Head], E]) -> None:
+    def add(self, made: Callable[[Head], E]) -> None:
         """Add the entry that follows a head. Raises UserError when the disk takes no more."""
         with self._lock:
             entry = made(self._head)
             line = entry.line()
             self._append(line)
             self._head = Head(entry.number, chain.digest(line))
-        self._is_dirty.set()
+        self._synced.wrote()
 
     def close(self) -> None:
         """Everything is on the disk when this returns."""
-        self._is_closed.set()
-        self._is_dirty.set()
-        self._syncer.join()
+        self._synced.close()
         with self._lock:
             os.close(self._file)
             self._file = -1  # the number may soon be another file's
@@ -104,13 +100,6 @@ class Journal(Generic[E]):
         if written != len(line):
             os.ftruncate(self._file, os.fstat(self._file).st_size - written)
             raise UserError("the audit log could not be written", "the disk is full", "make room on it")
-
-    def _keep_synced(self) -> None:
-        while not self._is_closed.is_set():
-            self._is_dirty.wait()
-            self._is_closed.wait(SYNC_S)
-            self._is_dirty.clear()
-            self._sync()
 
     def _sync(self) -> None:
         head = self.head
