@@ -100,10 +100,9 @@ def _evaluate(site: LocalSite, context: Context, request: Request) -> RecordDict
 
 def _train(site: LocalSite, context: Context, request: Request) -> tuple[Flat, MetricRecord]:
     """A round's update, and figures about it."""
-    cases, used = site.cases(request.plan)[0], list[int]()
+    cases, _ = site.cases(request.plan)
 
     def anew(pieces: int) -> tuple[YNet, TrainResult]:
-        used.append(pieces)
         net = _loaded(site, request)
         return net, train(
             net,
@@ -120,7 +119,7 @@ def _train(site: LocalSite, context: Context, request: Request) -> tuple[Flat, M
 
     net, result = site.pieces.run(request.plan, anew)
     _remember(context, request, result.moments)
-    metrics = MetricRecord({CASES: len(cases), "loss": result.loss, "seconds": result.seconds, **_told(used[-1])})
+    metrics = MetricRecord({CASES: len(cases), "loss": result.loss, "seconds": result.seconds, **_pieces(site)})
     return weights.flatten(arrays_of(net)), metrics
 
 
@@ -129,7 +128,7 @@ def _train_privately(site: LocalSite, context: Context, request: Request) -> tup
 
     What the same round made before is sent again as it is: it spends nothing.
     """
-    net, used = _loaded(site, request), list[int]()
+    net, told = _loaded(site, request), dict[str, int]()
     cases, patients = site.cases(request.plan)[0], site.patients(request.plan)
     asked = Asked(request.plan, request.round, weights.flatten(arrays_of(net)), len(patients))
     begun = time.perf_counter()
@@ -138,7 +137,6 @@ def _train_privately(site: LocalSite, context: Context, request: Request) -> tup
         mechanism = site.budget.reserve(asked)
 
         def anew(pieces: int) -> TrainResult:
-            used.append(pieces)
             return train_privately(
                 _loaded(site, request),
                 cases,
@@ -157,13 +155,13 @@ def _train_privately(site: LocalSite, context: Context, request: Request) -> tup
         update = weights.flatten(arrays_of(net))
         site.budget.keep(asked, update)
         _remember(context, request, result.moments)
-    seconds = time.perf_counter() - begun
-    return update, MetricRecord({CASES: len(cases), "seconds": seconds, **_told(used[-1] if used else 1)})
+        told = _pieces(site)
+    return update, MetricRecord({CASES: len(cases), "seconds": time.perf_counter() - begun, **told})
 
 
-def _told(pieces: int) -> dict[str, int]:
-    """In how many pieces a batch was trained, where memory did not allow one."""
-    return {PIECES: pieces} if pieces > 1 else {}
+def _pieces(site: LocalSite) -> dict[str, int]:
+    """In how many pieces a batch was trained just now, where memory did not allow one."""
+    return {PIECES: site.pieces.newest} if site.pieces.newest > 1 else {}
 
 
 def _remember(context: Context, request: Request, moments: Moments) -> None:

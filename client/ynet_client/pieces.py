@@ -35,6 +35,11 @@ class Pieces:
         """`kills`: how many processes this system has killed for memory since it was started."""
         self._file, self._kills, self._kept = file, kills or kills_for_memory, _Kept("", 1, False, 0)
 
+    @property
+    def newest(self) -> int:
+        """In how many pieces the newest training had its batches."""
+        return self._kept.pieces
+
     def run(self, plan: Plan, train: Callable[[int], T]) -> T:
         """What `train` makes with a batch in so many pieces; in twice as many each time that memory runs out.
 
