@@ -239,27 +239,33 @@ def test_a_task_that_was_called_off_knows_it_and_sends_nothing(tmp_path: Path) -
     play(tmp_path, story)
 
 
+class Patient(Site):
+    """Works on a task until it is called off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.noticed = asyncio.Event(), asyncio.Event()
+
+    async def task(self, kind: str, received: Path, cancelled: Callable[[], bool]) -> Content:
+        self.begun.set()
+        await until(cancelled)
+        self.noticed.set()
+        return Content()
+
+
 @pytest.mark.parametrize("is_connected", [True, False])
 def test_a_site_that_leaves_stops_what_it_works_on(tmp_path: Path, is_connected: bool) -> None:
-    begun, noticed = asyncio.Event(), asyncio.Event()
-
-    class Patient(Site):
-        async def task(self, kind: str, received: Path, cancelled: Callable[[], bool]) -> Content:
-            begun.set()
-            await until(cancelled)
-            noticed.set()
-            return Content()
-
     async def story(consortium: Consortium) -> None:
-        joined = await consortium.join("A", Patient())
+        work = Patient()
+        joined = await consortium.join("A", work)
         waiting = asyncio.ensure_future(consortium.task("A"))
-        await begun.wait()
+        await work.begun.wait()
         if not is_connected:
             consortium.hub._tasks.close = lambda: None  # type: ignore[method-assign] (it dies without a word)
             await consortium.stop()
             await until(lambda: not joined.session.connected)
         joined.task.cancel()
-        await asyncio.wait_for(noticed.wait(), 5)
+        await asyncio.wait_for(work.noticed.wait(), 5)
         waiting.cancel()
         if not is_connected:
             await consortium.open()
@@ -270,31 +276,24 @@ def test_a_site_that_leaves_stops_what_it_works_on(tmp_path: Path, is_connected:
 @pytest.mark.parametrize("hub", ["started anew", "older"])
 def test_a_task_for_which_nobody_waits_after_a_lost_connection_is_called_off(tmp_path: Path, hub: str) -> None:
     """A hub that was started anew knows nothing of it; one of an older version has answered for it at once."""
-    begun, noticed = asyncio.Event(), asyncio.Event()
-
-    class Patient(Site):
-        async def task(self, kind: str, received: Path, cancelled: Callable[[], bool]) -> Content:
-            begun.set()
-            await until(cancelled)
-            noticed.set()
-            return Content()
 
     async def story(consortium: Consortium) -> None:
-        joined = await consortium.join("A", Patient())
+        work = Patient()
+        joined = await consortium.join("A", work)
         if hub == "older":
             (tmp_path / "c").write_bytes(b"")
             blob = consortium.hub.offer(tmp_path / "c", sha256(b""), 0)
             consortium.hub._send("A", pb.ToSite(task=pb.Task(id="1", kind="train", content=blob)))
         else:
             waiting = asyncio.ensure_future(consortium.task("A"))
-        await begun.wait()
+        await work.begun.wait()
         await consortium.stop()
         if hub == "started anew":
             with pytest.raises(TaskError):
                 await waiting
             await consortium.open()
             await until(lambda: joined.session.connected)
-        await asyncio.wait_for(noticed.wait(), 5)
+        await asyncio.wait_for(work.noticed.wait(), 5)
         await until(lambda: not list(joined.spool.iterdir()))
         if hub == "older":
             await consortium.open()
