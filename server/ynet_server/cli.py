@@ -48,14 +48,13 @@ def invite(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Print an invitation for one site: valid once, for 24 hours."""
+    """Print an invitation for one site: valid once, for 24 hours. What to do with it is said beside, on stderr."""
     made = call(home, "POST", "/invitations", json={"site": site, "replace": replace})
-    lines = (
-        f"Invitation for site {site}, valid once, for 24 hours. Hand it over on a channel that you trust.\n\n"
-        f"{made['invitation']}\n\n"
-        f"There: ynet-client join --site={site} --invitation {made['invitation']} --data MANIFEST.csv"
+    terminal.show(made, as_json=as_json, human=lambda: made["invitation"])
+    terminal.hint(
+        f"For site {site}, valid once, for 24 hours. Hand it over on a channel that you trust; there:\n"
+        f"ynet-client join --site={site} --invitation {made['invitation']} --data MANIFEST.csv"
     )
-    terminal.show(made, as_json=as_json, human=lambda: lines)
 
 
 @app.command()
@@ -82,9 +81,10 @@ def plan_check(plan: PlanFile, as_json: Json = False) -> None:
 
 @plan_app.command("freeze")
 def plan_freeze(plan: PlanFile, home: Home = None, as_json: Json = False) -> None:
-    """Keep a plan at the server under its id. A plan that changed is a new plan."""
+    """Keep a plan at the server under its id, and print that. A plan that changed is a new plan."""
     frozen = call(home, "POST", "/plans", content=plans.read(plan).canonical())
-    terminal.show(frozen, as_json=as_json, human=lambda: f"plan {frozen['name']} is frozen: {frozen['plan']}")
+    terminal.show(frozen, as_json=as_json, human=lambda: frozen["plan"])
+    terminal.hint(f"plan {frozen['name']} is frozen; a site says yes to it with: ynet-client accept {frozen['plan']}")
 
 
 @app.command()
