@@ -238,7 +238,8 @@ class _Examination:
                 raise Ailing(f"the server does not let this site in: {details}", do) from None
             if not self._line.takes(self._member):
                 why = "it is of another authority, or has ended by the server's clock"
-                if succession.is_behind(self._member):
+                known = self._member.authority + b"".join(one.certificate for one in self._member.past)
+                if succession.is_behind(self._member) and identity.is_issued_by(self._member.certificate, known):
                     why, do = "it is of an authority that was replaced while this site was away", self._anew()
                 raise Ailing(f"the server hangs up when it sees this site's certificate: {why}", do) from None
             why = f"{code.name.lower().replace('_', ' ')}, {details}"

@@ -74,7 +74,8 @@ async def renewed(
     kept = membership.load(home)
     if kept is not None and kept.certificate != member.certificate:
         return kept  # renewed already, and not yet used: the connection broke in between
-    if not identity.due_for_renewal(member.certificate, now) and not (moves and succession.is_behind(member)):
+    moves = moves and succession.is_behind(member)
+    if not moves and not identity.due_for_renewal(member.certificate, now):
         return None
     # 1. A key of our own, kept beside the one in use, and a request signed with it.
     key = membership.next_key(home)
@@ -82,8 +83,12 @@ async def renewed(
     ask = channel.unary_unary(f"/{protocol.SERVICE}/Renew", write, pb.Renewal.FromString)
     request = pb.RenewRequest(csr=identity.signing_request(key, member.site), authorities=succession.pinned(member))
     answer = await ask(request, timeout=WITHIN_S)
-    # 2. The certificate is the authority's, for this site and this key, and good for longer than the one before.
+    # 2. The certificate is the authority's, for this site and this key, and good for longer, or of the newer authority.
     certificate = _checked(answer.certificate, member, key, now)
+    if not moves and identity.read_leaf(certificate).ends <= member.ends:
+        raise _refused("it ends no later than the one before")
+    if moves and succession.is_behind(member._replace(certificate=certificate)):
+        raise _refused("it is not of the new authority")
     # 3. From here on it is the one that counts.
     log.info("the certificate was renewed, SHA-256 %s", identity.fingerprint(certificate).hex())
     newest = membership.load(home) or member  # another authority may have been pinned meanwhile
@@ -94,8 +99,6 @@ def _checked(certificate: bytes, member: Membership, key: bytes, now: dt.datetim
     identity.check_member(certificate, member.site, member.authority, now)
     if not identity.has_key(certificate, key):
         raise _refused("it is for another key")
-    if identity.read_leaf(certificate).ends <= member.ends and not succession.is_behind(member):
-        raise _refused("it ends no later than the one before")
     return identity.first_certificate(certificate)
 
 
