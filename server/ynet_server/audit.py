@@ -35,6 +35,7 @@ Act = Literal[
     "round",
     "site-failed",
     "update-refused",
+    "late-update",
     "model-published",
     "asked",
     "audit-refused",  # a site's log is another than it was

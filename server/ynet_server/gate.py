@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -33,23 +34,38 @@ class Gate:
         self._factor = factor
         self._seen: dict[bytes, int] = {}  # the digest of an update, or of what was sent, and its round
 
-    def admit(self, number: int, replies: Sequence[Reply], sent: Flat, talk: Conversation) -> dict[int, float]:
-        """How much each update of a round changes that is let through, by node; the run is told of the others."""
+    def admit(
+        self,
+        number: int,
+        replies: Sequence[Reply],
+        sent: Flat,
+        talk: Conversation,
+        begun: Mapping[int, Flat] = MappingProxyType({}),
+    ) -> Judged:
+        """As `judge`; the run is told of what is refused."""
         updates = ((reply.node, flat_weights(reply.content.array_records[ARRAYS])) for reply in replies)
-        judged = self.judge(number, updates, sent)
+        judged = self.judge(number, updates, sent, begun)
         for node, why in judged.refused.items():
             talk.refuse(number, node, why)
-        return {node: change for node, change in judged.change.items() if node not in judged.refused}
+        return judged
 
-    def judge(self, number: int, updates: Iterable[tuple[int, Flat]], sent: Flat) -> Judged:
+    def judge(
+        self,
+        number: int,
+        updates: Iterable[tuple[int, Flat]],
+        sent: Flat,
+        begun: Mapping[int, Flat] = MappingProxyType({}),
+    ) -> Judged:
         """Which of round `number`'s updates, each with its node and looked at once, are refused.
+
+        `begun`: by node, the weights that one which was trained from others than `sent` began with.
 
         A round that is held again may bring the same once more: only what an earlier round had is a replay.
         """
         self._seen.setdefault(_digest(sent), number - 1)
         change, first = dict[int, float](), dict[int, int]()
         for node, flat in updates:
-            change[node] = distance(flat, sent)
+            change[node] = distance(flat, begun.get(node, sent))
             first[node] = self._seen.setdefault(_digest(flat), number)
         median = float(np.median(list(change.values()))) if change else 0.0
         refused = dict[int, str]()
