@@ -84,6 +84,7 @@ def _trained(rounds: "_Rounds", plan: Plan, folder: RunFolder, after_round: Call
         flat = rounds.train(chosen, number, state)
         average = moving_average(plan, number, state.average, flat)
         state = State(number, flat, state.layout, rounds.cases, average, carried(chosen))
+        folder.add_seen(rounds.gate.news())  # before the state: a round that is on the disk can be replayed to nobody
         folder.save_state(state)
         rounds.sums.forget()
         memory.give_back()
@@ -114,7 +115,7 @@ class _Rounds:
         self._grid, self._plan, self._folder, self._cases_of = grid, plan, folder, cases_of
         self._talk = Conversation(grid, plan, folder, name_of)
         self.sums = SecureSums(self._talk, plan, folder)
-        self._gate = Gate(plan.training.norm_gate)
+        self.gate = Gate(plan.training.norm_gate, folder.seen())
         self.late = Late(grid, self._talk, folder, uses=plan.cohort.late == "use")
         self._arrived = 0  # updates of the round that is held
         self._took_part = set[int]()  # nodes whose updates have counted
@@ -234,7 +235,7 @@ class _Rounds:
         fresh, late = {reply.node for reply in replies}, self.late.arrived(number)
         late = [one for one in late if one.reply.node not in fresh]
         begun = {one.reply.node: one.begun for one in late}
-        judged = self._gate.admit(number, [*replies, *(one.reply for one in late)], state.flat, self._talk, begun)
+        judged = self.gate.admit(number, [*replies, *(one.reply for one in late)], state.flat, self._talk, begun)
         good = [reply for reply in replies if reply.node not in judged.refused]
         self._arrived = len(good)
         if len(good) < self._plan.cohort.quorum:
