@@ -13,7 +13,7 @@ app = typer.Typer(help="Who vouches for all certificates, and who follows when i
 STAGES = {
     "moved": "has moved",
     "pinned": "knows the new one, and is about to move",
-    "told": "connected, and does not know the new one: update its ynet",
+    "told": "has not pinned the new one yet (an older ynet never does: update it)",
     "away": "away, under the old one",
 }
 
