@@ -15,6 +15,7 @@ from hospitals import small_plan
 from trial import Trial
 from ynet.data.manifest import find_sites, read
 from ynet_client import doctor, membership
+from ynet_client.membership import Membership
 
 STAYS = [Path(__file__).parent / "staying_site.py"]
 
@@ -54,27 +55,40 @@ def good(done: "subprocess.CompletedProcess[str]") -> str:
     return done.stdout
 
 
+def invited(trial: Trial, site: str) -> str:
+    return str(trial.server_call("POST", "/invitations", json={"site": site, "replace": False})["invitation"])
+
+
+def enrol(trial: Trial, site: str, invitation: str) -> None:
+    """As `join` does it first."""
+    trial.home(site).mkdir(parents=True, exist_ok=True)
+    membership.enrol(trial.home(site), site, invitation)
+
+
+def kept(trial: Trial, site: str) -> Membership:
+    member = membership.load(trial.home(site))
+    assert member is not None
+    return member
+
+
+def assert_well(trial: Trial, site: str) -> None:
+    """The site's doctor finds nothing."""
+    assert doctor.failure(doctor.examine(trial.home(site), dt.datetime.now(dt.UTC))) is None
+
+
 def test_a_consortium_lives_through_its_authoritys_rotation_and_who_was_away_is_told_what_to_do(
     tmp_path: Path, data: Path
 ) -> None:
     found = find_sites(data)
     with Trial(tmp_path / "trial", found) as trial:
         trial.start_server()
-        trial.join_all()
-        # D has enrolled, and is away from now on.
-        trial.sites["D"] = found["C"]
-        trial.join("D")
-        trial.wait_connected("D")
-        trial.stop("D")
-        del trial.sites["D"]
-        old = {site: membership.load(trial.home(site)) for site in "ABC"}
-        assert all(old.values())
-        waiting = trial.server_call("POST", "/invitations", json={"site": "E", "replace": False})["invitation"]
-        # 1. Two authorities. A moves over by itself; C pins the new one and stays under the old; B comes back in time.
-        trial.stop("C")
-        trial.stop("B")
-        trial.join("C", script=STAYS)
-        trial.wait_connected("C")
+        trial.join("A")
+        trial.join("C", script=STAYS)  # it pins what comes, and stays under the old authority
+        trial.wait_connected("A", "C")
+        for site in "BD":  # these have enrolled, and are away
+            enrol(trial, site, invited(trial, site))
+        waiting, old = invited(trial, "E"), kept(trial, "A")
+        # 1. Two authorities. A moves over by itself, C stays; B comes back in time, to a server that was killed.
         first = authority(trial, "show")
         assert (first["successor"], first["past"]) == (None, [])
         begun = authority(trial, "rotate")
@@ -82,66 +96,56 @@ def test_a_consortium_lives_through_its_authoritys_rotation_and_who_was_away_is_
         until(lambda: stages(trial) == {"A": "moved", "B": "away", "C": "pinned", "D": "away"})
         trial.kill("server")
         trial.start_server()
-        trial.join("B")
+        trial.join("B", "--data", found["B"], "--config", trial.folder / "client.yaml")
         trial.wait_connected("A", "B", "C")
         until(lambda: stages(trial) == {"A": "moved", "B": "moved", "C": "pinned", "D": "away"})
-        # 2. Both generations train, sum secretly, and ask each other.
+        # 2. Both generations train, sum secretly, and ask each other. An invitation from before is good.
         trains(trial, tmp_path, 1, aggregation="secure")
         all_ask(trial, "A", "B", "C")
-        assert doctor.failure(doctor.examine(trial.home("C"), dt.datetime.now(dt.UTC))) is None
-        # 3. An invitation from before is good still; the newcomer moves over at its first connection.
-        trial.home("E").mkdir()
-        membership.enrol(trial.home("E"), "E", waiting)
-        trial.join("E", "--data", found["B"])
-        trial.wait_connected("E")
-        until(lambda: stages(trial)["E"] == "moved")
-        trial.stop("E")
-        # 4. The end: first refused, for who is not ready.
+        enrol(trial, "E", waiting)
+        for site in "CE":
+            assert_well(trial, site)
+        # 3. The end: first refused, for who is not ready.
         refused = trial.server_command("authority", "retire")
         assert refused.returncode == 2
-        assert "C (pinned), D (away)" in refused.stderr
+        assert "C (pinned), D (away), E (away)" in refused.stderr
         trial.stop("C")
         trial.join("C")
         until(lambda: stages(trial)["C"] == "moved")
         assert "has moved" in good(trial.server_command("authority", "show"))
         ended = authority(trial, "retire", "--force")
-        assert (ended["shut_out"], ended["authority"], ended["successor"]) == (["D"], begun["successor"], None)
+        assert (ended["shut_out"], ended["authority"], ended["successor"]) == (["D", "E"], begun["successor"], None)
         assert [one["authority"] for one in ended["past"]] == [first["authority"]]
         until(lambda: "in force no more" in trial.log("C"))
-        # 5. All goes on, under the new one alone, and after the server was started anew.
+        # 4. All goes on, under the new one alone, and after the server was started anew.
         trial.kill("server")
         trial.start_server()
         trial.wait_connected("A", "B", "C")
         trains(trial, tmp_path, 2)
         all_ask(trial, "A", "B", "C")
         for site in "ABC":
-            assert doctor.failure(doctor.examine(trial.home(site), dt.datetime.now(dt.UTC))) is None
+            assert_well(trial, site)
         good(trial.site_command("A", "audit", "verify"))
         assert json.loads(good(trial.server_command("audit", "verify", "--json")))["signed"] >= 4
-        # 6. Who has a certificate of the old one is not let in, even by the way that trusts the new.
-        stranger, now = old["A"], membership.load(trial.home("A"))
-        assert stranger is not None
-        assert now is not None
-        for trusts in (stranger, stranger._replace(authority=now.authority)):
+        # 5. Who has a certificate of the old one is not let in, even by the way that trusts the new.
+        for trusts in (old, old._replace(authority=kept(trial, "A").authority)):
             with pytest.raises(grpc.RpcError) as caught:
                 doctor._probe(trusts)
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
+        # 6. Who was away is told what to do, and it helps.
         told = trial.site_command("D", "doctor")
         assert told.returncode == 2
         assert "it was replaced while this site was away" in told.stderr
         assert "ynet-server invite D --replace" in told.stderr
-        # 7. What it is told to do helps.
-        made = json.loads(good(trial.server_command("invite", "D", "--replace", "--json")))["invitation"]
-        trial.join("D", "--invitation", made, "--data", found["C"])
-        trial.wait_connected("D")
-        # 8. A thief has the key: all are shut out at once, and enrol anew.
+        enrol(trial, "D", json.loads(good(trial.server_command("invite", "D", "--replace", "--json")))["invitation"])
+        assert_well(trial, "D")
+        # 7. A thief has the key: all are shut out at once.
         gone = authority(trial, "rotate", "--now")
-        assert gone["shut_out"] == ["A", "B", "C", "D", "E"]
-        until(lambda: "of an authority that was retired" in trial.log("A"))
-        assert trial._processes["A"].wait(20) == 3
-        made = json.loads(good(trial.server_command("invite", "A", "--replace", "--json")))["invitation"]
-        trial.stop("A")
-        trial.join("A", "--invitation", made)
-        trial.wait_connected("A")
+        assert gone["shut_out"] == ["A", "B", "C", "D"]
+        for site in "ABC":
+            until(lambda site=site: "of an authority that was retired" in trial.log(site))  # type: ignore[misc]
+        assert trial._processes["A"].wait(30) == 3
+        enrol(trial, "A", json.loads(good(trial.server_command("invite", "A", "--replace", "--json")))["invitation"])
+        assert_well(trial, "A")
         good(trial.site_command("A", "audit", "verify"))
         good(trial.server_command("audit", "verify"))
