@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from flwr.app import MetricRecord, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import given
 from hypothesis import strategies as st
-from loopback import Consortium, play, runs, tiny_app, until
+from loopback import Consortium, in_thread, play, runs, tiny_app, until
 from tiny_runs import SIZE, TRAININGS, by_hand, events, federate, honest, model, plan
 
 from ynet.errors import UserError
@@ -20,12 +20,12 @@ from ynet.federation.strategy_options import ROBUST
 from ynet.weights import Flat
 from ynet_server import progress, server_app
 from ynet_server.conversation import Reply
-from ynet_server.grid import HubGrid
+from ynet_server.grid import HubGrid, LetGoError
 from ynet_server.late import Arrived, KeepsLate, rebased, weight
 from ynet_server.run_folder import RunFolder
 from ynet_server.strategies import aggregate, strategy
 
-SLOW, DEADLINE_S = "C", 3.0
+SLOW, HOSTILE, DEADLINE_S = "C", "H", 3.0
 Vector = st.lists(st.floats(-100, 100, width=32), min_size=SIZE, max_size=SIZE).map(lambda v: np.array(v, np.float32))
 
 
@@ -90,13 +90,27 @@ class Gates:
             assert self.of[number].wait(60)
         return TRAININGS[SLOW][0](number, flat)
 
+    def open(self) -> None:
+        """Let go of whoever waits."""
+        for gate in self.of.values():
+            gate.set()
 
-def slow_run(tmp_path: Path, late: str, spoil: Callable[[int, Flat], Flat] | None = None) -> RunFolder:
-    """Three rounds: the slow site's first update comes in the second round, and its second in the third."""
-    folder, gates = RunFolder(tmp_path / "run").create(plan(rounds=3, deadline_s=DEADLINE_S, late=late)), Gates()
-    apps, cases = honest()
-    train = (lambda number, flat: spoil(number, gates.train(number, flat))) if spoil else gates.train
-    apps[SLOW] = tiny_app(train, cases[SLOW])
+
+def slow_run(tmp_path: Path, late: str) -> RunFolder:
+    """Three rounds: the slow sites' first updates come in the second round, and the honest one's second in the third.
+
+    The hostile one's is a thousand times as large, and it sends no other.
+    """
+    frozen = plan(rounds=3, deadline_s=DEADLINE_S, late=late)
+    folder, gates, apps, cases = RunFolder(tmp_path / "run").create(frozen), Gates(), *honest()
+    apps[SLOW] = tiny_app(gates.train, cases[SLOW])
+
+    def hostile(number: int, flat: Flat) -> Flat:
+        if number > 1:
+            raise OSError("no disk")
+        return 1000 * gates.train(number, flat)
+
+    apps[HOSTILE], cases[HOSTILE] = tiny_app(hostile, 5), 5
 
     async def story(consortium: Consortium) -> None:
         for name, app in apps.items():
@@ -110,15 +124,14 @@ def slow_run(tmp_path: Path, late: str, spoil: Callable[[int, Flat], Flat] | Non
             await running
             await until(lambda: not list(consortium.spool.iterdir()))
         finally:
-            for gate in gates.of.values():
-                gate.set()
+            gates.open()
 
     play(tmp_path, story, 90)
     return folder
 
 
-def outcomes(folder: RunFolder) -> list[tuple[int, int, str]]:
-    return [(event["of"], event["round"], event["outcome"]) for event in events(folder, "late")]
+def outcomes(folder: RunFolder) -> list[tuple[str, int, int, str]]:
+    return [(event["site"], event["of"], event["round"], event["outcome"]) for event in events(folder, "late")]
 
 
 def test_a_late_update_is_dropped_by_default(tmp_path: Path) -> None:
@@ -127,14 +140,23 @@ def test_a_late_update_is_dropped_by_default(tmp_path: Path) -> None:
     np.testing.assert_allclose(model(folder), by_hand(3, lambda number: "ABC" if number == 3 else "AB"), rtol=1e-5)
 
 
-def test_a_late_update_is_used_in_the_next_round_once_and_for_less_and_never_beside_a_fresh_one(
+def test_a_late_update_is_used_in_the_next_round_once_and_for_less_through_the_same_gate_and_never_beside_a_fresh_one(
     tmp_path: Path,
 ) -> None:
     folder = slow_run(tmp_path, "use")
-    assert outcomes(folder) == [(1, 2, "used"), (2, 3, "dropped")]
-    assert events(folder, "late")[1]["reason"] == "the site's update of round 3 is there"
-    assert "of round 1, late, was used in round 2" in progress.describe_event(events(folder, "late")[0])
+    assert sorted(outcomes(folder)) == [
+        (SLOW, 1, 2, "used"),
+        (SLOW, 2, 3, "dropped"),
+        (HOSTILE, 1, 2, "dropped"),
+    ]
+    used, refused, dropped = sorted(events(folder, "late"), key=lambda event: (event["round"], event["site"]))
+    assert dropped["reason"] == "the site's update of round 3 is there"
+    assert "the round's median" in refused["reason"]
+    assert [event["site"] for event in events(folder, "update_refused")] == [HOSTILE]
+    assert "of round 1, late, was used in round 2" in progress.describe_event(used)
+    assert "late, was dropped: it changes" in progress.describe_event(refused)
     assert events(folder, "round")[1]["sites"][SLOW]["late"] == 1
+    assert set(events(folder, "round")[1]["sites"]) == {"A", "B", SLOW}
     flat, first = np.zeros(SIZE, np.float32), np.zeros(SIZE, np.float32)
     for number in (1, 2, 3):
         updates = [(TRAININGS[name][0](number, flat), TRAININGS[name][1]) for name in "AB"]
@@ -147,12 +169,29 @@ def test_a_late_update_is_used_in_the_next_round_once_and_for_less_and_never_bes
     np.testing.assert_allclose(model(folder), flat, rtol=1e-4)
 
 
-def test_a_late_update_passes_the_same_gate(tmp_path: Path) -> None:
-    folder = slow_run(tmp_path, "use", lambda number, flat: flat * 1000 if number == 1 else flat)
-    assert outcomes(folder)[0] == (1, 2, "dropped")
-    assert "the round's median" in events(folder, "late")[0]["reason"]
-    assert [event["site"] for event in events(folder, "update_refused")] == [SLOW]
-    np.testing.assert_allclose(model(folder), by_hand(3, lambda number: "ABC" if number == 3 else "AB"), rtol=1e-5)
+def test_a_run_that_is_let_go_calls_off_what_was_late(tmp_path: Path) -> None:
+    folder, gates = RunFolder(tmp_path / "run").create(plan(rounds=3, deadline_s=1.0, late="use")), Gates()
+    apps, cases = honest()
+    apps[SLOW] = tiny_app(gates.train, cases[SLOW])
+
+    async def story(consortium: Consortium) -> None:
+        for name, app in apps.items():
+            await consortium.join(name, runs(app, cases[name]))
+        lets_go = threading.Event()
+        grid = HubGrid(consortium.hub, asyncio.get_running_loop(), consortium.spool, 1, lets_go.is_set)
+        federating = in_thread(lambda: server_app.federate(grid, folder, grid.name_of, grid.cases_of))
+        running = asyncio.ensure_future(federating)
+        try:
+            await until(lambda: events(folder, "round"), 30)
+            lets_go.set()
+            with pytest.raises(LetGoError):
+                await running
+            await until(lambda: not consortium.hub._tasks._open)
+            await until(lambda: not list(consortium.spool.iterdir()))
+        finally:
+            gates.open()
+
+    play(tmp_path, story, 60)
 
 
 def test_the_hubs_grid_can_leave_open_what_is_late() -> None:
