@@ -27,6 +27,9 @@ Act = Literal[
     "task",  # about: its kind, its round and the plan's id; outcomes: done, refused or failed
     "model",  # about: its id
     "forgot",  # a patient; not whom
+    "authority-pinned",  # about: the SHA-256 of its certificate
+    "authority-let-go",
+    "authority-refused",  # outcome: why
 ]
 
 _JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"))

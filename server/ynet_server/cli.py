@@ -11,7 +11,7 @@ from ynet import terminal
 from ynet.federation import countersigned
 from ynet.federation import plan as plans
 from ynet.home import prepare
-from ynet_server import audit, experiment_commands, run_commands
+from ynet_server import audit, authority_commands, experiment_commands, run_commands
 from ynet_server import settings as server_settings
 from ynet_server.options import Home, Json, PlanFile, call, home_of
 
@@ -135,11 +135,11 @@ def status(home: Home = None, as_json: Json = False) -> None:
 @audit_app.command("verify")
 def audit_verify(home: Home = None, as_json: Json = False) -> None:
     """Check the whole chain of the audit log, and the heads that sites have signed. Exit code 3 when it was changed."""
-    from ynet_server import certificates  # gRPC: a second that the other commands need not wait
+    from ynet_server import authorities  # gRPC: a second that the other commands need not wait
 
     folder = home_of(home)
     head = audit.verify(folder)
-    signed = countersigned.verify(folder, audit.read(folder), certificates.authority_in(folder))
+    signed = countersigned.verify(folder, audit.read(folder), *authorities.kept_in(folder))
     line = f"the audit log is whole: {head.number} entries, the last {head.digest[:16]}; {signed} heads signed by sites"
     shown = {"entries": head.number, "head": head.digest, "signed": signed}
     terminal.show(shown, as_json=as_json, human=lambda: line)
@@ -154,5 +154,6 @@ def audit_show(home: Home = None, as_json: Json = False) -> None:
     terminal.show({"entries": [asdict(one) for one in entries]}, as_json=as_json, human=lambda: table)
 
 
+app.add_typer(authority_commands.app, name="authority")
 app.add_typer(run_commands.app)
 app.add_typer(experiment_commands.app)
