@@ -27,6 +27,7 @@ Act = Literal[
     "task",  # about: its kind, its round and the plan's id; outcomes: done, refused or failed
     "model",  # about: its id
     "forgot",  # a patient; not whom
+    "restored",  # the folder, from a backup
 ]
 
 _JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"))

@@ -1,6 +1,7 @@
 """What commands and the Python API ask of a site's running client, through its door on loopback."""
 
 import getpass
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from ynet_client.filters import Filters
 
 QUERY_WITHIN_S = 600.0
 INDEX_WITHIN_S = 24 * 3600.0
+COPIED_WITHIN_S = 3600.0
 ALL = Filters()
 
 
@@ -100,6 +102,18 @@ def answer_consult(home: Path, id_: str, word: str, text: str) -> dict[str, Any]
     """Say yes or no to a request. Raises UserError, RefusedError when it was answered already."""
     said = {"id": id_.lower(), "word": word, "text": text, "user": getpass.getuser()}
     return dict(_call(home, "POST", "/consult-answer", json=said))
+
+
+def new_home(given: Path | None, site: str | None) -> Path:
+    """The folder in which a site is to be made. Raises UserError."""
+    if given is None and site is None and not os.environ.get("YNET_HOME"):
+        raise UserError("which site is meant is not clear", "neither a site nor a folder was named", "say --site")
+    return given or default_home(f"sites/{site}")
+
+
+def copy_databases(home: Path) -> None:
+    """Have the running client lay copies of its databases aside. Raises UserError, UnreachableError."""
+    _call(home, "POST", "/copies", COPIED_WITHIN_S)
 
 
 def status(home: Path) -> dict[str, Any]:

@@ -34,6 +34,7 @@ Act = Literal[
     "update-refused",
     "model-published",
     "asked",
+    "restored",  # the folder, from a backup
     "audit-refused",  # a site's log is another than it was
 ]
 

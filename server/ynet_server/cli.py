@@ -11,7 +11,7 @@ from ynet import terminal
 from ynet.federation import countersigned
 from ynet.federation import plan as plans
 from ynet.home import prepare
-from ynet_server import audit, experiment_commands, run_commands
+from ynet_server import audit, backup_commands, experiment_commands, run_commands
 from ynet_server import settings as server_settings
 from ynet_server.options import Home, Json, PlanFile, call, home_of
 
@@ -156,3 +156,4 @@ def audit_show(home: Home = None, as_json: Json = False) -> None:
 
 app.add_typer(run_commands.app)
 app.add_typer(experiment_commands.app)
+app.add_typer(backup_commands.app)

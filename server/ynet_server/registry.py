@@ -129,6 +129,11 @@ class Registry:
 
     # --- enrolment
 
+    def void_invitations(self) -> None:
+        """End those that nobody has used: of a folder that came from a backup, they may have been used since."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM invitations WHERE certificate IS NULL")
+
     def invite(self, site: str, secret: bytes, now: float, *, replace: bool) -> None:
         """Expect `site` to enrol within a day. Raises UserError when it has enrolled already, unless `replace`."""
         check_site_name(site)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import grpc
 
-from ynet import __version__, control
+from ynet import __version__, control, readiness
 from ynet.errors import UserError
 from ynet.federation import identity, protocol
 from ynet.federation.countersigned import SERVER, Witness
@@ -107,7 +107,8 @@ async def serve(
             say(line)
 
         watching = asyncio.create_task(certificates.watch(hub, registry, own, authority.certificate, say))
-        await _until_told_to_stop()
+        async with readiness.told(lambda: _doing(hub, registry)):
+            await _until_told_to_stop()
         watching.cancel()
         say("stopping")
         runs.stop()
@@ -116,6 +117,14 @@ async def serve(
         del server
         gc.collect()  # gRPC's server ends itself when it is collected, and needs the loop for it
         await asyncio.sleep(0)
+
+
+def _doing(hub: Hub, registry: Registry) -> str:
+    """What the service manager shows of this server: nobody's name."""
+    newest = next(iter(registry.runs()), None)
+    return f"{len(hub.connected())} sites connected; " + (
+        f"run {newest.id}: {newest.status}" if newest else "no run yet"
+    )
 
 
 def _only_here(settings: ServerSettings) -> list[str]:
