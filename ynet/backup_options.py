@@ -3,13 +3,15 @@
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ynet import terminal
-from ynet.backup import Manifest, Packed
 from ynet.errors import UserError
+
+if TYPE_CHECKING:
+    from ynet.backup import Manifest, Packed
 
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="The file to write; there must be none of that name.")]
 Backup = Annotated[Path, typer.Argument(metavar="FILE", help="A backup.")]
@@ -38,7 +40,7 @@ def passphrase(file: Path | None, *, is_new: bool) -> str:
     return found
 
 
-def show_packed(packed: Packed, *, as_json: bool) -> None:
+def show_packed(packed: "Packed", *, as_json: bool) -> None:
     """What `backup` prints."""
     shown: dict[str, Any] = {"file": str(packed.path), "bytes": packed.bytes, "files": len(packed.manifest.files)}
     shown |= {"sealed": packed.is_sealed, "made": packed.manifest.made}
@@ -47,7 +49,7 @@ def show_packed(packed: Packed, *, as_json: bool) -> None:
     terminal.show(shown, as_json=as_json, human=lambda: line)
 
 
-def show_unpacked(manifest: Manifest, home: Path, notes: list[str], *, as_json: bool) -> None:
+def show_unpacked(manifest: "Manifest", home: Path, notes: list[str], *, as_json: bool) -> None:
     """What `restore` prints."""
     shown = {"home": str(home), "files": len(manifest.files), "made": manifest.made, "notes": notes}
     made = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(manifest.made))

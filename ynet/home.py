@@ -19,6 +19,13 @@ def default_home(part: str) -> Path:
     return Path(chosen) if chosen else user_data_path("ynet", appauthor=False) / part
 
 
+def home_source(given: Path | None) -> str:
+    """Where it was said which folder is meant."""
+    if given:
+        return "--home"
+    return "environment: YNET_HOME" if os.environ.get("YNET_HOME") else "default"
+
+
 def prepare(home: Path) -> Path:
     """Make the folder, for its owner only. Raises UserError."""
     try:

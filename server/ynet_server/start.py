@@ -10,8 +10,9 @@ import resource
 import shutil
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import grpc
 
@@ -58,8 +59,12 @@ async def serve(
     settings: ServerSettings,
     say: Callable[[str], None],
     interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+    known: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Run the server until it is told to stop (SIGINT, SIGTERM). Raises UserError when it cannot start."""
+    """Run the server until it is told to stop (SIGINT, SIGTERM). Raises UserError when it cannot start.
+
+    `known`: where the settings came from, by key.
+    """
     _allow_files(4 * MAX_CONNECTIONS)
     with Lock(home, "ynet-server"), contextlib.ExitStack() as stack:
         now = dt.datetime.now(dt.UTC)
@@ -83,7 +88,7 @@ async def serve(
         except OSError as error:
             await server.stop(None)
             raise _port_fault("enrolment_port", settings.listen.enrolment_port, error) from None
-        remember(home, settings, hub_port, enrolment_port)
+        remember(home, settings, hub_port, enrolment_port, known)
 
         fingerprint = identity.fingerprint(authority.certificate).hex()
         about: dict[str, object] = {
