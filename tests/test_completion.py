@@ -242,6 +242,8 @@ def test_a_runs_rounds_are_a_bar_with_the_time_left_on_a_terminal_and_lines_else
 
 
 def settings(module: str, home: Path, surroundings: Mapping[str, str], *more: str) -> dict[str, Any]:
+    home.mkdir(exist_ok=True)
+    (home / "membership.json").touch()  # which makes it a site's
     command = [sys.executable, "-m", module, "config", "show", "--json", *more]
     environment = {**surroundings, "YNET_HOME": str(home)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)

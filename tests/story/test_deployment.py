@@ -1,15 +1,20 @@
 """A consortium as services: what the service manager is told, and how it goes on from backups of its folders."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from hospitals import small_plan
 from notified import Notified
 from trial import Trial, command
+from trial import environment as trial_environment
 from ynet.data.manifest import find_sites, read
 
 PASSPHRASE = "correct horse battery"
@@ -48,6 +53,37 @@ def test_a_service_says_that_it_is_ready_what_it_does_and_that_it_lives(
         one.wait("WATCHDOG=1")
         assert one.lines[0] == "READY=1"
         assert one.lines.count("READY=1") == 1
+
+
+COMPOSE = yaml.safe_load((Path(__file__).parents[2] / "deploy/compose/compose.yaml").read_text())
+
+
+def run_in_its_place(service: str, paths: dict[str, Path], **environment: object) -> "subprocess.Popen[bytes]":
+    """The shell's lines of a service of the compose file, with a container's folders where they are here."""
+    lines = COMPOSE["services"][service]["entrypoint"][-1].replace("$$", "$")
+    for inside, here in paths.items():
+        lines = lines.replace(inside, str(here))
+    programs = paths["/invitations"] / "programs"
+    programs.mkdir(exist_ok=True)
+    for program in ("ynet-server", "ynet-client"):
+        text = f"#!{sys.executable}\nfrom {program.replace('-', '_')}.cli import main\nmain()\n"
+        (programs / program).write_text(text)
+        (programs / program).chmod(0o755)
+    own = {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": ":".join(sys.path)}
+    given = {key: str(value) for key, value in environment.items()}
+    return subprocess.Popen(["sh", "-c", lines], env={**trial_environment(), **own, **given})
+
+
+def test_the_compose_files_services_invite_and_join(services: Trial, data: Path, tmp_path: Path) -> None:
+    paths = {"/invitations": tmp_path, "/data": data, "/etc/ynet": Path(__file__).parents[2] / "deploy/compose"}
+    with run_in_its_place("invitations", paths, YNET_HOME=services.server_home) as asking:
+        asking.wait(60)
+    assert (tmp_path / "C").read_text().startswith("ynet1.")
+    assert not (tmp_path / "A").read_text()  # it has joined
+    with run_in_its_place("site-c", paths, YNET_HOME=tmp_path / "home", SITE="C") as site:
+        services.wait_connected("A", "B", "C")
+        site.terminate()
+        assert site.wait(20) == 0
 
 
 def packed(done: Any) -> dict[str, Any]:
