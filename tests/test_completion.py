@@ -118,6 +118,18 @@ def test_bash_completes(line: str, completed: str, surroundings: Mapping[str, st
     assert completed in done.stdout.splitlines(), done.stderr
 
 
+def test_completion_installs_itself(surroundings: Mapping[str, str], tmp_path: Path) -> None:
+    script = (
+        "ynet-client --install-completion >/dev/null\n"
+        'source "$HOME/.bashrc"; complete -p ynet-client; ynet-client --install-completion >/dev/null\n'
+        'grep -c ynet-client "$HOME/.bashrc"'
+    )
+    own = {**surroundings, "HOME": str(tmp_path)}
+    done = subprocess.run(["bash", "-c", script], env=own, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "1"  # done again, it changes nothing
+    assert "_ynet_client_completion ynet-client" in done.stdout
+
+
 @pytest.mark.parametrize(("line", "completed"), CASES)
 def test_fish_completes(line: str, completed: str, surroundings: Mapping[str, str]) -> None:
     program = line.split()[0]

@@ -11,7 +11,6 @@ import io
 import json
 import os
 import shutil
-import sqlite3
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
@@ -23,14 +22,12 @@ from pydantic.dataclasses import dataclass
 from ynet.config import STRICT
 from ynet.errors import UserError
 from ynet.home import RESTORING, prepare
+from ynet.kept_files import ASIDE, files, is_kept, turn
 from ynet.passphrase import Sealing, Unsealing, is_sealed
 
 MANIFEST, FORMAT = "manifest.json", "ynet backup 1"
-ASIDE = "backup.partial"
 MAX_MANIFEST_BYTES = 64 << 20
 PART_BYTES = 1 << 20
-BUSY_S = 5.0
-_TRANSIENT = ("*.partial", "*.lock", "lock", "control.json", "*-wal", "*-shm", "*-journal", "*.log", "*.log.*")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -104,7 +101,7 @@ def unpack(
     prepare(home)
     into = home / RESTORING
     into.mkdir(mode=0o700)
-    try:
+    with _all_or_nothing(home):
         with file.open("rb") as opened:
             source = Unsealing(opened, passphrase()) if is_sealed(opened) else opened
             manifest = _read(cast(IO[bytes], source), into, what)
@@ -112,79 +109,32 @@ def unpack(
             raise UserError(what, f"it is a {manifest.kind}'s", f"restore it with ynet-{manifest.kind}")
         check(into, manifest)
         _take_in(into, home)
-    except (OSError, tarfile.TarError) as error:
-        why = (error.strerror if isinstance(error, OSError) else None) or "it is no backup of ynet, or was cut off"
-        raise UserError(what, why, "check the file and the disk, or take another copy") from None
-    finally:
-        shutil.rmtree(into, ignore_errors=True)
     return manifest
 
 
-def databases(home: Path) -> list[Path]:
-    """The SQLite files of a home folder, by their paths in it."""
-    return [name for name in files(home) if name.suffix == ".sqlite"]
-
-
-def lay_databases(home: Path, aside: Path) -> None:
-    """Copy every database that another process may have open, but for those that lie there. Raises UserError."""
-    for name in databases(home):
-        if not (aside / name).exists():
-            (aside / name).parent.mkdir(parents=True, exist_ok=True)
-            copy_database(home / name, aside / name)
-
-
-def copy_database(source: Path, target: Path) -> None:
-    """Copy a database as it is at one moment. Raises UserError where another process keeps it for itself."""
+@contextlib.contextmanager
+def _all_or_nothing(home: Path) -> Iterator[None]:
+    """Empty a folder, which was empty before, when something fails. Raises UserError where the disk or the file did."""
     try:
-        with (
-            contextlib.closing(sqlite3.connect(source, timeout=BUSY_S)) as opened,
-            contextlib.closing(sqlite3.connect(target)) as copied,
-        ):
-            opened.backup(copied)
-    except sqlite3.Error as error:
-        do = "is its process in the midst of starting or ending? try again"
-        raise UserError(f"the database {source} cannot be copied", str(error), do) from None
-
-
-def check_databases(home: Path) -> None:
-    """Let SQLite look at every page of every database. Raises UserError."""
-    for name in databases(home):
-        try:
-            with contextlib.closing(sqlite3.connect(home / name)) as opened:
-                (said,) = opened.execute("PRAGMA integrity_check(1)").fetchone()
-        except sqlite3.DatabaseError as error:
-            said = str(error)
-        if said != "ok":
-            raise UserError("the backup was not restored", f"{name} is broken: {said}", "take an older backup")
-
-
-def files(home: Path) -> list[Path]:
-    """What is kept of a home folder, by the paths in it: not what belongs to a running process, and no log of faults.
-
-    In the order in which it is copied.
-    """
-    found = []
-    for folder, inner, names in os.walk(home):
-        inner[:] = sorted(name for name in inner if name not in ("spool", ASIDE, RESTORING))
-        found += [Path(folder, name).relative_to(home) for name in names]
-    kept = [path for path in found if not any(path.match(one) for one in _TRANSIENT)]
-    return sorted((path for path in kept if (home / path).is_file() and not (home / path).is_symlink()), key=_turn)
-
-
-def _turn(path: Path) -> tuple[int, str]:
-    """What names something else goes first; logs, which only grow, go last."""
-    if path.suffix == ".sqlite":
-        return 0, str(path)
-    if path.suffix == ".head" or path.name.endswith(".signed.jsonl"):
-        return 1, str(path)
-    return (3 if path.suffix == ".jsonl" else 2), str(path)
+        yield
+    except BaseException as error:
+        for path in sorted(home.iterdir(), key=lambda path: path.name == RESTORING):  # while it is there, none starts
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
+        if not isinstance(error, OSError | tarfile.TarError):
+            raise
+        why = (error.strerror if isinstance(error, OSError) else None) or "it is no backup of ynet, or was cut off"
+        do = "check the file and the disk, or take another copy"
+        raise UserError("the backup was not restored", why, do) from None
 
 
 def _write(file: IO[bytes], home: Path, aside: Path, about: Manifest, passphrase: str | None) -> Manifest:
     sealing = Sealing(file, passphrase) if passphrase is not None else None
     written: dict[str, File] = {}
     with tarfile.open(fileobj=cast(IO[bytes], sealing or file), mode="w|", format=tarfile.PAX_FORMAT) as tar:
-        for name in sorted({*files(home), *files(aside)}, key=_turn):
+        for name in sorted({*files(home), *files(aside)}, key=turn):
             laid = aside / name
             if one := _add(tar, name.as_posix(), laid if laid.exists() else home / name):
                 written[name.as_posix()] = one
@@ -262,7 +212,13 @@ def _read(source: IO[bytes], into: Path, what: str) -> Manifest:
 
 def _is_inside(name: str) -> bool:
     path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts and "\0" not in name and str(path) == name != "."
+    return (
+        not path.is_absolute()
+        and ".." not in path.parts
+        and "\0" not in name
+        and str(path) == name != "."
+        and is_kept(path)
+    )
 
 
 def _lay_down(content: IO[bytes], path: Path) -> File:

@@ -4,6 +4,7 @@ The nonce of a part is a random prefix, the part's number, and whether it is the
 2015): parts cannot be exchanged, left out or cut off unnoticed.
 """
 
+import io
 import os
 from typing import BinaryIO, Protocol
 
@@ -56,15 +57,16 @@ class Unsealing:
         header = file.read(len(MAGIC) + SALT_BYTES + PREFIX_BYTES)
         if not header.startswith(MAGIC) or len(header) < len(MAGIC) + SALT_BYTES + PREFIX_BYTES:
             raise UserError("the file cannot be opened", "it is not sealed with a passphrase", "give no passphrase")
-        self._file, self._parts, self._held = file, _Parts(passphrase, header), b""
+        self._file, self._parts, self._held = file, _Parts(passphrase, header), io.BytesIO()
         self._next = file.read(PART_BYTES + TAG_BYTES)
 
     def read(self, size: int) -> bytes:
         """At most `size` bytes, fewer at the end alone. Raises UserError: another passphrase, or another file."""
-        while len(self._held) < size and self._next:
+        found = self._held.read(size)
+        while len(found) < size and self._next:
             part, self._next = self._next, self._file.read(PART_BYTES + TAG_BYTES)
-            self._held += self._parts.open(part, is_last=not self._next)
-        found, self._held = self._held[:size], self._held[size:]
+            self._held = io.BytesIO(self._parts.open(part, is_last=not self._next))
+            found += self._held.read(size - len(found))
         return found
 
 

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from ynet import __version__, backup
+from ynet import __version__, backup, kept_files
 from ynet.backup import Manifest, Packed
 from ynet.errors import UserError
 from ynet.federation import countersigned, ledger
@@ -44,7 +44,7 @@ def pack(home: Path, out: Path, now: float, passphrase: str | None) -> Packed:
         def lay(aside: Path) -> None:
             if is_running:
                 door.copy_databases(home)  # it has them for itself alone
-            backup.lay_databases(home, aside)
+            kept_files.lay_databases(home, aside)
             _lay_membership(home, aside)
 
         return backup.pack(home, out, about, lay, passphrase)
@@ -58,7 +58,7 @@ def unpack(file: Path, home: Path, site: str | None, now: float, passphrase: Cal
         if member is None or member.site != (site or member.site):
             why = f"it is site {member.site}'s" if member else "no site has joined in it"
             raise UserError(f"the backup {file} was not restored", why, "take another backup, or another --site")
-        backup.check_databases(unpacked)
+        kept_files.check_databases(unpacked)
         ledger.read(unpacked)
         audit.verify(unpacked)
         countersigned.verify(unpacked, audit.read(unpacked), member.authority)

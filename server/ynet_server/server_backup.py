@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
-from ynet import __version__, backup, weights
+from ynet import __version__, backup, kept_files, weights
 from ynet.backup import Manifest, Packed
 from ynet.errors import UserError
 from ynet.federation import countersigned
@@ -37,7 +37,7 @@ def pack(home: Path, out: Path, now: float, passphrase: str | None) -> Packed:
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(UserError):  # it is running: its databases are shared
             stack.enter_context(Lock(home, "ynet-server"))
-        return backup.pack(home, out, about, lambda aside: backup.lay_databases(home, aside), passphrase)
+        return backup.pack(home, out, about, lambda aside: kept_files.lay_databases(home, aside), passphrase)
 
 
 def unpack(file: Path, home: Path, now: float, passphrase: Callable[[], str]) -> Manifest:
@@ -55,7 +55,7 @@ def unpack(file: Path, home: Path, now: float, passphrase: Callable[[], str]) ->
 
 def _check(home: Path) -> None:
     """Registry, authority, audit log and the model in use, each held against its checks. Raises UserError."""
-    backup.check_databases(home)
+    kept_files.check_databases(home)
     authority = certificates.authority_in(home)
     audit.verify(home)
     countersigned.verify(home, audit.read(home), authority)

@@ -74,7 +74,9 @@ def run_in_its_place(service: str, paths: dict[str, Path], **environment: object
     return subprocess.Popen(["sh", "-c", lines], env={**trial_environment(), **own, **given})
 
 
-def test_the_compose_files_services_invite_and_join(services: Trial, data: Path, tmp_path: Path) -> None:
+def test_the_compose_files_services_invite_and_join_and_a_site_is_left_to_systemd(
+    services: Trial, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     paths = {"/invitations": tmp_path, "/data": data, "/etc/ynet": Path(__file__).parents[2] / "deploy/compose"}
     with run_in_its_place("invitations", paths, YNET_HOME=services.server_home) as asking:
         asking.wait(60)
@@ -84,6 +86,14 @@ def test_the_compose_files_services_invite_and_join(services: Trial, data: Path,
         services.wait_connected("A", "B", "C")
         site.terminate()
         assert site.wait(20) == 0
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    left = command("ynet_client", "join", "--site", "C", "--service", home=tmp_path / "home")
+    assert left.returncode == 0, left.stderr
+    unit = tmp_path / "config/systemd/user/ynet-client-C.service"
+    assert left.stdout.splitlines()[0] == f"{unit} is written"
+    assert "to run: systemctl --user enable --now ynet-client-C.service" in left.stdout
+    assert f"join --site=C --home={tmp_path / 'home'}" in unit.read_text()
 
 
 def packed(done: Any) -> dict[str, Any]:

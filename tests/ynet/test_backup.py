@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from ynet import backup, passphrase
-from ynet.backup import FORMAT, MANIFEST, Manifest, Packed, lay_databases, pack, unpack
+from ynet import kept_files, passphrase
+from ynet.backup import FORMAT, MANIFEST, Manifest, Packed, pack, unpack
 from ynet.errors import UserError
 from ynet.home import RESTORING, prepare
+from ynet.kept_files import lay_databases
 
 ABOUT = Manifest(FORMAT, "server", "lungs", 1.0, "0.1.0", {})
 WORD = "correct horse battery"
@@ -122,7 +123,9 @@ def test_a_backup_that_its_check_refuses_and_one_of_the_other_side_leave_nothing
         assert not list((tmp_path / "to").iterdir())
 
 
-@pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "a/../../outside", "./a", "a//b"])
+@pytest.mark.parametrize(
+    "name", ["../outside", "/tmp/outside", "a/../../outside", "./a", "a//b", "restoring.partial/a", "control.json"]
+)
 def test_a_backup_that_names_files_elsewhere_is_refused(name: str, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "b.tar", "w") as tar:
         info = tarfile.TarInfo(name)
@@ -147,6 +150,26 @@ def test_links_and_what_the_manifest_does_not_name_are_refused(home: Path, tmp_p
             restored(tmp_path / "b.tar", tmp_path / "to")
 
 
+def test_a_disk_that_fails_at_the_very_end_leaves_nothing(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, to = packed(home, tmp_path / "b.tar"), tmp_path / "to"
+    move, moved = Path.rename, list[Path]()
+
+    def third_fails(path: Path, target: Path) -> Path:
+        if len(moved) == 2:
+            raise OSError(5, "Input/output error")
+        moved.append(path)
+        return move(path, target)
+
+    monkeypatch.setattr(Path, "rename", third_fails)
+    with pytest.raises(UserError) as refused:
+        restored(made.path, to)
+    assert refused.value.why == "Input/output error"
+    assert len(moved) == 2
+    assert not list(to.iterdir())
+
+
 def test_no_process_starts_in_a_folder_that_was_not_restored_to_its_end(tmp_path: Path) -> None:
     (tmp_path / "home" / RESTORING).mkdir(parents=True)
     with pytest.raises(UserError, match="not restored to its end"):
@@ -159,4 +182,4 @@ def test_a_failed_backup_leaves_no_file_and_no_backup_is_overwritten(home: Path,
     packed(home, tmp_path / "b.tar")
     with pytest.raises(UserError, match="there is such a file"):
         packed(home, tmp_path / "b.tar")
-    assert not (home / backup.ASIDE).exists()
+    assert not (home / kept_files.ASIDE).exists()
