@@ -1,4 +1,7 @@
-"""The door on loopback by which commands reach a running server or site: HTTP, opened by a token in its home."""
+"""The door on loopback by which commands reach a running server or site: HTTP, opened by a token in its home.
+
+How it is reached: `ynet/calling.py`.
+"""
 
 import asyncio
 import json
@@ -7,19 +10,18 @@ import secrets
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import httpx
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ynet.errors import EXIT_REFUSED, EXIT_UNREACHABLE, RefusedError, UnreachableError, UserError
+from ynet.calling import FILE, call
+from ynet.errors import UserError
 from ynet.home import write_private
 
-FILE = "control.json"
+__all__ = ["FILE", "QuietServer", "application", "call", "quiet_config", "serve", "show_user_error"]
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -95,32 +97,3 @@ async def serve(home: Path, routes: Sequence[Route]) -> QuietServer:
     door = {"url": f"http://127.0.0.1:{port}", "token": token, "pid": os.getpid()}
     write_private(home / FILE, json.dumps(door).encode())
     return server
-
-
-def call(home: Path, method: str, path: str, what: str, start: str, timeout_s: float = 60.0, **request: Any) -> Any:
-    """Call the process that runs in `home`; its JSON. Raises UserError, UnreachableError when none runs there."""
-    gone = UnreachableError(
-        f"{what} is not running", f"nothing answers for the home folder {home}", f"start it: {start}"
-    )
-    try:
-        door = json.loads((home / FILE).read_bytes())
-        headers = {"authorization": f"Bearer {door['token']}"}
-        answer = httpx.request(
-            method, door["url"] + path, headers=headers, timeout=timeout_s, trust_env=False, **request
-        )
-    except httpx.TimeoutException:
-        raise UnreachableError(f"{what} did not answer", f"it took more than {timeout_s:g} s", "try again") from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, httpx.TransportError, httpx.InvalidURL):
-        raise gone from None
-    if answer.status_code == 401:
-        raise gone
-    if answer.status_code == 409:
-        raise _user_error(answer.json()["error"])
-    if answer.is_error:
-        raise RuntimeError(f"{what} answered {answer.status_code}; its log says why")
-    return answer.json()
-
-
-def _user_error(error: dict[str, Any]) -> UserError:
-    kinds: dict[int, type[UserError]] = {EXIT_REFUSED: RefusedError, EXIT_UNREACHABLE: UnreachableError}
-    return kinds.get(error["exit_code"], UserError)(error["what"], error["why"], error["do"])

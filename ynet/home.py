@@ -9,11 +9,21 @@ from platformdirs import user_data_path
 
 from ynet.errors import UserError
 
+RESTORING = "restoring.partial"
+"""A folder within a home: what is being restored, and not yet whole."""
+
 
 def default_home(part: str) -> Path:
     """`YNET_HOME` when it is set, else the folder `part` in the user's data directory."""
     chosen = os.environ.get("YNET_HOME")
     return Path(chosen) if chosen else user_data_path("ynet", appauthor=False) / part
+
+
+def home_source(given: Path | None) -> str:
+    """Where it was said which folder is meant."""
+    if given:
+        return "--home"
+    return "environment: YNET_HOME" if os.environ.get("YNET_HOME") else "default"
 
 
 def prepare(home: Path) -> Path:
@@ -25,6 +35,9 @@ def prepare(home: Path) -> Path:
         raise UserError(
             f"the home folder {home} cannot be used", error.strerror or "", "choose another --home"
         ) from None
+    if (home / RESTORING).exists():
+        do = "empty the folder, and restore the backup again"
+        raise UserError(f"the home folder {home} cannot be used", "a backup was not restored to its end", do)
     return home
 
 

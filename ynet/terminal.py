@@ -84,6 +84,14 @@ def rows(title: str, columns: Sequence[str], lines: Sequence[Sequence[object]]) 
     return table
 
 
+def show_settings(title: str, home: str, source: str, listed: Sequence[tuple[str, Any, str]], *, as_json: bool) -> None:
+    """Print settings, each a key, a value and where that came from, and before them the home folder."""
+    shown = [{"key": key, "value": value, "source": where} for key, value, where in listed]
+    lines = [("(home)", home, source), *((key, json.dumps(value), where) for key, value, where in listed)]
+    table = rows(f"settings of the {title}", ("", "value", "from"), lines)
+    show({"home": home, "home_source": source, "settings": shown}, as_json=as_json, human=lambda: table)
+
+
 def log_to(path: Path) -> None:
     """Send this process's log to a file of its own; Flower's and the web server's own lines stay out of sight.
 

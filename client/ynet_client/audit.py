@@ -30,6 +30,7 @@ Act = Literal[
     "authority-pinned",  # about: the SHA-256 of its certificate
     "authority-let-go",
     "authority-refused",  # outcome: why
+    "restored",  # the folder, from a backup
 ]
 
 _JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"))

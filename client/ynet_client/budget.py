@@ -11,6 +11,7 @@ from ynet.federation.ledger import BudgetExhaustedError, Entry, Head, Ledger, Re
 from ynet.federation.plan import Plan
 from ynet.privacy import Mechanism, mechanism
 from ynet.weights import Flat
+from ynet_client import restored
 from ynet_client.ledger_report import spent
 from ynet_client.settings import PrivacySettings
 
@@ -121,6 +122,7 @@ class Recorded:
 
     def reserve(self, asked: Asked) -> Mechanism:
         """The round's mechanism, its steps recorded on the disk. Raises RefusedError, LedgerError."""
+        restored.check_vouched(self._home, is_witnessed=self._seen is not None)
         plan, data, (_, delta) = asked.plan, self._settings.data, asked.plan.privacy.bound
         found = self._mechanisms.of(plan, asked.patients)
         begun = any(entry.plan == plan.id for entry in self.ledger.of(data))

@@ -1,26 +1,28 @@
-"""The commands of a hospital: its admin's and its radiologists'."""
+"""The commands of a hospital: its admin's and its radiologists'.
 
-import asyncio
+Imports that help and completion need not wait for stand in the commands (tests/test_completion.py).
+"""
+
 import contextlib
 import datetime as dt
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ynet import terminal
 from ynet.errors import UserError
-from ynet.federation import plan as plans
-from ynet.federation.ledger import read as read_ledger
+from ynet.examples import show as show_examples
 from ynet.home import prepare
-from ynet_client import door, egress, membership, retrieval_commands
-from ynet_client import settings as client_settings
-from ynet_client.consent import Consent, terms
+from ynet_client import backup_commands, completion, config_commands, door, egress, retrieval_commands
 from ynet_client.door import home_of
+from ynet_client.examples import EXAMPLES
 from ynet_client.options import Home, Json, Site
-from ynet_client.settings import Policy
+
+if TYPE_CHECKING:
+    from ynet_client.membership import Membership
 
 app = typer.Typer(name="ynet-client", help="A hospital's side of a consortium.", no_args_is_help=True)
 
@@ -39,9 +41,18 @@ def join(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps; remembered.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads for training, 0 for all; remembered.")] = None,
     accept: Annotated[list[str] | None, typer.Option(help="Take part in the plan of this id; remembered.")] = None,
+    service: Annotated[
+        bool, typer.Option("--service", help="Leave it to systemd: write and start a unit of the user's, and return.")
+    ] = False,
     home: Home = None,
 ) -> None:
     """Connect this site and keep it connected: train when a run asks, answer queries. Runs in the foreground."""
+    import asyncio
+
+    from ynet_client import membership
+    from ynet_client import settings as client_settings
+    from ynet_client.consent import Consent
+
     folder = prepare(home_of(home, site))
     absolute = str(data.resolve()) if data else None
     settings = client_settings.load(folder, config, data=absolute, device=device, threads=threads)
@@ -50,6 +61,9 @@ def join(
     member = _member(folder, site, invitation)
     for plan_id in accept or []:
         Consent(folder, settings.policy).say(plan_id, "accepted")
+    if service:
+        _leave_to_systemd(site, folder)
+        return
 
     from ynet_client.display import Display  # torch: two seconds that the other commands need not wait
     from ynet_client.join import run
@@ -63,7 +77,9 @@ def join(
     terminal.leave()
 
 
-def _member(folder: Path, site: str, invitation: str | None) -> membership.Membership:
+def _member(folder: Path, site: str, invitation: str | None) -> "Membership":
+    from ynet_client import membership
+
     member = membership.load(folder)
     if member and member.site != site:
         raise UserError(f"this folder is not site {site}'s", f"it is site {member.site}'s", "choose another --home")
@@ -78,6 +94,17 @@ def _member(folder: Path, site: str, invitation: str | None) -> membership.Membe
             "ask the coordinator for one, and join with --invitation ynet1...",
         )
     return member
+
+
+def _leave_to_systemd(site: str, folder: Path) -> None:
+    from ynet_client.user_service import install
+
+    made = install(site, folder)
+    print(f"{made.unit} {'is written' if made.is_new else 'is as it was'}")
+    if made.is_started:
+        print(f"it is running, and starts by itself: systemctl --user status {made.unit.name}")
+    for command in made.todo:
+        print(f"to run: {command}")
 
 
 def _preflight(manifest: Path) -> None:
@@ -103,6 +130,8 @@ def check(
     """Check the site's data: one table, every problem with its row. Exit code 2 when something must be mended."""
     from ynet.data.check import check as check_data
     from ynet.data.report import table
+    from ynet.federation import plan as plans
+    from ynet_client import settings as client_settings
 
     manifest = data or client_settings.read(home_of(home, site)).manifest
     agreed = plans.read(plan) if plan else None
@@ -205,30 +234,47 @@ def forget(
 @app.command("plans")
 def plans_(site: Site = None, home: Home = None, as_json: Json = False) -> None:
     """Show the plans that the server has sent, their terms, and what was said of each."""
+    from ynet_client.consent import Consent, terms
+    from ynet_client.settings import Policy
+
     seen = list(Consent(home_of(home, site), Policy()).seen())
     shown = {"plans": [{"id": one.plan.id, "word": one.word, "plan": asdict(one.plan)} for one in seen]}
     lines = [f"{(one.word or 'waits for a word').upper()}\n" + "\n".join(terms(one.plan)) for one in seen]
     terminal.show(shown, as_json=as_json, human=lambda: "\n\n".join(lines) or "no plan has come yet")
 
 
-PlanId = Annotated[str, typer.Argument(help="The plan's id; of one that has come, the first 12 letters or more.")]
+PlanId = Annotated[
+    str,
+    typer.Argument(
+        help="The plan's id; of one that has come, the first 12 letters or more.", autocompletion=completion.plans
+    ),
+]
 
 
 @app.command()
 def accept(plan_id: PlanId, site: Site = None, home: Home = None) -> None:
     """Take part in a plan, from now on. It may be one that has not come yet."""
-    print(f"plan {Consent(prepare(home_of(home, site)), Policy()).say(plan_id, 'accepted')[:16]} is accepted")
+    print(f"plan {_say(home_of(home, site), plan_id, 'accepted')[:16]} is accepted")
 
 
 @app.command()
 def decline(plan_id: PlanId, site: Site = None, home: Home = None) -> None:
     """Take no part in a plan, from now on."""
-    print(f"plan {Consent(prepare(home_of(home, site)), Policy()).say(plan_id, 'declined')[:16]} is declined")
+    print(f"plan {_say(home_of(home, site), plan_id, 'declined')[:16]} is declined")
+
+
+def _say(folder: Path, plan_id: str, word: Literal["accepted", "declined"]) -> str:
+    from ynet_client.consent import Consent
+    from ynet_client.settings import Policy
+
+    return Consent(prepare(folder), Policy()).say(plan_id, word)
 
 
 @app.command()
 def ledger(site: Site = None, home: Home = None, as_json: Json = False) -> None:
     """Show what training has spent of the patients' privacy, by run, and what is left."""
+    from ynet.federation.ledger import read as read_ledger
+    from ynet_client import settings as client_settings
     from ynet_client.ledger_report import summary  # the accountant: seconds that the other commands need not wait
 
     folder = home_of(home, site)
@@ -246,3 +292,6 @@ def ledger(site: Site = None, home: Home = None, as_json: Json = False) -> None:
 
 
 app.add_typer(retrieval_commands.app)
+app.add_typer(backup_commands.app)
+app.add_typer(config_commands.app)
+show_examples(app, EXAMPLES)

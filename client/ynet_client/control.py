@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from ynet import kept_files
 from ynet.errors import UserError
 from ynet.federation.expiry import days_left
 from ynet_client import asking, lookup
@@ -52,7 +53,12 @@ def routes(site: str, duties: Duties, session: Session, spool: Path) -> list[Rou
     async def forget(request: Request) -> Response:
         return JSONResponse(await duties.forget(str((await request.json())["patient"])))
 
+    async def copies(_: Request) -> Response:
+        await duties.copy_databases(spool.parent / kept_files.ASIDE)
+        return JSONResponse({})
+
     return [
+        Route("/copies", copies, methods=["POST"]),
         Route("/status", status),
         Route("/index", index, methods=["POST"]),
         Route("/verify", verify, methods=["POST"]),

@@ -1,12 +1,15 @@
 """The small SQLite files in a site's home: one process has each, any of its threads may use it."""
 
+import contextlib
 import sqlite3
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
 from ynet.errors import UserError
 
+COPY_PAGES = 256  # between which others have their turn
 BUSY_S = 2.0  # for a process that is just ending
 
 
@@ -19,7 +22,7 @@ class Database:
         `is_shared`: other processes may have it open too.
         Raises UserError when the file is in use, spoilt, or of another version.
         """
-        self._lock = threading.Lock()
+        self._lock, self.path = threading.Lock(), path
         path.touch(mode=0o600)
         self._connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
         try:
@@ -28,9 +31,16 @@ class Database:
             self._connection.close()
             do = "stop the other ynet-client, or put a good copy of the file in its place"
             raise UserError(f"the file {path} cannot be opened", str(error), do) from None
+        _OPEN.add(self)
+
+    def copy_to(self, folder: Path) -> None:
+        """Copy the file, as it is at one moment, into a folder."""
+        with contextlib.closing(sqlite3.connect(folder / self.path.name)) as copied:
+            self._connection.backup(copied, pages=COPY_PAGES)
 
     def close(self) -> None:
         """Give the file back."""
+        _OPEN.discard(self)
         with self._lock:
             self._connection.close()
 
@@ -68,3 +78,13 @@ class Database:
         elif found != version:
             raise sqlite3.DatabaseError(f"its format has the number {found}, this ynet reads {version}")
         run("COMMIT")
+
+
+_OPEN: "weakref.WeakSet[Database]" = weakref.WeakSet()
+
+
+def copy_open(aside: Path) -> None:
+    """Copy what this process has open of the home folder in which `aside` lies into `aside`. Raises UserError."""
+    for database in list(_OPEN):
+        if database.path.parent == aside.parent:
+            database.copy_to(aside)

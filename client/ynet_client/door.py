@@ -1,19 +1,22 @@
 """What commands and the Python API ask of a site's running client, through its door on loopback."""
 
 import getpass
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ynet import control
+from ynet import calling
 from ynet.errors import UserError
 from ynet.home import default_home
 from ynet_client import filters as filters_
-from ynet_client import membership
 from ynet_client.filters import Filters
 
+MEMBER = "membership.json"
+"""The file that makes a folder a site's: `ynet_client/membership.py`."""
 QUERY_WITHIN_S = 600.0
 INDEX_WITHIN_S = 24 * 3600.0
+COPIED_WITHIN_S = 3600.0
 ALL = Filters()
 
 
@@ -31,9 +34,9 @@ def home_of(given: Path | None, site: str | None) -> Path:
     if site:
         return default_home(f"sites/{site}")
     default = default_home("sites")
-    if (default / membership.FILE).exists():
+    if (default / MEMBER).exists():
         return default  # YNET_HOME names one site's folder
-    joined = sorted(path.parent for path in default.glob(f"*/{membership.FILE}"))
+    joined = sorted(path.parent for path in default.glob(f"*/{MEMBER}"))
     if len(joined) != 1:
         names = ", ".join(path.name for path in joined) or "none"
         raise UserError("which site is meant is not clear", f"sites joined from here: {names}", "say --site or --home")
@@ -102,6 +105,18 @@ def answer_consult(home: Path, id_: str, word: str, text: str) -> dict[str, Any]
     return dict(_call(home, "POST", "/consult-answer", json=said))
 
 
+def new_home(given: Path | None, site: str | None) -> Path:
+    """The folder in which a site is to be made. Raises UserError."""
+    if given is None and site is None and not os.environ.get("YNET_HOME"):
+        raise UserError("which site is meant is not clear", "neither a site nor a folder was named", "say --site")
+    return given or default_home(f"sites/{site}")
+
+
+def copy_databases(home: Path) -> None:
+    """Have the running client lay copies of its databases aside. Raises UserError, UnreachableError."""
+    _call(home, "POST", "/copies", COPIED_WITHIN_S)
+
+
 def status(home: Path) -> dict[str, Any]:
     """Whether the site is connected, what it does, and what its gallery holds. Raises UnreachableError."""
     return dict(_call(home, "GET", "/status"))
@@ -124,10 +139,12 @@ def forget(home: Path, patient: str) -> dict[str, Any]:
 
 def _call(home: Path, method: str, path: str, timeout_s: float = 60.0, **request: Any) -> Any:
     """What the client running in `home` answers. Raises UserError, UnreachableError when none does."""
+    from ynet_client import membership  # cryptography: not for help and completion
+
     member = membership.load(home)
     name = member.site if member else "SITE"
     start = f"ynet-client join --site={name}"
-    return control.call(home, method, path, f"the client of site {name}", start, timeout_s, **request)
+    return calling.call(home, method, path, f"the client of site {name}", start, timeout_s, **request)
 
 
 def _pair(name: str, value: str) -> str:

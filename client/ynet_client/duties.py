@@ -20,7 +20,7 @@ from ynet.federation import protocol
 from ynet.federation.content import Content
 from ynet.federation.ledger import Head
 from ynet.federation.records import AWAITED, CONFIG, EVALUATE, MASK, METRICS, TRAIN
-from ynet_client import answering, app_call
+from ynet_client import answering, app_call, database
 from ynet_client.books import open_books
 from ynet_client.consent import Consent
 from ynet_client.display import Display
@@ -154,6 +154,15 @@ class Duties:
             "images": gone.images,
             "cases": left["cases"],
         }
+
+    async def copy_databases(self, folder: Path) -> None:
+        """Copy the databases that this process has for itself, each as it is at one moment. Raises UserError."""
+
+        def copy() -> None:
+            self._equipment.result().archive.gallery.copy_to(folder)
+            database.copy_open(folder)
+
+        await asyncio.to_thread(copy)
 
     async def search(self, work: "Callable[[Archive], T]") -> T:
         """Do something short with the archive, beside whatever is being trained."""

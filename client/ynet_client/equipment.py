@@ -12,6 +12,7 @@ from ynet_client import client_app, pieces
 from ynet_client.archive import Archive
 from ynet_client.budget import Recorded
 from ynet_client.consent import Consent
+from ynet_client.gallery import FILE as GALLERY
 from ynet_client.gallery import Gallery
 from ynet_client.local_site import LocalSite
 from ynet_client.pieces import Pieces
@@ -33,7 +34,7 @@ def prepare(home: Path, settings: ClientSettings, consent: Consent) -> Equipment
     if settings.threads:
         torch.set_num_threads(settings.threads)
     budget = Recorded(home, settings.privacy)
-    gallery = Gallery.open(home / "gallery.sqlite", _secret(home))
+    gallery = Gallery.open(home / GALLERY, _secret(home))
     site = LocalSite(
         settings.manifest,
         settings.device,

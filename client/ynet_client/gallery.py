@@ -3,6 +3,7 @@
 The file is the only truth. A change is first on disk, then in memory; what is in memory can always be built again.
 """
 
+import contextlib
 import datetime as dt
 import hashlib
 import hmac
@@ -31,6 +32,8 @@ from ynet_client.filters import Filters
 from ynet_client.stored_codes import CaseCode, Codes, Damage, Model
 
 log = logging.getLogger("ynet.gallery")
+FILE = "gallery.sqlite"
+COPY_PAGES = 256  # between which others have their turn
 MOST_TAIL = 1 << 16  # codes outside of segments, or an eighth of all if that is more
 ALL = Filters()
 
@@ -352,6 +355,11 @@ class Gallery:
             (segments,) = self._database.execute("SELECT count(*) FROM segments").fetchone()
             stats = self.stats()
             return Verified(cases=stats["cases"], codes=stats["indexed"], segments=segments, damaged=stats["damaged"])
+
+    def copy_to(self, folder: Path) -> None:
+        """Copy the file, as it is at one moment, into a folder. Searches and writes go on meanwhile."""
+        with contextlib.closing(sqlite3.connect(folder / FILE)) as copied:
+            self._database.backup(copied, pages=COPY_PAGES)
 
     # --- within
 

@@ -7,7 +7,7 @@ import signal
 import time
 from pathlib import Path
 
-from ynet import control
+from ynet import control, readiness
 from ynet.data import manifest
 from ynet.federation.countersigned import Witness
 from ynet.federation.identity import fingerprint
@@ -50,7 +50,8 @@ async def run(home: Path, settings: ClientSettings, member: Membership, display:
         session = Session(member, spool, duties, display.say, renew, sent, tell, follow)
         door = await control.serve(home, routes(member.site, duties, session, spool))
         display.say(f"site {member.site}: {cases} training cases")
-        await _until_told_to_stop(session)
+        async with readiness.told(lambda: f"{'connected' if session.connected else 'not connected'}; {duties.doing}"):
+            await _until_told_to_stop(session)
         display.say("leaving")
         await door.end()
 

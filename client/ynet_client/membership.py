@@ -4,10 +4,9 @@ import datetime as dt
 import hashlib
 import json
 import ssl
+from http import HTTPStatus
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import httpx
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ynet.errors import RefusedError, UnreachableError, UserError
 from ynet.federation import identity, invitation
@@ -15,9 +14,13 @@ from ynet.federation.identity import HUB_NAME
 from ynet.federation.invitation import Invitation
 from ynet.federation.succession import Past
 from ynet.home import write_private
+from ynet_client.door import MEMBER
 from ynet_client.egress import Count, nowhere
 
-FILE, KEY, NEXT_KEY = "membership.json", "site.key", "site.next.key"
+if TYPE_CHECKING:
+    import httpx
+
+FILE, KEY, NEXT_KEY = MEMBER, "site.key", "site.next.key"
 """The certificate in FILE says which key counts: a renewal writes the next key, then FILE, then moves the key. So a
 crash at any point leaves a key and a certificate that belong together."""
 TIMEOUT_S = 20.0
@@ -191,7 +194,7 @@ def _another_authority() -> RefusedError:
     )
 
 
-def _granted(answer: httpx.Response) -> tuple[str, bytes]:
+def _granted(answer: "httpx.Response") -> tuple[str, bytes]:
     """The hub's address and the certificate that a site was given. Raises UserError."""
     try:
         granted = answer.json()
@@ -221,7 +224,9 @@ def _verified(authority: bytes) -> ssl.SSLContext:
     return context
 
 
-def _request(invited: Invitation, context: ssl.SSLContext, method: str, path: str, **body: Any) -> httpx.Response:
+def _request(invited: Invitation, context: ssl.SSLContext, method: str, path: str, **body: Any) -> "httpx.Response":
+    import httpx  # a tenth of a second that help and completion need not wait
+
     try:
         with httpx.Client(verify=context, timeout=TIMEOUT_S) as client:
             extensions = {"sni_hostname": HUB_NAME}
@@ -234,7 +239,7 @@ def _request(invited: Invitation, context: ssl.SSLContext, method: str, path: st
             f"nothing answers at {invited.address}",
             "check that ynet-server runs there and that the firewall lets this machine out to that port",
         ) from None
-    if answer.status_code == httpx.codes.FORBIDDEN:
+    if answer.status_code == HTTPStatus.FORBIDDEN:
         raise _refusal(answer)
     if answer.is_error:
         raise _strange_answer(f"is {answer.status_code}")
@@ -247,7 +252,7 @@ def _is_about_a_certificate(error: BaseException | None) -> bool:
     return error is not None
 
 
-def _refusal(answer: httpx.Response) -> UserError:
+def _refusal(answer: "httpx.Response") -> UserError:
     try:
         told = answer.json()
         return RefusedError(*(" ".join(str(told[part]).split()) for part in ("what", "why", "do")))

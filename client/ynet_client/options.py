@@ -5,8 +5,13 @@ from typing import Annotated
 
 import typer
 
+from ynet_client import completion
+
 Site = Annotated[
-    str | None, typer.Option("--site", help="The site's name. Needed where several have joined from here.")
+    str | None,
+    typer.Option(
+        "--site", help="The site's name. Needed where several have joined from here.", autocompletion=completion.sites
+    ),
 ]
 Home = Annotated[
     Path | None, typer.Option("--home", help="The site's folder. Default: YNET_HOME, or your data directory.")

@@ -9,9 +9,7 @@ import typer
 
 from ynet import terminal
 from ynet.errors import UserError
-from ynet.federation import countersigned
-from ynet_client import audit as audit_log
-from ynet_client import door, membership
+from ynet_client import door
 from ynet_client.door import home_of
 from ynet_client.filters import Filters, attribute_of
 from ynet_client.options import Home, Json, Site
@@ -157,6 +155,10 @@ def consult_answer(
 @audit_app.command()
 def verify(site: Site = None, home: Home = None, as_json: Json = False) -> None:
     """Check the whole chain of the audit log, and the heads that the server signed. Exit code 3 when it was changed."""
+    from ynet.federation import countersigned
+    from ynet_client import audit as audit_log
+    from ynet_client import membership
+
     folder = home_of(home, site)
     head, member = audit_log.verify(folder), membership.load(folder)
     signed = countersigned.verify(folder, audit_log.read(folder), member.authority, member.past) if member else 0
@@ -170,6 +172,8 @@ def verify(site: Site = None, home: Home = None, as_json: Json = False) -> None:
 @audit_app.command()
 def show(site: Site = None, home: Home = None, as_json: Json = False) -> None:
     """Show every question that this site asked or answered, and what it did, the oldest first."""
+    from ynet_client import audit as audit_log
+
     entries = list(audit_log.read(home_of(home, site)))
     lines = [
         (

@@ -23,8 +23,10 @@ from ynet.federation.records import ARRAYS, CONFIG, flat_weights, weights_record
 from ynet.federation.secure_sum import Keys, Purpose, refused, roster_from_json
 from ynet.home import write_private
 from ynet.weights import Flat
-from ynet_client import membership
+from ynet_client import membership, restored
+from ynet_client.consent import Consent
 from ynet_client.request import Request, read_request
+from ynet_client.settings import Policy
 
 STATE, UPDATE = "sum", "sum.update"  # in the node's own state, never sent
 OFFERED, MASKED, OPENED = "offered", "masked", "opened"
@@ -73,6 +75,9 @@ def add_to(app: ClientApp, find: FindParty) -> None:
 
 def check_unsummed(party: Party, context: Context, request: Request) -> None:
     """Whether the round may be trained for a sum: the site was in none of it yet. Raises RefusedError."""
+    if party.home is not None:
+        is_accepted = Consent(party.home, Policy()).word_of(request.plan.id) == "accepted"
+        restored.check_unsummed(party.home, request.plan.id, is_accepted=is_accepted)
     last = _last_summed(party, context, request.plan.id)
     if request.round <= last:
         raise refused(f"round {request.round} of this plan is over: this site's update of round {last} was summed")

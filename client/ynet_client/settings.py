@@ -1,13 +1,13 @@
 """A site's settings, kept in its home folder: where its data lie, and what training may use."""
 
-from dataclasses import asdict, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from ynet import sources
 from ynet.config import STRICT, parse, read_yaml
 from ynet.errors import UserError
 from ynet.home import write_private
@@ -86,17 +86,22 @@ class ClientSettings:
         return Path(self.data)
 
 
+def file_of(home: Path, config: Path | None = None) -> Path | None:
+    """What is read: `config`, else what is remembered in `home`, else the user's or the machine's file, if any."""
+    return config or (home / FILE if (home / FILE).exists() else sources.found(FILE))
+
+
 def read(home: Path, config: Path | None = None) -> ClientSettings:
-    """The settings in `config`, or those remembered in `home`. Raises UserError."""
-    source = config or home / FILE
-    if not config and not source.exists():
-        return ClientSettings()
-    return parse(ClientSettings, read_yaml(source, "settings"), f"settings {source}")
+    """The settings in the file that `file_of` names, or else the defaults. Raises UserError."""
+    file = file_of(home, config)
+    return parse(ClientSettings, read_yaml(file, "settings"), f"settings {file}") if file else ClientSettings()
 
 
 def load(home: Path, config: Path | None, **given: Any) -> ClientSettings:
-    """The settings in `config`, or those remembered in `home`, with the flags given laid over them; remembered."""
-    settings = read(home, config)
-    settings = replace(settings, **{key: value for key, value in given.items() if value is not None})
-    write_private(home / FILE, yaml.safe_dump(asdict(settings)).encode())
+    """What `read` finds, with the flags given laid over it; remembered in `home`. Raises UserError."""
+    settings, file = read(home, config), file_of(home, config)
+    known = sources.sources(settings, file, is_remembered=file == home / FILE)
+    flags = {key: value for key, value in given.items() if value is not None}
+    settings = replace(settings, **flags)
+    write_private(home / FILE, sources.remembered(settings, {**known, **{key: f"--{key}" for key in flags}}))
     return settings

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, cast, overload
 
 from ynet.errors import UserError
-from ynet_client import door, membership
+from ynet_client import door
 from ynet_client.answer import Answer, ConsultRequest, Consults, Hit, read_answer, read_consult
 from ynet_client.door import Picture
 from ynet_client.filters import Filters
@@ -41,6 +41,8 @@ class Site:
         Raises UserError when it is not clear which site is meant, or the folder is another site's.
         """
         self.home = door.home_of(home, name)
+        from ynet_client import membership  # cryptography: not for those who import the package for its commands
+
         member = membership.load(self.home)
         if member and name not in (None, member.site):
             raise UserError(f"this folder is not site {name}'s", f"it is site {member.site}'s", "give another home")

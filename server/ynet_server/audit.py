@@ -38,6 +38,7 @@ Act = Literal[
     "late-update",
     "model-published",
     "asked",
+    "restored",  # the folder, from a backup
     "audit-refused",  # a site's log is another than it was
 ]
 

@@ -1,6 +1,8 @@
-"""The coordinator's commands."""
+"""The coordinator's commands.
 
-import asyncio
+Imports that help and completion need not wait for stand in the commands (tests/test_completion.py).
+"""
+
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -8,11 +10,17 @@ from typing import Annotated
 import typer
 
 from ynet import terminal
-from ynet.federation import countersigned
-from ynet.federation import plan as plans
+from ynet.examples import show as show_examples
 from ynet.home import prepare
-from ynet_server import audit, authority_commands, experiment_commands, run_commands
-from ynet_server import settings as server_settings
+from ynet_server import (
+    authority_commands,
+    backup_commands,
+    completion,
+    config_commands,
+    experiment_commands,
+    run_commands,
+)
+from ynet_server.examples import EXAMPLES
 from ynet_server.options import Home, Json, PlanFile, call, home_of
 
 app = typer.Typer(name="ynet-server", help="The central server of a consortium.", no_args_is_help=True)
@@ -33,17 +41,24 @@ def start(
     home: Home = None,
 ) -> None:
     """Run the server, in the foreground."""
+    import asyncio
+
+    from ynet_server import settings as server_settings
+
     folder = prepare(home_of(home))
     settings = server_settings.load(folder, config)
+    known = server_settings.known_of(folder, config, settings)
     from ynet_server.start import serve  # Flower and gRPC: a second that the other commands need not wait
 
     terminal.log_to(folder / "server.log")
-    asyncio.run(serve(folder, settings, terminal.say))
+    asyncio.run(serve(folder, settings, terminal.say, known=known))
 
 
 @app.command()
 def invite(
-    site: Annotated[str, typer.Argument(help="The site's name: letters, digits, '-' and '_'.")],
+    site: Annotated[
+        str, typer.Argument(help="The site's name: letters, digits, '-' and '_'.", autocompletion=completion.sites)
+    ],
     replace: Annotated[bool, typer.Option("--replace", help="The site enrols anew: its old certificate ends.")] = False,
     home: Home = None,
     as_json: Json = False,
@@ -59,7 +74,7 @@ def invite(
 
 @app.command()
 def revoke(
-    site: Annotated[str, typer.Argument(help="The site's name.")],
+    site: Annotated[str, typer.Argument(help="The site's name.", autocompletion=completion.sites)],
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -73,6 +88,8 @@ def revoke(
 @plan_app.command("check")
 def plan_check(plan: PlanFile, as_json: Json = False) -> None:
     """Check a plan and print its id."""
+    from ynet.federation import plan as plans
+
     read = plans.read(plan)
     terminal.show(
         {"plan": read.id, "name": read.name}, as_json=as_json, human=lambda: f"plan {read.name} is good: {read.id}"
@@ -82,6 +99,8 @@ def plan_check(plan: PlanFile, as_json: Json = False) -> None:
 @plan_app.command("freeze")
 def plan_freeze(plan: PlanFile, home: Home = None, as_json: Json = False) -> None:
     """Keep a plan at the server under its id, and print that. A plan that changed is a new plan."""
+    from ynet.federation import plan as plans
+
     frozen = call(home, "POST", "/plans", content=plans.read(plan).canonical())
     terminal.show(frozen, as_json=as_json, human=lambda: frozen["plan"])
     terminal.hint(f"plan {frozen['name']} is frozen; a site says yes to it with: ynet-client accept {frozen['plan']}")
@@ -135,7 +154,8 @@ def status(home: Home = None, as_json: Json = False) -> None:
 @audit_app.command("verify")
 def audit_verify(home: Home = None, as_json: Json = False) -> None:
     """Check the whole chain of the audit log, and the heads that sites have signed. Exit code 3 when it was changed."""
-    from ynet_server import authorities  # gRPC: a second that the other commands need not wait
+    from ynet.federation import countersigned
+    from ynet_server import audit, authorities  # gRPC: a second that the other commands need not wait
 
     folder = home_of(home)
     head = audit.verify(folder)
@@ -148,6 +168,8 @@ def audit_verify(home: Home = None, as_json: Json = False) -> None:
 @audit_app.command("show")
 def audit_show(home: Home = None, as_json: Json = False) -> None:
     """Show what happened at this server, the oldest first."""
+    from ynet_server import audit
+
     entries = list(audit.read(home_of(home)))
     lines = [(one.number, terminal.when(one.time), one.act, one.site, one.about) for one in entries]
     table = terminal.rows("audit log", ("", "time", "", "site", "about"), lines)
@@ -157,3 +179,6 @@ def audit_show(home: Home = None, as_json: Json = False) -> None:
 app.add_typer(authority_commands.app, name="authority")
 app.add_typer(run_commands.app)
 app.add_typer(experiment_commands.app)
+app.add_typer(backup_commands.app)
+app.add_typer(config_commands.app)
+show_examples(app, EXAMPLES)

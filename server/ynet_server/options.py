@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ynet import control
+from ynet import calling
 from ynet.home import default_home
 
 Home = Annotated[
@@ -22,4 +22,4 @@ def home_of(given: Path | None) -> Path:
 
 def call(home: Path | None, method: str, path: str, **request: Any) -> Any:
     """Ask the running server. Raises UserError, UnreachableError when none runs."""
-    return control.call(home_of(home), method, path, "the server", "ynet-server start", **request)
+    return calling.call(home_of(home), method, path, "the server", "ynet-server start", **request)

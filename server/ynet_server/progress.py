@@ -1,9 +1,12 @@
 """A run's events and the list of runs as people read them."""
 
+import contextlib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ynet import terminal
@@ -13,6 +16,29 @@ def describe_event(event: Mapping[str, Any]) -> str:
     """One line for one event."""
     write = _LINES.get(event["kind"])
     return f"{terminal.clock(event['time'])}  {write(event) if write else event['kind']}"
+
+
+@contextlib.contextmanager
+def shown(*, is_quiet: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """What a run's events are given to: lines; on a terminal with a bar of the rounds below, and when it will be over.
+
+    `is_quiet`: nothing is shown.
+    """
+    if is_quiet:
+        yield lambda _: None
+    elif not sys.stdout.isatty():
+        yield lambda event: print(describe_event(event), flush=True)  # noqa: T201
+    else:
+        columns = (TextColumn("rounds"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
+        with Progress(*columns, console=terminal.out, transient=True) as progress:
+            bar = progress.add_task("rounds", total=None, visible=False)
+
+            def show(event: Mapping[str, Any]) -> None:
+                progress.console.print(describe_event(event), markup=False, soft_wrap=True)
+                if event["kind"] == "round":
+                    progress.update(bar, completed=event["round"], total=event["rounds"], visible=True)
+
+            yield show
 
 
 def run_table(runs: Sequence[Mapping[str, Any]]) -> Table:

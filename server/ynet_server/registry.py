@@ -255,7 +255,7 @@ class Registry:
         return sorted({row[0] for row in ended})
 
     def void_invitations(self, now: float) -> list[str]:
-        """Void all invitations; the sites whose were open."""
+        """Void all invitations; the sites whose were open at that time."""
         with self._transaction() as db:
             query = "SELECT site FROM invitations WHERE certificate IS NULL AND expires >= ? ORDER BY site"
             found = [row[0] for row in db.execute(query, (now,)).fetchall()]

@@ -10,9 +10,9 @@ import typer
 
 from ynet import terminal
 from ynet.errors import UserError
-from ynet.federation import plan as plans
+from ynet_server import completion
 from ynet_server.options import Home, Json, call
-from ynet_server.progress import describe_event, run_table
+from ynet_server.progress import describe_event, run_table, shown
 
 app = typer.Typer()
 FOLLOW_EVERY_S = 0.3
@@ -26,20 +26,22 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a plan with the sites that are connected, publish the model, and show how it goes."""
+    from ynet.federation import plan as plans  # pydantic: a tenth of a second that help and completion need not wait
+
     init = plans.init_file(plan)
     asked = {"plan": json.loads(plans.read(plan).canonical()), "init": str(init.resolve()) if init else None}
     started = call(home, "POST", "/runs", json=asked)
     number = started["run"]
     if not as_json:
         print(f"run {number} of plan {started['plan'][:12]} has begun", flush=True)
-    run = started if detach else _follow(home, number, _nothing if as_json else _print_event)
+    run = started if detach else _shown(home, number, is_quiet=as_json)
     terminal.show(run, as_json=as_json, human=lambda: f"run {number}: {run.get('status', 'started')}")
     _raise_if_ended_badly(run)
 
 
 @app.command()
 def cancel(
-    run: Annotated[int, typer.Argument(help="The run.")],
+    run: Annotated[int, typer.Argument(help="The run.", autocompletion=completion.runs)],
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -51,7 +53,7 @@ def cancel(
 
 @app.command()
 def resume(
-    run: Annotated[int, typer.Argument(help="The run.")],
+    run: Annotated[int, typer.Argument(help="The run.", autocompletion=completion.runs)],
     detach: Annotated[bool, typer.Option("--detach", help="Do not wait for the run's end.")] = False,
     home: Home = None,
     as_json: Json = False,
@@ -59,14 +61,14 @@ def resume(
     """Go on with a run that failed or was cancelled, after its last whole round."""
     already = len(call(home, "GET", f"/runs/{run}/events")["events"])
     begun = call(home, "POST", f"/runs/{run}/resume")
-    ended = begun if detach else _follow(home, run, _nothing if as_json else _print_event, already)
+    ended = begun if detach else _shown(home, run, already, is_quiet=as_json)
     terminal.show(ended, as_json=as_json, human=lambda: f"run {run}: {ended.get('status', 'resumed')}")
     _raise_if_ended_badly(ended)
 
 
 @app.command()
 def runs(
-    run: Annotated[int | None, typer.Argument(help="One run, with its events.")] = None,
+    run: Annotated[int | None, typer.Argument(help="One run, with its events.", autocompletion=completion.runs)] = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Show the events as they come, until the run ends; of the newest run.")
     ] = False,
@@ -81,9 +83,9 @@ def runs(
         listed = call(home, "GET", "/runs")
         terminal.show(listed, as_json=as_json, human=lambda: run_table(listed["runs"]))
         return
-    shown = call(home, "GET", f"/runs/{run}/events")
-    _check_known(shown, run)
-    terminal.show(shown, as_json=as_json, human=lambda: "\n".join(map(describe_event, shown["events"])))
+    found = call(home, "GET", f"/runs/{run}/events")
+    _check_known(found, run)
+    terminal.show(found, as_json=as_json, human=lambda: "\n".join(map(describe_event, found["events"])))
 
 
 def _watch(home: Path | None, run: int | None, *, as_json: bool) -> None:
@@ -93,30 +95,28 @@ def _watch(home: Path | None, run: int | None, *, as_json: bool) -> None:
         if not listed:
             raise UserError("there is nothing to watch", "no run was ever started here", "ynet-server train --plan ...")
         run = int(listed[0]["id"])
-    show = (lambda event: print(json.dumps(event), flush=True)) if as_json else _print_event
-    ended = _follow(home, run, show)
-    if not as_json:
-        print(f"run {run}: {ended['status']}", flush=True)
+    if as_json:
+        _follow(home, run, lambda event: print(json.dumps(event), flush=True))
+    else:
+        print(f"run {run}: {_shown(home, run, is_quiet=False)['status']}", flush=True)
 
 
-def _nothing(_: dict[str, Any]) -> None:
-    """Show nothing."""
-
-
-def _print_event(event: dict[str, Any]) -> None:
-    print(describe_event(event), flush=True)
+def _shown(home: Path | None, number: int, since: int = 0, *, is_quiet: bool) -> dict[str, Any]:
+    """The run, when it has ended; meanwhile its events are shown, from number `since` on."""
+    with shown(is_quiet=is_quiet) as show:
+        return _follow(home, number, show, since)
 
 
 def _follow(home: Path | None, number: int, show: Callable[[dict[str, Any]], None], since: int = 0) -> dict[str, Any]:
     """Show a run's events from number `since` on as they come; the run, when it has ended. Raises UserError."""
     while True:
-        shown = call(home, "GET", f"/runs/{number}/events", params={"since": since})
-        _check_known(shown, number)
-        since += len(shown["events"])
-        for event in shown["events"]:
+        found = call(home, "GET", f"/runs/{number}/events", params={"since": since})
+        _check_known(found, number)
+        since += len(found["events"])
+        for event in found["events"]:
             show(event)
-        if shown["run"]["status"] != "running" and not shown["events"]:
-            return dict(shown["run"])
+        if found["run"]["status"] != "running" and not found["events"]:
+            return dict(found["run"])
         time.sleep(FOLLOW_EVERY_S)
 
 

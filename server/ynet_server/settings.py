@@ -1,13 +1,15 @@
 """The server's settings: where it listens, and what it is called."""
 
-from dataclasses import asdict, field, replace
+from collections.abc import Mapping
+from dataclasses import field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from ynet import sources
 from ynet.config import STRICT, parse, read_yaml
 from ynet.home import write_private
 
@@ -37,16 +39,38 @@ class ServerSettings:
     max_model_mb: Annotated[int, Field(gt=0, le=4096)] = 1024  # refuse larger weights
 
 
+def file_of(home: Path, config: Path | None) -> Path | None:
+    """What is read: `config`, else what the last start remembered, else the user's or the machine's file, if any."""
+    return config or (home / FILE if (home / FILE).exists() else sources.found(FILE))
+
+
 def load(home: Path, config: Path | None) -> ServerSettings:
-    """The settings in `config`; else those that the last start remembered in `home`; else the defaults."""
-    path = config or home / FILE
-    return _read(path) if config or path.exists() else ServerSettings()
+    """The settings in the file that `file_of` names; else the defaults. Raises UserError."""
+    file = file_of(home, config)
+    return _read(file) if file else ServerSettings()
 
 
-def remember(home: Path, settings: ServerSettings, hub_port: int, enrolment_port: int) -> None:
-    """Keep the settings of a server that has started, and the ports that it found free: sites remember them too."""
-    listen = replace(settings.listen, hub_port=hub_port, enrolment_port=enrolment_port)
-    write_private(home / FILE, yaml.safe_dump(asdict(replace(settings, listen=listen))).encode())
+def known_of(home: Path, config: Path | None, settings: ServerSettings) -> dict[str, str]:
+    """Where each of the settings came from, by key. Raises UserError."""
+    file = file_of(home, config)
+    return sources.sources(settings, file, is_remembered=file == home / FILE)
+
+
+def remember(
+    home: Path,
+    settings: ServerSettings,
+    hub_port: int,
+    enrolment_port: int,
+    known: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Keep the settings of a server that has started, and the ports that it found free: sites remember them too.
+
+    `known`: where they came from, by key.
+    """
+    ports = {"hub_port": hub_port, "enrolment_port": enrolment_port}
+    free = {f"listen.{key}": "found free" for key, port in ports.items() if port != getattr(settings.listen, key)}
+    kept = replace(settings, listen=replace(settings.listen, hub_port=hub_port, enrolment_port=enrolment_port))
+    write_private(home / FILE, sources.remembered(kept, {**known, **free}))
 
 
 def _read(path: Path) -> ServerSettings:

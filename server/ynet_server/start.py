@@ -10,12 +10,13 @@ import resource
 import shutil
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import grpc
 
-from ynet import __version__, control
+from ynet import __version__, control, readiness
 from ynet.errors import UserError
 from ynet.federation import identity, protocol
 from ynet.federation.countersigned import SERVER, Witness
@@ -60,8 +61,12 @@ async def serve(
     settings: ServerSettings,
     say: Callable[[str], None],
     interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+    known: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Run the server until it is told to stop (SIGINT, SIGTERM). Raises UserError when it cannot start."""
+    """Run the server until it is told to stop (SIGINT, SIGTERM). Raises UserError when it cannot start.
+
+    `known`: where the settings came from, by key.
+    """
     _allow_files(4 * MAX_CONNECTIONS)
     with Lock(home, "ynet-server"), contextlib.ExitStack() as stack:
         now = dt.datetime.now(dt.UTC)
@@ -88,7 +93,7 @@ async def serve(
         except OSError as error:
             await server.stop(None)
             raise _port_fault("enrolment_port", settings.listen.enrolment_port, error) from None
-        remember(home, settings, hub_port, enrolment_port)
+        remember(home, settings, hub_port, enrolment_port, known)
 
         fingerprint = identity.fingerprint(authority.certificate).hex()
         about: dict[str, object] = {
@@ -114,7 +119,8 @@ async def serve(
 
         beside_it = (certificates.watch(hub, registry, own, lambda: authority.trusted, say), rotation.watch(following))
         watching = [asyncio.create_task(one) for one in beside_it]
-        await _until_told_to_stop()
+        async with readiness.told(lambda: _doing(hub, registry)):
+            await _until_told_to_stop()
         for one in watching:
             one.cancel()
         say("stopping")
@@ -124,6 +130,14 @@ async def serve(
         del server
         gc.collect()  # gRPC's server ends itself when it is collected, and needs the loop for it
         await asyncio.sleep(0)
+
+
+def _doing(hub: Hub, registry: Registry) -> str:
+    """What the service manager shows of this server: nobody's name."""
+    newest = next(iter(registry.runs()), None)
+    return f"{len(hub.connected())} sites connected; " + (
+        f"run {newest.id}: {newest.status}" if newest else "no run yet"
+    )
 
 
 def _only_here(settings: ServerSettings) -> list[str]:

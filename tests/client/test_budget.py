@@ -18,14 +18,15 @@ from ynet.data.synthetic import CLASSES, make_federation
 from ynet.errors import RefusedError
 from ynet.federation import ledger
 from ynet.federation.content import Content
-from ynet.federation.ledger import BudgetExhaustedError, Head, LedgerError
+from ynet.federation.ledger import BudgetExhaustedError, Head, Ledger, LedgerError, Reservation
 from ynet.federation.plan import Plan
 from ynet.federation.records import ARRAYS, CASES, CONFIG, LEDGER, METRICS, TRAIN, weights_record
 from ynet.model import arrays_of, build
-from ynet_client import app_call, client_app
-from ynet_client.budget import UPDATE, Recorded
+from ynet_client import app_call, client_app, restored
+from ynet_client.budget import UPDATE, Asked, Recorded
 from ynet_client.ledger_report import spent, summary
 from ynet_client.local_site import LocalSite
+from ynet_client.restored import Restored
 from ynet_client.settings import PrivacySettings
 
 VALUES: dict[str, Any] = {
@@ -243,3 +244,42 @@ def test_the_command_shows_the_ledger(tmp_path: Path) -> None:
     broken = subprocess.run(command, capture_output=True, check=False, text=True)
     assert broken.returncode == 2
     assert "cannot be trusted" in broken.stderr
+
+
+BACKUP = Restored(1_700_000_000.0, 1_700_000_900.0)
+
+
+def trained(home: Path, rounds: int) -> Head:
+    """How far the ledger goes of a site that has trained so many rounds."""
+    kept = Ledger(home)
+    for number in range(1, rounds + 1):
+        asked = Reservation(PLAN.id, number, 3, f"{number:064x}", 2.0, 0.1, 5, 1e-2)
+        kept.reserve("default", asked, lambda _: None)
+    return kept.head
+
+
+def test_a_site_from_a_backup_waits_until_a_server_has_told_how_far_its_ledger_went(tmp_path: Path) -> None:
+    seen, asked = trained(tmp_path, 2), Asked(PLAN, 3, np.zeros(4, np.float32), 200)
+    restored.write(tmp_path, BACKUP)
+    budget = Recorded(tmp_path, PrivacySettings(max_epsilon=100))
+    with pytest.raises(RefusedError) as refused:
+        budget.reserve(asked)
+    assert "from a backup of 2023-11-1" in refused.value.why
+    assert budget.head == seen
+    budget.check_witness(seen)
+    with pytest.raises(RefusedError) as refused:  # what every site of so many patients would be told
+        budget.reserve(asked)
+    assert "the plan's delta" in refused.value.why
+
+
+def test_a_ledger_from_a_backup_that_is_behind_what_the_server_saw_is_not_added_to(tmp_path: Path) -> None:
+    for name in ("newest", "older"):
+        (tmp_path / name).mkdir()
+    before, seen = trained(tmp_path / "older", 2), trained(tmp_path / "newest", 3)
+    restored.write(tmp_path / "older", BACKUP)
+    budget = Recorded(tmp_path / "older", PrivacySettings())
+    with pytest.raises(LedgerError, match="cannot be trusted"):
+        budget.check_witness(seen)
+    with pytest.raises(LedgerError):
+        budget.reserve(Asked(PLAN, 3, np.zeros(4, np.float32), 24))
+    assert Ledger(tmp_path / "older").head == before

@@ -18,8 +18,12 @@ from ynet.federation.identity import Identity
 from ynet.federation.plan import Plan
 from ynet.federation.records import ARRAYS, CONFIG, KEYS, MASK, OPEN, TRAIN, flat_weights, to_records, weights_record
 from ynet.federation.secure_sum import Masked, Offer, Purpose, fresh_keys
-from ynet_client import app_call, secure_part
+from ynet_client import app_call, restored, secure_part
+from ynet_client.consent import Consent
+from ynet_client.restored import Restored
 from ynet_client.secure_part import Party
+from ynet_client.settings import Policy
+from ynet_client.site_backup import doubt
 
 NOW = dt.datetime.now(dt.UTC)
 AUTHORITY = identity.make_authority("test", NOW)
@@ -254,3 +258,27 @@ def test_a_plan_with_a_lower_quorum_brings_no_smaller_sum() -> None:
     """A plan cannot say so, and where a site's process is told otherwise, three sites are still the least."""
     with pytest.raises(UserError, match=r"needs a 'cohort\.quorum' of 3"):
         plans.from_canonical(json.dumps(json.loads(PLAN.canonical()) | {"cohort": {"minimum": 2, "quorum": 2}}))
+
+
+def test_a_site_from_a_backup_is_in_no_sum_before_its_admin_has_said_yes_again(tmp_path: Path) -> None:
+    """Also where the policy accepts all plans, and where the yes is as old as the backup."""
+    consent = Consent(tmp_path, Policy(new_plans="accept"))
+    consent.say(PLAN.id, "accepted")
+    (tmp_path / "plans" / f"{PLAN.id}.json").write_text(PLAN.canonical())
+    site = Site("A", home=tmp_path)
+    restored.write(tmp_path, Restored(1_700_000_000.0, 1_700_000_900.0))
+    doubt(tmp_path)
+    with pytest.raises(RefusedError) as refused:
+        site.train(1)
+    assert "it may have been in one of this plan since" in refused.value.why
+    consent.say(PLAN.id, "accepted")
+    assert site.train(1)
+
+
+def test_a_site_from_a_backup_keeps_its_yes_to_plain_plans(tmp_path: Path) -> None:
+    plain = replace(PLAN, aggregation="plain")
+    consent = Consent(tmp_path, Policy())
+    consent.say(plain.id, "accepted")
+    (tmp_path / "plans" / f"{plain.id}.json").write_text(plain.canonical())
+    doubt(tmp_path)
+    assert consent.word_of(plain.id) == "accepted"

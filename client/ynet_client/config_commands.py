@@ -1,0 +1,30 @@
+"""The commands of a site's settings: which there are, and where each came from."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ynet import terminal
+from ynet.home import home_source
+from ynet_client.door import home_of
+from ynet_client.options import Home, Json, Site
+
+app = typer.Typer(name="config", help="The settings.", no_args_is_help=True)
+
+
+@app.command("show")
+def show(
+    config: Annotated[Path | None, typer.Option(help="Settings, YAML, in the place of those remembered.")] = None,
+    site: Site = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Show every setting, and where its value came from: a default, a file and its line, a flag, the environment."""
+    from ynet import sources
+    from ynet_client import settings
+
+    folder = home_of(home, site)
+    file = settings.file_of(folder, config)
+    listed = sources.listed(settings.read(folder, config), file, is_remembered=file == folder / settings.FILE)
+    terminal.show_settings("client", str(folder), home_source(home), listed, as_json=as_json)

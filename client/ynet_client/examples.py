@@ -1,0 +1,40 @@
+"""What `ynet-client COMMAND --help` shows as examples; tests hold each against the command."""
+
+from ynet.examples import Examples
+
+EXAMPLES: Examples = {
+    "accept": ("ynet-client accept 6b98b49ba0799dcc",),
+    "audit show": ("ynet-client audit show", "ynet-client audit show --json"),
+    "audit verify": ("ynet-client audit verify",),
+    "backup": (
+        "ynet-client backup A.tar --encrypt",
+        "ynet-client backup /backup/A.tar --passphrase-file /root/word --site A",
+    ),
+    "check": (
+        "ynet-client check --data /data/manifest.csv",
+        "ynet-client check --data /data/manifest.csv --plan plan.yaml",
+    ),
+    "config show": ("ynet-client config show", "ynet-client config show --site A --json"),
+    "consult": ('ynet-client consult 3f9c21 --note "How did it go on?"',),
+    "consult-answer": ('ynet-client consult-answer 8a17f0 yes --text "Benign; followed for two years"',),
+    "consults": ("ynet-client consults",),
+    "decline": ("ynet-client decline 6b98b49ba0799dcc",),
+    "doctor": ("ynet-client doctor --site A",),
+    "egress": ("ynet-client egress", "ynet-client egress --json"),
+    "forget": ("ynet-client forget --patient 4711",),
+    "index": ("ynet-client index", "ynet-client index --verify"),
+    "join": (
+        "ynet-client join --site A --invitation ynet1.abc --data /data/manifest.csv",
+        "ynet-client join --site A",
+        "ynet-client join --site A --service",
+    ),
+    "ledger": ("ynet-client ledger",),
+    "plans": ("ynet-client plans",),
+    "query": (
+        "ynet-client query IMAGE.png -k 10 --picture result.png",
+        "ynet-client query IMAGE.png --label benign --since 2024-01-01",
+        "ynet-client query *.png --sites B,C --json",
+    ),
+    "restore": ("ynet-client restore A.tar --site A",),
+    "status": ("ynet-client status", "ynet-client status --site A --json"),
+}

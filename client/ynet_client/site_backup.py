@@ -1,0 +1,96 @@
+"""A site's home folder in one file: what must be consistent in it, and what a restored one must not believe."""
+
+import contextlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from ynet import __version__, backup, kept_files
+from ynet.backup import Manifest, Packed
+from ynet.errors import UserError
+from ynet.federation import countersigned, ledger
+from ynet.federation import plan as plans
+from ynet.home import Lock
+from ynet_client import audit, consent, door, membership, restored
+from ynet_client.audit import Audit
+from ynet_client.restored import Restored
+
+RENEWAL_TRIES = 5
+NOTES = (
+    "patients who were forgotten since are there again: ynet-client forget --patient ID, for each",
+    "private training waits until the server has told how far it saw the privacy ledger go; a ledger that does not go"
+    " as far stops it, and only the newest ledger.jsonl and ledger.head mend that",
+    "plans with secure aggregation wait for ynet-client accept again: do not accept one that was trained here since",
+    "a certificate that was renewed since is refused: ask for an invitation (ynet-server invite SITE --replace)",
+    "the server says for a while that this site's audit log is shorter than it was: that is this restoring",
+    "do not ask a noised query again that was asked since: its noise would be drawn a second time",
+    "if the old client runs anywhere: stop it for good before this one starts",
+)
+
+
+def pack(home: Path, out: Path, now: float, passphrase: str | None) -> Packed:
+    """Back a site up, whose client may be running. Raises UserError."""
+    member = membership.load(home)
+    if member is None:
+        raise UserError(f"there is no site in {home}", "none has ever joined from there", "give --site or --home")
+    about = Manifest(backup.FORMAT, "client", member.site, now, __version__, {})
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(Lock(home, f"the client of site {member.site}"))
+            is_running = False
+        except UserError:
+            is_running = True
+
+        def lay(aside: Path) -> None:
+            if is_running:
+                door.copy_databases(home)  # it has them for itself alone
+            kept_files.lay_databases(home, aside)
+            _lay_membership(home, aside)
+
+        return backup.pack(home, out, about, lay, passphrase)
+
+
+def unpack(file: Path, home: Path, site: str | None, now: float, passphrase: Callable[[], str]) -> Manifest:
+    """Restore a site into an empty folder; its client is not started. Raises UserError."""
+
+    def check(unpacked: Path, manifest: Manifest) -> None:
+        member = membership.load(unpacked)
+        if member is None or member.site != (site or member.site):
+            why = f"it is site {member.site}'s" if member else "no site has joined in it"
+            raise UserError(f"the backup {file} was not restored", why, "take another backup, or another --site")
+        kept_files.check_databases(unpacked)
+        ledger.read(unpacked)
+        audit.verify(unpacked)
+        countersigned.verify(unpacked, audit.read(unpacked), member.authority, member.past)
+        doubt(unpacked)
+        restored.write(unpacked, Restored(manifest.made, now))
+        with contextlib.closing(Audit(unpacked)) as log:
+            log.did(now, "restored", f"from a backup made {now - manifest.made:.0f} s before")
+
+    return backup.unpack(file, home, "client", passphrase, check)
+
+
+def doubt(home: Path) -> None:
+    """Take back the yes to every plan with secure aggregation: nobody here knows what was summed since."""
+    for path in (home / consent.FOLDER).glob("*.json"):
+        with contextlib.suppress(UserError):  # of another ynet: it is not trained here, or else asked for
+            if plans.from_canonical(path.read_text("utf-8", errors="replace")).aggregation != "secure":
+                continue
+        path.with_suffix(".accepted").unlink(missing_ok=True)
+
+
+def _lay_membership(home: Path, aside: Path) -> None:
+    """A certificate and its key, which a renewal may just be exchanging."""
+    for left in reversed(range(RENEWAL_TRIES)):
+        for name in (membership.FILE, membership.KEY, membership.NEXT_KEY):
+            (aside / name).unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copyfile(home / name, aside / name)
+                (aside / name).chmod(0o600)
+        try:
+            membership.load(aside)
+        except UserError:
+            if not left:
+                raise
+        else:
+            return

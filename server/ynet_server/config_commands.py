@@ -1,0 +1,28 @@
+"""The commands of the server's settings: which there are, and where each came from."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ynet import terminal
+from ynet.home import home_source
+from ynet_server.options import Home, Json, home_of
+
+app = typer.Typer(name="config", help="The settings.", no_args_is_help=True)
+
+
+@app.command("show")
+def show(
+    config: Annotated[Path | None, typer.Option(help="Settings, YAML, in the place of those remembered.")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Show every setting, and where its value came from: a default, a file and its line, or the environment."""
+    from ynet import sources
+    from ynet_server import settings
+
+    folder = home_of(home)
+    file = settings.file_of(folder, config)
+    listed = sources.listed(settings.load(folder, config), file, is_remembered=file == folder / settings.FILE)
+    terminal.show_settings("server", str(folder), home_source(home), listed, as_json=as_json)

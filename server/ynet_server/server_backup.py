@@ -1,0 +1,70 @@
+"""The server's home folder in one file: what must be consistent in it, and what a restored one must not believe."""
+
+import contextlib
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+from ynet import __version__, backup, kept_files, weights
+from ynet.backup import Manifest, Packed
+from ynet.errors import UserError
+from ynet.federation import countersigned
+from ynet.home import Lock
+from ynet_server import audit, authorities
+from ynet_server import settings as server_settings
+from ynet_server.audit import Audit
+from ynet_server.registry import Registry
+from ynet_server.run_folder import MODEL
+
+REGISTRY = "registry.sqlite"
+NOTES = (
+    "revoke again whom you have revoked since (ynet-server revoke SITE): the folder knows nothing of it",
+    "a site that has enrolled or renewed its certificate since is refused: ynet-server invite SITE --replace",
+    "open invitations are void: make new ones",
+    "a run that was under way goes on from the backup's last round at the next start: a site refuses a private or"
+    " secure round that it has done already, so cancel such a run, and train anew",
+    "sites say for a while that this server's audit log is shorter than it was: that is this restoring",
+    "if the old server runs anywhere: stop it for good before this one starts",
+)
+
+
+def pack(home: Path, out: Path, now: float, passphrase: str | None) -> Packed:
+    """Back a server up, which may be running. Raises UserError."""
+    if not (home / REGISTRY).exists():
+        raise UserError(f"there is no server in {home}", "none was ever started there", "give another --home")
+    settings = server_settings.load(home, None)
+    about = Manifest(backup.FORMAT, "server", settings.federation, now, __version__, {})
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(UserError):  # it is running: its databases are shared
+            stack.enter_context(Lock(home, "ynet-server"))
+        return backup.pack(home, out, about, lambda aside: kept_files.lay_databases(home, aside), passphrase)
+
+
+def unpack(file: Path, home: Path, now: float, passphrase: Callable[[], str]) -> Manifest:
+    """Restore a server into an empty folder; it is not started. Raises UserError."""
+
+    def check(unpacked: Path, manifest: Manifest) -> None:
+        _check(unpacked)
+        with contextlib.closing(Registry(unpacked / REGISTRY)) as registry:
+            registry.void_invitations(now)
+        with contextlib.closing(Audit(unpacked)) as log:
+            log.write("restored", about=f"from a backup made {now - manifest.made:.0f} s before")
+
+    return backup.unpack(file, home, "server", passphrase, check)
+
+
+def _check(home: Path) -> None:
+    """Registry, authority, audit log and the model in use, each held against its checks. Raises UserError."""
+    kept_files.check_databases(home)
+    audit.verify(home)
+    countersigned.verify(home, audit.read(home), *authorities.kept_in(home))
+    try:
+        with contextlib.closing(Registry(home / REGISTRY)) as registry:
+            newest = next(iter(registry.models()), None)
+            runs = {run.id: run.plan for run in registry.runs()}
+    except (sqlite3.Error, ValueError) as error:
+        raise UserError("the backup was not restored", f"its registry: {error}", "take an older backup") from None
+    if newest:
+        arrays, _ = weights.load(home / "runs" / f"{newest.run:04}" / MODEL)
+        if weights.model_id(arrays, runs[newest.run]) != newest.id:
+            raise UserError("the backup was not restored", "the model in use is another", "take an older backup")

@@ -1,0 +1,60 @@
+"""The units of systemd, held against systemd itself, which need not run here."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ynet_client.user_service import install
+
+UNITS = Path(__file__).parents[2] / "deploy/systemd"
+MOST_EXPOSED = {"ynet-server.service": 1.2, "ynet-client@.service": 1.4}
+DEPLOYING = UNITS.parents[1] / "docs/DEPLOYING.md"
+
+
+def installed(name: str, folder: Path) -> Path:
+    """A unit as it is once installed, of the site A where it is for any, and with a program that exists here."""
+    unit = folder / name.replace("@", "@A")
+    unit.write_text((UNITS / name).read_text().replace("ExecStart=/opt/ynet/bin/", f"ExecStart={sys.executable} "))
+    return unit
+
+
+def systemd(*arguments: object) -> str:
+    done = subprocess.run(["systemd-analyze", *map(str, arguments)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", MOST_EXPOSED)
+def test_systemd_finds_no_fault_in_a_unit(name: str, tmp_path: Path) -> None:
+    assert not systemd("verify", "--man=no", installed(name, tmp_path))
+
+
+@pytest.mark.parametrize(("name", "most"), MOST_EXPOSED.items())
+def test_a_unit_is_as_little_exposed_as_the_documentation_says(name: str, most: float, tmp_path: Path) -> None:
+    """0 is nothing, 10 everything; systemd calls what is below 2 OK."""
+    shown = systemd("security", "--offline=true", f"--threshold={most * 10:.0f}", installed(name, tmp_path))
+    assert re.search(rf"Overall exposure level for .*: {most:.1f} OK", shown), shown
+    assert f"`{name}` {most:.1f}" in DEPLOYING.read_text("utf-8")
+
+
+def test_a_users_unit_is_written_once_and_without_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No systemd of the user's runs here: what is left to do is said."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    home = tmp_path / "100% of $HOME"
+    first, second = (install("A", home) for _ in range(2))
+    assert (first.is_new, second.is_new, first.is_started) == (True, False, False)
+    assert first.todo[:2] == ("systemctl --user daemon-reload", "systemctl --user enable --now ynet-client-A.service")
+    assert f'"--home={tmp_path}/100%% of $$HOME"' in first.unit.read_text()
+    assert not systemd("--user", "verify", "--man=no", first.unit)
+
+
+def test_a_units_command_is_one_that_ynet_has() -> None:
+    for name in MOST_EXPOSED:
+        (program, rest) = re.findall(r"^ExecStart=/opt/ynet/bin/(ynet-\w+) (.*)$", (UNITS / name).read_text(), re.M)[0]
+        module = program.replace("-", "_")
+        command = [sys.executable, "-m", module, *rest.replace("%i", "A").replace("%E", "/etc").split(), "--help"]
+        assert subprocess.run(command, capture_output=True, check=False).returncode == 0

@@ -1,0 +1,100 @@
+"""Where each value of a server's or a site's settings came from: in a remembered file it stands behind the value."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from platformdirs import user_config_path
+
+from ynet.errors import UserError
+
+DEFAULT = "default"
+SYSTEM = Path("/etc/ynet")
+_NOTE = "  # "
+
+
+class Value(NamedTuple):
+    """One key of the settings."""
+
+    key: str  # with dots
+    value: Any
+    source: str
+
+
+def found(name: str) -> Path | None:
+    """A settings file that nobody named: the user's own, else the machine's."""
+    places = (user_config_path("ynet", appauthor=False) / name, SYSTEM / name)
+    return next((place for place in places if place.exists()), None)
+
+
+def values(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key of a settings dataclass with its value."""
+    for name, value in vars(settings).items():
+        if is_dataclass(value):
+            yield from values(value, f"{prefix}{name}.")
+        elif not name.startswith("_"):
+            yield prefix + name, value
+
+
+def sources(settings: Any, file: Path | None, *, is_remembered: bool) -> dict[str, str]:
+    """Where each key's value came from; `file` is what was read, or None. Raises UserError."""
+    text = _read(file) if file else ""
+    lines, rows = _lines(text), text.splitlines()
+    usual = dict(values(type(settings)()))
+
+    def source(key: str, value: Any) -> str:
+        if key not in lines:
+            return DEFAULT
+        noted = rows[lines[key] - 1].rpartition(_NOTE)[::2] if is_remembered else ()
+        note = noted[1] if noted and noted[0] else ""
+        was_edited = note == DEFAULT and value != usual[key]  # by hand, in the remembered file
+        return note if note and not was_edited else f"{file} line {lines[key]}"
+
+    return {key: source(key, value) for key, value in values(settings)}
+
+
+def remembered(settings: Any, known: Mapping[str, str]) -> bytes:
+    """The settings as YAML; behind each value where it came from."""
+    text = yaml.safe_dump(asdict(settings), width=1 << 20, allow_unicode=True, sort_keys=False)
+    rows = text.splitlines()
+    for key, line in _lines(text).items():
+        if key in known:
+            rows[line - 1] += _NOTE + known[key]
+    return ("\n".join(rows) + "\n").encode()
+
+
+def listed(settings: Any, file: Path | None, *, is_remembered: bool) -> list[Value]:
+    """Every key with its value and where that came from. Raises UserError."""
+    known = sources(settings, file, is_remembered=is_remembered)
+    return [
+        Value(key, list(value) if isinstance(value, tuple) else value, known[key]) for key, value in values(settings)
+    ]
+
+
+def _lines(text: str) -> dict[str, int]:
+    """In which line, from 1, each key with a value stands."""
+
+    def below(node: yaml.Node | None, prefix: str) -> Iterator[tuple[str, int]]:
+        if not isinstance(node, yaml.MappingNode):
+            return
+        for key, value in node.value:
+            name = f"{prefix}{key.value}"
+            if isinstance(value, yaml.MappingNode):
+                yield from below(value, f"{name}.")
+            else:
+                yield name, key.start_mark.line + 1
+
+    try:
+        return dict(below(yaml.compose(text, Loader=yaml.SafeLoader), ""))
+    except (yaml.YAMLError, RecursionError):
+        return {}
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise UserError(f"settings {file} cannot be read", why, "check the file and its rights") from None
