@@ -22,7 +22,7 @@ UNCHANGED = 1e-3
 class Judged(NamedTuple):
     """What the gate found of a round's updates, by node."""
 
-    change: dict[int, float]  # how far each is from the weights that were sent, as a Euclidean norm
+    change: dict[int, float]  # how far each is from the weights that it began with, as a Euclidean norm
     refused: dict[int, str]  # why
 
 
@@ -49,13 +49,17 @@ class Gate:
         replies: Sequence[Reply],
         sent: Flat,
         talk: Conversation,
-        begun: Mapping[int, Flat] = MappingProxyType({}),
+        late: Sequence[tuple[Reply, Flat]] = (),
     ) -> Judged:
-        """As `judge`; the run is told of what is refused."""
-        updates = ((reply.node, flat_weights(reply.content.array_records[ARRAYS])) for reply in replies)
-        judged = self.judge(number, updates, sent, begun)
-        for node, why in judged.refused.items():
-            talk.refuse(number, node, why)
+        """As `judge`; the run is told of what is refused.
+
+        `late`: replies of the round before, with the weights that they began with; each stands under `late_key`.
+        """
+        keyed = [*((late_key(reply.node), reply) for reply, _ in late), *((reply.node, reply) for reply in replies)]
+        updates = ((key, flat_weights(reply.content.array_records[ARRAYS])) for key, reply in keyed)
+        judged = self.judge(number, updates, sent, {late_key(reply.node): begun for reply, begun in late})
+        for key, why in judged.refused.items():
+            talk.refuse(number, late_key(key) if key < 0 else key, why)
         return judged
 
     def judge(
@@ -67,7 +71,8 @@ class Gate:
     ) -> Judged:
         """Which of round `number`'s updates, each with its node and looked at once, are refused.
 
-        `begun`: by node, the weights that one which was trained from others than `sent` began with.
+        `begun`: of updates that are of the round before, by their keys, the weights that they were trained from. They
+        come first: a site that sends one of them again, as its update of this round, has sent nothing new.
 
         A round that is held again may bring the same once more: only what an earlier round had is a replay.
         """
@@ -75,13 +80,13 @@ class Gate:
         change, first = dict[int, float](), dict[int, int]()
         for node, flat in updates:
             change[node] = distance(flat, begun.get(node, sent))
-            first[node] = self._see(flat, number)
+            first[node] = self._see(flat, number - (node in begun))
         median = float(np.median(list(change.values()))) if change else 0.0
         refused = dict[int, str]()
         for node in change if median else ():  # where most change nothing, nobody stands out by it
             if why := self._why(change[node], median, len(change)):
                 refused[node] = why
-            elif first[node] < number:
+            elif first[node] < number - (node in begun):
                 refused[node] = f"it is not new: it is of round {first[node]}"
         return Judged(change, refused)
 
@@ -101,6 +106,11 @@ class Gate:
                 f" and the plan's norm_gate is {self._factor:g}"
             )
         return None
+
+
+def late_key(node: int) -> int:
+    """Under what a node's late update stands beside its update of the round: below 0, and its own inverse."""
+    return ~node
 
 
 def distance(one: Flat, other: Flat) -> float:

@@ -1,8 +1,9 @@
 """Updates that come after their round's deadline, for plans with `cohort.late: use`: the next round may take them in.
 
 Such an update was trained from weights that have moved on since. What counts of it is the difference that it made to
-those, put onto the weights of now; and it weighs less, by how many rounds it is behind (polynomial staleness: Xie et
-al. 2019, FedAsync; Nguyen et al. 2022, FedBuff, with the same exponent). It passes the gate as any other does.
+those, put onto the weights of now, beside what the site makes in the meantime; and it weighs less, by how many rounds
+it is behind (polynomial staleness: Xie et al. 2019, FedAsync; Nguyen et al. 2022, FedBuff, with the same exponent). It
+passes the gate as any other does.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -100,17 +101,15 @@ class Late:
         """The updates of the round before that came while round `number` was under way, in the order of the nodes."""
         return [one for _, one in sorted(self._arrived.items()) if one.round == number - 1]
 
-    def settle(self, number: int, fresh: Iterable[int], refused: Mapping[int, str]) -> list[Arrived]:
+    def settle(self, number: int, refused: Mapping[int, str]) -> list[Arrived]:
         """Round `number` counts: what it takes of those that arrived. The others, and what is later still, are dropped.
 
-        `fresh`: the nodes whose update of this round is there, of which a late one would be a second; `refused`: why.
+        `refused`: by node, why it was kept out.
         """
-        fresh, taken = set(fresh), list[Arrived]()
+        taken = list[Arrived]()
         for node, one in sorted(self._arrived.items()):
             why = refused.get(node)
-            if node in fresh:
-                why = f"the site's update of round {number} is there"
-            elif one.round != number - 1:
+            if one.round != number - 1:
                 why = f"it is of round {one.round}"
             if why is None:
                 taken.append(one)

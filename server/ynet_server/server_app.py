@@ -20,7 +20,7 @@ from ynet.federation.records import ARRAYS, CASES, CONFIG, INITIAL, METRICS, fla
 from ynet.federation.secure_sum import Purpose
 from ynet.weights import Flat, Layout
 from ynet_server.conversation import Conversation, Reply
-from ynet_server.gate import Gate
+from ynet_server.gate import Gate, late_key
 from ynet_server.late import Late, rebased
 from ynet_server.privacy_statement import statement
 from ynet_server.run_folder import RunFolder, State
@@ -224,7 +224,7 @@ class _Rounds:
     ) -> _Update | None:
         """The updates of a round that is not summed secretly, and what it takes of those that were late for the last.
 
-        Late ones count for no quorum, and none counts of a site whose update of this round is there.
+        Late ones count for no quorum.
         """
         answers = self.late.send(number, messages, self._plan.cohort.round_deadline_s, state.flat, check)
         if answers is None:
@@ -232,21 +232,23 @@ class _Rounds:
         else:
             replies = self._talk.good(number, answers, check)
         messages.clear()
-        fresh, late = {reply.node for reply in replies}, self.late.arrived(number)
-        late = [one for one in late if one.reply.node not in fresh]
-        begun = {one.reply.node: one.begun for one in late}
-        judged = self.gate.admit(number, [*replies, *(one.reply for one in late)], state.flat, self._talk, begun)
+        late = [(one.reply, one.begun) for one in self.late.arrived(number)]
+        judged = self.gate.admit(number, replies, state.flat, self._talk, late)
         good = [reply for reply in replies if reply.node not in judged.refused]
         self._arrived = len(good)
         if len(good) < self._plan.cohort.quorum:
             return None
-        said = {reply.node: said_by(self._talk.name_of(reply.node), reply) for reply in good}
-        for one in self.late.settle(number, fresh, judged.refused):
-            told = said_by(self._talk.name_of(one.reply.node), one.reply)
-            said[one.reply.node] = said_late(told, number - one.round)
+        said = {
+            reply.node: said_by(self._talk.name_of(reply.node), reply).with_change(judged.change[reply.node])
+            for reply in good
+        }
+        for one in self.late.settle(number, {late_key(key): why for key, why in judged.refused.items() if key < 0}):
+            node = one.reply.node
+            told = said_by(self._talk.name_of(node), one.reply).with_change(judged.change[late_key(node)])
+            said[node] = said_late(said.get(node, told), number - one.round)
             good.append(rebased(one, number, state.flat))
         self._took_part.update(said)
-        return _Update(good, [one.with_change(judged.change[node]) for node, one in said.items()])
+        return _Update(good, list(said.values()))
 
     def _purpose(self, number: int, state: State, messages: list[Message]) -> Purpose | None:
         """What a round's sum is for, when it is a secure one."""
