@@ -9,7 +9,7 @@ export FLWR_TELEMETRY_ENABLED = 0
 export FLWR_DISABLE_UPDATE_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-real lint bench chaos fuzz results attacks lock proto clean
+.PHONY: help setup demo test test-real lint docs bench chaos fuzz results attacks lock proto clean
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -43,6 +43,9 @@ lint: $(READY) ## ruff, mypy, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+docs: $(READY) ## the documentation as a site, in site/; no network needed
+	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --quiet --strict
 
 bench: $(READY) ## every benchmark, its table printed and its JSON under tests/benchmarks/results
 	$(BIN)/python tests/benchmarks/round_overhead.py --out tests/benchmarks/results/round_overhead.json
@@ -82,4 +85,4 @@ proto: $(READY) ## generate the protocol's Python code
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. ynet/federation/hub.proto ynet/federation/retrieval.proto
 
 clean: ## remove what the commands above have made
-	rm -rf $(VENV) demo-out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) demo-out site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

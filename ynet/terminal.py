@@ -55,6 +55,12 @@ def show(value: Any, *, as_json: bool, human: Callable[[], object]) -> None:
             out.print(text)
 
 
+def hint(text: str) -> None:
+    """Say to a person what comes next; on stderr, so that what a script takes from stdout is the result alone."""
+    if sys.stderr.isatty():
+        print(text, file=sys.stderr)  # noqa: T201
+
+
 def leave() -> None:
     """End the process now, well: what a thread still computes ends with it, as it would by a kill."""
     logging.shutdown()

@@ -28,6 +28,9 @@ Act = Literal[
     "model",  # about: its id
     "forgot",  # a patient; not whom
     "restored",  # the folder, from a backup
+    "authority-pinned",  # about: the SHA-256 of its certificate
+    "authority-let-go",
+    "authority-refused",  # outcome: why
 ]
 
 _JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"))

@@ -18,7 +18,7 @@ from ynet.errors import EXIT_UNREACHABLE, EXIT_YOURS, UserError
 from ynet.federation import expiry, identity, protocol
 from ynet.federation import hub_pb2 as pb
 from ynet.federation.identity import HUB_NAME
-from ynet_client import membership
+from ynet_client import membership, succession
 from ynet_client import settings as client_settings
 from ynet_client.line import Line, Shown, enrolment_of, fingerprint_of
 from ynet_client.membership import Membership
@@ -183,21 +183,29 @@ class _Examination:
     def _authority(self) -> str:
         shown, pinned = self._shown, self._member.authority
         assert shown is not None  # noqa: S101 (the step `server` came first)
+        own = " and ".join(one.hex() for one in succession.pinned(self._member))
         if not shown.is_issued_by(pinned):
+            if (ended := succession.ended(self._door.successions(), pinned)) is not None:
+                raise Ailing(
+                    f"the authority that this site pinned, SHA-256 {own}, is in force no more since"
+                    f" {ended:%Y-%m-%d}: it was replaced while this site was away",
+                    self._anew(),
+                )
             other = fingerprint_of(self._door.authority()) or "unknown"
             raise Ailing(
-                f"the server's certificate is of another authority: SHA-256 {other} is shown, this site pinned"
-                f" {identity.fingerprint(pinned).hex()}",
+                f"the server's certificate is of another authority: SHA-256 {other} is shown, this site pinned {own}",
                 "compare the one shown with the coordinator's (ynet-server status): if it is theirs, join with a new"
                 " invitation; else somebody is between, tell them",
             )
+        issuer = next(one for one in identity.each_certificate(pinned) if shown.is_issued_by(one))
+        authority = identity.read_leaf(issuer)
         for whose, begins, ends in (
             ("server", shown.begins, shown.ends),
-            ("authority", identity.read_leaf(pinned).begins, identity.read_leaf(pinned).ends),
+            ("authority", authority.begins, authority.ends),
         ):
             if not begins <= self._now <= ends:
                 raise Ailing(f"the {whose}'s certificate {self._life(begins, ends)}", "tell the coordinator")
-        return f"SHA-256 {identity.fingerprint(pinned).hex()}, as pinned"
+        return f"SHA-256 {own}, as pinned"
 
     def _certificate(self) -> str:
         leaf = identity.read_leaf(self._member.certificate)
@@ -206,9 +214,12 @@ class _Examination:
         if not leaf.begins <= self._now <= leaf.ends:
             raise Ailing(
                 f"the site's certificate {self._life(leaf.begins, leaf.ends)}",
-                f"join with a new invitation of the coordinator's (ynet-server invite {leaf.site} --replace)",
+                self._anew(),
             )
         return expiry.in_words(leaf.ends, self._now)
+
+    def _anew(self) -> str:
+        return f"join with a new invitation of the coordinator's (ynet-server invite {self._member.site} --replace)"
 
     def _life(self, begins: dt.datetime, ends: dt.datetime) -> str:
         if self._now < begins:
@@ -227,6 +238,9 @@ class _Examination:
                 raise Ailing(f"the server does not let this site in: {details}", do) from None
             if not self._line.takes(self._member):
                 why = "it is of another authority, or has ended by the server's clock"
+                known = self._member.authority + b"".join(one.certificate for one in self._member.past)
+                if succession.is_behind(self._member) and identity.is_issued_by(self._member.certificate, known):
+                    why, do = "it is of an authority that was replaced while this site was away", self._anew()
                 raise Ailing(f"the server hangs up when it sees this site's certificate: {why}", do) from None
             why = f"{code.name.lower().replace('_', ' ')}, {details}"
             do = "ask the coordinator what the server's log says"

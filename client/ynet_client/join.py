@@ -22,6 +22,7 @@ from ynet_client.membership import Membership
 from ynet_client.renewal import renewing
 from ynet_client.session import Session
 from ynet_client.settings import ClientSettings
+from ynet_client.succession import following
 from ynet_client.witness import telling
 
 
@@ -42,9 +43,11 @@ async def run(home: Path, settings: ClientSettings, member: Membership, display:
         sent = stack.enter_context(contextlib.closing(Egress(home))).count
         audit = duties.books.audit
         audit.did(time.time(), "joined", fingerprint(member.certificate).hex())
-        witness = Witness(home, member.site, lambda: session.identity, member.authority)
+        witness = Witness(home, member.site, lambda: session.identity, lambda: session.member.authority)
         tell = telling(member.site, audit, witness, display.say, count=sent)
-        session = Session(member, spool, duties, display.say, renewing(home, display.say, count=sent), sent, tell)
+        follow = following(home, display.say, lambda *act: audit.did(time.time(), *act))
+        renew = renewing(home, display.say, count=sent)
+        session = Session(member, spool, duties, display.say, renew, sent, tell, follow)
         door = await control.serve(home, routes(member.site, duties, session, spool))
         display.say(f"site {member.site}: {cases} training cases")
         async with readiness.told(lambda: f"{'connected' if session.connected else 'not connected'}; {duties.doing}"):

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime as dt
+import json
 import socket
 import ssl
 import tempfile
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 
 import httpx
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
 
 from ynet.federation import identity
 from ynet.federation.identity import HUB_NAME
@@ -22,6 +23,7 @@ from ynet_client.membership import Membership
 
 WITHIN_S = 5.0
 ENROLMENT_PORT = 8441  # the default, for a site that enrolled before it was remembered
+MAX_SUCCESSIONS_BYTES = 1 << 16
 PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 """What gRPC reads, in its order; in small letters only."""
 
@@ -63,12 +65,8 @@ class Shown(NamedTuple):
         return self.certificate.not_valid_after_utc
 
     def is_issued_by(self, authority: bytes) -> bool:
-        """Whether the authority (PEM) signed it."""
-        try:
-            self.certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(authority))
-        except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
-            return False
-        return True
+        """Whether the authority, or one of several (PEM), signed it."""
+        return identity.is_issued_by(self.certificate.public_bytes(serialization.Encoding.PEM), authority)
 
 
 class Line:
@@ -147,12 +145,19 @@ class Door:
         """The authority that it shows, PEM; empty where it shows none."""
         return self._answer.content if self._answer is not None else b""
 
+    def successions(self) -> list[object]:
+        """Which authorities were followed by which, by their own signatures; empty where it shows none."""
+        answer = self._get("/successions")
+        return [] if answer is None else read_successions(answer.content)
+
     @cached_property
     def _answer(self) -> httpx.Response | None:
+        return self._get("/authority")
+
+    def _get(self, path: str) -> httpx.Response | None:
         try:
             with httpx.Client(verify=_unverified(alpn=False), timeout=WITHIN_S) as client:
-                url = f"https://{self._address}/authority"
-                return client.get(url, extensions={"sni_hostname": HUB_NAME})
+                return client.get(f"https://{self._address}{path}", extensions={"sni_hostname": HUB_NAME})
         except (httpx.HTTPError, httpx.InvalidURL, OSError):
             return None
 
@@ -168,6 +173,14 @@ def fingerprint_of(pem: bytes) -> str:
         return identity.fingerprint(identity.first_certificate(pem)).hex()
     except ValueError:
         return ""
+
+
+def read_successions(content: bytes) -> list[object]:
+    """What the enrolment port tells of earlier authorities; nothing where it cannot be read."""
+    with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):
+        if len(content) <= MAX_SUCCESSIONS_BYTES:
+            return list(json.loads(content)["successions"])
+    return []
 
 
 def proxy_for(host: str, environment: Mapping[str, str]) -> Proxy | None:

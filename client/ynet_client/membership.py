@@ -12,6 +12,7 @@ from ynet.errors import RefusedError, UnreachableError, UserError
 from ynet.federation import identity, invitation
 from ynet.federation.identity import HUB_NAME
 from ynet.federation.invitation import Invitation
+from ynet.federation.succession import Past
 from ynet.home import write_private
 from ynet_client.door import MEMBER
 from ynet_client.egress import Count, nowhere
@@ -32,9 +33,10 @@ class Membership(NamedTuple):
     hub: str  # host:port
     key: bytes  # PEM
     certificate: bytes  # PEM
-    authority: bytes  # PEM
+    authority: bytes  # PEM; while one follows another, both, the older first
     enrolment: str = ""  # host:port where it enrolled; empty when it enrolled with an older ynet
     invitation: str = ""  # digest of the invitation that it enrolled with
+    past: tuple[Past, ...] = ()  # the authorities that it trusted before
 
     @property
     def ends(self) -> dt.datetime:
@@ -75,6 +77,7 @@ def _read(home: Path) -> Membership:
         kept["authority"].encode(),
         kept.get("enrolment", ""),
         kept.get("invitation", ""),
+        tuple(Past(one["certificate"].encode(), float(one["until"])) for one in kept.get("past", [])),
     )
 
 
@@ -101,14 +104,30 @@ def enrol(home: Path, site: str, text: str, count: Count = nowhere) -> Membershi
     hub, certificate = _granted(_request(invited, _verified(authority), "POST", "/enrol", content=body))
     if identity.read_leaf(certificate).site != site:
         raise RefusedError("enrolment failed", "the certificate is for another site", "ask the coordinator")
-    return keep(home, Membership(site, hub, key, certificate, authority, invited.address, used))
+    return keep(home, Membership(site, hub, key, certificate, authority, invited.address, used, _past(old, authority)))
 
 
 def keep(home: Path, member: Membership) -> Membership:
     """Store a membership; its key is in `home` already, as the one in use or the next. Raises RefusedError."""
     if not identity.has_key(member.certificate, member.key):
         raise RefusedError("the certificate was refused", "it is not for this site's key", "ask the coordinator")
-    kept = {
+    _write(home, member)
+    if (home / NEXT_KEY).exists() and (home / NEXT_KEY).read_bytes() == member.key:
+        (home / NEXT_KEY).replace(home / KEY)
+    return member
+
+
+def pin(home: Path, member: Membership) -> None:
+    """Store the authorities of a membership. Its key and certificate stay as stored: a renewal may have come between.
+
+    Raises UserError, OSError.
+    """
+    kept = load(home)
+    _write(home, member if kept is None else kept._replace(authority=member.authority, past=member.past))
+
+
+def _write(home: Path, member: Membership) -> None:
+    kept: dict[str, object] = {
         "site": member.site,
         "hub": member.hub,
         "certificate": member.certificate.decode(),
@@ -116,10 +135,18 @@ def keep(home: Path, member: Membership) -> Membership:
         "enrolment": member.enrolment,
         "invitation": member.invitation,
     }
+    if member.past:
+        kept["past"] = [{"certificate": one.certificate.decode(), "until": one.until} for one in member.past]
     write_private(home / FILE, json.dumps(kept).encode())
-    if (home / NEXT_KEY).exists() and (home / NEXT_KEY).read_bytes() == member.key:
-        (home / NEXT_KEY).replace(home / KEY)
-    return member
+
+
+def _past(old: Membership | None, authority: bytes) -> tuple[Past, ...]:
+    """The authorities that a site trusted before it enrolled anew: what others signed of its audit log stays signed."""
+    if old is None:
+        return ()
+    now = round(dt.datetime.now(dt.UTC).timestamp(), 3)
+    gone = [Past(one, now) for one in identity.each_certificate(old.authority) if one != authority]
+    return (*old.past, *gone)
 
 
 def next_key(home: Path) -> bytes:

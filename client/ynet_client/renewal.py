@@ -10,7 +10,7 @@ import grpc
 from ynet.errors import RefusedError, UserError
 from ynet.federation import expiry, identity, protocol
 from ynet.federation import hub_pb2 as pb
-from ynet_client import egress, membership
+from ynet_client import egress, membership, succession
 from ynet_client.egress import Count
 from ynet_client.membership import Membership
 
@@ -18,11 +18,12 @@ log = logging.getLogger("ynet.renewal")
 WITHIN_S = 30.0
 
 
-Renew = Callable[[Membership, grpc.aio.Channel], Awaitable[Membership | None]]
-"""The membership with a new certificate; None while there is none."""
+Renew = Callable[[Membership, grpc.aio.Channel, bool], Awaitable[Membership | None]]
+"""The membership with a new certificate; None while there is none. The last argument: whether the hub gives those of a
+new authority now, so that one of the older is due."""
 
 
-async def never(_: Membership, __: grpc.aio.Channel) -> Membership | None:
+async def never(_: Membership, __: grpc.aio.Channel, ___: bool) -> Membership | None:
     """Of a site that keeps its membership nowhere: no renewal."""
     return None
 
@@ -36,9 +37,9 @@ def renewing(
     """What a connected site does about its certificate again and again: renews it, or says how long it is good."""
     warnings = expiry.Warnings()
 
-    async def renew(member: Membership, channel: grpc.aio.Channel) -> Membership | None:
+    async def renew(member: Membership, channel: grpc.aio.Channel, moves: bool) -> Membership | None:
         try:
-            made = await renewed(home, member, channel, clock(), count)
+            made = await renewed(home, member, channel, clock(), count, moves=moves)
         except grpc.aio.AioRpcError as error:
             log.warning("the certificate could not be renewed: %s", protocol.plain(error.details() or "", 500))
             made = None
@@ -57,7 +58,13 @@ def renewing(
 
 
 async def renewed(
-    home: Path, member: Membership, channel: grpc.aio.Channel, now: dt.datetime, count: Count = egress.nowhere
+    home: Path,
+    member: Membership,
+    channel: grpc.aio.Channel,
+    now: dt.datetime,
+    count: Count = egress.nowhere,
+    *,
+    moves: bool = False,
 ) -> Membership | None:
     """The membership with a new key and certificate, kept in `home`; None while that is not due.
 
@@ -67,26 +74,31 @@ async def renewed(
     kept = membership.load(home)
     if kept is not None and kept.certificate != member.certificate:
         return kept  # renewed already, and not yet used: the connection broke in between
-    if not identity.due_for_renewal(member.certificate, now):
+    moves = moves and succession.is_behind(member)
+    if not moves and not identity.due_for_renewal(member.certificate, now):
         return None
     # 1. A key of our own, kept beside the one in use, and a request signed with it.
     key = membership.next_key(home)
     write = egress.counted(pb.RenewRequest.SerializeToString, lambda _: "certificates", count)
     ask = channel.unary_unary(f"/{protocol.SERVICE}/Renew", write, pb.Renewal.FromString)
-    answer = await ask(pb.RenewRequest(csr=identity.signing_request(key, member.site)), timeout=WITHIN_S)
-    # 2. The certificate is the authority's, for this site and this key, and good for longer than the one before.
+    request = pb.RenewRequest(csr=identity.signing_request(key, member.site), authorities=succession.pinned(member))
+    answer = await ask(request, timeout=WITHIN_S)
+    # 2. The certificate is the authority's, for this site and this key, and good for longer, or of the newer authority.
     certificate = _checked(answer.certificate, member, key, now)
+    if not moves and identity.read_leaf(certificate).ends <= member.ends:
+        raise _refused("it ends no later than the one before")
+    if moves and succession.is_behind(member._replace(certificate=certificate)):
+        raise _refused("it is not of the new authority")
     # 3. From here on it is the one that counts.
     log.info("the certificate was renewed, SHA-256 %s", identity.fingerprint(certificate).hex())
-    return membership.keep(home, member._replace(key=key, certificate=certificate))
+    newest = membership.load(home) or member  # another authority may have been pinned meanwhile
+    return membership.keep(home, newest._replace(key=key, certificate=certificate))
 
 
 def _checked(certificate: bytes, member: Membership, key: bytes, now: dt.datetime) -> bytes:
     identity.check_member(certificate, member.site, member.authority, now)
     if not identity.has_key(certificate, key):
         raise _refused("it is for another key")
-    if identity.read_leaf(certificate).ends <= member.ends:
-        raise _refused("it ends no later than the one before")
     return identity.first_certificate(certificate)
 
 

@@ -161,7 +161,7 @@ def verify(site: Site = None, home: Home = None, as_json: Json = False) -> None:
 
     folder = home_of(home, site)
     head, member = audit_log.verify(folder), membership.load(folder)
-    signed = countersigned.verify(folder, audit_log.read(folder), member.authority) if member else 0
+    signed = countersigned.verify(folder, audit_log.read(folder), member.authority, member.past) if member else 0
     line = (
         f"the audit log is whole: {head.number} entries, the last {head.digest[:16]}; the server signed {signed} heads"
     )

@@ -72,6 +72,10 @@ class Answering:
         self._own = own
         self._renew()
 
+    def trust(self, authorities: bytes) -> None:
+        """From now on, who begins a session has a certificate of these, PEM."""
+        self._authority = authorities
+
     def card(self) -> bytes:
         """What others seal with, as it goes to the hub. A key whose time is over is replaced first."""
         if self.renew_in_s() <= 0:

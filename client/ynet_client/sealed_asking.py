@@ -52,6 +52,10 @@ class Asking:
         self._own = own
         self._sessions.clear()
 
+    def trust(self, authorities: bytes) -> None:
+        """From now on, cards are of these, PEM."""
+        self._authority = authorities
+
     def known(self) -> list[str]:
         """The sites whose cards are known."""
         return list(self._known)

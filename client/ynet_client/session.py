@@ -1,6 +1,7 @@
 """A site's connection to the hub: one outbound channel, opened again whenever it is lost."""
 
 import asyncio
+import contextlib
 import datetime as dt
 import logging
 import random
@@ -18,7 +19,7 @@ from ynet.federation import hub_pb2 as pb
 from ynet.federation.content import Content
 from ynet.federation.identity import HUB_NAME, Identity
 from ynet.federation.sealed import Asked
-from ynet_client import egress, question, transfers
+from ynet_client import egress, question, succession, transfers
 from ynet_client.egress import Class, Count
 from ynet_client.link import Link
 from ynet_client.membership import Membership
@@ -26,6 +27,7 @@ from ynet_client.question import Question
 from ynet_client.renewal import Renew, never
 from ynet_client.sealed_answering import Answering, Opened
 from ynet_client.sealed_asking import Asking
+from ynet_client.succession import Follow
 from ynet_client.tasks import Tasks
 from ynet_client.witness import Tell, untold
 
@@ -89,12 +91,14 @@ class Session:
         renew: Renew = never,
         count: Count = egress.nowhere,
         tell: Tell = untold,
+        follow: Follow = succession.unkept,
     ) -> None:
         self._member, self._work, self._say, self._count = member, work, say, count
         self._link = Link()
         self._given = Tasks(spool, work.task, self._link, say, count)
         self._renew, self._tell_heads, self._asked = renew, tell, 0
         self._renewed: Membership | None = None
+        self._follow, self._moves = follow, asyncio.Event()
         self._outbox: asyncio.Queue[pb.FromSite | None] = asyncio.Queue()
         self._under_way: set[asyncio.Task[None]] = set()
         self._answering, self._asking = Answering(member), Asking(member)
@@ -202,6 +206,7 @@ class Session:
         hello = pb.Hello(protocol=newest, oldest=oldest, version=__version__, cases=self._work.cases())
         hello.card, hello.keeps_tasks = self._answering.card(), True
         hello.tasks.extend(self._given.held())
+        hello.authorities.extend(succession.pinned(self._member))
         return hello
 
     async def _receive_all(self, channel: grpc.aio.Channel, outbox: "asyncio.Queue[pb.FromSite | None]") -> None:
@@ -214,8 +219,10 @@ class Session:
 
     async def _renew_certificate(self, channel: grpc.aio.Channel, outbox: "asyncio.Queue[pb.FromSite | None]") -> None:
         """Once there is a new certificate, end this connection: the next one begins with it."""
-        while not self.connected or (renewed := await self._renew(self._member, channel)) is None:
-            await asyncio.sleep(RENEWAL_EVERY_S if self.connected else IDLE_EVERY_S)
+        while not self.connected or (renewed := await self._renew(self._member, channel, self._moves.is_set())) is None:
+            with contextlib.suppress(TimeoutError):  # told to move meanwhile, it does so at once
+                wait_s = RENEWAL_EVERY_S if self.connected else IDLE_EVERY_S
+                await asyncio.wait_for(_set_anew(self._moves), wait_s)
         last = self._member.ends - expiry.DAY
         while (self._under_way or self._asked or outbox.qsize()) and dt.datetime.now(dt.UTC) < last:
             await asyncio.sleep(IDLE_EVERY_S)  # nothing that is under way is cut off for it
@@ -223,7 +230,9 @@ class Session:
         outbox.put_nowait(None)
 
     def _take_up(self, renewed: Membership) -> None:
-        self._member, self._renewed, self.connected = renewed, None, False
+        # Of authorities the session itself knows best: one may have been pinned since the renewal.
+        self._member = renewed._replace(authority=self._member.authority, past=self._member.past)
+        self._renewed, self.connected = None, False
         self._answering.sign_with(self.identity)
         self._asking.sign_with(self.identity)
 
@@ -242,6 +251,8 @@ class Session:
         match message.WhichOneof("body"):
             case "welcome":
                 _check_version(message.welcome)
+                if message.welcome.HasField("authorities"):
+                    self._heed(message.welcome.authorities)  # before anything that another site has signed
                 self.connected = True
                 self._say(
                     f"connected to federation {protocol.plain(message.welcome.federation, 64)} at {self._member.hub}"
@@ -250,6 +261,8 @@ class Session:
                     self._spawn(self._work.witness(message.welcome.ledger))
                 if message.welcome.HasField("model"):
                     self._spawn(self._work.model(message.welcome.model, self.fetch))
+            case "authorities":
+                self._heed(message.authorities)
             case "task":
                 self._spawn(self._given.do(message.task, self._tell))
             case "cancel":
@@ -258,6 +271,25 @@ class Session:
                 self._take(message.query)
             case "model":
                 self._spawn(self._work.model(message.model, self.fetch))
+
+    def _heed(self, told: pb.Authorities) -> None:
+        """Pin a successor, let go of what is over; and move to a new certificate where the hub says so."""
+        try:
+            member = self._follow(self._member, told)
+        except RefusedError:
+            return  # it is told and written down; what was pinned stays
+        except (UserError, OSError):
+            log.exception("what is known of the authorities could not be kept")
+            return
+        if member.authority != self._member.authority:
+            self._member = self._member._replace(authority=member.authority, past=member.past)
+            self._answering.trust(member.authority)
+            self._asking.trust(member.authority)
+        self._tell(pb.FromSite(pinned=pb.Pinned(authorities=succession.pinned(self._member))))
+        if told.moves:
+            self._moves.set()
+        else:
+            self._moves.clear()
 
     def _lost(self, reason: str, wait_s: float) -> None:
         was = "the connection was lost" if self.connected else f"no connection to {self._member.hub}"
@@ -315,6 +347,13 @@ class Session:
 
     def _refuse(self, query: pb.Query, refusal: pb.Refusal) -> None:
         self._tell(pb.FromSite(answer=pb.Answer(query_id=query.id, refusal=refusal)))
+
+
+async def _set_anew(event: asyncio.Event) -> None:
+    """Back when it is set; at once is never: where it is set already, what it says was heard."""
+    if event.is_set():
+        await asyncio.get_running_loop().create_future()
+    await event.wait()
 
 
 async def _outgoing(outbox: "asyncio.Queue[pb.FromSite | None]") -> AsyncIterator[pb.FromSite]:

@@ -61,7 +61,7 @@ def unpack(file: Path, home: Path, site: str | None, now: float, passphrase: Cal
         kept_files.check_databases(unpacked)
         ledger.read(unpacked)
         audit.verify(unpacked)
-        countersigned.verify(unpacked, audit.read(unpacked), member.authority)
+        countersigned.verify(unpacked, audit.read(unpacked), member.authority, member.past)
         doubt(unpacked)
         restored.write(unpacked, Restored(manifest.made, now))
         with contextlib.closing(Audit(unpacked)) as log:

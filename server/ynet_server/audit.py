@@ -24,6 +24,9 @@ Act = Literal[
     "enrolment-refused",
     "renewed",
     "revoked",
+    "authority-rotated",  # about: the successor's SHA-256
+    "authority-retired",
+    "authority-replaced",
     "plan-frozen",
     "run-started",
     "run-resumed",
@@ -32,6 +35,7 @@ Act = Literal[
     "round",
     "site-failed",
     "update-refused",
+    "late-update",
     "model-published",
     "asked",
     "restored",  # the folder, from a backup

@@ -47,6 +47,8 @@ def refusal(registry: Registry, site: str, leaf: Leaf, now: dt.datetime) -> str 
     standing = registry.standing(site, leaf.serial)
     if standing == "revoked":
         return "the certificate was revoked"
+    if standing == "retired":
+        return "the certificate is of an authority that was retired"
     return None if standing in ("current", "next") else "the certificate is no longer in use"
 
 

@@ -13,7 +13,7 @@ import grpc
 from ynet.errors import UserError
 from ynet.federation import identity
 from ynet.federation.expiry import Warnings
-from ynet.federation.identity import Identity
+from ynet.federation.identity import Identity, Signer
 from ynet.home import write_private
 from ynet_server.hub import Hub
 from ynet_server.registry import Registry
@@ -40,16 +40,25 @@ def authority_in(home: Path) -> bytes:
 class HubCertificate:
     """The hub's key and certificate, for both ports; renewed in the last third of its life, for who connects then."""
 
-    def __init__(self, home: Path, authority: Identity, now: dt.datetime) -> None:
+    def __init__(
+        self, home: Path, authority: Signer, now: dt.datetime, trusted: Callable[[], bytes] | None = None
+    ) -> None:
+        """`trusted`: the authorities that sites' certificates may be of, PEM, where it is not `authority` alone."""
         self._folder, self._authority = home / "hub", authority
+        self._trusted = trusted or (lambda: authority.certificate)
         self.identity = _kept(self._folder, lambda: identity.issue_hub(authority, now))
         self._is_new = False
         self._tls = tls(self.identity, authority)
         self.renew(now)
 
+    def follow(self) -> None:
+        """The authorities have changed: from the next handshake on, those that are in force count."""
+        self._is_new = True
+
     def renew(self, now: dt.datetime) -> bool:
         """Put a new one in the old one's place, if that is due; whether it was."""
-        if not identity.due_for_renewal(self.identity.certificate, now):
+        is_of_authority = identity.is_issued_by(self.identity.certificate, self._authority.certificate)
+        if is_of_authority and not identity.due_for_renewal(self.identity.certificate, now):
             return False
         self.identity = identity.issue_hub(self._authority, now)
         _keep(self._folder, self.identity)
@@ -78,10 +87,10 @@ class HubCertificate:
 
     def _configuration(self) -> grpc.ServerCertificateConfiguration:
         pair = (self.identity.key, self.identity.certificate)
-        return grpc.ssl_server_certificate_configuration([pair], self._authority.certificate)
+        return grpc.ssl_server_certificate_configuration([pair], self._trusted())
 
 
-def tls(hub: Identity, authority: Identity) -> ssl.SSLContext:
+def tls(hub: Identity, authority: Signer) -> ssl.SSLContext:
     """TLS 1.3 with the hub's certificate, and the authority's behind it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -89,7 +98,7 @@ def tls(hub: Identity, authority: Identity) -> ssl.SSLContext:
     return context
 
 
-def _load(context: ssl.SSLContext, hub: Identity, authority: Identity) -> None:
+def _load(context: ssl.SSLContext, hub: Identity, authority: Signer) -> None:
     with tempfile.TemporaryDirectory() as folder:  # the ssl module reads keys from files only; this one is 0700
         chain, key = Path(folder) / "chain.pem", Path(folder) / "key.pem"
         chain.write_bytes(hub.certificate + authority.certificate)
@@ -101,7 +110,7 @@ async def watch(
     hub: Hub,
     registry: Registry,
     certificate: HubCertificate,
-    authority: bytes,
+    authorities: Callable[[], bytes],
     say: Callable[[str], None],
     clock: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
 ) -> None:
@@ -115,7 +124,7 @@ async def watch(
             if loop.time() >= due:
                 due = loop.time() + THINK_EVERY_S
                 certificate.renew(now)
-                for line in running_out(registry, authority, warnings, now):
+                for line in running_out(registry, authorities(), warnings, now):
                     log.warning("%s", line)
                     say(line)
         except Exception:
@@ -123,11 +132,14 @@ async def watch(
         await asyncio.sleep(LOOK_EVERY_S)
 
 
-def running_out(registry: Registry, authority: bytes, warnings: Warnings, now: dt.datetime) -> list[str]:
+def running_out(registry: Registry, authorities: bytes, warnings: Warnings, now: dt.datetime) -> list[str]:
     """What is to be said, each once, of certificates that end within 30, 7 or 1 days."""
-    lines = []
-    if told := warnings.new("authority", identity.read_leaf(authority).ends, now):
-        lines.append(f"the authority's certificate: {told}; every site must be invited anew when it ends")
+    lines, in_force = [], identity.each_certificate(authorities)
+    do = "give it a successor in time: ynet-server authority rotate"
+    if len(in_force) > 1:
+        do = "its successor is there: ynet-server authority retire"
+    if told := warnings.new("authority", identity.read_leaf(in_force[0]).ends, now):
+        lines.append(f"the authority's certificate: {told}; every site must be invited anew when it ends; {do}")
     for site in registry.sites():
         if site.ends is None or site.revoked:
             continue

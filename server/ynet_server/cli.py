@@ -12,7 +12,14 @@ import typer
 from ynet import terminal
 from ynet.examples import show as show_examples
 from ynet.home import prepare
-from ynet_server import backup_commands, completion, config_commands, experiment_commands, run_commands
+from ynet_server import (
+    authority_commands,
+    backup_commands,
+    completion,
+    config_commands,
+    experiment_commands,
+    run_commands,
+)
 from ynet_server.examples import EXAMPLES
 from ynet_server.options import Home, Json, PlanFile, call, home_of
 
@@ -56,14 +63,13 @@ def invite(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Print an invitation for one site: valid once, for 24 hours."""
+    """Print an invitation for one site: valid once, for 24 hours. What to do with it is said beside, on stderr."""
     made = call(home, "POST", "/invitations", json={"site": site, "replace": replace})
-    lines = (
-        f"Invitation for site {site}, valid once, for 24 hours. Hand it over on a channel that you trust.\n\n"
-        f"{made['invitation']}\n\n"
-        f"There: ynet-client join --site={site} --invitation {made['invitation']} --data MANIFEST.csv"
+    terminal.show(made, as_json=as_json, human=lambda: made["invitation"])
+    terminal.hint(
+        f"For site {site}, valid once, for 24 hours. Hand it over on a channel that you trust; there:\n"
+        f"ynet-client join --site={site} --invitation {made['invitation']} --data MANIFEST.csv"
     )
-    terminal.show(made, as_json=as_json, human=lambda: lines)
 
 
 @app.command()
@@ -92,11 +98,12 @@ def plan_check(plan: PlanFile, as_json: Json = False) -> None:
 
 @plan_app.command("freeze")
 def plan_freeze(plan: PlanFile, home: Home = None, as_json: Json = False) -> None:
-    """Keep a plan at the server under its id. A plan that changed is a new plan."""
+    """Keep a plan at the server under its id, and print that. A plan that changed is a new plan."""
     from ynet.federation import plan as plans
 
     frozen = call(home, "POST", "/plans", content=plans.read(plan).canonical())
-    terminal.show(frozen, as_json=as_json, human=lambda: f"plan {frozen['name']} is frozen: {frozen['plan']}")
+    terminal.show(frozen, as_json=as_json, human=lambda: frozen["plan"])
+    terminal.hint(f"plan {frozen['name']} is frozen; a site says yes to it with: ynet-client accept {frozen['plan']}")
 
 
 @app.command()
@@ -148,11 +155,11 @@ def status(home: Home = None, as_json: Json = False) -> None:
 def audit_verify(home: Home = None, as_json: Json = False) -> None:
     """Check the whole chain of the audit log, and the heads that sites have signed. Exit code 3 when it was changed."""
     from ynet.federation import countersigned
-    from ynet_server import audit, certificates  # gRPC: a second that the other commands need not wait
+    from ynet_server import audit, authorities  # gRPC: a second that the other commands need not wait
 
     folder = home_of(home)
     head = audit.verify(folder)
-    signed = countersigned.verify(folder, audit.read(folder), certificates.authority_in(folder))
+    signed = countersigned.verify(folder, audit.read(folder), *authorities.kept_in(folder))
     line = f"the audit log is whole: {head.number} entries, the last {head.digest[:16]}; {signed} heads signed by sites"
     shown = {"entries": head.number, "head": head.digest, "signed": signed}
     terminal.show(shown, as_json=as_json, human=lambda: line)
@@ -169,6 +176,7 @@ def audit_show(home: Home = None, as_json: Json = False) -> None:
     terminal.show({"entries": [asdict(one) for one in entries]}, as_json=as_json, human=lambda: table)
 
 
+app.add_typer(authority_commands.app, name="authority")
 app.add_typer(run_commands.app)
 app.add_typer(experiment_commands.app)
 app.add_typer(backup_commands.app)

@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ynet.federation import plan, protocol
-from ynet.federation.identity import fingerprint, read_leaf
+from ynet.federation.identity import Signer, fingerprint, read_leaf
 from ynet.federation.invitation import Invitation, new_secret
 from ynet_server.audit import Write, nowhere
 from ynet_server.certificates import HubCertificate, days
@@ -24,19 +24,21 @@ def routes(
     registry: Registry,
     hub: Hub,
     runs: Runs,
-    authority: bytes,
+    authority: Signer,
     own: HubCertificate,
     about: dict[str, object],
     audit: Write = nowhere,
 ) -> list[Route]:
     """The routes behind the control door. Bodies and answers are JSON."""
-    authority_ends, enrolment = read_leaf(authority).ends.timestamp(), str(about["enrolment"])
+    enrolment = str(about["enrolment"])
 
     async def status(_: Request) -> Response:
         connected = sorted(hub.connected())
-        lives = {"authority_days": days(authority_ends, now()), "hub_days": days(own.ends(), now())}
+        ends = read_leaf(authority.certificate).ends.timestamp()
+        lives = {"authority_days": days(ends, now()), "hub_days": days(own.ends(), now())}
         newest = [run._asdict() for run in runs.listed()[:1]]
-        return JSONResponse({**about, **lives, "connected": connected, "runs": newest})
+        shown = {**about, "fingerprint": fingerprint(authority.certificate).hex()}
+        return JSONResponse({**shown, **lives, "connected": connected, "runs": newest})
 
     async def sites(_: Request) -> Response:
         connected = hub.connected()
@@ -61,7 +63,7 @@ def routes(
         asked, secret = await request.json(), new_secret()
         registry.invite(asked["site"], secret, now(), replace=asked["replace"])
         audit("invited", asked["site"], "in the place of its certificate" if asked["replace"] else "")
-        made = Invitation(enrolment, secret, fingerprint(authority))
+        made = Invitation(enrolment, secret, fingerprint(authority.certificate))
         return JSONResponse({"site": asked["site"], "invitation": made.to_text()})
 
     async def revoke(request: Request) -> Response:

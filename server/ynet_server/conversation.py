@@ -47,6 +47,14 @@ class Conversation:
         `check` raises for a reply that is not what was asked for: it counts as none.
         """
         answers = self._grid.send_and_receive(messages, timeout=self._plan.cohort.round_deadline_s)
+        return self.good(number, answers, check)
+
+    def late(self, number: int, answer: Message, check: Callable[[Reply], object]) -> Reply | None:
+        """The reply, when it is good, of a site that has answered after round `number`'s deadline."""
+        return next(iter(self.good(number, [answer], check)), None)
+
+    def good(self, number: int, answers: Iterable[Message], check: Callable[[Reply], object]) -> list[Reply]:
+        """The good replies among the answers, in the order of the nodes; of the others the run is told."""
         replies = []
         for answer in sorted(answers, key=lambda answer: answer.metadata.src_node_id):
             node = answer.metadata.src_node_id

@@ -16,24 +16,28 @@ from starlette.routing import Route
 
 from ynet.errors import RefusedError, UserError
 from ynet.federation import identity, invitation
-from ynet.federation.identity import Identity
+from ynet.federation.identity import Signer
 from ynet_server.attempts import Attempts
 from ynet_server.audit import Write, nowhere
 from ynet_server.https_door import HttpsDoor
 from ynet_server.registry import Registry, used_already
 
 MAX_REQUEST_BYTES = 16_384
+MOST_SUCCESSIONS = 32
 log = logging.getLogger("ynet.enrolment")
 
 
 def application(
     registry: Registry,
-    authority: Identity,
+    authority: Signer,
     hub_address: str,
     enrolled: Callable[[str], None],
     audit: Write = nowhere,
+    successions: Callable[[], list[dict[str, str | float]]] = list,
 ) -> Starlette:
     """GET /authority: its certificate. POST /enrol: a certificate for a signing request that proves an invitation.
+
+    GET /successions: which authorities were in force before, and who followed them, for a site that was away.
 
     `enrolled` is told each site that has enrolled, perhaps in the place of an older one. Who was refused often must
     wait (`attempts.py`); the invitation stays good: its secret has 128 bits, and a stranger who could spoil it by
@@ -43,6 +47,9 @@ def application(
 
     async def show_authority(_: Request) -> Response:
         return PlainTextResponse(authority.certificate, headers={"date": formatdate(usegmt=True)})
+
+    async def show_successions(_: Request) -> Response:
+        return JSONResponse({"successions": successions()[-MOST_SUCCESSIONS:]})
 
     async def enrol(request: Request) -> Response:
         address = request.client.host if request.client else ""
@@ -61,12 +68,16 @@ def application(
         return JSONResponse({"certificate": certificate.decode(), "hub": hub_address})
 
     return Starlette(
-        routes=[Route("/authority", show_authority), Route("/enrol", enrol, methods=["POST"])],
+        routes=[
+            Route("/authority", show_authority),
+            Route("/successions", show_successions),
+            Route("/enrol", enrol, methods=["POST"]),
+        ],
         exception_handlers={UserError: _refuse, ClientDisconnect: _gone},
     )
 
 
-def issue(registry: Registry, authority: Identity, site: str, csr: bytes, proof: bytes, now: dt.datetime) -> bytes:
+def issue(registry: Registry, authority: Signer, site: str, csr: bytes, proof: bytes, now: dt.datetime) -> bytes:
     """A certificate for `site`, PEM, once for each invitation and key. Raises RefusedError."""
     # 1. There is an open invitation for this name.
     verifier, issued = registry.invited(site, now.timestamp())

@@ -32,6 +32,8 @@ from ynet_server.run_folder import MODEL, RunFolder
 from ynet_server.simulate import Kind, Task, Watch, open_sites, train_federated, train_reference
 
 Say = Callable[[str], None]
+GPU_BYTES_EACH = 4 << 30
+"""What one training is given of a GPU's memory; the plans of this repository take 1 GiB."""
 EXPERIMENT, SCORES = "experiment.json", "scores.json"
 
 Coded = Mapping[str, tuple[Encoded, Encoded]]
@@ -43,7 +45,7 @@ def experiment(
 ) -> dict[str, Any]:
     """Train and score what is not yet there, then write `report.json` and `report.html`; what the former holds.
 
-    The references train beside each other, one to a core. Raises UserError.
+    The references train beside each other, as many as cores and a GPU's memory allow. Raises UserError.
     """
     plan, names = plans.read(plan_file), list(find_sites(data))
     _claim(out, {"plan_id": plan.id, "sites": names, "split": "validation" if is_validation else "test"})
@@ -89,7 +91,7 @@ def _claim(out: Path, what: Mapping[str, Any]) -> None:
 
 
 def _work_off(todo: Sequence[Task], say: Say) -> None:
-    """Federated models one after the other, each on all cores; then the references, one to a core."""
+    """Federated models one after the other, each on all cores; then the references beside each other."""
     for number, task in enumerate(federated := [task for task in todo if task.kind == "federated"], start=1):
         say(f"seed {task.plan.training.seed}, {task.name}: training ({number} of {len(federated)})")
         _train_and_score(task)
@@ -97,7 +99,7 @@ def _work_off(todo: Sequence[Task], say: Say) -> None:
     references = [task for task in todo if task.kind != "federated"]
     if not references:
         return
-    at_once = 1 if torch.cuda.is_available() else os.cpu_count() or 1
+    at_once = _at_once()
     threads = max(1, (os.cpu_count() or 1) // at_once)
     with ProcessPoolExecutor(at_once, get_context("spawn"), _begin_worker, (threads,)) as pool:
         say(f"{len(references)} references, {at_once} at a time")
@@ -105,6 +107,18 @@ def _work_off(todo: Sequence[Task], say: Say) -> None:
         for number, done in enumerate(as_completed(waiting), start=1):
             done.result()
             say(f"{_told(waiting[done])} ({number} of {len(references)})")
+
+
+def _at_once() -> int:
+    """How many trainings share this machine: one to a core, and on a GPU no more than fit into what is free of it.
+
+    One network of this size keeps a large GPU busy for a third of the time.
+    """
+    cores = os.cpu_count() or 1
+    if not torch.cuda.is_available():
+        return cores
+    free, _ = torch.cuda.mem_get_info()
+    return max(1, min(cores, free // GPU_BYTES_EACH))
 
 
 def _begin_worker(threads: int) -> None:

@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -26,31 +27,55 @@ class Judged(NamedTuple):
 
 
 class Gate:
-    """The gate of one run. It remembers what every site has sent, by digests, as long as the process lives."""
+    """The gate of one run. It remembers what every site has sent, by digests."""
 
-    def __init__(self, factor: float) -> None:
-        """`factor`: how many medians of the round's changes an update may be away from what was sent; 0: any number."""
+    def __init__(self, factor: float, seen: Mapping[bytes, int] = MappingProxyType({})) -> None:
+        """`factor`: how many medians of the round's changes an update may be away from what was sent; 0: any number.
+
+        `seen`: what an earlier process's gate remembered.
+        """
         self._factor = factor
-        self._seen: dict[bytes, int] = {}  # the digest of an update, or of what was sent, and its round
+        self._seen = dict(seen)  # the digest of an update, or of what was sent, and its round
+        self._news: dict[bytes, int] = {}
 
-    def admit(self, number: int, replies: Sequence[Reply], sent: Flat, talk: Conversation) -> dict[int, float]:
-        """How much each update of a round changes that is let through, by node; the run is told of the others."""
+    def news(self) -> dict[bytes, int]:
+        """What it remembers since it was last asked: digests, and the rounds of which they are."""
+        news, self._news = self._news, {}
+        return news
+
+    def admit(
+        self,
+        number: int,
+        replies: Sequence[Reply],
+        sent: Flat,
+        talk: Conversation,
+        begun: Mapping[int, Flat] = MappingProxyType({}),
+    ) -> Judged:
+        """As `judge`; the run is told of what is refused."""
         updates = ((reply.node, flat_weights(reply.content.array_records[ARRAYS])) for reply in replies)
-        judged = self.judge(number, updates, sent)
+        judged = self.judge(number, updates, sent, begun)
         for node, why in judged.refused.items():
             talk.refuse(number, node, why)
-        return {node: change for node, change in judged.change.items() if node not in judged.refused}
+        return judged
 
-    def judge(self, number: int, updates: Iterable[tuple[int, Flat]], sent: Flat) -> Judged:
+    def judge(
+        self,
+        number: int,
+        updates: Iterable[tuple[int, Flat]],
+        sent: Flat,
+        begun: Mapping[int, Flat] = MappingProxyType({}),
+    ) -> Judged:
         """Which of round `number`'s updates, each with its node and looked at once, are refused.
+
+        `begun`: by node, the weights that one which was trained from others than `sent` began with.
 
         A round that is held again may bring the same once more: only what an earlier round had is a replay.
         """
-        self._seen.setdefault(_digest(sent), number - 1)
+        self._see(sent, number - 1)
         change, first = dict[int, float](), dict[int, int]()
         for node, flat in updates:
-            change[node] = distance(flat, sent)
-            first[node] = self._seen.setdefault(_digest(flat), number)
+            change[node] = distance(flat, begun.get(node, sent))
+            first[node] = self._see(flat, number)
         median = float(np.median(list(change.values()))) if change else 0.0
         refused = dict[int, str]()
         for node in change if median else ():  # where most change nothing, nobody stands out by it
@@ -59,6 +84,13 @@ class Gate:
             elif first[node] < number:
                 refused[node] = f"it is not new: it is of round {first[node]}"
         return Judged(change, refused)
+
+    def _see(self, flat: Flat, number: int) -> int:
+        """The round in which this was first seen."""
+        digest = _digest(flat)
+        if digest not in self._seen:
+            self._seen[digest] = self._news[digest] = number
+        return self._seen[digest]
 
     def _why(self, change: float, median: float, updates: int) -> str | None:
         if change <= UNCHANGED * median:

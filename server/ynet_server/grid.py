@@ -12,7 +12,7 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from concurrent.futures import wait as wait_for
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +31,7 @@ from ynet_server.reply_errors import FAILED, LOST
 from ynet_server.tasks import TaskError
 
 LOOK_UP_EVERY_S = 0.25
+LATE = "no answer before the deadline"
 
 
 class LetGoError(Exception):
@@ -136,13 +137,39 @@ class HubGrid(Grid):
         self._check()
         return list(self.pull_messages(ids))
 
+    def send_and_keep(
+        self, messages: Iterable[Message], *, timeout: float, open_s: float
+    ) -> tuple[list[Message], dict[int, str]]:
+        """As `send_and_receive`, but what is late goes on for `open_s` seconds: by node, under which id to pull it.
+
+        Of each late site there is an error among the answers. Raises LetGoError.
+        """
+        until = time.monotonic() + timeout
+        ids = self._push(messages, open_s)
+        waited_for = {self._sent[i].future for i in ids}
+        while waited_for and (left := until - time.monotonic()) > 0 and not self._is_let_go():
+            waited_for = wait_for(waited_for, min(left, LOOK_UP_EVERY_S)).not_done
+        self._check()
+        late = {i: self._sent[i].message for i in ids if not self._sent[i].future.done()}
+        missing = [Message(Error(LOST, LATE), reply_to=message) for message in late.values()]
+        answers = self.pull_messages(i for i in ids if i not in late)
+        return [*answers, *missing], {message.metadata.dst_node_id: i for i, message in late.items()}
+
+    def call_off(self, message_ids: Iterable[str]) -> None:
+        """What of these was not pulled yet is waited for no more, and thrown away if it has come."""
+        for message_id in message_ids:
+            if (sent := self._sent.pop(message_id, None)) is not None and not sent.future.cancel():
+                with contextlib.suppress(TaskError, CancelledError):
+                    sent.future.result().unlink(missing_ok=True)
+
     def _check(self) -> None:
         if self._is_let_go():
+            self.call_off(list(self._sent))
             raise LetGoError
 
     def _reply(self, sent: _Sent) -> Message:
         if sent.future.cancelled():
-            return Message(Error(LOST, "no answer before the deadline"), reply_to=sent.message)
+            return Message(Error(LOST, LATE), reply_to=sent.message)
         error = sent.future.exception()
         if isinstance(error, TaskError):
             return Message(Error(error.code, str(error)), reply_to=sent.message)

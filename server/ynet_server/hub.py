@@ -4,7 +4,7 @@ import asyncio
 import datetime as dt
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -30,8 +30,8 @@ OUTBOX = 256
 passed over beyond: no other site's questions may cost a site its connection."""
 MAX_QUESTIONS = 64
 MAX_QUESTION_BYTES = 32 << 20
-MAX_NAMED = 1024
-"""What one site may have under way at a time, and the sites one query may name."""
+MAX_NAMED, MOST_PINNED = 1024, 8
+"""What one site may have under way at a time, the sites one query may name, the authorities one site has pinned."""
 
 Context = grpc.aio.ServicerContext
 
@@ -45,6 +45,7 @@ class _Connection:
     card: bytes
     leaf: Leaf
     keeps_tasks: bool
+    pinned: frozenset[bytes]  # the SHA-256 of the authorities that it has pinned, by its own word
 
 
 class SiteState(NamedTuple):
@@ -71,6 +72,7 @@ class Hub:
         self._asking: Counter[str] = Counter()
         self._asking_bytes: Counter[str] = Counter()
         self._model: pb.Model | None = None
+        self._authorities: pb.Authorities | None = None
 
     # --- the server's side
 
@@ -95,6 +97,16 @@ class Hub:
         self._model = pb.Model(id=model_id, weights=weights)
         for name in list(self._connections):
             self._send(name, pb.ToSite(model=self._model))
+
+    def announce(self, authorities: pb.Authorities) -> None:
+        """Tell all sites, now and when they come, which authorities are in force."""
+        self._authorities = authorities
+        for name in list(self._connections):
+            self._send(name, pb.ToSite(authorities=authorities))
+
+    def pinned(self) -> dict[str, frozenset[bytes]]:
+        """The SHA-256 of the authorities that each connected site has pinned; of an older site none are known."""
+        return {name: connection.pinned for name, connection in self._connections.items()}
 
     async def task(self, site: str, kind: str, content: pb.Blob, within_s: float | None = None) -> Path:
         """Have a site run one message of the ClientApp; the file of its reply, which is then the caller's.
@@ -225,17 +237,23 @@ class Hub:
         if spoken is None:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, _no_common_version(hello))
             raise AssertionError
+        if self._authorities is not None and self._authorities.moves and not hello.authorities:
+            why = "the consortium's authority is being replaced, and this site's ynet cannot follow: update the site"
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, why)
         if older := self._connections.get(site):
             self._drop(site, older)
         version, leaf = protocol.plain(hello.version, 40), caller().leaf
         keeps = hello.keeps_tasks
-        connection = _Connection(asyncio.Queue(OUTBOX), now(), version, hello.cases, _card(hello.card), leaf, keeps)
+        card, pinned = _card(hello.card), _fingerprints(hello.authorities)
+        connection = _Connection(asyncio.Queue(OUTBOX), now(), version, hello.cases, card, leaf, keeps, pinned)
         self._connections[site] = connection
         self._last[site] = SiteState(connection.since, version, hello.cases, spoken)
         self._registry.used(site, leaf.serial, leaf.ends.timestamp(), connection.since)
         welcome = pb.Welcome(protocol=spoken, version=__version__, federation=self._federation)
         if self._model is not None:
             welcome.model.CopyFrom(self._model)
+        if self._authorities is not None:
+            welcome.authorities.CopyFrom(self._authorities)
         if (seen := self._registry.ledger_of(site)) is not None:
             welcome.ledger.number, welcome.ledger.digest = seen
         connection.outbox.put_nowait(pb.ToSite(welcome=welcome))
@@ -257,6 +275,8 @@ class Hub:
                     self._relay.answered(site, message.answer)
                 elif message.HasField("card"):
                     connection.card = _card(message.card)
+                elif message.HasField("pinned"):
+                    connection.pinned = _fingerprints(message.pinned.authorities)
                 elif message.HasField("leave"):
                     self._drop(site, connection, "the site's client was stopped", is_back_soon=False)
         finally:
@@ -317,6 +337,11 @@ def _no_common_version(hello: pb.Hello) -> str:
 def _card(told: bytes) -> bytes:
     """A site's card, for the other sites to check; one that is too large is none."""
     return told if len(told) <= protocol.MAX_CARD_BYTES else b""
+
+
+def _fingerprints(told: Collection[bytes]) -> frozenset[bytes]:
+    """What a site says that it has pinned; more than there can be is nothing."""
+    return frozenset(told) if len(told) <= MOST_PINNED and all(len(one) == 32 for one in told) else frozenset()
 
 
 def service(hub: Hub) -> grpc.GenericRpcHandler:

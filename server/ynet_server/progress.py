@@ -119,6 +119,10 @@ _LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "evaluated": _evaluated,
     "site_failed": lambda e: f"site {e['site']} gave no result: {e['reason']}",
     "update_refused": lambda e: f"the update of site {e['site']} was refused: {e['reason']}",
+    "late": lambda e: (
+        f"the update of site {e['site']} of round {e['of']}, late, was {e['outcome']}"
+        + (f": {e['reason']}" if e["reason"] else f" in round {e['round']}")
+    ),
     "under_quorum": lambda e: f"round {e['round']} had {e['updates']} of {e['quorum']} updates; it is held again",
     "sum_restarted": lambda e: f"round {e['round']}: the secure sum is begun again without {', '.join(e['without'])}",
     "round_lost": lambda e: f"round {e['round']} changed nothing: {e['reason']}",

@@ -4,7 +4,7 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -38,8 +38,9 @@ INSERT INTO certificates SELECT name, serial, 'current', NULL, NULL, enrolled FR
 """
 
 RunStatus = Literal["running", "finished", "failed", "cancelled"]
-Standing = Literal["current", "next", "replaced", "revoked", "unknown"]
-"""Of a site's certificate. `next`: a renewal that was not used yet; until it is, the current one counts too."""
+Standing = Literal["current", "next", "replaced", "revoked", "retired", "unknown"]
+"""Of a site's certificate. `next`: a renewal that was not used yet; until it is, the current one counts too. `retired`:
+its authority is in force no more."""
 
 
 class Run(NamedTuple):
@@ -129,11 +130,6 @@ class Registry:
 
     # --- enrolment
 
-    def void_invitations(self) -> None:
-        """End those that nobody has used: of a folder that came from a backup, they may have been used since."""
-        with self._transaction() as db:
-            db.execute("DELETE FROM invitations WHERE certificate IS NULL")
-
     def invite(self, site: str, secret: bytes, now: float, *, replace: bool) -> None:
         """Expect `site` to enrol within a day. Raises UserError when it has enrolled already, unless `replace`."""
         check_site_name(site)
@@ -181,8 +177,8 @@ class Registry:
     def sites(self) -> list[Site]:
         """All enrolled sites, by name."""
         query = (
-            "SELECT name, s.serial, enrolled, last_seen, version, cases, ends,"
-            " CASE standing WHEN 'revoked' THEN changed END"
+            "SELECT name, s.serial, enrolled, last_seen, version, cases,"
+            " CASE standing WHEN 'retired' THEN NULL ELSE ends END, CASE standing WHEN 'revoked' THEN changed END"
             " FROM sites s LEFT JOIN certificates c ON c.site=s.name AND c.serial=s.serial ORDER BY name"
         )
         return [Site(*row) for row in self._rows(query)]
@@ -238,6 +234,33 @@ class Registry:
             _end_certificates(db, site, "revoked", now)
             query = "SELECT MAX(changed) FROM certificates WHERE site=? AND standing='revoked'"
             return float(db.execute(query, (site,)).fetchone()[0])
+
+    def in_use(self) -> dict[str, list[bytes | None]]:
+        """The certificates that count, by site, PEM; None of a site that enrolled under an older version."""
+        found = dict[str, list[bytes | None]]()
+        for site, certificate in self._rows(
+            "SELECT site, certificate FROM certificates WHERE standing IN ('current', 'next') ORDER BY site, standing"
+        ):
+            found.setdefault(site, []).append(certificate)
+        return found
+
+    def retire(self, is_good: Callable[[bytes], bool], now: float) -> list[str]:
+        """End the certificates that are not good, since their authority is in force no more; their sites."""
+        query = "SELECT site, serial, certificate FROM certificates WHERE standing IN ('current', 'next')"
+        with self._transaction() as db:
+            ended = [row for row in db.execute(query).fetchall() if row[2] is None or not is_good(row[2])]
+            for site, serial, _ in ended:
+                values = ("retired", now, site, serial)
+                db.execute("UPDATE certificates SET standing=?, changed=? WHERE site=? AND serial=?", values)
+        return sorted({row[0] for row in ended})
+
+    def void_invitations(self, now: float) -> list[str]:
+        """Void all invitations; the sites whose were open."""
+        with self._transaction() as db:
+            query = "SELECT site FROM invitations WHERE certificate IS NULL AND expires >= ? ORDER BY site"
+            found = [row[0] for row in db.execute(query, (now,)).fetchall()]
+            db.execute("DELETE FROM invitations")
+        return found
 
     def saw(self, site: str, version: str, cases: int, now: float) -> None:
         """Note that a site has connected."""

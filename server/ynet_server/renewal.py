@@ -2,7 +2,7 @@
 
 import datetime as dt
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import grpc
 
@@ -10,7 +10,7 @@ from ynet import __version__
 from ynet.errors import RefusedError
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import identity, protocol
-from ynet.federation.identity import CLOCK_SLACK, Identity
+from ynet.federation.identity import CLOCK_SLACK, Signer
 from ynet_server.audit import Write, nowhere
 from ynet_server.callers import Caller, caller
 from ynet_server.registry import Registry
@@ -21,19 +21,34 @@ MAX_CSR_BYTES = 8 * 1_024
 Context = grpc.aio.ServicerContext
 
 
-def renew(registry: Registry, authority: Identity, asked: Caller, csr: bytes, now: dt.datetime) -> bytes:
+SuccessorFor = Callable[[Collection[bytes]], Signer | None]
+"""The authority that a site gets its certificate of, by the fingerprints of those that it has pinned, where that is the
+successor of the one in force."""
+
+
+def no_successor(_: Collection[bytes]) -> Signer | None:
+    """Of an authority that has none."""
+    return None
+
+
+def renew(
+    registry: Registry, authority: Signer, asked: Caller, csr: bytes, now: dt.datetime, successor: Signer | None = None
+) -> bytes:
     """The certificate that follows a site's own, PEM, for the key in `csr`. Raises RefusedError.
+
+    With a `successor` it is of that one, and due at once where the site's own is not.
 
     The same key may ask again, since an answer can be lost. Another one takes the place of a renewal that was never
     used; and the certificate that the site has counts until it is.
     """
-    public = identity.public_key_of(csr)
+    public, signer = identity.public_key_of(csr), successor or authority
     issued = registry.next_certificate(asked.site)
-    if issued is not None and identity.same_key(issued, public):
+    if issued is not None and identity.same_key(issued, public) and identity.is_issued_by(issued, signer.certificate):
         return issued
-    if not identity.due_for_renewal(asked.certificate, now + CLOCK_SLACK):
+    moves = successor is not None and not identity.is_issued_by(asked.certificate, successor.certificate)
+    if not moves and not identity.due_for_renewal(asked.certificate, now + CLOCK_SLACK):
         raise RefusedError("no renewal", "the certificate is not in the last third of its life", "ask again later")
-    certificate = identity.issue_site(authority, asked.site, csr, now)
+    certificate = identity.issue_site(signer, asked.site, csr, now)
     leaf = identity.read_leaf(certificate)
     registry.renew(asked.site, leaf.serial, certificate, now.timestamp(), leaf.ends.timestamp())
     log.info("site %s was given a new certificate, good until %s", asked.site, leaf.ends)
@@ -42,9 +57,10 @@ def renew(registry: Registry, authority: Identity, asked: Caller, csr: bytes, no
 
 def service(
     registry: Registry,
-    authority: Identity,
+    authority: Signer,
     clock: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     audit: Write = nowhere,
+    successor_for: SuccessorFor = no_successor,
 ) -> grpc.GenericRpcHandler:
     """The methods under their names on the wire."""
 
@@ -52,7 +68,8 @@ def service(
         if len(request.csr) > MAX_CSR_BYTES:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the signing request is too large")
         try:
-            certificate = renew(registry, authority, caller(), request.csr, clock())
+            successor = successor_for(request.authorities)
+            certificate = renew(registry, authority, caller(), request.csr, clock(), successor)
             audit("renewed", caller().site, identity.fingerprint(certificate).hex())
             return pb.Renewal(certificate=certificate)
         except RefusedError as error:

@@ -1,5 +1,6 @@
 """A run's folder: its plan, its events as they happen, the weights after its last whole round, its model."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -10,13 +11,13 @@ from typing import Any, NamedTuple
 
 from ynet import weights
 from ynet.errors import UserError
-from ynet.federation import plan
+from ynet.federation import chain, plan
 from ynet.federation.plan import Plan
 from ynet.weights import Arrays, Flat, Layout
 from ynet_server.registry import now
 
 PLAN, EVENTS, STATE, MODEL = "plan.json", "events.jsonl", "state.safetensors", "model.safetensors"
-INIT, CARD = "init.safetensors", "card.json"
+INIT, CARD, SEEN = "init.safetensors", "card.json", "seen.jsonl"
 AVERAGE = "average"  # the moving average's arrays, in the state: this, a slash and their names
 
 
@@ -105,6 +106,20 @@ class RunFolder:
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             do = "put a copy of it back, or start the run anew"
             raise UserError(f"the run cannot go on from {STATE}", "it is not as it was written", do) from None
+
+    def add_seen(self, digests: Mapping[bytes, int]) -> None:
+        """Keep digests of what sites have sent, each with its round: on the disk when this returns."""
+        if digests:
+            line = json.dumps({digest.hex(): number for digest, number in digests.items()}).encode()
+            chain.append(self.path / SEEN, b"\n" + line + b"\n")  # what a full disk cut short stands alone
+
+    def seen(self) -> dict[bytes, int]:
+        """All that was kept; of a line that was cut short nothing."""
+        path, found = self.path / SEEN, dict[bytes, int]()
+        for line in path.read_bytes().splitlines() if path.exists() else ():
+            with contextlib.suppress(ValueError, AttributeError, TypeError):
+                found |= {bytes.fromhex(digest): int(number) for digest, number in json.loads(line).items()}
+        return found
 
     def save_model(self, arrays: Arrays, card: Mapping[str, Any]) -> str:
         """Keep the finished model with its card; its id."""

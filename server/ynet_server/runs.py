@@ -28,6 +28,7 @@ ACTS: Mapping[str, Act] = {
     "round": "round",
     "site_failed": "site-failed",
     "update_refused": "update-refused",
+    "late": "late-update",
     "resumed": "run-resumed",
     "cancelled": "run-cancelled",
     "failed": "run-ended",
@@ -183,7 +184,8 @@ class Runs:
         if kind not in ACTS:
             return
         at = f"run {run}" + (f", round {values['round']}" if "round" in values else "")
-        told = [str(values[key]) for key in ("reason", "model", "by") if key in values]
+        told = [str(values[key]) for key in ("outcome", "reason", "model", "by") if values.get(key)]
+        told += [f"of round {values['of']}"] if "of" in values else []
         told += [f"with {', '.join(values['sites'])}"] if kind == "round" else []
         try:
             self._audit(ACTS[kind], str(values.get("site", "")), ": ".join([at, *told]))

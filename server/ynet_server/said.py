@@ -9,7 +9,7 @@ from ynet.federation.ledger import Head
 from ynet.federation.records import CASES, CONFIG, LEDGER, METRICS
 from ynet_server.conversation import Reply
 
-CHANGE = "change"
+CHANGE, LATE_BY = "change", "late"
 
 
 class Said(NamedTuple):
@@ -23,6 +23,11 @@ class Said(NamedTuple):
     def with_change(self, change: float) -> "Said":
         """With what the server measured: how far the site's weights are from those it was sent."""
         return self._replace(figures={**self.figures, CHANGE: round(change, 6)})
+
+
+def said_late(said: "Said", staleness: int) -> "Said":
+    """With how many rounds the update was behind."""
+    return said._replace(figures={**said.figures, LATE_BY: float(staleness)})
 
 
 def said_by(site: str, reply: Reply) -> Said:

@@ -1,5 +1,6 @@
 """The Flower ServerApp: the rounds of one run, read from top to bottom. It does not know what carries it."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from functools import partial
@@ -20,9 +21,10 @@ from ynet.federation.secure_sum import Purpose
 from ynet.weights import Flat, Layout
 from ynet_server.conversation import Conversation, Reply
 from ynet_server.gate import Gate
+from ynet_server.late import Late, rebased
 from ynet_server.privacy_statement import statement
 from ynet_server.run_folder import RunFolder, State
-from ynet_server.said import Said, figures, ledgers, said_by
+from ynet_server.said import Said, figures, ledgers, said_by, said_late
 from ynet_server.secure_round import LostError, SecureSums, Sum, TooFewError
 from ynet_server.strategies import aggregate, carried, carry_on, strategy
 
@@ -61,6 +63,19 @@ def federate(
     """
     plan = folder.plan()
     rounds = _Rounds(grid, plan, folder, name_of, cases_of)
+    with contextlib.closing(rounds.late):
+        state = _trained(rounds, plan, folder, after_round)
+    chosen = strategy(plan)
+    scores = rounds.evaluate(chosen, state.round, state)
+    card = {"plan": plan.name, "rounds": state.round, "sites": rounds.cases, "scores": scores}
+    card["privacy"] = statement(plan, folder.events())
+    model = folder.save_model(weights.unflatten(state.best, state.layout), card)
+    folder.event("finished", model=model)
+    return model
+
+
+def _trained(rounds: "_Rounds", plan: Plan, folder: RunFolder, after_round: Callable[[State], None]) -> State:
+    """The state after the last round, each one kept as soon as it is whole."""
     state = folder.state() or rounds.initial()
     rounds.cases.update(state.cases)
     chosen = strategy(plan)
@@ -69,18 +84,14 @@ def federate(
         flat = rounds.train(chosen, number, state)
         average = moving_average(plan, number, state.average, flat)
         state = State(number, flat, state.layout, rounds.cases, average, carried(chosen))
+        folder.add_seen(rounds.gate.news())  # before the state: a round that is on the disk can be replayed to nobody
         folder.save_state(state)
         rounds.sums.forget()
         memory.give_back()
         after_round(state)
         if number % plan.training.evaluate_every == 0 and number < plan.training.rounds:
             rounds.evaluate(chosen, number, state)
-    scores = rounds.evaluate(chosen, state.round, state)
-    card = {"plan": plan.name, "rounds": state.round, "sites": rounds.cases, "scores": scores}
-    card["privacy"] = statement(plan, folder.events())
-    model = folder.save_model(weights.unflatten(state.best, state.layout), card)
-    folder.event("finished", model=model)
-    return model
+    return state
 
 
 class _Update(NamedTuple):
@@ -104,7 +115,8 @@ class _Rounds:
         self._grid, self._plan, self._folder, self._cases_of = grid, plan, folder, cases_of
         self._talk = Conversation(grid, plan, folder, name_of)
         self.sums = SecureSums(self._talk, plan, folder)
-        self._gate = Gate(plan.training.norm_gate)
+        self.gate = Gate(plan.training.norm_gate, folder.seen())
+        self.late = Late(grid, self._talk, folder, uses=plan.cohort.late == "use")
         self._arrived = 0  # updates of the round that is held
         self._took_part = set[int]()  # nodes whose updates have counted
         self._lost = 0  # rounds one after the other whose secure sum came to nothing
@@ -189,27 +201,52 @@ class _Rounds:
         if purpose:
             check: Callable[[Reply], None] = partial(self._check_offer, purpose=purpose)
         else:
-            check = partial(self._check_update, state=state, sent=form(arrays))
+            check = partial(self._check_update, flat=state.flat, layout=state.layout, sent=form(arrays))
         del arrays
         self._talk.refusal = ""
+        if not purpose:
+            return self._plain(number, state, messages, check)
         replies = self._talk.send(number, messages, check)
         del messages
         said = {reply.node: said_by(self._talk.name_of(reply.node), reply) for reply in replies}
-        if not purpose:
-            change = self._gate.admit(number, replies, state.flat, self._talk)
-            replies = [reply for reply in replies if reply.node in change]
-            said = {reply.node: said[reply.node].with_change(change[reply.node]) for reply in replies}
         self._arrived = len(replies)
         if len(replies) < self._plan.cohort.quorum:
             return None
         self._took_part.update(said)
-        if not purpose:
-            return _Update(replies, list(said.values()))
         try:
             return self._read(self.sums.collect(replies, purpose, said, state.flat.size))
         except TooFewError as error:
             self._arrived = error.left
             return None
+
+    def _plain(
+        self, number: int, state: State, messages: list[Message], check: Callable[[Reply], None]
+    ) -> _Update | None:
+        """The updates of a round that is not summed secretly, and what it takes of those that were late for the last.
+
+        Late ones count for no quorum, and none counts of a site whose update of this round is there.
+        """
+        answers = self.late.send(number, messages, self._plan.cohort.round_deadline_s, state.flat, check)
+        if answers is None:
+            replies = self._talk.send(number, messages, check)
+        else:
+            replies = self._talk.good(number, answers, check)
+        messages.clear()
+        fresh, late = {reply.node for reply in replies}, self.late.arrived(number)
+        late = [one for one in late if one.reply.node not in fresh]
+        begun = {one.reply.node: one.begun for one in late}
+        judged = self.gate.admit(number, [*replies, *(one.reply for one in late)], state.flat, self._talk, begun)
+        good = [reply for reply in replies if reply.node not in judged.refused]
+        self._arrived = len(good)
+        if len(good) < self._plan.cohort.quorum:
+            return None
+        said = {reply.node: said_by(self._talk.name_of(reply.node), reply) for reply in good}
+        for one in self.late.settle(number, fresh, judged.refused):
+            told = said_by(self._talk.name_of(one.reply.node), one.reply)
+            said[one.reply.node] = said_late(told, number - one.round)
+            good.append(rebased(one, number, state.flat))
+        self._took_part.update(said)
+        return _Update(good, [one.with_change(judged.change[node]) for node, one in said.items()])
 
     def _purpose(self, number: int, state: State, messages: list[Message]) -> Purpose | None:
         """What a round's sum is for, when it is a secure one."""
@@ -283,13 +320,13 @@ class _Rounds:
         _checked(flat_weights(reply.content.array_records[ARRAYS]), layout)
         self._weigh(reply)
 
-    def _check_update(self, reply: Reply, state: State, sent: Form) -> None:
+    def _check_update(self, reply: Reply, flat: Flat, layout: Layout, sent: Form) -> None:
         arrays, encoding = reply.content.array_records[ARRAYS], self._plan.training.update_encoding
-        flat = flat_weights(arrays)
+        update = flat_weights(arrays)
         if encoding != "float32":
-            flat = state.flat + update_encoding.decode(flat, state.layout, encoding)
-            reply.content[ARRAYS] = arrays = weights_record(flat)
-        _checked(flat, state.layout)
+            update = flat + update_encoding.decode(update, layout, encoding)
+            reply.content[ARRAYS] = arrays = weights_record(update)
+        _checked(update, layout)
         if form(arrays) != sent:
             raise ValueError("not in the blocks in which they were sent")
         self._weigh(reply)

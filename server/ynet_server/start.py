@@ -21,14 +21,16 @@ from ynet.errors import UserError
 from ynet.federation import identity, protocol
 from ynet.federation.countersigned import SERVER, Witness
 from ynet.home import Lock
-from ynet_server import certificates, enrolment, renewal
+from ynet_server import certificates, enrolment, renewal, rotation
 from ynet_server import witness as witnesses
 from ynet_server.audit import Audit
+from ynet_server.authorities import Authorities
 from ynet_server.callers import CertificateCheck
 from ynet_server.certificates import HubCertificate
 from ynet_server.control import routes
 from ynet_server.hub import Hub, service
 from ynet_server.registry import Registry
+from ynet_server.rotation import Rotation
 from ynet_server.runs import Runs
 from ynet_server.settings import ServerSettings, remember
 
@@ -68,8 +70,8 @@ async def serve(
     _allow_files(4 * MAX_CONNECTIONS)
     with Lock(home, "ynet-server"), contextlib.ExitStack() as stack:
         now = dt.datetime.now(dt.UTC)
-        authority = certificates.authority_of(home, settings.federation, now)
-        own = HubCertificate(home, authority, now)
+        authority = Authorities(home, settings.federation, now)
+        own = HubCertificate(home, authority, now, lambda: authority.trusted)
         registry = stack.enter_context(contextlib.closing(Registry(home / "registry.sqlite")))
         audit = stack.enter_context(contextlib.closing(Audit(home)))
         spool = _empty(home / "spool")
@@ -77,10 +79,13 @@ async def serve(
         runs = Runs(registry, hub, asyncio.get_running_loop(), home, audit.write)
         runs.publish_newest()
 
-        witness = Witness(home, SERVER, lambda: own.identity, authority.certificate)
-        beside = [renewal.service(registry, authority, audit=audit.write), witnesses.service(witness, audit)]
+        witness = Witness(home, SERVER, lambda: own.identity, lambda: authority.trusted)
+        following = Rotation(authority, registry, hub, own, audit.write)
+        renewing = renewal.service(registry, authority, audit=audit.write, successor_for=following.successor_for)
+        beside = [renewing, witnesses.service(witness, audit)]
         server, hub_port = await _open_hub([service(hub), *beside], registry, settings, own, interceptors)
-        app = enrolment.application(registry, authority, f"{settings.advertise}:{hub_port}", hub.dismiss, audit.write)
+        address, past = f"{settings.advertise}:{hub_port}", authority.successions
+        app = enrolment.application(registry, authority, address, hub.dismiss, audit.write, past)
         try:
             https, enrolment_port = await enrolment.serve(
                 app, own.tls(), settings.listen.host, settings.listen.enrolment_port
@@ -98,7 +103,8 @@ async def serve(
             "enrolment": f"{settings.advertise}:{enrolment_port}",
             "fingerprint": fingerprint,
         }
-        listed = routes(registry, hub, runs, authority.certificate, own, about, audit.write)
+        listed = routes(registry, hub, runs, authority, own, about, audit.write)
+        listed += rotation.routes(following)
         door = await control.serve(home, listed)
         runs.resume()
         for line in (
@@ -111,10 +117,12 @@ async def serve(
         ):
             say(line)
 
-        watching = asyncio.create_task(certificates.watch(hub, registry, own, authority.certificate, say))
+        beside_it = (certificates.watch(hub, registry, own, lambda: authority.trusted, say), rotation.watch(following))
+        watching = [asyncio.create_task(one) for one in beside_it]
         async with readiness.told(lambda: _doing(hub, registry)):
             await _until_told_to_stop()
-        watching.cancel()
+        for one in watching:
+            one.cancel()
         say("stopping")
         runs.stop()
         hub.close()

@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime as dt
+import json
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -16,16 +17,18 @@ from hypothesis import strategies as st
 from loopback import Consortium, Wire, hello, play, sha256, until
 
 from ynet.federation import hub_pb2 as pb
-from ynet.federation import identity, protocol, retrieval_pb2, sealed, secure_sum
+from ynet.federation import identity, protocol, retrieval_pb2, sealed, secure_sum, succession
 from ynet.federation.countersigned import SERVER, check, from_wire
 from ynet.federation.identity import Identity
 from ynet.federation.sealed import Asked, Trust
 from ynet.federation.secure_sum import Offer, Purpose
 from ynet.index import Hit
 from ynet_client import retrieval_wire
+from ynet_client.line import read_successions
 from ynet_client.membership import Membership
 from ynet_client.retrieval_wire import Query
 from ynet_client.sealed_answering import Answering
+from ynet_client.succession import ended, followed
 
 NOW = dt.datetime.now(dt.UTC)
 AUTHORITY = identity.make_authority("test", NOW)
@@ -94,6 +97,30 @@ def test_a_reply_of_another_site(data: bytes) -> None:
     outcome = holds(lambda: retrieval_wire.read_outcome(data, QUERY))
     assert isinstance(outcome, retrieval_wire.Outcome)  # it is never an error
     holds(lambda: retrieval_wire.read_reply(data))
+
+
+SUCCESSIONS = json.dumps(
+    {"successions": [{"authority": "00" * 32, "successor": "11" * 32, "ended": 1.0, "signature": "22" * 70}]}
+).encode()
+
+
+def _announced() -> bytes:
+    successor = identity.make_authority("test", NOW).certificate
+    told = pb.Authorities(
+        in_force=[identity.fingerprint(one) for one in (AUTHORITY.certificate, successor)], moves=True
+    )
+    told.successor.certificate, told.successor.signature = successor, succession.sign(AUTHORITY, successor)
+    return told.SerializeToString()
+
+
+@fuzzed(150)
+@given(mangled(_announced()), odd_json(SUCCESSIONS))
+def test_what_a_hub_says_of_authorities(data: bytes, successions: bytes) -> None:
+    told = holds(lambda: pb.Authorities.FromString(data), DecodeError)
+    if isinstance(told, pb.Authorities):
+        after = holds(lambda: followed(A, told, NOW))
+        assert not isinstance(after, Membership) or AUTHORITY.certificate in after.authority  # A's own is of it
+    holds(lambda: ended(read_successions(successions), AUTHORITY.certificate))
 
 
 @fuzzed(150)

@@ -37,7 +37,7 @@ async def watched(consortium: Consortium, said: list[str] | None = None) -> Asyn
     own = HubCertificate(consortium.folder, consortium.authority, consortium.now)
     say = said.append if said is not None else print
     watching = asyncio.ensure_future(
-        certificates.watch(consortium.hub, consortium.registry, own, consortium.authority.certificate, say)
+        certificates.watch(consortium.hub, consortium.registry, own, lambda: consortium.authority.certificate, say)
     )
     try:
         yield

@@ -1,6 +1,7 @@
 """What is kept out of a round whatever the strategy, what a robust strategy leaves of the rest, and what is shown."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from flwr.app import MetricRecord, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
-from loopback import Consortium, Joined, play, runs, tiny_app, until
+from loopback import Consortium, Joined, in_thread, play, runs, tiny_app, until
 from tiny_runs import LARGEST, SIZE, TRAININGS, by_hand, events, federate, honest, model, plan, run
 
 from ynet import weights
@@ -20,7 +21,8 @@ from ynet.weights import Flat
 from ynet_server import progress, server_app
 from ynet_server.conversation import Reply
 from ynet_server.gate import Gate
-from ynet_server.run_folder import RunFolder
+from ynet_server.grid import HubGrid
+from ynet_server.run_folder import RunFolder, State
 from ynet_server.strategies import aggregate, strategy
 
 HOSTILE = "G"
@@ -84,6 +86,34 @@ def test_an_update_of_an_earlier_round_is_refused_when_it_comes_again(tmp_path: 
     apps[HOSTILE] = tiny_app(replaying, cases[HOSTILE])
     folder = run(tmp_path, plan(rounds=3, minimum=7, quorum=6, deadline_s=25), apps, cases)
     np.testing.assert_allclose(model(folder), by_hand(3, lambda number: OTHERS if number == 2 else LARGEST), rtol=1e-5)
+    (refused,) = events(folder, "update_refused")
+    assert (refused["round"], refused["site"], refused["reason"]) == (2, HOSTILE, "it is not new: it is of round 1")
+
+
+def test_a_replay_is_refused_after_the_server_was_started_anew(tmp_path: Path) -> None:
+    kept: list[Flat] = []
+
+    def replaying(number: int, flat: Flat) -> Flat:
+        kept.append(TRAININGS[HOSTILE][0](number, flat))
+        return kept[0]
+
+    apps, cases = honest(LARGEST)
+    apps[HOSTILE] = tiny_app(replaying, cases[HOSTILE])
+    folder = RunFolder(tmp_path / "run").create(plan(rounds=2, minimum=7, quorum=6, deadline_s=25))
+
+    def dies(state: State) -> None:
+        if state.round == 1:
+            raise KeyboardInterrupt
+
+    async def story(consortium: Consortium) -> None:
+        for name, app in apps.items():
+            await consortium.join(name, runs(app, cases[name]))
+        for after in (dies, lambda _: None):  # a new gate each time, as a new process has one
+            grid = HubGrid(consortium.hub, asyncio.get_running_loop(), consortium.spool, 1)
+            with contextlib.suppress(KeyboardInterrupt):
+                await in_thread(lambda: server_app.federate(grid, folder, grid.name_of, grid.cases_of, after))  # noqa: B023
+
+    play(tmp_path, story)
     (refused,) = events(folder, "update_refused")
     assert (refused["round"], refused["site"], refused["reason"]) == (2, HOSTILE, "it is not new: it is of round 1")
 

@@ -9,7 +9,7 @@ from smallest_plan import smallest_plan
 from ynet import weights
 from ynet.errors import UserError
 from ynet.weights import Entry
-from ynet_server.run_folder import EVENTS, MODEL, STATE, RunFolder, State
+from ynet_server.run_folder import EVENTS, MODEL, SEEN, STATE, RunFolder, State
 
 LAYOUT = (Entry("z", (2, 2)), Entry("a", ()), Entry("m", (0, 3)))
 
@@ -86,3 +86,16 @@ def test_a_state_that_is_none_is_said_to_be_and_no_fault(folder: RunFolder, meta
     weights.save(folder.path / STATE, {"w": np.ones(3, np.float32)}, metadata)
     with pytest.raises(UserError):
         folder.state()
+
+
+def test_digests_of_what_was_sent_come_back_and_a_line_that_was_cut_short_spoils_no_other(folder: RunFolder) -> None:
+    assert folder.seen() == {}
+    folder.add_seen({})
+    assert not (folder.path / SEEN).exists()
+    one, two = {b"1" * 32: 1, b"2" * 32: 1}, {b"3" * 32: 2}
+    folder.add_seen(one)
+    whole = (folder.path / SEEN).read_bytes()
+    for cut in range(len(whole)):
+        (folder.path / SEEN).write_bytes(whole + whole[:cut])
+        folder.add_seen(two)
+        assert folder.seen() == one | two

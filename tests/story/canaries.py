@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from trial import Trial
 from ynet.federation import invitation
 
-KEYS = ("site.key", "site.next.key", "hub/identity.pem", "authority/identity.pem")
+KEYS = ("site.key", "site.next.key", "hub/identity.pem", "authority/identity.pem", "authority/next.pem")
 SECRETS = ("gallery.secret", "users.secret")
 
 

@@ -314,3 +314,10 @@ def test_an_update_encoding_is_another_plan_and_none_leaves_the_id_that_plans_ha
     secure["cohort"] = {"minimum": 3, "quorum": 3}
     with pytest.raises(UserError, match="cannot be made smaller"):
         plans.from_canonical(json.dumps(secure))
+
+
+def test_a_secure_sum_uses_nothing_that_is_late() -> None:
+    secure = changed(("cohort", "late"), "use") | {"aggregation": "secure"}
+    secure["cohort"] |= {"minimum": 3, "quorum": 3}
+    with pytest.raises(UserError, match="its own round's sum only"):
+        plans.from_canonical(json.dumps(secure))

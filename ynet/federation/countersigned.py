@@ -19,6 +19,7 @@ from ynet.federation import hub_pb2 as pb
 from ynet.federation.chain import Head, Link
 from ynet.federation.identity import Identity
 from ynet.federation.journal import AuditError
+from ynet.federation.succession import Past
 from ynet.home import write_private
 
 SIGNED, SEEN = "audit.signed.jsonl", "audit.seen.json"
@@ -46,8 +47,12 @@ _SIGNED, _SEEN = TypeAdapter(Countersigned), TypeAdapter(dict[str, Head])
 class Witness:
     """One side's part in it: signs the others' heads, keeps what they sign of its own. Any thread may call."""
 
-    def __init__(self, home: Path, name: str, own: Callable[[], Identity], authority: bytes) -> None:
-        self._home, self._name, self._own, self._authority = home, name, own, authority
+    def __init__(
+        self, home: Path, name: str, own: Callable[[], Identity], authorities: bytes | Callable[[], bytes]
+    ) -> None:
+        """`authorities`: those that the other side's certificate may be of, PEM; asked anew, where they may change."""
+        self._home, self._name, self._own = home, name, own
+        self._authorities = authorities if callable(authorities) else lambda: authorities
         self._lock = threading.Lock()
 
     def sign(self, owner: str, head: Head, now: dt.datetime) -> Countersigned:
@@ -70,7 +75,7 @@ class Witness:
         """Keep what the other side, `by`, signed of this one's log. Raises RefusedError when it did not."""
         if (one.owner, one.by) != (self._name, by):
             raise RefusedError("a signature was refused", "it is of another log", "tell the coordinator")
-        check(one, self._authority)
+        check(one, self._authorities())
         with self._lock:
             lines = _lines(self._home)
             if lines and _is_of(lines[-1], one):
@@ -106,13 +111,13 @@ def from_wire(told: pb.Countersignature, owner: str, by: str) -> Countersigned:
     return Countersigned(owner, by, told.number, told.digest, told.time, told.signature.hex(), certificate)
 
 
-def check(one: Countersigned, authority: bytes) -> None:
+def check(one: Countersigned, authorities: bytes) -> None:
     """Whether its signer, a member of the consortium at the time, signed this head. Raises RefusedError."""
     try:
         certificate, at = one.certificate.encode(), dt.datetime.fromtimestamp(one.time, dt.UTC)
     except (ValueError, OverflowError, OSError):
         raise RefusedError("a signature was refused", "it names no time", "update ynet") from None
-    identity.check_member(certificate, one.by or None, authority, at)
+    identity.check_member(certificate, one.by or None, authorities, at)
     message = _message(one.owner, one.by, Head(one.number, one.digest), one.time)
     identity.check_signature(certificate, bytes.fromhex(one.signature), message)
 
@@ -126,14 +131,17 @@ def kept(home: Path) -> Iterator[Countersigned]:
             raise _broken("a signature of its heads cannot be read") from None
 
 
-def verify(home: Path, links: Iterable[Link], authority: bytes) -> int:
-    """How many heads of a log others have signed; all must be good, and in the log. Raises AuditError."""
-    signed = list(kept(home))
+def verify(home: Path, links: Iterable[Link], authorities: bytes, past: Iterable[Past] = ()) -> int:
+    """How many heads of a log others have signed; all must be good, and in the log. Raises AuditError.
+
+    A signer's certificate may be of an authority of the `past`, where it was signed before that one's end.
+    """
+    signed, past = list(kept(home)), list(past)
     wanted = {one.number for one in signed}
     digests = {link.number: link.digest for link in links if link.number in wanted} | {0: chain.NOTHING}
     for one in signed:
         try:
-            check(one, authority)
+            check(one, authorities + b"".join(gone.certificate for gone in past if one.time <= gone.until))
         except (RefusedError, ValueError):
             raise _broken(f"a signature of its entry {one.number} is none") from None
         if digests.get(one.number) != one.digest:

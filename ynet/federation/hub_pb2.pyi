@@ -17,35 +17,39 @@ BUSY: Refusal
 UNREADABLE: Refusal
 
 class FromSite(_message.Message):
-    __slots__ = ("hello", "failure", "answer", "card", "leave")
+    __slots__ = ("hello", "failure", "answer", "card", "leave", "pinned")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     CARD_FIELD_NUMBER: _ClassVar[int]
     LEAVE_FIELD_NUMBER: _ClassVar[int]
+    PINNED_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     failure: TaskFailure
     answer: Answer
     card: bytes
     leave: Leave
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., failure: _Optional[_Union[TaskFailure, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ..., card: _Optional[bytes] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ...) -> None: ...
+    pinned: Pinned
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., failure: _Optional[_Union[TaskFailure, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ..., card: _Optional[bytes] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., pinned: _Optional[_Union[Pinned, _Mapping]] = ...) -> None: ...
 
 class ToSite(_message.Message):
-    __slots__ = ("welcome", "task", "cancel", "query", "model")
+    __slots__ = ("welcome", "task", "cancel", "query", "model", "authorities")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     CANCEL_FIELD_NUMBER: _ClassVar[int]
     QUERY_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    AUTHORITIES_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     task: Task
     cancel: Cancel
     query: Query
     model: Model
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., task: _Optional[_Union[Task, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., query: _Optional[_Union[Query, _Mapping]] = ..., model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
+    authorities: Authorities
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., task: _Optional[_Union[Task, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., query: _Optional[_Union[Query, _Mapping]] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., authorities: _Optional[_Union[Authorities, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("protocol", "version", "cases", "card", "keeps_tasks", "tasks", "oldest")
+    __slots__ = ("protocol", "version", "cases", "card", "keeps_tasks", "tasks", "oldest", "authorities")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CASES_FIELD_NUMBER: _ClassVar[int]
@@ -53,6 +57,7 @@ class Hello(_message.Message):
     KEEPS_TASKS_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
     OLDEST_FIELD_NUMBER: _ClassVar[int]
+    AUTHORITIES_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     version: str
     cases: int
@@ -60,25 +65,28 @@ class Hello(_message.Message):
     keeps_tasks: bool
     tasks: _containers.RepeatedScalarFieldContainer[str]
     oldest: int
-    def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., cases: _Optional[int] = ..., card: _Optional[bytes] = ..., keeps_tasks: bool = ..., tasks: _Optional[_Iterable[str]] = ..., oldest: _Optional[int] = ...) -> None: ...
+    authorities: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., cases: _Optional[int] = ..., card: _Optional[bytes] = ..., keeps_tasks: bool = ..., tasks: _Optional[_Iterable[str]] = ..., oldest: _Optional[int] = ..., authorities: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Leave(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("protocol", "version", "federation", "model", "ledger")
+    __slots__ = ("protocol", "version", "federation", "model", "ledger", "authorities")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     FEDERATION_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     LEDGER_FIELD_NUMBER: _ClassVar[int]
+    AUTHORITIES_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     version: str
     federation: str
     model: Model
     ledger: LedgerHead
-    def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., federation: _Optional[str] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., ledger: _Optional[_Union[LedgerHead, _Mapping]] = ...) -> None: ...
+    authorities: Authorities
+    def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., federation: _Optional[str] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., ledger: _Optional[_Union[LedgerHead, _Mapping]] = ..., authorities: _Optional[_Union[Authorities, _Mapping]] = ...) -> None: ...
 
 class LedgerHead(_message.Message):
     __slots__ = ("number", "digest")
@@ -282,16 +290,42 @@ class Resumed(_message.Message):
     def __init__(self, offset: _Optional[int] = ...) -> None: ...
 
 class RenewRequest(_message.Message):
-    __slots__ = ("csr",)
+    __slots__ = ("csr", "authorities")
     CSR_FIELD_NUMBER: _ClassVar[int]
+    AUTHORITIES_FIELD_NUMBER: _ClassVar[int]
     csr: bytes
-    def __init__(self, csr: _Optional[bytes] = ...) -> None: ...
+    authorities: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, csr: _Optional[bytes] = ..., authorities: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Renewal(_message.Message):
     __slots__ = ("certificate",)
     CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
     certificate: bytes
     def __init__(self, certificate: _Optional[bytes] = ...) -> None: ...
+
+class Authorities(_message.Message):
+    __slots__ = ("in_force", "successor", "moves")
+    IN_FORCE_FIELD_NUMBER: _ClassVar[int]
+    SUCCESSOR_FIELD_NUMBER: _ClassVar[int]
+    MOVES_FIELD_NUMBER: _ClassVar[int]
+    in_force: _containers.RepeatedScalarFieldContainer[bytes]
+    successor: Successor
+    moves: bool
+    def __init__(self, in_force: _Optional[_Iterable[bytes]] = ..., successor: _Optional[_Union[Successor, _Mapping]] = ..., moves: bool = ...) -> None: ...
+
+class Successor(_message.Message):
+    __slots__ = ("certificate", "signature")
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    certificate: bytes
+    signature: bytes
+    def __init__(self, certificate: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class Pinned(_message.Message):
+    __slots__ = ("authorities",)
+    AUTHORITIES_FIELD_NUMBER: _ClassVar[int]
+    authorities: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, authorities: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class WitnessRequest(_message.Message):
     __slots__ = ("head", "signed")

@@ -6,7 +6,7 @@ so that a new address or host name needs no new certificate.
 
 import datetime as dt
 import re
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -34,6 +34,18 @@ class Identity(NamedTuple):
 
     key: bytes
     certificate: bytes
+
+
+class Signer(Protocol):
+    """A key and its certificate as they are at the moment: an Identity, or an authority that another may follow."""
+
+    @property
+    def key(self) -> bytes:
+        """PEM."""
+
+    @property
+    def certificate(self) -> bytes:
+        """PEM."""
 
 
 def check_site_name(name: str) -> str:
@@ -68,7 +80,7 @@ def make_authority(federation: str, now: dt.datetime) -> Identity:
     return Identity(_pem(key), certificate.public_bytes(serialization.Encoding.PEM))
 
 
-def issue_hub(authority: Identity, now: dt.datetime) -> Identity:
+def issue_hub(authority: Signer, now: dt.datetime) -> Identity:
     """A key and a certificate for the hub's two ports."""
     key = _private(new_key())
     alternative = x509.SubjectAlternativeName([x509.DNSName(HUB_NAME)])
@@ -76,7 +88,7 @@ def issue_hub(authority: Identity, now: dt.datetime) -> Identity:
     return Identity(_pem(key), certificate)
 
 
-def issue_site(authority: Identity, site: str, csr: bytes, now: dt.datetime) -> bytes:
+def issue_site(authority: Signer, site: str, csr: bytes, now: dt.datetime) -> bytes:
     """A site's certificate, PEM, for the key in `csr`. The request's own names are ignored. Raises RefusedError."""
     public = public_key_of(csr)
     alternative = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(SITE_URI + check_site_name(site))])
@@ -123,6 +135,32 @@ def first_certificate(pem: bytes) -> bytes:
     return _loaded(pem).public_bytes(serialization.Encoding.PEM)
 
 
+def each_certificate(pem: bytes) -> list[bytes]:
+    """The certificates in a PEM text, each alone, in their order. Raises ValueError when there is none."""
+    try:
+        found = x509.load_pem_x509_certificates(pem)
+    except x509.InvalidVersion as error:
+        raise ValueError(str(error)) from None
+    return [one.public_bytes(serialization.Encoding.PEM) for one in found]
+
+
+def is_issued_by(certificate: bytes, authorities: bytes) -> bool:
+    """Whether one of the authorities in a PEM text signed a PEM certificate; False also where one of them is none."""
+    try:
+        parsed, issuers = _loaded(certificate), x509.load_pem_x509_certificates(authorities)
+    except (ValueError, x509.InvalidVersion):
+        return False
+    return any(_is_directly_issued_by(parsed, issuer) for issuer in issuers)
+
+
+def _is_directly_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
+
+
 class Leaf(NamedTuple):
     """What a hub or a site reads in a certificate."""
 
@@ -163,15 +201,18 @@ def check_signature(certificate: bytes, signature: bytes, message: bytes) -> Non
         raise _untrusted("its signature is not that of its certificate") from None
 
 
-def check_member(certificate: bytes, site: str | None, authority: bytes, now: dt.datetime) -> None:
-    """Whether a PEM certificate is the authority's for `site`, or for the hub, and in force. Raises RefusedError."""
+def check_member(certificate: bytes, site: str | None, authorities: bytes, now: dt.datetime) -> None:
+    """Whether a PEM certificate is for `site`, or for the hub, in force, and of one of the authorities, PEM.
+
+    Raises RefusedError.
+    """
     try:
-        parsed, issuer = _loaded(certificate), _loaded(authority)
-        parsed.verify_directly_issued_by(issuer)
-        leaf = read_leaf(certificate)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        leaf, issuers = read_leaf(certificate), each_certificate(authorities)
+    except ValueError:
         raise _untrusted("its certificate is not one of the consortium's authority") from None
-    if leaf.site != site or certificate.strip() == authority.strip():
+    if not is_issued_by(certificate, authorities):
+        raise _untrusted("its certificate is not one of the consortium's authority")
+    if leaf.site != site or certificate.strip() in (issuer.strip() for issuer in issuers):
         raise _untrusted("its certificate is another site's")
     if not leaf.begins <= now <= leaf.ends:
         raise _untrusted("its certificate is not in force")
@@ -188,7 +229,7 @@ def due_for_renewal(certificate: bytes, now: dt.datetime) -> bool:
 
 
 def _issue(
-    authority: Identity,
+    authority: Signer,
     subject: str,
     public: ec.EllipticCurvePublicKey,
     alternative: x509.SubjectAlternativeName,

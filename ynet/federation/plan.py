@@ -98,6 +98,7 @@ class Cohort:
     minimum: Annotated[int, Field(ge=1, le=10_000)]  # sites needed before the run starts
     quorum: Annotated[int, Field(ge=1, le=10_000)]  # updates needed for a round to close
     round_deadline_s: Annotated[float, Field(gt=0, le=7 * 86_400)] = 1800.0
+    late: Literal["drop", "use"] = "drop"  # an update that comes after its round's deadline: use it in the next round
 
 
 def _yaml_off(value: object) -> object:
@@ -134,7 +135,11 @@ BATCH_COUPLED = {
 """Recipes in which one patient's removal changes the gradients of others: clipping each would bound nothing."""
 
 
-LATER = (("training", "update_encoding", "float32"), ("training", "norm_gate", 10.0))
+LATER = (
+    ("training", "update_encoding", "float32"),
+    ("training", "norm_gate", 10.0),
+    ("cohort", "late", "drop"),
+)
 """Keys that plans did not have at first, and the value that a plan without them has. A plan that does without keeps the
 id that its sites have accepted and spent privacy under, and an older site can read it."""
 
@@ -171,6 +176,11 @@ class Plan:
             raise ValueError("'training.strategy_options' has a value that is not finite")
         if wrong := fault(self.training.strategy, self.training.strategy_options, self.cohort.quorum):
             raise ValueError(wrong)
+        if self.cohort.late == "use" and self.training.strategy in ROBUST:
+            raise ValueError(
+                f"strategy {self.training.strategy!r} counts all updates of a round alike, and one that is late must"
+                " count for less: 'cohort.late: drop', or another strategy"
+            )
         self._can_be_secure()
         self._can_be_private()
         return self
@@ -183,6 +193,10 @@ class Plan:
         if self.training.update_encoding != "float32":
             raise ValueError(
                 "'training.update_encoding' is for 'aggregation: plain': what is masked cannot be made smaller"
+            )
+        if self.cohort.late == "use":
+            raise ValueError(
+                "'cohort.late: use' is for 'aggregation: plain': a masked update is a part of its own round's sum only"
             )
         if self.training.strategy in ROBUST:
             raise ValueError(

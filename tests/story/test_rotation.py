@@ -1,0 +1,151 @@
+"""The authority is rotated under a working consortium, with whole processes: who was there in time goes on."""
+
+import datetime as dt
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from hospitals import small_plan
+from trial import Trial
+from ynet.data.manifest import find_sites, read
+from ynet_client import doctor, membership
+from ynet_client.membership import Membership
+
+STAYS = [Path(__file__).parent / "staying_site.py"]
+
+
+def until(true: Callable[[], object], within_s: float = 60.0) -> None:
+    end = time.monotonic() + within_s
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def authority(trial: Trial, *arguments: object) -> dict[str, Any]:
+    return dict(json.loads(good(trial.server_command("authority", *arguments, "--json"))))
+
+
+def stages(trial: Trial) -> dict[str, str]:
+    return {one["site"]: one["stage"] for one in trial.server_call("GET", "/authority")["sites"]}
+
+
+def trains(trial: Trial, tmp_path: Path, seed: int, **more: Any) -> None:
+    plan = small_plan(tmp_path / f"plan-{seed}.yaml", rounds=1, seed=seed)
+    if more:
+        plan.write_text(plan.read_text() + "".join(f"{key}: {value}\n" for key, value in more.items()))
+    good(trial.server_command("train", "--plan", plan))
+    trial.wait_indexed(trial.server_call("GET", "/models")["in_use"])
+
+
+def all_ask(trial: Trial, *sites: str) -> None:
+    for site in sites:
+        manifest = read(trial.sites[site])
+        image = manifest.path_of(manifest.test[0].image)
+        until(lambda: set(trial.query(site, image)["answered"]) == set(sites) - {site})  # noqa: B023 (called at once)
+
+
+def good(done: "subprocess.CompletedProcess[str]") -> str:
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def invited(trial: Trial, site: str) -> str:
+    return str(trial.server_call("POST", "/invitations", json={"site": site, "replace": False})["invitation"])
+
+
+def enrol(trial: Trial, site: str, invitation: str) -> None:
+    """As `join` does it first."""
+    trial.home(site).mkdir(parents=True, exist_ok=True)
+    membership.enrol(trial.home(site), site, invitation)
+
+
+def kept(trial: Trial, site: str) -> Membership:
+    member = membership.load(trial.home(site))
+    assert member is not None
+    return member
+
+
+def assert_well(trial: Trial, site: str) -> None:
+    """The site's doctor finds nothing."""
+    assert doctor.failure(doctor.examine(trial.home(site), dt.datetime.now(dt.UTC))) is None
+
+
+def test_a_consortium_lives_through_its_authoritys_rotation_and_who_was_away_is_told_what_to_do(
+    tmp_path: Path, data: Path
+) -> None:
+    found = find_sites(data)
+    with Trial(tmp_path / "trial", found) as trial:
+        trial.start_server()
+        trial.join("A")
+        trial.join("C", script=STAYS)  # it pins what comes, and stays under the old authority
+        trial.wait_connected("A", "C")
+        for site in "BD":  # these have enrolled, and are away
+            enrol(trial, site, invited(trial, site))
+        waiting, old = invited(trial, "E"), kept(trial, "A")
+        # 1. Two authorities. A moves over by itself, C stays; B comes back in time, to a server that was killed.
+        first = authority(trial, "show")
+        assert (first["successor"], first["past"]) == (None, [])
+        begun = authority(trial, "rotate")
+        assert (begun["authority"], bool(begun["successor"])) == (first["authority"], True)
+        until(lambda: stages(trial) == {"A": "moved", "B": "away", "C": "pinned", "D": "away"})
+        trial.kill("server")
+        trial.start_server()
+        trial.join("B", "--data", found["B"], "--config", trial.folder / "client.yaml")
+        trial.wait_connected("A", "B", "C")
+        until(lambda: stages(trial) == {"A": "moved", "B": "moved", "C": "pinned", "D": "away"})
+        # 2. Both generations train, sum secretly, and ask each other. An invitation from before is good.
+        trains(trial, tmp_path, 1, aggregation="secure")
+        all_ask(trial, "A", "B", "C")
+        enrol(trial, "E", waiting)
+        for site in "CE":
+            assert_well(trial, site)
+        # 3. The end: first refused, for who is not ready.
+        refused = trial.server_command("authority", "retire")
+        assert refused.returncode == 2
+        assert "C (pinned), D (away), E (away)" in refused.stderr
+        trial.stop("C")
+        trial.join("C")
+        until(lambda: stages(trial)["C"] == "moved")
+        assert "has moved" in good(trial.server_command("authority", "show"))
+        ended = authority(trial, "retire", "--force")
+        assert (ended["shut_out"], ended["authority"], ended["successor"]) == (["D", "E"], begun["successor"], None)
+        assert [one["authority"] for one in ended["past"]] == [first["authority"]]
+        until(lambda: "in force no more" in trial.log("C"))
+        # 4. All goes on, under the new one alone, and after the server was started anew.
+        trial.kill("server")
+        trial.start_server()
+        trial.wait_connected("A", "B", "C")
+        trains(trial, tmp_path, 2)
+        all_ask(trial, "A", "B", "C")
+        for site in "ABC":
+            assert_well(trial, site)
+        good(trial.site_command("A", "audit", "verify"))
+        assert json.loads(good(trial.server_command("audit", "verify", "--json")))["signed"] >= 4
+        # 5. Who has a certificate of the old one is not let in, even by the way that trusts the new.
+        for trusts in (old, old._replace(authority=kept(trial, "A").authority)):
+            with pytest.raises(grpc.RpcError) as caught:
+                doctor._probe(trusts)
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
+        # 6. Who was away is told what to do, and it helps.
+        told = trial.site_command("D", "doctor")
+        assert told.returncode == 2
+        assert "it was replaced while this site was away" in told.stderr
+        assert "ynet-server invite D --replace" in told.stderr
+        enrol(trial, "D", json.loads(good(trial.server_command("invite", "D", "--replace", "--json")))["invitation"])
+        assert_well(trial, "D")
+        # 7. A thief has the key: all are shut out at once.
+        gone = authority(trial, "rotate", "--now")
+        assert gone["shut_out"] == ["A", "B", "C", "D"]
+        for site in "ABC":
+            until(lambda site=site: "of an authority that was retired" in trial.log(site))  # type: ignore[misc]
+        assert trial._processes["A"].wait(30) == 3
+        enrol(trial, "A", json.loads(good(trial.server_command("invite", "A", "--replace", "--json")))["invitation"])
+        assert_well(trial, "A")
+        good(trial.site_command("A", "audit", "verify"))
+        good(trial.server_command("audit", "verify"))
