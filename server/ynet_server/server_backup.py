@@ -9,7 +9,7 @@ from ynet import __version__, backup, kept_files, weights
 from ynet.backup import Manifest, Packed
 from ynet.errors import UserError
 from ynet.federation import countersigned
-from ynet.home import Lock
+from ynet.home import Lock, write_private
 from ynet_server import audit, authorities
 from ynet_server import settings as server_settings
 from ynet_server.audit import Audit
@@ -20,6 +20,7 @@ REGISTRY = "registry.sqlite"
 NOTES = (
     "revoke again whom you have revoked since (ynet-server revoke SITE): the folder knows nothing of it",
     "a site that has enrolled or renewed its certificate since is refused: ynet-server invite SITE --replace",
+    "an authority that was retired since is in force again, with its key: retire it again (ynet-server authority show)",
     "open invitations are void: make new ones",
     "a run that was under way goes on from the backup's last round at the next start: a site refuses a private or"
     " secure round that it has done already, so cancel such a run, and train anew",
@@ -37,7 +38,29 @@ def pack(home: Path, out: Path, now: float, passphrase: str | None) -> Packed:
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(UserError):  # it is running: its databases are shared
             stack.enter_context(Lock(home, "ynet-server"))
-        return backup.pack(home, out, about, lambda aside: kept_files.lay_databases(home, aside), passphrase)
+        return backup.pack(home, out, about, lambda aside: _lay(home, aside), passphrase)
+
+
+def _lay(home: Path, aside: Path) -> None:
+    kept_files.lay_databases(home, aside)
+    folder = aside / authorities.FOLDER
+    folder.mkdir(mode=0o700)
+    for name, content in _authority(home / authorities.FOLDER).items():
+        write_private(folder / name, content)
+
+
+def _authority(folder: Path) -> dict[str, bytes]:
+    """The files of the authority, which a rotation may just be exchanging: as they are twice."""
+    before: dict[str, bytes] | None = None
+    while True:
+        now = dict[str, bytes]()
+        for path in folder.glob("*.*"):
+            if path.suffix != ".partial":
+                with contextlib.suppress(FileNotFoundError):
+                    now[path.name] = path.read_bytes()
+        if now == before:
+            return now
+        before = now
 
 
 def unpack(file: Path, home: Path, now: float, passphrase: Callable[[], str]) -> Manifest:
@@ -56,8 +79,9 @@ def unpack(file: Path, home: Path, now: float, passphrase: Callable[[], str]) ->
 def _check(home: Path) -> None:
     """Registry, authority, audit log and the model in use, each held against its checks. Raises UserError."""
     kept_files.check_databases(home)
+    in_force, past = authorities.kept_in(home)
     audit.verify(home)
-    countersigned.verify(home, audit.read(home), *authorities.kept_in(home))
+    countersigned.verify(home, audit.read(home), in_force, past)
     try:
         with contextlib.closing(Registry(home / REGISTRY)) as registry:
             newest = next(iter(registry.models()), None)
