@@ -32,12 +32,13 @@ class Trial:
         federation: str = "trial",
         policy: Mapping[str, Any] | None = None,
         disclosure: Mapping[str, Any] | None = None,
+        workbench: Mapping[str, Any] | None = None,
     ) -> None:
-        """`sites`: each site's name and manifest. `policy`, `disclosure`: what their settings say.
+        """`sites`: each site's name and manifest. `policy`, `disclosure`, `workbench`: what their settings say.
 
         Unsaid, they take part in all plans, and disclose what sites do by default.
         """
-        self._disclosure = dict(disclosure or {})
+        self._disclosure, self._workbench = dict(disclosure or {}), dict(workbench or {})
         self._policy = {"new_plans": "accept"} if policy is None else dict(policy)
         self.invitations: dict[str, str] = {}  # by site, as they were made
         self.folder, self.sites, self._threads, self._federation = folder, dict(sites), threads, federation
@@ -91,7 +92,8 @@ class Trial:
             invited = self.server_call("POST", "/invitations", json={"site": site, "replace": False})
             self.invitations[site] = invited["invitation"]
             config = self.folder / "client.yaml"
-            config.write_text(yaml.safe_dump({"policy": self._policy, "disclosure": self._disclosure}))
+            settings = {"policy": self._policy, "disclosure": self._disclosure, "workbench": self._workbench}
+            config.write_text(yaml.safe_dump(settings))
             arguments += ["--invitation", invited["invitation"], "--data", self.sites[site], "--config", config]
         self._spawn(site, *script, *arguments, *flags)
 

@@ -23,6 +23,7 @@ from ynet_client.renewal import renewing
 from ynet_client.session import Session
 from ynet_client.settings import ClientSettings
 from ynet_client.witness import telling
+from ynet_client.workbench.serving import serving
 
 
 async def run(home: Path, settings: ClientSettings, member: Membership, display: Display) -> None:
@@ -45,11 +46,13 @@ async def run(home: Path, settings: ClientSettings, member: Membership, display:
         witness = Witness(home, member.site, lambda: session.identity, member.authority)
         tell = telling(member.site, audit, witness, display.say, count=sent)
         session = Session(member, spool, duties, display.say, renewing(home, display.say, count=sent), sent, tell)
-        door = await control.serve(home, routes(member.site, duties, session, spool))
-        display.say(f"site {member.site}: {cases} training cases")
-        await _until_told_to_stop(session)
-        display.say("leaving")
-        await door.end()
+        page = serving(home, settings.workbench, member.site, duties, session, spool, display.say)
+        async with page as where:
+            door = await control.serve(home, [*routes(member.site, duties, session, spool), where])
+            display.say(f"site {member.site}: {cases} training cases")
+            await _until_told_to_stop(session)
+            display.say("leaving")
+            await door.end()
 
 
 async def _until_told_to_stop(session: Session) -> None:
