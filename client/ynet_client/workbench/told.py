@@ -28,10 +28,7 @@ def tell(site: str, archive: "Archive", own_cases: OwnCases, answered: Answered,
         "asked": asked(wanted),
         "model": look.model_id,
         "bits": archive.active().plan.network.code_bits,
-        "own": [
-            {**_hit(site, hit, ranks), **_case(archive, own_cases, hit)}
-            for hit in result.by_site.get(site, [])[: wanted.k]
-        ],
+        "own": [{**_hit(site, hit, ranks), **_case(archive, own_cases, hit)} for hit in own],
         "others": [_hit(one.site, one.hit, ranks) for one in others],
         "spread": spread(site, result),
         "outcomes": outcomes(result),
