@@ -30,20 +30,30 @@ DRAIN_S = 60.0
 class HttpsDoor:
     """The open port. What comes over it is `app`'s to answer."""
 
-    def __init__(self, app: Starlette, tls: ssl.SSLContext, host: str, port: int, life_s: float | None = None) -> None:
+    def __init__(
+        self,
+        app: Starlette,
+        tls: ssl.SSLContext,
+        host: str,
+        port: int,
+        life_s: float | None = None,
+        most_of_one: int | None = None,
+    ) -> None:
         """`life_s`: of a connection, before it takes no further request; then DRAIN_S for the one under way.
 
-        None: CONNECTION_S, and not a moment for anything.
+        None: CONNECTION_S, and not a moment for anything. `most_of_one`: connections from one address; None:
+        MAX_OF_ONE.
         """
         self._config, self._tls, self._life_s = quiet_config(app, host, port), tls, life_s
-        self._state = ServerState()
+        self._most_of_one, self._state = most_of_one, ServerState()
         self._open: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def begin(self) -> int:
         """Listen; the port. Raises OSError when it cannot."""
         self._config.load()
-        self._listening = socket.create_server((self._config.host, self._config.port))
+        family = socket.AF_INET6 if ":" in self._config.host else socket.AF_INET
+        self._listening = socket.create_server((self._config.host, self._config.port), family=family)
         self._listening.setblocking(False)
         self._accepting = asyncio.create_task(self._accept())
         return int(self._listening.getsockname()[1])
@@ -66,7 +76,7 @@ class HttpsDoor:
                 await asyncio.sleep(0.1)
                 continue
             host = str(address[0])
-            if self._open[host] >= MAX_OF_ONE or self._open.total() >= MAX_CONNECTIONS:
+            if self._open[host] >= (self._most_of_one or MAX_OF_ONE) or self._open.total() >= MAX_CONNECTIONS:
                 connection.close()
                 continue
             self._open[host] += 1
