@@ -157,7 +157,7 @@ async def _asked(bench: Bench, image: Path, name: str, wanted: Wanted, visitor: 
     except UserError as error:
         if str(image) not in error.what:
             raise
-        raise UserError(error.what.replace(str(image), name or "the image"), error.why, error.do) from None
+        raise type(error)(error.what.replace(str(image), name or "the image"), error.why, error.do) from None
 
 
 def _described(kept: Kept) -> dict[str, Any]:
