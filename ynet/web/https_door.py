@@ -37,15 +37,16 @@ class HttpsDoor:
         host: str,
         port: int,
         life_s: float | None = None,
-        most_of_one: int | None = None,
+        most_of_one: int = MAX_OF_ONE,
     ) -> None:
         """`life_s`: of a connection, before it takes no further request; then DRAIN_S for the one under way.
 
-        None: CONNECTION_S, and not a moment for anything. `most_of_one`: connections from one address; None:
-        MAX_OF_ONE.
+        None: CONNECTION_S, and not a moment for anything. `most_of_one`: connections from one address; a page whose
+        people come through one proxy or tunnel needs more.
         """
+        self._most_of_one = most_of_one
         self._config, self._tls, self._life_s = quiet_config(app, host, port), tls, life_s
-        self._most_of_one, self._state = most_of_one, ServerState()
+        self._state = ServerState()
         self._open: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -76,7 +77,7 @@ class HttpsDoor:
                 await asyncio.sleep(0.1)
                 continue
             host = str(address[0])
-            if self._open[host] >= (self._most_of_one or MAX_OF_ONE) or self._open.total() >= MAX_CONNECTIONS:
+            if self._open[host] >= self._most_of_one or self._open.total() >= MAX_CONNECTIONS:
                 connection.close()
                 continue
             self._open[host] += 1
