@@ -32,11 +32,14 @@ class Trial:
         federation: str = "trial",
         policy: Mapping[str, Any] | None = None,
         disclosure: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, int] | None = None,
     ) -> None:
         """`sites`: each site's name and manifest. `policy`, `disclosure`: what their settings say.
 
-        Unsaid, they take part in all plans, and disclose what sites do by default.
+        Unsaid, they take part in all plans, and disclose what sites do by default. `metrics`: the ports at which a
+        site, or `server`, shows them.
         """
+        self._metrics = dict(metrics or {})
         self._disclosure = dict(disclosure or {})
         self._policy = {"new_plans": "accept"} if policy is None else dict(policy)
         self.invitations: dict[str, str] = {}  # by site, as they were made
@@ -75,7 +78,7 @@ class Trial:
         """`ynet-server start`, or a script in its place; back when it is ready."""
         config = self.folder / "server.yaml"
         listen = {"host": "127.0.0.1", "hub_port": 0, "enrolment_port": 0}
-        config.write_text(yaml.safe_dump({"federation": self._federation, "listen": listen}))
+        config.write_text(yaml.safe_dump({"federation": self._federation, "listen": listen, **self._metrics_of("server")}))
         first = ["--config", config] if not (self.server_home / "server.yaml").exists() else []
         ordinary = ["-m", "ynet_server", "start", "--home", self.server_home, *first]
         self._spawn("server", *(script or ordinary))
@@ -91,7 +94,7 @@ class Trial:
             invited = self.server_call("POST", "/invitations", json={"site": site, "replace": False})
             self.invitations[site] = invited["invitation"]
             config = self.folder / "client.yaml"
-            config.write_text(yaml.safe_dump({"policy": self._policy, "disclosure": self._disclosure}))
+            config.write_text(yaml.safe_dump({"policy": self._policy, "disclosure": self._disclosure, **self._metrics_of(site)}))
             arguments += ["--invitation", invited["invitation"], "--data", self.sites[site], "--config", config]
         self._spawn(site, *script, *arguments, *flags)
 
@@ -189,6 +192,9 @@ class Trial:
         return door.query(self.home(site), [door.read_picture(image)], k, Filters(split=split))
 
     # --- within
+
+    def _metrics_of(self, name: str) -> dict[str, Any]:
+        return {"metrics": {"port": self._metrics[name]}} if name in self._metrics else {}
 
     def _spawn(self, name: str, *arguments: object) -> None:
         log = self._logs[name] = self.folder / f"{name}.out"

@@ -107,7 +107,7 @@ class Consortium:
         self.server = grpc.aio.server(interceptors=[CertificateCheck(self.registry)], options=start.OPTIONS)
         answers = renewals.service(self.registry, self.authority, lambda: self.now)
         witness = Witness(self.folder, SERVER, lambda: self.hub_identity, self.authority.certificate)
-        told = witnesses.service(witness, self.audit, lambda: self.now)
+        told = witnesses.service(witness, self.audit, self.audit.write, lambda: self.now)
         self.server.add_generic_rpc_handlers([service(self.hub), *([answers, told] if self.renews else [])])
         self.port = self.server.add_secure_port(f"127.0.0.1:{self.port}", credentials)
         await self.server.start()

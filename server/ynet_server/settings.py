@@ -9,6 +9,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from ynet.config import STRICT, parse, read_yaml
+from ynet.exposition import MetricsSettings
 from ynet.home import write_private
 
 FILE = "server.yaml"
@@ -35,6 +36,7 @@ class ServerSettings:
     listen: Listen = field(default_factory=Listen)
     engine: Literal["hub"] = "hub"  # simulation: `ynet-server simulate`; superlink: docs/SUPERLINK.md
     max_model_mb: Annotated[int, Field(gt=0, le=4096)] = 1024  # refuse larger weights
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
 
 
 def load(home: Path, config: Path | None) -> ServerSettings:
