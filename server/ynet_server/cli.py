@@ -11,7 +11,7 @@ from ynet import terminal
 from ynet.federation import countersigned
 from ynet.federation import plan as plans
 from ynet.home import prepare
-from ynet_server import audit, experiment_commands, run_commands
+from ynet_server import audit, experiment_commands, run_commands, user_commands
 from ynet_server import settings as server_settings
 from ynet_server.options import Home, Json, PlanFile, call, home_of
 
@@ -20,6 +20,7 @@ audit_app = typer.Typer(help="The log of who was let in, what was trained, who a
 plan_app = typer.Typer(help="What all sites agree on before training.", no_args_is_help=True)
 app.add_typer(plan_app, name="plan")
 app.add_typer(audit_app, name="audit")
+app.add_typer(user_commands.app)
 
 
 def main() -> None:

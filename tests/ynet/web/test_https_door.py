@@ -14,8 +14,9 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from ynet.federation import identity
-from ynet_server import certificates, https_door
-from ynet_server.https_door import HttpsDoor
+from ynet.web import https_door
+from ynet.web.https_door import HttpsDoor
+from ynet_server import certificates
 
 NOW = dt.datetime.now(dt.UTC)
 AUTHORITY = identity.make_authority("test", NOW)

@@ -23,13 +23,19 @@ HANDSHAKE_S = 10.0
 MAX_CONNECTIONS = 128
 MAX_OF_ONE = 16
 """From one address. Beyond, a connection is closed at once."""
+DRAIN_S = 60.0
+"""What a request that is under way is given to end, where a connection's life is not CONNECTION_S."""
 
 
 class HttpsDoor:
     """The open port. What comes over it is `app`'s to answer."""
 
-    def __init__(self, app: Starlette, tls: ssl.SSLContext, host: str, port: int) -> None:
-        self._config, self._tls = quiet_config(app, host, port), tls
+    def __init__(self, app: Starlette, tls: ssl.SSLContext, host: str, port: int, life_s: float | None = None) -> None:
+        """`life_s`: of a connection, before it takes no further request; then DRAIN_S for the one under way.
+
+        None: CONNECTION_S, and not a moment for anything.
+        """
+        self._config, self._tls, self._life_s = quiet_config(app, host, port), tls, life_s
         self._state = ServerState()
         self._open: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -73,12 +79,11 @@ class HttpsDoor:
         transport: asyncio.BaseTransport | None = None
         try:
             with contextlib.suppress(TimeoutError, OSError):  # OSError: what the handshake ended with
-                async with asyncio.timeout(CONNECTION_S):
+                async with asyncio.timeout(CONNECTION_S if self._life_s is None else self._life_s + DRAIN_S):
                     transport, _ = await loop.connect_accepted_socket(
                         lambda: protocol, connection, ssl=self._tls, ssl_handshake_timeout=HANDSHAKE_S
                     )
-                    while protocol in self._state.connections:
-                        await asyncio.sleep(0.05)
+                    await self._until_closed(protocol)
         finally:
             if isinstance(transport, asyncio.Transport):
                 transport.abort()
@@ -86,3 +91,12 @@ class HttpsDoor:
             self._open[host] -= 1
             if not self._open[host]:
                 del self._open[host]
+
+    async def _until_closed(self, protocol: H11Protocol) -> None:
+        loop = asyncio.get_running_loop()
+        last = None if self._life_s is None else loop.time() + self._life_s
+        while protocol in self._state.connections:
+            if last is not None and loop.time() > last:
+                protocol.shutdown()  # at once where it is idle, else after the answer that is under way
+                last = None
+            await asyncio.sleep(0.05)
