@@ -78,7 +78,9 @@ class Trial:
         """`ynet-server start`, or a script in its place; back when it is ready."""
         config = self.folder / "server.yaml"
         listen = {"host": "127.0.0.1", "hub_port": 0, "enrolment_port": 0}
-        config.write_text(yaml.safe_dump({"federation": self._federation, "listen": listen, **self._metrics_of("server")}))
+        config.write_text(
+            yaml.safe_dump({"federation": self._federation, "listen": listen, **self._metrics_of("server")})
+        )
         first = ["--config", config] if not (self.server_home / "server.yaml").exists() else []
         ordinary = ["-m", "ynet_server", "start", "--home", self.server_home, *first]
         self._spawn("server", *(script or ordinary))
@@ -94,7 +96,9 @@ class Trial:
             invited = self.server_call("POST", "/invitations", json={"site": site, "replace": False})
             self.invitations[site] = invited["invitation"]
             config = self.folder / "client.yaml"
-            config.write_text(yaml.safe_dump({"policy": self._policy, "disclosure": self._disclosure, **self._metrics_of(site)}))
+            config.write_text(
+                yaml.safe_dump({"policy": self._policy, "disclosure": self._disclosure, **self._metrics_of(site)})
+            )
             arguments += ["--invitation", invited["invitation"], "--data", self.sites[site], "--config", config]
         self._spawn(site, *script, *arguments, *flags)
 

@@ -12,25 +12,25 @@ import httpx
 import pytest
 import yaml
 from loopback import Consortium, Site, play
-from prometheus import need
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 from smallest_plan import smallest_plan
-from ynet.exposition import MetricsSettings
-from ynet_server.course import Courses
-from ynet_server.traffic import Traffic
 
+from prometheus import need
 from ynet import control, exposition
 from ynet.errors import UserError
+from ynet.exposition import MetricsSettings
 from ynet.federation import plan as plans
 from ynet_client import metrics as client
 from ynet_client.audit import Audit
 from ynet_client.session import Session
 from ynet_client.settings import ClientSettings
 from ynet_server import metrics as server
+from ynet_server.course import Courses
 from ynet_server.registry import Model
 from ynet_server.run_folder import RunFolder
 from ynet_server.runs import Runs
+from ynet_server.traffic import Traffic
 
 ROOT = Path(__file__).parents[1]
 PROMETHEUS = ROOT / "deploy/prometheus"
