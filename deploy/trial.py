@@ -59,6 +59,10 @@ class Trial:
         """A site's folder."""
         return self.folder / "sites" / site
 
+    def metrics_port(self, name: str) -> int:
+        """Where a site, or `server`, shows its metrics."""
+        return self._metrics[name]
+
     def log(self, name: str) -> str:
         """What a process has printed so far: a site's name, or `server`."""
         return self._logs[name].read_text("utf-8", errors="replace")
@@ -95,7 +99,7 @@ class Trial:
         if not (self.home(site) / "membership.json").exists():
             invited = self.server_call("POST", "/invitations", json={"site": site, "replace": False})
             self.invitations[site] = invited["invitation"]
-            config = self.folder / "client.yaml"
+            config = self.folder / f"client-{site}.yaml"
             config.write_text(
                 yaml.safe_dump({"policy": self._policy, "disclosure": self._disclosure, **self._metrics_of(site)})
             )
