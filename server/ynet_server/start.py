@@ -29,8 +29,12 @@ from ynet_server.control import routes
 from ynet_server.course import Courses
 from ynet_server.hub import Hub, service
 from ynet_server.registry import Registry
+from ynet_server.registry import now as registry_now
 from ynet_server.runs import Runs
 from ynet_server.settings import ServerSettings, remember
+from ynet_server.status.books import Books
+from ynet_server.status.serving import serving
+from ynet_server.status.snapshot import snapshot
 from ynet_server.traffic import Traffic
 
 # With an ECDSA certificate, this leaves TLS 1.2 no cipher suite in common: only 1.3 connects. (Python's gRPC has no
@@ -103,10 +107,15 @@ async def serve(
         authority_ends = identity.read_leaf(authority.certificate).ends.timestamp()
         known = metrics.Known(settings.federation, home, registry, hub, runs, Courses(), authority_ends, own.ends)
         measured.register(metrics.State(known))
+        books = Books(home, audit, authority.certificate)
+        pages = contextlib.AsyncExitStack()
         try:
+            page = await pages.enter_async_context(
+                serving(home, settings.status, lambda: snapshot(known, books, registry_now()), now)
+            )
             shown = await exposition.serve(settings.metrics, measured)
         except UserError:
-            await asyncio.gather(https.end(), server.stop(None))
+            await asyncio.gather(pages.aclose(), https.end(), server.stop(None))
             raise
         door = await control.serve(home, listed)
         runs.resume()
@@ -115,6 +124,7 @@ async def serve(
             f"  sites connect to   {about['hub']} (mutual TLS 1.3)",
             f"  sites enrol at     {about['enrolment']} (HTTPS)",
             f"  authority          SHA-256 {fingerprint}",
+            *page,
             *_metrics_at(settings),
             *_only_here(settings),
             "ready. Next: ynet-server invite SITE",
@@ -129,7 +139,8 @@ async def serve(
         hub.close()
         if shown:
             await shown.end()
-        await asyncio.gather(door.end(), https.end(), server.stop(STOP_GRACE_S))
+        await asyncio.gather(pages.aclose(), door.end(), https.end(), server.stop(STOP_GRACE_S))
+        await books.close()
         del server
         gc.collect()  # gRPC's server ends itself when it is collected, and needs the loop for it
         await asyncio.sleep(0)
