@@ -33,12 +33,14 @@ class Trial:
         policy: Mapping[str, Any] | None = None,
         disclosure: Mapping[str, Any] | None = None,
         metrics: Mapping[str, int] | None = None,
+        status_port: int = 0,
     ) -> None:
         """`sites`: each site's name and manifest. `policy`, `disclosure`: what their settings say.
 
         Unsaid, they take part in all plans, and disclose what sites do by default. `metrics`: the ports at which a
-        site, or `server`, shows them.
+        site, or `server`, shows them. `status_port`: where the status page is; 0: nowhere.
         """
+        self.status_port = status_port
         self._metrics = dict(metrics or {})
         self._disclosure = dict(disclosure or {})
         self._policy = {"new_plans": "accept"} if policy is None else dict(policy)
@@ -82,8 +84,9 @@ class Trial:
         """`ynet-server start`, or a script in its place; back when it is ready."""
         config = self.folder / "server.yaml"
         listen = {"host": "127.0.0.1", "hub_port": 0, "enrolment_port": 0}
+        page = {"status": {"enabled": True, "port": self.status_port}} if self.status_port else {}
         config.write_text(
-            yaml.safe_dump({"federation": self._federation, "listen": listen, **self._metrics_of("server")})
+            yaml.safe_dump({"federation": self._federation, "listen": listen, **page, **self._metrics_of("server")})
         )
         first = ["--config", config] if not (self.server_home / "server.yaml").exists() else []
         ordinary = ["-m", "ynet_server", "start", "--home", self.server_home, *first]

@@ -32,50 +32,53 @@ function ticks(low, high, count) {
   return { found, digits: Math.max(0, -Math.floor(Math.log10(step) + 1e-9) + (step / 10 ** Math.floor(Math.log10(step)) === 2.5 ? 1 : 0)) };
 }
 
-// A figure of `curves` ({site: [[round, value], ...]}); `places` gives each site its colour.
+// A figure of `curves` ({site: [[round, value], ...]}); `places` gives each site its colour. `bounds`: of the values;
+// without, from 0 to the highest. It is drawn again when its room changes, so that letters keep their size.
 function chart(title, curves, places, rounds, bounds) {
-  const [width, height, left, right, top, bottom] = [360, 190, 34, 10, 8, 22];
   const sites = Object.keys(curves).filter((site) => curves[site].length);
   const values = sites.flatMap((site) => curves[site].map((point) => point[1]));
   const read = h("span", { class: "read" });
-  const caption = h("figcaption", {}, h("span", {}, title), read);
-  let [low, high] = bounds || [0, Math.max(...values, 1e-6)];
-  if (!bounds) high = ticks(low, high, 4).found.length ? Math.ceil(high / niceStep(high, 4)) * niceStep(high, 4) : high;
+  const drawing = svg("svg", { class: "chart", role: "img", "aria-label": described(title, curves, sites) });
+  const highest = Math.max(...values, 1e-6), step = niceStep(highest, 4);
+  const [low, high] = bounds || [0, Math.ceil(highest / step - 1e-9) * step];
+  new ResizeObserver(() => plot(drawing, { curves, sites, places, rounds, low, high, read })).observe(drawing);
+  return h("figure", {}, h("figcaption", {}, h("span", {}, title), read), drawing);
+}
+
+function plot(drawing, { curves, sites, places, rounds, low, high, read }) {
+  const width = drawing.clientWidth, height = drawing.clientHeight;
+  if (!width) return; // it was taken off the page
+  const letters = parseFloat(getComputedStyle(drawing).fontSize);
+  const [left, right, top, bottom] = [letters * 3, letters, letters * 0.7, letters * 1.9];
   const last = Math.max(rounds, 2);
   const x = (round) => left + ((round - 1) / (last - 1)) * (width - left - right);
   const y = (value) => top + (1 - (value - low) / (high - low)) * (height - top - bottom);
-  const drawing = svg("svg", { class: "chart", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": described(title, curves, sites) });
-  const up = ticks(low, high, 4);
+  const up = ticks(low, high, 4), inner = [];
   for (const at of up.found) {
-    drawing.append(svg("line", { class: "grid", x1: left, x2: width - right, y1: y(at), y2: y(at) }));
-    drawing.append(svg("text", { x: left - 6, y: y(at) + 4, "text-anchor": "end" }, at.toFixed(up.digits)));
+    inner.push(svg("line", { class: "grid", x1: left, x2: width - right, y1: y(at), y2: y(at) }));
+    inner.push(svg("text", { x: left - letters * 0.5, y: y(at) + letters * 0.35, "text-anchor": "end" }, at.toFixed(up.digits)));
   }
-  for (const at of roundTicks(last)) {
-    drawing.append(svg("text", { x: x(at), y: height - 5, "text-anchor": at === 1 ? "start" : at === last ? "end" : "middle" }, String(at)));
-  }
-  if (!sites.length) drawing.append(svg("text", { x: (left + width) / 2, y: height / 2, "text-anchor": "middle" }, "after the first evaluation"));
+  for (const at of roundTicks(last)) inner.push(svg("text", { x: x(at), y: height - letters * 0.3, "text-anchor": "middle" }, String(at)));
+  if (!sites.length) inner.push(svg("text", { x: (left + width) / 2, y: height / 2 - letters, "text-anchor": "middle" }, "nothing yet"));
   for (const site of sites) {
     const points = curves[site].map(([round, value]) => [x(round), y(Math.min(Math.max(value, low), high))]);
     const path = points.map(([px, py]) => `${px.toFixed(1)},${py.toFixed(1)}`).join(" ");
-    if (points.length > 1) drawing.append(svg("polyline", { class: `curve ${look(places[site])}`, points: path }));
+    if (points.length > 1) inner.push(svg("polyline", { class: `curve ${look(places[site])}`, points: path }));
     const [px, py] = points[points.length - 1];
-    drawing.append(svg("circle", { class: look(places[site]), cx: px, cy: py, r: 3 }));
+    inner.push(svg("circle", { class: look(places[site]), cx: px, cy: py, r: letters * 0.3 }));
   }
   const guide = svg("line", { class: "guide", y1: top, y2: height - bottom, visibility: "hidden" });
-  drawing.append(guide);
-  drawing.addEventListener("pointermove", (event) => {
-    const box = drawing.getBoundingClientRect();
-    const at = ((event.clientX - box.left) / box.width) * width;
-    const round = Math.round(1 + ((at - left) / (width - left - right)) * (last - 1));
-    const nearest = nearestRound(curves, sites, round);
+  drawing.replaceChildren(...inner, guide);
+  drawing.onpointermove = (event) => {
+    const at = event.clientX - drawing.getBoundingClientRect().left;
+    const nearest = nearestRound(curves, sites, Math.round(1 + ((at - left) / (width - left - right)) * (last - 1)));
     if (nearest === null) return;
     guide.setAttribute("x1", x(nearest)); guide.setAttribute("x2", x(nearest)); guide.setAttribute("visibility", "visible");
-    read.textContent = `round ${nearest}: ` + sites.filter((site) => valueAt(curves[site], nearest) !== null)
-      .map((site) => `${site} ${valueAt(curves[site], nearest).toFixed(3)}`).join("  ");
+    const shown = sites.map((site) => [site, valueAt(curves[site], nearest)]).filter(([, value]) => value !== null);
+    read.textContent = `round ${nearest}: ${shown.map(([site, value]) => `${site} ${value.toFixed(3)}`).join("  ")}`;
     read.title = read.textContent;
-  });
-  drawing.addEventListener("pointerleave", () => { guide.setAttribute("visibility", "hidden"); read.textContent = ""; });
-  return h("figure", {}, caption, drawing);
+  };
+  drawing.onpointerleave = () => { guide.setAttribute("visibility", "hidden"); read.textContent = ""; };
 }
 
 function roundTicks(last) {

@@ -32,6 +32,7 @@ function ago(time) {
 }
 function aged(time) { const age = now() - time; return age < 10 ? "just now" : `${span(age)} ago`; }
 function date(time) { return new Date(time * 1000).toLocaleDateString(undefined, { year: "numeric", month: "short", day: "numeric" }); }
+function small(value) { return value < 0.001 ? value.toExponential().replace("-0", "-") : String(value); }
 function count(number, one, many) { return `${number} ${number === 1 ? one : many}`; }
 
 // Draws a part of the page when what it shows has changed.
@@ -53,7 +54,7 @@ const cell = (kind, ...inner) => h("td", { class: kind || null }, inner);
 const RUN_CHIPS = { running: "info", finished: "good", failed: "bad", cancelled: "warn" };
 const PARTS = {
   answered: ["good", "answered"], working: ["info", "working"], failed: ["bad", "gave no result"],
-  awaited: ["warn", "waits for a yes"], away: ["bad", "not connected"], idle: ["", "waiting"],
+  awaited: ["warn", "waits for a yes"], away: ["bad", "away"], idle: ["", "waiting"],
 };
 const KINDS = { train: "training", evaluate: "evaluating", "query.initial": "preparing", "query.mask": "masking", "query.keys": "agreeing on keys", "query.open": "opening the sum" };
 
@@ -80,9 +81,10 @@ function runPart(run) {
       h("span", { class: "when push" }, isRunning ? "started " : "ended ", ago(isRunning ? run.started : run.ended))),
     h("div", { class: "facts" }, facts(run, terms)),
     h("div", { class: "progress" },
-      h("strong", {}, `Round ${run.round} of ${terms.rounds}`), bar(run.round / terms.rounds, isRunning && names.length ? answered / names.length / terms.rounds : 0),
+      h("strong", {}, `${run.round} of ${terms.rounds} rounds`), bar(run.round / terms.rounds, isRunning && names.length ? answered / names.length / terms.rounds : 0),
       h("span", { class: "quiet nowrap" }, isRunning && run.round ? `${span(run.seconds)} a round, ${span(run.seconds * (terms.rounds - run.round))} to go` : "")),
     notes(run),
+    h("p", { class: "now" }, isRunning ? `Round ${Math.min(run.round + 1, terms.rounds)}: ${answered} of ${names.length} sites have answered` : "Sites that took part"),
     h("ul", { class: "parts", "aria-label": "Sites in this run" }, parts),
     h("div", { class: "charts" },
       chart("Loss", run.curves.loss, places, terms.rounds, null),
@@ -91,7 +93,7 @@ function runPart(run) {
   ];
 }
 function facts(run, terms) {
-  const privacy = terms.privacy.mode === "off" ? "off" : `ε ${terms.privacy.epsilon}, δ ${terms.privacy.delta}, by ${terms.privacy.mode}`;
+  const privacy = terms.privacy.mode === "off" ? "off" : `ε ${terms.privacy.epsilon}, δ ${small(terms.privacy.delta)}, by ${terms.privacy.mode}`;
   const shown = [["plan", run.plan.slice(0, 12)], ["strategy", terms.strategy], ["aggregation", terms.aggregation],
     ["differential privacy", privacy], ["quorum", terms.quorum], ["deadline of a round", terms.deadline_s ? span(terms.deadline_s) : null]];
   return shown.filter(([, value]) => value).map(([name, value]) => h("span", {}, `${name} `, h("b", {}, String(value))));
@@ -145,7 +147,7 @@ function privacyWords(privacy) {
   if (!privacy.mode) return "no statement";
   const sum = privacy.aggregation === "secure" ? ", summed in secret" : "";
   if (privacy.mode === "off") return `no differential privacy${sum}`;
-  return `each ${(privacy.unit || "patient").split(",")[0].replace(/^an? /, "")} (ε ${privacy.epsilon}, δ ${privacy.delta})-private${sum}`;
+  return `each ${(privacy.unit || "patient").split(",")[0].replace(/^an? /, "")} (ε ${privacy.epsilon}, δ ${small(privacy.delta)})-private${sum}`;
 }
 function modelList(models) {
   if (!models.length) return h("p", { class: "empty" }, "No model yet: the first run publishes one when it ends, and the sites take it up by themselves.");
@@ -208,18 +210,18 @@ function refusalList(refusals) {
     return h("li", {}, h("div", { class: "line" }, chip(kind, word), h("b", {}, one.site), h("span", { class: "when" }, ago(one.time))), one.about ? h("p", { class: "quiet" }, one.about) : null);
   }));
 }
-function privacyList({ sites, most }) {
+function privacyList(sites) {
   const spent = sites.filter((site) => site.epsilon !== null);
   if (!spent.length) return h("p", { class: "empty" }, "No private plan was trained. ", h("span", { class: "quiet" }, "A plan with privacy.mode: patient bounds what its weights tell of any patient."));
-  return [h("ul", { class: "items" }, spent.map((site) => h("li", {},
-    h("div", { class: "line" }, h("b", {}, site.name), h("span", { class: "when" }, `ε ≤ ${site.epsilon}`)),
-    svg("svg", { class: "bar", role: "img", "aria-label": `at most epsilon ${site.epsilon}` }, svg("rect", { width: `${(site.epsilon / most) * 100}%`, height: 10 }))))),
-  h("p", { class: "quiet" }, "The sum of the private plans a site trained. Its own ledger knows it more tightly: ", code("ynet-client ledger"))];
+  return [table([["Site"], ["ε at most", "number"]], spent.map((site) => h("tr", {}, h("th", { scope: "row" }, site.name), cell("number", String(site.epsilon))))),
+    h("p", { class: "quiet" }, "The sum over the private plans that a site has trained. Its own ledger knows it more tightly: ", code("ynet-client ledger"))];
 }
 function runList(runs) {
   if (!runs.length) return h("p", { class: "empty" }, "None yet.");
-  const rows = runs.map((run) => h("tr", {}, cell("number", String(run.id)), cell("", run.name), cell("nowrap", chip(RUN_CHIPS[run.status], run.status)), cell("nowrap", ago(run.started))));
-  return table([["Run", "number"], ["Plan"], ["State"], ["Started"]], rows);
+  const rows = runs.map((run) => h("tr", {}, h("th", { scope: "row" }, `Run ${run.id}`), cell("", run.name),
+    cell("nowrap", chip(RUN_CHIPS[run.status], run.status)), cell("nowrap", ago(run.started)),
+    cell("nowrap", run.ended ? span(run.ended - run.started) : ""), cell("", run.model ? code(run.model.slice(0, 16)) : run.reason)));
+  return table([["Run"], ["Plan"], ["State"], ["Started"], ["Took"], ["Model, or why not"]], rows);
 }
 function auditPart(audit) {
   const { verified } = audit, names = Object.keys(audit.sites).sort();
@@ -244,7 +246,7 @@ function show() {
   draw("models", state.models, modelList);
   draw("todo", todos(state), todoList);
   draw("refusals", state.refusals, refusalList);
-  draw("privacy", { sites: state.sites.map(({ name, epsilon }) => ({ name, epsilon })), most: Math.max(...state.sites.map((site) => site.epsilon || 0), 1) }, privacyList);
+  draw("privacy", state.sites.map(({ name, epsilon }) => ({ name, epsilon })), privacyList);
   draw("runs", state.runs, runList);
   draw("audit", state.audit, auditPart);
 }
