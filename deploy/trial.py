@@ -32,17 +32,17 @@ class Trial:
         federation: str = "trial",
         policy: Mapping[str, Any] | None = None,
         disclosure: Mapping[str, Any] | None = None,
+        workbench: Mapping[str, Any] | None = None,
         metrics: Mapping[str, int] | None = None,
         status_port: int = 0,
     ) -> None:
-        """`sites`: each site's name and manifest. `policy`, `disclosure`: what their settings say.
+        """`sites`: each site's name and manifest. `policy`, `disclosure`, `workbench`: what their settings say.
 
         Unsaid, they take part in all plans, and disclose what sites do by default. `metrics`: the ports at which a
         site, or `server`, shows them. `status_port`: where the status page is; 0: nowhere.
         """
-        self.status_port = status_port
-        self._metrics = dict(metrics or {})
-        self._disclosure = dict(disclosure or {})
+        self.status_port, self._metrics = status_port, dict(metrics or {})
+        self._disclosure, self._workbench = dict(disclosure or {}), dict(workbench or {})
         self._policy = {"new_plans": "accept"} if policy is None else dict(policy)
         self.invitations: dict[str, str] = {}  # by site, as they were made
         self.folder, self.sites, self._threads, self._federation = folder, dict(sites), threads, federation
@@ -103,9 +103,8 @@ class Trial:
             invited = self.server_call("POST", "/invitations", json={"site": site, "replace": False})
             self.invitations[site] = invited["invitation"]
             config = self.folder / f"client-{site}.yaml"
-            config.write_text(
-                yaml.safe_dump({"policy": self._policy, "disclosure": self._disclosure, **self._metrics_of(site)})
-            )
+            settings = {"policy": self._policy, "disclosure": self._disclosure, "workbench": self._workbench}
+            config.write_text(yaml.safe_dump({**settings, **self._metrics_of(site)}))
             arguments += ["--invitation", invited["invitation"], "--data", self.sites[site], "--config", config]
         self._spawn(site, *script, *arguments, *flags)
 

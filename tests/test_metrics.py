@@ -295,12 +295,14 @@ def test_what_is_shown_is_prometheus_text_with_the_process_in_it() -> None:
 
 def test_metrics_are_off_unless_a_port_is_named_and_a_taken_port_says_so() -> None:
     async def story() -> None:
-        assert await exposition.serve(MetricsSettings(), CollectorRegistry()) is None
+        async with exposition.serving(MetricsSettings(), CollectorRegistry()):
+            pass
         taken = control.QuietServer(control.quiet_config(exposition.application(CollectorRegistry()), "127.0.0.1", 0))
         port = await taken.begin()
         try:
             with pytest.raises(UserError, match="another process listens there"):
-                await exposition.serve(MetricsSettings(port=port), CollectorRegistry())
+                async with exposition.serving(MetricsSettings(port=port), CollectorRegistry()):
+                    pass
         finally:
             await taken.end()
 

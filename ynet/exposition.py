@@ -1,7 +1,8 @@
 """Metrics for Prometheus: a registry of one process, served as plain HTTP at /metrics. There is no login."""
 
 import errno
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Annotated
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -50,12 +51,14 @@ def application(registry: CollectorRegistry, before: Callable[[], Awaitable[None
     return Starlette(routes=[Route(PATH, show)])
 
 
-async def serve(
+@asynccontextmanager
+async def serving(
     settings: MetricsSettings, registry: CollectorRegistry, before: Callable[[], Awaitable[None]] = nothing
-) -> QuietServer | None:
-    """Open the port; None where it is off. Raises UserError when it cannot be listened on."""
+) -> AsyncIterator[None]:
+    """Show them meanwhile, unless that is off. Raises UserError when the port cannot be listened on."""
     if not settings.port:
-        return None
+        yield
+        return
     server = QuietServer(quiet_config(application(registry, before), settings.host, settings.port))
     try:
         await server.begin()
@@ -64,9 +67,7 @@ async def serve(
         why = "another process listens there" if taken else (error.strerror or "the address cannot be listened on")
         do = "set another metrics.port (0: off) in the config, or mend metrics.host"
         raise UserError(f"the metrics cannot be shown on port {settings.port}", why, do) from None
-    return server
-
-
-def names(registry: CollectorRegistry) -> Iterable[str]:
-    """Every metric's name, without what its kind adds (_total, _bucket)."""
-    return sorted({family.name for family in registry.collect()})
+    try:
+        yield
+    finally:
+        await server.end()

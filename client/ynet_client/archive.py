@@ -62,6 +62,11 @@ class Archive:
         """Where a model's weights are kept."""
         return self._folder / f"{model_id}.safetensors"
 
+    @property
+    def manifest_file(self) -> Path:
+        """Where the manifest is."""
+        return self._site.manifest_file
+
     def manifest(self) -> Manifest:
         """The manifest as it is now, split as the model's plan splits it. Raises UserError."""
         return self._site.manifest(self.active().plan.training.seed)

@@ -15,7 +15,7 @@ from ynet.errors import UserError
 from ynet.federation import plan as plans
 from ynet.federation.ledger import read as read_ledger
 from ynet.home import prepare
-from ynet_client import door, egress, membership, retrieval_commands, user_commands
+from ynet_client import door, egress, membership, retrieval_commands, user_commands, workbench_commands
 from ynet_client import settings as client_settings
 from ynet_client.consent import Consent, terms
 from ynet_client.door import home_of
@@ -38,13 +38,18 @@ def join(
     config: Annotated[Path | None, typer.Option(help="Settings, YAML; remembered.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps; remembered.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads for training, 0 for all; remembered.")] = None,
+    workbench: Annotated[
+        bool | None, typer.Option("--workbench/--no-workbench", help="Serve the radiologists' page; remembered.")
+    ] = None,
     accept: Annotated[list[str] | None, typer.Option(help="Take part in the plan of this id; remembered.")] = None,
     home: Home = None,
 ) -> None:
     """Connect this site and keep it connected: train when a run asks, answer queries. Runs in the foreground."""
     folder = prepare(home_of(home, site))
     absolute = str(data.resolve()) if data else None
-    settings = client_settings.load(folder, config, data=absolute, device=device, threads=threads)
+    settings = client_settings.load(
+        folder, config, data=absolute, device=device, threads=threads, is_workbench_enabled=workbench
+    )
     if data or not membership.load(folder):
         _preflight(settings.manifest)
     member = _member(folder, site, invitation)
@@ -247,3 +252,4 @@ def ledger(site: Site = None, home: Home = None, as_json: Json = False) -> None:
 
 app.add_typer(retrieval_commands.app)
 app.add_typer(user_commands.app)
+app.add_typer(workbench_commands.app)

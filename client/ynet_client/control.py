@@ -70,7 +70,7 @@ def _asking(site: str, duties: Duties, session: Session, spool: Path) -> list[Ro
         images: list[Path] = []
         try:
             sizes = [int(size) for size in asked.getlist("size")]
-            await _receive(request, spool, sizes, images)
+            await receive(request, spool, sizes, images)
             answered = await asking.query(site, duties, session, images, wanted, asked.get("user", ""))
         finally:
             for path in images:
@@ -137,7 +137,7 @@ def _png(archive: "Archive", site: str, look: Look, result: Result, name: str) -
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-async def _receive(request: Request, spool: Path, sizes: Sequence[int], images: list[Path]) -> None:
+async def receive(request: Request, spool: Path, sizes: Sequence[int], images: list[Path]) -> None:
     """Write the images of a request, one after the other, into `spool`; `sizes` in bytes, none for a single one."""
     if len(sizes) > MAX_CODES:
         do = f"ask about at most {MAX_CODES} images at a time"

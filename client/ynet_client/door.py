@@ -107,6 +107,11 @@ def status(home: Path) -> dict[str, Any]:
     return dict(_call(home, "GET", "/status"))
 
 
+def workbench(home: Path) -> dict[str, Any]:
+    """Whether there is a page for radiologists, and where. Raises UnreachableError."""
+    return dict(_call(home, "GET", "/workbench"))
+
+
 def index(home: Path) -> dict[str, Any]:
     """Bring the gallery up to date with the manifest. Raises UserError, RefusedError before there is a model."""
     return dict(_call(home, "POST", "/index", INDEX_WITHIN_S))

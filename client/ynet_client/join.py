@@ -24,6 +24,7 @@ from ynet_client.renewal import renewing
 from ynet_client.session import Session
 from ynet_client.settings import ClientSettings
 from ynet_client.witness import telling
+from ynet_client.workbench.serving import serving
 
 
 async def run(home: Path, settings: ClientSettings, member: Membership, display: Display) -> None:
@@ -56,14 +57,13 @@ async def run(home: Path, settings: ClientSettings, member: Membership, display:
         session = Session(member, spool, duties, display.say, renew, sent, tell, counts.received)
         spent = Spent(home, settings.privacy)
         measured.register(State(Known(member.site, home, session, duties, spent)))
-        shown = await exposition.serve(settings.metrics, measured, spent.refresh)
-        door = await control.serve(home, routes(member.site, duties, session, spool))
-        display.say(f"site {member.site}: {cases} training cases")
-        await _until_told_to_stop(session)
-        display.say("leaving")
-        await door.end()
-        if shown:
-            await shown.end()
+        page = serving(home, settings.workbench, member.site, duties, session, spool, display.say)
+        async with page as where, exposition.serving(settings.metrics, measured, spent.refresh):
+            door = await control.serve(home, [*routes(member.site, duties, session, spool), where])
+            display.say(f"site {member.site}: {cases} training cases")
+            await _until_told_to_stop(session)
+            display.say("leaving")
+            await door.end()
 
 
 async def _until_told_to_stop(session: Session) -> None:

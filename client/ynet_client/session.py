@@ -141,6 +141,10 @@ class Session:
             await asyncio.sleep(wait_s * random.uniform(0.5, 1.5))  # noqa: S311 (spreads the sites' return)
             wait_s = min(LAST_RETRY_S, wait_s * 2)
 
+    def known(self) -> list[str]:
+        """The other sites that have been heard of."""
+        return self._asking.known()
+
     async def ask(
         self,
         body: bytes,

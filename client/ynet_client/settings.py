@@ -67,6 +67,17 @@ class Disclosure:
 
 
 @dataclass(frozen=True, config=STRICT)
+class WorkbenchSettings:
+    """The radiologists' page, served while the site is joined."""
+
+    enabled: bool = False
+    host: Annotated[str, Field(min_length=1, max_length=253)] = "127.0.0.1"  # the address to listen on
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8450  # 0: any free one
+    certificate: str = ""  # PEM, with `key`: the intranet's own; without, one is made
+    key: str = ""
+
+
+@dataclass(frozen=True, config=STRICT)
 class ClientSettings:
     """configs/client.yaml."""
 
@@ -79,6 +90,7 @@ class ClientSettings:
     policy: Policy = field(default_factory=Policy)
     disclosure: Disclosure = field(default_factory=Disclosure)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
+    workbench: WorkbenchSettings = field(default_factory=WorkbenchSettings)
 
     @property
     def manifest(self) -> Path:
@@ -96,9 +108,11 @@ def read(home: Path, config: Path | None = None) -> ClientSettings:
     return parse(ClientSettings, read_yaml(source, "settings"), f"settings {source}")
 
 
-def load(home: Path, config: Path | None, **given: Any) -> ClientSettings:
+def load(home: Path, config: Path | None, *, is_workbench_enabled: bool | None = None, **given: Any) -> ClientSettings:
     """The settings in `config`, or those remembered in `home`, with the flags given laid over them; remembered."""
     settings = read(home, config)
     settings = replace(settings, **{key: value for key, value in given.items() if value is not None})
+    if is_workbench_enabled is not None:
+        settings = replace(settings, workbench=replace(settings.workbench, enabled=is_workbench_enabled))
     write_private(home / FILE, yaml.safe_dump(asdict(settings)).encode())
     return settings

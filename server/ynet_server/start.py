@@ -113,7 +113,7 @@ async def serve(
             page = await pages.enter_async_context(
                 serving(home, settings.status, lambda: snapshot(known, books, registry_now()), now)
             )
-            shown = await exposition.serve(settings.metrics, measured)
+            await pages.enter_async_context(exposition.serving(settings.metrics, measured))
         except UserError:
             await asyncio.gather(pages.aclose(), https.end(), server.stop(None))
             raise
@@ -137,8 +137,6 @@ async def serve(
         say("stopping")
         runs.stop()
         hub.close()
-        if shown:
-            await shown.end()
         await asyncio.gather(pages.aclose(), door.end(), https.end(), server.stop(STOP_GRACE_S))
         await books.close()
         del server
