@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from browser import chromium, serious, sign_in, window
 from playwright.sync_api import Page
 
+from browser import chromium, serious, sign_in, window
 from hospitals import SITES, small_plan
 from prometheus import Prometheus, free_ports, prometheus
 from trial import Trial, environment
