@@ -4,12 +4,13 @@ The server's side runs in a process of its own, in the midst of a run whose stat
 has a browser's connection (TLS, kept open), and asks as the page's script does.
 """
 
+import argparse
 import asyncio
-import contextlib
 import json
 import multiprocessing
 import os
 import statistics
+import sys
 import tempfile
 import time
 from multiprocessing.synchronize import Event
@@ -17,6 +18,9 @@ from pathlib import Path
 
 import httpx
 import psutil
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from loopback import Consortium, play
 from rich.console import Console
 from rich.table import Table
@@ -24,7 +28,6 @@ from status_scene import DONE, NAME, PASSWORD, scene
 
 from prometheus import free_ports
 
-RESULTS = Path(__file__).parent / "results/status_page.json"
 USERS, POLL_S, MEASURED_S, CHANGES_EVERY_S = 50, 2.0, 30.0, 5.0
 SESSIONS = 8
 
@@ -115,6 +118,9 @@ async def idle(process: psutil.Process) -> float:
 
 
 def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--out", type=Path, help="a JSON file")
+    out = arguments.parse_args().out
     (port,) = free_ports(1)
     spawn = multiprocessing.get_context("spawn")
     ready, over = spawn.Event(), spawn.Event()
@@ -129,13 +135,13 @@ def main() -> None:
         finally:
             over.set()
             server.join(30)
-    with contextlib.suppress(OSError):
-        found["load_average"] = round(os.getloadavg()[0], 1)
+    found["load_average"] = round(os.getloadavg()[0], 1)
     table = Table("what", "", title=f"{USERS} people, one question each {POLL_S:g} s")
     for key, value in found.items():
         table.add_row(key, f"{value:g}")
     Console().print(table)
-    RESULTS.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+    if out:
+        out.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

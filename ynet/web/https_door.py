@@ -30,11 +30,21 @@ DRAIN_S = 60.0
 class HttpsDoor:
     """The open port. What comes over it is `app`'s to answer."""
 
-    def __init__(self, app: Starlette, tls: ssl.SSLContext, host: str, port: int, life_s: float | None = None) -> None:
+    def __init__(
+        self,
+        app: Starlette,
+        tls: ssl.SSLContext,
+        host: str,
+        port: int,
+        life_s: float | None = None,
+        most_of_one: int = MAX_OF_ONE,
+    ) -> None:
         """`life_s`: of a connection, before it takes no further request; then DRAIN_S for the one under way.
 
-        None: CONNECTION_S, and not a moment for anything.
+        None: CONNECTION_S, and not a moment for anything. `most_of_one`: connections from one address; a page whose
+        people come through one proxy or tunnel needs more.
         """
+        self._most_of_one = most_of_one
         self._config, self._tls, self._life_s = quiet_config(app, host, port), tls, life_s
         self._state = ServerState()
         self._open: Counter[str] = Counter()
@@ -66,7 +76,7 @@ class HttpsDoor:
                 await asyncio.sleep(0.1)
                 continue
             host = str(address[0])
-            if self._open[host] >= MAX_OF_ONE or self._open.total() >= MAX_CONNECTIONS:
+            if self._open[host] >= self._most_of_one or self._open.total() >= MAX_CONNECTIONS:
                 connection.close()
                 continue
             self._open[host] += 1

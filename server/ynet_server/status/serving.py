@@ -17,6 +17,9 @@ from ynet_server.status.app import application
 LIFE_S = 600.0
 """Of a connection, which a page keeps for its questions; then it opens another."""
 
+MAX_OF_ONE = 96
+"""Connections from one address: many come through one proxy, or one `ssh -L`."""
+
 
 @contextlib.asynccontextmanager
 async def serving(
@@ -27,7 +30,7 @@ async def serving(
         yield []
         return
     shown = certificate.present(home, settings.certificate, settings.key, settings.host, now)
-    door = HttpsDoor(application(home, look), shown.context, settings.host, settings.port, LIFE_S)
+    door = HttpsDoor(application(home, look), shown.context, settings.host, settings.port, LIFE_S, MAX_OF_ONE)
     try:
         port = await door.begin()
     except OSError as error:
