@@ -34,8 +34,7 @@ def main() -> None:
                 page.wait_for_selector("#audit .chip.good")
                 page.wait_for_selector(".chart circle")
                 page.wait_for_timeout(500)  # the bar has moved to its place
-                picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB").quantize(128)
-                picture.save(IMAGES / name, optimize=True)
+                Image.open(io.BytesIO(page.screenshot())).convert("RGB").save(IMAGES / name, optimize=True)
 
 
 if __name__ == "__main__":

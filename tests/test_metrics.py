@@ -11,16 +11,17 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
-from loopback import Consortium, Site, play
+from loopback import Consortium, Site, play, until
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 from smallest_plan import smallest_plan
 
 from prometheus import need
 from ynet import control, exposition
-from ynet.errors import UserError
+from ynet.errors import UnreachableError, UserError
 from ynet.exposition import MetricsSettings
 from ynet.federation import plan as plans
+from ynet.federation.ledger import LEDGER, Ledger, Reservation
 from ynet_client import metrics as client
 from ynet_client.audit import Audit
 from ynet_client.session import Session
@@ -225,6 +226,80 @@ def test_a_run_that_spends_nothing_and_a_plan_that_is_resumed_add_nothing_to_the
         assert value(registry, "ynet_server_site_epsilon_bound", site="A") == 2.0
 
     play(tmp_path, story)
+
+
+def test_bytes_queries_and_refused_calls_are_counted_around_the_hub(tmp_path: Path) -> None:
+    registry = CollectorRegistry()
+    refused: list[str] = []
+
+    async def story(consortium: Consortium) -> None:
+        await consortium.stop()
+        consortium.around.append(Traffic(registry, refused.append))
+        await consortium.open()
+        a = await consortium.join("A")
+        await consortium.join("B")
+        consortium.enrol("C")
+        answers = await a.session.ask(b"question", 5.0)
+        assert [one.site for one in answers.answers] == ["B"]
+        assert value(registry, "ynet_server_query_replies_total", outcome="answered") == 1
+        assert value(registry, "ynet_server_query_replies_total", outcome="missing") == 1
+        asked = value(registry, "ynet_server_queries_total") or 0
+        assert asked >= 1
+        assert value(registry, "ynet_server_query_seconds_count") == asked
+        assert (value(registry, "ynet_server_received_bytes_total", method="attach") or 0) > 100
+        assert (value(registry, "ynet_server_sent_bytes_total", method="ask") or 0) > 100
+        assert refused == []
+        consortium.registry.revoke("A", consortium.now.timestamp())
+        with pytest.raises(UnreachableError):
+            await a.session.ask(b"question", 5.0)
+        assert refused == ["certificate"]
+
+    play(tmp_path, story)
+
+
+def test_a_site_that_has_left_was_last_seen_when_it_left(tmp_path: Path) -> None:
+    async def story(consortium: Consortium) -> None:
+        joined = await consortium.join("A")
+        came = consortium.registry.sites()[0].last_seen
+        joined.task.cancel()
+        await until(lambda: not consortium.hub.connected())
+        left = consortium.registry.sites()[0].last_seen
+        assert came is not None
+        assert left is not None
+        assert left > came
+
+    play(tmp_path, story)
+
+
+def test_an_invitation_is_listed_until_it_is_used_or_over(tmp_path: Path) -> None:
+    async def story(consortium: Consortium) -> None:
+        now = consortium.now.timestamp()
+        consortium.registry.invite("D", b"s" * 16, now, replace=False)
+        consortium.enrol("E")
+        assert list(consortium.registry.invitations(now)) == ["D"]
+        assert consortium.registry.invitations(now + 2 * DAY) == {}
+
+    play(tmp_path, story)
+
+
+def test_what_the_ledger_says_is_shown_once_it_has_an_entry(tmp_path: Path) -> None:
+    settings = ClientSettings().privacy
+    spent = client.Spent(tmp_path, settings)
+    asyncio.run(spent.refresh())
+    assert spent.summary is None
+    Ledger(tmp_path).reserve("default", Reservation("f" * 64, 1, 4, "e" * 64, 1.5, 0.05, 10, 1e-5), lambda _: None)
+    asyncio.run(spent.refresh(within_s=120.0))
+    shown = {one.name: one.samples[0].value for one in client._epsilon(spent.summary)}
+    assert 0 < shown["ynet_client_epsilon_spent"] < settings.max_epsilon
+    assert shown["ynet_client_epsilon_reserved"] > 0
+    assert sum(shown.values()) == pytest.approx(settings.max_epsilon, abs=1e-3)
+
+
+def test_a_ledger_that_cannot_be_trusted_shows_nothing(tmp_path: Path) -> None:
+    spent = client.Spent(tmp_path, ClientSettings().privacy)
+    (tmp_path / LEDGER).write_text("{}\n", "utf-8")
+    asyncio.run(spent.refresh(within_s=120.0))
+    assert spent.summary is None
 
 
 def test_an_entry_of_the_audit_log_is_counted_and_a_refusal_among_them_by_kind() -> None:

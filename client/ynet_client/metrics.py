@@ -37,6 +37,7 @@ METHODS = ("attach", "download", "upload", "resume", "ask", "renew", "witness")
 SHORT_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 LONG_BUCKETS_S = (0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1_800.0, 3_600.0, 4 * 3_600.0)
 SHORT_ID = 12
+WAIT_S, READ_EVERY_S = 2.0, 60.0
 OTHER = "other"
 
 
@@ -129,22 +130,34 @@ class Counts:
 
 
 class Spent:
-    """What the privacy ledger says. Its sum takes the accountant seconds: it is made anew when the ledger has grown."""
+    """What the privacy ledger says.
+
+    The accountant takes seconds for its sum: it is made anew when the ledger has grown, at most every READ_EVERY_S, and
+    whoever asks meanwhile is told the old one.
+    """
 
     def __init__(self, home: Path, settings: PrivacySettings) -> None:
         self._home, self._settings = home, settings
         self._seen: tuple[int, int] | None = None
+        self._due = 0.0
+        self._reading: asyncio.Task[None] | None = None
         self.summary: dict[str, Any] | None = None
 
-    async def refresh(self) -> None:
-        """Read the ledger if it has grown."""
+    async def refresh(self, within_s: float = WAIT_S) -> None:
+        """Read the ledger if it has grown, and wait for that, but not for long."""
         try:
             found = (self._home / ledger.LEDGER).stat()
         except OSError:
             return
-        if (now := (found.st_size, found.st_mtime_ns)) != self._seen:
-            self._seen = now
-            self.summary = await asyncio.to_thread(self._read)
+        now, is_idle = (found.st_size, found.st_mtime_ns), self._reading is None or self._reading.done()
+        if now != self._seen and is_idle and time.monotonic() >= self._due:
+            self._seen, self._due = now, time.monotonic() + READ_EVERY_S
+            self._reading = asyncio.create_task(self._take())
+        if self._reading is not None:
+            await asyncio.wait([self._reading], timeout=within_s)
+
+    async def _take(self) -> None:
+        self.summary = await asyncio.to_thread(self._read)
 
     def _read(self) -> dict[str, Any] | None:
         from ynet_client.ledger_report import summary  # the accountant: seconds, where there is something to account
