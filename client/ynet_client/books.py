@@ -29,7 +29,7 @@ class Books(NamedTuple):
 
     def pseudonym(self, user: str) -> str:
         """The name under which a local user's queries leave the site: the same each time, and nobody else's."""
-        return hmac.new(self.secret, user.encode(), hashlib.sha256).hexdigest()[:MAX_USER]
+        return pseudonym_of(self.secret, user)
 
     def close(self) -> None:
         """Everything is on the disk when this returns."""
@@ -48,13 +48,19 @@ def open_books(home: Path, told: Callable[[Entry], None] = lambda _: None) -> Bo
             opened.enter_context(contextlib.closing(Quotas(home))),
             opened.enter_context(contextlib.closing(Consults(home))),
             opened.enter_context(contextlib.closing(Drawn(home))),
-            _secret(home),
+            secret_of(home),
         )
         opened.pop_all()
     return books
 
 
-def _secret(home: Path) -> bytes:
+def pseudonym_of(secret: bytes, user: str) -> str:
+    """What `Books.pseudonym` says, for who has the secret alone."""
+    return hmac.new(secret, user.encode(), hashlib.sha256).hexdigest()[:MAX_USER]
+
+
+def secret_of(home: Path) -> bytes:
+    """What makes the pseudonyms this site's own; made when there is none."""
     path = home / SECRET
     if not path.exists():
         write_private(path, secrets.token_bytes(32))

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import typer
 
 from ynet.web import user_commands
+from ynet_client import books
 from ynet_client.door import home_of
 from ynet_client.options import Home, Json, Site
 
@@ -37,5 +38,7 @@ def remove(name: Name, site: Site = None, home: Home = None) -> None:
 
 @app.command("list")
 def list_(site: Site = None, home: Home = None, as_json: Json = False) -> None:
-    """List the accounts."""
-    user_commands.show(home_of(home, site), as_json=as_json)
+    """List the accounts, each with the pseudonym under which its questions leave the site and stand in audit logs."""
+    folder = home_of(home, site)
+    secret = books.secret_of(folder)
+    user_commands.show(folder, as_json=as_json, pseudonym=lambda name: books.pseudonym_of(secret, name))

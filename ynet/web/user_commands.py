@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,19 @@ def remove(home: Path, name: str) -> None:
     terminal.say(f"account {name} is removed, and signed out")
 
 
-def show(home: Path, *, as_json: bool) -> None:
-    """List the accounts."""
+def show(home: Path, *, as_json: bool, pseudonym: Callable[[str], str] | None = None) -> None:
+    """List the accounts; `pseudonym`: under which name an account's acts stand in logs."""
     rows: list[Mapping[str, Any]] = [
-        {"name": one.name, "role": one.role, "made": one.made} for one in Accounts(home).all().values()
+        {
+            "name": one.name,
+            "role": one.role,
+            "made": one.made,
+            **({"pseudonym": pseudonym(one.name)} if pseudonym else {}),
+        }
+        for one in Accounts(home).all().values()
     ]
-    lines = [(one["name"], one["role"], terminal.when(one["made"])) for one in rows]
-    table = terminal.rows("accounts", ("name", "role", "made"), lines)
+    lines = [(one["name"], one["role"], terminal.when(one["made"]), one.get("pseudonym", "")) for one in rows]
+    table = terminal.rows("accounts", ("name", "role", "made", "pseudonym" if pseudonym else ""), lines)
     terminal.show({"users": rows}, as_json=as_json, human=lambda: table)
 
 

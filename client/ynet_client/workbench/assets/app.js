@@ -26,6 +26,7 @@ async function ask(wanted) {
   showFault($("fault"), null);
   $("note").hidden = true;
   $("busy").hidden = false;
+  delete $("film").dataset.shown;
   showWaiting();
   try {
     const words = filters();
@@ -192,6 +193,8 @@ async function refresh() {
   link(state.connected ? (state.model ? "good" : "warn") : "bad", state.connected ? (state.model ? "connected" : "no model yet") : "not connected",
     `Site ${state.site}: ${count(state.indexed, "case")} indexed of ${state.cases}; model ${(state.model ?? "none yet").slice(0, 16)}; ${state.doing}`);
   knowLabels(state.classes);
+  const facts = { "Our archive": `${count(state.indexed, "case")} can be found`, "Other sites": state.sites.join(", ") || "asked when you ask", Labels: state.classes.join(", ") || "as the plan has them", Model: state.model ? state.model.slice(0, 16) : "none yet" };
+  $("facts").replaceChildren(...Object.entries(facts).flatMap(([name, value]) => [make("dt", { text: name }), make("dd", { text: value })]));
   checks($("filter-labels"), "label", state.classes);
   checks($("filter-sites"), "site", state.sites);
   $("waiting").hidden = !state.waiting;

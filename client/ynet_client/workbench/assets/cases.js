@@ -29,7 +29,7 @@ export class Cases {
     this.#hit = hit;
     $("h-case").textContent = hit.image.split("/").pop();
     $("case-query").src = query;
-    $("case-caption").textContent = `${hit.label} · ${hit.distance === 0 ? "same code" : count(hit.distance, "bit")}`;
+    $("case-caption").textContent = `${hit.label} · ${count(hit.distance, "bit")}`;
     $("case-picture").alt = `Our case ${hit.image}`;
     $("case-facts").textContent = Object.entries(hit.attributes).map(([name, value]) => `${name} ${value}`).join(" · ");
     $("case-outline").parentElement.hidden = !hit.has_mask;

@@ -31,6 +31,7 @@ export class Consults {
       await call("/api/consult", { json: { look: answer.id, site: hit.site, token: hit.token, note: $("ask-note").value } });
       $("ask").close();
       $("ask-note").value = "";
+      $("ask-left").textContent = "2000 characters left";
       button.textContent = "Asked";
       button.classList.add("done");
       toast(`Sent to site ${hit.site}. The answer will be under Consults.`);

@@ -12,8 +12,9 @@ const colour = (label) => {
   if (!labels.includes(label)) labels.push(label);
   return `c${labels.indexOf(label) % 8}`;
 };
-const bits = (hit) => (hit.distance === 0 ? "same code" : count(hit.distance, "bit"));
-const ties = (hit) => (hit.ties > 1 ? `one of ${hit.ties.toLocaleString("en")} this near` : "none as near");
+const bits = (hit) => count(hit.distance, "bit");
+const near = (hit) => make("span", { cls: "near" }, make("span", { text: bits(hit) }),
+  make("small", { text: hit.ties > 1 ? `${hit.ties.toLocaleString("en")} tied` : "", title: `${count(hit.ties, "case")} of site ${hit.site} at this distance` }));
 const labelOf = (label) => make("span", { cls: "label" }, make("span", { cls: `swatch ${colour(label)}` }), make("span", { text: label || "label not told" }));
 
 export function showResults(answer, { openCase, askConsult }) {
@@ -21,8 +22,8 @@ export function showResults(answer, { openCase, askConsult }) {
   $("empty").hidden = true;
   const sites = new Set(answer.others.map((hit) => hit.site)).size;
   $("results-sub").textContent =
-    `${answer.own.length} of ours, ${count(answer.others.length, "case")} at ${count(sites, "other site")} · ` +
-    `distance in bits of ${answer.bits} · ${(answer.took_ms / 1000).toFixed(2)} s`;
+    `${answer.own.length} of ours, ${answer.others.length} at ${count(sites, "other site")} · distances in bits of ${answer.bits} · ` +
+    `${(answer.took_ms / 1000).toFixed(2)} s`;
   showSites(answer);
   $("own-sub").textContent = answer.own.some((hit) => hit.has_mask) ? "lesions outlined as annotated" : "";
   $("own").replaceChildren(...answer.own.map((hit) => ownCard(hit, openCase)));
@@ -83,15 +84,14 @@ function ownCard(hit, openCase) {
   return make("button", { type: "button", cls: "own-card", "aria-label": told, title: hit.image, on: { click: () => openCase(hit) } },
     make("span", { cls: "square" }, picture, rank(hit)),
     labelOf(hit.label),
-    make("span", { cls: "near" }, make("span", { text: bits(hit) }), make("small", { text: hit.ties > 1 ? `${hit.ties} tied` : "" })));
+    near(hit));
 }
 
 function otherCard(hit, answer, askConsult) {
   const ask = make("button", { type: "button", cls: "ask", text: "Consult", "aria-label": `Ask site ${hit.site} for a consult about case ${hit.token.slice(0, 8)}`, on: { click: () => askConsult(hit, answer, ask) } });
-  const tone = [...new Set(answer.others.map((one) => one.site))].sort().indexOf(hit.site) % 6;
-  return make("article", { cls: `other-card s${tone + 1}`, "aria-label": `A case of site ${hit.site}` },
+  return make("article", { cls: "other-card", "aria-label": `A case of site ${hit.site}` },
     make("div", { cls: "card-head" }, make("strong", { text: hit.site }), rank(hit)),
     labelOf(hit.label),
-    make("span", { cls: "near" }, make("span", { text: bits(hit) }), make("small", { text: ties(hit) })),
+    near(hit),
     make("div", { cls: "card-foot" }, make("code", { title: hit.token, text: hit.token.slice(0, 8) }), ask));
 }

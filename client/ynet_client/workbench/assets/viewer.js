@@ -91,26 +91,14 @@ export class Viewer {
     this.#told();
   }
 
-  // What is filled, and the edge between lesion and not, as straight runs along pixels.
+  // What is filled, and the line around it: of the mask smoothed over one cell of the network's own, coarser grid.
   #overlay(mask) {
-    const { width, height } = this.#picture, made = new ImageData(width, height), path = new Path2D();
-    const at = (x, y) => x >= 0 && y >= 0 && x < width && y < height && mask[y * width + x] === 1;
-    for (let pixel = 0; pixel < mask.length; pixel++) if (mask[pixel]) made.data.set([...LESION, 255], 4 * pixel);
-    for (let y = 0; y <= height; y++)
-      for (let x = 0, from = -1; x <= width; x++) {
-        const isEdge = x < width && at(x, y) !== at(x, y - 1);
-        if (isEdge && from < 0) from = x;
-        if (!isEdge && from >= 0) { path.moveTo(from, y); path.lineTo(x, y); from = -1; }
-      }
-    for (let x = 0; x <= width; x++)
-      for (let y = 0, from = -1; y <= height; y++) {
-        const isEdge = y < height && at(x, y) !== at(x - 1, y);
-        if (isEdge && from < 0) from = y;
-        if (!isEdge && from >= 0) { path.moveTo(x, from); path.lineTo(x, y); from = -1; }
-      }
+    const { width, height } = this.#picture, made = new ImageData(width, height);
+    const soft = smoothed(mask, width, height, Math.max(1, Math.round(Math.max(width, height) / 110)));
+    for (let pixel = 0; pixel < soft.length; pixel++) if (soft[pixel] > 0) made.data.set([...LESION, 255 * clamp(2 * soft[pixel] - 0.5, 0, 1)], 4 * pixel);
     this.#fill = surface(width, height);
     this.#fill.getContext("2d").putImageData(made, 0, 0);
-    this.#outline = path;
+    this.#outline = contour(soft, width, height);
   }
 
   #resize(isAnew = false) {
@@ -119,7 +107,7 @@ export class Viewer {
     if (!width || !height) return;
     this.canvas.width = Math.round(width * ratio);
     this.canvas.height = Math.round(height * ratio);
-    const fit = Math.min(width / this.#picture.width, height / this.#picture.height);
+    const fit = Math.min((width - 24) / this.#picture.width, (height - 80) / this.#picture.height);
     const factor = isAnew ? 1 : this.#scale / this.#fit;
     this.#fit = fit;
     if (isAnew || Math.abs(factor - 1) < 1e-6) {
@@ -145,9 +133,9 @@ export class Viewer {
     pen.drawImage(this.#plain, 0, 0);
     const opacity = $("mask").checked ? Number($("opacity").value) / 100 : 0;
     if (opacity > 0) {
-      pen.globalAlpha = 0.45 * opacity;
+      pen.globalAlpha = 0.3 * opacity;
       pen.drawImage(this.#fill, 0, 0);
-      pen.globalAlpha = Math.min(1, 0.25 + opacity);
+      pen.globalAlpha = Math.min(1, 0.35 + opacity);
       pen.lineJoin = pen.lineCap = "round";
       pen.strokeStyle = "rgb(0 0 0 / 55%)";
       pen.lineWidth = (4 * ratio) / scale;
@@ -190,4 +178,50 @@ export class Viewer {
 
 function surface(width, height) {
   return Object.assign(document.createElement("canvas"), { width, height });
+}
+
+// A box blur of some radius, done twice, and made so high again that a lesion smaller than the box is still seen.
+function smoothed(mask, width, height, radius) {
+  let from = Float32Array.from(mask);
+  for (let pass = 0; pass < 2; pass++) {
+    from = blurred(from, width, height, radius, 1, width);
+    from = blurred(from, height, width, radius, width, 1);
+  }
+  const top = from.reduce((most, value) => Math.max(most, value), 0);
+  return top > 0 && top < 0.9 ? from.map((value) => value / top) : from;
+}
+
+function blurred(from, length, lines, radius, step, stride) {
+  const to = new Float32Array(from.length), share = 1 / (2 * radius + 1);
+  for (let line = 0; line < lines; line++) {
+    const start = line * stride;
+    let sum = 0;
+    for (let at = 0; at < Math.min(radius, length); at++) sum += from[start + at * step];
+    for (let at = 0; at < length; at++) {
+      if (at + radius < length) sum += from[start + (at + radius) * step];
+      if (at - radius > 0) sum -= from[start + (at - radius - 1) * step];
+      to[start + at * step] = sum * share;
+    }
+  }
+  return to;
+}
+
+// Where a field of values passes a half, as short lines between the middles of pixels: marching squares.
+function contour(field, width, height) {
+  const path = new Path2D(), cut = (a, b) => (0.5 - a) / (b - a);
+  const at = (x, y) => (x < 0 || y < 0 || x >= width || y >= height ? 0 : field[y * width + x]);
+  for (let y = -1; y < height; y++)
+    for (let x = -1; x < width; x++) {
+      const a = at(x, y), b = at(x + 1, y), c = at(x + 1, y + 1), d = at(x, y + 1), ends = [];
+      if (a > 0.5 === b > 0.5 && b > 0.5 === c > 0.5 && c > 0.5 === d > 0.5) continue;
+      if (a > 0.5 !== b > 0.5) ends.push([x + cut(a, b), y]);
+      if (b > 0.5 !== c > 0.5) ends.push([x + 1, y + cut(b, c)]);
+      if (d > 0.5 !== c > 0.5) ends.push([x + cut(d, c), y + 1]);
+      if (a > 0.5 !== d > 0.5) ends.push([x, y + cut(a, d)]);
+      for (let end = 0; end + 1 < ends.length; end += 2) {
+        path.moveTo(ends[end][0] + 0.5, ends[end][1] + 0.5);
+        path.lineTo(ends[end + 1][0] + 0.5, ends[end + 1][1] + 0.5);
+      }
+    }
+  return path;
 }
