@@ -4,11 +4,12 @@ import contextlib
 import hashlib
 import hmac
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from ynet.home import write_private
-from ynet_client.audit import Audit
+from ynet_client.audit import Audit, Entry
 from ynet_client.consult import Consults
 from ynet_client.noise import Drawn
 from ynet_client.quotas import Quotas
@@ -36,11 +37,14 @@ class Books(NamedTuple):
             book.close()
 
 
-def open_books(home: Path) -> Books:
-    """The books in a home folder. Raises UserError when one cannot be opened, AuditError when one was tampered with."""
+def open_books(home: Path, told: Callable[[Entry], None] = lambda _: None) -> Books:
+    """The books in a home folder; `told` of each new entry of the audit log.
+
+    Raises UserError when one cannot be opened, AuditError when one was tampered with.
+    """
     with contextlib.ExitStack() as opened:
         books = Books(
-            opened.enter_context(contextlib.closing(Audit(home))),
+            opened.enter_context(contextlib.closing(Audit(home, told))),
             opened.enter_context(contextlib.closing(Quotas(home))),
             opened.enter_context(contextlib.closing(Consults(home))),
             opened.enter_context(contextlib.closing(Drawn(home))),

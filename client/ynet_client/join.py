@@ -7,7 +7,7 @@ import signal
 import time
 from pathlib import Path
 
-from ynet import control
+from ynet import control, exposition
 from ynet.data import manifest
 from ynet.federation.countersigned import Witness
 from ynet.federation.identity import fingerprint
@@ -17,8 +17,9 @@ from ynet_client.consent_prompt import put_to_the_admin
 from ynet_client.control import routes
 from ynet_client.display import Display
 from ynet_client.duties import Duties
-from ynet_client.egress import Egress
+from ynet_client.egress import Class, Egress
 from ynet_client.membership import Membership
+from ynet_client.metrics import Counts, Known, Spent, State
 from ynet_client.renewal import renewing
 from ynet_client.session import Session
 from ynet_client.settings import ClientSettings
@@ -38,16 +39,26 @@ async def run(home: Path, settings: ClientSettings, member: Membership, display:
                 time.time(), "plan-accepted" if word == "accepted" else "plan-declined", plan_id
             ),
         )
-        duties = stack.enter_context(contextlib.closing(Duties(home, settings, display, cases, consent)))
+        measured = exposition.new_registry()
+        counts = Counts(measured)
+        duties = stack.enter_context(contextlib.closing(Duties(home, settings, display, cases, consent, counts)))
         spool = _empty(home / "spool")
-        sent = stack.enter_context(contextlib.closing(Egress(home))).count
+        egress = stack.enter_context(contextlib.closing(Egress(home)))
+
+        def sent(of: Class, size_bytes: int) -> None:
+            egress.count(of, size_bytes)
+            counts.sent(of, size_bytes)
+
         audit = duties.books.audit
         audit.did(time.time(), "joined", fingerprint(member.certificate).hex())
         witness = Witness(home, member.site, lambda: session.identity, member.authority)
         tell = telling(member.site, audit, witness, display.say, count=sent)
-        session = Session(member, spool, duties, display.say, renewing(home, display.say, count=sent), sent, tell)
+        renew = renewing(home, display.say, count=sent)
+        session = Session(member, spool, duties, display.say, renew, sent, tell, counts.received)
+        spent = Spent(home, settings.privacy)
+        measured.register(State(Known(member.site, home, session, duties, spent)))
         page = serving(home, settings.workbench, member.site, duties, session, spool, display.say)
-        async with page as where:
+        async with page as where, exposition.serving(settings.metrics, measured, spent.refresh):
             door = await control.serve(home, [*routes(member.site, duties, session, spool), where])
             display.say(f"site {member.site}: {cases} training cases")
             await _until_told_to_stop(session)

@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from ynet.config import STRICT, parse, read_yaml
 from ynet.errors import UserError
+from ynet.exposition import MetricsSettings
 from ynet.home import write_private
 
 FILE = "client.yaml"
@@ -88,6 +89,7 @@ class ClientSettings:
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
     policy: Policy = field(default_factory=Policy)
     disclosure: Disclosure = field(default_factory=Disclosure)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
     workbench: WorkbenchSettings = field(default_factory=WorkbenchSettings)
 
     @property

@@ -15,21 +15,27 @@ from pathlib import Path
 
 import grpc
 
-from ynet import __version__, control
+from ynet import __version__, control, exposition
 from ynet.errors import UserError
 from ynet.federation import identity, protocol
 from ynet.federation.countersigned import SERVER, Witness
 from ynet.home import Lock
-from ynet_server import certificates, enrolment, renewal
+from ynet_server import certificates, enrolment, metrics, renewal
 from ynet_server import witness as witnesses
 from ynet_server.audit import Audit
 from ynet_server.callers import CertificateCheck
 from ynet_server.certificates import HubCertificate
 from ynet_server.control import routes
+from ynet_server.course import Courses
 from ynet_server.hub import Hub, service
 from ynet_server.registry import Registry
+from ynet_server.registry import now as registry_now
 from ynet_server.runs import Runs
 from ynet_server.settings import ServerSettings, remember
+from ynet_server.status.books import Books
+from ynet_server.status.serving import serving
+from ynet_server.status.snapshot import snapshot
+from ynet_server.traffic import Traffic
 
 # With an ECDSA certificate, this leaves TLS 1.2 no cipher suite in common: only 1.3 connects. (Python's gRPC has no
 # setting for the version.)
@@ -68,14 +74,18 @@ async def serve(
         registry = stack.enter_context(contextlib.closing(Registry(home / "registry.sqlite")))
         audit = stack.enter_context(contextlib.closing(Audit(home)))
         spool = _empty(home / "spool")
-        hub = Hub(registry, settings.federation, spool, settings.max_model_mb << 20, audit.write)
-        runs = Runs(registry, hub, asyncio.get_running_loop(), home, audit.write)
+        measured = exposition.new_registry()
+        counts = metrics.Counts(measured)
+        write = counts.audited(audit.write)
+        hub = Hub(registry, settings.federation, spool, settings.max_model_mb << 20, write)
+        runs = Runs(registry, hub, asyncio.get_running_loop(), home, write, counts.event)
         runs.publish_newest()
 
         witness = Witness(home, SERVER, lambda: own.identity, authority.certificate)
-        beside = [renewal.service(registry, authority, audit=audit.write), witnesses.service(witness, audit)]
-        server, hub_port = await _open_hub([service(hub), *beside], registry, settings, own, interceptors)
-        app = enrolment.application(registry, authority, f"{settings.advertise}:{hub_port}", hub.dismiss, audit.write)
+        beside = [renewal.service(registry, authority, audit=write), witnesses.service(witness, audit, write)]
+        around = [Traffic(measured, counts.refused), CertificateCheck(registry), *interceptors]
+        server, hub_port = await _open_hub([service(hub), *beside], settings, own, around)
+        app = enrolment.application(registry, authority, f"{settings.advertise}:{hub_port}", hub.dismiss, write)
         try:
             https, enrolment_port = await enrolment.serve(
                 app, own.tls(), settings.listen.host, settings.listen.enrolment_port
@@ -93,7 +103,20 @@ async def serve(
             "enrolment": f"{settings.advertise}:{enrolment_port}",
             "fingerprint": fingerprint,
         }
-        listed = routes(registry, hub, runs, authority.certificate, own, about, audit.write)
+        listed = routes(registry, hub, runs, authority.certificate, own, about, write)
+        authority_ends = identity.read_leaf(authority.certificate).ends.timestamp()
+        known = metrics.Known(settings.federation, home, registry, hub, runs, Courses(), authority_ends, own.ends)
+        measured.register(metrics.State(known))
+        books = Books(home, audit, authority.certificate)
+        pages = contextlib.AsyncExitStack()
+        try:
+            page = await pages.enter_async_context(
+                serving(home, settings.status, lambda: snapshot(known, books, registry_now()), now)
+            )
+            await pages.enter_async_context(exposition.serving(settings.metrics, measured))
+        except UserError:
+            await asyncio.gather(pages.aclose(), https.end(), server.stop(None))
+            raise
         door = await control.serve(home, listed)
         runs.resume()
         for line in (
@@ -101,6 +124,8 @@ async def serve(
             f"  sites connect to   {about['hub']} (mutual TLS 1.3)",
             f"  sites enrol at     {about['enrolment']} (HTTPS)",
             f"  authority          SHA-256 {fingerprint}",
+            *page,
+            *_metrics_at(settings),
             *_only_here(settings),
             "ready. Next: ynet-server invite SITE",
         ):
@@ -112,10 +137,16 @@ async def serve(
         say("stopping")
         runs.stop()
         hub.close()
-        await asyncio.gather(door.end(), https.end(), server.stop(STOP_GRACE_S))
+        await asyncio.gather(pages.aclose(), door.end(), https.end(), server.stop(STOP_GRACE_S))
+        await books.close()
         del server
         gc.collect()  # gRPC's server ends itself when it is collected, and needs the loop for it
         await asyncio.sleep(0)
+
+
+def _metrics_at(settings: ServerSettings) -> list[str]:
+    at = settings.metrics
+    return [f"  metrics            http://{at.host}:{at.port}{exposition.PATH} (no login)"] if at.port else []
 
 
 def _only_here(settings: ServerSettings) -> list[str]:
@@ -130,14 +161,13 @@ def _only_here(settings: ServerSettings) -> list[str]:
 
 async def _open_hub(
     services: Sequence[grpc.GenericRpcHandler],
-    registry: Registry,
     settings: ServerSettings,
     own: HubCertificate,
     interceptors: Sequence[grpc.aio.ServerInterceptor],
 ) -> tuple[grpc.aio.Server, int]:
     host, port = settings.listen.host, settings.listen.hub_port
     _check_free(host, port)
-    server = grpc.aio.server(interceptors=[CertificateCheck(registry), *interceptors], options=OPTIONS)
+    server = grpc.aio.server(interceptors=interceptors, options=OPTIONS)
     server.add_generic_rpc_handlers(services)
     try:
         port = server.add_secure_port(f"{host}:{port}", own.grpc_credentials())
