@@ -51,8 +51,8 @@ def is_shaped(frame: bytes, syntax: str, shape: Shape) -> bool:
 
 
 def _is_jpeg_shaped(frame: bytes, shape: Shape) -> bool:
-    """JPEG and JPEG-LS: one frame header, of the right size, before the first scan."""
-    if frame[:2] != b"\xff\xd8":
+    """JPEG and JPEG-LS: one frame header, of the right size, before the first scan; and an end."""
+    if frame[:2] != b"\xff\xd8" or frame.rstrip(b"\0")[-2:] != b"\xff\xd9":
         return False
     found = 0
     for marker, place in _jpeg_segments(frame):

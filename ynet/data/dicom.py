@@ -11,9 +11,9 @@ from pydicom.encaps import get_frame
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi
 
-from ynet.data import codestream, dicom_elements
+from ynet.data import codestream, decoding, dicom_elements
 from ynet.data.codestream import Shape
-from ynet.data.dicom_elements import UnfitError, damaged, items
+from ynet.data.dicom_elements import UnfitError, damaged, items, parsing
 from ynet.data.limits import MAX_PIXELS
 
 _UNCOMPRESSED = (
@@ -48,16 +48,19 @@ class Window(NamedTuple):
     width: float
 
 
+@parsing()
 def is_colour(data: bytes) -> bool:
     """Whether a file's pixels are in colour. Raises UnfitError."""
     return str(dicom_elements.read(data, SHAPE).dataset.get("PhotometricInterpretation", "")) not in GREY
 
 
+@parsing()
 def frames(data: bytes) -> int:
     """How many frames a file holds. Raises UnfitError."""
     return _frames(dicom_elements.read(data, SHAPE).dataset)
 
 
+@parsing()
 def decode(
     data: bytes, frame: int | None = None, window: Window | None = None
 ) -> Float32[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]:
@@ -65,7 +68,7 @@ def decode(
 
     Grey goes through the modality's rescale or table, then through the file's first table or window of interest, or
     `window` in its place; without any, from its own least to its greatest value. Padding is black. `frame` counts
-    from 1, and must be named where there are several. Raises UnfitError, and what pydicom's decoders raise.
+    from 1, and must be named where there are several. Raises UnfitError.
     """
     syntax, dataset = dicom_elements.read(data, (*SHAPE, *_TONES, *_PALETTE, *_PIXELS))
     number, shape = _chosen(dataset, frame), _shape(dataset)
@@ -78,8 +81,9 @@ def decode(
     return _bytes(pixels, int(dataset.BitsStored))
 
 
+@parsing()
 def stored(data: bytes, frame: int) -> np.ndarray:
-    """A frame's values as they are stored; of grey alone. Raises UnfitError, and what pydicom's decoders raise."""
+    """A frame's values as they are stored; of grey alone. Raises UnfitError."""
     syntax, dataset = dicom_elements.read(data, (*SHAPE, *_PIXELS))
     number, shape = _chosen(dataset, frame), _shape(dataset)
     return _stored(dataset, syntax, number, shape, is_raw=True)
@@ -126,19 +130,29 @@ def _stored(dataset: Dataset, syntax: uid.UID, number: int, shape: Shape, *, is_
     """The pixels as they are stored, or as RGB."""
     if syntax not in SYNTAXES or (syntax == uid.JPEGExtended12Bit and int(dataset.BitsStored) > 8):
         raise UnfitError("its compression is none that is read", "export it uncompressed, or as JPEG 2000 or JPEG-LS")
-    if syntax in codestream.COMPRESSED:
-        offsets = None
-        if "ExtendedOffsetTable" in dataset and "ExtendedOffsetTableLengths" in dataset:
-            offsets = (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths)
-        packed = get_frame(dataset.PixelData, number - 1, number_of_frames=_frames(dataset), extended_offsets=offsets)
-        if not codestream.is_shaped(packed, syntax, shape):
-            raise UnfitError("its compressed pixels are not what its header says", "copy or export it again")
-    pixels, _ = get_decoder(syntax).as_array(
-        dataset, index=number - 1, raw=is_raw, decoding_plugin=_PLUGINS.get(syntax, "")
-    )
+    if syntax not in codestream.COMPRESSED:
+        return get_decoder(syntax).as_array(dataset, index=number - 1, raw=is_raw)[0]
+    offsets = None
+    if "ExtendedOffsetTable" in dataset and "ExtendedOffsetTableLengths" in dataset:
+        offsets = (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths)
+    packed = get_frame(dataset.PixelData, number - 1, number_of_frames=_frames(dataset), extended_offsets=offsets)
+    if not codestream.is_shaped(packed, syntax, shape):
+        raise UnfitError("its compressed pixels are not what its header says", "copy or export it again")
+    elements = {keyword: _plain(dataset.get(keyword)) for keyword in _STORED if dataset.get(keyword) is not None}
+    pixels = decoding.decode(syntax, _PLUGINS.get(syntax, ""), elements, packed, is_raw=is_raw)
+    if pixels.shape[:2] != (shape.rows, shape.columns):
+        raise damaged()
     return pixels
 
 
+def _plain(value: object) -> str | int:
+    return int(value) if isinstance(value, int) else str(value)
+
+
+_STORED = (
+    *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "Rows", "Columns"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+)
 _PLUGINS = {
     uid.JPEGBaseline8Bit: "pillow",
     uid.JPEGExtended12Bit: "pillow",

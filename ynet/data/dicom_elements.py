@@ -9,6 +9,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from functools import cache
 from io import BytesIO
 from typing import NamedTuple
@@ -60,11 +61,27 @@ def damaged() -> UnfitError:
     return UnfitError("its data are damaged or cut short", "copy or export it again")
 
 
+_DAMAGED = (
+    *(OSError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, EOFError, RuntimeError),
+    *(MemoryError, struct.error, Warning),
+)
+
+
+@contextmanager
+def parsing() -> Iterator[None]:
+    """What parsers and decoders raise on a damaged file, said without what stood in it: an UnfitError."""
+    try:
+        yield
+    except _DAMAGED:
+        raise damaged() from None
+
+
 def is_dicom(start: bytes) -> bool:
     """Whether a file that begins so is a DICOM file."""
     return start[PREAMBLE : PREAMBLE + 4] == MAGIC
 
 
+@parsing()
 def read(data: bytes, keywords: Collection[str]) -> Elements:
     """The elements of a file's bytes that have these keywords; sequences whole. Raises UnfitError."""
     syntax, start = _syntax(data)
@@ -79,6 +96,7 @@ def read(data: bytes, keywords: Collection[str]) -> Elements:
     return Elements(syntax, found)
 
 
+@parsing()
 def plain(data: bytes) -> bytes:
     """The same file, inflated where it is deflated, with not too much in it to be parsed whole. Raises UnfitError."""
     syntax, start = _syntax(data)

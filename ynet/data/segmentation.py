@@ -7,7 +7,7 @@ from jaxtyping import UInt8
 from pydicom.dataset import Dataset
 
 from ynet.data import dicom, dicom_elements
-from ynet.data.dicom_elements import UnfitError, damaged, items
+from ynet.data.dicom_elements import UnfitError, damaged, items, parsing
 from ynet.data.limits import MAX_PIXELS
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
@@ -34,11 +34,13 @@ class Segments(NamedTuple):
     instances: frozenset[str]  # all images that it speaks of: one without a frame has nothing segmented
 
 
+@parsing()
 def is_segmentation(data: bytes) -> bool:
     """Whether a DICOM file is a DICOM SEG. Raises UnfitError."""
     return str(dicom_elements.read(data, ("SOPClassUID",)).dataset.get("SOPClassUID", "")) in SEGMENTATIONS
 
 
+@parsing()
 def reference(data: bytes, frame: int | None) -> Reference:
     """How others refer to an image. Raises UnfitError."""
     found = str(dicom_elements.read(data, ("SOPInstanceUID",)).dataset.get("SOPInstanceUID", ""))
@@ -47,6 +49,7 @@ def reference(data: bytes, frame: int | None) -> Reference:
     return Reference(found, frame or 1)
 
 
+@parsing()
 def segments(data: bytes) -> Segments:
     """What a DICOM SEG holds; no pixel is decoded. Raises UnfitError."""
     dataset = dicom_elements.read(data, _ELEMENTS).dataset
@@ -63,10 +66,11 @@ def segments(data: bytes) -> Segments:
     return Segments(numbers, is_automatic, shown, frozenset(instances) | {one.instance for one in shown})
 
 
+@parsing()
 def decode(data: bytes, of: Reference, segment: int | None = None) -> UInt8[np.ndarray, "h w"]:
     """1 where the segment is on an image. One that the SEG speaks of without a frame for it has nothing segmented.
 
-    Of several segments one must be named, by its number. Raises UnfitError, and what pydicom's decoders raise.
+    Of several segments one must be named, by its number. Raises UnfitError.
     """
     found = segments(data)
     number = _chosen(found, segment)
