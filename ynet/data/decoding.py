@@ -48,8 +48,8 @@ class _Decoder:
             talk = self._process = subprocess.Popen(  # noqa: S603 (this file's neighbour)
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
             )
-        assert talk.stdin
-        assert talk.stdout
+        if talk.stdin is None or talk.stdout is None:
+            raise OSError
         until = time.monotonic() + WITHIN_S
         _write(talk.stdin.fileno(), message, until)
         head, _, body = _read(talk.stdout.fileno(), lambda got: b"\n" in got[:_HEAD_BYTES], until).partition(b"\n")
