@@ -4,21 +4,24 @@ import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
 from ynet import terminal
-from ynet.data.dicom import Window
 from ynet.errors import UserError
 from ynet.home import default_home, prepare
 from ynet_client import dicomweb, import_labels, importing
 from ynet_client.deidentify import QUARANTINE, Dates, Pseudonyms
 from ynet_client.display import Display
-from ynet_client.import_records import ORIGINS, QUARANTINED, Records
+from ynet_client.import_records import Records
 from ynet_client.importing import Choice, FrameChoice, Summary
 from ynet_client.options import Home, Json, Site
 from ynet_client.pacs_options import Ca, Credentials
+
+if TYPE_CHECKING:
+    from ynet.data.dicom import Window
+    from ynet_client.importing import Summary
 
 app = typer.Typer()
 
@@ -72,11 +75,12 @@ def import_(
     terminal.show(shown, as_json=as_json, human=lambda: "\n".join(_said(done, out, folder)))
     if not done.images:
         why = f"{done.unlabelled} objects have no label, {sum(done.left_out.values())} were left out"
-        raise UserError("nothing was imported", why, f"look at {folder / QUARANTINED}, and at the labels")
+        raise UserError("nothing was imported", why, f"look at {folder / 'quarantine.csv'}, and at the labels")
 
 
 @contextlib.contextmanager
 def _found(places: list[Path], url: str, query: str, credentials: Path | None, ca: Path | None) -> Iterator[Any]:
+
     if bool(places) == bool(url):
         do = "say --dicom DIR, or --dicomweb URL with --query"
         raise UserError("what to import is not clear", "one source is wanted, of two kinds", do)
@@ -88,14 +92,16 @@ def _found(places: list[Path], url: str, query: str, credentials: Path | None, c
         yield importing.in_pacs(pacs, query)
 
 
-def _said(done: Summary, out: Path, folder: Path) -> Iterator[str]:
+def _said(done: "Summary", out: Path, folder: Path) -> Iterator[str]:
+
     yield f"{done.imported} images imported; {out / 'manifest.csv'} has {done.images} of {done.patients} patients,"
     yield f"{done.masks} with a mask"
     if done.unlabelled:
         yield f"{done.unlabelled} objects have no label, and were not fetched"
     for reason, count in done.left_out.items():
         yield f"left out: {count} {reason}" + (f" ({QUARANTINE[reason]})" if reason in QUARANTINE else "")
-    yield f"for the site alone: {folder / ORIGINS} (which picture is which in the PACS), {folder / QUARANTINED}"
+    yield f"for the site alone: {folder / 'imported.csv'} (which picture is which in the PACS),"
+    yield f"{folder / 'quarantine.csv'} (what was left out, and why)"
     yield f"next: ynet-client check --data {out / 'manifest.csv'}"
 
 
@@ -105,7 +111,9 @@ def _one_of(flag: str, given: str, words: tuple[str, ...]) -> str:
     return given
 
 
-def _window(given: str) -> Window | None:
+def _window(given: str) -> "Window | None":
+    from ynet.data.dicom import Window
+
     if not given:
         return None
     try:

@@ -3,6 +3,7 @@
 import datetime as dt
 import io
 import uuid
+from collections.abc import Sequence
 from importlib.metadata import version
 
 import highdicom
@@ -57,8 +58,9 @@ def make(
         content_label="YNET",
         omit_empty_frames=False,
     )
-    made.SeriesDate = made.ContentDate = made.InstanceCreationDate = now.strftime("%Y%m%d")
-    made.SeriesTime = made.ContentTime = made.InstanceCreationTime = now.strftime("%H%M%S")
+    for keyword in ("Series", "Content", "InstanceCreation"):
+        setattr(made, f"{keyword}Date", now.strftime("%Y%m%d"))
+        setattr(made, f"{keyword}Time", now.strftime("%H%M%S"))
     if frame is not None:
         _name_frame(made, frame)
     file = io.BytesIO()
@@ -89,16 +91,24 @@ def _one_frame(image: Dataset, frame: int | None) -> Dataset:
         return image
     groups = [*items(image, "SharedFunctionalGroupsSequence")]
     groups += list(items(image, "PerFrameFunctionalGroupsSequence"))[frame - 1 : frame]
-    for group in groups:
-        for sequence, keywords in _PLACE.items():
-            for place in items(group, sequence):
-                for keyword in keywords:
-                    if keyword in place:
-                        image.add(place[keyword])
+    for keyword, element in _placed(groups).items():
+        setattr(image, keyword, element)
     for keyword in ("NumberOfFrames", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
         if keyword in image:
             delattr(image, keyword)
     return image
+
+
+def _placed(groups: Sequence[Dataset]) -> dict[str, object]:
+    """Where a frame lies in the patient, by its functional groups; the last say counts."""
+    return {
+        keyword: place.get(keyword)
+        for group in groups
+        for sequence, keywords in _PLACE.items()
+        for place in items(group, sequence)
+        for keyword in keywords
+        if keyword in place
+    }
 
 
 def _name_frame(made: Dataset, frame: int) -> None:

@@ -6,15 +6,11 @@ import io
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
-from PIL import Image
 
 from ynet import terminal
-from ynet.data import dicom
-from ynet.data.dicom_elements import UnfitError, is_dicom
 from ynet.errors import UserError
-from ynet_client import dicomweb, door
+from ynet_client import door
 from ynet_client.door import Picture, home_of
 from ynet_client.options import Home, Json, Site
 from ynet_client.pacs_options import Ca, Credentials
@@ -39,7 +35,12 @@ def segment(
     as_json: Json = False,
 ) -> None:
     """Predict the lesion on a DICOM image, as a DICOM SEG that refers to it; the running client does it."""
-    from ynet_client import predicted_segmentation  # highdicom: half a second that the other commands need not wait
+    import numpy as np
+    from PIL import Image
+
+    from ynet.data import dicom
+    from ynet.data.dicom_elements import UnfitError
+    from ynet_client import dicomweb, predicted_segmentation  # highdicom: the other commands need not wait for it
 
     headers = dicomweb.read_credentials(dicomweb.environment(), credentials)
     picture = _source(image, dicomweb_, instance, frame, headers, ca)
@@ -65,6 +66,9 @@ def segment(
 def _source(
     image: Path | None, url: str, instance: str, frame: int | None, headers: dict[str, str], ca: Path | None
 ) -> Picture:
+    from ynet.data.dicom_elements import is_dicom
+    from ynet_client import dicomweb
+
     if bool(image) == bool(url) or bool(url) != bool(instance):
         do = "name FILE.dcm, or say --dicomweb URL --instance UID"
         raise UserError("which image is meant is not clear", "one is wanted, from one place", do)
