@@ -1,21 +1,20 @@
 """The command that makes a site's data of DICOM files or of what a PACS holds."""
 
 import contextlib
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ynet import terminal
 from ynet.errors import UserError
 from ynet.home import default_home, prepare
-from ynet_client import dicomweb, import_labels, importing
-from ynet_client.deidentify import QUARANTINE, Dates, Pseudonyms
-from ynet_client.display import Display
-from ynet_client.import_records import Records
-from ynet_client.importing import Choice, FrameChoice, Summary
+from ynet_client import import_labels
+from ynet_client.display import LINE_EVERY_S
 from ynet_client.options import Home, Json, Site
 from ynet_client.pacs_options import Ca, Credentials
 
@@ -46,6 +45,11 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Make de-identified images and a manifest of DICOM files, or of what a PACS holds. Started again, it goes on."""
+    from ynet_client import importing  # pydicom: the other commands need not wait for it
+    from ynet_client.deidentify import Dates, Pseudonyms
+    from ynet_client.import_records import Records
+    from ynet_client.importing import Choice, FrameChoice
+
     choice = Choice(
         cast(FrameChoice, _one_of("--frames", frames, get_args(FrameChoice))),
         _window(window),
@@ -57,20 +61,9 @@ def import_(
     given = import_labels.read(labels)
     folder = prepare(home or default_home(f"sites/{site}" if site else "import"))
     out.mkdir(parents=True, exist_ok=True)
-    display, began = Display(), time.monotonic()
-    try:
-        with _found(dicom or [], dicomweb_, query, credentials, ca) as found:
-            done = importing.run(
-                found,
-                given,
-                out,
-                Records(folder),
-                Pseudonyms.of(folder),
-                choice,
-                lambda count, total: display.progress("importing", count, total),
-            )
-    finally:
-        display.close()
+    began = time.monotonic()
+    with _found(dicom or [], dicomweb_, query, credentials, ca) as found, _shown() as progress:
+        done = importing.run(found, given, out, Records(folder), Pseudonyms.of(folder), choice, progress)
     shown = {**done._asdict(), "seconds": round(time.monotonic() - began, 2), "manifest": str(out / "manifest.csv")}
     terminal.show(shown, as_json=as_json, human=lambda: "\n".join(_said(done, out, folder)))
     if not done.images:
@@ -80,6 +73,7 @@ def import_(
 
 @contextlib.contextmanager
 def _found(places: list[Path], url: str, query: str, credentials: Path | None, ca: Path | None) -> Iterator[Any]:
+    from ynet_client import dicomweb, importing
 
     if bool(places) == bool(url):
         do = "say --dicom DIR, or --dicomweb URL with --query"
@@ -92,7 +86,26 @@ def _found(places: list[Path], url: str, query: str, credentials: Path | None, c
         yield importing.in_pacs(pacs, query)
 
 
+@contextlib.contextmanager
+def _shown() -> Iterator[Callable[[int, int], None]]:
+    """How far the import is, on stderr: a bar with the time left on a terminal, elsewhere a line now and then."""
+    columns = (TextColumn("importing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    is_terminal, told = terminal.err.is_terminal, time.monotonic()
+    with Progress(*columns, console=terminal.err, transient=True, disable=not is_terminal) as bar:
+        task = bar.add_task("", total=None)
+
+        def progress(done: int, total: int) -> None:
+            nonlocal told
+            bar.update(task, completed=done, total=total)
+            if not is_terminal and time.monotonic() - told > LINE_EVERY_S:
+                told = time.monotonic()
+                print(f"importing: {done} of {total}", file=sys.stderr, flush=True)
+
+        yield progress
+
+
 def _said(done: "Summary", out: Path, folder: Path) -> Iterator[str]:
+    from ynet_client.deidentify import QUARANTINE
 
     yield f"{done.imported} images imported; {out / 'manifest.csv'} has {done.images} of {done.patients} patients,"
     yield f"{done.masks} with a mask"
