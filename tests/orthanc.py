@@ -1,12 +1,15 @@
 """A real PACS on loopback: Orthanc with its DICOMweb plug-in, and DCMTK's commands that speak to it by DICOM."""
 
+import asyncio
 import json
 import shutil
 import socket
 import ssl
 import subprocess
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,12 +32,12 @@ def needed() -> None:
 class Orthanc:
     """Started with `with`; its own folder, its own ports."""
 
-    def __init__(self, folder: Path, users: dict[str, str] | None = None, pem: Path | None = None) -> None:
-        """`users`: passwords by name. `pem`: certificate and key, for HTTPS."""
+    def __init__(self, folder: Path, users: dict[str, str] | None = None) -> None:
+        """`users`: passwords by name."""
         needed()
-        self._folder, self._users, self._pem = folder, users or {}, pem
+        self._folder, self._users = folder, users or {}
         self.http, self.dicom = _free_ports(2)
-        self.url = f"{'https' if pem else 'http'}://127.0.0.1:{self.http}/dicom-web"
+        self.url = f"http://127.0.0.1:{self.http}/dicom-web"
 
     def __enter__(self) -> "Orthanc":
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -50,8 +53,6 @@ class Orthanc:
             "RemoteAccessAllowed": False,
             "AuthenticationEnabled": bool(self._users),
             "RegisteredUsers": self._users,
-            "SslEnabled": self._pem is not None,
-            "SslCertificate": str(self._pem or ""),
             "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
         }
         path = self._folder / "orthanc.json"
@@ -81,9 +82,8 @@ class Orthanc:
     def call(self, path: str) -> Any:
         """What Orthanc's own interface says."""
         auth = next(iter(self._users.items()), None)
-        trust: Any = ssl.create_default_context(cafile=self._pem) if self._pem else False
         url = self.url.removesuffix("/dicom-web") + path
-        return httpx.get(url, auth=auth, verify=trust, trust_env=False, timeout=10).json()
+        return httpx.get(url, auth=auth, trust_env=False, timeout=10).json()
 
     def push(self, files: Sequence[Path], *flags: str) -> None:
         """C-STORE, by DCMTK."""
@@ -109,6 +109,44 @@ class Orthanc:
                 assert self._process.poll() is None, (self._folder / "log").read_text(errors="replace")
                 assert time.monotonic() < until, (self._folder / "log").read_text(errors="replace")
                 time.sleep(0.05)
+
+
+@contextmanager
+def tls_before(port: int, pem: Path) -> Iterator[int]:
+    """The port of a TLS end before a plain one, as many hospitals have it: Orthanc's own, in Debian 12, dies."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(pem)
+    loop, open_ = asyncio.new_event_loop(), set[Any]()
+
+    async def pump(source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while part := await source.read(1 << 16):
+                to.write(part)
+                await to.drain()
+        to.close()
+
+    async def met(source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
+        open_.add(asyncio.current_task())
+        behind, back = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(pump(source, back), pump(behind, to), return_exceptions=True)
+        open_.discard(asyncio.current_task())
+
+    async def stop(server: asyncio.Server) -> None:
+        server.close()
+        for task in list(open_):
+            task.cancel()
+        await asyncio.gather(*open_, return_exceptions=True)
+
+    server = loop.run_until_complete(asyncio.start_server(met, "127.0.0.1", 0, ssl=context))
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        asyncio.run_coroutine_threadsafe(stop(server), loop).result(20)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 def _free_ports(count: int) -> list[int]:

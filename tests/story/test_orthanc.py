@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from dicom_hospital import CANARY, Pacs, make
-from orthanc import Orthanc
+from orthanc import Orthanc, tls_before
 from PIL import Image
 
 from hospitals import small_plan
@@ -74,7 +74,7 @@ def test_the_images_are_imported_trained_on_and_asked_about_and_a_mask_goes_back
 
     story.trial.start_server()
     story.trial.join_all()
-    plan = small_plan(story.folder / "plan.yaml", rounds=6, cohort={"minimum": 1, "quorum": 1})
+    plan = small_plan(story.folder / "plan.yaml", rounds=12, cohort={"minimum": 1, "quorum": 1})
     trained = story.trial.server_command("train", "--plan", plan, "--json")
     assert trained.returncode == 0, trained.stderr
     story.trial.wait_indexed(json.loads(trained.stdout)["model"])
@@ -145,9 +145,10 @@ def test_no_name_in_any_tag_has_got_into_what_the_site_keeps_prints_or_sends(sto
 def test_a_pacs_with_tls_and_passwords_lets_in_who_has_them_and_says_what_is_missing(tmp_path: Path) -> None:
     pacs = make(tmp_path / "pushed", 4)
     pem = certificate(tmp_path / "pacs.pem")
-    with Orthanc(tmp_path / "orthanc", users={"ynet": "s3cret-word"}, pem=pem) as orthanc:
+    with Orthanc(tmp_path / "orthanc", users={"ynet": "s3cret-word"}) as orthanc, tls_before(orthanc.http, pem) as port:
         orthanc.push([path for path in pacs.images if b"1.2.4.70" not in path.read_bytes()[:400]])
-        asked = ["import", "--dicomweb", orthanc.url, "--query", "Modality=MR", "--labels", pacs.labels]
+        asked = ["import", "--dicomweb", f"https://127.0.0.1:{port}/dicom-web", "--query", "Modality=MR"]
+        asked += ["--labels", pacs.labels]
         asked += ["--out", tmp_path / "site"]
         untrusted = command("ynet_client", *asked, home=tmp_path / "home")
         assert (untrusted.returncode, "no known authority" in untrusted.stderr) == (4, True)

@@ -120,6 +120,8 @@ def _shape(dataset: Dataset) -> Shape:
     kind = str(dataset.get("PhotometricInterpretation", ""))
     if kind not in (*GREY, *COLOUR):
         raise UnfitError("its colours are none that are read", "export it as MONOCHROME2 or RGB")
+    if int(dataset.get("HighBit", dataset.BitsStored - 1)) != dataset.BitsStored - 1:
+        raise UnfitError("its bits are placed as DICOM no longer allows", "export it again, from a newer system")
     is_one = kind in (*GREY, "PALETTE COLOR")
     if rows * columns == 0 or samples != (1 if is_one else 3) or not 1 <= int(dataset.BitsStored) <= allocated:
         raise damaged()
@@ -168,10 +170,9 @@ def _grey(
     stored: Shaped[np.ndarray, "h w"], dataset: Dataset, number: int, window: Window | None
 ) -> Float32[np.ndarray, "h w"]:
     """One look-up in a table of what each stored value is shown as: 65,536 values at most, whatever the image."""
-    bits, allocated = int(dataset.BitsStored), 8 * stored.dtype.itemsize
-    shift = max(0, min(int(dataset.get("HighBit", bits - 1)) + 1 - bits, allocated - bits))
+    bits = int(dataset.BitsStored)
     words = stored.astype(stored.dtype.newbyteorder("="), copy=False).view(f"u{stored.dtype.itemsize}")
-    words = (words >> shift) & ((1 << bits) - 1)
+    words = words & ((1 << bits) - 1)  # old overlays lie above
     levels = np.arange(1 << bits, dtype=np.int64)
     if dataset.get("PixelRepresentation"):
         levels = np.where(levels >= 1 << bits - 1, levels - (1 << bits), levels)
