@@ -85,10 +85,13 @@ class Orthanc:
         url = self.url.removesuffix("/dicom-web") + path
         return httpx.get(url, auth=auth, trust_env=False, timeout=10).json()
 
-    def push(self, files: Sequence[Path], *flags: str) -> None:
-        """C-STORE, by DCMTK."""
-        to = ["-aec", "ORTHANC", "127.0.0.1", str(self.dicom)]
-        subprocess.run(["storescu", "-R", *flags, *to, *map(str, files)], check=True, capture_output=True)
+    def push(self, files: Sequence[Path]) -> None:
+        """C-STORE, by DCMTK, those of JPEG lossless as they are."""
+        lossless = [path for path in files if b"1.2.840.10008.1.2.4.70" in path.read_bytes()[:400]]
+        for flags, some in ((["-xs"], lossless), ([], [path for path in files if path not in lossless])):
+            to = ["-aec", "ORTHANC", "127.0.0.1", str(self.dicom)]
+            if some:
+                subprocess.run(["storescu", "-R", *flags, *to, *map(str, some)], check=True, capture_output=True)
 
     def get(self, folder: Path, *keys: str) -> list[Path]:
         """C-GET, by DCMTK: what the keys, NAME=VALUE, find."""

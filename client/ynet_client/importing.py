@@ -39,6 +39,7 @@ class Found(NamedTuple):
     instance: str
     sop_class: str
     fetch: Callable[[], bytes]
+    unreadable: str = ""  # why its identifiers cannot be read; `instance` then counts the files
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,14 @@ class _LeftOutError(Exception):
 
 def in_folders(places: Sequence[Path]) -> Iterator[Found]:
     """The DICOM files in folders and under them; other files are passed over. Raises UserError."""
+    number = 0
     for place in places:
         if not place.exists():
             raise UserError(f"{place} cannot be imported", "there is no such file or folder", "check the path")
         for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
             if path.is_file() and _starts_as_dicom(path):
-                yield _in_file(path)
+                number += 1
+                yield _in_file(path, number)
 
 
 def in_pacs(pacs: DicomWeb, query: str) -> Iterator[Found]:
@@ -133,6 +136,9 @@ class _Import:
         for one in study:
             yield
             if one in drawn:
+                continue
+            if one.unreadable:
+                self._leave_out(one, "unreadable", one.unreadable)
                 continue
             label = self._labels.find(one.instance, one.series, one.study, one.patient)
             if label is None:
@@ -300,8 +306,8 @@ def _starts_as_dicom(path: Path) -> bool:
     return False
 
 
-def _in_file(path: Path) -> Found:
-    """A DICOM file's identifiers. One that cannot be read has none, and says so when it is fetched."""
+def _in_file(path: Path, number: int) -> Found:
+    """A DICOM file's identifiers. One that cannot be read is counted, not named: its name may be a patient's."""
 
     def fetch() -> bytes:
         try:
@@ -318,8 +324,8 @@ def _in_file(path: Path) -> Found:
         keywords = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
         patient, study, series, instance, sop_class = (str(header.get(keyword) or "").strip() for keyword in keywords)
         return Found(patient, study, series, instance, sop_class, fetch)
-    except (UnfitError, UserError):
-        return Found("", "", "", "", "", fetch)
+    except (UnfitError, UserError) as error:
+        return Found("", "", "", f"file {number} by name", "", fetch, error.why)
 
 
 def _sixteen_bit(pixels: np.ndarray) -> np.ndarray:
