@@ -1,6 +1,7 @@
 """What an import lets through, and what it keeps back."""
 
 import csv
+import itertools
 import json
 import logging
 from collections.abc import Callable
@@ -271,3 +272,18 @@ def test_the_command_says_what_it_did_and_what_to_do_next(hospital: Hospital) ->
         CliRunner().invoke(
             app, ["import", "--labels", str(hospital.folder / "labels.csv"), "--out", "x"], catch_exceptions=False
         )
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def documented(head: str) -> list[list[str]]:
+    """The rows of the table in docs/DICOM.md that begins so."""
+    lines = (ROOT / "docs/DICOM.md").read_text("utf-8").splitlines()
+    rows = itertools.takewhile(lambda line: line.startswith("|"), lines[lines.index(head) + 2 :])
+    return [[cell.strip(" `") for cell in row.strip("|").split("|")] for row in rows]
+
+
+def test_the_documentation_has_all_that_survives_and_every_reason_of_quarantine() -> None:
+    assert documented("| tag | column | as |") == [[tag, one.column, one.rule] for tag, one in ALLOWED.items()]
+    assert [row[0] for row in documented("| reason | an object that |")] == list(QUARANTINE)

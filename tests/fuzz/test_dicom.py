@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dicoms import LOSSLESS, LOSSY, UNCOMPRESSED, dicom
+from dicom_hospital import names, segmentation
+from dicoms import LOSSLESS, LOSSY, UNCOMPRESSED, dataset, dicom, to_bytes
 from fuzz.mangling import fuzzed, holds, mangled
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,3 +38,20 @@ def test_a_dicom_file(tmp_path: Path, syntax: str, data: st.DataObject) -> None:
     decoded = holds(lambda: images.decode(path, 3))
     assert decoded is None or decoded.dtype == np.float32  # type: ignore[attr-defined]
     holds(lambda: images.decode_mask(path, path))
+
+
+@fuzzed(150)
+@given(data=st.data())
+def test_a_dicom_seg(tmp_path: Path, data: st.DataObject) -> None:
+    image, seg = tmp_path / "image.dcm", tmp_path / "seg.dcm"
+    made, file = drawn()
+    image.write_bytes(made)
+    seg.write_bytes(data.draw(mangled(file)))
+    holds(lambda: images.decode_mask(seg, image))
+
+
+@cache
+def drawn() -> tuple[bytes, bytes]:
+    """A small image, and a SEG that refers to it."""
+    source = dataset(GREY[:9, :7].copy(), **names(), ImagePositionPatient=[0, 0, 0])
+    return to_bytes(source), segmentation([source], GREY[None, :9, :7] > 200)

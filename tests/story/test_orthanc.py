@@ -11,16 +11,20 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from click.testing import Result
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from dicom_hospital import CANARY, Pacs, make
 from orthanc import Orthanc, tls_before
 from PIL import Image
+from typer.testing import CliRunner
 
 from hospitals import small_plan
-from trial import Trial, command
+from trial import Trial
 from ynet.data.check import check
+from ynet.errors import RefusedError, UnreachableError, UserError
+from ynet_client.cli import app
 
 IMAGES = 50
 
@@ -141,26 +145,26 @@ def test_no_name_in_any_tag_has_got_into_what_the_site_keeps_prints_or_sends(sto
 
 def test_a_pacs_with_tls_and_passwords_lets_in_who_has_them_and_says_what_is_missing(tmp_path: Path) -> None:
     pacs = make(tmp_path / "pushed", 4)
-    pem = certificate(tmp_path / "pacs.pem")
+    pem, file = certificate(tmp_path / "pacs.pem"), tmp_path / "credentials"
+    file.write_text("ynet:s3cret-word\n")
     with Orthanc(tmp_path / "orthanc", users={"ynet": "s3cret-word"}) as orthanc, tls_before(orthanc.http, pem) as port:
         orthanc.push(pacs.images)
-        asked = ["import", "--dicomweb", f"https://127.0.0.1:{port}/dicom-web", "--query", "Modality=MR"]
-        asked += ["--labels", pacs.labels]
-        asked += ["--out", tmp_path / "site"]
-        untrusted = command("ynet_client", *asked, home=tmp_path / "home")
-        assert (untrusted.returncode, "no known authority" in untrusted.stderr) == (4, True)
-        unknown = command("ynet_client", *asked, "--ca", pem, home=tmp_path / "home")
-        assert (unknown.returncode, "credentials are missing or wrong" in unknown.stderr) == (3, True)
-        file = tmp_path / "credentials"
-        file.write_text("ynet:s3cret-word\n")
-        open_to_all = command("ynet_client", *asked, "--ca", pem, "--credentials", file, home=tmp_path / "home")
-        assert (open_to_all.returncode, "chmod 600" in open_to_all.stderr) == (2, True)
+        source = ["import", "--dicomweb", f"https://127.0.0.1:{port}/dicom-web", "--query", "Modality=MR"]
+        places = ["--labels", str(pacs.labels), "--out", str(tmp_path / "site"), "--home", str(tmp_path / "home")]
+        with pytest.raises(UnreachableError, match="no known authority"):
+            run([*source, *places])
+        with pytest.raises(RefusedError, match="credentials are missing or wrong"):
+            run([*source, *places, "--ca", str(pem)])
+        with pytest.raises(UserError, match="chmod 600"):
+            run([*source, *places, "--ca", str(pem), "--credentials", str(file)])
         file.chmod(0o600)
-        done = command("ynet_client", *asked, "--ca", pem, "--credentials", file, "--json", home=tmp_path / "home")
-        assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout)["images"] > 0
-        for shown in (untrusted, unknown, open_to_all, done):
-            assert "s3cret" not in shown.stdout + shown.stderr
+        done = run([*source, *places, "--ca", str(pem), "--credentials", str(file), "--json"])
+        assert json.loads(done.stdout)["images"] == 4
+        assert "s3cret" not in done.output
+
+
+def run(arguments: list[str]) -> Result:
+    return CliRunner().invoke(app, arguments, catch_exceptions=False)
 
 
 def certificate(path: Path) -> Path:
