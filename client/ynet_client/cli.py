@@ -15,7 +15,16 @@ from ynet.errors import UserError
 from ynet.federation import plan as plans
 from ynet.federation.ledger import read as read_ledger
 from ynet.home import prepare
-from ynet_client import door, egress, membership, retrieval_commands, user_commands, workbench_commands
+from ynet_client import (
+    door,
+    egress,
+    import_commands,
+    membership,
+    retrieval_commands,
+    segment_commands,
+    user_commands,
+    workbench_commands,
+)
 from ynet_client import settings as client_settings
 from ynet_client.consent import Consent, terms
 from ynet_client.door import home_of
@@ -253,3 +262,5 @@ def ledger(site: Site = None, home: Home = None, as_json: Json = False) -> None:
 app.add_typer(retrieval_commands.app)
 app.add_typer(user_commands.app)
 app.add_typer(workbench_commands.app)
+app.add_typer(import_commands.app)
+app.add_typer(segment_commands.app)

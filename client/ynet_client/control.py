@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from ynet.data.frames import framed
 from ynet.errors import UserError
 from ynet.federation.expiry import days_left
 from ynet_client import asking, lookup
@@ -71,7 +72,8 @@ def _asking(site: str, duties: Duties, session: Session, spool: Path) -> list[Ro
         try:
             sizes = [int(size) for size in asked.getlist("size")]
             await receive(request, spool, sizes, images)
-            answered = await asking.query(site, duties, session, images, wanted, asked.get("user", ""))
+            named = framed_images(images, asked.getlist("frame"))
+            answered = await asking.query(site, duties, session, named, wanted, asked.get("user", ""))
         finally:
             for path in images:
                 path.unlink(missing_ok=True)
@@ -85,6 +87,17 @@ def _asking(site: str, duties: Duties, session: Session, spool: Path) -> list[Ro
                 )
             shown.append({**one, "name": name, "note": answered.note})
         return JSONResponse(shown[0] if len(shown) == 1 else {"queries": shown})
+
+    async def segment(request: Request) -> Response:
+        images: list[Path] = []
+        try:
+            await receive(request, spool, [], images)
+            (named,) = framed_images(images, request.query_params.getlist("frame"))
+            found = await duties.search(lambda archive: lookup.segment(archive, named))
+        finally:
+            for path in images:
+                path.unlink(missing_ok=True)
+        return JSONResponse(found)
 
     async def consult(request: Request) -> Response:
         asked = await request.json()
@@ -105,6 +118,7 @@ def _asking(site: str, duties: Duties, session: Session, spool: Path) -> list[Ro
 
     return [
         Route("/query", query, methods=["POST"]),
+        Route("/segment", segment, methods=["POST"]),
         Route("/consult", consult, methods=["POST"]),
         Route("/consults", consults, methods=["POST"]),
         Route("/consult-answer", consult_answer, methods=["POST"]),
@@ -135,6 +149,12 @@ def _png(archive: "Archive", site: str, look: Look, result: Result, name: str) -
     buffer = io.BytesIO()
     drawing.draw_result(archive, site, look, result, name).save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()
+
+
+def framed_images(images: Sequence[Path], frames: Sequence[str]) -> list[Path]:
+    """The images with the frames that are meant; none where a request says nothing of frames."""
+    asked = [*frames, *[""] * len(images)][: len(images)]
+    return [framed(path, int(frame) if frame else None) for path, frame in zip(images, asked, strict=True)]
 
 
 async def receive(request: Request, spool: Path, sizes: Sequence[int], images: list[Path]) -> None:

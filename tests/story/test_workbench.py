@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+from dicoms import dicom
+from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from browser import PASSWORD, chromium, serious, sign_in, window
@@ -126,6 +129,25 @@ def test_a_dropped_image_is_answered_with_its_mask_and_cases_of_three_sites(tria
     page.keyboard.press("m")
     page.wait_for_timeout(100)  # a frame, in which the canvas is drawn anew
     assert page.evaluate(LESION_PIXELS) < covered
+
+
+def test_a_dropped_dicom_file_is_answered_and_its_patient_is_nowhere_on_the_page(
+    trial: Trial, page: Page, tmp_path: Path
+) -> None:
+    with Image.open(image(trial)) as opened:
+        grey = 16 * np.asarray(opened.convert("L"), np.uint16)
+    names = {"PatientName": "CANARY^NAME", "PatientID": "CANARY-ID", "WindowCenter": 2048, "WindowWidth": 4096}
+    (tmp_path / "slice.dcm").write_bytes(dicom(grey, **names))
+    ask(page, tmp_path / "slice.dcm")
+    expect(page.locator(".other-card")).to_have_count(10)
+    expect(page.locator("#film-size")).to_have_text("48 × 48")
+    assert "CANARY^NAME" not in page.content()
+    (tmp_path / "several.dcm").write_bytes(dicom(np.stack([grey, grey]), frames=True))
+    drop(page, tmp_path / "several.dcm")
+    expect(page.locator("#fault strong")).to_contain_text("several.dcm")
+    page.keyboard.press("f")
+    page.fill("[name=frame]", "2")
+    ask(page, tmp_path / "several.dcm")
 
 
 def test_the_page_loads_nothing_from_elsewhere_and_weighs_little(trial: Trial, opened: BrowserContext) -> None:

@@ -13,12 +13,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from ynet.data.frames import source
 from ynet.errors import UserError
 from ynet.web.sessions import Visitor
 from ynet.web.web import Web, need, visitor_of
 from ynet_client import asking
 from ynet_client.consult import Consult
-from ynet_client.control import receive, wanted_of
+from ynet_client.control import framed_images, receive, wanted_of
 from ynet_client.duties import Duties
 from ynet_client.lookup import Wanted
 from ynet_client.session import Session
@@ -133,7 +134,7 @@ async def _query(bench: Bench, request: Request, visitor: Visitor) -> dict[str, 
             image = manifest.path_of(case.image)
         else:
             await receive(request, bench.spool, [], received)
-            (image,) = received
+            (image,) = framed_images(received, asked.getlist("frame"))
         answered = await _asked(bench, image, name, wanted, visitor)
     finally:
         for path in received:
@@ -155,9 +156,10 @@ async def _asked(bench: Bench, image: Path, name: str, wanted: Wanted, visitor: 
     try:
         return await asking.query(bench.site, bench.duties, bench.session, [image], wanted, visitor.name)
     except UserError as error:
-        if str(image) not in error.what:
-            raise
-        raise type(error)(error.what.replace(str(image), name or "the image"), error.why, error.do) from None
+        what = error.what
+        for path in (image, source(image).path):  # with the frame that is meant, and without
+            what = what.replace(str(path), name or "the image")
+        raise type(error)(what, error.why, error.do) from None
 
 
 def _described(kept: Kept) -> dict[str, Any]:

@@ -76,7 +76,7 @@ class OwnCases:
                 return self._thumbnails[key]
         small = shown(images.decode(path, 3 if images.is_colour(path) else 1), side)
         if is_outlined and case.mask:
-            small = overlaid(small, images.decode_mask(manifest.path_of(case.mask)), 0.0, max(1.2, side / 200))
+            small = overlaid(small, images.decode_mask(manifest.path_of(case.mask), path), 0.0, max(1.2, side / 200))
         made = jpeg(small)
         with self._lock:
             self._keep(key, made)

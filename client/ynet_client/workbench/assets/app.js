@@ -103,7 +103,7 @@ function notes(found) {
 
 function filters() {
   const form = new FormData($("filters")), words = new URLSearchParams();
-  for (const name of ["k", "since", "until", "split", "radius", "epsilon", "one_per_patient"]) if (form.get(name)) words.set(name, form.get(name));
+  for (const name of ["k", "since", "until", "split", "radius", "epsilon", "one_per_patient", "frame"]) if (form.get(name)) words.set(name, form.get(name));
   if (!words.has("k")) words.set("k", "10");
   for (const label of form.getAll("label")) words.append("label", label);
   if (form.get("attribute_name")) words.append("attribute", `${form.get("attribute_name")}=${form.get("attribute_value")}`);
