@@ -32,12 +32,17 @@ class Trial:
         federation: str = "trial",
         policy: Mapping[str, Any] | None = None,
         disclosure: Mapping[str, Any] | None = None,
+        workbench: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, int] | None = None,
+        status_port: int = 0,
     ) -> None:
-        """`sites`: each site's name and manifest. `policy`, `disclosure`: what their settings say.
+        """`sites`: each site's name and manifest. `policy`, `disclosure`, `workbench`: what their settings say.
 
-        Unsaid, they take part in all plans, and disclose what sites do by default.
+        Unsaid, they take part in all plans, and disclose what sites do by default. `metrics`: the ports at which a
+        site, or `server`, shows them. `status_port`: where the status page is; 0: nowhere.
         """
-        self._disclosure = dict(disclosure or {})
+        self.status_port, self._metrics = status_port, dict(metrics or {})
+        self._disclosure, self._workbench = dict(disclosure or {}), dict(workbench or {})
         self._policy = {"new_plans": "accept"} if policy is None else dict(policy)
         self.invitations: dict[str, str] = {}  # by site, as they were made
         self.folder, self.sites, self._threads, self._federation = folder, dict(sites), threads, federation
@@ -55,6 +60,10 @@ class Trial:
     def home(self, site: str) -> Path:
         """A site's folder."""
         return self.folder / "sites" / site
+
+    def metrics_port(self, name: str) -> int:
+        """Where a site, or `server`, shows its metrics."""
+        return self._metrics[name]
 
     def log(self, name: str) -> str:
         """What a process has printed so far: a site's name, or `server`."""
@@ -75,7 +84,10 @@ class Trial:
         """`ynet-server start`, or a script in its place; back when it is ready."""
         config = self.folder / "server.yaml"
         listen = {"host": "127.0.0.1", "hub_port": 0, "enrolment_port": 0}
-        config.write_text(yaml.safe_dump({"federation": self._federation, "listen": listen}))
+        page = {"status": {"enabled": True, "port": self.status_port}} if self.status_port else {}
+        config.write_text(
+            yaml.safe_dump({"federation": self._federation, "listen": listen, **page, **self._metrics_of("server")})
+        )
         first = ["--config", config] if not (self.server_home / "server.yaml").exists() else []
         ordinary = ["-m", "ynet_server", "start", "--home", self.server_home, *first]
         self._spawn("server", *(script or ordinary))
@@ -90,8 +102,9 @@ class Trial:
         if not (self.home(site) / "membership.json").exists():
             invited = self.server_call("POST", "/invitations", json={"site": site, "replace": False})
             self.invitations[site] = invited["invitation"]
-            config = self.folder / "client.yaml"
-            config.write_text(yaml.safe_dump({"policy": self._policy, "disclosure": self._disclosure}))
+            config = self.folder / f"client-{site}.yaml"
+            settings = {"policy": self._policy, "disclosure": self._disclosure, "workbench": self._workbench}
+            config.write_text(yaml.safe_dump({**settings, **self._metrics_of(site)}))
             arguments += ["--invitation", invited["invitation"], "--data", self.sites[site], "--config", config]
         self._spawn(site, *script, *arguments, *flags)
 
@@ -189,6 +202,9 @@ class Trial:
         return door.query(self.home(site), [door.read_picture(image)], k, Filters(split=split))
 
     # --- within
+
+    def _metrics_of(self, name: str) -> dict[str, Any]:
+        return {"metrics": {"port": self._metrics[name]}} if name in self._metrics else {}
 
     def _spawn(self, name: str, *arguments: object) -> None:
         log = self._logs[name] = self.folder / f"{name}.out"

@@ -95,6 +95,7 @@ class Consortium:
         self.hub_identity = identity.issue_hub(self.authority, self.now)
         self.spool, self.audit = folder / "spool", Audit(folder)
         self.port = 0
+        self.around: list[grpc.aio.ServerInterceptor] = []  # before the check of certificates
         self.renews = True  # a hub of an older version does not
         self._running: list[asyncio.Task[None]] = []
 
@@ -104,10 +105,12 @@ class Consortium:
         credentials = grpc.ssl_server_credentials(
             [(self.hub_identity.key, self.hub_identity.certificate)], self.authority.certificate, True
         )
-        self.server = grpc.aio.server(interceptors=[CertificateCheck(self.registry)], options=start.OPTIONS)
+        self.server = grpc.aio.server(
+            interceptors=[*self.around, CertificateCheck(self.registry)], options=start.OPTIONS
+        )
         answers = renewals.service(self.registry, self.authority, lambda: self.now)
         witness = Witness(self.folder, SERVER, lambda: self.hub_identity, self.authority.certificate)
-        told = witnesses.service(witness, self.audit, lambda: self.now)
+        told = witnesses.service(witness, self.audit, self.audit.write, lambda: self.now)
         self.server.add_generic_rpc_handlers([service(self.hub), *([answers, told] if self.renews else [])])
         self.port = self.server.add_secure_port(f"127.0.0.1:{self.port}", credentials)
         await self.server.start()

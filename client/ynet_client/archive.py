@@ -1,7 +1,6 @@
 """The site's archive under the model in use: encodes images, keeps the gallery in step with the manifest."""
 
 import contextlib
-import hashlib
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -62,6 +61,11 @@ class Archive:
         """Where a model's weights are kept."""
         return self._folder / f"{model_id}.safetensors"
 
+    @property
+    def manifest_file(self) -> Path:
+        """Where the manifest is."""
+        return self._site.manifest_file
+
     def manifest(self) -> Manifest:
         """The manifest as it is now, split as the model's plan splits it. Raises UserError."""
         return self._site.manifest(self.active().plan.training.seed)
@@ -103,9 +107,8 @@ class Archive:
         output = model.net.read(torch.from_numpy(prepared.image)[None].to(self._site.device))
         mask = (output.mask_logits[0, 0] > 0).to(torch.uint8).cpu().numpy()
         code, detail = (hashing.pack(values.float().cpu())[0].tobytes() for values in (output.code, output.detail))
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return Encoded(code, detail, restore_mask(mask, prepared.region, *pixels.shape[1:]), pixels, digest)
+        full = restore_mask(mask, prepared.region, *pixels.shape[1:])
+        return Encoded(code, detail, full, pixels, images.digest(path))
 
     def _load(self, model_id: str, path: Path) -> ActiveModel:
         """A model that is what its id says. Raises UserError, and then does not keep the file: it is fetched again."""
@@ -145,6 +148,5 @@ class Archive:
 
 
 def _gallery_case(manifest: Manifest, case: Case) -> GalleryCase:
-    with manifest.path_of(case.image).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = images.digest(manifest.path_of(case.image))
     return GalleryCase(case.image, digest, case.label, case.patient, case.split, case.attributes)

@@ -82,6 +82,13 @@ async def query(
     site: str, duties: Duties, session: Session, images: Sequence[Path], wanted: Wanted, user: str
 ) -> Answered:
     """Ask the own gallery and the others about some images. Raises UserError."""
+    with duties.counts.asking():
+        return await _query(site, duties, session, images, wanted, user)
+
+
+async def _query(
+    site: str, duties: Duties, session: Session, images: Sequence[Path], wanted: Wanted, user: str
+) -> Answered:
     books = duties.books
     encodings = [await duties.search(partial(lookup.encode, image=image)) for image in images[:-1]]
     looks = await duties.search(lambda archive: _look(archive, duties, encodings, images[-1], wanted))

@@ -6,7 +6,7 @@ what it tells is what an auditor must know.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -71,9 +71,24 @@ KIND: Kind[Entry] = Kind(LOG, HEAD, TypeAdapter(Entry).validate_json)
 class Audit(Journal[Entry]):
     """The log in a site's home folder. One process has it open at a time, any of its threads may write."""
 
-    def __init__(self, home: Path) -> None:
-        """Cut off what a power cut tore, and see that the end is the one that was. Raises AuditError."""
+    def __init__(self, home: Path, told: Callable[[Entry], None] = lambda _: None) -> None:
+        """Cut off what a power cut tore, and see that the end is the one that was. Raises AuditError.
+
+        `told`: of each entry, once it is written.
+        """
         super().__init__(home, KIND)
+        self._told = told
+
+    def add(self, made: Callable[[Head], Entry]) -> None:
+        """Add the entry that follows a head. Raises UserError when the disk takes no more."""
+        added: list[Entry] = []
+
+        def making(before: Head) -> Entry:
+            added.append(made(before))
+            return added[0]
+
+        super().add(making)
+        self._told(added[0])
 
     def write(
         self,

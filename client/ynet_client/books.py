@@ -4,11 +4,12 @@ import contextlib
 import hashlib
 import hmac
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from ynet.home import write_private
-from ynet_client.audit import Audit
+from ynet_client.audit import Audit, Entry
 from ynet_client.consult import Consults
 from ynet_client.noise import Drawn
 from ynet_client.quotas import Quotas
@@ -28,7 +29,7 @@ class Books(NamedTuple):
 
     def pseudonym(self, user: str) -> str:
         """The name under which a local user's queries leave the site: the same each time, and nobody else's."""
-        return hmac.new(self.secret, user.encode(), hashlib.sha256).hexdigest()[:MAX_USER]
+        return pseudonym_of(self.secret, user)
 
     def close(self) -> None:
         """Everything is on the disk when this returns."""
@@ -36,21 +37,30 @@ class Books(NamedTuple):
             book.close()
 
 
-def open_books(home: Path) -> Books:
-    """The books in a home folder. Raises UserError when one cannot be opened, AuditError when one was tampered with."""
+def open_books(home: Path, told: Callable[[Entry], None] = lambda _: None) -> Books:
+    """The books in a home folder; `told` of each new entry of the audit log.
+
+    Raises UserError when one cannot be opened, AuditError when one was tampered with.
+    """
     with contextlib.ExitStack() as opened:
         books = Books(
-            opened.enter_context(contextlib.closing(Audit(home))),
+            opened.enter_context(contextlib.closing(Audit(home, told))),
             opened.enter_context(contextlib.closing(Quotas(home))),
             opened.enter_context(contextlib.closing(Consults(home))),
             opened.enter_context(contextlib.closing(Drawn(home))),
-            _secret(home),
+            secret_of(home),
         )
         opened.pop_all()
     return books
 
 
-def _secret(home: Path) -> bytes:
+def pseudonym_of(secret: bytes, user: str) -> str:
+    """What `Books.pseudonym` says, for who has the secret alone."""
+    return hmac.new(secret, user.encode(), hashlib.sha256).hexdigest()[:MAX_USER]
+
+
+def secret_of(home: Path) -> bytes:
+    """What makes the pseudonyms this site's own; made when there is none."""
     path = home / SECRET
     if not path.exists():
         write_private(path, secrets.token_bytes(32))

@@ -16,7 +16,18 @@ from ynet import terminal
 from ynet.errors import UserError
 from ynet.examples import show as show_examples
 from ynet.home import prepare
-from ynet_client import backup_commands, completion, config_commands, door, egress, retrieval_commands
+from ynet_client import (
+    backup_commands,
+    completion,
+    config_commands,
+    door,
+    egress,
+    import_commands,
+    retrieval_commands,
+    segment_commands,
+    user_commands,
+    workbench_commands,
+)
 from ynet_client.door import home_of
 from ynet_client.examples import EXAMPLES
 from ynet_client.options import Home, Json, Site
@@ -40,6 +51,9 @@ def join(
     config: Annotated[Path | None, typer.Option(help="Settings, YAML; remembered.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps; remembered.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads for training, 0 for all; remembered.")] = None,
+    workbench: Annotated[
+        bool | None, typer.Option("--workbench/--no-workbench", help="Serve the radiologists' page; remembered.")
+    ] = None,
     accept: Annotated[list[str] | None, typer.Option(help="Take part in the plan of this id; remembered.")] = None,
     service: Annotated[
         bool, typer.Option("--service", help="Leave it to systemd: write and start a unit of the user's, and return.")
@@ -55,7 +69,9 @@ def join(
 
     folder = prepare(home_of(home, site))
     absolute = str(data.resolve()) if data else None
-    settings = client_settings.load(folder, config, data=absolute, device=device, threads=threads)
+    settings = client_settings.load(
+        folder, config, data=absolute, device=device, threads=threads, is_workbench_enabled=workbench
+    )
     if data or not membership.load(folder):
         _preflight(settings.manifest)
     member = _member(folder, site, invitation)
@@ -294,4 +310,8 @@ def ledger(site: Site = None, home: Home = None, as_json: Json = False) -> None:
 app.add_typer(retrieval_commands.app)
 app.add_typer(backup_commands.app)
 app.add_typer(config_commands.app)
+app.add_typer(user_commands.app)
+app.add_typer(workbench_commands.app)
+app.add_typer(import_commands.app)
+app.add_typer(segment_commands.app)
 show_examples(app, EXAMPLES)

@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ynet import kept_files
+from ynet.data.frames import framed
 from ynet.errors import UserError
 from ynet.federation.expiry import days_left
 from ynet_client import asking, lookup
@@ -76,8 +77,9 @@ def _asking(site: str, duties: Duties, session: Session, spool: Path) -> list[Ro
         images: list[Path] = []
         try:
             sizes = [int(size) for size in asked.getlist("size")]
-            await _receive(request, spool, sizes, images)
-            answered = await asking.query(site, duties, session, images, wanted, asked.get("user", ""))
+            await receive(request, spool, sizes, images)
+            named = framed_images(images, asked.getlist("frame"))
+            answered = await asking.query(site, duties, session, named, wanted, asked.get("user", ""))
         finally:
             for path in images:
                 path.unlink(missing_ok=True)
@@ -91,6 +93,17 @@ def _asking(site: str, duties: Duties, session: Session, spool: Path) -> list[Ro
                 )
             shown.append({**one, "name": name, "note": answered.note})
         return JSONResponse(shown[0] if len(shown) == 1 else {"queries": shown})
+
+    async def segment(request: Request) -> Response:
+        images: list[Path] = []
+        try:
+            await receive(request, spool, [], images)
+            (named,) = framed_images(images, request.query_params.getlist("frame"))
+            found = await duties.search(lambda archive: lookup.segment(archive, named))
+        finally:
+            for path in images:
+                path.unlink(missing_ok=True)
+        return JSONResponse(found)
 
     async def consult(request: Request) -> Response:
         asked = await request.json()
@@ -111,6 +124,7 @@ def _asking(site: str, duties: Duties, session: Session, spool: Path) -> list[Ro
 
     return [
         Route("/query", query, methods=["POST"]),
+        Route("/segment", segment, methods=["POST"]),
         Route("/consult", consult, methods=["POST"]),
         Route("/consults", consults, methods=["POST"]),
         Route("/consult-answer", consult_answer, methods=["POST"]),
@@ -143,7 +157,13 @@ def _png(archive: "Archive", site: str, look: Look, result: Result, name: str) -
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-async def _receive(request: Request, spool: Path, sizes: Sequence[int], images: list[Path]) -> None:
+def framed_images(images: Sequence[Path], frames: Sequence[str]) -> list[Path]:
+    """The images with the frames that are meant; none where a request says nothing of frames."""
+    asked = [*frames, *[""] * len(images)][: len(images)]
+    return [framed(path, int(frame) if frame else None) for path, frame in zip(images, asked, strict=True)]
+
+
+async def receive(request: Request, spool: Path, sizes: Sequence[int], images: list[Path]) -> None:
     """Write the images of a request, one after the other, into `spool`; `sizes` in bytes, none for a single one."""
     if len(sizes) > MAX_CODES:
         do = f"ask about at most {MAX_CODES} images at a time"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ynet import calling
+from ynet.data.frames import source
 from ynet.errors import UserError
 from ynet.home import default_home
 from ynet_client import filters as filters_
@@ -25,6 +26,7 @@ class Picture(NamedTuple):
 
     name: str
     data: bytes
+    frame: int | None = None  # of a DICOM file of several, from 1
 
 
 def home_of(given: Path | None, site: str | None) -> Path:
@@ -44,9 +46,10 @@ def home_of(given: Path | None, site: str | None) -> Path:
 
 
 def read_picture(path: Path) -> Picture:
-    """An image file. Raises UserError when it cannot be read."""
+    """An image file, `FILE.dcm#7` one frame of it. Raises UserError when it cannot be read."""
+    file_path, frame = source(path)
     try:
-        return Picture(path.name, path.read_bytes())
+        return Picture(path.name, file_path.read_bytes(), frame)
     except OSError as error:
         raise UserError(f"the image {path} cannot be read", error.strerror or "", "check the path") from None
 
@@ -82,10 +85,20 @@ def query(
         "picture": int(is_drawn),
         "name": [one.name for one in pictures],
         "size": [len(one.data) for one in pictures],
+        "frame": ["" if one.frame is None else one.frame for one in pictures],
         "user": getpass.getuser(),
     }
     content = b"".join(one.data for one in pictures)
     return dict(_call(home, "POST", "/query", QUERY_WITHIN_S, content=content, params=asked))
+
+
+def segment(home: Path, picture: Picture) -> dict[str, Any]:
+    """The lesion that the model in use predicts: `mask` (a PNG in base64, of the image's size), `model`, `plan`.
+
+    Raises UserError, RefusedError before there is a model, UnreachableError.
+    """
+    asked: dict[str, Any] = {"frame": "" if picture.frame is None else picture.frame}
+    return dict(_call(home, "POST", "/segment", QUERY_WITHIN_S, content=picture.data, params=asked))
 
 
 def consult(home: Path, token: str, note: str, to: str = "") -> dict[str, Any]:
@@ -120,6 +133,11 @@ def copy_databases(home: Path) -> None:
 def status(home: Path) -> dict[str, Any]:
     """Whether the site is connected, what it does, and what its gallery holds. Raises UnreachableError."""
     return dict(_call(home, "GET", "/status"))
+
+
+def workbench(home: Path) -> dict[str, Any]:
+    """Whether there is a page for radiologists, and where. Raises UnreachableError."""
+    return dict(_call(home, "GET", "/workbench"))
 
 
 def index(home: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from flwr.app import RecordDict
+from prometheus_client import CollectorRegistry
 
 from ynet.errors import RefusedError, UserError
 from ynet.federation import hub_pb2 as pb
@@ -25,6 +26,7 @@ from ynet_client.books import open_books
 from ynet_client.consent import Consent
 from ynet_client.display import Display
 from ynet_client.gallery import Verified
+from ynet_client.metrics import Counts
 from ynet_client.session import Fetch
 from ynet_client.settings import ClientSettings
 
@@ -67,10 +69,19 @@ class Duties:
     The equipment is got ready in the first of them, so that a site is connected before torch is loaded.
     """
 
-    def __init__(self, home: Path, settings: ClientSettings, display: Display, cases: int, consent: Consent) -> None:
+    def __init__(
+        self,
+        home: Path,
+        settings: ClientSettings,
+        display: Display,
+        cases: int,
+        consent: Consent,
+        counts: Counts | None = None,
+    ) -> None:
         """Raises UserError when what the site remembers cannot be opened, or was tampered with."""
         self._display, self._cases = display, cases
-        self.disclosure, self.books = settings.disclosure, open_books(home)
+        self.counts = counts or Counts(CollectorRegistry())  # or else nobody looks at them
+        self.disclosure, self.books = settings.disclosure, open_books(home, self.counts.entered)
         self._context = app_call.new_context()
         self._worker = ThreadPoolExecutor(1, "work")
         self._searcher = ThreadPoolExecutor(1, "search")
@@ -82,6 +93,11 @@ class Duties:
     def cases(self) -> int:
         """The number of training cases when the site joined."""
         return self._cases
+
+    def archive_if_ready(self) -> "Archive | None":
+        """The archive, once it is open."""
+        is_ready = self._equipment.done() and not self._equipment.exception()
+        return self._equipment.result().archive if is_ready else None
 
     def close(self) -> None:
         """Close the gallery and the books, when what was called off has had a moment to stop.
@@ -103,9 +119,10 @@ class Duties:
 
     async def answer(self, from_site: str, body: bytes) -> bytes:
         """What another site is told, as the settings allow it."""
-        return await self.search(
-            lambda archive: answering.answer(archive, self.books, self.disclosure, from_site, body, time.time())
-        )
+        with self.counts.answering():
+            return await self.search(
+                lambda archive: answering.answer(archive, self.books, self.disclosure, from_site, body, time.time())
+            )
 
     async def witness(self, head: pb.LedgerHead) -> None:
         """Hold the ledger against what the server saw of it; private training stops when it is another."""
@@ -197,7 +214,7 @@ class Duties:
 
     def _run_recorded(self, tools: "Equipment", kind: str, received: Path, cancelled: Callable[[], bool]) -> Content:
         """What `_run_app` makes; the audit log has what came of it."""
-        records, outcome = app_call.load(received), "failed"
+        records, outcome, begun = app_call.load(received), "failed", time.monotonic()
         try:
             reply = self._run_app(tools, kind, records, cancelled)
             outcome = "awaited" if AWAITED in reply.configs.get(CONFIG, {}) else "done"
@@ -209,6 +226,7 @@ class Duties:
             raise
         finally:
             about = f"{protocol.plain(kind, 40)}, round {_round(records)}, plan {_plan_id(records)}"
+            self.counts.task(kind, outcome, time.monotonic() - begun)
             self.books.audit.did(time.time(), "task", about, outcome)
         return reply
 

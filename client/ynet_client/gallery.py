@@ -322,6 +322,18 @@ class Gallery:
             self._counted = _Counted(view, facts, size)
         return size
 
+    @property
+    def indexed(self) -> int:
+        """The cases that are searched."""
+        with self._lock:
+            searched = self._searched
+        return len(searched.postings) if searched else 0
+
+    @property
+    def damaged_parts(self) -> int:
+        """How many parts of its file were not as they were written, and wait to be encoded again."""
+        return len(self._damaged)
+
     def stats(self) -> Stats:
         """What the gallery holds."""
         with self._lock:

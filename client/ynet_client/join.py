@@ -7,7 +7,7 @@ import signal
 import time
 from pathlib import Path
 
-from ynet import control, readiness
+from ynet import control, exposition, readiness
 from ynet.data import manifest
 from ynet.federation.countersigned import Witness
 from ynet.federation.identity import fingerprint
@@ -17,13 +17,15 @@ from ynet_client.consent_prompt import put_to_the_admin
 from ynet_client.control import routes
 from ynet_client.display import Display
 from ynet_client.duties import Duties
-from ynet_client.egress import Egress
+from ynet_client.egress import Class, Egress
 from ynet_client.membership import Membership
+from ynet_client.metrics import Counts, Known, Spent, State
 from ynet_client.renewal import renewing
 from ynet_client.session import Session
 from ynet_client.settings import ClientSettings
 from ynet_client.succession import following
 from ynet_client.witness import telling
+from ynet_client.workbench.serving import serving
 
 
 async def run(home: Path, settings: ClientSettings, member: Membership, display: Display) -> None:
@@ -38,22 +40,34 @@ async def run(home: Path, settings: ClientSettings, member: Membership, display:
                 time.time(), "plan-accepted" if word == "accepted" else "plan-declined", plan_id
             ),
         )
-        duties = stack.enter_context(contextlib.closing(Duties(home, settings, display, cases, consent)))
+        measured = exposition.new_registry()
+        counts = Counts(measured)
+        duties = stack.enter_context(contextlib.closing(Duties(home, settings, display, cases, consent, counts)))
         spool = _empty(home / "spool")
-        sent = stack.enter_context(contextlib.closing(Egress(home))).count
+        egress = stack.enter_context(contextlib.closing(Egress(home)))
+
+        def sent(of: Class, size_bytes: int) -> None:
+            egress.count(of, size_bytes)
+            counts.sent(of, size_bytes)
+
         audit = duties.books.audit
         audit.did(time.time(), "joined", fingerprint(member.certificate).hex())
         witness = Witness(home, member.site, lambda: session.identity, lambda: session.member.authority)
         tell = telling(member.site, audit, witness, display.say, count=sent)
         follow = following(home, display.say, lambda *act: audit.did(time.time(), *act))
         renew = renewing(home, display.say, count=sent)
-        session = Session(member, spool, duties, display.say, renew, sent, tell, follow)
-        door = await control.serve(home, routes(member.site, duties, session, spool))
-        display.say(f"site {member.site}: {cases} training cases")
-        async with readiness.told(lambda: f"{'connected' if session.connected else 'not connected'}; {duties.doing}"):
-            await _until_told_to_stop(session)
-        display.say("leaving")
-        await door.end()
+        session = Session(member, spool, duties, display.say, renew, sent, tell, follow, counts.received)
+        spent = Spent(home, settings.privacy)
+        measured.register(State(Known(member.site, home, session, duties, spent)))
+        page = serving(home, settings.workbench, member.site, duties, session, spool, display.say)
+        async with page as where, exposition.serving(settings.metrics, measured, spent.refresh):
+            door = await control.serve(home, [*routes(member.site, duties, session, spool), where])
+            display.say(f"site {member.site}: {cases} training cases")
+            doing = lambda: f"{'connected' if session.connected else 'not connected'}; {duties.doing}"  # noqa: E731
+            async with readiness.told(doing):
+                await _until_told_to_stop(session)
+            display.say("leaving")
+            await door.end()
 
 
 async def _until_told_to_stop(session: Session) -> None:

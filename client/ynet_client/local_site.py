@@ -60,6 +60,11 @@ class LocalSite:
         self._prepared: _Prepared | None = None
         self._network: tuple[str, YNet] | None = None
 
+    @property
+    def manifest_file(self) -> Path:
+        """Where the manifest is."""
+        return self._path
+
     def manifest(self, seed: int = 1) -> Manifest:
         """The manifest as it is now, without the patients that were forgotten. Raises UserError."""
         found = read(self._path, seed)

@@ -1,6 +1,8 @@
 """Queries: what a site finds by itself, and how it puts the other sites' answers together."""
 
+import base64
 import importlib
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +81,15 @@ def check(wanted: Wanted) -> Wanted:
 def encode(archive: "Archive", image: Path) -> Encoding:
     """An image under the model in use. Raises UserError."""
     return Encoding(archive.active(), archive.encode(image))
+
+
+def segment(archive: "Archive", image: Path) -> dict[str, str]:
+    """The lesion that the model in use predicts on an image, as `door.segment` says. Raises UserError."""
+    (model_id, plan, *_), encoded = encode(archive, image)
+    drawn: Any = importlib.import_module("PIL.Image")  # with torch, by now it is there
+    buffer = io.BytesIO()
+    drawn.fromarray(encoded.mask * 255).save(buffer, "PNG")
+    return {"mask": base64.b64encode(buffer.getvalue()).decode(), "model": model_id, "plan": plan.name}
 
 
 def look(

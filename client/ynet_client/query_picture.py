@@ -60,6 +60,7 @@ def _remarks(look: Look, result: Result) -> list[str]:
 
 
 def _own(manifest: Manifest, case: Case, hit: Hit, rank: int | None, plan: Plan) -> OwnHit:
-    pixels = images.decode(manifest.path_of(case.image), plan.image.channels)
-    mask = images.decode_mask(manifest.path_of(case.mask)) if case.mask else None
+    image = manifest.path_of(case.image)
+    pixels = images.decode(image, plan.image.channels)
+    mask = images.decode_mask(manifest.path_of(case.mask), image) if case.mask else None
     return OwnHit(pixels, hit.label, hit.distance, hit.ties, rank, mask)

@@ -22,7 +22,7 @@ SUPPRESSED = "the group is too small to speak of"
 
 @app.command()
 def query(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="PNG, JPEG or TIFF; several are one batch.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="PNG, JPEG, TIFF, DICOM; several: a batch.")],
     k: Annotated[int, typer.Option("-k", min=1, max=100, help="How many hits for each image.")] = 10,
     split: Annotated[str, typer.Option(help="Only cases of this split (train, test): for measuring.")] = "",
     label: Annotated[list[str] | None, typer.Option(help="Only cases with this label; several: any of them.")] = None,

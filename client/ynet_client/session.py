@@ -19,7 +19,7 @@ from ynet.federation import hub_pb2 as pb
 from ynet.federation.content import Content
 from ynet.federation.identity import HUB_NAME, Identity
 from ynet.federation.sealed import Asked
-from ynet_client import egress, question, succession, transfers
+from ynet_client import counted_channel, egress, question, succession, transfers
 from ynet_client.egress import Class, Count
 from ynet_client.link import Link
 from ynet_client.membership import Membership
@@ -92,9 +92,10 @@ class Session:
         count: Count = egress.nowhere,
         tell: Tell = untold,
         follow: Follow = succession.unkept,
+        received: counted_channel.Count = counted_channel.uncounted,
     ) -> None:
         self._member, self._work, self._say, self._count = member, work, say, count
-        self._link = Link()
+        self._link, self._received = Link(), received
         self._given = Tasks(spool, work.task, self._link, say, count)
         self._renew, self._tell_heads, self._asked = renew, tell, 0
         self._renewed: Membership | None = None
@@ -109,6 +110,11 @@ class Session:
     def member(self) -> Membership:
         """The membership as it is now: a renewal changes its key and certificate."""
         return self._member
+
+    @property
+    def tasks_held(self) -> int:
+        """How many messages of runs the site works on, or has the replies to."""
+        return len(self._given.held())
 
     @property
     def identity(self) -> Identity:
@@ -138,6 +144,10 @@ class Session:
             self._lost(reason, wait_s)
             await asyncio.sleep(wait_s * random.uniform(0.5, 1.5))  # noqa: S311 (spreads the sites' return)
             wait_s = min(LAST_RETRY_S, wait_s * 2)
+
+    def known(self) -> list[str]:
+        """The other sites that have been heard of."""
+        return self._asking.known()
 
     async def ask(
         self,
@@ -179,7 +189,8 @@ class Session:
         """One connection, from its greeting to its end."""
         member = self._member
         credentials = grpc.ssl_channel_credentials(member.authority, member.key, member.certificate)
-        async with grpc.aio.secure_channel(member.hub, credentials, options=OPTIONS) as channel:
+        async with grpc.aio.secure_channel(member.hub, credentials, options=OPTIONS) as opened:
+            channel = counted_channel.around(opened, self._received)
             outbox: asyncio.Queue[pb.FromSite | None] = asyncio.Queue()
             self._outbox = outbox
             outbox.put_nowait(pb.FromSite(hello=self._hello()))

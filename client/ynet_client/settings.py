@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 from ynet import sources
 from ynet.config import STRICT, parse, read_yaml
 from ynet.errors import UserError
+from ynet.exposition import MetricsSettings
 from ynet.home import write_private
 
 FILE = "client.yaml"
@@ -66,6 +67,17 @@ class Disclosure:
 
 
 @dataclass(frozen=True, config=STRICT)
+class WorkbenchSettings:
+    """The radiologists' page, served while the site is joined."""
+
+    enabled: bool = False
+    host: Annotated[str, Field(min_length=1, max_length=253)] = "127.0.0.1"  # the address to listen on
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8450  # 0: any free one
+    certificate: str = ""  # PEM, with `key`: the intranet's own; without, one is made
+    key: str = ""
+
+
+@dataclass(frozen=True, config=STRICT)
 class ClientSettings:
     """configs/client.yaml."""
 
@@ -77,6 +89,8 @@ class ClientSettings:
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
     policy: Policy = field(default_factory=Policy)
     disclosure: Disclosure = field(default_factory=Disclosure)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
+    workbench: WorkbenchSettings = field(default_factory=WorkbenchSettings)
 
     @property
     def manifest(self) -> Path:
@@ -97,11 +111,14 @@ def read(home: Path, config: Path | None = None) -> ClientSettings:
     return parse(ClientSettings, read_yaml(file, "settings"), f"settings {file}") if file else ClientSettings()
 
 
-def load(home: Path, config: Path | None, **given: Any) -> ClientSettings:
+def load(home: Path, config: Path | None, *, is_workbench_enabled: bool | None = None, **given: Any) -> ClientSettings:
     """What `read` finds, with the flags given laid over it; remembered in `home`. Raises UserError."""
     settings, file = read(home, config), file_of(home, config)
     known = sources.sources(settings, file, is_remembered=file == home / FILE)
     flags = {key: value for key, value in given.items() if value is not None}
-    settings = replace(settings, **flags)
-    write_private(home / FILE, sources.remembered(settings, {**known, **{key: f"--{key}" for key in flags}}))
+    settings, by_flag = replace(settings, **flags), {key: f"--{key}" for key in flags}
+    if is_workbench_enabled is not None:
+        settings = replace(settings, workbench=replace(settings.workbench, enabled=is_workbench_enabled))
+        by_flag["workbench.enabled"] = "--workbench" if is_workbench_enabled else "--no-workbench"
+    write_private(home / FILE, sources.remembered(settings, {**known, **by_flag}))
     return settings

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ynet_client.gallery import Stats
 
 Image: TypeAlias = str | Path | bytes
-"""A PNG, JPEG or TIFF: where it is, or what is in it."""
+"""A PNG, JPEG, TIFF or DICOM file: where it is, or what is in it. `FILE.dcm#7` is frame 7 of several."""
 
 
 class Status(TypedDict):

@@ -19,6 +19,7 @@ from ynet_server import (
     config_commands,
     experiment_commands,
     run_commands,
+    user_commands,
 )
 from ynet_server.examples import EXAMPLES
 from ynet_server.options import Home, Json, PlanFile, call, home_of
@@ -28,6 +29,7 @@ audit_app = typer.Typer(help="The log of who was let in, what was trained, who a
 plan_app = typer.Typer(help="What all sites agree on before training.", no_args_is_help=True)
 app.add_typer(plan_app, name="plan")
 app.add_typer(audit_app, name="audit")
+app.add_typer(user_commands.app)
 
 
 def main() -> None:

@@ -17,9 +17,9 @@ from starlette.routing import Route
 from ynet.errors import RefusedError, UserError
 from ynet.federation import identity, invitation
 from ynet.federation.identity import Signer
+from ynet.web.https_door import HttpsDoor
 from ynet_server.attempts import Attempts
 from ynet_server.audit import Write, nowhere
-from ynet_server.https_door import HttpsDoor
 from ynet_server.registry import Registry, used_already
 
 MAX_REQUEST_BYTES = 16_384

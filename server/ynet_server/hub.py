@@ -1,8 +1,10 @@
 """The hub: one connection from each site, over which tasks, transfers and queries go. It reads no query."""
 
 import asyncio
+import contextlib
 import datetime as dt
 import logging
+import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from ynet_server.audit import Write, nowhere
 from ynet_server.callers import caller, calling_site, refusal
 from ynet_server.registry import Registry, now
 from ynet_server.relay import Lines, Relay
-from ynet_server.tasks import Task, Tasks
+from ynet_server.tasks import Doing, Task, Tasks
 from ynet_server.transfers import Arriving, Offers, limit, more
 
 log = logging.getLogger("ynet.hub")
@@ -83,6 +85,14 @@ class Hub:
     def present(self) -> dict[str, SiteState]:
         """The sites that may be given a task: those that are connected, and those that may come back in a moment."""
         return {name: self._last[name] for name in sorted({*self._connections, *self._tasks.expected()})}
+
+    def tasks_under_way(self) -> list[str]:
+        """The kinds of the tasks that sites have and have not answered."""
+        return self._tasks.under_way()
+
+    def doing(self) -> dict[str, Doing]:
+        """What each site was last given to do, since the server started."""
+        return dict(self._tasks.newest)
 
     def offer(self, path: Path, sha256: str, size_bytes: int) -> pb.Blob:
         """Let sites fetch a file."""
@@ -322,6 +332,8 @@ class Hub:
         connection.outbox.put_nowait(None)
         self._tasks.lost(site, why, is_back_soon=is_back_soon and connection.keeps_tasks)
         self._relay.lost(site)
+        with contextlib.suppress(sqlite3.Error):  # the disk is full: it is only shown
+            self._registry.left(site, now())
         log.info("site %s disconnected", site)
 
 

@@ -13,6 +13,7 @@ from ynet.errors import RefusedError, UserError
 from ynet.federation import invitation, plan
 from ynet.federation.identity import check_site_name
 from ynet.federation.ledger import Head
+from ynet.federation.plan import Plan
 
 SCHEMA_VERSION = 3
 SCHEMA = """
@@ -82,6 +83,7 @@ class Registry:
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
+        self._plans: dict[str, Plan | None] = {}
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         try:
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -173,6 +175,11 @@ class Registry:
             )
             _end_certificates(db, site, "replaced", now)
             _keep(db, site, f"{serial:x}", "current", certificate, ends, now)
+
+    def invitations(self, now: float) -> dict[str, float]:
+        """The sites that are invited and have not enrolled, with the end of their invitations."""
+        query = "SELECT site, expires FROM invitations WHERE certificate IS NULL AND expires > ? ORDER BY site"
+        return dict(self._rows(query, now))
 
     def sites(self) -> list[Site]:
         """All enrolled sites, by name."""
@@ -267,6 +274,11 @@ class Registry:
         with self._transaction() as db:
             db.execute("UPDATE sites SET last_seen=?, version=?, cases=? WHERE name=?", (now, version, cases, site))
 
+    def left(self, site: str, now: float) -> None:
+        """Note when a site was last there."""
+        with self._transaction() as db:
+            db.execute("UPDATE sites SET last_seen=? WHERE name=?", (now, site))
+
     def saw_ledger(self, site: str, head: Head) -> None:
         """Note how far a site says that its privacy ledger goes; the farthest counts."""
         with self._transaction() as db:
@@ -301,6 +313,15 @@ class Registry:
             why = "an older ynet named it, whose defaults were others"
             raise UserError(f"plan {plan_id[:12]} is another one now", why, "train its file anew: it is a new plan")
         return kept
+
+    def known_plan(self, plan_id: str) -> Plan | None:
+        """A frozen plan, to be shown: read once, and None where this ynet cannot read it."""
+        if plan_id not in self._plans:
+            try:
+                self._plans[plan_id] = self.plan(plan_id)
+            except UserError:
+                self._plans[plan_id] = None
+        return self._plans[plan_id]
 
     def start_run(self, plan_id: str, now: float) -> int:
         """A new run of a frozen plan, its number. Raises UserError while another one is under way."""

@@ -82,7 +82,9 @@ def _hit(plan: Plan, held: _Held, distance: int, label: str) -> Hit:
 
 
 def _with_mask(picture: Image.Image, manifest: Manifest, case: Case) -> Image.Image:
-    return overlaid(picture, images.decode_mask(manifest.path_of(case.mask)), 0.0, 1.4) if case.mask else picture
+    if not case.mask:
+        return picture
+    return overlaid(picture, images.decode_mask(manifest.path_of(case.mask), manifest.path_of(case.image)), 0.0, 1.4)
 
 
 def _digest(name: str) -> bytes:

@@ -8,7 +8,7 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,8 +60,10 @@ class Runs:
         loop: asyncio.AbstractEventLoop,
         home: Path,
         audit: Write = nowhere,
+        told: Callable[[str, Mapping[str, Any]], None] = lambda *_: None,
     ) -> None:
-        self._registry, self._hub, self._loop, self._audit = registry, hub, loop, audit
+        """`told`: of every event of a run, its kind and values, as it happens."""
+        self._registry, self._hub, self._loop, self._audit, self._told = registry, hub, loop, audit, told
         self._folder, self._spool = home / "runs", home / "spool"
         self._works: dict[int, _Work] = {}
         self._is_stopping = False
@@ -90,6 +92,10 @@ class Runs:
         works = dict(self._works)
         stalled = {run: work.stalled for run, work in works.items() if work.stalled}
         return [run._replace(reason=stalled.get(run.id, run.reason)) for run in self._registry.runs()]
+
+    def stalled(self) -> str:
+        """Why the run under way stands still at the moment; empty when it does not, or there is none."""
+        return next((work.stalled for work in dict(self._works).values() if work.stalled), "")
 
     def resume(self) -> None:
         """Go on with the run that was under way when the server last stopped."""
@@ -181,6 +187,7 @@ class Runs:
 
     def _record(self, run: int, kind: str, values: Mapping[str, Any]) -> None:
         """What an auditor must know of a run's events. Raises OSError when the log takes no more."""
+        self._told(kind, values)
         if kind not in ACTS:
             return
         at = f"run {run}" + (f", round {values['round']}" if "round" in values else "")

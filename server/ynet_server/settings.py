@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from ynet import sources
 from ynet.config import STRICT, parse, read_yaml
+from ynet.exposition import MetricsSettings
 from ynet.home import write_private
 
 FILE = "server.yaml"
@@ -27,6 +28,17 @@ class Listen:
 
 
 @dataclass(frozen=True, config=STRICT)
+class StatusSettings:
+    """The coordinator's page, for people with accounts."""
+
+    enabled: bool = False
+    host: Annotated[str, Field(min_length=1, max_length=253)] = "127.0.0.1"  # the address to listen on
+    port: Port = 8442  # HTTPS
+    certificate: str = ""  # PEM, with `key`: the intranet's own; without, one is made
+    key: str = ""
+
+
+@dataclass(frozen=True, config=STRICT)
 class ServerSettings:
     """configs/server.yaml."""
 
@@ -37,6 +49,8 @@ class ServerSettings:
     listen: Listen = field(default_factory=Listen)
     engine: Literal["hub"] = "hub"  # simulation: `ynet-server simulate`; superlink: docs/SUPERLINK.md
     max_model_mb: Annotated[int, Field(gt=0, le=4096)] = 1024  # refuse larger weights
+    status: StatusSettings = field(default_factory=StatusSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
 
 
 def file_of(home: Path, config: Path | None) -> Path | None:

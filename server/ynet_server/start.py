@@ -16,23 +16,29 @@ from types import MappingProxyType
 
 import grpc
 
-from ynet import __version__, control, readiness
+from ynet import __version__, control, exposition, readiness
 from ynet.errors import UserError
 from ynet.federation import identity, protocol
 from ynet.federation.countersigned import SERVER, Witness
 from ynet.home import Lock
-from ynet_server import certificates, enrolment, renewal, rotation
+from ynet_server import certificates, enrolment, metrics, renewal, rotation
 from ynet_server import witness as witnesses
 from ynet_server.audit import Audit
 from ynet_server.authorities import Authorities
 from ynet_server.callers import CertificateCheck
 from ynet_server.certificates import HubCertificate
 from ynet_server.control import routes
+from ynet_server.course import Courses
 from ynet_server.hub import Hub, service
 from ynet_server.registry import Registry
+from ynet_server.registry import now as registry_now
 from ynet_server.rotation import Rotation
 from ynet_server.runs import Runs
 from ynet_server.settings import ServerSettings, remember
+from ynet_server.status.books import Books
+from ynet_server.status.serving import serving
+from ynet_server.status.snapshot import snapshot
+from ynet_server.traffic import Traffic
 
 # With an ECDSA certificate, this leaves TLS 1.2 no cipher suite in common: only 1.3 connects. (Python's gRPC has no
 # setting for the version.)
@@ -75,17 +81,21 @@ async def serve(
         registry = stack.enter_context(contextlib.closing(Registry(home / "registry.sqlite")))
         audit = stack.enter_context(contextlib.closing(Audit(home)))
         spool = _empty(home / "spool")
-        hub = Hub(registry, settings.federation, spool, settings.max_model_mb << 20, audit.write)
-        runs = Runs(registry, hub, asyncio.get_running_loop(), home, audit.write)
+        measured = exposition.new_registry()
+        counts = metrics.Counts(measured)
+        write = counts.audited(audit.write)
+        hub = Hub(registry, settings.federation, spool, settings.max_model_mb << 20, write)
+        runs = Runs(registry, hub, asyncio.get_running_loop(), home, write, counts.event)
         runs.publish_newest()
 
         witness = Witness(home, SERVER, lambda: own.identity, lambda: authority.trusted)
-        following = Rotation(authority, registry, hub, own, audit.write)
-        renewing = renewal.service(registry, authority, audit=audit.write, successor_for=following.successor_for)
-        beside = [renewing, witnesses.service(witness, audit)]
-        server, hub_port = await _open_hub([service(hub), *beside], registry, settings, own, interceptors)
+        following = Rotation(authority, registry, hub, own, write)
+        renewing = renewal.service(registry, authority, audit=write, successor_for=following.successor_for)
+        beside = [renewing, witnesses.service(witness, audit, write)]
+        around = [Traffic(measured, counts.refused), CertificateCheck(registry), *interceptors]
+        server, hub_port = await _open_hub([service(hub), *beside], settings, own, around)
         address, past = f"{settings.advertise}:{hub_port}", authority.successions
-        app = enrolment.application(registry, authority, address, hub.dismiss, audit.write, past)
+        app = enrolment.application(registry, authority, address, hub.dismiss, write, past)
         try:
             https, enrolment_port = await enrolment.serve(
                 app, own.tls(), settings.listen.host, settings.listen.enrolment_port
@@ -103,8 +113,22 @@ async def serve(
             "enrolment": f"{settings.advertise}:{enrolment_port}",
             "fingerprint": fingerprint,
         }
-        listed = routes(registry, hub, runs, authority, own, about, audit.write)
+        listed = routes(registry, hub, runs, authority, own, about, write)
         listed += rotation.routes(following)
+        measures = metrics.Known(
+            settings.federation, home, registry, hub, runs, Courses(), lambda: _ends(authority), own.ends
+        )
+        measured.register(metrics.State(measures))
+        books = Books(home, audit, lambda: (authority.trusted, authority.past))
+        pages = contextlib.AsyncExitStack()
+        try:
+            page = await pages.enter_async_context(
+                serving(home, settings.status, lambda: snapshot(measures, books, registry_now()), now)
+            )
+            await pages.enter_async_context(exposition.serving(settings.metrics, measured))
+        except UserError:
+            await asyncio.gather(pages.aclose(), https.end(), server.stop(None))
+            raise
         door = await control.serve(home, listed)
         runs.resume()
         for line in (
@@ -112,6 +136,8 @@ async def serve(
             f"  sites connect to   {about['hub']} (mutual TLS 1.3)",
             f"  sites enrol at     {about['enrolment']} (HTTPS)",
             f"  authority          SHA-256 {fingerprint}",
+            *page,
+            *_metrics_at(settings),
             *_only_here(settings),
             "ready. Next: ynet-server invite SITE",
         ):
@@ -126,7 +152,8 @@ async def serve(
         say("stopping")
         runs.stop()
         hub.close()
-        await asyncio.gather(door.end(), https.end(), server.stop(STOP_GRACE_S))
+        await asyncio.gather(pages.aclose(), door.end(), https.end(), server.stop(STOP_GRACE_S))
+        await books.close()
         del server
         gc.collect()  # gRPC's server ends itself when it is collected, and needs the loop for it
         await asyncio.sleep(0)
@@ -138,6 +165,16 @@ def _doing(hub: Hub, registry: Registry) -> str:
     return f"{len(hub.connected())} sites connected; " + (
         f"run {newest.id}: {newest.status}" if newest else "no run yet"
     )
+
+
+def _ends(authority: Authorities) -> float:
+    """When the authority whose certificates are given out ends, in seconds since 1970."""
+    return identity.read_leaf(authority.newest.certificate).ends.timestamp()
+
+
+def _metrics_at(settings: ServerSettings) -> list[str]:
+    at = settings.metrics
+    return [f"  metrics            http://{at.host}:{at.port}{exposition.PATH} (no login)"] if at.port else []
 
 
 def _only_here(settings: ServerSettings) -> list[str]:
@@ -152,14 +189,13 @@ def _only_here(settings: ServerSettings) -> list[str]:
 
 async def _open_hub(
     services: Sequence[grpc.GenericRpcHandler],
-    registry: Registry,
     settings: ServerSettings,
     own: HubCertificate,
     interceptors: Sequence[grpc.aio.ServerInterceptor],
 ) -> tuple[grpc.aio.Server, int]:
     host, port = settings.listen.host, settings.listen.hub_port
     _check_free(host, port)
-    server = grpc.aio.server(interceptors=[CertificateCheck(registry), *interceptors], options=OPTIONS)
+    server = grpc.aio.server(interceptors=interceptors, options=OPTIONS)
     server.add_generic_rpc_handlers(services)
     try:
         port = server.add_secure_port(f"{host}:{port}", own.grpc_credentials())

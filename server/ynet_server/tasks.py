@@ -9,9 +9,11 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol
+from ynet_server.registry import now
 from ynet_server.reply_errors import FAILED, LOST, REFUSED
 from ynet_server.transfers import Arriving
 
@@ -30,6 +32,14 @@ class TaskError(Exception):
     def __init__(self, reason: str, code: int = LOST) -> None:
         super().__init__(reason)
         self.code = code
+
+
+class Doing(NamedTuple):
+    """The newest task of a site, as it is shown."""
+
+    kind: str
+    state: Literal["working", "answered", "failed", "called off"]
+    since: float  # seconds since 1970
 
 
 @dataclass(eq=False)
@@ -58,6 +68,7 @@ class Tasks:
     def __init__(self, send: Send) -> None:
         self._send = send
         self._open: dict[str, Task] = {}
+        self.newest: dict[str, Doing] = {}  # of each site
         self._away: dict[str, asyncio.TimerHandle] = {}
         self._is_closed = False
 
@@ -70,17 +81,29 @@ class Tasks:
         until = loop.time() + (protocol.LONGEST_TASK_S if within_s is None else within_s)
         task = Task(secrets.token_hex(16), site, kind, content, limit_bytes, until, loop.create_future())
         self._open[task.id] = task
+        self.newest[site] = Doing(kind, "working", now())
         try:
             if not self._give(task) and site not in self._away:
                 raise TaskError("the site is not connected")
-            return await task.done
+            reply = await task.done
         except asyncio.CancelledError:
+            self.newest[site] = Doing(kind, "called off", now())
             self._send(site, pb.ToSite(cancel=pb.Cancel(task_id=task.id)))
             raise
+        except TaskError:
+            self.newest[site] = Doing(kind, "failed", now())
+            raise
+        else:
+            self.newest[site] = Doing(kind, "answered", now())
+            return reply
         finally:
             del self._open[task.id]
             if task.arriving is not None:
                 task.arriving.discard()
+
+    def under_way(self) -> list[str]:
+        """The kinds of the open tasks."""
+        return [task.kind for task in self._open.values()]
 
     def find(self, task_id: str, site: str) -> Task | None:
         """A site's open task."""

@@ -12,7 +12,7 @@ from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol
 from ynet.federation.chain import Head
 from ynet.federation.countersigned import SERVER, Witness, from_wire, to_wire
-from ynet_server.audit import Audit
+from ynet_server.audit import Audit, Write
 from ynet_server.callers import calling_site
 
 log = logging.getLogger("ynet.witness")
@@ -22,9 +22,12 @@ Context = grpc.aio.ServicerContext
 
 
 def service(
-    witness: Witness, audit: Audit, clock: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC)
+    witness: Witness,
+    audit: Audit,
+    write: Write,
+    clock: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
 ) -> grpc.GenericRpcHandler:
-    """The method under its name on the wire."""
+    """The method under its name on the wire. `write` adds to `audit`, and may do more."""
 
     async def answer(request: pb.WitnessRequest, context: Context) -> pb.WitnessReply:
         site = calling_site()
@@ -36,7 +39,7 @@ def service(
             signed = witness.sign(site, Head(request.head.number, request.head.digest), clock())
         except RefusedError as error:
             log.warning("of site %s: %s: %s", site, error.what, error.why)
-            audit.write("audit-refused", site, error.why)
+            write("audit-refused", site, error.why)
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"{error.what}: {error.why}")
             raise AssertionError from None
         return pb.WitnessReply(signed=to_wire(signed), head=pb.LedgerHead(**audit.head._asdict()))

@@ -20,11 +20,11 @@ from starlette.applications import Starlette
 from ynet.errors import RefusedError, UserError
 from ynet.federation import expiry, identity, protocol
 from ynet.federation import hub_pb2 as pb
+from ynet.web.https_door import HttpsDoor
 from ynet_client.membership import Membership
 from ynet_server import certificates, start
 from ynet_server.callers import CertificateCheck
 from ynet_server.certificates import HubCertificate
-from ynet_server.https_door import HttpsDoor
 from ynet_server.hub import service
 from ynet_server.tasks import TaskError
 

@@ -16,9 +16,9 @@ from starlette.applications import Starlette
 
 from ynet.errors import RefusedError
 from ynet.federation import identity, invitation
+from ynet.web.https_door import HttpsDoor
 from ynet_server import certificates, enrolment
 from ynet_server.attempts import MAX_ADDRESSES, Attempts
-from ynet_server.https_door import HttpsDoor
 from ynet_server.registry import Registry
 
 NOW = dt.datetime.now(dt.UTC)

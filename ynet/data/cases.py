@@ -101,7 +101,7 @@ def _decode(manifest: Manifest, case: Case, settings: Image) -> tuple[Tensor, Te
     image, region = prepare(pixels, settings)
     mask = np.zeros((1, settings.size, settings.size), np.uint8)
     if case.mask:
-        lesion = images.decode_mask(manifest.path_of(case.mask))
+        lesion = images.decode_mask(manifest.path_of(case.mask), manifest.path_of(case.image))
         if lesion.shape != pixels.shape[1:]:
             raise UserError(
                 f"row {case.row} of the manifest cannot be used",

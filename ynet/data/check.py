@@ -1,7 +1,6 @@
 """The check of a site's data before it joins: the manifest, then every file it names."""
 
 import difflib
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -61,7 +60,7 @@ def check(
 
 class _SeenImage(NamedTuple):
     shape: tuple[int, ...]
-    digest: str  # of the file's bytes
+    digest: str  # of the file's bytes and its frame
     in_colour: bool
 
 
@@ -88,7 +87,7 @@ def _look(root: Path, case: Case) -> _Seen:
     except UserError as error:
         problems.append(Problem(case.row, "image", "error", error.why, error.do))
     try:
-        mask = _look_at_mask(root / case.mask) if case.mask else None
+        mask = _look_at_mask(root / case.mask, root / case.image) if case.mask else None
     except UserError as error:
         problems.append(Problem(case.row, "mask", "error", error.why, error.do))
     if image and mask and image.shape != mask.shape:
@@ -99,13 +98,11 @@ def _look(root: Path, case: Case) -> _Seen:
 
 def _look_at_image(path: Path) -> _SeenImage:
     shape = images.decode(path, 1).shape[1:]
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return _SeenImage(shape, digest, images.is_colour(path))
+    return _SeenImage(shape, images.digest(path), images.is_colour(path))
 
 
-def _look_at_mask(path: Path) -> _SeenMask:
-    grey = images.decode(path, 1)[0]
+def _look_at_mask(path: Path, image: Path) -> _SeenMask:
+    grey = images.decode_mask_grey(path, image)
     lesion = float(images.binarise(grey).mean())
     levels = int(np.count_nonzero(np.bincount((grey * 65535).astype(np.int32).ravel())))
     return _SeenMask(grey.shape, levels, lesion, is_lost=lesion == 0 and bool(grey.any()))

@@ -1,5 +1,6 @@
 """One image or mask file turned into the array that the network sees, within bounds on bytes and pixels."""
 
+import hashlib
 import stat
 import struct
 import warnings
@@ -13,12 +14,15 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ynet.data import dicom, segmentation
+from ynet.data.dicom import Window
+from ynet.data.dicom_elements import PREAMBLE, UnfitError, is_dicom
+from ynet.data.frames import source
+from ynet.data.limits import MAX_FILE_BYTES as MAX_FILE_BYTES
+from ynet.data.limits import MAX_PIXELS as MAX_PIXELS
 from ynet.errors import UserError
 
 FORMATS = ("PNG", "JPEG", "TIFF")
-MAX_FILE_BYTES = 64 << 20
-MAX_PIXELS = 50_000_000
-
 _SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 _GREY = ("1", "L", "LA", *_SIXTEEN_BIT)
 _INVERTED = 0  # TIFF's PhotometricInterpretation "WhiteIsZero"; Pillow mends it in 8 bit only
@@ -45,18 +49,38 @@ _DAMAGED = (
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
+def digest(path: Path) -> str:
+    """SHA-256 of an image's file and, where one is named, its frame. Raises OSError."""
+    file_path, frame = source(path)
+    with file_path.open("rb") as file:
+        hashed = hashlib.file_digest(file, "sha256")
+    if frame is not None:
+        hashed.update(b"#%d" % frame)
+    return hashed.hexdigest()
+
+
 def is_colour(path: Path) -> bool:
     """Whether an image file is stored in colour; its pixels are not decoded. Raises UserError."""
+    with _reading(path) as (data, _):
+        if data is not None:
+            return dicom.is_colour(data)
     with _open(path) as image:
         return image.mode not in _GREY
 
 
-def decode(path: Path, channels: int) -> Float32[np.ndarray, "channels h w"]:
-    """The upright pixels of a PNG, JPEG or TIFF file as grey (1 channel) or RGB (3), in [0, 1].
+def decode(path: Path, channels: int, window: Window | None = None) -> Float32[np.ndarray, "channels h w"]:
+    """The upright pixels of a PNG, JPEG, TIFF or DICOM file as grey (1 channel) or RGB (3), in [0, 1].
 
-    8 bit is divided by 255, 16 bit by 65535, alpha is dropped. Raises UserError when the file is no such image,
-    is damaged, holds several frames, or is larger than MAX_FILE_BYTES or MAX_PIXELS.
+    8 bit is divided by 255, 16 bit by 65535, alpha is dropped; grey of a DICOM file is what `dicom.decode` makes of
+    it, with `window` in place of the file's own. Of several frames one must be named (`source`). Raises UserError
+    when the file is no such image, is damaged, or is larger than MAX_FILE_BYTES or MAX_PIXELS.
     """
+    with _reading(path) as (data, frame):
+        if data is not None:
+            seen = dicom.decode(data, frame, window)
+            return (
+                np.repeat(seen[None], channels, axis=0) if seen.ndim == 2 else _shares(Image.fromarray(seen), channels)
+            )
     with _open(path) as image:
         inverted = image.mode in _SIXTEEN_BIT and _photometric(image) == _INVERTED
         image.load()
@@ -65,13 +89,30 @@ def decode(path: Path, channels: int) -> Float32[np.ndarray, "channels h w"]:
             grey = _sixteen_bit(upright, path)
             grey = 1 - grey if inverted else grey
             return np.repeat(grey[None], channels, axis=0)
-        pixels = np.asarray(_eight_bit(upright, channels), np.float32) / np.float32(255)
-    return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))
+        return _shares(upright, channels)
 
 
-def decode_mask(path: Path) -> UInt8[np.ndarray, "h w"]:
-    """The mask in a file: 1 = lesion. Raises UserError like `decode`."""
-    return binarise(decode(path, 1)[0])
+def decode_mask(path: Path, image: Path | None = None) -> UInt8[np.ndarray, "h w"]:
+    """The mask in a file: 1 = lesion. A DICOM SEG is matched to `image` by its references. Raises UserError."""
+    return binarise(decode_mask_grey(path, image))
+
+
+def decode_mask_grey(path: Path, image: Path | None = None) -> Float32[np.ndarray, "h w"]:
+    """A mask as it is saved, in [0, 1]; before `binarise`. Raises UserError like `decode`."""
+    with _reading(path) as (data, _):
+        is_segmentation = data is not None and segmentation.is_segmentation(data)
+    if not is_segmentation:
+        grey: np.ndarray = decode(path, 1)[0]
+        return grey
+    reference = None
+    if image is not None:
+        with _reading(image) as (of, frame):
+            reference = None if of is None else segmentation.reference(of, frame)
+    with _reading(path) as (data, segment):
+        if data is None or reference is None:
+            why = "it is a DICOM SEG, and its image is no DICOM file"
+            raise UnfitError(why, "name the DICOM file as the image, or save the mask as PNG")
+        return np.asarray(segmentation.decode(data, reference, segment), np.float32)
 
 
 def binarise(grey: Float32[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
@@ -120,19 +161,40 @@ def standardise(image: Float32[np.ndarray, "c h w"]) -> Float32[np.ndarray, "c h
 
 
 @contextmanager
+def _reading(path: Path) -> Iterator[tuple[bytes | None, int | None]]:
+    """The bytes of a DICOM file, None of any other, and the frame that is named; what goes wrong is a UserError."""
+    file_path, frame = source(path)
+    with _mended(file_path):
+        with file_path.open("rb") as file:
+            start = file.read(PREAMBLE + 4)
+            data = start + file.read(MAX_FILE_BYTES) if is_dicom(start) else None
+        if data is None and frame is not None:
+            raise UnfitError("it has no frames", f"name it without #{frame}")
+        yield data, frame
+
+
+@contextmanager
 def _open(path: Path) -> Iterator[Image.Image]:
     """The image in `path`, not yet decoded, within bounds; what goes wrong inside is a UserError too."""
+    with _mended(path), path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+        _refuse_unfit(image, f"image {path} cannot be read")
+        yield image
+
+
+@contextmanager
+def _mended(path: Path) -> Iterator[None]:
+    """What goes wrong with an image's file inside, said as a UserError; a file that is too large, before it begins."""
     what = f"image {path} cannot be read"
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise UserError(what, "it is not a file", "give the path of a PNG, JPEG or TIFF file")
+            raise UserError(what, "it is not a file", "give the path of a PNG, JPEG, TIFF or DICOM file")
         if status.st_size > MAX_FILE_BYTES:
             why = f"it has {status.st_size >> 20} MiB, more than the {MAX_FILE_BYTES >> 20} MiB allowed"
             raise UserError(what, why, "save it smaller, or compressed")
-        with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
-            _refuse_unfit(image, what)
-            yield image
+        yield
+    except UnfitError as error:
+        raise UserError(what, error.why, error.do) from None
     except FileNotFoundError:
         raise UserError(what, "there is no such file", "check the path") from None
     except PermissionError:
@@ -140,8 +202,8 @@ def _open(path: Path) -> Iterator[Image.Image]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_many_pixels(what, "far") from None
     except UnidentifiedImageError:
-        why = f"it is no {FORMATS[0]}, {FORMATS[1]} or {FORMATS[2]} image"
-        raise UserError(what, why, "save it as PNG, JPEG or TIFF") from None
+        why = f"it is no {', '.join(FORMATS)} or DICOM image"
+        raise UserError(what, why, "save it as PNG, JPEG, TIFF or DICOM") from None
     except _DAMAGED:
         raise UserError(what, "its data are damaged or cut short", "copy or export it again") from None
 
@@ -173,6 +235,11 @@ def _sixteen_bit(image: Image.Image, path: Path) -> Float32[np.ndarray, "h w"]:
         what, why = f"image {path} cannot be read", "it has values below 0 or above 65535"
         raise UserError(what, why, "save it with 8 or 16 bit, unsigned")
     return values.astype(np.float32) / np.float32(65535)
+
+
+def _shares(image: Image.Image, channels: int) -> Float32[np.ndarray, "channels h w"]:
+    pixels = np.asarray(_eight_bit(image, channels), np.float32) / np.float32(255)
+    return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))
 
 
 def _eight_bit(image: Image.Image, channels: int) -> Image.Image:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal, NamedTuple
 
+from ynet.data.frames import source
 from ynet.data.split import split_patients
 from ynet.errors import UserError
 
@@ -151,7 +152,7 @@ def path_fault(root: Path, relative: str) -> Fault | None:
     if ".." in PurePosixPath(relative).parts:
         return Fault("", "it leaves the manifest's folder by '..'", inside)
     try:
-        resolved = (root / relative).resolve()
+        resolved = source(root / relative).path.resolve()
     except (OSError, RuntimeError):
         return Fault("", "its symbolic links lead nowhere", inside)
     if not resolved.is_relative_to(root.resolve()):

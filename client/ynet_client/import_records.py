@@ -1,0 +1,87 @@
+"""What an import keeps for the site alone: where each picture came from, and what was left out and why.
+
+Both lie beside the pseudonyms' key, not beside the pictures: who has the pictures alone has no identifier.
+"""
+
+import csv
+import io
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ynet.home import write_private
+
+ORIGINS, QUARANTINED = "imported.csv", "quarantine.csv"
+
+
+class Origin(NamedTuple):
+    """A picture, and what it is in the PACS: no name, but the PACS's own numbers."""
+
+    image: str  # without folder and ending
+    study: str
+    series: str
+    instance: str
+    frame: int | None
+
+
+class Quarantined(NamedTuple):
+    """An object that was left out."""
+
+    id: str  # by which it can be released
+    instance: str
+    reason: str
+    why: str
+
+
+class Records:
+    """The two files, in memory until they are saved."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._origins = {
+            row["image"]: Origin(
+                row["image"], row["study"], row["series"], row["instance"], int(row["frame"]) if row["frame"] else None
+            )
+            for row in _rows(folder / ORIGINS)
+        }
+        self.quarantined = {row["instance"]: Quarantined(**row) for row in _rows(folder / QUARANTINED)}
+        self._of: defaultdict[str, list[str]] = defaultdict(list)
+        for origin in self._origins.values():
+            self._of[origin.instance].append(origin.image)
+
+    def images_of(self, instance: str) -> list[str]:
+        """The pictures that were made of an object."""
+        return list(self._of.get(instance, []))
+
+    def add(self, origin: Origin) -> None:
+        """A picture was made; its object is left out no more."""
+        if origin.image not in self._origins:
+            self._of[origin.instance].append(origin.image)
+        self._origins[origin.image] = origin
+        self.quarantined.pop(origin.instance, None)
+
+    def leave_out(self, one: Quarantined) -> None:
+        """An object was left out."""
+        self.quarantined[one.instance] = one
+
+    def save(self) -> None:
+        """Write both, each whole or not at all, for their owner only."""
+        origins = [one._replace(frame=one.frame or "") for _, one in sorted(self._origins.items())]  # type: ignore[arg-type]
+        _write(self._folder / ORIGINS, Origin._fields, origins)
+        _write(self._folder / QUARANTINED, Quarantined._fields, [one for _, one in sorted(self.quarantined.items())])
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _write(path: Path, columns: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    write_private(path, text.getvalue().encode())

@@ -1,0 +1,250 @@
+"""The site's metrics: what happens is counted as it happens, what is so is looked up when Prometheus asks.
+
+Labels are words from short lists in the code, the data set's name in the ledger, and the site's own name: no metric
+names a patient, a file, a user or another site.
+"""
+
+import asyncio
+import contextlib
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from ynet import __version__
+from ynet.errors import UserError
+from ynet.federation import ledger
+from ynet_client.audit import Entry
+from ynet_client.egress import Class
+from ynet_client.settings import PrivacySettings
+from ynet_client.tasks import OF_KIND
+
+if TYPE_CHECKING:
+    from ynet_client.duties import Duties
+    from ynet_client.session import Session
+
+REPLIES = ("found", "empty", "suppressed", "refused", "other_model", "missing", "late", "busy", "unreadable")
+ANSWERS = ("found", "empty", "suppressed", "refused", "other_model", "unreadable")
+TASKS = ("done", "refused", "failed", "called off", "awaited")
+REFUSALS = ("query", "consult", "consult-check", "task", "model")
+METHODS = ("attach", "download", "upload", "resume", "ask", "renew", "witness")
+SHORT_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+LONG_BUCKETS_S = (0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1_800.0, 3_600.0, 4 * 3_600.0)
+SHORT_ID = 12
+WAIT_S, READ_EVERY_S = 2.0, 60.0
+OTHER = "other"
+
+
+class Counts:
+    """What is counted as it happens. From zero at each start, as Prometheus expects."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, text: str, label: str, known: tuple[str, ...]) -> Counter:
+            made = Counter(f"ynet_client_{name}", text, [label], registry=registry)
+            for value in known:
+                made.labels(value)
+            return made
+
+        kinds = tuple(OF_KIND)
+        self._tasks = Counter(
+            "ynet_client_tasks", "Messages of runs, by what became of them.", ["kind", "outcome"], registry=registry
+        )
+        for kind in kinds:
+            for outcome in TASKS:
+                self._tasks.labels(kind, outcome)
+        self._task_seconds = Histogram(
+            "ynet_client_task_seconds",
+            "Work on a message of a run that came to something.",
+            ["kind"],
+            registry=registry,
+            buckets=LONG_BUCKETS_S,
+        )
+        for kind in kinds:
+            self._task_seconds.labels(kind)
+        self._sent = counter("sent_bytes", "Messages to the server, unencrypted.", "of", get_args(Class))
+        self._received = counter("received_bytes", "Messages from the server, unencrypted.", "method", METHODS)
+        self._queries = counter(
+            "queries", "Questions of this site's people; a batch is one.", "outcome", ("done", "failed")
+        )
+        self._replies = counter("query_replies", "What became of them at each other site.", "outcome", REPLIES)
+        self._query_seconds = Histogram(
+            "ynet_client_query_seconds",
+            "A question, from the image to all sites' hits.",
+            registry=registry,
+            buckets=SHORT_BUCKETS_S,
+        )
+        self._answers = counter("answers", "Queries of other sites, by what they were told.", "outcome", ANSWERS)
+        self._answer_seconds = Histogram(
+            "ynet_client_answer_seconds", "Answering another site.", registry=registry, buckets=SHORT_BUCKETS_S
+        )
+        self._refusals = counter("refusals", "What this site did not do for others, by kind.", "kind", REFUSALS)
+
+    def sent(self, of: Class, size_bytes: int) -> None:
+        """A message has left."""
+        self._sent.labels(of).inc(size_bytes)
+
+    def received(self, method: str, size_bytes: int) -> None:
+        """A message has come."""
+        self._received.labels(_known(method, METHODS)).inc(size_bytes)
+
+    def entered(self, entry: Entry) -> None:
+        """An entry of the audit log."""
+        outcomes = list(entry.outcomes.values())
+        if (entry.direction, entry.kind) == ("asked", "query"):
+            for outcome in outcomes:
+                self._replies.labels(_known(outcome, REPLIES)).inc()
+        if entry.direction == "answered" and entry.kind in ("query", "unreadable"):
+            self._answers.labels(_known(outcomes[0], ANSWERS)).inc()
+        if entry.direction != "asked" and outcomes == ["refused"]:
+            self._refusals.labels(_known(entry.kind, REFUSALS)).inc()
+
+    def task(self, kind: str, outcome: str, seconds: float) -> None:
+        """A message of a run was worked on."""
+        name = _known(kind, tuple(OF_KIND))
+        self._tasks.labels(name, outcome).inc()
+        if outcome == "done":
+            self._task_seconds.labels(name).observe(seconds)
+
+    @contextlib.contextmanager
+    def asking(self) -> Iterator[None]:
+        """Around a question of this site's people."""
+        begun, outcome = time.monotonic(), "failed"
+        try:
+            yield
+            outcome = "done"
+            self._query_seconds.observe(time.monotonic() - begun)
+        finally:
+            self._queries.labels(outcome).inc()
+
+    @contextlib.contextmanager
+    def answering(self) -> Iterator[None]:
+        """Around an answer to another site."""
+        with self._answer_seconds.time():
+            yield
+
+
+class Spent:
+    """What the privacy ledger says.
+
+    The accountant takes seconds for its sum: it is made anew when the ledger has grown, at most every READ_EVERY_S, and
+    whoever asks meanwhile is told the old one.
+    """
+
+    def __init__(self, home: Path, settings: PrivacySettings) -> None:
+        self._home, self._settings = home, settings
+        self._seen: tuple[int, int] | None = None
+        self._due = 0.0
+        self._reading: asyncio.Task[None] | None = None
+        self.summary: dict[str, Any] | None = None
+
+    async def refresh(self, within_s: float = WAIT_S) -> None:
+        """Read the ledger if it has grown, and wait for that, but not for long."""
+        try:
+            found = (self._home / ledger.LEDGER).stat()
+        except OSError:
+            return
+        now, is_idle = (found.st_size, found.st_mtime_ns), self._reading is None or self._reading.done()
+        if now != self._seen and is_idle and time.monotonic() >= self._due:
+            self._seen, self._due = now, time.monotonic() + READ_EVERY_S
+            self._reading = asyncio.create_task(self._take())
+        if self._reading is not None:
+            await asyncio.wait([self._reading], timeout=within_s)
+
+    async def _take(self) -> None:
+        self.summary = await asyncio.to_thread(self._read)
+
+    def _read(self) -> dict[str, Any] | None:
+        from ynet_client.ledger_report import summary  # the accountant: seconds, where there is something to account
+
+        try:
+            return summary(ledger.read(self._home), self._settings)
+        except UserError:  # it cannot be trusted: training says so, and `ynet-client ledger`
+            return None
+
+
+class Known(NamedTuple):
+    """Where the site's state is looked up."""
+
+    site: str
+    home: Path
+    session: "Session"
+    duties: "Duties"
+    spent: Spent
+
+
+class State(Collector):
+    """What is so, looked up in the client's event loop each time that it is asked for."""
+
+    def __init__(self, known: Known) -> None:
+        self._known = known
+
+    def describe(self) -> list[Metric]:
+        """Nothing: the registry need not collect to know that no name is taken twice."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics as they are now."""
+        site, home, session, duties, spent = self._known
+        yield InfoMetricFamily("ynet_client", "Which site this is.", {"version": __version__, "site": site})
+        yield GaugeMetricFamily("ynet_client_connected", "1: the server is there.", float(session.connected))
+        yield GaugeMetricFamily("ynet_client_cases", "Training cases.", duties.cases())
+        yield GaugeMetricFamily("ynet_client_tasks_held", "Messages of runs that are worked on.", session.tasks_held)
+        ends = session.member.ends.timestamp()
+        yield GaugeMetricFamily(
+            "ynet_client_certificate_ends_timestamp_seconds", "When the site's certificate ends.", ends
+        )
+        yield from _gallery(duties)
+        yield from _epsilon(spent.summary)
+        yield from _gpu() if duties.archive_if_ready() else ()
+        disk = shutil.disk_usage(home)
+        yield GaugeMetricFamily("ynet_client_disk_size_bytes", "The disk with the home folder.", disk.total)
+        yield GaugeMetricFamily("ynet_client_disk_free_bytes", "Free on that disk.", disk.free)
+
+
+def _gallery(duties: "Duties") -> Iterator[Metric]:
+    model = InfoMetricFamily("ynet_client_model", "The model in use.", labels=["model", "plan"])
+    codes = GaugeMetricFamily("ynet_client_gallery_codes", "Cases that answers are searched in.")
+    damaged = GaugeMetricFamily("ynet_client_gallery_damaged_parts", "Parts of its file that wait to be made anew.")
+    if archive := duties.archive_if_ready():
+        codes.add_metric([], archive.gallery.indexed)
+        damaged.add_metric([], archive.gallery.damaged_parts)
+        if archive.model_id:
+            used = archive.active()
+            model.add_metric([used.id[:SHORT_ID], used.plan.id[:SHORT_ID]], {})
+    yield from (model, codes, damaged)
+
+
+def _epsilon(summary: dict[str, Any] | None) -> Iterator[Metric]:
+    for key, text in {
+        "spent": "Of the patients' privacy, what training has spent.",
+        "reserved": "What the runs that have begun will spend yet.",
+        "left": "What may still be spent.",
+    }.items():
+        epsilon = GaugeMetricFamily(f"ynet_client_epsilon_{key}", text, labels=["data"])
+        if summary:
+            epsilon.add_metric([summary["data"]], summary[key])
+        yield epsilon
+
+
+def _gpu() -> Iterator[Metric]:
+    """Of a process that has loaded torch and uses CUDA."""
+    cuda: Any = getattr(sys.modules.get("torch"), "cuda", None)
+    used = GaugeMetricFamily("ynet_client_gpu_memory_used_bytes", "In tensors.", labels=["device"])
+    reserved = GaugeMetricFamily("ynet_client_gpu_memory_reserved_bytes", "Held for them.", labels=["device"])
+    size = GaugeMetricFamily("ynet_client_gpu_memory_size_bytes", "All of the GPU's.", labels=["device"])
+    if cuda is not None and cuda.is_available() and cuda.is_initialized():
+        for device in range(cuda.device_count()):
+            used.add_metric([str(device)], cuda.memory_allocated(device))
+            reserved.add_metric([str(device)], cuda.memory_reserved(device))
+            size.add_metric([str(device)], cuda.get_device_properties(device).total_memory)
+    yield from (used, reserved, size)
+
+
+def _known(value: str, words: tuple[str, ...]) -> str:
+    return value if value in words else OTHER

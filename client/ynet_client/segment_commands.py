@@ -1,0 +1,82 @@
+"""The command that predicts a lesion's mask and gives it back to the PACS."""
+
+import base64
+import datetime as dt
+import io
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ynet import terminal
+from ynet.errors import UserError
+from ynet_client import door
+from ynet_client.door import Picture, home_of
+from ynet_client.options import Home, Json, Site
+from ynet_client.pacs_options import Ca, Credentials
+
+app = typer.Typer()
+
+
+@app.command()
+def segment(
+    out: Annotated[Path, typer.Option(help="The DICOM SEG to write.")],
+    image: Annotated[
+        Path | None, typer.Argument(metavar="FILE.dcm", help="A DICOM file; FILE.dcm#7 is frame 7 of it.")
+    ] = None,
+    dicomweb_: Annotated[str, typer.Option("--dicomweb", metavar="URL", help="Fetch it from this PACS.")] = "",
+    instance: Annotated[str, typer.Option(metavar="UID", help="Which one: its SOP instance UID.")] = "",
+    frame: Annotated[int | None, typer.Option(min=1, help="Which frame of it.")] = None,
+    store: Annotated[str, typer.Option(metavar="URL", help="Give the SEG to this PACS, too, by STOW-RS.")] = "",
+    credentials: Credentials = None,
+    ca: Ca = None,
+    site: Site = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Predict the lesion on a DICOM image, as a DICOM SEG that refers to it; the running client does it."""
+    import numpy as np
+    from PIL import Image
+
+    from ynet.data import dicom
+    from ynet.data.dicom_elements import UnfitError
+    from ynet_client import dicomweb, predicted_segmentation  # highdicom: the other commands need not wait for it
+
+    headers = dicomweb.read_credentials(dicomweb.environment(), credentials)
+    picture = _source(image, dicomweb_, instance, frame, headers, ca)
+    found = door.segment(home_of(home, site), picture)
+    mask = (np.asarray(Image.open(io.BytesIO(base64.b64decode(found["mask"])))) > 0).astype(np.uint8)
+    try:
+        count, now = dicom.frames(picture.data), dt.datetime.now()
+        chosen = (picture.frame or 1) if count > 1 else None
+        made = predicted_segmentation.make(picture.data, chosen, mask, found["model"], found["plan"], now)
+    except UnfitError as error:
+        raise UserError("no DICOM SEG can be made of the image", error.why, error.do) from None
+    out.write_bytes(made)
+    if store:
+        with dicomweb.DicomWeb(store, headers, ca) as pacs:
+            pacs.store(made)
+    pixels = int(mask.sum())
+    share, is_stored = pixels / mask.size, bool(store)
+    shown = {"out": str(out), "pixels": pixels, "share": share, "model": found["model"], "stored": is_stored}
+    said = f"{out}: {pixels} pixels of {mask.size} are lesion" if pixels else f"{out}: no lesion was found; it is empty"
+    terminal.show(shown, as_json=as_json, human=lambda: said + ("; the PACS has it" if store else ""))
+
+
+def _source(
+    image: Path | None, url: str, instance: str, frame: int | None, headers: dict[str, str], ca: Path | None
+) -> Picture:
+    from ynet.data.dicom_elements import is_dicom
+    from ynet_client import dicomweb
+
+    if bool(image) == bool(url) or bool(url) != bool(instance):
+        do = "name FILE.dcm, or say --dicomweb URL --instance UID"
+        raise UserError("which image is meant is not clear", "one is wanted, from one place", do)
+    if image:
+        picture = door.read_picture(image)
+    else:
+        with dicomweb.DicomWeb(url, headers, ca) as pacs:
+            picture = Picture("", pacs.fetch(pacs.instance(instance)))
+    if not is_dicom(picture.data):
+        raise UserError("no DICOM SEG can be made of the image", "it is no DICOM file", "give the file of the PACS")
+    return picture if frame is None else picture._replace(frame=frame)

@@ -1,0 +1,44 @@
+"""The site's commands for accounts of its pages."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from ynet.web import user_commands
+from ynet_client import books
+from ynet_client.door import home_of
+from ynet_client.options import Home, Json, Site
+
+app = typer.Typer(name="user", help="Accounts for the workbench.", no_args_is_help=True)
+Name = Annotated[str, typer.Argument(help="At most 32 small letters, digits, '.', '_' and '-'.")]
+
+
+@app.command()
+def add(
+    name: Name,
+    role: Annotated[Literal["radiologist", "admin"], typer.Option(help="radiologist or admin.")],
+    site: Site = None,
+    home: Home = None,
+) -> None:
+    """Make an account. The password is asked for, or is the line that is piped in."""
+    user_commands.add(home_of(home, site), name, role)
+
+
+@app.command()
+def password(name: Name, site: Site = None, home: Home = None) -> None:
+    """Give an account another password; who was signed in with the old one is signed out."""
+    user_commands.set_password(home_of(home, site), name)
+
+
+@app.command()
+def remove(name: Name, site: Site = None, home: Home = None) -> None:
+    """Take an account away; it is signed out at once."""
+    user_commands.remove(home_of(home, site), name)
+
+
+@app.command("list")
+def list_(site: Site = None, home: Home = None, as_json: Json = False) -> None:
+    """List the accounts, each with the pseudonym under which its questions leave the site and stand in audit logs."""
+    folder = home_of(home, site)
+    secret = books.secret_of(folder)
+    user_commands.show(folder, as_json=as_json, pseudonym=lambda name: books.pseudonym_of(secret, name))

@@ -1,0 +1,117 @@
+"""The site's own cases for the page: a list that can be searched, and pictures of those in it and of no other file."""
+
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ynet.data import images
+from ynet.data.manifest import Case, Manifest
+from ynet.errors import UserError
+from ynet_client.picture import overlaid, shown
+from ynet_client.workbench.shown import jpeg
+
+if TYPE_CHECKING:
+    from ynet_client.archive import Archive
+
+PAGE = 60
+SIDES = (96, 192, 384, 768)
+MAX_CACHED_BYTES = 32 << 20
+MAX_TEXT = 200
+
+
+class Wanted(NamedTuple):
+    """Which of the own cases are listed."""
+
+    text: str = ""  # in the file's name, the label or an attribute
+    label: str = ""
+    offset: int = 0
+
+
+class OwnCases:
+    """The manifest as it is now, and the newest thumbnails. Any thread may call."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._read: tuple[object, Manifest | None, dict[str, Case]] = (None, None, {})
+        self._thumbnails: OrderedDict[tuple[object, ...], bytes] = OrderedDict()
+        self._bytes = 0
+
+    def listed(self, archive: "Archive", wanted: Wanted) -> dict[str, Any]:
+        """A part of the cases that fit, how many fit, and all labels. Of a patient nothing is told.
+
+        Raises UserError, RefusedError before there is a model.
+        """
+        _, cases = self._manifest(archive)
+        text = wanted.text.casefold()[:MAX_TEXT]
+        fits = [
+            case
+            for case in cases.values()
+            if (not wanted.label or case.label == wanted.label) and (not text or text in _words(case))
+        ]
+        part = fits[wanted.offset : wanted.offset + PAGE]
+        return {
+            "total": len(fits),
+            "cases": [describe(case) for case in part],
+            "labels": sorted({case.label for case in cases.values()}),
+            "attributes": sorted({name for case in cases.values() for name in case.attributes}),
+        }
+
+    def find(self, archive: "Archive", image: str) -> tuple[Manifest, Case]:
+        """The case of that image. Raises UserError when the site has none (any more)."""
+        manifest, cases = self._manifest(archive)
+        if image not in cases:
+            raise UserError("the case was not found", "this site has no such case (any more)", "choose another")
+        return manifest, cases[image]
+
+    def picture(self, archive: "Archive", image: str, side: int, *, is_outlined: bool) -> bytes:
+        """A case as a JPEG of at most `side` pixels a side, the annotated lesion outlined or not. Raises UserError."""
+        manifest, case = self.find(archive, image)
+        if side not in SIDES:
+            raise UserError("the picture cannot be made", f"{side} is no size", f"say one of {SIDES}")
+        path = manifest.path_of(case.image)
+        key = (image, side, is_outlined, path.stat().st_mtime_ns if path.exists() else 0)
+        with self._lock:
+            if key in self._thumbnails:
+                self._thumbnails.move_to_end(key)
+                return self._thumbnails[key]
+        small = shown(images.decode(path, 3 if images.is_colour(path) else 1), side)
+        if is_outlined and case.mask:
+            small = overlaid(small, images.decode_mask(manifest.path_of(case.mask), path), 0.0, max(1.2, side / 200))
+        made = jpeg(small)
+        with self._lock:
+            self._keep(key, made)
+        return made
+
+    def _keep(self, key: tuple[object, ...], made: bytes) -> None:
+        self._bytes += len(made) - len(self._thumbnails.pop(key, b""))
+        self._thumbnails[key] = made
+        while self._bytes > MAX_CACHED_BYTES:
+            self._bytes -= len(self._thumbnails.popitem(last=False)[1])
+
+    def _manifest(self, archive: "Archive") -> tuple[Manifest, dict[str, Case]]:
+        """Read anew when the file, the model or the number of cases has changed: who was forgotten is gone at once."""
+        status = archive.manifest_file.stat()
+        state = (status.st_mtime_ns, status.st_size, archive.model_id, archive.gallery.stats()["cases"])
+        with self._lock:
+            known, manifest, cases = self._read
+        if known != state or manifest is None:
+            manifest = archive.manifest()
+            cases = {case.image: case for case in manifest.cases}
+            with self._lock:
+                self._read = (state, manifest, cases)
+        return manifest, cases
+
+
+def describe(case: Case) -> dict[str, Any]:
+    """What the page shows of an own case; not whose it is."""
+    return {
+        "image": case.image,
+        "label": case.label,
+        "split": case.split,
+        "has_mask": bool(case.mask),
+        "attributes": dict(case.attributes),
+    }
+
+
+def _words(case: Case) -> str:
+    return "\n".join((case.image, case.label, *case.attributes.values())).casefold()

@@ -1,0 +1,51 @@
+"""An answer as one HTML file with its pictures in it, to be kept or printed."""
+
+import base64
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from ynet.errors import UserError
+from ynet_client.workbench.cases import OwnCases
+from ynet_client.workbench.looks import Kept
+from ynet_client.workbench.shown import drawn, jpeg
+
+if TYPE_CHECKING:
+    from ynet_client.archive import Archive
+
+SIDE = 900  # pixels of the query's picture
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def write(archive: "Archive", own_cases: OwnCases, kept: Kept, low: float, high: float) -> str:
+    """The file. `low`, `high`: the window that the reader chose, as shares of the range."""
+    pictures = {hit["image"]: _picture(archive, own_cases, hit["image"]) for hit in kept.told["own"]}
+    return _TEMPLATES.get_template("report.html").render(
+        **kept.told,
+        name=kept.name,
+        account=kept.account,
+        share=kept.shown.share,
+        size=kept.shown.full_size,
+        at=time.strftime("%Y-%m-%d %H:%M", time.localtime(kept.time)),
+        picture=_data_uri(jpeg(drawn(kept.shown, low, high, SIDE))),
+        pictures=pictures,
+    )
+
+
+def _picture(archive: "Archive", own_cases: OwnCases, image: str) -> str:
+    try:
+        return _data_uri(own_cases.picture(archive, image, 192, is_outlined=True))
+    except UserError:  # the case went, or its file cannot be read now: the rest is worth having
+        return ""
+
+
+def _data_uri(data: bytes) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(data).decode()

@@ -1,0 +1,94 @@
+"""The workbench while the site is joined: opened where the settings say so, and told to who asks for its address."""
+
+import asyncio
+import contextlib
+import datetime as dt
+import ipaddress
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from ynet.errors import UserError
+from ynet.web import certificate
+from ynet.web.https_door import HttpsDoor
+from ynet.web.web import Web
+from ynet_client.duties import Duties
+from ynet_client.session import Session
+from ynet_client.settings import WorkbenchSettings
+from ynet_client.workbench.calls import MAX_AT_A_TIME, Bench, routes
+from ynet_client.workbench.cases import OwnCases
+from ynet_client.workbench.history import History
+from ynet_client.workbench.looks import Looks
+
+LIFE_S = 300.0
+"""Of one connection of a browser; it opens another."""
+MOST_OF_ONE = 64
+"""Connections from one address, behind which may be many people: a terminal server's."""
+OFF = {"enabled": False, "address": None, "fingerprint": None, "own_certificate": None}
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    home: Path,
+    settings: WorkbenchSettings,
+    site: str,
+    duties: Duties,
+    session: Session,
+    spool: Path,
+    say: Callable[[str], None],
+) -> AsyncIterator[Route]:
+    """The page is open inside; the route tells the site's own commands where. Raises UserError."""
+    told = dict[str, object](OFF)
+
+    async def where(_: Request) -> Response:
+        return JSONResponse(told)
+
+    route = Route("/workbench", where)
+    if not settings.enabled:
+        yield route
+        return
+    presented = certificate.present(home, settings.certificate, settings.key, settings.host, dt.datetime.now(dt.UTC))
+    with contextlib.closing(History(home)) as history:
+        web = Web(home, f"site-{site}", f"ynet · site {site}", Path(__file__).parent)
+        bench = Bench(site, duties, session, spool, web, history, OwnCases(), Looks(), asyncio.Semaphore(MAX_AT_A_TIME))
+        door = HttpsDoor(
+            web.application(routes(bench)), presented.context, settings.host, settings.port, LIFE_S, MOST_OF_ONE
+        )
+        address = _address(settings.host, await _begin(door, settings))
+        told.update(
+            enabled=True,
+            address=address,
+            fingerprint=presented.fingerprint,
+            own_certificate=presented.is_own,
+        )
+        say(f"workbench: {address}")
+        if presented.is_own:
+            say(f"its certificate was made here, SHA-256 {presented.fingerprint}")
+        if not web.accounts.all():
+            say("it has no account yet: ynet-client user add NAME --role radiologist")
+        try:
+            yield route
+        finally:
+            await door.end()
+
+
+async def _begin(door: HttpsDoor, settings: WorkbenchSettings) -> int:
+    try:
+        return await door.begin()
+    except OSError as error:
+        what = f"the workbench cannot listen on {settings.host}, port {settings.port}"
+        do = "set another workbench.port or workbench.host in the settings, or stop what listens there"
+        raise UserError(what, error.strerror or "", do) from None
+
+
+def _address(host: str, port: int) -> str:
+    try:
+        read = ipaddress.ip_address(host)
+    except ValueError:
+        return f"https://{host}:{port}/"
+    if read.is_unspecified:
+        return f"https://localhost:{port}/"
+    return f"https://[{read}]:{port}/" if read.version == 6 else f"https://{read}:{port}/"

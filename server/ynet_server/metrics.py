@@ -1,0 +1,224 @@
+"""The server's metrics: what happens is counted as it happens, what is so is looked up when Prometheus asks.
+
+Labels are sites' names, and words from short lists in the code; a site's name is the consortium's own.
+"""
+
+import shutil
+from collections import Counter as Tally
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from ynet import __version__
+from ynet.federation.records import EVALUATE, INITIAL, KEYS, MASK, OPEN, TRAIN
+from ynet_server.audit import Act, Write
+from ynet_server.course import Courses
+from ynet_server.hub import Hub
+from ynet_server.registry import Registry, RunStatus
+from ynet_server.runs import Runs
+from ynet_server.traffic import REFUSALS
+
+ROUNDS = {"round": "whole", "under_quorum": "under_quorum", "round_lost": "lost"}
+"""What became of a round, by the kind of its event."""
+AUDITED: Mapping[str, str] = {
+    "enrolment-refused": "enrolment",
+    "update-refused": "update",
+    "audit-refused": "audit",
+}
+"""The kinds of refusals that stand in the audit log, by their acts."""
+KINDS = (INITIAL, TRAIN, EVALUATE, KEYS, MASK, OPEN)
+ROUND_BUCKETS_S = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1_800.0, 3_600.0, 4 * 3_600.0, 24 * 3_600.0)
+SHORT_ID = 12
+
+
+class Counts:
+    """What is counted as it happens. From zero at each start, as Prometheus expects."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._rounds = Counter("ynet_server_rounds", "Rounds, by what became of them.", ["outcome"], registry=registry)
+        self._seconds = Histogram(
+            "ynet_server_round_seconds", "A whole round.", registry=registry, buckets=ROUND_BUCKETS_S
+        )
+        self._refusals = Counter("ynet_server_refusals", "What was not taken, by kind.", ["kind"], registry=registry)
+        self._updates = Counter(
+            "ynet_server_updates_refused", "Updates that were not taken.", ["site"], registry=registry
+        )
+        self._failures = Counter(
+            "ynet_server_site_failures", "Tasks to which a site gave no result.", ["site"], registry=registry
+        )
+        self._audited = Counter(
+            "ynet_server_audit_entries", "New entries of the audit log.", ["act"], registry=registry
+        )
+        for outcome in ROUNDS.values():
+            self._rounds.labels(outcome)
+        for kind in (*AUDITED.values(), *REFUSALS.values()):
+            self._refusals.labels(kind)
+        for act in get_args(Act):
+            self._audited.labels(act)
+
+    def refused(self, kind: str) -> None:
+        """A call was refused."""
+        self._refusals.labels(kind).inc()
+
+    def event(self, kind: str, values: Mapping[str, Any]) -> None:
+        """An event of a run."""
+        if kind in ROUNDS:
+            self._rounds.labels(ROUNDS[kind]).inc()
+        if kind == "round":
+            self._seconds.observe(float(values["seconds"]))
+        elif kind == "update_refused":
+            self._updates.labels(values["site"]).inc()
+        elif kind == "site_failed":
+            self._failures.labels(values["site"]).inc()
+
+    def audited(self, write: Write) -> Write:
+        """The audit log's `write`, that also counts."""
+
+        def counting(act: Act, site: str = "", about: str = "") -> None:
+            write(act, site, about)
+            self._audited.labels(act).inc()
+            if act in AUDITED:
+                self.refused(AUDITED[act])
+
+        return counting
+
+
+class Known(NamedTuple):
+    """Where the server's state is looked up."""
+
+    federation: str
+    home: Path
+    registry: Registry
+    hub: Hub
+    runs: Runs
+    courses: Courses
+    authority_ends: Callable[[], float]  # seconds since 1970
+    hub_ends: Callable[[], float]
+
+
+class State(Collector):
+    """What is so, looked up in the server's event loop each time that it is asked for."""
+
+    def __init__(self, known: Known) -> None:
+        self._known = known
+
+    def describe(self) -> list[Metric]:
+        """Nothing: the registry need not collect to know that no name is taken twice."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics as they are now."""
+        yield InfoMetricFamily(
+            "ynet_server", "Which server this is.", {"version": __version__, "federation": self._known.federation}
+        )
+        yield from _sites(self._known)
+        yield from _certificates(self._known)
+        yield from _runs(self._known)
+        yield from _privacy(self._known)
+        models = self._known.registry.models()[:1]
+        model = InfoMetricFamily("ynet_server_model", "The model in use.", labels=["model", "plan"])
+        for one in models:
+            model.add_metric([one.id[:SHORT_ID], str(one.card.get("plan_id", ""))[:SHORT_ID]], {})
+        yield model
+        disk = shutil.disk_usage(self._known.home)
+        yield GaugeMetricFamily("ynet_server_disk_size_bytes", "The disk with the home folder.", disk.total)
+        yield GaugeMetricFamily("ynet_server_disk_free_bytes", "Free on that disk.", disk.free)
+
+
+def _sites(known: Known) -> Iterator[Metric]:
+    connected = known.hub.connected()
+    is_there = _per_site("ynet_server_site_connected", "1: it is connected.")
+    cases = _per_site("ynet_server_site_cases", "Training cases, as the site last said.")
+    seen = _per_site("ynet_server_site_last_seen_timestamp_seconds", "When it was last connected.")
+    for site in known.registry.sites():
+        if site.revoked:
+            continue
+        is_there.add_metric([site.name], site.name in connected)
+        if site.cases is not None:
+            cases.add_metric([site.name], site.cases)
+        if site.last_seen is not None:
+            seen.add_metric([site.name], site.last_seen)
+    yield from (is_there, cases, seen)
+    tasks = GaugeMetricFamily("ynet_server_tasks", "Tasks that sites work on, by kind.", labels=["kind"])
+    open_tasks = Tally(known.hub.tasks_under_way())
+    for kind in KINDS:
+        tasks.add_metric([kind], open_tasks[kind])
+    yield tasks
+
+
+def _certificates(known: Known) -> Iterator[Metric]:
+    ends = GaugeMetricFamily(
+        "ynet_server_certificate_ends_timestamp_seconds", "When a certificate ends.", labels=["holder", "site"]
+    )
+    ends.add_metric(["authority", ""], known.authority_ends())
+    ends.add_metric(["hub", ""], known.hub_ends())
+    for site in known.registry.sites():
+        if site.ends is not None and not site.revoked:
+            ends.add_metric(["site", site.name], site.ends)
+    yield ends
+
+
+def _runs(known: Known) -> Iterator[Metric]:
+    listed = known.registry.runs()
+    per_status = Tally(run.status for run in listed)
+    runs = GaugeMetricFamily("ynet_server_runs", "Runs, by status.", labels=["status"])
+    for status in get_args(RunStatus):
+        runs.add_metric([status], per_status[status])
+    yield runs
+    is_running = per_status["running"] > 0
+    yield GaugeMetricFamily("ynet_server_run_stalled", "1: the run stands still.", float(bool(known.runs.stalled())))
+    loss = _per_site("ynet_server_site_loss", "Mean loss of its last update in the newest run.")
+    score = GaugeMetricFamily("ynet_server_site_score", "Its last scores in the newest run.", labels=["site", "score"])
+    if listed:
+        course = known.courses.of(known.runs.folder(listed[0].id).path)
+        plan = known.registry.known_plan(listed[0].plan)
+        yield GaugeMetricFamily("ynet_server_run_round", "The newest run's last whole round.", course.round)
+        if plan:
+            yield GaugeMetricFamily("ynet_server_run_rounds", "The rounds of its plan.", plan.training.rounds)
+        if is_running:
+            yield GaugeMetricFamily(
+                "ynet_server_run_last_progress_timestamp_seconds",
+                "When the run under way began, went on, or ended a round.",
+                max(course.last_round, listed[0].started),
+            )
+        for site, curve in course.losses.items():
+            loss.add_metric([site], curve.newest or 0.0)
+        for name, curves in course.scores.items():
+            for site, curve in curves.items():
+                score.add_metric([site, name], curve.newest or 0.0)
+    yield from (loss, score)
+
+
+def _privacy(known: Known) -> Iterator[Metric]:
+    bound = _per_site(
+        "ynet_server_site_epsilon_bound",
+        "What the private runs it took part in may have spent together, at most: the sum of their plans' epsilons.",
+    )
+    for site, epsilon in epsilon_bounds(known.registry, known.runs, known.courses).items():
+        bound.add_metric([site], epsilon)
+    yield bound
+
+
+def epsilon_bounds(registry: Registry, runs: Runs, courses: Courses) -> dict[str, float]:
+    """By site, the sum of the epsilons of the private plans it trained. Its ledger knows it more tightly.
+
+    Runs of one plan spend once: a site keeps what a round made, and sends it again.
+    """
+    plans: dict[str, set[str]] = {}
+    for run in registry.runs():
+        if private := courses.of(runs.folder(run.id).path).private:
+            plans.setdefault(run.plan, set()).update(private)
+    bounds: dict[str, float] = {}
+    for plan_id, sites in plans.items():
+        plan = registry.known_plan(plan_id)
+        for site in sites:
+            bounds[site] = bounds.get(site, 0.0) + ((plan and plan.privacy.epsilon) or 0.0)
+    return dict(sorted(bounds.items()))
+
+
+def _per_site(name: str, text: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, text, labels=["site"])

@@ -1,0 +1,101 @@
+"""What the audit log says for the status page: its newest refusals, whether it is whole, whose heads were signed."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ynet.errors import UserError
+from ynet.federation import countersigned
+from ynet.federation.countersigned import SEEN
+from ynet.federation.succession import Past
+from ynet_server import audit
+
+TAIL_BYTES = 256 << 10
+"""Of the log's end, in which the newest refusals are looked for."""
+MOST_SHOWN = 50
+REFUSALS = ("update-refused", "site-failed", "enrolment-refused", "audit-refused", "revoked")
+VERIFY_EVERY_S = 600.0
+Authorities = Callable[[], tuple[bytes, Sequence[Past]]]
+"""The certificates of those in force, PEM, and those that were."""
+
+
+class Books:
+    """Looked up when the page asks; the whole chain is checked in a thread, now and then."""
+
+    def __init__(self, home: Path, log: audit.Audit, authorities: Authorities) -> None:
+        """`authorities`: whose signatures count."""
+        self._home, self._log, self._authorities = home, log, authorities
+        self._read: tuple[int, list[dict[str, Any]]] = (-1, [])
+        self._verified: dict[str, Any] = {"at": None, "entries": 0, "signed": 0, "fault": ""}
+        self._checking: asyncio.Task[None] | None = None
+        self._due = 0.0
+
+    def refusals(self) -> list[dict[str, Any]]:
+        """The newest first, at most MOST_SHOWN: each with `time`, `act`, `site`, `about`."""
+        number = self._log.head.number
+        if number != self._read[0]:
+            self._read = (number, _newest(self._home / audit.LOG))
+        return self._read[1]
+
+    def heads(self) -> dict[str, Any]:
+        """How far the log goes, what checking it found, and what each site's head was when it was last signed."""
+        self._verify_if_due()
+        head = self._log.head
+        return {
+            "entries": head.number,
+            "head": head.digest,
+            "verified": self._verified,
+            "sites": _seen(self._home / SEEN),
+        }
+
+    async def close(self) -> None:
+        """Wait for a check under way: it reads files of the home folder."""
+        if self._checking is not None:
+            await self._checking
+
+    def _verify_if_due(self) -> None:
+        if time.monotonic() >= self._due and (self._checking is None or self._checking.done()):
+            self._due = time.monotonic() + VERIFY_EVERY_S
+            self._checking = asyncio.create_task(self._verify())
+
+    async def _verify(self) -> None:
+        self._verified = await asyncio.to_thread(_verified, self._home, self._authorities(), time.time)
+
+
+def _verified(home: Path, trusted: tuple[bytes, Sequence[Past]], clock: Callable[[], float]) -> dict[str, Any]:
+    found: dict[str, Any] = {"at": clock(), "entries": 0, "signed": 0, "fault": ""}
+    try:
+        found["entries"] = audit.verify(home).number
+        found["signed"] = countersigned.verify(home, audit.read(home), *trusted)
+    except UserError as error:
+        found["fault"] = error.why
+    return found
+
+
+def _newest(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+        lines = file.read().split(b"\n")
+    entries = [entry for entry in map(_entry, lines) if entry.get("act") in REFUSALS]
+    shown = [{key: entry[key] for key in ("time", "act", "site", "about")} for entry in entries[-MOST_SHOWN:]]
+    return shown[::-1]
+
+
+def _entry(line: bytes) -> Mapping[str, Any]:
+    """What is cut off, at the tail's beginning or by a full disk, is none."""
+    try:
+        return dict(json.loads(line))
+    except ValueError:
+        return {}
+
+
+def _seen(path: Path) -> dict[str, int]:
+    try:
+        return {site: int(head["number"]) for site, head in json.loads(path.read_bytes()).items() if site}
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}

@@ -1,0 +1,54 @@
+"""The status page's port, open as long as the server runs, where the settings ask for it."""
+
+import contextlib
+import datetime as dt
+import errno
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+from ynet.errors import UserError
+from ynet.web import certificate
+from ynet.web.accounts import Accounts
+from ynet.web.https_door import HttpsDoor
+from ynet_server.settings import StatusSettings
+from ynet_server.status.app import application
+
+LIFE_S = 600.0
+"""Of a connection, which a page keeps for its questions; then it opens another."""
+
+MAX_OF_ONE = 96
+"""Connections from one address: many come through one proxy, or one `ssh -L`."""
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    home: Path, settings: StatusSettings, look: Callable[[], dict[str, Any]], now: dt.datetime
+) -> AsyncIterator[list[str]]:
+    """Serve the page meanwhile; yields what is to be said of it, nothing where it is off. Raises UserError."""
+    if not settings.enabled:
+        yield []
+        return
+    shown = certificate.present(home, settings.certificate, settings.key, settings.host, now)
+    door = HttpsDoor(application(home, look), shown.context, settings.host, settings.port, LIFE_S, MAX_OF_ONE)
+    try:
+        port = await door.begin()
+    except OSError as error:
+        taken = error.errno == errno.EADDRINUSE
+        why = "another process listens there" if taken else (error.strerror or "the address cannot be listened on")
+        do = "set another status.port in the config, mend status.host, or set status.enabled to false"
+        raise UserError(f"the status page cannot be served on port {settings.port}", why, do) from None
+    try:
+        yield list(_said(home, settings, port, shown))
+    finally:
+        await door.end()
+
+
+def _said(home: Path, settings: StatusSettings, port: int, shown: certificate.Presented) -> list[str]:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    lines = [f"  status page        https://{host}:{port}/"]
+    if shown.is_own:
+        lines.append(f"  its certificate    SHA-256 {shown.fingerprint} (made here: compare it in the browser)")
+    if not Accounts(home).all():
+        lines.append("  nobody may sign in to it yet: ynet-server user add NAME")
+    return lines

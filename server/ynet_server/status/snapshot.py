@@ -1,0 +1,151 @@
+"""All that the status page shows, as one value that goes to the browser as JSON. Times are seconds since 1970."""
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import Any
+
+from ynet import __version__
+from ynet.federation import expiry
+from ynet.federation.plan import Plan
+from ynet_server.course import SCORES, Course
+from ynet_server.hub import SiteState
+from ynet_server.metrics import Known, epsilon_bounds
+from ynet_server.registry import Model, Run, Site
+from ynet_server.status.books import Books
+from ynet_server.tasks import Doing
+
+MOST_RUNS, MOST_MODELS = 12, 6
+
+
+def snapshot(known: Known, books: Books, now: float) -> dict[str, Any]:
+    """The server's state at `now`. Nothing in it changes while nothing happens: ages are the page's to tell."""
+    runs = known.runs.listed()
+    course = known.courses.of(known.runs.folder(runs[0].id).path) if runs else Course()
+    connected, doing = known.hub.connected(), known.hub.doing()
+    bounds = epsilon_bounds(known.registry, known.runs, known.courses)
+    models = known.registry.models()
+    return {
+        "federation": known.federation,
+        "version": __version__,
+        "authority": _certificate(known.authority_ends(), now),
+        "hub": _certificate(known.hub_ends(), now),
+        "sites": [_site(site, connected, doing, bounds, now) for site in known.registry.sites()],
+        "invitations": [
+            {"site": site, "expires": expires} for site, expires in known.registry.invitations(now).items()
+        ],
+        "run": _run(known, runs[0], course, connected, doing) if runs else None,
+        "runs": [_listed(known, run) for run in runs[:MOST_RUNS]],
+        "models": [_model(model, is_in_use=model is models[0]) for model in models[:MOST_MODELS]],
+        "refusals": books.refusals(),
+        "audit": books.heads(),
+    }
+
+
+def _certificate(ends: float, now: float) -> dict[str, Any]:
+    """`warning`: the threshold that was passed, in days (30, 7, 1; 0: it has ended); null: none."""
+    at, today = (dt.datetime.fromtimestamp(time, dt.UTC) for time in (ends, now))
+    return {"ends": ends, "warning": expiry.reached(at, today)}
+
+
+def _site(
+    site: Site, connected: Mapping[str, SiteState], doing: Mapping[str, Doing], bounds: Mapping[str, float], now: float
+) -> dict[str, Any]:
+    state = connected.get(site.name)
+    return {
+        "name": site.name,
+        "connected": state is not None,
+        "since": state.since if state else None,
+        "last_seen": site.last_seen,
+        "enrolled": site.enrolled,
+        "version": site.version,
+        "protocol": state.protocol if state else None,
+        "cases": site.cases,
+        "revoked": site.revoked,
+        "certificate": _certificate(site.ends, now) if site.ends and not site.revoked else None,
+        "doing": doing[site.name]._asdict() if site.name in doing and state else None,
+        "epsilon": bounds.get(site.name),
+    }
+
+
+def _run(
+    known: Known, run: Run, course: Course, connected: Mapping[str, SiteState], doing: Mapping[str, Doing]
+) -> dict[str, Any]:
+    plan = known.registry.known_plan(run.plan)
+    cohort = sorted({*course.sites, *course.in_round, *course.awaited, *(connected if run.status == "running" else ())})
+    return {
+        **_listed(known, run),
+        "do": course.do,
+        "stalled": known.runs.stalled() if run.status == "running" else "",
+        "round": course.round,
+        "seconds": course.seconds,
+        "last_round": course.last_round or None,
+        "waiting": course.waiting,
+        "held_again": course.held_again,
+        "parts": {site: _part(site, run, course, connected, doing) for site in cohort},
+        "terms": _terms(plan) if plan else None,
+        "curves": {
+            "loss": _points(course.losses),
+            **{score: _points(course.scores[score]) for score in SCORES},
+        },
+    }
+
+
+def _part(
+    site: str, run: Run, course: Course, connected: Mapping[str, SiteState], doing: Mapping[str, Doing]
+) -> dict[str, Any]:
+    """What a site does in the round under way: `answered`, `working`, `failed`, `awaited`, `away` or `idle`."""
+    newest = doing.get(site)
+    is_new = newest is not None and newest.since >= max(course.last_round, run.started)
+    if run.status != "running":
+        state = "idle"
+    elif site in course.awaited:
+        state = "awaited"
+    elif site not in connected:
+        state = "away"
+    elif newest is None or not (is_new or newest.state == "working"):
+        state = "idle"
+    else:
+        state = "failed" if newest.state == "called off" else newest.state
+    kind = newest.kind if newest and is_new else None
+    return {"state": state, "kind": kind, "since": newest.since if newest and kind else None}
+
+
+def _points(curves: Mapping[str, Any]) -> dict[str, list[list[float]]]:
+    return {site: [[number, round(value, 4)] for number, value in curves[site].points()] for site in sorted(curves)}
+
+
+def _terms(plan: Plan) -> dict[str, Any]:
+    return {
+        "rounds": plan.training.rounds,
+        "minimum": plan.cohort.minimum,
+        "quorum": plan.cohort.quorum,
+        "deadline_s": plan.cohort.round_deadline_s,
+        "strategy": plan.training.strategy,
+        "aggregation": plan.aggregation,
+        "code_bits": plan.network.code_bits,
+        "privacy": {"mode": plan.privacy.mode, "epsilon": plan.privacy.epsilon, "delta": plan.privacy.delta},
+    }
+
+
+def _listed(known: Known, run: Run) -> dict[str, Any]:
+    plan = known.registry.known_plan(run.plan)
+    return {**run._asdict(), "name": plan.name if plan else run.plan[:12]}
+
+
+def _model(model: Model, *, is_in_use: bool) -> dict[str, Any]:
+    card = model.card
+    scores = {
+        site: {score: figures[score] for score in SCORES if score in figures}
+        for site, figures in card.get("scores", {}).items()
+    }
+    return {
+        "id": model.id,
+        "run": model.run,
+        "published": model.published,
+        "in_use": is_in_use,
+        "plan": card.get("plan"),
+        "rounds": card.get("rounds"),
+        "cases": card.get("sites", {}),
+        "scores": scores,
+        "privacy": {key: value for key, value in card.get("privacy", {}).items() if key != "ledgers"},
+    }

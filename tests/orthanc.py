@@ -1,0 +1,160 @@
+"""A real PACS on loopback: Orthanc with its DICOMweb plug-in, and DCMTK's commands that speak to it by DICOM."""
+
+import asyncio
+import json
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+PROGRAM = Path("/usr/sbin/Orthanc")
+PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+READY_WITHIN_S = 60.0
+APT = "install what the apt line of .ci/run names: dcmtk orthanc orthanc-dicomweb"
+
+
+def needed() -> None:
+    """Fails of what is not installed, and says how to."""
+    missing = [str(path) for path in (PROGRAM, PLUGIN) if not path.exists()]
+    missing += [name for name in ("storescu", "getscu", "dcmdump") if not shutil.which(name)]
+    assert not missing, f"missing: {', '.join(missing)}. {APT}"
+
+
+class Orthanc:
+    """Started with `with`; its own folder, its own ports."""
+
+    def __init__(self, folder: Path, users: dict[str, str] | None = None) -> None:
+        """`users`: passwords by name."""
+        needed()
+        self._folder, self._users = folder, users or {}
+        self.http, self.dicom = _free_ports(2)
+        self.url = f"http://127.0.0.1:{self.http}/dicom-web"
+
+    def __enter__(self) -> "Orthanc":
+        self._folder.mkdir(parents=True, exist_ok=True)
+        config: dict[str, Any] = {
+            "Name": "test",
+            "StorageDirectory": str(self._folder / "storage"),
+            "IndexDirectory": str(self._folder / "index"),
+            "Plugins": [str(PLUGIN)],
+            "HttpPort": self.http,
+            "DicomPort": self.dicom,
+            "DicomAet": "ORTHANC",
+            "DicomAlwaysAllowGet": True,
+            "RemoteAccessAllowed": False,
+            "AuthenticationEnabled": bool(self._users),
+            "RegisteredUsers": self._users,
+            "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+        }
+        path = self._folder / "orthanc.json"
+        path.write_text(json.dumps(config))
+        self._log = (self._folder / "log").open("wb")
+        self._process = subprocess.Popen(
+            [PROGRAM, path], stdout=self._log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=self._folder
+        )
+        try:
+            self._wait()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
+
+    def call(self, path: str) -> Any:
+        """What Orthanc's own interface says."""
+        auth = next(iter(self._users.items()), None)
+        url = self.url.removesuffix("/dicom-web") + path
+        return httpx.get(url, auth=auth, trust_env=False, timeout=10).json()
+
+    def push(self, files: Sequence[Path]) -> None:
+        """C-STORE, by DCMTK, those of JPEG lossless as they are."""
+        lossless = [path for path in files if b"1.2.840.10008.1.2.4.70" in path.read_bytes()[:400]]
+        for flags, some in ((["-xs"], lossless), ([], [path for path in files if path not in lossless])):
+            to = ["-aec", "ORTHANC", "127.0.0.1", str(self.dicom)]
+            if some:
+                subprocess.run(["storescu", "-R", *flags, *to, *map(str, some)], check=True, capture_output=True)
+
+    def get(self, folder: Path, *keys: str) -> list[Path]:
+        """C-GET, by DCMTK: what the keys, NAME=VALUE, find."""
+        folder.mkdir(exist_ok=True)
+        to = ["-aec", "ORTHANC", "127.0.0.1", str(self.dicom)]
+        asked = [word for key in keys for word in ("-k", key)]
+        subprocess.run(["getscu", "-S", "-od", str(folder), *asked, *to], check=True, capture_output=True)
+        return sorted(folder.iterdir())
+
+    def _wait(self) -> None:
+        until = time.monotonic() + READY_WITHIN_S
+        while True:
+            try:
+                assert self.call("/system")["DicomPort"] == self.dicom
+                with socket.create_connection(("127.0.0.1", self.dicom), 1):
+                    return
+            except (httpx.TransportError, OSError):
+                assert self._process.poll() is None, (self._folder / "log").read_text(errors="replace")
+                assert time.monotonic() < until, (self._folder / "log").read_text(errors="replace")
+                time.sleep(0.05)
+
+
+@contextmanager
+def tls_before(port: int, pem: Path) -> Iterator[int]:
+    """The port of a TLS end before a plain one, as many hospitals have it: Orthanc's own, in Debian 12, dies."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(pem)
+    loop, open_ = asyncio.new_event_loop(), set[Any]()
+
+    async def pump(source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while part := await source.read(1 << 16):
+                to.write(part)
+                await to.drain()
+        to.close()
+
+    async def met(source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
+        open_.add(asyncio.current_task())
+        behind, back = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(pump(source, back), pump(behind, to), return_exceptions=True)
+        open_.discard(asyncio.current_task())
+
+    async def stop(server: asyncio.Server) -> None:
+        server.close()
+        for task in list(open_):
+            task.cancel()
+        await asyncio.gather(*open_, return_exceptions=True)
+
+    server = loop.run_until_complete(asyncio.start_server(met, "127.0.0.1", 0, ssl=context))
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        asyncio.run_coroutine_threadsafe(stop(server), loop).result(20)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+def _free_ports(count: int) -> list[int]:
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in held]
+    for one in held:
+        one.close()
+    return ports

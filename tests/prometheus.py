@@ -1,0 +1,97 @@
+"""A real Prometheus, of Debian's package, for the tests that ask one."""
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+WITHIN_S = 60.0
+
+
+def need(program: str) -> str:
+    """The program's path; a test fails where it is missing."""
+    found = shutil.which(program)
+    if found is None:
+        pytest.fail(f"{program} is missing: apt-get install prometheus (as .ci/run does)")
+    return found
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now."""
+    opened = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(one.getsockname()[1]) for one in opened]
+    for one in opened:
+        one.close()
+    return ports
+
+
+class Prometheus:
+    """One that runs, and its HTTP API."""
+
+    def __init__(self, port: int) -> None:
+        self._http = httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", trust_env=False, timeout=10)
+
+    def close(self) -> None:
+        self._http.close()
+
+    def ask(self, path: str, **query: str) -> Any:
+        """The data of an answer; None while it is not ready."""
+        try:
+            answer = self._http.get(path, params=query)
+        except httpx.TransportError:
+            return None
+        return answer.json()["data"] if answer.is_success else None
+
+    def value(self, query: str) -> float | None:
+        """The one value that a query gives; None when it gives none."""
+        found = self.ask("/query", query=query)
+        return float(found["result"][0]["value"][1]) if found and found["result"] else None
+
+    def until(self, query: str, holds: Callable[[float], bool]) -> float:
+        """The value, once it is what it should be."""
+        end, value = time.monotonic() + WITHIN_S, None
+        while time.monotonic() < end:
+            value = self.value(query)
+            if value is not None and holds(value):
+                return value
+            time.sleep(0.1)
+        raise TimeoutError(f"{query} is {value}")
+
+
+@contextmanager
+def prometheus(folder: Path, config: Path, targets: Mapping[str, list[int]]) -> Iterator[Prometheus]:
+    """One that scrapes `targets`, by job, each second, with the rest of `config` as it is."""
+    (port,) = free_ports(1)
+    folder.mkdir()
+    values = yaml.safe_load(config.read_text("utf-8"))
+    values["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    values["rule_files"] = [str(config.parent / name) for name in values["rule_files"]]
+    for job in values["scrape_configs"]:
+        job["static_configs"] = [{"targets": [f"127.0.0.1:{one}" for one in targets[job["job_name"]]]}]
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(values), "utf-8")
+    flags = [
+        f"--config.file={folder / 'prometheus.yml'}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([need("prometheus"), *flags], stdout=log, stderr=log)
+    asked = Prometheus(port)
+    try:
+        yield asked
+    finally:
+        asked.close()
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -1,0 +1,67 @@
+"""Chromium, driven as a person would: for stories that end on a screen."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PASSWORD = "correct horse battery"
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """A headless browser with no history."""
+    if not CHROMIUM.exists():
+        pytest.fail(f"{CHROMIUM} is missing: install what the apt line of .ci/run names (chromium)")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), headless=True, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def window(browser: Browser, width: int = 1280, height: int = 800, **options: Any) -> Iterator[BrowserContext]:
+    """A window with its own cookies; a fault of a script on its pages fails the test."""
+    context = browser.new_context(
+        ignore_https_errors=True, viewport={"width": width, "height": height}, accept_downloads=True, **options
+    )
+    faults: list[str] = []
+    context.on("weberror", lambda error: faults.append(str(error.error)))
+    try:
+        yield context
+    finally:
+        context.close()
+    assert not faults
+
+
+def sign_in(page: Page, address: str, name: str, password: str = PASSWORD) -> None:
+    """Open the page, and sign in as a person does."""
+    page.goto(address)
+    page.fill("#name", name)
+    page.fill("#password", password)
+    page.click("button[type=submit].main")
+
+
+def serious(page: Page) -> list[str]:
+    """What axe finds that is serious or critical."""
+    found = Axe().run(page).response["violations"]
+    return [
+        f"{one['id']}: {node['html'][:160]}"
+        for one in found
+        if one["impact"] in ("serious", "critical")
+        for node in one["nodes"]
+    ]

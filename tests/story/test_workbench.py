@@ -1,0 +1,352 @@
+"""Radiologists at their workbenches, in Chromium: an image dropped, cases found at three sites, a consult answered."""
+
+import base64
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from dicoms import dicom
+from PIL import Image
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from browser import PASSWORD, chromium, serious, sign_in, window
+from hospitals import small_plan
+from trial import Trial
+from ynet.data.manifest import find_sites, read
+from ynet.web.accounts import Accounts
+
+DROP = """([name, data]) => {
+  const bytes = Uint8Array.from(atob(data), (char) => char.charCodeAt(0));
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([bytes], name, { type: "image/png" }));
+  for (const kind of ["dragover", "drop"])
+    document.querySelector("#film").dispatchEvent(
+      new DragEvent(kind, { dataTransfer: transfer, bubbles: true, cancelable: true }));
+}"""
+LESION_PIXELS = """() => {
+  const canvas = document.querySelector("#canvas");
+  const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+  let count = 0;
+  for (let at = 0; at < data.length; at += 4) count += data[at] - data[at + 2] > 40;
+  return count;
+}"""
+
+
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Iterator[Trial]:
+    """Three sites with a trained model, each with a workbench, a radiologist and an admin."""
+    folder = tmp_path_factory.mktemp("benches")
+    with Trial(folder, find_sites(data), workbench={"enabled": True, "port": 0}) as running:
+        running.start_server()
+        running.join_all()
+        for site in running.sites:
+            accounts = Accounts(running.home(site))
+            for name, role in (("weber", "radiologist"), ("other", "radiologist"), ("it", "admin")):
+                accounts.add(name, role, PASSWORD, time.time())  # type: ignore[arg-type]
+        done = running.server_command("train", "--plan", small_plan(folder / "plan.yaml", width=8, local_epochs=6))
+        assert done.returncode == 0, done.stdout + done.stderr
+        running.wait_indexed(running.server_call("GET", "/models")["in_use"])
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as started:
+        yield started
+
+
+def address(trial: Trial, site: str) -> str:
+    return str(trial.site_call(site, "GET", "/workbench")["address"])
+
+
+@pytest.fixture
+def opened(browser: Browser) -> Iterator[BrowserContext]:
+    with window(browser) as context:
+        yield context
+
+
+@pytest.fixture
+def page(opened: BrowserContext, trial: Trial) -> Page:
+    """Site A's workbench, signed in as a radiologist."""
+    made = opened.new_page()
+    sign_in(made, address(trial, "A"), "weber")
+    expect(made.locator("#link")).to_have_text("connected")
+    return made
+
+
+def image(trial: Trial, site: str = "A") -> Path:
+    manifest = read(trial.sites[site])
+    return manifest.path_of(next(case for case in manifest.test if case.mask).image)
+
+
+def drop(page: Page, path: Path, name: str = "") -> None:
+    page.evaluate(DROP, [name or path.name, base64.b64encode(path.read_bytes()).decode()])
+
+
+def ask(page: Page, path: Path, name: str = "") -> None:
+    drop(page, path, name)
+    expect(page.locator("#film")).to_have_attribute("data-shown", re.compile(r"\d"))
+    expect(page.locator("#busy")).to_be_hidden()
+
+
+class Caller:
+    """The calls of a page, without it: what a hostile account could send."""
+
+    def __init__(self, trial: Trial, site: str, name: str) -> None:
+        origin = address(trial, site).rstrip("/")
+        self.client = httpx.Client(base_url=origin, verify=False, trust_env=False, headers={"origin": origin})
+        self.client.post("/login", data={"name": name, "password": PASSWORD})
+        page = self.client.get("/", headers={"accept": "text/html"}).text
+        self.client.headers["x-csrf"] = page.split('name="csrf" content="')[1].split('"')[0]
+
+    def __enter__(self) -> httpx.Client:
+        return self.client
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+
+
+def test_the_command_says_where_the_workbench_is(trial: Trial) -> None:
+    said = trial.site_command("A", "workbench", "--json")
+    assert said.returncode == 0, said.stderr
+    assert json.loads(said.stdout)["address"] == address(trial, "A")
+    assert address(trial, "A") in trial.site_command("A", "workbench").stdout
+
+
+def test_a_dropped_image_is_answered_with_its_mask_and_cases_of_three_sites(trial: Trial, page: Page) -> None:
+    ask(page, image(trial))
+    assert {card.split("\n")[0] for card in page.locator(".other-card strong").all_inner_texts()} == {"B", "C"}
+    expect(page.locator("#own .own-card")).to_have_count(10)
+    assert [row.inner_text() for row in page.locator(".site-name strong").all()] == ["A", "B", "C"]
+    expect(page.locator("#film-lesion")).to_contain_text("lesion")
+    covered = page.evaluate(LESION_PIXELS)
+    page.keyboard.press("m")
+    page.wait_for_timeout(100)  # a frame, in which the canvas is drawn anew
+    assert page.evaluate(LESION_PIXELS) < covered
+
+
+def test_a_dropped_dicom_file_is_answered_and_its_patient_is_nowhere_on_the_page(
+    trial: Trial, page: Page, tmp_path: Path
+) -> None:
+    with Image.open(image(trial)) as opened:
+        grey = 16 * np.asarray(opened.convert("L"), np.uint16)
+    names = {"PatientName": "CANARY^NAME", "PatientID": "CANARY-ID", "WindowCenter": 2048, "WindowWidth": 4096}
+    (tmp_path / "slice.dcm").write_bytes(dicom(grey, **names))
+    ask(page, tmp_path / "slice.dcm")
+    expect(page.locator(".other-card")).to_have_count(10)
+    expect(page.locator("#film-size")).to_have_text("48 × 48")
+    assert "CANARY^NAME" not in page.content()
+    (tmp_path / "several.dcm").write_bytes(dicom(np.stack([grey, grey]), frames=True))
+    drop(page, tmp_path / "several.dcm")
+    expect(page.locator("#fault strong")).to_contain_text("several.dcm")
+    page.keyboard.press("f")
+    page.fill("[name=frame]", "2")
+    ask(page, tmp_path / "several.dcm")
+
+
+def test_the_page_loads_nothing_from_elsewhere_and_weighs_little(trial: Trial, opened: BrowserContext) -> None:
+    page, seen = opened.new_page(), list[tuple[str, int]]()
+    page.on("response", lambda answer: seen.append((answer.url, len(answer.body()) if answer.ok else 0)))
+    sign_in(page, address(trial, "A"), "weber")
+    expect(page.locator("#link")).to_have_text("connected")
+    assert all(url.startswith(address(trial, "A")) for url, _ in seen)
+    assert 20_000 < sum(size for _, size in seen) < 500_000
+
+
+def test_an_own_case_is_picked_and_asked_about_with_the_keyboard_alone(trial: Trial, page: Page) -> None:
+    page.keyboard.press("c")
+    expect(page.locator("#case-text")).to_be_focused()
+    page.keyboard.type(image(trial).name)
+    expect(page.locator("#case-grid .own-card")).to_have_count(1)
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.locator("#film-name")).to_have_text(image(trial).name)
+    page.keyboard.press("3")
+    expect(page.locator(".entry").first).to_contain_text(image(trial).name)
+
+
+def test_a_consult_is_asked_answered_at_the_other_site_and_read(trial: Trial, browser: Browser, page: Page) -> None:
+    ask(page, image(trial))
+    card = page.locator(".other-card").filter(has=page.get_by_text("B", exact=True)).first
+    card.get_by_role("button").click()
+    page.fill("#ask-note", "How did it go on? <b>Please</b>")
+    page.click("#ask-send")
+    expect(card.get_by_role("button")).to_have_text("Asked")
+    with window(browser) as theirs:
+        there = theirs.new_page()
+        sign_in(there, address(trial, "B"), "weber")
+        expect(there.locator("#waiting")).to_have_text("1")
+        there.keyboard.press("2")
+        expect(there.locator("#received .note-text")).to_have_text("How did it go on? <b>Please</b>")
+        expect(there.locator("#received img")).to_be_visible()
+        there.locator("#received textarea").fill("Call me")
+        there.get_by_role("button", name="Yes, ask me").click()
+        expect(there.locator("#received .answer")).to_have_text("Call me")
+        assert not serious(there)
+    page.keyboard.press("2")
+    expect(page.locator("#sent .answer")).to_have_text("Call me")
+    expect(page.locator("#sent .chip")).to_have_text("yes")
+
+
+def test_only_a_radiologist_answers_and_only_a_hit_can_be_asked_about(trial: Trial) -> None:
+    with Caller(trial, "B", "it") as admin:
+        refused = admin.post("/api/consult-answer", json={"id": "00", "word": "yes"})
+        assert (refused.status_code, refused.json()["error"]["kind"]) == (409, "refused")
+    with Caller(trial, "A", "weber") as radiologist:
+        found = radiologist.post("/api/query?k=5&name=a.png", content=image(trial).read_bytes()).json()
+        invented = {"look": found["id"], "site": "B", "token": "00" * 16, "note": "?"}
+        assert "names no hit" in radiologist.post("/api/consult", json=invented).json()["error"]["why"]
+
+
+def test_one_account_has_neither_the_answers_nor_the_history_of_another(trial: Trial) -> None:
+    with Caller(trial, "A", "weber") as one, Caller(trial, "A", "other") as other:
+        found = one.post("/api/query?k=5&name=a.png", content=image(trial).read_bytes()).json()
+        for part in ("pixels", "overlay", "mask.png", "report.html"):
+            assert one.get(f"/api/looks/{found['id']}/{part}").status_code == 200
+            assert other.get(f"/api/looks/{found['id']}/{part}").status_code == 409
+        entry = one.get("/api/history").json()["entries"][0]
+        assert other.get("/api/history").json()["entries"] == []
+        assert other.get(f"/api/history/thumbnail?id={entry['id']}").status_code == 404
+        assert other.post("/api/history/delete", json={"id": entry["id"]}).json() == {"deleted": 0}
+        assert one.post("/api/history/delete", json={"id": entry["id"]}).json() == {"deleted": 1}
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "manifest.csv", "masks/x.png", "", "\0"])
+def test_no_file_is_shown_or_asked_about_that_is_no_case(trial: Trial, name: str) -> None:
+    with Caller(trial, "A", "weber") as client:
+        assert client.get("/api/cases/picture", params={"image": name}).status_code == 409
+        assert client.post("/api/query", params={"case": name or " ", "k": 5}).status_code == 409
+
+
+def test_an_account_is_the_asking_user_in_the_audit_logs(trial: Trial) -> None:
+    with Caller(trial, "A", "other") as client:
+        client.post("/api/query?k=5&name=a.png", content=image(trial).read_bytes())
+    users = json.loads(trial.site_command("A", "user", "list", "--json").stdout)["users"]
+    pseudonym = {one["name"]: one["pseudonym"] for one in users}["other"]
+    for site in ("A", "B"):
+        entries = json.loads(trial.site_command(site, "audit", "show", "--json").stdout)["entries"]
+        assert [one for one in entries if one["kind"] == "query"][-1]["user"] == pseudonym
+
+
+def test_silence_is_said_in_words_that_differ(trial: Trial, page: Page) -> None:
+    page.keyboard.press("f")
+    page.fill("[name=attribute_name]", "background")
+    page.fill("[name=attribute_value]", "dark")
+    ask(page, image(trial))
+    expect(page.locator(".why.refused").first).to_contain_text("Refused: the site answers no such question")
+    page.fill("[name=attribute_name]", "")
+    page.fill("[name=since]", "2020-01-01")
+    page.click("#filters button[type=submit]")
+    expect(page.locator("#filter-count")).to_have_text("1")
+    expect(page.locator(".site-row.silent")).not_to_have_count(0)
+
+
+def test_what_is_no_image_is_said_with_what_why_and_do(trial: Trial, page: Page, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no image")
+    drop(page, tmp_path / "a.png", "<img src=x onerror=alert(1)>.png")
+    fault = page.locator("#fault")
+    expect(fault.locator("strong")).to_contain_text("<img src=x onerror=alert(1)>.png cannot be read")
+    assert fault.locator("span").count() == 2
+    expect(page.locator("#fault img")).to_have_count(0)
+    assert str(trial.home("A")) not in fault.inner_text()
+
+
+def test_what_another_site_says_is_shown_as_text(trial: Trial, page: Page) -> None:
+    """An answer of the real site, with labels that a hostile one could send."""
+    evil = "<img src=x onerror=alert(1)><script>alert(2)</script>"
+
+    def spoil(route: Any) -> None:
+        answer = route.fetch()
+        told = answer.json()
+        for hit in told["others"]:
+            hit["label"] = evil
+        for one in told["spread"]:
+            one["labels"] = [[evil, one["total"]]]
+        for one in told["outcomes"]:
+            one["words"] = evil
+        route.fulfill(response=answer, json=told)
+
+    page.route("**/api/query?*", spoil)
+    ask(page, image(trial), evil.replace("/", "") + ".png")
+    expect(page.locator(".other-card .label").first).to_have_text(evil)
+    expect(page.locator("img[src=x]")).to_have_count(0)
+    expect(page.locator("#found script")).to_have_count(0)
+
+
+def test_the_report_is_one_file_that_needs_nothing_else(
+    trial: Trial, browser: Browser, page: Page, tmp_path: Path
+) -> None:
+    ask(page, image(trial))
+    with page.expect_download() as download:
+        page.click("#get-report")
+    assert download.value.suggested_filename == f"{image(trial).stem}-report.html"
+    download.value.save_as(tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text("utf-8")
+    assert text.count("data:image/jpeg;base64,") == 11
+    asked = list[str]()
+    with window(browser) as context:
+        report = context.new_page()
+        report.on("request", lambda request: asked.append(request.url))
+        report.goto((tmp_path / "report.html").as_uri())
+        expect(report.get_by_role("heading", level=1)).to_contain_text(image(trial).name)
+        assert len(report.pdf()) > 10_000
+    assert all(url.startswith(("file:", "data:")) for url in asked)
+    with page.expect_download() as download:
+        page.click("#get-mask")
+    assert Path(download.value.path()).read_bytes().startswith(b"\x89PNG")
+
+
+def test_nothing_jumps_while_an_answer_comes(trial: Trial, page: Page) -> None:
+    ask(page, image(trial))
+    page.evaluate("""() => { window.shift = 0; new PerformanceObserver((list) => {
+      for (const one of list.getEntries()) window.shift += one.value; }).observe({ type: "layout-shift" }); }""")
+    ask(page, image(trial))
+    page.wait_for_load_state("networkidle")
+    assert page.evaluate("window.shift") < 0.1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(trial: Trial, browser: Browser, scheme: str) -> None:
+    with window(browser, color_scheme=scheme) as context:
+        page = context.new_page()
+        page.goto(address(trial, "A"))
+        assert not serious(page)
+        sign_in(page, address(trial, "A"), "weber")
+        expect(page.locator("#link")).to_have_text("connected")
+        assert not serious(page)
+        ask(page, image(trial))
+        page.keyboard.press("f")
+        assert not serious(page)
+        for key in ("2", "3", "?"):
+            page.keyboard.press(key)
+            page.wait_for_load_state("networkidle")
+            assert not serious(page)
+
+
+def test_a_forgotten_patients_case_is_pictured_no_more(trial: Trial) -> None:
+    case = read(trial.sites["C"]).train[0]
+    with Caller(trial, "C", "weber") as client:
+        asked = {"image": case.image}
+        assert client.get("/api/cases/picture", params=asked).status_code == 200
+        assert trial.site_command("C", "forget", "--patient", case.patient).returncode == 0
+        assert client.get("/api/cases/picture", params=asked).status_code == 409
+        assert client.get("/api/cases", params={"text": case.image}).json()["total"] == 0
+
+
+def test_patients_names_stay_out_of_the_page(trial: Trial) -> None:
+    with Caller(trial, "A", "weber") as client:
+        said = client.get("/api/cases").text + client.post("/api/query?k=20", content=image(trial).read_bytes()).text
+    assert "PATIENT" not in said
+
+
+def test_when_the_session_ends_the_page_says_so(trial: Trial, page: Page) -> None:
+    page.context.clear_cookies()
+    drop(page, image(trial))
+    expect(page.locator("#ended")).to_be_visible()

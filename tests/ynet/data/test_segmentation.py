@@ -1,0 +1,89 @@
+"""A mask in a DICOM SEG is found by the image that it refers to."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dicom_hospital import names, segmentation
+from dicoms import dataset, dicom, to_bytes
+from pydicom import Dataset, dcmread, uid
+
+from ynet.data import images
+from ynet.data.check import check
+from ynet.errors import UserError
+
+SIDE = 21  # odd: frames of one bit a pixel begin in the midst of a byte
+PIXELS = np.arange(SIDE * SIDE, dtype=np.uint16).reshape(SIDE, SIDE)
+MASKS = np.random.default_rng(1).random((3, SIDE, SIDE)) > 0.6
+MASKS[1] = False
+
+
+def slices(folder: Path) -> list[Path]:
+    """Three images of one series."""
+    series = names(StudyInstanceUID=uid.generate_uid(), SeriesInstanceUID=uid.generate_uid())
+    paths = [folder / f"{number}.dcm" for number in range(3)]
+    for number, path in enumerate(paths):
+        place = {"ImagePositionPatient": [0, 0, 3.0 * number], "InstanceNumber": number + 1}
+        path.write_bytes(dicom(PIXELS + number, **{**series, **place}))
+    return paths
+
+
+def test_each_image_has_its_own_frame_and_one_without_a_frame_has_no_lesion(tmp_path: Path) -> None:
+    paths, seg = slices(tmp_path), tmp_path / "seg.dcm"
+    seg.write_bytes(segmentation([dcmread(path) for path in paths], MASKS))
+    for path, mask in zip(paths, MASKS, strict=True):
+        np.testing.assert_array_equal(images.decode_mask(seg, path), mask)
+
+
+def test_of_several_segments_one_must_be_named(tmp_path: Path) -> None:
+    paths, seg = slices(tmp_path), tmp_path / "seg.dcm"
+    both = np.stack([MASKS, ~MASKS], -1)
+    seg.write_bytes(segmentation([dcmread(path) for path in paths], both, labels=2))
+    with pytest.raises(UserError, match=r"2 segments, and none is named.*\n.*#1, #2"):
+        images.decode_mask(seg, paths[0])
+    np.testing.assert_array_equal(images.decode_mask(tmp_path / "seg.dcm#2", paths[0]), ~MASKS[0])
+    with pytest.raises(UserError, match="no segment 3"):
+        images.decode_mask(tmp_path / "seg.dcm#3", paths[0])
+
+
+def test_a_seg_of_another_image_or_beside_no_dicom_image_is_refused(tmp_path: Path) -> None:
+    paths, seg = slices(tmp_path), tmp_path / "seg.dcm"
+    seg.write_bytes(segmentation([dcmread(path) for path in paths[:2]], MASKS[:2] | True))
+    with pytest.raises(UserError, match="of other images than this one"):
+        images.decode_mask(seg, paths[2])
+    with pytest.raises(UserError, match="its image is no DICOM file"):
+        images.decode_mask(seg)
+
+
+def test_a_fraction_counts_from_half_of_the_whole(tmp_path: Path) -> None:
+    paths, seg = slices(tmp_path), tmp_path / "seg.dcm"
+    made = dcmread(io.BytesIO(segmentation([dcmread(paths[0])], MASKS[:1])))
+    made.SegmentationType, made.MaximumFractionalValue, made.BitsAllocated, made.BitsStored = "FRACTIONAL", 200, 8, 8
+    made.HighBit, made.PixelData = 7, (MASKS[0] * 100 + ~MASKS[0] * 99).astype(np.uint8).tobytes() + b"\0"
+    seg.write_bytes(to_bytes(made))
+    np.testing.assert_array_equal(images.decode_mask(seg, paths[0]), MASKS[0])
+
+
+def test_frames_of_one_file_are_told_apart(tmp_path: Path) -> None:
+    path, seg = tmp_path / "many.dcm", tmp_path / "seg.dcm"
+    many = dataset(np.stack([PIXELS] * 3), frames=True, **names(), ImagePositionPatient=[0, 0, 0])
+    path.write_bytes(to_bytes(many))
+    single = dataset(PIXELS, **names(), ImagePositionPatient=[0, 0, 0], SOPInstanceUID=many.SOPInstanceUID)
+    made = dcmread(io.BytesIO(segmentation([single], MASKS[:1])))
+    source: Dataset = made.PerFrameFunctionalGroupsSequence[0].DerivationImageSequence[0].SourceImageSequence[0]
+    source.ReferencedFrameNumber = 2
+    seg.write_bytes(to_bytes(made))
+    np.testing.assert_array_equal(images.decode_mask(seg, tmp_path / "many.dcm#2"), MASKS[0])
+    assert not images.decode_mask(seg, tmp_path / "many.dcm#3").any()
+
+
+def test_a_manifest_of_dicom_files_and_segs_is_checked_like_any_other(tmp_path: Path) -> None:
+    paths = slices(tmp_path)
+    (tmp_path / "seg.dcm").write_bytes(segmentation([dcmread(path) for path in paths], MASKS))
+    rows = [f"{path.name},seg.dcm,glioma,p{number}" for number, path in enumerate(paths)]
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("\n".join(["image,mask,label,patient", *rows]))
+    report = check(manifest, None)
+    assert not report.errors
+    assert report.images_per_size == {f"{SIDE} x {SIDE}": 3}

@@ -1,0 +1,59 @@
+"""How often a password may be tried: for one account from one address, from one address, and for one account."""
+
+import ipaddress
+from collections import OrderedDict, deque
+
+WITHIN_S = 900.0
+MOST_OF_PAIR, MOST_OF_ADDRESS, MOST_OF_ACCOUNT = 8, 40, 100
+"""Failures in WITHIN_S, after which it waits. The last is high, so that a stranger does not shut out an owner soon."""
+MAX_KEPT = 8_192
+
+
+class Attempts:
+    """The newest failures, in bounded memory; what failed longest ago is forgotten first."""
+
+    def __init__(self) -> None:
+        self._failures: OrderedDict[tuple[str, str], deque[float]] = OrderedDict()
+
+    def begin(self, account: str, address: str, now: float) -> float:
+        """Count an attempt before it is made, so that many at once do not pass; 0.0, or for how many seconds to wait.
+
+        An attempt that must wait is not counted.
+        """
+        limits = _limits(account, address)
+        wait_s = max(self._wait(key, most, now) for key, most in limits.items())
+        if wait_s > 0:
+            return wait_s
+        for key, most in limits.items():
+            times = self._failures.pop(key, None) or deque(maxlen=most)
+            times.append(now)
+            self._failures[key] = times
+        while len(self._failures) > MAX_KEPT:
+            self._failures.popitem(last=False)
+        return 0.0
+
+    def succeeded(self, account: str, address: str) -> None:
+        """The attempt that was just begun is no failure; what failed before for this pair is forgiven."""
+        for key in _limits(account, address):
+            times = self._failures.get(key)
+            if times:
+                times.pop()
+        self._failures.pop((account, _neighbourhood(address)), None)
+
+    def _wait(self, key: tuple[str, str], most: int, now: float) -> float:
+        times = self._failures.get(key)
+        return WITHIN_S - (now - times[0]) if times is not None and len(times) == most else 0.0
+
+
+def _limits(account: str, address: str) -> dict[tuple[str, str], int]:
+    place = _neighbourhood(address)
+    return {(account, place): MOST_OF_PAIR, ("", place): MOST_OF_ADDRESS, (account, ""): MOST_OF_ACCOUNT}
+
+
+def _neighbourhood(address: str) -> str:
+    """An IPv4 address; of an IPv6 address the /64."""
+    try:
+        read = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return str(ipaddress.ip_network((read, 64), strict=False)) if read.version == 6 else str(read)
