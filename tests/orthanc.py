@@ -1,9 +1,9 @@
 """A real PACS on loopback: Orthanc with its DICOMweb plug-in, and DCMTK's commands that speak to it by DICOM."""
 
-import asyncio
 import json
 import shutil
 import socket
+import socketserver
 import ssl
 import subprocess
 import threading
@@ -119,37 +119,37 @@ def tls_before(port: int, pem: Path) -> Iterator[int]:
     """The port of a TLS end before a plain one, as many hospitals have it: Orthanc's own, in Debian 12, dies."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(pem)
-    loop, open_ = asyncio.new_event_loop(), set[Any]()
 
-    async def pump(source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
+    class Relay(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with (
+                suppress(OSError),
+                context.wrap_socket(self.request, server_side=True) as near,
+                socket.create_connection(("127.0.0.1", port)) as far,
+            ):
+                back = threading.Thread(target=pump, args=(far, near))
+                back.start()
+                pump(near, far)
+                back.join()
+
+    def pump(source: socket.socket, to: socket.socket) -> None:
         with suppress(OSError):
-            while part := await source.read(1 << 16):
-                to.write(part)
-                await to.drain()
-        to.close()
+            while part := source.recv(1 << 16):
+                to.sendall(part)
+        with suppress(OSError):
+            to.shutdown(socket.SHUT_WR)
 
-    async def met(source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
-        open_.add(asyncio.current_task())
-        behind, back = await asyncio.open_connection("127.0.0.1", port)
-        await asyncio.gather(pump(source, back), pump(behind, to), return_exceptions=True)
-        open_.discard(asyncio.current_task())
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = False
 
-    async def stop(server: asyncio.Server) -> None:
-        server.close()
-        for task in list(open_):
-            task.cancel()
-        await asyncio.gather(*open_, return_exceptions=True)
-
-    server = loop.run_until_complete(asyncio.start_server(met, "127.0.0.1", 0, ssl=context))
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        asyncio.run_coroutine_threadsafe(stop(server), loop).result(20)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+    with Server(("127.0.0.1", 0), Relay) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def _free_ports(count: int) -> list[int]:

@@ -16,8 +16,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from dicom_hospital import CANARY, Pacs, make
+from dicoms import dicom
 from orthanc import Orthanc, tls_before
 from PIL import Image
+from pydicom import dcmread
 from typer.testing import CliRunner
 
 from hospitals import small_plan
@@ -84,6 +86,8 @@ def test_the_images_are_imported_trained_on_and_asked_about_and_a_mask_goes_back
     assert len(asked["hits"]) == 5
     assert asked["hits"][0]["image"].startswith("images/")
 
+    assert_a_frame_is_asked_about_by_its_number(story)
+
     instance, seg = story.pacs.instances[1], story.folder / "seg.dcm"
     source = ("--dicomweb", story.orthanc.url, "--instance", instance)
     made = json.loads(story.run("segment", *source, "--out", seg, "--store", story.orthanc.url, "--json"))
@@ -104,6 +108,18 @@ def assert_the_masks_are_those_of_the_segs(story: Story, manifest: Path) -> None
         drawn = story.pacs.masks[instance_of[Path(row["image"]).stem]]
         mask = np.asarray(Image.open(manifest.parent / row["mask"])) > 0 if row["mask"] else np.zeros_like(drawn)
         np.testing.assert_array_equal(mask, drawn)
+
+
+def assert_a_frame_is_asked_about_by_its_number(story: Story) -> None:
+    """The same as that frame alone; without a number the file is refused, and the message says how to name one."""
+    one = dcmread(story.pacs.images[1])
+    many = story.folder / "many.dcm"
+    pixels = np.stack([np.zeros_like(one.pixel_array), one.pixel_array])
+    many.write_bytes(dicom(pixels, frames=True, BitsStored=12, WindowCenter=2048, WindowWidth=4096))
+    alone = story.trial.query("A", story.pacs.images[1])
+    assert story.trial.query("A", many.with_name("many.dcm#2"))["code"] == alone["code"]
+    with pytest.raises(UserError, match="2 frames, and none is named"):
+        story.trial.query("A", many)
 
 
 def assert_dcmtk_reads_it(story: Story, seg: Path, instance: str, pixels: int) -> None:
