@@ -30,11 +30,24 @@ EXAMPLES: Examples = {
     ),
     "ledger": ("ynet-client ledger",),
     "plans": ("ynet-client plans",),
+    "import": (
+        "ynet-client import --dicom /export/mammo --labels labels.csv --out /data/mammo",
+        'ynet-client import --dicomweb https://pacs/dicom-web --query "Modality=MR" --labels labels.csv --out /data/mr',
+    ),
     "query": (
         "ynet-client query IMAGE.png -k 10 --picture result.png",
         "ynet-client query IMAGE.png --label benign --since 2024-01-01",
         "ynet-client query *.png --sites B,C --json",
     ),
     "restore": ("ynet-client restore A.tar --site A",),
+    "segment": (
+        "ynet-client segment IMAGE.dcm --out lesion.dcm",
+        "ynet-client segment IMAGE.dcm --out lesion.dcm --store https://pacs/dicom-web",
+    ),
     "status": ("ynet-client status", "ynet-client status --site A --json"),
+    "user add": ("ynet-client user add ada --role radiologist",),
+    "user list": ("ynet-client user list", "ynet-client user list --json"),
+    "user password": ("ynet-client user password ada",),
+    "user remove": ("ynet-client user remove ada",),
+    "workbench": ("ynet-client workbench --open",),
 }

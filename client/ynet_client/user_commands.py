@@ -4,8 +4,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from ynet.web import user_commands
-from ynet_client import books
 from ynet_client.door import home_of
 from ynet_client.options import Home, Json, Site
 
@@ -21,24 +19,33 @@ def add(
     home: Home = None,
 ) -> None:
     """Make an account. The password is asked for, or is the line that is piped in."""
+    from ynet.web import user_commands  # cryptography: a moment that help and completion need not wait
+
     user_commands.add(home_of(home, site), name, role)
 
 
 @app.command()
 def password(name: Name, site: Site = None, home: Home = None) -> None:
     """Give an account another password; who was signed in with the old one is signed out."""
+    from ynet.web import user_commands  # cryptography: a moment that help and completion need not wait
+
     user_commands.set_password(home_of(home, site), name)
 
 
 @app.command()
 def remove(name: Name, site: Site = None, home: Home = None) -> None:
     """Take an account away; it is signed out at once."""
+    from ynet.web import user_commands  # cryptography: a moment that help and completion need not wait
+
     user_commands.remove(home_of(home, site), name)
 
 
 @app.command("list")
 def list_(site: Site = None, home: Home = None, as_json: Json = False) -> None:
     """List the accounts, each with the pseudonym under which its questions leave the site and stand in audit logs."""
+    from ynet.web import user_commands  # cryptography: a moment that help and completion need not wait
+    from ynet_client import books
+
     folder = home_of(home, site)
     secret = books.secret_of(folder)
     user_commands.show(folder, as_json=as_json, pseudonym=lambda name: books.pseudonym_of(secret, name))

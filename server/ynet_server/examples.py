@@ -25,4 +25,8 @@ EXAMPLES: Examples = {
     "start": ("ynet-server start --config server.yaml", "ynet-server start"),
     "status": ("ynet-server status", "ynet-server status --json"),
     "train": ("ynet-server train --plan plan.yaml", "ynet-server train --plan plan.yaml --detach"),
+    "user add": ("ynet-server user add grace --role admin",),
+    "user list": ("ynet-server user list",),
+    "user password": ("ynet-server user password grace",),
+    "user remove": ("ynet-server user remove grace",),
 }
