@@ -53,7 +53,8 @@ class HttpsDoor:
     async def begin(self) -> int:
         """Listen; the port. Raises OSError when it cannot."""
         self._config.load()
-        self._listening = socket.create_server((self._config.host, self._config.port))
+        family = socket.AF_INET6 if ":" in self._config.host else socket.AF_INET
+        self._listening = socket.create_server((self._config.host, self._config.port), family=family)
         self._listening.setblocking(False)
         self._accepting = asyncio.create_task(self._accept())
         return int(self._listening.getsockname()[1])

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
@@ -73,7 +73,13 @@ class Web:
             self.assets.route(),
         ]
         inner = [Route(one.path, self._guarded(one.endpoint), methods=sorted(one.methods or ())) for one in routes]
-        handlers: dict[Any, Any] = {UserError: self._user_error, 404: self._gone, 405: self._gone, 500: self._fault}
+        handlers: dict[Any, Any] = {
+            UserError: self._user_error,
+            ClientDisconnect: _nobody,
+            404: self._gone,
+            405: self._gone,
+            500: self._fault,
+        }
         return Starlette(routes=[*own, *inner], exception_handlers=handlers, middleware=[Middleware(Gate)])
 
     def page(self, request: Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:
@@ -167,6 +173,11 @@ class Web:
     async def _fault(self, _: Request, error: Exception) -> Response:
         log.error("a page failed", exc_info=error)
         return _error_json("a fault of ynet", "its log says more", "tell the site's admin", 500)
+
+
+async def _nobody(_: Request, __: Exception) -> Response:
+    """Who asked is gone, in the midst of it."""
+    return Response(status_code=400)
 
 
 def visitor_of(request: Request) -> Visitor:

@@ -116,7 +116,7 @@ async def _case_picture(bench: Bench, request: Request, _: Visitor) -> Response:
     made = await _with_archive(
         bench, lambda archive: bench.own_cases.picture(archive, image, side, is_outlined=is_outlined)
     )
-    return Response(made, media_type="image/jpeg", headers={"cache-control": "private, max-age=300"})
+    return Response(made, media_type="image/jpeg")
 
 
 # --- queries
@@ -139,7 +139,7 @@ async def _query(bench: Bench, request: Request, visitor: Visitor) -> dict[str, 
         for path in received:
             path.unlink(missing_ok=True)
     (look,) = answered.looks
-    telling = partial(told.tell, bench.site, own_cases=bench.own_cases, answered=answered, k=wanted.k)
+    telling = partial(told.tell, bench.site, own_cases=bench.own_cases, answered=answered, wanted=wanted)
     async with bench.drawing:
         picture = await asyncio.to_thread(shown.show, look.encoded.pixels, look.encoded.mask)
         small = b"" if own_case else await asyncio.to_thread(shown.thumbnail, picture)
@@ -157,7 +157,7 @@ async def _asked(bench: Bench, image: Path, name: str, wanted: Wanted, visitor: 
     except UserError as error:
         if str(image) not in error.what:
             raise
-        raise UserError(error.what.replace(str(image), name or "the image"), error.why, error.do) from None
+        raise type(error)(error.what.replace(str(image), name or "the image"), error.why, error.do) from None
 
 
 def _described(kept: Kept) -> dict[str, Any]:
@@ -220,8 +220,7 @@ async def _history(bench: Bench, _: Request, visitor: Visitor) -> dict[str, Any]
 async def _thumbnail(bench: Bench, request: Request, visitor: Visitor) -> Response:
     number = _number(request.query_params.get("id", ""))
     found = await asyncio.to_thread(bench.history.thumbnail, visitor.name, number)
-    headers = {"cache-control": "private, max-age=300"}
-    return Response(found, media_type="image/jpeg", headers=headers) if found else Response(status_code=404)
+    return Response(found, media_type="image/jpeg") if found else Response(status_code=404)
 
 
 async def _delete(bench: Bench, request: Request, visitor: Visitor) -> dict[str, Any]:

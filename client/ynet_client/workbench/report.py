@@ -34,7 +34,7 @@ def write(archive: "Archive", own_cases: OwnCases, kept: Kept, low: float, high:
         account=kept.account,
         share=kept.shown.share,
         size=kept.shown.full_size,
-        asked=time.strftime("%Y-%m-%d %H:%M", time.localtime(kept.time)),
+        at=time.strftime("%Y-%m-%d %H:%M", time.localtime(kept.time)),
         picture=_data_uri(jpeg(drawn(kept.shown, low, high, SIDE))),
         pictures=pictures,
     )

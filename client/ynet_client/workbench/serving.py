@@ -25,6 +25,8 @@ from ynet_client.workbench.looks import Looks
 
 LIFE_S = 300.0
 """Of one connection of a browser; it opens another."""
+MOST_OF_ONE = 64
+"""Connections from one address, behind which may be many people: a terminal server's."""
 OFF = {"enabled": False, "address": None, "fingerprint": None, "own_certificate": None}
 
 
@@ -52,7 +54,9 @@ async def serving(
     with contextlib.closing(History(home)) as history:
         web = Web(home, f"site-{site}", f"ynet · site {site}", Path(__file__).parent)
         bench = Bench(site, duties, session, spool, web, history, OwnCases(), Looks(), asyncio.Semaphore(MAX_AT_A_TIME))
-        door = HttpsDoor(web.application(routes(bench)), presented.context, settings.host, settings.port, LIFE_S)
+        door = HttpsDoor(
+            web.application(routes(bench)), presented.context, settings.host, settings.port, LIFE_S, MOST_OF_ONE
+        )
         address = _address(settings.host, await _begin(door, settings))
         told.update(
             enabled=True,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from ynet.index import Hit, merge
 from ynet_client.asking import ASK_WITHIN_S, Answered
-from ynet_client.lookup import Look, Result
+from ynet_client.lookup import Look, Result, Wanted
 from ynet_client.retrieval_wire import Outcome
 from ynet_client.workbench.cases import OwnCases, describe
 
@@ -16,25 +16,40 @@ NOT_SHARED = ""
 """The label of a hit whose site tells none."""
 
 
-def tell(site: str, archive: "Archive", own_cases: OwnCases, answered: Answered, k: int) -> dict[str, Any]:
+def tell(site: str, archive: "Archive", own_cases: OwnCases, answered: Answered, wanted: Wanted) -> dict[str, Any]:
     """The answer for one image; JSON. Raises UserError."""
     (look,), (result,) = answered.looks, answered.results
     ranks = {(one.site, one.hit.token): rank for rank, one in enumerate(result.hits, start=1)}
     elsewhere = {name: hits for name, hits in result.by_site.items() if name != site}
-    others = merge(elsewhere, look.sent, k)
+    own = result.by_site.get(site, [])[: wanted.k]
+    others = merge(elsewhere, look.sent, wanted.k)
     return {
         "site": site,
+        "asked": asked(wanted),
         "model": look.model_id,
         "bits": archive.active().plan.network.code_bits,
-        "own": [
-            {**_hit(site, hit, ranks), **_case(archive, own_cases, hit)} for hit in result.by_site.get(site, [])[:k]
-        ],
+        "own": [{**_hit(site, hit, ranks), **_case(archive, own_cases, hit)} for hit in own],
         "others": [_hit(one.site, one.hit, ranks) for one in others],
         "spread": spread(site, result),
         "outcomes": outcomes(result),
         "note": answered.note,
         "noise": _noise(look),
     }
+
+
+def asked(wanted: Wanted) -> list[str]:
+    """What was asked for, in words, beside the image: for a report that must say what it left out."""
+    filters = wanted.filters
+    words = [f"{wanted.k} nearest cases of each site"]
+    words += [f"labelled {' or '.join(filters.labels)}"] if filters.labels else []
+    words += [f"{name} is {value}" for name, value in filters.attributes]
+    words += [f"of {filters.since} or later"] if filters.since else []
+    words += [f"of {filters.until} or earlier"] if filters.until else []
+    words += [f"of the split {filters.split}"] if filters.split else []
+    words += [f"no farther than {wanted.radius} bits"] if wanted.radius is not None else []
+    words += ["each patient once"] if wanted.is_one_per_patient else []
+    words += [f"asked of {', '.join(wanted.sites)} only"] if wanted.sites else []
+    return words
 
 
 def spread(site: str, result: Result) -> list[dict[str, Any]]:

@@ -143,3 +143,32 @@ def test_of_all_addresses_together_no_more_than_the_limit(monkeypatch: pytest.Mo
             writer.transport.abort()
 
     play(story)
+
+
+def test_a_connection_that_has_lived_long_takes_no_further_request_but_ends_the_one_under_way() -> None:
+    began, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(request: Request) -> Response:
+        began.set()
+        await go_on.wait()
+        return PlainTextResponse("slow")
+
+    async def main() -> None:
+        app = Starlette(routes=[Route("/slow", slow)])
+        door = HttpsDoor(app, certificates.tls(HUB, AUTHORITY), "127.0.0.1", 0, life_s=0.3)
+        port = await door.begin()
+        try:
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", port, ssl=context(), server_hostname=identity.HUB_NAME
+            )
+            writer.write(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n")
+            await began.wait()
+            await asyncio.sleep(0.5)  # longer than its life
+            go_on.set()
+            answered = await asyncio.wait_for(reader.read(), 20)  # to the end: the connection is closed
+            assert answered.endswith(b"slow")
+            writer.close()
+        finally:
+            await door.end()
+
+    asyncio.run(main())

@@ -20,13 +20,18 @@ def command(module: str, home: Path, *words: str, typed: str = "") -> "subproces
 
 
 @pytest.mark.parametrize(("module", "role"), [("ynet_server", "viewer"), ("ynet_client", "radiologist")])
-def test_an_account_is_made_listed_changed_and_removed(module: str, role: str, tmp_path: Path) -> None:
+def test_an_account_is_made_and_listed(module: str, role: str, tmp_path: Path) -> None:
     (tmp_path / "membership.json").touch()  # so that the folder is a site's
     made = command(module, tmp_path, "add", "anna", "--role", role, typed=PASSWORD + "\n")
     assert made.returncode == 0, made.stderr
     assert Accounts(tmp_path).verify("anna", PASSWORD)
     (listed,) = json.loads(command(module, tmp_path, "list", "--json").stdout)["users"]
     assert (listed["name"], listed["role"]) == ("anna", role)
+
+
+def test_a_password_is_changed_and_an_account_removed(tmp_path: Path) -> None:
+    module = "ynet_server"
+    Accounts(tmp_path).add("anna", "viewer", PASSWORD, 0.0)
     assert command(module, tmp_path, "password", "anna", typed="another long password\n").returncode == 0
     assert Accounts(tmp_path).verify("anna", PASSWORD) is None
     weak = command(module, tmp_path, "password", "anna", typed="\n")

@@ -19,6 +19,7 @@ const consults = new Consults(() => state.role);
 const history_ = new History((image) => { location.hash = "#search"; ask({ image }); });
 
 async function ask(wanted) {
+  const isSame = source === wanted && answer;
   source = wanted;
   asking?.abort();
   const own = (asking = new AbortController());
@@ -27,6 +28,9 @@ async function ask(wanted) {
   $("note").hidden = true;
   $("busy").hidden = false;
   delete $("film").dataset.shown;
+  if (!isSame) clearImage();
+  answer = null;
+  linkFiles(false);
   showWaiting();
   try {
     const words = filters();
@@ -43,10 +47,26 @@ async function ask(wanted) {
   } catch (fault) {
     if (fault.name === "AbortError") return;
     showNothing();
+    clearImage();
+    $("drop").hidden = false;
     $("results-sub").textContent = "No answer.";
     showFault($("fault"), fault);
   } finally {
     if (own === asking) $("busy").hidden = true;
+  }
+}
+
+function clearImage() {
+  viewer.clear();
+  $("film-head").hidden = $("film-foot").hidden = true;
+  $("drop").hidden = true;
+}
+
+function linkFiles(isOn) {
+  for (const id of ["get-mask", "get-report"]) {
+    $(id).classList.toggle("off", !isOn);
+    if (isOn) $(id).removeAttribute("aria-disabled");
+    else { $(id).setAttribute("aria-disabled", "true"); $(id).removeAttribute("href"); }
   }
 }
 
@@ -61,7 +81,7 @@ function showImage(found, pixels, mask) {
   $("film-lesion").textContent = lesion;
   $("stage").setAttribute("aria-label", `The image ${found.name}: ${lesion}`);
   viewer.load(found.picture, pixels, mask);
-  for (const id of ["get-mask", "get-report"]) $(id).classList.remove("off");
+  linkFiles(true);
   refreshLinks();
 }
 

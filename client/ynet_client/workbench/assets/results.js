@@ -53,7 +53,7 @@ function showSites(answer) {
   const own = [{ site: answer.site, kind: "own", words: "" }];
   const rows = [...own, ...answer.outcomes].map(({ site, kind, words }) => {
     const found = spread.get(site), isOwn = kind === "own";
-    const name = make("span", { cls: "site-name", role: "cell" }, make("strong", { text: site }), isOwn ? make("small", { text: "ours" }) : null);
+    const name = make("span", { cls: "site-name", role: "cell" }, make("strong", { text: site, title: site }), isOwn ? make("small", { text: "ours" }) : null);
     if (!found || !found.total) {
       return make("div", { cls: "site-row silent", role: "row" }, name, make("span", { cls: `why ${kind}`, role: "cell", text: words || "Nothing found: no case of ours fits." }));
     }

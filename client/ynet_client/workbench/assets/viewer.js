@@ -38,6 +38,13 @@ export class Viewer {
   // The image as it is now, without the mask: for a comparison.
   plain() { return this.#plain?.toDataURL("image/jpeg", 0.9); }
 
+  // Nothing is shown: an image must never stand beside what is known of another.
+  clear() {
+    this.#picture = null;
+    this.stage.hidden = true;
+    for (const control of this.controls) control.disabled = true;
+  }
+
   reset() {
     if (!this.#picture) return;
     const { low, high } = this.#picture;
@@ -107,7 +114,7 @@ export class Viewer {
     if (!width || !height) return;
     this.canvas.width = Math.round(width * ratio);
     this.canvas.height = Math.round(height * ratio);
-    const fit = Math.min((width - 24) / this.#picture.width, (height - 80) / this.#picture.height);
+    const fit = Math.min((width - 1.7 * rem()) / this.#picture.width, (height - 5.7 * rem()) / this.#picture.height);
     const factor = isAnew ? 1 : this.#scale / this.#fit;
     this.#fit = fit;
     if (isAnew || Math.abs(factor - 1) < 1e-6) {
@@ -119,12 +126,14 @@ export class Viewer {
   }
 
   #draw() {
+    if (!this.#picture) return;
     cancelAnimationFrame(this.#frame);
     this.#frame = requestAnimationFrame(() => this.#paint());
   }
 
   #paint() {
-    const ratio = window.devicePixelRatio || 1, pen = this.canvas.getContext("2d"), scale = this.#scale * ratio;
+    if (!this.#picture) return;
+    const ratio = window.devicePixelRatio || 1, pen = this.canvas.getContext("2d"), scale = this.#scale * ratio, line = rem() / 7;
     pen.setTransform(1, 0, 0, 1, 0, 0);
     pen.clearRect(0, 0, this.canvas.width, this.canvas.height);
     pen.setTransform(scale, 0, 0, scale, this.#x * ratio, this.#y * ratio);
@@ -138,10 +147,10 @@ export class Viewer {
       pen.globalAlpha = Math.min(1, 0.35 + opacity);
       pen.lineJoin = pen.lineCap = "round";
       pen.strokeStyle = "rgb(0 0 0 / 55%)";
-      pen.lineWidth = (4 * ratio) / scale;
+      pen.lineWidth = (2 * line * ratio) / scale;
       pen.stroke(this.#outline);
       pen.strokeStyle = `rgb(${LESION.join(" ")})`;
-      pen.lineWidth = (2 * ratio) / scale;
+      pen.lineWidth = (line * ratio) / scale;
       pen.stroke(this.#outline);
       pen.globalAlpha = 1;
     }
@@ -175,6 +184,8 @@ export class Viewer {
     }, { passive: false });
   }
 }
+
+const rem = () => parseFloat(getComputedStyle(document.documentElement).fontSize);
 
 function surface(width, height) {
   return Object.assign(document.createElement("canvas"), { width, height });

@@ -1,0 +1,142 @@
+"""The workbench's parts: what is drawn, kept, told and named, each by the law that it must hold."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ynet.errors import UserError
+from ynet.index import Hit
+from ynet_client import settings
+from ynet_client.filters import Filters
+from ynet_client.lookup import Result, Wanted
+from ynet_client.retrieval_wire import Outcome
+from ynet_client.workbench import history as histories
+from ynet_client.workbench import told
+from ynet_client.workbench.calls import attachment
+from ynet_client.workbench.history import History
+from ynet_client.workbench.looks import MOST, MOST_OF_ONE, Looks
+from ynet_client.workbench.shown import MOST_SIDE, Shown, drawn, show, thumbnail
+
+
+def pixels(channels: int, height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(1).random((channels, height, width), np.float32)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("height", "width"), [(40, 60), (3000, 1500), (1, 7)])
+def test_what_is_shown_has_a_mask_of_its_own_size_and_the_file_the_full_one(
+    channels: int, height: int, width: int
+) -> None:
+    mask = np.zeros((height, width), np.uint8)
+    mask[: max(1, height // 2)] = 1
+    shown = show(pixels(channels, height, width), mask)
+    assert max(shown.width, shown.height) <= MOST_SIDE
+    assert len(shown.mask) == shown.width * shown.height
+    assert len(shown.pixels) == shown.width * shown.height * (2 if channels == 1 else 3)
+    with Image.open(io.BytesIO(shown.mask_png)) as file:
+        assert np.array_equal(np.asarray(file), 255 * mask)
+    assert 0 <= shown.low < shown.high <= 1
+    assert shown.share == pytest.approx(mask.mean())
+    assert max(drawn(shown, 0, 1, 100).size) == 100
+    with Image.open(io.BytesIO(thumbnail(shown))) as small:
+        assert max(small.size) <= 96
+
+
+def test_sixteen_bit_are_not_made_eight() -> None:
+    grey = np.array([[[0, 1 / 65535, 2 / 65535, 1]]], np.float32)
+    shown = show(grey, np.zeros((1, 4), np.uint8))
+    assert np.frombuffer(shown.pixels, "<u2").tolist() == [0, 1, 2, 65535]
+
+
+def test_an_image_without_contrast_and_without_a_lesion_is_shown() -> None:
+    shown = show(np.full((1, 8, 8), 0.5, np.float32), np.zeros((8, 8), np.uint8))
+    assert (shown.low, shown.high, shown.share) == (0.0, 1.0, 0.0)
+
+
+def nothing() -> Shown:
+    return show(pixels(1, 4, 4), np.zeros((4, 4), np.uint8))
+
+
+def test_answers_are_kept_for_their_own_account_and_not_without_end() -> None:
+    looks, shown = Looks(), nothing()
+    kept = [looks.keep("anna", "a.png", 0.0, shown, {}) for _ in range(MOST_OF_ONE + 1)]
+    with pytest.raises(UserError):
+        looks.find(kept[0].id, "anna")
+    assert looks.find(kept[-1].id, "anna") is kept[-1]
+    with pytest.raises(UserError):
+        looks.find(kept[-1].id, "bert")
+    for number in range(MOST):
+        looks.keep(f"user {number}", "a.png", 0.0, shown, {})
+    with pytest.raises(UserError):
+        looks.find(kept[-1].id, "anna")
+
+
+def test_a_history_is_bounded_by_number_and_age_and_is_each_accounts_own(tmp_path: Path) -> None:
+    history = History(tmp_path)
+    history.add("anna", 0.0, "old.png", "", b"jpeg", {})
+    for number in range(histories.MOST_OF_ONE + 5):
+        history.add("anna", histories.LONGEST_S + 1 + number, f"{number}.png", "", b"jpeg", {"k": 1})
+    history.add("bert", histories.LONGEST_S + 1, "b.png", "images/b.png", b"jpeg", {})
+    listed = history.listed("anna")
+    assert len(listed) == histories.MOST_OF_ONE
+    assert listed[0]["name"] == f"{histories.MOST_OF_ONE + 4}.png"
+    assert history.delete("bert", listed[0]["id"]) == 0
+    assert history.thumbnail("bert", listed[0]["id"]) == b""
+    assert history.thumbnail("anna", listed[0]["id"]) == b"jpeg"
+    assert history.delete("anna") == histories.MOST_OF_ONE
+    assert len(history.listed("bert")) == 1
+    history.close()
+
+
+def test_of_an_own_case_no_picture_is_kept_for_its_patient_may_be_forgotten(tmp_path: Path) -> None:
+    history = History(tmp_path)
+    history.add("anna", 1.0, "a.png", "images/a.png", b"jpeg", {})
+    (entry,) = history.listed("anna")
+    assert (entry["has_thumbnail"], history.thumbnail("anna", entry["id"])) == (False, b"")
+    history.close()
+
+
+KINDS = ("found", "empty", "suppressed", "refused", "other_model", "late", "missing", "busy", "unreadable")
+
+
+def test_every_way_of_not_answering_has_words_of_its_own() -> None:
+    result = Result([], {"A": []}, {kind: Outcome(kind, "the quota of today is spent") for kind in KINDS})
+    words = {one["kind"]: one["words"] for one in told.outcomes(result)}
+    assert set(words) == set(KINDS)
+    assert len(set(words.values())) == len(KINDS)
+
+
+def test_labels_are_counted_by_site_the_own_first_and_an_untold_one_is_counted_too() -> None:
+    hits = [Hit(0, bytes([n] * 16), label, 1) for n, label in enumerate(["x", "y", "x", None])]
+    spread = told.spread("B", Result([], {"A": hits[:1], "B": hits}, {}))
+    assert [(one["site"], one["is_own"], one["total"]) for one in spread] == [("B", True, 4), ("A", False, 1)]
+    assert dict(spread[0]["labels"]) == {"x": 2, "y": 1, "": 1}
+
+
+def test_a_report_says_every_filter() -> None:
+    filters = Filters(("G2",), "test", (("grade", "high"),), "2020-01-01", "2021-01-01")
+    said = " ".join(told.asked(Wanted(7, filters, 3, True, 0.0, ("B",))))
+    for word in ("7", "G2", "test", "grade is high", "2020-01-01", "2021-01-01", "3 bits", "patient once", "B only"):
+        assert word in said
+
+
+@pytest.mark.parametrize(
+    "name", ['a"; x=".html', "a\r\nset-cookie: b", "../../etc/passwd", "ü<script>", "x" * 5000, ""]
+)
+def test_a_downloads_name_cannot_leave_its_header(name: str) -> None:
+    header = attachment(name)
+    assert header.isascii()
+    assert header.isprintable()
+    assert header.count('"') == 2
+    assert len(header) < 600
+    assert "/" not in header
+
+
+def test_the_workbench_is_off_until_it_is_switched_on_and_then_stays_on(tmp_path: Path) -> None:
+    assert not settings.load(tmp_path, None).workbench.enabled
+    assert settings.load(tmp_path, None, is_workbench_enabled=True).workbench.enabled
+    assert settings.load(tmp_path, None).workbench.enabled
+    assert not settings.load(tmp_path, None, is_workbench_enabled=False).workbench.enabled
