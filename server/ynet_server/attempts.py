@@ -1,9 +1,9 @@
 """How often one address may be refused at enrolment before it must wait."""
 
-import ipaddress
 from collections import deque
 
 from ynet.errors import RefusedError
+from ynet.web.attempts import neighbourhood
 
 MAX_FAILURES = 10
 WITHIN_S = 600.0
@@ -19,7 +19,7 @@ class Attempts:
 
     def check(self, address: str, now: float) -> None:
         """Whether an address may try. Raises RefusedError."""
-        times = self._failures.get(_neighbourhood(address))
+        times = self._failures.get(neighbourhood(address))
         if times is not None and len(times) == MAX_FAILURES and now - times[0] < WITHIN_S:
             wait_min = int((WITHIN_S - (now - times[0])) // 60) + 1
             why = f"{MAX_FAILURES} attempts from this address were refused"
@@ -27,18 +27,9 @@ class Attempts:
 
     def failed(self, address: str, now: float) -> None:
         """An attempt was refused."""
-        place = _neighbourhood(address)
+        place = neighbourhood(address)
         times = self._failures.pop(place, None) or deque(maxlen=MAX_FAILURES)
         times.append(now)
         self._failures[place] = times
         if len(self._failures) > MAX_ADDRESSES:
             del self._failures[next(iter(self._failures))]
-
-
-def _neighbourhood(address: str) -> str:
-    """An IPv4 address; of an IPv6 address the /64 that one customer has whole."""
-    try:
-        read = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    return str(ipaddress.ip_network((read, 64), strict=False)) if read.version == 6 else str(read)

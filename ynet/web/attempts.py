@@ -38,7 +38,7 @@ class Attempts:
             times = self._failures.get(key)
             if times:
                 times.pop()
-        self._failures.pop((account, _neighbourhood(address)), None)
+        self._failures.pop((account, neighbourhood(address)), None)
 
     def _wait(self, key: tuple[str, str], most: int, now: float) -> float:
         times = self._failures.get(key)
@@ -46,12 +46,12 @@ class Attempts:
 
 
 def _limits(account: str, address: str) -> dict[tuple[str, str], int]:
-    place = _neighbourhood(address)
+    place = neighbourhood(address)
     return {(account, place): MOST_OF_PAIR, ("", place): MOST_OF_ADDRESS, (account, ""): MOST_OF_ACCOUNT}
 
 
-def _neighbourhood(address: str) -> str:
-    """An IPv4 address; of an IPv6 address the /64."""
+def neighbourhood(address: str) -> str:
+    """An IPv4 address; of an IPv6 address the /64 that one customer has whole."""
     try:
         read = ipaddress.ip_address(address)
     except ValueError:
