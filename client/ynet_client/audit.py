@@ -31,6 +31,8 @@ Act = Literal[
     "authority-let-go",
     "authority-refused",  # outcome: why
     "restored",  # the folder, from a backup
+    "imported",  # about: how many images, how many were left out
+    "segmented",  # a mask as a DICOM SEG; about: the model's id
 ]
 
 _JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
@@ -113,8 +115,8 @@ class Audit(Journal[Entry]):
 
         self.add(entry)
 
-    def did(self, now: float, act: Act, about: str = "", outcome: str = "done") -> None:
-        """Add something that the site, or its people, did."""
+    def did(self, now: float, act: Act, about: str = "", outcome: str = "done", user: str = "") -> None:
+        """Add something that the site, or its people, did. `user`: whose pseudonym it is, where somebody asked."""
         self.add(
             lambda before: Entry(
                 before.number + 1,
@@ -123,7 +125,7 @@ class Audit(Journal[Entry]):
                 act,
                 {"": outcome},
                 {},
-                "",
+                user,
                 previous=before.digest,
                 about=about,
             )

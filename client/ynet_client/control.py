@@ -5,6 +5,7 @@ import datetime as dt
 import importlib
 import io
 import secrets
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from ynet import kept_files
 from ynet.data.frames import framed
 from ynet.errors import UserError
 from ynet.federation.expiry import days_left
-from ynet_client import asking, lookup
+from ynet_client import asking, import_records, lookup
 from ynet_client.asking import ASK_WITHIN_S as ASK_WITHIN_S
 from ynet_client.asking import Seen
 from ynet_client.duties import Duties
@@ -58,7 +59,14 @@ def routes(site: str, duties: Duties, session: Session, spool: Path) -> list[Rou
         await duties.copy_databases(spool.parent / kept_files.ASIDE)
         return JSONResponse({})
 
+    async def imported(request: Request) -> Response:
+        said = await request.json()
+        about = import_records.counted(int(said["images"]), int(said["left_out"]))
+        duties.books.audit.did(time.time(), "imported", about)
+        return JSONResponse({})
+
     return [
+        Route("/imported", imported, methods=["POST"]),
         Route("/copies", copies, methods=["POST"]),
         Route("/status", status),
         Route("/index", index, methods=["POST"]),
@@ -103,6 +111,8 @@ def _asking(site: str, duties: Duties, session: Session, spool: Path) -> list[Ro
         finally:
             for path in images:
                 path.unlink(missing_ok=True)
+        user = duties.books.pseudonym(request.query_params.get("user", ""))
+        duties.books.audit.did(time.time(), "segmented", found["model"], user=user)
         return JSONResponse(found)
 
     async def consult(request: Request) -> Response:

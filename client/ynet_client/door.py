@@ -97,7 +97,7 @@ def segment(home: Path, picture: Picture) -> dict[str, Any]:
 
     Raises UserError, RefusedError before there is a model, UnreachableError.
     """
-    asked: dict[str, Any] = {"frame": "" if picture.frame is None else picture.frame}
+    asked: dict[str, Any] = {"frame": "" if picture.frame is None else picture.frame, "user": getpass.getuser()}
     return dict(_call(home, "POST", "/segment", QUERY_WITHIN_S, content=picture.data, params=asked))
 
 
@@ -128,6 +128,11 @@ def new_home(given: Path | None, site: str | None) -> Path:
 def copy_databases(home: Path) -> None:
     """Have the running client lay copies of its databases aside. Raises UserError, UnreachableError."""
     _call(home, "POST", "/copies", COPIED_WITHIN_S)
+
+
+def tell_imported(home: Path, images: int, left_out: int) -> None:
+    """Have the running client write down what was imported. Raises UserError, UnreachableError."""
+    _call(home, "POST", "/imported", json={"images": images, "left_out": left_out})
 
 
 def status(home: Path) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ynet import terminal
 from ynet.errors import UserError
-from ynet.home import default_home, prepare
-from ynet_client import import_labels
+from ynet.home import Lock, default_home, prepare
+from ynet_client import door, import_labels
 from ynet_client.display import LINE_EVERY_S
 from ynet_client.options import Home, Json, Site
 from ynet_client.pacs_options import Ca, Credentials
@@ -64,11 +64,28 @@ def import_(
     began = time.monotonic()
     with _found(dicom or [], dicomweb_, query, credentials, ca) as found, _shown() as progress:
         done = importing.run(found, given, out, Records(folder), Pseudonyms.of(folder), choice, progress)
+    if done.imported:
+        _write_down(folder, done.imported, sum(done.left_out.values()))
     shown = {**done._asdict(), "seconds": round(time.monotonic() - began, 2), "manifest": str(out / "manifest.csv")}
     terminal.show(shown, as_json=as_json, human=lambda: "\n".join(_said(done, out, folder)))
     if not done.images:
         why = f"{done.unlabelled} objects have no label, {sum(done.left_out.values())} were left out"
         raise UserError("nothing was imported", why, f"look at {folder / 'quarantine.csv'}, and at the labels")
+
+
+def _write_down(folder: Path, images: int, left_out: int) -> None:
+    """In the site's audit log, which a running client has for itself. Raises UserError."""
+    from ynet_client.audit import Audit
+    from ynet_client.import_records import counted
+
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(Lock(folder, "the site's client"))
+        except UserError:
+            door.tell_imported(folder, images, left_out)
+        else:
+            log = stack.enter_context(contextlib.closing(Audit(folder)))
+            log.did(time.time(), "imported", counted(images, left_out))
 
 
 @contextlib.contextmanager

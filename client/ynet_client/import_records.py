@@ -34,6 +34,11 @@ class Quarantined(NamedTuple):
     why: str
 
 
+def counted(images: int, left_out: int) -> str:
+    """What the audit log says of an import."""
+    return f"{images} images, {left_out} objects left out"
+
+
 class Records:
     """The two files, in memory until they are saved."""
 

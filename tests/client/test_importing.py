@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from ynet.data.check import check
 from ynet.errors import UserError
-from ynet_client import import_labels, importing
+from ynet_client import audit, import_labels, importing
 from ynet_client.cli import app
 from ynet_client.deidentify import ALLOWED, QUARANTINE, Pseudonyms
 from ynet_client.import_records import Records
@@ -266,6 +266,8 @@ def test_the_command_says_what_it_did_and_what_to_do_next(hospital: Hospital) ->
     assert (said["images"], said["imported"], said["patients"]) == (1, 1, 1)
     done = CliRunner().invoke(app, [*map(str, given), "--home", str(hospital.home)], catch_exceptions=False)
     assert "next: ynet-client check --data" in done.stdout
+    (entry,) = audit.read(hospital.home)  # the second time there was nothing to do
+    assert (entry.direction, entry.kind, entry.about) == ("did", "imported", "1 images, 0 objects left out")
     with pytest.raises(UserError, match="--window"):
         CliRunner().invoke(app, [*map(str, given), "--window", "4"], catch_exceptions=False)
     with pytest.raises(UserError, match="what to import is not clear"):
