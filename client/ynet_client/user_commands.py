@@ -47,5 +47,5 @@ def list_(site: Site = None, home: Home = None, as_json: Json = False) -> None:
     from ynet_client import books
 
     folder = home_of(home, site)
-    secret = books.secret_of(folder)
-    user_commands.show(folder, as_json=as_json, pseudonym=lambda name: books.pseudonym_of(secret, name))
+    pseudonym = lambda name: books.pseudonym_of(books.secret_of(folder), name)  # noqa: E731 (made where there is one)
+    user_commands.show(folder, as_json=as_json, pseudonym=pseudonym)

@@ -1,7 +1,5 @@
 """What every answer carries, and what no request may lack: security headers, and the same origin for what changes."""
 
-from urllib.parse import urlsplit
-
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -54,6 +52,5 @@ def is_same_origin(headers: Headers) -> bool:
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     if site is None and origin is None:
         return False
-    parts = urlsplit(origin) if origin is not None else None
-    is_own = parts is None or (parts.scheme == "https" and parts.netloc == headers.get("host"))
+    is_own = origin is None or origin.lower() == f"https://{headers.get('host', '').lower()}"
     return is_own and site in (None, "same-origin")

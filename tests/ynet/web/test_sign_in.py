@@ -178,6 +178,7 @@ def test_after_signing_out_the_old_cookie_opens_nothing(served: Served) -> None:
         {},
         {"origin": "https://evil.example"},
         {"origin": "null"},
+        {"origin": "https://["},
         {"origin": "OWN", "sec-fetch-site": "cross-site"},
         {"sec-fetch-site": "same-site"},
     ],

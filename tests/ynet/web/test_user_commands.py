@@ -29,6 +29,19 @@ def test_an_account_is_made_and_listed(module: str, role: str, tmp_path: Path) -
     assert (listed["name"], listed["role"]) == ("anna", role)
 
 
+@pytest.mark.parametrize(("module", "role"), [("ynet_server", "viewer"), ("ynet_client", "radiologist")])
+def test_accounts_can_be_made_before_the_first_start_and_looking_makes_no_folder(
+    module: str, role: str, tmp_path: Path
+) -> None:
+    home = tmp_path / "sites/A"
+    listed = command(module, tmp_path, "list", "--home", str(home), "--json")
+    assert (listed.returncode, json.loads(listed.stdout)["users"]) == (0, []), listed.stderr
+    assert not home.exists()
+    made = command(module, tmp_path, "add", "anna", "--role", role, "--home", str(home), typed=PASSWORD + "\n")
+    assert made.returncode == 0, made.stderr
+    assert home.stat().st_mode & 0o777 == 0o700
+
+
 def test_a_password_is_changed_and_an_account_removed(tmp_path: Path) -> None:
     module = "ynet_server"
     Accounts(tmp_path).add("anna", "viewer", PASSWORD, 0.0)
