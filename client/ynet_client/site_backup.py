@@ -23,6 +23,8 @@ NOTES = (
     "plans with secure aggregation wait for ynet-client accept again: do not accept one that was trained here since",
     "a certificate that was renewed since is refused: ask for an invitation (ynet-server invite SITE --replace)",
     "the server says for a while that this site's audit log is shorter than it was: that is this restoring",
+    "accounts of the workbench that were removed since are there again, and passwords changed since are the old ones:"
+    " ynet-client user list, user remove NAME, user password NAME; so is what was deleted from histories",
     "do not ask a noised query again that was asked since: its noise would be drawn a second time",
     "if the old client runs anywhere: stop it for good before this one starts",
 )

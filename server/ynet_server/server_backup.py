@@ -22,6 +22,8 @@ NOTES = (
     "a site that has enrolled or renewed its certificate since is refused: ynet-server invite SITE --replace",
     "an authority that was retired since is in force again, with its key: retire it again (ynet-server authority show)",
     "open invitations are void: make new ones",
+    "accounts of the status page that were removed since are there again, and passwords changed since are the old ones:"
+    " ynet-server user list, user remove NAME, user password NAME",
     "a run that was under way goes on from the backup's last round at the next start: a site refuses a private or"
     " secure round that it has done already, so cancel such a run, and train anew",
     "sites say for a while that this server's audit log is shorter than it was: that is this restoring",

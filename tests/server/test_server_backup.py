@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ynet.errors import UserError
+from ynet.web.accounts import Accounts
 from ynet_server import audit, certificates, server_backup
 from ynet_server.audit import Audit
 from ynet_server.registry import Registry
@@ -50,6 +51,17 @@ def test_a_restored_server_has_its_authority_and_no_open_invitation(home: Path, 
     entries = list(audit.read(tmp_path / "to"))
     assert [one.act for one in entries] == ["invited", "invited", "restored"]
     assert entries[-1].about == "from a backup made 3600 s before"
+
+
+def test_accounts_come_back_as_they_were_and_that_is_said(home: Path, tmp_path: Path) -> None:
+    accounts = Accounts(home)
+    accounts.add("anna", "viewer", "correct horse battery", NOW.timestamp())
+    file = packed(home, tmp_path / "b.tar")
+    accounts.remove("anna")
+    restored(file, tmp_path / "to")
+    assert Accounts(tmp_path / "to").verify("anna", "correct horse battery")
+    assert (tmp_path / "to/accounts.json").stat().st_mode & 0o777 == 0o600
+    assert any("user remove" in note for note in server_backup.NOTES)
 
 
 def test_a_server_whose_log_was_cut_or_whose_authority_is_gone_is_not_restored(home: Path, tmp_path: Path) -> None:
