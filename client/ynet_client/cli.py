@@ -231,7 +231,9 @@ def _verified(found: dict[str, Any]) -> str:
 
 @app.command()
 def forget(
-    patient: Annotated[str, typer.Option("--patient", help="The patient's id, as the manifest has it.")],
+    patient: Annotated[
+        str, typer.Option("--patient", help="The patient's id, as the manifest has it, or the PACS of an import.")
+    ],
     site: Site = None,
     home: Home = None,
     as_json: Json = False,

@@ -107,6 +107,12 @@ class Pseudonyms:
         return hmac.new(self._key, f"{kind}\0{name}".encode(), hashlib.sha256).hexdigest()
 
 
+def known_as(folder: Path, patient: str) -> list[str]:
+    """A patient's id, and the pseudonym in its place where images were imported with the key in `folder`."""
+    imported = [Pseudonyms.of(folder).patient(patient, "")] if (folder / SECRET).exists() and patient.strip() else []
+    return [patient, *imported]
+
+
 QUARANTINE: Mapping[str, str] = {
     "burned-in": "its file says that text is burned into its pixels",
     "burned-in-unknown": "its kind of image often has text in its pixels, and its file does not say that it has none",

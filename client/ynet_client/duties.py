@@ -21,7 +21,7 @@ from ynet.federation import protocol
 from ynet.federation.content import Content
 from ynet.federation.ledger import Head
 from ynet.federation.records import AWAITED, CONFIG, EVALUATE, MASK, METRICS, TRAIN
-from ynet_client import answering, app_call, database
+from ynet_client import answering, app_call, database, import_records
 from ynet_client.books import open_books
 from ynet_client.consent import Consent
 from ynet_client.display import Display
@@ -79,7 +79,7 @@ class Duties:
         counts: Counts | None = None,
     ) -> None:
         """Raises UserError when what the site remembers cannot be opened, or was tampered with."""
-        self._display, self._cases = display, cases
+        self._home, self._display, self._cases = home, display, cases
         self.counts = counts or Counts(CollectorRegistry())  # or else nobody looks at them
         self.disclosure, self.books = settings.disclosure, open_books(home, self.counts.entered)
         self._context = app_call.new_context()
@@ -88,6 +88,7 @@ class Duties:
         self._equipment: Future[Equipment] = self._worker.submit(_prepare, home, settings, consent)
         self._worker.submit(self._mend)
         self._adopting: str | None = None
+        self.forgetting: list[Callable[[list[str]], None]] = []  # told which images a forgotten patient had
         self.doing = "waiting"
 
     def cases(self) -> int:
@@ -158,17 +159,27 @@ class Duties:
         return {**found, "encoded": counts["encoded"]}
 
     async def forget(self, patient: str) -> Receipt:
-        """Take a patient out of the gallery at once, and out of training as soon as a round under way has ended."""
+        """Take a patient out of the gallery at once, and out of training as soon as a round under way has ended.
+
+        The id is the manifest's, or that of the PACS from which `ynet-client import` has made the manifest.
+        """
         now = dt.datetime.now(dt.UTC)
-        gone = await self.search(lambda archive: archive.gallery.forget(patient, now))
+        names: Any = importlib.import_module("ynet_client.deidentify")  # pydicom: nothing else here needs it
+        known = names.known_as(self._home, patient)
+        gone = await self.search(lambda archive: [archive.gallery.forget(name, now) for name in known])
+        images = [image for one in gone for image in one.images]
+        for forget in self.forgetting:
+            forget(images)
+        if len(known) > 1:
+            import_records.Records(self._home).forget(known, images)
         self.books.audit.did(now.timestamp(), "forgot")
         await self._work(lambda tools: tools.site.drop_cases())
         left = await self.search(lambda archive: archive.gallery.stats())
         return {
-            "pseudonym": gone.pseudonym,
+            "pseudonym": next((one for one in gone if one.images), gone[0]).pseudonym,
             "at": now.isoformat(timespec="seconds"),
-            "removed": len(gone.images),
-            "images": gone.images,
+            "removed": len(images),
+            "images": images,
             "cases": left["cases"],
         }
 

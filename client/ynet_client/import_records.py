@@ -5,14 +5,16 @@ Both lie beside the pseudonyms' key, not beside the pictures: who has the pictur
 
 import csv
 import io
+import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ynet.home import write_private
 
-ORIGINS, QUARANTINED = "imported.csv", "quarantine.csv"
+ORIGINS, QUARANTINED, FORGOTTEN = "imported.csv", "quarantine.csv", "forgotten.csv"
+_PSEUDONYM = re.compile(r"P[0-9a-f]{16}")
 
 
 class Origin(NamedTuple):
@@ -51,6 +53,7 @@ class Records:
             for row in _rows(folder / ORIGINS)
         }
         self.quarantined = {row["instance"]: Quarantined(**row) for row in _rows(folder / QUARANTINED)}
+        self.forgotten = {row["patient"] for row in _rows(folder / FORGOTTEN)}  # pseudonyms: not imported again
         self._of: defaultdict[str, list[str]] = defaultdict(list)
         for origin in self._origins.values():
             self._of[origin.instance].append(origin.image)
@@ -69,6 +72,14 @@ class Records:
     def leave_out(self, one: Quarantined) -> None:
         """An object was left out."""
         self.quarantined[one.instance] = one
+
+    def forget(self, names: Iterable[str], images: Iterable[str]) -> None:
+        """Nothing says any more where a patient's pictures came from; of names the pseudonyms are kept, and saved."""
+        for image in images:
+            self._origins.pop(Path(image).stem, None)
+        self.forgotten |= {name for name in names if _PSEUDONYM.fullmatch(name)}
+        _write(self._folder / FORGOTTEN, ("patient",), [(name,) for name in sorted(self.forgotten)])
+        self.save()
 
     def save(self) -> None:
         """Write both, each whole or not at all, for their owner only."""

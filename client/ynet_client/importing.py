@@ -126,7 +126,8 @@ class _Import:
         self._labels, self._out, self._records, self._names, self._choice = labels, out, records, names, choice
         for kind in ("images", "masks"):
             (out / kind).mkdir(parents=True, exist_ok=True)
-        self._rows = _read_manifest(out / "manifest.csv")
+        rows = _read_manifest(out / "manifest.csv")
+        self._rows = {image: row for image, row in rows.items() if row["patient"] not in records.forgotten}
         self._new, self._unlabelled, self._left_out, self._unsaved = 0, 0, Counter[str](), 0
 
     def take(self, study: Sequence[Found]) -> Iterator[None]:
@@ -143,6 +144,9 @@ class _Import:
             label = self._labels.find(one.instance, one.series, one.study, one.patient)
             if label is None:
                 self._unlabelled += 1
+                continue
+            if self._names.patient(one.patient, one.study) in self._records.forgotten:
+                self._left_out["forgotten"] += 1
                 continue
             if self._is_there(one, label) or self._is_kept_back(one):
                 continue

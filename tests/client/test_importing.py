@@ -19,7 +19,7 @@ from ynet.data.check import check
 from ynet.errors import UserError
 from ynet_client import audit, import_labels, importing
 from ynet_client.cli import app
-from ynet_client.deidentify import ALLOWED, QUARANTINE, Pseudonyms
+from ynet_client.deidentify import ALLOWED, QUARANTINE, Pseudonyms, known_as
 from ynet_client.import_records import Records
 from ynet_client.importing import Choice, Found, Summary
 
@@ -189,6 +189,31 @@ def test_pseudonyms_are_the_same_for_a_patient_and_others_with_another_key(tmp_p
     assert one.patient("X", "1") == one.patient(" X ", "2") != two.patient("X", "1")
     assert one.patient("", "1") != one.patient("", "2")
     assert len({one.image("1", None), one.image("1", 1), one.image("1", 2), one.patient("1", "")}) == 4
+
+
+def test_a_patient_is_forgotten_by_the_id_of_the_pacs(hospital: Hospital) -> None:
+    assert known_as(hospital.home, "CANARY-1") == ["CANARY-1"]
+    assert not (hospital.home / "import.secret").exists()
+    hospital.image("a.dcm")
+    hospital.import_()
+    assert known_as(hospital.home, "CANARY-1") == ["CANARY-1", hospital.rows()[0]["patient"]]
+    assert known_as(hospital.home, " ") == [" "]
+
+
+def test_who_was_forgotten_is_not_imported_again_and_nothing_says_where_the_pictures_were(hospital: Hospital) -> None:
+    hospital.image("a.dcm")
+    kept = hospital.image("b.dcm", PatientID="CANARY-2")
+    hospital.import_(labels="patient,label\nCANARY-1,glioma\nCANARY-2,glioma\n")
+    known = known_as(hospital.home, "CANARY-1")
+    gone = next(row["image"] for row in hospital.rows() if row["patient"] == known[1])
+    Records(hospital.home).forget(known, [gone])
+    assert [one.instance for one in Records(hospital.home)._origins.values()] == [kept]
+    assert (hospital.home / "forgotten.csv").read_text() == f"patient\n{known[1]}\n"
+    (hospital.out / gone).unlink()
+    done = hospital.import_(labels="patient,label\nCANARY-1,glioma\nCANARY-2,glioma\n")
+    assert (done.images, done.imported, done.left_out) == (1, 0, {"forgotten": 1})
+    assert not (hospital.out / gone).exists()
+    assert [row["patient"] for row in hospital.rows()] == [known_as(hospital.home, "CANARY-2")[1]]
 
 
 def test_the_more_exact_label_counts_and_what_has_none_is_left(hospital: Hospital) -> None:

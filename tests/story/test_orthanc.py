@@ -97,6 +97,11 @@ def test_the_images_are_imported_trained_on_and_asked_about_and_a_mask_goes_back
 
     again = story.import_()
     assert (again["images"], again["imported"]) == (IMAGES, 0)
+    patient = str(dcmread(story.pacs.images[0]).PatientID)
+    receipt = json.loads(story.run("forget", "--patient", patient, "--json"))
+    assert receipt["removed"] == len(receipt["images"]) > 0
+    acts = [one["kind"] for one in json.loads(story.run("audit", "show", "--json"))["entries"]]
+    assert [acts.count(act) for act in ("imported", "segmented", "forgot")] == [1, 1, 1]
 
 
 def assert_the_masks_are_those_of_the_segs(story: Story, manifest: Path) -> None:
