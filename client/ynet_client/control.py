@@ -150,10 +150,15 @@ def wanted_of(asked: QueryParams) -> Wanted:
         asked.get("since", ""),
         asked.get("until", ""),
     )
-    radius = int(asked["radius"]) if asked.get("radius") else None
-    epsilon, sites = float(asked.get("epsilon") or 0), tuple(filter(None, asked.get("sites", "").split(",")))
-    is_one_per_patient = asked.get("one_per_patient") == "1"
-    return lookup.check(Wanted(int(asked["k"]), filters, radius, is_one_per_patient, epsilon, sites))
+    try:
+        k, radius = int(asked["k"]), int(asked["radius"]) if asked.get("radius") else None
+        epsilon = float(asked["epsilon"]) if asked.get("epsilon") else None
+    except (KeyError, ValueError):
+        raise UserError("the query cannot be asked", "one of its numbers is none", "correct it") from None
+    if epsilon == 0:  # it would be sent as none at all: the opposite of what is meant
+        raise UserError("the query cannot be noised", "epsilon is 0", "say more than 0; 6 is a start")
+    sites, is_one_per_patient = tuple(filter(None, asked.get("sites", "").split(","))), asked.get("one_per_patient")
+    return lookup.check(Wanted(k, filters, radius, is_one_per_patient == "1", epsilon or 0.0, sites))
 
 
 def _gallery_state(archive: "Archive") -> dict[str, object]:

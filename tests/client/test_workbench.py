@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from starlette.datastructures import QueryParams
 
 from ynet.errors import UserError
 from ynet.index import Hit
 from ynet_client import settings
+from ynet_client.control import wanted_of
 from ynet_client.filters import Filters
 from ynet_client.lookup import Result, Wanted
 from ynet_client.retrieval_wire import Outcome
@@ -121,6 +123,13 @@ def test_a_report_says_every_filter() -> None:
     said = " ".join(told.asked(Wanted(7, filters, 3, True, 0.0, ("B",))))
     for word in ("7", "G2", "test", "grade is high", "2020-01-01", "2021-01-01", "3 bits", "patient once", "B only"):
         assert word in said
+
+
+@pytest.mark.parametrize("asked", ["k=5&epsilon=0", "k=5&epsilon=0.0", "k=5&epsilon=x", "k=x", "", "k=5&radius=x"])
+def test_a_query_is_not_sent_without_the_noise_or_the_bounds_that_were_meant(asked: str) -> None:
+    with pytest.raises(UserError):
+        wanted_of(QueryParams(asked))
+    assert wanted_of(QueryParams("k=5&epsilon=&radius=")) == Wanted(5, Filters(), None, is_one_per_patient=False)
 
 
 @pytest.mark.parametrize(
