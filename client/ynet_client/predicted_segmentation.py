@@ -14,8 +14,9 @@ from jaxtyping import UInt8
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
-from ynet.data import dicom_elements
+from ynet.data import dicom, dicom_elements
 from ynet.data.dicom_elements import UnfitError, items, parsing
+from ynet.errors import UserError
 
 LABEL = "Lesion (predicted)"
 _EMPTY_AT_LEAST = (
@@ -27,6 +28,17 @@ _PLACE = {
     "PlaneOrientationSequence": ("ImageOrientationPatient",),
     "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
 }
+
+
+def of_file(
+    source: bytes, frame: int | None, mask: UInt8[np.ndarray, "h w"], model_id: str, plan: str, now: dt.datetime
+) -> bytes:
+    """As `make`; a file of one frame needs none named. Raises UserError in place of UnfitError."""
+    try:
+        chosen = (frame or 1) if dicom.frames(source) > 1 else None
+        return make(source, chosen, mask, model_id, plan, now)
+    except UnfitError as error:
+        raise UserError("no DICOM SEG can be made of the image", error.why, error.do) from None
 
 
 @parsing()

@@ -38,20 +38,14 @@ def segment(
     import numpy as np
     from PIL import Image
 
-    from ynet.data import dicom
-    from ynet.data.dicom_elements import UnfitError
     from ynet_client import dicomweb, predicted_segmentation  # highdicom: the other commands need not wait for it
 
     headers = dicomweb.read_credentials(dicomweb.environment(), credentials)
     picture = _source(image, dicomweb_, instance, frame, headers, ca)
     found = door.segment(home_of(home, site), picture)
     mask = (np.asarray(Image.open(io.BytesIO(base64.b64decode(found["mask"])))) > 0).astype(np.uint8)
-    try:
-        count, now = dicom.frames(picture.data), dt.datetime.now()
-        chosen = (picture.frame or 1) if count > 1 else None
-        made = predicted_segmentation.make(picture.data, chosen, mask, found["model"], found["plan"], now)
-    except UnfitError as error:
-        raise UserError("no DICOM SEG can be made of the image", error.why, error.do) from None
+    about = (found["model"], found["plan"], dt.datetime.now())
+    made = predicted_segmentation.of_file(picture.data, picture.frame, mask, *about)
     out.write_bytes(made)
     if store:
         with dicomweb.DicomWeb(store, headers, ca) as pacs:

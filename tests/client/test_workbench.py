@@ -10,6 +10,7 @@ from starlette.datastructures import QueryParams
 
 from ynet.errors import UserError
 from ynet.index import Hit
+from ynet.web.accounts import Accounts
 from ynet_client import settings
 from ynet_client.control import wanted_of
 from ynet_client.filters import Filters
@@ -21,6 +22,8 @@ from ynet_client.workbench.calls import attachment
 from ynet_client.workbench.history import History
 from ynet_client.workbench.looks import MOST, MOST_OF_ONE, Looks
 from ynet_client.workbench.shown import MOST_SIDE, Shown, drawn, show, thumbnail
+
+PASSWORD = "a lamp, a river and 7 stones"
 
 
 def pixels(channels: int, height: int, width: int) -> np.ndarray:
@@ -99,6 +102,38 @@ def test_of_an_own_case_no_picture_is_kept_for_its_patient_may_be_forgotten(tmp_
     (entry,) = history.listed("anna")
     assert (entry["has_thumbnail"], history.thumbnail("anna", entry["id"])) == (False, b"")
     history.close()
+
+
+def test_a_history_forgets_a_patients_cases_and_whoever_is_no_account_any_more(tmp_path: Path) -> None:
+    history = History(tmp_path)
+    accounts = Accounts(tmp_path)
+    for name in ("anna", "bert"):
+        accounts.add(name, "radiologist", PASSWORD, 5.0)
+        history.add(name, 10.0, "a.png", "images/a.png", b"", {})
+        history.add(name, 10.0, "b.png", "", b"jpeg", {})
+    history.forget([])
+    history.forget(["images/a.png", "images/c.png"])
+    assert [[one["name"] for one in history.listed(name)] for name in ("anna", "bert")] == [["b.png"], ["b.png"]]
+    accounts.set_password("anna", PASSWORD + "!")
+    accounts.remove("bert")
+    accounts.add("bert", "radiologist", PASSWORD, 20.0)
+    history.tidy(accounts.all())
+    assert [len(history.listed(name)) for name in ("anna", "bert")] == [1, 0]
+    accounts.remove("anna")
+    history.tidy(accounts.all())
+    assert history.listed("anna") == []
+    history.close()
+
+
+def test_answers_forget_a_patients_cases() -> None:
+    looks, shown = Looks(), nothing()
+    hits = [{"image": "a.png"}, {"image": "b.png"}]
+    gone = looks.keep("anna", "a.png", 0.0, shown, {"own": hits}, case="a.png")
+    left = looks.keep("anna", "x.png", 0.0, shown, {"own": hits})
+    looks.forget(["a.png"])
+    with pytest.raises(UserError):
+        looks.find(gone.id, "anna")
+    assert looks.find(left.id, "anna").told["own"] == [{"image": "b.png"}]
 
 
 KINDS = ("found", "empty", "suppressed", "refused", "other_model", "late", "missing", "busy", "unreadable")

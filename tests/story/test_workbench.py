@@ -1,6 +1,8 @@
 """Radiologists at their workbenches, in Chromium: an image dropped, cases found at three sites, a consult answered."""
 
 import base64
+import contextlib
+import io
 import json
 import re
 import time
@@ -18,8 +20,11 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 from browser import PASSWORD, chromium, serious, sign_in, window
 from hospitals import small_plan
 from trial import Trial
+from ynet.data import segmentation
 from ynet.data.manifest import find_sites, read
 from ynet.web.accounts import Accounts
+from ynet_client import site_backup
+from ynet_client.workbench.history import History
 
 DROP = """([name, data]) => {
   const bytes = Uint8Array.from(atob(data), (char) => char.charCodeAt(0));
@@ -137,17 +142,51 @@ def test_a_dropped_dicom_file_is_answered_and_its_patient_is_nowhere_on_the_page
     with Image.open(image(trial)) as opened:
         grey = 16 * np.asarray(opened.convert("L"), np.uint16)
     names = {"PatientName": "CANARY^NAME", "PatientID": "CANARY-ID", "WindowCenter": 2048, "WindowWidth": 4096}
-    (tmp_path / "slice.dcm").write_bytes(dicom(grey, **names))
+    place = {"FrameOfReferenceUID": "1.2.3", "ImagePositionPatient": [0, 0, 0], "PixelSpacing": [1, 1]}
+    slice_ = dicom(grey, **names, **place, ImageOrientationPatient=[1, 0, 0, 0, 1, 0], SliceThickness=1)
+    (tmp_path / "slice.dcm").write_bytes(slice_)
     ask(page, tmp_path / "slice.dcm")
     expect(page.locator(".other-card")).to_have_count(10)
     expect(page.locator("#film-size")).to_have_text("48 × 48")
     assert "CANARY^NAME" not in page.content()
+    assert_its_mask_is_given_back_as_a_seg(trial, page, slice_)
     (tmp_path / "several.dcm").write_bytes(dicom(np.stack([grey, grey]), frames=True))
     drop(page, tmp_path / "several.dcm")
     expect(page.locator("#fault strong")).to_contain_text("several.dcm")
     page.keyboard.press("f")
     page.fill("[name=frame]", "2")
     ask(page, tmp_path / "several.dcm")
+
+
+def assert_its_mask_is_given_back_as_a_seg(trial: Trial, page: Page, source: bytes) -> None:
+    downloaded = list[bytes]()
+    for button in ("#get-mask", "#get-seg"):
+        with page.expect_download() as download:
+            page.click(button)
+        downloaded.append(Path(download.value.path()).read_bytes())
+    assert download.value.suggested_filename == "slice-seg.dcm"
+    shown, seg = np.asarray(Image.open(io.BytesIO(downloaded[0]))) > 0, downloaded[1]
+    np.testing.assert_array_equal(segmentation.decode(seg, segmentation.reference(source, None)), shown)
+    assert segmentation.segments(seg).is_automatic
+    (entry,) = (one for one in audited(trial, "A") if one["kind"] == "segmented")
+    assert entry["user"] == pseudonym(trial, "weber")
+    with Caller(trial, "A", "weber") as client:
+        found = client.post("/api/query?k=5&name=a.dcm", content=source).json()
+        path = f"/api/looks/{found['id']}/seg.dcm"
+        assert client.post(path, content=source).headers["content-type"] == "application/dicom"
+        assert "not the DICOM file" in client.post(path, content=source + b"\0").json()["error"]["why"]
+        with Caller(trial, "A", "other") as other:
+            assert other.post(path, content=source).status_code == 409
+
+
+def audited(trial: Trial, site: str) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = json.loads(trial.site_command(site, "audit", "show", "--json").stdout)["entries"]
+    return entries
+
+
+def pseudonym(trial: Trial, account: str) -> str:
+    users = json.loads(trial.site_command("A", "user", "list", "--json").stdout)["users"]
+    return str({one["name"]: one["pseudonym"] for one in users}[account])
 
 
 def test_the_page_loads_nothing_from_elsewhere_and_weighs_little(trial: Trial, opened: BrowserContext) -> None:
@@ -228,11 +267,20 @@ def test_no_file_is_shown_or_asked_about_that_is_no_case(trial: Trial, name: str
 def test_an_account_is_the_asking_user_in_the_audit_logs(trial: Trial) -> None:
     with Caller(trial, "A", "other") as client:
         client.post("/api/query?k=5&name=a.png", content=image(trial).read_bytes())
-    users = json.loads(trial.site_command("A", "user", "list", "--json").stdout)["users"]
-    pseudonym = {one["name"]: one["pseudonym"] for one in users}["other"]
     for site in ("A", "B"):
-        entries = json.loads(trial.site_command(site, "audit", "show", "--json").stdout)["entries"]
-        assert [one for one in entries if one["kind"] == "query"][-1]["user"] == pseudonym
+        queries = [one for one in audited(trial, site) if one["kind"] == "query"]
+        assert queries[-1]["user"] == pseudonym(trial, "other")
+
+
+def test_a_backup_of_the_running_site_has_its_accounts_and_histories(trial: Trial, tmp_path: Path) -> None:
+    with Caller(trial, "A", "it") as client:
+        client.post("/api/query?k=5&name=kept.png", content=image(trial).read_bytes())
+    done = trial.site_command("A", "backup", tmp_path / "A.tar")
+    assert done.returncode == 0, done.stderr
+    site_backup.unpack(tmp_path / "A.tar", tmp_path / "to", "A", time.time(), lambda: "")
+    assert Accounts(tmp_path / "to").verify("it", PASSWORD)
+    with contextlib.closing(History(tmp_path / "to")) as history:
+        assert [one["name"] for one in history.listed("it")] == ["kept.png"]
 
 
 def test_silence_is_said_in_words_that_differ(trial: Trial, page: Page) -> None:
@@ -331,13 +379,45 @@ def test_axe_finds_nothing_serious(trial: Trial, browser: Browser, scheme: str) 
 
 
 def test_a_forgotten_patients_case_is_pictured_no_more(trial: Trial) -> None:
-    case = read(trial.sites["C"]).train[0]
+    case, other = read(trial.sites["C"]).train[0], read(trial.sites["C"]).train[-1]
+    assert case.patient != other.patient
     with Caller(trial, "C", "weber") as client:
         asked = {"image": case.image}
+        looks = [client.post("/api/query", params={"case": one.image, "k": 50}).json() for one in (case, other)]
+        assert {case.image, other.image} <= {hit["image"] for look in looks for hit in look["own"]}
         assert client.get("/api/cases/picture", params=asked).status_code == 200
         assert trial.site_command("C", "forget", "--patient", case.patient).returncode == 0
         assert client.get("/api/cases/picture", params=asked).status_code == 409
         assert client.get("/api/cases", params={"text": case.image}).json()["total"] == 0
+        assert [one["case"] for one in client.get("/api/history").json()["entries"]] == [other.image]
+        gone, left = (client.get(f"/api/looks/{look['id']}/report.html") for look in looks)
+        assert (gone.status_code, left.status_code) == (409, 200)
+        assert case.image not in left.text
+
+
+def test_a_case_that_only_the_manifest_has_lost_does_not_take_the_answer_with_it(trial: Trial) -> None:
+    manifest = trial.sites["B"]
+    lines = manifest.read_text().splitlines(keepends=True)
+    lost, kept = read(manifest).train[0].image, read(manifest).train[1]
+    before = manifest.read_text()
+    manifest.write_text("".join(line for line in lines if lost not in line))
+    try:
+        with Caller(trial, "B", "weber") as client:
+            found = client.post("/api/query", params={"k": 100, "case": kept.image})
+            assert found.status_code == 200, found.text
+            assert lost in {hit["image"] for hit in found.json()["own"]}
+            assert client.get(f"/api/looks/{found.json()['id']}/report.html").status_code == 200
+    finally:
+        manifest.write_text(before)
+
+
+def test_an_import_beside_a_running_client_stands_in_its_audit_log(trial: Trial, tmp_path: Path) -> None:
+    (tmp_path / "a.dcm").write_bytes(dicom(np.zeros((40, 40), np.uint16), PatientID="4711", Modality="MR"))
+    (tmp_path / "labels.csv").write_text("patient,label\n4711,x\n")
+    given = ("--dicom", tmp_path / "a.dcm", "--labels", tmp_path / "labels.csv", "--out", tmp_path / "out")
+    done = trial.site_command("B", "import", *given)
+    assert done.returncode == 0, done.stderr
+    assert audited(trial, "B")[-1]["about"] == "1 images, 0 objects left out"
 
 
 def test_patients_names_stay_out_of_the_page(trial: Trial) -> None:

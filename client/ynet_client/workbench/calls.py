@@ -1,6 +1,7 @@
 """What the page asks of the site's process: each call in the name of who is signed in."""
 
 import asyncio
+import datetime as dt
 import json
 import time
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from ynet_client.control import framed_images, receive, wanted_of
 from ynet_client.duties import Duties
 from ynet_client.lookup import Wanted
 from ynet_client.session import Session
-from ynet_client.workbench import cases, report, shown, told
+from ynet_client.workbench import cases, given_back, report, shown, told
 from ynet_client.workbench.cases import OwnCases
 from ynet_client.workbench.history import History
 from ynet_client.workbench.looks import Kept, Looks
@@ -70,6 +71,7 @@ def routes(bench: Bench) -> list[Route]:
         call("/api/looks/{id}/overlay", _overlay),
         call("/api/looks/{id}/mask.png", _mask),
         call("/api/looks/{id}/report.html", _report),
+        call("/api/looks/{id}/seg.dcm", _segmentation, "POST"),
         call("/api/history", _history),
         call("/api/history/thumbnail", _thumbnail),
         call("/api/history/delete", _delete, "POST"),
@@ -127,7 +129,7 @@ async def _query(bench: Bench, request: Request, visitor: Visitor) -> dict[str, 
     """An image in the body, or an own case by its name; the answer, with where its picture is."""
     begun, asked = time.monotonic(), request.query_params
     wanted, own_case = wanted_of(asked), asked.get("case", "")
-    name, received = Path(own_case or asked.get("name", "")).name, list[Path]()
+    name, received, dicom = Path(own_case or asked.get("name", "")).name, list[Path](), ""
     try:
         if own_case:
             manifest, case = await _with_archive(bench, lambda archive: bench.own_cases.find(archive, own_case))
@@ -135,6 +137,7 @@ async def _query(bench: Bench, request: Request, visitor: Visitor) -> dict[str, 
         else:
             await receive(request, bench.spool, [], received)
             (image,) = framed_images(received, asked.getlist("frame"))
+            dicom = await asyncio.to_thread(given_back.digest, received[0])
         answered = await _asked(bench, image, name, wanted, visitor)
     finally:
         for path in received:
@@ -145,7 +148,8 @@ async def _query(bench: Bench, request: Request, visitor: Visitor) -> dict[str, 
         picture = await asyncio.to_thread(shown.show, look.encoded.pixels, look.encoded.mask)
         small = b"" if own_case else await asyncio.to_thread(shown.thumbnail, picture)
     said = await bench.duties.search(lambda archive: telling(archive=archive))
-    kept = bench.looks.keep(visitor.name, name, time.time(), picture, said)
+    frame = source(image).frame if received else None
+    kept = bench.looks.keep(visitor.name, name, time.time(), picture, said, case=own_case, dicom=dicom, frame=frame)
     summary = _summary(said, wanted)
     await asyncio.to_thread(bench.history.add, visitor.name, kept.time, name, own_case, small, summary)
     return {**said, **_described(kept), "case": own_case, "took_ms": round(1000 * (time.monotonic() - begun))}
@@ -167,6 +171,7 @@ def _described(kept: Kept) -> dict[str, Any]:
     return {
         "id": kept.id,
         "name": kept.name,
+        "is_dicom": bool(kept.dicom),
         "share": one.share,
         "full_width": one.full_size[0],
         "full_height": one.full_size[1],
@@ -204,6 +209,21 @@ async def _mask(bench: Bench, request: Request, visitor: Visitor) -> Response:
     return Response(kept.shown.mask_png, media_type="image/png", headers=headers)
 
 
+async def _segmentation(bench: Bench, request: Request, visitor: Visitor) -> Response:
+    """On the DICOM file in the body: it names a patient, and is not kept between the calls."""
+    kept, received = _kept(bench, request, visitor), list[Path]()
+    try:
+        await receive(request, bench.spool, [], received)
+        async with bench.drawing:
+            seg = await asyncio.to_thread(given_back.made, kept, received[0], dt.datetime.now())
+    finally:
+        for path in received:
+            path.unlink(missing_ok=True)
+    books = bench.duties.books
+    books.audit.did(time.time(), "segmented", kept.told["model"], user=books.pseudonym(visitor.name))
+    return Response(seg, media_type="application/dicom")
+
+
 async def _report(bench: Bench, request: Request, visitor: Visitor) -> Response:
     kept, asked = _kept(bench, request, visitor), request.query_params
     low, high = (_share(asked.get(key), getattr(kept.shown, key)) for key in ("low", "high"))
@@ -216,12 +236,17 @@ async def _report(bench: Bench, request: Request, visitor: Visitor) -> Response:
 
 
 async def _history(bench: Bench, _: Request, visitor: Visitor) -> dict[str, Any]:
-    return {"entries": await asyncio.to_thread(bench.history.listed, visitor.name)}
+    return {"entries": await asyncio.to_thread(_tidied(bench).listed, visitor.name)}
+
+
+def _tidied(bench: Bench) -> History:
+    bench.history.tidy(bench.web.accounts.all())
+    return bench.history
 
 
 async def _thumbnail(bench: Bench, request: Request, visitor: Visitor) -> Response:
     number = _number(request.query_params.get("id", ""))
-    found = await asyncio.to_thread(bench.history.thumbnail, visitor.name, number)
+    found = await asyncio.to_thread(_tidied(bench).thumbnail, visitor.name, number)
     return Response(found, media_type="image/jpeg") if found else Response(status_code=404)
 
 

@@ -1,9 +1,12 @@
 """What each account has asked, for itself: bounded, deletable, and never sent anywhere."""
 
 import json
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ynet.web.accounts import Account
 from ynet_client.database import Database
 
 FILE = "workbench.sqlite"
@@ -71,6 +74,16 @@ class History:
         """The small picture of one of an account's own entries; empty where there is none."""
         rows = self._database.read("SELECT thumbnail FROM asked WHERE account = ? AND id = ?", account, number)
         return bytes(rows[0][0]) if rows else b""
+
+    def forget(self, images: Sequence[str]) -> None:
+        """Whoever asked about these own cases: nothing says so any more."""
+        self._database.write("DELETE FROM asked WHERE own_case = ?", *((image,) for image in images))
+
+    def tidy(self, accounts: Mapping[str, Account]) -> None:
+        """What was asked by accounts that are removed goes: who is given such a name anew is somebody else."""
+        for (name,) in self._database.read("SELECT DISTINCT account FROM asked"):
+            since = accounts[name].made if name in accounts else math.inf
+            self._database.write("DELETE FROM asked WHERE account = ? AND time < ?", (name, since))
 
     def delete(self, account: str, number: int | None = None) -> int:
         """One of an account's own entries, or all; how many went."""

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import ipaddress
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 from starlette.requests import Request
@@ -20,7 +20,7 @@ from ynet_client.session import Session
 from ynet_client.settings import WorkbenchSettings
 from ynet_client.workbench.calls import MAX_AT_A_TIME, Bench, routes
 from ynet_client.workbench.cases import OwnCases
-from ynet_client.workbench.history import History
+from ynet_client.workbench.history import FILE, History
 from ynet_client.workbench.looks import Looks
 
 LIFE_S = 300.0
@@ -48,12 +48,15 @@ async def serving(
 
     route = Route("/workbench", where)
     if not settings.enabled:
-        yield route
+        with _kept_history(home, duties):
+            yield route
         return
     presented = certificate.present(home, settings.certificate, settings.key, settings.host, dt.datetime.now(dt.UTC))
     with contextlib.closing(History(home)) as history:
-        web = Web(home, f"site-{site}", f"ynet · site {site}", Path(__file__).parent)
-        bench = Bench(site, duties, session, spool, web, history, OwnCases(), Looks(), asyncio.Semaphore(MAX_AT_A_TIME))
+        web, looks = Web(home, f"site-{site}", f"ynet · site {site}", Path(__file__).parent), Looks()
+        duties.forgetting += [history.forget, looks.forget]
+        history.tidy(web.accounts.all())
+        bench = Bench(site, duties, session, spool, web, history, OwnCases(), looks, asyncio.Semaphore(MAX_AT_A_TIME))
         door = HttpsDoor(
             web.application(routes(bench)), presented.context, settings.host, settings.port, LIFE_S, MOST_OF_ONE
         )
@@ -73,6 +76,15 @@ async def serving(
             yield route
         finally:
             await door.end()
+
+
+@contextlib.contextmanager
+def _kept_history(home: Path, duties: Duties) -> Iterator[None]:
+    """What was asked while the page was on: a patient is forgotten there too."""
+    with contextlib.ExitStack() as stack:
+        if (home / FILE).exists():
+            duties.forgetting.append(stack.enter_context(contextlib.closing(History(home))).forget)
+        yield
 
 
 async def _begin(door: HttpsDoor, settings: WorkbenchSettings) -> int:

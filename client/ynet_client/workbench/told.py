@@ -3,6 +3,7 @@
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from ynet.errors import UserError
 from ynet.index import Hit, merge
 from ynet_client.asking import ASK_WITHIN_S, Answered
 from ynet_client.lookup import Look, Result, Wanted
@@ -27,6 +28,7 @@ def tell(site: str, archive: "Archive", own_cases: OwnCases, answered: Answered,
         "site": site,
         "asked": asked(wanted),
         "model": look.model_id,
+        "plan": archive.active().plan.name,
         "bits": archive.active().plan.network.code_bits,
         "own": [{**_hit(site, hit, ranks), **_case(archive, own_cases, hit)} for hit in own],
         "others": [_hit(one.site, one.hit, ranks) for one in others],
@@ -103,7 +105,11 @@ def _hit(site: str, hit: Hit, ranks: dict[tuple[str, bytes], int]) -> dict[str, 
 
 
 def _case(archive: "Archive", own_cases: OwnCases, hit: Hit) -> dict[str, Any]:
-    _, case = own_cases.find(archive, archive.gallery.case_of(hit.token).image)
+    image = archive.gallery.case_of(hit.token).image
+    try:
+        _, case = own_cases.find(archive, image)
+    except UserError:  # the manifest has lost it, and `ynet-client index` has not been there since
+        return {"image": image, "label": hit.label, "split": "", "has_mask": False, "attributes": {}}
     return describe(case)
 
 

@@ -63,6 +63,7 @@ function clearImage() {
 }
 
 function linkFiles(isOn) {
+  $("get-seg").hidden = !isOn || !answer?.is_dicom;
   for (const id of ["get-mask", "get-report"]) {
     $(id).classList.toggle("off", !isOn);
     if (isOn) $(id).removeAttribute("aria-disabled");
@@ -90,6 +91,24 @@ function refreshLinks() {
   $("get-mask").href = `${base}/api/looks/${answer.id}/mask.png`;
   $("get-report").href = `${base}/api/looks/${answer.id}/report.html?low=${viewer.low.toFixed(4)}&high=${viewer.high.toFixed(4)}`;
 }
+
+// The file goes there once more: the site's process keeps no file that names a patient.
+async function getSeg() {
+  const { file } = source, { id, name } = answer;
+  $("get-seg").disabled = true;
+  showFault($("fault"), null);
+  try {
+    const made = await bytes(`/api/looks/${id}/seg.dcm`, file);
+    const href = URL.createObjectURL(new Blob([made], { type: "application/dicom" }));
+    make("a", { href, download: `${name.replace(/\.[^.]*$/, "") || "image"}-seg.dcm` }).click();
+    setTimeout(() => URL.revokeObjectURL(href), 60_000);
+  } catch (fault) {
+    showFault($("fault"), fault);
+  } finally {
+    $("get-seg").disabled = false;
+  }
+}
+$("get-seg").addEventListener("click", getSeg);
 
 function notes(found) {
   const said = [];

@@ -23,8 +23,9 @@ export async function call(path, { body, json, background, signal } = {}) {
   return answer.json();
 }
 
-export async function bytes(path) {
-  return (await fetched(base + path, {})).arrayBuffer();
+export async function bytes(path, body) {
+  const options = body === undefined ? {} : { method: "POST", headers: { accept: "application/json", "x-csrf": csrf }, body };
+  return (await fetched(base + path, options)).arrayBuffer();
 }
 
 async function fetched(url, options) {
