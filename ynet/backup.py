@@ -6,6 +6,7 @@ something else is copied before what it names: heads before their logs, an updat
 """
 
 import contextlib
+import fcntl
 import hashlib
 import io
 import json
@@ -68,6 +69,24 @@ def pack(home: Path, out: Path, about: Manifest, lay: Lay, passphrase: str | Non
     """Write the backup of a home folder to `out`, for its owner only; `about` has no files yet. Raises UserError."""
     if out.exists():
         raise UserError(f"the backup {out} was not made", "there is such a file already", "give another name")
+    with _alone(home, out):
+        return _pack(home, out, about, lay, passphrase)
+
+
+@contextlib.contextmanager
+def _alone(home: Path, out: Path) -> Iterator[None]:
+    """One backup of a home at a time: each begins by throwing away what one that was killed has laid aside."""
+    folder = os.open(home, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise UserError(f"the backup {out} was not made", "another is being made", "wait until it is done") from None
+    finally:
+        os.close(folder)
+
+
+def _pack(home: Path, out: Path, about: Manifest, lay: Lay, passphrase: str | None) -> Packed:
     aside = home / ASIDE
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(mode=0o700)

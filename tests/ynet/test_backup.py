@@ -78,6 +78,21 @@ def test_a_database_that_is_being_written_is_kept_as_it_was_last_committed(home:
         assert copied.execute("SELECT name FROM sites").fetchall() == [("A",), ("B",)]
 
 
+def test_a_second_backup_waits_for_the_first_whose_copies_it_would_throw_away(home: Path, tmp_path: Path) -> None:
+    def lay(aside: Path) -> None:
+        lay_databases(home, aside)
+        with pytest.raises(UserError, match="another is being made"):
+            packed(home, tmp_path / "second.tar")
+
+    with contextlib.closing(sqlite3.connect(home / "registry.sqlite", isolation_level=None)) as writer:
+        writer.execute("INSERT INTO sites VALUES ('B')")  # in the write-ahead log alone
+        restored(pack(home, tmp_path / "first.tar", ABOUT, lay, None).path, tmp_path / "to")
+    assert not (tmp_path / "second.tar").exists()
+    with contextlib.closing(sqlite3.connect(tmp_path / "to/registry.sqlite")) as copied:
+        assert copied.execute("SELECT name FROM sites").fetchall() == [("A",), ("B",)]
+    packed(home, tmp_path / "third.tar")
+
+
 def test_heads_are_copied_before_their_logs_and_databases_before_both(home: Path, tmp_path: Path) -> None:
     with tarfile.open(packed(home, tmp_path / "b.tar").path) as tar:
         names = tar.getnames()
