@@ -1,6 +1,7 @@
 """The command that makes a site's data of DICOM files or of what a PACS holds."""
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -68,6 +69,11 @@ def import_(
         _write_down(folder, done.imported, sum(done.left_out.values()))
     shown = {**done._asdict(), "seconds": round(time.monotonic() - began, 2), "manifest": str(out / "manifest.csv")}
     terminal.show(shown, as_json=as_json, human=lambda: "\n".join(_said(done, out, folder)))
+    if not (site or home or os.environ.get("YNET_HOME")):
+        print(
+            "no --site was named: no site's backup will hold this import's key, and none can forget by it",
+            file=sys.stderr,
+        )
     if not done.images:
         why = f"{done.unlabelled} objects have no label, {sum(done.left_out.values())} were left out"
         raise UserError("nothing was imported", why, f"look at {folder / 'quarantine.csv'}, and at the labels")

@@ -282,7 +282,7 @@ def test_a_broken_file_is_left_out_and_the_others_are_imported(hospital: Hospita
     assert bad not in [origin.instance for origin in Records(hospital.home)._origins.values()]
 
 
-def test_the_command_says_what_it_did_and_what_to_do_next(hospital: Hospital) -> None:
+def test_the_command_says_what_it_did_and_what_to_do_next(hospital: Hospital, monkeypatch: pytest.MonkeyPatch) -> None:
     hospital.image("a.dcm")
     (hospital.folder / "labels.csv").write_text("patient,label\nCANARY-1,glioma\n")
     given = ["import", "--dicom", hospital.pacs, "--labels", hospital.folder / "labels.csv", "--out", hospital.out]
@@ -291,6 +291,11 @@ def test_the_command_says_what_it_did_and_what_to_do_next(hospital: Hospital) ->
     assert (said["images"], said["imported"], said["patients"]) == (1, 1, 1)
     done = CliRunner().invoke(app, [*map(str, given), "--home", str(hospital.home)], catch_exceptions=False)
     assert "next: ynet-client check --data" in done.stdout
+    assert "no --site" not in done.stderr
+    monkeypatch.setenv("XDG_DATA_HOME", str(hospital.folder / "data"))
+    monkeypatch.delenv("YNET_HOME", raising=False)
+    done = CliRunner().invoke(app, [*map(str, given)], catch_exceptions=False)
+    assert "no --site was named" in done.stderr
     (entry,) = audit.read(hospital.home)  # the second time there was nothing to do
     assert (entry.direction, entry.kind, entry.about) == ("did", "imported", "1 images, 0 objects left out")
     with pytest.raises(UserError, match="--window"):
