@@ -1,9 +1,12 @@
 """Local accounts: a name, a role and an Argon2id hash for each, in one file of the home folder."""
 
+import contextlib
+import fcntl
 import json
 import re
 import secrets
 import threading
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -67,26 +70,43 @@ class Accounts:
         if not NAME.fullmatch(name):
             do = "at most 32 small letters, digits, '.', '_' and '-', a letter or digit first"
             raise UserError(what, "it is no name for an account", do)
-        accounts = self.all()
-        if name in accounts:
-            raise UserError(what, "there is one of that name", "choose another, or: user password NAME")
-        if len(accounts) >= MAX_ACCOUNTS:
-            raise UserError(what, f"there are {MAX_ACCOUNTS} already", "remove some: user remove NAME")
         made = Account(name, role, hashed(check(name, password)), now)
-        self._write({**accounts, name: made})
+        with self._alone():
+            accounts = self.all()
+            if name in accounts:
+                raise UserError(what, "there is one of that name", "choose another, or: user password NAME")
+            if len(accounts) >= MAX_ACCOUNTS:
+                raise UserError(what, f"there are {MAX_ACCOUNTS} already", "remove some: user remove NAME")
+            self._write({**accounts, name: made})
         return made
 
     def set_password(self, name: str, password: str) -> Account:
         """Another password; who is signed in with the old one is signed out. Raises UserError."""
-        old = self._known(name)
-        changed = Account(name, old.role, hashed(check(name, password)), old.made)
-        self._write({**self.all(), name: changed})
+        self._known(name)
+        hash_ = hashed(check(name, password))
+        with self._alone():
+            old = self._known(name)
+            changed = Account(name, old.role, hash_, old.made)
+            self._write({**self.all(), name: changed})
         return changed
 
     def remove(self, name: str) -> None:
         """No account any more. Raises UserError."""
-        self._known(name)
-        self._write({key: one for key, one in self.all().items() if key != name})
+        with self._alone():
+            self._known(name)
+            self._write({key: one for key, one in self.all().items() if key != name})
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One change at a time, also of several processes: another one's would be lost."""
+        try:
+            file = self._path.with_suffix(".lock").open("a")
+        except FileNotFoundError:  # no folder: no account
+            yield
+            return
+        with file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def _known(self, name: str) -> Account:
         account = self.find(name)

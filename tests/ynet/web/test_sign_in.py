@@ -5,6 +5,7 @@ import datetime as dt
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -190,6 +191,16 @@ def test_a_strangers_page_changes_nothing_and_signs_nobody_in(served: Served, he
         sent = {key: value.replace("OWN", served.origin) for key, value in headers.items()}
         assert client.post("/change", headers={**sent, "x-csrf": token}).status_code == 403
         assert client.post("/login", data={"name": "anna", "password": PASSWORD}, headers=sent).status_code == 403
+
+
+def test_accounts_that_are_changed_at_the_same_moment_are_all_changed(tmp_path: Path) -> None:
+    Accounts(tmp_path).add("gone", "viewer", PASSWORD, 0.0)
+    changes = [lambda: Accounts(tmp_path).remove("gone")]
+    changes += [lambda n=n: Accounts(tmp_path).add(f"user{n}", "viewer", PASSWORD, 0.0) for n in range(5)]  # type: ignore[misc]
+    with ThreadPoolExecutor(len(changes)) as pool:
+        for done in [pool.submit(change) for change in changes]:
+            done.result()
+    assert set(Accounts(tmp_path).all()) == {f"user{n}" for n in range(5)}
 
 
 def test_what_changes_something_needs_the_sessions_own_token(served: Served) -> None:
