@@ -211,6 +211,13 @@ def test_an_own_case_is_picked_and_asked_about_with_the_keyboard_alone(trial: Tr
     expect(page.locator(".entry").first).to_contain_text(image(trial).name)
 
 
+def noted_anew(route: Any) -> dict[str, Any]:
+    told: dict[str, Any] = route.fetch().json()
+    for one in told["consults"]:
+        one["note"] = "Anew"
+    return told
+
+
 def test_a_consult_is_asked_answered_at_the_other_site_and_read(trial: Trial, browser: Browser, page: Page) -> None:
     ask(page, image(trial))
     card = page.locator(".other-card").filter(has=page.get_by_text("B", exact=True)).first
@@ -225,7 +232,13 @@ def test_a_consult_is_asked_answered_at_the_other_site_and_read(trial: Trial, br
         there.keyboard.press("2")
         expect(there.locator("#received .note-text")).to_have_text("How did it go on? <b>Please</b>")
         expect(there.locator("#received img")).to_be_visible()
-        there.locator("#received textarea").fill("Call me")
+        there.locator("#received textarea").press_sequentially("Call ")
+        there.route("**/api/consults*", lambda route: route.fulfill(json=noted_anew(route)))
+        there.evaluate("dispatchEvent(new Event('hashchange'))")  # as if another request had come in the meantime
+        expect(there.locator("#received .note-text")).to_have_text("Anew")
+        there.unroute_all(behavior="wait")
+        there.keyboard.type("me")
+        expect(there.locator("#received textarea")).to_have_value("Call me")
         there.get_by_role("button", name="Yes, ask me").click()
         expect(there.locator("#received .answer")).to_have_text("Call me")
         assert not serious(there)

@@ -6,7 +6,7 @@ import { casePicture } from "./results.js";
 const WORDS = { open: ["waiting", ""], yes: ["yes", "good"], no: ["no", "bad"], unknown: ["gone there", "warn"] };
 
 export class Consults {
-  #about = null; #drafts = new Map();
+  #about = null; #drafts = new Map(); #shown = "";
 
   constructor(role) {
     this.role = role;
@@ -60,6 +60,10 @@ export class Consults {
   }
 
   #fill({ consults }) {
+    const told = JSON.stringify([this.role(), consults]);
+    if (told === this.#shown) return;
+    this.#shown = told;
+    const { id = "", selectionStart, selectionEnd } = document.activeElement ?? {}; // somebody may be typing an answer
     const of = (direction) => consults.filter((one) => one.direction === direction);
     const first = (one) => (one.word === "open" ? 0 : 1);
     const received = of("received").sort((a, b) => first(a) - first(b) || b.time - a.time);
@@ -67,6 +71,8 @@ export class Consults {
     $("sent").replaceChildren(...of("sent").map((one) => this.#sent(one)));
     if (!received.length) $("received").append(make("p", { cls: "quiet none", text: "Nobody has asked yet. Requests of other sites about our cases come here." }));
     if (!of("sent").length) $("sent").append(make("p", { cls: "quiet none", text: "Nothing asked yet. On a card of another hospital, choose Consult." }));
+    const text = id.startsWith("text-") && $(id);
+    if (text) { text.focus(); text.setSelectionRange(selectionStart, selectionEnd); }
   }
 
   #head(one, words) {
