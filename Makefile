@@ -32,8 +32,10 @@ demo: $(READY) ## three synthetic hospitals train, index and ask; DATA=DIR: real
 # The tests' networks are tiny: on two threads they wait for each other, above all on a machine that is shared.
 test test-real fuzz: export OMP_NUM_THREADS = 1
 
-test: $(READY) lint ## lint and run the tests
-	$(BIN)/python -m pytest -m "not real_data"
+# Most of a story is waiting for other processes, so two at once are done sooner on two cores.
+JOBS ?= 2
+test: $(READY) lint ## lint and run the tests, JOBS=2 at once
+	$(BIN)/python -m pytest -m "not real_data" --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-real: $(READY) ## the tests that need the real images beside the repository
 	$(BIN)/python -m pytest -m real_data
