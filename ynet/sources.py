@@ -23,10 +23,18 @@ class Value(NamedTuple):
     source: str
 
 
-def found(name: str) -> Path | None:
-    """A settings file that nobody named: the user's own, else the machine's."""
-    places = (user_config_path("ynet", appauthor=False) / name, SYSTEM / name)
-    return next((place for place in places if place.exists()), None)
+class Source(NamedTuple):
+    """What settings are read from."""
+
+    file: Path | None  # None: nothing, they are the defaults
+    is_remembered: bool  # it is the home folder's own, in which a note stands behind each value
+
+
+def source_of(home: Path, name: str, config: Path | None) -> Source:
+    """`config`, else what is remembered in `home` under that name, else the user's or the machine's file, if any."""
+    kept = home / name
+    file = config or (kept if kept.exists() else _found(name))
+    return Source(file, is_remembered=file == kept)
 
 
 def values(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -38,8 +46,9 @@ def values(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + name, value
 
 
-def sources(settings: Any, file: Path | None, *, is_remembered: bool) -> dict[str, str]:
-    """Where each key's value came from; `file` is what was read, or None. Raises UserError."""
+def sources(settings: Any, read_from: Source) -> dict[str, str]:
+    """Where each key's value came from, of settings that were read from there. Raises UserError."""
+    file, is_remembered = read_from
     text = _read(file) if file else ""
     lines, rows = _lines(text), text.splitlines()
     usual = dict(values(type(settings)()))
@@ -65,12 +74,18 @@ def remembered(settings: Any, known: Mapping[str, str]) -> bytes:
     return ("\n".join(rows) + "\n").encode()
 
 
-def listed(settings: Any, file: Path | None, *, is_remembered: bool) -> list[Value]:
+def listed(settings: Any, read_from: Source) -> list[Value]:
     """Every key with its value and where that came from. Raises UserError."""
-    known = sources(settings, file, is_remembered=is_remembered)
+    known = sources(settings, read_from)
     return [
         Value(key, list(value) if isinstance(value, tuple) else value, known[key]) for key, value in values(settings)
     ]
+
+
+def _found(name: str) -> Path | None:
+    """A settings file that nobody named: the user's own, else the machine's."""
+    places = (user_config_path("ynet", appauthor=False) / name, SYSTEM / name)
+    return next((place for place in places if place.exists()), None)
 
 
 def _lines(text: str) -> dict[str, int]:

@@ -31,8 +31,7 @@ def backup(
     """Write the site's folder, keys and all but no image, into one file; the client may be running."""
     from ynet_client.site_backup import pack
 
-    is_sealed = encrypt or passphrase_file is not None
-    word = passphrase(passphrase_file, is_new=True) if is_sealed else None
+    word = passphrase(passphrase_file, is_new=True) if encrypt or passphrase_file else None
     show_packed(pack(home_of(home, site), out, time.time(), word), as_json=as_json)
 
 

@@ -25,6 +25,6 @@ def show(
     from ynet_client import settings
 
     folder = home_of(home, site)
-    file = settings.file_of(folder, config)
-    listed = sources.listed(settings.read(folder, config), file, is_remembered=file == folder / settings.FILE)
+    read_from = sources.source_of(folder, settings.FILE, config)
+    listed = sources.listed(settings.read(folder, config), read_from)
     terminal.show_settings("client", str(folder), home_source(home), listed, as_json=as_json)

@@ -100,21 +100,16 @@ class ClientSettings:
         return Path(self.data)
 
 
-def file_of(home: Path, config: Path | None = None) -> Path | None:
-    """What is read: `config`, else what is remembered in `home`, else the user's or the machine's file, if any."""
-    return config or (home / FILE if (home / FILE).exists() else sources.found(FILE))
-
-
 def read(home: Path, config: Path | None = None) -> ClientSettings:
-    """The settings in the file that `file_of` names, or else the defaults. Raises UserError."""
-    file = file_of(home, config)
+    """The settings in the file that `sources.source_of` finds, or else the defaults. Raises UserError."""
+    file, _ = sources.source_of(home, FILE, config)
     return parse(ClientSettings, read_yaml(file, "settings"), f"settings {file}") if file else ClientSettings()
 
 
 def load(home: Path, config: Path | None, *, is_workbench_enabled: bool | None = None, **given: Any) -> ClientSettings:
     """What `read` finds, with the flags given laid over it; remembered in `home`. Raises UserError."""
-    settings, file = read(home, config), file_of(home, config)
-    known = sources.sources(settings, file, is_remembered=file == home / FILE)
+    settings = read(home, config)
+    known = sources.sources(settings, sources.source_of(home, FILE, config))
     flags = {key: value for key, value in given.items() if value is not None}
     settings, by_flag = replace(settings, **flags), {key: f"--{key}" for key in flags}
     if is_workbench_enabled is not None:

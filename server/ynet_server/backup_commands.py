@@ -29,8 +29,7 @@ def backup(
     """Write the server's folder, keys and all, into one file; the server may be running."""
     from ynet_server.server_backup import pack  # gRPC: a second that the other commands need not wait
 
-    is_sealed = encrypt or passphrase_file is not None
-    word = passphrase(passphrase_file, is_new=True) if is_sealed else None
+    word = passphrase(passphrase_file, is_new=True) if encrypt or passphrase_file else None
     show_packed(pack(home_of(home), out, time.time(), word), as_json=as_json)
 
 

@@ -23,6 +23,6 @@ def show(
     from ynet_server import settings
 
     folder = home_of(home)
-    file = settings.file_of(folder, config)
-    listed = sources.listed(settings.load(folder, config), file, is_remembered=file == folder / settings.FILE)
+    read_from = sources.source_of(folder, settings.FILE, config)
+    listed = sources.listed(settings.load(folder, config), read_from)
     terminal.show_settings("server", str(folder), home_source(home), listed, as_json=as_json)

@@ -53,21 +53,15 @@ class ServerSettings:
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
 
 
-def file_of(home: Path, config: Path | None) -> Path | None:
-    """What is read: `config`, else what the last start remembered, else the user's or the machine's file, if any."""
-    return config or (home / FILE if (home / FILE).exists() else sources.found(FILE))
-
-
 def load(home: Path, config: Path | None) -> ServerSettings:
-    """The settings in the file that `file_of` names; else the defaults. Raises UserError."""
-    file = file_of(home, config)
-    return _read(file) if file else ServerSettings()
+    """The settings in the file that `sources.source_of` finds, or else the defaults. Raises UserError."""
+    file, _ = sources.source_of(home, FILE, config)
+    return parse(ServerSettings, read_yaml(file, "settings"), f"settings {file}") if file else ServerSettings()
 
 
 def known_of(home: Path, config: Path | None, settings: ServerSettings) -> dict[str, str]:
     """Where each of the settings came from, by key. Raises UserError."""
-    file = file_of(home, config)
-    return sources.sources(settings, file, is_remembered=file == home / FILE)
+    return sources.sources(settings, sources.source_of(home, FILE, config))
 
 
 def remember(
@@ -85,7 +79,3 @@ def remember(
     free = {f"listen.{key}": "found free" for key, port in ports.items() if port != getattr(settings.listen, key)}
     kept = replace(settings, listen=replace(settings.listen, hub_port=hub_port, enrolment_port=enrolment_port))
     write_private(home / FILE, sources.remembered(kept, {**known, **free}))
-
-
-def _read(path: Path) -> ServerSettings:
-    return parse(ServerSettings, read_yaml(path, "settings"), f"settings {path}")
