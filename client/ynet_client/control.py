@@ -6,7 +6,8 @@ import importlib
 import io
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,15 +83,9 @@ def _asking(site: str, duties: Duties, session: Session, spool: Path) -> list[Ro
     async def query(request: Request) -> Response:
         asked = request.query_params
         wanted, names = wanted_of(asked), asked.getlist("name")
-        images: list[Path] = []
-        try:
-            sizes = [int(size) for size in asked.getlist("size")]
-            await receive(request, spool, sizes, images)
-            named = framed_images(images, asked.getlist("frame"))
-            answered = await asking.query(site, duties, session, named, wanted, asked.get("user", ""))
-        finally:
-            for path in images:
-                path.unlink(missing_ok=True)
+        sizes = [int(size) for size in asked.getlist("size")]
+        async with images_of(request, spool, sizes, asked.getlist("frame")) as images:
+            answered = await asking.query(site, duties, session, images, wanted, asked.get("user", ""))
         shown = []
         for look, result, name in zip(answered.looks, answered.results, names or [""] * len(images), strict=True):
             seen.add(result, site)
@@ -103,14 +98,8 @@ def _asking(site: str, duties: Duties, session: Session, spool: Path) -> list[Ro
         return JSONResponse(shown[0] if len(shown) == 1 else {"queries": shown})
 
     async def segment(request: Request) -> Response:
-        images: list[Path] = []
-        try:
-            await receive(request, spool, [], images)
-            (named,) = framed_images(images, request.query_params.getlist("frame"))
-            found = await duties.search(lambda archive: lookup.segment(archive, named))
-        finally:
-            for path in images:
-                path.unlink(missing_ok=True)
+        async with images_of(request, spool, frames=request.query_params.getlist("frame")) as (image,):
+            found = await duties.search(lambda archive: lookup.segment(archive, image))
         user = duties.books.pseudonym(request.query_params.get("user", ""))
         duties.books.audit.did(time.time(), "segmented", found["model"], user=user)
         return JSONResponse(found)
@@ -172,13 +161,30 @@ def _png(archive: "Archive", site: str, look: Look, result: Result, name: str) -
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def framed_images(images: Sequence[Path], frames: Sequence[str]) -> list[Path]:
+@asynccontextmanager
+async def images_of(
+    request: Request, spool: Path, sizes: Sequence[int] = (), frames: Sequence[str] = ()
+) -> AsyncIterator[list[Path]]:
+    """The images in a request's body, files in `spool` meanwhile, each with the frame that is meant, if one is.
+
+    `sizes` in bytes, none for a single image; `frames` as they stand in the request. Raises UserError.
+    """
+    images: list[Path] = []
+    try:
+        await _receive(request, spool, sizes, images)
+        yield _framed(images, frames)
+    finally:
+        for path in images:
+            path.unlink(missing_ok=True)
+
+
+def _framed(images: Sequence[Path], frames: Sequence[str]) -> list[Path]:
     """The images with the frames that are meant; none where a request says nothing of frames."""
     asked = [*frames, *[""] * len(images)][: len(images)]
     return [framed(path, int(frame) if frame else None) for path, frame in zip(images, asked, strict=True)]
 
 
-async def receive(request: Request, spool: Path, sizes: Sequence[int], images: list[Path]) -> None:
+async def _receive(request: Request, spool: Path, sizes: Sequence[int], images: list[Path]) -> None:
     """Write the images of a request, one after the other, into `spool`; `sizes` in bytes, none for a single one."""
     if len(sizes) > MAX_CODES:
         do = f"ask about at most {MAX_CODES} images at a time"

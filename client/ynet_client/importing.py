@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 
 from ynet.data import dicom, dicom_elements, images, manifest, segmentation
 from ynet.data.dicom import Window
-from ynet.data.dicom_elements import PREAMBLE, UnfitError, is_dicom
+from ynet.data.dicom_elements import UnfitError, is_dicom, starts_as_dicom
 from ynet.data.limits import MAX_FILE_BYTES
 from ynet.data.segmentation import Reference, Segments
 from ynet.errors import UserError
@@ -306,7 +306,7 @@ class _Import:
 
 def _starts_as_dicom(path: Path) -> bool:
     with contextlib.suppress(OSError), path.open("rb") as file:
-        return is_dicom(file.read(PREAMBLE + 4))
+        return starts_as_dicom(file)
     return False
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pydicom
 from highdicom.seg import Segmentation, SegmentDescription
 from jaxtyping import UInt8
+from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
@@ -28,6 +29,11 @@ _PLACE = {
     "PlaneOrientationSequence": ("ImageOrientationPatient",),
     "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
 }
+
+
+def read_mask(png: bytes) -> UInt8[np.ndarray, "h w"]:
+    """1 where a mask's picture is not black."""
+    return (np.asarray(Image.open(io.BytesIO(png))) > 0).astype(np.uint8)
 
 
 def of_file(

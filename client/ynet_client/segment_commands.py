@@ -2,7 +2,6 @@
 
 import base64
 import datetime as dt
-import io
 from pathlib import Path
 from typing import Annotated
 
@@ -35,15 +34,12 @@ def segment(
     as_json: Json = False,
 ) -> None:
     """Predict the lesion on a DICOM image, as a DICOM SEG that refers to it; the running client does it."""
-    import numpy as np
-    from PIL import Image
-
     from ynet_client import dicomweb, predicted_segmentation  # highdicom: the other commands need not wait for it
 
     headers = dicomweb.read_credentials(dicomweb.environment(), credentials)
     picture = _source(image, dicomweb_, instance, frame, headers, ca)
     found = door.segment(home_of(home, site), picture)
-    mask = (np.asarray(Image.open(io.BytesIO(base64.b64decode(found["mask"])))) > 0).astype(np.uint8)
+    mask = predicted_segmentation.read_mask(base64.b64decode(found["mask"]))
     about = (found["model"], found["plan"], dt.datetime.now())
     made = predicted_segmentation.of_file(picture.data, picture.frame, mask, *about)
     out.write_bytes(made)

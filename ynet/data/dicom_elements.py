@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import cache
 from io import BytesIO
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import pydicom
 from pydicom import uid
@@ -79,6 +79,11 @@ def parsing() -> Iterator[None]:
 def is_dicom(start: bytes) -> bool:
     """Whether a file that begins so is a DICOM file."""
     return start[PREAMBLE : PREAMBLE + 4] == MAGIC
+
+
+def starts_as_dicom(file: BinaryIO) -> bool:
+    """Whether a file that was just opened is a DICOM file; its beginning has been read then."""
+    return is_dicom(file.read(PREAMBLE + len(MAGIC)))
 
 
 @parsing()

@@ -5,6 +5,7 @@ import datetime as dt
 import json
 import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -20,7 +21,7 @@ from ynet.web.sessions import Visitor
 from ynet.web.web import Web, need, visitor_of
 from ynet_client import asking
 from ynet_client.consult import Consult
-from ynet_client.control import framed_images, receive, wanted_of
+from ynet_client.control import images_of, wanted_of
 from ynet_client.duties import Duties
 from ynet_client.lookup import Wanted
 from ynet_client.session import Session
@@ -129,26 +130,23 @@ async def _query(bench: Bench, request: Request, visitor: Visitor) -> dict[str, 
     """An image in the body, or an own case by its name; the answer, with where its picture is."""
     begun, asked = time.monotonic(), request.query_params
     wanted, own_case = wanted_of(asked), asked.get("case", "")
-    name, received, dicom = Path(own_case or asked.get("name", "")).name, list[Path](), ""
-    try:
+    name, dicom = Path(own_case or asked.get("name", "")).name, ""
+    async with AsyncExitStack() as stack:
         if own_case:
             manifest, case = await _with_archive(bench, lambda archive: bench.own_cases.find(archive, own_case))
             image = manifest.path_of(case.image)
         else:
-            await receive(request, bench.spool, [], received)
-            (image,) = framed_images(received, asked.getlist("frame"))
-            dicom = await asyncio.to_thread(given_back.digest, received[0])
+            received = images_of(request, bench.spool, frames=asked.getlist("frame"))
+            (image,) = await stack.enter_async_context(received)
+            dicom = await asyncio.to_thread(given_back.digest, source(image).path)
         answered = await _asked(bench, image, name, wanted, visitor)
-    finally:
-        for path in received:
-            path.unlink(missing_ok=True)
     (look,) = answered.looks
     telling = partial(told.tell, bench.site, own_cases=bench.own_cases, answered=answered, wanted=wanted)
     async with bench.drawing:
         picture = await asyncio.to_thread(shown.show, look.encoded.pixels, look.encoded.mask)
         small = b"" if own_case else await asyncio.to_thread(shown.thumbnail, picture)
     said = await bench.duties.search(lambda archive: telling(archive=archive))
-    frame = source(image).frame if received else None
+    frame = None if own_case else source(image).frame
     kept = bench.looks.keep(visitor.name, name, time.time(), picture, said, case=own_case, dicom=dicom, frame=frame)
     summary = _summary(said, wanted)
     await asyncio.to_thread(bench.history.add, visitor.name, kept.time, name, own_case, small, summary)
@@ -211,14 +209,9 @@ async def _mask(bench: Bench, request: Request, visitor: Visitor) -> Response:
 
 async def _segmentation(bench: Bench, request: Request, visitor: Visitor) -> Response:
     """On the DICOM file in the body: it names a patient, and is not kept between the calls."""
-    kept, received = _kept(bench, request, visitor), list[Path]()
-    try:
-        await receive(request, bench.spool, [], received)
-        async with bench.drawing:
-            seg = await asyncio.to_thread(given_back.made, kept, received[0], dt.datetime.now())
-    finally:
-        for path in received:
-            path.unlink(missing_ok=True)
+    kept = _kept(bench, request, visitor)
+    async with images_of(request, bench.spool) as (file,), bench.drawing:
+        seg = await asyncio.to_thread(given_back.made, kept, file, dt.datetime.now())
     books = bench.duties.books
     books.audit.did(time.time(), "segmented", kept.told["model"], user=books.pseudonym(visitor.name))
     return Response(seg, media_type="application/dicom")

@@ -3,14 +3,10 @@
 import datetime as dt
 import hashlib
 import importlib
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from PIL import Image
-
-from ynet.data.dicom_elements import PREAMBLE, is_dicom
+from ynet.data.dicom_elements import starts_as_dicom
 from ynet.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,7 +16,7 @@ if TYPE_CHECKING:
 def digest(path: Path) -> str:
     """Of a DICOM file its SHA-256, by which it is known again; empty for another file."""
     with path.open("rb") as file:
-        if not is_dicom(file.read(PREAMBLE + 4)):
+        if not starts_as_dicom(file):
             return ""
         file.seek(0)
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -31,5 +27,5 @@ def made(kept: "Kept", path: Path, now: dt.datetime) -> bytes:
     if not kept.dicom or digest(path) != kept.dicom:
         raise UserError("no DICOM SEG was made", "it is not the DICOM file that was asked about", "ask again")
     drawing: Any = importlib.import_module("ynet_client.predicted_segmentation")  # highdicom: a second for who needs it
-    mask = (np.asarray(Image.open(io.BytesIO(kept.shown.mask_png))) > 0).astype(np.uint8)
+    mask = drawing.read_mask(kept.shown.mask_png)
     return bytes(drawing.of_file(path.read_bytes(), kept.frame, mask, kept.told["model"], kept.told["plan"], now))
