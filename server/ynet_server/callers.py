@@ -52,6 +52,12 @@ def refusal(registry: Registry, site: str, leaf: Leaf, now: dt.datetime) -> str 
     return None if standing in ("current", "next") else "the certificate is no longer in use"
 
 
+def behaviour(handler: Any) -> str:
+    """Which of its four functions a gRPC handler has."""
+    names = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
+    return next(name for name in names if getattr(handler, name) is not None)
+
+
 class CertificateCheck(grpc.aio.ServerInterceptor):
     """Lets a call through when its certificate is a site's, is in its time, and in use.
 
@@ -70,21 +76,20 @@ class CertificateCheck(grpc.aio.ServerInterceptor):
         handler: Any = await continuation(handler_call_details)
         if handler is None:
             return handler
+        name = behaviour(handler)
+        inner = getattr(handler, name)
         if handler.response_streaming:
-            inner_stream = handler.stream_stream or handler.unary_stream
 
             async def streaming(request: Any, context: grpc.aio.ServicerContext) -> Any:
                 await self._admit(context)
                 try:
-                    async with aclosing(inner_stream(request, context)) as answers:
+                    async with aclosing(inner(request, context)) as answers:
                         async for answer in self._while_good(answers, context):
                             yield answer
                 except Exception as error:  # noqa: BLE001 (told to the log)
                     await _hide(error, context)
 
-            kind = "stream_stream" if handler.request_streaming else "unary_stream"
-            return handler._replace(**{kind: streaming})
-        inner = handler.stream_unary or handler.unary_unary
+            return handler._replace(**{name: streaming})
 
         async def single(request: Any, context: grpc.aio.ServicerContext) -> Any:
             await self._admit(context)
@@ -95,7 +100,7 @@ class CertificateCheck(grpc.aio.ServerInterceptor):
             except Exception as error:  # noqa: BLE001 (told to the log)
                 await _hide(error, context)
 
-        return handler._replace(**{"stream_unary" if handler.request_streaming else "unary_unary": single})
+        return handler._replace(**{name: single})
 
     async def _admit(self, context: grpc.aio.ServicerContext) -> None:
         pem = next(iter(context.auth_context().get("x509_pem_cert", [])), b"")

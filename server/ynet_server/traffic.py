@@ -9,6 +9,7 @@ import grpc
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from ynet.federation import hub_pb2 as pb
+from ynet_server.callers import behaviour
 
 REFUSALS = {
     grpc.StatusCode.UNAUTHENTICATED: "certificate",
@@ -62,7 +63,7 @@ class Traffic(grpc.aio.ServerInterceptor):
             request_deserializer=_counted_in(handler.request_deserializer, self._received.labels(method).inc),
             response_serializer=_counted_out(handler.response_serializer, self._sent.labels(method).inc),
         )
-        name = _behaviour(handler)
+        name = behaviour(handler)
         inner = getattr(handler, name)
         if not handler.response_streaming:
 
@@ -100,12 +101,6 @@ class Traffic(grpc.aio.ServerInterceptor):
         for status, kind in REFUSALS.items():
             if code in (status, status.value[0]):
                 self._refused(kind)
-
-
-def _behaviour(handler: Any) -> str:
-    """Which of a handler's four functions it has."""
-    names = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
-    return next(name for name in names if getattr(handler, name) is not None)
 
 
 def _counted_in(read: Callable[[bytes], Any], count: Callable[[int], None]) -> Callable[[bytes], Any]:
