@@ -69,7 +69,7 @@ def server_registry(consortium: Consortium, folder: Path) -> tuple[CollectorRegi
         lambda: now + 3000 * DAY,
         lambda: now + 90 * DAY,
     )
-    registry.register(server.State(known))
+    registry.register(server.state(known))
     return registry, counts, runs
 
 
@@ -122,7 +122,7 @@ def both(tmp_path: Path) -> Iterator[set[str]]:
         client.Counts(measured)
         session = Session(member, tmp_path, Site(), print)
         spent = client.Spent(tmp_path, ClientSettings().privacy)
-        measured.register(client.State(client.Known("A", tmp_path, session, Idle(), spent)))  # type: ignore[arg-type]
+        measured.register(client.state(client.Known("A", tmp_path, session, Idle(), spent)))  # type: ignore[arg-type]
         found.update(shown_names(measured))
         found.update(one.name for one in client._gpu())
 

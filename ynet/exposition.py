@@ -1,12 +1,16 @@
 """Metrics for Prometheus: a registry of one process, served as plain HTTP at /metrics. There is no login."""
 
 import errno
-from collections.abc import AsyncIterator, Awaitable, Callable
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Annotated
 
 from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from starlette.applications import Starlette
@@ -27,6 +31,28 @@ class MetricsSettings:
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 0  # 0: nowhere
+
+
+class LookedUp(Collector):
+    """Metrics that are looked up, in the process's event loop, each time that they are asked for."""
+
+    def __init__(self, look: Callable[[], Iterator[Metric]]) -> None:
+        self._look = look
+
+    def describe(self) -> list[Metric]:
+        """Nothing: the registry need not look to know that no name is taken twice."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics as they are now."""
+        return self._look()
+
+
+def disk(program: str, home: Path) -> Iterator[Metric]:
+    """The size of the disk with the home folder, and what is free of it; `program` begins their names."""
+    found = shutil.disk_usage(home)
+    yield GaugeMetricFamily(f"{program}_disk_size_bytes", "The disk with the home folder.", found.total)
+    yield GaugeMetricFamily(f"{program}_disk_free_bytes", "Free on that disk.", found.free)
 
 
 async def nothing() -> None:

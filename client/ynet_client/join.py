@@ -19,7 +19,7 @@ from ynet_client.display import Display
 from ynet_client.duties import Duties
 from ynet_client.egress import Class, Egress
 from ynet_client.membership import Membership
-from ynet_client.metrics import Counts, Known, Spent, State
+from ynet_client.metrics import Counts, Known, Spent, state
 from ynet_client.renewal import renewing
 from ynet_client.session import Session
 from ynet_client.settings import ClientSettings
@@ -58,7 +58,7 @@ async def run(home: Path, settings: ClientSettings, member: Membership, display:
         renew = renewing(home, display.say, count=sent)
         session = Session(member, spool, duties, display.say, renew, sent, tell, follow, counts.received)
         spent = Spent(home, settings.privacy)
-        measured.register(State(Known(member.site, home, session, duties, spent)))
+        measured.register(state(Known(member.site, home, session, duties, spent)))
         page = serving(home, settings.workbench, member.site, duties, session, spool, display.say)
         async with page as where, exposition.serving(settings.metrics, measured, spent.refresh):
             door = await control.serve(home, [*routes(member.site, duties, session, spool), where])

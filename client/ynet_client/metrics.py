@@ -6,7 +6,6 @@ names a patient, a file, a user or another site.
 
 import asyncio
 import contextlib
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -15,9 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
-from prometheus_client.registry import Collector
 
-from ynet import __version__
+from ynet import __version__, exposition
 from ynet.errors import UserError
 from ynet.federation import ledger
 from ynet_client.audit import Entry
@@ -178,33 +176,23 @@ class Known(NamedTuple):
     spent: Spent
 
 
-class State(Collector):
+def state(known: Known) -> exposition.LookedUp:
     """What is so, looked up in the client's event loop each time that it is asked for."""
+    return exposition.LookedUp(lambda: _now(known))
 
-    def __init__(self, known: Known) -> None:
-        self._known = known
 
-    def describe(self) -> list[Metric]:
-        """Nothing: the registry need not collect to know that no name is taken twice."""
-        return []
-
-    def collect(self) -> Iterator[Metric]:
-        """The metrics as they are now."""
-        site, home, session, duties, spent = self._known
-        yield InfoMetricFamily("ynet_client", "Which site this is.", {"version": __version__, "site": site})
-        yield GaugeMetricFamily("ynet_client_connected", "1: the server is there.", float(session.connected))
-        yield GaugeMetricFamily("ynet_client_cases", "Training cases.", duties.cases())
-        yield GaugeMetricFamily("ynet_client_tasks_held", "Messages of runs that are worked on.", session.tasks_held)
-        ends = session.member.ends.timestamp()
-        yield GaugeMetricFamily(
-            "ynet_client_certificate_ends_timestamp_seconds", "When the site's certificate ends.", ends
-        )
-        yield from _gallery(duties)
-        yield from _epsilon(spent.summary)
-        yield from _gpu() if duties.archive_if_ready() else ()
-        disk = shutil.disk_usage(home)
-        yield GaugeMetricFamily("ynet_client_disk_size_bytes", "The disk with the home folder.", disk.total)
-        yield GaugeMetricFamily("ynet_client_disk_free_bytes", "Free on that disk.", disk.free)
+def _now(known: Known) -> Iterator[Metric]:
+    site, home, session, duties, spent = known
+    yield InfoMetricFamily("ynet_client", "Which site this is.", {"version": __version__, "site": site})
+    yield GaugeMetricFamily("ynet_client_connected", "1: the server is there.", float(session.connected))
+    yield GaugeMetricFamily("ynet_client_cases", "Training cases.", duties.cases())
+    yield GaugeMetricFamily("ynet_client_tasks_held", "Messages of runs that are worked on.", session.tasks_held)
+    ends = session.member.ends.timestamp()
+    yield GaugeMetricFamily("ynet_client_certificate_ends_timestamp_seconds", "When the site's certificate ends.", ends)
+    yield from _gallery(duties)
+    yield from _epsilon(spent.summary)
+    yield from _gpu() if duties.archive_if_ready() else ()
+    yield from exposition.disk("ynet_client", home)
 
 
 def _gallery(duties: "Duties") -> Iterator[Metric]:

@@ -3,7 +3,6 @@
 Labels are sites' names, and words from short lists in the code; a site's name is the consortium's own.
 """
 
-import shutil
 from collections import Counter as Tally
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -11,9 +10,8 @@ from typing import Any, NamedTuple, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
-from prometheus_client.registry import Collector
 
-from ynet import __version__
+from ynet import __version__, exposition
 from ynet.federation.records import EVALUATE, INITIAL, KEYS, MASK, OPEN, TRAIN
 from ynet_server.audit import Act, Write
 from ynet_server.course import Courses
@@ -100,33 +98,25 @@ class Known(NamedTuple):
     hub_ends: Callable[[], float]
 
 
-class State(Collector):
+def state(known: Known) -> exposition.LookedUp:
     """What is so, looked up in the server's event loop each time that it is asked for."""
+    return exposition.LookedUp(lambda: _now(known))
 
-    def __init__(self, known: Known) -> None:
-        self._known = known
 
-    def describe(self) -> list[Metric]:
-        """Nothing: the registry need not collect to know that no name is taken twice."""
-        return []
-
-    def collect(self) -> Iterator[Metric]:
-        """The metrics as they are now."""
-        yield InfoMetricFamily(
-            "ynet_server", "Which server this is.", {"version": __version__, "federation": self._known.federation}
-        )
-        yield from _sites(self._known)
-        yield from _certificates(self._known)
-        yield from _runs(self._known)
-        yield from _privacy(self._known)
-        models = self._known.registry.models()[:1]
-        model = InfoMetricFamily("ynet_server_model", "The model in use.", labels=["model", "plan"])
-        for one in models:
-            model.add_metric([one.id[:SHORT_ID], str(one.card.get("plan_id", ""))[:SHORT_ID]], {})
-        yield model
-        disk = shutil.disk_usage(self._known.home)
-        yield GaugeMetricFamily("ynet_server_disk_size_bytes", "The disk with the home folder.", disk.total)
-        yield GaugeMetricFamily("ynet_server_disk_free_bytes", "Free on that disk.", disk.free)
+def _now(known: Known) -> Iterator[Metric]:
+    yield InfoMetricFamily(
+        "ynet_server", "Which server this is.", {"version": __version__, "federation": known.federation}
+    )
+    yield from _sites(known)
+    yield from _certificates(known)
+    yield from _runs(known)
+    yield from _privacy(known)
+    models = known.registry.models()[:1]
+    model = InfoMetricFamily("ynet_server_model", "The model in use.", labels=["model", "plan"])
+    for one in models:
+        model.add_metric([one.id[:SHORT_ID], str(one.card.get("plan_id", ""))[:SHORT_ID]], {})
+    yield model
+    yield from exposition.disk("ynet_server", known.home)
 
 
 def _sites(known: Known) -> Iterator[Metric]:

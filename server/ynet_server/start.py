@@ -118,7 +118,7 @@ async def serve(
         measures = metrics.Known(
             settings.federation, home, registry, hub, runs, Courses(), lambda: _ends(authority), own.ends
         )
-        measured.register(metrics.State(measures))
+        measured.register(metrics.state(measures))
         books = Books(home, audit, lambda: (authority.trusted, authority.past))
         pages = contextlib.AsyncExitStack()
         try:
