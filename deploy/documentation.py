@@ -5,6 +5,7 @@ the dataclass's, a command's page is its `--help`, and the list of errors is rea
 """
 
 import ast
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -115,15 +116,16 @@ def reference(title: str, tables: dict[str, type[Any]], before: str) -> str:
 
 def explanations(head: str) -> dict[str, tuple[str, str]]:
     """Default and explanation of each key, out of the README's table that begins like this."""
-    lines = (ROOT / "README.md").read_text("utf-8").splitlines()
-    start = next(number for number, line in enumerate(lines) if line.startswith(head))
-    found = {}
-    for line in lines[start + 2 :]:
-        if not line.startswith("|"):
-            break
-        key, default, *text = (cell.strip() for cell in line.strip("|").split("|"))
-        found[key.strip("`")] = (f"`{default}`" if default else "", "|".join(text))
-    return found
+    rows = table("README.md", head)
+    return {key.strip("`"): (f"`{default}`" if default else "", text) for key, default, text in rows}
+
+
+def table(page: str, head: str) -> list[list[str]]:
+    """The cells of the rows of the one table of a page whose head begins like this."""
+    lines = (ROOT / page).read_text("utf-8").splitlines()
+    (start,) = (number for number, line in enumerate(lines) if line.startswith(head))
+    rows = itertools.takewhile(lambda line: line.startswith("|"), lines[start + 2 :])
+    return [[one.strip() for one in row.strip("|").split("|")] for row in rows]
 
 
 def shapes(kind: type[Any], prefix: str = "") -> Iterator[tuple[str, str]]:

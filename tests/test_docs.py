@@ -1,6 +1,5 @@
 """What the documentation says, held against the code."""
 
-import itertools
 import os
 import re
 import subprocess
@@ -17,6 +16,7 @@ import typer
 import yaml
 from pydantic import TypeAdapter
 
+from documentation import table
 from ynet import config, errors
 from ynet.config import parse, read_yaml
 from ynet.data import images, manifest
@@ -104,14 +104,6 @@ def keys(kind: type[Any], prefix: str = "") -> Iterator[tuple[str, object]]:
         else:
             default = field.default_factory() if field.default_factory is not MISSING else field.default
             yield prefix + field.name, default
-
-
-def table(page: str, head: str) -> list[list[str]]:
-    """The cells of the rows of the one table whose head begins like this."""
-    lines = (ROOT / page).read_text("utf-8").splitlines()
-    (start,) = (number for number, line in enumerate(lines) if line.startswith(head))
-    rows = itertools.takewhile(lambda line: line.startswith("|"), lines[start + 2 :])
-    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
 
 
 def words(cell: str) -> set[str]:
