@@ -19,7 +19,7 @@ from ynet.federation import identity, succession
 from ynet.federation.identity import Identity
 from ynet.federation.succession import Past
 from ynet.home import write_private
-from ynet_server.certificates import authority_in, authority_of
+from ynet_server.certificates import authority_in, authority_of, read_identity
 
 FOLDER, CURRENT, NEXT, PAST = "authority", "identity.pem", "next.pem", "past.json"
 
@@ -115,7 +115,7 @@ class Authorities:
     def _read(self) -> None:
         if not (self._folder / NEXT).exists():
             return
-        kept = _identity(self._folder / NEXT)
+        kept = read_identity(self._folder / NEXT)
         if kept == self._current:
             (self._folder / NEXT).unlink()  # it has taken its place, and the server was killed then
         else:
@@ -149,7 +149,7 @@ def kept_in(home: Path) -> tuple[bytes, list[Past]]:
     """The certificates in force in a server's folder, PEM, and the past; nothing is changed. Raises UserError."""
     in_force = [authority_in(home)]
     if (home / FOLDER / NEXT).exists():
-        in_force.append(_identity(home / FOLDER / NEXT).certificate)
+        in_force.append(read_identity(home / FOLDER / NEXT).certificate)
     return b"".join(in_force), [_past(one) for one in _kept(home / FOLDER / PAST)]
 
 
@@ -162,14 +162,6 @@ def _kept(path: Path) -> list[dict[str, str | float]]:
 
 def _past(kept: dict[str, str | float]) -> Past:
     return Past(str(kept["certificate"]).encode(), float(kept["until"]))
-
-
-def _identity(path: Path) -> Identity:
-    pem = path.read_bytes()
-    end = pem.find(b"-----BEGIN CERTIFICATE")
-    if end < 0:
-        raise UserError(f"{path} cannot be read", "it holds no key and certificate", "restore it from a backup")
-    return Identity(pem[:end], pem[end:])
 
 
 def _overwrite(path: Path, made: Identity) -> None:

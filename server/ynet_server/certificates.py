@@ -32,9 +32,10 @@ def authority_of(home: Path, federation: str, now: dt.datetime) -> Identity:
 
 def authority_in(home: Path) -> bytes:
     """The certificate of the authority in a home folder, PEM. Raises UserError when there is none."""
-    if not (home / "authority/identity.pem").exists():
+    path = home / "authority/identity.pem"
+    if not path.exists():
         raise UserError(f"there is no authority in {home}", "no server was ever started there", "give another --home")
-    return _kept(home / "authority", lambda: Identity(b"", b"")).certificate
+    return read_identity(path).certificate
 
 
 class HubCertificate:
@@ -156,16 +157,21 @@ def days(ends: float | None, now: float) -> float | None:
     return None if ends is None else round((ends - now) / 86_400, 2)
 
 
-def _kept(folder: Path, make: Callable[[], Identity]) -> Identity:
-    """The identity in `folder`, made at the first start. One file, so that key and certificate never part."""
-    path = folder / "identity.pem"
-    if not path.exists():
-        _keep(folder, make())
+def read_identity(path: Path) -> Identity:
+    """A key and its certificate, out of one file. Raises UserError when it holds something else."""
     pem = path.read_bytes()
     end = pem.find(b"-----BEGIN CERTIFICATE")
     if end < 0:
         raise UserError(f"{path} cannot be read", "it holds no key and certificate", "restore it from a backup")
     return Identity(pem[:end], pem[end:])
+
+
+def _kept(folder: Path, make: Callable[[], Identity]) -> Identity:
+    """The identity in `folder`, made at the first start. One file, so that key and certificate never part."""
+    path = folder / "identity.pem"
+    if not path.exists():
+        _keep(folder, make())
+    return read_identity(path)
 
 
 def _keep(folder: Path, made: Identity) -> None:
