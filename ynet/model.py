@@ -43,6 +43,13 @@ class Reading(NamedTuple):
     detail: Float[Tensor, "batch 32"]  # signed; its signs are the bits of the detail code
 
 
+class Dropped(NamedTuple):
+    """What a pass in training leaves out of the code, drawn before it."""
+
+    feature: Float[Tensor, "batch features"]  # what each value is multiplied by: 0, or 1 / (1 - dropout)
+    branch: Float[Tensor, "batch 1"]  # uniform: under 1/3 without the look, from 2/3 on without the place
+
+
 class YNet(nn.Module):
     """The network of a plan. Every parameter but the detail code's has its gradient from both branches' losses' sum."""
 
@@ -90,15 +97,26 @@ class YNet(nn.Module):
                 feature = (feature + mirrored.feature) / 2
             return Reading(mask, code, feature, self.detail(feature))
 
-    def forward(self, image: Float[Tensor, "batch channels size size"]) -> Output:
-        """Mask logits and code values of each image, as training needs them."""
+    def draw_dropped(self, rows: int, generator: torch.Generator) -> Dropped | None:
+        """What a pass over so many images leaves out; None where the network has no dropout."""
+        if not self.dropout:
+            return None
+        kept = torch.rand(rows, self.hash.in_features, generator=generator) >= self.dropout
+        return Dropped(kept / (1 - self.dropout), torch.rand(rows, 1, generator=generator))
+
+    def forward(self, image: Float[Tensor, "batch channels size size"], dropped: Dropped | None = None) -> Output:
+        """Mask logits and code values of each image, as training needs them.
+
+        In training, what was not drawn beforehand as `dropped` is drawn from torch's global generator, by the images'
+        places in the batch.
+        """
         h, maps = self.stem(image), []
         for stage in self.stages:
             h = stage(h)
             maps.append(h)
         logits = self.segmentation(maps)
         feature = self._feature(maps, logits)
-        code = self._code(feature, logits)
+        code = self._code(feature, logits, dropped)
         mask = F.interpolate(logits, image.shape[-2:], mode="bilinear")
         return Output(mask, code, feature, None if self.classifier is None else self.classifier(code))
 
@@ -107,7 +125,7 @@ class YNet(nn.Module):
         whole: Tensor = self.pooled(maps[-1])
         return whole if self.place is None else torch.cat([whole, lesion_means(maps, logits)], 1)
 
-    def _code(self, feature: Tensor, logits: Tensor) -> Float[Tensor, "batch bits"]:
+    def _code(self, feature: Tensor, logits: Tensor, dropped: Dropped | None) -> Float[Tensor, "batch bits"]:
         """The sum of what image and lesion look like and of where the lesion lies.
 
         In training a third of the samples, drawn anew, must do with the one, a third with the other: by itself the
@@ -117,12 +135,18 @@ class YNet(nn.Module):
         if self.place is None:
             look = self.hash(feature)
             return look
-        look, place = self.hash(F.dropout(feature, self.dropout, self.training)), self.place(logits)
         if self.training and self.dropout:
-            draw = torch.rand(len(feature), 1, device=feature.device)
-            look, place = look * (draw > 1 / 3), place * (draw < 2 / 3)
+            dropped = dropped or self._drop(feature)
+            look, place = self.hash(feature * dropped.feature), self.place(logits)
+            look, place = look * (dropped.branch > 1 / 3), place * (dropped.branch < 2 / 3)
+        else:
+            look, place = self.hash(feature), self.place(logits)
         total: Tensor = look + place
         return total
+
+    def _drop(self, feature: Float[Tensor, "batch features"]) -> Dropped:
+        kept = F.dropout(torch.ones_like(feature), self.dropout)
+        return Dropped(kept, torch.rand(len(feature), 1, device=feature.device))
 
 
 class Stem(nn.Module):

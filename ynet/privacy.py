@@ -1,27 +1,36 @@
 """DP-SGD with the patient as its unit: each patient's gradient clipped, the sum noised (Abadi et al., CCS 2016).
 
-Neighbouring data sets differ in one patient, with all of that patient's images. A step takes each patient with the same
+Neighbouring data sets differ in one patient, whose images, masks and labels count in one of them and not in the other;
+how many patients there are is known (Kairouz et al., ICML 2021: "zero-out"). A step takes each patient with the same
 chance, independently (Poisson sampling), and of each one some views: images of that patient, drawn anew and augmented,
-whose mean loss gives the patient's one gradient. Who is drawn, and the noise, come from the operating system's
-randomness: who knows a seed takes the noise out again.
+whose mean loss gives the patient's one gradient.
+
+What is drawn for a patient in a step depends on a secret, the step and that patient, and on nobody else: without one
+patient the others' gradients are the same, and the sum moves by one clipped gradient. The secret and the noise come
+from the operating system's randomness: who knows a seed takes the noise out again.
 """
 
+import hashlib
 import math
-import secrets
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
 from ynet import accountant
 from ynet.accountant import Spent
 from ynet.federation.plan import Plan
+from ynet.grid_noise import Randomness, off_grid, on_grid
 from ynet.patient_gradients import Gradient, Whole
 
-PIECE = 1 << 16  # pairs of normal draws that are made at a time: they stay in the processor's cache
+ROUNDING = 4e-6
+"""Of the bound: by how much a patient's clipped gradient may move when it is computed beside other patients, in single
+precision (measured: 1e-6). Of each patient so much is kept free under the bound."""
+
+LONGEST = 1e30
+"""A gradient longer than this counts as not finite: single precision cannot shorten it to the bound."""
 
 
 class Mechanism(NamedTuple):
@@ -50,66 +59,56 @@ def mechanism(plan: Plan, patients: int) -> Mechanism:
     return Mechanism(noise, rate, steps, plan.privacy.max_grad_norm, rate * patients)
 
 
-class Randomness:
-    """Draws that nobody can repeat: AES-256 in counter mode under a fresh key of the operating system's."""
+class Draw(NamedTuple):
+    """A patient's part in one step."""
 
-    def __init__(self) -> None:
-        self._zeros, self._bytes = bytes(16 * PIECE), bytearray(16 * PIECE)
-        self._stream = Cipher(algorithms.AES256(secrets.token_bytes(32)), modes.CTR(bytes(16))).encryptor()
-
-    def uniform(self, count: int) -> Float64[Tensor, " count"]:
-        """Uniform on (0, 1), each of 2^52 values alike; neither end."""
-        drawn = torch.empty(count, dtype=torch.float64)
-        for piece in torch.split(drawn, 2 * PIECE):
-            self._stream.update_into(memoryview(self._zeros)[: 8 * len(piece)], self._bytes)
-            words = torch.frombuffer(self._bytes, dtype=torch.int64, count=len(piece))
-            torch.mul((words >> 12).bitwise_and_((1 << 52) - 1).double().add_(0.5), 2.0**-52, out=piece)
-        return drawn
-
-    def normal(self, count: int) -> Float64[Tensor, " count"]:
-        """Standard normal, in pairs that are the coordinates of points of the plane (Box, Muller 1958)."""
-        drawn = torch.empty(2, (count + 1) // 2, dtype=torch.float64)
-        for pairs in torch.split(drawn, PIECE, dim=1):
-            radius, angle = self.uniform(pairs.numel()).view(2, -1)
-            radius.log_().mul_(-2).sqrt_()
-            angle.mul_(2 * math.pi)
-            torch.mul(radius, angle.cos(), out=pairs[0])
-            torch.mul(radius, angle.sin(), out=pairs[1])
-        return drawn.flatten()[:count]
+    positions: Int64[Tensor, " views"]  # of the images that are shown, among all cases
+    generator: torch.Generator  # of their augmentation and of dropout
 
 
 class Patients:
-    """Positions of a site's cases by patient."""
+    """Positions of a site's cases by patient, and what a round draws for each patient."""
 
-    def __init__(self, patient_of: Sequence[Hashable]) -> None:
+    def __init__(self, patient_of: Sequence[str]) -> None:
         """`patient_of`: the patient of each case, in the cases' order."""
         self._patient_of = patient_of
-        by_name: dict[Hashable, list[int]] = {}
+        by_name: dict[str, list[int]] = {}
         for position, name in enumerate(patient_of):
             by_name.setdefault(name, []).append(position)
-        self._positions = [torch.tensor(positions) for positions in by_name.values()]
+        self._positions = {name: torch.tensor(positions) for name, positions in by_name.items()}
 
     @staticmethod
     def together(parts: "Sequence[Patients]") -> "Patients":
         """The patients of several sites whose cases stand one behind the other; none is at two of them."""
-        return Patients([(site, name) for site, part in enumerate(parts) for name in part._patient_of])
+        return Patients([f"{site}/{name}" for site, part in enumerate(parts) for name in part._patient_of])
 
     def __len__(self) -> int:
         return len(self._positions)
 
-    def sample(self, rate: float, views: int, randomness: Randomness) -> Iterator[Int64[Tensor, " views"]]:
-        """The patients of one step, each by the positions of its views; none, now and then."""
-        for number in torch.nonzero(randomness.uniform(len(self)) < rate).flatten().tolist():
-            positions = self._positions[number]
-            yield positions[(randomness.uniform(views) * len(positions)).long()]
+    def draw(self, rate: float, views: int, step: int, secret: bytes) -> Iterator[Draw]:
+        """The patients of one step; none, now and then. A patient's draw depends on the patient, step and secret alone.
+
+        `secret`: 32 bytes, new in each round. The draws are those of a keyed hash (BLAKE2b), so nobody without the
+        secret can tell who takes part; what a patient's generator draws may be known (any fixed draws keep the bound).
+        """
+        for name, positions in self._positions.items():
+            message = step.to_bytes(8, "big") + name.encode()
+            digest = hashlib.blake2b(message, digest_size=16, key=secret).digest()
+            if int.from_bytes(digest[:8], "big") >= rate * 2.0**64:
+                continue
+            generator = torch.Generator().manual_seed(int.from_bytes(digest[8:], "big"))
+            chosen = torch.randint(len(positions), (views,), generator=generator)
+            yield Draw(positions[chosen], generator)
 
 
 class Clipped:
-    """The sum of patients' gradients, none longer than the bound."""
+    """The sum of patients' gradients, none of which moves it by more than the bound."""
 
-    def __init__(self, parameters: Sequence[nn.Parameter], max_grad_norm: float) -> None:
-        self._bound = max_grad_norm
-        self.total = [torch.zeros_like(parameter, dtype=torch.float32) for parameter in parameters]
+    def __init__(self, parameters: Sequence[nn.Parameter], max_grad_norm: float, patients: int = 1) -> None:
+        """`patients`: at most so many are in the sum; ROUNDING of each of them is left free under the bound."""
+        self._max_grad_norm, self._bound = max_grad_norm, max_grad_norm / (1 + ROUNDING * patients)
+        self._like = list(parameters)
+        self.total = [torch.zeros_like(parameter, dtype=torch.float64) for parameter in parameters]
 
     def add(self, gradients: Sequence[Gradient | Float[Tensor, "patients ..."]]) -> Float64[Tensor, " patients"]:
         """Add patients' gradients, one for each parameter; their lengths before clipping, which are not private.
@@ -118,9 +117,8 @@ class Clipped:
         """
         parts = [Whole(part) if isinstance(part, Tensor) else part for part in gradients]
         norms: Float64[Tensor, " patients"] = torch.linalg.vector_norm(torch.stack([p.norms() for p in parts]), dim=0)
-        is_finite = norms.isfinite()
-        # A hair less than the bound over the norm: the product is rounded to float32, and must not be longer.
-        scales = (self._bound * (1 - 1e-6) / norms.clamp(min=1e-30)).clamp(max=1.0).float()
+        is_finite = norms < LONGEST  # which a NaN is not
+        scales = (self._bound / norms.clamp(min=1e-30)).clamp(max=1.0).float()
         if not is_finite.all():
             parts, scales = [part.only(is_finite) for part in parts], scales[is_finite]
         for total, part in zip(self.total, parts, strict=True):
@@ -128,10 +126,14 @@ class Clipped:
         return norms
 
     def release(self, noise_multiplier: float, batch: float, randomness: Randomness) -> list[Float[Tensor, "..."]]:
-        """The noised sum over the patients expected in a step: all that leaves, and all that the optimizer sees."""
-        deviation, sizes = noise_multiplier * self._bound, [total.numel() for total in self.total]
-        noise = torch.split(randomness.normal(sum(sizes)), sizes)
-        return [
-            (total + deviation * part.view(total.shape).to(total)) / batch
-            for total, part in zip(self.total, noise, strict=True)
-        ]
+        """The noised sum over the patients expected in a step: all that leaves, and all that the optimizer sees.
+
+        Sum and noise are added on the noise's grid; what follows is rounded from there. Without noise (in tests) the
+        sum has no grid.
+        """
+        deviation, sizes = noise_multiplier * self._max_grad_norm, [total.numel() for total in self.total]
+        released = torch.cat([total.flatten() for total in self.total]).cpu()
+        if deviation:
+            released = off_grid(on_grid(released, deviation) + randomness.normal(sum(sizes)), deviation)
+        parts = torch.split(released / batch, sizes)
+        return [part.view(one.shape).to(one) for part, one in zip(parts, self._like, strict=True)]

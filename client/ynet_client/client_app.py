@@ -145,7 +145,6 @@ def _train_privately(site: LocalSite, context: Context, request: Request) -> tup
                 request.round,
                 mechanism,
                 device=site.device,
-                generator=site.generator(request.plan, request.round),
                 on_progress=site.report,
                 moments=_recall(context, request),
                 pieces=pieces,

@@ -109,7 +109,7 @@ class LocalSite:
         return self._network[1]
 
     def generator(self, plan: Plan, round_number: int) -> torch.Generator:
-        """The order of the cases and their augmentation in one round; not for privacy's noise."""
+        """The order of cases and their augmentation in a round without privacy; whoever has the plan can draw it."""
         return torch.Generator().manual_seed(plan.training.seed * 1_000_003 + round_number)
 
     def _prepare(self, plan: Plan) -> "_Prepared":

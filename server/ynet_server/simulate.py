@@ -84,7 +84,7 @@ def train_reference(task: Task, sites: Mapping[str, LocalSite], watch: Watch) ->
             result = train(net, cases, plan, number, device=device, generator=generator, moments=moments)
         else:
             result = train_privately(
-                net, cases, patients, plan, number, private, device=device, generator=generator, moments=moments
+                net, cases, patients, plan, number, private, device=device, moments=moments
             )
         moments = result.moments
         flat = weights.flatten(arrays_of(net))

@@ -1,5 +1,9 @@
 """DP-SGD's laws: what one patient can change, how much noise covers it, and that nobody can draw it again."""
 
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,12 +11,14 @@ import pytest
 import torch
 from opacus import GradSampleModule
 from scipy import stats
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from ynet import accountant
 from ynet.errors import UserError
+from ynet.grid_noise import Randomness
 from ynet.losses import loss_of
-from ynet.model import YNet, arrays_of, build
-from ynet.privacy import Clipped, Mechanism, Patients, Randomness, mechanism
+from ynet.model import YNet, arrays_of, build, load_arrays
+from ynet.privacy import Clipped, Mechanism, Patients, mechanism
 from ynet.private_training import train_privately, trained
 
 CPU = torch.device("cpu")
@@ -103,20 +109,14 @@ def test_the_noise_has_the_deviation_that_was_accounted_for() -> None:
     assert [part.shape for part in released] == [(300, 500), (50_000,)]
 
 
-def test_uniform_draws_are_uniform_and_never_at_an_end() -> None:
-    drawn = Randomness().uniform(200_000)
-    assert 0 < drawn.min() < drawn.max() < 1
-    assert stats.kstest(drawn, "uniform").pvalue > 1e-4
-
-
 def test_no_seed_brings_the_same_noise_or_the_same_patients_again(make_plan: Any, make_cases: Any) -> None:
     plan, cases = make_plan(privacy=PRIVATE), make_cases(6)
 
     def once() -> np.ndarray:
         torch.manual_seed(1)
-        net, generator = build(plan), torch.Generator().manual_seed(1)
+        net = build(plan)
         quiet = Mechanism(1.0, 0.5, 1, 1.0, 3.0)
-        result = train_privately(net, cases, patients_of(cases), plan, 1, quiet, device=CPU, generator=generator)
+        result = train_privately(net, cases, patients_of(cases), plan, 1, quiet, device=CPU)
         return result.moments.first
 
     first, second = once(), once()
@@ -124,12 +124,12 @@ def test_no_seed_brings_the_same_noise_or_the_same_patients_again(make_plan: Any
 
 
 def test_each_patient_is_drawn_with_the_rate_independently_and_only_own_images_are_shown() -> None:
-    patients, randomness = Patients(list("aaabccdddd")), Randomness()
+    patients, secret = Patients(list("aaabccdddd")), secrets.token_bytes(32)
     counts, steps = np.zeros(4), 4000
     together = 0
-    for _ in range(steps):
+    for step in range(steps):
         drawn = []
-        for views in patients.sample(0.3, 2, randomness):
+        for views, _ in patients.draw(0.3, 2, step, secret):
             owner = {int(position) for position in views}
             patient = next(i for i, own in enumerate(({0, 1, 2}, {3}, {4, 5}, {6, 7, 8, 9})) if owner <= own)
             assert len(views) == 2
@@ -143,9 +143,9 @@ def test_each_patient_is_drawn_with_the_rate_independently_and_only_own_images_a
 def test_a_step_that_draws_nobody_is_noise_alone(make_plan: Any, make_cases: Any) -> None:
     plan, cases = make_plan(privacy=PRIVATE), make_cases(3)
     nobody = Mechanism(1.0, 0.0, 2, 1.0, 3.0)
-    net, generator = build(plan), torch.Generator().manual_seed(1)
+    net = build(plan)
     before = arrays_of(net)
-    result = train_privately(net, cases, patients_of(cases), plan, 1, nobody, device=CPU, generator=generator)
+    result = train_privately(net, cases, patients_of(cases), plan, 1, nobody, device=CPU)
     after = arrays_of(net)
     assert (result.loss, result.images) == (0.0, 0)
     assert all(np.isfinite(after[name]).all() and (after[name] != before[name]).all() for name in trained(net, plan))
@@ -156,8 +156,8 @@ def test_a_step_that_draws_nobody_is_noise_alone(make_plan: Any, make_cases: Any
 
 def test_without_noise_or_clipping_a_step_is_that_of_the_plain_gradient(make_plan: Any, make_cases: Any) -> None:
     plan, cases = make_plan(privacy=PRIVATE, training={"weight_decay": 0.0}), make_cases(6)
-    net, generator = build(plan), torch.Generator().manual_seed(1)
-    result = train_privately(net, cases, patients_of(cases), plan, 1, LOUD, device=CPU, generator=generator)
+    net = build(plan)
+    result = train_privately(net, cases, patients_of(cases), plan, 1, LOUD, device=CPU)
     plain, batch = build(plan), cases.batch(torch.arange(6))
     loss_of(plan, CPU)(plain(batch.image), batch).total.mean().backward()
     expected = torch.cat([parameter.grad.flatten() for parameter in trained(plain, plan).values()])
@@ -170,8 +170,8 @@ def test_however_many_patients_a_step_draws_each_of_them_counts_once(make_plan: 
     for count, views in ((1, 1), (5, 1), (33, 1), (38, 1), (11, 3), (2, 40)):
         plan = make_plan(privacy={**PRIVATE, "views": views}, training={"weight_decay": 0.0})
         cases, whole = make_cases(count), Mechanism(1e-12, 1.0, 1, 1e6, count)
-        net, generator = build(plan), torch.Generator().manual_seed(1)
-        result = train_privately(net, cases, patients_of(cases), plan, 1, whole, device=CPU, generator=generator)
+        net = build(plan)
+        result = train_privately(net, cases, patients_of(cases), plan, 1, whole, device=CPU)
         plain, batch = build(plan), cases.batch(torch.arange(count))
         loss = loss_of(plan, CPU)(plain(batch.image), batch).total.mean()
         loss.backward()
@@ -187,9 +187,9 @@ def test_what_the_plan_does_not_train_stays_as_it_was(
     make_plan: Any, make_cases: Any, which: str, few: tuple[str, ...]
 ) -> None:
     plan, cases = make_plan(privacy={**PRIVATE, "trained": which}), make_cases(4)
-    net, generator = build(plan), torch.Generator().manual_seed(1)
+    net = build(plan)
     before = arrays_of(net)
-    train_privately(net, cases, patients_of(cases), plan, 1, LOUD, device=CPU, generator=generator)
+    train_privately(net, cases, patients_of(cases), plan, 1, LOUD, device=CPU)
     after = arrays_of(net)
     moved = {name for name in after if (after[name] != before[name]).any()}
     learning = {name for name in after if not name.startswith("detail.")}
@@ -200,10 +200,167 @@ def test_what_the_plan_does_not_train_stays_as_it_was(
 def test_private_training_leaves_what_the_detail_code_measures_by_as_it_began(make_plan: Any, make_cases: Any) -> None:
     """Means and deviations of features without noise would be under no epsilon."""
     plan, cases = make_plan(privacy=PRIVATE), make_cases(6)
-    net, generator = build(plan), torch.Generator().manual_seed(1)
-    train_privately(net, cases, patients_of(cases), plan, 1, LOUD, device=CPU, generator=generator)
+    net = build(plan)
+    train_privately(net, cases, patients_of(cases), plan, 1, LOUD, device=CPU)
     assert not net.detail.centre.any()
     assert (net.detail.spread == 1).all()
+
+
+# --- the law: without one patient, each step's sum moves by at most the bound
+
+EVERYTHING = {  # every augmentation that a private plan may have
+    "flip": True, "rotate_deg": 15, "scale": 0.1, "shift": 0.05, "contrast": 0.2, "brightness": 0.2, "noise": 0.05,
+}  # fmt: skip
+IMAGES_OF = [3, 1, 2, 1, 1, 2, 1, 1, 3, 1, 1, 1]  # by patient
+BOUND, STEPS_OF_ROUND = 0.5, 3
+
+
+class Without:
+    """Cases without some of them; satisfies CaseSource."""
+
+    def __init__(self, cases: Any, kept: list[int]) -> None:
+        self._cases, self._kept, self.label = cases, torch.tensor(kept), cases.label[kept]
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def batch(self, positions: torch.Tensor) -> Any:
+        return self._cases.batch(self._kept[positions])
+
+
+@contextmanager
+def gradients_before_each_step() -> Iterator[list[torch.Tensor]]:
+    """What the optimizer is given, step by step."""
+    seen: list[torch.Tensor] = []
+
+    def look(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        seen.append(flat([one.grad for group in optimizer.param_groups for one in group["params"]]))
+
+    handle = register_optimizer_step_pre_hook(look)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def sums(plan: Any, cases: Any, patient_of: list[str], missing: str, rate: float, secret: bytes) -> list[torch.Tensor]:
+    """The sums of a round's steps without a patient, before noise; the weights do not move."""
+    kept = [position for position, name in enumerate(patient_of) if name != missing]
+    patients = Patients([patient_of[position] for position in kept])
+    quiet = Mechanism(0.0, rate, STEPS_OF_ROUND, BOUND, 1.0)
+    with gradients_before_each_step() as seen:
+        train_privately(build(plan), Without(cases, kept), patients, plan, 1, quiet, device=CPU, secret=secret)
+    return seen
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.4])
+@pytest.mark.parametrize(("views", "copies"), [(2, 1), (1, 4)])  # 12 patients; 48, in more than one pass
+def test_a_removed_patient_moves_each_steps_sum_by_at_most_the_bound(
+    make_plan: Any, make_cases: Any, rate: float, views: int, copies: int
+) -> None:
+    plan = make_plan(
+        privacy={**PRIVATE, "views": views},
+        augmentation=EVERYTHING,
+        network={"dropout": 0.5},
+        training={"learning_rate": 1e-30, "weight_decay": 0.0},
+    )
+    patient_of = [f"p{n}-{copy}" for copy in range(copies) for n, count in enumerate(IMAGES_OF) for _ in range(count)]
+    cases, secret = make_cases(len(patient_of)), bytes(range(32))
+    whole = sums(plan, cases, patient_of, "", rate, secret)
+    assert len(whole) == STEPS_OF_ROUND
+    names = list(dict.fromkeys(patient_of))
+    moves = torch.tensor(
+        [
+            [float((one - other).norm()) for one, other in zip(whole, rest, strict=True)]
+            for rest in (sums(plan, cases, patient_of, name, rate, secret) for name in names[:12])
+        ]
+    )
+    assert moves.max() <= BOUND
+    is_in = moves > BOUND * 1e-4  # who was not drawn moves nothing but the last bits
+    assert moves[is_in].min() > 0.9 * BOUND  # this bound is below every gradient: all of it is used
+    assert bool(is_in.all()) == (rate == 1.0)
+    assert 0.2 < is_in.float().mean() <= 1
+
+
+def test_a_patients_draws_are_new_in_each_step_and_each_round(make_plan: Any, make_cases: Any) -> None:
+    plan = make_plan(privacy=PRIVATE, augmentation=EVERYTHING, training={"learning_rate": 1e-30, "weight_decay": 0.0})
+    cases, patient_of = make_cases(3), ["a", "b", "c"]
+    steps = [
+        *sums(plan, cases, patient_of, "", 1.0, secrets.token_bytes(32)),
+        *sums(plan, cases, patient_of, "", 1.0, secrets.token_bytes(32)),
+    ]
+    apart = torch.pdist(torch.stack(steps).float())
+    assert apart.min() > 1e-3
+
+
+@pytest.mark.parametrize("epsilon", [1.0, 4.0])
+def test_membership_told_from_released_weights_stays_within_epsilon(
+    make_plan: Any, make_cases: Any, epsilon: float
+) -> None:
+    """The attacker knows every other patient, the target, the weights before, and the round's secret of the draws."""
+    assert attacked(make_plan, make_cases, epsilon, noise=1.0) <= epsilon
+
+
+def test_membership_told_with_an_eighth_of_the_noise_exceeds_epsilon(make_plan: Any, make_cases: Any) -> None:
+    """As if a patient moved the sum by eight times the bound: the attack above tells it."""
+    assert attacked(make_plan, make_cases, 1.0, noise=1 / 8) > 1
+
+
+def attacked(make_plan: Any, make_cases: Any, epsilon: float, noise: float, runs: int = 300) -> float:
+    """The least epsilon that the best threshold's hits and false alarms allow, at 99.9 % confidence.
+
+    A round of one step: with all patients in it, the attacker knows the sum's two possible means, and the signs of the
+    weights' moves are what AdamW's first step shows of the noised sum.
+    """
+    delta, patient_of = 1e-2, [f"p{n}" for n in range(6)]
+    plan = make_plan(
+        privacy={**PRIVATE, "delta": delta, "trained": "heads"},
+        augmentation=EVERYTHING,
+        network={"dropout": 0.5, "width": 4, "depth": [1, 1, 1, 1]},
+        training={"weight_decay": 0.0},
+    )
+    cases, net = make_cases(6), build(plan)
+    found = accountant.noise_multiplier(epsilon, delta, 1.0, 1)
+    loud = Mechanism(noise * found, 1.0, 1, BOUND, 6.0)
+    still = replace(plan, training=replace(plan.training, learning_rate=1e-30))
+    secret, begun = secrets.token_bytes(32), arrays_of(net)
+    sides = [(Without(cases, list(range(count))), Patients(patient_of[:count])) for count in (5, 6)]
+    means = [sum_of_one_step(still, *side, secret).numpy() / (loud.noise_multiplier * BOUND) for side in sides]
+    # Of each weight's move to either side, how much likelier it is with the target: by a normal number's sign.
+    odds = {sign: stats.norm.logcdf(-sign * means[1]) - stats.norm.logcdf(-sign * means[0]) for sign in (-1, 1)}
+    scores = np.zeros((2, runs))
+    for is_in, side in enumerate(sides):
+        for run in range(runs):
+            load_arrays(net, begun)
+            train_privately(net, *side, plan, 1, loud, device=CPU, secret=secret)
+            after = arrays_of(net)
+            moved = np.concatenate([(after[name] - begun[name]).ravel() for name in trained(net, plan)])
+            scores[is_in, run] = np.where(moved > 0, odds[1], odds[-1]).sum()
+    return least_epsilon(scores[1], scores[0], delta)
+
+
+def sum_of_one_step(plan: Any, cases: Any, patients: Patients, secret: bytes) -> torch.Tensor:
+    quiet = Mechanism(0.0, 1.0, 1, BOUND, 1.0)
+    with gradients_before_each_step() as seen:
+        train_privately(build(plan), cases, patients, plan, 1, quiet, device=CPU, secret=secret)
+    return seen[0]
+
+
+def least_epsilon(members: np.ndarray, others: np.ndarray, delta: float, confidence: float = 0.999) -> float:
+    """By Clopper and Pearson's bounds on both rates; the threshold is chosen on one half and judged on the other."""
+    half = len(members) // 2
+
+    def bound(threshold: float, part: slice) -> float:
+        def most(hits: int, count: int) -> float:
+            return float(stats.beta.ppf(1 - (1 - confidence) / 2, hits + 1, count - hits)) if hits < count else 1.0
+
+        misses, alarms = int((members[part] < threshold).sum()), int((others[part] >= threshold).sum())
+        rates = most(misses, len(members[part])), most(alarms, len(others[part]))
+        return max(np.log(max(1 - one - delta, 1e-12) / other) for one, other in (rates, rates[::-1]))
+
+    thresholds = np.concatenate([members[:half], others[:half]])
+    best = max(thresholds, key=lambda threshold: bound(threshold, slice(half)))
+    return max(0.0, bound(best, slice(half, None)))
 
 
 def test_the_mechanism_keeps_the_plans_epsilon_over_all_rounds(make_plan: Any) -> None:

@@ -45,9 +45,7 @@ def train_shadow(
         if private is None:
             result = train(net, cases, plan, number, device=device, generator=generator, moments=moments)
         else:
-            result = train_privately(
-                net, cases, patients, plan, number, private, device=device, generator=generator, moments=moments
-            )
+            result = train_privately(net, cases, patients, plan, number, private, device=device, moments=moments)
         moments = result.moments
         on_round(number)
     return net

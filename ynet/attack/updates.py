@@ -14,8 +14,9 @@ from ynet.data.batch import Batch
 from ynet.errors import UserError
 from ynet.federation import secure_sum
 from ynet.federation.plan import LEAST_SECURE, Plan, Privacy
+from ynet.grid_noise import Randomness
 from ynet.model import YNet
-from ynet.privacy import Clipped, Mechanism, Randomness, mechanism
+from ynet.privacy import Clipped, Mechanism, mechanism
 from ynet.private_training import trained
 
 SUMMED = LEAST_SECURE  # sites
@@ -80,7 +81,7 @@ def update(
 
 def private_gradient(net: YNet, plan: Plan, batch: Batch, mechanism: Mechanism) -> Gradient:
     """What a private step releases of a batch in which each image is another patient's."""
-    clipped = Clipped(list(trained(net, plan).values()), mechanism.max_grad_norm)
+    clipped = Clipped(list(trained(net, plan).values()), mechanism.max_grad_norm, len(batch.label))
     for number in range(len(batch.label)):
         one = gradient(net, plan, Batch(*(part[number : number + 1] for part in batch)))
         clipped.add([part[None] for part in one])
