@@ -83,9 +83,7 @@ def train_reference(task: Task, sites: Mapping[str, LocalSite], watch: Watch) ->
         if private is None:
             result = train(net, cases, plan, number, device=device, generator=generator, moments=moments)
         else:
-            result = train_privately(
-                net, cases, patients, plan, number, private, device=device, moments=moments
-            )
+            result = train_privately(net, cases, patients, plan, number, private, device=device, moments=moments)
         moments = result.moments
         flat = weights.flatten(arrays_of(net))
         average = moving_average(plan, number, state.average, flat)

@@ -22,9 +22,10 @@ from ynet.config import parse
 from ynet.data.augment import augment
 from ynet.data.batch import Batch
 from ynet.federation.plan import Plan
+from ynet.grid_noise import Randomness
 from ynet.losses import loss_of
 from ynet.model import build
-from ynet.privacy import Clipped, Mechanism, Patients, Randomness
+from ynet.privacy import Clipped, Mechanism, Patients
 from ynet.private_training import train_privately
 from ynet.train import train
 
@@ -66,9 +67,8 @@ def plain(cases: InMemory, frozen: Plan) -> int:
 def private(cases: InMemory, frozen: Plan) -> int:
     count, batch = len(cases), frozen.training.batch_size
     mechanism = Mechanism(1.0, batch / count, count // batch, 1.0, batch)
-    patients, generator = Patients(range(count)), torch.Generator().manual_seed(1)
-    net = build(frozen)
-    return train_privately(net, cases, patients, frozen, 1, mechanism, device=CPU, generator=generator).images
+    patients = Patients([str(number) for number in range(count)])
+    return train_privately(build(frozen), cases, patients, frozen, 1, mechanism, device=CPU).images
 
 
 def vectorised(cases: InMemory, frozen: Plan) -> int:

@@ -3,7 +3,6 @@
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,12 @@ from scipy import stats
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from ynet import accountant
+from ynet.attack.released import attack_step, least_epsilon
+from ynet.data.part import Part
 from ynet.errors import UserError
 from ynet.grid_noise import Randomness
 from ynet.losses import loss_of
-from ynet.model import YNet, arrays_of, build, load_arrays
+from ynet.model import YNet, arrays_of, build
 from ynet.privacy import Clipped, Mechanism, Patients, mechanism
 from ynet.private_training import train_privately, trained
 
@@ -215,19 +216,6 @@ IMAGES_OF = [3, 1, 2, 1, 1, 2, 1, 1, 3, 1, 1, 1]  # by patient
 BOUND, STEPS_OF_ROUND = 0.5, 3
 
 
-class Without:
-    """Cases without some of them; satisfies CaseSource."""
-
-    def __init__(self, cases: Any, kept: list[int]) -> None:
-        self._cases, self._kept, self.label = cases, torch.tensor(kept), cases.label[kept]
-
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    def batch(self, positions: torch.Tensor) -> Any:
-        return self._cases.batch(self._kept[positions])
-
-
 @contextmanager
 def gradients_before_each_step() -> Iterator[list[torch.Tensor]]:
     """What the optimizer is given, step by step."""
@@ -249,7 +237,9 @@ def sums(plan: Any, cases: Any, patient_of: list[str], missing: str, rate: float
     patients = Patients([patient_of[position] for position in kept])
     quiet = Mechanism(0.0, rate, STEPS_OF_ROUND, BOUND, 1.0)
     with gradients_before_each_step() as seen:
-        train_privately(build(plan), Without(cases, kept), patients, plan, 1, quiet, device=CPU, secret=secret)
+        train_privately(
+            build(plan), Part(cases, torch.tensor(kept)), patients, plan, 1, quiet, device=CPU, secret=secret
+        )
     return seen
 
 
@@ -306,61 +296,19 @@ def test_membership_told_with_an_eighth_of_the_noise_exceeds_epsilon(make_plan: 
     assert attacked(make_plan, make_cases, 1.0, noise=1 / 8) > 1
 
 
-def attacked(make_plan: Any, make_cases: Any, epsilon: float, noise: float, runs: int = 300) -> float:
-    """The least epsilon that the best threshold's hits and false alarms allow, at 99.9 % confidence.
-
-    A round of one step: with all patients in it, the attacker knows the sum's two possible means, and the signs of the
-    weights' moves are what AdamW's first step shows of the noised sum.
-    """
+def attacked(make_plan: Any, make_cases: Any, epsilon: float, noise: float) -> float:
+    """The least epsilon told, where so much of the noise is drawn that `epsilon` takes."""
     delta, patient_of = 1e-2, [f"p{n}" for n in range(6)]
     plan = make_plan(
-        privacy={**PRIVATE, "delta": delta, "trained": "heads"},
+        privacy={**PRIVATE, "delta": delta, "trained": "heads", "max_grad_norm": BOUND},
         augmentation=EVERYTHING,
         network={"dropout": 0.5, "width": 4, "depth": [1, 1, 1, 1]},
         training={"weight_decay": 0.0},
     )
-    cases, net = make_cases(6), build(plan)
-    found = accountant.noise_multiplier(epsilon, delta, 1.0, 1)
-    loud = Mechanism(noise * found, 1.0, 1, BOUND, 6.0)
-    still = replace(plan, training=replace(plan.training, learning_rate=1e-30))
-    secret, begun = secrets.token_bytes(32), arrays_of(net)
-    sides = [(Without(cases, list(range(count))), Patients(patient_of[:count])) for count in (5, 6)]
-    means = [sum_of_one_step(still, *side, secret).numpy() / (loud.noise_multiplier * BOUND) for side in sides]
-    # Of each weight's move to either side, how much likelier it is with the target: by a normal number's sign.
-    odds = {sign: stats.norm.logcdf(-sign * means[1]) - stats.norm.logcdf(-sign * means[0]) for sign in (-1, 1)}
-    scores = np.zeros((2, runs))
-    for is_in, side in enumerate(sides):
-        for run in range(runs):
-            load_arrays(net, begun)
-            train_privately(net, *side, plan, 1, loud, device=CPU, secret=secret)
-            after = arrays_of(net)
-            moved = np.concatenate([(after[name] - begun[name]).ravel() for name in trained(net, plan)])
-            scores[is_in, run] = np.where(moved > 0, odds[1], odds[-1]).sum()
-    return least_epsilon(scores[1], scores[0], delta)
-
-
-def sum_of_one_step(plan: Any, cases: Any, patients: Patients, secret: bytes) -> torch.Tensor:
-    quiet = Mechanism(0.0, 1.0, 1, BOUND, 1.0)
-    with gradients_before_each_step() as seen:
-        train_privately(build(plan), cases, patients, plan, 1, quiet, device=CPU, secret=secret)
-    return seen[0]
-
-
-def least_epsilon(members: np.ndarray, others: np.ndarray, delta: float, confidence: float = 0.999) -> float:
-    """By Clopper and Pearson's bounds on both rates; the threshold is chosen on one half and judged on the other."""
-    half = len(members) // 2
-
-    def bound(threshold: float, part: slice) -> float:
-        def most(hits: int, count: int) -> float:
-            return float(stats.beta.ppf(1 - (1 - confidence) / 2, hits + 1, count - hits)) if hits < count else 1.0
-
-        misses, alarms = int((members[part] < threshold).sum()), int((others[part] >= threshold).sum())
-        rates = most(misses, len(members[part])), most(alarms, len(others[part]))
-        return max(np.log(max(1 - one - delta, 1e-12) / other) for one, other in (rates, rates[::-1]))
-
-    thresholds = np.concatenate([members[:half], others[:half]])
-    best = max(thresholds, key=lambda threshold: bound(threshold, slice(half)))
-    return max(0.0, bound(best, slice(half, None)))
+    drawn = noise * accountant.noise_multiplier(epsilon, delta, 1.0, 1)
+    secret = secrets.token_bytes(32)
+    told = attack_step(build(plan), plan, make_cases(6), patient_of, "p5", drawn, secret=secret, runs=300)
+    return least_epsilon(told, delta, confidence=0.999)
 
 
 def test_the_mechanism_keeps_the_plans_epsilon_over_all_rounds(make_plan: Any) -> None:

@@ -31,7 +31,7 @@ class Subjects(NamedTuple):
     def of(self, patients: Bool[np.ndarray, " patients"]) -> tuple[CaseSource, Patients]:
         """The images of the chosen patients, and whose they are: something to train on."""
         chosen = patients[self.patient]
-        return self.part(chosen), Patients(self.patient[chosen].tolist())
+        return self.part(chosen), Patients([str(number) for number in self.patient[chosen]])
 
     def by_patient(self, values: Shaped[np.ndarray, " cases"]) -> Float[np.ndarray, " patients"]:
         """The mean over each patient's images."""
