@@ -158,9 +158,10 @@ class Recorded:
         return found
 
     def keep(self, asked: Asked, update: Flat) -> None:
-        """Keep the newest round's update."""
+        """Keep the newest round's update; its entry is used up."""
         about = {"plan": asked.plan.id, "round": str(asked.round), "weights": asked.digest}
         weights.save(self._home / UPDATE, {VALUES: update}, about)
+        self.ledger.close_entry()
 
     def kept(self, asked: Asked) -> Flat | None:
         """The newest round's update, when it is this round's."""

@@ -1,6 +1,7 @@
 """A private round at a site: recorded before it is trained, kept before it leaves, refused when too much is asked."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Context, RecordDict
 
-from ynet import accountant, weights
+from ynet import accountant, kept_files, weights
 from ynet.config import parse
 from ynet.data.synthetic import CLASSES, make_federation
 from ynet.errors import RefusedError
@@ -228,6 +229,35 @@ def test_a_kill_at_any_step_never_trains_what_is_not_recorded_and_the_round_is_d
     again = values(round_of(site(tmp_path), 1))
     assert rounds_in(tmp_path) == [1]
     assert kept is None or (again == kept).all()
+
+
+def test_a_copy_of_a_home_never_reuses_the_entry_of_a_round_that_the_original_may_have_released(tmp_path: Path) -> None:
+    original, copy = tmp_path / "original", tmp_path / "copy"
+    original.mkdir()
+    site(original)
+    command = [sys.executable, "-c", KILLED, "before training", original]
+    subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, check=False)
+    shutil.copytree(original, copy)  # a backup of the whole folder, made inside the round
+    released = values(round_of(site(original), 1))
+    assert rounds_in(original) == [1]
+    again = values(round_of(site(copy), 1))
+    assert rounds_in(copy) == [1, 1]
+    assert (released != again).any()
+
+
+def test_a_backup_made_inside_a_round_does_not_carry_its_open_entry(tmp_path: Path) -> None:
+    Ledger(tmp_path).reserve("default", Reservation(PLAN.id, 1, 3, "0" * 64, 2.0, 0.1, 5, 1e-2), lambda _: None)
+    assert (tmp_path / ledger.OPEN).exists()
+    assert Path(ledger.OPEN) not in kept_files.files(tmp_path)
+    assert Path(ledger.LEDGER) in kept_files.files(tmp_path)
+
+
+def test_an_entry_whose_update_was_lost_after_it_was_kept_is_not_used_again(tmp_path: Path) -> None:
+    at = site(tmp_path)
+    round_of(at, 1)
+    (tmp_path / "home" / UPDATE).unlink()
+    round_of(site(tmp_path), 1)
+    assert rounds_in(tmp_path) == [1, 1]
 
 
 def test_the_command_shows_the_ledger(tmp_path: Path) -> None:

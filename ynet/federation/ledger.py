@@ -4,6 +4,10 @@ An append-only file, one entry a line, each with the SHA-256 of the line before.
 before they are trained; nothing gives them back. Beside it lies the head: how many entries there are, and the digest
 of the last. The two together show what was edited or cut off; that both were rolled back shows a witness, who was told
 an earlier head.
+
+A round that was cut off before it made anything is trained again under its entry: the file `ledger.open` says so, until
+the round's update is kept. It belongs to this very ledger file and to no copy of it: what the original has released
+under the entry, a copy cannot know.
 """
 
 import json
@@ -19,8 +23,9 @@ from ynet.errors import RefusedError, UserError
 from ynet.federation import chain
 from ynet.federation.chain import NOTHING as NOTHING
 from ynet.federation.chain import Head as Head
+from ynet.home import write_private
 
-LEDGER, HEAD = "ledger.jsonl", "ledger.head"
+LEDGER, HEAD, OPEN = "ledger.jsonl", "ledger.head", "ledger.open"
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ class Ledger:
 
     def __init__(self, home: Path) -> None:
         """Read and verify it, and cut off what a power cut tore. Raises LedgerError."""
-        self._file, self._head = home / LEDGER, home / HEAD
+        self._file, self._head, self._open = home / LEDGER, home / HEAD, home / OPEN
         self.entries = read(home)
         chain.cut_torn(self._file)
         self._write_head()
@@ -96,21 +101,36 @@ class Ledger:
     def reserve(self, data: str, asked: Reservation, allows: Callable[[Sequence[Entry]], None]) -> Entry:
         """Reserve a round's steps; on the disk when this returns.
 
-        A round that the last entry is for is not reserved again: it was cut off, or its update was kept and is sent
-        once more. An earlier one is: its update has left, and a second one, with other noise, spends a second time.
+        A round that the last entry is for is not reserved again while that entry is open: it was cut off before it made
+        anything. Any other is: its update may have left, and a second one, with other noise, spends a second time.
 
         `allows` is shown the entries of the data set as they would then be, and raises BudgetExhaustedError.
         """
         newest = self.entries[-1] if self.entries else None
-        if newest and newest == replace(newest, data=data, **asked._asdict()):
+        if newest and self._is_open(newest) and newest == replace(newest, data=data, **asked._asdict()):
             return newest
         last = self.head
         entry = Entry(last.number + 1, round(time.time(), 3), data, *asked, last.digest)
         allows([*self.of(data), entry])
+        self._file.touch(0o600)  # so that there is a file to name
+        write_private(self._open, self._mark(entry))  # before the entry: of one that is not there it says nothing
         chain.append(self._file, entry.line())
         self.entries.append(entry)
         self._write_head()
         return entry
+
+    def close_entry(self) -> None:
+        """The newest entry's round has made its update: from now on the entry is never used again."""
+        self._open.unlink(missing_ok=True)
+        chain.sync_folder(self._open.parent)
+
+    def _is_open(self, entry: Entry) -> bool:
+        return self._open.exists() and self._open.read_bytes() == self._mark(entry)
+
+    def _mark(self, entry: Entry) -> bytes:
+        """An entry, and the file that it stands in: a copy of the folder has another one."""
+        file = self._file.stat()
+        return f"{entry.digest} {file.st_dev} {file.st_ino}\n".encode()
 
     def check_witness(self, seen: Head) -> None:
         """Whether an earlier head is part of this ledger. Raises LedgerError when it is not."""
