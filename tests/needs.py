@@ -14,6 +14,7 @@ REASON = "missing here: "
 
 def needed(name: str) -> str:
     """Where it is; the test is skipped where it is missing."""
+    __tracebackhide__ = True  # the test is where it was skipped
     found = find(name)
     if found is None:
         pytest.skip(REASON + name)
