@@ -1,22 +1,23 @@
-# `make demo` and `make test` set everything up in .venv; nothing else is needed but Python 3.11 or newer.
+# `make demo` and `make test` set everything up; nothing else is needed but Python 3.11 or newer.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
+export PATH := $(PATH):/usr/sbin# where servers such as Orthanc are
 export FLWR_TELEMETRY_ENABLED = 0
 export FLWR_DISABLE_UPDATE_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-real lint docs bench chaos fuzz results attacks lock proto clean
+.PHONY: help setup programs demo test test-real lint docs bench chaos fuzz results attacks lock proto clean
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 # torch first, by itself: left to the resolver, another build of it may be taken.
 $(READY): requirements.lock pyproject.toml
-	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@test -x $(BIN)/pip || { echo "making $(VENV)"; $(PYTHON) tests/programs.py ensurepip; $(PYTHON) -m venv $(VENV); }
 	@echo "installing what requirements.lock names (a few minutes the first time)"
 	@$(PIP) install "$$(grep '^torch==' requirements.lock)"
 	@$(PIP) install --requirement requirements.lock
@@ -32,13 +33,18 @@ demo: $(READY) ## three synthetic hospitals train, index and ask; DATA=DIR: real
 # The tests' networks are tiny: on two threads they wait for each other, above all on a machine that is shared.
 test test-real fuzz: export OMP_NUM_THREADS = 1
 
+NO_SKIPS := $(if $(filter 0,$(SKIPS)),--no-skips)
+programs: ## what tests need besides .venv, from Debian's packages, as root; else what to type is said
+	@$(PYTHON) tests/programs.py $(if $(NO_SKIPS),--all)
+
 # Most of a story is waiting for other processes, so two at once are done sooner on two cores.
 JOBS ?= 2
-test: $(READY) lint ## lint and run the tests, JOBS=2 at once
-	$(BIN)/python -m pytest -m "not real_data" --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
+test: programs $(READY) lint ## lint and run the tests, JOBS=2 at once; SKIPS=0: what is skipped has failed
+	@test -e ynet/_scan.so || $(BIN)/python hatch_build.py
+	$(BIN)/python -m pytest -m "not real_data" --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(NO_SKIPS)
 
 test-real: $(READY) ## the tests that need the real images beside the repository
-	$(BIN)/python -m pytest -m real_data
+	$(BIN)/python -m pytest -m real_data $(NO_SKIPS)
 
 lint: $(READY) ## ruff, mypy, import contracts
 	$(BIN)/ruff check .

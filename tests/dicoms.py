@@ -1,7 +1,6 @@
 """DICOM files of synthetic images, of every kind that a PACS may hold."""
 
 import io
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from needs import needed
 from pydicom import dcmwrite, uid
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 
@@ -125,10 +125,9 @@ def _element(made: FileDataset, raw: bytes) -> Any:
 
 def _by_dcmtk(made: FileDataset, syntax: uid.UID) -> bytes:
     """Coded by DCMTK: another library than the one that will read it."""
-    program, *flags = DCMTK[syntax]
+    coder, *flags = DCMTK[syntax]
     with tempfile.TemporaryDirectory() as folder:
         plain, coded = Path(folder) / "plain.dcm", Path(folder) / "coded.dcm"
         plain.write_bytes(to_bytes(made))
-        assert shutil.which(program), f"{program} is missing: the apt line of .ci/run installs dcmtk"
-        subprocess.run([program, *flags, plain, coded], check=True, capture_output=True)
+        subprocess.run([needed(coder), *flags, plain, coded], check=True, capture_output=True)
         return coded.read_bytes()

@@ -1,7 +1,6 @@
 """A real PACS on loopback: Orthanc with its DICOMweb plug-in, and DCMTK's commands that speak to it by DICOM."""
 
 import json
-import shutil
 import socket
 import socketserver
 import ssl
@@ -15,18 +14,10 @@ from types import TracebackType
 from typing import Any
 
 import httpx
+from needs import needed
 
-PROGRAM = Path("/usr/sbin/Orthanc")
-PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+NEEDED = ("Orthanc", "libOrthancDicomWeb.so", "storescu", "getscu", "dcmdump")
 READY_WITHIN_S = 60.0
-APT = "install what the apt line of .ci/run names: dcmtk orthanc orthanc-dicomweb"
-
-
-def needed() -> None:
-    """Fails of what is not installed, and says how to."""
-    missing = [str(path) for path in (PROGRAM, PLUGIN) if not path.exists()]
-    missing += [name for name in ("storescu", "getscu", "dcmdump") if not shutil.which(name)]
-    assert not missing, f"missing: {', '.join(missing)}. {APT}"
 
 
 class Orthanc:
@@ -34,7 +25,7 @@ class Orthanc:
 
     def __init__(self, folder: Path, users: dict[str, str] | None = None) -> None:
         """`users`: passwords by name."""
-        needed()
+        self._program = {name: needed(name) for name in NEEDED}
         self._folder, self._users = folder, users or {}
         self.http, self.dicom = _free_ports(2)
         self.url = f"http://127.0.0.1:{self.http}/dicom-web"
@@ -45,7 +36,7 @@ class Orthanc:
             "Name": "test",
             "StorageDirectory": str(self._folder / "storage"),
             "IndexDirectory": str(self._folder / "index"),
-            "Plugins": [str(PLUGIN)],
+            "Plugins": [self._program["libOrthancDicomWeb.so"]],
             "HttpPort": self.http,
             "DicomPort": self.dicom,
             "DicomAet": "ORTHANC",
@@ -59,7 +50,11 @@ class Orthanc:
         path.write_text(json.dumps(config))
         self._log = (self._folder / "log").open("wb")
         self._process = subprocess.Popen(
-            [PROGRAM, path], stdout=self._log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=self._folder
+            [self._program["Orthanc"], path],
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            cwd=self._folder,
         )
         try:
             self._wait()
@@ -91,14 +86,18 @@ class Orthanc:
         for flags, some in ((["-xs"], lossless), ([], [path for path in files if path not in lossless])):
             to = ["-aec", "ORTHANC", "127.0.0.1", str(self.dicom)]
             if some:
-                subprocess.run(["storescu", "-R", *flags, *to, *map(str, some)], check=True, capture_output=True)
+                subprocess.run(
+                    [self._program["storescu"], "-R", *flags, *to, *map(str, some)], check=True, capture_output=True
+                )
 
     def get(self, folder: Path, *keys: str) -> list[Path]:
         """C-GET, by DCMTK: what the keys, NAME=VALUE, find."""
         folder.mkdir(exist_ok=True)
         to = ["-aec", "ORTHANC", "127.0.0.1", str(self.dicom)]
         asked = [word for key in keys for word in ("-k", key)]
-        subprocess.run(["getscu", "-S", "-od", str(folder), *asked, *to], check=True, capture_output=True)
+        subprocess.run(
+            [self._program["getscu"], "-S", "-od", str(folder), *asked, *to], check=True, capture_output=True
+        )
         return sorted(folder.iterdir())
 
     def _wait(self) -> None:

@@ -1,6 +1,5 @@
 """A real Prometheus, of Debian's package, for the tests that ask one."""
 
-import shutil
 import socket
 import subprocess
 import time
@@ -10,18 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 import yaml
+from needs import needed
 
 WITHIN_S = 60.0
-
-
-def need(program: str) -> str:
-    """The program's path; a test fails where it is missing."""
-    found = shutil.which(program)
-    if found is None:
-        pytest.fail(f"{program} is missing: apt-get install prometheus (as .ci/run does)")
-    return found
 
 
 def free_ports(count: int) -> list[int]:
@@ -83,7 +74,7 @@ def prometheus(folder: Path, config: Path, targets: Mapping[str, list[int]]) -> 
         f"--web.listen-address=127.0.0.1:{port}",
     ]
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([need("prometheus"), *flags], stdout=log, stderr=log)
+        process = subprocess.Popen([needed("prometheus"), *flags], stdout=log, stderr=log)
     asked = Prometheus(port)
     try:
         yield asked

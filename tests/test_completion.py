@@ -18,6 +18,7 @@ from typing import Any
 import click
 import pytest
 import typer
+from needs import needed
 
 from ynet_client import examples as client_examples
 from ynet_client.cli import app as client_app
@@ -114,7 +115,7 @@ def test_bash_completes(line: str, completed: str, surroundings: Mapping[str, st
         f"$(complete -p {program} | sed 's/.*-F \\([^ ]*\\) .*/\\1/') {program}\n"
         'printf "%s\\n" "${COMPREPLY[@]}"'
     )
-    done = subprocess.run(["bash", "-c", script], env=surroundings, capture_output=True, text=True, check=True)
+    done = subprocess.run([needed("bash"), "-c", script], env=surroundings, capture_output=True, text=True, check=True)
     assert completed in done.stdout.splitlines(), done.stderr
 
 
@@ -125,7 +126,7 @@ def test_completion_installs_itself(surroundings: Mapping[str, str], tmp_path: P
         'grep -c ynet-client "$HOME/.bashrc"'
     )
     own = {**surroundings, "HOME": str(tmp_path)}
-    done = subprocess.run(["bash", "-c", script], env=own, capture_output=True, text=True, check=True)
+    done = subprocess.run([needed("bash"), "-c", script], env=own, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "1"  # done again, it changes nothing
     assert "_ynet_client_completion ynet-client" in done.stdout
 
@@ -134,13 +135,13 @@ def test_completion_installs_itself(surroundings: Mapping[str, str], tmp_path: P
 def test_fish_completes(line: str, completed: str, surroundings: Mapping[str, str]) -> None:
     program = line.split()[0]
     script = f"{program} --show-completion | source; complete -C '{line}'"
-    done = subprocess.run(["fish", "-c", script], env=surroundings, capture_output=True, text=True, check=True)
+    done = subprocess.run([needed("fish"), "-c", script], env=surroundings, capture_output=True, text=True, check=True)
     assert completed in [found.split("\t")[0] for found in done.stdout.splitlines()], done.stderr
 
 
 def test_zsh_completes(surroundings: Mapping[str, str]) -> None:
     """Typed on a terminal, with the tabulator key: zsh has no other way."""
-    with Terminal(["zsh", "-f", "-i"], surroundings) as zsh:
+    with Terminal([needed("zsh"), "-f", "-i"], surroundings) as zsh:
         zsh.type("unsetopt zle_bracketed_paste; PS1='prompt> '\n")
         zsh.type("autoload -U compinit && compinit -u -D\n")
         for program in PROGRAMS:

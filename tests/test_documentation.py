@@ -2,13 +2,13 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from needs import needed
 
 from ynet.data.synthetic import make_federation
 from ynet.federation.plan import Plan, Training
@@ -64,11 +64,9 @@ def test_the_newcomers_path_ends_with_a_first_query(tmp_path: Path) -> None:
     (tmp_path / "first/server").mkdir(mode=0o700)
     (tmp_path / "first/server/server.yaml").write_text("listen: {host: 127.0.0.1, hub_port: 0, enrolment_port: 0}\n")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    bash = shutil.which("bash")
-    assert bash
     script = f"set -eu\ntrap 'kill %1 %2; wait' EXIT\n{script}"
     gone = subprocess.run(
-        [bash, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280
+        [needed("bash"), "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280
     )
     logs = "".join(path.read_text("utf-8") for path in (tmp_path / "first").glob("*.txt"))
     assert gone.returncode == 0, f"{gone.stdout}{gone.stderr}{logs}"

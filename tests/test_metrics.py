@@ -12,11 +12,11 @@ import httpx
 import pytest
 import yaml
 from loopback import Consortium, Site, play, until
+from needs import needed
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 from smallest_plan import smallest_plan
 
-from prometheus import need
 from ynet import control, exposition
 from ynet.errors import UnreachableError, UserError
 from ynet.exposition import MetricsSettings
@@ -172,7 +172,7 @@ def test_every_alert_says_what_to_do() -> None:
 )
 def test_promtool_finds_no_fault_in_the_rules(arguments: tuple[str, ...]) -> None:
     done = subprocess.run(
-        [need("promtool"), *arguments], cwd=PROMETHEUS, capture_output=True, text=True, check=False, timeout=120
+        [needed("promtool"), *arguments], cwd=PROMETHEUS, capture_output=True, text=True, check=False, timeout=120
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from needs import needed
 
 from ynet_client.user_service import install
 
@@ -22,7 +23,8 @@ def installed(name: str, folder: Path) -> Path:
 
 
 def systemd(*arguments: object) -> str:
-    done = subprocess.run(["systemd-analyze", *map(str, arguments)], capture_output=True, text=True, check=False)
+    command = [needed("systemd-analyze"), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 

@@ -2,14 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-import pytest
 from axe_playwright_python.sync_playwright import Axe
+from needs import needed
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -25,10 +23,9 @@ PASSWORD = "correct horse battery"
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """A headless browser with no history."""
-    if not CHROMIUM.exists():
-        pytest.fail(f"{CHROMIUM} is missing: install what the apt line of .ci/run names (chromium)")
+    path = needed("chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), headless=True, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=path, headless=True, args=FLAGS)
         yield browser
         browser.close()
 

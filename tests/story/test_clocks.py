@@ -1,10 +1,10 @@
 """Sites whose clocks are wrong: what is said in minutes stays within the 15 that certificates have to spare."""
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from needs import needed
 
 from hospitals import small_plan
 from trial import Trial
@@ -17,9 +17,7 @@ MINUTES = {"fast": 10, "slow": -10}
 @pytest.fixture(scope="module")
 def clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A library that moves the clock of a process."""
-    compiler, made = shutil.which("cc"), tmp_path_factory.mktemp("clock") / "clock_off.so"
-    if compiler is None:
-        pytest.skip("there is no C compiler")
+    compiler, made = needed("cc"), tmp_path_factory.mktemp("clock") / "clock_off.so"
     source = Path(__file__).with_name("clock_off.c")
     subprocess.run([compiler, "-shared", "-fPIC", "-o", made, source, "-ldl"], check=True)
     return made

@@ -71,7 +71,7 @@ def run_in_its_place(service: str, paths: dict[str, Path], **environment: object
         (programs / program).chmod(0o755)
     own = {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": ":".join(sys.path)}
     given = {key: str(value) for key, value in environment.items()}
-    return subprocess.Popen(["sh", "-c", lines], env={**trial_environment(), **own, **given})
+    return subprocess.Popen([needed("sh"), "-c", lines], env={**trial_environment(), **own, **given})
 
 
 def test_the_compose_files_services_invite_and_join_and_a_site_is_left_to_systemd(

@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from dicom_hospital import CANARY, Pacs, make
 from dicoms import dicom
-from orthanc import Orthanc, tls_before
+from needs import needed, needs
+from orthanc import NEEDED, Orthanc, tls_before
 from PIL import Image
 from pydicom import dcmread
 from typer.testing import CliRunner
@@ -28,6 +29,7 @@ from ynet.data.check import check
 from ynet.errors import RefusedError, UnreachableError, UserError
 from ynet_client.cli import app
 
+pytestmark = needs(*NEEDED)
 IMAGES = 50
 
 
@@ -137,14 +139,16 @@ def assert_dcmtk_reads_it(story: Story, seg: Path, instance: str, pixels: int) -
     assert "Lesion" in " ".join(dump(back, "0008,0104"))
     raw = story.folder / "raw"
     raw.mkdir()
-    subprocess.run(["dcmdump", "-q", "+W", raw, back], check=True, capture_output=True)
+    subprocess.run([needed("dcmdump"), "-q", "+W", raw, back], check=True, capture_output=True)
     (packed,) = raw.iterdir()
     assert np.unpackbits(np.frombuffer(packed.read_bytes(), np.uint8)).sum() == pixels
 
 
 def dump(path: Path, tag: str) -> list[str]:
     """The values of a tag wherever it stands, as DCMTK prints them."""
-    shown = subprocess.run(["dcmdump", "-q", "+L", "+P", tag, "+p", path], check=True, capture_output=True, text=True)
+    shown = subprocess.run(
+        [needed("dcmdump"), "-q", "+L", "+P", tag, "+p", path], check=True, capture_output=True, text=True
+    )
     return [
         line[line.index("[") + 1 : line.rindex("]")].strip("\0 ") for line in shown.stdout.splitlines() if "[" in line
     ]

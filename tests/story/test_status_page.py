@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from needs import needs
 from playwright.sync_api import Page
 
 from browser import chromium, serious, sign_in, window
@@ -16,6 +17,7 @@ from prometheus import Prometheus, free_ports, prometheus
 from trial import Trial, environment
 from ynet.data.manifest import find_sites, read
 
+pytestmark = needs("chromium", "prometheus")
 ROOT = Path(__file__).parents[2]
 WATCHED = ("server", "A", "B")
 ROUNDS = 4

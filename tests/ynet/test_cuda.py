@@ -18,7 +18,10 @@ from ynet.private_training import trained
 from ynet.train import train
 from ynet_client.pieces import Pieces
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+pytestmark = [
+    pytest.mark.may_skip,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device"),
+]
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 STILL = {"flip": False, "rotate_deg": 0, "scale": 0, "shift": 0, "contrast": 0, "brightness": 0, "noise": 0}

@@ -4,13 +4,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from needs import needs
 
-from ynet import rank
+from ynet import rank, scan
 from ynet.postings import Postings
 from ynet.sorted_codes import sort
 from ynet_client.case_tokens import Tokens
 
-pytestmark = pytest.mark.skipif(not rank.IS_COMPILED, reason="no compiled ranking here")
+pytestmark = [
+    needs("cc", unless=rank.IS_COMPILED),
+    pytest.mark.may_skip,
+    pytest.mark.skipif(scan.COMPILED is not None and not rank.IS_COMPILED, reason="this processor has no AES"),
+]
 TOKENS = Tokens(b"secret", b"salt", "a" * 64)
 
 

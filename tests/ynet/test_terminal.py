@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from needs import needed
 
 SCRIPT = """
 import sys, typer
@@ -68,7 +69,7 @@ def test_an_unknown_option_is_the_users_error() -> None:
 
 
 def test_a_reader_that_goes_away_ends_a_command_quietly() -> None:
-    pipe = ["sh", "-c", '"$0" -c "$1" pipe | head -n 1', sys.executable, SCRIPT]
+    pipe = [needed("sh"), "-c", '"$0" -c "$1" pipe | head -n 1', sys.executable, SCRIPT]
     done = subprocess.run(pipe, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "x" * 100 + "\n", "")
 
