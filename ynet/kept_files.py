@@ -12,7 +12,8 @@ ASIDE = "backup.partial"
 """A folder in a home: copies of what must be consistent in itself, while a backup is made."""
 BUSY_S = 5.0
 _OTHERS = {"spool", ASIDE, RESTORING}
-_TRANSIENT = ("*.partial", "*.lock", "lock", "control.json", "*-wal", "*-shm", "*-journal", "*.log", "*.log.*")
+_OF_A_PROCESS = ("*.partial", "*.lock", "lock", "control.sock", "control.json")
+_TRANSIENT = (*_OF_A_PROCESS, "*-wal", "*-shm", "*-journal", "*.log", "*.log.*")
 
 
 def databases(home: Path) -> list[Path]:
