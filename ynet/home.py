@@ -7,6 +7,7 @@ from types import TracebackType
 
 from platformdirs import user_data_path
 
+from ynet import private_files
 from ynet.errors import UserError
 
 LOCK = "lock"
@@ -30,8 +31,7 @@ def home_source(given: Path | None) -> str:
 def prepare(home: Path) -> Path:
     """Make the folder, for its owner only. Raises UserError."""
     try:
-        home.mkdir(parents=True, exist_ok=True)
-        home.chmod(0o700)
+        private_files.own_folder(home)
     except OSError as error:
         raise UserError(
             f"the home folder {home} cannot be used", error.strerror or "", "choose another --home"
@@ -61,20 +61,8 @@ def not_yours(home: Path) -> UserError:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write a file that only its owner may read, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.unlink(missing_ok=True)
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the name, too, outlives a power cut
-    finally:
-        os.close(folder)
+    """Write a file that only its owner may read, whole or not at all, a power cut included."""
+    private_files.write(path, data, is_synced=True)
 
 
 def is_held(home: Path) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from modes import open_to_others, umask
 
 from hospitals import small_plan
 from trial import command, environment
@@ -28,7 +29,9 @@ def simulate(folder: Path, *more: object) -> dict:
 def test_an_experiment_reports_every_model_of_every_seed_and_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
     make_federation(tmp_path / "data", SITES, seed=1, size=32)
     small_plan(tmp_path / "plan.yaml", rounds=2, evaluate_every=1)
-    made = simulate(tmp_path, "--seeds", 2)
+    with umask():
+        made = simulate(tmp_path, "--seeds", 2)
+    assert not open_to_others(tmp_path / "report")
     assert [model["name"] for model in made["models"]] == ["federated", "pooled", "alone: A", "alone: B", "alone: C"]
     for model in made["models"]:
         assert len(model["overall"]["macro_map10"]["values"]) == 2
