@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from trial import Trial, command, environment
+from ynet import private_files
 from ynet.data.manifest import Case, Manifest, find_sites, read
 from ynet.data.synthetic import make_federation
 from ynet.errors import UserError
@@ -26,6 +27,7 @@ K = 10
 
 def main() -> None:
     """Run the demonstration; exit code 2 for a user's error."""
+    private_files.as_default()
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--data", type=Path, help="a folder of hospitals, each with a manifest.csv")
     arguments.add_argument("--plan", type=Path, help="a plan; its classes are replaced by the data's")
@@ -82,7 +84,7 @@ def run(data: Path | None, plan: Path | None, out: Path) -> dict[str, Any]:
             trial.stop_all()
     print(
         f"\nLook at {out / 'query.png'}. Next, in earnest: ynet-server start, ynet-server invite SITE,"
-        "\nynet-client join --site=SITE --invitation ynet1... --data manifest.csv   (docs/OPERATING.md)"
+        "\nynet-client join --site=SITE --data manifest.csv --invitation -   (docs/OPERATING.md)"
     )
     return {**figures, "all_s": round(time.monotonic() - begun, 1)}
 

@@ -1,5 +1,6 @@
 """A whole consortium on this machine: a server and its sites as processes of their own, each with its own home."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from ynet import control
+from ynet import control, private_files
 from ynet_client import door
 from ynet_client.filters import Filters
 
@@ -72,7 +73,7 @@ class Trial:
     # --- life
 
     def __enter__(self) -> "Trial":
-        self.folder.mkdir(parents=True, exist_ok=True)
+        private_files.make_folder(self.folder)
         return self
 
     def __exit__(
@@ -105,8 +106,10 @@ class Trial:
             config = self.folder / f"client-{site}.yaml"
             settings = {"policy": self._policy, "disclosure": self._disclosure, "workbench": self._workbench}
             config.write_text(yaml.safe_dump({**settings, **self._metrics_of(site)}))
-            arguments += ["--invitation", invited["invitation"], "--data", self.sites[site], "--config", config]
-        self._spawn(site, *script, *arguments, *flags)
+            arguments += ["--invitation", "-", "--data", self.sites[site], "--config", config]
+            self._spawn(site, *script, *arguments, *flags, said=invited["invitation"])
+        else:
+            self._spawn(site, *script, *arguments, *flags)
 
     def join_all(self) -> None:
         """Join every site; back when all are connected."""
@@ -206,17 +209,22 @@ class Trial:
     def _metrics_of(self, name: str) -> dict[str, Any]:
         return {"metrics": {"port": self._metrics[name]}} if name in self._metrics else {}
 
-    def _spawn(self, name: str, *arguments: object) -> None:
+    def _spawn(self, name: str, *arguments: object, said: str = "") -> None:
+        """`said`: what the process is told on its stdin."""
         log = self._logs[name] = self.folder / f"{name}.out"
         self._begun[name] = log.stat().st_size if log.exists() else 0
-        with log.open("ab") as file:
-            self._processes[name] = subprocess.Popen(
+        with open(log, "ab", opener=private_files.opener) as file:
+            process = self._processes[name] = subprocess.Popen(
                 [sys.executable, *map(str, arguments)],
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 env=environment(),
+                text=True,
             )
+        if process.stdin:
+            with contextlib.suppress(BrokenPipeError), process.stdin as pipe:  # it may have ended
+                pipe.write(said)
 
     def _wait(self, name: str, word: str) -> None:
         until = time.monotonic() + READY_WITHIN_S

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ynet import terminal
+from ynet import hidden_words, terminal
 from ynet.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,19 +17,16 @@ Out = Annotated[Path, typer.Argument(metavar="OUT", help="The file to write; the
 Backup = Annotated[Path, typer.Argument(metavar="FILE", help="A backup.")]
 Encrypt = Annotated[bool, typer.Option("--encrypt", help="Seal it with a passphrase, which is asked for.")]
 PassphraseFile = Annotated[
-    Path | None, typer.Option("--passphrase-file", help="Where the passphrase stands: the first line. It seals.")
+    Path | None,
+    typer.Option("--passphrase-file", help="A private file: its first line is the passphrase. It seals."),
 ]
 LEAST_CHARACTERS = 12
 
 
 def passphrase(file: Path | None, *, is_new: bool) -> str:
-    """The passphrase in a file, or typed. Raises UserError where it is too short, or nobody can be asked."""
+    """The passphrase in a file, or typed. Raises UserError where it is too short, open, or nobody can be asked."""
     if file is not None:
-        try:
-            found = file.read_text("utf-8").partition("\n")[0].rstrip("\r")
-        except (OSError, UnicodeDecodeError) as error:
-            why = getattr(error, "strerror", None) or "it is not UTF-8 text"
-            raise UserError(f"the passphrase in {file} cannot be read", why, "check the file and its rights") from None
+        found = hidden_words.of_file(file, f"the passphrase in {file}").partition("\n")[0].rstrip("\r")
     elif sys.stdin.isatty():
         found = typer.prompt("passphrase", hide_input=True, confirmation_prompt=is_new)
     else:

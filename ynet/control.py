@@ -1,14 +1,13 @@
-"""The door on loopback by which commands reach a running server or site: HTTP, opened by a token in its home.
+"""The door by which commands reach a running server or site: HTTP on a socket in its home, for its user alone.
 
 How it is reached: `ynet/calling.py`.
 """
 
 import asyncio
-import json
+import logging
 import os
-import secrets
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import uvicorn
@@ -16,13 +15,14 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ynet.calling import FILE, call
+from ynet import unix_socket
+from ynet.calling import OLD, call
 from ynet.errors import UserError
-from ynet.home import write_private
 
-__all__ = ["FILE", "QuietServer", "application", "call", "quiet_config", "serve", "show_user_error"]
-Endpoint = Callable[[Request], Awaitable[Response]]
+__all__ = ["Door", "QuietServer", "application", "call", "quiet_config", "serve", "show_user_error"]
+log = logging.getLogger("ynet.control")
 
 
 async def show_user_error(_: Request, error: Exception) -> Response:
@@ -33,26 +33,18 @@ async def show_user_error(_: Request, error: Exception) -> Response:
     return JSONResponse({"error": body}, status_code=409)
 
 
-def application(routes: Sequence[Route], token: str) -> Starlette:
-    """The routes, each behind the token."""
-
-    def guarded(endpoint: Endpoint) -> Endpoint:
-        async def checked(request: Request) -> Response:
-            given = request.headers.get("authorization", "")
-            if not secrets.compare_digest(given.encode(), f"Bearer {token}".encode()):
-                return Response(status_code=401)
-            return await endpoint(request)
-
-        return checked
-
-    inner = [Route(route.path, guarded(route.endpoint), methods=list(route.methods or ())) for route in routes]
-    return Starlette(routes=inner, exception_handlers={UserError: show_user_error})
+def application(routes: Sequence[Route]) -> Starlette:
+    """The routes, and a user's errors as JSON."""
+    return Starlette(routes=list(routes), exception_handlers={UserError: show_user_error})
 
 
-def quiet_config(app: Starlette, host: str, port: int) -> uvicorn.Config:
+def quiet_config(
+    app: Starlette, host: str, port: int, protocol: type[asyncio.Protocol] = H11Protocol
+) -> uvicorn.Config:
     """No log of its own, no websockets; who calls is whose connection it is, whatever a header says."""
     return uvicorn.Config(
         app,
+        http=protocol,
         host=host,
         port=port,
         ws="none",
@@ -71,16 +63,19 @@ class QuietServer(uvicorn.Server):
         super().__init__(config)
         self._task: asyncio.Task[None] | None = None
 
-    async def begin(self) -> int:
-        """Listen; the port. Raises OSError when it cannot."""
-        listening = socket.create_server((self.config.host, self.config.port))
+    async def begin(self, listening: socket.socket | None = None) -> int:
+        """Serve what comes over `listening`, else over the config's port; the port, 0 of a socket that has none.
+
+        Raises OSError when it cannot.
+        """
+        listening = listening or socket.create_server((self.config.host, self.config.port))
         self._task = asyncio.create_task(self._serve(sockets=[listening]))
         while not self.started:
             if self._task.done():
                 listening.close()
                 self._task.result()
             await asyncio.sleep(0.005)
-        return int(listening.getsockname()[1])
+        return 0 if listening.family == socket.AF_UNIX else int(listening.getsockname()[1])
 
     async def end(self) -> None:
         """Stop, and wait for it."""
@@ -89,11 +84,34 @@ class QuietServer(uvicorn.Server):
             await self._task
 
 
-async def serve(home: Path, routes: Sequence[Route]) -> QuietServer:
-    """Open the door for this process, and write where it is into `home`."""
-    token = secrets.token_urlsafe(32)
-    server = QuietServer(quiet_config(application(routes, token), "127.0.0.1", 0))
-    port = await server.begin()
-    door = {"url": f"http://127.0.0.1:{port}", "token": token, "pid": os.getpid()}
-    write_private(home / FILE, json.dumps(door).encode())
-    return server
+class OwnersProtocol(H11Protocol):
+    """HTTP with a process of this process's user, or root's; no other is listened to."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        """Look who is there, first."""
+        super().connection_made(transport)
+        uid = unix_socket.peer(transport.get_extra_info("socket"))
+        if not unix_socket.may_tell(uid, os.geteuid()):
+            log.warning("a command of another user (uid %d) was not listened to", uid)
+            transport.abort()
+
+
+class Door:
+    """The open door of a home folder."""
+
+    def __init__(self, home: Path, server: QuietServer) -> None:
+        self._home, self._server = home, server
+
+    async def end(self) -> None:
+        """Close it, and leave nothing behind."""
+        unix_socket.remove(self._home)
+        await self._server.end()
+
+
+async def serve(home: Path, routes: Sequence[Route]) -> Door:
+    """Open the door of `home`, whose lock this process holds. Raises UserError where it can have no socket."""
+    listening = unix_socket.listen(home)
+    (home / OLD).unlink(missing_ok=True)  # it would tell an older command, and its token, to whoever has that port now
+    server = QuietServer(quiet_config(application(routes), "", 0, OwnersProtocol))
+    await server.begin(listening)
+    return Door(home, server)

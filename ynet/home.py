@@ -7,8 +7,10 @@ from types import TracebackType
 
 from platformdirs import user_data_path
 
+from ynet import private_files
 from ynet.errors import UserError
 
+LOCK = "lock"
 RESTORING = "restoring.partial"
 """A folder within a home: what is being restored, and not yet whole."""
 
@@ -29,8 +31,7 @@ def home_source(given: Path | None) -> str:
 def prepare(home: Path) -> Path:
     """Make the folder, for its owner only. Raises UserError."""
     try:
-        home.mkdir(parents=True, exist_ok=True)
-        home.chmod(0o700)
+        private_files.own_folder(home)
     except OSError as error:
         raise UserError(
             f"the home folder {home} cannot be used", error.strerror or "", "choose another --home"
@@ -41,28 +42,46 @@ def prepare(home: Path) -> Path:
     return home
 
 
-def write_private(path: Path, data: bytes) -> None:
-    """Write a file that only its owner may read, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.unlink(missing_ok=True)
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
+def entered(home: Path) -> Path:
+    """The folder, be it there or not. Raises UserError where it is closed to this user."""
     try:
-        os.fsync(folder)  # the name, too, outlives a power cut
-    finally:
-        os.close(folder)
+        (home / LOCK).exists()
+    except PermissionError:
+        raise not_yours(home) from None
+    return home
+
+
+def not_yours(home: Path) -> UserError:
+    """What is said to a user who came to another's folder."""
+    return UserError(
+        f"the home folder {home} cannot be entered",
+        "it is another user's, or lies in a folder of another's",
+        "give the command as the user whose process runs there (sudo -u NAME), or name your own --home",
+    )
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file that only its owner may read, whole or not at all, a power cut included."""
+    private_files.write(path, data, is_synced=True)
+
+
+def is_held(home: Path) -> bool:
+    """Whether a process holds the folder's lock."""
+    try:
+        with (home / LOCK).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 class Lock:
     """One process per home: held from `with` to its end, and let go by the system when the process dies."""
 
     def __init__(self, home: Path, what: str) -> None:
-        self._path, self._what = home / "lock", what
+        self._path, self._what = home / LOCK, what
 
     def __enter__(self) -> "Lock":
         self._file = self._path.open("a")

@@ -5,6 +5,7 @@ import os
 import sqlite3
 from pathlib import Path, PurePath
 
+from ynet import private_files
 from ynet.errors import UserError
 from ynet.home import RESTORING
 
@@ -12,18 +13,8 @@ ASIDE = "backup.partial"
 """A folder in a home: copies of what must be consistent in itself, while a backup is made."""
 BUSY_S = 5.0
 _OTHERS = {"spool", ASIDE, RESTORING}
-_TRANSIENT = (
-    "*.partial",
-    "*.lock",
-    "lock",
-    "control.json",
-    "ledger.open",
-    "*-wal",
-    "*-shm",
-    "*-journal",
-    "*.log",
-    "*.log.*",
-)
+_OF_A_PROCESS = ("*.partial", "*.lock", "lock", "control.sock", "control.json", "ledger.open")
+_TRANSIENT = (*_OF_A_PROCESS, "*-wal", "*-shm", "*-journal", "*.log", "*.log.*")
 
 
 def databases(home: Path) -> list[Path]:
@@ -35,13 +26,14 @@ def lay_databases(home: Path, aside: Path) -> None:
     """Copy every database that another process may have open, but for those that lie there. Raises UserError."""
     for name in databases(home):
         if not (aside / name).exists():
-            (aside / name).parent.mkdir(parents=True, exist_ok=True)
+            private_files.make_folder((aside / name).parent)
             copy_database(home / name, aside / name)
 
 
 def copy_database(source: Path, target: Path) -> None:
     """Copy a database as it is at one moment. Raises UserError where another process keeps it for itself."""
     try:
+        target.touch(mode=0o600)
         with (
             contextlib.closing(sqlite3.connect(source, timeout=BUSY_S)) as opened,
             contextlib.closing(sqlite3.connect(target)) as copied,

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ynet import private_files
 from ynet.errors import EXIT_OUR_FAULT, UserError
 
 out = Console(highlight=False)
@@ -25,7 +26,8 @@ LOG_BYTES, LOGS_KEPT = 10 << 20, 3
 
 
 def run(app: typer.Typer) -> None:
-    """Run a command line: 0 done, 1 our fault, 2 yours, 3 refused, 4 unreachable."""
+    """Run a command line: 0 done, 1 our fault, 2 yours, 3 refused, 4 unreachable. What it writes is private."""
+    private_files.as_default()
     try:
         app()
     except UserError as error:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from ynet import private_files
 from ynet.errors import UserError
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
@@ -132,6 +133,7 @@ def model_id(arrays: Arrays, plan_id: str) -> str:
 def save(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> None:
     """Write `arrays` as safetensors, whole or not at all. Raises OSError when the disk takes no more."""
     partial = path.with_name(path.name + ".partial")
+    private_files.begin(partial)
     try:
         save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, partial, dict(metadata))
     except SafetensorError as error:  # it hides the system's errors in its text

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ynet import hashing, weights
+from ynet import hashing, private_files, weights
 from ynet.data import images
 from ynet.data.cases import CaseCache
 from ynet.data.manifest import Case, Manifest
@@ -44,7 +44,7 @@ class Archive:
 
     def __init__(self, folder: Path, site: LocalSite, gallery: Gallery, max_score_drop: float = 1.0) -> None:
         """`max_score_drop`: how much lower a new model may score on the site's test cases than the one in use."""
-        folder.mkdir(exist_ok=True)
+        private_files.make_folder(folder)
         self._folder, self._site, self.gallery, self._max_score_drop = folder, site, gallery, max_score_drop
         self._lock = threading.Lock()
         self._active: ActiveModel | None = None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ynet import terminal
+from ynet import hidden_words, terminal
 from ynet.errors import UserError
 from ynet.examples import show as show_examples
 from ynet.home import prepare
@@ -46,7 +46,10 @@ def main() -> None:
 @app.command()
 def join(
     site: Annotated[str, typer.Option("--site", help="The site's name, as the invitation was made for.")],
-    invitation: Annotated[str | None, typer.Option(help="The coordinator's invitation; the first time only.")] = None,
+    invitation: Annotated[
+        str,
+        typer.Option(metavar="-|@FILE", help="The coordinator's invitation, typed or piped in; at first only."),
+    ] = "",
     data: Annotated[Path | None, typer.Option(help="The manifest, CSV; remembered.")] = None,
     config: Annotated[Path | None, typer.Option(help="Settings, YAML; remembered.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps; remembered.")] = None,
@@ -93,21 +96,23 @@ def join(
     terminal.leave()
 
 
-def _member(folder: Path, site: str, invitation: str | None) -> "Membership":
+def _member(folder: Path, site: str, given: str) -> "Membership":
     from ynet_client import membership
 
     member = membership.load(folder)
     if member and member.site != site:
         raise UserError(f"this folder is not site {site}'s", f"it is site {member.site}'s", "choose another --home")
-    if invitation:
+    if invitation := hidden_words.secret(given, "the invitation"):
         with contextlib.closing(egress.Egress(folder)) as left:
             member = membership.enrol(folder, site, invitation, left.count)
         print(f"site {site} is enrolled; its key stays in {folder}", flush=True)
+        if hidden_words.stands_in_the_open(given):
+            print("the invitation stood on the command line, which others here can read: next time --invitation -")
     if member is None:
         raise UserError(
             f"site {site} cannot join",
             "it has not enrolled yet, and no invitation was given",
-            "ask the coordinator for one, and join with --invitation ynet1...",
+            "ask the coordinator for one, and join with --invitation -",
         )
     return member
 
@@ -232,14 +237,14 @@ def _verified(found: dict[str, Any]) -> str:
 @app.command()
 def forget(
     patient: Annotated[
-        str, typer.Option("--patient", help="The patient's id, as the manifest has it, or the PACS of an import.")
+        str, typer.Option(help="The patient's id, as the manifest has it, or the PACS of an import; -: from stdin.")
     ],
     site: Site = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
     """Take a patient out of gallery and training, for good: a manifest that has the patient still does not help."""
-    receipt = door.forget(home_of(home, site), patient)
+    receipt = door.forget(home_of(home, site), hidden_words.text(patient, "the patient's id"))
     lines = [
         f"forgotten at {receipt['at']}: {receipt['removed']} cases with their codes; {receipt['cases']} are left",
         f"the patient is kept out by the pseudonym {receipt['pseudonym']}",

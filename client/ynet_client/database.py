@@ -35,6 +35,7 @@ class Database:
 
     def copy_to(self, folder: Path) -> None:
         """Copy the file, as it is at one moment, into a folder."""
+        (folder / self.path.name).touch(mode=0o600)
         with contextlib.closing(sqlite3.connect(folder / self.path.name)) as copied:
             self._connection.backup(copied, pages=COPY_PAGES)
 

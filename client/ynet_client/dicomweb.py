@@ -7,7 +7,6 @@ import os
 import re
 import secrets
 import ssl
-import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ import httpx
 from pydicom._dicom_dict import DicomDictionary
 from pydicom.datadict import tag_for_keyword
 
+from ynet import hidden_words
 from ynet.data.limits import MAX_FILE_BYTES
 from ynet.errors import RefusedError, UnreachableError, UserError
 
@@ -64,15 +64,10 @@ def read_credentials(environ: Mapping[str, str], file: Path | None) -> dict[str,
 
 
 def _private_line(file: Path) -> str:
-    what = f"the credentials {file} cannot be used"
-    try:
-        if stat.S_IMODE(file.stat().st_mode) & 0o077:
-            raise UserError(what, "other users of this machine may read them", f"chmod 600 {file}")
-        (line, *more) = file.read_text("utf-8").strip().splitlines() or [""]
-    except (OSError, UnicodeDecodeError):
-        raise UserError(what, "the file cannot be read", "check the path and its rights") from None
+    what = f"the credentials {file}"
+    (line, *more) = hidden_words.of_file(file, what).strip().splitlines() or [""]
     if more or not line.isprintable() or not line:
-        raise UserError(what, "it has not one line", "write a token, or USER:PASSWORD")
+        raise UserError(f"{what} cannot be used", "it has not one line", "write a token, or USER:PASSWORD")
     return line
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ynet import calling
 from ynet.data.frames import source
 from ynet.errors import UserError
-from ynet.home import default_home
+from ynet.home import default_home, entered
 from ynet_client import filters as filters_
 from ynet_client.filters import Filters
 
@@ -31,11 +31,9 @@ class Picture(NamedTuple):
 
 def home_of(given: Path | None, site: str | None) -> Path:
     """The folder of `site`; without a name, of the only one there is. Raises UserError."""
-    if given:
-        return given
-    if site:
-        return default_home(f"sites/{site}")
-    default = default_home("sites")
+    if given or site:
+        return entered(given or default_home(f"sites/{site}"))
+    default = entered(default_home("sites"))
     if (default / MEMBER).exists():
         return default  # YNET_HOME names one site's folder
     joined = sorted(path.parent for path in default.glob(f"*/{MEMBER}"))

@@ -21,10 +21,11 @@ EXAMPLES: Examples = {
     "decline": ("ynet-client decline 6b98b49ba0799dcc",),
     "doctor": ("ynet-client doctor --site A",),
     "egress": ("ynet-client egress", "ynet-client egress --json"),
-    "forget": ("ynet-client forget --patient 4711",),
+    "forget": ("ynet-client forget --patient -", "ynet-client forget --patient 4711"),
     "index": ("ynet-client index", "ynet-client index --verify"),
     "join": (
-        "ynet-client join --site A --invitation ynet1.abc --data /data/manifest.csv",
+        "ynet-client join --site A --data /data/manifest.csv --invitation -",
+        "ynet-client join --site A --data /data/manifest.csv --invitation @/run/secrets/invitation",
         "ynet-client join --site A",
         "ynet-client join --site A --service",
     ),

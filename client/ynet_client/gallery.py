@@ -370,6 +370,7 @@ class Gallery:
 
     def copy_to(self, folder: Path) -> None:
         """Copy the file, as it is at one moment, into a folder. Searches and writes go on meanwhile."""
+        (folder / FILE).touch(mode=0o600)
         with contextlib.closing(sqlite3.connect(folder / FILE)) as copied:
             self._database.backup(copied, pages=COPY_PAGES)
 

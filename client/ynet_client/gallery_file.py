@@ -8,7 +8,7 @@ import contextlib
 import secrets
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ynet.errors import UserError
@@ -71,6 +71,8 @@ def open_file(path: Path, secret_check: bytes) -> sqlite3.Connection:
     Raises UserError when the file is in use, is no gallery, is of another version, or has another secret.
     """
     what = f"the gallery {path} cannot be opened"
+    with suppress(OSError):  # which SQLite says better
+        path.touch(mode=0o600)
     try:
         database = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
     except sqlite3.Error as error:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ynet import terminal
+from ynet import private_files, terminal
 from ynet.errors import UserError
 from ynet.home import Lock, default_home, prepare
 from ynet_client import door, import_labels
@@ -61,7 +61,7 @@ def import_(
     )
     given = import_labels.read(labels)
     folder = prepare(home or default_home(f"sites/{site}" if site else "import"))
-    out.mkdir(parents=True, exist_ok=True)
+    private_files.make_folder(out)
     began = time.monotonic()
     with _found(dicom or [], dicomweb_, query, credentials, ca) as found, _shown() as progress:
         done = importing.run(found, given, out, Records(folder), Pseudonyms.of(folder), choice, progress)

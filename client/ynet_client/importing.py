@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import io
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 from PIL import Image
 from pydicom.dataset import Dataset
 
+from ynet import private_files
 from ynet.data import dicom, dicom_elements, images, manifest, segmentation
 from ynet.data.dicom import Window
 from ynet.data.dicom_elements import UnfitError, is_dicom, starts_as_dicom
@@ -125,7 +125,7 @@ class _Import:
     def __init__(self, labels: Labels, out: Path, records: Records, names: Pseudonyms, choice: Choice) -> None:
         self._labels, self._out, self._records, self._names, self._choice = labels, out, records, names, choice
         for kind in ("images", "masks"):
-            (out / kind).mkdir(parents=True, exist_ok=True)
+            private_files.own_folder(out / kind)
         rows = _read_manifest(out / "manifest.csv")
         self._rows = {image: row for image, row in rows.items() if row["patient"] not in records.forgotten}
         self._new, self._unlabelled, self._left_out, self._unsaved = 0, 0, Counter[str](), 0
@@ -341,9 +341,7 @@ def _write_png(path: Path, pixels: np.ndarray) -> None:
     """Whole or not at all."""
     made = io.BytesIO()
     Image.fromarray(pixels).save(made, "PNG", compress_level=1)
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(made.getvalue())
-    partial.replace(path)
+    private_files.write(path, made.getvalue())
 
 
 def _read_manifest(path: Path) -> dict[str, dict[str, str]]:
@@ -364,6 +362,4 @@ def _write_manifest(path: Path, rows: dict[str, dict[str, str]], *, has_split: b
     writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(row for _, row in sorted(rows.items()))
-    partial = path.with_suffix(".partial")
-    partial.write_text(text.getvalue(), "utf-8")
-    os.replace(partial, path)  # noqa: PTH105 (the same)
+    private_files.write(path, text.getvalue())

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ynet import terminal
+from ynet import hidden_words, private_files, terminal
 from ynet.errors import UserError
 from ynet_client import door
 from ynet_client.door import home_of
@@ -59,7 +59,7 @@ def query(
     )
     drawn = found.pop("picture", None)
     if picture and drawn:
-        picture.write_bytes(base64.b64decode(drawn))
+        private_files.write(picture, base64.b64decode(drawn))
     if as_json:
         terminal.show(found, as_json=True, human=str)
     for one in [] if as_json else found.get("queries", [found]):
@@ -103,14 +103,14 @@ def _who_answered(found: dict[str, Any]) -> str:
 @app.command()
 def consult(
     token: Annotated[str, typer.Argument(help="The hit's token, as query shows it.")],
-    note: Annotated[str, typer.Option(help="What you want to know: plain text, at most 2000 characters.")],
+    note: Annotated[str, typer.Option(help="What you want to know: at most 2000 characters; -: from stdin.")],
     to: Annotated[str, typer.Option(help="The site that has the case; needed for hits of an earlier start.")] = "",
     site: Site = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
     """Ask the people of the site that has a case about it. They see which case it is, and answer yes or no."""
-    sent = door.consult(home_of(home, site), token, note, to)
+    sent = door.consult(home_of(home, site), token, hidden_words.text(note, "the note"), to)
     shown = f"request {sent['id']} is at site {sent['site']}; ynet-client consults shows the answer"
     terminal.show(sent, as_json=as_json, human=lambda: shown)
 
@@ -141,13 +141,14 @@ def consults(site: Site = None, home: Home = None, as_json: Json = False) -> Non
 def consult_answer(
     request: Annotated[str, typer.Argument(help="The request's id, or the beginning of it.")],
     word: Annotated[str, typer.Argument(metavar="yes|no", help="Whether you can be asked about the case.")],
-    text: Annotated[str, typer.Option(help="What they should know: how to reach you, or why not.")] = "",
+    text: Annotated[str, typer.Option(help="What they should know: how to reach you, or why not; -: from stdin.")] = "",
     site: Site = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
     """Answer a request for a consult; the asking site fetches the answer. It cannot be taken back."""
-    answered = door.answer_consult(home_of(home, site), request, word, text)
+    said = hidden_words.text(text, "what they should know")
+    answered = door.answer_consult(home_of(home, site), request, word, said)
     line = f"request {answered['id']} of site {answered['site']} is answered: {word}"
     terminal.show(answered, as_json=as_json, human=lambda: line)
 

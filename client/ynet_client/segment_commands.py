@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ynet import terminal
+from ynet import private_files, terminal
 from ynet.errors import UserError
 from ynet_client import door
 from ynet_client.door import Picture, home_of
@@ -42,7 +42,7 @@ def segment(
     mask = predicted_segmentation.read_mask(base64.b64decode(found["mask"]))
     about = (found["model"], found["plan"], dt.datetime.now())
     made = predicted_segmentation.of_file(picture.data, picture.frame, mask, *about)
-    out.write_bytes(made)
+    private_files.write(out, made)
     if store:
         with dicomweb.DicomWeb(store, headers, ca) as pacs:
             pacs.store(made)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import grpc
 
+from ynet import private_files
 from ynet.errors import RefusedError, UserError
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol
@@ -40,7 +41,7 @@ async def fetch(channel: grpc.aio.Channel, blob: pb.Blob, path: Path, count: Cou
     was_begun, part_bytes = size > 0, AGAIN_PART_BYTES if is_again or size else 0
     sha = await asyncio.to_thread(_digest, path) if size else hashlib.sha256()
     if size < blob.size_bytes or not size:
-        with path.open("ab", buffering=0) as file:
+        with open(path, "ab", buffering=0, opener=private_files.opener) as file:
             async for chunk in call(pb.DownloadRequest(blob=blob.name, offset=size, part_bytes=part_bytes)):
                 size += len(chunk.data)
                 if size > blob.size_bytes:

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ynet import __version__, accountant, weights
+from ynet import __version__, accountant, private_files, weights
 from ynet.attack import audit, code_inversion, gradient_inversion, membership, updates
 from ynet.attack.gradient_inversion import Reconstruction
 from ynet.attack.shadow import begun, shadow_plan, train_shadow
@@ -109,8 +109,8 @@ def attack(
         "attacks": figures,
         "seconds": seconds,
     }
-    (out / "report.json").write_text(json.dumps(made, indent=1), "utf-8")
-    (out / "report.html").write_text(render(made, {name: one.strips for name, one in found.items()}), "utf-8")
+    private_files.write(out / "report.json", json.dumps(made, indent=1))
+    private_files.write(out / "report.html", render(made, {name: one.strips for name, one in found.items()}))
     folder.add_attacks(figures)
     return made
 
@@ -125,7 +125,7 @@ def _folder(model: Path) -> RunFolder:
 
 def _claim(out: Path) -> None:
     """Make the report's folder. Raises UserError when it holds anything but an older report of attacks."""
-    out.mkdir(parents=True, exist_ok=True)
+    private_files.make_folder(out)
     report = out / "report.json"
     if any(out.iterdir()) and not (report.is_file() and '"attacks"' in report.read_text("utf-8")):
         raise UserError(f"{out} cannot take the report", "it holds other files", "name a new folder")

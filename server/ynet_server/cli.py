@@ -70,7 +70,7 @@ def invite(
     terminal.show(made, as_json=as_json, human=lambda: made["invitation"])
     terminal.hint(
         f"For site {site}, valid once, for 24 hours. Hand it over on a channel that you trust; there:\n"
-        f"ynet-client join --site={site} --invitation {made['invitation']} --data MANIFEST.csv"
+        f"ynet-client join --site={site} --data MANIFEST.csv --invitation -   (and paste it)"
     )
 
 

@@ -5,6 +5,7 @@ import sqlite3
 
 import click
 
+from ynet.errors import UserError
 from ynet_server.options import home_of
 
 Found = list[tuple[str, str]]
@@ -26,8 +27,8 @@ def runs(context: click.Context, incomplete: str) -> Found:
 
 def _rows(context: click.Context, query: str) -> list[tuple[str, str]]:
     """Nothing where there is no registry, or it cannot be read: a shell shows no error."""
-    file = home_of(context.params.get("home")) / "registry.sqlite"
-    with contextlib.suppress(sqlite3.Error):
+    with contextlib.suppress(sqlite3.Error, UserError):
+        file = home_of(context.params.get("home")) / "registry.sqlite"
         if file.exists():
             with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=0.1)) as registry:
                 return registry.execute(query).fetchall()

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ynet import weights
+from ynet import private_files, weights
 from ynet.data.manifest import find_sites
 from ynet.errors import UserError
 from ynet.evaluate import Encoded, by_radius, encode, floors, join, score
@@ -61,9 +61,9 @@ def experiment(
     held, asked = (np.concatenate([site[part] for site in census if len(site.queries)]) for part in (1, 2))
     results = [_result(task) for task in tasks]
     made = report.compose(plan, seeds, census, floors(held, asked), results, is_validation)
-    (out / "report.json").write_text(json.dumps(made, indent=1), "utf-8")
+    private_files.write(out / "report.json", json.dumps(made, indent=1))
     shown = examples(_network(tasks[0]), tasks[0].plan, sites)
-    (out / "report.html").write_text(render(made, shown), "utf-8")
+    private_files.write(out / "report.html", render(made, shown))
     return made
 
 
@@ -80,14 +80,14 @@ def _models(
 
 def _claim(out: Path, what: Mapping[str, Any]) -> None:
     """Take the folder for this experiment. Raises UserError when it holds another one."""
-    out.mkdir(parents=True, exist_ok=True)
+    private_files.make_folder(out)
     note = out / EXPERIMENT
     if not note.exists() and any(out.iterdir()):
         raise UserError(f"{out} cannot take the report", "it holds other files", "name a new folder")
     if note.exists() and json.loads(note.read_text("utf-8")) != what:
         why = "it holds an experiment with another plan, other sites or another split"
         raise UserError(f"{out} cannot take the report", why, "name a new folder, or remove that one")
-    note.write_text(json.dumps(what), "utf-8")
+    private_files.write(note, json.dumps(what))
 
 
 def _work_off(todo: Sequence[Task], say: Say) -> None:
@@ -140,9 +140,7 @@ def _train_and_score(task: Task) -> None:
         "curve": _curve(events),
         "seconds": sum(event["seconds"] for event in rounds),
     }
-    partial = task.folder / f"{SCORES}.partial"
-    partial.write_text(json.dumps(found), "utf-8")
-    partial.replace(task.folder / SCORES)
+    private_files.write(task.folder / SCORES, json.dumps(found))
 
 
 def _watch(plan: Plan, sites: Mapping[str, LocalSite]) -> Watch:

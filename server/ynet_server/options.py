@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ynet import calling
-from ynet.home import default_home
+from ynet.home import default_home, entered
 
 Home = Annotated[
     Path | None, typer.Option("--home", help="The server's folder. Default: YNET_HOME, or your data directory.")
@@ -16,8 +16,8 @@ PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="A plan, YAML.")]
 
 
 def home_of(given: Path | None) -> Path:
-    """The server's folder."""
-    return given or default_home("server")
+    """The server's folder. Raises UserError where it is another user's."""
+    return entered(given or default_home("server"))
 
 
 def call(home: Path | None, method: str, path: str, **request: Any) -> Any:

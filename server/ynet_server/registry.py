@@ -84,6 +84,7 @@ class Registry:
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
         self._plans: dict[str, Plan | None] = {}
+        path.touch(mode=0o600)
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         try:
             self._db.execute("PRAGMA journal_mode=WAL")

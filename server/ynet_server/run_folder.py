@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from ynet import weights
+from ynet import private_files, weights
 from ynet.errors import UserError
 from ynet.federation import chain, plan
 from ynet.federation.plan import Plan
@@ -50,10 +50,10 @@ class RunFolder:
         Raises UserError when `init` is not the file that the plan means.
         """
         content = _init_content(init, frozen.init.sha256) if init is not None and frozen.init is not None else None
-        self.path.mkdir(parents=True, exist_ok=True)
+        private_files.make_folder(self.path)
         if content is not None:
-            (self.path / INIT).write_bytes(content)
-        (self.path / PLAN).write_text(frozen.canonical(), "utf-8")
+            private_files.write(self.path / INIT, content)
+        private_files.write(self.path / PLAN, frozen.canonical())
         return self
 
     def init(self) -> Arrays | None:
@@ -72,7 +72,7 @@ class RunFolder:
     def event(self, kind: str, **values: Any) -> None:
         """Add one event: a line of JSON."""
         line = json.dumps({"time": round(now(), 3), "kind": kind, **values}).encode() + b"\n"
-        with (self.path / EVENTS).open("ab+", buffering=0) as file:
+        with open(self.path / EVENTS, "ab+", buffering=0, opener=private_files.opener) as file:
             if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n":
                 line = b"\n" + line  # a full disk cut the last one short
             file.write(line)
@@ -140,9 +140,7 @@ class RunFolder:
         self._write_card({**card, "attacks": {**card.get("attacks", {}), **found}})
 
     def _write_card(self, card: Mapping[str, Any]) -> None:
-        partial = self.path / f"{CARD}.partial"
-        partial.write_text(json.dumps(card, indent=2), "utf-8")
-        partial.replace(self.path / CARD)
+        private_files.write(self.path / CARD, json.dumps(card, indent=2))
 
 
 def _state(named: Arrays, metadata: Mapping[str, str]) -> State:

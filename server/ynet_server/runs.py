@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ynet import private_files
 from ynet.errors import UserError
 from ynet.federation.plan import Plan
 from ynet_server.audit import Act, Write, nowhere
@@ -200,7 +201,7 @@ class Runs:
             raise OSError(errno.ENOSPC, error.why) from None
 
     def _end_badly(self, run: int, reason: str, do: str) -> None:
-        self.folder(run).path.mkdir(parents=True, exist_ok=True)  # it may have failed before there was one
+        private_files.make_folder(self.folder(run).path)  # it may have failed before there was one
         self.folder(run).event("failed", reason=reason, do=do)
         self._registry.end_run(run, "failed", reason, None, now())
 

@@ -9,12 +9,16 @@ only file of the server that needs torch and the client (extra `simulation`).
 import datetime as dt
 import logging
 import os
-from collections.abc import Callable, Mapping
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal, NamedTuple
 
 import torch
 from flwr.app import Context
+from flwr.app.typing import ConfigRecordValues
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
@@ -132,22 +136,37 @@ def train_federated(task: Task, watch: Watch) -> YNet:
             failure.append(error)
 
     cores = os.cpu_count() or 1
-    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # Ray warns until one has chosen
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    run_simulation(
-        server_app=server,
-        client_app=_client(tuple(manifests.values()), task.is_validation),
-        num_supernodes=len(manifests),
-        backend_config={
-            "init_args": {"num_cpus": cores, "include_dashboard": False, "log_to_driver": False},
-            "client_resources": {"num_cpus": 1, "num_gpus": 1.0 / cores if torch.cuda.is_available() else 0.0},
-        },
-    )
+    with _private_ray() as inner:
+        own: dict[str, ConfigRecordValues] = {"num_cpus": cores, "include_dashboard": False, "_temp_dir": inner}
+        run_simulation(
+            server_app=server,
+            client_app=_client(tuple(manifests.values()), task.is_validation),
+            num_supernodes=len(manifests),
+            backend_config={
+                "init_args": {**own, "log_to_driver": False},
+                "client_resources": {"num_cpus": 1, "num_gpus": 1.0 / cores if torch.cuda.is_available() else 0.0},
+            },
+        )
     if failure:
         raise failure[0]
     arrays, _ = weights.load(task.folder / MODEL)
     load_arrays(net, arrays)
     return net
+
+
+@contextmanager
+def _private_ray() -> Iterator[str]:
+    """A folder for Ray, within one that nobody else may enter; and a token without which Ray listens to nobody.
+
+    Ray, as it comes, listens on every interface and runs what it is sent, and opens its folder to all users. A token
+    of this process goes to its workers by their environment, which other users cannot read.
+    """
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # Ray warns until one has chosen
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_urlsafe(32))
+    with TemporaryDirectory(prefix="ynet-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield str(Path(folder, "ray"))
 
 
 def is_watched(plan: Plan, number: int) -> bool:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import grpc
 
+from ynet import private_files
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol
 
@@ -108,7 +109,7 @@ class Arriving:
         self.path.unlink(missing_ok=True)
 
     async def _write(self, parts: AsyncIterator[pb.UploadPart]) -> None:
-        with self.path.open("ab", buffering=0) as file:
+        with open(self.path, "ab", buffering=0, opener=private_files.opener) as file:
             async for part in parts:
                 self.size += len(part.data)
                 if self.size > self._announced[1]:

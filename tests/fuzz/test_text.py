@@ -10,7 +10,7 @@ from fuzz.mangling import fuzzed, holds, mangled, odd_json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ynet import control, weights
+from ynet import weights
 from ynet.data import manifest
 from ynet.federation import chain, countersigned, identity, invitation, ledger
 from ynet.federation import plan as plans
@@ -152,11 +152,6 @@ def _events(home: Path) -> None:
     RunFolder(home).event("failed", reason="x", do="y")
 
 
-def _control(home: Path) -> None:
-    door = {"url": "http://127.0.0.1:1", "token": "x" * 43, "pid": 1}
-    (home / control.FILE).write_text(json.dumps(door), "utf-8")
-
-
 def _plan_seen(home: Path) -> None:
     (home / consent.FOLDER).mkdir(exist_ok=True)
     (home / consent.FOLDER / "seen.json").write_bytes(CANONICAL[0])
@@ -189,7 +184,6 @@ def _server_opened(home: Path) -> None:
 
 FILES: dict[str, tuple[Callable[[Path], None], str, tuple[Callable[[Path], object], ...]]] = {
     "membership": (_membership, membership.FILE, (membership.load,)),
-    "control": (_control, control.FILE, (lambda home: control.call(home, "GET", "/", "it", "start it"),)),
     "site's audit log": (_site_audit, site_audit.LOG, (site_audit.verify, _opened)),
     "site's audit head": (_site_audit, site_audit.HEAD, (site_audit.verify, _opened)),
     "server's audit log": (_server_audit, server_audit.LOG, (server_audit.verify, _server_opened)),

@@ -66,7 +66,7 @@ def test_the_server_says_where_it_is_and_what_to_run_next(server: Trial) -> None
 def test_what_is_secret_can_be_read_by_its_owner_alone(server: Trial) -> None:
     home = server.server_home
     assert home.stat().st_mode & 0o777 == 0o700
-    for name in ("authority/identity.pem", "hub/identity.pem", "control.json", "server.yaml", "server.log"):
+    for name in ("authority/identity.pem", "hub/identity.pem", "control.sock", "server.yaml", "server.log"):
         assert (home / name).stat().st_mode & 0o777 == 0o600, name
     for name in ("authority", "hub", "spool"):
         assert (home / name).stat().st_mode & 0o777 == 0o700, name
@@ -165,7 +165,7 @@ def test_a_port_that_is_taken_is_named_with_the_setting_to_change(tmp_path: Path
         port = taken.getsockname()[1]
         done = run(tmp_path / "home", "start", "--config", config(tmp_path / "c.yaml", **{key: port}))
     assert_refused(done, 2, f"cannot listen on port {port}", "another process listens there", f"listen.{key}")
-    assert not (tmp_path / "home" / "control.json").exists()
+    assert not (tmp_path / "home" / "control.sock").exists()
 
 
 def test_an_address_that_is_not_this_machines_is_refused(tmp_path: Path) -> None:

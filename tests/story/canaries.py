@@ -1,7 +1,6 @@
 """Where a secret or a patient's name may have gone: every file of every home, all that was printed, all the hub saw."""
 
 import base64
-import json
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -61,9 +60,6 @@ def _of_home(home: Path, folder: Path) -> Iterator[Kept]:
             number = key.private_numbers().private_value.to_bytes(32, "big")
             line = (home / name).read_bytes().splitlines()[1][48:]  # what comes before is in every P-256 key
             yield Kept(f"{home.name}: {name}", (line, *_forms(number)), (_place(home / name, folder),))
-    if (home / "control.json").exists():
-        token = json.loads((home / "control.json").read_bytes())["token"]
-        yield Kept(f"{home.name}: the control token", (token.encode(),), (_place(home / "control.json", folder),))
 
 
 def _place(path: Path, folder: Path) -> str:

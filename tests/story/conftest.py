@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from modes import open_to_others, umask
 
 from canaries import strays
 from hospitals import SITES, plant_canaries
@@ -32,8 +33,9 @@ def trial(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Iterator[Tria
         folder / "server.yaml",
         folder / "record",
     ]
-    with Trial(folder, find_sites(data)) as running:
+    with umask(), Trial(folder, find_sites(data)) as running:
         running.start_server(recording)
         running.join_all()
         yield running
         assert not strays(running)
+        assert not open_to_others(*map(running.home, running.sites))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from modes import open_to_others
 from PIL import Image
 
 from canaries import everything, kept, strays
@@ -112,6 +113,7 @@ def test_the_picture_of_a_query_is_saved(trial: Trial, trained: str, tmp_path: P
     assert asked.returncode == 0, asked.stderr
     with Image.open(path) as picture:
         assert picture.width > 500
+    assert not open_to_others(path)
 
 
 def test_a_gallery_is_verified_on_demand(trial: Trial, trained: str) -> None:

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from dicom_hospital import CANARY, Pacs, make
 from dicoms import dicom
+from modes import open_to_others
 from needs import needed, needs
 from orthanc import NEEDED, Orthanc, tls_before
 from PIL import Image
@@ -96,6 +97,7 @@ def test_the_images_are_imported_trained_on_and_asked_about_and_a_mask_goes_back
     assert made["stored"]
     assert made["pixels"] > 0
     assert_dcmtk_reads_it(story, seg, instance, made["pixels"])
+    assert not open_to_others(seg, story.folder / "site")
 
     again = story.import_()
     assert (again["images"], again["imported"]) == (IMAGES, 0)

@@ -1,6 +1,9 @@
 """An experiment: Flower's simulation engine with the apps of the deployment, the references, and the report."""
 
+import contextlib
 import json
+import os
+import re
 import subprocess
 import sys
 import time
@@ -8,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from modes import open_to_others, umask
 
 from hospitals import small_plan
 from trial import command, environment
@@ -28,7 +32,9 @@ def simulate(folder: Path, *more: object) -> dict:
 def test_an_experiment_reports_every_model_of_every_seed_and_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
     make_federation(tmp_path / "data", SITES, seed=1, size=32)
     small_plan(tmp_path / "plan.yaml", rounds=2, evaluate_every=1)
-    made = simulate(tmp_path, "--seeds", 2)
+    with umask():
+        made = simulate(tmp_path, "--seeds", 2)
+    assert not open_to_others(tmp_path / "report")
     assert [model["name"] for model in made["models"]] == ["federated", "pooled", "alone: A", "alone: B", "alone: C"]
     for model in made["models"]:
         assert len(model["overall"]["macro_map10"]["values"]) == 2
@@ -184,3 +190,60 @@ def test_an_experiment_that_is_killed_leaves_nobody_training(tmp_path: Path) -> 
     gone, alive = psutil.wait_procs(workers, timeout=10)
     assert gone
     assert not alive
+
+
+STRANGER = """
+import sys, ray
+try:
+    ray.init(address=sys.argv[1], log_to_driver=False)
+    print(ray.get(ray.remote(lambda: "ran").remote()))
+except ConnectionError as error:
+    print("refused")
+"""
+
+
+def test_who_has_no_token_runs_nothing_in_an_experiment_and_reads_none_of_its_folders(tmp_path: Path) -> None:
+    """Ray listens on every interface of the machine, and runs what it is sent."""
+    make_federation(tmp_path / "data", SITES, seed=1, size=32)
+    small_plan(tmp_path / "plan.yaml", rounds=30, local_epochs=4)
+    where = ["--plan", tmp_path / "plan.yaml", "--data", tmp_path / "data", "--report", tmp_path / "report"]
+    asked = [sys.executable, "-m", "ynet_server", "simulate", *map(str, where), "--models", "federated"]
+    running = subprocess.Popen(asked, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        gcs = _listening(running.pid, "gcs_server")
+        (token,) = re.findall(r"RAY_AUTH_TOKEN=([\w-]{43})\0", Path(f"/proc/{gcs.pid}/environ").read_text())
+        port = next(one.laddr.port for one in gcs.net_connections("tcp") if one.status == psutil.CONN_LISTEN)
+        environments = ({}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "x" * 43})
+        for more in environments:
+            done = subprocess.run(
+                [sys.executable, "-c", STRANGER, f"127.0.0.1:{port}"],
+                env={**os.environ, **more},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.stdout == "refused\n", done.stderr
+        assert token not in " ".join(word for one in psutil.process_iter() for word in _command(one))
+        (session,) = re.findall(r"(/tmp/ynet-[^/]+)/ray", " ".join(_command(gcs)))[:1]
+        assert Path(session).stat().st_mode & 0o777 == 0o700
+    finally:
+        running.terminate()
+        running.wait()
+
+
+def _listening(root: int, name: str) -> psutil.Process:
+    until = time.monotonic() + 200
+    while time.monotonic() < until:
+        for one in psutil.Process(root).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if one.name() == name and any(c.status == psutil.CONN_LISTEN for c in one.net_connections("tcp")):
+                    return one
+        time.sleep(0.2)
+    raise TimeoutError(name)
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []

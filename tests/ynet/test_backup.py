@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ynet import kept_files, passphrase
+from ynet import kept_files, passphrase, unix_socket
 from ynet.backup import FORMAT, MANIFEST, Manifest, Packed, pack, unpack
 from ynet.errors import UserError
 from ynet.home import RESTORING, prepare
@@ -31,6 +31,7 @@ def home(tmp_path: Path) -> Path:
     (home / "spool").mkdir()
     for name in ("server.yaml", "runs/0001/model.safetensors", "audit.head", "lock", "control.json", "spool/query"):
         (home / name).write_bytes(name.encode() * 1000)
+    unix_socket.listen(home).close()
     (home / "server.log.1").write_text("a fault")
     (home / "audit.jsonl").write_text('{"number": 1}\n{"number": 2}\n{"numb')
     with contextlib.closing(sqlite3.connect(home / "registry.sqlite")) as database:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
+from ynet import private_files
 from ynet.errors import RefusedError
 
 Array = npt.NDArray[np.float32]
@@ -56,6 +57,7 @@ def write(path: Path, content: Content) -> Written:
     encoded = json.dumps({"__metadata__": text, **header}, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
     sha = hashlib.sha256()
+    private_files.begin(path)
     with path.open("wb") as file:
         for part in _parts(encoded, content.arrays):
             file.write(part)

@@ -52,6 +52,20 @@ def present(home: Path, certificate: str, key: str, host: str, now: dt.datetime)
     return Presented(context, read.fingerprint(hashes.SHA256()).hex(), not certificate)
 
 
+def address(host: str, port: int) -> str:
+    """The page's address for a browser on this machine: of the very socket that the page listens on.
+
+    Not `localhost`, which a browser takes for ::1 first: there another user of the machine may listen.
+    """
+    try:
+        read = ipaddress.ip_address("127.0.0.1" if host.lower() == "localhost" else host)
+    except ValueError:
+        return f"https://{host}:{port}/"
+    if read.is_unspecified:
+        read = ipaddress.ip_address("::1" if read.version == 6 else "127.0.0.1")
+    return f"https://[{read}]:{port}/" if read.version == 6 else f"https://{read}:{port}/"
+
+
 def _unfit(why: str, do: str) -> UserError:
     return UserError("the page's certificate cannot be used", why, do)
 

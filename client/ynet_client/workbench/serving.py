@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import datetime as dt
-import ipaddress
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -60,7 +59,7 @@ async def serving(
         door = HttpsDoor(
             web.application(routes(bench)), presented.context, settings.host, settings.port, LIFE_S, MOST_OF_ONE
         )
-        address = _address(settings.host, await _begin(door, settings))
+        address = certificate.address(settings.host, await _begin(door, settings))
         told.update(
             enabled=True,
             address=address,
@@ -94,13 +93,3 @@ async def _begin(door: HttpsDoor, settings: WorkbenchSettings) -> int:
         what = f"the workbench cannot listen on {settings.host}, port {settings.port}"
         do = "set another workbench.port or workbench.host in the settings, or stop what listens there"
         raise UserError(what, error.strerror or "", do) from None
-
-
-def _address(host: str, port: int) -> str:
-    try:
-        read = ipaddress.ip_address(host)
-    except ValueError:
-        return f"https://{host}:{port}/"
-    if read.is_unspecified:
-        return f"https://localhost:{port}/"
-    return f"https://[{read}]:{port}/" if read.version == 6 else f"https://{read}:{port}/"

@@ -45,8 +45,7 @@ async def serving(
 
 
 def _said(home: Path, settings: StatusSettings, port: int, shown: certificate.Presented) -> list[str]:
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    lines = [f"  status page        https://{host}:{port}/"]
+    lines = [f"  status page        {certificate.address(settings.host, port)}"]
     if shown.is_own:
         lines.append(f"  its certificate    SHA-256 {shown.fingerprint} (made here: compare it in the browser)")
     if not Accounts(home).all():

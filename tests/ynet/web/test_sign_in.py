@@ -371,3 +371,20 @@ def test_an_intranets_own_certificate_is_used_and_a_bad_one_is_said(tmp_path: Pa
     for names in ((pem, ""), (pem, str(tmp_path / "bad.pem")), (str(tmp_path / "none.pem"), pem)):
         with pytest.raises(UserError, match="certificate cannot be used"):
             certificate.present(tmp_path, *names, "127.0.0.1", now)
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("127.0.0.1", "https://127.0.0.1:1/"),
+        ("localhost", "https://127.0.0.1:1/"),
+        ("LOCALHOST", "https://127.0.0.1:1/"),
+        ("0.0.0.0", "https://127.0.0.1:1/"),
+        ("::", "https://[::1]:1/"),
+        ("::1", "https://[::1]:1/"),
+        ("ynet.hospital", "https://ynet.hospital:1/"),
+    ],
+)
+def test_a_pages_address_is_that_of_its_socket_and_never_localhost(host: str, address: str) -> None:
+    """A browser takes localhost for ::1, where another user of the machine may listen."""
+    assert certificate.address(host, 1) == address
