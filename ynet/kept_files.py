@@ -12,7 +12,18 @@ ASIDE = "backup.partial"
 """A folder in a home: copies of what must be consistent in itself, while a backup is made."""
 BUSY_S = 5.0
 _OTHERS = {"spool", ASIDE, RESTORING}
-_TRANSIENT = ("*.partial", "*.lock", "lock", "control.json", "*-wal", "*-shm", "*-journal", "*.log", "*.log.*")
+_TRANSIENT = (
+    "*.partial",
+    "*.lock",
+    "lock",
+    "control.json",
+    "*-wal",
+    "*-shm",
+    "*-journal",
+    "*.log",
+    "*.log.*",
+    "reserve",
+)
 
 
 def databases(home: Path) -> list[Path]:

@@ -47,6 +47,7 @@ def pack(home: Path, out: Path, now: float, passphrase: str | None) -> Packed:
             if is_running:
                 door.copy_databases(home)  # it has them for itself alone
             kept_files.lay_databases(home, aside)
+            journal.lay(home, aside, audit.KIND, countersigned.SIGNED)
             _lay_membership(home, aside)
 
         return backup.pack(home, out, about, lay, passphrase)
