@@ -11,19 +11,8 @@ from ynet.home import RESTORING
 ASIDE = "backup.partial"
 """A folder in a home: copies of what must be consistent in itself, while a backup is made."""
 BUSY_S = 5.0
-_OTHERS = {"spool", ASIDE, RESTORING}
-_TRANSIENT = (
-    "*.partial",
-    "*.lock",
-    "lock",
-    "control.json",
-    "*-wal",
-    "*-shm",
-    "*-journal",
-    "*.log",
-    "*.log.*",
-    "reserve",
-)
+_OTHERS = {"spool", "reserve", ASIDE, RESTORING}
+_TRANSIENT = ("*.partial", "*.lock", "lock", "control.json", "*-wal", "*-shm", "*-journal", "*.log", "*.log.*")
 
 
 def databases(home: Path) -> list[Path]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from ynet import __version__, backup, kept_files
 from ynet.backup import Manifest, Packed
 from ynet.errors import UserError
-from ynet.federation import countersigned, ledger
+from ynet.federation import countersigned, journal, ledger
 from ynet.federation import plan as plans
 from ynet.home import Lock
 from ynet_client import audit, consent, door, membership, restored

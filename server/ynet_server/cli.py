@@ -86,8 +86,8 @@ def revoke(
     lines = f"site {site} is revoked {cut}; to let it in again: ynet-server invite {site} --replace"
     if not done["written"]:
         lines += (
-            "\nit is NOT WRITTEN DOWN yet: the disk is full. It is tried again every 10 s; make room on the disk, and do"
-            " not restart the server before `ynet-server status` shows no revocation that is not written down"
+            "\nit is NOT WRITTEN DOWN yet: the disk is full. It is tried again every 10 s. Make room on the disk, and"
+            " do not stop the server before `ynet-server status` shows no revocation that is not written down"
         )
     terminal.show(done, as_json=as_json, human=lambda: lines)
 

@@ -5,6 +5,7 @@ that shows what was cut off, at most a second later: a power cut may lose that s
 put aside as a segment (segments.py), and the chain goes on in a new one.
 """
 
+import itertools
 import logging
 import os
 import threading
@@ -184,14 +185,17 @@ def verify(home: Path, kind: Kind[E]) -> Head:
     Where its beginning is not there, an entry must say that it was let go.
     """
     head = chain.read_head(home / kind.head, kind.broken)  # before the entries: they may grow meanwhile
-    since, let_go = _beginning(home, kind), set[str]()
+    entries, let_go, since = read(home, kind), set[str](), chain.BEGINNING
+    first = list(itertools.islice(entries, 1))
+    for entry in first:
+        since = Head(entry.number - 1, entry.previous)
 
-    def entries() -> Iterator[E]:
-        for entry in read(home, kind):
+    def followed() -> Iterator[E]:
+        for entry in itertools.chain(first, entries):
             let_go.add(kind.let_go(entry))
             yield entry
 
-    found = chain.follow(entries(), head, kind.head, kind.broken, since)
+    found = chain.follow(followed(), head, kind.head, kind.broken, since)
     if since.number and since.to_text() not in let_go:
         raise kind.broken(f"its first {since.number} entries are gone, and it does not say that they were let go")
     return found
@@ -211,13 +215,6 @@ def lay(home: Path, aside: Path, kind: Kind[E], *heads: str) -> None:
         if segments.listed(path) == before:
             chain.cut_torn(aside / kind.log)
             return
-
-
-def _beginning(home: Path, kind: Kind[E]) -> Head:
-    """What the first entry follows."""
-    for entry in read(home, kind):
-        return Head(entry.number - 1, entry.previous)
-    return chain.BEGINNING
 
 
 def _last(home: Path, kind: Kind[E]) -> Head:

@@ -1,11 +1,11 @@
-"""The files of a log that has grown: those put aside, named by the number of their last entry, and the one written to."""
+"""The files of a log that has grown: the one written to, and those put aside, named by their last entry's number."""
 
 import contextlib
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 _TAIL_BYTES = 1 << 16
 
@@ -55,19 +55,19 @@ def tail(log: Path, size_bytes: int) -> list[bytes]:
     return found.split(b"\n")
 
 
-def _opened(log: Path, stack: contextlib.ExitStack) -> list[IO[bytes]]:
+def _opened(log: Path, stack: contextlib.ExitStack) -> list[BinaryIO]:
     """All files, opened before one is read: the newest may be put aside meanwhile, the oldest be let go."""
     while True:
         try:
-            newest = [stack.enter_context(log.open("rb"))] if log.exists() else []
-            aside = [stack.enter_context(path.open("rb")) for path in listed(log)]
+            newest: list[BinaryIO] = [stack.enter_context(log.open("rb"))] if log.exists() else []
+            aside: list[BinaryIO] = [stack.enter_context(path.open("rb")) for path in listed(log)]
         except FileNotFoundError:
             continue
-        return aside if newest and aside and _first(newest[0]) == _first(aside[-1]) else aside + newest
+        return aside if newest and _first(newest[0]) in map(_first, aside) else aside + newest
 
 
 def drop_double(log: Path) -> None:
-    """Empty the file that is written to where it is the one that was last put aside, or the beginning of it.
+    """Empty the file that is written to where it is one that was put aside, or the beginning of it.
 
     That is so in a backup during which it was put aside: it was copied before, and is there under both names.
     """
@@ -78,7 +78,7 @@ def drop_double(log: Path) -> None:
         os.truncate(log, 0)
 
 
-def _first(file: IO[bytes]) -> bytes:
+def _first(file: BinaryIO) -> bytes:
     """The first line; the file stands at its beginning afterwards."""
     line = file.readline()
     file.seek(0)
