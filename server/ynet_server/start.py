@@ -10,7 +10,6 @@ import os
 import resource
 import shutil
 import signal
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -31,6 +30,7 @@ from ynet_server.callers import CertificateCheck
 from ynet_server.certificates import HubCertificate
 from ynet_server.control import routes
 from ynet_server.course import Courses
+from ynet_server.front import Front
 from ynet_server.hub import Hub, service
 from ynet_server.limits import Limits
 from ynet_server.registry import Registry
@@ -50,8 +50,8 @@ os.environ["GRPC_SSL_CIPHER_SUITES"] = "ECDHE-RSA-AES128-GCM-SHA256"
 
 log = logging.getLogger("ynet.start")
 MAX_STREAMS, MAX_CONNECTIONS, HANDSHAKE_MS = 1024, 2048, 20_000
-"""Calls of one connection; connections in all, strangers' included; how long one may be without a certificate. A site
-has one connection, and a second one for a moment. Beyond, a connection is closed at once, and its site tries again."""
+"""Calls of one connection; connections that gRPC is given in all; how long one may be without a certificate. A site
+has one connection, and a second one for a moment. Strangers' are bounded before (front.py)."""
 OPTIONS = [
     ("grpc.so_reuseport", 0),
     ("grpc.keepalive_time_ms", protocol.PING_EVERY_MS),
@@ -99,10 +99,10 @@ async def serve(
         following = Rotation(authority, registry, hub, own, write)
         renewing = renewal.service(registry, authority, audit=write, successor_for=following.successor_for)
         beside = [renewing, witnesses.service(witness, audit, write)]
-        limits = Limits(write, reserve)
-        around = [Traffic(measured, counts.refused), CertificateCheck(registry), limits, *interceptors]
+        limits, front = Limits(write, reserve), Front(settings.listen.host, settings.listen.hub_port)
+        around = [Traffic(measured, counts.refused), CertificateCheck(registry, front.know), limits, *interceptors]
         revocations = Revocations(registry, hub, write, reserve)
-        server, hub_port = await _open_hub([service(hub), *beside], settings, own, around)
+        server, hub_port = await _open_hub([service(hub), *beside], front, settings, own, around)
         address, past = f"{settings.advertise}:{hub_port}", authority.successions
         app = enrolment.application(registry, authority, address, hub.dismiss, write, past)
         try:
@@ -110,7 +110,7 @@ async def serve(
                 app, own.tls(), settings.listen.host, settings.listen.enrolment_port
             )
         except OSError as error:
-            await server.stop(None)
+            await asyncio.gather(front.end(), server.stop(None))
             raise _port_fault("enrolment_port", settings.listen.enrolment_port, error) from None
         remember(home, settings, hub_port, enrolment_port, known)
 
@@ -136,7 +136,7 @@ async def serve(
             )
             await pages.enter_async_context(exposition.serving(settings.metrics, measured))
         except UserError:
-            await asyncio.gather(pages.aclose(), https.end(), server.stop(None))
+            await asyncio.gather(pages.aclose(), https.end(), front.end(), server.stop(None))
             raise
         door = await control.serve(home, listed)
         runs.resume()
@@ -167,6 +167,7 @@ async def serve(
         runs.stop()
         hub.close()
         await asyncio.gather(pages.aclose(), door.end(), https.end(), server.stop(STOP_GRACE_S))
+        await front.end()
         await books.close()
         limits.flush()
         del server
@@ -219,19 +220,20 @@ def _only_here(settings: ServerSettings) -> list[str]:
 
 async def _open_hub(
     services: Sequence[grpc.GenericRpcHandler],
+    front: Front,
     settings: ServerSettings,
     own: HubCertificate,
     interceptors: Sequence[grpc.aio.ServerInterceptor],
 ) -> tuple[grpc.aio.Server, int]:
-    host, port = settings.listen.host, settings.listen.hub_port
-    _check_free(host, port)
+    try:
+        port = front.listen()
+    except OSError as error:
+        raise _port_fault("hub_port", settings.listen.hub_port, error) from None
     server = grpc.aio.server(interceptors=interceptors, options=OPTIONS)
     server.add_generic_rpc_handlers(services)
-    try:
-        port = server.add_secure_port(f"{host}:{port}", own.grpc_credentials())
-    except RuntimeError:
-        raise _port_fault("hub_port", port, OSError(errno.EADDRNOTAVAIL, "the address cannot be listened on")) from None
+    server.add_secure_port(front.target, own.grpc_credentials())
     await server.start()
+    front.begin()
     return server, port
 
 
@@ -241,14 +243,6 @@ def _allow_files(wanted: int) -> None:
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < most:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-
-
-def _check_free(host: str, port: int) -> None:
-    """GRPC says only "failed to bind"; the system says why. Raises UserError."""
-    try:
-        socket.create_server((host, port)).close()
-    except OSError as error:
-        raise _port_fault("hub_port", port, error) from None
 
 
 def _port_fault(key: str, port: int, error: OSError) -> UserError:
