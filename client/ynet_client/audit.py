@@ -20,7 +20,7 @@ from ynet.federation.journal import AuditError as AuditError
 from ynet.federation.journal import Journal, Kind
 
 LOG, HEAD = "audit.jsonl", "audit.head"
-Question = Literal["query", "consult", "consult-check", "consult-answer", "unreadable"]
+Question = Literal["query", "consult", "consult-check", "consult-answer", "unreadable", "too-many"]
 Act = Literal[
     "joined",  # about: the SHA-256 of its certificate
     "plan-accepted",  # about: the plan's id

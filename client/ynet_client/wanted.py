@@ -28,7 +28,7 @@ def everything(_: Path, __: int) -> bool:
 
 
 def of_task(takes_part: Callable[[Plan], bool]) -> Look:
-    """A message of a run: its arrays are wanted where the site takes part in its plan, and are no more than it needs."""
+    """A message of a run: its arrays are wanted where the site takes part in the plan, and are no more than needed."""
 
     def look(path: Path, size_bytes: int) -> bool | None:
         head = content.head(path)

@@ -1,4 +1,4 @@
-"""How many values a plan's network has, and a batch of its images: known before anything is built, and without torch."""
+"""How many values a plan's network has, and a batch of images: known before anything is built, and without torch."""
 
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,9 @@ def network_values(plan: "Plan") -> int:
     block = _bottleneck if is_bottleneck else _basic
     total = _conv(plan.image.channels, width, 7 if is_bottleneck else 3)
     strides = (1 if is_bottleneck else 2, 2, 2, 2)
-    for inputs, outputs, stride, depth in zip([width, *channels[:-1]], channels, strides, plan.network.depth, strict=True):
+    for inputs, outputs, stride, depth in zip(
+        [width, *channels[:-1]], channels, strides, plan.network.depth, strict=True
+    ):
         total += block(inputs, outputs, stride) + (depth - 1) * block(outputs, outputs, 1)
     total += sum(_linear(c, _LATERAL) + _conv(_LATERAL, _LATERAL, 3) for c in channels) + _LATERAL + 1
     pooled = (2 if is_paper else 1) * channels[-1]
