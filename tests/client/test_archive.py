@@ -285,14 +285,18 @@ def test_a_model_file_whose_arrays_are_not_its_plans_is_refused_before_a_network
 
 
 KILLED = """
-import os, sys
+import os, sys, threading, time
 from pathlib import Path
-sys.path[:0] = sys.argv[1:2]
+sys.path[:] = sys.argv[4:]
 import test_archive
-from ynet_client import archive
-archive.rehearse = lambda *_: os.kill(os.getpid(), 9)  # as the system does for want of memory
-with test_archive.opened(Path(sys.argv[2]), Path(sys.argv[3])) as opened:
-    test_archive.adopt(opened, Path(sys.argv[2]), "old")
+home = Path(sys.argv[2])
+def kill():  # as the system does for want of memory
+    while not list(home.glob("models/*.tried")):
+        time.sleep(0.0005)
+    os.kill(os.getpid(), 9)
+threading.Thread(target=kill, daemon=True).start()
+with test_archive.opened(Path(sys.argv[1]), home) as opened:
+    test_archive.adopt(opened, Path(sys.argv[1]), sys.argv[3])
 """
 
 
@@ -300,7 +304,8 @@ def test_a_model_that_killed_the_process_is_not_tried_again_until_the_admin_says
     folder: Path, tmp_path: Path
 ) -> None:
     home = tmp_path / "home"
-    arguments = [Path(__file__).parent, folder, home]
+    home.mkdir()
+    arguments = [folder, home, "old", *sys.path, Path(__file__).parent]
     done = subprocess.run([sys.executable, "-c", KILLED, *map(str, arguments)], check=False)
     assert done.returncode == -signal.SIGKILL
     with opened(folder, home) as archive:
