@@ -6,7 +6,7 @@ import gc
 import hashlib
 import secrets
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,7 +32,7 @@ from ynet_client.session import Fetch, Session
 from ynet_server import enrolment, start
 from ynet_server import renewal as renewals
 from ynet_server import witness as witnesses
-from ynet_server.audit import Audit
+from ynet_server.audit import Audit, Write, nowhere
 from ynet_server.callers import CertificateCheck
 from ynet_server.hub import Hub, service
 from ynet_server.registry import Registry
@@ -42,11 +42,21 @@ MAX_MODEL_BYTES = 1 << 20
 LAYOUT: Layout = (Entry("a", (2, 2)), Entry("b", (3,)))
 
 
-def play(folder: Path, story: "Callable[[Consortium], Awaitable[T]]", within_s: float = 30.0) -> T:
-    """Open a consortium, let `story` happen, close it again."""
+def play(
+    folder: Path,
+    story: "Callable[[Consortium], Awaitable[T]]",
+    within_s: float = 30.0,
+    within: Sequence[grpc.aio.ServerInterceptor] = (),
+    audit: Write = nowhere,
+) -> T:
+    """Open a consortium, let `story` happen, close it again.
+
+    `within`: interceptors after the check of certificates; `audit`: of the hub.
+    """
 
     async def main() -> T:
         consortium = Consortium(folder)
+        consortium.within, consortium.written = list(within), audit
         await consortium.open()
         try:
             return await asyncio.wait_for(story(consortium), within_s)
@@ -96,17 +106,19 @@ class Consortium:
         self.spool, self.audit = folder / "spool", Audit(folder)
         self.port = 0
         self.around: list[grpc.aio.ServerInterceptor] = []  # before the check of certificates
+        self.within: list[grpc.aio.ServerInterceptor] = []  # after it
+        self.written: Write = nowhere
         self.renews = True  # a hub of an older version does not
         self._running: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
         self.spool.mkdir(exist_ok=True)
-        self.hub = Hub(self.registry, "test", self.spool, MAX_MODEL_BYTES)
+        self.hub = Hub(self.registry, "test", self.spool, MAX_MODEL_BYTES, self.written)
         credentials = grpc.ssl_server_credentials(
             [(self.hub_identity.key, self.hub_identity.certificate)], self.authority.certificate, True
         )
         self.server = grpc.aio.server(
-            interceptors=[*self.around, CertificateCheck(self.registry)], options=start.OPTIONS
+            interceptors=[*self.around, CertificateCheck(self.registry), *self.within], options=start.OPTIONS
         )
         answers = renewals.service(self.registry, self.authority, lambda: self.now)
         witness = Witness(self.folder, SERVER, lambda: self.hub_identity, self.authority.certificate)

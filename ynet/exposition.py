@@ -19,8 +19,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ynet.config import STRICT
-from ynet.control import QuietServer, quiet_config
 from ynet.errors import UserError
+from ynet.web.https_door import HttpsDoor
 
 PATH = "/metrics"
 
@@ -85,7 +85,7 @@ async def serving(
     if not settings.port:
         yield
         return
-    server = QuietServer(quiet_config(application(registry, before), settings.host, settings.port))
+    server = HttpsDoor(application(registry, before), None, settings.host, settings.port)
     try:
         await server.begin()
     except OSError as error:

@@ -18,12 +18,14 @@ def codebook(classes: int, bits: int, seed: int) -> Float[Tensor, "classes bits"
     """
     if not 0 < classes < bits or bits & (bits - 1):
         raise ValueError(f"{classes} classes have no orthogonal balanced codes of {bits} bits")
-    matrix = torch.ones(1, 1)
-    while len(matrix) < bits:
-        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
     rows = sorted(range(1, bits), key=lambda row: hashlib.sha256(f"{seed}:row:{row}".encode()).digest())
     columns = sorted(range(bits), key=lambda column: hashlib.sha256(f"{seed}:column:{column}".encode()).digest())
-    return matrix[rows[:classes]][:, columns]
+    # Entry (i, j) of the matrix is -1 where i and j have an odd number of bits in common: never made whole, since for
+    # the features of a large network it would take gigabytes.
+    common = np.bitwise_and.outer(np.array(rows[:classes]), np.array(columns))
+    for shift in (32, 16, 8, 4, 2, 1):
+        common ^= common >> shift
+    return torch.from_numpy((1 - 2 * (common & 1)).astype(np.float32))
 
 
 def pack(values: Float[Tensor, "n bits"]) -> UInt8[np.ndarray, "n bytes"]:

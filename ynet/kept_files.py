@@ -12,7 +12,7 @@ from ynet.home import RESTORING
 ASIDE = "backup.partial"
 """A folder in a home: copies of what must be consistent in itself, while a backup is made."""
 BUSY_S = 5.0
-_OTHERS = {"spool", ASIDE, RESTORING}
+_OTHERS = {"spool", "reserve", ASIDE, RESTORING}
 _OF_A_PROCESS = ("*.partial", "*.lock", "lock", "control.sock", "control.json", "ledger.open")
 _TRANSIENT = (*_OF_A_PROCESS, "*-wal", "*-shm", "*-journal", "*.log", "*.log.*")
 

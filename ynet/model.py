@@ -18,6 +18,7 @@ from ynet.detail import Detail
 from ynet.errors import UserError
 from ynet.federation.plan import Plan
 from ynet.pooling import max_and_mean, rmac
+from ynet.weights import Entry, Layout
 
 STAGES = (1, 2, 4, 8)  # channels of a stage, in units of the first one's
 EXPANSION = 4  # of a bottleneck's planes
@@ -301,6 +302,12 @@ def build(plan: Plan) -> YNet:
         torch.default_generator.manual_seed(plan.training.seed)  # torch.manual_seed would seed the GPUs too
         # channels_last would train a tenth faster on a CPU, but Opacus' per-sample gradients of it are silently wrong.
         return YNet(plan)
+
+
+def layout_of_plan(plan: Plan) -> Layout:
+    """The names and shapes of the plan's network, without room for one value of it."""
+    with torch.device("meta"):
+        return tuple(Entry(name, tuple(value.shape)) for name, value in YNet(plan).state_dict().items())
 
 
 def arrays_of(net: nn.Module) -> dict[str, npt.NDArray[np.float32]]:

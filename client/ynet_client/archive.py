@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +17,8 @@ from ynet.data.manifest import Case, Manifest
 from ynet.data.prepare import prepare, restore_mask
 from ynet.errors import RefusedError, UserError
 from ynet.federation import plan as plans
-from ynet.model import build, load_arrays
+from ynet.home import write_private
+from ynet.model import build, layout_of_plan, load_arrays
 from ynet_client import veto
 from ynet_client.case_rows import GalleryCase
 from ynet_client.gallery import Gallery
@@ -26,6 +27,9 @@ from ynet_client.stored_codes import CaseCode
 from ynet_client.veto import ActiveModel
 
 ENCODE_BATCH = 64
+TRIED = ".tried"
+MOST_MODELS = 8
+"""Files of models that are kept: the newest, and the one in use."""
 Progress = Callable[[str, int, int], None]
 
 
@@ -75,14 +79,23 @@ class Archive:
 
         Raises RefusedError when it scores too much under the one in use, and UserError.
         """
-        model = self._load(model_id, path)
+        with self._trying(model_id):
+            model = self._load(model_id, path)
+            rehearse(model, self._site.device)
         if self._active is not None and self._max_score_drop < 1:
             veto.check(self._site, self._active, model, self._max_score_drop)
         counts = self._encode_missing(model, progress)
         with self._lock:
             self.gallery.activate(model_id)
             self._active = model
+        self._let_go_of_old()
         return counts
+
+    def _let_go_of_old(self) -> None:
+        files = sorted(self._folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
+        for path in files[MOST_MODELS:]:
+            if path.stem != self.model_id:
+                path.unlink(missing_ok=True)
 
     def update(self, progress: Progress) -> dict[str, int]:
         """Encode what the manifest has gained, drop what it has lost. Raises RefusedError before there is a model."""
@@ -110,6 +123,25 @@ class Archive:
         full = restore_mask(mask, prepared.region, *pixels.shape[1:])
         return Encoded(code, detail, full, pixels, images.digest(path))
 
+    @contextlib.contextmanager
+    def _trying(self, model_id: str) -> Iterator[None]:
+        """A mark lies beside a model while it is tried: one that is there before is of a process that did not live.
+
+        Raises RefusedError where there is one.
+        """
+        mark = self.file_of(model_id).with_suffix(TRIED)
+        if mark.exists():
+            raise RefusedError(
+                f"model {model_id[:16]} was not taken up",
+                "this site's process ended while it was tried before, perhaps for want of memory",
+                f"look at the machine's memory; then, to try it again, remove {mark}",
+            )
+        write_private(mark, b"")
+        try:
+            yield
+        finally:
+            mark.unlink(missing_ok=True)
+
     def _load(self, model_id: str, path: Path) -> ActiveModel:
         """A model that is what its id says. Raises UserError, and then does not keep the file: it is fetched again."""
         try:
@@ -118,6 +150,9 @@ class Archive:
             if weights.model_id(arrays, plan.id) != model_id:
                 why = "its weights and plan are not those of its id"
                 raise UserError("a model was refused", why, "it is fetched again")
+            if {*weights.layout_of(arrays)} != {*layout_of_plan(plan)}:
+                why = "its arrays are not those of its plan's network"
+                raise UserError("a model was refused", why, "tell the coordinator")
             net = build(plan)
             load_arrays(net, arrays)
         except UserError:
@@ -145,6 +180,12 @@ class Archive:
         output = model.net.read(batch.image.to(self._site.device))
         packed = (hashing.pack(values.float().cpu()) for values in (output.code, output.detail))
         return [(code.tobytes(), detail.tobytes()) for code, detail in zip(*packed, strict=True)]
+
+
+def rehearse(model: ActiveModel, device: torch.device) -> None:
+    """Encode a batch of empty images: what takes too much memory does so here."""
+    image = model.plan.image
+    model.net.read(torch.zeros(ENCODE_BATCH, image.channels, image.size, image.size, device=device))
 
 
 def _gallery_case(manifest: Manifest, case: Case) -> GalleryCase:

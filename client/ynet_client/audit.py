@@ -6,6 +6,7 @@ what it tells is what an auditor must know.
 """
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from ynet.federation.journal import AuditError as AuditError
 from ynet.federation.journal import Journal, Kind
 
 LOG, HEAD = "audit.jsonl", "audit.head"
-Question = Literal["query", "consult", "consult-check", "consult-answer", "unreadable"]
+Question = Literal["query", "consult", "consult-check", "consult-answer", "unreadable", "too-many"]
 Act = Literal[
     "joined",  # about: the SHA-256 of its certificate
     "plan-accepted",  # about: the plan's id
@@ -33,6 +34,8 @@ Act = Literal[
     "restored",  # the folder, from a backup
     "imported",  # about: how many images, how many were left out
     "segmented",  # a mask as a DICOM SEG; about: the model's id
+    "too-many",  # what was refused unheard, `count` of it; about: messages of the server, by their kind
+    "let-go",  # the log's oldest entries; about: the number and the digest of the last of them
 ]
 
 _JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
@@ -55,10 +58,12 @@ class Entry:
     epsilon: Annotated[float, Field(allow_inf_nan=False)] = 0.0  # of randomised response; 0: the true code was sent
     previous: str = field(default=chain.NOTHING)  # SHA-256 of the line before
     about: str = ""  # what was done; of a question nothing
+    count: int = 1  # how often; a line has it where it was not once
 
     def line(self) -> bytes:
         """The entry as it stands in the file."""
-        shown = {key: value for key, value in vars(self).items() if key != "about" or value}
+        unsaid = {"about": "", "count": 1}
+        shown = {key: value for key, value in vars(self).items() if key not in unsaid or value != unsaid[key]}
         return _JSON.encode(shown).encode() + b"\n"
 
     @property
@@ -67,18 +72,32 @@ class Entry:
         return chain.digest(self.line())
 
 
-KIND: Kind[Entry] = Kind(LOG, HEAD, TypeAdapter(Entry).validate_json)
+def _letting_go(before: Head, about: str) -> Entry:
+    number, at = before.number + 1, round(time.time(), 3)
+    return Entry(number, at, "did", "let-go", {"": "done"}, {}, "", previous=before.digest, about=about)
+
+
+def _let_go(entry: Entry) -> str:
+    return entry.about if entry.kind == "let-go" else ""
+
+
+KIND: Kind[Entry] = Kind(LOG, HEAD, TypeAdapter(Entry).validate_json, _letting_go, _let_go)
 
 
 class Audit(Journal[Entry]):
     """The log in a site's home folder. One process has it open at a time, any of its threads may write."""
 
-    def __init__(self, home: Path, told: Callable[[Entry], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        told: Callable[[Entry], None] = lambda _: None,
+        make_room: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Cut off what a power cut tore, and see that the end is the one that was. Raises AuditError.
 
-        `told`: of each entry, once it is written.
+        `told`: of each entry, once it is written. `make_room` is asked when the disk is full.
         """
-        super().__init__(home, KIND)
+        super().__init__(home, KIND, make_room)
         self._told = told
 
     def add(self, made: Callable[[Head], Entry]) -> None:
@@ -105,17 +124,18 @@ class Audit(Journal[Entry]):
         k: int = 0,
         filters: tuple[str, ...] = (),
         epsilon: float = 0.0,
+        count: int = 1,
     ) -> None:
-        """Add one question; a batch is one. `now` in seconds since 1970."""
+        """Add one question; a batch is one. `now` in seconds since 1970. `count`: of one kind, in one line."""
 
         def entry(before: Head) -> Entry:
             said, given = dict(outcomes), dict(hits or {})
-            number, time = before.number + 1, round(now, 3)
-            return Entry(number, time, direction, kind, said, given, user, codes, k, filters, epsilon, before.digest)
+            number, at, last = before.number + 1, round(now, 3), before.digest
+            return Entry(number, at, direction, kind, said, given, user, codes, k, filters, epsilon, last, count=count)
 
         self.add(entry)
 
-    def did(self, now: float, act: Act, about: str = "", outcome: str = "done", user: str = "") -> None:
+    def did(self, now: float, act: Act, about: str = "", outcome: str = "done", user: str = "", count: int = 1) -> None:
         """Add something that the site, or its people, did. `user`: whose pseudonym it is, where somebody asked."""
         self.add(
             lambda before: Entry(
@@ -128,6 +148,7 @@ class Audit(Journal[Entry]):
                 user,
                 previous=before.digest,
                 about=about,
+                count=count,
             )
         )
 

@@ -37,14 +37,16 @@ class Books(NamedTuple):
             book.close()
 
 
-def open_books(home: Path, told: Callable[[Entry], None] = lambda _: None) -> Books:
-    """The books in a home folder; `told` of each new entry of the audit log.
+def open_books(
+    home: Path, told: Callable[[Entry], None] = lambda _: None, make_room: Callable[[], bool] = lambda: False
+) -> Books:
+    """The books in a home folder; `told` of each new entry of the audit log, `make_room` asked when the disk is full.
 
     Raises UserError when one cannot be opened, AuditError when one was tampered with.
     """
     with contextlib.ExitStack() as opened:
         books = Books(
-            opened.enter_context(contextlib.closing(Audit(home, told))),
+            opened.enter_context(contextlib.closing(Audit(home, told, make_room))),
             opened.enter_context(contextlib.closing(Quotas(home))),
             opened.enter_context(contextlib.closing(Consults(home))),
             opened.enter_context(contextlib.closing(Drawn(home))),

@@ -12,6 +12,7 @@ from flwr.clientapp import ClientApp
 from ynet import weights
 from ynet.errors import RefusedError, UserError
 from ynet.evaluate import evaluate
+from ynet.federation.network_size import network_values
 from ynet.federation.plan import Plan
 from ynet.federation.records import ARRAYS, AWAITED, CASES, CONFIG, LEDGER, METRICS, flat_weights, weights_record
 from ynet.model import YNet, arrays_of, load_arrays
@@ -180,10 +181,12 @@ def _recall(context: Context, request: Request) -> Moments | None:
 
 def _loaded(site: LocalSite, request: Request) -> YNet:
     """The site's network with the weights that came: those of the plan's own network, or refused."""
-    net = site.network(request.plan)
-    layout = weights.layout_of(arrays_of(net))
     if request.flat is None:
         raise refused("it brings no weights")
+    if request.flat.size != (needed := network_values(request.plan)):  # before anything is built for them
+        raise refused(f"{request.flat.size} values came, {needed} are needed")
+    net = site.network(request.plan)
+    layout = weights.layout_of(arrays_of(net))
     try:
         load_arrays(net, weights.unflatten(request.flat, layout))
     except UserError as error:

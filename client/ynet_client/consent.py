@@ -66,6 +66,14 @@ class Consent:
                 self._tell(plan)
         return False
 
+    def takes_part(self, plan: Plan) -> bool:
+        """Whether the site takes part, as far as that is said already; nothing is kept or told of it."""
+        try:
+            check(plan, self._policy)
+        except RefusedError:
+            return False
+        return (self.word_of(plan.id) or ("accepted" if self._policy.new_plans == "accept" else "")) == "accepted"
+
     def say(self, plan_id: str, word: Word) -> str:
         """Keep the admin's word about a plan; the plan's id. Raises UserError.
 

@@ -18,10 +18,13 @@ from prometheus_client import CollectorRegistry
 from ynet.errors import RefusedError, UserError
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol
+from ynet.federation import retrieval_pb2 as retrieval
 from ynet.federation.content import Content
 from ynet.federation.ledger import Head
 from ynet.federation.records import AWAITED, CONFIG, EVALUATE, MASK, METRICS, TRAIN
-from ynet_client import answering, app_call, database, import_records
+from ynet.rates import FLUSH_EVERY_S, Rate, Restraint
+from ynet.reserve import Reserve
+from ynet_client import answering, app_call, database, import_records, retrieval_wire
 from ynet_client.books import open_books
 from ynet_client.consent import Consent
 from ynet_client.display import Display
@@ -59,6 +62,13 @@ class Receipt(TypedDict):
     cases: int  # left
 
 
+ASKED, ASKED_TOGETHER = Rate(600, 2.0), Rate(6000, 20.0)
+"""How often one other site, and all together, are answered; beyond, they are refused before anything is written."""
+TOO_OFTEN = retrieval.Refused.QUOTA_SPENT
+GIVEN = Rate(600, 2.0)
+"""How many messages of runs, and models, are taken from the server."""
+
+
 class CancelledTaskError(UserError):
     """The server no longer wants the result."""
 
@@ -81,13 +91,18 @@ class Duties:
         """Raises UserError when what the site remembers cannot be opened, or was tampered with."""
         self._home, self._display, self._cases = home, display, cases
         self.counts = counts or Counts(CollectorRegistry())  # or else nobody looks at them
-        self.disclosure, self.books = settings.disclosure, open_books(home, self.counts.entered)
+        reserve = Reserve(home)
+        self.disclosure = settings.disclosure
+        self.books = open_books(home, self.counts.entered, reserve.give_up)
         self._context = app_call.new_context()
         self._worker = ThreadPoolExecutor(1, "work")
         self._searcher = ThreadPoolExecutor(1, "search")
         self._equipment: Future[Equipment] = self._worker.submit(_prepare, home, settings, consent)
         self._worker.submit(self._mend)
         self._adopting: str | None = None
+        self._asked = Restraint(ASKED, ASKED_TOGETHER, self._many_asked, time.monotonic)
+        self._given = Restraint(GIVEN, GIVEN, self._many_given, time.monotonic)
+        self._reserve = reserve
         self.forgetting: list[Callable[[list[str]], None]] = []  # told which images a forgotten patient had
         self.doing = "waiting"
 
@@ -112,14 +127,29 @@ class Duties:
             pool.shutdown(wait=False, cancel_futures=True)
         if self._equipment.done() and not self._equipment.exception():
             self._equipment.result().archive.gallery.close()
+        self._flush()
         self.books.close()
+
+    async def keep_telling(self, every_s: float = FLUSH_EVERY_S) -> None:
+        """Write down what was refused unheard, and hold the room that is kept on the disk; now and then, for ever."""
+        while True:
+            await asyncio.sleep(every_s)
+            await asyncio.to_thread(self._flush)
+            self._reserve.keep()
 
     async def task(self, kind: str, received: Path, cancelled: Callable[[], bool]) -> Content:
         """Run one message through the ClientApp; the network's progress is shown."""
+        if not self._given.admits("tasks"):
+            raise RefusedError("a message of the server was refused", "they are too many", "tell the coordinator")
         return await self._work(lambda tools: self._run_recorded(tools, kind, received, cancelled))
 
     async def answer(self, from_site: str, body: bytes) -> bytes:
         """What another site is told, as the settings allow it."""
+        if not self._asked.admits(from_site):
+            return retrieval_wire.write_refused(TOO_OFTEN)
+        if self._reserve.is_low():
+            self._asked.refused(from_site)
+            return retrieval_wire.write_refused(TOO_OFTEN)
         with self.counts.answering():
             return await self.search(
                 lambda archive: answering.answer(archive, self.books, self.disclosure, from_site, body, time.time())
@@ -136,12 +166,18 @@ class Duties:
         archive = await self.search(lambda archive: archive)
         if model.id in (archive.model_id, self._adopting):
             return
+        if not self._given.admits("models"):
+            raise RefusedError("a model was refused", "the server names too many", "tell the coordinator")
         self._adopting = model.id
         try:
             path = archive.file_of(model.id)
             if not path.exists():
                 partial = path.with_suffix(".partial")
-                await fetch(model.weights, partial)
+                try:
+                    await fetch(model.weights, partial)
+                except RefusedError:
+                    partial.unlink(missing_ok=True)
+                    raise
                 partial.replace(path)
             self._display.say(f"model {model.id[:16]} has arrived; encoding the archive")
             await self._work(lambda tools: self._adopt(tools, model.id, path))
@@ -196,6 +232,16 @@ class Duties:
         """Do something short with the archive, beside whatever is being trained."""
         searching = self._searcher.submit(lambda: work(self._equipment.result().archive))
         return await asyncio.wrap_future(searching)
+
+    def _flush(self) -> None:
+        self._asked.flush()
+        self._given.flush()
+
+    def _many_asked(self, site: str, count: int) -> None:
+        self.books.audit.write(time.time(), "answered", "too-many", {site: "refused"}, user="", count=count)
+
+    def _many_given(self, what: str, count: int) -> None:
+        self.books.audit.did(time.time(), "too-many", what, "refused", count=count)
 
     async def _work(self, work: "Callable[[Equipment], T]") -> T:
         return await asyncio.wrap_future(self._worker.submit(lambda: work(self._equipment.result())))

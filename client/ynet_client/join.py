@@ -24,6 +24,7 @@ from ynet_client.renewal import renewing
 from ynet_client.session import Session
 from ynet_client.settings import ClientSettings
 from ynet_client.succession import following
+from ynet_client.wanted import of_task
 from ynet_client.witness import telling
 from ynet_client.workbench.serving import serving
 
@@ -56,7 +57,8 @@ async def run(home: Path, settings: ClientSettings, member: Membership, display:
         tell = telling(member.site, audit, witness, display.say, count=sent)
         follow = following(home, display.say, lambda *act: audit.did(time.time(), *act))
         renew = renewing(home, display.say, count=sent)
-        session = Session(member, spool, duties, display.say, renew, sent, tell, follow, counts.received)
+        look = of_task(consent.takes_part)
+        session = Session(member, spool, duties, display.say, renew, sent, tell, follow, counts.received, look)
         spent = Spent(home, settings.privacy)
         measured.register(state(Known(member.site, home, session, duties, spent)))
         page = serving(home, settings.workbench, member.site, duties, session, spool, display.say)
@@ -64,8 +66,10 @@ async def run(home: Path, settings: ClientSettings, member: Membership, display:
             door = await control.serve(home, [*routes(member.site, duties, session, spool), where])
             display.say(f"site {member.site}: {cases} training cases")
             doing = lambda: f"{'connected' if session.connected else 'not connected'}; {duties.doing}"  # noqa: E731
+            telling_of_many = asyncio.create_task(duties.keep_telling())
             async with readiness.told(doing):
                 await _until_told_to_stop(session)
+            telling_of_many.cancel()
             display.say("leaving")
             await door.end()
 

@@ -29,6 +29,7 @@ from ynet_client.sealed_answering import Answering, Opened
 from ynet_client.sealed_asking import Asking
 from ynet_client.succession import Follow
 from ynet_client.tasks import Tasks
+from ynet_client.wanted import Look, everything, of_model
 from ynet_client.witness import Tell, untold
 
 log = logging.getLogger("ynet.session")
@@ -93,10 +94,12 @@ class Session:
         tell: Tell = untold,
         follow: Follow = succession.unkept,
         received: counted_channel.Count = counted_channel.uncounted,
+        look: Look = everything,
     ) -> None:
+        """`look` says of the beginning of a run's message whether the rest of it is wanted."""
         self._member, self._work, self._say, self._count = member, work, say, count
         self._link, self._received = Link(), received
-        self._given = Tasks(spool, work.task, self._link, say, count)
+        self._given = Tasks(spool, work.task, self._link, say, count, look)
         self._renew, self._tell_heads, self._asked = renew, tell, 0
         self._renewed: Membership | None = None
         self._follow, self._moves = follow, asyncio.Event()
@@ -177,13 +180,16 @@ class Session:
         finally:
             self._asked -= 1
 
-    async def fetch(self, blob: pb.Blob, path: Path) -> None:
+    async def fetch(self, blob: pb.Blob, path: Path, look: Look = everything) -> None:
         """Fetch a file, beginning after what `path` holds of it. Raises UserError, grpc.aio.AioRpcError."""
         if (channel := self._link.channel) is None:
             raise UnreachableError("a transfer failed", "the server is not connected", "it will be tried again")
-        await transfers.fetch(channel, blob, path, self._count)
+        await transfers.fetch(channel, blob, path, self._count, look=look)
 
     # --- within
+
+    async def _fetch_model(self, blob: pb.Blob, path: Path) -> None:
+        await self.fetch(blob, path, of_model)
 
     async def _attached(self) -> None:
         """One connection, from its greeting to its end."""
@@ -271,7 +277,7 @@ class Session:
                 if message.welcome.HasField("ledger"):
                     self._spawn(self._work.witness(message.welcome.ledger))
                 if message.welcome.HasField("model"):
-                    self._spawn(self._work.model(message.welcome.model, self.fetch))
+                    self._spawn(self._work.model(message.welcome.model, self._fetch_model))
             case "authorities":
                 self._heed(message.authorities)
             case "task":
@@ -281,7 +287,7 @@ class Session:
             case "query":
                 self._take(message.query)
             case "model":
-                self._spawn(self._work.model(message.model, self.fetch))
+                self._spawn(self._work.model(message.model, self._fetch_model))
 
     def _heed(self, told: pb.Authorities) -> None:
         """Pin a successor, let go of what is over; and move to a new certificate where the hub says so."""

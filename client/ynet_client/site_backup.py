@@ -8,7 +8,7 @@ from pathlib import Path
 from ynet import __version__, backup, kept_files
 from ynet.backup import Manifest, Packed
 from ynet.errors import UserError
-from ynet.federation import countersigned, ledger
+from ynet.federation import countersigned, journal, ledger
 from ynet.federation import plan as plans
 from ynet.home import Lock
 from ynet_client import audit, consent, door, membership, restored
@@ -47,6 +47,7 @@ def pack(home: Path, out: Path, now: float, passphrase: str | None) -> Packed:
             if is_running:
                 door.copy_databases(home)  # it has them for itself alone
             kept_files.lay_databases(home, aside)
+            journal.lay(home, aside, audit.KIND, countersigned.SIGNED)
             _lay_membership(home, aside)
 
         return backup.pack(home, out, about, lay, passphrase)

@@ -18,8 +18,11 @@ from ynet_client import transfers
 from ynet_client.egress import Class, Count
 from ynet_client.link import Call, Link
 from ynet_client.transfers import Reply
+from ynet_client.wanted import Look, everything
 
 log = logging.getLogger("ynet.tasks")
+LARGE_BYTES, MOST_LARGE = 16 << 20, 4
+"""Messages of more bytes than that are large; how many of them a site has at a time."""
 
 OF_KIND: dict[str, Class] = {
     records.INITIAL: "initial weights",
@@ -39,6 +42,7 @@ Work = Callable[[str, Path, Callable[[], bool]], Awaitable[Content]]
 class _Running:
     is_kept: bool  # over a lost connection: the hub waits
     is_cancelled: bool = False
+    size_bytes: int = 0  # of the message
     moving: "asyncio.Task[None] | None" = None  # what goes over the line for it now
 
     def call_off(self) -> None:
@@ -50,7 +54,17 @@ class _Running:
 class Tasks:
     """The tasks that a site works on, or has the replies to."""
 
-    def __init__(self, spool: Path, work: Work, link: Link, say: Callable[[str], None], count: Count) -> None:
+    def __init__(
+        self,
+        spool: Path,
+        work: Work,
+        link: Link,
+        say: Callable[[str], None],
+        count: Count,
+        look: Look = everything,
+    ) -> None:
+        """`look` says of a message's beginning whether the rest is wanted."""
+        self._look = look
         self._spool, self._work, self._link, self._say, self._count = spool, work, link, say, count
         self._running: dict[str, _Running] = {}
 
@@ -84,6 +98,7 @@ class Tasks:
         running = self._running[task.id] = _Running(is_kept=task.within_s > 0)
         within_s = min(task.within_s, protocol.LONGEST_TASK_S) if running.is_kept else protocol.LONGEST_TASK_S
         late = asyncio.get_running_loop().call_later(within_s, running.call_off)
+        running.size_bytes = task.content.size_bytes
         received, reply = (self._spool / f"{kind}-{secrets.token_hex(8)}" for kind in ("in", "out"))
         try:
             failure = await self._reply(task, running, received, reply)
@@ -136,9 +151,20 @@ class Tasks:
 
     def _fetching(self, task: pb.Task, path: Path) -> Call:
         async def fetch(channel: grpc.aio.Channel, is_again: bool) -> None:
-            await transfers.fetch(channel, task.content, path, self._count, is_again=is_again)
+            if not await transfers.fetch(
+                channel, task.content, path, self._count, is_again=is_again, look=self._look_at
+            ):
+                await asyncio.to_thread(_without_arrays, path)
 
         return fetch
+
+    def _look_at(self, path: Path, size_bytes: int) -> bool | None:
+        """Few messages are large, and few of those are here at a time. Raises RefusedError."""
+        is_wanted = self._look(path, size_bytes)
+        large = sum(one.size_bytes > LARGE_BYTES for one in self._running.values())
+        if is_wanted and size_bytes > LARGE_BYTES and large > MOST_LARGE:
+            raise RefusedError("a transfer was refused", "the site has too much to do", "tell the coordinator")
+        return is_wanted
 
     def _uploading(self, reply: Reply) -> Call:
         async def upload(channel: grpc.aio.Channel, is_again: bool) -> None:
@@ -150,6 +176,12 @@ class Tasks:
                 log.info("the reply has arrived, or is waited for no longer")
 
         return upload
+
+
+def _without_arrays(path: Path) -> None:
+    """Of a plan in which the site takes no part: what it is told of it is enough to say so."""
+    head = content.head(path)
+    content.write(path, Content(configs=head.configs() if head else {}))
 
 
 def _telling(tell: Callable[[pb.FromSite], None], message: pb.FromSite) -> Call:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +13,9 @@ from ynet import private_files
 from ynet.errors import RefusedError, UserError
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol
+from ynet.reserve import FLOOR_BYTES
 from ynet_client.egress import Class, Count, counted
+from ynet_client.wanted import Look, everything
 
 AGAIN_PART_BYTES = 64 << 10
 """One part of a transfer that goes on: of a line that breaks often, what a part had sent when it broke is lost."""
@@ -28,10 +31,19 @@ class Reply(NamedTuple):
     name: Class
 
 
-async def fetch(channel: grpc.aio.Channel, blob: pb.Blob, path: Path, count: Count, *, is_again: bool = False) -> None:
+async def fetch(
+    channel: grpc.aio.Channel,
+    blob: pb.Blob,
+    path: Path,
+    count: Count,
+    *,
+    is_again: bool = False,
+    look: Look = everything,
+) -> bool:
     """Fetch a file, part by part, beginning after what `path` holds of it, and check its digest.
 
-    Raises grpc.aio.AioRpcError when it broke off, and UserError for what is not the file that was announced.
+    `look` is shown what has come until it says whether the rest is wanted; whether it was. Raises
+    grpc.aio.AioRpcError when it broke off, and UserError for what is not the file that was announced.
     """
     if blob.size_bytes > protocol.MAX_BLOB_BYTES:
         raise RefusedError("a transfer was refused", "it is larger than any model may be", "tell the coordinator")
@@ -41,6 +53,10 @@ async def fetch(channel: grpc.aio.Channel, blob: pb.Blob, path: Path, count: Cou
     was_begun, part_bytes = size > 0, AGAIN_PART_BYTES if is_again or size else 0
     sha = await asyncio.to_thread(_digest, path) if size else hashlib.sha256()
     if size < blob.size_bytes or not size:
+        is_wanted = look(path, blob.size_bytes) if size else None
+        if is_wanted is False:
+            return False
+        _check_room(path, blob.size_bytes - size)
         with open(path, "ab", buffering=0, opener=private_files.opener) as file:
             async for chunk in call(pb.DownloadRequest(blob=blob.name, offset=size, part_bytes=part_bytes)):
                 size += len(chunk.data)
@@ -48,12 +64,13 @@ async def fetch(channel: grpc.aio.Channel, blob: pb.Blob, path: Path, count: Cou
                     break
                 sha.update(chunk.data)
                 file.write(chunk.data)
+                if is_wanted is None and (is_wanted := look(path, blob.size_bytes)) is False:
+                    return False
     if size == blob.size_bytes and sha.hexdigest() == blob.sha256:
-        return
+        return True
     path.unlink()
     if was_begun:  # perhaps of another file
-        await fetch(channel, blob, path, count, is_again=True)
-        return
+        return await fetch(channel, blob, path, count, is_again=True, look=look)
     raise UserError("a transfer failed", "what arrived is not what was announced", "it will be tried again")
 
 
@@ -87,6 +104,12 @@ async def _arrived(channel: grpc.aio.Channel, header: pb.UploadHeader, count: Co
             raise
         return 0
     return min(offset, header.size_bytes)
+
+
+def _check_room(path: Path, size_bytes: int) -> None:
+    """Whether the disk takes a file, and has room left for what must be written. Raises RefusedError."""
+    if shutil.disk_usage(path.parent).free < size_bytes + FLOOR_BYTES:
+        raise RefusedError("a transfer was refused", "the site's disk has no room for it", "make room on the disk")
 
 
 def _digest(path: Path) -> "hashlib._Hash":

@@ -4,7 +4,7 @@ It holds no address, no secret, no weights and nothing of a query but who asked 
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -40,6 +40,8 @@ Act = Literal[
     "asked",
     "restored",  # the folder, from a backup
     "audit-refused",  # a site's log is another than it was
+    "too-many",  # calls that were refused unheard, `count` of them; about: which
+    "let-go",  # the log's oldest entries; about: the number and the digest of the last of them
 ]
 
 _JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
@@ -55,10 +57,12 @@ class Entry:
     site: str  # whose act it was, or whom it concerned; empty: the coordinator's, of no site
     about: str
     previous: str  # SHA-256 of the line before
+    count: int = 1  # how often; a line has it where it was not once
 
     def line(self) -> bytes:
         """The entry as it stands in the file."""
-        return _JSON.encode(vars(self)).encode() + b"\n"
+        shown = {key: value for key, value in vars(self).items() if key != "count" or value != 1}
+        return _JSON.encode(shown).encode() + b"\n"
 
     @property
     def digest(self) -> str:
@@ -66,31 +70,39 @@ class Entry:
         return chain.digest(self.line())
 
 
-KIND: Kind[Entry] = Kind(LOG, HEAD, TypeAdapter(Entry).validate_json)
+def _letting_go(before: Head, about: str) -> Entry:
+    return Entry(before.number + 1, round(now(), 3), "let-go", "", about, before.digest)
+
+
+def _let_go(entry: Entry) -> str:
+    return entry.about if entry.act == "let-go" else ""
+
+
+KIND: Kind[Entry] = Kind(LOG, HEAD, TypeAdapter(Entry).validate_json, _letting_go, _let_go)
 
 
 class Write(Protocol):
     """Adds what happened just now."""
 
-    def __call__(self, act: Act, site: str = "", about: str = "") -> None:
+    def __call__(self, act: Act, site: str = "", about: str = "", count: int = 1) -> None:
         """Raises UserError when the disk takes no more."""
 
 
-def nowhere(act: Act, site: str = "", about: str = "") -> None:
+def nowhere(act: Act, site: str = "", about: str = "", count: int = 1) -> None:
     """Of a server that keeps no log."""
 
 
 class Audit(Journal[Entry]):
     """The log in the server's home folder. One process has it open at a time, any of its threads may write."""
 
-    def __init__(self, home: Path) -> None:
-        """Raises AuditError when its end is not the one that was."""
-        super().__init__(home, KIND)
+    def __init__(self, home: Path, make_room: Callable[[], bool] = lambda: False) -> None:
+        """Raises AuditError when its end is not the one that was. `make_room` is asked when the disk is full."""
+        super().__init__(home, KIND, make_room)
 
-    def write(self, act: Act, site: str = "", about: str = "") -> None:
+    def write(self, act: Act, site: str = "", about: str = "", count: int = 1) -> None:
         """Add what happened just now."""
         at = round(now(), 3)
-        self.add(lambda before: Entry(before.number + 1, at, act, site, about, before.digest))
+        self.add(lambda before: Entry(before.number + 1, at, act, site, about, before.digest, count))
 
 
 def read(home: Path) -> Iterator[Entry]:

@@ -64,8 +64,9 @@ class CertificateCheck(grpc.aio.ServerInterceptor):
     TLS has checked the chain once, at the handshake; a channel outlives that by far, and so may a call.
     """
 
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
+    def __init__(self, registry: Registry, known: Callable[[str, str], None] = lambda *_: None) -> None:
+        """`known` is told of each call that is let through: gRPC's name of its connection, and the site."""
+        self._registry, self._known = registry, known
 
     async def intercept_service(
         self,
@@ -113,6 +114,7 @@ class CertificateCheck(grpc.aio.ServerInterceptor):
             raise AssertionError
         _caller.set(Caller(leaf.site, leaf, pem))
         await self._check(context)
+        self._known(context.peer(), leaf.site)
 
     async def _check(self, context: grpc.aio.ServicerContext) -> None:
         site, leaf, _ = caller()

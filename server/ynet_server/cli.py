@@ -84,6 +84,11 @@ def revoke(
     done = call(home, "POST", "/revocations", json={"site": site})
     cut = "and was cut off" if done["was_connected"] else "and was not connected"
     lines = f"site {site} is revoked {cut}; to let it in again: ynet-server invite {site} --replace"
+    if not done["written"]:
+        lines += (
+            "\nit is NOT WRITTEN DOWN yet: the disk is full. It is tried again every 10 s. Make room on the disk, and"
+            " do not stop the server before `ynet-server status` shows no revocation that is not written down"
+        )
     terminal.show(done, as_json=as_json, human=lambda: lines)
 
 
@@ -147,6 +152,7 @@ def status(home: Home = None, as_json: Json = False) -> None:
         ("authority", shown["fingerprint"]),
         ("certificates", f"the authority's {shown['authority_days']:.0f} days, the hub's {shown['hub_days']:.0f} days"),
         ("connected", ", ".join(shown["connected"]) or "nobody"),
+        *[("not written down", f"the revocation of site {site}") for site in shown["revocations_unwritten"]],
         ("newest run", f"{shown['runs'][0]['id']}: {shown['runs'][0]['status']}" if shown["runs"] else "none"),
     ]
     table = terminal.rows(f"ynet-server {shown['version']}", ("", ""), lines)

@@ -1,23 +1,21 @@
 """What the coordinator's commands ask of the running server."""
 
 import json
-import logging
 from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ynet.federation import plan, protocol
+from ynet.federation import plan
 from ynet.federation.identity import Signer, fingerprint, read_leaf
 from ynet.federation.invitation import Invitation, new_secret
 from ynet_server.audit import Write, nowhere
 from ynet_server.certificates import HubCertificate, days
 from ynet_server.hub import Hub
 from ynet_server.registry import Registry, now
+from ynet_server.revocations import Revocations
 from ynet_server.runs import Runs
-
-log = logging.getLogger("ynet.control")
 
 
 def routes(
@@ -27,6 +25,7 @@ def routes(
     authority: Signer,
     own: HubCertificate,
     about: dict[str, object],
+    revocations: Revocations,
     audit: Write = nowhere,
 ) -> list[Route]:
     """The routes behind the control door. Bodies and answers are JSON."""
@@ -38,7 +37,9 @@ def routes(
         lives = {"authority_days": days(ends, now()), "hub_days": days(own.ends(), now())}
         newest = [run._asdict() for run in runs.listed()[:1]]
         shown = {**about, "fingerprint": fingerprint(authority.certificate).hex()}
-        return JSONResponse({**shown, **lives, "connected": connected, "runs": newest})
+        unwritten = sorted(registry.shut_out_unwritten())
+        told = {"connected": connected, "runs": newest, "revocations_unwritten": unwritten}
+        return JSONResponse({**shown, **lives, **told})
 
     async def sites(_: Request) -> Response:
         connected = hub.connected()
@@ -68,11 +69,9 @@ def routes(
 
     async def revoke(request: Request) -> Response:
         site = str((await request.json())["site"])
-        was_connected, revoked = site in hub.connected(), registry.revoke(site, now())
-        hub.dismiss(site, "the site was revoked")
-        audit("revoked", site)
-        log.warning("site %s was revoked", protocol.plain(site, 40))
-        return JSONResponse({"site": site, "revoked": revoked, "was_connected": was_connected})
+        done = revocations.revoke(site, now())
+        told = {"site": site, "revoked": done.at, "was_connected": done.was_connected}
+        return JSONResponse({**told, "written": done.is_written})
 
     async def freeze(request: Request) -> Response:
         frozen = plan.from_canonical(json.dumps(await request.json()))

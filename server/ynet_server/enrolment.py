@@ -17,6 +17,7 @@ from starlette.routing import Route
 from ynet.errors import RefusedError, UserError
 from ynet.federation import identity, invitation
 from ynet.federation.identity import Signer
+from ynet.rates import Rate, Restraint
 from ynet.web.https_door import HttpsDoor
 from ynet_server.attempts import Attempts
 from ynet_server.audit import Write, nowhere
@@ -24,6 +25,9 @@ from ynet_server.registry import Registry, used_already
 
 MAX_REQUEST_BYTES = 16_384
 MOST_SUCCESSIONS = 32
+REFUSALS = Rate(120, 0.05)
+"""How often a refusal is written down, of all addresses together; beyond, how many there were is."""
+TOLD = "more requests for a certificate that were refused"
 log = logging.getLogger("ynet.enrolment")
 
 
@@ -44,6 +48,9 @@ def application(
     guessing would keep a site out.
     """
     attempts = Attempts()
+    refusals = Restraint(
+        REFUSALS, REFUSALS, lambda _, count: audit("too-many", about=TOLD, count=count), time.monotonic
+    )
 
     async def show_authority(_: Request) -> Response:
         return PlainTextResponse(authority.certificate, headers={"date": formatdate(usegmt=True)})
@@ -60,7 +67,9 @@ def application(
             certificate = issue(registry, authority, site, csr, proof, dt.datetime.now(dt.UTC))
         except RefusedError as error:
             attempts.failed(address, time.monotonic())
-            audit("enrolment-refused", site, error.why)
+            if refusals.admits(""):
+                refusals.flush()
+                audit("enrolment-refused", site, error.why)
             raise
         log.info("site %s enrolled", site)
         audit("enrolled", site, identity.fingerprint(certificate).hex())

@@ -268,7 +268,8 @@ class Hub:
             welcome.ledger.number, welcome.ledger.digest = seen
         connection.outbox.put_nowait(pb.ToSite(welcome=welcome))
         self._tasks.came(site, hello.tasks)
-        self._registry.saw(site, connection.version, connection.cases, connection.since)
+        with contextlib.suppress(sqlite3.Error):  # the disk is full: it is only shown
+            self._registry.saw(site, connection.version, connection.cases, connection.since)
         log.info("site %s connected", site)
         return connection
 

@@ -76,8 +76,8 @@ class Counts:
     def audited(self, write: Write) -> Write:
         """The audit log's `write`, that also counts."""
 
-        def counting(act: Act, site: str = "", about: str = "") -> None:
-            write(act, site, about)
+        def counting(act: Act, site: str = "", about: str = "", count: int = 1) -> None:
+            write(act, site, about, count)
             self._audited.labels(act).inc()
             if act in AUDITED:
                 self.refused(AUDITED[act])

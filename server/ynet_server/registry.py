@@ -84,6 +84,7 @@ class Registry:
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
         self._plans: dict[str, Plan | None] = {}
+        self._shut: dict[str, float] = {}  # sites whose revocation is not written down yet, and when it was said
         path.touch(mode=0o600)
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         try:
@@ -168,6 +169,8 @@ class Registry:
             invited = db.execute("SELECT certificate FROM invitations WHERE site=?", (site,)).fetchone()
             if invited and invited[0] is not None:
                 raise used_already()
+            if site in self._shut:
+                _end_certificates(db, site, "revoked", self._shut[site])
             db.execute("UPDATE invitations SET certificate=? WHERE site=?", (certificate, site))
             db.execute(
                 "INSERT INTO sites (name, serial, enrolled) VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE"
@@ -176,6 +179,7 @@ class Registry:
             )
             _end_certificates(db, site, "replaced", now)
             _keep(db, site, f"{serial:x}", "current", certificate, ends, now)
+        self._shut.pop(site, None)
 
     def invitations(self, now: float) -> dict[str, float]:
         """The sites that are invited and have not enrolled, with the end of their invitations."""
@@ -193,6 +197,8 @@ class Registry:
 
     def standing(self, site: str, serial: int) -> Standing:
         """What became of a site's certificate."""
+        if site in self._shut:
+            return "revoked"
         found = self._rows("SELECT standing FROM certificates WHERE site=? AND serial=?", site, f"{serial:x}")
         return cast(Standing, found[0][0]) if found else "unknown"
 
@@ -232,16 +238,34 @@ class Registry:
             db.execute("DELETE FROM certificates WHERE site=? AND standing='next'", (site,))
             _keep(db, site, f"{serial:x}", "next", certificate, ends, now)
 
+    def shut_out(self, site: str, now: float) -> None:
+        """From now on a site's certificates count no more, in this process, whatever the disk says.
+
+        Raises UserError for an unknown site.
+        """
+        if not self._rows("SELECT 1 FROM sites WHERE name=?", site):
+            do = "list the sites: ynet-server sites"
+            raise UserError(f"there is no site {site[:40]!r}", "no site of that name has enrolled", do)
+        self._shut.setdefault(site, now)
+
+    def shut_out_unwritten(self) -> dict[str, float]:
+        """The sites that are shut out, and whose revocation is not on the disk yet, with when it was said."""
+        return dict(self._shut)
+
     def revoke(self, site: str, now: float) -> float:
-        """End all of a site's certificates, and its invitation; when that was. Raises UserError for an unknown site."""
+        """End all of a site's certificates, and its invitation; when that was.
+
+        Raises UserError for an unknown site, and sqlite3.Error where the disk takes no more: then it is shut out, and
+        the server asks again.
+        """
+        self.shut_out(site, now)
         with self._transaction() as db:
-            if not db.execute("SELECT 1 FROM sites WHERE name=?", (site,)).fetchone():
-                do = "list the sites: ynet-server sites"
-                raise UserError(f"there is no site {site[:40]!r}", "no site of that name has enrolled", do)
             db.execute("DELETE FROM invitations WHERE site=?", (site,))
             _end_certificates(db, site, "revoked", now)
             query = "SELECT MAX(changed) FROM certificates WHERE site=? AND standing='revoked'"
-            return float(db.execute(query, (site,)).fetchone()[0])
+            when = float(db.execute(query, (site,)).fetchone()[0])
+        self._shut.pop(site, None)
+        return when
 
     def in_use(self) -> dict[str, list[bytes | None]]:
         """The certificates that count, by site, PEM; None of a site that enrolled under an older version."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from ynet import __version__, backup, kept_files, weights
 from ynet.backup import Manifest, Packed
 from ynet.errors import UserError
-from ynet.federation import countersigned
+from ynet.federation import countersigned, journal
 from ynet.home import Lock, write_private
 from ynet_server import audit, authorities
 from ynet_server import settings as server_settings
@@ -45,6 +45,7 @@ def pack(home: Path, out: Path, now: float, passphrase: str | None) -> Packed:
 
 def _lay(home: Path, aside: Path) -> None:
     kept_files.lay_databases(home, aside)
+    journal.lay(home, aside, audit.KIND, countersigned.SIGNED)
     folder = aside / authorities.FOLDER
     folder.mkdir(mode=0o700)
     for name, content in _authority(home / authorities.FOLDER).items():

@@ -5,11 +5,11 @@ import contextlib
 import datetime as dt
 import errno
 import gc
+import logging
 import os
 import resource
 import shutil
 import signal
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +21,7 @@ from ynet.errors import UserError
 from ynet.federation import identity, protocol
 from ynet.federation.countersigned import SERVER, Witness
 from ynet.home import Lock
+from ynet.reserve import Reserve
 from ynet_server import certificates, enrolment, metrics, renewal, rotation
 from ynet_server import witness as witnesses
 from ynet_server.audit import Audit
@@ -29,9 +30,12 @@ from ynet_server.callers import CertificateCheck
 from ynet_server.certificates import HubCertificate
 from ynet_server.control import routes
 from ynet_server.course import Courses
+from ynet_server.front import Front
 from ynet_server.hub import Hub, service
+from ynet_server.limits import Limits
 from ynet_server.registry import Registry
 from ynet_server.registry import now as registry_now
+from ynet_server.revocations import Revocations
 from ynet_server.rotation import Rotation
 from ynet_server.runs import Runs
 from ynet_server.settings import ServerSettings, remember
@@ -44,9 +48,10 @@ from ynet_server.traffic import Traffic
 # setting for the version.)
 os.environ["GRPC_SSL_CIPHER_SUITES"] = "ECDHE-RSA-AES128-GCM-SHA256"
 
+log = logging.getLogger("ynet.start")
 MAX_STREAMS, MAX_CONNECTIONS, HANDSHAKE_MS = 1024, 2048, 20_000
-"""Calls of one connection; connections in all, strangers' included; how long one may be without a certificate. A site
-has one connection, and a second one for a moment. Beyond, a connection is closed at once, and its site tries again."""
+"""Calls of one connection; connections that gRPC is given in all; how long one may be without a certificate. A site
+has one connection, and a second one for a moment. Strangers' are bounded before (front.py)."""
 OPTIONS = [
     ("grpc.so_reuseport", 0),
     ("grpc.keepalive_time_ms", protocol.PING_EVERY_MS),
@@ -60,6 +65,7 @@ OPTIONS = [
     ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
 ]
 STOP_GRACE_S = 2.0
+WATCH_DISK_S = 10.0
 
 
 async def serve(
@@ -78,8 +84,9 @@ async def serve(
         now = dt.datetime.now(dt.UTC)
         authority = Authorities(home, settings.federation, now)
         own = HubCertificate(home, authority, now, lambda: authority.trusted)
+        reserve = Reserve(home)
         registry = stack.enter_context(contextlib.closing(Registry(home / "registry.sqlite")))
-        audit = stack.enter_context(contextlib.closing(Audit(home)))
+        audit = stack.enter_context(contextlib.closing(Audit(home, reserve.give_up)))
         spool = _empty(home / "spool")
         measured = exposition.new_registry()
         counts = metrics.Counts(measured)
@@ -92,8 +99,10 @@ async def serve(
         following = Rotation(authority, registry, hub, own, write)
         renewing = renewal.service(registry, authority, audit=write, successor_for=following.successor_for)
         beside = [renewing, witnesses.service(witness, audit, write)]
-        around = [Traffic(measured, counts.refused), CertificateCheck(registry), *interceptors]
-        server, hub_port = await _open_hub([service(hub), *beside], settings, own, around)
+        limits, front = Limits(write, reserve), Front(settings.listen.host, settings.listen.hub_port)
+        around = [Traffic(measured, counts.refused), CertificateCheck(registry, front.know), limits, *interceptors]
+        revocations = Revocations(registry, hub, write, reserve)
+        server, hub_port = await _open_hub([service(hub), *beside], front, settings, own, around)
         address, past = f"{settings.advertise}:{hub_port}", authority.successions
         app = enrolment.application(registry, authority, address, hub.dismiss, write, past)
         try:
@@ -101,7 +110,7 @@ async def serve(
                 app, own.tls(), settings.listen.host, settings.listen.enrolment_port
             )
         except OSError as error:
-            await server.stop(None)
+            await asyncio.gather(front.end(), server.stop(None))
             raise _port_fault("enrolment_port", settings.listen.enrolment_port, error) from None
         remember(home, settings, hub_port, enrolment_port, known)
 
@@ -113,7 +122,7 @@ async def serve(
             "enrolment": f"{settings.advertise}:{enrolment_port}",
             "fingerprint": fingerprint,
         }
-        listed = routes(registry, hub, runs, authority, own, about, write)
+        listed = routes(registry, hub, runs, authority, own, about, revocations, write)
         listed += rotation.routes(following)
         measures = metrics.Known(
             settings.federation, home, registry, hub, runs, Courses(), lambda: _ends(authority), own.ends
@@ -127,7 +136,7 @@ async def serve(
             )
             await pages.enter_async_context(exposition.serving(settings.metrics, measured))
         except UserError:
-            await asyncio.gather(pages.aclose(), https.end(), server.stop(None))
+            await asyncio.gather(pages.aclose(), https.end(), front.end(), server.stop(None))
             raise
         door = await control.serve(home, listed)
         runs.resume()
@@ -143,7 +152,12 @@ async def serve(
         ):
             say(line)
 
-        beside_it = (certificates.watch(hub, registry, own, lambda: authority.trusted, say), rotation.watch(following))
+        beside_it = (
+            certificates.watch(hub, registry, own, lambda: authority.trusted, say),
+            rotation.watch(following),
+            limits.keep_telling(),
+            _watch_disk(reserve, revocations, say),
+        )
         watching = [asyncio.create_task(one) for one in beside_it]
         async with readiness.told(lambda: _doing(hub, registry)):
             await _until_told_to_stop()
@@ -153,10 +167,27 @@ async def serve(
         runs.stop()
         hub.close()
         await asyncio.gather(pages.aclose(), door.end(), https.end(), server.stop(STOP_GRACE_S))
+        await front.end()
         await books.close()
+        limits.flush()
         del server
         gc.collect()  # gRPC's server ends itself when it is collected, and needs the loop for it
         await asyncio.sleep(0)
+
+
+async def _watch_disk(reserve: Reserve, revocations: Revocations, say: Callable[[str], None]) -> None:
+    """Hold the reserve again, and write down what could not be written, as soon as there is room; for ever."""
+    was_low = False
+    while True:
+        try:
+            revocations.settle(say)
+            reserve.keep()
+            if (is_low := reserve.is_low()) and not was_low:
+                say("the disk is nearly full: questions of sites are refused until there is room")
+            was_low = is_low
+        except Exception:
+            log.exception("the disk could not be looked at")
+        await asyncio.sleep(WATCH_DISK_S)
 
 
 def _doing(hub: Hub, registry: Registry) -> str:
@@ -189,19 +220,20 @@ def _only_here(settings: ServerSettings) -> list[str]:
 
 async def _open_hub(
     services: Sequence[grpc.GenericRpcHandler],
+    front: Front,
     settings: ServerSettings,
     own: HubCertificate,
     interceptors: Sequence[grpc.aio.ServerInterceptor],
 ) -> tuple[grpc.aio.Server, int]:
-    host, port = settings.listen.host, settings.listen.hub_port
-    _check_free(host, port)
+    try:
+        port = front.listen()
+    except OSError as error:
+        raise _port_fault("hub_port", settings.listen.hub_port, error) from None
     server = grpc.aio.server(interceptors=interceptors, options=OPTIONS)
     server.add_generic_rpc_handlers(services)
-    try:
-        port = server.add_secure_port(f"{host}:{port}", own.grpc_credentials())
-    except RuntimeError:
-        raise _port_fault("hub_port", port, OSError(errno.EADDRNOTAVAIL, "the address cannot be listened on")) from None
+    server.add_secure_port(front.target, own.grpc_credentials())
     await server.start()
+    front.begin()
     return server, port
 
 
@@ -211,14 +243,6 @@ def _allow_files(wanted: int) -> None:
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < most:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-
-
-def _check_free(host: str, port: int) -> None:
-    """GRPC says only "failed to bind"; the system says why. Raises UserError."""
-    try:
-        socket.create_server((host, port)).close()
-    except OSError as error:
-        raise _port_fault("hub_port", port, error) from None
 
 
 def _port_fault(key: str, port: int, error: OSError) -> UserError:

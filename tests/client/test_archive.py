@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import shutil
 import signal
 import sqlite3
@@ -13,18 +14,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from hospitals import small_plan
 from ynet import weights
 from ynet.data.synthetic import make_federation
-from ynet.errors import RefusedError
+from ynet.errors import RefusedError, UserError
 from ynet.federation import hub_pb2 as hub
 from ynet.federation import plan as plans
 from ynet.index import Hit
 from ynet.model import arrays_of, build
 from ynet_client import stored_codes
-from ynet_client.archive import ENCODE_BATCH, Archive
+from ynet_client.archive import ENCODE_BATCH, MOST_MODELS, Archive
 from ynet_client.consent import Consent
 from ynet_client.display import Display
 from ynet_client.duties import Duties
@@ -263,3 +265,62 @@ def flip(path: Path, codes: bytes) -> None:
             with file.open("r+b") as opened:
                 opened.seek(place)
                 opened.write(bytes([codes[0] ^ 1]))
+
+
+def test_a_model_file_whose_arrays_are_not_its_plans_is_refused_before_a_network_is_built(
+    folder: Path, tmp_path: Path
+) -> None:
+    """A kilobyte that names a network of a gigabyte."""
+    values = json.loads(plans.read(folder / "plan.yaml").canonical())
+    values["network"] |= {"width": 192, "block": "bottleneck"}
+    plan, arrays = plans.from_canonical(json.dumps(values)), {"a": np.zeros(1, np.float32)}
+    model_id = weights.model_id(arrays, plan.id)
+    with opened(folder, tmp_path / "home") as archive:
+        weights.save(path := archive.file_of(model_id), arrays, {"plan": plan.canonical()})
+        before = psutil.Process().memory_info().rss
+        with pytest.raises(UserError, match="its arrays are not those of its plan's network"):
+            archive.adopt(model_id, path, lambda *_: None)
+        assert psutil.Process().memory_info().rss - before < 200 << 20
+        assert not list((tmp_path / "home/models").iterdir())
+
+
+KILLED = """
+import os, sys, threading, time
+from pathlib import Path
+sys.path[:] = sys.argv[4:]
+import test_archive
+home = Path(sys.argv[2])
+def kill():  # as the system does for want of memory
+    while not list(home.glob("models/*.tried")):
+        time.sleep(0.0005)
+    os.kill(os.getpid(), 9)
+threading.Thread(target=kill, daemon=True).start()
+with test_archive.opened(Path(sys.argv[1]), home) as opened:
+    test_archive.adopt(opened, Path(sys.argv[1]), sys.argv[3])
+"""
+
+
+def test_a_model_that_killed_the_process_is_not_tried_again_until_the_admin_says_so(
+    folder: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    arguments = [folder, home, "old", *sys.path, Path(__file__).parent]
+    done = subprocess.run([sys.executable, "-c", KILLED, *map(str, arguments)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    with opened(folder, home) as archive:
+        with pytest.raises(RefusedError, match="process ended while it was tried") as caught:
+            adopt(archive, folder, "old")
+        Path(caught.value.do.rpartition(" ")[2]).unlink()
+        assert adopt(archive, folder, "old")["cases"] == CASES
+        assert not list(home.glob("models/*.tried"))
+
+
+def test_few_models_are_kept(folder: Path, tmp_path: Path) -> None:
+    with opened(folder, tmp_path / "home") as archive:
+        for number in range(MOST_MODELS + 5):
+            (tmp_path / f"home/models/{number:064}.safetensors").write_bytes(b"")
+        adopt(archive, folder, "old")
+        kept = [path.stem for path in (tmp_path / "home/models").glob("*.safetensors")]
+        assert len(kept) <= MOST_MODELS
+        assert archive.model_id in kept

@@ -64,10 +64,13 @@ def digest(line: bytes) -> str:
     return hashlib.sha256(line).hexdigest()
 
 
-def follow(links: Iterable[Link], head: Head | None, head_file: str, broken: Broken) -> Head:
-    """The head of a whole chain that must hold `head`, as it was written down. Raises what `broken(why)` makes."""
-    last, seen = BEGINNING, {0: NOTHING}
-    for expected, link in enumerate(links, start=1):
+def follow(links: Iterable[Link], head: Head | None, head_file: str, broken: Broken, since: Head = BEGINNING) -> Head:
+    """The head of a whole chain that must hold `head`, as it was written down. Raises what `broken(why)` makes.
+
+    `since`: what its first link follows.
+    """
+    last, seen = since, {since.number: since.digest}
+    for expected, link in enumerate(links, start=since.number + 1):
         if link.number != expected or link.previous != last.digest:
             raise broken(f"its line {expected} does not follow from the one before")
         last = Head(expected, link.digest)
@@ -79,7 +82,7 @@ def follow(links: Iterable[Link], head: Head | None, head_file: str, broken: Bro
         return last
     if head.number > last.number:
         raise broken(f"it has {last.number} entries, and had {head.number}")
-    if seen[head.number] != head.digest:
+    if seen.get(head.number) != head.digest:
         raise broken(f"its entry {head.number} is another one than it was")
     return last
 

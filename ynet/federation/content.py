@@ -23,6 +23,7 @@ Array = npt.NDArray[np.float32]
 Scalar = str | int | float | bool
 CHUNK_BYTES = 1 << 20
 MAX_TEXT_BYTES = 4 << 20
+MAX_HEAD_BYTES = 16 << 20  # such text, escaped, and the names of arrays
 MAX_METRICS_BYTES = 16 << 10  # a few figures: the server keeps them for every round
 
 
@@ -33,6 +34,21 @@ class Content:
     arrays: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
     configs: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict)
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+class Head(NamedTuple):
+    """What a file of arrays says of itself at its beginning."""
+
+    metadata: Mapping[str, str]
+    values: int  # in all its arrays together
+    bytes: int  # before the first array
+
+    def configs(self) -> Mapping[str, Mapping[str, Scalar]]:
+        """The configs of a content file. Raises RefusedError."""
+        try:
+            return _records(self.metadata, "configs", MAX_TEXT_BYTES)
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            raise _refused("it is not a content file of ynet") from None
 
 
 class Written(NamedTuple):
@@ -81,6 +97,35 @@ def read(path: Path) -> Content:
         )
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         raise _refused("it is not a content file of ynet") from None
+
+
+def head(path: Path) -> Head | None:
+    """The beginning of a safetensors file, of which perhaps no more has come; None while that is not whole.
+
+    Raises RefusedError where it is none.
+    """
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > MAX_HEAD_BYTES:
+            raise _refused("its beginning is too large")
+        text = file.read(size)
+    if path.stat().st_size < 8 + size:
+        return None
+    try:
+        entries = dict(json.loads(text))
+        metadata = dict(entries.pop("__metadata__", {}))
+        if not all(isinstance(value, str) for value in metadata.values()):
+            raise ValueError("not text")
+        values = sum(math.prod(map(_whole, one["shape"])) for one in entries.values())
+    except (ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError):
+        raise _refused("it is not a file of arrays") from None
+    return Head(metadata, values, 8 + size)
+
+
+def _whole(side: object) -> int:
+    if not isinstance(side, int) or isinstance(side, bool) or side < 0:
+        raise ValueError("no side of an array")
+    return side
 
 
 def is_digest_of(path: Path, sha256: str) -> bool:

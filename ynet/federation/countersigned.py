@@ -137,8 +137,13 @@ def verify(home: Path, links: Iterable[Link], authorities: bytes, past: Iterable
     A signer's certificate may be of an authority of the `past`, where it was signed before that one's end.
     """
     signed, past = list(kept(home)), list(past)
-    wanted = {one.number for one in signed}
-    digests = {link.number: link.digest for link in links if link.number in wanted} | {0: chain.NOTHING}
+    wanted, digests, first = {one.number for one in signed}, {0: chain.NOTHING}, 0
+    for link in links:
+        if not first:
+            first, digests[link.number - 1] = link.number, link.previous
+        if link.number in wanted:
+            digests[link.number] = link.digest
+    signed = [one for one in signed if one.number >= first - 1]  # what it lets go of, it says (journal.py)
     for one in signed:
         try:
             check(one, authorities + b"".join(gone.certificate for gone in past if one.time <= gone.until))

@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from ynet.config import STRICT, parse, read_yaml
 from ynet.errors import UserError
+from ynet.federation.network_size import MOST_BATCH_VALUES, MOST_VALUES, batch_values, network_values
 from ynet.federation.strategy_options import ROBUST, Strategy, fault
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
@@ -181,9 +182,21 @@ class Plan:
                 f"strategy {self.training.strategy!r} counts all updates of a round alike, and one that is late must"
                 " count for less: 'cohort.late: drop', or another strategy"
             )
+        self._can_be_built()
         self._can_be_secure()
         self._can_be_private()
         return self
+
+    def _can_be_built(self) -> None:
+        if (values := network_values(self)) > MOST_VALUES:
+            raise ValueError(
+                f"the network would have {values:,} weights, at most {MOST_VALUES:,} may be: make it smaller"
+            )
+        if (values := batch_values(self)) > MOST_BATCH_VALUES:
+            raise ValueError(
+                f"a batch would have {values:,} values, at most {MOST_BATCH_VALUES:,} may be: lower"
+                " 'training.batch_size' or 'image.size'"
+            )
 
     def _can_be_secure(self) -> None:
         if self.aggregation == "plain":

@@ -22,6 +22,7 @@ from ynet.web.accounts import LONGEST, NAME, Accounts, Role
 from ynet.web.assets_folder import Assets
 from ynet.web.attempts import Attempts
 from ynet.web.gate import SAFE, Gate
+from ynet.web.https_door import signed_in
 from ynet.web.sessions import IDLE_S, LONGEST_S, Sessions, Visitor
 
 log = logging.getLogger("ynet.web")
@@ -100,6 +101,7 @@ class Web:
             if visitor is None:
                 return self._ask_to_sign_in(request)
             request.state.visitor = visitor
+            signed_in(request)
             if request.method not in SAFE and not await _carries_token(request, visitor):
                 return _refused("the page is from another session", "load the page anew")
             return await endpoint(request)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ynet.errors import UserError
-from ynet.federation import countersigned
+from ynet.federation import countersigned, segments
 from ynet.federation.countersigned import SEEN
 from ynet.federation.succession import Past
 from ynet_server import audit
@@ -16,7 +16,7 @@ from ynet_server import audit
 TAIL_BYTES = 256 << 10
 """Of the log's end, in which the newest refusals are looked for."""
 MOST_SHOWN = 50
-REFUSALS = ("update-refused", "site-failed", "enrolment-refused", "audit-refused", "revoked")
+REFUSALS = ("update-refused", "site-failed", "enrolment-refused", "audit-refused", "too-many", "revoked")
 VERIFY_EVERY_S = 600.0
 Authorities = Callable[[], tuple[bytes, Sequence[Past]]]
 """The certificates of those in force, PEM, and those that were."""
@@ -76,12 +76,7 @@ def _verified(home: Path, trusted: tuple[bytes, Sequence[Past]], clock: Callable
 
 
 def _newest(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-        lines = file.read().split(b"\n")
-    entries = [entry for entry in map(_entry, lines) if entry.get("act") in REFUSALS]
+    entries = [entry for entry in map(_entry, segments.tail(path, TAIL_BYTES)) if entry.get("act") in REFUSALS]
     shown = [{key: entry[key] for key in ("time", "act", "site", "about")} for entry in entries[-MOST_SHOWN:]]
     return shown[::-1]
 

@@ -36,7 +36,7 @@ def play(story: Callable[[HttpsDoor, int], Awaitable[None]]) -> None:
             await asyncio.wait_for(story(door, port), 30)
         finally:
             await door.end()
-        assert door._open.total() == 0
+        assert door.room.total() == 0
 
     asyncio.run(main())
 
@@ -113,21 +113,33 @@ def test_a_connection_that_never_begins_its_handshake_is_closed(monkeypatch: pyt
     play(story)
 
 
-def test_from_one_address_no_more_than_a_few_connections_are_open_and_room_comes_back() -> None:
+def test_from_one_address_few_connections_are_open_and_who_says_nothing_makes_room() -> None:
     async def story(door: HttpsDoor, port: int) -> None:
-        taken = [await asyncio.open_connection("127.0.0.1", port) for _ in range(https_door.MAX_OF_ONE)]
+        taken = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3 * https_door.MAX_OF_ONE)]
         await asyncio.sleep(0.2)
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        await asyncio.wait_for(closed(reader), 5)
-        writer.transport.abort()
-        with pytest.raises(httpx.TransportError):
-            await get(port)
+        assert door.room.total() == https_door.MAX_OF_ONE
+        await asyncio.wait_for(closed(taken[0][0]), 5)  # the oldest
+        assert await get(port) == "hello"  # from the same address
         for _, writer in taken:
             writer.transport.abort()
-        async with asyncio.timeout(5):
-            while door._open.total():
-                await asyncio.sleep(0.01)
+
+    play(story)
+
+
+def test_silent_tls_connections_from_two_addresses_do_not_keep_a_browser_out() -> None:
+    async def story(door: HttpsDoor, port: int) -> None:
+        def connect(host: str) -> Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+            return asyncio.open_connection(
+                "127.0.0.1", port, local_addr=(host, 0), ssl=context(), server_hostname=identity.HUB_NAME
+            )
+
+        taken = [await connect(f"127.0.0.{2 + number % 12}") for number in range(https_door.MAX_CONNECTIONS + 20)]
+        assert door.room.total() == https_door.MAX_CONNECTIONS
+        begun = time.monotonic()
         assert await get(port) == "hello"
+        assert time.monotonic() - begun < 5
+        for _, writer in taken:
+            writer.transport.abort()
 
     play(story)
 
@@ -138,7 +150,7 @@ def test_of_all_addresses_together_no_more_than_the_limit(monkeypatch: pytest.Mo
     async def story(door: HttpsDoor, port: int) -> None:
         taken = [await asyncio.open_connection("127.0.0.1", port) for _ in range(20)]
         await asyncio.sleep(0.2)
-        assert door._open.total() == 3
+        assert door.room.total() == 3
         for _, writer in taken:
             writer.transport.abort()
 
@@ -149,6 +161,7 @@ def test_a_connection_that_has_lived_long_takes_no_further_request_but_ends_the_
     began, go_on = asyncio.Event(), asyncio.Event()
 
     async def slow(request: Request) -> Response:
+        https_door.signed_in(request)
         began.set()
         await go_on.wait()
         return PlainTextResponse("slow")
@@ -168,6 +181,46 @@ def test_a_connection_that_has_lived_long_takes_no_further_request_but_ends_the_
             answered = await asyncio.wait_for(reader.read(), 20)  # to the end: the connection is closed
             assert answered.endswith(b"slow")
             writer.close()
+        finally:
+            await door.end()
+
+    asyncio.run(main())
+
+
+def test_who_has_signed_in_stays_when_strangers_come_in_crowds_and_a_stranger_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(https_door, "CONNECTION_S", 1.0)
+
+    async def page(request: Request) -> Response:
+        if request.url.path == "/in":
+            https_door.signed_in(request)
+        return PlainTextResponse("page")
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str) -> bytes:
+        writer.write(f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+        return await asyncio.wait_for(reader.readuntil(b"page"), 5)
+
+    async def main() -> None:
+        app = Starlette(routes=[Route("/in", page), Route("/out", page)])
+        door = HttpsDoor(app, certificates.tls(HUB, AUTHORITY), "127.0.0.1", 0, life_s=60.0, most_of_one=8)
+        port = await door.begin()
+        try:
+            connect = lambda: asyncio.open_connection(  # noqa: E731
+                "127.0.0.1", port, ssl=context(), server_hostname=identity.HUB_NAME
+            )
+            reader, writer = await connect()
+            assert b"200" in await answer(reader, writer, "/in")
+            out_reader, out_writer = await connect()
+            assert b"200" in await answer(out_reader, out_writer, "/out")
+            crowd = [await connect() for _ in range(20)]
+            assert b"200" in await answer(reader, writer, "/in")
+            await asyncio.wait_for(closed(out_reader), 5)
+            await asyncio.sleep(1.2)
+            assert door.room.strangers() == 0
+            assert b"200" in await answer(reader, writer, "/in")
+            for _, one in [*crowd, (reader, writer), (out_reader, out_writer)]:
+                one.transport.abort()
         finally:
             await door.end()
 
