@@ -63,9 +63,11 @@ async def run(home: Path, settings: ClientSettings, member: Membership, display:
         async with page as where, exposition.serving(settings.metrics, measured, spent.refresh):
             door = await control.serve(home, [*routes(member.site, duties, session, spool), where])
             display.say(f"site {member.site}: {cases} training cases")
+            ending = asyncio.create_task(duties.end_forgetting())  # before anything is answered
             doing = lambda: f"{'connected' if session.connected else 'not connected'}; {duties.doing}"  # noqa: E731
             async with readiness.told(doing):
                 await _until_told_to_stop(session)
+            ending.cancel()
             display.say("leaving")
             await door.end()
 
