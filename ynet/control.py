@@ -5,9 +5,11 @@ How it is reached: `ynet/calling.py`.
 
 import asyncio
 import json
+import logging
 import os
 import secrets
 import socket
+import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -17,18 +19,26 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from ynet import disk_faults
 from ynet.calling import FILE, call
 from ynet.errors import UserError
 from ynet.home import write_private
 
 __all__ = ["FILE", "QuietServer", "application", "call", "quiet_config", "serve", "show_user_error"]
+log = logging.getLogger("ynet.control")
+SHOWN = (UserError, sqlite3.Error, OSError)
+"""What a command may be told of in three lines: all of the first, of the others what the disk is to blame for."""
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 async def show_user_error(_: Request, error: Exception) -> Response:
     """A UserError as JSON, so that the command can show its three lines. For the owner's own commands only."""
-    if not isinstance(error, UserError):
+    fault = error if isinstance(error, UserError) else disk_faults.in_words(error)
+    if fault is None:
         raise error
+    if fault is not error:
+        log.warning("a command was not done", exc_info=error)
+    error = fault
     body = {"what": error.what, "why": error.why, "do": error.do, "exit_code": error.exit_code}
     return JSONResponse({"error": body}, status_code=409)
 
@@ -46,7 +56,7 @@ def application(routes: Sequence[Route], token: str) -> Starlette:
         return checked
 
     inner = [Route(route.path, guarded(route.endpoint), methods=list(route.methods or ())) for route in routes]
-    return Starlette(routes=inner, exception_handlers={UserError: show_user_error})
+    return Starlette(routes=inner, exception_handlers=dict.fromkeys(SHOWN, show_user_error))
 
 
 def quiet_config(app: Starlette, host: str, port: int) -> uvicorn.Config:
