@@ -38,6 +38,11 @@ def held(path: Path) -> Iterator[None]:
         process.kill()
 
 
+def invite_many(registry: Registry) -> None:
+    for number in range(1_000):
+        registry.invite(f"S{number}", b"s" * 16, 0.0, replace=False)
+
+
 def three_lines(error: BaseException) -> list[str]:
     said = disk_faults.in_words(error)
     assert said is not None
@@ -61,8 +66,7 @@ def test_a_registry_that_is_full_says_so_and_takes_more_when_there_is_room(tmp_p
         (pages,) = registry._db.execute("PRAGMA page_count").fetchone()
         registry._db.execute(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(sqlite3.OperationalError) as caught:
-            for number in range(1_000):
-                registry.invite(f"S{number}", b"s" * 16, 0.0, replace=False)
+            invite_many(registry)
         assert "is full" in three_lines(caught.value)[1]
         registry._db.execute("PRAGMA max_page_count = 100000")
         registry.invite("A", b"s" * 16, 0.0, replace=False)

@@ -39,7 +39,7 @@ def in_words(life: Life, now: dt.datetime) -> str:
     """How long it is good, as it is shown."""
     left, day = days_left(life.ends, now), life.ends.strftime("%Y-%m-%d %H:%M UTC")
     if now < life.begins:
-        return f"not in force before {life.begins:%Y-%m-%d %H:%M UTC}: it was made while a clock was ahead"
+        return f"not in force before {life.begins:%Y-%m-%d %H:%M UTC}: a clock is wrong, or was when it was made"
     if left < 0:
         return f"ended on {day}"
     return f"good until {day}, {left:.0f} days" if left >= 2 else f"good until {day}, {left * 24:.0f} hours"
