@@ -16,6 +16,7 @@ from loopback import Consortium, Site, play
 
 from ynet.federation import plan as plans
 from ynet.federation.content import Content
+from ynet.federation.expiry import Life
 from ynet.federation.plan import Plan
 from ynet.federation.records import TRAIN
 from ynet.web.accounts import Accounts
@@ -120,6 +121,11 @@ async def scene(consortium: Consortium, port: int) -> AsyncIterator[Scene]:
     await asyncio.gather(*working, return_exceptions=True)
 
 
+def life(now: float, days: float) -> Life:
+    """Of a certificate that has so many days left."""
+    return Life(*(dt.datetime.fromtimestamp(at, dt.UTC) for at in (now - DAY, now + days * DAY)))
+
+
 def known_of(consortium: Consortium, home: Path, runs: Runs | None = None) -> Known:
     """Where the state is looked up."""
     now = consortium.now.timestamp()
@@ -130,8 +136,8 @@ def known_of(consortium: Consortium, home: Path, runs: Runs | None = None) -> Kn
         consortium.hub,
         runs or Runs(consortium.registry, consortium.hub, asyncio.get_running_loop(), home),
         Courses(),
-        lambda: now + 3600 * DAY,
-        lambda: now + 80 * DAY,
+        lambda: life(now, 3600),
+        lambda: life(now, 80),
     )
 
 

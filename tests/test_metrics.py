@@ -16,6 +16,7 @@ from needs import needed
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 from smallest_plan import smallest_plan
+from status_scene import life
 
 from ynet import control, exposition
 from ynet.errors import UnreachableError, UserError
@@ -66,8 +67,8 @@ def server_registry(consortium: Consortium, folder: Path) -> tuple[CollectorRegi
         consortium.hub,
         runs,
         courses,
-        lambda: now + 3000 * DAY,
-        lambda: now + 90 * DAY,
+        lambda: life(now, 3000),
+        lambda: life(now, 90),
     )
     registry.register(server.state(known))
     return registry, counts, runs

@@ -21,14 +21,20 @@ SIZE = 7
 
 
 def plan(
-    rounds: int = 2, minimum: int = 2, quorum: int = 2, deadline_s: float = 10.0, late: str = "drop", **training: Any
+    rounds: int = 2,
+    minimum: int = 2,
+    quorum: int = 2,
+    deadline_s: float = 10.0,
+    late: str = "drop",
+    least: int | None = None,
+    **training: Any,
 ) -> Plan:
     values = {
         "name": "t",
         "classes": ["a", "b"],
         "image": {"channels": 1, "size": 32},
         "training": {"rounds": rounds, "learning_rate": 0.1, **training},
-        "cohort": {"minimum": minimum, "quorum": quorum, "round_deadline_s": deadline_s, "late": late},
+        "cohort": {"minimum": minimum, "quorum": quorum, "round_deadline_s": deadline_s, "late": late, "least": least},
         "privacy": {"mode": "off"},
     }
     return plans.from_canonical(json.dumps(values))

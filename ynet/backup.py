@@ -29,6 +29,8 @@ from ynet.passphrase import Sealing, Unsealing, is_sealed
 MANIFEST, FORMAT = "manifest.json", "ynet backup 1"
 MAX_MANIFEST_BYTES = 64 << 20
 PART_BYTES = 1 << 20
+MOST_LEVELS, MOST_NAME_BYTES, MOST_FILES = 32, 1_024, 500_000
+"""Of a file's path in a home folder, and of one backup."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -154,6 +156,9 @@ def _write(file: IO[bytes], home: Path, aside: Path, about: Manifest, passphrase
     written: dict[str, File] = {}
     with tarfile.open(fileobj=cast(IO[bytes], sealing or file), mode="w|", format=tarfile.PAX_FORMAT) as tar:
         for name in sorted({*files(home), *files(aside)}, key=turn):
+            if not _is_short(name.as_posix()):
+                why = f"{name.as_posix()[:80]}... lies too deep, or has a name that no file of ynet has"
+                raise UserError("the backup was not made", why, "take that out of the folder")
             laid = aside / name
             if one := _add(tar, name.as_posix(), laid if laid.exists() else home / name):
                 written[name.as_posix()] = one
@@ -218,7 +223,8 @@ def _read(source: IO[bytes], into: Path, what: str) -> Manifest:
     found: dict[str, File] = {}
     with tarfile.open(fileobj=source, mode="r|") as tar:
         for member in tar:
-            content = tar.extractfile(member) if member.isreg() else None
+            is_file = member.isreg() and not member.issparse()
+            content = tar.extractfile(member) if is_file and len(found) < MOST_FILES else None
             if content is None or not _is_inside(member.name) or member.name in found:
                 raise UserError(what, "it holds what no backup of ynet holds", "take another copy")
             if member.name == MANIFEST:
@@ -230,6 +236,8 @@ def _read(source: IO[bytes], into: Path, what: str) -> Manifest:
 
 
 def _is_inside(name: str) -> bool:
+    if not _is_short(name):
+        return False
     path = PurePosixPath(name)
     return (
         not path.is_absolute()
@@ -238,6 +246,12 @@ def _is_inside(name: str) -> bool:
         and str(path) == name != "."
         and is_kept(path)
     )
+
+
+def _is_short(name: str) -> bool:
+    """Whether a path can be laid down, and taken away again, on any file system."""
+    size = len(name.encode(errors="surrogateescape"))
+    return size <= MOST_NAME_BYTES and name.count("/") < MOST_LEVELS and name.isprintable()
 
 
 def _lay_down(content: IO[bytes], path: Path) -> File:

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import socket
+import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,25 +18,31 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ynet import unix_socket
+from ynet import disk_faults, unix_socket
 from ynet.calling import OLD, call
 from ynet.errors import UserError
 
 __all__ = ["Door", "QuietServer", "application", "call", "quiet_config", "serve", "show_user_error"]
 log = logging.getLogger("ynet.control")
+SHOWN = (UserError, sqlite3.Error, OSError)
+"""What a command may be told of in three lines: all of the first, of the others what the disk is to blame for."""
 
 
 async def show_user_error(_: Request, error: Exception) -> Response:
     """A UserError as JSON, so that the command can show its three lines. For the owner's own commands only."""
-    if not isinstance(error, UserError):
+    fault = error if isinstance(error, UserError) else disk_faults.in_words(error)
+    if fault is None:
         raise error
+    if fault is not error:
+        log.warning("a command was not done", exc_info=error)
+    error = fault
     body = {"what": error.what, "why": error.why, "do": error.do, "exit_code": error.exit_code}
     return JSONResponse({"error": body}, status_code=409)
 
 
 def application(routes: Sequence[Route]) -> Starlette:
     """The routes, and a user's errors as JSON."""
-    return Starlette(routes=list(routes), exception_handlers={UserError: show_user_error})
+    return Starlette(routes=list(routes), exception_handlers=dict.fromkeys(SHOWN, show_user_error))
 
 
 def quiet_config(

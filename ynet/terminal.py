@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ynet import private_files
+from ynet import disk_faults, private_files
 from ynet.errors import EXIT_OUR_FAULT, UserError
 
 out = Console(highlight=False)
@@ -39,6 +39,9 @@ def run(app: typer.Typer) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:  # noqa: BLE001 (the last resort of a process)
+        if (fault := disk_faults.in_words(error)) is not None:
+            print(fault, file=sys.stderr)  # noqa: T201
+            sys.exit(fault.exit_code)
         if logging.getLogger().handlers:
             logging.getLogger("ynet").error("%s", traceback.format_exc())
         print(f"error: a fault of ynet: {type(error).__name__}\n{traceback.format_exc()}", file=sys.stderr)  # noqa: T201

@@ -128,7 +128,7 @@ def check(plan: Plan, policy: Policy) -> None:
         (policy.recipes and plan.recipe not in policy.recipes, f"the recipe {plan.recipe!r}"),
         (policy.privacy == "required" and plan.privacy.mode == "off", "a plan without differential privacy"),
         (policy.aggregation == "secure" and plan.aggregation != "secure", "a plan without secure aggregation"),
-        (plan.cohort.quorum < policy.min_sites, f"rounds of fewer than {policy.min_sites} sites"),
+        (plan.cohort.floor < policy.min_sites, f"rounds of fewer than {policy.min_sites} sites"),
         (epochs > policy.max_epochs, f"more than {policy.max_epochs} epochs"),
     ):
         if is_against:
@@ -146,7 +146,7 @@ def terms(plan: Plan) -> list[str]:
         f"plan {plan.name}, {plan.id}",
         f"  learns     {', '.join(plan.classes)}; codes of {plan.network.code_bits} bits; recipe {plan.recipe}",
         f"  work       {training.rounds} rounds x {training.local_epochs} epochs",
-        f"  sites      at least {plan.cohort.quorum} in each round",
+        f"  sites      at least {plan.cohort.floor} in each round",
         "  privacy    "
         + (
             "none: what leaves may tell of single patients"

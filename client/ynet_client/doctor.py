@@ -17,6 +17,7 @@ from ynet import __version__
 from ynet.errors import EXIT_UNREACHABLE, EXIT_YOURS, UserError
 from ynet.federation import expiry, identity, protocol
 from ynet.federation import hub_pb2 as pb
+from ynet.federation.expiry import Life
 from ynet.federation.identity import HUB_NAME
 from ynet_client import membership, succession
 from ynet_client import settings as client_settings
@@ -216,15 +217,14 @@ class _Examination:
                 f"the site's certificate {self._life(leaf.begins, leaf.ends)}",
                 self._anew(),
             )
-        return expiry.in_words(leaf.ends, self._now)
+        return expiry.in_words(leaf.life, self._now)
 
     def _anew(self) -> str:
         return f"join with a new invitation of the coordinator's (ynet-server invite {self._member.site} --replace)"
 
     def _life(self, begins: dt.datetime, ends: dt.datetime) -> str:
-        if self._now < begins:
-            return f"is not valid before {begins:%Y-%m-%d %H:%M UTC}"
-        return expiry.in_words(ends, self._now)
+        said = expiry.in_words(Life(begins, ends), self._now)
+        return f"is {said}" if self._now < begins else said
 
     def _access(self) -> str:
         """Whether the hub lets the site in: it alone knows what was revoked or replaced."""

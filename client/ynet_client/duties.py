@@ -7,7 +7,7 @@ import importlib
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 from flwr.app import RecordDict
 from prometheus_client import CollectorRegistry
 
+from ynet.data import manifest
 from ynet.errors import RefusedError, UserError
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol
@@ -24,7 +25,7 @@ from ynet.federation.ledger import Head
 from ynet.federation.records import AWAITED, CONFIG, EVALUATE, MASK, METRICS, TRAIN
 from ynet.rates import FLUSH_EVERY_S, Rate, Restraint
 from ynet.reserve import Reserve
-from ynet_client import answering, app_call, database, import_records, retrieval_wire
+from ynet_client import answering, app_call, database, forgetting, import_records, retrieval_wire
 from ynet_client.books import open_books
 from ynet_client.consent import Consent
 from ynet_client.display import Display
@@ -104,6 +105,7 @@ class Duties:
         self._given = Restraint(GIVEN, GIVEN, self._many_given, time.monotonic)
         self._reserve = reserve
         self.forgetting: list[Callable[[list[str]], None]] = []  # told which images a forgotten patient had
+        self._forgets = asyncio.Lock()
         self.doing = "waiting"
 
     def cases(self) -> int:
@@ -197,27 +199,59 @@ class Duties:
     async def forget(self, patient: str) -> Receipt:
         """Take a patient out of the gallery at once, and out of training as soon as a round under way has ended.
 
-        The id is the manifest's, or that of the PACS from which `ynet-client import` has made the manifest.
+        The id is the manifest's, or that of the PACS from which `ynet-client import` has made the manifest. What is to
+        go is written down first: who dies in the midst of it goes on at the next start, or when it is asked again.
         """
         now = dt.datetime.now(dt.UTC)
         names: Any = importlib.import_module("ynet_client.deidentify")  # pydicom: nothing else here needs it
         known = names.known_as(self._home, patient)
-        gone = await self.search(lambda archive: [archive.gallery.forget(name, now) for name in known])
-        images = [image for one in gone for image in one.images]
-        for forget in self.forgetting:
-            forget(images)
-        if len(known) > 1:
-            import_records.Records(self._home).forget(known, images)
-        self.books.audit.did(now.timestamp(), "forgot")
+        async with self._forgets:
+            here = await self.search(lambda archive: [archive.gallery.known(name) for name in known])
+            listed = await self.search(lambda archive: _listed(archive.manifest_file, known))
+            images = sorted({image for one in here for image in one.images})
+            pseudonyms = [one.pseudonym for one in here]
+            before = {image for one in forgetting.begun(self._home) for image in one.images if _is_of(one, pseudonyms)}
+            imported = [name for name in known if import_records.is_pseudonym(name)] if known[1:] else []
+            forgetting.begin(self._home, forgetting.Intent(pseudonyms, imported, sorted({*images, *listed})))
+            await self._end_forgetting(now)
         await self._work(lambda tools: tools.site.drop_cases())
         left = await self.search(lambda archive: archive.gallery.stats())
+        gone = sorted(before.union(images))
         return {
-            "pseudonym": next((one for one in gone if one.images), gone[0]).pseudonym,
+            "pseudonym": next((one.pseudonym for one in here if one.images), here[0].pseudonym),
             "at": now.isoformat(timespec="seconds"),
-            "removed": len(images),
-            "images": images,
+            "removed": len(gone),
+            "images": gone,
             "cases": left["cases"],
         }
+
+    async def end_forgetting(self) -> None:
+        """Go on with what a kill, or a full disk, has broken off. To be called once `forgetting` has all who are told.
+
+        What cannot be ended now stays written down, for the next start.
+        """
+        try:
+            async with self._forgets:
+                done = await self._end_forgetting(dt.datetime.now(dt.UTC))
+            if done:
+                await self._work(lambda tools: tools.site.drop_cases())
+                self._display.say(f"patients whom a command had begun to forget are forgotten: {done}")
+        except UserError as error:
+            log.warning("a forgetting is not ended: %s", error)
+            self._display.say(f"{error.what}: {error.why}; {error.do}")
+
+    async def _end_forgetting(self, now: dt.datetime) -> int:
+        """Forget whoever is written down; how many those were. Each step may be taken twice. Raises UserError."""
+        intents = forgetting.begun(self._home)
+        for intent in intents:
+            await self.search(lambda archive, of=intent: _forget(archive, of, now))  # type: ignore[misc]
+            for forget in self.forgetting:
+                forget(intent.images)
+            if intent.imported:
+                import_records.Records(self._home).forget(intent.imported, intent.images)
+            self.books.audit.did(now.timestamp(), "forgot")
+            forgetting.end(self._home, intent)
+        return len(intents)
 
     async def copy_databases(self, folder: Path) -> None:
         """Copy the databases that this process has for itself, each as it is at one moment. Raises UserError."""
@@ -304,6 +338,23 @@ class Duties:
         if AWAITED not in reply.configs.get(CONFIG, {}) and kind in VERBS:
             self._display.say(f"{VERBS[kind]}, round {number}: {_numbers(reply)}")
         return reply
+
+
+def _forget(archive: "Archive", intent: forgetting.Intent, now: dt.datetime) -> None:
+    for pseudonym in intent.pseudonyms:
+        archive.gallery.forget_named(bytes.fromhex(pseudonym), now)
+
+
+def _is_of(intent: forgetting.Intent, pseudonyms: Sequence[str]) -> bool:
+    return not set(intent.pseudonyms).isdisjoint(pseudonyms)
+
+
+def _listed(path: Path, names: Collection[str]) -> list[str]:
+    """The images of a patient, by all names, in the manifest: an import may have made some that are not indexed yet."""
+    try:
+        return [case.image for case in manifest.read(path).cases if case.patient in names]
+    except UserError:  # what the gallery holds is forgotten all the same
+        return []
 
 
 def _nothing() -> None:

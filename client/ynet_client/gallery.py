@@ -164,13 +164,23 @@ class Gallery:
             self._forget_damage_that_is_mended()
         return synced.counts
 
-    def forget(self, patient: str, now: dt.datetime) -> Forgotten:
-        """Take out a patient's cases and codes, from memory and from every page of the file, for good.
+    def known(self, patient: str) -> Forgotten:
+        """What there is of a patient: who it is here, and the images."""
+        name = case_rows.pseudonym(self._secret, patient)
+        with self._lock:
+            gone = case_rows.of_patient(self._database, name)
+            return Forgotten(name.hex(), [self._row(case_id).image for case_id in gone])
 
-        The patient is left out of every manifest from then on; a pseudonym that only this site can make remains to
+    def forget(self, patient: str, now: dt.datetime) -> Forgotten:
+        """Take out a patient's cases and codes; as `forget_named`."""
+        return self.forget_named(case_rows.pseudonym(self._secret, patient), now)
+
+    def forget_named(self, name: bytes, now: dt.datetime) -> Forgotten:
+        """Take out the cases and codes of a pseudonym, from memory and from every page of the file, for good.
+
+        The patient is left out of every manifest from then on; the pseudonym, that only this site can make, remains to
         know it by. Forgetting again finishes what a crash broke off. Raises UserError when the disk fails.
         """
-        name = case_rows.pseudonym(self._secret, patient)
         with self._lock:
             with self._writing() as database:
                 gone = case_rows.of_patient(database, name)

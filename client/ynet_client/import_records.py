@@ -36,6 +36,11 @@ class Quarantined(NamedTuple):
     why: str
 
 
+def is_pseudonym(name: str) -> bool:
+    """Whether a patient's name may be one that an import has given."""
+    return bool(_PSEUDONYM.fullmatch(name))
+
+
 def counted(images: int, left_out: int) -> str:
     """What the audit log says of an import."""
     return f"{images} images, {left_out} objects left out"
@@ -77,7 +82,7 @@ class Records:
         """Nothing says any more where a patient's pictures came from; of names the pseudonyms are kept, and saved."""
         for image in images:
             self._origins.pop(Path(image).stem, None)
-        self.forgotten |= {name for name in names if _PSEUDONYM.fullmatch(name)}
+        self.forgotten |= {name for name in names if is_pseudonym(name)}
         _write(self._folder / FORGOTTEN, ("patient",), [(name,) for name in sorted(self.forgotten)])
         self.save()
 

@@ -65,11 +65,13 @@ async def run(home: Path, settings: ClientSettings, member: Membership, display:
         async with page as where, exposition.serving(settings.metrics, measured, spent.refresh):
             door = await control.serve(home, [*routes(member.site, duties, session, spool), where])
             display.say(f"site {member.site}: {cases} training cases")
+            ending = asyncio.create_task(duties.end_forgetting())  # before anything is answered
             doing = lambda: f"{'connected' if session.connected else 'not connected'}; {duties.doing}"  # noqa: E731
             telling_of_many = asyncio.create_task(duties.keep_telling())
             async with readiness.told(doing):
                 await _until_told_to_stop(session)
             telling_of_many.cancel()
+            ending.cancel()
             display.say("leaving")
             await door.end()
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ynet.errors import RefusedError, UnreachableError, UserError
 from ynet.federation import identity, invitation
+from ynet.federation.expiry import Life
 from ynet.federation.identity import HUB_NAME
 from ynet.federation.invitation import Invitation
 from ynet.federation.succession import Past
@@ -24,6 +25,7 @@ FILE, KEY, NEXT_KEY = MEMBER, "site.key", "site.next.key"
 """The certificate in FILE says which key counts: a renewal writes the next key, then FILE, then moves the key. So a
 crash at any point leaves a key and a certificate that belong together."""
 TIMEOUT_S = 20.0
+OUT_OF_TIME = (9, 10)  # OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED
 
 
 class Membership(NamedTuple):
@@ -37,6 +39,11 @@ class Membership(NamedTuple):
     enrolment: str = ""  # host:port where it enrolled; empty when it enrolled with an older ynet
     invitation: str = ""  # digest of the invitation that it enrolled with
     past: tuple[Past, ...] = ()  # the authorities that it trusted before
+
+    @property
+    def life(self) -> Life:
+        """When its certificate is in force."""
+        return identity.read_leaf(self.certificate).life
 
     @property
     def ends(self) -> dt.datetime:
@@ -232,8 +239,8 @@ def _request(invited: Invitation, context: ssl.SSLContext, method: str, path: st
             extensions = {"sni_hostname": HUB_NAME}
             answer = client.request(method, f"https://{invited.address}{path}", extensions=extensions, **body)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        if _is_about_a_certificate(error):
-            raise _another_authority() from None
+        if (fault := _certificate_fault(error)) is not None:
+            raise (_out_of_its_time() if fault.verify_code in OUT_OF_TIME else _another_authority()) from None
         raise UnreachableError(
             "the server could not be reached",
             f"nothing answers at {invited.address}",
@@ -246,10 +253,18 @@ def _request(invited: Invitation, context: ssl.SSLContext, method: str, path: st
     return answer
 
 
-def _is_about_a_certificate(error: BaseException | None) -> bool:
+def _certificate_fault(error: BaseException | None) -> ssl.SSLCertVerificationError | None:
     while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
         error = error.__cause__ or error.__context__
-    return error is not None
+    return error
+
+
+def _out_of_its_time() -> RefusedError:
+    return RefusedError(
+        "enrolment refused",
+        "the server's certificate is not in force by this machine's clock: that clock is wrong, or the server's is",
+        "set this machine's clock (NTP); if it is right, tell the coordinator: the server says it on its terminal",
+    )
 
 
 def _refusal(answer: "httpx.Response") -> UserError:

@@ -187,8 +187,10 @@ def _now(known: Known) -> Iterator[Metric]:
     yield GaugeMetricFamily("ynet_client_connected", "1: the server is there.", float(session.connected))
     yield GaugeMetricFamily("ynet_client_cases", "Training cases.", duties.cases())
     yield GaugeMetricFamily("ynet_client_tasks_held", "Messages of runs that are worked on.", session.tasks_held)
-    ends = session.member.ends.timestamp()
+    begins, ends = (at.timestamp() for at in session.member.life)
     yield GaugeMetricFamily("ynet_client_certificate_ends_timestamp_seconds", "When the site's certificate ends.", ends)
+    name = "ynet_client_certificate_begins_timestamp_seconds"
+    yield GaugeMetricFamily(name, "When the site's certificate begins.", begins)
     yield from _gallery(duties)
     yield from _epsilon(spent.summary)
     yield from _gpu() if duties.archive_if_ready() else ()

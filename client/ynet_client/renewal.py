@@ -48,8 +48,8 @@ def renewing(
             made = None
         newest = made or member
         if made:
-            say(f"the certificate was renewed: {expiry.in_words(newest.ends, clock())}")
-        if told := warnings.new(member.site, newest.ends, clock()):
+            say(f"the certificate was renewed: {expiry.in_words(newest.life, clock())}")
+        if told := warnings.new(member.site, newest.life, clock()):
             log.warning("this site's certificate: %s", told)
             say(f"this site's certificate: {told}; its renewal has failed so far, and {home / 'client.log'} says why")
         return made
@@ -85,7 +85,7 @@ async def renewed(
     answer = await ask(request, timeout=WITHIN_S)
     # 2. The certificate is the authority's, for this site and this key, and good for longer, or of the newer authority.
     certificate = _checked(answer.certificate, member, key, now)
-    if not moves and identity.read_leaf(certificate).ends <= member.ends:
+    if not moves and member.life.begins <= now and identity.read_leaf(certificate).ends <= member.ends:
         raise _refused("it ends no later than the one before")
     if moves and succession.is_behind(member._replace(certificate=certificate)):
         raise _refused("it is not of the new authority")

@@ -111,7 +111,7 @@ def mask_update(party: Party, context: Context, request: Request, now: dt.dateti
         kept["own_mask"],
     )
     roster = roster_from_json(request.roster)
-    secure_sum.check_roster(roster, keys.purpose, party.authority, request.plan.cohort.quorum, now)
+    secure_sum.check_roster(roster, keys.purpose, party.authority, request.plan.cohort.floor, now)
     context.state[STATE] = ConfigRecord({**kept, "stage": MASKED, "secret": b""})  # used up, whatever comes of it
     update = flat_weights(context.state.array_records[UPDATE])
     return secure_sum.to_wire(secure_sum.mask(keys, update, kept["weight"], roster))

@@ -312,8 +312,8 @@ class Session:
         was = "the connection was lost" if self.connected else f"no connection to {self._member.hub}"
         why = "" if self.connected else "; ynet-client doctor looks for the reason"
         self.connected = False
-        if (now := dt.datetime.now(dt.UTC)) > self._member.ends:
-            why = f"; this site's certificate {expiry.in_words(self._member.ends, now)}: ask for a new invitation"
+        if not self._member.life.has(now := dt.datetime.now(dt.UTC)):
+            why = f"; this site's certificate: {expiry.in_words(self._member.life, now)}: ask for a new invitation"
         self._say(f"{was}: {reason}; trying again in about {wait_s:g} s{why}")
 
     def _call_off(self, cancel: pb.Cancel) -> None:

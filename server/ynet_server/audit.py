@@ -31,6 +31,8 @@ Act = Literal[
     "run-started",
     "run-resumed",
     "run-cancelled",
+    "quorum-changed",
+    "run-carried-over",  # about: the run, and the plan that goes on from its weights
     "run-ended",
     "round",
     "site-failed",

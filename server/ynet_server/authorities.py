@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 
 from ynet.errors import UserError
 from ynet.federation import identity, succession
+from ynet.federation.expiry import Life
 from ynet.federation.identity import Identity
 from ynet.federation.succession import Past
 from ynet.home import write_private
@@ -72,6 +73,11 @@ class Authorities:
         """Those that are in force no more, the oldest first."""
         return [_past(one) for one in self._past]
 
+    def life(self) -> Life:
+        """When all of them are in force; the end is the newest one's."""
+        lives = [identity.read_leaf(one).life for one in self.in_force]
+        return Life(max(one.begins for one in lives), lives[-1].ends)
+
     def successions(self) -> list[dict[str, str | float]]:
         """Who followed whom, for sites that were away: fingerprints, when it ended, and the older one's signature."""
         return [
@@ -85,8 +91,8 @@ class Authorities:
         ]
 
     def rotate(self, now: dt.datetime) -> None:
-        """Make a successor. Raises UserError while there is one."""
-        if self.successor is not None:
+        """Make a successor. Raises UserError while there is one that is in force: another was made by a wrong clock."""
+        if self.successor is not None and identity.read_leaf(self.successor.certificate).life.has(now):
             do = "end that one first (ynet-server authority retire); ynet-server authority show says who is not ready"
             raise UserError("the authority was not rotated", "it has a successor already", do)
         made = identity.make_authority(self._federation, now)

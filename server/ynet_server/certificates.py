@@ -11,14 +11,15 @@ from pathlib import Path
 import grpc
 
 from ynet.errors import UserError
-from ynet.federation import identity
-from ynet.federation.expiry import Warnings
-from ynet.federation.identity import Identity, Signer
+from ynet.federation import expiry, identity
+from ynet.federation.expiry import Life, Warnings
+from ynet.federation.identity import CLOCK_SLACK, Identity, Signer
 from ynet.home import write_private
 from ynet_server.hub import Hub
 from ynet_server.registry import Registry
 
 log = logging.getLogger("ynet.certificates")
+LONG_AGO = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 LOOK_EVERY_S = 1.0
 """How often live connections are held against the registry."""
 THINK_EVERY_S = 600.0
@@ -49,6 +50,7 @@ class HubCertificate:
         self._trusted = trusted or (lambda: authority.certificate)
         self.identity = _kept(self._folder, lambda: identity.issue_hub(authority, now))
         self._is_new = False
+        self.news: list[str] = []  # to be said on the terminal
         self._tls = tls(self.identity, authority)
         self.renew(now)
 
@@ -61,6 +63,8 @@ class HubCertificate:
         is_of_authority = identity.is_issued_by(self.identity.certificate, self._authority.certificate)
         if is_of_authority and not identity.due_for_renewal(self.identity.certificate, now):
             return False
+        if now < (life := self.life()).begins:
+            self.news.append(f"the hub's certificate was {expiry.in_words(life, now)}; it is made anew")
         self.identity = identity.issue_hub(self._authority, now)
         _keep(self._folder, self.identity)
         _load(self._tls, self.identity, self._authority)
@@ -68,9 +72,9 @@ class HubCertificate:
         log.info("the hub's certificate was renewed")
         return True
 
-    def ends(self) -> float:
-        """When the one in use ends, in seconds since 1970."""
-        return identity.read_leaf(self.identity.certificate).ends.timestamp()
+    def life(self) -> Life:
+        """When the one in use is in force."""
+        return identity.read_leaf(self.identity.certificate).life
 
     def tls(self) -> ssl.SSLContext:
         """For the HTTPS port; a renewal changes it for the handshakes that follow."""
@@ -117,15 +121,22 @@ async def watch(
 ) -> None:
     """Cut off who does not count any more, renew the hub's certificate, and tell who runs out of time; for ever."""
     warnings, loop = Warnings(), asyncio.get_running_loop()
-    due = loop.time()
+    due, begun = loop.time(), (clock(), loop.time())
     while True:
         try:
             now = clock()
             hub.dismiss_ended(now)
+            off_s = (now - begun[0]).total_seconds() - (loop.time() - begun[1])
+            if abs(off_s) > CLOCK_SLACK.total_seconds():
+                due, begun = loop.time(), (now, loop.time())  # the certificates are as they are by the new one
+                certificate.news.append(
+                    f"this machine's clock was put {'forward' if off_s > 0 else 'back'} by {_span(off_s)}"
+                )
             if loop.time() >= due:
                 due = loop.time() + THINK_EVERY_S
                 certificate.renew(now)
-                for line in running_out(registry, authorities(), warnings, now):
+                news, certificate.news = certificate.news, []
+                for line in [*news, *running_out(registry, authorities(), warnings, now)]:
                     log.warning("%s", line)
                     say(line)
         except Exception:
@@ -134,22 +145,52 @@ async def watch(
 
 
 def running_out(registry: Registry, authorities: bytes, warnings: Warnings, now: dt.datetime) -> list[str]:
-    """What is to be said, each once, of certificates that end within 30, 7 or 1 days."""
+    """What is to be said, each once, of certificates that end within 30, 7 or 1 days, or are not in force."""
     lines, in_force = [], identity.each_certificate(authorities)
-    do = "give it a successor in time: ynet-server authority rotate"
+    do = "every site must be invited anew when it ends; give it a successor in time: ynet-server authority rotate"
     if len(in_force) > 1:
-        do = "its successor is there: ynet-server authority retire"
-    if told := warnings.new("authority", identity.read_leaf(in_force[0]).ends, now):
-        lines.append(f"the authority's certificate: {told}; every site must be invited anew when it ends; {do}")
-    for site in registry.sites():
-        if site.ends is None or site.revoked:
+        do = "every site must be invited anew when it ends; its successor is there: ynet-server authority retire"
+    for whose, one in zip(("authority", "successor"), in_force, strict=False):
+        life = identity.read_leaf(one).life
+        if whose == "successor" and life.has(now):
             continue
-        if told := warnings.new(("site", site.name), dt.datetime.fromtimestamp(site.ends, dt.UTC), now):
-            lines.append(
-                f"the certificate of site {site.name}: {told}; a connected site renews it by itself"
-                f" (else: ynet-server invite {site.name} --replace)"
-            )
+        if told := warnings.new(whose, life, now):
+            lines.append(f"the {whose}'s certificate: {told}; {_about_authority(whose, life, now) or do}")
+    for site, life in _lives(registry).items():
+        if told := warnings.new(("site", site), life, now):
+            is_early = now < life.begins
+            why = "the site cannot connect" if is_early else "a connected site renews it by itself"
+            way = f"ynet-server invite {site} --replace"
+            lines.append(f"the certificate of site {site}: {told}; {why} ({way if is_early else 'else: ' + way})")
     return lines
+
+
+def _about_authority(whose: str, life: Life, now: dt.datetime) -> str:
+    if life.has(now) or now > life.ends:
+        return ""
+    if whose == "successor":
+        return "no site takes it before; make another: ynet-server authority rotate"
+    return (
+        "no site can connect before; if this machine's clock is right now, begin anew, and invite every site:"
+        " ynet-server authority rotate --now"
+    )
+
+
+def _lives(registry: Registry) -> dict[str, Life]:
+    """When the certificates are in force of the sites that are not shut out."""
+    lives = registry.lives()
+    for site in registry.sites():
+        if site.name not in lives and site.ends is not None and not site.revoked:
+            lives[site.name] = Life(LONG_AGO, dt.datetime.fromtimestamp(site.ends, dt.UTC))
+    return dict(sorted(lives.items()))
+
+
+def _span(seconds: float) -> str:
+    """A length of time, as it is said: in days, hours or minutes."""
+    size, word = next(
+        (one for one in ((86_400, "days"), (3_600, "hours")) if abs(seconds) >= 2 * one[0]), (60, "minutes")
+    )
+    return f"{abs(seconds) / size:.0f} {word}"
 
 
 def days(ends: float | None, now: float) -> float | None:

@@ -12,8 +12,9 @@ from ynet.federation.identity import Signer, fingerprint, read_leaf
 from ynet.federation.invitation import Invitation, new_secret
 from ynet_server.audit import Write, nowhere
 from ynet_server.certificates import HubCertificate, days
+from ynet_server.course import Courses
 from ynet_server.hub import Hub
-from ynet_server.registry import Registry, now
+from ynet_server.registry import Registry, Run, now
 from ynet_server.revocations import Revocations
 from ynet_server.runs import Runs
 
@@ -34,7 +35,7 @@ def routes(
     async def status(_: Request) -> Response:
         connected = sorted(hub.connected())
         ends = read_leaf(authority.certificate).ends.timestamp()
-        lives = {"authority_days": days(ends, now()), "hub_days": days(own.ends(), now())}
+        lives = {"authority_days": days(ends, now()), "hub_days": days(own.life().ends.timestamp(), now())}
         newest = [run._asdict() for run in runs.listed()[:1]]
         shown = {**about, "fingerprint": fingerprint(authority.certificate).hex()}
         unwritten = sorted(registry.shut_out_unwritten())
@@ -89,11 +90,27 @@ def routes(
         Route("/revocations", revoke, methods=["POST"]),
         Route("/plans", freeze, methods=["POST"]),
         Route("/models", models),
-        *_run_routes(runs),
+        *_run_routes(runs, Courses()),
     ]
 
 
-def _run_routes(runs: Runs) -> list[Route]:
+def _run_routes(runs: Runs, courses: Courses) -> list[Route]:
+    def shown(run: Run) -> dict[str, object]:
+        """A run; of one under way whom it waits for, if it does."""
+        course = courses.of(runs.folder(run.id).path) if run.status == "running" else None
+        waits = {**course.waiting, "missing": list(course.missing)} if course and course.waiting else None
+        return {**run._asdict(), "waits_for": waits}
+
+    async def quorum(request: Request) -> Response:
+        number, to = int(request.path_params["run"]), int((await request.json())["quorum"])
+        runs.lower_quorum(number, to)
+        return JSONResponse({"run": number, "quorum": to})
+
+    async def carry_over(request: Request) -> Response:
+        number, asked = int(request.path_params["run"]), await request.json()
+        made, path = runs.carry_over(number, int(asked["quorum"]), int(asked["minimum"]))
+        return JSONResponse({"run": number, "plan": json.loads(made.canonical()), "id": made.id, "weights": str(path)})
+
     async def train(request: Request) -> Response:
         asked = await request.json()
         frozen = plan.from_canonical(json.dumps(asked["plan"]))
@@ -101,7 +118,7 @@ def _run_routes(runs: Runs) -> list[Route]:
         return JSONResponse({"run": runs.start(frozen, init), "plan": frozen.id})
 
     async def list_runs(_: Request) -> Response:
-        return JSONResponse({"runs": [run._asdict() for run in runs.listed()]})
+        return JSONResponse({"runs": [shown(run) for run in runs.listed()]})
 
     async def cancel(request: Request) -> Response:
         number = int(request.path_params["run"])
@@ -117,7 +134,7 @@ def _run_routes(runs: Runs) -> list[Route]:
         number, since = int(request.path_params["run"]), int(request.query_params.get("since", "0"))
         known = {run.id: run for run in runs.listed()}
         found = runs.folder(number).events(since)
-        return JSONResponse({"run": known[number]._asdict() if number in known else None, "events": found})
+        return JSONResponse({"run": shown(known[number]) if number in known else None, "events": found})
 
     return [
         Route("/runs", train, methods=["POST"]),
@@ -125,4 +142,6 @@ def _run_routes(runs: Runs) -> list[Route]:
         Route("/runs/{run:int}/events", events),
         Route("/runs/{run:int}/cancel", cancel, methods=["POST"]),
         Route("/runs/{run:int}/resume", resume, methods=["POST"]),
+        Route("/runs/{run:int}/quorum", quorum, methods=["POST"]),
+        Route("/runs/{run:int}/carry-over", carry_over, methods=["POST"]),
     ]

@@ -67,6 +67,7 @@ class Course:
     sites: tuple[str, ...] = ()  # those whose networks it began with
     in_round: tuple[str, ...] = ()  # whose updates are in the last whole round
     waiting: Mapping[str, int] | None = None  # too few sites: connected, needed
+    missing: tuple[str, ...] = ()  # whom it waits for: sites that took part before, and are not there or gave nothing
     awaited: set[str] = field(default_factory=set)  # sites whose admins have not said yes
     held_again: int = 0  # how often the round under way was under its quorum
     do: str = ""  # of a run that failed
@@ -90,16 +91,19 @@ class Course:
 
 def _started(course: Course, event: Mapping[str, Any]) -> None:
     course.sites, course.waiting, course.last_round = tuple(event["sites"]), None, course.last_event
+    course.missing = ()
     course.awaited.clear()
 
 
 def _resumed(course: Course, _: Mapping[str, Any]) -> None:
     course.last_round, course.do, course.waiting = course.last_event, "", None
+    course.missing = ()
 
 
 def _round(course: Course, event: Mapping[str, Any]) -> None:
     course.round, course.seconds, course.last_round = int(event["round"]), float(event["seconds"]), course.last_event
     course.waiting, course.held_again, course.in_round = None, 0, tuple(event["sites"])
+    course.missing = ()
     course.awaited -= set(event["sites"])
     course.private |= set(event.get("ledgers", ()))
     for site, figures in event["sites"].items():
@@ -116,10 +120,13 @@ def _evaluated(course: Course, event: Mapping[str, Any]) -> None:
 
 def _waiting(course: Course, event: Mapping[str, Any]) -> None:
     course.waiting = {"connected": int(event["connected"]), "needed": int(event["needed"])}
+    course.missing = tuple(map(str, event.get("missing", ())))
 
 
-def _under_quorum(course: Course, _: Mapping[str, Any]) -> None:
+def _under_quorum(course: Course, event: Mapping[str, Any]) -> None:
     course.held_again += 1
+    course.waiting = {"connected": int(event["updates"]), "needed": int(event["quorum"])}
+    course.missing = tuple(map(str, event.get("missing", ())))
 
 
 def _awaited(course: Course, event: Mapping[str, Any]) -> None:

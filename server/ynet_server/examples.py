@@ -17,6 +17,8 @@ EXAMPLES: Examples = {
     "plan check": ("ynet-server plan check plan.yaml",),
     "plan freeze": ("ynet-server plan freeze plan.yaml",),
     "restore": ("ynet-server restore server.tar", "ynet-server restore server.tar --home /var/lib/ynet-server"),
+    "quorum": ("ynet-server quorum 3 2",),
+    "replan": ("ynet-server replan 3 --out go-on --quorum 2",),
     "resume": ("ynet-server resume 3", "ynet-server resume 3 --detach"),
     "revoke": ("ynet-server revoke A",),
     "runs": ("ynet-server runs", "ynet-server runs 3", "ynet-server runs --watch"),

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 
 from ynet import __version__, exposition
+from ynet.federation.expiry import Life
 from ynet.federation.records import EVALUATE, INITIAL, KEYS, MASK, OPEN, TRAIN
 from ynet_server.audit import Act, Write
 from ynet_server.course import Courses
@@ -94,8 +95,8 @@ class Known(NamedTuple):
     hub: Hub
     runs: Runs
     courses: Courses
-    authority_ends: Callable[[], float]  # seconds since 1970
-    hub_ends: Callable[[], float]
+    authority_life: Callable[[], Life]
+    hub_life: Callable[[], Life]
 
 
 def state(known: Known) -> exposition.LookedUp:
@@ -144,12 +145,18 @@ def _certificates(known: Known) -> Iterator[Metric]:
     ends = GaugeMetricFamily(
         "ynet_server_certificate_ends_timestamp_seconds", "When a certificate ends.", labels=["holder", "site"]
     )
-    ends.add_metric(["authority", ""], known.authority_ends())
-    ends.add_metric(["hub", ""], known.hub_ends())
+    begins = GaugeMetricFamily(
+        "ynet_server_certificate_begins_timestamp_seconds", "When a certificate begins.", labels=["holder", "site"]
+    )
+    for holder, life in (("authority", known.authority_life()), ("hub", known.hub_life())):
+        ends.add_metric([holder, ""], life.ends.timestamp())
+        begins.add_metric([holder, ""], life.begins.timestamp())
     for site in known.registry.sites():
         if site.ends is not None and not site.revoked:
             ends.add_metric(["site", site.name], site.ends)
-    yield ends
+    for name, life in known.registry.lives().items():
+        begins.add_metric(["site", name], life.begins.timestamp())
+    yield from (ends, begins)
 
 
 def _runs(known: Known) -> Iterator[Metric]:

@@ -51,11 +51,19 @@ def run_table(runs: Sequence[Mapping[str, Any]]) -> Table:
             terminal.when(r["ended"]),
             r["plan"][:12],
             (r["model"] or "")[:12],
-            r["reason"],
+            r["reason"] or _waits(r.get("waits_for")),
         )
         for r in runs
     ]
     return terminal.rows("runs", ("run", "status", "started", "ended", "plan", "model", "why"), lines)
+
+
+def _waits(waits: Mapping[str, Any] | None) -> str:
+    """Whom a run waits for."""
+    if not waits:
+        return ""
+    names = ", ".join(waits["missing"]) or "sites"
+    return f"waits for {names}: {waits['connected']} of {waits['needed']} are there"
 
 
 def model_table(models: Sequence[Mapping[str, Any]]) -> Table:
@@ -96,6 +104,10 @@ def _round(event: Mapping[str, Any]) -> str:
     return f"round {event['round']}/{event['rounds']}  {event['seconds']:.1f} s  {sites}{left_out}"
 
 
+def _missing(event: Mapping[str, Any]) -> str:
+    return f"; missing: {', '.join(event['missing'])}" if event.get("missing") else ""
+
+
 def _loss(values: Mapping[str, float]) -> str:
     pieces = f" (short of memory: in {values['pieces']:.0f} pieces)" if "pieces" in values else ""
     return f"{values.get('loss', float('nan')):.3f}{pieces}"
@@ -111,7 +123,7 @@ def _evaluated(event: Mapping[str, Any]) -> str:
 
 _RESUMED = {"restart": "the server was restarted", "coordinator": "resumed by the coordinator"}
 _LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "waiting": lambda e: f"waiting for sites: {e['connected']} of {e['needed']} are connected",
+    "waiting": lambda e: f"waiting for sites: {e['connected']} of {e['needed']} are connected{_missing(e)}",
     "awaited": lambda e: f"site {e['site']} waits for its admin's yes to this plan",
     "started": lambda e: f"begun with {', '.join(e['sites'])}; {e['parameters']:,} parameters",
     "resumed": lambda e: f"{_RESUMED[e.get('by', 'restart')]}; the run goes on after its last whole round",
@@ -123,7 +135,10 @@ _LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
         f"the update of site {e['site']} of round {e['of']}, late, was {e['outcome']}"
         + (f": {e['reason']}" if e["reason"] else f" in round {e['round']}")
     ),
-    "under_quorum": lambda e: f"round {e['round']} had {e['updates']} of {e['quorum']} updates; it is held again",
+    "under_quorum": lambda e: (
+        f"round {e['round']} had {e['updates']} of {e['quorum']} updates{_missing(e)}; it is held again"
+    ),
+    "quorum_changed": lambda e: f"the coordinator lets rounds close with {e['quorum']} updates from now on",
     "sum_restarted": lambda e: f"round {e['round']}: the secure sum is begun again without {', '.join(e['without'])}",
     "round_lost": lambda e: f"round {e['round']} changed nothing: {e['reason']}",
     "stalled": lambda e: f"standing still: {e['reason']}",

@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
+from ynet import disk_faults
 from ynet.errors import RefusedError, UserError
 from ynet.federation import invitation, plan
-from ynet.federation.identity import check_site_name
+from ynet.federation.expiry import Life
+from ynet.federation.identity import CLOCK_SLACK, check_site_name, read_leaf
 from ynet.federation.ledger import Head
 from ynet.federation.plan import Plan
 
@@ -78,6 +80,10 @@ class Model(NamedTuple):
     published: float
 
 
+BUSY_S = 0.25
+"""How long a lock of another process is waited for: the event loop stands still meanwhile."""
+
+
 class Registry:
     """The server's SQLite file. Safe to use from several threads."""
 
@@ -86,11 +92,13 @@ class Registry:
         self._plans: dict[str, Plan | None] = {}
         self._shut: dict[str, float] = {}  # sites whose revocation is not written down yet, and when it was said
         path.touch(mode=0o600)
-        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        self._db = sqlite3.connect(path, timeout=BUSY_S, check_same_thread=False, isolation_level=None)
         try:
             self._db.execute("PRAGMA journal_mode=WAL")
         except sqlite3.DatabaseError as error:
             self._db.close()
+            if disk_faults.is_of_disk(error):
+                raise
             do = "restore it from a backup; without it, every site must be invited anew"
             raise UserError(f"the registry {path} cannot be read", str(error), do) from None
         self._db.execute("PRAGMA synchronous=FULL")
@@ -123,10 +131,10 @@ class Registry:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+                self._db.execute("COMMIT")
+            finally:
+                if self._db.in_transaction:  # or else SQLite has rolled it back itself: the disk was full
+                    self._db.execute("ROLLBACK")
 
     def _rows(self, query: str, *values: object) -> list[Any]:
         with self._lock:
@@ -152,7 +160,8 @@ class Registry:
     def invited(self, site: str, now: float) -> tuple[bytes, bytes | None]:
         """The verifier of a site's invitation, and the certificate already issued on it. Raises RefusedError."""
         found = self._rows("SELECT verifier, expires, certificate FROM invitations WHERE site=?", site)
-        if not found or found[0][1] < now:
+        made = found[0][1] - invitation.LIFE_S if found else 0.0
+        if not found or not made - CLOCK_SLACK.total_seconds() <= now <= found[0][1]:  # before: a clock was ahead
             raise RefusedError(
                 "enrolment refused",
                 "there is no open invitation for this site",
@@ -276,6 +285,11 @@ class Registry:
             found.setdefault(site, []).append(certificate)
         return found
 
+    def lives(self) -> dict[str, Life]:
+        """When each site's certificate is in force; of those who enrolled under an older version nothing is known."""
+        held = {site: certificates[0] for site, certificates in self.in_use().items()}
+        return {site: read_leaf(one).life for site, one in held.items() if one is not None}
+
     def retire(self, is_good: Callable[[bytes], bool], now: float) -> list[str]:
         """End the certificates that are not good, since their authority is in force no more; their sites."""
         query = "SELECT site, serial, certificate FROM certificates WHERE standing IN ('current', 'next')"
@@ -388,8 +402,8 @@ class Registry:
             )
 
     def models(self) -> list[Model]:
-        """All published models, the one in use first."""
-        found = self._rows("SELECT id, run, card, published FROM models ORDER BY published DESC, rowid DESC")
+        """All published models, the one in use first: that which was published last, whatever the clock said then."""
+        found = self._rows("SELECT id, run, card, published FROM models ORDER BY rowid DESC")
         return [Model(row[0], row[1], json.loads(row[2]), row[3]) for row in found]
 
 

@@ -1,6 +1,7 @@
 """The commands of runs: train a plan, see how it goes, end it, go on with it."""
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -64,6 +65,51 @@ def resume(
     ended = begun if detach else _shown(home, run, already, is_quiet=as_json)
     terminal.show(ended, as_json=as_json, human=lambda: f"run {run}: {ended.get('status', 'resumed')}")
     _raise_if_ended_badly(ended)
+
+
+@app.command()
+def quorum(
+    run: Annotated[int, typer.Argument(help="The run under way.", autocompletion=completion.runs)],
+    to: Annotated[int, typer.Argument(metavar="UPDATES", help="Needed for a round to count, from now on.")],
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Let the rounds of a run close with fewer updates, down to the `cohort.least` that its sites have accepted."""
+    done = call(home, "POST", f"/runs/{run}/quorum", json={"quorum": to})
+    terminal.show(done, as_json=as_json, human=lambda: f"run {run}: a round counts with {to} updates from now on")
+
+
+@app.command()
+def replan(
+    run: Annotated[int, typer.Argument(help="The run to go on from.", autocompletion=completion.runs)],
+    out: Annotated[Path, typer.Option("--out", help="A new folder for the plan and the weights.")],
+    quorum: Annotated[int, typer.Option("--quorum", help="Updates needed for a round of the new plan.")],
+    minimum: Annotated[int | None, typer.Option("--minimum", help="Sites needed to begin; else the quorum.")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Write a new plan that goes on from a run's last weights with fewer sites, which are asked about it.
+
+    The run itself is as it was: cancel it, then train the plan.
+    """
+    import yaml  # a part of a tenth of a second that help and completion need not wait
+
+    asked = {"quorum": quorum, "minimum": quorum if minimum is None else minimum}
+    made = call(home, "POST", f"/runs/{run}/carry-over", json=asked)
+    try:
+        out.mkdir(parents=True)
+        weights = shutil.copy(made["weights"], out)
+        values = {**made["plan"], "init": Path(weights).name}
+        (out / "plan.yaml").write_text(yaml.safe_dump(values, sort_keys=False), "utf-8")
+    except OSError as error:
+        do = "name a new folder, where this user may write, with --out"
+        raise UserError(f"the plan cannot be written to {out}", error.strerror or "", do) from None
+    shown = {"run": run, "plan": made["id"], "file": str(out / "plan.yaml"), "rounds": values["training"]["rounds"]}
+    lines = (
+        f"{shown['file']}: plan {made['id'][:12]}, {shown['rounds']} rounds from the last weights of run {run}\n"
+        f"next: ynet-server cancel {run}, then ynet-server train --plan {shown['file']}"
+    )
+    terminal.show(shown, as_json=as_json, human=lambda: lines)
 
 
 @app.command()

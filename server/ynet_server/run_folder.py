@@ -13,11 +13,12 @@ from ynet import private_files, weights
 from ynet.errors import UserError
 from ynet.federation import chain, plan
 from ynet.federation.plan import Plan
+from ynet.home import write_private
 from ynet.weights import Arrays, Flat, Layout
 from ynet_server.registry import now
 
 PLAN, EVENTS, STATE, MODEL = "plan.json", "events.jsonl", "state.safetensors", "model.safetensors"
-INIT, CARD, SEEN = "init.safetensors", "card.json", "seen.jsonl"
+INIT, CARD, SEEN, QUORUM = "init.safetensors", "card.json", "seen.jsonl", "quorum"
 AVERAGE = "average"  # the moving average's arrays, in the state: this, a slash and their names
 
 
@@ -68,6 +69,48 @@ class RunFolder:
     def plan(self) -> Plan:
         """The run's plan."""
         return plan.from_canonical((self.path / PLAN).read_text("utf-8", errors="replace"))
+
+    def quorum(self) -> int:
+        """Updates needed for a round: the plan's, or what the coordinator has put it to, within the plan's terms."""
+        cohort = self.plan().cohort
+        try:
+            asked = int((self.path / QUORUM).read_text("ascii"))
+        except (OSError, ValueError):
+            return cohort.quorum
+        return min(max(asked, cohort.floor), cohort.quorum)
+
+    def lower_quorum(self, to: int) -> None:
+        """Let a run's rounds close with fewer updates from now on. Raises UserError beyond what its sites accepted."""
+        cohort = self.plan().cohort
+        if not cohort.floor <= to <= cohort.quorum:
+            why = f"its sites have said yes to rounds of {cohort.floor} to {cohort.quorum} updates"
+            if cohort.floor == cohort.quorum:
+                why = f"its sites have said yes to rounds of {cohort.quorum} updates, no fewer (cohort.least)"
+            do = "go on with a new plan from its last weights, which the sites are asked about: ynet-server replan RUN"
+            raise UserError("the quorum was not changed", why, do)
+        write_private(self.path / QUORUM, str(to).encode())
+
+    def carry_over(self, quorum: int, minimum: int) -> tuple[Plan, Path]:
+        """A plan for fewer sites that goes on from the last weights, for the rounds that are left; and the weights.
+
+        Raises UserError when no round is whole yet, or none is left.
+        """
+        old, state = self.plan(), self.state()
+        what = "there is nothing to go on from"
+        if state is None or state.round == 0:
+            raise UserError(what, "no round of this run is whole", "train another plan: ynet-server train --plan ...")
+        if (left := old.training.rounds - state.round) <= 0:
+            raise UserError(what, "all its rounds are whole", "it publishes its model by itself: ynet-server runs")
+        path = self.path / f"weights-{state.round:04d}.safetensors"
+        weights.save(path, weights.unflatten(state.best, state.layout), {"plan": old.canonical()})
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        least = None if old.cohort.least is None else min(old.cohort.least, quorum)
+        values = json.loads(old.canonical())
+        values["name"] = f"{old.name[:50]}-after-{state.round}"
+        values["training"] |= {"rounds": left}
+        values["cohort"] |= {"minimum": minimum, "quorum": quorum, **({} if least is None else {"least": least})}
+        values["init"] = {"file": path.name, "sha256": digest}
+        return plan.from_canonical(json.dumps(values)), path
 
     def event(self, kind: str, **values: Any) -> None:
         """Add one event: a line of JSON."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ynet import private_files
+from ynet import disk_faults, private_files
 from ynet.errors import UserError
 from ynet.federation.plan import Plan
 from ynet_server.audit import Act, Write, nowhere
@@ -32,11 +32,12 @@ ACTS: Mapping[str, Act] = {
     "late": "late-update",
     "resumed": "run-resumed",
     "cancelled": "run-cancelled",
+    "quorum_changed": "quorum-changed",
     "failed": "run-ended",
     "finished": "run-ended",
 }
 """Of a run's events, those that the audit log has, under their names there."""
-DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
+HELD = "another process holds the registry: end that, and the run goes on"
 
 
 @dataclass
@@ -120,6 +121,30 @@ class Runs:
             raise UserError(f"run {number} was not cancelled", "it is not under way", "see them: ynet-server runs")
         work.is_cancelled = True
 
+    def lower_quorum(self, number: int, to: int) -> None:
+        """Let the rounds of the run under way close with fewer updates. Raises UserError beyond its sites' yes."""
+        self._check_running(number, "the quorum was not changed")
+        self.folder(number).lower_quorum(to)
+        self.folder(number).event("quorum_changed", quorum=to)
+
+    def carry_over(self, number: int, quorum: int, minimum: int) -> tuple[Plan, Path]:
+        """A plan for fewer sites that goes on from a run's last weights, and those. Raises UserError."""
+        if number not in {run.id for run in self._registry.runs()}:
+            raise UserError(f"there is no run {number}", "it was never started here", "list them: ynet-server runs")
+        made, path = self.folder(number).carry_over(quorum, minimum)
+        self._audit("run-carried-over", about=f"run {number}: plan {made.id}")
+        return made, path
+
+    def quorum(self, number: int) -> int | None:
+        """Updates that a round of a run needs at the moment; None where its plan cannot be read."""
+        with contextlib.suppress(UserError, OSError):
+            return self.folder(number).quorum()
+        return None
+
+    def _check_running(self, number: int, what: str) -> None:
+        if number not in {run.id for run in self._registry.runs() if run.status == "running"}:
+            raise UserError(what, f"run {number} is not under way", "see them: ynet-server runs")
+
     def stop(self) -> None:
         """Let go of the run under way, before its sites are cut off; the next start goes on with it."""
         self._is_stopping = True
@@ -154,9 +179,10 @@ class Runs:
     def _is_done(self, run: int, work: _Work) -> bool:
         try:
             self._work(run, work)
-        except (OSError, sqlite3.Error):
+        except (OSError, sqlite3.Error) as error:
             log.exception("run %d stands still", run)
-            work.stalled = "the server's disk takes no more: make room on it, and the run goes on"
+            is_held = isinstance(error, sqlite3.Error) and "locked" in str(error)
+            work.stalled = HELD if is_held else "the server's disk takes no more: make room on it, and the run goes on"
             with contextlib.suppress(OSError):
                 self.folder(run).event("stalled", reason=work.stalled)
             return False
@@ -181,7 +207,7 @@ class Runs:
         except UserError as error:
             self._end_badly(run, f"{error.what}: {error.why}", error.do)
         except Exception as error:
-            if _is_of_disk(error):
+            if disk_faults.is_of_disk(error):
                 raise
             log.exception("run %d failed", run)
             self._end_badly(run, "a fault of ynet", "see the server's log")
@@ -192,7 +218,7 @@ class Runs:
         if kind not in ACTS:
             return
         at = f"run {run}" + (f", round {values['round']}" if "round" in values else "")
-        told = [str(values[key]) for key in ("outcome", "reason", "model", "by") if values.get(key)]
+        told = [str(values[key]) for key in ("outcome", "reason", "model", "by", "quorum") if values.get(key)]
         told += [f"of round {values['of']}"] if "of" in values else []
         told += [f"with {', '.join(values['sites'])}"] if kind == "round" else []
         try:
@@ -210,10 +236,3 @@ class Runs:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         self._hub.publish(model, self._hub.offer(path, digest, path.stat().st_size))
-
-
-def _is_of_disk(error: Exception) -> bool:
-    """Whether the server's disk is full or broken: a run need not end of it."""
-    if isinstance(error, sqlite3.OperationalError):
-        return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY)
-    return isinstance(error, OSError) and error.errno in DISK_FAULTS

@@ -72,7 +72,7 @@ class SecureSums:
         Raises TooFewError when fewer than the quorum are left.
         """
         number, attempt, offers = purpose.round, purpose.attempt, _offers(replies)
-        while len(offers) >= self._plan.cohort.quorum:
+        while len(offers) >= self._folder.quorum():
             masked = self._masked(number, attempt, offers, size)
             if len(masked) == len(offers):
                 made = Sum(number, attempt, secure_sum.add_up(list(masked.values())), {n: said[n] for n in masked})

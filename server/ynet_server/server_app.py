@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -117,7 +117,7 @@ class _Rounds:
         self.sums = SecureSums(self._talk, plan, folder)
         self.gate = Gate(plan.training.norm_gate, folder.seen())
         self.late = Late(grid, self._talk, folder, uses=plan.cohort.late == "use")
-        self._arrived = 0  # updates of the round that is held
+        self._arrived = list[int]()  # nodes whose updates the round that is held has
         self._took_part = set[int]()  # nodes whose updates have counted
         self._lost = 0  # rounds one after the other whose secure sum came to nothing
         self.cases: dict[str, int] = {}  # by site: what it named first in this run, and its updates weigh at most
@@ -126,7 +126,7 @@ class _Rounds:
         """Initial weights: each site makes them from the plan's seed; all layouts must agree; one set is taken."""
         asked, refused, told, good = list[int](), 0, -1, dict[int, Reply]()
         while True:
-            nodes = self._wait_for(self._plan.cohort.minimum)
+            nodes = self._wait_for(lambda: self._plan.cohort.minimum)
             if nodes != asked:
                 asked, refused = nodes, 0
             self._talk.refusal = ""
@@ -138,7 +138,8 @@ class _Rounds:
             self._give_up_if(refused, "the run's beginning", len(good), self._plan.cohort.minimum)
             if len(good) != told:
                 told = len(good)
-                self._folder.event("waiting", connected=len(good), needed=self._plan.cohort.minimum)
+                needed = self._plan.cohort.minimum
+                self._folder.event("waiting", connected=len(good), needed=needed, missing=self._missing(list(good)))
             time.sleep(WAIT_AFTER_FAILED_ROUND_S)
         replies = [good[node] for node in sorted(good)]
         layouts = {str(reply.content[CONFIG]["layout"]) for reply in replies}
@@ -171,8 +172,10 @@ class _Rounds:
         begun, refused = time.monotonic(), 0
         while (update := self._update(chosen, number, state)) is None:
             refused += bool(self._talk.refusal) and not self._is_one_away()
-            self._give_up_if(refused, f"round {number}", self._arrived, self._plan.cohort.quorum)
-            self._folder.event("under_quorum", round=number, updates=self._arrived, quorum=self._plan.cohort.quorum)
+            quorum = self._folder.quorum()
+            self._give_up_if(refused, f"round {number}", len(self._arrived), quorum)
+            missing = self._missing(self._arrived)
+            self._folder.event("under_quorum", round=number, updates=len(self._arrived), quorum=quorum, missing=missing)
             time.sleep(WAIT_AFTER_FAILED_ROUND_S)
         if not update.replies:
             return state.flat
@@ -209,14 +212,14 @@ class _Rounds:
         replies = self._talk.send(number, messages, check)
         del messages
         said = {reply.node: said_by(self._talk.name_of(reply.node), reply) for reply in replies}
-        self._arrived = len(replies)
-        if len(replies) < self._plan.cohort.quorum:
+        self._arrived = [reply.node for reply in replies]
+        if len(replies) < self._folder.quorum():
             return None
         self._took_part.update(said)
         try:
             return self._read(self.sums.collect(replies, purpose, said, state.flat.size))
         except TooFewError as error:
-            self._arrived = error.left
+            self._arrived = self._arrived[: error.left]
             return None
 
     def _plain(
@@ -235,8 +238,8 @@ class _Rounds:
         late = [(one.reply, one.begun) for one in self.late.arrived(number)]
         judged = self.gate.admit(number, replies, state.flat, self._talk, late)
         good = [reply for reply in replies if reply.node not in judged.refused]
-        self._arrived = len(good)
-        if len(good) < self._plan.cohort.quorum:
+        self._arrived = [reply.node for reply in good]
+        if len(good) < self._folder.quorum():
             return None
         said = {
             reply.node: said_by(self._talk.name_of(reply.node), reply).with_change(judged.change[reply.node])
@@ -301,21 +304,27 @@ class _Rounds:
     def _wait_for_willing(self) -> None:
         """Back when a quorum is there of sites whose admins have not left the plan unanswered, as far as is known."""
         while True:
-            nodes = self._wait_for(self._plan.cohort.quorum)
+            nodes = self._wait_for(self._folder.quorum)
             silent = [node for node in nodes if node in self._talk.awaited]
-            if len(nodes) - len(silent) >= self._plan.cohort.quorum:
+            if len(nodes) - len(silent) >= self._folder.quorum():
                 return
             self._talk.ask(0, INITIAL, silent, self._check_initial)
             time.sleep(WAIT_AFTER_FAILED_ROUND_S)
 
-    def _wait_for(self, needed: int) -> list[int]:
-        told = -1
-        while len(nodes := self._talk.present()) < needed:
-            if len(nodes) != told:
-                told = len(nodes)
-                self._folder.event("waiting", connected=told, needed=needed)
+    def _wait_for(self, needed: Callable[[], int]) -> list[int]:
+        """The nodes that are there, when they are as many as needed, which may change meanwhile."""
+        told: tuple[list[int], int] | None = None
+        while len(nodes := self._talk.present()) < (least := needed()):
+            if (nodes, least) != told:
+                told = (nodes, least)
+                missing = self._missing(nodes)
+                self._folder.event("waiting", connected=len(nodes), needed=least, missing=missing)
             time.sleep(POLL_S)
         return nodes
+
+    def _missing(self, there: Iterable[int]) -> list[str]:
+        """The sites that took part in this run before, but for those that are there."""
+        return sorted(self.cases.keys() - {self._talk.name_of(node) for node in there})
 
     def _check_initial(self, reply: Reply) -> None:
         layout = weights.layout_from_json(str(reply.content[CONFIG]["layout"]))

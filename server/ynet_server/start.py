@@ -124,9 +124,7 @@ async def serve(
         }
         listed = routes(registry, hub, runs, authority, own, about, revocations, write)
         listed += rotation.routes(following)
-        measures = metrics.Known(
-            settings.federation, home, registry, hub, runs, Courses(), lambda: _ends(authority), own.ends
-        )
+        measures = metrics.Known(settings.federation, home, registry, hub, runs, Courses(), authority.life, own.life)
         measured.register(metrics.state(measures))
         books = Books(home, audit, lambda: (authority.trusted, authority.past))
         pages = contextlib.AsyncExitStack()
@@ -196,11 +194,6 @@ def _doing(hub: Hub, registry: Registry) -> str:
     return f"{len(hub.connected())} sites connected; " + (
         f"run {newest.id}: {newest.status}" if newest else "no run yet"
     )
-
-
-def _ends(authority: Authorities) -> float:
-    """When the authority whose certificates are given out ends, in seconds since 1970."""
-    return identity.read_leaf(authority.newest.certificate).ends.timestamp()
 
 
 def _metrics_at(settings: ServerSettings) -> list[str]:

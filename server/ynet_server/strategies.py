@@ -41,7 +41,7 @@ STRATEGIES: dict[str, Callable[..., FedAvg]] = {
 
 def strategy(plan: Plan) -> FedAvg:
     """The plan's strategy: every connected site trains and evaluates; a run begins with `cohort.minimum` of them."""
-    name, needed = plan.training.strategy, plan.cohort.quorum
+    name, needed = plan.training.strategy, plan.cohort.floor
     return STRATEGIES[name](
         min_train_nodes=needed,
         min_evaluate_nodes=1,

@@ -109,6 +109,23 @@ def test_every_policy_is_checked() -> None:
     assert refused == 5
 
 
+def test_what_a_site_says_yes_to_is_the_least_quorum_that_a_run_may_ever_have() -> None:
+    lower = plan(cohort={"minimum": 3, "quorum": 3, "least": 2})
+    check(lower, Policy(min_sites=2))
+    with pytest.raises(RefusedError, match="fewer than 3 sites"):
+        check(lower, Policy(min_sites=3))
+    assert any("at least 2 in each round" in line for line in terms(lower))
+    assert lower.id != PLAN.id
+    assert plan(cohort={"minimum": 3, "quorum": 3, "least": None}).id == PLAN.id
+
+
+@pytest.mark.parametrize("changes", [{"aggregation": "plain"}, {"aggregation": "secure"}])
+def test_a_floor_above_the_quorum_or_below_three_in_secret_is_no_plan(changes: dict[str, Any]) -> None:
+    least = 4 if changes["aggregation"] == "plain" else 2
+    with pytest.raises(UserError, match=r"cohort\.least"):
+        plan(cohort={"minimum": 3, "quorum": 3, "least": least}, **changes)
+
+
 def test_the_terms_say_what_leaves_and_what_it_costs() -> None:
     open_terms, secret = "\n".join(terms(PLAN)), "\n".join(terms(plan(aggregation="secure", privacy=PRIVATE)))
     assert PLAN.id in open_terms

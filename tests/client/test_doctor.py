@@ -273,7 +273,7 @@ def test_another_authority_is_shown_beside_the_pinned_one(tmp_path: Path) -> Non
 def test_a_certificate_that_ended_or_has_not_begun(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         today = consortium.now
-        for age, words in ((91 * DAY, "ended on"), (-2 * DAY, "is not valid before")):
+        for age, words in ((91 * DAY, "ended on"), (-2 * DAY, "is not in force before")):
             consortium.now = today - age
             member = consortium.enrol("A")
             bad, steps = await diagnosed(consortium, member)

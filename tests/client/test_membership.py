@@ -317,3 +317,16 @@ def test_a_membership_that_cannot_be_read_is_the_users_to_mend(door: Door, home:
     (home / KEY).unlink()
     with pytest.raises(UserError, match="membership"):
         membership.load(home)
+
+
+@pytest.mark.parametrize("off", [dt.timedelta(days=70), dt.timedelta(days=-100)])
+def test_a_server_whose_certificate_is_of_another_time_is_no_other_server(off: dt.timedelta, home: Path) -> None:
+    authority = identity.make_authority("test", NOW - dt.timedelta(days=365))
+    app = Starlette(routes=[Route("/authority", lambda _: PlainTextResponse(authority.certificate))])
+    with serving(app, identity.issue_hub(authority, NOW + off), authority) as port:
+        invited = Invitation(f"127.0.0.1:{port}", b"s" * 16, identity.fingerprint(authority.certificate))
+        with pytest.raises(RefusedError) as caught:
+            membership.enrol(home, "A", invited.to_text())
+    assert "clock" in caught.value.why
+    assert "NTP" in caught.value.do
+    assert_no_member(home)

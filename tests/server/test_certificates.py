@@ -22,8 +22,9 @@ from ynet.federation import expiry, identity, protocol
 from ynet.federation import hub_pb2 as pb
 from ynet.web.https_door import HttpsDoor
 from ynet_client.membership import Membership
-from ynet_server import certificates, start
-from ynet_server.callers import CertificateCheck
+from ynet_server import certificates, renewal, start
+from ynet_server.authorities import Authorities
+from ynet_server.callers import Caller, CertificateCheck
 from ynet_server.certificates import HubCertificate
 from ynet_server.hub import service
 from ynet_server.tasks import TaskError
@@ -273,6 +274,78 @@ def test_the_coordinator_is_told_of_each_site_and_of_the_authority_once_for_each
         assert line.startswith("the authority's certificate: good until")
 
     play(tmp_path, story)
+
+
+# --- a clock that was months ahead, or back
+
+MONTHS = 70 * DAY
+
+
+@pytest.mark.parametrize("off", [MONTHS, -MONTHS])
+def test_a_hubs_certificate_of_another_time_is_made_anew_at_the_next_start_and_while_it_runs(
+    off: dt.timedelta, tmp_path: Path
+) -> None:
+    now = dt.datetime.now(dt.UTC)
+    authority = identity.make_authority("test", now - 400 * DAY)
+    HubCertificate(tmp_path, authority, now)
+    running = HubCertificate(tmp_path, authority, now + off)  # started once with a wrong clock
+    assert HubCertificate(tmp_path, authority, now).life().has(now)  # a restart helps
+    running.renew(now)  # and so does the right time alone
+    assert running.life().has(now)
+    assert ["not in force before" in line for line in running.news] == [True]
+
+
+def test_the_server_says_at_once_that_its_clock_was_put_and_which_certificates_are_not_in_force(tmp_path: Path) -> None:
+    async def story(consortium: Consortium) -> None:
+        right = consortium.now
+        consortium.now = right + MONTHS
+        consortium.enrol("A")
+        ahead = identity.make_authority("test", right + MONTHS)
+        own = HubCertificate(tmp_path, ahead, right + MONTHS)
+        at, said = [right + MONTHS], list[str]()
+        watching = asyncio.ensure_future(
+            certificates.watch(
+                consortium.hub, consortium.registry, own, lambda: ahead.certificate, said.append, lambda: at[0]
+            )
+        )
+        await asyncio.sleep(0.1)
+        assert said == []
+        at[0] = right
+        await until(lambda: len(said) >= 4, 5)
+        watching.cancel()
+        assert said[0] == "this machine's clock was put back by 70 days"
+        assert said[1].startswith("the hub's certificate was not in force before")
+        assert "authority's certificate: not in force before" in said[2]
+        assert "ynet-server authority rotate --now" in said[2]
+        assert "site A: not in force before" in said[3]
+        assert "(ynet-server invite A --replace)" in said[3]
+
+    play(tmp_path, story)
+
+
+def test_a_renewal_made_while_the_clock_was_ahead_is_not_given_again(tmp_path: Path) -> None:
+    async def story(consortium: Consortium) -> None:
+        member, right = consortium.enrol("A"), consortium.now
+        asked = Caller("A", identity.read_leaf(member.certificate), member.certificate)
+        csr = identity.signing_request(identity.new_key(), "A")
+        early = renewal.renew(consortium.registry, consortium.authority, asked, csr, right + MONTHS)
+        assert renewal.renew(consortium.registry, consortium.authority, asked, csr, right + MONTHS) == early
+        late = renewal.renew(consortium.registry, consortium.authority, asked, csr, right + 65 * DAY)
+        assert late != early
+        assert identity.read_leaf(late).life.has(right + 65 * DAY)
+
+    play(tmp_path, story)
+
+
+def test_a_successor_that_is_not_in_force_can_be_made_anew(tmp_path: Path) -> None:
+    now = dt.datetime.now(dt.UTC)
+    authorities = Authorities(tmp_path, "test", now)
+    authorities.rotate(now + MONTHS)
+    assert not authorities.life().has(now)
+    authorities.rotate(now)
+    assert authorities.life().has(now)
+    with pytest.raises(UserError, match="not rotated"):
+        authorities.rotate(now)
 
 
 # --- how things stand

@@ -13,6 +13,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from loopback import LAYOUT, Consortium, play, runs, tiny_app, until
 from tiny_runs import LARGEST, SIZE, TRAININGS, by_hand, events, federate, honest, model, plan, run, towards
 
+from ynet import weights
 from ynet.errors import RefusedError, UserError
 from ynet.federation import update_encoding
 from ynet.federation.records import ARRAYS, CASES, CONFIG, METRICS, flat_weights, weights_record
@@ -269,6 +270,67 @@ def test_a_run_waits_for_its_sites_and_says_so(tmp_path: Path) -> None:
     waiting = events(folder, "waiting")[0]
     assert (waiting["connected"], waiting["needed"]) == (0, 2)
     assert set(events(folder, "started")[0]["sites"]) == {"A", "B"}
+
+
+def test_a_run_names_the_site_that_is_gone_for_good_and_goes_on_when_its_quorum_is_lowered(tmp_path: Path) -> None:
+    folder, apps = RunFolder(tmp_path / "run").create(plan(rounds=3, minimum=3, quorum=3, least=2)), honest("ABC")[0]
+
+    async def story(consortium: Consortium) -> None:
+        joined = {name: await consortium.join(name, runs(apps[name], TRAININGS[name][1])) for name in apps}
+        training = asyncio.ensure_future(federate(consortium, folder))
+        await until(lambda: events(folder, "round"))
+        joined["C"].task.cancel()
+        await until(lambda: [event for event in events(folder, "waiting") if event["connected"] == 2])
+        assert not training.done()
+        with pytest.raises(UserError, match="2 to 3 updates"):
+            folder.lower_quorum(1)
+        folder.lower_quorum(2)
+        await training
+
+    play(tmp_path, story)
+    assert events(folder, "waiting")[-1]["missing"] == ["C"]
+    assert [len(event["sites"]) for event in events(folder, "round")][-1] == 2
+
+
+def test_a_quorum_is_not_lowered_below_what_the_sites_said_yes_to(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run").create(plan(minimum=3, quorum=3))
+    with pytest.raises(UserError, match="of 3 updates, no fewer") as caught:
+        folder.lower_quorum(2)
+    assert "ynet-server replan" in caught.value.do
+    assert folder.quorum() == 3
+    (folder.path / "quorum").write_text("1")  # by hand: it does not go below either
+    assert folder.quorum() == 3
+
+
+def test_a_new_plan_goes_on_from_the_last_weights_with_the_sites_that_are_left(tmp_path: Path) -> None:
+    apps, cases = honest("ABC")
+    old = run(tmp_path / "old", plan(rounds=2, minimum=3, quorum=3), apps, cases)
+    frozen = plan(rounds=5, minimum=3, quorum=3)
+    (old.path / "plan.json").write_text(frozen.canonical())  # a run of five rounds, after its second
+    made, path = old.carry_over(quorum=2, minimum=2)
+    assert (made.training.rounds, made.cohort.quorum, made.cohort.minimum) == (3, 2, 2)
+    assert made.id != frozen.id
+    new = RunFolder(tmp_path / "new" / "run").create(made, path)
+
+    async def story(consortium: Consortium) -> None:
+        for name in "AB":
+            await consortium.join(name, runs(apps[name], cases[name]))
+        await federate(consortium, new)
+
+    play(tmp_path / "new", story)
+    assert [set(event["sites"]) for event in events(new, "round")] == [{"A", "B"}] * 3
+    given = weights.load(path)[0]
+    np.testing.assert_array_equal(weights.flatten({entry.name: given[entry.name] for entry in LAYOUT}), model(old))
+    assert events(new, "started")[0]["given"] == SIZE
+
+
+def test_nothing_is_carried_over_from_a_run_without_a_whole_round_or_with_all(tmp_path: Path) -> None:
+    empty = RunFolder(tmp_path / "run").create(plan())
+    with pytest.raises(UserError, match="no round of this run is whole"):
+        empty.carry_over(1, 1)
+    apps, cases = honest("AB")
+    with pytest.raises(UserError, match="all its rounds are whole"):
+        run(tmp_path / "done", plan(), apps, cases).carry_over(1, 1)
 
 
 def test_a_site_that_comes_during_a_run_takes_part_from_the_next_round_on(tmp_path: Path) -> None:

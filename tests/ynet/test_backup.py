@@ -152,6 +152,71 @@ def test_a_backup_that_names_files_elsewhere_is_refused(name: str, tmp_path: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.tar", "to"]
 
 
+DEEP = "a/" * 3_000 + "file"
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [DEEP],
+        ["a/" * 40 + "file"],
+        ["long" * 100],
+        ["f" * 5_000],
+        ["a", "a"],
+        ["a", "a/b"],
+        ["a/b", "a"],
+        ["a\udc80b"],
+        ["a\nb"],
+        ["a", "a\0b"],
+    ],
+)
+def test_names_that_no_backup_has_are_said_in_three_lines_and_nothing_is_left(
+    members: list[str], tmp_path: Path
+) -> None:
+    with tarfile.open(tmp_path / "b.tar", "w", errors="surrogateescape") as tar:
+        for name in members:
+            info = tarfile.TarInfo(name)
+            info.size = 1
+            tar.addfile(info, io.BytesIO(b"x"))
+    with pytest.raises(UserError) as caught:
+        restored(tmp_path / "b.tar", tmp_path / "to")
+    assert len(str(caught.value).splitlines()) == 3
+    assert not list((tmp_path / "to").iterdir())
+
+
+@pytest.mark.parametrize(
+    "kind", [tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE]
+)
+def test_what_is_no_file_is_refused_and_nothing_is_left(kind: bytes, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "b.tar", "w") as tar:
+        info = tarfile.TarInfo("a")
+        info.type, info.linkname, info.devmajor, info.devminor = kind, "/dev/zero", 1, 5
+        tar.addfile(info)
+    with pytest.raises(UserError, match="holds what no backup"):
+        restored(tmp_path / "b.tar", tmp_path / "to")
+    assert not list((tmp_path / "to").iterdir())
+
+
+def test_a_sparse_file_that_claims_an_exabyte_is_refused_before_a_byte_is_written(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "b.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("a")
+        info.pax_headers = {"GNU.sparse.size": str(1 << 60), "GNU.sparse.map": f"{(1 << 60) - 1},1"}
+        info.size = 1
+        tar.addfile(info, io.BytesIO(b"x"))
+    with pytest.raises(UserError, match="holds what no backup"):
+        restored(tmp_path / "b.tar", tmp_path / "to")
+    assert not list((tmp_path / "to").iterdir())
+
+
+def test_a_home_with_a_path_that_could_not_be_restored_is_not_packed(home: Path, tmp_path: Path) -> None:
+    deep = home.joinpath(*["a"] * 40)
+    deep.mkdir(parents=True)
+    (deep / "file").write_text("x")
+    with pytest.raises(UserError, match="was not made"):
+        packed(home, tmp_path / "b.tar")
+    assert not (tmp_path / "b.tar").exists()
+
+
 def test_links_and_what_the_manifest_does_not_name_are_refused(home: Path, tmp_path: Path) -> None:
     manifest = json.dumps({"format": FORMAT, "kind": "server", "name": "a", "made": 1, "version": "1", "files": {}})
     for member, content in ((tarfile.SYMTYPE, b""), (tarfile.REGTYPE, b"x")):

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ynet.errors import RefusedError, UserError
+from ynet.federation.expiry import Life
 
 HUB_NAME = "hub.ynet.invalid"
 """What a site expects in the hub's certificate, wherever the hub is."""
@@ -169,6 +170,11 @@ class Leaf(NamedTuple):
     begins: dt.datetime
     ends: dt.datetime
 
+    @property
+    def life(self) -> Life:
+        """When it is in force."""
+        return Life(self.begins, self.ends)
+
 
 def read_leaf(certificate: bytes) -> Leaf:
     """The site (from its SAN URI), serial number and life of a PEM certificate. Raises ValueError."""
@@ -223,9 +229,9 @@ def _untrusted(why: str) -> RefusedError:
 
 
 def due_for_renewal(certificate: bytes, now: dt.datetime) -> bool:
-    """Whether two thirds of a certificate's life are over."""
+    """Whether two thirds of a certificate's life are over, or it has not begun: it was made while a clock was ahead."""
     leaf = read_leaf(certificate)
-    return now >= leaf.begins + (leaf.ends - leaf.begins) * 2 / 3
+    return now < leaf.begins or now >= leaf.begins + (leaf.ends - leaf.begins) * 2 / 3
 
 
 def _issue(

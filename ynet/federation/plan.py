@@ -100,6 +100,12 @@ class Cohort:
     quorum: Annotated[int, Field(ge=1, le=10_000)]  # updates needed for a round to close
     round_deadline_s: Annotated[float, Field(gt=0, le=7 * 86_400)] = 1800.0
     late: Literal["drop", "use"] = "drop"  # an update that comes after its round's deadline: use it in the next round
+    least: Annotated[int, Field(ge=1, le=10_000)] | None = None  # as low may the coordinator put a run's quorum
+
+    @property
+    def floor(self) -> int:
+        """The fewest updates that may ever make a round: what a site says yes to."""
+        return self.quorum if self.least is None else self.least
 
 
 def _yaml_off(value: object) -> object:
@@ -140,6 +146,7 @@ LATER = (
     ("training", "update_encoding", "float32"),
     ("training", "norm_gate", 10.0),
     ("cohort", "late", "drop"),
+    ("cohort", "least", None),
 )
 """Keys that plans did not have at first, and the value that a plan without them has. A plan that does without keeps the
 id that its sites have accepted and spent privacy under, and an older site can read it."""
@@ -171,11 +178,13 @@ class Plan:
             raise ValueError("'training.class_weights' needs one weight for each class")
         if self.cohort.quorum > self.cohort.minimum:
             raise ValueError("'cohort.quorum' is above 'cohort.minimum'")
+        if self.cohort.floor > self.cohort.quorum:
+            raise ValueError("'cohort.least' is above 'cohort.quorum'")
         if 0 < self.training.norm_gate < 2:
             raise ValueError("'training.norm_gate' would refuse honest sites: 0 (off), or 2 and more")
         if not all(math.isfinite(value) for value in self.training.strategy_options.values()):
             raise ValueError("'training.strategy_options' has a value that is not finite")
-        if wrong := fault(self.training.strategy, self.training.strategy_options, self.cohort.quorum):
+        if wrong := fault(self.training.strategy, self.training.strategy_options, self.cohort.floor):
             raise ValueError(wrong)
         if self.cohort.late == "use" and self.training.strategy in ROBUST:
             raise ValueError(
@@ -203,6 +212,8 @@ class Plan:
             return
         if not LEAST_SECURE <= self.cohort.quorum <= MOST_SECURE:
             raise ValueError(f"'aggregation: secure' needs a 'cohort.quorum' of {LEAST_SECURE} to {MOST_SECURE} sites")
+        if self.cohort.floor < LEAST_SECURE:
+            raise ValueError(f"'aggregation: secure' needs a 'cohort.least' of {LEAST_SECURE} sites or more")
         if self.training.update_encoding != "float32":
             raise ValueError(
                 "'training.update_encoding' is for 'aggregation: plain': what is masked cannot be made smaller"

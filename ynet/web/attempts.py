@@ -42,6 +42,8 @@ class Attempts:
 
     def _wait(self, key: tuple[str, str], most: int, now: float) -> float:
         times = self._failures.get(key)
+        if times and times[-1] > now:  # the clock was put back: nobody waits longer than WITHIN_S for that
+            times = self._failures[key] = deque((min(time, now) for time in times), maxlen=times.maxlen)
         return WITHIN_S - (now - times[0]) if times is not None and len(times) == most else 0.0
 
 

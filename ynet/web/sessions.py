@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+import time
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -30,6 +31,11 @@ class _Session:
     hash: str  # of the account's password, when it began
     begun: float
     used: float
+
+
+def elapsed() -> float:
+    """Seconds since some moment, those of a machine's sleep too; setting the clock does not change them."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class Sessions:

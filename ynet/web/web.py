@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import secrets
-import time
+import sqlite3
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from ynet import disk_faults
 from ynet.errors import EXIT_REFUSED, EXIT_UNREACHABLE, RefusedError, UserError
 from ynet.web.accounts import LONGEST, NAME, Accounts, Role
 from ynet.web.assets_folder import Assets
 from ynet.web.attempts import Attempts
 from ynet.web.gate import SAFE, Gate
 from ynet.web.https_door import signed_in
-from ynet.web.sessions import IDLE_S, LONGEST_S, Sessions, Visitor
+from ynet.web.sessions import IDLE_S, LONGEST_S, Sessions, Visitor, elapsed
 
 log = logging.getLogger("ynet.web")
 HERE = Path(__file__).parent
@@ -43,7 +44,7 @@ class Web:
         title: str,
         folder: Path,
         *,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = elapsed,
         idle_s: float = IDLE_S,
         longest_s: float = LONGEST_S,
     ) -> None:
@@ -76,6 +77,8 @@ class Web:
         inner = [Route(one.path, self._guarded(one.endpoint), methods=sorted(one.methods or ())) for one in routes]
         handlers: dict[Any, Any] = {
             UserError: self._user_error,
+            sqlite3.Error: self._user_error,
+            OSError: self._user_error,
             ClientDisconnect: _nobody,
             404: self._gone,
             405: self._gone,
@@ -160,8 +163,10 @@ class Web:
     # --- errors, in words
 
     async def _user_error(self, request: Request, error: Exception) -> Response:
-        if not isinstance(error, UserError):
+        fault = error if isinstance(error, UserError) else disk_faults.in_words(error)
+        if fault is None:
             raise error
+        error = fault
         if _wants_page(request):
             return self.page(request, "fault.html", 409, what=error.what, why=error.why, do=error.do)
         return _error_json(error.what, error.why, error.do, 409, error.exit_code)

@@ -6,7 +6,9 @@ from typing import Any
 
 from ynet import __version__
 from ynet.federation import expiry
+from ynet.federation.expiry import Life
 from ynet.federation.plan import Plan
+from ynet_server.certificates import LONG_AGO
 from ynet_server.course import SCORES, Course
 from ynet_server.hub import SiteState
 from ynet_server.metrics import Known, epsilon_bounds
@@ -23,13 +25,13 @@ def snapshot(known: Known, books: Books, now: float) -> dict[str, Any]:
     course = known.courses.of(known.runs.folder(runs[0].id).path) if runs else Course()
     connected, doing = known.hub.connected(), known.hub.doing()
     bounds = epsilon_bounds(known.registry, known.runs, known.courses)
-    models = known.registry.models()
+    models, lives = known.registry.models(), known.registry.lives()
     return {
         "federation": known.federation,
         "version": __version__,
-        "authority": _certificate(known.authority_ends(), now),
-        "hub": _certificate(known.hub_ends(), now),
-        "sites": [_site(site, connected, doing, bounds, now) for site in known.registry.sites()],
+        "authority": _certificate(known.authority_life(), now),
+        "hub": _certificate(known.hub_life(), now),
+        "sites": [_site(site, lives.get(site.name), connected, doing, bounds, now) for site in known.registry.sites()],
         "invitations": [
             {"site": site, "expires": expires} for site, expires in known.registry.invitations(now).items()
         ],
@@ -41,16 +43,23 @@ def snapshot(known: Known, books: Books, now: float) -> dict[str, Any]:
     }
 
 
-def _certificate(ends: float, now: float) -> dict[str, Any]:
-    """`warning`: the threshold that was passed, in days (30, 7, 1; 0: it has ended); null: none."""
-    at, today = (dt.datetime.fromtimestamp(time, dt.UTC) for time in (ends, now))
-    return {"ends": ends, "warning": expiry.reached(at, today)}
+def _certificate(life: Life, now: float) -> dict[str, Any]:
+    """`warning`: the threshold that was passed, in days (30, 7, 1; 0: it has ended, or not begun); null: none."""
+    warning = expiry.reached(life, dt.datetime.fromtimestamp(now, dt.UTC))
+    return {"begins": life.begins.timestamp(), "ends": life.ends.timestamp(), "warning": warning}
 
 
 def _site(
-    site: Site, connected: Mapping[str, SiteState], doing: Mapping[str, Doing], bounds: Mapping[str, float], now: float
+    site: Site,
+    life: Life | None,
+    connected: Mapping[str, SiteState],
+    doing: Mapping[str, Doing],
+    bounds: Mapping[str, float],
+    now: float,
 ) -> dict[str, Any]:
     state = connected.get(site.name)
+    if life is None and site.ends is not None:  # it enrolled under an older version
+        life = Life(LONG_AGO, dt.datetime.fromtimestamp(site.ends, dt.UTC))
     return {
         "name": site.name,
         "connected": state is not None,
@@ -61,7 +70,7 @@ def _site(
         "protocol": state.protocol if state else None,
         "cases": site.cases,
         "revoked": site.revoked,
-        "certificate": _certificate(site.ends, now) if site.ends and not site.revoked else None,
+        "certificate": _certificate(life, now) if life and not site.revoked else None,
         "doing": doing[site.name]._asdict() if site.name in doing and state else None,
         "epsilon": bounds.get(site.name),
     }
@@ -80,6 +89,8 @@ def _run(
         "seconds": course.seconds,
         "last_round": course.last_round or None,
         "waiting": course.waiting,
+        "missing": list(course.missing),
+        "quorum": known.runs.quorum(run.id),
         "held_again": course.held_again,
         "parts": {site: _part(site, run, course, connected, doing) for site in cohort},
         "terms": _terms(plan) if plan else None,

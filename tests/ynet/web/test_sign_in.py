@@ -4,6 +4,7 @@ import asyncio
 import datetime as dt
 import json
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +16,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from ynet.errors import UserError
-from ynet.web import certificate
+from ynet.web import certificate, sessions
 from ynet.web.accounts import FILE, Accounts, hashed
 from ynet.web.attempts import MAX_KEPT, MOST_OF_ACCOUNT, MOST_OF_ADDRESS, MOST_OF_PAIR, WITHIN_S, Attempts
 from ynet.web.https_door import HttpsDoor
@@ -345,6 +346,18 @@ def test_failures_count_for_a_pair_an_address_and_an_account_and_are_bounded_in_
     assert len(many._failures) <= MAX_KEPT
 
 
+def test_after_a_clock_that_was_put_back_nobody_waits_longer_than_a_quarter_of_an_hour() -> None:
+    attempts, day = Attempts(), 86_400.0
+    for number in range(9):
+        attempts.begin("anna", "10.0.0.1", 90 * day + number)
+    assert attempts.begin("anna", "10.0.0.1", 0.0) == WITHIN_S
+    assert attempts.begin("anna", "10.0.0.1", WITHIN_S) == 0.0
+
+
+def test_the_clock_of_sign_ins_is_not_the_one_that_people_set() -> None:
+    assert abs(sessions.elapsed() - time.clock_gettime(time.CLOCK_BOOTTIME)) < 5
+
+
 def test_a_success_is_no_failure_and_forgives_its_own_pair() -> None:
     attempts = Attempts()
     for _ in range(10 * MOST_OF_ACCOUNT):
@@ -357,7 +370,7 @@ def test_a_certificate_is_made_once_and_anew_for_another_host_or_when_its_end_is
     first = certificate.present(tmp_path, "", "", "127.0.0.1", now)
     assert certificate.present(tmp_path, "", "", "127.0.0.1", now).fingerprint == first.fingerprint
     later = certificate.present(tmp_path, "", "", "127.0.0.1", now + certificate.LIFE - dt.timedelta(days=5))
-    other = certificate.present(tmp_path, "", "", "pacs.example", now)
+    other = certificate.present(tmp_path, "", "", "pacs.example", now)  # `later` is not in force yet
     assert len({first.fingerprint, later.fingerprint, other.fingerprint}) == 3
     assert (tmp_path / certificate.FILE).stat().st_mode & 0o077 == 0
 

@@ -107,7 +107,7 @@ function notes(run) {
   const said = [];
   if (run.stalled) said.push(["bad", run.stalled]);
   if (run.status === "failed") said.push(["bad", `${run.reason}. ${run.do}`]);
-  if (run.status === "running" && run.waiting) said.push(["", `Waiting for sites: ${run.waiting.connected} of ${run.waiting.needed} are there.`]);
+  if (run.status === "running" && run.waiting) said.push(["", `Waiting for sites: ${run.waiting.connected} of ${run.waiting.needed} are there.${run.missing.length ? ` Missing: ${run.missing.join(", ")}.` : ""}`]);
   if (run.status === "running" && run.held_again) said.push(["", `The round was under its quorum and is held again (${run.held_again}).`]);
   return said.length ? h("div", {}, said.map(([kind, text]) => h("p", { class: `note ${kind}` }, text))) : null;
 }
@@ -117,7 +117,7 @@ function notes(run) {
 const WARN_KINDS = { 30: "info", 7: "warn", 1: "bad", 0: "bad" };
 function certificate(one) {
   if (!one) return "";
-  const days = (one.ends - now()) / 86400, text = days < 0 ? "ended" : count(Math.floor(days), "day", "days");
+  const days = (one.ends - now()) / 86400, text = now() < one.begins ? "not in force yet" : days < 0 ? "ended" : count(Math.floor(days), "day", "days");
   return one.warning === null ? h("span", { title: date(one.ends) }, text) : h("span", { class: `chip ${WARN_KINDS[one.warning]}`, title: date(one.ends) }, text);
 }
 function siteRows(sites) {
@@ -181,11 +181,11 @@ function todos(state) {
     if (!site.connected && silent > GONE_S) add("warn", "site", `${site.name} is not connected${site.last_seen ? ` for ${span(silent)}` : ""}. Have its admin run`, "ynet-client doctor");
     if (site.certificate && site.certificate.warning !== null) {
       const left = (site.certificate.ends - now()) / 86400, ended = left < 0;
-      add(WARN_KINDS[site.certificate.warning], "certificate", ended ? `The certificate of ${site.name} has ended.` : `The certificate of ${site.name} ends in ${count(Math.floor(left), "day", "days")}; it renews when the site connects. If it cannot:`, `ynet-server invite ${site.name} --replace`);
+      add(WARN_KINDS[site.certificate.warning], "certificate", now() < site.certificate.begins ? `The certificate of ${site.name} is not in force before ${date(site.certificate.begins)}: a clock was ahead.` : ended ? `The certificate of ${site.name} has ended.` : `The certificate of ${site.name} ends in ${count(Math.floor(left), "day", "days")}; it renews when the site connects. If it cannot:`, `ynet-server invite ${site.name} --replace`);
     }
   }
   for (const [name, one] of [["authority", state.authority], ["hub", state.hub]]) {
-    if (one.warning !== null) add(WARN_KINDS[one.warning], "certificate", `The ${name}'s certificate ends on ${date(one.ends)}.`, "");
+    if (one.warning !== null) add(WARN_KINDS[one.warning], "certificate", now() < one.begins ? `The ${name}'s certificate is not in force before ${date(one.begins)}: no site can connect. A clock was ahead.` : `The ${name}'s certificate ends on ${date(one.ends)}.`, now() < one.begins && name === "authority" ? "ynet-server authority rotate --now" : "");
   }
   const refused = {};
   for (const one of state.refusals) if (one.act === "update-refused" && now() - one.time < 86400) refused[one.site] = (refused[one.site] || 0) + 1;
