@@ -45,6 +45,8 @@ def check(
     problems += [problem for each in seen for problem in each.problems]
     problems += _labels(cases, classes)
     problems += _splits(cases)
+    if rows and "split" not in rows[0].cells:
+        problems += _lacking(cases)
     problems += _masks(seen)
     problems += _duplicates(seen)
     problems += _colours(seen, channels)
@@ -137,6 +139,17 @@ def _splits(cases: Sequence[Case]) -> Iterator[Problem]:
     if "test" not in splits:
         what, do = "there is no case to test on, so nothing will be evaluated", "hold some patients back as test"
         yield Problem(WHOLE_MANIFEST, "split", "warning", what, do)
+
+
+def _lacking(cases: Sequence[Case]) -> Iterator[Problem]:
+    """Classes that the digest of the patients has left without training or test cases."""
+    for label in sorted({case.label for case in cases}):
+        found = {case.split for case in cases if case.label == label}
+        for split, done in (("train", "trained on"), ("test", "tested on")):
+            if split not in found:
+                what = f"no patient of the class {label!r} is {done}: a digest of the id decides"
+                do = f"if there are enough of them, write a column `split` that has some in {split}"
+                yield Problem(WHOLE_MANIFEST, "split", "warning", what, do)
 
 
 def _masks(seen: Sequence[_Seen]) -> Iterator[Problem]:

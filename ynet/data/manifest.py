@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal, NamedTuple
 
 from ynet.data.frames import source
-from ynet.data.split import split_patients
+from ynet.data.split import is_held_back
 from ynet.errors import UserError
 
 Split = Literal["train", "test"]
@@ -52,11 +52,7 @@ class Manifest:
 
     def for_validation(self) -> "Manifest":
         """The training cases alone, a quarter of their patients as test cases: what choices may be made on."""
-        held_back = split_patients([(case.patient, case.label) for case in self.train], VALIDATION_SEED)
-        return Manifest(
-            self.root,
-            tuple(replace(case, split="test" if case.patient in held_back else "train") for case in self.train),
-        )
+        return Manifest(self.root, _split(self.train, VALIDATION_SEED))
 
     def without(self, patients: Collection[str]) -> "Manifest":
         """The manifest without some patients' cases."""
@@ -85,7 +81,7 @@ class Row(NamedTuple):
 
 
 def read(path: Path, split_seed: int = 1) -> Manifest:
-    """The manifest at `path`. Without a `split` column, `split_patients` decides by `split_seed`.
+    """The manifest at `path`. Without a `split` column, `is_held_back` decides of each patient, by `split_seed`.
 
     Raises UserError at the first fault. Whether the files named are there and fit is for `check` to say.
     """
@@ -174,10 +170,11 @@ def to_cases(rows: Sequence[Row], split_seed: int) -> tuple[Case, ...]:
         )
         for row in rows
     )
-    if rows and "split" not in rows[0].cells:
-        held_back = split_patients([(case.patient, case.label) for case in cases], split_seed)
-        cases = tuple(replace(case, split="test" if case.patient in held_back else "train") for case in cases)
-    return cases
+    return cases if not rows or "split" in rows[0].cells else _split(cases, split_seed)
+
+
+def _split(cases: Sequence[Case], seed: int) -> tuple[Case, ...]:
+    return tuple(replace(case, split="test" if is_held_back(case.patient, seed) else "train") for case in cases)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:

@@ -2,7 +2,8 @@
 
 import csv
 import hashlib
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from jaxtyping import Bool, Float
 from numpy.random import Generator
 from PIL import Image
 
-from ynet.data.split import split_patients
+from ynet.data.split import TEST_SHARE
 
 CLASSES = ("ring", "smooth", "spiculated")
 BACKGROUNDS = ("cloudy", "fibrous", "granular")
@@ -61,7 +62,7 @@ def _make_site(folder: Path, site: str, images: int, size: int, random: Generato
         noise=random.uniform(0.01, 0.04),
     )
     patients = _patients(site, images, random)
-    held_back = split_patients([(patient.name, patient.label) for patient in patients], seed)
+    held_back = _held_back(patients, seed)
     with (folder / "manifest.csv").open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(COLUMNS)
@@ -73,6 +74,22 @@ def _make_site(folder: Path, site: str, images: int, size: int, random: Generato
             split = "test" if patient.name in held_back else "train"
             paths = (f"images/{name}", f"masks/{name}")
             rows.writerow((*paths, patient.label, patient.name, split, patient.age, patient.background))
+
+
+def _held_back(patients: Sequence[_Patient], seed: int) -> frozenset[str]:
+    """A quarter of each class's patients, whom the manifest names as test; the only one of a class is trained on."""
+    of_class: defaultdict[str, set[str]] = defaultdict(set)
+    for patient in patients:
+        of_class[patient.label].add(patient.name)
+    held_back: set[str] = set()
+    owed = 0.0  # what rounding in one class left over goes to the next
+    for label in sorted(of_class):
+        names = sorted(of_class[label], key=lambda name: hashlib.sha256(f"{seed}\0{name}".encode()).digest())
+        owed += TEST_SHARE * len(names)
+        count = min(max(0, int(owed + 0.5)), len(names) - 1)
+        held_back.update(names[:count])
+        owed -= count
+    return frozenset(held_back)
 
 
 def _patients(site: str, images: int, random: Generator) -> list[_Patient]:

@@ -1,38 +1,45 @@
-"""The split of patients is fair to classes and depends on nothing but the seed and who they are."""
-
-from collections import Counter
+"""The split of patients depends on the seed and each patient's own id, and on nobody else."""
 
 from hypothesis import given
 from hypothesis import strategies as some
 
-from ynet.data.split import split_patients
+from ynet.data.manifest import Row, to_cases
+from ynet.data.split import is_held_back
 
-people = some.lists(some.tuples(some.text(min_size=1, max_size=3), some.sampled_from("abc")), min_size=1)
-
-
-@given(people, some.integers(0, 2**31), some.randoms(use_true_random=False))
-def test_the_order_of_the_rows_does_not_matter(rows: list[tuple[str, str]], seed: int, random: object) -> None:
-    shuffled = list(rows)
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
-    assert split_patients(rows, seed) == split_patients(shuffled, seed)
+ids = some.text(some.characters(codec="utf-8"), min_size=1, max_size=8)
 
 
-@given(people, some.integers(0, 2**31))
-def test_somebody_of_every_class_is_left_to_train_on(rows: list[tuple[str, str]], seed: int) -> None:
-    alone = [(patient, label) for patient, label in dict(rows).items()]
-    held_back = split_patients(alone, seed)
-    assert {label for patient, label in alone if patient not in held_back} == {label for _, label in alone}
+def splits(people: dict[str, str], seed: int) -> dict[str, str]:
+    """The split of each patient, one row a patient, without a column `split`."""
+    rows = [
+        Row(number, {"image": "a.png", "mask": "", "label": label, "patient": patient})
+        for number, (patient, label) in enumerate(people.items(), start=2)
+    ]
+    return {case.patient: case.split for case in to_cases(rows, seed)}
 
 
-@given(some.integers(4, 200), some.integers(4, 200), some.integers(0, 2**31))
-def test_a_quarter_of_the_patients_of_each_class_is_held_back(a: int, b: int, seed: int) -> None:
-    rows = [(f"{label}{n}", label) for label, count in (("a", a), ("b", b)) for n in range(count)]
-    held_back = Counter(patient[0] for patient in split_patients(rows, seed))
-    assert abs(held_back["a"] - a / 4) <= 1
-    assert abs(held_back["b"] - b / 4) <= 1
-    assert abs(held_back.total() - (a + b) / 4) <= 0.5
+@given(some.dictionaries(ids, some.sampled_from("abc"), min_size=1), some.integers(0, 2**31), some.data())
+def test_split_of_a_patient_is_the_same_whoever_else_is_there(
+    people: dict[str, str], seed: int, data: some.DataObject
+) -> None:
+    whole = splits(people, seed)
+    kept = data.draw(some.sets(some.sampled_from(sorted(people))))
+    assert splits({name: people[name] for name in sorted(kept, reverse=True)}, seed) == {
+        name: whole[name] for name in kept
+    }
 
 
-def test_another_seed_holds_back_other_patients() -> None:
-    rows = [(str(n), "a") for n in range(100)]
-    assert split_patients(rows, 1) != split_patients(rows, 2)
+@given(some.dictionaries(ids, some.sampled_from("abc"), min_size=1), some.integers(0, 2**31))
+def test_split_of_a_patient_is_the_same_whatever_the_labels(people: dict[str, str], seed: int) -> None:
+    assert splits(people, seed) == splits(dict.fromkeys(people, "a"), seed)
+
+
+def test_split_holds_a_quarter_of_the_patients_back() -> None:
+    for seed in range(5):
+        held_back = sum(is_held_back(f"P{number}", seed) for number in range(10_000))
+        assert abs(held_back - 2500) < 200  # 4.6 standard deviations
+
+
+def test_split_of_another_seed_holds_back_others() -> None:
+    names = [f"P{number}" for number in range(100)]
+    assert [is_held_back(name, 1) for name in names] != [is_held_back(name, 2) for name in names]
