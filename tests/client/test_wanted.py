@@ -16,6 +16,7 @@ from ynet.federation.network_size import network_values
 from ynet.federation.plan import Plan
 from ynet_client import wanted
 from ynet_client.session import Session
+from ynet_client.wanted import Looks
 from ynet_server.tasks import TaskError
 
 PLAN = smallest_plan()
@@ -42,7 +43,11 @@ def told(tmp_path: Path, values: int, *, takes_part: bool) -> tuple[list[Content
         spool = tmp_path / "site"
         spool.mkdir()
         session = Session(
-            consortium.enrol("A"), spool, Site(task=work), lambda _: None, look=wanted.of_task(lambda _: takes_part)
+            consortium.enrol("A"),
+            spool,
+            Site(task=work),
+            lambda _: None,
+            looks=Looks(wanted.of_task(lambda _: takes_part)),
         )
         consortium.run(session)
         await until(lambda: session.connected)
@@ -133,7 +138,7 @@ def test_few_large_messages_are_at_a_site_at_a_time(tmp_path: Path) -> None:
         spool = tmp_path / "site"
         spool.mkdir()
         look = lambda *_: True  # noqa: E731 (an accepted plan with a large network)
-        session = Session(consortium.enrol("A"), spool, Site(task=work), lambda _: None, look=look)
+        session = Session(consortium.enrol("A"), spool, Site(task=work), lambda _: None, looks=Looks(look))
         consortium.run(session)
         await until(lambda: session.connected)
         body = message(tmp_path, size)
