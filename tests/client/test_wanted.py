@@ -128,7 +128,7 @@ def test_shapes_that_are_none_or_too_large_are_refused(tmp_path: Path, shape: st
 
 def test_few_large_messages_are_at_a_site_at_a_time(tmp_path: Path) -> None:
     go_on = asyncio.Event()
-    size = 6 << 20
+    size = 4_300_000
 
     async def work(kind: str, received: Path) -> Content:
         await go_on.wait()
@@ -145,10 +145,10 @@ def test_few_large_messages_are_at_a_site_at_a_time(tmp_path: Path) -> None:
         path = tmp_path / "offered"
         path.write_bytes(body)
         blob = consortium.hub.offer(path, sha256(body), len(body))
-        tasks = [asyncio.ensure_future(consortium.hub.task("A", "train", blob)) for _ in range(8)]
-        await until(lambda: sum(task.done() for task in tasks) == 4, 20)
+        tasks = [asyncio.ensure_future(consortium.hub.task("A", "train", blob)) for _ in range(7)]
+        await until(lambda: sum(task.done() for task in tasks) == 3, 40)
         assert all("too much to do" in str(task.exception()) for task in tasks if task.done())
         go_on.set()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    play(tmp_path, story)
+    play(tmp_path, story, 60)
