@@ -23,6 +23,7 @@ from ynet.data import images, manifest
 from ynet.data.report import Problem, Report
 from ynet.federation import content, protocol
 from ynet.federation import plan as plans
+from ynet.federation.network_size import MOST_VALUES
 from ynet.federation.plan import Plan
 from ynet.federation.strategy_options import DEFAULTS, STRATEGY_OPTIONS
 from ynet.model import build
@@ -31,9 +32,12 @@ from ynet_client.cli import app as client_app
 from ynet_client.control import ASK_WITHIN_S
 from ynet_client.gallery import Stats
 from ynet_client.settings import ClientSettings
+from ynet_client.tasks import LARGE_BYTES, MOST_LARGE
 from ynet_client.transfers import AGAIN_PART_BYTES
 from ynet_server import enrolment, hub, progress, renewal, start, tasks, transfers
 from ynet_server.cli import app as server_app
+from ynet_server.front import BOUNDS
+from ynet_server.limits import RATES
 from ynet_server.registry import Model, Run
 from ynet_server.settings import ServerSettings
 
@@ -205,7 +209,13 @@ def test_the_limits_of_the_protocol_are_those_of_the_code() -> None:
     shown = {row[0]: row[1] for row in table("docs/PROTOCOL.md", "| limit |")}
     for name, text in {
         "greeting after the connection": f"{hub.HELLO_WITHIN_S:g} s",
-        "connections to the hub's port": f"{start.MAX_CONNECTIONS},",
+        "connections to the hub's port that no site has made a call over": f"{BOUNDS.strangers}, and"
+        f" {BOUNDS.of_address} from one address",
+        "connections of one site": f"{BOUNDS.of_site};",
+        "calls of one site, as many at once and in the long run": f"`Ask` {RATES['Ask'].burst:g}, "
+        f"{RATES['Ask'].per_s:g} a second; `Attach` {RATES['Attach'].burst:g}, ",
+        "a message of a run, or a model's file": f"{MOST_VALUES:,} at most; of more than"
+        f" {LARGE_BYTES >> 20} MiB {MOST_LARGE} ",
         "TLS handshake": f"{start.HANDSHAKE_MS // 1000} s",
         "calls of one connection at a time": f"{start.MAX_STREAMS}",
         "one part of a transfer": f"{protocol.CHUNK_BYTES >> 20} MiB",

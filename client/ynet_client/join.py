@@ -24,7 +24,7 @@ from ynet_client.renewal import renewing
 from ynet_client.session import Session
 from ynet_client.settings import ClientSettings
 from ynet_client.succession import following
-from ynet_client.wanted import of_task
+from ynet_client.wanted import Looks, of_model, of_task
 from ynet_client.witness import telling
 from ynet_client.workbench.serving import serving
 
@@ -57,8 +57,8 @@ async def run(home: Path, settings: ClientSettings, member: Membership, display:
         tell = telling(member.site, audit, witness, display.say, count=sent)
         follow = following(home, display.say, lambda *act: audit.did(time.time(), *act))
         renew = renewing(home, display.say, count=sent)
-        look = of_task(consent.takes_part)
-        session = Session(member, spool, duties, display.say, renew, sent, tell, follow, counts.received, look)
+        looks = Looks(of_task(consent.takes_part), of_model)
+        session = Session(member, spool, duties, display.say, renew, sent, tell, follow, counts.received, looks)
         spent = Spent(home, settings.privacy)
         measured.register(state(Known(member.site, home, session, duties, spent)))
         page = serving(home, settings.workbench, member.site, duties, session, spool, display.say)

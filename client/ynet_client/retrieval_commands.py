@@ -187,7 +187,7 @@ def show(site: Site = None, home: Home = None, as_json: Json = False) -> None:
             sum(one.hits.values()) or "",
             " ".join(one.filters),
             one.user[:8],
-            one.about,
+            one.about + (f" {one.count:,} times" if one.count > 1 else ""),
         )
         for one in entries
     ]

@@ -29,7 +29,7 @@ from ynet_client.sealed_answering import Answering, Opened
 from ynet_client.sealed_asking import Asking
 from ynet_client.succession import Follow
 from ynet_client.tasks import Tasks
-from ynet_client.wanted import Look, everything, of_model
+from ynet_client.wanted import UNSEEN, Look, Looks, everything
 from ynet_client.witness import Tell, untold
 
 log = logging.getLogger("ynet.session")
@@ -94,12 +94,13 @@ class Session:
         tell: Tell = untold,
         follow: Follow = succession.unkept,
         received: counted_channel.Count = counted_channel.uncounted,
-        look: Look = everything,
+        looks: Looks = UNSEEN,
     ) -> None:
-        """`look` says of the beginning of a run's message whether the rest of it is wanted."""
+        """`looks` say of the beginnings of files whether the rest of them is wanted."""
+        self._looks = looks
         self._member, self._work, self._say, self._count = member, work, say, count
         self._link, self._received = Link(), received
-        self._given = Tasks(spool, work.task, self._link, say, count, look)
+        self._given = Tasks(spool, work.task, self._link, say, count, looks.task)
         self._renew, self._tell_heads, self._asked = renew, tell, 0
         self._renewed: Membership | None = None
         self._follow, self._moves = follow, asyncio.Event()
@@ -189,7 +190,7 @@ class Session:
     # --- within
 
     async def _fetch_model(self, blob: pb.Blob, path: Path) -> None:
-        await self.fetch(blob, path, of_model)
+        await self.fetch(blob, path, self._looks.model)
 
     async def _attached(self) -> None:
         """One connection, from its greeting to its end."""

@@ -5,6 +5,7 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -42,7 +43,7 @@ Work = Callable[[str, Path, Callable[[], bool]], Awaitable[Content]]
 class _Running:
     is_kept: bool  # over a lost connection: the hub waits
     is_cancelled: bool = False
-    size_bytes: int = 0  # of the message
+    is_large: bool = False  # its message is, and was or is being fetched
     moving: "asyncio.Task[None] | None" = None  # what goes over the line for it now
 
     def call_off(self) -> None:
@@ -98,7 +99,6 @@ class Tasks:
         running = self._running[task.id] = _Running(is_kept=task.within_s > 0)
         within_s = min(task.within_s, protocol.LONGEST_TASK_S) if running.is_kept else protocol.LONGEST_TASK_S
         late = asyncio.get_running_loop().call_later(within_s, running.call_off)
-        running.size_bytes = task.content.size_bytes
         received, reply = (self._spool / f"{kind}-{secrets.token_hex(8)}" for kind in ("in", "out"))
         try:
             failure = await self._reply(task, running, received, reply)
@@ -117,7 +117,7 @@ class Tasks:
     async def _reply(self, task: pb.Task, running: _Running, received: Path, reply: Path) -> pb.FromSite | None:
         """Do the task; what is to be said when it came to nothing."""
         try:
-            await self._over(running, self._fetching(task, received))
+            await self._over(running, self._fetching(task, running, received))
             answer = await self._work(task.kind, received, lambda: running.is_cancelled)
             written = await asyncio.to_thread(content.write, reply, answer)
             del answer
@@ -149,21 +149,22 @@ class Tasks:
             running.moving.cancel()
             running.moving = None
 
-    def _fetching(self, task: pb.Task, path: Path) -> Call:
+    def _fetching(self, task: pb.Task, running: _Running, path: Path) -> Call:
         async def fetch(channel: grpc.aio.Channel, is_again: bool) -> None:
             if not await transfers.fetch(
-                channel, task.content, path, self._count, is_again=is_again, look=self._look_at
+                channel, task.content, path, self._count, is_again=is_again, look=partial(self._look_at, running)
             ):
                 await asyncio.to_thread(_without_arrays, path)
 
         return fetch
 
-    def _look_at(self, path: Path, size_bytes: int) -> bool | None:
+    def _look_at(self, running: _Running, path: Path, size_bytes: int) -> bool | None:
         """Few messages are large, and few of those are here at a time. Raises RefusedError."""
         is_wanted = self._look(path, size_bytes)
-        large = sum(one.size_bytes > LARGE_BYTES for one in self._running.values())
-        if is_wanted and size_bytes > LARGE_BYTES and large > MOST_LARGE:
-            raise RefusedError("a transfer was refused", "the site has too much to do", "tell the coordinator")
+        if is_wanted and size_bytes > LARGE_BYTES and not running.is_large:
+            if sum(one.is_large for one in self._running.values()) >= MOST_LARGE:
+                raise RefusedError("a transfer was refused", "the site has too much to do", "tell the coordinator")
+            running.is_large = True
         return is_wanted
 
     def _uploading(self, reply: Reply) -> Call:

@@ -5,6 +5,7 @@ A file tells its arrays' sizes and its plan in its first bytes. Nothing more of 
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from ynet.errors import RefusedError, UserError
 from ynet.federation import content
@@ -25,6 +26,17 @@ rest is wanted. Raises RefusedError where it is too large."""
 def everything(_: Path, __: int) -> bool:
     """Of a site without a plan to hold it against."""
     return True
+
+
+class Looks(NamedTuple):
+    """Those of a site."""
+
+    task: Look = everything  # at a message of a run
+    model: Look = everything  # at a model's file
+
+
+UNSEEN = Looks()
+"""Of a site that looks at nothing."""
 
 
 def of_task(takes_part: Callable[[Plan], bool]) -> Look:

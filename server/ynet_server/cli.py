@@ -173,13 +173,17 @@ def audit_verify(home: Home = None, as_json: Json = False) -> None:
     terminal.show(shown, as_json=as_json, human=lambda: line)
 
 
+def _about(about: str, count: int) -> str:
+    return f"{about}: {count:,}" if count > 1 else about
+
+
 @audit_app.command("show")
 def audit_show(home: Home = None, as_json: Json = False) -> None:
     """Show what happened at this server, the oldest first."""
     from ynet_server import audit
 
     entries = list(audit.read(home_of(home)))
-    lines = [(one.number, terminal.when(one.time), one.act, one.site, one.about) for one in entries]
+    lines = [(one.number, terminal.when(one.time), one.act, one.site, _about(one.about, one.count)) for one in entries]
     table = terminal.rows("audit log", ("", "time", "", "site", "about"), lines)
     terminal.show({"entries": [asdict(one) for one in entries]}, as_json=as_json, human=lambda: table)
 

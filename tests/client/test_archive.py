@@ -23,13 +23,14 @@ from ynet.data.synthetic import make_federation
 from ynet.errors import RefusedError, UserError
 from ynet.federation import hub_pb2 as hub
 from ynet.federation import plan as plans
+from ynet.federation import retrieval_pb2 as retrieval
 from ynet.index import Hit
 from ynet.model import arrays_of, build
-from ynet_client import stored_codes
+from ynet_client import audit, stored_codes
 from ynet_client.archive import ENCODE_BATCH, MOST_MODELS, Archive
 from ynet_client.consent import Consent
 from ynet_client.display import Display
-from ynet_client.duties import Duties
+from ynet_client.duties import ASKED, Duties
 from ynet_client.gallery import Gallery
 from ynet_client.local_site import LocalSite
 from ynet_client.settings import ClientSettings
@@ -324,3 +325,25 @@ def test_few_models_are_kept(folder: Path, tmp_path: Path) -> None:
         kept = [path.stem for path in (tmp_path / "home/models").glob("*.safetensors")]
         assert len(kept) <= MOST_MODELS
         assert archive.model_id in kept
+
+
+def test_a_flood_of_questions_of_one_site_is_a_few_lines_and_another_site_is_answered(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Garbage, since it costs the least to send."""
+    more = 250
+
+    async def story(duties: Duties) -> None:
+        for _ in range(int(ASKED.burst) + more):
+            last = await duties.answer("B", b"\xff")
+        assert retrieval.Reply.FromString(last).refused.reason == retrieval.Refused.QUOTA_SPENT
+        assert retrieval.Reply.FromString(await duties.answer("C", b"\xff")).HasField("unreadable")
+
+    (tmp_path / "home").mkdir()
+    with working(folder, tmp_path / "home") as duties:
+        asyncio.run(story(duties))
+    entries = list(audit.read(tmp_path / "home"))
+    assert [entry.kind for entry in entries].count("unreadable") <= ASKED.burst + more / 2
+    assert [(entry.kind, dict(entry.outcomes)) for entry in entries][-1] == ("too-many", {"B": "refused"})
+    assert len([entry for entry in entries if entry.kind == "unreadable"]) + entries[-1].count == ASKED.burst + more + 1
+    assert audit.verify(tmp_path / "home").number == len(entries)

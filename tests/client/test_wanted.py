@@ -16,6 +16,7 @@ from ynet.federation.network_size import network_values
 from ynet.federation.plan import Plan
 from ynet_client import wanted
 from ynet_client.session import Session
+from ynet_client.wanted import Looks
 from ynet_server.tasks import TaskError
 
 PLAN = smallest_plan()
@@ -42,7 +43,11 @@ def told(tmp_path: Path, values: int, *, takes_part: bool) -> tuple[list[Content
         spool = tmp_path / "site"
         spool.mkdir()
         session = Session(
-            consortium.enrol("A"), spool, Site(task=work), lambda _: None, look=wanted.of_task(lambda _: takes_part)
+            consortium.enrol("A"),
+            spool,
+            Site(task=work),
+            lambda _: None,
+            looks=Looks(wanted.of_task(lambda _: takes_part)),
         )
         consortium.run(session)
         await until(lambda: session.connected)
@@ -123,7 +128,7 @@ def test_shapes_that_are_none_or_too_large_are_refused(tmp_path: Path, shape: st
 
 def test_few_large_messages_are_at_a_site_at_a_time(tmp_path: Path) -> None:
     go_on = asyncio.Event()
-    size = 6 << 20
+    size = 4_300_000
 
     async def work(kind: str, received: Path) -> Content:
         await go_on.wait()
@@ -133,17 +138,17 @@ def test_few_large_messages_are_at_a_site_at_a_time(tmp_path: Path) -> None:
         spool = tmp_path / "site"
         spool.mkdir()
         look = lambda *_: True  # noqa: E731 (an accepted plan with a large network)
-        session = Session(consortium.enrol("A"), spool, Site(task=work), lambda _: None, look=look)
+        session = Session(consortium.enrol("A"), spool, Site(task=work), lambda _: None, looks=Looks(look))
         consortium.run(session)
         await until(lambda: session.connected)
         body = message(tmp_path, size)
         path = tmp_path / "offered"
         path.write_bytes(body)
         blob = consortium.hub.offer(path, sha256(body), len(body))
-        tasks = [asyncio.ensure_future(consortium.hub.task("A", "train", blob)) for _ in range(8)]
-        await until(lambda: sum(task.done() for task in tasks) == 4, 20)
+        tasks = [asyncio.ensure_future(consortium.hub.task("A", "train", blob)) for _ in range(7)]
+        await until(lambda: sum(task.done() for task in tasks) == 3, 40)
         assert all("too much to do" in str(task.exception()) for task in tasks if task.done())
         go_on.set()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    play(tmp_path, story)
+    play(tmp_path, story, 60)

@@ -46,7 +46,7 @@ def test_a_plan_of_a_network_or_a_batch_too_large_is_refused_before_anything_is_
     values = plans.from_canonical(text)
     huge = dataclasses.asdict(values)
     huge["network"] |= {"width": 256, "depth": (64, 64, 64, 64), "block": "bottleneck"}
-    with pytest.raises(UserError, match="make it smaller"):
+    with pytest.raises(UserError, match="a smaller one"):
         plans.from_canonical(json.dumps(huge))
     wide = dataclasses.asdict(values)
     wide["image"] |= {"size": 1024}

@@ -198,9 +198,7 @@ class Plan:
 
     def _can_be_built(self) -> None:
         if (values := network_values(self)) > MOST_VALUES:
-            raise ValueError(
-                f"the network would have {values:,} weights, at most {MOST_VALUES:,} may be: make it smaller"
-            )
+            raise ValueError(f"the network would have {values:,} weights, {MOST_VALUES:,} is the most: a smaller one")
         if (values := batch_values(self)) > MOST_BATCH_VALUES:
             raise ValueError(
                 f"a batch would have {values:,} values, at most {MOST_BATCH_VALUES:,} may be: lower"
