@@ -25,6 +25,7 @@ from ynet_client import (
     import_commands,
     retrieval_commands,
     segment_commands,
+    sites_commands,
     user_commands,
     workbench_commands,
 )
@@ -312,6 +313,7 @@ def ledger(site: Site = None, home: Home = None, as_json: Json = False) -> None:
 app.add_typer(retrieval_commands.app)
 app.add_typer(backup_commands.app)
 app.add_typer(config_commands.app)
+app.add_typer(sites_commands.app)
 app.add_typer(user_commands.app)
 app.add_typer(workbench_commands.app)
 app.add_typer(import_commands.app)

@@ -66,7 +66,12 @@ def routes(site: str, duties: Duties, session: Session, spool: Path) -> list[Rou
         duties.books.audit.did(time.time(), "imported", about)
         return JSONResponse({})
 
+    async def sites(_: Request) -> Response:
+        await session.look_round(ASK_WITHIN_S)
+        return JSONResponse({})
+
     return [
+        Route("/sites", sites, methods=["POST"]),
         Route("/imported", imported, methods=["POST"]),
         Route("/copies", copies, methods=["POST"]),
         Route("/status", status),
