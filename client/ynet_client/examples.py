@@ -44,7 +44,7 @@ EXAMPLES: Examples = {
         "ynet-client segment IMAGE.dcm --out lesion.dcm",
         "ynet-client segment IMAGE.dcm --out lesion.dcm --store https://pacs/dicom-web",
     ),
-    "sites": ("ynet-client sites", "ynet-client sites --json"),
+    "sites list": ("ynet-client sites list", "ynet-client sites list --json"),
     "sites distrust": ("ynet-client sites distrust B",),
     "sites trust": (
         'ynet-client sites trust B --fingerprint "3f9c 21d0 77ae 0b15 c2d4 98e1 6a5f 4410"',

@@ -12,15 +12,20 @@ from ynet_client import completion, door
 from ynet_client.door import home_of
 from ynet_client.options import Home, Json, Site
 
-app = typer.Typer(name="sites", help="The other sites: who is asked and answered, and by which keys they are known.")
+app = typer.Typer(name="sites")
 Name = Annotated[str, typer.Argument(help="The other site.", autocompletion=completion.peers)]
 
 
 @app.callback(invoke_without_command=True)
 def sites(context: typer.Context, site: Site = None, home: Home = None, as_json: Json = False) -> None:
+    """The other sites: who is asked and answered, and by which keys they are known. Without a word more: `list`."""
+    if context.invoked_subcommand is None:
+        list_(site, home, as_json)
+
+
+@app.command("list")
+def list_(site: Site = None, home: Home = None, as_json: Json = False) -> None:
     """List the other sites, whether they are confirmed, and the fingerprints that two admins compare by telephone."""
-    if context.invoked_subcommand:
-        return
     from ynet.federation import lasting  # cryptography: a moment that help and completion need not wait
 
     folder = home_of(home, site)
