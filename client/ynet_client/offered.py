@@ -139,6 +139,7 @@ class Offers:
     def say(self, model_id: str, word: Literal["accepted", "declined"]) -> None:
         """Keep the admin's word about a model."""
         other = "accepted" if word == "declined" else "declined"
+        prepare(self._folder)
         write_private(self._folder / f"{model_id}.{word}", b"")
         (self._folder / f"{model_id}.{other}").unlink(missing_ok=True)
 
