@@ -63,11 +63,16 @@ def run(data: Path | None, plan: Path | None, out: Path) -> dict[str, Any]:
 
     # What is measured must be answered: a split of few patients, and a thousand queries of one user.
     disclosure = {"minimum_group": 0, "queries_per_day_and_site": 1_000_000, "queries_per_day_and_user": 1_000_000}
-    with Trial(out, find_sites(data), policy={"new_plans": "ask"}, disclosure=disclosure) as trial:
+    with Trial(out, find_sites(data), policy={"new_plans": "ask"}, disclosure=disclosure, is_acquainted=False) as trial:
         with step("starting the server"):
             trial.start_server()
         with step(f"inviting and joining {', '.join(trial.sites)}: processes of their own, over mutual TLS"):
             trial.join_all()
+        with step(
+            "the admins compare their sites' fingerprints (ynet-client sites), and confirm them (sites trust --all)"
+        ):
+            for site in trial.sites:
+                command("ynet_client", "sites", "trust", "--all", home=trial.home(site)).check_returncode()
         plan_id = plans.read(plan).id
         with step(f"each site's admin takes part in the plan (ynet-client accept {plan_id[:16]}...)"):
             for site in trial.sites:

@@ -14,7 +14,9 @@ from typing import Any
 import yaml
 
 from ynet import control, private_files
-from ynet_client import door
+from ynet.federation import lasting
+from ynet.home import prepare, write_private
+from ynet_client import door, membership
 from ynet_client.filters import Filters
 
 READY_WITHIN_S = 60.0
@@ -36,17 +38,22 @@ class Trial:
         workbench: Mapping[str, Any] | None = None,
         metrics: Mapping[str, int] | None = None,
         status_port: int = 0,
+        *,
+        is_acquainted: bool = True,
     ) -> None:
         """`sites`: each site's name and manifest. `policy`, `disclosure`, `workbench`: what their settings say.
 
         Unsaid, they take part in all plans, and disclose what sites do by default. `metrics`: the ports at which a
-        site, or `server`, shows them. `status_port`: where the status page is; 0: nowhere.
+        site, or `server`, shows them. `status_port`: where the status page is; 0: nowhere. `is_acquainted`: each
+        site's settings name the fingerprints of the others, as admins who have met would write them; else nobody asks
+        or answers before `ynet-client sites trust`.
         """
         self.status_port, self._metrics = status_port, dict(metrics or {})
         self._disclosure, self._workbench = dict(disclosure or {}), dict(workbench or {})
         self._policy = {"new_plans": "accept"} if policy is None else dict(policy)
         self.invitations: dict[str, str] = {}  # by site, as they were made
         self.folder, self.sites, self._threads, self._federation = folder, dict(sites), threads, federation
+        self._is_acquainted = is_acquainted
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._logs: dict[str, Path] = {}
         self._begun: dict[str, int] = {}  # where the newest process's lines begin
@@ -104,7 +111,12 @@ class Trial:
             invited = self.server_call("POST", "/invitations", json={"site": site, "replace": False})
             self.invitations[site] = invited["invitation"]
             config = self.folder / f"client-{site}.yaml"
-            settings = {"policy": self._policy, "disclosure": self._disclosure, "workbench": self._workbench}
+            settings: dict[str, Any] = {
+                "policy": self._policy,
+                "disclosure": self._disclosure,
+                "workbench": self._workbench,
+            }
+            settings["sites"] = self._acquaintances(site)
             config.write_text(yaml.safe_dump({**settings, **self._metrics_of(site)}))
             arguments += ["--invitation", "-", "--data", self.sites[site], "--config", config]
             self._spawn(site, *script, *arguments, *flags, said=invited["invitation"])
@@ -205,6 +217,18 @@ class Trial:
         return door.query(self.home(site), [door.read_picture(image)], k, Filters(split=split))
 
     # --- within
+
+    def _acquaintances(self, site: str) -> list[str]:
+        """The fingerprints of the other sites' lasting keys, as settings; the keys are made where they are none yet."""
+        if not self._is_acquainted:
+            return []
+        return [f"{other}={self._fingerprint(other)}" for other in self.sites if other != site]
+
+    def _fingerprint(self, site: str) -> str:
+        key = prepare(self.home(site)) / membership.LASTING
+        if not key.exists():
+            write_private(key, lasting.new_key())
+        return lasting.fingerprint_of(site, lasting.public_of(key.read_bytes()))
 
     def _metrics_of(self, name: str) -> dict[str, Any]:
         return {"metrics": {"port": self._metrics[name]}} if name in self._metrics else {}

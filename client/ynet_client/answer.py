@@ -20,6 +20,7 @@ class Outcome(StrEnum):
     MISSING = "missing"  # not connected
     BUSY = "busy"  # too much to do
     UNREADABLE = "unreadable"  # it could not be opened, or not understood
+    UNCONFIRMED = "unconfirmed"  # not asked: this site's admin has not confirmed it
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from ynet.errors import RefusedError, UserError
 from ynet.federation import plan as plans
 from ynet.home import write_private
 from ynet.model import build, layout_of_plan, load_arrays
-from ynet_client import veto
 from ynet_client.case_rows import GalleryCase
 from ynet_client.gallery import Gallery
 from ynet_client.local_site import LocalSite
@@ -31,6 +30,8 @@ TRIED = ".tried"
 MOST_MODELS = 8
 """Files of models that are kept: the newest, and the one in use."""
 Progress = Callable[[str, int, int], None]
+Admit = Callable[[ActiveModel | None, ActiveModel, bool], None]
+"""Given the model in use, a new one, and whether there is one in use, though its file may be lost."""
 
 
 class Encoded(NamedTuple):
@@ -46,10 +47,10 @@ class Encoded(NamedTuple):
 class Archive:
     """The gallery and the network that fills it."""
 
-    def __init__(self, folder: Path, site: LocalSite, gallery: Gallery, max_score_drop: float = 1.0) -> None:
-        """`max_score_drop`: how much lower a new model may score on the site's test cases than the one in use."""
+    def __init__(self, folder: Path, site: LocalSite, gallery: Gallery, admit: Admit = lambda *_: None) -> None:
+        """`admit` is given the model in use and the new one, and raises RefusedError where that is not taken up."""
         private_files.make_folder(folder)
-        self._folder, self._site, self.gallery, self._max_score_drop = folder, site, gallery, max_score_drop
+        self._folder, self._site, self.gallery, self._admit = folder, site, gallery, admit
         self._lock = threading.Lock()
         self._active: ActiveModel | None = None
         if gallery.active_model is not None:
@@ -77,13 +78,13 @@ class Archive:
     def adopt(self, model_id: str, path: Path, progress: Progress) -> dict[str, int]:
         """Check a model, encode every case under it, then switch; the old one answers until then.
 
-        Raises RefusedError when it scores too much under the one in use, and UserError.
+        Raises RefusedError when it is not to be taken up, and UserError.
         """
         with self._trying(model_id):
             model = self._load(model_id, path)
             rehearse(model, self._site.device)
-        if self._active is not None and self._max_score_drop < 1:
-            veto.check(self._site, self._active, model, self._max_score_drop)
+        if model_id != self.gallery.active_model:  # else it is in use, and its file was lost
+            self._admit(self._active, model, self.gallery.active_model is not None)
         counts = self._encode_missing(model, progress)
         with self._lock:
             self.gallery.activate(model_id)
@@ -107,7 +108,7 @@ class Archive:
             raise RefusedError(
                 "the site cannot search yet",
                 "it has no model",
-                "wait for the end of the first run (ynet-client status)",
+                "wait for the end of the first run; or does a model wait for a yes? (ynet-client status)",
             )
         return self._active
 

@@ -18,6 +18,7 @@ from ynet_client.consult import Consult
 from ynet_client.duties import Duties
 from ynet_client.egress import Class
 from ynet_client.lookup import Encoding, Look, Result, Wanted
+from ynet_client.peers import UNCONFIRMED
 from ynet_client.retrieval_wire import MAX_CHECKED, Outcome
 from ynet_client.session import ANSWER_BYTES, Session
 
@@ -173,6 +174,8 @@ def _consult_outcome(answers: hub.Answers, owner: str) -> Outcome:
     for one in answers.answers:
         if one.site == owner:
             return _read_consult(one.body)
+    if owner in answers.unconfirmed:
+        return Outcome("unconfirmed", UNCONFIRMED)
     return Outcome("late" if owner in answers.late else "missing", "the site is not connected")
 
 
@@ -201,6 +204,8 @@ def _raise_unless_kept(outcome: Outcome, owner: str) -> None:
             raise UnreachableError(what, "it did not answer in time", do)
         case "missing":
             raise UnreachableError(what, outcome.reason, "try again when it is")
+        case "unconfirmed":
+            raise RefusedError(what, outcome.reason, f"the site's admin says: ynet-client sites trust {owner}")
         case "no_such_case":
             raise UserError(what, outcome.reason, "ask the query again")
         case "unreadable":
@@ -221,6 +226,8 @@ def _take_answers(books: Books, owner: str, answers: hub.Answers, asked: set[byt
             if said.id in asked and said.word in WORDS:
                 books.consults.settle(owner, said.id, WORDS[said.word], said.text, time.time())  # type: ignore[arg-type]
         return "found" if reply.WhichOneof("outcome") == "consult_answers" else "refused"
+    if owner in answers.unconfirmed:
+        return "unconfirmed"
     return "late" if owner in answers.late else "missing"
 
 

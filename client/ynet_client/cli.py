@@ -25,6 +25,7 @@ from ynet_client import (
     import_commands,
     retrieval_commands,
     segment_commands,
+    sites_commands,
     user_commands,
     workbench_commands,
 )
@@ -171,6 +172,7 @@ def status(site: Site = None, home: Home = None, as_json: Json = False) -> None:
         ("certificate", f"good for {shown['certificate_days']:.0f} days"),
         ("doing", shown["doing"]),
         ("model", (shown["model"] or "none yet")[:16]),
+        *(("waits for a yes", f"model {one[:16]}: ynet-client plans says why") for one in shown["waiting"]),
         *((key.replace("_", " "), _counted(value)) for key, value in shown["gallery"].items()),
     ]
     table = terminal.rows(f"site {shown['site']}", ("", ""), lines)
@@ -256,41 +258,55 @@ def forget(
 
 @app.command("plans")
 def plans_(site: Site = None, home: Home = None, as_json: Json = False) -> None:
-    """Show the plans that the server has sent, their terms, and what was said of each."""
+    """Show the plans that the server has sent, their terms, what was said of each, and models that wait for a yes."""
     from ynet_client.consent import Consent, terms
+    from ynet_client.offered import Offers
     from ynet_client.settings import Policy
 
     seen = list(Consent(home_of(home, site), Policy()).seen())
-    shown = {"plans": [{"id": one.plan.id, "word": one.word, "plan": asdict(one.plan)} for one in seen]}
+    models = [one._asdict() for one in Offers(home_of(home, site)).listed()]
+    plans_seen = [{"id": one.plan.id, "word": one.word, "plan": asdict(one.plan)} for one in seen]
     lines = [f"{(one.word or 'waits for a word').upper()}\n" + "\n".join(terms(one.plan)) for one in seen]
+    lines += [
+        f"{(one['word'] or 'waits for a word').upper()}\n"
+        + "\n".join([f"model {one['id']}, of plan {one['name']}", *(f"  why        {why}" for why in one["why"])])
+        for one in models
+    ]
+    shown = {"plans": plans_seen, "models": models}
     terminal.show(shown, as_json=as_json, human=lambda: "\n\n".join(lines) or "no plan has come yet")
 
 
 PlanId = Annotated[
     str,
     typer.Argument(
-        help="The plan's id; of one that has come, the first 12 letters or more.", autocompletion=completion.plans
+        help="The plan's id, or a waiting model's; of one that has come, the first 12 letters or more.",
+        autocompletion=completion.plans,
     ),
 ]
 
 
 @app.command()
 def accept(plan_id: PlanId, site: Site = None, home: Home = None) -> None:
-    """Take part in a plan, from now on. It may be one that has not come yet."""
-    print(f"plan {_say(home_of(home, site), plan_id, 'accepted')[:16]} is accepted")
+    """Take part in a plan, from now on; it may be one that has not come yet. Or take up a model that waits."""
+    print(f"{_say(home_of(home, site), plan_id, 'accepted')} is accepted")
 
 
 @app.command()
 def decline(plan_id: PlanId, site: Site = None, home: Home = None) -> None:
-    """Take no part in a plan, from now on."""
-    print(f"plan {_say(home_of(home, site), plan_id, 'declined')[:16]} is declined")
+    """Take no part in a plan, from now on. Or do not take up a model that waits."""
+    print(f"{_say(home_of(home, site), plan_id, 'declined')} is declined")
 
 
 def _say(folder: Path, plan_id: str, word: Literal["accepted", "declined"]) -> str:
     from ynet_client.consent import Consent
+    from ynet_client.offered import Offers
     from ynet_client.settings import Policy
 
-    return Consent(prepare(folder), Policy()).say(plan_id, word)
+    offers = Offers(prepare(folder))
+    if (model_id := offers.find(plan_id)) is not None:
+        offers.say(model_id, word)
+        return f"model {model_id[:16]}"
+    return f"plan {Consent(folder, Policy()).say(plan_id, word)[:16]}"
 
 
 @app.command()
@@ -317,6 +333,7 @@ def ledger(site: Site = None, home: Home = None, as_json: Json = False) -> None:
 app.add_typer(retrieval_commands.app)
 app.add_typer(backup_commands.app)
 app.add_typer(config_commands.app)
+app.add_typer(sites_commands.app)
 app.add_typer(user_commands.app)
 app.add_typer(workbench_commands.app)
 app.add_typer(import_commands.app)

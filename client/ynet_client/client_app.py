@@ -78,6 +78,7 @@ def _train_round(site: LocalSite, context: Context, request: Request) -> RecordD
         secure_part.check_unsummed(site.party, context, request)
     is_private = request.plan.privacy.mode != "off"
     update, metrics = (_train_privately if is_private else _train)(site, context, request)
+    site.took_part.trained(request.plan)
     reply, config = RecordDict({METRICS: metrics}), ConfigRecord()
     if is_secure:
         config = secure_part.offer(site.party, context, request, update, int(str(metrics[CASES])))
@@ -92,6 +93,7 @@ def _train_round(site: LocalSite, context: Context, request: Request) -> RecordD
 
 def _evaluate(site: LocalSite, context: Context, request: Request) -> RecordDict:  # noqa: ARG001 (one form for all)
     net = _loaded(site, request)
+    site.took_part.evaluated(request.plan, request.round, weights.model_id(arrays_of(net), request.plan.id))
     gallery, queries = site.cases(request.plan)
     if not len(gallery) or not len(queries):
         raise RefusedError("no evaluation", "the site has no test cases", "name some in the manifest's split")

@@ -16,6 +16,16 @@ def sites(incomplete: str) -> Found:
     return [(name, "joined from here") for name in folders if name.startswith(incomplete)]
 
 
+def peers(context: click.Context, incomplete: str) -> Found:
+    """The other sites that were seen."""
+    try:
+        folder = home_of(context.params.get("home"), context.params.get("site")) / "peers"
+    except UserError:
+        return []
+    names = sorted(path.stem for path in folder.glob("*.seen"))
+    return [(name, "another site") for name in names if name.startswith(incomplete)]
+
+
 def plans(context: click.Context, incomplete: str) -> Found:
     """The plans that a server has sent, by their ids, those first that wait for a word."""
     try:

@@ -68,11 +68,16 @@ class Consent:
 
     def takes_part(self, plan: Plan) -> bool:
         """Whether the site takes part, as far as that is said already; nothing is kept or told of it."""
+        return not self.objection(plan)
+
+    def objection(self, plan: Plan) -> str:
+        """Why a model of this plan is not one that the site has agreed to; empty where it has."""
         try:
             check(plan, self._policy)
-        except RefusedError:
-            return False
-        return (self.word_of(plan.id) or ("accepted" if self._policy.new_plans == "accept" else "")) == "accepted"
+        except RefusedError as error:
+            return f"its plan: {error.why}"
+        word = self.word_of(plan.id) or ("accepted" if self._policy.new_plans == "accept" else None)
+        return "" if word == "accepted" else f"its plan was {'declined' if word else 'never accepted'} here"
 
     def say(self, plan_id: str, word: Word) -> str:
         """Keep the admin's word about a plan; the plan's id. Raises UserError.

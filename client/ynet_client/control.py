@@ -45,7 +45,8 @@ def routes(site: str, duties: Duties, session: Session, spool: Path) -> list[Rou
             "certificate_ends": ends.timestamp(),
             "certificate_days": round(days_left(ends, dt.datetime.now(dt.UTC)), 2),
         }
-        return JSONResponse({**state, **life, **await duties.search(_gallery_state)})
+        waiting = {"waiting": [one.id for one in duties.offers.listed() if one.word is None]}
+        return JSONResponse({**state, **life, **await duties.search(_gallery_state), **waiting})
 
     async def index(_: Request) -> Response:
         return JSONResponse(await duties.index())
@@ -66,7 +67,12 @@ def routes(site: str, duties: Duties, session: Session, spool: Path) -> list[Rou
         duties.books.audit.did(time.time(), "imported", about)
         return JSONResponse({})
 
+    async def sites(_: Request) -> Response:
+        await session.look_round(ASK_WITHIN_S)
+        return JSONResponse({})
+
     return [
+        Route("/sites", sites, methods=["POST"]),
         Route("/imported", imported, methods=["POST"]),
         Route("/copies", copies, methods=["POST"]),
         Route("/status", status),

@@ -138,6 +138,11 @@ def status(home: Path) -> dict[str, Any]:
     return dict(_call(home, "GET", "/status"))
 
 
+def look_round(home: Path) -> None:
+    """Have the running client see which other sites are connected. Raises UnreachableError."""
+    _call(home, "POST", "/sites")
+
+
 def workbench(home: Path) -> dict[str, Any]:
     """Whether there is a page for radiologists, and where. Raises UnreachableError."""
     return dict(_call(home, "GET", "/workbench"))

@@ -31,6 +31,7 @@ from ynet_client.consent import Consent
 from ynet_client.display import Display
 from ynet_client.gallery import Verified
 from ynet_client.metrics import Counts
+from ynet_client.offered import Offers, WaitsError
 from ynet_client.session import Fetch
 from ynet_client.settings import ClientSettings
 
@@ -44,6 +45,8 @@ T = TypeVar("T")
 MODEL_ID = re.compile(r"[0-9a-f]{64}")
 VERBS = {TRAIN: "trained", EVALUATE: "evaluated", MASK: "masked the update"}
 STOPS_WITHIN_S = 2.0
+WORD_EVERY_S = 0.5
+"""How often it is looked whether the admin has said yes to a model."""
 SHOWN = ("loss", "seconds", "pieces", "macro_map10", "dice", "balanced_accuracy")
 
 
@@ -104,6 +107,8 @@ class Duties:
         self._asked = Restraint(ASKED, ASKED_TOGETHER, self._many_asked, time.monotonic)
         self._given = Restraint(GIVEN, GIVEN, self._many_given, time.monotonic)
         self._reserve = reserve
+        self.offers = Offers(home)
+        self._awaited: asyncio.Task[None] | None = None  # has the id of the model that waits for the admin's word
         self.forgetting: list[Callable[[list[str]], None]] = []  # told which images a forgotten patient had
         self._forgets = asyncio.Lock()
         self.doing = "waiting"
@@ -166,10 +171,11 @@ class Duties:
         if not MODEL_ID.fullmatch(model.id):
             raise RefusedError("a model was refused", "its id is no SHA-256", "tell the coordinator")
         archive = await self.search(lambda archive: archive)
-        if model.id in (archive.model_id, self._adopting):
+        if model.id in (archive.model_id, self._adopting) or (self._awaited and self._awaited.get_name() == model.id):
             return
         if not self._given.admits("models"):
             raise RefusedError("a model was refused", "the server names too many", "tell the coordinator")
+        self._put_aside(archive)
         self._adopting = model.id
         try:
             path = archive.file_of(model.id)
@@ -183,8 +189,32 @@ class Duties:
                 partial.replace(path)
             self._display.say(f"model {model.id[:16]} has arrived; encoding the archive")
             await self._work(lambda tools: self._adopt(tools, model.id, path))
+        except WaitsError:
+            # Not in the session's own tasks: a word may be long in coming, and nothing need wait for it.
+            self._awaited = asyncio.create_task(self._adopt_when_accepted(model.id, path), name=model.id)
+            raise
         finally:
             self._adopting = None
+
+    async def _adopt_when_accepted(self, model_id: str, path: Path) -> None:
+        while self.offers.word_of(model_id) is None:
+            await asyncio.sleep(WORD_EVERY_S)
+        try:
+            await self._work(lambda tools: self._adopt(tools, model_id, path))
+        except UserError as error:
+            self._display.say(str(error))
+        except Exception:
+            log.exception("a model that was accepted could not be taken up")
+            self._display.say("a fault of ynet; this site's log has it")
+        self._awaited = None
+
+    def _put_aside(self, archive: "Archive") -> None:
+        """Another model has come: the one that waited waits no longer, and takes no place on the disk."""
+        if self._awaited is not None:
+            archive.file_of(self._awaited.get_name()).unlink(missing_ok=True)
+            self.offers.drop(self._awaited.get_name())
+            self._awaited.cancel()
+            self._awaited = None
 
     async def index(self) -> dict[str, int]:
         """Bring the gallery up to date with the manifest."""
@@ -297,9 +327,13 @@ class Duties:
     def _adopt(self, tools: "Equipment", model_id: str, path: Path) -> None:
         try:
             counts = tools.archive.adopt(model_id, path, self._display.progress)
+        except WaitsError:
+            self.books.audit.did(time.time(), "model", model_id, "waits")
+            raise
         except RefusedError:
             self.books.audit.did(time.time(), "model", model_id, "refused")
             raise
+        self.offers.adopted(model_id)
         self.books.audit.did(time.time(), "model", model_id)
         self._display.say(f"model {model_id[:16]} is in use; {counts['cases']} cases are indexed")
 

@@ -9,12 +9,14 @@ from flwr.clientapp import ClientApp
 
 from ynet.home import write_private
 from ynet_client import client_app, pieces
+from ynet_client.admission import Admission
 from ynet_client.archive import Archive
 from ynet_client.budget import Recorded
 from ynet_client.consent import Consent
 from ynet_client.gallery import FILE as GALLERY
 from ynet_client.gallery import Gallery
 from ynet_client.local_site import LocalSite
+from ynet_client.offered import Offers, TookPart
 from ynet_client.pieces import Pieces
 from ynet_client.secure_part import party_at
 from ynet_client.settings import ClientSettings
@@ -44,8 +46,10 @@ def prepare(home: Path, settings: ClientSettings, consent: Consent) -> Equipment
         admits=consent.admits,
         forgotten=gallery.forgotten,
         pieces=Pieces(home / pieces.FILE),
+        took_part=TookPart(home),
     )
-    archive = Archive(home / "models", site, gallery, settings.max_score_drop)
+    admission = Admission(site, consent, Offers(home), settings.max_score_drop, has_detail=settings.disclosure.detail)
+    archive = Archive(home / "models", site, gallery, admission.check)
     return Equipment(site, client_app.build(lambda _: site), archive, budget)
 
 

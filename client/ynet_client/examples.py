@@ -45,6 +45,12 @@ EXAMPLES: Examples = {
         "ynet-client segment IMAGE.dcm --out lesion.dcm",
         "ynet-client segment IMAGE.dcm --out lesion.dcm --store https://pacs/dicom-web",
     ),
+    "sites list": ("ynet-client sites list", "ynet-client sites list --json"),
+    "sites distrust": ("ynet-client sites distrust B",),
+    "sites trust": (
+        'ynet-client sites trust B --fingerprint "3f9c 21d0 77ae 0b15 c2d4 98e1 6a5f 4410"',
+        "ynet-client sites trust --all",
+    ),
     "status": ("ynet-client status", "ynet-client status --site A --json"),
     "user add": ("ynet-client user add ada --role radiologist",),
     "user list": ("ynet-client user list", "ynet-client user list --json"),

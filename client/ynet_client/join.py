@@ -12,6 +12,8 @@ from ynet.data import manifest
 from ynet.federation.countersigned import Witness
 from ynet.federation.identity import fingerprint
 from ynet.home import Lock
+from ynet_client import membership
+from ynet_client.audit import Act
 from ynet_client.consent import Consent
 from ynet_client.consent_prompt import put_to_the_admin
 from ynet_client.control import routes
@@ -20,6 +22,7 @@ from ynet_client.duties import Duties
 from ynet_client.egress import Class, Egress
 from ynet_client.membership import Membership
 from ynet_client.metrics import Counts, Known, Spent, state
+from ynet_client.peers import Peer, Peers, advice
 from ynet_client.renewal import renewing
 from ynet_client.session import Session
 from ynet_client.settings import ClientSettings
@@ -31,6 +34,7 @@ from ynet_client.workbench.serving import serving
 
 async def run(home: Path, settings: ClientSettings, member: Membership, display: Display) -> None:
     """Stay joined until SIGINT or SIGTERM. Raises UserError."""
+    member = membership.with_lasting(home, member)
     with Lock(home, f"the client of site {member.site}"), contextlib.ExitStack() as stack:
         cases = len(manifest.read(settings.manifest).train)
         consent = Consent(
@@ -47,18 +51,25 @@ async def run(home: Path, settings: ClientSettings, member: Membership, display:
         spool = _empty(home / "spool")
         egress = stack.enter_context(contextlib.closing(Egress(home)))
 
+        def seen(peer: Peer) -> None:
+            for line in advice(peer, home):
+                display.say(line)
+            act: Act = "site-confirmed" if peer.state == "trusted" else "site-unconfirmed"
+            audit.did(time.time(), act, f"{peer.site} {peer.fingerprint}")
+
         def sent(of: Class, size_bytes: int) -> None:
             egress.count(of, size_bytes)
             counts.sent(of, size_bytes)
 
         audit = duties.books.audit
         audit.did(time.time(), "joined", fingerprint(member.certificate).hex())
+        peers = Peers(home, settings.known_sites, seen)
         witness = Witness(home, member.site, lambda: session.identity, lambda: session.member.authority)
         tell = telling(member.site, audit, witness, display.say, count=sent)
         follow = following(home, display.say, lambda *act: audit.did(time.time(), *act))
         renew = renewing(home, display.say, count=sent)
         looks = Looks(of_task(consent.takes_part), of_model)
-        session = Session(member, spool, duties, display.say, renew, sent, tell, follow, counts.received, looks)
+        session = Session(member, spool, duties, display.say, renew, sent, tell, follow, counts.received, looks, peers)
         spent = Spent(home, settings.privacy)
         measured.register(state(Known(member.site, home, session, duties, spent)))
         page = serving(home, settings.workbench, member.site, duties, session, spool, display.say)

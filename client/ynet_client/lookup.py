@@ -15,6 +15,7 @@ from ynet.index import Hit, MergedHit, merge_many
 from ynet_client import filters, noise, retrieval_wire
 from ynet_client.filters import Filters
 from ynet_client.noise import Drawn, Noise
+from ynet_client.peers import UNCONFIRMED
 from ynet_client.retrieval_wire import MAX_K, Outcome, Query
 
 if TYPE_CHECKING:
@@ -142,6 +143,7 @@ def outcomes(own_site: str, answers: hub.Answers, query: Query) -> dict[str, Out
         "late": "no answer in time",
         "busy": "too much to do",
         "unreadable": "what was sealed could not be opened",
+        "unconfirmed": UNCONFIRMED,
     }
     found: dict[str, Outcome] = {}
     for one in answers.answers:
@@ -198,7 +200,8 @@ def describe(site: str, archive: "Archive", look: Look, result: Result) -> dict[
         "suppressed": list(result.of("suppressed")),
         "refused": {name: one.code for name, one in result.outcomes.items() if one.kind == "refused"},
         "other_model": {name: one.code for name, one in result.outcomes.items() if one.kind == "other_model"},
-        "declined": result.of("refused", "other_model", "unreadable"),
+        "unconfirmed": list(result.of("unconfirmed")),
+        "declined": result.of("refused", "other_model", "unreadable", "unconfirmed"),
     }
 
 

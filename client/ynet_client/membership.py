@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ynet.errors import RefusedError, UnreachableError, UserError
-from ynet.federation import identity, invitation
+from ynet.federation import identity, invitation, lasting
 from ynet.federation.expiry import Life
-from ynet.federation.identity import HUB_NAME
+from ynet.federation.identity import HUB_NAME, Identity
 from ynet.federation.invitation import Invitation
 from ynet.federation.succession import Past
 from ynet.home import write_private
@@ -21,7 +21,7 @@ from ynet_client.egress import Count, nowhere
 if TYPE_CHECKING:
     import httpx
 
-FILE, KEY, NEXT_KEY = MEMBER, "site.key", "site.next.key"
+FILE, KEY, NEXT_KEY, LASTING = MEMBER, "site.key", "site.next.key", "site.lasting.key"
 """The certificate in FILE says which key counts: a renewal writes the next key, then FILE, then moves the key. So a
 crash at any point leaves a key and a certificate that belong together."""
 TIMEOUT_S = 20.0
@@ -39,6 +39,12 @@ class Membership(NamedTuple):
     enrolment: str = ""  # host:port where it enrolled; empty when it enrolled with an older ynet
     invitation: str = ""  # digest of the invitation that it enrolled with
     past: tuple[Past, ...] = ()  # the authorities that it trusted before
+    lasting: bytes = b""  # PEM, by which other sites know it again; empty before the first `join` with this ynet
+
+    @property
+    def identity(self) -> Identity:
+        """The key and the certificate, and what vouches for them."""
+        return Identity(self.key, self.certificate, self.lasting)
 
     @property
     def life(self) -> Life:
@@ -85,14 +91,22 @@ def _read(home: Path) -> Membership:
         kept.get("enrolment", ""),
         kept.get("invitation", ""),
         tuple(Past(one["certificate"].encode(), float(one["until"])) for one in kept.get("past", [])),
+        (home / LASTING).read_bytes() if (home / LASTING).exists() else b"",
     )
+
+
+def with_lasting(home: Path, member: Membership) -> Membership:
+    """The membership with its lasting key, which is made where there is none yet."""
+    if not (home / LASTING).exists():
+        write_private(home / LASTING, lasting.new_key())
+    return member._replace(lasting=(home / LASTING).read_bytes())
 
 
 def enrol(home: Path, site: str, text: str, count: Count = nowhere) -> Membership:
     """Enrol with an invitation; the key is made here and never leaves. Raises UserError, and then keeps only the key.
 
     A repeat after a lost answer uses the same key, and the server gives the same certificate again; a repeat by a site
-    that has enrolled with this invitation changes nothing. One that enrols anew makes a new key.
+    that has enrolled with this invitation changes nothing. One that enrols anew makes new keys, the lasting one too.
     """
     invited = invitation.parse(text)
     identity.check_site_name(site)
@@ -111,7 +125,12 @@ def enrol(home: Path, site: str, text: str, count: Count = nowhere) -> Membershi
     hub, certificate = _granted(_request(invited, _verified(authority), "POST", "/enrol", content=body))
     if identity.read_leaf(certificate).site != site:
         raise RefusedError("enrolment failed", "the certificate is for another site", "ask the coordinator")
-    return keep(home, Membership(site, hub, key, certificate, authority, invited.address, used, _past(old, authority)))
+    member = keep(
+        home, Membership(site, hub, key, certificate, authority, invited.address, used, _past(old, authority))
+    )
+    if old is not None:  # who enrols anew may do so because keys were stolen: the others' admins say yes again
+        (home / LASTING).unlink(missing_ok=True)
+    return with_lasting(home, member)
 
 
 def keep(home: Path, member: Membership) -> Membership:

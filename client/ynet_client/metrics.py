@@ -27,7 +27,18 @@ if TYPE_CHECKING:
     from ynet_client.duties import Duties
     from ynet_client.session import Session
 
-REPLIES = ("found", "empty", "suppressed", "refused", "other_model", "missing", "late", "busy", "unreadable")
+REPLIES = (
+    "found",
+    "empty",
+    "suppressed",
+    "refused",
+    "other_model",
+    "missing",
+    "late",
+    "busy",
+    "unreadable",
+    "unconfirmed",
+)
 ANSWERS = ("found", "empty", "suppressed", "refused", "other_model", "unreadable")
 TASKS = ("done", "refused", "failed", "called off", "awaited")
 REFUSALS = ("query", "consult", "consult-check", "task", "model")

@@ -44,6 +44,7 @@ def _remarks(look: Look, result: Result) -> list[str]:
         "Refused": "refused",
         "Other model": "other_model",
         "Not understood": "unreadable",
+        "Not asked": "unconfirmed",
     }
     remarks = []
     for title, kind in said.items():

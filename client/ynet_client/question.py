@@ -39,6 +39,14 @@ async def put(question: Question, channel: grpc.aio.Channel, asking: Asking) -> 
     return await _put(question, channel, asking, is_first=True)
 
 
+async def look_round(channel: grpc.aio.Channel, asking: Asking, within_s: float, sent: Callable[[int], None]) -> None:
+    """Learn the cards of the sites that are connected: a question that holds nothing. Raises grpc.aio.AioRpcError."""
+    asked, told = pb.Question(deadline_ms=int(within_s * 1000)), set[str]()
+    async for part in _call(channel, sent)(asked, timeout=within_s):
+        for name in _learnt(_new(part.unreadable, told), part, asking):
+            asking.is_confirmed(name)  # what it shows is kept
+
+
 async def _put(question: Question, channel: grpc.aio.Channel, asking: Asking, *, is_first: bool) -> pb.Answers:
     sent = asking.seal(question.framed, question.sites or asking.known(), _now())
     wait_s = max(0.0, question.until - asyncio.get_running_loop().time())
@@ -47,8 +55,12 @@ async def _put(question: Question, channel: grpc.aio.Channel, asking: Asking, *,
         async for part in _call(channel, question.sent)(_to_wire(question, sent, wait_s), timeout=wait_s + 5):
             _sort(part, asking, sent, told, found)
             unreadable = _new(part.unreadable, told)
-            again = _renewed(unreadable, part, asking, sent) if is_first else []
-            found.unreadable.extend(name for name in unreadable if name not in again)
+            learnt = _learnt(unreadable, part, asking) if is_first else []
+            again = [name for name in learnt if asking.is_confirmed(name)]
+            for name in again:
+                asking.end(name, sent.get(name))
+            found.unconfirmed.extend(name for name in learnt if name not in again)
+            found.unreadable.extend(name for name in unreadable if name not in learnt)
             if again:
                 asked = replace(question, sites=again)
                 anew.append(asyncio.create_task(_put(asked, channel, asking, is_first=False)))
@@ -90,13 +102,10 @@ def _new(names: Iterable[str], told: set[str]) -> list[str]:
     return new
 
 
-def _renewed(unreadable: list[str], part: pb.Answers, asking: Asking, sent: dict[str, Sent]) -> list[str]:
-    """The sites that can be asked anew."""
+def _learnt(unreadable: list[str], part: pb.Answers, asking: Asking) -> list[str]:
+    """The sites whose cards have come, and are in order: they can be asked anew, where they are confirmed."""
     cards = {one.site: one.card for one in part.cards}
-    again = [name for name in unreadable if name in cards and asking.learn(name, cards[name], _now())]
-    for name in again:
-        asking.end(name, sent.get(name))
-    return again
+    return [name for name in unreadable if name in cards and asking.learn(name, cards[name], _now())]
 
 
 def _call(channel: grpc.aio.Channel, sent: Callable[[int], None]) -> Any:

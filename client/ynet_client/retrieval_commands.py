@@ -17,6 +17,10 @@ from ynet_client.options import Home, Json, Site
 app = typer.Typer()
 audit_app = typer.Typer(name="audit", help="The log of every question asked and answered.", no_args_is_help=True)
 app.add_typer(audit_app)
+NOT_CONFIRMED = (
+    "not asked, for this site's admin has not confirmed who they are: {0} (see `ynet-client sites`, compare the"
+    " fingerprints with their admins by telephone, then `ynet-client sites trust {0}`)"
+)
 SUPPRESSED = "the group is too small to speak of"
 
 
@@ -89,8 +93,14 @@ def _who_answered(found: dict[str, Any]) -> str:
     parts = [f"answered: {', '.join(found['answered']) or 'nobody'}"]
     parts += [f"nothing found: {', '.join(empty)}"] if empty else []
     parts += [f"suppressed: {site} ({SUPPRESSED})" for site in found["suppressed"]]
-    parts += [f"{found['outcomes'][site].replace('_', ' ')}: {site} ({why})" for site, why in found["declined"].items()]
+    parts += [
+        f"{found['outcomes'][site].replace('_', ' ')}: {site} ({why})"
+        for site, why in found["declined"].items()
+        if site not in found["unconfirmed"]
+    ]
     parts += [f"{key}: {', '.join(found[key])}" for key in ("missing", "late", "busy") if found[key]]
+    if found["unconfirmed"]:
+        parts.append(NOT_CONFIRMED.format(" ".join(found["unconfirmed"])))
     parts += [f"others not asked: {found['note']}"] if found["note"] else []
     if noise := found["noise"]:
         parts.append(

@@ -28,6 +28,7 @@ REASONS: dict[int, str] = {
     pb.Refused.QUOTA_SPENT: "the quota of today is spent",
     pb.Refused.NOT_ON_THE_LIST: "the site does not answer this site",
     pb.Refused.TOO_LARGE: "it asks for too many hits at once",
+    pb.Refused.NOT_CONFIRMED: "its admin has not confirmed this site yet (ynet-client sites trust, there)",
 }
 
 
@@ -58,7 +59,7 @@ class Asked(NamedTuple):
 class Outcome(NamedTuple):
     """What became of a query at one site."""
 
-    kind: str  # found, suppressed, refused, other_model, unreadable, late, missing, busy
+    kind: str  # found, suppressed, refused, other_model, unreadable, late, missing, busy, unconfirmed
     reason: str = ""  # for people
     code: str = ""  # of a refusal: not_allowed, ...; of another model: its id
     hits: tuple[tuple[Hit, ...], ...] = ()  # for each code, when found

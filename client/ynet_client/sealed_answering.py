@@ -48,6 +48,7 @@ class Opened(NamedTuple):
     body: bytes
     seal: Callable[[bytes], bytes]
     """The answer, sealed; to be called once."""
+    known_by: str  # the fingerprint of the asking site's lasting key
 
 
 class _Session(NamedTuple):
@@ -63,7 +64,7 @@ class Answering:
     """
 
     def __init__(self, member: Membership, clock: Callable[[], float] = time.monotonic) -> None:
-        self._own, self._site, self._authority = Identity(member.key, member.certificate), member.site, member.authority
+        self._own, self._site, self._authority = member.identity, member.site, member.authority
         self._clock = clock
         self._renew()
 
@@ -101,7 +102,7 @@ class Answering:
             raise sealed.refused("it was here before, or is too late for anybody to know")
         asked = sealed.open_query(session.channel, read.number, read.ciphertext)
         session.window.see(read.number)
-        return Opened(asked.body, _sealing(session.channel, read.number, asked))
+        return Opened(asked.body, _sealing(session.channel, read.number, asked), session.channel.known_by)
 
     def _begin(self, asker: str, read: pb.Envelope, now: dt.datetime) -> _Session:
         names = self._names.get(asker, set())

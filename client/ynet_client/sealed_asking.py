@@ -13,12 +13,16 @@ from ynet.federation import protocol, sealed
 from ynet.federation.identity import Identity
 from ynet.federation.sealed import Begun, Recipient, Trust
 from ynet_client.membership import Membership
+from ynet_client.peers import Confirmed, Everybody
 
 log = logging.getLogger("ynet.sealed_asking")
 SESSION_S = 3_600.0
 """How long this site keeps a session with another; then it begins a new one."""
 MAX_KNOWN = 1_024
 """Sites whose cards are kept."""
+
+
+EVERYBODY = Everybody()
 
 
 @dataclass(eq=False)
@@ -40,9 +44,11 @@ class Sent(NamedTuple):
 class Asking:
     """What this site knows of the others, and its sessions with them; all of it in memory only."""
 
-    def __init__(self, member: Membership, clock: Callable[[], float] = time.monotonic) -> None:
-        self._own, self._site, self._authority = Identity(member.key, member.certificate), member.site, member.authority
-        self._clock = clock
+    def __init__(
+        self, member: Membership, clock: Callable[[], float] = time.monotonic, peers: Confirmed = EVERYBODY
+    ) -> None:
+        self._own, self._site, self._authority = member.identity, member.site, member.authority
+        self._peers, self._clock = peers, clock
         self._known: dict[str, Recipient] = {}
         self._cards: dict[str, bytes] = {}
         self._sessions: dict[str, _Session] = {}
@@ -79,13 +85,17 @@ class Asking:
         self._sessions.pop(site, None)
         return True
 
+    def is_confirmed(self, site: str) -> bool:
+        """Whether a site whose card is known may be asked: the admin has confirmed the key that it shows."""
+        return self._peers.is_trusted(site, self._known[site].known_by)
+
     def end(self, site: str, sent: "Sent | None") -> None:
         """End the session in which that was sent, if it still is the one in use: the site could not read it."""
         if sent is not None and self._sessions.get(site) is sent.session:
             del self._sessions[site]
 
     def seal(self, framed: bytes, sites: Iterable[str], now: dt.datetime) -> dict[str, Sent]:
-        """A framed query, sealed for each of the sites whose card is known and in force."""
+        """A framed query, sealed for each of the sites whose card is known and in force, and that are confirmed."""
         return {site: self._sealed(framed, site) for site in sites if self._is_good(site, now)}
 
     def open(self, sent: Sent, ciphertext: bytes) -> bytes:
@@ -113,7 +123,7 @@ class Asking:
         recipient = self._known.get(site)
         if recipient is not None and now > recipient.ends:
             self._forget(site)
-        return site in self._known
+        return site in self._known and self.is_confirmed(site)
 
     def _forget(self, site: str) -> None:
         del self._known[site], self._cards[site]

@@ -48,7 +48,7 @@ FindParty = Callable[[Context, Request], Party]
 def party_at(home: Path) -> Party | None:
     """The party that a home folder's membership makes; None where the site has not enrolled. Raises UserError."""
     member = membership.load(home)
-    return member and Party(member.site, Identity(member.key, member.certificate), member.authority, home)
+    return member and Party(member.site, member.identity, member.authority, home)
 
 
 def add_to(app: ClientApp, find: FindParty) -> None:

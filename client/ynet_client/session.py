@@ -16,13 +16,15 @@ from ynet import __version__
 from ynet.errors import RefusedError, UnreachableError, UserError
 from ynet.federation import expiry, protocol, sealed
 from ynet.federation import hub_pb2 as pb
+from ynet.federation import retrieval_pb2 as retrieval
 from ynet.federation.content import Content
 from ynet.federation.identity import HUB_NAME, Identity
 from ynet.federation.sealed import Asked
-from ynet_client import counted_channel, egress, question, succession, transfers
+from ynet_client import counted_channel, egress, question, retrieval_wire, succession, transfers
 from ynet_client.egress import Class, Count
 from ynet_client.link import Link
 from ynet_client.membership import Membership
+from ynet_client.peers import Confirmed, Everybody
 from ynet_client.question import Question
 from ynet_client.renewal import Renew, never
 from ynet_client.sealed_answering import Answering, Opened
@@ -58,6 +60,9 @@ PERMANENT = {
 SERVER_IS_BEHIND = "ask the coordinator to update the server's ynet; until then, install the server's version here"
 
 
+EVERYBODY = Everybody()
+UNCONFIRMED = retrieval_wire.write_refused(retrieval.Refused.NOT_CONFIRMED)
+"""All that a site is told which the admin has not confirmed. Nobody has read its question."""
 Fetch = Callable[[pb.Blob, Path], Awaitable[None]]
 
 
@@ -95,6 +100,7 @@ class Session:
         follow: Follow = succession.unkept,
         received: counted_channel.Count = counted_channel.uncounted,
         looks: Looks = UNSEEN,
+        peers: Confirmed = EVERYBODY,
     ) -> None:
         """`looks` say of the beginnings of files whether the rest of them is wanted."""
         self._looks = looks
@@ -106,7 +112,7 @@ class Session:
         self._follow, self._moves = follow, asyncio.Event()
         self._outbox: asyncio.Queue[pb.FromSite | None] = asyncio.Queue()
         self._under_way: set[asyncio.Task[None]] = set()
-        self._answering, self._asking = Answering(member), Asking(member)
+        self._answering, self._asking, self._peers = Answering(member), Asking(member, peers=peers), peers
         self._queries: dict[str, asyncio.Task[None]] = {}  # being answered
         self.connected = False
 
@@ -123,7 +129,7 @@ class Session:
     @property
     def identity(self) -> Identity:
         """The key and certificate as they are now."""
-        return Identity(self._member.key, self._member.certificate)
+        return self._member.identity
 
     async def run(self) -> None:
         """Stay connected until cancelled. Raises RefusedError when the hub will never let this site in."""
@@ -152,6 +158,20 @@ class Session:
     def known(self) -> list[str]:
         """The other sites that have been heard of."""
         return self._asking.known()
+
+    async def look_round(self, deadline_s: float) -> None:
+        """Have the hub tell which sites are connected, and see their lasting keys; nobody is asked anything.
+
+        Raises UnreachableError.
+        """
+        if (channel := self._link.channel) is None:
+            raise UnreachableError("the other sites were not looked for", "the server is not connected", "try again")
+        try:
+            await question.look_round(channel, self._asking, deadline_s, partial(self._count, "queries"))
+        except grpc.aio.AioRpcError:
+            raise UnreachableError(
+                "the other sites were not looked for", "the connection was lost", "try again"
+            ) from None
 
     async def ask(
         self,
@@ -360,7 +380,9 @@ class Session:
         task.add_done_callback(lambda _: self._queries.pop(query.id))
 
     async def _answer(self, query: pb.Query, opened: Opened) -> None:
-        body = opened.seal(await self._work.answer(query.from_site, opened.body))
+        is_trusted = self._peers.is_trusted(query.from_site, opened.known_by)
+        reply = await self._work.answer(query.from_site, opened.body) if is_trusted else UNCONFIRMED
+        body = opened.seal(reply)
         self._tell(pb.FromSite(answer=pb.Answer(query_id=query.id, body=body)))
 
     def _refuse(self, query: pb.Query, refusal: pb.Refusal) -> None:

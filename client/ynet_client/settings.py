@@ -15,6 +15,9 @@ from ynet.home import write_private
 
 FILE = "client.yaml"
 SiteName = Annotated[str, Field(min_length=1, max_length=32)]
+KnownSite = Annotated[
+    str, Field(min_length=3, max_length=120, pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31} *[=] *[0-9a-fA-F: -]+$")
+]
 ColumnName = Annotated[str, Field(min_length=1, max_length=64)]
 
 
@@ -86,11 +89,18 @@ class ClientSettings:
     threads: Annotated[int, Field(ge=0, le=1024)] = 0  # for training on the CPU; 0: all cores
     cache_mb: Annotated[int, Field(ge=0, le=1 << 20)] = 2048  # decoded images kept in memory
     max_score_drop: Annotated[float, Field(ge=0, le=1)] = 1.0  # of a new model on own test cases; 1: any is taken up
+    sites: tuple[KnownSite, ...] = ()  # NAME=FINGERPRINT: other sites that are asked and answered, by no other key
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
     policy: Policy = field(default_factory=Policy)
     disclosure: Disclosure = field(default_factory=Disclosure)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
     workbench: WorkbenchSettings = field(default_factory=WorkbenchSettings)
+
+    @property
+    def known_sites(self) -> dict[str, str]:
+        """The fingerprints in `sites`, by name."""
+        pairs = (one.partition("=")[::2] for one in self.sites)
+        return {name.strip(): fingerprint.strip() for name, fingerprint in pairs}
 
     @property
     def manifest(self) -> Path:

@@ -26,6 +26,7 @@ NOTES = (
     "accounts of the workbench that were removed since are there again, and passwords changed since are the old ones:"
     " ynet-client user list, user remove NAME, user password NAME; so is what was deleted from histories",
     "do not ask a noised query again that was asked since: its noise would be drawn a second time",
+    "sites that were distrusted since are confirmed again: ynet-client sites, sites distrust NAME",
     "if the old client runs anywhere: stop it for good before this one starts",
 )
 

@@ -22,17 +22,21 @@ class ActiveModel(NamedTuple):
     net: YNet
 
 
-def check(site: LocalSite, old: ActiveModel, new: ActiveModel, max_score_drop: float) -> None:
+def check(site: LocalSite, old: ActiveModel, new: ActiveModel, max_score_drop: float) -> str:
     """Raise RefusedError when `new`'s macro mAP@10 is more than `max_score_drop` under `old`'s.
 
-    Both see the same cases. Without training cases or test cases nothing is compared, nor are models of other classes.
+    Both see the same cases. Where nothing can be compared, why: then the admin is asked, and never is it passed over.
     """
     if old.plan.classes != new.plan.classes:
-        return
+        return "it knows other classes than the model in use, so that the two cannot be compared (max_score_drop)"
+    if old.plan.image.channels != new.plan.image.channels:
+        return "it reads images otherwise than the model in use, so that the two cannot be compared (max_score_drop)"
     manifest = site.manifest(new.plan.training.seed)
     before, after = (score(site, manifest, model) for model in (old, new))
-    if before is None or after is None or before - after <= max_score_drop:
-        return
+    if before is None or after is None:
+        return "this site has no test cases to compare it with the model in use (max_score_drop)"
+    if before - after <= max_score_drop:
+        return ""
     raise RefusedError(
         f"model {new.id[:16]} was not taken up",
         f"on this site's own test cases its macro mAP@10 is {after:.3f}, and that of the model in use {before:.3f}",

@@ -188,6 +188,7 @@ async def take_up(duties: Duties, folder: Path, name: str) -> None:
     async def fetch(_: hub.Blob, path: Path) -> None:
         shutil.copy(folder / f"{(folder / name).read_text()}.safetensors", path)
 
+    duties.offers.say((folder / name).read_text(), "accepted")
     await duties.model(hub.Model(id=(folder / name).read_text()), fetch)
 
 

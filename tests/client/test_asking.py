@@ -56,6 +56,7 @@ class Hospital:
         async def fetch(_: hub.Blob, path: Path) -> None:
             shutil.copy(self.folder / "published.safetensors", path)
 
+        self.duties.offers.say((self.folder / "model").read_text(), "accepted")
         await self.duties.model(hub.Model(id=(self.folder / "model").read_text()), fetch)
 
     def images(self, count: int) -> list[Path]:

@@ -21,7 +21,7 @@ from ynet.federation import identity, invitation
 from ynet.federation.identity import Identity
 from ynet.federation.invitation import Invitation
 from ynet_client import membership
-from ynet_client.membership import FILE, KEY
+from ynet_client.membership import FILE, KEY, LASTING
 from ynet_server import certificates, enrolment
 from ynet_server.registry import Registry
 
@@ -110,7 +110,11 @@ def test_a_site_joins_and_is_a_member_from_then_on(door: Door, home: Path) -> No
 
 def test_the_key_and_the_membership_can_be_read_by_their_owner_alone(door: Door, home: Path) -> None:
     membership.enrol(home, "A", door.invite("A").to_text())
-    assert {path.name: path.stat().st_mode & 0o777 for path in home.iterdir()} == {FILE: 0o600, KEY: 0o600}
+    assert {path.name: path.stat().st_mode & 0o777 for path in home.iterdir()} == {
+        FILE: 0o600,
+        KEY: 0o600,
+        LASTING: 0o600,
+    }
 
 
 def test_neither_the_key_nor_the_secret_leaves_the_site(door: Door, home: Path) -> None:
@@ -153,8 +157,9 @@ def test_a_revoked_site_that_enrols_anew_does_so_with_a_new_key(door: Door, home
     text = door.invite("A").to_text()
     new = membership.enrol(home, "A", text)
     assert new.key != old.key
+    assert new.lasting != old.lasting  # the others' admins say yes again
     assert membership.load(home) == new == membership.enrol(home, "A", text)
-    assert {path.name for path in home.iterdir()} == {FILE, KEY}
+    assert {path.name for path in home.iterdir()} == {FILE, KEY, LASTING}
 
 
 def test_an_answer_that_is_lost_while_a_site_enrols_anew_leaves_the_old_membership_and_is_given_again(

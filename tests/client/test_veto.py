@@ -16,9 +16,13 @@ from ynet.federation import plan as plans
 from ynet.federation.plan import Plan
 from ynet.model import YNet, arrays_of, build, load_arrays
 from ynet.train import train
+from ynet_client.admission import Admission
 from ynet_client.archive import Archive
+from ynet_client.consent import Consent
 from ynet_client.gallery import Gallery
 from ynet_client.local_site import LocalSite
+from ynet_client.offered import Offers, TookPart, WaitsError
+from ynet_client.settings import Policy
 from ynet_client.veto import ActiveModel, check, score
 
 
@@ -55,11 +59,18 @@ def _named(net: YNet, plan: Plan) -> ActiveModel:
 def archive(home: Path, data: Path, max_score_drop: float) -> Archive:
     home.mkdir(exist_ok=True)
     gallery = Gallery.open(home / "gallery.sqlite", b"of this site")
-    return Archive(home / "models", LocalSite(data, "cpu", 0), gallery, max_score_drop)
+    site = LocalSite(data, "cpu", 0, took_part=TookPart(home))
+    consent = Consent(home, Policy(new_plans="accept"))
+    admission = Admission(site, consent, Offers(home), max_score_drop, has_detail=False)
+    return Archive(home / "models", site, gallery, admission.check)
 
 
 def adopt(archive: Archive, model: ActiveModel) -> None:
+    """As at a site that took part in the run which the model is of."""
     path = archive.file_of(model.id)
+    took_part = TookPart(path.parent.parent)
+    took_part.trained(model.plan)
+    took_part.evaluated(model.plan, model.plan.training.rounds, model.id)
     weights.save(path, arrays_of(model.net), {"plan": model.plan.canonical()})
     archive.adopt(model.id, path, lambda *_: None)
 
@@ -120,13 +131,42 @@ def test_the_first_model_is_compared_with_nothing(tmp_path: Path, data: Path, mo
     opened.gallery.close()
 
 
-def test_models_of_other_classes_and_sites_without_test_cases_compare_nothing(
+def test_where_nothing_can_be_compared_the_admin_is_asked_and_the_veto_never_passed_over(
     data: Path, models: dict[str, ActiveModel]
 ) -> None:
     rows = data.read_text("utf-8").splitlines()
     only_training = data.with_name("training.csv")
     only_training.write_text("\n".join([rows[0], *(row.replace(",test", ",train") for row in rows[1:])]), "utf-8")
-    check(LocalSite(only_training, "cpu", 0), models["good"], models["bad"], 0.0)
+    assert "no test cases" in check(LocalSite(only_training, "cpu", 0), models["good"], models["bad"], 0.0)
 
     other = replace(models["good"].plan, classes=("ring", "smooth", "spiculated", "none"))
-    check(LocalSite(data, "cpu", 0), models["good"], _named(build(other), other), 0.0)
+    site = LocalSite(data, "cpu", 0)
+    assert "other classes" in check(site, models["good"], _named(build(other), other), 0.0)
+    turned = replace(models["good"].plan, classes=tuple(reversed(models["good"].plan.classes)))
+    assert "other classes" in check(site, models["good"], _named(build(turned), turned), 0.0)
+    colour = replace(models["good"].plan, image=replace(models["good"].plan.image, channels=3))
+    assert "reads images otherwise" in check(site, models["good"], _named(build(colour), colour), 0.0)
+
+
+def test_a_veto_cannot_be_stepped_around_by_other_classes_or_by_losing_the_model_in_use(
+    tmp_path: Path, data: Path, models: dict[str, ActiveModel]
+) -> None:
+    opened = archive(tmp_path, data, 0.05)
+    adopt(opened, models["good"])
+    plan = replace(models["bad"].plan, classes=("ring", "smooth", "spiculated", "none"))
+    other = _named(build(plan), plan)
+    with pytest.raises(WaitsError, match="waits for this site's admin") as caught:
+        adopt(opened, other)
+    assert "other classes" in caught.value.why
+    opened.gallery.close()
+
+    opened.file_of(models["good"].id).unlink()
+    again = archive(tmp_path, data, 0.05)
+    with pytest.raises(WaitsError) as caught:
+        adopt(again, models["bad"])
+    assert "is lost" in caught.value.why
+    assert again.gallery.active_model == models["good"].id
+    Offers(tmp_path).say(other.id, "accepted")
+    adopt(again, other)
+    assert again.model_id == other.id
+    again.gallery.close()

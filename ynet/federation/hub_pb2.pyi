@@ -145,24 +145,32 @@ class Cancel(_message.Message):
     def __init__(self, task_id: _Optional[str] = ..., query_id: _Optional[str] = ...) -> None: ...
 
 class Card(_message.Message):
-    __slots__ = ("certificate", "key", "signature")
+    __slots__ = ("certificate", "key", "signature", "lasting", "vouched")
     CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    LASTING_FIELD_NUMBER: _ClassVar[int]
+    VOUCHED_FIELD_NUMBER: _ClassVar[int]
     certificate: bytes
     key: bytes
     signature: bytes
-    def __init__(self, certificate: _Optional[bytes] = ..., key: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+    lasting: bytes
+    vouched: bytes
+    def __init__(self, certificate: _Optional[bytes] = ..., key: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., lasting: _Optional[bytes] = ..., vouched: _Optional[bytes] = ...) -> None: ...
 
 class Opening(_message.Message):
-    __slots__ = ("certificate", "sealed", "signature")
+    __slots__ = ("certificate", "sealed", "signature", "lasting", "vouched")
     CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
     SEALED_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    LASTING_FIELD_NUMBER: _ClassVar[int]
+    VOUCHED_FIELD_NUMBER: _ClassVar[int]
     certificate: bytes
     sealed: bytes
     signature: bytes
-    def __init__(self, certificate: _Optional[bytes] = ..., sealed: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+    lasting: bytes
+    vouched: bytes
+    def __init__(self, certificate: _Optional[bytes] = ..., sealed: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., lasting: _Optional[bytes] = ..., vouched: _Optional[bytes] = ...) -> None: ...
 
 class Envelope(_message.Message):
     __slots__ = ("session", "opening", "number", "ciphertext")
@@ -214,7 +222,7 @@ class Question(_message.Message):
     def __init__(self, queries: _Optional[_Iterable[_Union[Question.ToOne, _Mapping]]] = ..., sites: _Optional[_Iterable[str]] = ..., deadline_ms: _Optional[int] = ...) -> None: ...
 
 class Answers(_message.Message):
-    __slots__ = ("answers", "missing", "late", "busy", "unreadable", "cards")
+    __slots__ = ("answers", "missing", "late", "busy", "unreadable", "cards", "unconfirmed")
     class FromOne(_message.Message):
         __slots__ = ("site", "body")
         SITE_FIELD_NUMBER: _ClassVar[int]
@@ -235,13 +243,15 @@ class Answers(_message.Message):
     BUSY_FIELD_NUMBER: _ClassVar[int]
     UNREADABLE_FIELD_NUMBER: _ClassVar[int]
     CARDS_FIELD_NUMBER: _ClassVar[int]
+    UNCONFIRMED_FIELD_NUMBER: _ClassVar[int]
     answers: _containers.RepeatedCompositeFieldContainer[Answers.FromOne]
     missing: _containers.RepeatedScalarFieldContainer[str]
     late: _containers.RepeatedScalarFieldContainer[str]
     busy: _containers.RepeatedScalarFieldContainer[str]
     unreadable: _containers.RepeatedScalarFieldContainer[str]
     cards: _containers.RepeatedCompositeFieldContainer[Answers.CardOf]
-    def __init__(self, answers: _Optional[_Iterable[_Union[Answers.FromOne, _Mapping]]] = ..., missing: _Optional[_Iterable[str]] = ..., late: _Optional[_Iterable[str]] = ..., busy: _Optional[_Iterable[str]] = ..., unreadable: _Optional[_Iterable[str]] = ..., cards: _Optional[_Iterable[_Union[Answers.CardOf, _Mapping]]] = ...) -> None: ...
+    unconfirmed: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, answers: _Optional[_Iterable[_Union[Answers.FromOne, _Mapping]]] = ..., missing: _Optional[_Iterable[str]] = ..., late: _Optional[_Iterable[str]] = ..., busy: _Optional[_Iterable[str]] = ..., unreadable: _Optional[_Iterable[str]] = ..., cards: _Optional[_Iterable[_Union[Answers.CardOf, _Mapping]]] = ..., unconfirmed: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DownloadRequest(_message.Message):
     __slots__ = ("blob", "offset", "part_bytes")

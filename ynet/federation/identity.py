@@ -31,10 +31,11 @@ CLOCK_SLACK = dt.timedelta(minutes=15)
 
 
 class Identity(NamedTuple):
-    """A private key and its certificate, both PEM."""
+    """A private key and its certificate, both PEM; of a site also its lasting key (`lasting.py`), PEM or empty."""
 
     key: bytes
     certificate: bytes
+    lasting: bytes = b""
 
 
 class Signer(Protocol):
@@ -129,6 +130,12 @@ def has_key(certificate: bytes, key: bytes) -> bool:
 def fingerprint(certificate: bytes) -> bytes:
     """SHA-256 of the DER form of a PEM certificate, 32 bytes. Raises ValueError when it is none."""
     return _loaded(certificate).fingerprint(hashes.SHA256())
+
+
+def public_bytes(certificate: bytes) -> bytes:
+    """The key of a PEM certificate, DER. Raises ValueError when it is none."""
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return _public(certificate).public_bytes(serialization.Encoding.DER, form)
 
 
 def first_certificate(pem: bytes) -> bytes:

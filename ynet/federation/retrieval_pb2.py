@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fynet/federation/retrieval.proto\x12\x11ynet.retrieval.v2\"\xab\x01\n\x07Request\x12\x0c\n\x04user\x18\x01 \x01(\t\x12)\n\x05query\x18\x02 \x01(\x0b\x32\x18.ynet.retrieval.v2.QueryH\x00\x12-\n\x07\x63onsult\x18\x03 \x01(\x0b\x32\x1a.ynet.retrieval.v2.ConsultH\x00\x12\x30\n\x05\x63heck\x18\x04 \x01(\x0b\x32\x1f.ynet.retrieval.v2.ConsultCheckH\x00\x42\x06\n\x04\x62ody\"\xa8\x01\n\x05Query\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\r\n\x05\x63odes\x18\x02 \x03(\x0c\x12\x0f\n\x07\x64\x65tails\x18\x03 \x03(\x0c\x12\t\n\x01k\x18\x04 \x01(\r\x12)\n\x06\x66ilter\x18\x05 \x01(\x0b\x32\x19.ynet.retrieval.v2.Filter\x12\x13\n\x06radius\x18\x06 \x01(\rH\x00\x88\x01\x01\x12\x17\n\x0fone_per_patient\x18\x07 \x01(\x08\x42\t\n\x07_radius\"w\n\x06\x46ilter\x12\x0e\n\x06labels\x18\x01 \x03(\t\x12\r\n\x05split\x18\x02 \x01(\t\x12\x30\n\nattributes\x18\x03 \x03(\x0b\x32\x1c.ynet.retrieval.v2.Attribute\x12\r\n\x05since\x18\x04 \x01(\t\x12\r\n\x05until\x18\x05 \x01(\t\"(\n\tAttribute\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"2\n\x07\x43onsult\x12\n\n\x02id\x18\x01 \x01(\x0c\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x0c\n\x04note\x18\x03 \x01(\t\"\x1b\n\x0c\x43onsultCheck\x12\x0b\n\x03ids\x18\x01 \x03(\x0c\"\xb9\x03\n\x05Reply\x12)\n\x05\x66ound\x18\x01 \x01(\x0b\x32\x18.ynet.retrieval.v2.FoundH\x00\x12\x33\n\nsuppressed\x18\x02 \x01(\x0b\x32\x1d.ynet.retrieval.v2.SuppressedH\x00\x12-\n\x07refused\x18\x03 \x01(\x0b\x32\x1a.ynet.retrieval.v2.RefusedH\x00\x12\x34\n\x0bother_model\x18\x04 \x01(\x0b\x32\x1d.ynet.retrieval.v2.OtherModelH\x00\x12\x33\n\nunreadable\x18\x05 \x01(\x0b\x32\x1d.ynet.retrieval.v2.UnreadableH\x00\x12\x36\n\x0c\x63onsult_kept\x18\x06 \x01(\x0b\x32\x1e.ynet.retrieval.v2.ConsultKeptH\x00\x12\x35\n\x0cno_such_case\x18\x07 \x01(\x0b\x32\x1d.ynet.retrieval.v2.NoSuchCaseH\x00\x12<\n\x0f\x63onsult_answers\x18\x08 \x01(\x0b\x32!.ynet.retrieval.v2.ConsultAnswersH\x00\x42\t\n\x07outcome\"B\n\x05\x46ound\x12)\n\x08per_code\x18\x01 \x03(\x0b\x32\x17.ynet.retrieval.v2.Hits\x12\x0e\n\x06labels\x18\x02 \x03(\t\",\n\x04Hits\x12$\n\x04hits\x18\x01 \x03(\x0b\x32\x16.ynet.retrieval.v2.Hit\"r\n\x03Hit\x12\x10\n\x08\x64istance\x18\x01 \x01(\r\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x12\n\x05label\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x0c\n\x04ties\x18\x04 \x01(\r\x12\x13\n\x06\x64\x65tail\x18\x05 \x01(\rH\x01\x88\x01\x01\x42\x08\n\x06_labelB\t\n\x07_detail\"\x0c\n\nSuppressed\"\x97\x01\n\x07Refused\x12\x31\n\x06reason\x18\x01 \x01(\x0e\x32!.ynet.retrieval.v2.Refused.Reason\"Y\n\x06Reason\x12\t\n\x05OTHER\x10\x00\x12\x0f\n\x0bNOT_ALLOWED\x10\x01\x12\x0f\n\x0bQUOTA_SPENT\x10\x02\x12\x13\n\x0fNOT_ON_THE_LIST\x10\x03\x12\r\n\tTOO_LARGE\x10\x04\"\x1e\n\nOtherModel\x12\x10\n\x08model_id\x18\x01 \x01(\t\"\x0c\n\nUnreadable\"\r\n\x0b\x43onsultKept\"\x0c\n\nNoSuchCase\"C\n\x0e\x43onsultAnswers\x12\x31\n\x07\x61nswers\x18\x01 \x03(\x0b\x32 .ynet.retrieval.v2.ConsultAnswer\"\x8e\x01\n\rConsultAnswer\x12\n\n\x02id\x18\x01 \x01(\x0c\x12\x33\n\x04word\x18\x02 \x01(\x0e\x32%.ynet.retrieval.v2.ConsultAnswer.Word\x12\x0c\n\x04text\x18\x03 \x01(\t\".\n\x04Word\x12\x08\n\x04OPEN\x10\x00\x12\x07\n\x03YES\x10\x01\x12\x06\n\x02NO\x10\x02\x12\x0b\n\x07UNKNOWN\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fynet/federation/retrieval.proto\x12\x11ynet.retrieval.v2\"\xab\x01\n\x07Request\x12\x0c\n\x04user\x18\x01 \x01(\t\x12)\n\x05query\x18\x02 \x01(\x0b\x32\x18.ynet.retrieval.v2.QueryH\x00\x12-\n\x07\x63onsult\x18\x03 \x01(\x0b\x32\x1a.ynet.retrieval.v2.ConsultH\x00\x12\x30\n\x05\x63heck\x18\x04 \x01(\x0b\x32\x1f.ynet.retrieval.v2.ConsultCheckH\x00\x42\x06\n\x04\x62ody\"\xa8\x01\n\x05Query\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\r\n\x05\x63odes\x18\x02 \x03(\x0c\x12\x0f\n\x07\x64\x65tails\x18\x03 \x03(\x0c\x12\t\n\x01k\x18\x04 \x01(\r\x12)\n\x06\x66ilter\x18\x05 \x01(\x0b\x32\x19.ynet.retrieval.v2.Filter\x12\x13\n\x06radius\x18\x06 \x01(\rH\x00\x88\x01\x01\x12\x17\n\x0fone_per_patient\x18\x07 \x01(\x08\x42\t\n\x07_radius\"w\n\x06\x46ilter\x12\x0e\n\x06labels\x18\x01 \x03(\t\x12\r\n\x05split\x18\x02 \x01(\t\x12\x30\n\nattributes\x18\x03 \x03(\x0b\x32\x1c.ynet.retrieval.v2.Attribute\x12\r\n\x05since\x18\x04 \x01(\t\x12\r\n\x05until\x18\x05 \x01(\t\"(\n\tAttribute\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"2\n\x07\x43onsult\x12\n\n\x02id\x18\x01 \x01(\x0c\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x0c\n\x04note\x18\x03 \x01(\t\"\x1b\n\x0c\x43onsultCheck\x12\x0b\n\x03ids\x18\x01 \x03(\x0c\"\xb9\x03\n\x05Reply\x12)\n\x05\x66ound\x18\x01 \x01(\x0b\x32\x18.ynet.retrieval.v2.FoundH\x00\x12\x33\n\nsuppressed\x18\x02 \x01(\x0b\x32\x1d.ynet.retrieval.v2.SuppressedH\x00\x12-\n\x07refused\x18\x03 \x01(\x0b\x32\x1a.ynet.retrieval.v2.RefusedH\x00\x12\x34\n\x0bother_model\x18\x04 \x01(\x0b\x32\x1d.ynet.retrieval.v2.OtherModelH\x00\x12\x33\n\nunreadable\x18\x05 \x01(\x0b\x32\x1d.ynet.retrieval.v2.UnreadableH\x00\x12\x36\n\x0c\x63onsult_kept\x18\x06 \x01(\x0b\x32\x1e.ynet.retrieval.v2.ConsultKeptH\x00\x12\x35\n\x0cno_such_case\x18\x07 \x01(\x0b\x32\x1d.ynet.retrieval.v2.NoSuchCaseH\x00\x12<\n\x0f\x63onsult_answers\x18\x08 \x01(\x0b\x32!.ynet.retrieval.v2.ConsultAnswersH\x00\x42\t\n\x07outcome\"B\n\x05\x46ound\x12)\n\x08per_code\x18\x01 \x03(\x0b\x32\x17.ynet.retrieval.v2.Hits\x12\x0e\n\x06labels\x18\x02 \x03(\t\",\n\x04Hits\x12$\n\x04hits\x18\x01 \x03(\x0b\x32\x16.ynet.retrieval.v2.Hit\"r\n\x03Hit\x12\x10\n\x08\x64istance\x18\x01 \x01(\r\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x12\n\x05label\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x0c\n\x04ties\x18\x04 \x01(\r\x12\x13\n\x06\x64\x65tail\x18\x05 \x01(\rH\x01\x88\x01\x01\x42\x08\n\x06_labelB\t\n\x07_detail\"\x0c\n\nSuppressed\"\xaa\x01\n\x07Refused\x12\x31\n\x06reason\x18\x01 \x01(\x0e\x32!.ynet.retrieval.v2.Refused.Reason\"l\n\x06Reason\x12\t\n\x05OTHER\x10\x00\x12\x0f\n\x0bNOT_ALLOWED\x10\x01\x12\x0f\n\x0bQUOTA_SPENT\x10\x02\x12\x13\n\x0fNOT_ON_THE_LIST\x10\x03\x12\r\n\tTOO_LARGE\x10\x04\x12\x11\n\rNOT_CONFIRMED\x10\x05\"\x1e\n\nOtherModel\x12\x10\n\x08model_id\x18\x01 \x01(\t\"\x0c\n\nUnreadable\"\r\n\x0b\x43onsultKept\"\x0c\n\nNoSuchCase\"C\n\x0e\x43onsultAnswers\x12\x31\n\x07\x61nswers\x18\x01 \x03(\x0b\x32 .ynet.retrieval.v2.ConsultAnswer\"\x8e\x01\n\rConsultAnswer\x12\n\n\x02id\x18\x01 \x01(\x0c\x12\x33\n\x04word\x18\x02 \x01(\x0e\x32%.ynet.retrieval.v2.ConsultAnswer.Word\x12\x0c\n\x04text\x18\x03 \x01(\t\".\n\x04Word\x12\x08\n\x04OPEN\x10\x00\x12\x07\n\x03YES\x10\x01\x12\x06\n\x02NO\x10\x02\x12\x0b\n\x07UNKNOWN\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -54,21 +54,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SUPPRESSED']._serialized_start=1317
   _globals['_SUPPRESSED']._serialized_end=1329
   _globals['_REFUSED']._serialized_start=1332
-  _globals['_REFUSED']._serialized_end=1483
+  _globals['_REFUSED']._serialized_end=1502
   _globals['_REFUSED_REASON']._serialized_start=1394
-  _globals['_REFUSED_REASON']._serialized_end=1483
-  _globals['_OTHERMODEL']._serialized_start=1485
-  _globals['_OTHERMODEL']._serialized_end=1515
-  _globals['_UNREADABLE']._serialized_start=1517
-  _globals['_UNREADABLE']._serialized_end=1529
-  _globals['_CONSULTKEPT']._serialized_start=1531
-  _globals['_CONSULTKEPT']._serialized_end=1544
-  _globals['_NOSUCHCASE']._serialized_start=1546
-  _globals['_NOSUCHCASE']._serialized_end=1558
-  _globals['_CONSULTANSWERS']._serialized_start=1560
-  _globals['_CONSULTANSWERS']._serialized_end=1627
-  _globals['_CONSULTANSWER']._serialized_start=1630
-  _globals['_CONSULTANSWER']._serialized_end=1772
-  _globals['_CONSULTANSWER_WORD']._serialized_start=1726
-  _globals['_CONSULTANSWER_WORD']._serialized_end=1772
+  _globals['_REFUSED_REASON']._serialized_end=1502
+  _globals['_OTHERMODEL']._serialized_start=1504
+  _globals['_OTHERMODEL']._serialized_end=1534
+  _globals['_UNREADABLE']._serialized_start=1536
+  _globals['_UNREADABLE']._serialized_end=1548
+  _globals['_CONSULTKEPT']._serialized_start=1550
+  _globals['_CONSULTKEPT']._serialized_end=1563
+  _globals['_NOSUCHCASE']._serialized_start=1565
+  _globals['_NOSUCHCASE']._serialized_end=1577
+  _globals['_CONSULTANSWERS']._serialized_start=1579
+  _globals['_CONSULTANSWERS']._serialized_end=1646
+  _globals['_CONSULTANSWER']._serialized_start=1649
+  _globals['_CONSULTANSWER']._serialized_end=1791
+  _globals['_CONSULTANSWER_WORD']._serialized_start=1745
+  _globals['_CONSULTANSWER_WORD']._serialized_end=1791
 # @@protoc_insertion_point(module_scope)

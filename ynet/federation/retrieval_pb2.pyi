@@ -136,11 +136,13 @@ class Refused(_message.Message):
         QUOTA_SPENT: _ClassVar[Refused.Reason]
         NOT_ON_THE_LIST: _ClassVar[Refused.Reason]
         TOO_LARGE: _ClassVar[Refused.Reason]
+        NOT_CONFIRMED: _ClassVar[Refused.Reason]
     OTHER: Refused.Reason
     NOT_ALLOWED: Refused.Reason
     QUOTA_SPENT: Refused.Reason
     NOT_ON_THE_LIST: Refused.Reason
     TOO_LARGE: Refused.Reason
+    NOT_CONFIRMED: Refused.Reason
     REASON_FIELD_NUMBER: _ClassVar[int]
     reason: Refused.Reason
     def __init__(self, reason: _Optional[_Union[Refused.Reason, str]] = ...) -> None: ...

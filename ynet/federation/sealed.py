@@ -25,7 +25,7 @@ from google.protobuf.message import DecodeError
 
 from ynet.errors import RefusedError, UserError
 from ynet.federation import hub_pb2 as pb
-from ynet.federation import identity, protocol
+from ynet.federation import identity, lasting, protocol
 from ynet.federation.identity import Identity
 
 SUITE = hpke.Suite(hpke.KEM.MLKEM768_X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)
@@ -58,6 +58,7 @@ class Recipient(NamedTuple):
     key: bytes
     ends: dt.datetime  # of its certificate
     fingerprint: str  # of its certificate: SHA-256, hexadecimal
+    known_by: str  # the fingerprint of its lasting key, which two admins compare
 
 
 class Channel(NamedTuple):
@@ -67,6 +68,7 @@ class Channel(NamedTuple):
     answer: AESGCM
     bound: bytes  # 32 bytes that name both sites, the sealing key, the session and its opening
     ends: dt.datetime  # of the other site's certificate
+    known_by: str  # the fingerprint of the other site's lasting key
 
 
 class Begun(NamedTuple):
@@ -98,6 +100,7 @@ def fresh_key(own: Identity, site: str) -> SealingKey:
     public = mlkem.public_key().public_bytes_raw() + x25519.public_key().public_bytes_raw()
     signature = identity.sign(own.key, _joined(b"ynet sealing key 1", site.encode(), public))
     card = pb.Card(certificate=own.certificate, key=public, signature=signature)
+    card.lasting, card.vouched = _lasting(own, site)
     return SealingKey(site, MLKEM768X25519PrivateKey(mlkem, x25519), public, card.SerializeToString())
 
 
@@ -113,8 +116,10 @@ def read_card(card: bytes, site: str, trust: Trust) -> Recipient:
     identity.check_signature(read.certificate, read.signature, _joined(b"ynet sealing key 1", site.encode(), read.key))
     # 3. It is a key that can be sealed to.
     _sealed_secret(bytes(SECRET_BYTES), read.key, b"")
+    # 4. If it shows a lasting key, that one signed the certificate.
+    known_by = lasting.fingerprint(site, read.certificate, read.lasting, read.vouched)
     ends, fingerprint = identity.read_leaf(read.certificate).ends, identity.fingerprint(read.certificate).hex()
-    return Recipient(site, read.key, ends, fingerprint)
+    return Recipient(site, read.key, ends, fingerprint, known_by)
 
 
 def begin(own: Identity, asker: str, recipient: Recipient) -> Begun:
@@ -125,7 +130,9 @@ def begin(own: Identity, asker: str, recipient: Recipient) -> Begun:
     # The ciphertext is signed too: who put another secret in its place would ask in this site's name.
     signature = identity.sign(own.key, _joined(named, sealed))
     opening = pb.Opening(certificate=own.certificate, sealed=sealed, signature=signature)
-    return Begun(session, opening.SerializeToString(), _channel(secret, _joined(named, sealed), recipient.ends))
+    opening.lasting, opening.vouched = _lasting(own, asker)
+    channel = _channel(secret, _joined(named, sealed), recipient.ends, recipient.known_by)
+    return Begun(session, opening.SerializeToString(), channel)
 
 
 def accept(key: SealingKey, asker: str, session: bytes, opening: bytes, trust: Trust) -> Channel:
@@ -141,12 +148,14 @@ def accept(key: SealingKey, asker: str, session: bytes, opening: bytes, trust: T
     # 2. It signed this opening, for this site, this key and this session.
     named = _named(asker, key.site, key.public, session)
     identity.check_signature(read.certificate, read.signature, _joined(named, read.sealed))
-    # 3. The secret opens.
+    # 3. If it shows a lasting key, that one signed the certificate.
+    known_by = lasting.fingerprint(asker, read.certificate, read.lasting, read.vouched)
+    # 4. The secret opens.
     try:
         secret = SUITE.decrypt(read.sealed, key.private, named)
     except (InvalidTag, ValueError):
         raise refused("the secret of its session does not open") from None
-    return _channel(secret, _joined(named, read.sealed), identity.read_leaf(read.certificate).ends)
+    return _channel(secret, _joined(named, read.sealed), identity.read_leaf(read.certificate).ends, known_by)
 
 
 def frame_query(asked: Asked) -> bytes:
@@ -223,10 +232,17 @@ def _about(channel: Channel, direction: bytes, number: int) -> bytes:
     return channel.bound + direction + number.to_bytes(8, "big")
 
 
-def _channel(secret: bytes, opened: bytes, ends: dt.datetime) -> Channel:
+def _lasting(own: Identity, site: str) -> tuple[bytes, bytes]:
+    """What a site shows of its lasting key beside its certificate; nothing where it has none."""
+    if not own.lasting:
+        return b"", b""
+    return lasting.public_of(own.lasting), lasting.vouch(own.lasting, site, own.certificate)
+
+
+def _channel(secret: bytes, opened: bytes, ends: dt.datetime, known_by: str) -> Channel:
     bound = hashlib.sha256(opened).digest()
     keys = HKDF(hashes.SHA256(), 64, salt=bound, info=b"ynet sealed queries 1").derive(secret)
-    return Channel(AESGCM(keys[:32]), AESGCM(keys[32:]), bound, ends)
+    return Channel(AESGCM(keys[:32]), AESGCM(keys[32:]), bound, ends, known_by)
 
 
 def _sealed_secret(secret: bytes, key: bytes, named: bytes) -> bytes:

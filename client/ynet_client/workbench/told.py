@@ -90,6 +90,8 @@ def _words(outcome: Outcome, hits: int) -> str:
             return "Away: it is not connected."
         case "busy":
             return "Busy: it had too much to do."
+        case "unconfirmed":
+            return "Not asked: this site's admin has not confirmed it yet (ynet-client sites)."
     return f"Not understood: {outcome.reason or 'its answer could not be read'}."
 
 
