@@ -1,7 +1,7 @@
 """What training may spend of a site's patients' privacy: asked before every private round, and recorded first."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -13,6 +13,7 @@ from ynet.privacy import Mechanism, mechanism
 from ynet.weights import Flat
 from ynet_client import restored
 from ynet_client.ledger_report import spent
+from ynet_client.scored import Scored, Scores, check_asked_for
 from ynet_client.settings import PrivacySettings
 
 UPDATE = "update.safetensors"
@@ -44,6 +45,9 @@ class Budget(Protocol):
 
     def kept(self, asked: Asked) -> Flat | None:
         """What the same round made before, if it did: sending it again spends nothing."""
+
+    def scores(self, asked: Asked, score: Callable[[], Scores]) -> Scores:
+        """What `score` says of the weights after a round, where the plan lets it leave. Raises RefusedError."""
 
     @property
     def head(self) -> Head | None:
@@ -84,6 +88,11 @@ class Experiment:
     def kept(self, asked: Asked) -> Flat | None:  # noqa: ARG002
         """Nothing was kept."""
         return None
+
+    def scores(self, asked: Asked, score: Callable[[], Scores]) -> Scores:
+        """Its scores, as often as they are asked for: they leave nobody's machine. Raises RefusedError."""
+        check_asked_for(asked.plan, asked.round)
+        return score()
 
     @property
     def head(self) -> Head | None:
@@ -170,6 +179,12 @@ class Recorded:
         arrays, about = weights.load(self._home / UPDATE)
         same = {"plan": asked.plan.id, "round": str(asked.round), "weights": asked.digest}
         return arrays[VALUES] if {key: about.get(key) for key in same} == same else None
+
+    def scores(self, asked: Asked, score: Callable[[], Scores]) -> Scores:
+        """One set of weights for each round is scored, ever. Raises RefusedError, LedgerError."""
+        entries = [entry for entry in self.ledger.entries if entry.plan == asked.plan.id]
+        witnessed = self._seen is not None
+        return Scored(self._home).answer(asked.plan, asked.round, asked.digest, score, entries, is_witnessed=witnessed)
 
 
 def _refused(why: str, do: str) -> RefusedError:

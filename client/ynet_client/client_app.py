@@ -26,6 +26,7 @@ from ynet_client.budget import Asked, Experiment, Recorded
 from ynet_client.consent import Consent
 from ynet_client.local_site import LocalSite
 from ynet_client.request import Request, read_request, refused
+from ynet_client.scored import Scores
 from ynet_client.secure_part import Party, party_at
 
 PIECES = "pieces"
@@ -92,13 +93,21 @@ def _train_round(site: LocalSite, context: Context, request: Request) -> RecordD
 
 
 def _evaluate(site: LocalSite, context: Context, request: Request) -> RecordDict:  # noqa: ARG001 (one form for all)
-    net = _loaded(site, request)
-    site.took_part.evaluated(request.plan, request.round, weights.model_id(arrays_of(net), request.plan.id))
-    gallery, queries = site.cases(request.plan)
+    net, plan = _loaded(site, request), request.plan
+    site.took_part.evaluated(plan, request.round, weights.model_id(arrays_of(net), plan.id))
+    gallery, queries = site.cases(plan)
     if not len(gallery) or not len(queries):
         raise RefusedError("no evaluation", "the site has no test cases", "name some in the manifest's split")
-    scores = evaluate(net, gallery, queries, request.plan, site.device)
-    return RecordDict({METRICS: MetricRecord({CASES: len(queries), **scores.to_metrics()})})
+
+    def score() -> Scores:
+        return {CASES: len(queries), **evaluate(net, gallery, queries, plan, site.device).to_metrics()}
+
+    if plan.privacy.mode == "off":
+        scores = score()
+    else:
+        asked = Asked(plan, request.round, weights.flatten(arrays_of(net)), len(site.patients(plan)))
+        scores = site.budget.scores(asked, score)
+    return RecordDict({METRICS: MetricRecord({**scores, CASES: int(scores[CASES])})})
 
 
 def _train(site: LocalSite, context: Context, request: Request) -> tuple[Flat, MetricRecord]:

@@ -147,6 +147,10 @@ def terms(plan: Plan) -> list[str]:
         "plain": "in the open: the server sees this site's weights after each round",
         "secure": "secure: the server learns the sum of the sites' weights, and not this site's",
     }
+    leave_once = "of each round that is evaluated, for one set of weights, without noise"
+    scores = "of whatever weights the server asks for, without noise"
+    if private.mode != "off":
+        scores = {"once": leave_once, "none": "none leave this site"}[private.scores]
     return [
         f"plan {plan.name}, {plan.id}",
         f"  learns     {', '.join(plan.classes)}; codes of {plan.network.code_bits} bits; recipe {plan.recipe}",
@@ -159,6 +163,7 @@ def terms(plan: Plan) -> list[str]:
             else f"each patient's epsilon {private.epsilon:g} at delta {private.delta:g}, over the whole run"
         ),
         f"  weights    {weights[plan.aggregation]}",
+        f"  scores     {scores}",
     ]
 
 

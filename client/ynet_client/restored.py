@@ -1,10 +1,11 @@
 """That a site's folder came out of a backup: what it may have forgotten, and so does not do before somebody knows.
 
-Two things that are kept for good count what has left the site: the privacy ledger, and which secure sums the site was
-in. An older copy of either would let the same be done twice.
+Three things that are kept for good count what has left the site: the privacy ledger, which secure sums the site was
+in, and which evaluations of private plans it answered. An older copy of one would let the same be done twice.
 """
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -41,6 +42,16 @@ def check_vouched(home: Path, *, is_witnessed: bool) -> None:
         why = f"this site's ledger is from a backup of {made}, and no server says how far it went since"
         do = f"if nothing private was trained here since then, take {FILE} out of the site's folder, and start again"
         raise RefusedError("private training was refused", why, do)
+
+
+def at(home: Path) -> float | None:
+    """When the folder was restored, in seconds since 1970; None where it was not, infinity where nobody knows."""
+    if not (home / FILE).exists():
+        return None
+    try:
+        return _RESTORED.validate_json((home / FILE).read_bytes()).at
+    except ValueError:
+        return math.inf
 
 
 def check_unsummed(home: Path, plan_id: str, *, is_accepted: bool) -> None:

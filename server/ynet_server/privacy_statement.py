@@ -7,6 +7,12 @@ from ynet.federation.plan import Plan
 
 ACCOUNTANT = "dp-accounting, privacy loss distributions"
 
+SCORES = {
+    "once": "not covered: of each round that was evaluated each site scored one set of weights, without noise",
+    "none": "none left the sites",
+}
+"""What is said of the sites' scores, by the plan's `privacy.scores`."""
+
 
 def statement(plan: Plan, events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Of a private plan the unit, the bound, how it was accounted, and each site's ledger after its last round."""
@@ -26,5 +32,6 @@ def statement(plan: Plan, events: Sequence[Mapping[str, Any]]) -> dict[str, Any]
         "noise": "Gaussian, rounded to a grid of 2^-34 of its deviation",
         "accountant": ACCOUNTANT,
         "max_grad_norm": plan.privacy.max_grad_norm,
+        "scores": SCORES[plan.privacy.scores],
         "ledgers": ledgers,
     }

@@ -278,7 +278,12 @@ class _Rounds:
         return _Update([Reply(node, record)], list(made.sites.values()))
 
     def evaluate(self, chosen: Any, number: int, state: State) -> dict[str, dict[str, float]]:
-        """Each site's scores on its own test split; sites that have none are left out."""
+        """Each site's scores on its own test split; sites that have none are left out.
+
+        Nobody is asked under a private plan that lets none leave.
+        """
+        if self._plan.privacy.scores == "none":
+            return {}
         messages = chosen.configure_evaluate(number, weights_record(state.best), self._config(state.layout), self._grid)
         replies = self._talk.send(number, messages, figures)
         scores = {self._talk.name_of(reply.node): figures(reply) for reply in replies}

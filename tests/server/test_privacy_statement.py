@@ -1,6 +1,7 @@
 """The statement of privacy that a model's card carries."""
 
 import json
+from dataclasses import replace
 
 from smallest_plan import smallest_plan
 
@@ -25,4 +26,7 @@ def test_a_private_models_statement_has_all_that_an_epsilon_needs_and_each_sites
     assert "patient" in said["unit"]
     assert "Poisson" in said["sampling"]
     assert "privacy loss distributions" in said["accountant"]
+    assert said["scores"].startswith("not covered")
+    silent = replace(plan, privacy=replace(plan.privacy, scores="none"))
+    assert statement(silent, events)["scores"] == "none left the sites"
     assert said["ledgers"] == {"A": "2 cc", "B": "4 bb"}

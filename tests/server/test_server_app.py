@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tiny_runs import LARGEST, SIZE, TRAININGS, by_hand, events, federate, hones
 from ynet import weights
 from ynet.errors import RefusedError, UserError
 from ynet.federation import update_encoding
+from ynet.federation.plan import Privacy
 from ynet.federation.records import ARRAYS, CASES, CONFIG, METRICS, flat_weights, weights_record
 from ynet.federation.strategy_options import STRATEGY_OPTIONS
 from ynet.federation.update_encoding import Encoding
@@ -66,6 +68,16 @@ def test_every_strategy_moves_the_weights_to_where_all_sites_agree(tmp_path: Pat
 def test_scores_are_asked_for_as_often_as_the_plan_says_and_after_the_last_round(tmp_path: Path) -> None:
     folder = run(tmp_path, plan(rounds=5, evaluate_every=2), *honest())
     assert [event["round"] for event in events(folder, "evaluated")] == [2, 4, 5]
+
+
+def test_a_private_plan_without_scores_ends_without_any_and_its_card_says_so(tmp_path: Path) -> None:
+    private = Privacy("patient", epsilon=4.0, delta=1e-2, scores="none")
+    folder = run(tmp_path, replace(plan(rounds=3, evaluate_every=1), privacy=private), *honest())
+    assert folder.card()["scores"] == {}
+    assert folder.card()["privacy"]["scores"] == "none left the sites"
+    assert not events(folder, "evaluated")
+    assert not events(folder, "site_failed")
+    assert events(folder, "finished")
 
 
 # --- one site that sends what it should not

@@ -321,3 +321,16 @@ def test_a_secure_sum_uses_nothing_that_is_late() -> None:
     secure["cohort"] |= {"minimum": 3, "quorum": 3}
     with pytest.raises(UserError, match="its own round's sum only"):
         plans.from_canonical(json.dumps(secure))
+
+
+def test_scores_are_the_private_plans_own_matter_and_once_keeps_the_id_of_plans_from_before() -> None:
+    private = {"mode": "patient", "epsilon": 4.0, "delta": 1e-2}
+    before, once, none = (
+        plans.from_canonical(json.dumps(values() | {"privacy": private | more}))
+        for more in ({}, {"scores": "once"}, {"scores": "none"})
+    )
+    assert "scores" not in json.loads(before.canonical())["privacy"]
+    assert before.id == once.id != none.id
+    for wrong in (private | {"scores": "noised"}, {"mode": "off", "scores": "none"}):
+        with pytest.raises(UserError, match="privacy"):
+            plans.from_canonical(json.dumps(values() | {"privacy": wrong}))

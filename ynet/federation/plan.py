@@ -125,6 +125,7 @@ class Privacy:
     max_grad_norm: Annotated[float, Field(gt=0, le=1000)] = 1.0  # of one patient's gradient
     views: Annotated[int, Field(gt=0, le=64)] = 1  # of a patient in a step: images, each augmented anew
     trained: Literal["all", "heads", "biases"] = "all"  # which weights; the others stay as they begin
+    scores: Literal["once", "none"] = "once"  # of a site's evaluations: one set of weights for a round, or none leave
 
     @property
     def bound(self) -> tuple[float, float]:
@@ -147,6 +148,7 @@ LATER = (
     ("training", "norm_gate", 10.0),
     ("cohort", "late", "drop"),
     ("cohort", "least", None),
+    ("privacy", "scores", "once"),
 )
 """Keys that plans did not have at first, and the value that a plan without them has. A plan that does without keeps the
 id that its sites have accepted and spent privacy under, and an older site can read it."""
