@@ -10,6 +10,7 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from ynet import weights
+from ynet.data.gaps import OWN_SPLIT
 from ynet.errors import RefusedError, UserError
 from ynet.evaluate import evaluate
 from ynet.federation.plan import Plan
@@ -93,7 +94,7 @@ def _evaluate(site: LocalSite, context: Context, request: Request) -> RecordDict
     net = _loaded(site, request)
     gallery, queries = site.cases(request.plan)
     if not len(gallery) or not len(queries):
-        raise RefusedError("no evaluation", "the site has no test cases", "name some in the manifest's split")
+        raise RefusedError("no evaluation", "the site has no test cases, or none to train on", OWN_SPLIT)
     scores = evaluate(net, gallery, queries, request.plan, site.device)
     return RecordDict({METRICS: MetricRecord({CASES: len(queries), **scores.to_metrics()})})
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ynet import control, exposition, readiness
 from ynet.data import manifest
+from ynet.data.gaps import gaps
 from ynet.federation.countersigned import Witness
 from ynet.federation.identity import fingerprint
 from ynet.home import Lock
@@ -31,7 +32,8 @@ from ynet_client.workbench.serving import serving
 async def run(home: Path, settings: ClientSettings, member: Membership, display: Display) -> None:
     """Stay joined until SIGINT or SIGTERM. Raises UserError."""
     with Lock(home, f"the client of site {member.site}"), contextlib.ExitStack() as stack:
-        cases = len(manifest.read(settings.manifest).train)
+        found = manifest.read(settings.manifest)
+        cases = len(found.train)
         consent = Consent(
             home,
             settings.policy,
@@ -63,6 +65,8 @@ async def run(home: Path, settings: ClientSettings, member: Membership, display:
         async with page as where, exposition.serving(settings.metrics, measured, spent.refresh):
             door = await control.serve(home, [*routes(member.site, duties, session, spool), where])
             display.say(f"site {member.site}: {cases} training cases")
+            for gap in gaps(found.cases):
+                display.say(f"split: {gap.what}; {gap.do}")
             doing = lambda: f"{'connected' if session.connected else 'not connected'}; {duties.doing}"  # noqa: E731
             async with readiness.told(doing):
                 await _until_told_to_stop(session)

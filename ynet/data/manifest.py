@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal, NamedTuple
 
 from ynet.data.frames import source
-from ynet.data.split import split_patients
+from ynet.data.split import is_held_back
 from ynet.errors import UserError
 
 Split = Literal["train", "test"]
@@ -51,12 +51,11 @@ class Manifest:
         return tuple(case for case in self.cases if case.split == "test")
 
     def for_validation(self) -> "Manifest":
-        """The training cases alone, a quarter of their patients as test cases: what choices may be made on."""
-        held_back = split_patients([(case.patient, case.label) for case in self.train], VALIDATION_SEED)
-        return Manifest(
-            self.root,
-            tuple(replace(case, split="test" if case.patient in held_back else "train") for case in self.train),
-        )
+        """The training cases alone, some of their patients as test cases: what choices may be made on.
+
+        Each patient is decided alone, whatever split the site chose: about a quarter are test cases.
+        """
+        return Manifest(self.root, tuple(replace(case, split=_validation(case.patient)) for case in self.train))
 
     def without(self, patients: Collection[str]) -> "Manifest":
         """The manifest without some patients' cases."""
@@ -85,7 +84,7 @@ class Row(NamedTuple):
 
 
 def read(path: Path, split_seed: int = 1) -> Manifest:
-    """The manifest at `path`. Without a `split` column, `split_patients` decides by `split_seed`.
+    """The manifest at `path`. Without a `split` column, each patient's id and `split_seed` alone decide.
 
     Raises UserError at the first fault. Whether the files named are there and fit is for `check` to say.
     """
@@ -161,23 +160,29 @@ def path_fault(root: Path, relative: str) -> Fault | None:
 
 
 def to_cases(rows: Sequence[Row], split_seed: int) -> tuple[Case, ...]:
-    """Rows without faults as cases."""
-    cases = tuple(
+    """Rows without faults as cases. What split a patient is in depends on no other patient's rows."""
+    return tuple(
         Case(
             row=row.number,
             image=row.cells["image"],
             mask=row.cells["mask"],
             label=row.cells["label"],
             patient=row.cells["patient"],
-            split="test" if row.cells.get("split") == "test" else "train",
+            split=_split(row, split_seed),
             attributes={name: cell for name, cell in row.cells.items() if name not in COLUMNS},
         )
         for row in rows
     )
-    if rows and "split" not in rows[0].cells:
-        held_back = split_patients([(case.patient, case.label) for case in cases], split_seed)
-        cases = tuple(replace(case, split="test" if case.patient in held_back else "train") for case in cases)
-    return cases
+
+
+def _split(row: Row, seed: int) -> Split:
+    if "split" in row.cells:
+        return "test" if row.cells["split"] == "test" else "train"
+    return "test" if is_held_back(row.cells["patient"], seed) else "train"
+
+
+def _validation(patient: str) -> Split:
+    return "test" if is_held_back(patient, VALIDATION_SEED, "validation") else "train"
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:

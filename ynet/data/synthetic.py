@@ -2,7 +2,8 @@
 
 import csv
 import hashlib
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from jaxtyping import Bool, Float
 from numpy.random import Generator
 from PIL import Image
 
-from ynet.data.split import split_patients
+from ynet.data.split import TEST_SHARE
 
 CLASSES = ("ring", "smooth", "spiculated")
 BACKGROUNDS = ("cloudy", "fibrous", "granular")
@@ -61,7 +62,7 @@ def _make_site(folder: Path, site: str, images: int, size: int, random: Generato
         noise=random.uniform(0.01, 0.04),
     )
     patients = _patients(site, images, random)
-    held_back = split_patients([(patient.name, patient.label) for patient in patients], seed)
+    held_back = _held_back(patients, seed)
     with (folder / "manifest.csv").open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(COLUMNS)
@@ -94,6 +95,26 @@ def _patients(site: str, images: int, random: Generator) -> list[_Patient]:
         left[label] += count
         of_image += [patient] * count
     return of_image
+
+
+def _held_back(patients: Sequence[_Patient], seed: int) -> frozenset[str]:
+    """The patients to test on: a quarter of each class's, by rank, at least one left to train on.
+
+    Whose split this is depends on the others, so that small classes come out even: drawn hospitals may, for they
+    write it into their column `split`. A manifest without one is never split so.
+    """
+    of_class: defaultdict[str, list[str]] = defaultdict(list)
+    for patient in dict.fromkeys(patients):
+        of_class[patient.label].append(patient.name)
+    held_back: set[str] = set()
+    owed = 0.0  # what rounding in one class left over goes to the next
+    for label in sorted(of_class):
+        names = sorted(of_class[label], key=lambda name: hashlib.sha256(f"{seed}\0{name}".encode()).digest())
+        owed += TEST_SHARE * len(names)
+        count = min(max(0, int(owed + 0.5)), len(names) - 1)
+        held_back.update(names[:count])
+        owed -= count
+    return frozenset(held_back)
 
 
 def _draw(patient: _Patient, size: int, scanner: _Scanner, random: Generator) -> tuple[np.ndarray, np.ndarray]:
