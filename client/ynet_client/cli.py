@@ -157,7 +157,10 @@ def check(
 
     manifest = data or client_settings.read(home_of(home, site)).manifest
     agreed = plans.read(plan) if plan else None
-    report = check_data(manifest, agreed.classes if agreed else None, agreed.image.channels if agreed else None)
+    if agreed:
+        report = check_data(manifest, agreed.classes, agreed.image.channels, agreed.training.seed)
+    else:
+        report = check_data(manifest, None)
     terminal.show(report.to_json(), as_json=as_json, human=lambda: table(report))
     if report.errors:
         raise typer.Exit(2)

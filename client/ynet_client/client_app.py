@@ -10,6 +10,7 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from ynet import weights
+from ynet.data.gaps import OWN_SPLIT
 from ynet.errors import RefusedError, UserError
 from ynet.evaluate import evaluate
 from ynet.federation.network_size import network_values
@@ -97,7 +98,7 @@ def _evaluate(site: LocalSite, context: Context, request: Request) -> RecordDict
     site.took_part.evaluated(plan, request.round, weights.model_id(arrays_of(net), plan.id))
     gallery, queries = site.cases(plan)
     if not len(gallery) or not len(queries):
-        raise RefusedError("no evaluation", "the site has no test cases", "name some in the manifest's split")
+        raise RefusedError("no evaluation", "the site has no test cases, or none to train on", OWN_SPLIT)
 
     def score() -> Scores:
         return {CASES: len(queries), **evaluate(net, gallery, queries, plan, site.device).to_metrics()}

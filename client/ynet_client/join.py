@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ynet import control, exposition, readiness
 from ynet.data import manifest
+from ynet.data.gaps import gaps
 from ynet.federation.countersigned import Witness
 from ynet.federation.identity import fingerprint
 from ynet.home import Lock
@@ -36,7 +37,8 @@ async def run(home: Path, settings: ClientSettings, member: Membership, display:
     """Stay joined until SIGINT or SIGTERM. Raises UserError."""
     member = membership.with_lasting(home, member)
     with Lock(home, f"the client of site {member.site}"), contextlib.ExitStack() as stack:
-        cases = len(manifest.read(settings.manifest).train)
+        found = manifest.read(settings.manifest)
+        cases = len(found.train)
         consent = Consent(
             home,
             settings.policy,
@@ -77,6 +79,8 @@ async def run(home: Path, settings: ClientSettings, member: Membership, display:
             door = await control.serve(home, [*routes(member.site, duties, session, spool), where])
             display.say(f"site {member.site}: {cases} training cases")
             ending = asyncio.create_task(duties.end_forgetting())  # before anything is answered
+            for gap in gaps(found.cases):
+                display.say(f"split: {gap.what}; {gap.do}")
             doing = lambda: f"{'connected' if session.connected else 'not connected'}; {duties.doing}"  # noqa: E731
             telling_of_many = asyncio.create_task(duties.keep_telling())
             async with readiness.told(doing):

@@ -1,5 +1,6 @@
 """What a site keeps warm between two messages: its manifest, its decoded cases, its network."""
 
+import logging
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from ynet.data.cases import CaseCache
+from ynet.data.gaps import gaps
 from ynet.data.manifest import Case, Manifest, read
 from ynet.device import choose
 from ynet.errors import RefusedError
@@ -21,6 +23,8 @@ from ynet_client.pieces import Pieces
 from ynet_client.secure_part import Party
 
 Report = Callable[[Progress], None]
+
+log = logging.getLogger("ynet.local_site")
 
 
 class _Prepared(NamedTuple):
@@ -122,6 +126,8 @@ class LocalSite:
                 manifest = self.manifest(plan.training.seed)
                 train, test = (self._cache(manifest, part, plan) for part in (manifest.train, manifest.test))
                 self._prepared = _Prepared(plan.id, manifest, train, test)
+                for gap in () if self._is_validation else gaps(manifest.cases, plan.classes):
+                    log.warning("split under plan %s: %s; %s", plan.id[:16], gap.what, gap.do)
             return self._prepared
 
     def _cache(self, manifest: Manifest, cases: tuple[Case, ...], plan: Plan) -> CaseCache:

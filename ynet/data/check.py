@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ynet.data import images, manifest
+from ynet.data.gaps import gaps
 from ynet.data.manifest import Case
-from ynet.data.report import Problem, Report
+from ynet.data.report import Problem, Report, Severity
 from ynet.errors import UserError
 
 WHOLE_MANIFEST = 1  # the row that such problems name
@@ -44,9 +45,7 @@ def check(
             progress(done, len(cases))
     problems += [problem for each in seen for problem in each.problems]
     problems += _labels(cases, classes)
-    problems += _splits(cases)
-    if rows and "split" not in rows[0].cells:
-        problems += _lacking(cases)
+    problems += _splits(cases, classes)
     problems += _masks(seen)
     problems += _duplicates(seen)
     problems += _colours(seen, channels)
@@ -124,7 +123,7 @@ def _labels(cases: Sequence[Case], classes: Sequence[str] | None) -> Iterator[Pr
         yield Problem(WHOLE_MANIFEST, "label", "warning", f"no case has the class {missing!r}", do)
 
 
-def _splits(cases: Sequence[Case]) -> Iterator[Problem]:
+def _splits(cases: Sequence[Case], classes: Sequence[str] | None) -> Iterator[Problem]:
     first: dict[str, Case] = {}
     told: set[str] = set()
     for case in cases:
@@ -133,23 +132,9 @@ def _splits(cases: Sequence[Case]) -> Iterator[Problem]:
             told.add(case.patient)
             what = f"its patient is in {case.split} here, and in {other.split} in row {other.row}"
             yield Problem(case.row, "split", "error", what, "put all images of a patient into one split")
-    splits = {case.split for case in cases}
-    if "train" not in splits:
-        yield Problem(WHOLE_MANIFEST, "split", "error", "there is no case to train on", "add cases, or write train")
-    if "test" not in splits:
-        what, do = "there is no case to test on, so nothing will be evaluated", "hold some patients back as test"
-        yield Problem(WHOLE_MANIFEST, "split", "warning", what, do)
-
-
-def _lacking(cases: Sequence[Case]) -> Iterator[Problem]:
-    """Classes that the digest of the patients has left without training or test cases."""
-    for label in sorted({case.label for case in cases}):
-        found = {case.split for case in cases if case.label == label}
-        for split, done in (("train", "trained on"), ("test", "tested on")):
-            if split not in found:
-                what = f"no patient of the class {label!r} is {done}: a digest of the id decides"
-                do = f"if there are enough of them, write a column `split` that has some in {split}"
-                yield Problem(WHOLE_MANIFEST, "split", "warning", what, do)
+    for gap in gaps(cases, classes):
+        severity: Severity = "error" if gap.split == "train" and not gap.label else "warning"
+        yield Problem(WHOLE_MANIFEST, "split", severity, gap.what, gap.do)
 
 
 def _masks(seen: Sequence[_Seen]) -> Iterator[Problem]:

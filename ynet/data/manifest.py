@@ -51,8 +51,11 @@ class Manifest:
         return tuple(case for case in self.cases if case.split == "test")
 
     def for_validation(self) -> "Manifest":
-        """The training cases alone, a quarter of their patients as test cases: what choices may be made on."""
-        return Manifest(self.root, _split(self.train, VALIDATION_SEED))
+        """The training cases alone, some of their patients as test cases: what choices may be made on.
+
+        Each patient is decided alone, whatever split the site chose: about a quarter are test cases.
+        """
+        return Manifest(self.root, tuple(replace(case, split=_validation(case.patient)) for case in self.train))
 
     def without(self, patients: Collection[str]) -> "Manifest":
         """The manifest without some patients' cases."""
@@ -81,7 +84,7 @@ class Row(NamedTuple):
 
 
 def read(path: Path, split_seed: int = 1) -> Manifest:
-    """The manifest at `path`. Without a `split` column, `is_held_back` decides of each patient, by `split_seed`.
+    """The manifest at `path`. Without a `split` column, each patient's id and `split_seed` alone decide.
 
     Raises UserError at the first fault. Whether the files named are there and fit is for `check` to say.
     """
@@ -157,24 +160,29 @@ def path_fault(root: Path, relative: str) -> Fault | None:
 
 
 def to_cases(rows: Sequence[Row], split_seed: int) -> tuple[Case, ...]:
-    """Rows without faults as cases."""
-    cases = tuple(
+    """Rows without faults as cases. What split a patient is in depends on no other patient's rows."""
+    return tuple(
         Case(
             row=row.number,
             image=row.cells["image"],
             mask=row.cells["mask"],
             label=row.cells["label"],
             patient=row.cells["patient"],
-            split="test" if row.cells.get("split") == "test" else "train",
+            split=_split(row, split_seed),
             attributes={name: cell for name, cell in row.cells.items() if name not in COLUMNS},
         )
         for row in rows
     )
-    return cases if not rows or "split" in rows[0].cells else _split(cases, split_seed)
 
 
-def _split(cases: Sequence[Case], seed: int) -> tuple[Case, ...]:
-    return tuple(replace(case, split="test" if is_held_back(case.patient, seed) else "train") for case in cases)
+def _split(row: Row, seed: int) -> Split:
+    if "split" in row.cells:
+        return "test" if row.cells["split"] == "test" else "train"
+    return "test" if is_held_back(row.cells["patient"], seed) else "train"
+
+
+def _validation(patient: str) -> Split:
+    return "test" if is_held_back(patient, VALIDATION_SEED, "validation") else "train"
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:

@@ -76,22 +76,6 @@ def _make_site(folder: Path, site: str, images: int, size: int, random: Generato
             rows.writerow((*paths, patient.label, patient.name, split, patient.age, patient.background))
 
 
-def _held_back(patients: Sequence[_Patient], seed: int) -> frozenset[str]:
-    """A quarter of each class's patients, whom the manifest names as test; the only one of a class is trained on."""
-    of_class: defaultdict[str, set[str]] = defaultdict(set)
-    for patient in patients:
-        of_class[patient.label].add(patient.name)
-    held_back: set[str] = set()
-    owed = 0.0  # what rounding in one class left over goes to the next
-    for label in sorted(of_class):
-        names = sorted(of_class[label], key=lambda name: hashlib.sha256(f"{seed}\0{name}".encode()).digest())
-        owed += TEST_SHARE * len(names)
-        count = min(max(0, int(owed + 0.5)), len(names) - 1)
-        held_back.update(names[:count])
-        owed -= count
-    return frozenset(held_back)
-
-
 def _patients(site: str, images: int, random: Generator) -> list[_Patient]:
     """The patient of each image, one to four images each; classes in turn, as even as patients allow."""
     of_image: list[_Patient] = []
@@ -111,6 +95,26 @@ def _patients(site: str, images: int, random: Generator) -> list[_Patient]:
         left[label] += count
         of_image += [patient] * count
     return of_image
+
+
+def _held_back(patients: Sequence[_Patient], seed: int) -> frozenset[str]:
+    """The patients to test on: a quarter of each class's, by rank, at least one left to train on.
+
+    Whose split this is depends on the others, so that small classes come out even: drawn hospitals may, for they
+    write it into their column `split`. A manifest without one is never split so.
+    """
+    of_class: defaultdict[str, list[str]] = defaultdict(list)
+    for patient in dict.fromkeys(patients):
+        of_class[patient.label].append(patient.name)
+    held_back: set[str] = set()
+    owed = 0.0  # what rounding in one class left over goes to the next
+    for label in sorted(of_class):
+        names = sorted(of_class[label], key=lambda name: hashlib.sha256(f"{seed}\0{name}".encode()).digest())
+        owed += TEST_SHARE * len(names)
+        count = min(max(0, int(owed + 0.5)), len(names) - 1)
+        held_back.update(names[:count])
+        owed -= count
+    return frozenset(held_back)
 
 
 def _draw(patient: _Patient, size: int, scanner: _Scanner, random: Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ from rich.console import Console
 from ynet.data import images
 from ynet.data.check import check
 from ynet.data.report import Problem, Report, table
+from ynet.data.split import is_held_back
 from ynet.errors import UserError
 
 CLASSES = ("round", "spiky")
@@ -26,6 +27,10 @@ def only(report: Report) -> Problem:
 
 def save(path: Path, pixels: np.ndarray) -> None:
     Image.fromarray(pixels).save(path)
+
+
+def _one_anything(rows: list[dict[str, str]]) -> None:
+    rows[7].update(label="anything")
 
 
 def test_sound_data_have_no_problem_and_are_counted(write_site: WriteSite) -> None:
@@ -79,7 +84,23 @@ def test_a_class_of_which_the_site_has_no_case_is_a_warning(write_site: WriteSit
 
 
 def test_without_classes_labels_are_not_judged(write_site: WriteSite) -> None:
-    assert check(write_site(lambda rows: rows[7].update(label="anything")), None).problems == ()
+    assert [problem.column for problem in check(write_site(_one_anything), None).problems] == ["split"]
+
+
+def test_a_class_without_a_patient_in_one_split_is_a_warning_that_says_what_to_do(write_site: WriteSite) -> None:
+    problem = only(check(write_site(lambda rows: [row.update(split="train") for row in rows[6:]]), CLASSES))
+    assert (problem.row, problem.column, problem.severity) == (1, "split", "warning")
+    assert problem.what == "the class 'spiky' has no case to test on (it has 2 patients)"
+    assert "column 'split'" in problem.do
+
+
+def test_without_a_split_column_the_check_splits_by_the_plans_seed(write_site: WriteSite) -> None:
+    path = write_site(columns=("image", "mask", "label", "patient"))
+    counts = {seed: check(path, CLASSES, split_seed=seed).cases_per_split for seed in range(1, 9)}
+    for seed, found in counts.items():
+        train = sum(2 for number in range(4) if not is_held_back(f"secret-{number}", seed))
+        assert found == {"train": train, "test": 8 - train}
+    assert len({str(found) for found in counts.values()}) > 1
 
 
 def test_a_mask_of_another_size_is_an_error(write_site: WriteSite, tmp_path: Path) -> None:
@@ -142,13 +163,6 @@ def test_a_site_must_have_something_to_train_on_and_should_have_something_to_tes
     assert (only(no_train).row, only(no_train).severity) == (1, "error")
     no_test = check(write_site(lambda rows: [row.update(split="train") for row in rows]), CLASSES)
     assert (only(no_test).row, only(no_test).severity) == (1, "warning")
-
-
-def test_check_names_a_class_that_the_digest_leaves_without_test_cases(write_site: WriteSite) -> None:
-    columns = [name for name in HEADER if name != "split"]
-    found = check(write_site(columns=columns), CLASSES, split_seed=7)  # which holds back secret-0 alone, who is round
-    assert "'spiky' is tested on" in only(found).what
-    assert only(found).severity == "warning"
 
 
 @pytest.mark.parametrize(("copy", "severity"), [(1, "warning"), (2, "error"), (4, "error")])

@@ -107,4 +107,4 @@ def test_without_a_split_column_the_seed_splits_by_patient(tmp_path: Path) -> No
     one, again, other = (manifest.read(write(tmp_path, text), seed) for seed in (1, 1, 2))
     assert one == again != other
     assert not {case.patient for case in one.train} & {case.patient for case in one.test}
-    assert 8 <= len(one.test) <= 36  # of 80, a quarter of the patients by their digests
+    assert 0 < len({case.patient for case in one.test}) < 12  # of 20, one in four by chance
