@@ -178,7 +178,10 @@ class Recorded:
             return None
         arrays, about = weights.load(self._home / UPDATE)
         same = {"plan": asked.plan.id, "round": str(asked.round), "weights": asked.digest}
-        return arrays[VALUES] if {key: about.get(key) for key in same} == same else None
+        if {key: about.get(key) for key in same} != same:
+            return None
+        self.ledger.close_entry()  # a kill may have come between keeping the update and this
+        return arrays[VALUES]
 
     def scores(self, asked: Asked, score: Callable[[], Scores]) -> Scores:
         """One set of weights for each round is scored, ever. Raises RefusedError, LedgerError."""

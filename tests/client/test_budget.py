@@ -245,6 +245,44 @@ def test_a_copy_of_a_home_never_reuses_the_entry_of_a_round_that_the_original_ma
     assert (released != again).any()
 
 
+def put_back(copy: Path, home: Path) -> None:
+    """What `rsync --archive --inplace --delete` does: the same files, on the same inodes, as they were before."""
+    for path in home.iterdir():
+        if not (copy / path.name).exists():
+            path.unlink()
+    for path in copy.iterdir():
+        shutil.copy2(path, home / path.name)
+
+
+def test_a_copy_put_back_over_its_original_never_reuses_the_entry_of_a_round_that_was_released(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    site(tmp_path)
+    command = [sys.executable, "-c", KILLED, "before training", tmp_path]
+    subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, check=False)
+    shutil.copytree(home, tmp_path / "copy")  # made inside the round
+    inode = (home / ledger.LEDGER).stat().st_ino
+    released = values(round_of(site(tmp_path), 1))
+    assert rounds_in(tmp_path) == [1]
+    put_back(tmp_path / "copy", home)
+    assert (home / ledger.OPEN).exists()
+    assert (home / ledger.LEDGER).stat().st_ino == inode
+    again = values(round_of(site(tmp_path), 1))
+    assert rounds_in(tmp_path) == [1, 1]
+    assert (released != again).any()
+
+
+def test_an_update_that_is_sent_again_leaves_no_entry_open(tmp_path: Path) -> None:
+    site(tmp_path)
+    died_closing = KILLED.replace('"before sending": (client_app, "_remember")', '"x": (ledger.Ledger, "close_entry")')
+    command = [sys.executable, "-c", "from ynet.federation import ledger\n" + died_closing, "x", tmp_path]
+    subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, check=False)
+    assert (tmp_path / "home" / UPDATE).exists()
+    round_of(site(tmp_path), 1)
+    (tmp_path / "home" / UPDATE).unlink()
+    round_of(site(tmp_path), 1)
+    assert rounds_in(tmp_path) == [1, 1]
+
+
 def test_a_backup_made_inside_a_round_does_not_carry_its_open_entry(tmp_path: Path) -> None:
     Ledger(tmp_path).reserve("default", Reservation(PLAN.id, 1, 3, "0" * 64, 2.0, 0.1, 5, 1e-2), lambda _: None)
     assert (tmp_path / ledger.OPEN).exists()

@@ -6,8 +6,8 @@ of the last. The two together show what was edited or cut off; that both were ro
 an earlier head.
 
 A round that was cut off before it made anything is trained again under its entry: the file `ledger.open` says so, until
-the round's update is kept. It belongs to this very ledger file and to no copy of it: what the original has released
-under the entry, a copy cannot know.
+the round's update is kept. It belongs to this very ledger file, unwritten since, and to no copy of it, one put back in
+its place included: what was released under the entry meanwhile, a copy cannot know.
 """
 
 import json
@@ -112,10 +112,9 @@ class Ledger:
         last = self.head
         entry = Entry(last.number + 1, round(time.time(), 3), data, *asked, last.digest)
         allows([*self.of(data), entry])
-        self._file.touch(0o600)  # so that there is a file to name
-        write_private(self._open, self._mark(entry))  # before the entry: of one that is not there it says nothing
         chain.append(self._file, entry.line())
         self.entries.append(entry)
+        write_private(self._open, self._mark(entry))  # after the entry, whose writing changes what the mark names
         self._write_head()
         return entry
 
@@ -128,9 +127,13 @@ class Ledger:
         return self._open.exists() and self._open.read_bytes() == self._mark(entry)
 
     def _mark(self, entry: Entry) -> bytes:
-        """An entry, and the file that it stands in: a copy of the folder has another one."""
+        """An entry, and the file that it stands in, as it was last written.
+
+        A copy of the folder is another file; one put back over the original, or just after that was removed, often has
+        its number again, but never its time of change, which the system alone sets.
+        """
         file = self._file.stat()
-        return f"{entry.digest} {file.st_dev} {file.st_ino}\n".encode()
+        return f"{entry.digest} {file.st_dev} {file.st_ino} {file.st_ctime_ns}\n".encode()
 
     def check_witness(self, seen: Head) -> None:
         """Whether an earlier head is part of this ledger. Raises LedgerError when it is not."""
