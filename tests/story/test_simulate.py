@@ -16,6 +16,7 @@ from modes import open_to_others, umask
 from hospitals import small_plan
 from trial import command, environment
 from ynet import weights
+from ynet.data.manifest import find_sites, read
 from ynet.data.synthetic import make_federation
 from ynet_server.run_folder import MODEL, RunFolder
 
@@ -71,7 +72,10 @@ def test_choices_are_made_without_the_test_split(tmp_path: Path) -> None:
             picture.unlink()
     made = simulate(tmp_path, "--validation", "--models", "pooled")
     assert made["split"] == "validation"
-    assert all(site["queries"] > 0 for site in made["sites"])
+    held_back = {name: len(read(path).for_validation().test) for name, path in find_sites(tmp_path / "data").items()}
+    assert {site["site"]: site["queries"] for site in made["sites"]} == held_back
+    assert 0 in held_back.values()  # nothing is evened out: a small site may have none, and is reported all the same
+    assert any(held_back.values())
 
 
 def test_a_private_plan_is_trained_by_every_model_and_an_experiment_records_nothing(tmp_path: Path) -> None:
