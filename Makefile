@@ -87,6 +87,8 @@ results: $(READY) ## train every plan with SEEDS seeds on DATA, and write docs/R
 attacks: $(READY) ## what attacks find of models of DATA, with and without privacy; its table in docs/PRIVACY.md
 	$(BIN)/python tests/benchmarks/attacks.py --data $(DATA) --work $(or $(WORK),attacks-out) \
 		--out tests/benchmarks/results/attacks.json --doc docs/PRIVACY.md
+	$(BIN)/python tests/benchmarks/private_membership.py --data $(DATA) --work $(or $(WORK),attacks-out) \
+		--out tests/benchmarks/results/private_membership.json --doc docs/PRIVACY.md
 
 lock: $(READY) ## write requirements.lock anew from what is installed
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock
