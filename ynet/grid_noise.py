@@ -38,6 +38,7 @@ class _Table(NamedTuple):
 
     upper: UInt64[np.ndarray, " cells"]
     whole: list[int]
+    guide: Int64[np.ndarray, " 65536"]  # cells that begin at or before the first draw with these upper 16 bits
 
 
 class Randomness:
@@ -56,7 +57,9 @@ class Randomness:
         for start in range(0, count, PIECE):
             piece = drawn[start : start + PIECE]
             piece[:] = self._cells(len(piece)) * CELL
-            waiting = np.arange(len(piece))
+            within, is_taken = self._within(piece)
+            np.add(piece, within, out=piece, where=is_taken)
+            waiting = np.flatnonzero(~is_taken)
             while len(waiting):
                 within, is_taken = self._within(piece[waiting])
                 piece[waiting[is_taken]] += within[is_taken]
@@ -66,12 +69,15 @@ class Randomness:
     def _cells(self, count: int) -> Int64[np.ndarray, " count"]:
         """Numbers of cells, each drawn with its share."""
         table, words = _table(), self.words(count)
-        after = np.searchsorted(table.upper, words, side="right")
+        after = table.guide[words >> np.uint64(48)]
+        further = np.flatnonzero(table.upper[np.minimum(after, len(table.upper) - 1)] <= words)
+        after[further] = np.searchsorted(table.upper, words[further], side="right")
         # Where the upper halves are equal, the lower ones decide: once in 2^53 draws.
         for position in np.flatnonzero(table.upper[after - 1] == words).tolist():
             drawn = int(words[position]) << 64 | int(self.words(1)[0])
             after[position] = bisect_right(table.whole, drawn)
-        return after - 1 + FIRST
+        cells: Int64[np.ndarray, " count"] = after - 1 + FIRST
+        return cells
 
     def _within(self, start: Int64[np.ndarray, " count"]) -> tuple[np.ndarray, np.ndarray]:
         """Steps from a cell's start, all alike, and which of them are taken: with the density's share of its most."""
@@ -98,4 +104,5 @@ def _table() -> _Table:
     with mpmath.workprec(PRECISION_BITS):
         starts = [(mpmath.mpf(cell) * CELL - mpmath.mpf(0.5)) / STEPS for cell in range(FIRST, -FIRST)]
         whole = [0, *(int(mpmath.floor(mpmath.ncdf(start) * 2**128)) for start in starts[1:])]
-    return _Table(np.array([share >> 64 for share in whole], np.uint64), whole)
+    upper = np.array([share >> 64 for share in whole], np.uint64)
+    return _Table(upper, whole, np.searchsorted(upper, np.arange(1 << 16, dtype=np.uint64) << np.uint64(48), "right"))

@@ -51,3 +51,18 @@ def test_sum_and_noise_of_different_data_share_their_grid() -> None:
             back = released * STEPS / deviation
             assert (back - back.round()).abs().max() < 0.1  # the rest is the double's own rounding
             assert torch.equal(on_grid(released, deviation), on_grid(values.double(), deviation) + noise)
+
+
+def test_guide_leads_to_the_cell_that_a_search_finds() -> None:
+    class Words(Randomness):
+        """Given words instead of drawn ones."""
+
+        def words(self, count: int) -> np.ndarray:
+            return given[:count]
+
+    table = _table()
+    edges = np.concatenate([table.upper, table.upper - np.uint64(1), table.upper + np.uint64(1)])
+    given = np.concatenate([edges, Randomness().words(100_000)])
+    given = given[~np.isin(given, table.upper)]  # on an edge the lower halves decide
+    found = Words()._cells(len(given)) - FIRST + 1
+    assert (found == np.searchsorted(table.upper, given, side="right")).all()
