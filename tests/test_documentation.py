@@ -64,7 +64,8 @@ def test_the_newcomers_path_ends_with_a_first_query(tmp_path: Path) -> None:
     (tmp_path / "first/server").mkdir(mode=0o700)
     (tmp_path / "first/server/server.yaml").write_text("listen: {host: 127.0.0.1, hub_port: 0, enrolment_port: 0}\n")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    script = f"set -eu\ntrap 'kill %1 %2; wait' EXIT\n{script}"
+    # With job control, as in a terminal: a job is then all the processes of its pipe.
+    script = f"set -meu\ntrap 'kill %1 %2; wait' EXIT\n{script}"
     gone = subprocess.run(
         [needed("bash"), "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280
     )
