@@ -110,18 +110,22 @@ class Trial:
         if not (self.home(site) / "membership.json").exists():
             invited = self.server_call("POST", "/invitations", json={"site": site, "replace": False})
             self.invitations[site] = invited["invitation"]
-            config = self.folder / f"client-{site}.yaml"
-            settings: dict[str, Any] = {
-                "policy": self._policy,
-                "disclosure": self._disclosure,
-                "workbench": self._workbench,
-            }
-            settings["sites"] = self._acquaintances(site)
-            config.write_text(yaml.safe_dump({**settings, **self._metrics_of(site)}))
-            arguments += ["--invitation", "-", "--data", self.sites[site], "--config", config]
+            arguments += ["--invitation", "-", "--data", self.sites[site], "--config", self.config(site)]
             self._spawn(site, *script, *arguments, *flags, said=invited["invitation"])
         else:
             self._spawn(site, *script, *arguments, *flags)
+
+    def config(self, site: str) -> Path:
+        """Write the settings with which a site joins, the other sites' fingerprints among them; where they lie."""
+        settings: dict[str, Any] = {
+            "policy": self._policy,
+            "disclosure": self._disclosure,
+            "workbench": self._workbench,
+        }
+        settings["sites"] = self._acquaintances(site)
+        config: Path = self.folder / f"client-{site}.yaml"
+        config.write_text(yaml.safe_dump({**settings, **self._metrics_of(site)}))
+        return config
 
     def join_all(self) -> None:
         """Join every site; back when all are connected."""

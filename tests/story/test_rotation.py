@@ -96,7 +96,7 @@ def test_a_consortium_lives_through_its_authoritys_rotation_and_who_was_away_is_
         until(lambda: stages(trial) == {"A": "moved", "B": "away", "C": "pinned", "D": "away"})
         trial.kill("server")
         trial.start_server()
-        trial.join("B", "--data", found["B"], "--config", trial.folder / "client-A.yaml")
+        trial.join("B", "--data", found["B"], "--config", trial.config("B"))
         trial.wait_connected("A", "B", "C")
         until(lambda: stages(trial) == {"A": "moved", "B": "moved", "C": "pinned", "D": "away"})
         # 2. Both generations train, sum secretly, and ask each other. An invitation from before is good.
