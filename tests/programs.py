@@ -27,11 +27,13 @@ PACKAGES = {
     "libOrthancDicomWeb.so": "orthanc-dicomweb",
     "Orthanc": "orthanc",
     "make": "make",
+    "mount": "mount",
     "prometheus": "prometheus",
     "promtool": "prometheus",
     "sh": "dash",
     "storescu": "dcmtk",
     "systemd-analyze": "systemd",
+    "umount": "mount",
     "zsh": "zsh",
 }
 """The Debian packages of each."""

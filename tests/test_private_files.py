@@ -53,9 +53,12 @@ def test_a_file_is_private_also_where_an_open_one_or_half_of_one_was(tmp_path: P
     assert [(path.name, path.read_bytes(), mode(path)) for path in tmp_path.iterdir()] == [("file", b"new", 0o600)]
 
 
+COPY = "import pathlib, sys; sys.stdout.buffer.write(pathlib.Path(sys.argv[1]).read_bytes())"
+
+
 def test_what_is_no_file_is_written_to_and_not_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    reader = subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE)
+    reader = subprocess.Popen([sys.executable, "-c", COPY, tmp_path / "pipe"], stdout=subprocess.PIPE)
     private_files.write(tmp_path / "pipe", b"through")
     assert reader.communicate()[0] == b"through"
     assert (tmp_path / "pipe").is_fifo()

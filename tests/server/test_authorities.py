@@ -41,7 +41,7 @@ def test_there_are_two_from_rotation_to_retirement_and_the_older_ones_key_is_now
         held.rotate(NOW)
     held.retire(NOW)
     for one in (held, opened(tmp_path)):
-        assert (one.key, one.certificate, one.successor) == (*second, None)
+        assert (one.key, one.certificate, one.successor) == (second.key, second.certificate, None)
         assert [gone.certificate for gone in one.past] == [first[0]]
         assert one.in_force == [second.certificate]
     assert first[1] not in keys_in(tmp_path)

@@ -418,7 +418,7 @@ def test_the_paper_recipe_trains(trial: Trial, trained: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_model_published_while_a_site_is_away_is_taken_up_when_it_is_back(trial: Trial, trained: str) -> None:
+def test_a_model_published_while_a_site_is_away_waits_there_for_a_yes(trial: Trial, trained: str) -> None:
     plan = small_plan(trial.folder / "two.yaml", rounds=1, seed=2)
     plan.write_text(plan.read_text("utf-8").replace("minimum: 3", "minimum: 2").replace("quorum: 3", "quorum: 2"))
     trial.stop("C")
@@ -426,6 +426,11 @@ def test_a_model_published_while_a_site_is_away_is_taken_up_when_it_is_back(tria
     model = trial.server_call("GET", "/models")["in_use"]
     trial.join("C")
     trial.wait_connected("C")
+    until = time.monotonic() + 60
+    while trial.site_call("C", "GET", "/status")["waiting"] != [model]:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    assert trial.site_command("C", "accept", model).returncode == 0
     trial.wait_indexed(model)
     assert set(trial.query("C", an_image(trial, "C"))["answered"]) == {"A", "B"}
 

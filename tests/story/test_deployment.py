@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from needs import needed
 
 from hospitals import small_plan
 from notified import Notified

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -384,7 +385,7 @@ def open_folder() -> Iterator[Path]:
     folder.mkdir()
     folder.chmod(0o777)
     yield folder
-    subprocess.run(["rm", "-rf", folder], check=True)
+    shutil.rmtree(folder)
 
 
 @as_root

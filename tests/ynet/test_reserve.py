@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from needs import needed
 
 from ynet.errors import UserError
 from ynet.reserve import FILE, Reserve
@@ -17,11 +18,11 @@ from ynet_server.audit import Audit
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True)
+    mounted = subprocess.run([needed("mount"), "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True)
     if mounted.returncode:
         pytest.skip("a small disk cannot be mounted: root alone may")
     yield disk
-    subprocess.run(["umount", "-l", disk], check=True)
+    subprocess.run([needed("umount"), "-l", disk], check=True)
 
 
 def fill(disk: Path) -> None:
