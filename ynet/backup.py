@@ -20,6 +20,7 @@ from typing import IO, NamedTuple, cast
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from ynet import private_files
 from ynet.config import STRICT
 from ynet.errors import UserError
 from ynet.home import RESTORING, prepare
@@ -95,7 +96,7 @@ def _pack(home: Path, out: Path, about: Manifest, lay: Lay, passphrase: str | No
     partial = out.with_name(out.name + ".partial")
     try:
         lay(aside)
-        with open(partial, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+        with open(partial, "wb", opener=private_files.opener) as file:
             partial.chmod(0o600)
             manifest = _write(file, home, aside, about, passphrase)
             file.flush()
@@ -256,7 +257,7 @@ def _is_short(name: str) -> bool:
 
 def _lay_down(content: IO[bytes], path: Path) -> File:
     digest, size = hashlib.sha256(), 0
-    with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+    with open(path, "xb", opener=private_files.opener) as file:
         while part := content.read(PART_BYTES):
             digest.update(part)
             size += file.write(part)

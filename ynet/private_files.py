@@ -61,8 +61,13 @@ def write(path: Path, content: bytes | str, *, is_synced: bool = False) -> None:
             os.fsync(file.fileno())
     partial.replace(path)
     if is_synced:
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the name, too
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """See that the names in a folder outlive a power cut."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)

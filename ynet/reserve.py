@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from ynet import private_files
+
 log = logging.getLogger("ynet.reserve")
 FILE = "reserve"
 RESERVE_BYTES = 16 << 20
@@ -55,7 +57,7 @@ class Reserve:
             if self._free() < self._floor_bytes + self._reserve_bytes:
                 return
             try:
-                with open(self._path, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+                with open(self._path, "wb", opener=private_files.opener) as file:
                     os.posix_fallocate(file.fileno(), 0, self._reserve_bytes)
             except OSError as error:
                 log.warning("no room could be kept on the disk: %s", error.strerror)

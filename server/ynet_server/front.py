@@ -7,16 +7,15 @@ for the next who comes. TLS goes through untouched: who is a site the hub finds 
 import asyncio
 import contextlib
 import itertools
-import logging
 import shutil
 import socket
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from ynet.web.accepting import accept
 from ynet.web.room import Guest, Room
 
-log = logging.getLogger("ynet.front")
 PART_BYTES = 256 << 10
 HANDSHAKE_RECORD = 22
 """How every TLS connection begins; what begins otherwise is none."""
@@ -61,7 +60,7 @@ class Front:
 
     def begin(self) -> None:
         """Let connections in: gRPC listens at `target` by now."""
-        self._accepting = asyncio.create_task(self._accept())
+        self._accepting = asyncio.create_task(accept(self._listening, self._serve, self._tasks))
 
     async def end(self) -> None:
         """Close the port and every connection."""
@@ -76,19 +75,6 @@ class Front:
         """A site has shown a certificate that counts, over the connection that gRPC calls so."""
         if guest := self._guests.get(peer):
             self.room.know(guest, site)
-
-    async def _accept(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                connection, address = await loop.sock_accept(self._listening)
-            except OSError as error:  # no more files, or who came is gone already
-                log.warning("a connection could not be taken: %s", error.strerror)
-                await asyncio.sleep(0.1)
-                continue
-            task = asyncio.create_task(self._serve(connection, str(address[0])))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, connection: socket.socket, address: str) -> None:
         task = asyncio.current_task()

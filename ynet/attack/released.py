@@ -6,7 +6,7 @@ the step (no amplification by sampling) that is the worst case of the bound, and
 What AdamW's first step shows of the noised sum is its signs; the score is their log likelihood ratio.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -51,7 +51,6 @@ def attack_step(
     *,
     secret: bytes,
     runs: int,
-    on_run: Callable[[], None] = lambda: None,
 ) -> Told:
     """Train one private step of `net` `runs` times with and without `target`, with fresh noise, and score what came."""
     kept = [position for position, name in enumerate(patient_of) if name != target]
@@ -70,7 +69,6 @@ def attack_step(
             after = arrays_of(net)
             moved = np.concatenate([(after[name] - begun[name]).ravel() for name in trained(net, plan)])
             scores[number, run] = np.where(moved < 0, odds[1], odds[-1]).sum()
-            on_run()
     load_arrays(net, begun)
     return Told(*scores)
 

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 
 from pydantic import TypeAdapter
 
+from ynet import private_files
 from ynet.home import write_private
 
 NOTHING = "0" * 64  # the digest before the first line
@@ -123,18 +124,9 @@ def cut_torn(file: Path) -> None:
 def append(file: Path, line: bytes) -> None:
     """Add a line; on the disk when this returns."""
     is_new = not file.exists()
-    with open(file, "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as opened:
+    with open(file, "ab", opener=private_files.opener) as opened:
         opened.write(line)
         opened.flush()
         os.fsync(opened.fileno())
     if is_new:
-        sync_folder(file.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """See that the names in a folder outlive a power cut."""
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
+        private_files.sync_folder(file.parent)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
+from ynet import private_files
 from ynet.errors import RefusedError, UserError
 from ynet.federation import chain, segments
 from ynet.federation.chain import Head, Link
@@ -87,7 +88,7 @@ class Journal(Generic[E]):
         self._head = _last(home, kind)
         self._file = self._open()
         self._sync()
-        chain.sync_folder(home)
+        private_files.sync_folder(home)
         self._synced = Synced(self._sync, kind.log)
 
     @property
@@ -148,7 +149,7 @@ class Journal(Generic[E]):
         path.rename(segments.path_of(path, self._head.number))
         old, self._file = self._file, self._open()
         os.close(old)
-        chain.sync_folder(self._home)
+        private_files.sync_folder(self._home)
         aside = segments.listed(path)
         while len(aside) > self._most_segments:
             oldest = aside.pop(0)

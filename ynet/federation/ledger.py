@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
+from ynet import private_files
 from ynet.errors import RefusedError, UserError
 from ynet.federation import chain
 from ynet.federation.chain import NOTHING as NOTHING
@@ -121,7 +122,7 @@ class Ledger:
     def close_entry(self) -> None:
         """The newest entry's round has made its update: from now on the entry is never used again."""
         self._open.unlink(missing_ok=True)
-        chain.sync_folder(self._open.parent)
+        private_files.sync_folder(self._open.parent)
 
     def _is_open(self, entry: Entry) -> bool:
         return self._open.exists() and self._open.read_bytes() == self._mark(entry)

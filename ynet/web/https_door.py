@@ -6,7 +6,6 @@ Where it is full, a stranger makes room for the next who comes (room.py); who ha
 
 import asyncio
 import contextlib
-import logging
 import socket
 import ssl
 from collections.abc import Callable
@@ -18,10 +17,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from ynet.control import quiet_config
+from ynet.web.accepting import accept
 from ynet.web.attempts import neighbourhood
 from ynet.web.room import Guest, Room
 
-log = logging.getLogger("ynet.https_door")
 CONNECTION_S = 20.0
 """A connection's whole life, its handshake included, where nobody has signed in over it: enrolling takes far less."""
 HANDSHAKE_S = 10.0
@@ -74,7 +73,7 @@ class HttpsDoor:
         family = socket.AF_INET6 if ":" in self._config.host else socket.AF_INET
         self._listening = socket.create_server((self._config.host, self._config.port), family=family)
         self._listening.setblocking(False)
-        self._accepting = asyncio.create_task(self._accept())
+        self._accepting = asyncio.create_task(accept(self._listening, self._serve, self._tasks))
         return int(self._listening.getsockname()[1])
 
     async def end(self) -> None:
@@ -84,19 +83,6 @@ class HttpsDoor:
         await asyncio.gather(self._accepting, *self._tasks, return_exceptions=True)
         self._listening.close()
         await asyncio.sleep(0)  # the transports close in the loop's next turn
-
-    async def _accept(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                connection, address = await loop.sock_accept(self._listening)
-            except OSError as error:  # no more files, or who came is gone already
-                log.warning("a connection could not be taken: %s", error.strerror)
-                await asyncio.sleep(0.1)
-                continue
-            task = asyncio.create_task(self._serve(connection, str(address[0])))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, connection: socket.socket, address: str) -> None:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
