@@ -17,7 +17,7 @@ from ynet.data.dicom_elements import damaged
 
 WITHIN_S = 60.0
 """What one frame may take."""
-_TYPES = ("|u1", "|i1", "<u2", "<i2", ">u2", ">i2")
+_TYPES = ("|u1", "|i1", "<u2", "<i2", ">u2", ">i2", "<u4", "<i4", ">u4", ">i4")
 _HEAD_BYTES = 4096
 
 

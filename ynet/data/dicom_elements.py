@@ -19,11 +19,14 @@ from pydicom import uid
 from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filereader import read_dataset
+from pydicom.valuerep import VR
 
 from ynet.data.limits import MAX_FILE_BYTES
 
 PREAMBLE = 128
 MAGIC = b"DICM"
+STARTS_IN = PREAMBLE + len(MAGIC)
+"""Bytes of a file by which `is_dicom` knows it."""
 MAX_ELEMENTS = 400_000
 MAX_DEPTH = 16
 PIXEL_DATA = 0x7FE00010
@@ -32,7 +35,10 @@ _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 
-_PLAIN = b"\x02\0\x10\0UI\x14\0" + uid.ExplicitVRLittleEndian.encode() + b"\0"  # a file's head, no more than it needs
+_VRS = frozenset(vr.value.encode() for vr in VR if len(vr) == 2)
+_PLAIN = (uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian)
+_SYNTAX, _MEDIA_CLASS = 0x00020010, 0x00020002
+_MOST_BARE = 1 << 16  # bytes of one of the first elements of a file without a head
 
 # For good, at import. What pydicom says of an odd value quotes it, and it may be a patient's name.
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
@@ -56,12 +62,26 @@ class Elements(NamedTuple):
     dataset: Dataset
 
 
-def damaged() -> UnfitError:
+class _Head(NamedTuple):
+    """What stands before a data set, or is seen at its first element."""
+
+    syntax: uid.UID  # what the file says; without that, of the uncompressed ones the one that it is in
+    start: int  # of the data set
+    is_implicit: bool
+    order: str  # "<" or ">"
+    media_class: str  # the SOP class that the head names
+
+
+class DamagedError(UnfitError):
+    """A DICOM file that is not whole, or not DICOM inside."""
+
+
+def damaged() -> DamagedError:
     """The file is not whole, or not DICOM inside."""
-    return UnfitError("its data are damaged or cut short", "copy or export it again")
+    return DamagedError("its data are damaged or cut short", "copy or export it again")
 
 
-_DAMAGED = (
+DAMAGED = (  # what parsers and decoders raise
     *(OSError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, EOFError, RuntimeError),
     *(MemoryError, struct.error, Warning),
 )
@@ -72,60 +92,107 @@ def parsing() -> Iterator[None]:
     """What parsers and decoders raise on a damaged file, said without what stood in it: an UnfitError."""
     try:
         yield
-    except _DAMAGED:
+    except DAMAGED:
         raise damaged() from None
 
 
 def is_dicom(start: bytes) -> bool:
-    """Whether a file that begins so is a DICOM file."""
-    return start[PREAMBLE : PREAMBLE + 4] == MAGIC
+    """Whether a file that begins so is a DICOM file, with or without its preamble."""
+    return start[PREAMBLE:STARTS_IN] == MAGIC or start[:4] == MAGIC or _is_bare(start[:STARTS_IN])
 
 
 def starts_as_dicom(file: BinaryIO) -> bool:
     """Whether a file that was just opened is a DICOM file; its beginning has been read then."""
-    return is_dicom(file.read(PREAMBLE + len(MAGIC)))
+    return is_dicom(file.read(STARTS_IN))
 
 
 @parsing()
-def read(data: bytes, keywords: Collection[str]) -> Elements:
-    """The elements of a file's bytes that have these keywords; sequences whole. Raises UnfitError."""
-    syntax, start = _syntax(data)
-    if syntax == uid.DeflatedExplicitVRLittleEndian:
-        data, start = _inflated(data[start:]), 0
-    order = ">" if syntax == uid.ExplicitVRBigEndian else "<"
-    walk = _Walk(data, order, is_implicit=syntax == uid.ImplicitVRLittleEndian)
-    cut = walk.cut(start, frozenset(_tag(keyword) for keyword in keywords))
-    found = read_dataset(BytesIO(cut), syntax == uid.ImplicitVRLittleEndian, order == "<")
+def is_directory(data: bytes) -> bool:
+    """Whether a file is a DICOMDIR, the index of a medium. Raises UnfitError."""
+    return _head(data).media_class == uid.MediaStorageDirectoryStorage
+
+
+@parsing()
+def read(data: bytes, keywords: Collection[str], optional: Collection[str] = ()) -> Elements:
+    """The elements of a file's bytes that have these keywords; sequences whole. Raises UnfitError.
+
+    `optional`: those of them that are left out where what is inside them is damaged. The character set comes with
+    them, for `dicom_values.text`.
+    """
+    data, head = _opened(data)
+    walk = _Walk(data, head.order, is_implicit=head.is_implicit)
+    wanted, spared = (frozenset(map(_tag, names)) for names in ((*keywords, "SpecificCharacterSet"), optional))
+    cut = walk.cut(head.start, wanted, spared)
+    found = read_dataset(BytesIO(cut), head.is_implicit, head.order == "<")
     found.file_meta = FileMetaDataset()
-    found.file_meta.TransferSyntaxUID = syntax
-    return Elements(syntax, found)
+    found.file_meta.TransferSyntaxUID = head.syntax
+    return Elements(head.syntax, found)
 
 
 @parsing()
 def plain(data: bytes) -> bytes:
-    """The same file, inflated where it is deflated, with not too much in it to be parsed whole. Raises UnfitError."""
-    syntax, start = _syntax(data)
-    if syntax == uid.DeflatedExplicitVRLittleEndian:
-        syntax, inside, start = uid.ExplicitVRLittleEndian, _inflated(data[start:]), PREAMBLE + len(MAGIC) + len(_PLAIN)
-        data = bytes(PREAMBLE) + MAGIC + _PLAIN + inside
-    order = ">" if syntax == uid.ExplicitVRBigEndian else "<"
-    _Walk(data, order, is_implicit=syntax == uid.ImplicitVRLittleEndian).cut(start, None)
-    return data
+    """The same file with a head, inflated where it is deflated, not too much in it to be parsed. Raises UnfitError."""
+    inside, head = _opened(data)
+    _Walk(inside, head.order, is_implicit=head.is_implicit).cut(head.start, None)
+    if data[PREAMBLE:STARTS_IN] == MAGIC and inside is data:
+        return data
+    named = head.syntax.encode() + bytes(len(head.syntax) % 2)
+    syntax = b"\x02\0\x10\0UI" + struct.pack("<H", len(named)) + named
+    length = b"\x02\0\0\0UL\x04\0" + struct.pack("<I", len(syntax))
+    return bytes(PREAMBLE) + MAGIC + length + syntax + inside[head.start :]
 
 
-def _syntax(data: bytes) -> tuple[uid.UID, int]:
-    """The transfer syntax that the file's head names, and where its data set begins."""
-    if not is_dicom(data):
+def _opened(data: bytes) -> tuple[bytes, _Head]:
+    """A file's bytes, inflated where they are deflated, and what its head says of them."""
+    head = _head(data)
+    if head.syntax != uid.DeflatedExplicitVRLittleEndian:
+        return data, head
+    return _inflated(data[head.start :]), head._replace(syntax=uid.ExplicitVRLittleEndian, start=0)
+
+
+def _head(data: bytes) -> _Head:
+    """What stands before the data set. Raises UnfitError."""
+    if not is_dicom(data[:STARTS_IN]):
         raise UnfitError("it is no DICOM file", "export it from the PACS as DICOM")
-    walk, syntax, place = _Walk(data, "<", is_implicit=False), None, PREAMBLE + 4
+    place = STARTS_IN if data[PREAMBLE:STARTS_IN] == MAGIC else 4 if data[:4] == MAGIC else 0
+    walk, named = _Walk(data, "<", is_implicit=False), {_SYNTAX: "", _MEDIA_CLASS: ""}
     while place + 8 <= len(data) and data[place : place + 2] == b"\x02\x00":
-        tag, _, length, body = walk.head(place)
+        tag, _, length, body = walk.head(place, is_implicit=data[place + 4 : place + 6] not in _VRS)
         place = walk.end(body, length)
-        if tag == 0x00020010:
-            syntax = uid.UID(data[body:place].rstrip(b"\0 ").decode("ascii", "replace"))
-    if syntax is None or not syntax.is_transfer_syntax:
-        raise damaged()
-    return syntax, place
+        if tag in named:
+            named[tag] = data[body:place].rstrip(b"\0 ").decode("ascii", "replace")
+    syntax = uid.UID(named[_SYNTAX])
+    if syntax == uid.DeflatedExplicitVRLittleEndian:
+        return _Head(syntax, place, False, "<", named[_MEDIA_CLASS])
+    is_implicit, order = _encoding(data, place, syntax)
+    if syntax in _PLAIN or not syntax:
+        syntax = _PLAIN[0] if is_implicit else _PLAIN[1] if order == "<" else _PLAIN[2]
+    return _Head(syntax, place, is_implicit, order, named[_MEDIA_CLASS])
+
+
+def _encoding(data: bytes, place: int, syntax: str) -> tuple[bool, str]:
+    """Whether VRs are left out, and the byte order: as the first element has it, whatever the head says."""
+    if place + 8 > len(data):
+        return syntax == uid.ImplicitVRLittleEndian, ">" if syntax == uid.ExplicitVRBigEndian else "<"
+    is_implicit = data[place + 4 : place + 6] not in _VRS
+    is_swapped = not is_implicit and data[place] == 0 and data[place + 1] != 0  # groups have small numbers
+    return is_implicit, ">" if is_swapped else "<"
+
+
+def _is_bare(start: bytes) -> bool:
+    """Whether bytes are the first elements of a data set, or of a head without its preamble; two at the least."""
+    if start[:2] not in (b"\x02\0", b"\x08\0", b"\0\x08"):
+        return False
+    is_implicit, order = _encoding(start, 0, "")
+    walk, place, last, seen = _Walk(start, order, is_implicit=is_implicit), 0, -1, 0
+    while place + 12 <= len(start):
+        tag, vr, length, body = walk.head(place)
+        if tag <= last or tag >> 16 > 0x20 or (not is_implicit and vr not in _VRS):
+            return False
+        if length == _UNDEFINED or (is_implicit and length > _MOST_BARE):
+            return seen > 0
+        place, last, seen = body + length, tag, seen + 1
+    return seen > 1 or (seen == 1 and not is_implicit)
 
 
 def _inflated(deflated: bytes) -> bytes:
@@ -147,13 +214,21 @@ class _Walk:
         self._data, self._is_implicit, self._left = data, is_implicit, MAX_ELEMENTS
         self._pair, self._long, self._short = (struct.Struct(order + kind) for kind in ("HH", "I", "H"))
 
-    def cut(self, place: int, wanted: frozenset[int] | None) -> bytes:
-        """The wanted elements of the outermost level, as they stand; None: nothing, but all are counted."""
-        pieces = []
-        while place + 8 <= len(self._data):
+    def cut(self, place: int, wanted: frozenset[int] | None, spared: frozenset[int] = frozenset()) -> bytes:
+        """The wanted elements of the outermost level, as they stand; None: nothing, but all are counted.
+
+        What comes after the pixels is not looked at: nothing that is wanted, but padding.
+        """
+        pieces, tag = [], 0
+        while place + 8 <= len(self._data) and (wanted is None or tag != PIXEL_DATA):
             start, (tag, vr, length, body) = place, self.head(place)
             is_wanted = wanted is None or tag in wanted
-            place = self._after(tag, vr, length, body, self._is_implicit, 0, is_counted=is_wanted)
+            try:
+                place = self._after(tag, vr, length, body, self._is_implicit, 0, is_counted=is_wanted)
+            except DamagedError:
+                if tag not in spared or length == _UNDEFINED:
+                    raise
+                place, is_wanted = self.end(body, length), False
             if wanted is not None and is_wanted:
                 pieces.append(self._data[start:place])
         return b"".join(pieces)
