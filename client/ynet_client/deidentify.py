@@ -2,8 +2,8 @@
 
 import hashlib
 import hmac
-import math
 import secrets
+import unicodedata
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 from pydicom.dataset import Dataset
 
 from ynet.data import segmentation
+from ynet.data.dicom_values import numbers, plain_text, text
 from ynet.home import write_private
 
 SECRET = "import.secret"  # noqa: S105 (a file's name)
@@ -35,20 +36,17 @@ class Kept(NamedTuple):
 
     column: str
     rule: str
-    made: Callable[[object], str]
+    made: Callable[[Dataset, str], str]
 
 
-def _one_of(terms: frozenset[str]) -> Callable[[object], str]:
-    return lambda value: str(value).strip() if str(value).strip() in terms else ""
+def _one_of(terms: frozenset[str]) -> Callable[[Dataset, str], str]:
+    return lambda header, keyword: found if (found := text(header, keyword)) in terms else ""
 
 
-def _number(value: object) -> str:
+def _number(header: Dataset, keyword: str) -> str:
     """The first number, three digits of it; empty where it is none."""
-    try:
-        number = float(str(_values(value)[0]))
-    except (ValueError, TypeError, LookupError):
-        return ""
-    return f"{number:.3g}" if math.isfinite(number) else ""
+    first = next(iter(numbers(header, keyword)), None)
+    return "" if first is None else f"{first:.3g}"
 
 
 ALLOWED: Mapping[str, Kept] = {
@@ -72,10 +70,10 @@ HEADER = (
 
 def kept(header: Dataset, dates: Dates) -> dict[str, str]:
     """The manifest's columns that the allow-list makes of a file; `date`, coarse, where it is asked for."""
-    made = {one.column: one.made(header.get(keyword, "")) for keyword, one in ALLOWED.items()}
+    made = {one.column: one.made(header, keyword) for keyword, one in ALLOWED.items()}
     if dates == "none":
         return made
-    day = str(header.get("StudyDate", ""))
+    day = text(header, "StudyDate")
     is_day = len(day) == 8 and day.isascii() and day.isdigit() and "01" <= day[4:6] <= "12"
     coarse = f"{day[:4]}-{day[4:6] if dates == 'month' else '01'}-01"
     return {**made, "date": coarse if is_day and day[:4] != "0000" else ""}
@@ -97,7 +95,8 @@ class Pseudonyms:
 
     def patient(self, patient: str, study: str) -> str:
         """The same for all studies of a patient; where the file names none, each study is a patient's."""
-        return "P" + (self._made("patient", patient.strip()) if patient.strip() else self._made("study", study))[:16]
+        plain = plain_text(patient)
+        return "P" + (self._made("patient", plain) if plain else self._made("study", study))[:16]
 
     def image(self, instance: str, frame: int | None) -> str:
         """The name of an image, or of one frame of several."""
@@ -108,9 +107,14 @@ class Pseudonyms:
 
 
 def known_as(folder: Path, patient: str) -> list[str]:
-    """A patient's id, and the pseudonym in its place where images were imported with the key in `folder`."""
-    imported = [Pseudonyms.of(folder).patient(patient, "")] if (folder / SECRET).exists() and patient.strip() else []
-    return [patient, *imported]
+    """A patient's id, however its characters are composed, and the pseudonym that an import has put in its place.
+
+    The pseudonym is there where the key in `folder` is.
+    """
+    plain = plain_text(patient)
+    written = dict.fromkeys([patient, plain, unicodedata.normalize("NFD", plain)]) if plain else [patient]
+    imported = [Pseudonyms.of(folder).patient(patient, "")] if (folder / SECRET).exists() and plain else []
+    return [*written, *imported]
 
 
 QUARANTINE: Mapping[str, str] = {

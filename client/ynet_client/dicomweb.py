@@ -19,6 +19,7 @@ from pydicom._dicom_dict import DicomDictionary
 from pydicom.datadict import tag_for_keyword
 
 from ynet import hidden_words
+from ynet.data.dicom_values import plain_text
 from ynet.data.limits import MAX_FILE_BYTES
 from ynet.errors import RefusedError, UnreachableError, UserError
 
@@ -318,7 +319,7 @@ def _value(one: dict[str, Any], tag: str) -> str:
     """The first value of an attribute, as text; empty where there is none."""
     found = one.get(tag)
     values = found.get("Value") if isinstance(found, dict) else None
-    return str(values[0]).strip() if isinstance(values, list) and values else ""
+    return plain_text(str(values[0])) if isinstance(values, list) and values else ""
 
 
 def _has_failed(answer: bytes) -> bool:

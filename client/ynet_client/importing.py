@@ -115,7 +115,7 @@ class _Import:
             if one in drawn:
                 continue
             if one.unreadable:
-                self._leave_out(one, "unreadable", one.unreadable)
+                self._leave_out(one, one.reason, one.unreadable)
                 continue
             label = self._labels.find(one.instance, one.series, one.study, one.patient)
             if label is None:

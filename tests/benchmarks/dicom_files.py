@@ -18,7 +18,7 @@ import numpy as np
 from pydicom import Dataset, dcmread
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut
 
-from ynet.data import dicom, dicom_elements, images
+from ynet.data import dicom, dicom_elements
 from ynet.data.dicom_elements import UnfitError
 
 GREY_APART, COLOUR_APART = 2e-3, 1

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from pydicom import uid
 
-from ynet.data.dicom_elements import damaged
+from ynet.data.dicom_elements import DamagedError, damaged
 
 _JPEG = (
     uid.JPEGBaseline8Bit,
@@ -66,6 +66,14 @@ def fitted(frame: bytes, syntax: str, shape: Shape) -> bytes | None:
         return _fitted_jpeg(frame, shape)
     except (struct.error, IndexError):
         raise damaged() from None
+
+
+def is_shaped(frame: bytes, syntax: str, shape: Shape) -> bool:
+    """Whether a compressed frame opens into just `shape`; False, too, for what is cut short."""
+    try:
+        return fitted(frame, syntax, shape) is not None
+    except DamagedError:
+        return False
 
 
 def syntax_of(frame: bytes, said: str) -> str:

@@ -11,8 +11,10 @@ from ynet.data.padding import Padding
 from ynet.data.stored_pixels import COLOUR as COLOUR
 from ynet.data.stored_pixels import GREY as GREY
 from ynet.data.stored_pixels import PIXELS, Form, form_of, frame_count, kind_of, pixels_of
+from ynet.data.stored_pixels import PLUGINS as PLUGINS
 from ynet.data.stored_pixels import SHAPE as SHAPE
 from ynet.data.stored_pixels import SYNTAXES as SYNTAXES
+from ynet.data.stored_pixels import UNCOMPRESSED as UNCOMPRESSED
 from ynet.data.tones import Tones
 from ynet.data.tones import Window as Window
 

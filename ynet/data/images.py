@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ynet.data import dicom, segmentation
+from ynet.data import archives, dicom, segmentation
 from ynet.data.dicom import Window
 from ynet.data.dicom_elements import PREAMBLE, UnfitError, is_dicom
 from ynet.data.frames import source
@@ -168,6 +168,8 @@ def _reading(path: Path) -> Iterator[tuple[bytes | None, int | None]]:
         with file_path.open("rb") as file:
             start = file.read(PREAMBLE + 4)
             data = start + file.read(MAX_FILE_BYTES) if is_dicom(start) else None
+            if data is None:
+                archives.refuse(start + file.read(archives.STARTS_IN - len(start)))
         if data is None and frame is not None:
             raise UnfitError("it has no frames", f"name it without #{frame}")
         yield data, frame

@@ -17,13 +17,13 @@ from ynet.data.dicom_elements import DamagedError, Elements, UnfitError, damaged
 from ynet.data.dicom_values import code, integer, raw
 from ynet.data.limits import MAX_PIXELS
 
-_UNCOMPRESSED = (
+UNCOMPRESSED = (
     uid.ImplicitVRLittleEndian,
     uid.ExplicitVRLittleEndian,
     uid.DeflatedExplicitVRLittleEndian,
     uid.ExplicitVRBigEndian,
 )
-SYNTAXES = (*_UNCOMPRESSED, *codestream.COMPRESSED)
+SYNTAXES = (*UNCOMPRESSED, *codestream.COMPRESSED)
 """The transfer syntaxes that are read."""
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR")
@@ -33,7 +33,7 @@ SHAPE = (
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", *_FLOATS),
 )
 PIXELS = ("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths")
-_PLUGINS: dict[str, str] = {
+PLUGINS: dict[str, str] = {
     uid.JPEGBaseline8Bit: "pillow",
     uid.JPEGExtended12Bit: "pillow",
     uid.JPEGLossless: "gdcm",
@@ -134,7 +134,7 @@ def pixels_of(elements: Elements, form: Form, number: int) -> Shaped[np.ndarray,
         is_packed = False
     if is_packed:
         return _unpacked(elements, found.value, form, number)
-    syntax = elements.transfer_syntax if elements.transfer_syntax in _UNCOMPRESSED else uid.ExplicitVRLittleEndian
+    syntax = elements.transfer_syntax if elements.transfer_syntax in UNCOMPRESSED else uid.ExplicitVRLittleEndian
     return _plain(syntax, found.vr, found.value, form, number)
 
 
@@ -202,7 +202,7 @@ def _decoded(syntax: str, packed: bytes, form: Form) -> np.ndarray:
         colours = codestream.jpeg_colours(packed)
         form = form._replace(kind={"RGB": "RGB", "YBR": "YBR_FULL"}.get(colours, form.kind))
     said = _said(form._replace(allocated=max(8, form.allocated)), is_planar=form.is_planar)
-    pixels = decoding.decode(syntax, _PLUGINS.get(syntax, ""), said, packed, is_raw=form.is_raw)
+    pixels = decoding.decode(syntax, PLUGINS.get(syntax, ""), said, packed, is_raw=form.is_raw)
     if pixels.shape[:2] != (form.rows, form.columns):
         raise damaged()
     return pixels
