@@ -46,7 +46,8 @@ def _decoded(asked: dict[str, Any], frame: bytes) -> np.ndarray:
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = asked["syntax"]
     decoder = get_decoder(asked["syntax"])
-    pixels, _ = decoder.as_array(dataset, index=0, raw=asked["raw"], decoding_plugin=asked["plugin"])
+    options = {"raw": asked["raw"], "correct_unused_bits": not asked["raw"], "decoding_plugin": asked["plugin"]}
+    pixels, _ = decoder.as_array(dataset, index=0, **options)
     return pixels
 
 

@@ -158,7 +158,8 @@ def _plain(syntax: uid.UID, vr: str, value: bytes, form: Form, number: int) -> n
     made.add_new("PixelData", vr if vr in ("OB", "OW") else "OW", value)
     made.file_meta = FileMetaDataset()
     made.file_meta.TransferSyntaxUID = syntax
-    found: np.ndarray = get_decoder(syntax).as_array(made, index=number - 1, raw=form.is_raw)[0]
+    options = {"raw": form.is_raw, "correct_unused_bits": not form.is_raw}  # bits that are not used may say something
+    found: np.ndarray = get_decoder(syntax).as_array(made, index=number - 1, **options)[0]
     return found.astype(found.dtype.newbyteorder("="), copy=False)
 
 
