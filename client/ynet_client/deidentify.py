@@ -11,7 +11,8 @@ from typing import Literal, NamedTuple
 from pydicom.dataset import Dataset
 
 from ynet.data import segmentation
-from ynet.data.dicom_values import numbers, plain_text, text
+from ynet.data.character_sets import plain_text
+from ynet.data.dicom_values import numbers, text
 from ynet.home import write_private
 
 SECRET = "import.secret"  # noqa: S105 (a file's name)

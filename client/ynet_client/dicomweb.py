@@ -19,7 +19,7 @@ from pydicom._dicom_dict import DicomDictionary
 from pydicom.datadict import tag_for_keyword
 
 from ynet import hidden_words
-from ynet.data.dicom_values import plain_text
+from ynet.data.character_sets import plain_text
 from ynet.data.limits import MAX_FILE_BYTES
 from ynet.errors import RefusedError, UnreachableError, UserError
 

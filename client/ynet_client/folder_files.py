@@ -48,6 +48,8 @@ def in_folders(places: Sequence[Path]) -> Iterator[Found]:
         for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
             if path.is_file():
                 yield from _in_path(path, numbers, is_named=path is place)
+            elif path.is_symlink():
+                yield _left_out(numbers, "it is a link to a folder, or to nothing: name the folder itself", MISSING)
 
 
 def _in_path(path: Path, numbers: Iterator[int], *, is_named: bool) -> Iterator[Found]:

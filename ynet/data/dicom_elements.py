@@ -21,6 +21,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filereader import read_dataset
 from pydicom.valuerep import VR
 
+from ynet.data.character_sets import character_sets
 from ynet.data.limits import MAX_FILE_BYTES
 
 PREAMBLE = 128
@@ -37,7 +38,7 @@ _LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC"
 
 _VRS = frozenset(vr.value.encode() for vr in VR if len(vr) == 2)
 _PLAIN = (uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian)
-_SYNTAX, _MEDIA_CLASS = 0x00020010, 0x00020002
+_SYNTAX, _MEDIA_CLASS, _CHARACTER_SET = 0x00020010, 0x00020002, 0x00080005
 _MOST_BARE = 1 << 16  # bytes of one of the first elements of a file without a head
 
 # For good, at import. What pydicom says of an odd value quotes it, and it may be a patient's name.
@@ -117,13 +118,15 @@ def read(data: bytes, keywords: Collection[str], optional: Collection[str] = ())
     """The elements of a file's bytes that have these keywords; sequences whole. Raises UnfitError.
 
     `optional`: those of them that are left out where what is inside them is damaged. The character set comes with
-    them, for `dicom_values.text`.
+    them as far as it is known, for `dicom_values.text`.
     """
     data, head = _opened(data)
     walk = _Walk(data, head.order, is_implicit=head.is_implicit)
-    wanted, spared = (frozenset(map(_tag, names)) for names in ((*keywords, "SpecificCharacterSet"), optional))
+    wanted, spared = (frozenset(map(_tag, names)) for names in (keywords, optional))
     cut = walk.cut(head.start, wanted, spared)
     found = read_dataset(BytesIO(cut), head.is_implicit, head.order == "<")
+    if sets := character_sets(walk.character_set):
+        found.SpecificCharacterSet = sets
     found.file_meta = FileMetaDataset()
     found.file_meta.TransferSyntaxUID = head.syntax
     return Elements(head.syntax, found)
@@ -211,13 +214,14 @@ class _Walk:
     """Steps over a data set, element by element."""
 
     def __init__(self, data: bytes, order: str, *, is_implicit: bool) -> None:
-        self._data, self._is_implicit, self._left = data, is_implicit, MAX_ELEMENTS
+        self._data, self._is_implicit, self._left, self.character_set = data, is_implicit, MAX_ELEMENTS, b""
         self._pair, self._long, self._short = (struct.Struct(order + kind) for kind in ("HH", "I", "H"))
 
     def cut(self, place: int, wanted: frozenset[int] | None, spared: frozenset[int] = frozenset()) -> bytes:
         """The wanted elements of the outermost level, as they stand; None: nothing, but all are counted.
 
-        What comes after the pixels is not looked at: nothing that is wanted, but padding.
+        What comes after the pixels is not looked at: nothing that is wanted, but padding. The character set is put
+        aside: pydicom would go by one that it does not know.
         """
         pieces, tag = [], 0
         while place + 8 <= len(self._data) and (wanted is None or tag != PIXEL_DATA):
@@ -229,7 +233,9 @@ class _Walk:
                 if tag not in spared or length == _UNDEFINED:
                     raise
                 place, is_wanted = self.end(body, length), False
-            if wanted is not None and is_wanted:
+            if tag == _CHARACTER_SET:
+                self.character_set = self._data[body:place]
+            elif wanted is not None and is_wanted:
                 pieces.append(self._data[start:place])
         return b"".join(pieces)
 

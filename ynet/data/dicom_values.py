@@ -1,21 +1,20 @@
 """Values of DICOM elements read from their bytes: what says no number or text is None or empty, never an error."""
 
 import re
-import unicodedata
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
-from pydicom import charset
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+
+from ynet.data.character_sets import character_sets, decoded, plain_text
 
 _NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?")
 _BINARY = {"US": "u2", "SS": "i2", "UL": "u4", "SL": "i4", "FL": "f4", "FD": "f8", "UV": "u8", "SV": "i8"}
 _PADDING = "\0 \t\r\n"
 _MOST = 1e30  # what is greater is no measurement, and overflows when it is reckoned with
-_ENDS = re.compile(r"^[\s\0]+|[\s\0]+$")
 
 
 class Raw(NamedTuple):
@@ -96,42 +95,5 @@ def code(dataset: Dataset, keyword: str) -> str:
 def text(dataset: Dataset, keyword: str) -> str:
     """An element's text by the file's character set, as `plain_text` has it; empty where there is none."""
     found = raw(dataset, keyword)
-    return "" if found is None else plain_text(_decoded(found.value, _encodings(dataset)))
-
-
-def plain_text(text: str) -> str:
-    """A text as texts are compared: without what pads it, its characters composed (Unicode's NFC)."""
-    return _ENDS.sub("", unicodedata.normalize("NFC", text))
-
-
-def _encodings(dataset: Dataset) -> list[str]:
-    """Python's names of the file's character sets, several by ISO 2022; none where it names none that is known."""
-    found = raw(dataset, "SpecificCharacterSet")
-    named = [] if found is None else found.value.decode("ascii", "replace").split("\\")
-    names = [one.strip(_PADDING) for one in named]
-    try:
-        return [] if not any(names) else charset.convert_encodings(names)
-    except (LookupError, ValueError):
-        return []
-
-
-def _decoded(value: bytes, encodings: list[str]) -> str:
-    """The text of bytes. Those that do not fit the character set that is named are read by another.
-
-    Nothing is replaced: two patients must not become one because neither of their names could be read.
-    """
-    if value.isascii() and charset.ESC not in value:
-        return value.decode("ascii")
-    if encodings and (encodings[0] != charset.default_encoding or charset.ESC in value):
-        try:
-            read = charset.decode_bytes(value, encodings, set())
-        except (LookupError, ValueError):
-            read = "\ufffd"
-        if "\ufffd" not in read:
-            return read
-    for other in ("utf-8", "cp1252"):
-        try:
-            return value.decode(other)
-        except UnicodeDecodeError:
-            continue
-    return value.decode("latin-1")
+    named = raw(dataset, "SpecificCharacterSet")
+    return "" if found is None else plain_text(decoded(found.value, character_sets(named.value if named else b"")))

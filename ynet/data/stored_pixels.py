@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Shaped
@@ -158,7 +158,8 @@ def _plain(syntax: uid.UID, vr: str, value: bytes, form: Form, number: int) -> n
     made.add_new("PixelData", vr if vr in ("OB", "OW") else "OW", value)
     made.file_meta = FileMetaDataset()
     made.file_meta.TransferSyntaxUID = syntax
-    options = {"raw": form.is_raw, "correct_unused_bits": not form.is_raw}  # bits that are not used may say something
+    # Of raw values the bits that are not used may say something: where the values lie, or padding.
+    options: dict[str, Any] = {"raw": form.is_raw, "correct_unused_bits": not form.is_raw}
     found: np.ndarray = get_decoder(syntax).as_array(made, index=number - 1, **options)[0]
     return found.astype(found.dtype.newbyteorder("="), copy=False)
 
