@@ -1,185 +1,58 @@
 """DICOM files that public packages ship, decoded here and by pydicom side by side.
 
-python tests/benchmarks/dicom_files.py [--also FOLDER] [--each] [--out FILE.json] [--doc FILE.md]
+python tests/benchmarks/dicom_files.py [--also FOLDER] [--out FILE.json] [--doc FILE.md]
 
 The first, the middle and the last frame of every file that pydicom and the package pydicom-data bring, and of those in
-FOLDER (the source package of highdicom, unpacked, has some more).
+FOLDER: an archive of one's own, say.
 """
 
 import argparse
-import importlib.util
 import json
+import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import numpy as np
-from pydicom import Dataset, dcmread
-from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from side_by_side import OTHERWISE, Compared, compare, files, in_folder
 
-from ynet.data import dicom, dicom_elements
-from ynet.data.dicom_elements import UnfitError
-
-GREY_APART, COLOUR_APART = 2e-3, 1
-"""How far values may lie apart, as a share of white and in steps of 255, to be the same picture."""
-BEGIN, END = "<!-- dicom files -->", "<!-- end of dicom files -->"
-
-
-class Compared(NamedTuple):
-    """A file, and what came of it here and in pydicom."""
-
-    name: str
-    outcome: str  # agree, differ, refused by both, refused here, refused by pydicom
-    here: str  # why it is refused
-    there: str
-    apart: float | None = None
-
-
-def files() -> Iterator[Path]:
-    """What the installed packages bring."""
-    for package in ("pydicom", "highdicom", "data_store"):
-        found = importlib.util.find_spec(package)
-        for folder in (found.submodule_search_locations or ()) if found else ():
-            yield from in_folder(Path(folder))
-
-
-def in_folder(folder: Path) -> Iterator[Path]:
-    """The DICOM files in it, known by their beginning."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.suffix not in (".py", ".pyc", ".so"):
-            with path.open("rb") as file:
-                if path.suffix == ".dcm" or dicom_elements.starts_as_dicom(file):
-                    yield path
-
-
-def compare(path: Path) -> Compared:
-    """One file, by its first, middle and last frame; pydicom reads it whatever its head says."""
-    here, why_here = _tried(lambda: ours(path))
-    there, why_there = _tried(lambda: pydicoms(path))
-    if here is None or there is None:
-        outcome = "refused by both" if here is there else "refused here" if here is None else "refused by pydicom"
-        return Compared(path.name, outcome, why_here, why_there)
-    apart = max(_apart(one, other) for one, other in zip(here, there, strict=True))
-    return Compared(path.name, "agree" if apart <= 1 else "differ", "", "", round(apart, 3))
-
-
-def ours(path: Path) -> list[np.ndarray]:
-    data = path.read_bytes()
-    count = dicom.frames(data)
-    return [dicom.decode(data, frame if count > 1 else None) for frame in _chosen(count)]
-
-
-def pydicoms(path: Path) -> list[np.ndarray]:
-    """Grey as a share of white, colour in 255 steps: from what pydicom's own functions make of it."""
-    dataset = dcmread(path, force=True)
-    pixels, count = dataset.pixel_array, int(dataset.get("NumberOfFrames") or 1)
-    frames = [pixels] if count == 1 else [pixels[frame - 1] for frame in _chosen(count)]
-    if dataset.PhotometricInterpretation == "PALETTE COLOR":
-        return [_bytes(apply_color_lut(frame, dataset)[..., :3]) for frame in frames]
-    if dataset.get("SamplesPerPixel", 1) > 1:
-        return [_bytes(frame, int(dataset.BitsStored)) for frame in frames]
-    return [_grey(frame, _of_frame(dataset, number)) for frame, number in zip(frames, _chosen(count), strict=True)]
-
-
-def _of_frame(dataset: Dataset, number: int) -> Dataset:
-    """With what its functional groups say of a frame, which pydicom's functions do not look up."""
-    groups = [*dataset.get("SharedFunctionalGroupsSequence", [])[:1]]
-    groups += dataset.get("PerFrameFunctionalGroupsSequence", [])[number - 1 : number]
-    for group in groups:
-        for keyword in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
-            for item in group.get(keyword, []):
-                dataset.update(item)
-    return dataset
-
-
-def _chosen(count: int) -> list[int]:
-    return sorted({1, (count + 1) // 2, count})
-
-
-def _bytes(pixels: np.ndarray, bits: int | None = None) -> np.ndarray:
-    return np.asarray(pixels, np.float64) * (255 / ((1 << (bits or 8 * pixels.dtype.itemsize)) - 1))
-
-
-def _grey(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
-    values = apply_modality_lut(stored, dataset)
-    if dataset.get("VOILUTSequence") or dataset.get("WindowCenter") is not None:
-        seen = apply_voi_lut(values, dataset)
-        low, high = _range(dataset)
-    else:
-        seen = np.asarray(values, np.float64)
-        kept = seen[stored != dataset.PixelPaddingValue] if "PixelPaddingValue" in dataset else seen
-        low, high = float(kept.min(initial=np.inf)), float(kept.max(initial=-np.inf))
-    shares = np.clip((seen - low) / ((high - low) or 1), 0, 1)
-    if dataset.PhotometricInterpretation == "MONOCHROME1":
-        shares = 1 - shares
-    if "PixelPaddingValue" in dataset:
-        shares = np.where(stored == dataset.PixelPaddingValue, 0, shares)
-    return shares
-
-
-def _range(dataset: Dataset) -> tuple[float, float]:
-    """What pydicom shows as black and white: those of a table, or those of the values that can be stored."""
-    if dataset.get("VOILUTSequence"):
-        table = dataset.VOILUTSequence[0].LUTData
-        return 0, (1 << int(np.max(table)).bit_length()) - 1
-    bits = int(dataset.BitsStored)
-    if dataset.get("ModalityLUTSequence"):
-        return 0, (1 << int(dataset.ModalityLUTSequence[0].LUTDescriptor[2])) - 1
-    first = -(1 << bits - 1) if dataset.PixelRepresentation else 0
-    slope, intercept = (float(dataset.get(f"Rescale{name}", other)) for name, other in (("Slope", 1), ("Intercept", 0)))
-    return first * slope + intercept, (first + (1 << bits) - 1) * slope + intercept
-
-
-def _tried(decode: Any) -> tuple[list[np.ndarray] | None, str]:
-    try:
-        return decode(), ""
-    except UnfitError as error:
-        return None, error.why
-    except Exception as error:  # noqa: BLE001 (pydicom raises what it likes)
-        return None, f"{type(error).__name__}: {error}".splitlines()[0][:160]
-
-
-def _apart(here: np.ndarray, there: np.ndarray) -> float:
-    """The greatest difference, in those that are allowed."""
-    if here.shape != there.shape:
-        return float("inf")
-    allowed = COLOUR_APART if here.ndim == 3 else GREY_APART
-    return float(np.abs(here.astype(np.float64) - there).max()) / allowed
+BEGIN, END = "<!-- made by tests/benchmarks/dicom_files.py -->", "<!-- end -->"
 
 
 def table(found: Sequence[Compared]) -> str:
-    """How many of each kind, and each that does not agree."""
-    counts = Counter(one.outcome for one in found)
-    lines = ["| | files |", "|---|---|", *(f"| {outcome} | {count} |" for outcome, count in counts.most_common())]
-    for outcome, title in (("refused here", "refused here alone"), ("differ", "shown otherwise")):
-        for one in found:
-            if one.outcome == outcome:
-                lines.append(f"| {title}: `{one.name}` | {one.here or one.apart} |")
-    reasons = Counter(one.here for one in found if one.outcome == "refused by both")
-    lines += [f"| refused by both: {why} | {count} |" for why, count in reasons.most_common()]
-    return "\n".join(lines)
+    """How many files came out how, and why."""
+    lines = ["| here, and by pydicom | files |", "|---|---|"]
+    lines += [_row("the same picture", sum(one.outcome == "agree" for one in found))]
+    for one in found:
+        if one.outcome == "differ":
+            lines.append(_row(f"another picture: `{one.name}`: {OTHERWISE.get(one.name, 'not yet explained')}", 1))
+    for outcome, words in (
+        ("refused here", "refused here alone"),
+        ("refused by pydicom", "read here alone"),
+        ("refused by both", "refused by both"),
+    ):
+        reasons = Counter(one.here or f"`{one.name}`" for one in found if one.outcome == outcome)
+        lines += [_row(f"{words}: {why}", count) for why, count in reasons.most_common()] or [_row(words, 0)]
+    return "\n".join([*lines, _row("all", len(found))])
 
 
-def main(arguments: Iterable[str] | None = None) -> None:
+def _row(words: str, count: int) -> str:
+    return f"| {words} | {count} |"
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--also", type=Path)
-    parser.add_argument("--each", action="store_true")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--doc", type=Path)
-    given = parser.parse_args(None if arguments is None else list(arguments))
-    paths = [*files(), *(in_folder(given.also) if given.also else ())]
-    found = [compare(path) for path in paths]
-    if given.each:
-        for one in found:
-            print(*one, sep=" | ")
+    given = parser.parse_args()
+    found = [compare(path) for path in (*files(), *(in_folder(given.also) if given.also else ()))]
     print(table(found))
     if given.out:
         given.out.write_text(json.dumps([one._asdict() for one in found], indent=1) + "\n")
     if given.doc:
-        text = given.doc.read_text()
-        before, rest = text.split(BEGIN)
-        given.doc.write_text(f"{before}{BEGIN}\n{table(found)}\n{END}{rest.split(END)[1]}")
+        before, rest = given.doc.read_text().split(BEGIN)
+        given.doc.write_text(f"{before}{BEGIN}\n\n{table(found)}\n\n{END}{rest.split(END, 1)[1]}")
 
 
 if __name__ == "__main__":

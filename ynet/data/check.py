@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ynet.data import images, manifest
+from ynet.data import dicom, dicom_elements, images, manifest
+from ynet.data.frames import source
 from ynet.data.gaps import gaps
 from ynet.data.manifest import Case
 from ynet.data.report import Problem, Report, Severity
@@ -49,6 +50,7 @@ def check(
     problems += _masks(seen)
     problems += _duplicates(seen)
     problems += _colours(seen, channels)
+    problems += _display_values(seen)
     return Report(
         problems=tuple(sorted(problems, key=lambda problem: problem.row)),
         cases=len(cases),
@@ -63,6 +65,7 @@ class _SeenImage(NamedTuple):
     shape: tuple[int, ...]
     digest: str  # of the file's bytes and its frame
     in_colour: bool
+    ignored: tuple[str, ...]  # keywords of DICOM values of display that cannot be used
 
 
 class _SeenMask(NamedTuple):
@@ -99,7 +102,15 @@ def _look(root: Path, case: Case) -> _Seen:
 
 def _look_at_image(path: Path) -> _SeenImage:
     shape = images.decode(path, 1).shape[1:]
-    return _SeenImage(shape, images.digest(path), images.is_colour(path))
+    return _SeenImage(shape, images.digest(path), images.is_colour(path), _ignored(path))
+
+
+def _ignored(path: Path) -> tuple[str, ...]:
+    """Of an image that was decoded: what of its values of display was passed over."""
+    file_path, frame = source(path)
+    with file_path.open("rb") as file:
+        start = file.read(dicom_elements.STARTS_IN)
+        return dicom.ignored(start + file.read(), frame) if dicom_elements.is_dicom(start) else ()
 
 
 def _look_at_mask(path: Path, image: Path) -> _SeenMask:
@@ -199,6 +210,15 @@ def _colours(seen: Sequence[_Seen], channels: int | None) -> Iterator[Problem]:
         stored, taken = ("in colour", "grey") if channels == 1 else ("grey", "in colour")
         what = f"images stored {stored}: {len(unlike)}; the plan takes them {taken}, so they are turned"
         yield Problem(unlike[0], "image", "warning", what, "nothing, if that is meant")
+
+
+def _display_values(seen: Sequence[_Seen]) -> Iterator[Problem]:
+    """One warning, at the first such row, when DICOM files are shown by another rule than they name first."""
+    odd = [each for each in seen if each.image and each.image.ignored]
+    if odd:
+        named = ", ".join(sorted({keyword for each in odd if each.image for keyword in each.image.ignored}))
+        what = f"images with a value of display that cannot be used: {len(odd)} ({named}); the next one is taken"
+        yield Problem(odd[0].case.row, "image", "warning", what, "compare one of them with what a viewer shows")
 
 
 def _size(shape: tuple[int, ...]) -> str:

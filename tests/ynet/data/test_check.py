@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dicoms import dicom
 from PIL import Image
 from rich.console import Console
 
@@ -230,3 +231,19 @@ def test_progress_is_told_case_by_case(write_site: WriteSite) -> None:
     heard: list[tuple[int, int]] = []
     check(write_site(), CLASSES, progress=lambda done, total: heard.append((done, total)))
     assert heard == [(done, 8) for done in range(1, 9)]
+
+
+def test_display_values_that_cannot_be_used_are_counted(write_site: WriteSite, tmp_path: Path) -> None:
+    def to_dicom(rows: list[dict[str, str]]) -> None:
+        for row in rows[:3]:
+            row["image"] = row["image"].replace(".png", ".dcm")
+
+    path = write_site(to_dicom)
+    for number in range(3):
+        pixels = np.asarray(Image.open(tmp_path / f"i{number}.png").convert("L"))
+        (tmp_path / f"i{number}.dcm").write_bytes(dicom(pixels, WindowCenter=100, WindowWidth=number % 2))
+    report = check(path, CLASSES)
+    assert report.errors == ()
+    found = only(report)
+    assert (found.row, found.severity) == (2, "warning")
+    assert "cannot be used: 2 (WindowCenter, WindowWidth)" in found.what
