@@ -49,7 +49,7 @@ def in_folders(places: Sequence[Path]) -> Iterator[Found]:
             if path.is_file():
                 yield from _in_path(path, numbers, is_named=path is place)
             elif path.is_symlink():
-                yield _left_out(numbers, "it is a link to a folder, or to nothing: name the folder itself", MISSING)
+                yield _left_out(next(numbers), "it is a link to a folder or to nothing: name the folder", MISSING)
 
 
 def _in_path(path: Path, numbers: Iterator[int], *, is_named: bool) -> Iterator[Found]:
@@ -57,13 +57,13 @@ def _in_path(path: Path, numbers: Iterator[int], *, is_named: bool) -> Iterator[
         with path.open("rb") as file:
             start = file.read(max(dicom_elements.STARTS_IN, archives.STARTS_IN))
     except OSError:
-        yield _left_out(numbers, "its rights do not let you read it, or it is gone")
+        yield _left_out(next(numbers), "its rights do not let you read it, or it is gone")
         return
     kind = archives.kind(start)
     if kind == archives.ZIP:
         yield from _in_zip(path, numbers)
     elif kind:
-        yield _left_out(numbers, f"it is a {kind}: unpack it, if it holds images", ARCHIVE)
+        yield _left_out(next(numbers), f"it is a {kind}: unpack it, if it holds images", ARCHIVE)
     elif is_dicom(start):
         yield from _in_dicom(path, numbers, is_named=is_named)
 
@@ -77,7 +77,7 @@ def _in_dicom(path: Path, numbers: Iterator[int], *, is_named: bool) -> Iterator
     for names in listed:
         other = _inside(path.parent, names)
         if other is None:
-            yield _left_out(numbers, "a DICOMDIR names it, and it is not there", MISSING)
+            yield _left_out(next(numbers), "a DICOMDIR names it, and it is not there", MISSING)
         elif is_named:
             yield from _in_path(other, numbers, is_named=False)
 
@@ -105,16 +105,16 @@ def _in_zip(path: Path, numbers: Iterator[int]) -> Iterator[Found]:
                 if listed is None:  # the files of a DICOMDIR are in the archive
                     yield one
             elif kind := archives.kind(start):
-                yield _left_out(numbers, f"it is a {kind} in a ZIP archive: unpack it, if it holds images", ARCHIVE)
+                yield _left_out(next(numbers), f"it is a {kind} in a ZIP archive: unpack it, if it has images", ARCHIVE)
             elif not start:
-                yield _left_out(numbers, "it cannot be read in its ZIP archive: damaged, or encrypted", ARCHIVE)
+                yield _left_out(next(numbers), "it cannot be read in its ZIP archive: damaged, or encrypted", ARCHIVE)
     except UnfitError as error:
-        yield _left_out(numbers, error.why, ARCHIVE)
+        yield _left_out(next(numbers), error.why, ARCHIVE)
 
 
 def _object(read: Callable[[], bytes], numbers: Iterator[int]) -> tuple[Found, list[list[str]] | None]:
     """An object by its identifiers; of a DICOMDIR the names of the files in it."""
-    number = iter((next(numbers),))
+    number = next(numbers)
     try:
         data = read()
         if dicom_elements.is_directory(data):
@@ -135,8 +135,8 @@ def _listed(data: bytes) -> list[list[str]]:
     return [named.split("\\") for one in records if (named := text(one, "ReferencedFileID"))]
 
 
-def _left_out(numbers: Iterator[int], why: str, reason: str = UNREADABLE) -> Found:
-    return Found("", "", "", f"file {next(numbers)} by name", "", bytes, why, "", reason)
+def _left_out(number: int, why: str, reason: str = UNREADABLE) -> Found:
+    return Found("", "", "", f"file {number} by name", "", bytes, why, "", reason)
 
 
 def _read(path: Path) -> bytes:

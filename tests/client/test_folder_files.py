@@ -105,6 +105,7 @@ def medium(folder: Path) -> list[str]:
         one.InstanceNumber = number
         media.add(one)
     media.write(folder)
+    media._tmpdir.cleanup()  # type: ignore[union-attr]
     return ["P0", "P1", "P2"]
 
 
@@ -120,6 +121,14 @@ def test_a_dicomdir_leads_to_its_images_and_what_is_missing_is_counted(tmp_path:
     for place in (tmp_path, tmp_path / "index.dat"):
         objects, left_out = found(place)
         assert (len(objects), left_out) == (2, {"missing": 1})
+
+
+def test_a_dicomdir_that_is_damaged_is_counted_once(tmp_path: Path) -> None:
+    medium(tmp_path)
+    data = (tmp_path / "DICOMDIR").read_bytes()
+    place = data.index(b"\x04\0\x20\x12SQ")
+    (tmp_path / "DICOMDIR").write_bytes(data[: place + 40])
+    assert found(tmp_path / "DICOMDIR") == ([], {"unreadable": 1})
 
 
 def test_a_dicomdir_leads_out_of_its_folder_nowhere(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ import numpy as np
 
 from ynet.data.dicom_elements import damaged
 
+TWELVE_BIT = "gdcm, 12 bit"
+"""The decoder of grey JPEG of 12 bit with loss: GDCM without pydicom, which does not let it."""
 WITHIN_S = 60.0
 """What one frame may take."""
 _TYPES = ("|u1", "|i1", "<u2", "<i2", ">u2", ">i2", "<u4", "<i4", ">u4", ">i4")

@@ -197,14 +197,17 @@ def _bits(frame: bytes, form: Form) -> np.ndarray:
 
 
 def _decoded(syntax: str, packed: bytes, form: Form) -> np.ndarray:
-    if syntax in _LOSSY_JPEG and codestream.precision(packed) != 8:
-        why = f"its compression is JPEG of {codestream.precision(packed)} bit with loss, which is not read"
-        raise UnfitError(why, "export it uncompressed, or as JPEG 2000 or JPEG-LS")
+    plugin = PLUGINS.get(syntax, "")
+    if syntax in _LOSSY_JPEG and (precision := codestream.precision(packed)) != 8:
+        if (precision, form.samples, form.allocated) != (12, 1, 16):
+            why = f"its compression is JPEG of {precision} bit with loss, in colours or bits that are not read"
+            raise UnfitError(why, "export it uncompressed, or as JPEG 2000 or JPEG-LS")
+        plugin = decoding.TWELVE_BIT
     if syntax in _LOSSY_JPEG and form.samples == 3:
         colours = codestream.jpeg_colours(packed)
         form = form._replace(kind={"RGB": "RGB", "YBR": "YBR_FULL"}.get(colours, form.kind))
     said = _said(form._replace(allocated=max(8, form.allocated)), is_planar=form.is_planar)
-    pixels = decoding.decode(syntax, PLUGINS.get(syntax, ""), said, packed, is_raw=form.is_raw)
+    pixels = decoding.decode(syntax, plugin, said, packed, is_raw=form.is_raw)
     if pixels.shape[:2] != (form.rows, form.columns):
         raise damaged()
     return pixels

@@ -3,11 +3,14 @@
 import io
 import re
 import struct
+import subprocess
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from dicoms import dataset, dicom, to_bytes
+from needs import needed
 from PIL import Image
 from pydicom import dcmread, uid
 from pydicom.encaps import encapsulate, encapsulate_extended, generate_fragments
@@ -201,6 +204,15 @@ def test_a_frame_is_read_by_what_it_is_whatever_its_syntax_says(syntax: str) -> 
 def test_pixels_that_are_not_compressed_are_read_so_whatever_the_syntax_says(syntax: str) -> None:
     data = packed(EIGHT.tobytes(), syntax, is_packed=False)
     np.testing.assert_array_equal(reader.decode(data), reader.decode(dicom(EIGHT)))
+
+
+@pytest.mark.parametrize("said", [uid.JPEGExtended12Bit, uid.JPEGBaseline8Bit, uid.JPEGLosslessSV1])
+def test_jpeg_of_12_bit_with_loss_is_near_the_plain_one(tmp_path: Path, said: str) -> None:
+    plain, coded = tmp_path / "plain.dcm", tmp_path / "coded.dcm"
+    plain.write_bytes(dicom(TWELVE, BitsStored=12))
+    subprocess.run([needed("dcmcjpeg"), "+ee", "+q", "98", plain, coded], check=True, capture_output=True)
+    seen = reader.decode(saying(coded.read_bytes(), said))
+    np.testing.assert_allclose(seen, reader.decode(plain.read_bytes()), atol=0.01)
 
 
 def test_a_jpegs_own_colours_go_before_those_of_the_header() -> None:
