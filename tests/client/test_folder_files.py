@@ -105,7 +105,7 @@ def medium(folder: Path) -> list[str]:
         one.InstanceNumber = number
         media.add(one)
     media.write(folder)
-    media._tmpdir.cleanup()  # type: ignore[union-attr]
+    media._stage["t"].cleanup()
     return ["P0", "P1", "P2"]
 
 
