@@ -18,6 +18,7 @@ from ynet.data.dicom import Window
 from ynet.data.dicom_elements import UnfitError, is_dicom
 from ynet.data.limits import MAX_FILE_BYTES
 from ynet.data.segmentation import Reference, Segments
+from ynet.data.stored_pixels import frame_count
 from ynet.errors import UserError
 from ynet_client.deidentify import ALLOWED, HEADER, QUARANTINE, Dates, Pseudonyms, kept, not_an_image, quarantine
 from ynet_client.dicomweb import DicomWeb
@@ -196,7 +197,7 @@ class _Import:
             raise _LeftOutError("not-fetched", error.why) from None
 
     def _frames(self, header: Dataset) -> list[int | None]:
-        count = int(header.get("NumberOfFrames") or 1)
+        count = frame_count(header)
         if count <= 1:
             return [None]
         if self._choice.frames == "refuse":

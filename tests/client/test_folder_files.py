@@ -16,9 +16,11 @@ from pydicom.fileset import FileSet
 from ynet.data import dicom as reader
 from ynet.data import images
 from ynet.errors import UserError
-from ynet_client import dicomweb, zip_files
+from ynet_client import dicomweb, import_labels, importing, zip_files
 from ynet_client.deidentify import Pseudonyms, kept, known_as
 from ynet_client.folder_files import Found, in_folders
+from ynet_client.import_records import Records
+from ynet_client.importing import Choice
 
 Y, X = np.mgrid[:40, :36]
 GREY = (X * 60 + Y * 12).astype(np.uint16)
@@ -233,3 +235,17 @@ def test_odd_values_beside_the_pixels_are_left_empty(tmp_path: Path) -> None:
     assert (made["slice_mm"], made["pixel_mm"]) == ("7.78e+03", "")
     assert reader.decode(data).shape == GREY.shape
     assert uid.UID(next(in_folders([tmp_path])).instance).is_valid
+
+
+def test_odd_values_of_a_header_do_not_end_an_import(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    odd = dicom(GREY, NumberOfFrames="7777", SliceThickness="6666.5", Modality="MR", PatientID="P1")
+    (tmp_path / "in/odd").write_bytes(odd.replace(b"7777", b"1,x ").replace(b"6666.5", b"6666,5"))
+    (tmp_path / "in/good").write_bytes(image("P1"))
+    (tmp_path / "labels.csv").write_text("patient,label\nP1,glioma\n")
+    labels, names = import_labels.read(tmp_path / "labels.csv"), Pseudonyms(bytes(32))
+    (tmp_path / "home").mkdir()
+    done = importing.run(
+        in_folders([tmp_path / "in"]), labels, tmp_path / "out", Records(tmp_path / "home"), names, Choice(), print
+    )
+    assert (done.images, done.left_out) == (2, {})

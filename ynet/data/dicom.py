@@ -122,14 +122,16 @@ def _by_table(pixels: np.ndarray, form: Form, shown: Tones, padded: Padding) -> 
     words, whole = _words(pixels, form)
     levels = _levels(form)
     values, is_padding = shown.in_unit(levels), padded.covers(levels)
-    outside = np.zeros(whole.shape, bool) if padded.word is None else whole == padded.word
-    used = (np.bincount(words[~outside], minlength=len(levels)) > 0) & ~is_padding
+    outside = None if padded.word is None else whole == padded.word
+    counted = words.ravel() if outside is None else words[~outside]
+    used = (np.bincount(counted, minlength=len(levels)) > 0) & ~is_padding
     low, high = (float(values[used].min()), float(values[used].max())) if used.any() else (0.0, 1.0)
     shares = shown.shares(values, low, high)
     shares = 1 - shares if form.kind == "MONOCHROME1" else shares
     shares[is_padding] = 0
     seen: np.ndarray = shares.astype(np.float32)[words]
-    seen[outside] = 0
+    if outside is not None:
+        seen[outside] = 0
     return seen
 
 
