@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 from ynet.data import sheet
 from ynet.data.frames import source
+from ynet.data.sheet import MAX_FILE_BYTES as MAX_FILE_BYTES
 from ynet.data.sheet import Row as Row
 from ynet.data.split import is_held_back
 from ynet.errors import UserError

@@ -23,6 +23,7 @@ _MARKS = (  # the longer before those that they begin with
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # xlsx and ods; xls
 _SHORTENED = re.compile(r"\d([.,]\d+)?E\+\d{2,}", re.IGNORECASE)
 _DICOM = {
     "patientid": "patient",
@@ -114,6 +115,8 @@ def is_shortened(identifier: str) -> bool:
 def _text(path: Path, form: Form) -> str:
     what = f"{form.name} {path} cannot be read"
     data = _bytes(path, form, what)
+    if data.startswith(_WORKBOOKS):
+        raise UserError(what, "it is a spreadsheet program's own file", 'save it as "CSV UTF-8"')
     encoding = next((encoding for mark, encoding in _MARKS if data.startswith(mark)), "utf-8")
     try:
         text = data.decode(encoding)

@@ -95,6 +95,7 @@ def test_text_is_composed_and_a_files_name_is_left_alone(tmp_path: Path) -> None
         ("", "is empty", "write the first row: label,study,patient,mask,split"),
         ("patient,label\nM\xfcller,a\n".encode("cp1252"), "cannot be read", "CSV UTF-8"),
         ("patient,label\na,b\n".encode("utf-16-be"), "cannot be read", "CSV UTF-8"),
+        (b"PK\x03\x04" + bytes(40), "cannot be read", "CSV UTF-8"),
         (codecs.BOM_UTF16_LE + "patient,label\n".encode("utf-16-le")[:-1], "cannot be read", "CSV UTF-8"),
     ],
     ids=str,
