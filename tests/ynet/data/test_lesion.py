@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dicoms import dicom
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as some
 from PIL import Image, ImageFilter
@@ -231,3 +232,29 @@ def test_the_check_training_and_the_reader_have_one_rule(write_site: Callable[..
 
 def dice(one: np.ndarray, other: np.ndarray) -> float:
     return 2 * float((one.astype(bool) & other.astype(bool)).sum()) / float(one.sum() + other.sum())
+
+
+@pytest.mark.parametrize("value", [1, 4, 255, 1000, 4095])
+def test_a_dicom_image_as_a_mask_is_read_by_its_stored_values(tmp_path: Path, value: int) -> None:
+    mask = blob()
+    path = tmp_path / "mask.dcm"
+    path.write_bytes(dicom(mask.astype(np.uint16) * np.uint16(value), BitsStored=12))
+    np.testing.assert_array_equal(images.decode_mask(path), mask)
+    path.write_bytes(dicom(mask.astype(np.uint16) * 0, BitsStored=12))
+    assert not images.decode_mask(path).any()
+    path.write_bytes(dicom(labels(1, 2).astype(np.uint16), BitsStored=12))
+    with pytest.raises(UserError, match="3 values"):
+        images.decode_mask(path)
+
+
+def test_of_a_dicom_file_of_several_masks_one_is_named_and_colours_count(tmp_path: Path) -> None:
+    several = np.stack([blob(), 1 - blob()]).astype(np.uint16)
+    (tmp_path / "several.dcm").write_bytes(dicom(several, frames=True))
+    with pytest.raises(UserError, match="none is named"):
+        images.decode_mask(tmp_path / "several.dcm")
+    np.testing.assert_array_equal(images.decode_mask(tmp_path / "several.dcm#2"), 1 - blob())
+    (tmp_path / "red.dcm").write_bytes(dicom(np.asarray(colour(255, 0, 0)(blob())), kind="RGB"))
+    np.testing.assert_array_equal(images.decode_mask(tmp_path / "red.dcm"), blob())
+    (tmp_path / "inverted.dcm").write_bytes(dicom(blob().astype(np.uint16), kind="MONOCHROME1"))
+    with pytest.raises(UserError, match="MONOCHROME1"):
+        images.decode_mask(tmp_path / "inverted.dcm")
