@@ -134,11 +134,23 @@ def _said(done: "Summary", out: Path, folder: Path) -> Iterator[str]:
     yield f"{done.masks} with a mask"
     if done.unlabelled:
         yield f"{done.unlabelled} objects have no label, and were not fetched"
+    yield from _said_unmatched(done)
     for reason, count in done.left_out.items():
         yield f"left out: {count} {reason}" + (f" ({QUARANTINE[reason]})" if reason in QUARANTINE else "")
     yield f"for the site alone: {folder / 'imported.csv'} (which picture is which in the PACS),"
     yield f"{folder / 'quarantine.csv'} (what was left out, and why)"
     yield f"next: ynet-client check --data {out / 'manifest.csv'}"
+
+
+def _said_unmatched(done: "Summary") -> Iterator[str]:
+    if done.unmatched_labels:
+        yield f"{done.unmatched_labels} names in the labels match nothing that was found"
+    if done.unlabelled_patients:
+        yield f"{done.unlabelled_patients} patients were found of whom the labels say nothing"
+    for reason, count in done.unmatched_why.items():
+        yield f"{count} of them have an id that differs from such a name only {import_labels.USUAL[reason]}"
+    if done.unmatched_labels and done.unlabelled_patients and not done.unmatched_why:
+        yield f"ids must be the same to the letter; mostly they differ {import_labels.USUAL['zeros']}"
 
 
 def _one_of(flag: str, given: str, words: tuple[str, ...]) -> str:

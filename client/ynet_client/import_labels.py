@@ -1,14 +1,18 @@
 """The labels of an import: a CSV file that says of patients, studies, series or single images what they show."""
 
-import csv
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from ynet.data import sheet
 from ynet.errors import UserError
 
 KEYS = ("instance", "series", "study", "patient")
 """The columns that name what is labelled; the more exact goes before."""
-MAX_FILE_BYTES = 64 << 20
+_FORM = sheet.Form("the labels", "labels", "labels.csv", ("label",), ("mask", "split"), paths=("mask",), one_of=KEYS)
 
 
 class Label(NamedTuple):
@@ -20,7 +24,7 @@ class Label(NamedTuple):
 
 
 class Labels(NamedTuple):
-    """A file of labels. Names are compared as they stand, without blanks at their ends."""
+    """A file of labels. Names are compared as they stand, without blanks at their ends, accents composed (NFC)."""
 
     folder: Path
     of: dict[tuple[str, str], Label]  # by the column and the name
@@ -28,21 +32,29 @@ class Labels(NamedTuple):
 
     def find(self, instance: str, series: str, study: str, patient: str) -> Label | None:
         """The label of an image; None where nothing is said of it."""
-        for key in zip(KEYS, (instance, series, study, patient), strict=True):
+        for key in self.keys(instance, series, study, patient):
             if key[1] and key in self.of:
                 return self.of[key]
         return None
 
+    def keys(self, instance: str, series: str, study: str, patient: str) -> list[tuple[str, str]]:
+        """Under what an image may be labelled, the most exact first."""
+        names = (sheet.composed(name.strip()) for name in (instance, series, study, patient))
+        return list(zip(KEYS, names, strict=True))
+
 
 def read(path: Path) -> Labels:
-    """The labels in a file. Raises UserError that names rows and columns, and no patient."""
+    """The labels in a file (`sheet.read`). Raises UserError that names rows and columns, and no patient."""
     found: dict[tuple[str, str], Label] = {}
-    rows, columns = _rows(path)
+    columns, rows = sheet.read(path, _FORM)
     for number, row in rows:
         keys = [(key, row[key]) for key in KEYS if row.get(key)]
         if len(keys) != 1:
             why = f"it fills in {len(keys)} of {', '.join(KEYS)}"
             raise _fault(path, number, why, "name what is labelled in one of these columns")
+        if sheet.is_shortened(keys[0][1]):
+            why = f"of its {keys[0][0]} a spreadsheet has made a number, and left digits out"
+            raise _fault(path, number, why, "make the column's cells text, and write the ids again")
         if not row["label"]:
             raise _fault(path, number, "its label is empty", "fill it in, or take the row out")
         if row.get("mask") and keys[0][0] != "instance":
@@ -55,27 +67,73 @@ def read(path: Path) -> Labels:
     return Labels(path.parent, found, "split" in columns)
 
 
-def _rows(path: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
-    what = f"the labels {path} cannot be read"
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise UserError(what, f"the file has more than {MAX_FILE_BYTES >> 20} MiB", "give a CSV file of labels")
-        lines = list(csv.reader(path.read_text("utf-8-sig").splitlines(), strict=True))
-    except FileNotFoundError:
-        raise UserError(what, "there is no such file", "check the path") from None
-    except (OSError, UnicodeDecodeError, csv.Error):
-        raise UserError(what, "it is no CSV file in UTF-8", "save it as CSV UTF-8") from None
-    columns = [cell.strip() for cell in lines[0]] if lines else []
-    if "label" not in columns or not set(KEYS) & set(columns):
-        do = f"the first row must be a header with label and one of {', '.join(KEYS)}"
-        raise UserError(what, "its columns are not those of labels", do)
-    rows = []
-    for number, cells in enumerate(lines[1:], start=2):
-        if len(cells) != len(columns) and any(cells):
-            raise _fault(path, number, f"it has {len(cells)} cells, the header has {len(columns)}", "correct it")
-        if any(cells):
-            rows.append((number, dict(zip(columns, (cell.strip() for cell in cells), strict=True))))
-    return rows, columns
+class Unmatched(NamedTuple):
+    """Labels and patients that found no partner; no id is in it."""
+
+    unmatched_labels: int  # names that the labels speak of, and nothing has
+    unlabelled_patients: int  # found, of whom no object has a label
+    unmatched_why: dict[str, int]  # of those patients, whose id differs from one of those names in `USUAL` alone
+
+
+ALIKE: dict[str, Callable[[str], str]] = {
+    "zeros": lambda name: name.lstrip("0"),
+    "case": str.casefold,
+    "blanks": lambda name: re.sub(r"[\W_]+", "", name),
+    "accents": lambda name: "".join(
+        one for one in unicodedata.normalize("NFKD", name) if not unicodedata.combining(one)
+    ),
+}
+"""In what two ids of one patient differ when they were typed, or went through a spreadsheet: what is left the same."""
+USUAL = {
+    "zeros": "in leading zeros (000123 in the PACS, 123 in the labels): a spreadsheet drops them unless cells are text",
+    "case": "in upper and lower case",
+    "blanks": "in blanks, hyphens or dots",
+    "accents": "in accents",
+    "several": "in several of these",
+}
+
+
+class Matching:
+    """Which labels and which patients have met."""
+
+    def __init__(self, labels: Labels) -> None:
+        self._labels = labels
+        self._met: set[tuple[str, str]] = set()
+        self._patients: dict[str, bool] = {}  # whether one of its objects has a label
+
+    def find(self, instance: str, series: str, study: str, patient: str) -> Label | None:
+        """As `Labels.find`; it is remembered."""
+        keys = self._labels.keys(instance, series, study, patient)
+        self._met.update(key for key in keys if key[1] and key in self._labels.of)
+        label = self._labels.find(instance, series, study, patient)
+        if name := keys[-1][1]:
+            self._patients[name] = self._patients.get(name, False) or label is not None
+        return label
+
+    def unmatched(self) -> Unmatched:
+        """What has found no partner."""
+        left = [key for key in self._labels.of if key not in self._met]
+        alone = [name for name, is_labelled in self._patients.items() if not is_labelled]
+        names = [name for kind, name in left if kind == "patient"]
+        return Unmatched(len(left), len(alone), _alike(alone, names))
+
+
+def _alike(patients: list[str], names: list[str]) -> dict[str, int]:
+    """How many patients an unmatched name differs from in one thing, by the first such, or in several."""
+    found = Counter[str]()
+    left = set(patients)
+    for reason, plain in {**ALIKE, "several": _plain}.items():
+        known = {plain(name) for name in names} - {""}
+        same = {patient for patient in left if plain(patient) in known}
+        found[reason] += len(same)
+        left -= same
+    return {reason: count for reason, count in found.items() if count}
+
+
+def _plain(name: str) -> str:
+    for plain in (ALIKE["blanks"], ALIKE["accents"], ALIKE["case"], ALIKE["zeros"]):
+        name = plain(name)
+    return name
 
 
 def _fault(path: Path, number: int, why: str, do: str) -> UserError:

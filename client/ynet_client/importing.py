@@ -23,7 +23,7 @@ from ynet.errors import UserError
 from ynet_client.deidentify import ALLOWED, HEADER, QUARANTINE, Dates, Pseudonyms, kept, not_an_image, quarantine
 from ynet_client.dicomweb import DicomWeb
 from ynet_client.folder_files import Found
-from ynet_client.import_labels import Label, Labels
+from ynet_client.import_labels import Label, Labels, Matching
 from ynet_client.import_records import Origin, Quarantined, Records
 
 SAVE_EVERY = 100
@@ -52,6 +52,9 @@ class Summary(NamedTuple):
     imported: int  # of them, now
     unlabelled: int  # objects of which the labels say nothing; not fetched
     left_out: dict[str, int]  # by the reason
+    unmatched_labels: int  # names in the labels that nothing had
+    unlabelled_patients: int  # found, of whom no object has a label
+    unmatched_why: dict[str, int]  # in what their ids alone differ from such names: `import_labels.USUAL`
 
 
 class _LeftOutError(Exception):
@@ -101,6 +104,7 @@ class _Import:
 
     def __init__(self, labels: Labels, out: Path, records: Records, names: Pseudonyms, choice: Choice) -> None:
         self._labels, self._out, self._records, self._names, self._choice = labels, out, records, names, choice
+        self._matching = Matching(labels)
         for kind in ("images", "masks"):
             private_files.own_folder(out / kind)
         rows = _read_manifest(out / "manifest.csv")
@@ -118,7 +122,7 @@ class _Import:
             if one.unreadable:
                 self._leave_out(one, one.reason, one.unreadable)
                 continue
-            label = self._labels.find(one.instance, one.series, one.study, one.patient)
+            label = self._matching.find(one.instance, one.series, one.study, one.patient)
             if label is None:
                 self._unlabelled += 1
                 continue
@@ -144,7 +148,8 @@ class _Import:
         rows = self._rows.values()
         patients, masks = len({row["patient"] for row in rows}), sum(bool(row["mask"]) for row in rows)
         left_out = dict(sorted(self._left_out.items()))
-        return Summary(len(self._rows), patients, masks, self._new, self._unlabelled, left_out)
+        unmatched = self._matching.unmatched()._asdict()
+        return Summary(len(self._rows), patients, masks, self._new, self._unlabelled, left_out, **unmatched)
 
     # --- one object
 
@@ -252,9 +257,10 @@ class _Import:
     def _named_mask(self, relative: str, of: Reference) -> np.ndarray:
         try:
             path = manifest.Manifest(self._labels.folder, ()).path_of(relative)
-            data = path.read_bytes() if path.stat().st_size <= MAX_FILE_BYTES else b""
+            file, number = source(path)
+            data = file.read_bytes() if file.stat().st_size <= MAX_FILE_BYTES else b""
             if is_dicom(data) and segmentation.is_segmentation(data):
-                return segmentation.decode(data, of, self._choice.segment)
+                return segmentation.decode(data, of, number or self._choice.segment)
             return images.decode_mask(path)
         except (UserError, UnfitError) as error:
             raise _LeftOutError("mask-unclear", f"of the mask that the labels name: {error.why}") from None

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ynet.data import dicom, dicom_elements, images, manifest
+from ynet.data import dicom, dicom_elements, images, manifest, mask_files
 from ynet.data.frames import source
 from ynet.data.gaps import gaps
 from ynet.data.manifest import Case
@@ -16,6 +16,8 @@ from ynet.data.report import Problem, Report, Severity
 from ynet.errors import UserError
 
 WHOLE_MANIFEST = 1  # the row that such problems name
+INVERTED_BORDER = 0.75
+"""A mask that has more than half of its image, and so much of the image's border, may be black where the lesion is."""
 
 
 def check(
@@ -70,9 +72,9 @@ class _SeenImage(NamedTuple):
 
 class _SeenMask(NamedTuple):
     shape: tuple[int, ...]
-    levels: int  # different values
+    values: int  # different ones in its file
     lesion: float  # share of the pixels
-    is_lost: bool  # by the threshold: not black, yet no lesion
+    is_inverted: bool  # as it seems
 
 
 class _Seen(NamedTuple):
@@ -114,10 +116,11 @@ def _ignored(path: Path) -> tuple[str, ...]:
 
 
 def _look_at_mask(path: Path, image: Path) -> _SeenMask:
-    grey = images.decode_mask_grey(path, image)
-    lesion = float(images.binarise(grey).mean())
-    levels = int(np.count_nonzero(np.bincount((grey * 65535).astype(np.int32).ravel())))
-    return _SeenMask(grey.shape, levels, lesion, is_lost=lesion == 0 and bool(grey.any()))
+    found = mask_files.read_mask(path, image)
+    mask, lesion = found.pixels, float(found.pixels.mean())
+    border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
+    is_inverted = not found.is_named and lesion > 0.5 and float(border.mean()) > INVERTED_BORDER
+    return _SeenMask(mask.shape, found.values, lesion, is_inverted)
 
 
 def _labels(cases: Sequence[Case], classes: Sequence[str] | None) -> Iterator[Problem]:
@@ -157,21 +160,33 @@ def _masks(seen: Sequence[_Seen]) -> Iterator[Problem]:
     for case, _, mask, _ in seen:
         if mask is None:
             continue
-        if mask.is_lost:
-            what = "its mask has no value of at least half of full white, so no lesion is left"
-            yield Problem(case.row, "mask", "error", what, "save it with 0 outside and 255 inside the lesion")
-        elif mask.levels > 2:
-            what = f"its mask has {mask.levels} values instead of 2; from half of full white on it is lesion"
+        if mask.values > 2:
+            what = f"its mask has {mask.values} values instead of 2; half-way between black and white it is cut"
             yield Problem(case.row, "mask", "warning", what, "look whether that is meant")
-        if mask.lesion == 1:
-            do = "look whether black and white are swapped"
-            yield Problem(case.row, "mask", "warning", "its mask covers the whole image", do)
-        if mask.lesion == 0 and not mask.is_lost and case.label not in usually_empty:
+        if mask.is_inverted:
+            of = "the whole image" if mask.lesion == 1 else "most of the image and of its border"
+            do = f"look whether black and white are swapped; if not: {_AS_MEANT}"
+            yield Problem(case.row, "mask", "warning", f"its mask covers {of}", do)
+        if mask.lesion == 0 and case.label not in usually_empty:
             what = f"its mask is empty, those of most {case.label!r} cases are not"
             yield Problem(case.row, "mask", "warning", what, "look whether the lesion was forgotten")
         if mask.lesion > 0 and case.label in usually_empty:
             what = f"its mask has a lesion, those of most {case.label!r} cases are empty"
             yield Problem(case.row, "mask", "warning", what, "look whether the label is right")
+    yield from _inverted(seen)
+
+
+_AS_MEANT = "name the lesion's value after the file, FILE.png#255"
+
+
+def _inverted(seen: Sequence[_Seen]) -> Iterator[Problem]:
+    """One error when most of a site's lesions look inverted: then it is how they were saved, no large lesion."""
+    drawn = [each.mask for each in seen if each.mask and each.mask.lesion > 0]
+    inverted = sum(mask.is_inverted for mask in drawn)
+    if 2 * inverted > len(drawn):
+        what = f"{inverted} of {len(drawn)} masks that are not empty cover most of the image and of its border"
+        do = f"save them with white where the lesion is and black around it; if they are right: {_AS_MEANT}"
+        yield Problem(WHOLE_MANIFEST, "mask", "error", what, do)
 
 
 def _labels_usually_empty(seen: Sequence[_Seen]) -> frozenset[str]:

@@ -1,14 +1,14 @@
 """The manifest: the CSV file that names a site's cases."""
 
-import csv
-import difflib
-import io
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal, NamedTuple
 
+from ynet.data import sheet
 from ynet.data.frames import source
+from ynet.data.sheet import MAX_FILE_BYTES as MAX_FILE_BYTES
+from ynet.data.sheet import Row as Row
 from ynet.data.split import is_held_back
 from ynet.errors import UserError
 
@@ -17,7 +17,10 @@ Split = Literal["train", "test"]
 REQUIRED = ("image", "mask", "label", "patient")
 COLUMNS = (*REQUIRED, "split")
 VALIDATION_SEED = 2026
-MAX_FILE_BYTES = 64 << 20
+SHORTENED = "a spreadsheet has made a number of it and left digits out"
+_FORM = sheet.Form(
+    "manifest", "a manifest", "manifest.csv", REQUIRED, ("split",), paths=("image", "mask"), has_more=True
+)
 
 
 @dataclass(frozen=True)
@@ -76,13 +79,6 @@ class Fault(NamedTuple):
     do: str
 
 
-class Row(NamedTuple):
-    """The cells of one row by column, stripped; not yet checked."""
-
-    number: int
-    cells: dict[str, str]
-
-
 def read(path: Path, split_seed: int = 1) -> Manifest:
     """The manifest at `path`. Without a `split` column, each patient's id and `split_seed` alone decide.
 
@@ -105,23 +101,8 @@ def find_sites(folder: Path) -> dict[str, Path]:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a manifest whose columns are right, blank rows left out. Raises UserError.
-
-    A byte order mark, any line ending and blanks around a cell are taken as they come.
-    """
-    lines = _lines(path)
-    _, columns = next(lines, (0, []))
-    _check_columns(path, columns)
-    rows = []
-    for number, cells in lines:
-        if not any(cells):
-            continue
-        if len(cells) != len(columns):
-            why = f"it has {len(cells)} cells, the header has {len(columns)}"
-            raise UserError(
-                f"manifest {path}, row {number} cannot be read", why, 'put cells that hold a comma in "quotes"'
-            )
-        rows.append(Row(number, dict(zip(columns, cells, strict=True))))
+    """The rows of a manifest whose columns are right, blank rows left out (`sheet.read`). Raises UserError."""
+    rows = sheet.read(path, _FORM).rows
     if not rows:
         raise UserError(f"manifest {path} is empty", "it has a header and no case", "add a row for each image")
     return rows
@@ -132,6 +113,8 @@ def faults(root: Path, row: Row) -> Iterator[Fault]:
     for column in ("image", "label", "patient"):
         if not row.cells[column]:
             yield Fault(column, "it is empty", f"fill in the {column}, or take the row out")
+    if sheet.is_shortened(row.cells["patient"]):
+        yield Fault("patient", SHORTENED, "make its cells text, and write the ids again")
     if row.cells.get("split", "train") not in ("train", "test"):
         yield Fault("split", f"it is {row.cells['split']!r}", "write train or test, or take the column out")
     for column in ("image", "mask"):
@@ -183,62 +166,3 @@ def _split(row: Row, seed: int) -> Split:
 
 def _validation(patient: str) -> Split:
     return "test" if is_held_back(patient, VALIDATION_SEED, "validation") else "train"
-
-
-def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a CSV file, numbered from 1, cells stripped."""
-    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
-    number = 0
-    try:
-        for number, cells in enumerate(reader, start=1):
-            yield number, [cell.strip() for cell in cells]
-    except csv.Error as error:
-        what = f"manifest {path}, row {number + 1} cannot be read"
-        raise UserError(what, f"it is not CSV: {error}", 'mend the "quotes" of that row') from None
-
-
-def _text(path: Path) -> str:
-    what = f"manifest {path} cannot be read"
-    try:
-        if path.is_file() and path.stat().st_size > MAX_FILE_BYTES:
-            raise UserError(what, f"it has more than {MAX_FILE_BYTES >> 20} MiB", "give the CSV file of the cases")
-        return path.read_text("utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(what, "there is no such file", "check the path, or write the manifest") from None
-    except IsADirectoryError:
-        raise UserError(what, "it is a folder", f"did you mean {path / 'manifest.csv'}?") from None
-    except UnicodeDecodeError:
-        raise UserError(what, "it is not UTF-8 text", "save it as CSV UTF-8") from None
-    except OSError as error:
-        raise UserError(what, error.strerror or "reading failed", "check the file and its rights") from None
-
-
-def _check_columns(path: Path, columns: Sequence[str]) -> None:
-    if not any(columns):
-        do = f"write the first row: {','.join(COLUMNS)}"
-        raise UserError(f"manifest {path} is empty", "it has no header", do)
-    for column in REQUIRED:
-        if column not in columns:
-            raise _missing_column(path, column, columns)
-    for column in columns:
-        if not column:
-            do = "name every column, or take out the comma too many"
-            raise UserError(f"manifest {path} has a column without a name", "its header cell is empty", do)
-        if columns.count(column) > 1:
-            what = f"manifest {path} has the column {column!r} twice"
-            raise UserError(what, "which one counts cannot be told", "take one out")
-        if column not in COLUMNS and column.lower() in COLUMNS:
-            raise _missing_column(path, column.lower(), columns)
-
-
-def _missing_column(path: Path, column: str, columns: Sequence[str]) -> UserError:
-    by_lower = {other.lower(): other for other in columns if other not in COLUMNS}
-    near = difflib.get_close_matches(column, by_lower, n=1)
-    if len(columns) == 1 and any(separator in columns[0] for separator in ";\t"):
-        do = "save it with commas between the cells"
-    elif near:
-        do = f"rename the column {by_lower[near[0]]!r} to {column!r}"
-    else:
-        do = f"the first row must be a header with {', '.join(REQUIRED)}"
-    why = f"its columns are {', '.join(columns)}" if len(columns) > 1 else f"its first row is {columns[0][:80]!r}"
-    return UserError(f"manifest {path} has no column {column!r}", why, do)

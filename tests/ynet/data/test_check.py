@@ -117,7 +117,9 @@ def test_a_mask_of_another_size_is_an_error(write_site: WriteSite, tmp_path: Pat
     [
         (0, 0, "warning", "is empty"),
         (255, 255, "warning", "covers the whole image"),
-        (0, 100, "error", "no lesion is left"),
+        (100, 100, "error", "all of it has the value 100"),
+        (0, 1, "", ""),
+        (0, 100, "", ""),
     ],
 )
 def test_a_mask_that_says_nothing_is_told(
@@ -127,17 +129,60 @@ def test_a_mask_that_says_nothing_is_told(
     mask = np.full((20, 24), low, np.uint8)
     mask[3:9, 3:9] = high
     save(tmp_path / "m3.png", mask)
-    problem = only(check(path, CLASSES))
+    report = check(path, CLASSES)
+    if not severity:
+        assert not report.problems
+        return
+    problem = only(report)
     assert (problem.row, problem.column, problem.severity) == (5, "mask", severity)
     assert words in problem.what
 
 
-def test_a_mask_that_is_not_binary_is_a_warning(write_site: WriteSite, tmp_path: Path) -> None:
+def test_a_mask_that_is_not_binary_is_a_warning_and_one_that_is_a_picture_an_error(
+    write_site: WriteSite, tmp_path: Path
+) -> None:
     path = write_site()
+    large = Image.fromarray(np.asarray(Image.open(tmp_path / "m3.png"))).resize((240, 200), Image.Resampling.NEAREST)
+    large.rotate(10).resize((24, 20), Image.Resampling.BOX).save(tmp_path / "m3.png")
+    problem = only(check(path, CLASSES))
+    assert (problem.row, problem.column, problem.severity) == (5, "mask", "warning")
+    assert "values instead of 2" in problem.what
     save(tmp_path / "m3.png", np.linspace(0, 255, 480).astype(np.uint8).reshape(20, 24))
     problem = only(check(path, CLASSES))
-    assert (problem.row, problem.severity) == (5, "warning")
-    assert "256 values instead of 2" in problem.what
+    assert (problem.row, problem.column, problem.severity) == (5, "mask", "error")
+    assert "256 values" in problem.what
+
+
+def test_an_inverted_mask_is_a_warning_and_most_of_a_sites_are_an_error(write_site: WriteSite, tmp_path: Path) -> None:
+    path = write_site(lambda rows: rows[7].update(mask=""))
+    for number, masks in ((0, 1), (3, 4)):
+        for other in range(number + 1):
+            drawn = np.asarray(Image.open(tmp_path / f"m{other}.png"))
+            save(tmp_path / f"m{other}.png", np.where(drawn[8, 8] == 255, 255 - drawn, drawn).astype(np.uint8))
+        found = [problem for problem in check(path, None).problems if "border" in problem.what]
+        assert [problem.row for problem in found if problem.severity == "warning"] == list(range(2, 2 + masks))
+        assert [problem.row for problem in found if problem.severity == "error"] == ([1] if masks == 4 else [])
+        assert all("black" in problem.do and "#255" in problem.do for problem in found)
+
+
+def test_a_large_lesion_is_taken_as_it_is_where_its_value_is_named(write_site: WriteSite, tmp_path: Path) -> None:
+    path = write_site(lambda rows: rows[3].update(mask="m3.png#255"))
+    large = np.full((20, 24), 255, np.uint8)
+    save(tmp_path / "m3.png", large)
+    assert not check(path, CLASSES).problems
+    large[:9] = 0
+    save(tmp_path / "m3.png", large)
+    assert not check(write_site(), CLASSES).problems
+
+
+@pytest.mark.parametrize("part", ["left half", "a disc that leaves the picture"])
+def test_a_lesion_of_half_the_picture_is_not_called_inverted(write_site: WriteSite, tmp_path: Path, part: str) -> None:
+    path = write_site()
+    rows, columns = np.mgrid[:20, :24]
+    inside = columns < 14 if part == "left half" else (rows - 9) ** 2 + (columns - 12) ** 2 < 12**2
+    save(tmp_path / "m3.png", inside.astype(np.uint8) * 255)
+    assert inside.mean() > 0.5
+    assert not check(path, CLASSES).problems
 
 
 def test_an_empty_mask_is_as_it_should_be_where_most_of_its_class_are_empty(

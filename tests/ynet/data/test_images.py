@@ -172,8 +172,8 @@ def test_a_mask_is_cut_at_half_of_white_and_zero_and_one_are_taken_as_meant(tmp_
     assert images.decode_mask(ones).tolist() == [[0, 1, 1, 0]]
     one_bit = saved(tmp_path / "bits.png", Image.fromarray(np.array([[0, 255]], np.uint8)).convert("1"))
     assert images.decode_mask(one_bit).tolist() == [[0, 1]]
-    sixteen = saved(tmp_path / "sixteen.png", np.array([[0, 32767, 32768]], np.uint16))
-    assert images.decode_mask(sixteen).tolist() == [[0, 0, 1]]
+    sixteen = saved(tmp_path / "sixteen.png", np.array([[0, 32767, 32768, 65535]], np.uint16))
+    assert images.decode_mask(sixteen).tolist() == [[0, 0, 1, 1]]
     empty = saved(tmp_path / "empty.png", np.zeros((2, 2), np.uint8))
     assert not images.decode_mask(empty).any()
 

@@ -1,0 +1,105 @@
+"""A mask's file read: of a DICOM SEG what it says of the image, of a picture what is not black."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+from ynet.data import deep, dicom, dicom_elements, lesion, segmentation
+from ynet.data.dicom_elements import UnfitError
+from ynet.data.frames import source
+from ynet.data.lesion import Lesion
+from ynet.data.opening import MASK, ONE_CHANNEL, is_inverted, mended, opened, plain_colours, reading, sixteen_bit
+
+
+def decode_mask(path: Path, image: Path | None = None) -> UInt8[np.ndarray, "h w"]:
+    """The mask in a file: 1 = lesion. A DICOM SEG is matched to `image` by its references. Raises UserError.
+
+    Of any other file: what is not black is lesion, where it is of one value or colour, its edges cut half-way
+    (`ynet.data.lesion`). `FILE#2` is the lesion where the value, or the palette's number, is 2; of a DICOM SEG its
+    segment 2. Where that cannot be told, the file is refused: a mask is empty only if its file is black all over.
+    """
+    return read_mask(path, image).pixels
+
+
+def read_mask(path: Path, image: Path | None = None) -> Lesion:
+    """As `decode_mask`, with what else its file says. Raises UserError."""
+    file_path, number = source(path)
+    with reading(path, MASK) as (data, _):
+        is_segmentation = data is not None and segmentation.is_segmentation(data)
+        if data is not None and not is_segmentation:
+            return _dicom_mask(data, number)
+    if data is None:
+        return _picture_mask(file_path, number)
+    reference = None
+    if image is not None:
+        with reading(image) as (of, frame):
+            reference = None if of is None else segmentation.reference(of, frame)
+    with reading(path, MASK) as (data, segment):
+        if data is None or reference is None:
+            why = "it is a DICOM SEG, and its image is no DICOM file"
+            raise UnfitError(why, "name the DICOM file as the image, or save the mask as PNG")
+        return Lesion(np.asarray(segmentation.decode(data, reference, segment), np.uint8), 2, is_named=True)
+
+
+def _picture_mask(path: Path, number: int | None) -> Lesion:
+    """The mask in a PNG, JPEG or TIFF; `number` is the lesion's, where one was named."""
+    with opened(path, MASK) as image:
+        how = deep.halves(image)
+        is_lossy = image.format == "JPEG" or image.info.get("compression") in ("jpeg", "tiff_jpeg")
+        if how is None:
+            return _shallow_mask(image, number, is_lossy=is_lossy)
+    with mended(path, MASK):
+        pixels = deep.read(lambda: opened(path, MASK), how)
+        return lesion.of_colours(np.moveaxis(pixels, -1, 0), deep.FULL, number=number)
+
+
+def _shallow_mask(image: Image.Image, number: int | None, *, is_lossy: bool) -> Lesion:
+    """The mask in an image that Pillow reads whole."""
+    white, inverted, fine = deep.white(image), is_inverted(image), deep.colour_map(image)
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode == "P":
+        numbers = np.asarray(upright)
+        if number is not None:
+            return lesion.of_number(numbers, number)
+        return lesion.of_palette(numbers, *_palette(upright, fine))
+    if upright.mode in ONE_CHANNEL:
+        values, white = _grey_values(upright, white, inverted=inverted)
+        if number is not None:
+            return lesion.of_number(values, number)
+        return lesion.of_grey(values, white, is_lossy=is_lossy)
+    colours = upright if upright.mode in ("LA", "RGB", "RGBA") else upright.convert(plain_colours(upright))
+    planes = np.stack([np.asarray(band) for band in colours.split()])
+    return lesion.of_colours(planes, 255, is_lossy=is_lossy, number=number)
+
+
+def _dicom_mask(data: bytes, frame: int | None) -> Lesion:
+    """The mask in a DICOM image that is no SEG. Raises UnfitError."""
+    if dicom.is_colour(data):
+        return lesion.of_colours(np.moveaxis(np.asarray(dicom.decode(data, frame)), -1, 0), 255)
+    header = dicom_elements.read(data, dicom.SHAPE).dataset
+    if frame is None and dicom.frames(data) > 1:
+        dicom.decode(data)  # says which frames there are
+    if str(header.get("PhotometricInterpretation", "")) != "MONOCHROME2":
+        raise UnfitError("its grey is inverted (MONOCHROME1)", "save it as a DICOM SEG, or as PNG")
+    values = dicom.stored(data, frame or 1)
+    return lesion.of_grey(values, (1 << int(header.get("BitsStored") or 8)) - 1, can_be_named=False)
+
+
+def _grey_values(image: Image.Image, white: int, *, inverted: bool) -> tuple[np.ndarray, int]:
+    """The values of a grey image without alpha as they are saved, and its white."""
+    if image.mode == "1":
+        return np.asarray(image).astype(np.uint8) * np.uint8(255), 255
+    if image.mode == "L":
+        return np.asarray(image), 255
+    values = sixteen_bit(image)
+    return (white - values if inverted else values), white
+
+
+def _palette(image: Image.Image, fine: np.ndarray | None) -> tuple[np.ndarray, int]:
+    """Red, green, blue and alpha of each of a palette's numbers, and their greatest value."""
+    if fine is not None:
+        return np.concatenate([fine, np.full((len(fine), 1), deep.FULL)], 1), deep.FULL
+    image.apply_transparency()
+    return np.asarray(image.getpalette("RGBA"), np.int64).reshape(-1, 4), 255
