@@ -16,13 +16,13 @@ from ynet.data.codestream import Shape
 from ynet.data.dicom_elements import UnfitError, damaged, items, parsing
 from ynet.data.limits import MAX_PIXELS
 
-_UNCOMPRESSED = (
+UNCOMPRESSED = (
     uid.ImplicitVRLittleEndian,
     uid.ExplicitVRLittleEndian,
     uid.DeflatedExplicitVRLittleEndian,
     uid.ExplicitVRBigEndian,
 )
-SYNTAXES = (*_UNCOMPRESSED, *codestream.COMPRESSED)
+SYNTAXES = (*UNCOMPRESSED, *codestream.COMPRESSED)
 """The transfer syntaxes that are read."""
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR")
@@ -141,7 +141,7 @@ def _stored(dataset: Dataset, syntax: uid.UID, number: int, shape: Shape, *, is_
     if not codestream.is_shaped(packed, syntax, shape):
         raise UnfitError("its compressed pixels are not what its header says", "copy or export it again")
     elements = {keyword: _plain(dataset.get(keyword)) for keyword in _STORED if dataset.get(keyword) is not None}
-    pixels = decoding.decode(syntax, _PLUGINS.get(syntax, ""), elements, packed, is_raw=is_raw)
+    pixels = decoding.decode(syntax, PLUGINS.get(syntax, ""), elements, packed, is_raw=is_raw)
     if pixels.shape[:2] != (shape.rows, shape.columns):
         raise damaged()
     return pixels
@@ -155,7 +155,7 @@ _STORED = (
     *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "Rows", "Columns"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
 )
-_PLUGINS = {
+PLUGINS = {
     uid.JPEGBaseline8Bit: "pillow",
     uid.JPEGExtended12Bit: "pillow",
     uid.JPEGLossless: "gdcm",

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ynet.data import dicom, segmentation
+from ynet.data import dicom, drawings
 from ynet.data.dicom import Window
 from ynet.data.dicom_elements import PREAMBLE, UnfitError, is_dicom
 from ynet.data.frames import source
@@ -93,26 +93,26 @@ def decode(path: Path, channels: int, window: Window | None = None) -> Float32[n
 
 
 def decode_mask(path: Path, image: Path | None = None) -> UInt8[np.ndarray, "h w"]:
-    """The mask in a file: 1 = lesion. A DICOM SEG is matched to `image` by its references. Raises UserError."""
+    """The mask in a file: 1 = lesion. A DICOM SEG or structure set is matched to `image`. Raises UserError."""
     return binarise(decode_mask_grey(path, image))
 
 
 def decode_mask_grey(path: Path, image: Path | None = None) -> Float32[np.ndarray, "h w"]:
     """A mask as it is saved, in [0, 1]; before `binarise`. Raises UserError like `decode`."""
     with _reading(path) as (data, _):
-        is_segmentation = data is not None and segmentation.is_segmentation(data)
-    if not is_segmentation:
+        is_drawing = data is not None and drawings.is_drawing(data)
+    if not is_drawing:
         grey: np.ndarray = decode(path, 1)[0]
         return grey
     reference = None
     if image is not None:
         with _reading(image) as (of, frame):
-            reference = None if of is None else segmentation.reference(of, frame)
+            reference = None if of is None else drawings.subject(of, frame)
     with _reading(path) as (data, segment):
         if data is None or reference is None:
-            why = "it is a DICOM SEG, and its image is no DICOM file"
+            why = "it is a DICOM SEG or structure set, and its image is no DICOM file"
             raise UnfitError(why, "name the DICOM file as the image, or save the mask as PNG")
-        return np.asarray(segmentation.decode(data, reference, segment), np.float32)
+        return np.asarray(drawings.decode(data, reference, segment), np.float32)
 
 
 def binarise(grey: Float32[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
