@@ -96,13 +96,13 @@ def _write_down(folder: Path, images: int, left_out: int) -> None:
 
 @contextlib.contextmanager
 def _found(places: list[Path], url: str, query: str, credentials: Path | None, ca: Path | None) -> Iterator[Any]:
-    from ynet_client import dicomweb, importing
+    from ynet_client import dicomweb, folder_files, importing
 
     if bool(places) == bool(url):
         do = "say --dicom DIR, or --dicomweb URL with --query"
         raise UserError("what to import is not clear", "one source is wanted, of two kinds", do)
     if places:
-        yield importing.in_folders(places)
+        yield folder_files.in_folders(places)
         return
     headers = dicomweb.read_credentials(dicomweb.environment(), credentials)
     with dicomweb.DicomWeb(url, headers, ca) as pacs:

@@ -1,6 +1,5 @@
 """Images of a PACS or of folders made into a site's data: de-identified pictures, masks, and the manifest of them."""
 
-import contextlib
 import csv
 import io
 from collections import Counter
@@ -16,30 +15,19 @@ from pydicom.dataset import Dataset
 from ynet import private_files
 from ynet.data import dicom, dicom_elements, images, manifest, segmentation
 from ynet.data.dicom import Window
-from ynet.data.dicom_elements import UnfitError, is_dicom, starts_as_dicom
+from ynet.data.dicom_elements import UnfitError, is_dicom
 from ynet.data.limits import MAX_FILE_BYTES
 from ynet.data.segmentation import Reference, Segments
 from ynet.errors import UserError
 from ynet_client.deidentify import ALLOWED, HEADER, QUARANTINE, Dates, Pseudonyms, kept, not_an_image, quarantine
 from ynet_client.dicomweb import DicomWeb
+from ynet_client.folder_files import Found
 from ynet_client.import_labels import Label, Labels
 from ynet_client.import_records import Origin, Quarantined, Records
 
 SAVE_EVERY = 100
 """Images after which the manifest is written: so many a kill loses at most, and they are fetched again."""
 FrameChoice = Literal["refuse", "middle", "all"]
-
-
-class Found(NamedTuple):
-    """An object that may be imported, and where its file comes from."""
-
-    patient: str
-    study: str
-    series: str
-    instance: str
-    sop_class: str
-    fetch: Callable[[], bytes]
-    unreadable: str = ""  # why its identifiers cannot be read; `instance` then counts the files
 
 
 @dataclass(frozen=True)
@@ -71,18 +59,6 @@ class _LeftOutError(Exception):
     def __init__(self, reason: str, why: str) -> None:
         super().__init__(reason)
         self.reason, self.why = reason, why
-
-
-def in_folders(places: Sequence[Path]) -> Iterator[Found]:
-    """The DICOM files in folders and under them; other files are passed over. Raises UserError."""
-    number = 0
-    for place in places:
-        if not place.exists():
-            raise UserError(f"{place} cannot be imported", "there is no such file or folder", "check the path")
-        for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
-            if path.is_file() and _starts_as_dicom(path):
-                number += 1
-                yield _in_file(path, number)
 
 
 def in_pacs(pacs: DicomWeb, query: str) -> Iterator[Found]:
@@ -302,34 +278,6 @@ class _Import:
     def _leave_out(self, one: Found, reason: str, why: str) -> None:
         self._left_out[reason] += 1
         self._records.leave_out(Quarantined(self._names.image(one.instance, None), one.instance, reason, why))
-
-
-def _starts_as_dicom(path: Path) -> bool:
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        return starts_as_dicom(file)
-    return False
-
-
-def _in_file(path: Path, number: int) -> Found:
-    """A DICOM file's identifiers. One that cannot be read is counted, not named: its name may be a patient's."""
-
-    def fetch() -> bytes:
-        try:
-            with path.open("rb") as file:
-                data = file.read(MAX_FILE_BYTES + 1)
-        except OSError:
-            raise UserError("a file cannot be read", "it is gone, or its rights do not let you", "check it") from None
-        if len(data) > MAX_FILE_BYTES:
-            raise UserError("a file is too large", f"it has more than {MAX_FILE_BYTES >> 20} MiB", "export it smaller")
-        return data
-
-    try:
-        header = dicom_elements.read(fetch(), HEADER).dataset
-        keywords = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
-        patient, study, series, instance, sop_class = (str(header.get(keyword) or "").strip() for keyword in keywords)
-        return Found(patient, study, series, instance, sop_class, fetch)
-    except (UnfitError, UserError) as error:
-        return Found("", "", "", f"file {number} by name", "", fetch, error.why)
 
 
 def _sixteen_bit(pixels: np.ndarray) -> np.ndarray:

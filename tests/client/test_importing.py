@@ -18,11 +18,12 @@ from typer.testing import CliRunner
 from ynet.data.check import check
 from ynet.data.split import is_held_back
 from ynet.errors import UserError
-from ynet_client import audit, import_labels, importing
+from ynet_client import audit, folder_files, import_labels, importing
 from ynet_client.cli import app
 from ynet_client.deidentify import ALLOWED, QUARANTINE, Pseudonyms, known_as
+from ynet_client.folder_files import Found
 from ynet_client.import_records import Records
-from ynet_client.importing import Choice, Found, Summary
+from ynet_client.importing import Choice, Summary
 
 Y, X = np.mgrid[:40, :36]
 GREY = (X * 60 + Y * 12).astype(np.uint16)
@@ -58,7 +59,7 @@ class Hospital:
         )
 
     def found(self) -> list[Found]:
-        return list(importing.in_folders([self.pacs]))
+        return list(folder_files.in_folders([self.pacs]))
 
     def rows(self) -> list[dict[str, str]]:
         return list(csv.DictReader((self.out / "manifest.csv").read_text().splitlines()))
