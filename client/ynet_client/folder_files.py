@@ -1,6 +1,7 @@
 """The DICOM files in folders, as objects that may be imported."""
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,7 @@ class Found(NamedTuple):
     sop_class: str
     fetch: Callable[[], bytes]
     unreadable: str = ""  # why its identifiers cannot be read; `instance` then counts the files
+    digest: str = ""  # SHA-256 of its file, where that is known before it is fetched
 
 
 def in_folders(places: Sequence[Path]) -> Iterator[Found]:
@@ -56,9 +58,10 @@ def _in_file(path: Path, number: int) -> Found:
         return data
 
     try:
-        header = dicom_elements.read(fetch(), HEADER).dataset
+        data = fetch()
+        header = dicom_elements.read(data, HEADER).dataset
         keywords = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
         patient, study, series, instance, sop_class = (str(header.get(keyword) or "").strip() for keyword in keywords)
-        return Found(patient, study, series, instance, sop_class, fetch)
+        return Found(patient, study, series, instance, sop_class, fetch, "", hashlib.sha256(data).hexdigest())
     except (UnfitError, UserError) as error:
         return Found("", "", "", f"file {number} by name", "", fetch, error.why)

@@ -1,7 +1,6 @@
 """Images of a PACS or of folders made into a site's data: de-identified pictures, masks, and the manifest of them."""
 
-import csv
-import io
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,21 +8,23 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL import Image
 from pydicom.dataset import Dataset
 
 from ynet import private_files
-from ynet.data import dicom, dicom_elements, images, manifest, segmentation
+from ynet.data import dicom, dicom_elements, drawings
 from ynet.data.dicom import Window
-from ynet.data.dicom_elements import UnfitError, is_dicom
-from ynet.data.limits import MAX_FILE_BYTES
-from ynet.data.segmentation import Reference, Segments
+from ynet.data.dicom_elements import UnfitError
+from ynet.data.manifest import UNDRAWN
+from ynet.data.matching import Segment, Subject
 from ynet.errors import UserError
-from ynet_client.deidentify import ALLOWED, HEADER, QUARANTINE, Dates, Pseudonyms, kept, not_an_image, quarantine
+from ynet_client import import_masks
+from ynet_client.deidentify import HEADER, QUARANTINE, Dates, Pseudonyms, kept, not_an_image, quarantine
 from ynet_client.dicomweb import DicomWeb
 from ynet_client.folder_files import Found
-from ynet_client.import_labels import Label, Labels
-from ynet_client.import_records import Origin, Quarantined, Records
+from ynet_client.import_files import read_manifest, write_manifest, write_picture, write_png
+from ynet_client.import_labels import NO_LESION, Label, Labels
+from ynet_client.import_masks import Mask, PatientMasks
+from ynet_client.import_records import LeftOutError, Origin, Quarantined, Records
 
 SAVE_EVERY = 100
 """Images after which the manifest is written: so many a kill loses at most, and they are fetched again."""
@@ -37,9 +38,22 @@ class Choice:
     frames: FrameChoice = "refuse"
     window: Window | None = None  # in place of each file's own
     dates: Dates = "none"
-    segment: int | None = None  # of a DICOM SEG with several
-    automatic_masks: bool = False  # DICOM SEGs that no person drew are taken as masks, too
+    segment: Segment = None  # of a drawing with several
+    automatic_masks: bool = False  # drawings that no person made are taken as masks, too
+    no_mask_means_healthy: bool = False  # an image on which nobody has drawn has no lesion
     release: frozenset[str] = frozenset()  # reasons of quarantine, or ids in it
+
+    def said(self, *, is_frame: bool) -> str:
+        """What of it a picture depends on, as it stands in the records; `is_frame`: of an object with several."""
+        words = {
+            "frames": self.frames if is_frame else "",
+            "window": "{:g},{:g}".format(*self.window) if self.window else "",
+            "dates": self.dates,
+            "segment": "" if self.segment is None else str(self.segment),
+            "automatic-masks": "yes" if self.automatic_masks else "",
+            "no-mask-means-healthy": "yes" if self.no_mask_means_healthy else "",
+        }
+        return " ".join(f"{name}={word}" for name, word in words.items() if word)
 
 
 class Summary(NamedTuple):
@@ -51,18 +65,21 @@ class Summary(NamedTuple):
     imported: int  # of them, now
     unlabelled: int  # objects of which the labels say nothing; not fetched
     left_out: dict[str, int]  # by the reason
+    undrawn: int = 0  # in the manifest now, of which nobody has said where a lesion is
+    updated: int = 0  # that were there, and were made anew because something had changed
+    stale: int = 0  # that are there as they were, although something has changed
 
 
-class _LeftOutError(Exception):
-    """An object that is not imported: a reason's word, and why."""
+class _Made(NamedTuple):
+    """A picture that was written, and what will be said of it."""
 
-    def __init__(self, reason: str, why: str) -> None:
-        super().__init__(reason)
-        self.reason, self.why = reason, why
+    row: dict[str, str]
+    origin: Origin
+    mask: Mask
 
 
 def in_pacs(pacs: DicomWeb, query: str) -> Iterator[Found]:
-    """What a PACS finds, and the DICOM SEGs of the same studies. Raises as `DicomWeb` does."""
+    """What a PACS finds, and the drawings of the same patients. Raises as `DicomWeb` does."""
     for one in pacs.find(query):
         yield Found(*one, fetch=lambda one=one: pacs.fetch(one))  # type: ignore[misc]
 
@@ -76,18 +93,19 @@ def run(
     choice: Choice,
     progress: Callable[[int, int], None],
 ) -> Summary:
-    """Import what is labelled and not there yet. What was cut off is gone on with: nothing is fetched twice.
+    """Import what is labelled and not there yet, or there otherwise than it would be made now.
 
-    The manifest keeps the rows of earlier imports into the same folder. Raises UserError.
+    What was cut off is gone on with: nothing is fetched twice. The manifest keeps the rows of earlier imports into
+    the same folder. Raises UserError.
     """
     work = _Import(labels, out, records, names, choice)
-    studies: dict[str, dict[str, Found]] = {}
+    patients: dict[str, dict[str, Found]] = {}
     for one in found:
-        studies.setdefault(one.study, {}).setdefault(one.instance, one)
-    total, done = sum(map(len, studies.values())), 0
+        patients.setdefault(one.patient.strip() or f"\0{one.study}", {}).setdefault(one.instance, one)
+    total, done = sum(map(len, patients.values())), 0
     try:
-        for study in studies.values():
-            for _ in work.take(list(study.values())):
+        for patient in patients.values():
+            for _ in work.take(list(patient.values())):
                 done += 1
                 progress(done, total)
     finally:
@@ -102,61 +120,104 @@ class _Import:
         self._labels, self._out, self._records, self._names, self._choice = labels, out, records, names, choice
         for kind in ("images", "masks"):
             private_files.own_folder(out / kind)
-        rows = _read_manifest(out / "manifest.csv")
+        rows = read_manifest(out / "manifest.csv")
         self._rows = {image: row for image, row in rows.items() if row["patient"] not in records.forgotten}
-        self._new, self._unlabelled, self._left_out, self._unsaved = 0, 0, Counter[str](), 0
+        self._seen, self._stale = set[str](), set[str]()  # instances; images
+        self._new, self._updated, self._unlabelled, self._unsaved = 0, 0, 0, 0
+        self._left_out = Counter[str]()
 
-    def take(self, study: Sequence[Found]) -> Iterator[None]:
-        """Import a study's images; a step for each object."""
-        masks: list[tuple[Segments, bytes]] | None = None
-        drawn = [one for one in study if one.sop_class in segmentation.SEGMENTATIONS]
-        for one in study:
+    def take(self, patient: Sequence[Found]) -> Iterator[None]:
+        """Import a patient's images; a step for each object."""
+        choice, quarantined = self._choice, self._records.quarantined
+        masks = PatientMasks(
+            patient,
+            quarantined,
+            self._fetched,
+            self._leave_out,
+            choice.segment,
+            takes_automatic=choice.automatic_masks,
+        )
+        kept_ones, held = list[Found](), list[tuple[Found, list[_Made]]]()
+        for one in patient:
             yield
-            if one in drawn:
+            label = self._wanted(one)
+            if label is None or self._is_kept_back(one):
                 continue
-            if one.unreadable:
-                self._leave_out(one, "unreadable", one.unreadable)
+            if self._is_there(one, label, masks):
+                kept_ones.append(one)
                 continue
-            label = self._labels.find(one.instance, one.series, one.study, one.patient)
-            if label is None:
-                self._unlabelled += 1
-                continue
-            if self._names.patient(one.patient, one.study) in self._records.forgotten:
-                self._left_out["forgotten"] += 1
-                continue
-            if self._is_there(one, label) or self._is_kept_back(one):
-                continue
-            if masks is None:
-                masks = [seg for each in drawn for seg in self._segments(each)]
-            self._take_one(one, label, masks)
-            if self._unsaved >= SAVE_EVERY:
-                self.save()
+            made = self._make(one, label, masks)
+            if any(each.mask.waits for each in made):
+                held.append((one, made))
+            else:
+                self._keep(one, made)
+        self._settle(held, kept_ones, masks)
 
     def save(self) -> None:
         """Write the manifest, and what only the site may know."""
-        _write_manifest(self._out / "manifest.csv", self._rows, has_split=self._labels.has_split)
+        write_manifest(self._out / "manifest.csv", self._rows, has_split=self._labels.has_split)
         self._records.save()
         self._unsaved = 0
 
     def summary(self) -> Summary:
         """What was done."""
         rows = self._rows.values()
-        patients, masks = len({row["patient"] for row in rows}), sum(bool(row["mask"]) for row in rows)
-        left_out = dict(sorted(self._left_out.items()))
-        return Summary(len(self._rows), patients, masks, self._new, self._unlabelled, left_out)
+        masks = [row["mask"] for row in rows]
+        for origin in self._records.origins:
+            is_other = origin.options != self._choice.said(is_frame=origin.frame is not None)
+            if is_other and origin.instance not in self._seen and self._has(origin):
+                self._stale.add(origin.image)
+        return Summary(
+            images=len(self._rows),
+            patients=len({row["patient"] for row in rows}),
+            masks=sum(mask not in ("", UNDRAWN) for mask in masks),
+            imported=self._new,
+            unlabelled=self._unlabelled,
+            left_out=dict(sorted(self._left_out.items())),
+            undrawn=masks.count(UNDRAWN),
+            updated=self._updated,
+            stale=len(self._stale),
+        )
 
-    # --- one object
+    # --- whether an object is made
 
-    def _is_there(self, one: Found, label: Label) -> bool:
-        """Whether an object was imported before; its label is that of the labels now."""
-        names = self._records.images_of(one.instance)
-        rows = [self._rows.get(f"images/{name}.png") for name in names]
-        if not names or not all(row and (self._out / row["image"]).exists() for row in rows):
+    def _wanted(self, one: Found) -> Label | None:
+        """The label of an object that may be an image of the import; None where there is nothing to do."""
+        if one.sop_class in drawings.CLASSES:
+            return None
+        self._seen.add(one.instance)
+        if one.unreadable:
+            self._leave_out(one, "unreadable", one.unreadable)
+            return None
+        label = self._labels.find(one.instance, one.series, one.study, one.patient)
+        if label is None:
+            self._unlabelled += 1
+            self._stay(one)
+        elif self._names.patient(one.patient, one.study) in self._records.forgotten:
+            self._left_out["forgotten"] += 1
+            return None
+        return label
+
+    def _is_there(self, one: Found, label: Label, masks: PatientMasks) -> bool:
+        """Whether an object is there as it would be made now; its label is that of the labels now."""
+        before = self._records.of(one.instance)
+        if not before or not all(self._has(origin) for origin in before):
             return False
-        for row in rows:
-            if row:
-                row.update(label=label.label, split=label.split)
+        mask = import_masks.state_of(label, self._labels.folder)
+        for origin in before:
+            options = self._choice.said(is_frame=origin.frame is not None)
+            is_source = origin.source == one.digest if one.digest else bool(origin.source)
+            if not is_source or (origin.options, origin.mask) != (options, mask):
+                return False
+            if not mask and not masks.is_state(origin.drawings):
+                return False
+        for origin in before:
+            self._rows[_image(origin)].update(label=label.label, split=label.split)
         return True
+
+    def _has(self, origin: Origin) -> bool:
+        image = _image(origin)
+        return image in self._rows and (self._out / image).exists()
 
     def _is_kept_back(self, one: Found) -> bool:
         """Whether an object was put into quarantine before, or is of a kind that holds no image."""
@@ -170,22 +231,26 @@ class _Import:
     def _is_released(self, reason: str, one: Found) -> bool:
         return bool(self._choice.release & {reason, self._names.image(one.instance, None)})
 
-    def _take_one(self, one: Found, label: Label, masks: Sequence[tuple[Segments, bytes]]) -> None:
+    # --- one object
+
+    def _make(self, one: Found, label: Label, masks: PatientMasks) -> list[_Made]:
+        """An object's pictures, written; none where it is left out."""
+        made = list[_Made]()
         try:
             data = self._fetched(one)
             header = dicom_elements.read(data, HEADER).dataset
-            if (reason := quarantine(header)) and not self._is_released(reason, one):
-                raise _LeftOutError(reason, QUARANTINE[reason])
-            made = [self._pictured(one, label, header, data, frame, masks) for frame in self._frames(header)]
+            reason = quarantine(header)
+            if reason and not self._is_released(reason, one) and not self._records.of(one.instance):
+                raise LeftOutError(reason, QUARANTINE[reason])
+            for frame in self._frames(header):
+                made.append(self._pictured(one, label, header, data, frame, masks))
         except UnfitError as error:
-            self._leave_out(one, "unreadable", error.why)
-        except _LeftOutError as error:
-            self._leave_out(one, error.reason, error.why)
-        else:
-            for row, origin in made:
-                self._rows[row["image"]] = row
-                self._records.add(origin)
-            self._new, self._unsaved = self._new + len(made), self._unsaved + len(made)
+            self._drop(one, made, LeftOutError("unreadable", error.why))
+            return []
+        except LeftOutError as error:
+            self._drop(one, made, error)
+            return []
+        return made
 
     def _fetched(self, one: Found) -> bytes:
         try:
@@ -193,121 +258,126 @@ class _Import:
         except UserError as error:
             if type(error) is not UserError:  # refused, unreachable: so would be the next
                 raise
-            raise _LeftOutError("not-fetched", error.why) from None
+            raise LeftOutError("not-fetched", error.why) from None
 
     def _frames(self, header: Dataset) -> list[int | None]:
         count = int(header.get("NumberOfFrames") or 1)
         if count <= 1:
             return [None]
         if self._choice.frames == "refuse":
-            raise _LeftOutError("several-frames", f"it holds {count} frames; say --frames middle or --frames all")
+            raise LeftOutError("several-frames", f"it holds {count} frames; say --frames middle or --frames all")
         return [(count + 1) // 2] if self._choice.frames == "middle" else list(range(1, count + 1))
 
     def _pictured(
-        self,
-        one: Found,
-        label: Label,
-        header: Dataset,
-        data: bytes,
-        frame: int | None,
-        masks: Sequence[tuple[Segments, bytes]],
-    ) -> tuple[dict[str, str], Origin]:
+        self, one: Found, label: Label, header: Dataset, data: bytes, frame: int | None, masks: PatientMasks
+    ) -> _Made:
         """An image, and its mask, written without anything but their pixels; its row."""
         pixels = dicom.decode(data, frame, self._choice.window)
-        mask = self._mask(one, label, frame, masks)
-        if mask is not None and mask.shape != pixels.shape[:2]:
-            raise _LeftOutError("mask-unclear", "its mask has another size than it")
-        name = self._names.image(one.instance, frame)
-        image_path, mask_path = f"images/{name}.png", f"masks/{name}.png"
-        _write_png(self._out / image_path, _sixteen_bit(pixels))
-        has_lesion = mask is not None and bool(mask.any())
-        if mask is not None and has_lesion:
-            _write_png(self._out / mask_path, mask * np.uint8(255))
+        mask = self._mask(label, lambda: drawings.subject(data, frame), masks)
+        if mask.pixels is not None and mask.pixels.shape != pixels.shape[:2]:
+            raise LeftOutError("mask-unclear", "its mask has another size than it")
+        drawn = import_masks.state_of(label, self._labels.folder)
+        origin = Origin(
+            self._names.image(one.instance, frame),
+            *(one.study, one.series, one.instance, frame),
+            hashlib.sha256(data).hexdigest(),
+            self._choice.said(is_frame=frame is not None),
+            *(drawn, "" if drawn else masks.state()),
+        )
+        write_picture(self._out / _image(origin), pixels)
         row = {
-            "image": image_path,
-            "mask": mask_path if has_lesion else "",
+            "image": _image(origin),
+            "mask": "",
             "label": label.label,
             "patient": self._names.patient(one.patient, one.study),
             "split": label.split,
             **kept(header, self._choice.dates),
         }
-        return row, Origin(name, one.study, one.series, one.instance, frame)
+        return _Made(row, origin, mask)
 
-    def _mask(
-        self, one: Found, label: Label, frame: int | None, masks: Sequence[tuple[Segments, bytes]]
-    ) -> np.ndarray | None:
-        """The mask of an image: the one that the labels name, or that of the one SEG that speaks of it."""
-        of = Reference(one.instance, frame or 1)
+    def _mask(self, label: Label, of: Callable[[], Subject], masks: PatientMasks) -> Mask:
+        """The mask of an image: what the labels name or say, or what the patient's drawings say."""
+        if label.mask == NO_LESION:
+            return Mask(None, is_said=True)
         if label.mask:
-            return self._named_mask(label.mask, of)
-        speaking = [file for seg, file in masks if one.instance in seg.instances]
-        if len(speaking) > 1:
-            raise _LeftOutError("mask-unclear", "several DICOM SEGs of its study refer to it")
-        try:
-            return segmentation.decode(speaking[0], of, self._choice.segment) if speaking else None
-        except UnfitError as error:
-            raise _LeftOutError("mask-unclear", f"of its DICOM SEG: {error.why}") from None
+            return Mask(import_masks.named(self._labels.folder, label.mask, of, self._choice.segment), is_said=True)
+        return masks.say(of)
 
-    def _named_mask(self, relative: str, of: Reference) -> np.ndarray:
-        try:
-            path = manifest.Manifest(self._labels.folder, ()).path_of(relative)
-            data = path.read_bytes() if path.stat().st_size <= MAX_FILE_BYTES else b""
-            if is_dicom(data) and segmentation.is_segmentation(data):
-                return segmentation.decode(data, of, self._choice.segment)
-            return images.decode_mask(path)
-        except (UserError, UnfitError) as error:
-            raise _LeftOutError("mask-unclear", f"of the mask that the labels name: {error.why}") from None
-        except OSError:
-            raise _LeftOutError("mask-unclear", "the mask that the labels name cannot be read") from None
+    # --- what becomes of it
 
-    def _segments(self, one: Found) -> Iterator[tuple[Segments, bytes]]:
-        """A DICOM SEG that may be a mask. What a model has drawn, ynet's own too, is none that another learns from."""
+    def _settle(self, held: Sequence[tuple[Found, list[_Made]]], there: Sequence[Found], masks: PatientMasks) -> None:
+        """Keep the images whose drawings lie on another one; the others may be the ones that were meant."""
+        left = list(there)
+        while left and not all(one.is_matched for _, made in held for each in made for one in each.mask.waits):
+            for subject in self._subjects(left.pop()):
+                masks.see(subject)
+        for one, made in held:
+            try:
+                self._keep(one, [each._replace(mask=import_masks.settled(each.mask)) for each in made])
+            except LeftOutError as error:
+                self._drop(one, made, error)
+
+    def _subjects(self, one: Found) -> Iterator[Subject]:
+        """The images of an object that is there."""
         try:
             data = self._fetched(one)
-            seg = segmentation.segments(data)
-        except UnfitError as error:
-            self._leave_out(one, "unreadable", error.why)
-        except _LeftOutError as error:
-            self._leave_out(one, error.reason, error.why)
-        else:
-            if seg.is_automatic and not self._choice.automatic_masks:
-                self._left_out["automatic-mask"] += 1
+            yield from [drawings.subject(data, origin.frame) for origin in self._records.of(one.instance)]
+        except (UnfitError, LeftOutError):
+            return
+
+    def _keep(self, one: Found, made: Sequence[_Made]) -> None:
+        """Put an object's pictures into the manifest, in place of those that were made of it before."""
+        before = [_image(origin) for origin in self._records.of(one.instance) if _image(origin) in self._rows]
+        images = {each.row["image"] for each in made}
+        if made:
+            self._remove(one, but=images)
+        for row, origin, mask in made:
+            path, pixels = f"masks/{origin.image}.png", mask.pixels
+            if pixels is not None and pixels.any():
+                write_png(self._out / path, pixels * np.uint8(255))
+                row["mask"] = path
             else:
-                yield seg, data
+                (self._out / path).unlink(missing_ok=True)
+                row["mask"] = "" if mask.is_said or self._choice.no_mask_means_healthy else UNDRAWN
+            self._rows[row["image"]] = row
+            self._records.add(origin)
+        again = sum(image in before for image in images)
+        self._new, self._updated = self._new + len(images) - again, self._updated + again
+        self._unsaved += len(images)
+        if self._unsaved >= SAVE_EVERY:
+            self.save()
+
+    def _drop(self, one: Found, made: Sequence[_Made], error: LeftOutError) -> None:
+        """Leave an object out, and what was made of it now.
+
+        What an earlier import made of it goes where its mask is unclear now; else it stays, and is named as stale.
+        """
+        self._leave_out(one, error.reason, error.why)
+        if error.reason == "mask-unclear":
+            self._remove(one, but=set())
+        else:
+            self._stay(one)
+        for image in {each.row["image"] for each in made} - self._rows.keys():
+            (self._out / image).unlink(missing_ok=True)
+
+    def _remove(self, one: Found, but: set[str]) -> None:
+        """Take out the pictures of an object, but some."""
+        names = {_image(origin): origin.image for origin in self._records.of(one.instance)}
+        for image in names.keys() - but:
+            self._rows.pop(image, None)
+            self._records.remove(names[image])
+            for path in (image, f"masks/{names[image]}.png"):
+                (self._out / path).unlink(missing_ok=True)
+
+    def _stay(self, one: Found) -> None:
+        """What was made of an object before stays, and is named as stale."""
+        self._stale |= {_image(origin) for origin in self._records.of(one.instance) if self._has(origin)}
 
     def _leave_out(self, one: Found, reason: str, why: str) -> None:
         self._left_out[reason] += 1
-        self._records.leave_out(Quarantined(self._names.image(one.instance, None), one.instance, reason, why))
+        name = self._names.image(one.instance, None)
+        self._records.leave_out(Quarantined(name, one.instance, reason, why, one.digest))
 
 
-def _sixteen_bit(pixels: np.ndarray) -> np.ndarray:
-    """Grey in 16 bit, which loses nothing of 12; colour as it is."""
-    return (pixels * np.float32(65535)).round().astype(np.uint16) if pixels.ndim == 2 else pixels
-
-
-def _write_png(path: Path, pixels: np.ndarray) -> None:
-    """Whole or not at all."""
-    made = io.BytesIO()
-    Image.fromarray(pixels).save(made, "PNG", compress_level=1)
-    private_files.write(path, made.getvalue())
-
-
-def _read_manifest(path: Path) -> dict[str, dict[str, str]]:
-    """The rows of an earlier import, by image."""
-    if not path.exists():
-        return {}
-    return {row.cells["image"]: dict(row.cells) for row in manifest.read_rows(path)}
-
-
-def _write_manifest(path: Path, rows: dict[str, dict[str, str]], *, has_split: bool) -> None:
-    """Columns in which no row says anything are left out; so is `split`, but where the labels have it."""
-    if not rows:
-        return
-    optional = [*(one.column for one in ALLOWED.values()), "date"]
-    more = [column for column in optional if any(row.get(column) for row in rows.values())]
-    columns = [*manifest.REQUIRED, *(["split"] if has_split else []), *more]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(row for _, row in sorted(rows.items()))
-    private_files.write(path, text.getvalue())
+def _image(origin: Origin) -> str:
+    return f"images/{origin.image}.png"

@@ -254,7 +254,7 @@ def test_a_seg_of_the_same_study_is_the_mask_but_not_one_that_a_model_drew(hospi
     seg = hospital.pacs / "seg.dcm"
     seg.write_bytes(segmentation([source], mask, by="AUTOMATIC"))
     assert hospital.import_().left_out == {"automatic-mask": 1}
-    assert hospital.rows()[0]["mask"] == ""
+    assert hospital.rows()[0]["mask"] == "unknown"
     (hospital.out / "manifest.csv").unlink()
     seg.write_bytes(segmentation([source], mask))
     hospital.import_()

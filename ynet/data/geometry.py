@@ -40,15 +40,13 @@ class Plane(NamedTuple):
         """The centres of the four pixels at the corners."""
         rows, columns = self.shape
         ends = np.array([[0, 0], [columns - 1, 0], [0, rows - 1], [columns - 1, rows - 1]], np.float64)
-        return self.first + (ends * self.spacing) @ self.along
-
-    def off(self, points: Points) -> Float64[np.ndarray, " points"]:
-        """How far points are from the plane."""
-        return np.abs((points - self.first) @ np.cross(*self.along))
+        places: np.ndarray = self.first + (ends * self.spacing) @ self.along
+        return places
 
     def pixels(self, points: Points) -> Float64[np.ndarray, "points 2"]:
         """Points as column and row, whole numbers at the centres of pixels."""
-        return (points - self.first) @ self.along.T / self.spacing
+        places: np.ndarray = (points - self.first) @ self.along.T / self.spacing
+        return places
 
 
 def plane(dataset: Dataset, frame: int) -> Plane | None:
@@ -119,7 +117,8 @@ def filled(polygons: Iterable[Float64[np.ndarray, "points 2"]], shape: tuple[int
 
 def _nearest(places: Float64[np.ndarray, "n 2"]) -> Int64[np.ndarray, "n 2"]:
     """Whole numbers; of what lies half between two, the same one whatever was rounded off before."""
-    return np.floor(np.clip(places, -2, 2**31) + 0.5 + 1e-6).astype(np.int64)
+    found: np.ndarray = np.floor(np.clip(places, -2, 2**31) + 0.5 + 1e-6).astype(np.int64)
+    return found
 
 
 def _numbers(found: object, count: int) -> Float64[np.ndarray, " n"] | None:
@@ -128,7 +127,7 @@ def _numbers(found: object, count: int) -> Float64[np.ndarray, " n"] | None:
         return None
     values = list(found) if hasattr(found, "__iter__") and not isinstance(found, str) else [found]
     try:
-        numbers = np.array([float(value) for value in values], np.float64)
+        numbers = np.array([float(str(value)) for value in values], np.float64)
     except (TypeError, ValueError):
         return None
     return numbers if len(numbers) == count and np.isfinite(numbers).all() else None

@@ -34,10 +34,9 @@ def plane(dataset: Dataset, syntax: uid.UID, place: int) -> UInt8[np.ndarray, "h
 
 def _bytes(dataset: Dataset, syntax: uid.UID) -> UInt8[np.ndarray, " n"]:
     """The packed bits, the first in the lowest bit of the first byte; words of big endian are turned round."""
-    element = dataset["PixelData"] if "PixelData" in dataset else None
-    packed = np.frombuffer((element.value if element else b"") or b"", np.uint8)
-    if syntax == uid.ExplicitVRBigEndian and element and element.VR == "OW":
-        return packed[: len(packed) // 2 * 2].reshape(-1, 2)[:, ::-1].ravel()
+    packed = np.frombuffer(dataset.get("PixelData") or b"", np.uint8)
+    if syntax == uid.ExplicitVRBigEndian and len(packed) and dataset["PixelData"].VR == "OW":
+        packed = packed[: len(packed) // 2 * 2].reshape(-1, 2)[:, ::-1].ravel()
     return packed
 
 
@@ -46,7 +45,7 @@ def _packed(packed: UInt8[np.ndarray, " n"], first: int, rows: int, columns: int
     end = first + rows * columns
     if 8 * len(packed) < end:
         raise damaged()
-    bits = np.unpackbits(packed[first // 8 : -(-end // 8)], bitorder="little")
+    bits: np.ndarray = np.unpackbits(packed[first // 8 : -(-end // 8)], bitorder="little")
     return bits[first % 8 : first % 8 + rows * columns].reshape(rows, columns)
 
 
@@ -57,7 +56,7 @@ def _run_length(frame: bytes, rows: int, columns: int) -> UInt8[np.ndarray, "h w
         if codestream.is_shaped(frame, uid.RLELossless, Shape(1, size, 1, 1)):
             found = _decoded(frame, uid.RLELossless, 1, size, is_flag=False)[0]
             if size == count:
-                return (found > 0).astype(np.uint8).reshape(rows, columns)
+                return np.asarray(found > 0, np.uint8).reshape(rows, columns)
             return _packed(found, 0, rows, columns)
     raise damaged()
 
@@ -69,10 +68,16 @@ def _decoded(
     if not codestream.is_shaped(frame, syntax, Shape(rows, columns, 1, 1)):
         raise UnfitError("its compressed pixels are not what its header says", "copy or export it again")
     elements = {
-        **{"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2", "Rows": rows, "Columns": columns},
-        **{"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "PixelRepresentation": 0},
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "Rows": rows,
+        "Columns": columns,
+        "BitsAllocated": 8,
+        "BitsStored": 8,
+        "HighBit": 7,
+        "PixelRepresentation": 0,
     }
-    found = decoding.decode(syntax, PLUGINS.get(syntax, ""), elements, frame, is_raw=True)
+    found: np.ndarray = decoding.decode(syntax, PLUGINS.get(syntax, ""), elements, frame, is_raw=True)
     if found.shape != (rows, columns) or found.dtype != np.uint8:
         raise damaged()
-    return (found > 0).astype(np.uint8) if is_flag else found
+    return (found.astype(np.uint16) * 2 > found.max()).astype(np.uint8) if is_flag else found

@@ -1,6 +1,6 @@
 """DICOM SEG and label maps: what they say of themselves, and the masks that their frames hold."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -9,7 +9,7 @@ from pydicom import uid
 from pydicom.dataset import Dataset
 
 from ynet.data import dicom, dicom_elements, geometry, one_bit
-from ynet.data.dicom_elements import UnfitError, items
+from ynet.data.dicom_elements import items
 from ynet.data.limits import MAX_PIXELS
 from ynet.data.matching import ALL_FRAMES, Drawing, Mark, Reference, Subject
 
@@ -27,8 +27,7 @@ def read(data: bytes) -> Drawing:
     """What a DICOM SEG holds; no pixel is decoded yet. Raises UnfitError."""
     syntax, dataset = dicom_elements.read(data, _ELEMENTS)
     is_map = str(dataset.get("SegmentationType", "")) == "LABELMAP"
-    groups = _groups(dataset)
-    marks = tuple(_mark(dataset, group, place) for place, group in enumerate(groups, start=1))
+    marks = tuple(_mark(dataset, group, place) for place, group in enumerate(_groups(dataset), start=1))
     listed = list(items(dataset, "SegmentSequence"))
     names = {int(one.get("SegmentNumber") or 0): str(one.get("SegmentLabel", "")).strip() for one in listed}
     types = {str(one.get("SegmentAlgorithmType", "")) for one in listed}
@@ -43,7 +42,7 @@ def read(data: bytes) -> Drawing:
         instances=frozenset(instances | shown) - {""},
         series=frozenset(whole) - {""},
         marks=marks,
-        render=partial(_render, data, dataset, syntax, groups),
+        render=partial(_render, data, dataset, syntax),
         fault=_fault(dataset, marks),
     )
 
@@ -109,7 +108,6 @@ def _render(
     data: bytes,
     dataset: Dataset,
     syntax: uid.UID,
-    groups: Sequence[Dataset],
     marks: Sequence[Mark],
     of: Subject,
     number: int,
@@ -129,9 +127,7 @@ def _render(
     return np.zeros(shape, np.uint8)
 
 
-def _plane(
-    data: bytes, dataset: Dataset, syntax: uid.UID, place: int, label: int | None
-) -> UInt8[np.ndarray, "h w"]:
+def _plane(data: bytes, dataset: Dataset, syntax: uid.UID, place: int, label: int | None) -> UInt8[np.ndarray, "h w"]:
     """A frame as 0 and 1: where it is the label, or has at least half of the greatest fraction."""
     if int(dataset.get("BitsAllocated") or 0) == 1:
         return one_bit.plane(dataset, syntax, place)
@@ -140,6 +136,3 @@ def _plane(
         return np.asarray(stored == label, np.uint8)
     most = int(dataset.get("MaximumFractionalValue") or 1)
     return np.asarray(stored * 2.0 >= most, np.uint8)
-
-
-Render = Callable[[Sequence[Mark], Subject, int], UInt8[np.ndarray, "h w"]]

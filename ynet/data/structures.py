@@ -25,7 +25,7 @@ def read(data: bytes) -> Drawing:
     _, dataset = dicom_elements.read(data, _ELEMENTS)
     regions = {int(one.get("ROINumber") or 0): one for one in items(dataset, "StructureSetROISequence")}
     space = str(dataset.get("FrameOfReferenceUID", "") or "")
-    marks = []
+    marks = list[Mark]()
     for drawn in items(dataset, "ROIContourSequence"):
         number = int(drawn.get("ReferencedROINumber") or 0)
         own = str(regions.get(number, Dataset()).get("ReferencedFrameOfReferenceUID", "") or "") or space
@@ -69,9 +69,7 @@ def _mark(contour: Dataset, place: int, number: int, space: str) -> Mark:
     if len(values) % 3 or not len(values) or not np.isfinite(values).all():
         raise damaged()
     is_closed = str(contour.get("ContourGeometricType", "")) in _CLOSED and len(values) >= 9
-    return Mark(
-        place, number, space, frozenset(_shows(contour)), values.reshape(-1, 3), "" if is_closed else _OPEN
-    )
+    return Mark(place, number, space, frozenset(_shows(contour)), values.reshape(-1, 3), "" if is_closed else _OPEN)
 
 
 def _render(marks: Sequence[Mark], of: Subject, number: int) -> UInt8[np.ndarray, "h w"]:  # noqa: ARG001

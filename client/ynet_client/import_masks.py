@@ -1,0 +1,187 @@
+"""The masks of a patient's images: what the labels name, else what the patient's drawings say of each image.
+
+No image is taken as one without a lesion because its mask was not found: somebody says so, or it is left out, or the
+manifest says that nobody has drawn it.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ynet.data import drawings, images, manifest
+from ynet.data.dicom_elements import UnfitError, is_dicom
+from ynet.data.frames import source
+from ynet.data.limits import MAX_FILE_BYTES
+from ynet.data.matching import Drawing, Segment, Subject
+from ynet.errors import UserError
+from ynet_client.folder_files import Found
+from ynet_client.import_labels import NO_LESION, Label
+from ynet_client.import_records import LeftOutError, Quarantined
+
+AUTOMATIC = "automatic-mask"
+
+
+@dataclass
+class _Drawn:
+    """A drawing of a patient, or one that cannot be read."""
+
+    study: str
+    drawing: Drawing | None
+    why: str = ""  # it cannot be read
+    is_matched: bool = False  # it lies on an image of this import
+
+
+class Mask(NamedTuple):
+    """What is known of an image's lesion."""
+
+    pixels: np.ndarray | None  # (h, w), 0 and 1
+    is_said: bool  # what is lesion, or that nothing is
+    waits: tuple[_Drawn, ...] = ()  # drawings of its study that may yet be found to lie on no image at all
+
+
+class PatientMasks:
+    """The drawings of one patient, fetched when they are first needed."""
+
+    def __init__(
+        self,
+        patient: Sequence[Found],
+        quarantined: dict[str, Quarantined],
+        fetch: Callable[[Found], bytes],
+        leave_out: Callable[[Found, str, str], None],
+        segment: Segment,
+        *,
+        takes_automatic: bool,
+    ) -> None:
+        """`fetch` raises LeftOutError; `leave_out` hears which drawings are none, and why."""
+        self._files = [one for one in patient if one.sop_class in drawings.CLASSES]
+        self._known = frozenset(name for one in patient for name in (one.instance, one.series)) - {""}
+        self._quarantined, self._fetch, self._leave_out = quarantined, fetch, leave_out
+        self._segment, self._takes_automatic = segment, takes_automatic
+        self._drawn: list[_Drawn] | None = None
+        self._told: set[str] = set()  # automatic ones
+
+    def is_state(self, state: str) -> bool:
+        """Whether the drawings that count are those by which something was made; known ones are not fetched."""
+        if state != self.state() and self._drawn is None:
+            self._load()
+        return state == self.state()
+
+    def state(self) -> str:
+        """What stands for the drawings that count: another one where one was added, removed or corrected."""
+        counting = sorted(f"{one.instance}@{one.digest}" for one in self._files if not self._is_automatic(one))
+        return hashlib.sha256("\n".join(counting).encode()).hexdigest()[:32] if counting else ""
+
+    def say(self, of: Callable[[], Subject]) -> Mask:
+        """What the drawings say of an image. Raises LeftOutError where it cannot be told, UnfitError of the image."""
+        drawn = self._drawn if self._drawn is not None else self._load()
+        if not drawn:
+            return Mask(None, is_said=False)
+        image, found, named, waits = of(), list[np.ndarray](), 0, list[_Drawn]()
+        for one in drawn:
+            if one.drawing is None:
+                if one.study in (image.study, ""):
+                    raise LeftOutError("mask-unclear", f"a drawing of its study cannot be used: {one.why}")
+                continue
+            if (mask := self._on(one, image)) is not None:
+                found.append(mask)
+                continue
+            named += image.instance in one.drawing.instances
+            if self._may_lie_elsewhere(one.drawing, image):
+                waits.append(one)
+        if len(found) + named > 1:
+            raise LeftOutError("mask-unclear", "several drawings of its patient speak of it")
+        return Mask(found[0] if found else None, is_said=bool(found or named), waits=tuple(waits))
+
+    def see(self, of: Subject) -> None:
+        """Look which drawings lie on an image that is there already."""
+        for one in self._drawn or ():
+            if one.drawing is not None and not one.is_matched:
+                try:
+                    self._on(one, of)
+                except LeftOutError:
+                    continue
+
+    def _on(self, one: _Drawn, image: Subject) -> np.ndarray | None:
+        if one.drawing is None:
+            return None
+        try:
+            mask = drawings.mask(one.drawing, image, self._segment, self._known)
+        except UnfitError as error:
+            raise LeftOutError("mask-unclear", f"of a drawing of its patient: {error.why}") from None
+        one.is_matched |= mask is not None
+        return mask
+
+    def _may_lie_elsewhere(self, drawing: Drawing, image: Subject) -> bool:
+        """Whether a drawing that is not on an image may be of it, but for the others on which it lies."""
+        if drawing.is_known(self._known) and all(mark.references for mark in drawing.marks):
+            return False
+        return drawing.study in (image.study, "") or drawing.concerns(image, self._known)
+
+    def _load(self) -> list[_Drawn]:
+        self._drawn = [drawn for one in self._files for drawn in self._read(one)]
+        return self._drawn
+
+    def _read(self, one: Found) -> Iterable[_Drawn]:
+        """A drawing that may be a mask. What a model has drawn, ynet's own too, is none that another learns from."""
+        if self._is_automatic(one):
+            return
+        try:
+            drawing = drawings.read(self._fetch(one))
+        except UnfitError as error:
+            self._leave_out(one, "unreadable", error.why)
+            yield _Drawn(one.study, None, error.why)
+        except LeftOutError as error:
+            self._leave_out(one, error.reason, error.why)
+            yield _Drawn(one.study, None, error.why)
+        else:
+            if not drawing.is_automatic or self._takes_automatic:
+                yield _Drawn(one.study, drawing)
+                return
+            self._told.add(one.instance)
+            self._leave_out(one, AUTOMATIC, "a model has drawn it, and no person")
+
+    def _is_automatic(self, one: Found) -> bool:
+        """Whether a drawing is known to be a model's; which need not be fetched again."""
+        before = self._quarantined.get(one.instance)
+        if self._takes_automatic or before is None or before.reason != AUTOMATIC or before.digest != one.digest:
+            return False
+        if one.instance not in self._told:
+            self._told.add(one.instance)
+            self._leave_out(one, AUTOMATIC, before.why)
+        return True
+
+
+def settled(mask: Mask) -> Mask:
+    """What is said of an image once all images of its patient were looked at. Raises LeftOutError."""
+    if not all(one.is_matched for one in mask.waits):
+        raise LeftOutError("mask-unclear", "a drawing of its study lies on no image of this import")
+    return mask
+
+
+def named(folder: Path, relative: str, of: Callable[[], Subject], segment: Segment) -> np.ndarray:
+    """The mask that the labels name for an image: a picture, or a drawing. Raises LeftOutError, UnfitError."""
+    try:
+        path = manifest.Manifest(folder, ()).path_of(relative)
+        file, number = source(path)
+        data = file.read_bytes() if file.stat().st_size <= MAX_FILE_BYTES else b""
+        if is_dicom(data) and drawings.is_drawing(data):
+            return drawings.decode(data, of(), segment if number is None else number)
+        return images.decode_mask(path)
+    except (UserError, UnfitError) as error:
+        raise LeftOutError("mask-unclear", f"of the mask that the labels name: {error.why}") from None
+    except OSError:
+        raise LeftOutError("mask-unclear", "the mask that the labels name cannot be read") from None
+
+
+def state_of(label: Label, folder: Path) -> str:
+    """What stands for the mask that the labels name: another one where its file has other content."""
+    if label.mask in ("", NO_LESION):
+        return label.mask
+    try:
+        return images.digest(manifest.Manifest(folder, ()).path_of(label.mask))
+    except (OSError, UserError):
+        return "unreadable"
