@@ -31,7 +31,7 @@ def cache(path: Path, limit: int, settings: Image = SETTINGS) -> CaseCache:
 
 def test_a_case_is_its_prepared_image_its_mask_and_its_class(write_site: WriteSite, tmp_path: Path) -> None:
     source: CaseSource = cache(write_site(), 1 << 20)
-    image, mask, label = source.batch(torch.tensor([5, 2]))
+    image, mask, label, _ = source.batch(torch.tensor([5, 2]))
     expected, region = prepare(images.decode(tmp_path / "i5.png", 1), SETTINGS)
     np.testing.assert_allclose(image[0], expected, atol=2e-3)
     np.testing.assert_array_equal(mask[0], prepare_mask(images.decode_mask(tmp_path / "m5.png"), region, 32))
