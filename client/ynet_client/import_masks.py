@@ -6,7 +6,7 @@ manifest says that nobody has drawn it.
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from ynet.data import drawings, images, manifest
 from ynet.data.dicom_elements import UnfitError, is_dicom
 from ynet.data.frames import source
 from ynet.data.limits import MAX_FILE_BYTES
-from ynet.data.matching import Drawing, Segment, Subject
+from ynet.data.matching import BesideError, Drawing, Segment, Subject
 from ynet.errors import UserError
 from ynet_client.folder_files import Found
 from ynet_client.import_labels import NO_LESION, Label
@@ -32,7 +32,19 @@ class _Drawn:
     study: str
     drawing: Drawing | None
     why: str = ""  # it cannot be read
-    is_matched: bool = False  # it lies on an image of this import
+    matched: set[int] = field(default_factory=set)  # its marks that lie on images of this import
+
+
+class Waiting(NamedTuple):
+    """A drawing that may be of an image on which it does not lie, but for the others on which it does."""
+
+    drawn: _Drawn
+    places: frozenset[int]  # its marks beside the image
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it lies on another, and so do the marks beside the image."""
+        return bool(self.drawn.matched) and self.places <= self.drawn.matched
 
 
 class Mask(NamedTuple):
@@ -40,7 +52,7 @@ class Mask(NamedTuple):
 
     pixels: np.ndarray | None  # (h, w), 0 and 1
     is_said: bool  # what is lesion, or that nothing is
-    waits: tuple[_Drawn, ...] = ()  # drawings of its study that may yet be found to lie on no image at all
+    waits: tuple[Waiting, ...] = ()
 
 
 class PatientMasks:
@@ -80,18 +92,19 @@ class PatientMasks:
         drawn = self._drawn if self._drawn is not None else self._load()
         if not drawn:
             return Mask(None, is_said=False)
-        image, found, named, waits = of(), list[np.ndarray](), 0, list[_Drawn]()
+        image, found, named, waits = of(), list[np.ndarray](), 0, list[Waiting]()
         for one in drawn:
             if one.drawing is None:
                 if one.study in (image.study, ""):
                     raise LeftOutError("mask-unclear", f"a drawing of its study cannot be used: {one.why}")
                 continue
-            if (mask := self._on(one, image)) is not None:
-                found.append(mask)
+            on = self._on(one, image)
+            if isinstance(on, np.ndarray):
+                found.append(on)
                 continue
             named += image.instance in one.drawing.instances
-            if self._may_lie_elsewhere(one.drawing, image):
-                waits.append(one)
+            if on or self._may_lie_elsewhere(one.drawing, image):
+                waits.append(Waiting(one, on))
         if len(found) + named > 1:
             raise LeftOutError("mask-unclear", "several drawings of its patient speak of it")
         return Mask(found[0] if found else None, is_said=bool(found or named), waits=tuple(waits))
@@ -99,21 +112,24 @@ class PatientMasks:
     def see(self, of: Subject) -> None:
         """Look which drawings lie on an image that is there already."""
         for one in self._drawn or ():
-            if one.drawing is not None and not one.is_matched:
+            if one.drawing is not None:
                 try:
                     self._on(one, of)
                 except LeftOutError:
                     continue
 
-    def _on(self, one: _Drawn, image: Subject) -> np.ndarray | None:
-        if one.drawing is None:
-            return None
+    def _on(self, one: _Drawn, image: Subject) -> np.ndarray | frozenset[int]:
+        """The mask of a drawing that lies on an image, else those of its marks that lie beside it."""
         try:
-            mask = drawings.mask(one.drawing, image, self._segment, self._known)
+            part = drawings.part(one.drawing, image, self._segment, self._known) if one.drawing else None
+        except BesideError as error:
+            return error.places
         except UnfitError as error:
             raise LeftOutError("mask-unclear", f"of a drawing of its patient: {error.why}") from None
-        one.is_matched |= mask is not None
-        return mask
+        if part is None:
+            return frozenset()
+        one.matched |= part.places
+        return part.mask
 
     def _may_lie_elsewhere(self, drawing: Drawing, image: Subject) -> bool:
         """Whether a drawing that is not on an image may be of it, but for the others on which it lies."""
@@ -157,8 +173,8 @@ class PatientMasks:
 
 def settled(mask: Mask) -> Mask:
     """What is said of an image once all images of its patient were looked at. Raises LeftOutError."""
-    if not all(one.is_matched for one in mask.waits):
-        raise LeftOutError("mask-unclear", "a drawing of its study lies on no image of this import")
+    if not all(one.is_over for one in mask.waits):
+        raise LeftOutError("mask-unclear", "a drawing of its patient lies beside it, or on no image of this import")
     return mask
 
 

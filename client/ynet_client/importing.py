@@ -308,7 +308,7 @@ class _Import:
     def _settle(self, held: Sequence[tuple[Found, list[_Made]]], there: Sequence[Found], masks: PatientMasks) -> None:
         """Keep the images whose drawings lie on another one; the others may be the ones that were meant."""
         left = list(there)
-        while left and not all(one.is_matched for _, made in held for each in made for one in each.mask.waits):
+        while left and not all(wait.is_over for _, made in held for each in made for wait in each.mask.waits):
             for subject in self._subjects(left.pop()):
                 masks.see(subject)
         for one, made in held:

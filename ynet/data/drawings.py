@@ -1,6 +1,7 @@
 """What was drawn on an image, whatever kind of DICOM file it is in."""
 
 from collections.abc import Collection
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -46,11 +47,16 @@ def read(data: bytes) -> Drawing:
     return segmentation.read(data)
 
 
+class Part(NamedTuple):
+    """What of a drawing lies on an image."""
+
+    mask: UInt8[np.ndarray, "h w"]  # 1 where the segment is
+    places: frozenset[int]  # of its marks
+
+
 @parsing()
-def mask(
-    drawing: Drawing, of: Subject, segment: Segment = None, known: Collection[str] | None = None
-) -> UInt8[np.ndarray, "h w"] | None:
-    """1 where the segment is on an image; None where nothing is drawn on it.
+def part(drawing: Drawing, of: Subject, segment: Segment = None, known: Collection[str] | None = None) -> Part | None:
+    """What of a segment is drawn on an image; None where nothing is.
 
     `known` is as for `matching.on`. Raises UnfitError where the drawing may be of the image, and which part of it
     cannot be told.
@@ -59,7 +65,7 @@ def mask(
         return None
     number = drawing.chosen(segment)
     marks = matching.on(drawing, of, number, known)
-    return drawing.render(marks, of, number) if marks else None
+    return Part(drawing.render(marks, of, number), frozenset(mark.place for mark in marks)) if marks else None
 
 
 @parsing()
@@ -71,9 +77,8 @@ def decode(data: bytes, of: Subject, segment: Segment = None) -> UInt8[np.ndarra
     """
     drawing = read(data)
     number = drawing.chosen(segment)
-    found = mask(drawing, of, number)
-    if found is not None:
-        return found
+    if (found := part(drawing, of, number)) is not None:
+        return found.mask
     if of.instance not in drawing.instances:
         raise UnfitError("it is a drawing of other images than this one", "name the one that refers to the image")
     if not drawing.says_by_reference(number):

@@ -98,6 +98,14 @@ class Drawing:
         return self.study in (of.study, "") or not (spaces or self.instances or self.series)
 
 
+class BesideError(UnfitError):
+    """A drawing lies beside an image's plane; it may be of another image that lies there."""
+
+    def __init__(self, places: frozenset[int]) -> None:
+        super().__init__("it is drawn beside the image's plane", "draw it on the image itself")
+        self.places = places  # of the marks
+
+
 def on(drawing: Drawing, of: Subject, number: int, known: Collection[str] | None) -> list[Mark]:
     """The marks of a segment that lie on an image.
 
@@ -108,15 +116,16 @@ def on(drawing: Drawing, of: Subject, number: int, known: Collection[str] | None
     """
     if drawing.fault:
         raise UnfitError(drawing.fault, "save the mask as PNG, and name it in the labels")
-    found, beside, trusted = list[Mark](), False, drawing.is_known(known)
+    found, beside, trusted = list[Mark](), set[int](), drawing.is_known(known)
     marks = [mark for mark in drawing.marks if mark.number in (number, None)]
     for mark in marks:
         verdict = _by_reference(mark, of) if mark.references and trusted else _by_place(drawing, mark, of)
-        beside = beside or (verdict == "place" and not _is_in_plane(mark, of) and _is_beside(mark, marks, of))
         if verdict == "on" or (verdict == "place" and _is_in_plane(mark, of)):
             found.append(mark)
+        elif verdict == "place" and _is_beside(mark, marks, of):
+            beside.add(mark.place)
     if beside and not found:
-        raise UnfitError("it is drawn beside the image's plane", "draw it on the image itself")
+        raise BesideError(frozenset(beside))
     for mark in found:
         if mark.fault:
             raise UnfitError(mark.fault, "draw a closed contour, or save the mask as PNG")

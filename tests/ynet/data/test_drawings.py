@@ -49,7 +49,8 @@ def order(made: Dataset, sources: list[Dataset]) -> list[int]:
 
 def on(made: Dataset | bytes, image: Dataset, known: frozenset[str] | None = frozenset()) -> np.ndarray | None:
     data = made if isinstance(made, bytes) else to_bytes(made)
-    return drawings.mask(drawings.read(data), drawings.subject(to_bytes(image), None), None, known)
+    part = drawings.part(drawings.read(data), drawings.subject(to_bytes(image), None), None, known)
+    return None if part is None else part.mask
 
 
 @given(
@@ -86,12 +87,12 @@ def test_a_part_of_the_grid_and_a_finer_one_are_put_on_the_image() -> None:
     (image,) = stack([1, 0, 0, 0, 1, 0], spacing=(0.5, 0.5), count=1)
     first = np.array(image.ImagePositionPatient, float)
     part = dataset(GREY[:6, :5].copy(), **names(PixelSpacing=[0.5, 0.5], FrameOfReferenceUID=SPACE))
-    part.ImagePositionPatient = list(first + [1.0, 2.0, 0])
+    part.ImagePositionPatient = list(first + np.array([1.0, 2.0, 0]))
     wanted = np.zeros((19, 14), bool)
     wanted[4:10, 2:7] = MASK[0, :6, :5]
     np.testing.assert_array_equal(on(seg([part], MASK[:1, :6, :5]), image), wanted)
     fine = dataset(np.zeros((57, 42), np.uint16), **names(PixelSpacing=[0.5 / 3] * 2, FrameOfReferenceUID=SPACE))
-    fine.ImagePositionPatient = list(first - [0.5 / 3, 0.5 / 3, 0])
+    fine.ImagePositionPatient = list(first - np.array([0.5 / 3, 0.5 / 3, 0]))
     np.testing.assert_array_equal(on(seg([fine], MASK[:1].repeat(3, 1).repeat(3, 2)), image), MASK[0])
     lost = np.zeros((1, 57, 42), bool)
     lost[0, 0, 0] = True
@@ -111,10 +112,10 @@ def test_a_drawing_beside_the_plane_or_across_it_is_no_mask_and_not_nothing() ->
     across.ImagePositionPatient = [0, 8, 34]
     with pytest.raises(UnfitError, match="beside the image's plane"):
         on(seg([across], MASK[:1]), image)
+    moved = edited(segmentation([image], MASK[:1]))
+    for group in moved.PerFrameFunctionalGroupsSequence:
+        group.PlanePositionSequence[0].ImagePositionPatient[2] += 1
     with pytest.raises(UnfitError, match="lies in another plane"):
-        moved = edited(segmentation([image], MASK[:1]))
-        for group in moved.PerFrameFunctionalGroupsSequence:
-            group.PlanePositionSequence[0].ImagePositionPatient[2] += 1
         on(moved, image, None)
 
 
@@ -252,9 +253,9 @@ def test_regions_points_and_what_encloses_nothing_are_not_taken_for_a_mask() -> 
     with pytest.raises(UnfitError, match="2 segments, and none is named"):
         on(two, image)
     subject = drawings.subject(to_bytes(image), None)
-    chosen = drawings.mask(drawings.read(to_bytes(two)), subject, "region 2", frozenset())
+    chosen = drawings.part(drawings.read(to_bytes(two)), subject, "region 2", frozenset())
     assert chosen is not None
-    assert chosen.sum() == disc(image, (1, 7), 3.07).sum()
+    assert chosen.mask.sum() == disc(image, (1, 7), 3.07).sum()
     for kind, points in (("POINT", ring[:1]), ("OPEN_PLANAR", ring), ("OPEN_NONPLANAR", ring)):
         with pytest.raises(UnfitError, match="a point or an open line"):
             on(structure_set(image, [[points]], kind=kind), image)
@@ -288,5 +289,5 @@ def test_the_plane_of_a_frame_is_read_from_its_functional_groups() -> None:
         assert own is not None
         np.testing.assert_allclose(found.corners, own.corners)
     assert geometry.plane(Dataset(), 1) is None
-    assert drawings.subject(dicom(GREY, SOPClassUID=MR, ImagePositionPatient=["1", "x", "2"]), None).plane is None
+    assert drawings.subject(dicom(GREY, SOPClassUID=MR, ImagePositionPatient=[1, 2]), None).plane is None
     assert Subject("1").frames == 1
