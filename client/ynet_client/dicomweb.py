@@ -25,6 +25,8 @@ from ynet.errors import RefusedError, UnreachableError, UserError
 USER, PASSWORD, TOKEN = "YNET_DICOMWEB_USER", "YNET_DICOMWEB_PASSWORD", "YNET_DICOMWEB_TOKEN"
 PAGE = 500
 TRIES = 4
+DRAWINGS = ("SEG", "RTSTRUCT")
+"""Modalities."""
 MAX_LIST_BYTES = 64 << 20
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
@@ -102,15 +104,20 @@ class DicomWeb:
         self._client.close()
 
     def find(self, query: str) -> Iterator[Listed]:
-        """The objects of the series that a query finds, and those of all DICOM SEGs in their studies, by study."""
-        asked, by_study = read_query(query), dict[str, dict[str, _Series]]()
+        """The objects of the series that a query finds, by study, and all drawings of their patients.
+
+        Of a study that names no patient: those of the study.
+        """
+        asked, by_study, patients = read_query(query), dict[str, dict[str, _Series]](), set[str]()
         for one in self._series("/series", asked):
             by_study.setdefault(one.study, {})[one.series] = one
+        listed = {series for found in by_study.values() for series in found}
         for study, found in by_study.items():
             patient = next(iter(found.values())).patient
-            for seg in self._series(f"/studies/{study}/series", [("Modality", "SEG")]):
-                found.setdefault(seg.series, _Series(patient, study, seg.series))
-            for series in found.values():
+            drawn = [] if patient in patients else self._drawings(patient, study)
+            patients |= {patient} - {""}
+            more = {one.series: one for one in drawn if one.series not in listed}
+            for series in (*found.values(), *more.values()):
                 yield from self._instances(series)
 
     def instance(self, instance: str) -> Listed:
@@ -152,6 +159,17 @@ class DicomWeb:
             series = _value(one, "0020000E")
             if _UID.fullmatch(study) and _UID.fullmatch(series):
                 yield _Series(_value(one, "00100020"), study, series)
+
+    def _drawings(self, patient: str, study: str) -> Iterator[_Series]:
+        """The series of drawings in all studies of a patient; a PACS that pays no heed to what is asked is not heard."""
+        path, asked = ("/series", [("PatientID", patient)]) if patient else (f"/studies/{study}/series", [])
+        for modality in DRAWINGS:
+            for one in self._pages(path, [*asked, ("Modality", modality), ("includefield", "00100020")]):
+                whose, kind = _value(one, "00100020"), _value(one, "00080060")
+                own, series = _value(one, "0020000D") or ("" if patient else study), _value(one, "0020000E")
+                is_asked = whose in ("", patient) and kind in ("", modality)
+                if is_asked and _UID.fullmatch(own) and _UID.fullmatch(series):
+                    yield _Series(patient, own, series)
 
     def _instances(self, series: _Series) -> Iterator[Listed]:
         path = f"/studies/{series.study}/series/{series.series}/instances"

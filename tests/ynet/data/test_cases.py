@@ -45,6 +45,14 @@ def test_no_mask_means_no_lesion(write_site: WriteSite) -> None:
     assert not source.batch(torch.tensor([0])).mask.any()
 
 
+@pytest.mark.parametrize("limit", [0, 1 << 20])
+def test_a_mask_that_nobody_has_drawn_is_known_as_such(write_site: WriteSite, limit: int) -> None:
+    source = cache(write_site(lambda rows: (rows[0].update(mask="unknown"), rows[1].update(mask=""))), limit)
+    batch = source.batch(torch.tensor([1, 0, 2]))
+    assert batch.drawn.tolist() == [True, False, True]
+    assert not batch.mask[:2].any()
+
+
 @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     limit=some.integers(-1, 9 * PER_CASE),

@@ -76,7 +76,7 @@ def test_matching_by_place_gives_the_mask_that_matching_by_reference_gives(
 
 def test_a_grid_that_runs_the_other_way_lies_right() -> None:
     (image,) = stack([1, 0, 0, 0, 1, 0], count=1)
-    end = np.array(image.ImagePositionPatient, float) + [0.5 * 13, 0.7 * 18, 0]
+    end = np.array(image.ImagePositionPatient, float) + np.array([0.5 * 13, 0.7 * 18, 0])
     turned = dataset(GREY, **{**names(), **{name: image.get(name) for name in ("StudyInstanceUID", "PixelSpacing")}})
     turned.FrameOfReferenceUID, turned.ImagePositionPatient = SPACE, list(end)
     turned.ImageOrientationPatient = [-1, 0, 0, 0, -1, 0]
