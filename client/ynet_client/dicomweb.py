@@ -161,7 +161,7 @@ class DicomWeb:
                 yield _Series(_value(one, "00100020"), study, series)
 
     def _drawings(self, patient: str, study: str) -> Iterator[_Series]:
-        """The series of drawings in all studies of a patient; a PACS that pays no heed to what is asked is not heard."""
+        """The series of drawings in all studies of a patient; others that a PACS adds are passed over."""
         path, asked = ("/series", [("PatientID", patient)]) if patient else (f"/studies/{study}/series", [])
         for modality in DRAWINGS:
             for one in self._pages(path, [*asked, ("Modality", modality), ("includefield", "00100020")]):

@@ -3,79 +3,28 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
 
-import numpy as np
 from pydicom.dataset import Dataset
 
-from ynet import private_files
 from ynet.data import dicom, dicom_elements, drawings
-from ynet.data.dicom import Window
 from ynet.data.dicom_elements import UnfitError
-from ynet.data.manifest import UNDRAWN
-from ynet.data.matching import Segment, Subject
+from ynet.data.matching import Subject
 from ynet.errors import UserError
 from ynet_client import import_masks
-from ynet_client.deidentify import HEADER, QUARANTINE, Dates, Pseudonyms, kept, not_an_image, quarantine
+from ynet_client.deidentify import HEADER, QUARANTINE, Pseudonyms, kept, not_an_image, quarantine
 from ynet_client.dicomweb import DicomWeb
 from ynet_client.folder_files import Found
-from ynet_client.import_files import read_manifest, write_manifest, write_picture, write_png
+from ynet_client.import_choice import Choice as Choice
+from ynet_client.import_choice import FrameChoice as FrameChoice
+from ynet_client.import_choice import Summary as Summary
+from ynet_client.import_files import Made, Pictures, picture_of
 from ynet_client.import_labels import NO_LESION, Label, Labels
 from ynet_client.import_masks import Mask, PatientMasks
 from ynet_client.import_records import LeftOutError, Origin, Quarantined, Records
 
 SAVE_EVERY = 100
 """Images after which the manifest is written: so many a kill loses at most, and they are fetched again."""
-FrameChoice = Literal["refuse", "middle", "all"]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """How images are imported."""
-
-    frames: FrameChoice = "refuse"
-    window: Window | None = None  # in place of each file's own
-    dates: Dates = "none"
-    segment: Segment = None  # of a drawing with several
-    automatic_masks: bool = False  # drawings that no person made are taken as masks, too
-    no_mask_means_healthy: bool = False  # an image on which nobody has drawn has no lesion
-    release: frozenset[str] = frozenset()  # reasons of quarantine, or ids in it
-
-    def said(self, *, is_frame: bool) -> str:
-        """What of it a picture depends on, as it stands in the records; `is_frame`: of an object with several."""
-        words = {
-            "frames": self.frames if is_frame else "",
-            "window": "{:g},{:g}".format(*self.window) if self.window else "",
-            "dates": self.dates,
-            "segment": "" if self.segment is None else str(self.segment),
-            "automatic-masks": "yes" if self.automatic_masks else "",
-            "no-mask-means-healthy": "yes" if self.no_mask_means_healthy else "",
-        }
-        return " ".join(f"{name}={word}" for name, word in words.items() if word)
-
-
-class Summary(NamedTuple):
-    """What an import did."""
-
-    images: int  # in the manifest now
-    patients: int
-    masks: int
-    imported: int  # of them, now
-    unlabelled: int  # objects of which the labels say nothing; not fetched
-    left_out: dict[str, int]  # by the reason
-    undrawn: int = 0  # in the manifest now, of which nobody has said where a lesion is
-    updated: int = 0  # that were there, and were made anew because something had changed
-    stale: int = 0  # that are there as they were, although something has changed
-
-
-class _Made(NamedTuple):
-    """A picture that was written, and what will be said of it."""
-
-    row: dict[str, str]
-    origin: Origin
-    mask: Mask
 
 
 def in_pacs(pacs: DicomWeb, query: str) -> Iterator[Found]:
@@ -117,11 +66,8 @@ class _Import:
     """One import on its way."""
 
     def __init__(self, labels: Labels, out: Path, records: Records, names: Pseudonyms, choice: Choice) -> None:
-        self._labels, self._out, self._records, self._names, self._choice = labels, out, records, names, choice
-        for kind in ("images", "masks"):
-            private_files.own_folder(out / kind)
-        rows = read_manifest(out / "manifest.csv")
-        self._rows = {image: row for image, row in rows.items() if row["patient"] not in records.forgotten}
+        self._labels, self._records, self._names, self._choice = labels, records, names, choice
+        self._pictures = Pictures(out, records)
         self._seen, self._stale = set[str](), set[str]()  # instances; images
         self._new, self._updated, self._unlabelled, self._unsaved = 0, 0, 0, 0
         self._left_out = Counter[str]()
@@ -137,7 +83,7 @@ class _Import:
             choice.segment,
             takes_automatic=choice.automatic_masks,
         )
-        kept_ones, held = list[Found](), list[tuple[Found, list[_Made]]]()
+        kept_ones, held = list[Found](), list[tuple[Found, list[Made]]]()
         for one in patient:
             yield
             label = self._wanted(one)
@@ -155,26 +101,21 @@ class _Import:
 
     def save(self) -> None:
         """Write the manifest, and what only the site may know."""
-        write_manifest(self._out / "manifest.csv", self._rows, has_split=self._labels.has_split)
-        self._records.save()
+        self._pictures.save(has_split=self._labels.has_split)
         self._unsaved = 0
 
     def summary(self) -> Summary:
         """What was done."""
-        rows = self._rows.values()
-        masks = [row["mask"] for row in rows]
         for origin in self._records.origins:
             is_other = origin.options != self._choice.said(is_frame=origin.frame is not None)
-            if is_other and origin.instance not in self._seen and self._has(origin):
+            if is_other and origin.instance not in self._seen and self._pictures.has(origin):
                 self._stale.add(origin.image)
         return Summary(
-            images=len(self._rows),
-            patients=len({row["patient"] for row in rows}),
-            masks=sum(mask not in ("", UNDRAWN) for mask in masks),
+            *self._pictures.counted(),
             imported=self._new,
             unlabelled=self._unlabelled,
             left_out=dict(sorted(self._left_out.items())),
-            undrawn=masks.count(UNDRAWN),
+            undrawn=self._pictures.undrawn,
             updated=self._updated,
             stale=len(self._stale),
         )
@@ -201,7 +142,7 @@ class _Import:
     def _is_there(self, one: Found, label: Label, masks: PatientMasks) -> bool:
         """Whether an object is there as it would be made now; its label is that of the labels now."""
         before = self._records.of(one.instance)
-        if not before or not all(self._has(origin) for origin in before):
+        if not before or not all(self._pictures.has(origin) for origin in before):
             return False
         mask = import_masks.state_of(label, self._labels.folder)
         for origin in before:
@@ -212,12 +153,8 @@ class _Import:
             if not mask and not masks.is_state(origin.drawings):
                 return False
         for origin in before:
-            self._rows[_image(origin)].update(label=label.label, split=label.split)
+            self._pictures.rows[picture_of(origin)].update(label=label.label, split=label.split)
         return True
-
-    def _has(self, origin: Origin) -> bool:
-        image = _image(origin)
-        return image in self._rows and (self._out / image).exists()
 
     def _is_kept_back(self, one: Found) -> bool:
         """Whether an object was put into quarantine before, or is of a kind that holds no image."""
@@ -233,9 +170,9 @@ class _Import:
 
     # --- one object
 
-    def _make(self, one: Found, label: Label, masks: PatientMasks) -> list[_Made]:
+    def _make(self, one: Found, label: Label, masks: PatientMasks) -> list[Made]:
         """An object's pictures, written; none where it is left out."""
-        made = list[_Made]()
+        made = list[Made]()
         try:
             data = self._fetched(one)
             header = dicom_elements.read(data, HEADER).dataset
@@ -270,7 +207,7 @@ class _Import:
 
     def _pictured(
         self, one: Found, label: Label, header: Dataset, data: bytes, frame: int | None, masks: PatientMasks
-    ) -> _Made:
+    ) -> Made:
         """An image, and its mask, written without anything but their pixels; its row."""
         pixels = dicom.decode(data, frame, self._choice.window)
         mask = self._mask(label, lambda: drawings.subject(data, frame), masks)
@@ -284,16 +221,16 @@ class _Import:
             self._choice.said(is_frame=frame is not None),
             *(drawn, "" if drawn else masks.state()),
         )
-        write_picture(self._out / _image(origin), pixels)
+        self._pictures.write(origin, pixels)
         row = {
-            "image": _image(origin),
+            "image": picture_of(origin),
             "mask": "",
             "label": label.label,
             "patient": self._names.patient(one.patient, one.study),
             "split": label.split,
             **kept(header, self._choice.dates),
         }
-        return _Made(row, origin, mask)
+        return Made(row, origin, mask)
 
     def _mask(self, label: Label, of: Callable[[], Subject], masks: PatientMasks) -> Mask:
         """The mask of an image: what the labels name or say, or what the patient's drawings say."""
@@ -305,7 +242,7 @@ class _Import:
 
     # --- what becomes of it
 
-    def _settle(self, held: Sequence[tuple[Found, list[_Made]]], there: Sequence[Found], masks: PatientMasks) -> None:
+    def _settle(self, held: Sequence[tuple[Found, list[Made]]], there: Sequence[Found], masks: PatientMasks) -> None:
         """Keep the images whose drawings lie on another one; the others may be the ones that were meant."""
         left = list(there)
         while left and not all(wait.is_over for _, made in held for each in made for wait in each.mask.waits):
@@ -325,59 +262,31 @@ class _Import:
         except (UnfitError, LeftOutError):
             return
 
-    def _keep(self, one: Found, made: Sequence[_Made]) -> None:
+    def _keep(self, one: Found, made: Sequence[Made]) -> None:
         """Put an object's pictures into the manifest, in place of those that were made of it before."""
-        before = [_image(origin) for origin in self._records.of(one.instance) if _image(origin) in self._rows]
-        images = {each.row["image"] for each in made}
-        if made:
-            self._remove(one, but=images)
-        for row, origin, mask in made:
-            path, pixels = f"masks/{origin.image}.png", mask.pixels
-            if pixels is not None and pixels.any():
-                write_png(self._out / path, pixels * np.uint8(255))
-                row["mask"] = path
-            else:
-                (self._out / path).unlink(missing_ok=True)
-                row["mask"] = "" if mask.is_said or self._choice.no_mask_means_healthy else UNDRAWN
-            self._rows[row["image"]] = row
-            self._records.add(origin)
-        again = sum(image in before for image in images)
-        self._new, self._updated = self._new + len(images) - again, self._updated + again
-        self._unsaved += len(images)
+        again = self._pictures.keep(one.instance, made, is_healthy=self._choice.no_mask_means_healthy)
+        self._new, self._updated = self._new + len(made) - again, self._updated + again
+        self._unsaved += len(made)
         if self._unsaved >= SAVE_EVERY:
             self.save()
 
-    def _drop(self, one: Found, made: Sequence[_Made], error: LeftOutError) -> None:
+    def _drop(self, one: Found, made: Sequence[Made], error: LeftOutError) -> None:
         """Leave an object out, and what was made of it now.
 
         What an earlier import made of it goes where its mask is unclear now; else it stays, and is named as stale.
         """
         self._leave_out(one, error.reason, error.why)
         if error.reason == "mask-unclear":
-            self._remove(one, but=set())
+            self._pictures.remove(one.instance)
         else:
             self._stay(one)
-        for image in {each.row["image"] for each in made} - self._rows.keys():
-            (self._out / image).unlink(missing_ok=True)
-
-    def _remove(self, one: Found, but: set[str]) -> None:
-        """Take out the pictures of an object, but some."""
-        names = {_image(origin): origin.image for origin in self._records.of(one.instance)}
-        for image in names.keys() - but:
-            self._rows.pop(image, None)
-            self._records.remove(names[image])
-            for path in (image, f"masks/{names[image]}.png"):
-                (self._out / path).unlink(missing_ok=True)
+        self._pictures.discard(made)
 
     def _stay(self, one: Found) -> None:
         """What was made of an object before stays, and is named as stale."""
-        self._stale |= {_image(origin) for origin in self._records.of(one.instance) if self._has(origin)}
+        self._stale |= {picture_of(origin) for origin in self._records.of(one.instance) if self._pictures.has(origin)}
 
     def _leave_out(self, one: Found, reason: str, why: str) -> None:
         self._left_out[reason] += 1
         name = self._names.image(one.instance, None)
         self._records.leave_out(Quarantined(name, one.instance, reason, why, one.digest))
-
-
-def _image(origin: Origin) -> str:
-    return f"images/{origin.image}.png"
