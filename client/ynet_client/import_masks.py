@@ -70,7 +70,8 @@ class PatientMasks:
     ) -> None:
         """`fetch` raises LeftOutError; `leave_out` hears which drawings are none, and why."""
         self._files = [one for one in patient if one.sop_class in drawings.CLASSES]
-        self._known = frozenset(name for one in patient for name in (one.instance, one.series)) - {""}
+        images = [one for one in patient if one.sop_class not in drawings.CLASSES]
+        self._known = frozenset(name for one in images for name in (one.instance, one.series)) - {""}
         self._quarantined, self._fetch, self._leave_out = quarantined, fetch, leave_out
         self._segment, self._takes_automatic = segment, takes_automatic
         self._drawn: list[_Drawn] | None = None
@@ -169,6 +170,29 @@ class PatientMasks:
             self._told.add(one.instance)
             self._leave_out(one, AUTOMATIC, before.why)
         return True
+
+
+def by_patient(found: Iterable[Found]) -> list[list[Found]]:
+    """Objects in groups, each once: of a patient, or of one study, whatever it calls its patient."""
+    objects: dict[str, Found] = {}
+    for one in found:
+        objects.setdefault(one.instance, one)
+    same: dict[str, str] = {}
+
+    def first(name: str) -> str:
+        """The name that stands for all that are found to be the same."""
+        while same.setdefault(name, name) != name:
+            same[name] = name = same[same[name]]
+        return name
+
+    for one in objects.values():
+        if one.patient.strip() and one.study:
+            same[first(f"patient {one.patient.strip()}")] = first(f"study {one.study}")
+    groups: dict[str, list[Found]] = {}
+    for one in objects.values():
+        name = first(f"study {one.study}" if one.study else f"patient {one.patient.strip()}")
+        groups.setdefault(name, []).append(one)
+    return list(groups.values())
 
 
 def settled(mask: Mask) -> Mask:

@@ -48,13 +48,11 @@ def run(
     the same folder. Raises UserError.
     """
     work = _Import(labels, out, records, names, choice)
-    patients: dict[str, dict[str, Found]] = {}
-    for one in found:
-        patients.setdefault(one.patient.strip() or f"\0{one.study}", {}).setdefault(one.instance, one)
-    total, done = sum(map(len, patients.values())), 0
+    patients = import_masks.by_patient(found)
+    total, done = sum(map(len, patients)), 0
     try:
-        for patient in patients.values():
-            for _ in work.take(list(patient.values())):
+        for patient in patients:
+            for _ in work.take(patient):
                 done += 1
                 progress(done, total)
     finally:
@@ -176,6 +174,8 @@ class _Import:
         try:
             data = self._fetched(one)
             header = dicom_elements.read(data, HEADER).dataset
+            if str(header.get("SOPClassUID", "")) in drawings.CLASSES:
+                raise UnfitError("it is a drawing, which its PACS lists as something else", "ask its admin")
             reason = quarantine(header)
             if reason and not self._is_released(reason, one) and not self._records.of(one.instance):
                 raise LeftOutError(reason, QUARANTINE[reason])

@@ -75,6 +75,14 @@ def test_a_seg_in_another_study_of_the_patient_is_matched_by_its_place_and_by_re
     assert_masks(hospital, images, MASKS[::-1])
 
 
+def test_a_seg_that_calls_its_patient_otherwise_is_that_of_its_study(hospital: Hospital) -> None:
+    images = stack(hospital)
+    for name in ("", "anonymous"):
+        put(hospital, edited(to_bytes(seg(images, MASKS)), PatientID=name))
+        hospital.import_()
+        assert_masks(hospital, images, MASKS)
+
+
 def test_a_seg_of_another_study_says_nothing_of_images_of_another_space(hospital: Hospital) -> None:
     stack(hospital, 1)
     before = stack(hospital, StudyInstanceUID=uid.generate_uid(), FrameOfReferenceUID=uid.generate_uid())
