@@ -65,6 +65,9 @@ def _fault(dataset: Dataset, marks: Sequence[Mark]) -> str:
     is_tiled = "TotalPixelMatrixRows" in dataset or str(dataset.get("DimensionOrganizationType", ""))[:5] == "TILED"
     if is_tiled and not all(mark.references for mark in marks or [Mark(0, None, "", frozenset(), None)]):
         return _TILED
+    is_map = str(dataset.get("SegmentationType", "")) == "LABELMAP"
+    if not is_map and len(dataset.get("SegmentSequence") or ()) > 1 and any(mark.number is None for mark in marks):
+        return "its frames do not say which segment they show"
     if len(marks) != int(dataset.get("NumberOfFrames") or 1) or rows * columns == 0:
         return "its frames do not say what they show"
     return ""

@@ -179,6 +179,15 @@ def test_a_tiled_seg_and_one_whose_frames_say_nothing_are_no_mask_and_not_nothin
         on(mute, sources[0])
 
 
+def test_frames_that_do_not_say_whose_they_are_are_no_mask_of_any_segment() -> None:
+    sources = stack([1, 0, 0, 0, 1, 0])
+    made = edited(segmentation(sources, np.stack([MASK, ~MASK], -1), labels=2))
+    for group in made.PerFrameFunctionalGroupsSequence:
+        del group.SegmentIdentificationSequence
+    with pytest.raises(UnfitError, match="which segment they show"):
+        drawings.decode(to_bytes(made), drawings.subject(to_bytes(sources[0]), None), 2)
+
+
 def test_a_label_map_has_its_segments_by_their_values_and_its_background_is_none() -> None:
     sources = stack([1, 0, 0, 0, 1, 0])
     made = seg(sources, MASK | True)
