@@ -25,7 +25,7 @@ class Encoded(NamedTuple):
     label: npt.NDArray[np.int64]  # (cases,)
     both: npt.NDArray[np.float64]  # pixels in the predicted and in the true mask
     predicted: npt.NDArray[np.float64]  # pixels in the predicted mask
-    true: npt.NDArray[np.float64]  # pixels in the true mask
+    true: npt.NDArray[np.float64]  # pixels in the true mask; NaN where it is not known
 
 
 class RadiusPoint(NamedTuple):
@@ -71,7 +71,8 @@ def encode(net: YNet, cases: CaseSource, device: torch.device) -> Encoded:
         output = net.read(batch.image.to(device))
         predicted, true = (output.mask_logits > 0).cpu(), batch.mask > 0
         counts = [mask.sum((1, 2, 3)) for mask in (predicted & true, predicted, true)]
-        pixels.append(torch.stack(counts).double().numpy())
+        counts[2] = counts[2].double().where(batch.drawn, torch.nan)
+        pixels.append(torch.stack([count.double() for count in counts]).numpy())
         codes.append(pack(output.code.float()))
     both, predicted_pixels, true_pixels = np.concatenate(pixels, 1)
     label = cases.label.numpy()

@@ -40,10 +40,10 @@ def loss_of(plan: Plan, device: torch.device) -> Loss:
 
     def loss(output: Output, batch: Batch) -> Parts:
         classification = weights[batch.label] * code_loss(output, batch)
-        segmentation = bce(output.mask_logits, batch.mask)
+        segmentation = bce(output.mask_logits, batch.mask) * batch.drawn
         if is_paper:
             return Parts(PAPER_SHARE * classification + (1 - PAPER_SHARE) * segmentation, classification, segmentation)
-        segmentation = segmentation + 1 - soft_dice(output.mask_logits, batch.mask)
+        segmentation = segmentation + (1 - soft_dice(output.mask_logits, batch.mask)) * batch.drawn
         return Parts(classification + share * segmentation, classification, segmentation)
 
     return loss

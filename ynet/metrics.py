@@ -81,10 +81,10 @@ class Overlap(NamedTuple):
 
 def overlap(both: Floats, predicted: Floats, true: Floats) -> Overlap:
     """From pixel counts of each image: in both masks, in the predicted, in the true one. 0 where there is no image."""
-    has = true > 0
+    has, is_empty = true > 0, true == 0  # neither: it is not known
     dice = 2 * both[has] / (predicted[has] + true[has])
     iou = both[has] / (predicted[has] + true[has] - both[has])
-    return Overlap(_mean(dice), _mean(iou), _mean((predicted[~has] == 0).astype(float)))
+    return Overlap(_mean(dice), _mean(iou), _mean((predicted[is_empty] == 0).astype(float)))
 
 
 def balanced_accuracy(predicted: Int[np.ndarray, " n"], label: Int[np.ndarray, " n"]) -> float:

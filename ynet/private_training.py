@@ -115,7 +115,7 @@ def _shown(net: YNet, cases: CaseSource, augmentation: Augmentation, drawn: Sequ
         images.append(augmented.image)
         masks.append(augmented.mask)
         dropped.append(net.draw_dropped(count, generator))
-    batch = Batch(torch.cat(images), torch.cat(masks), views.label)
+    batch = Batch(torch.cat(images), torch.cat(masks), views.label, views.drawn)
     some = [one for one in dropped if one is not None]
     return _Shown(batch, Dropped(*(torch.cat(parts) for parts in zip(*some, strict=True))) if some else None)
 

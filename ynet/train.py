@@ -161,14 +161,14 @@ def _batches(
         for positions in torch.split(order, plan.training.batch_size):
             batch = cases.batch(positions)
             image, mask = augment(batch.image, batch.mask, augmentation, generator)
-            yield Batch(image.to(device), mask.to(device), batch.label.to(device))
+            yield Batch(image.to(device), mask.to(device), batch.label.to(device), batch.drawn.to(device))
 
 
 def _cut(batch: Batch, pieces: int) -> Iterator[Batch]:
     """A batch in pieces that are as equal as can be; in one, as it is."""
     size = math.ceil(len(batch.label) / pieces)
-    for image, mask, label in zip(*(torch.split(part, size) for part in batch), strict=True):
-        yield Batch(image, mask, label)
+    for parts in zip(*(torch.split(part, size) for part in batch), strict=True):
+        yield Batch(*parts)
 
 
 @contextmanager

@@ -26,6 +26,8 @@ from ynet.errors import RefusedError, UnreachableError, UserError
 USER, PASSWORD, TOKEN = "YNET_DICOMWEB_USER", "YNET_DICOMWEB_PASSWORD", "YNET_DICOMWEB_TOKEN"
 PAGE = 500
 TRIES = 4
+DRAWINGS = {"SEG": "1.2.840.10008.5.1.4.1.1.66.4", "RTSTRUCT": "1.2.840.10008.5.1.4.1.1.481.3"}
+"""Modalities, and the SOP class of those of which a PACS does not say it."""
 MAX_LIST_BYTES = 64 << 20
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
@@ -48,6 +50,7 @@ class _Series(NamedTuple):
     patient: str
     study: str
     series: str
+    sop_class: str = ""  # of its objects, where it is known
 
 
 def read_credentials(environ: Mapping[str, str], file: Path | None) -> dict[str, str]:
@@ -103,14 +106,19 @@ class DicomWeb:
         self._client.close()
 
     def find(self, query: str) -> Iterator[Listed]:
-        """The objects of the series that a query finds, and those of all DICOM SEGs in their studies, by study."""
-        asked, by_study = read_query(query), dict[str, dict[str, _Series]]()
+        """The objects of the series that a query finds, by study, and all drawings of their patients.
+
+        Of a study that names no patient: those of the study.
+        """
+        asked, by_study, patients = read_query(query), dict[str, dict[str, _Series]](), set[str]()
         for one in self._series("/series", asked):
             by_study.setdefault(one.study, {})[one.series] = one
+        listed = {series for found in by_study.values() for series in found}
         for study, found in by_study.items():
             patient = next(iter(found.values())).patient
-            for seg in self._series(f"/studies/{study}/series", [("Modality", "SEG")]):
-                found.setdefault(seg.series, _Series(patient, study, seg.series))
+            drawn = [] if patient in patients else self._drawings(patient, study)
+            patients |= {patient} - {""}
+            found |= {one.series: one for one in drawn if one.series in found or one.series not in listed}
             for series in found.values():
                 yield from self._instances(series)
 
@@ -154,12 +162,23 @@ class DicomWeb:
             if _UID.fullmatch(study) and _UID.fullmatch(series):
                 yield _Series(_value(one, "00100020"), study, series)
 
+    def _drawings(self, patient: str, study: str) -> Iterator[_Series]:
+        """The series of drawings in all studies of a patient; others that a PACS adds are passed over."""
+        path, asked = ("/series", [("PatientID", patient)]) if patient else (f"/studies/{study}/series", [])
+        for modality, sop_class in DRAWINGS.items():
+            for one in self._pages(path, [*asked, ("Modality", modality), ("includefield", "00100020")]):
+                whose, kind = _value(one, "00100020"), _value(one, "00080060")
+                own, series = _value(one, "0020000D") or ("" if patient else study), _value(one, "0020000E")
+                is_asked = whose in ("", patient) and kind in ("", modality)
+                if is_asked and _UID.fullmatch(own) and _UID.fullmatch(series):
+                    yield _Series(patient, own, series, sop_class)
+
     def _instances(self, series: _Series) -> Iterator[Listed]:
         path = f"/studies/{series.study}/series/{series.series}/instances"
         for one in self._pages(path, [("includefield", "00080016")]):
             instance = _value(one, "00080018")
             if _UID.fullmatch(instance):
-                yield Listed(*series, instance, _value(one, "00080016"))
+                yield Listed(*series[:3], instance, _value(one, "00080016") or series.sop_class)
 
     def _pages(self, path: str, asked: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
         """All that is found, in pages; a PACS that pays no heed to the offset says the same again, and is done."""

@@ -38,8 +38,11 @@ def import_(
     frames: Annotated[str, typer.Option(help="Of several in one file: refuse, middle or all.")] = "refuse",
     window: Annotated[str, typer.Option(metavar="CENTER,WIDTH", help="For all, in place of each file's own.")] = "",
     dates: Annotated[str, typer.Option(help="Of the study, in the manifest: none, year or month.")] = "none",
-    segment: Annotated[int | None, typer.Option(min=1, help="Which segment of a DICOM SEG is the lesion.")] = None,
+    segment: Annotated[str, typer.Option(metavar="NUMBER|NAME", help="Of a SEG or RTSTRUCT: the lesion's.")] = "",
     automatic_masks: Annotated[bool, typer.Option("--automatic-masks", help="SEGs that no person drew, too.")] = False,
+    healthy: Annotated[
+        bool, typer.Option("--no-mask-means-healthy", help="Images on which nobody has drawn have no lesion.")
+    ] = False,
     release: Annotated[list[str] | None, typer.Option(help="Take out of quarantine: an id, or a reason.")] = None,
     site: Site = None,
     home: Home = None,
@@ -55,8 +58,9 @@ def import_(
         cast(FrameChoice, _one_of("--frames", frames, get_args(FrameChoice))),
         _window(window),
         cast(Dates, _one_of("--dates", dates, get_args(Dates))),
-        segment,
+        _segment(segment),
         automatic_masks,
+        healthy,
         frozenset(release or []),
     )
     given = import_labels.read(labels)
@@ -65,8 +69,8 @@ def import_(
     began = time.monotonic()
     with _found(dicom or [], dicomweb_, query, credentials, ca) as found, _shown() as progress:
         done = importing.run(found, given, out, Records(folder), Pseudonyms.of(folder), choice, progress)
-    if done.imported:
-        _write_down(folder, done.imported, sum(done.left_out.values()))
+    if done.imported + done.updated:
+        _write_down(folder, done.imported + done.updated, sum(done.left_out.values()))
     shown = {**done._asdict(), "seconds": round(time.monotonic() - began, 2), "manifest": str(out / "manifest.csv")}
     terminal.show(shown, as_json=as_json, human=lambda: "\n".join(_said(done, out, folder)))
     if not (site or home or os.environ.get("YNET_HOME")):
@@ -132,6 +136,14 @@ def _said(done: "Summary", out: Path, folder: Path) -> Iterator[str]:
 
     yield f"{done.imported} images imported; {out / 'manifest.csv'} has {done.images} of {done.patients} patients,"
     yield f"{done.masks} with a mask"
+    if done.updated:
+        yield f"{done.updated} images were made anew: their file, mask, drawings or the options have changed"
+    if done.undrawn:
+        yield f"{done.undrawn} images have no mask, and nobody says that they have no lesion: they take no part in the"
+        yield "mask's training and scores; write none into the labels' column mask, or say --no-mask-means-healthy"
+    if done.stale:
+        yield f"stale: {done.stale} images are as an earlier import made them, and something has changed since; import"
+        yield "them again with their files, labels and options, or take their rows out of the manifest"
     if done.unlabelled:
         yield f"{done.unlabelled} objects have no label, and were not fetched"
     yield from _said_unmatched(done)
@@ -157,6 +169,11 @@ def _one_of(flag: str, given: str, words: tuple[str, ...]) -> str:
     if given not in words:
         raise UserError(f"{flag} cannot be used", f"it is {given[:40]!r}", f"say {', '.join(words)}")
     return given
+
+
+def _segment(given: str) -> int | str | None:
+    """A number, or a name."""
+    return int(given) if given.isascii() and given.isdigit() else given.strip() or None
 
 
 def _window(given: str) -> "Window | None":

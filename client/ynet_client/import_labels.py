@@ -13,13 +13,15 @@ from ynet.errors import UserError
 KEYS = ("instance", "series", "study", "patient")
 """The columns that name what is labelled; the more exact goes before."""
 _FORM = sheet.Form("the labels", "labels", "labels.csv", ("label",), ("mask", "split"), paths=("mask",), one_of=KEYS)
+NO_LESION = "none"
+"""In the column `mask`: a person has looked, and there is no lesion."""
 
 
 class Label(NamedTuple):
     """What is known of some images."""
 
     label: str
-    mask: str = ""  # a file's path, relative to the labels' folder
+    mask: str = ""  # a file's path, relative to the labels' folder; or NO_LESION
     split: str = ""
 
 
@@ -57,7 +59,7 @@ def read(path: Path) -> Labels:
             raise _fault(path, number, why, "make the column's cells text, and write the ids again")
         if not row["label"]:
             raise _fault(path, number, "its label is empty", "fill it in, or take the row out")
-        if row.get("mask") and keys[0][0] != "instance":
+        if row.get("mask", "") not in ("", NO_LESION) and keys[0][0] != "instance":
             raise _fault(path, number, "it gives a mask to more than one image", "name the image in column instance")
         if row.get("split", "") not in ("", "train", "test"):
             raise _fault(path, number, "its split is neither train nor test", "correct it")

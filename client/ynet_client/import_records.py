@@ -25,6 +25,19 @@ class Origin(NamedTuple):
     series: str
     instance: str
     frame: int | None
+    # What its row was made by: where one of these is another, it is made anew.
+    source: str = ""  # SHA-256 of the object's file
+    options: str = ""
+    mask: str = ""  # of the mask that the labels name: its digest, or `none`
+    drawings: str = ""  # of the drawings that its patient has
+
+
+class LeftOutError(Exception):
+    """An object that is not imported: a reason's word, and why."""
+
+    def __init__(self, reason: str, why: str) -> None:
+        super().__init__(reason)
+        self.reason, self.why = reason, why
 
 
 class Quarantined(NamedTuple):
@@ -34,6 +47,7 @@ class Quarantined(NamedTuple):
     instance: str
     reason: str
     why: str
+    digest: str = ""  # SHA-256 of its file, where a folder held it
 
 
 def is_pseudonym(name: str) -> bool:
@@ -51,21 +65,21 @@ class Records:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._origins = {
-            row["image"]: Origin(
-                row["image"], row["study"], row["series"], row["instance"], int(row["frame"]) if row["frame"] else None
-            )
-            for row in _rows(folder / ORIGINS)
-        }
+        self._origins = {row["image"]: _origin(row) for row in _rows(folder / ORIGINS)}
         self.quarantined = {row["instance"]: Quarantined(**row) for row in _rows(folder / QUARANTINED)}
         self.forgotten = {row["patient"] for row in _rows(folder / FORGOTTEN)}  # pseudonyms: not imported again
         self._of: defaultdict[str, list[str]] = defaultdict(list)
         for origin in self._origins.values():
             self._of[origin.instance].append(origin.image)
 
-    def images_of(self, instance: str) -> list[str]:
+    @property
+    def origins(self) -> list[Origin]:
+        """Where every picture came from."""
+        return list(self._origins.values())
+
+    def of(self, instance: str) -> list[Origin]:
         """The pictures that were made of an object."""
-        return list(self._of.get(instance, []))
+        return [self._origins[image] for image in self._of.get(instance, []) if image in self._origins]
 
     def add(self, origin: Origin) -> None:
         """A picture was made; its object is left out no more."""
@@ -73,6 +87,11 @@ class Records:
             self._of[origin.instance].append(origin.image)
         self._origins[origin.image] = origin
         self.quarantined.pop(origin.instance, None)
+
+    def remove(self, image: str) -> None:
+        """A picture is there no more."""
+        origin = self._origins.pop(image)
+        self._of[origin.instance].remove(image)
 
     def leave_out(self, one: Quarantined) -> None:
         """An object was left out."""
@@ -91,6 +110,12 @@ class Records:
         origins = [one._replace(frame=one.frame or "") for _, one in sorted(self._origins.items())]  # type: ignore[arg-type]
         _write(self._folder / ORIGINS, Origin._fields, origins)
         _write(self._folder / QUARANTINED, Quarantined._fields, [one for _, one in sorted(self.quarantined.items())])
+
+
+def _origin(row: dict[str, str]) -> Origin:
+    """A line of the file; those of earlier versions say less."""
+    known = {name: row[name] for name in Origin._fields if row.get(name) is not None}
+    return Origin(**{**known, "frame": int(row["frame"]) if row["frame"] else None})  # type: ignore[arg-type]
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

@@ -1,72 +1,35 @@
 """Images of a PACS or of folders made into a site's data: de-identified pictures, masks, and the manifest of them."""
 
-import csv
-import io
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
 
-import numpy as np
-from PIL import Image
 from pydicom.dataset import Dataset
 
-from ynet import private_files
-from ynet.data import dicom, dicom_elements, images, manifest, segmentation
-from ynet.data.dicom import Window
-from ynet.data.dicom_elements import UnfitError, is_dicom
-from ynet.data.limits import MAX_FILE_BYTES
-from ynet.data.segmentation import Reference, Segments
+from ynet.data import dicom, dicom_elements, drawings
+from ynet.data.dicom_elements import UnfitError
+from ynet.data.matching import Subject
 from ynet.data.stored_pixels import frame_count
 from ynet.errors import UserError
-from ynet_client.deidentify import ALLOWED, HEADER, QUARANTINE, Dates, Pseudonyms, kept, not_an_image, quarantine
+from ynet_client import import_masks
+from ynet_client.deidentify import HEADER, QUARANTINE, Pseudonyms, kept, not_an_image, quarantine
 from ynet_client.dicomweb import DicomWeb
 from ynet_client.folder_files import Found
-from ynet_client.import_labels import Label, Labels, Matching
-from ynet_client.import_records import Origin, Quarantined, Records
+from ynet_client.import_choice import Choice as Choice
+from ynet_client.import_choice import FrameChoice as FrameChoice
+from ynet_client.import_choice import Summary as Summary
+from ynet_client.import_files import Made, Pictures, picture_of
+from ynet_client.import_labels import NO_LESION, Label, Labels, Matching
+from ynet_client.import_masks import Mask, PatientMasks
+from ynet_client.import_records import LeftOutError, Origin, Quarantined, Records
 
 SAVE_EVERY = 100
 """Images after which the manifest is written: so many a kill loses at most, and they are fetched again."""
-FrameChoice = Literal["refuse", "middle", "all"]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """How images are imported."""
-
-    frames: FrameChoice = "refuse"
-    window: Window | None = None  # in place of each file's own
-    dates: Dates = "none"
-    segment: int | None = None  # of a DICOM SEG with several
-    automatic_masks: bool = False  # DICOM SEGs that no person drew are taken as masks, too
-    release: frozenset[str] = frozenset()  # reasons of quarantine, or ids in it
-
-
-class Summary(NamedTuple):
-    """What an import did."""
-
-    images: int  # in the manifest now
-    patients: int
-    masks: int
-    imported: int  # of them, now
-    unlabelled: int  # objects of which the labels say nothing; not fetched
-    left_out: dict[str, int]  # by the reason
-    unmatched_labels: int  # names in the labels that nothing had
-    unlabelled_patients: int  # found, of whom no object has a label
-    unmatched_why: dict[str, int]  # in what their ids alone differ from such names: `import_labels.USUAL`
-
-
-class _LeftOutError(Exception):
-    """An object that is not imported: a reason's word, and why."""
-
-    def __init__(self, reason: str, why: str) -> None:
-        super().__init__(reason)
-        self.reason, self.why = reason, why
 
 
 def in_pacs(pacs: DicomWeb, query: str) -> Iterator[Found]:
-    """What a PACS finds, and the DICOM SEGs of the same studies. Raises as `DicomWeb` does."""
+    """What a PACS finds, and the drawings of the same patients. Raises as `DicomWeb` does."""
     for one in pacs.find(query):
         yield Found(*one, fetch=lambda one=one: pacs.fetch(one))  # type: ignore[misc]
 
@@ -80,18 +43,17 @@ def run(
     choice: Choice,
     progress: Callable[[int, int], None],
 ) -> Summary:
-    """Import what is labelled and not there yet. What was cut off is gone on with: nothing is fetched twice.
+    """Import what is labelled and not there yet, or there otherwise than it would be made now.
 
-    The manifest keeps the rows of earlier imports into the same folder. Raises UserError.
+    What was cut off is gone on with: nothing is fetched twice. The manifest keeps the rows of earlier imports into
+    the same folder. Raises UserError.
     """
     work = _Import(labels, out, records, names, choice)
-    studies: dict[str, dict[str, Found]] = {}
-    for one in found:
-        studies.setdefault(one.study, {}).setdefault(one.instance, one)
-    total, done = sum(map(len, studies.values())), 0
+    patients = import_masks.by_patient(found)
+    total, done = sum(map(len, patients)), 0
     try:
-        for study in studies.values():
-            for _ in work.take(list(study.values())):
+        for patient in patients:
+            for _ in work.take(patient):
                 done += 1
                 progress(done, total)
     finally:
@@ -103,65 +65,96 @@ class _Import:
     """One import on its way."""
 
     def __init__(self, labels: Labels, out: Path, records: Records, names: Pseudonyms, choice: Choice) -> None:
-        self._labels, self._out, self._records, self._names, self._choice = labels, out, records, names, choice
+        self._labels, self._records, self._names, self._choice = labels, records, names, choice
         self._matching = Matching(labels)
-        for kind in ("images", "masks"):
-            private_files.own_folder(out / kind)
-        rows = _read_manifest(out / "manifest.csv")
-        self._rows = {image: row for image, row in rows.items() if row["patient"] not in records.forgotten}
-        self._new, self._unlabelled, self._left_out, self._unsaved = 0, 0, Counter[str](), 0
+        self._pictures = Pictures(out, records)
+        self._seen, self._stale = set[str](), set[str]()  # instances; images
+        self._new, self._updated, self._unlabelled, self._unsaved = 0, 0, 0, 0
+        self._left_out = Counter[str]()
 
-    def take(self, study: Sequence[Found]) -> Iterator[None]:
-        """Import a study's images; a step for each object."""
-        masks: list[tuple[Segments, bytes]] | None = None
-        drawn = [one for one in study if one.sop_class in segmentation.SEGMENTATIONS]
-        for one in study:
+    def take(self, patient: Sequence[Found]) -> Iterator[None]:
+        """Import a patient's images; a step for each object."""
+        choice, quarantined = self._choice, self._records.quarantined
+        masks = PatientMasks(
+            patient,
+            quarantined,
+            self._fetched,
+            self._leave_out,
+            choice.segment,
+            takes_automatic=choice.automatic_masks,
+        )
+        kept_ones, held = list[Found](), list[tuple[Found, list[Made]]]()
+        for one in patient:
             yield
-            if one in drawn:
+            label = self._wanted(one)
+            if label is None or self._is_kept_back(one):
                 continue
-            if one.unreadable:
-                self._leave_out(one, one.reason, one.unreadable)
+            if self._is_there(one, label, masks):
+                kept_ones.append(one)
                 continue
-            label = self._matching.find(one.instance, one.series, one.study, one.patient)
-            if label is None:
-                self._unlabelled += 1
-                continue
-            if self._names.patient(one.patient, one.study) in self._records.forgotten:
-                self._left_out["forgotten"] += 1
-                continue
-            if self._is_there(one, label) or self._is_kept_back(one):
-                continue
-            if masks is None:
-                masks = [seg for each in drawn for seg in self._segments(each)]
-            self._take_one(one, label, masks)
-            if self._unsaved >= SAVE_EVERY:
-                self.save()
+            made = self._make(one, label, masks)
+            if any(each.mask.waits for each in made):
+                held.append((one, made))
+            else:
+                self._keep(one, made)
+        self._settle(held, kept_ones, masks)
 
     def save(self) -> None:
         """Write the manifest, and what only the site may know."""
-        _write_manifest(self._out / "manifest.csv", self._rows, has_split=self._labels.has_split)
-        self._records.save()
+        self._pictures.save(has_split=self._labels.has_split)
         self._unsaved = 0
 
     def summary(self) -> Summary:
         """What was done."""
-        rows = self._rows.values()
-        patients, masks = len({row["patient"] for row in rows}), sum(bool(row["mask"]) for row in rows)
-        left_out = dict(sorted(self._left_out.items()))
-        unmatched = self._matching.unmatched()._asdict()
-        return Summary(len(self._rows), patients, masks, self._new, self._unlabelled, left_out, **unmatched)
+        for origin in self._records.origins:
+            is_other = origin.options != self._choice.said(is_frame=origin.frame is not None)
+            if is_other and origin.instance not in self._seen and self._pictures.has(origin):
+                self._stale.add(origin.image)
+        return Summary(
+            *self._pictures.counted(),
+            imported=self._new,
+            unlabelled=self._unlabelled,
+            left_out=dict(sorted(self._left_out.items())),
+            **self._matching.unmatched()._asdict(),
+            undrawn=self._pictures.undrawn,
+            updated=self._updated,
+            stale=len(self._stale),
+        )
 
-    # --- one object
+    # --- whether an object is made
 
-    def _is_there(self, one: Found, label: Label) -> bool:
-        """Whether an object was imported before; its label is that of the labels now."""
-        names = self._records.images_of(one.instance)
-        rows = [self._rows.get(f"images/{name}.png") for name in names]
-        if not names or not all(row and (self._out / row["image"]).exists() for row in rows):
+    def _wanted(self, one: Found) -> Label | None:
+        """The label of an object that may be an image of the import; None where there is nothing to do."""
+        if one.sop_class in drawings.CLASSES:
+            return None
+        self._seen.add(one.instance)
+        if one.unreadable:
+            self._leave_out(one, one.reason, one.unreadable)
+            return None
+        label = self._matching.find(one.instance, one.series, one.study, one.patient)
+        if label is None:
+            self._unlabelled += 1
+            self._stay(one)
+        elif self._names.patient(one.patient, one.study) in self._records.forgotten:
+            self._left_out["forgotten"] += 1
+            return None
+        return label
+
+    def _is_there(self, one: Found, label: Label, masks: PatientMasks) -> bool:
+        """Whether an object is there as it would be made now; its label is that of the labels now."""
+        before = self._records.of(one.instance)
+        if not before or not all(self._pictures.has(origin) for origin in before):
             return False
-        for row in rows:
-            if row:
-                row.update(label=label.label, split=label.split)
+        mask = import_masks.state_of(label, self._labels.folder)
+        for origin in before:
+            options = self._choice.said(is_frame=origin.frame is not None)
+            is_source = origin.source == one.digest if one.digest else bool(origin.source)
+            if not is_source or (origin.options, origin.mask) != (options, mask):
+                return False
+            if not mask and not masks.is_state(origin.drawings):
+                return False
+        for origin in before:
+            self._pictures.rows[picture_of(origin)].update(label=label.label, split=label.split)
         return True
 
     def _is_kept_back(self, one: Found) -> bool:
@@ -176,22 +169,28 @@ class _Import:
     def _is_released(self, reason: str, one: Found) -> bool:
         return bool(self._choice.release & {reason, self._names.image(one.instance, None)})
 
-    def _take_one(self, one: Found, label: Label, masks: Sequence[tuple[Segments, bytes]]) -> None:
+    # --- one object
+
+    def _make(self, one: Found, label: Label, masks: PatientMasks) -> list[Made]:
+        """An object's pictures, written; none where it is left out."""
+        made = list[Made]()
         try:
             data = self._fetched(one)
             header = dicom_elements.read(data, HEADER).dataset
-            if (reason := quarantine(header)) and not self._is_released(reason, one):
-                raise _LeftOutError(reason, QUARANTINE[reason])
-            made = [self._pictured(one, label, header, data, frame, masks) for frame in self._frames(header)]
+            if str(header.get("SOPClassUID", "")) in drawings.CLASSES:
+                raise UnfitError("it is a drawing, which its PACS lists as something else", "ask its admin")
+            reason = quarantine(header)
+            if reason and not self._is_released(reason, one) and not self._records.of(one.instance):
+                raise LeftOutError(reason, QUARANTINE[reason])
+            for frame in self._frames(header):
+                made.append(self._pictured(one, label, header, data, frame, masks))
         except UnfitError as error:
-            self._leave_out(one, "unreadable", error.why)
-        except _LeftOutError as error:
-            self._leave_out(one, error.reason, error.why)
-        else:
-            for row, origin in made:
-                self._rows[row["image"]] = row
-                self._records.add(origin)
-            self._new, self._unsaved = self._new + len(made), self._unsaved + len(made)
+            self._drop(one, made, LeftOutError("unreadable", error.why))
+            return []
+        except LeftOutError as error:
+            self._drop(one, made, error)
+            return []
+        return made
 
     def _fetched(self, one: Found) -> bytes:
         try:
@@ -199,122 +198,98 @@ class _Import:
         except UserError as error:
             if type(error) is not UserError:  # refused, unreachable: so would be the next
                 raise
-            raise _LeftOutError("not-fetched", error.why) from None
+            raise LeftOutError("not-fetched", error.why) from None
 
     def _frames(self, header: Dataset) -> list[int | None]:
         count = frame_count(header)
         if count <= 1:
             return [None]
         if self._choice.frames == "refuse":
-            raise _LeftOutError("several-frames", f"it holds {count} frames; say --frames middle or --frames all")
+            raise LeftOutError("several-frames", f"it holds {count} frames; say --frames middle or --frames all")
         return [(count + 1) // 2] if self._choice.frames == "middle" else list(range(1, count + 1))
 
     def _pictured(
-        self,
-        one: Found,
-        label: Label,
-        header: Dataset,
-        data: bytes,
-        frame: int | None,
-        masks: Sequence[tuple[Segments, bytes]],
-    ) -> tuple[dict[str, str], Origin]:
+        self, one: Found, label: Label, header: Dataset, data: bytes, frame: int | None, masks: PatientMasks
+    ) -> Made:
         """An image, and its mask, written without anything but their pixels; its row."""
         pixels = dicom.decode(data, frame, self._choice.window)
-        mask = self._mask(one, label, frame, masks)
-        if mask is not None and mask.shape != pixels.shape[:2]:
-            raise _LeftOutError("mask-unclear", "its mask has another size than it")
-        name = self._names.image(one.instance, frame)
-        image_path, mask_path = f"images/{name}.png", f"masks/{name}.png"
-        _write_png(self._out / image_path, _sixteen_bit(pixels))
-        has_lesion = mask is not None and bool(mask.any())
-        if mask is not None and has_lesion:
-            _write_png(self._out / mask_path, mask * np.uint8(255))
+        mask = self._mask(label, lambda: drawings.subject(data, frame), masks)
+        if mask.pixels is not None and mask.pixels.shape != pixels.shape[:2]:
+            raise LeftOutError("mask-unclear", "its mask has another size than it")
+        drawn = import_masks.state_of(label, self._labels.folder)
+        origin = Origin(
+            self._names.image(one.instance, frame),
+            *(one.study, one.series, one.instance, frame),
+            hashlib.sha256(data).hexdigest(),
+            self._choice.said(is_frame=frame is not None),
+            *(drawn, "" if drawn else masks.state()),
+        )
+        self._pictures.write(origin, pixels)
         row = {
-            "image": image_path,
-            "mask": mask_path if has_lesion else "",
+            "image": picture_of(origin),
+            "mask": "",
             "label": label.label,
             "patient": self._names.patient(one.patient, one.study),
             "split": label.split,
             **kept(header, self._choice.dates),
         }
-        return row, Origin(name, one.study, one.series, one.instance, frame)
+        return Made(row, origin, mask)
 
-    def _mask(
-        self, one: Found, label: Label, frame: int | None, masks: Sequence[tuple[Segments, bytes]]
-    ) -> np.ndarray | None:
-        """The mask of an image: the one that the labels name, or that of the one SEG that speaks of it."""
-        of = Reference(one.instance, frame or 1)
+    def _mask(self, label: Label, of: Callable[[], Subject], masks: PatientMasks) -> Mask:
+        """The mask of an image: what the labels name or say, or what the patient's drawings say."""
+        if label.mask == NO_LESION:
+            return Mask(None, is_said=True)
         if label.mask:
-            return self._named_mask(label.mask, of)
-        speaking = [file for seg, file in masks if one.instance in seg.instances]
-        if len(speaking) > 1:
-            raise _LeftOutError("mask-unclear", "several DICOM SEGs of its study refer to it")
-        try:
-            return segmentation.decode(speaking[0], of, self._choice.segment) if speaking else None
-        except UnfitError as error:
-            raise _LeftOutError("mask-unclear", f"of its DICOM SEG: {error.why}") from None
+            return Mask(import_masks.named(self._labels.folder, label.mask, of, self._choice.segment), is_said=True)
+        return masks.say(of)
 
-    def _named_mask(self, relative: str, of: Reference) -> np.ndarray:
-        try:
-            path = manifest.Manifest(self._labels.folder, ()).path_of(relative)
-            file, number = source(path)
-            data = file.read_bytes() if file.stat().st_size <= MAX_FILE_BYTES else b""
-            if is_dicom(data) and segmentation.is_segmentation(data):
-                return segmentation.decode(data, of, number or self._choice.segment)
-            return images.decode_mask(path)
-        except (UserError, UnfitError) as error:
-            raise _LeftOutError("mask-unclear", f"of the mask that the labels name: {error.why}") from None
-        except OSError:
-            raise _LeftOutError("mask-unclear", "the mask that the labels name cannot be read") from None
+    # --- what becomes of it
 
-    def _segments(self, one: Found) -> Iterator[tuple[Segments, bytes]]:
-        """A DICOM SEG that may be a mask. What a model has drawn, ynet's own too, is none that another learns from."""
+    def _settle(self, held: Sequence[tuple[Found, list[Made]]], there: Sequence[Found], masks: PatientMasks) -> None:
+        """Keep the images whose drawings lie on another one; the others may be the ones that were meant."""
+        left = list(there)
+        while left and not all(wait.is_over for _, made in held for each in made for wait in each.mask.waits):
+            for subject in self._subjects(left.pop()):
+                masks.see(subject)
+        for one, made in held:
+            try:
+                self._keep(one, [each._replace(mask=import_masks.settled(each.mask)) for each in made])
+            except LeftOutError as error:
+                self._drop(one, made, error)
+
+    def _subjects(self, one: Found) -> Iterator[Subject]:
+        """The images of an object that is there."""
         try:
             data = self._fetched(one)
-            seg = segmentation.segments(data)
-        except UnfitError as error:
-            self._leave_out(one, "unreadable", error.why)
-        except _LeftOutError as error:
-            self._leave_out(one, error.reason, error.why)
+            yield from [drawings.subject(data, origin.frame) for origin in self._records.of(one.instance)]
+        except (UnfitError, LeftOutError):
+            return
+
+    def _keep(self, one: Found, made: Sequence[Made]) -> None:
+        """Put an object's pictures into the manifest, in place of those that were made of it before."""
+        again = self._pictures.keep(one.instance, made, is_healthy=self._choice.no_mask_means_healthy)
+        self._new, self._updated = self._new + len(made) - again, self._updated + again
+        self._unsaved += len(made)
+        if self._unsaved >= SAVE_EVERY:
+            self.save()
+
+    def _drop(self, one: Found, made: Sequence[Made], error: LeftOutError) -> None:
+        """Leave an object out, and what was made of it now.
+
+        What an earlier import made of it goes where its mask is unclear now; else it stays, and is named as stale.
+        """
+        self._leave_out(one, error.reason, error.why)
+        if error.reason == "mask-unclear":
+            self._pictures.remove(one.instance)
         else:
-            if seg.is_automatic and not self._choice.automatic_masks:
-                self._left_out["automatic-mask"] += 1
-            else:
-                yield seg, data
+            self._stay(one)
+        self._pictures.discard(made)
+
+    def _stay(self, one: Found) -> None:
+        """What was made of an object before stays, and is named as stale."""
+        self._stale |= {picture_of(origin) for origin in self._records.of(one.instance) if self._pictures.has(origin)}
 
     def _leave_out(self, one: Found, reason: str, why: str) -> None:
         self._left_out[reason] += 1
-        self._records.leave_out(Quarantined(self._names.image(one.instance, None), one.instance, reason, why))
-
-
-def _sixteen_bit(pixels: np.ndarray) -> np.ndarray:
-    """Grey in 16 bit, which loses nothing of 12; colour as it is."""
-    return (pixels * np.float32(65535)).round().astype(np.uint16) if pixels.ndim == 2 else pixels
-
-
-def _write_png(path: Path, pixels: np.ndarray) -> None:
-    """Whole or not at all."""
-    made = io.BytesIO()
-    Image.fromarray(pixels).save(made, "PNG", compress_level=1)
-    private_files.write(path, made.getvalue())
-
-
-def _read_manifest(path: Path) -> dict[str, dict[str, str]]:
-    """The rows of an earlier import, by image."""
-    if not path.exists():
-        return {}
-    return {row.cells["image"]: dict(row.cells) for row in manifest.read_rows(path)}
-
-
-def _write_manifest(path: Path, rows: dict[str, dict[str, str]], *, has_split: bool) -> None:
-    """Columns in which no row says anything are left out; so is `split`, but where the labels have it."""
-    if not rows:
-        return
-    optional = [*(one.column for one in ALLOWED.values()), "date"]
-    more = [column for column in optional if any(row.get(column) for row in rows.values())]
-    columns = [*manifest.REQUIRED, *(["split"] if has_split else []), *more]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(row for _, row in sorted(rows.items()))
-    private_files.write(path, text.getvalue())
+        name = self._names.image(one.instance, None)
+        self._records.leave_out(Quarantined(name, one.instance, reason, why, one.digest))

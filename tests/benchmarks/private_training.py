@@ -45,7 +45,12 @@ class InMemory:
         return len(self.label)
 
     def batch(self, positions: torch.Tensor) -> Batch:
-        return Batch(self.image[positions], self.mask[positions], self.label[positions])
+        return Batch(
+            self.image[positions],
+            self.mask[positions],
+            self.label[positions],
+            torch.ones(len(positions), dtype=torch.bool),
+        )
 
 
 def plan(batch: int) -> Plan:
@@ -124,7 +129,7 @@ def steps(cases: InMemory, frozen: Plan, step: Callable[[Batch], None]) -> int:
     for _ in range(len(cases) // batch):
         drawn = cases.batch(torch.nonzero(torch.rand(len(cases), generator=generator) < batch / len(cases)).flatten())
         image, mask = augment(drawn.image, drawn.mask, frozen.augmentation, generator)
-        step(Batch(image, mask, drawn.label))
+        step(Batch(image, mask, drawn.label, drawn.drawn))
         images += len(drawn.label)
     return images
 

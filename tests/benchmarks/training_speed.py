@@ -50,7 +50,12 @@ class InMemory:
         return len(self.label)
 
     def batch(self, positions: torch.Tensor) -> Batch:
-        return Batch(self.image[positions], self.mask[positions], self.label[positions])
+        return Batch(
+            self.image[positions],
+            self.mask[positions],
+            self.label[positions],
+            torch.ones(len(positions), dtype=torch.bool),
+        )
 
 
 class Variant(NamedTuple):

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from pydicom.uid import RTStructureSetStorage, SegmentationStorage
 
 from ynet.data.limits import MAX_FILE_BYTES
 from ynet.errors import RefusedError, UnreachableError, UserError
@@ -177,3 +178,37 @@ def test_a_query_is_of_dicoms_attributes() -> None:
         read_query("Modalty=CANARY")
     with pytest.raises(UserError, match="not NAME=VALUE"):
         read_query("MR")
+
+
+def test_the_drawings_of_a_patient_are_found_in_all_studies_and_no_others(pacs: tuple[Pacs, DicomWeb]) -> None:
+    server, web = pacs
+    series = [
+        ("P", "1.1", "1.1.1", "MR"),
+        ("P", "1.1", "1.1.2", "RTSTRUCT"),
+        ("P", "1.2", "1.2.1", "SEG"),
+        ("P", "1.2", "1.2.2", "MR"),
+        ("P2", "1.3", "1.3.1", "SEG"),
+    ]
+    heeds = ["Modality", "PatientID"]
+
+    def listed(handler: BaseHTTPRequestHandler) -> None:
+        path, asked = urlsplit(handler.path).path, parse_qs(urlsplit(handler.path).query)
+        wanted = {name: asked[name][0] for name in heeds if name in asked}
+        found = [
+            {"00100020": {"Value": [who]}, "0020000D": {"Value": [study]}, "0020000E": {"Value": [one]}}
+            | {"00080060": {"Value": [modality]}}
+            for who, study, one, modality in series
+            if wanted.get("Modality", modality) == modality and wanted.get("PatientID", who) == who
+        ]
+        if path.endswith("/instances"):
+            found = [{"00080018": {"Value": [path.split("/")[-2] + ".1"]}}]
+        first = int(asked["offset"][0])
+        server.said(200, json.dumps(found[first:]).encode())(handler)
+
+    server.answer = listed
+    for heeded in (heeds[:], ["Modality"]):
+        heeds[:] = heeded
+        found = [one for one in web.find("Modality=MR&PatientID=P") if one.patient == "P"]
+        drawn = {one.series: one.sop_class for one in found if one.series not in ("1.1.1", "1.2.2")}
+        assert drawn == {"1.1.2": RTStructureSetStorage, "1.2.1": SegmentationStorage}
+        assert len(found) == len({one.instance for one in found}) == 4

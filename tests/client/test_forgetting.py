@@ -104,7 +104,7 @@ def stores(folder: Path, images: set[str]) -> Stores:
         return Stores(
             set(gallery.known(name).images),
             images & asked,
-            {image for image in images if kept.images_of(image)},
+            {image for image in images if kept.of(image)},
         )
 
 

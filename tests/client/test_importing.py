@@ -1,6 +1,5 @@
 """What an import lets through, and what it keeps back."""
 
-import csv
 import itertools
 import json
 import logging
@@ -9,65 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_hospital import CANARY, names, segmentation, with_private
-from dicoms import PDF, SECONDARY, dataset, dicom, to_bytes
+from dicom_hospital import CANARY, segmentation
+from dicoms import PDF, SECONDARY, dicom
+from import_hospital import GREY, Hospital
 from PIL import Image
-from pydicom import dcmread, uid
+from pydicom import dcmread
 from typer.testing import CliRunner
 
 from ynet.data.check import check
 from ynet.data.split import is_held_back
 from ynet.errors import UserError
-from ynet_client import audit, folder_files, import_labels, importing
+from ynet_client import audit, import_labels
 from ynet_client.cli import app
 from ynet_client.deidentify import ALLOWED, QUARANTINE, Pseudonyms, known_as
 from ynet_client.folder_files import Found
 from ynet_client.import_records import Records
-from ynet_client.importing import Choice, Summary
-
-Y, X = np.mgrid[:40, :36]
-GREY = (X * 60 + Y * 12).astype(np.uint16)
-SIDE = (40, 36)
-
-
-class Hospital:
-    """A folder of DICOM files with their labels, to be imported."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.pacs, self.out, self.home = folder, folder / "pacs", folder / "out", folder / "home"
-        self.study, self.series = uid.generate_uid(), uid.generate_uid()
-        for each in (self.pacs, self.home):
-            each.mkdir()
-
-    def image(self, name: str, pixels: np.ndarray | None = GREY, **elements: object) -> str:
-        """A file; its SOP instance UID."""
-        own = {"StudyInstanceUID": self.study, "SeriesInstanceUID": self.series, "BitsStored": 12}
-        made = dataset(pixels, **{**names(PatientID="CANARY-1"), **own, **elements})  # type: ignore[arg-type]
-        (self.pacs / name).write_bytes(to_bytes(with_private(made)))
-        return str(made.SOPInstanceUID)
-
-    def import_(self, labels: str = "patient,label\nCANARY-1,glioma\n", **choice: object) -> Summary:
-        (self.folder / "labels.csv").write_text(labels)
-        return importing.run(
-            self.found(),
-            import_labels.read(self.folder / "labels.csv"),
-            self.out,
-            Records(self.home),
-            Pseudonyms.of(self.home),
-            Choice(**choice),  # type: ignore[arg-type]
-            lambda *_: None,
-        )
-
-    def found(self) -> list[Found]:
-        return list(folder_files.in_folders([self.pacs]))
-
-    def rows(self) -> list[dict[str, str]]:
-        return list(csv.DictReader((self.out / "manifest.csv").read_text().splitlines()))
-
-    def reasons(self) -> dict[str, str]:
-        """Why each object was left out, by its UID."""
-        rows = csv.DictReader((self.home / "quarantine.csv").read_text().splitlines())
-        return {row["instance"]: row["reason"] for row in rows}
 
 
 @pytest.fixture
@@ -254,7 +209,7 @@ def test_a_seg_of_the_same_study_is_the_mask_but_not_one_that_a_model_drew(hospi
     seg = hospital.pacs / "seg.dcm"
     seg.write_bytes(segmentation([source], mask, by="AUTOMATIC"))
     assert hospital.import_().left_out == {"automatic-mask": 1}
-    assert hospital.rows()[0]["mask"] == ""
+    assert hospital.rows()[0]["mask"] == "unknown"
     (hospital.out / "manifest.csv").unlink()
     seg.write_bytes(segmentation([source], mask))
     hospital.import_()

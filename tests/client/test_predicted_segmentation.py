@@ -10,9 +10,9 @@ from dicom_hospital import names
 from dicoms import dataset, dicom, to_bytes
 from pydicom import Dataset, dcmread, uid
 
-from ynet.data import segmentation
+from ynet.data import drawings
 from ynet.data.dicom_elements import UnfitError
-from ynet.data.segmentation import Reference
+from ynet.data.matching import Subject
 from ynet_client import predicted_segmentation
 
 GREY = np.arange(37 * 23, dtype=np.uint16).reshape(37, 23)
@@ -28,7 +28,7 @@ def made(source: bytes, frame: int | None = None, mask: np.ndarray = MASK) -> Da
 def test_it_is_read_as_the_mask_of_its_image_by_us_and_by_highdicom(syntax: str) -> None:
     source = dicom(GREY, syntax, **names(), ImagePositionPatient=[0, 0, 0])
     image, seg = dcmread(io.BytesIO(source)), made(source)
-    np.testing.assert_array_equal(segmentation.decode(to_bytes(seg), segmentation.reference(source, None)), MASK)
+    np.testing.assert_array_equal(drawings.decode(to_bytes(seg), drawings.subject(source, None)), MASK)
     read = highdicom.seg.Segmentation.from_dataset(seg)
     pixels = read.get_pixels_by_source_instance([image.SOPInstanceUID])
     np.testing.assert_array_equal(pixels[0, :, :, 0], MASK)
@@ -38,14 +38,14 @@ def test_it_is_read_as_the_mask_of_its_image_by_us_and_by_highdicom(syntax: str)
     assert segment.SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Lesion"
     (algorithm,) = segment.SegmentationAlgorithmIdentificationSequence
     assert (algorithm.AlgorithmName, MODEL in algorithm.AlgorithmParameters) == ("ynet", True)
-    assert segmentation.segments(to_bytes(seg)).is_automatic
+    assert drawings.read(to_bytes(seg)).is_automatic
 
 
 def test_it_refers_to_the_frame_that_was_meant() -> None:
     many = dataset(np.stack([GREY] * 3), frames=True, **names(), ImagePositionPatient=[0, 0, 0])
     seg = to_bytes(made(to_bytes(many), 2))
     for frame in (1, 2, 3):
-        mask = segmentation.decode(seg, Reference(many.SOPInstanceUID, frame))
+        mask = drawings.decode(seg, Subject(many.SOPInstanceUID, frame))
         np.testing.assert_array_equal(mask, MASK if frame == 2 else 0)
 
 
@@ -53,7 +53,7 @@ def test_the_same_image_and_model_have_the_same_uids_and_a_picture_without_a_les
     source = dicom(GREY, **names(), ImagePositionPatient=[0, 0, 0])
     one, two, other = made(source), made(source, mask=MASK * 0), made(dicom(GREY, **names()))
     assert one.SOPInstanceUID == two.SOPInstanceUID != other.SOPInstanceUID
-    assert not segmentation.decode(to_bytes(two), segmentation.reference(source, None)).any()
+    assert not drawings.decode(to_bytes(two), drawings.subject(source, None)).any()
 
 
 def test_an_image_without_its_geometry_is_refused_and_no_name_is_said() -> None:

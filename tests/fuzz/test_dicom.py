@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from dicom_hospital import names, segmentation
 from dicoms import LOSSLESS, LOSSY, UNCOMPRESSED, dataset, dicom, to_bytes
+from drawn import circle, refers_to, structure_set
 from fuzz.mangling import fuzzed, holds, mangled
 from hypothesis import given
 from hypothesis import strategies as st
@@ -131,6 +132,17 @@ def test_a_dicom_seg(tmp_path: Path, data: st.DataObject) -> None:
     image.write_bytes(made)
     seg.write_bytes(data.draw(mangled(file)))
     holds(lambda: images.decode_mask(seg, image))
+
+
+@fuzzed(150)
+@given(data=st.data())
+def test_a_structure_set(tmp_path: Path, data: st.DataObject) -> None:
+    source = dataset(GREY[:9, :7].copy(), **names(), ImagePositionPatient=[0, 0, 0])
+    image, made = tmp_path / "image.dcm", tmp_path / "rt.dcm"
+    image.write_bytes(to_bytes(source))
+    contours = refers_to(structure_set(source, [[circle((2, 2, 0), 1.2, 12)]]), [source])
+    made.write_bytes(data.draw(mangled(to_bytes(contours))))
+    holds(lambda: images.decode_mask(made, image))
 
 
 @cache

@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 from browser import PASSWORD, chromium, serious, sign_in, window
 from hospitals import small_plan
 from trial import Trial
-from ynet.data import segmentation
+from ynet.data import drawings
 from ynet.data.manifest import find_sites, read
 from ynet.web.accounts import Accounts
 from ynet_client import site_backup
@@ -166,8 +166,8 @@ def assert_its_mask_is_given_back_as_a_seg(trial: Trial, page: Page, source: byt
         downloaded.append(Path(download.value.path()).read_bytes())
     assert download.value.suggested_filename == "slice-seg.dcm"
     shown, seg = np.asarray(Image.open(io.BytesIO(downloaded[0]))) > 0, downloaded[1]
-    np.testing.assert_array_equal(segmentation.decode(seg, segmentation.reference(source, None)), shown)
-    assert segmentation.segments(seg).is_automatic
+    np.testing.assert_array_equal(drawings.decode(seg, drawings.subject(source, None)), shown)
+    assert drawings.read(seg).is_automatic
     (entry,) = (one for one in audited(trial, "A") if one["kind"] == "segmented")
     assert entry["user"] == pseudonym(trial, "weber")
     with Caller(trial, "A", "weber") as client:

@@ -30,12 +30,13 @@ class Cases:
         self.image = torch.randn(count, channels, size, size, generator=generator)
         self.mask = (torch.rand(count, 1, size, size, generator=generator) > 0.8).float()
         self.label = torch.arange(count) % classes
+        self.drawn = torch.ones(count, dtype=torch.bool)
 
     def __len__(self) -> int:
         return len(self.label)
 
     def batch(self, positions: torch.Tensor) -> Batch:
-        return Batch(self.image[positions], self.mask[positions], self.label[positions])
+        return Batch(self.image[positions], self.mask[positions], self.label[positions], self.drawn[positions])
 
 
 @pytest.fixture

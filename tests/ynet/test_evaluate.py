@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from ynet import metrics
 from ynet.data.cases import CaseCache
 from ynet.data.manifest import find_sites, read
 from ynet.data.pooled import Pooled
@@ -109,6 +110,20 @@ def test_every_score_is_a_finite_number_whatever_is_missing(
     queries.mask.fill_(mask)
     scores = evaluate(build(plan), gallery, queries, plan, CPU).to_metrics()
     assert all(math.isfinite(value) for value in scores.values())
+
+
+def test_masks_that_nobody_has_drawn_are_no_empty_ones_in_the_scores(make_plan: Any, make_cases: Any) -> None:
+    plan, cases, some = make_plan(), make_cases(12), make_cases(12)
+    cases.mask[:] = 0
+    cases.mask[:4, :, :5] = 1
+    some.mask[:] = cases.mask
+    some.mask[8:], some.drawn[8:] = 0, False
+    net = build(plan)
+    known, encoded = (encode(net, one, CPU) for one in (cases, some))
+    np.testing.assert_array_equal(np.isnan(encoded.true), ~some.drawn.numpy())
+    np.testing.assert_array_equal(encoded.true[:8], known.true[:8])
+    whole = metrics.overlap(*(counts[:8] for counts in (known.both, known.predicted, known.true)))
+    assert metrics.overlap(encoded.both, encoded.predicted, encoded.true) == whole
 
 
 def test_codes_come_in_the_order_of_the_cases(make_plan: Any, make_cases: Any) -> None:

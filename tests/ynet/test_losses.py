@@ -40,6 +40,19 @@ def test_a_total_is_its_parts_in_the_recipes_shares(make_plan: Any, make_cases: 
         torch.testing.assert_close(parts.total, shares[0] * parts.classification + shares[1] * parts.segmentation)
 
 
+@pytest.mark.parametrize("recipe", ["default", "paper"])
+def test_a_mask_that_nobody_has_drawn_takes_no_part_and_its_class_does(
+    recipe: str, make_plan: Any, make_cases: Any
+) -> None:
+    plan = make_plan(recipe=recipe)
+    net, batch = build(plan), make_cases(6).batch(torch.arange(6))
+    unknown = batch._replace(drawn=torch.tensor([True, False, True, True, False, True]))
+    whole, parts = (loss_of(plan, CPU)(net(one.image), one) for one in (batch, unknown))
+    assert parts.segmentation[[1, 4]].tolist() == [0, 0]
+    torch.testing.assert_close(parts.segmentation[unknown.drawn], whole.segmentation[unknown.drawn])
+    torch.testing.assert_close(parts.classification, whole.classification)
+
+
 def test_ortho_hash_is_softmax_cross_entropy_with_a_margin_for_the_own_class() -> None:
     code, targets = torch.randn(4, 32), codebook(3, 32, 1)
     label = torch.tensor([0, 1, 2, 1])

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 
@@ -12,6 +12,7 @@ class Batch(NamedTuple):
     image: Float[Tensor, "batch channels size size"]
     mask: Float[Tensor, "batch 1 size size"]
     label: Int64[Tensor, " batch"]
+    drawn: Bool[Tensor, " batch"]  # whether the mask is known; else it is 0 and takes no part
 
 
 @runtime_checkable

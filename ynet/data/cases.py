@@ -37,6 +37,7 @@ class CaseCache:
         self.label: Int64[Tensor, " cases"] = torch.tensor(
             [_position(case, classes) for case in self._cases], dtype=torch.int64
         )
+        self._drawn = torch.tensor([case.is_drawn for case in self._cases], dtype=torch.bool)
         area = image.size * image.size
         self._bytes_per_case = 2 * image.channels * area + area
         room = min(len(self._cases), max(0, memory_limit_bytes) // self._bytes_per_case)
@@ -57,23 +58,23 @@ class CaseCache:
 
     def batch(self, positions: Int64[Tensor, " batch"]) -> Batch:
         """The cases at `positions`, in that order. Raises UserError when a file cannot be used, IndexError."""
-        label = self.label.index_select(0, positions)
+        label, drawn = self.label.index_select(0, positions), self._drawn.index_select(0, positions)
         if self._held_count < len(self._cases):
             missing = positions[~self._held.index_select(0, positions)]
             decoded = {position: self._prepare(position) for position in set(missing.tolist())}
             if any(position >= len(self._images) for position in decoded):
-                return self._assemble(positions, decoded, label)
+                return Batch(*self._assembled(positions, decoded), label, drawn)
         image = self._images.index_select(0, positions).float()
-        return Batch(image, self._masks.index_select(0, positions).float(), label)
+        return Batch(image, self._masks.index_select(0, positions).float(), label, drawn)
 
-    def _assemble(self, positions: Tensor, decoded: dict[int, tuple[Tensor, Tensor]], label: Tensor) -> Batch:
-        """A batch of which some cases are beyond the limit."""
+    def _assembled(self, positions: Tensor, decoded: dict[int, tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """The images and masks of a batch of which some cases are beyond the limit."""
         pairs = [
             decoded[position] if position in decoded else (self._images[position], self._masks[position])
             for position in positions.tolist()
         ]
         image = torch.stack([image for image, _ in pairs]).float()
-        return Batch(image, torch.stack([mask for _, mask in pairs]).float(), label)
+        return image, torch.stack([mask for _, mask in pairs]).float()
 
     def _prepare(self, position: int) -> tuple[Float16[Tensor, "channels size size"], UInt8[Tensor, "1 size size"]]:
         """One case decoded, and kept where there is room for it."""

@@ -50,6 +50,7 @@ def check(
     problems += _labels(cases, classes)
     problems += _splits(cases, classes)
     problems += _masks(seen)
+    problems += _undrawn(cases)
     problems += _duplicates(seen)
     problems += _colours(seen, channels)
     problems += _display_values(seen)
@@ -189,11 +190,21 @@ def _inverted(seen: Sequence[_Seen]) -> Iterator[Problem]:
         yield Problem(WHOLE_MANIFEST, "mask", "error", what, do)
 
 
+def _undrawn(cases: Sequence[Case]) -> Iterator[Problem]:
+    """One warning, at the first row of which nobody says whether there is a lesion."""
+    undrawn = [case.row for case in cases if not case.is_drawn]
+    if undrawn:
+        what = (
+            f"masks that nobody has drawn: {len(undrawn)}; these cases take no part in the mask's training and scores"
+        )
+        yield Problem(undrawn[0], "mask", "warning", what, "draw them; where there is no lesion leave the cell empty")
+
+
 def _labels_usually_empty(seen: Sequence[_Seen]) -> frozenset[str]:
     surplus: defaultdict[str, int] = defaultdict(int)
     for case, _, mask, _ in seen:
-        if mask is None and case.mask:
-            continue  # unreadable
+        if mask is None and (case.mask or not case.is_drawn):
+            continue  # unreadable, or not known
         surplus[case.label] += 1 if mask is None or mask.lesion == 0 else -1
     return frozenset(label for label, more in surplus.items() if more > 0)
 

@@ -16,6 +16,8 @@ Split = Literal["train", "test"]
 
 REQUIRED = ("image", "mask", "label", "patient")
 COLUMNS = (*REQUIRED, "split")
+UNDRAWN = "unknown"
+"""In the column `mask`: nobody has said whether there is a lesion, nor where."""
 VALIDATION_SEED = 2026
 SHORTENED = "a spreadsheet has made a number of it and left digits out"
 _FORM = sheet.Form(
@@ -29,11 +31,12 @@ class Case:
 
     row: int  # as a spreadsheet counts: the header is row 1
     image: str
-    mask: str  # empty: no lesion
+    mask: str  # empty: no lesion, or none that is known
     label: str
     patient: str
     split: Split
     attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
+    is_drawn: bool = True  # False: nobody has said whether there is a lesion, nor where
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,11 @@ def faults(root: Path, row: Row) -> Iterator[Fault]:
     if row.cells.get("split", "train") not in ("train", "test"):
         yield Fault("split", f"it is {row.cells['split']!r}", "write train or test, or take the column out")
     for column in ("image", "mask"):
-        if row.cells[column] and (fault := path_fault(root, row.cells[column])):
+        if (
+            row.cells[column]
+            and (column, row.cells[column]) != ("mask", UNDRAWN)
+            and (fault := path_fault(root, row.cells[column]))
+        ):
             yield fault._replace(column=column)
 
 
@@ -148,11 +155,12 @@ def to_cases(rows: Sequence[Row], split_seed: int) -> tuple[Case, ...]:
         Case(
             row=row.number,
             image=row.cells["image"],
-            mask=row.cells["mask"],
+            mask="" if row.cells["mask"] == UNDRAWN else row.cells["mask"],
             label=row.cells["label"],
             patient=row.cells["patient"],
             split=_split(row, split_seed),
             attributes={name: cell for name, cell in row.cells.items() if name not in COLUMNS},
+            is_drawn=row.cells["mask"] != UNDRAWN,
         )
         for row in rows
     )

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from ynet.data import deep, dicom, dicom_elements, lesion, segmentation
+from ynet.data import deep, dicom, dicom_elements, drawings, lesion
 from ynet.data.dicom_elements import UnfitError
 from ynet.data.frames import source
 from ynet.data.lesion import Lesion
@@ -14,7 +14,7 @@ from ynet.data.opening import MASK, ONE_CHANNEL, is_inverted, mended, opened, pl
 
 
 def decode_mask(path: Path, image: Path | None = None) -> UInt8[np.ndarray, "h w"]:
-    """The mask in a file: 1 = lesion. A DICOM SEG is matched to `image` by its references. Raises UserError.
+    """The mask in a file: 1 = lesion. A DICOM SEG or structure set is matched to `image`. Raises UserError.
 
     Of any other file: what is not black is lesion, where it is of one value or colour, its edges cut half-way
     (`ynet.data.lesion`). `FILE#2` is the lesion where the value, or the palette's number, is 2; of a DICOM SEG its
@@ -27,20 +27,19 @@ def read_mask(path: Path, image: Path | None = None) -> Lesion:
     """As `decode_mask`, with what else its file says. Raises UserError."""
     file_path, number = source(path)
     with reading(path, MASK) as (data, _):
-        is_segmentation = data is not None and segmentation.is_segmentation(data)
-        if data is not None and not is_segmentation:
+        if data is not None and not drawings.is_drawing(data):
             return _dicom_mask(data, number)
     if data is None:
         return _picture_mask(file_path, number)
     reference = None
     if image is not None:
         with reading(image) as (of, frame):
-            reference = None if of is None else segmentation.reference(of, frame)
+            reference = None if of is None else drawings.subject(of, frame)
     with reading(path, MASK) as (data, segment):
         if data is None or reference is None:
-            why = "it is a DICOM SEG, and its image is no DICOM file"
+            why = "it is a DICOM SEG or structure set, and its image is no DICOM file"
             raise UnfitError(why, "name the DICOM file as the image, or save the mask as PNG")
-        return Lesion(np.asarray(segmentation.decode(data, reference, segment), np.uint8), 2, is_named=True)
+        return Lesion(np.asarray(drawings.decode(data, reference, segment), np.uint8), 2, is_named=True)
 
 
 def _picture_mask(path: Path, number: int | None) -> Lesion:

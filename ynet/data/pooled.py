@@ -33,5 +33,4 @@ class Pooled:
                 order.append(mine)
                 parts.append(source.batch(positions[mine] - self._starts[number]))
         back = torch.argsort(torch.cat(order))
-        image, mask, label = (torch.cat(tensors)[back] for tensors in zip(*parts, strict=True))
-        return Batch(image, mask, label)
+        return Batch(*(torch.cat(tensors)[back] for tensors in zip(*parts, strict=True)))

@@ -1,103 +1,76 @@
-"""The mask of one image in a DICOM SEG, found by what its frames refer to."""
+"""DICOM SEG and label maps: what they say of themselves, and the masks that their frames hold."""
 
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 from jaxtyping import UInt8
+from pydicom import uid
 from pydicom.dataset import Dataset
 
-from ynet.data import dicom, dicom_elements
-from ynet.data.dicom_elements import UnfitError, damaged, items, parsing
+from ynet.data import dicom, dicom_elements, geometry, one_bit
+from ynet.data.dicom_elements import items
 from ynet.data.limits import MAX_PIXELS
+from ynet.data.matching import ALL_FRAMES, Drawing, Mark, Reference, Subject
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 """SOP classes: segmentation, label map segmentation."""
 _ELEMENTS = (
-    *("SOPClassUID", "SegmentationType", "MaximumFractionalValue", "SegmentSequence", "ReferencedSeriesSequence"),
-    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *("SOPClassUID", "StudyInstanceUID", "FrameOfReferenceUID", "SegmentationType", "MaximumFractionalValue"),
+    *("SegmentSequence", "ReferencedSeriesSequence", "StudiesContainingOtherReferencedInstancesSequence"),
+    *("DimensionOrganizationType", "TotalPixelMatrixRows", *geometry.ELEMENTS, *dicom.SHAPE, *one_bit.ELEMENTS),
 )
+_TILED = "it is drawn in tiles of a larger picture, which are not put together here"
 
 
-class Reference(NamedTuple):
-    """An image, as others refer to it."""
-
-    instance: str  # its SOP instance UID
-    frame: int  # from 1
-
-
-class Segments(NamedTuple):
-    """What a DICOM SEG says of itself."""
-
-    numbers: tuple[int, ...]
-    is_automatic: bool  # none of its segments was drawn, or corrected, by a person
-    references: frozenset[Reference]  # the images of its frames
-    instances: frozenset[str]  # all images that it speaks of: one without a frame has nothing segmented
-
-
-@parsing()
-def is_segmentation(data: bytes) -> bool:
-    """Whether a DICOM file is a DICOM SEG. Raises UnfitError."""
-    return str(dicom_elements.read(data, ("SOPClassUID",)).dataset.get("SOPClassUID", "")) in SEGMENTATIONS
-
-
-@parsing()
-def reference(data: bytes, frame: int | None) -> Reference:
-    """How others refer to an image. Raises UnfitError."""
-    found = str(dicom_elements.read(data, ("SOPInstanceUID",)).dataset.get("SOPInstanceUID", ""))
-    if not found:
-        raise UnfitError("it has no SOP instance UID", "export it again, with its identifiers")
-    return Reference(found, frame or 1)
-
-
-@parsing()
-def segments(data: bytes) -> Segments:
-    """What a DICOM SEG holds; no pixel is decoded. Raises UnfitError."""
-    dataset = dicom_elements.read(data, _ELEMENTS).dataset
-    listed = list(items(dataset, "SegmentSequence"))
-    types = [str(one.get("SegmentAlgorithmType", "")) for one in listed]
-    numbers = tuple(int(one.get("SegmentNumber") or 0) for one in listed)
-    instances = {
-        str(one.get("ReferencedSOPInstanceUID", ""))
-        for series in items(dataset, "ReferencedSeriesSequence")
-        for one in items(series, "ReferencedInstanceSequence")
-    }
-    shown = frozenset(shows for frame in _groups(dataset) for shows in _shows(frame))
-    is_automatic = bool(types) and set(types) == {"AUTOMATIC"}
-    return Segments(numbers, is_automatic, shown, frozenset(instances) | {one.instance for one in shown})
-
-
-@parsing()
-def decode(data: bytes, of: Reference, segment: int | None = None) -> UInt8[np.ndarray, "h w"]:
-    """1 where the segment is on an image. One that the SEG speaks of without a frame for it has nothing segmented.
-
-    Of several segments one must be named, by its number. Raises UnfitError.
-    """
-    found = segments(data)
-    number = _chosen(found, segment)
-    if of.instance not in found.instances:
-        raise UnfitError("it is a DICOM SEG of other images than this one", "name the SEG that refers to the image")
-    dataset = dicom_elements.read(data, (*_ELEMENTS, *dicom.SHAPE)).dataset
+def read(data: bytes) -> Drawing:
+    """What a DICOM SEG holds; no pixel is decoded yet. Raises UnfitError."""
+    syntax, dataset = dicom_elements.read(data, _ELEMENTS)
     is_map = str(dataset.get("SegmentationType", "")) == "LABELMAP"
+    marks = tuple(_mark(dataset, group, place) for place, group in enumerate(_groups(dataset), start=1))
+    listed = list(items(dataset, "SegmentSequence"))
+    names = {int(one.get("SegmentNumber") or 0): str(one.get("SegmentLabel", "")).strip() for one in listed}
+    types = {str(one.get("SegmentAlgorithmType", "")) for one in listed}
+    series = list(_listed(dataset))
+    instances = {str(one.get("ReferencedSOPInstanceUID", "")) for each in series for one in _instances(each)}
+    shown = {reference.instance for mark in marks for reference in mark.references}
+    whole = {str(one.get("SeriesInstanceUID", "")) for one in series if not list(_instances(one))}
+    return Drawing(
+        study=str(dataset.get("StudyInstanceUID", "")),
+        names={number: name for number, name in names.items() if number or not is_map},  # 0: what no segment covers
+        is_automatic=types == {"AUTOMATIC"},
+        instances=frozenset(instances | shown) - {""},
+        series=frozenset(whole) - {""},
+        marks=marks,
+        render=partial(_render, data, dataset, syntax),
+        fault=_fault(dataset, marks),
+    )
+
+
+def _listed(dataset: Dataset) -> Iterator[Dataset]:
+    """The series that a SEG refers to, in its own study and in others."""
+    yield from items(dataset, "ReferencedSeriesSequence")
+    for study in items(dataset, "StudiesContainingOtherReferencedInstancesSequence"):
+        yield from items(study, "ReferencedSeriesSequence")
+
+
+def _instances(series: Dataset) -> Iterator[Dataset]:
+    return items(series, "ReferencedInstanceSequence")
+
+
+def _fault(dataset: Dataset, marks: Sequence[Mark]) -> str:
     rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
     if rows * columns > MAX_PIXELS:
-        raise UnfitError(f"it has more than the {MAX_PIXELS // 1_000_000} million pixels allowed", "export it smaller")
-    mask = np.zeros((rows, columns), np.uint8)
-    for place, group in enumerate(_groups(dataset), start=1):
-        if of in _shows(group) and (is_map or _number(group) in (number, None)):
-            mask |= _plane(data, dataset, place, number if is_map else None)
-    return mask
-
-
-def _chosen(found: Segments, segment: int | None) -> int:
-    named = ", ".join(f"#{number}" for number in found.numbers[:20])
-    if segment is None and len(found.numbers) > 1:
-        why = f"it is a DICOM SEG of {len(found.numbers)} segments, and none is named"
-        raise UnfitError(why, f"name the lesion's after the file: {named}")
-    if not found.numbers:
-        raise damaged()
-    if segment is not None and segment not in found.numbers:
-        raise UnfitError(f"it has no segment {segment}", f"name one of {named}")
-    return segment or found.numbers[0]
+        return f"it has more than the {MAX_PIXELS // 1_000_000} million pixels allowed"
+    is_tiled = "TotalPixelMatrixRows" in dataset or str(dataset.get("DimensionOrganizationType", ""))[:5] == "TILED"
+    if is_tiled and not all(mark.references for mark in marks or [Mark(0, None, "", frozenset(), None)]):
+        return _TILED
+    is_map = str(dataset.get("SegmentationType", "")) == "LABELMAP"
+    if not is_map and len(dataset.get("SegmentSequence") or ()) > 1 and any(mark.number is None for mark in marks):
+        return "its frames do not say which segment they show"
+    if len(marks) != int(dataset.get("NumberOfFrames") or 1) or rows * columns == 0:
+        return "its frames do not say what they show"
+    return ""
 
 
 def _groups(dataset: Dataset) -> list[Dataset]:
@@ -112,45 +85,57 @@ def _groups(dataset: Dataset) -> list[Dataset]:
     return made
 
 
-def _shows(group: Dataset) -> set[Reference]:
+def _mark(dataset: Dataset, group: Dataset, place: int) -> Mark:
+    number = next(items(group, "SegmentIdentificationSequence"), Dataset()).get("ReferencedSegmentNumber")
+    plane = geometry.plane(dataset, place)
+    return Mark(
+        place,
+        None if number is None else int(number),
+        str(dataset.get("FrameOfReferenceUID", "") or ""),
+        frozenset(_shows(group)),
+        None if plane is None else plane.corners,
+    )
+
+
+def _shows(group: Dataset) -> Iterator[Reference]:
     """Which images a frame is a mask of."""
-    return {
-        Reference(str(source.get("ReferencedSOPInstanceUID", "")), frame)
-        for derivation in items(group, "DerivationImageSequence")
-        for source in items(derivation, "SourceImageSequence")
-        for frame in _frames(source)
-    }
+    for derivation in items(group, "DerivationImageSequence"):
+        for source in items(derivation, "SourceImageSequence"):
+            instance, named = str(source.get("ReferencedSOPInstanceUID", "")), source.get("ReferencedFrameNumber")
+            frames = [ALL_FRAMES] if named in (None, "") else [named] if isinstance(named, int) else named
+            for frame in frames if instance else ():
+                yield Reference(instance, int(frame))
 
 
-def _frames(source: Dataset) -> list[int]:
-    named = source.get("ReferencedFrameNumber")
-    if named in (None, ""):
-        return [1]
-    return [int(named)] if isinstance(named, int) else [int(one) for one in named]
+def _render(
+    data: bytes,
+    dataset: Dataset,
+    syntax: uid.UID,
+    marks: Sequence[Mark],
+    of: Subject,
+    number: int,
+) -> UInt8[np.ndarray, "h w"]:
+    """1 where a segment is on an image, on the image's grid where both grids are known."""
+    is_map = str(dataset.get("SegmentationType", "")) == "LABELMAP"
+    mask: np.ndarray | None = None
+    for mark in marks:
+        frame = _plane(data, dataset, syntax, mark.place, number if is_map else None)
+        own = geometry.plane(dataset, mark.place)
+        if own is not None and of.plane is not None:
+            frame = geometry.resampled(frame, own, of.plane)
+        mask = frame if mask is None else mask | frame
+    if mask is not None:
+        return mask
+    shape = of.plane.shape if of.plane else (int(dataset.Rows), int(dataset.Columns))
+    return np.zeros(shape, np.uint8)
 
 
-def _number(group: Dataset) -> int | None:
-    found = next(items(group, "SegmentIdentificationSequence"), Dataset()).get("ReferencedSegmentNumber")
-    return None if found is None else int(found)
-
-
-def _plane(data: bytes, shape: Dataset, place: int, label: int | None) -> UInt8[np.ndarray, "h w"]:
+def _plane(data: bytes, dataset: Dataset, syntax: uid.UID, place: int, label: int | None) -> UInt8[np.ndarray, "h w"]:
     """A frame as 0 and 1: where it is the label, or has at least half of the greatest fraction."""
-    if int(shape.get("BitsAllocated") or 0) == 1:
-        return _bits(data, int(shape.Rows), int(shape.Columns), place)
+    if int(dataset.get("BitsAllocated") or 0) == 1:
+        return one_bit.plane(dataset, syntax, place)
     stored = dicom.stored(data, place)
     if label is not None:
         return np.asarray(stored == label, np.uint8)
-    most = int(shape.get("MaximumFractionalValue") or 1)
+    most = int(dataset.get("MaximumFractionalValue") or 1)
     return np.asarray(stored * 2.0 >= most, np.uint8)
-
-
-def _bits(data: bytes, rows: int, columns: int, place: int) -> UInt8[np.ndarray, "h w"]:
-    """A frame of one bit a pixel: the lowest of a byte is the first, and frames follow without a gap."""
-    packed = np.frombuffer(dicom_elements.read(data, ("PixelData",)).dataset.get("PixelData") or b"", np.uint8)
-    first = (place - 1) * rows * columns
-    end = first + rows * columns
-    if 8 * len(packed) < end:
-        raise damaged()
-    bits = np.unpackbits(packed[first // 8 : -(-end // 8)], bitorder="little")
-    return bits[first % 8 : first % 8 + rows * columns].reshape(rows, columns)

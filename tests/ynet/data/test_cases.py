@@ -31,7 +31,7 @@ def cache(path: Path, limit: int, settings: Image = SETTINGS) -> CaseCache:
 
 def test_a_case_is_its_prepared_image_its_mask_and_its_class(write_site: WriteSite, tmp_path: Path) -> None:
     source: CaseSource = cache(write_site(), 1 << 20)
-    image, mask, label = source.batch(torch.tensor([5, 2]))
+    image, mask, label, _ = source.batch(torch.tensor([5, 2]))
     expected, region = prepare(images.decode(tmp_path / "i5.png", 1), SETTINGS)
     np.testing.assert_allclose(image[0], expected, atol=2e-3)
     np.testing.assert_array_equal(mask[0], prepare_mask(images.decode_mask(tmp_path / "m5.png"), region, 32))
@@ -43,6 +43,14 @@ def test_a_case_is_its_prepared_image_its_mask_and_its_class(write_site: WriteSi
 def test_no_mask_means_no_lesion(write_site: WriteSite) -> None:
     source = cache(write_site(lambda rows: rows[0].update(mask="")), 1 << 20)
     assert not source.batch(torch.tensor([0])).mask.any()
+
+
+@pytest.mark.parametrize("limit", [0, 1 << 20])
+def test_a_mask_that_nobody_has_drawn_is_known_as_such(write_site: WriteSite, limit: int) -> None:
+    source = cache(write_site(lambda rows: (rows[0].update(mask="unknown"), rows[1].update(mask=""))), limit)
+    batch = source.batch(torch.tensor([1, 0, 2]))
+    assert batch.drawn.tolist() == [True, False, True]
+    assert not batch.mask[:2].any()
 
 
 @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -29,7 +29,7 @@ def test_a_real_site_has_no_error_and_is_prepared(federation: str, site: str) ->
     cases = manifest.read(path)
     assert report.cases == len(cases.cases)
     cache = CaseCache(cases, cases.cases, Image(channels=channels, size=96), classes, 1 << 30)
-    image, mask, _ = cache.batch(torch.arange(len(cache)))
+    image, mask, *_ = cache.batch(torch.arange(len(cache)))
     assert image.isfinite().all()
     assert image.mean().abs() < 1e-2
     assert set(mask.unique().tolist()) == {0.0, 1.0}

@@ -1,0 +1,71 @@
+"""A hospital's folder of DICOM files with their labels, as tests of the import have it."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+from dicom_hospital import names, with_private
+from dicoms import dataset, to_bytes
+from pydicom import uid
+
+from ynet_client import folder_files, import_labels, importing
+from ynet_client.deidentify import Pseudonyms
+from ynet_client.folder_files import Found
+from ynet_client.import_records import Origin, Records
+from ynet_client.importing import Choice, Summary
+
+Y, X = np.mgrid[:40, :36]
+GREY = (X * 60 + Y * 12).astype(np.uint16)
+
+
+class Hospital:
+    """A folder of DICOM files with their labels, to be imported."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.pacs, self.out, self.home = folder, folder / "pacs", folder / "out", folder / "home"
+        self.study, self.series = uid.generate_uid(), uid.generate_uid()
+        for each in (self.pacs, self.home):
+            each.mkdir()
+
+    def image(self, name: str, pixels: np.ndarray | None = GREY, **elements: object) -> str:
+        """A file; its SOP instance UID."""
+        own = {"StudyInstanceUID": self.study, "SeriesInstanceUID": self.series, "BitsStored": 12}
+        made = dataset(pixels, **{**names(PatientID="CANARY-1"), **own, **elements})  # type: ignore[arg-type]
+        (self.pacs / name).write_bytes(to_bytes(with_private(made)))
+        return str(made.SOPInstanceUID)
+
+    def import_(self, labels: str = "patient,label\nCANARY-1,glioma\n", **choice: object) -> Summary:
+        (self.folder / "labels.csv").write_text(labels)
+        return importing.run(
+            self.found(),
+            import_labels.read(self.folder / "labels.csv"),
+            self.out,
+            Records(self.home),
+            Pseudonyms.of(self.home),
+            Choice(**choice),  # type: ignore[arg-type]
+            lambda *_: None,
+        )
+
+    def found(self) -> list[Found]:
+        return list(folder_files.in_folders([self.pacs]))
+
+    def rows(self) -> list[dict[str, str]]:
+        return list(csv.DictReader((self.out / "manifest.csv").read_text().splitlines()))
+
+    def reasons(self) -> dict[str, str]:
+        """Why each object was left out, by its UID."""
+        rows = csv.DictReader((self.home / "quarantine.csv").read_text().splitlines())
+        return {row["instance"]: row["reason"] for row in rows}
+
+    def rows_or_none(self) -> list[dict[str, str]]:
+        """The manifest's rows, of which there may be none."""
+        return self.rows() if (self.out / "manifest.csv").exists() else []
+
+    def origins(self) -> list[Origin]:
+        """Where every picture came from."""
+        return Records(self.home).origins
+
+    def command(self) -> list[str]:
+        """The command of the last import."""
+        places = [self.pacs, "--labels", self.folder / "labels.csv", "--out", self.out, "--home", self.home]
+        return ["import", "--dicom", *map(str, places)]
