@@ -143,6 +143,14 @@ def test_site_that_tells_no_labels_tells_no_counts_by_class(site: LocalSite) -> 
     assert not any("." in name for name in silent)
 
 
+def test_settings_say_whether_counts_by_class_are_told(site: LocalSite, tmp_path: Path) -> None:
+    for tells in (True, False):
+        home = tmp_path / f"home-{tells}"
+        home.mkdir()
+        (home / "client.yaml").write_text(f"disclosure: {{labels: {str(tells).lower()}}}\n", "utf-8")
+        assert client_app.node_at(str(site.manifest_file), "cpu", 1, str(home), None).tells_classes == tells
+
+
 @pytest.mark.parametrize("kind", [KEYS, MASK, OPEN])
 def test_a_plan_that_is_declined_in_the_middle_of_a_round_gets_no_update(tmp_path: Path, kind: str) -> None:
     make_federation(tmp_path, {"A": 16}, seed=1, size=32)
