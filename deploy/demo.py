@@ -146,24 +146,27 @@ def measure(trial: Trial, manifests: Mapping[str, Manifest]) -> dict[str, Any]:
         for case in manifest.test:
             found = trial.query(site, manifest.path_of(case.image), k=K, split="train")
             relevant = [hit["label"] == case.label for hit in found["hits"]]
-            by_class.setdefault(case.label, []).append(average_precision(relevant, total.get(case.label, 0)))
+            if 0 < total.get(case.label, 0) < sum(total.values()):  # else no ranking of the archives says anything
+                by_class.setdefault(case.label, []).append(average_precision(relevant, total[case.label]))
             asked += 1
     mean = {label: sum(values) / len(values) for label, values in sorted(by_class.items())}
-    macro = sum(mean.values()) / len(mean)
+    macro = sum(mean.values()) / len(mean) if mean else None
+    told = "none" if macro is None else f"{macro:.3f}"
     share = [count / sum(total.values()) for count in total.values()]
     chance = sum(p * p + p * (1 - p) * sum(1 / i for i in range(1, K + 1)) / K for p in share) / len(share)
     each_s = (time.monotonic() - begun) / asked
     print(
         f"{asked} queries, each answered by all sites, {1000 * each_s:.0f} ms each:"
-        f" macro mAP@{K} {macro:.3f} ({', '.join(f'{label} {value:.3f}' for label, value in mean.items())});"
+        f" macro mAP@{K} {told} ({', '.join(f'{label} {value:.3f}' for label, value in mean.items())});"
         f" a random ranking gives {chance:.3f}",
         flush=True,
     )
     return {
         "queries": asked,
         "query_ms": round(1000 * each_s, 1),
-        "macro_map10": round(macro, 4),
-        "map10_by_class": {label: round(value, 4) for label, value in mean.items()},
+        "macro_map10": macro if macro is None else round(macro, 4),
+        "map10_by_class": {label: round(mean[label], 4) if label in mean else None for label in sorted(total)},
+        "queries_per_class": {label: len(by_class.get(label, ())) for label in sorted(total)},
         "macro_map10_random": round(chance, 4),
     }
 

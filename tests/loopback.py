@@ -6,9 +6,10 @@ import gc
 import hashlib
 import secrets
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import grpc
@@ -324,11 +325,13 @@ def tiny_app(
     spoil: Callable[[RecordDict], RecordDict] = lambda reply: reply,
     spoil_initial: Callable[[RecordDict], RecordDict] = lambda reply: reply,
     party: Party | None = None,
+    scores: Mapping[str, float] = MappingProxyType({}),
 ) -> ClientApp:
     """A ClientApp with a few weights; `train` makes new ones of the round and the old ones.
 
     With a `party` its updates go into secure sums, by what a real site does. It claims `claims(round)` cases when that
-    is given, and `spoil` may change its updates, `spoil_initial` its initial weights, as no honest site would.
+    is given, and `spoil` may change its updates, `spoil_initial` its initial weights, as no honest site would. To an
+    evaluation it answers with `scores`.
     """
     app = ClientApp()
 
@@ -354,7 +357,7 @@ def tiny_app(
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
         flat = flat_weights(message.content.array_records[ARRAYS])
-        metrics = MetricRecord({CASES: cases, "sum": float(flat.sum())})
+        metrics = MetricRecord({CASES: cases, "sum": float(flat.sum()), **scores})
         return Message(RecordDict({METRICS: metrics}), reply_to=message)
 
     if party:

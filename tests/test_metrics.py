@@ -92,7 +92,7 @@ def private_run(consortium: Consortium, runs: Runs) -> RunFolder:
             sites={site: {"loss": 1.0 / done} for site in "AB"},
             ledgers=dict.fromkeys("AB", "1 x"),
         )
-        folder.event("evaluated", round=done, sites={"A": {"dice": 0.5, "macro_map10": 0.6}})
+        folder.event("evaluated", round=done, sites={"A": {"dice": 0.5, "macro_map10": 0.6, "masks": 5}})
     folder.event("update_refused", round=3, site="B", reason="it is not new")
     folder.event("under_quorum", round=3, updates=1, quorum=2)
     return folder
@@ -212,9 +212,27 @@ def test_the_server_tells_of_its_run_sites_and_certificates(tmp_path: Path) -> N
         assert value(registry, "ynet_server_updates_refused_total", site="B") == 1
         assert value(registry, "ynet_server_site_loss", site="A") == 0.5
         assert value(registry, "ynet_server_site_score", site="A", score="dice") == 0.5
+        assert value(registry, "ynet_server_site_score_cases", site="A", score="dice") == 5
+        assert value(registry, "ynet_server_site_score", site="A", score="balanced_accuracy") is None
         assert value(registry, "ynet_server_site_epsilon_bound", site="A") == 2.0
         consortium.registry.publish(Model("f" * 64, 1, {"plan_id": "e" * 64, "plan": "t"}, 2.0))
         assert value(registry, "ynet_server_model_info", model="f" * 12, plan="e" * 12) == 1
+
+    play(tmp_path, story)
+
+
+def test_score_of_nothing_has_no_sample(tmp_path: Path) -> None:
+    async def story(consortium: Consortium) -> None:
+        registry, _, runs = server_registry(consortium, tmp_path)
+        folder = private_run(consortium, runs)
+        for loss in (float("nan"), None):
+            folder.event("evaluated", round=3, sites={"A": {"dice": None, "macro_map10": 0.6, "masks": 0, "ranked": 5}})
+            folder.event("round", round=3, rounds=5, seconds=1.0, sites={"A": {} if loss is None else {"loss": loss}})
+            assert value(registry, "ynet_server_site_score", site="A", score="dice") is None
+            assert value(registry, "ynet_server_site_score_cases", site="A", score="dice") == 0
+            assert value(registry, "ynet_server_site_score", site="A", score="macro_map10") == 0.6
+            assert value(registry, "ynet_server_site_score_cases", site="A", score="macro_map10") == 5
+            assert value(registry, "ynet_server_site_loss", site="A") is None
 
     play(tmp_path, story)
 

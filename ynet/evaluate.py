@@ -1,7 +1,6 @@
 """Encoding cases, and scoring a network on them: retrieval, segmentation, classification, and the floors."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ from ynet.data.batch import CaseSource
 from ynet.federation.plan import Plan
 from ynet.hashing import hamming, pack
 from ynet.model import YNet
+from ynet.scores import Scores
 
 K = 10
 BATCH = 64
@@ -33,34 +33,7 @@ class RadiusPoint(NamedTuple):
 
     radius: int  # Hamming, in bits
     precision: float | None  # over the queries that find anything; None where none does
-    recall: float
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Queries against a gallery, all shares in [0, 1]. The floors are scored by the same formulas."""
-
-    map10: float
-    macro_map10: float
-    macro_map10_over_k: float  # divided by K
-    map10_over_k: float  # divided by K, over all queries alike: what the paper's table has
-    macro_hr10: float
-    macro_rr10: float
-    macro_map10_random: float  # floor: a random ranking
-    macro_map10_majority: float  # floor: the most frequent class first, whatever is asked
-    map10_random: float
-    map10_majority: float
-    dice: float
-    iou: float
-    empty_kept: float
-    balanced_accuracy: float  # of the class that the first K results hold most of
-    distinct_codes: int  # in the gallery
-    queries: int
-    gallery: int
-
-    def to_metrics(self) -> dict[str, float]:
-        """All of them by name, finite numbers."""
-        return {name: float(value) for name, value in asdict(self).items()}
+    recall: float | None  # None where no query has both relevant and other cases to find
 
 
 def encode(net: YNet, cases: CaseSource, device: torch.device) -> Encoded:
@@ -91,11 +64,12 @@ def evaluate(net: YNet, gallery: CaseSource, queries: CaseSource, plan: Plan, de
 
 def score(held: Encoded, asked: Encoded, plan: Plan) -> Scores:
     """Each query's class sought among the gallery's codes; masks and classes of the queries. Neither may be empty."""
-    distances = hamming(asked.codes, held.codes)
+    distances, classes = hamming(asked.codes, held.codes), plan.classes
     found = _summary(metrics.ranking(distances, asked.label[:, None] == held.label[None, :], K), asked.label)
     floor = floors(held.label, asked.label)
     overlap = metrics.overlap(asked.both, asked.predicted, asked.true)
-    named = _named(distances, held.label, len(plan.classes))
+    is_ranked = _ranked(held.label, asked.label)
+    is_named = (_named(distances, held.label, len(classes)) == asked.label).astype(np.float64)
     return Scores(
         **found,
         macro_map10_random=floor["random"]["macro_map10"],
@@ -105,14 +79,28 @@ def score(held: Encoded, asked: Encoded, plan: Plan) -> Scores:
         dice=overlap.dice,
         iou=overlap.iou,
         empty_kept=overlap.empty_kept,
-        balanced_accuracy=metrics.balanced_accuracy(named, asked.label),
+        balanced_accuracy=metrics.macro(np.where(is_ranked, is_named, np.nan), asked.label),
         distinct_codes=len(np.unique(held.codes, axis=0)),
         queries=len(asked.label),
         gallery=len(held.label),
+        ranked=int(is_ranked.sum()),
+        masks=int((asked.true > 0).sum()),
+        empty_masks=int((asked.true == 0).sum()),
+        queries_per_class=_per_class(asked.label, classes),
+        gallery_per_class=_per_class(held.label, classes),
     )
 
 
-def floors(held: npt.NDArray[np.int64], asked: npt.NDArray[np.int64]) -> dict[str, dict[str, float]]:
+def _ranked(held: npt.NDArray[np.int64], asked: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Which queries have both cases of their class and others in the gallery: a ranking of the rest says nothing."""
+    return np.isin(asked, held) & (len(np.unique(held)) > 1)
+
+
+def _per_class(label: npt.NDArray[np.int64], classes: Sequence[str]) -> dict[str, int]:
+    return dict(zip(classes, np.bincount(label, minlength=len(classes)).tolist(), strict=True))
+
+
+def floors(held: npt.NDArray[np.int64], asked: npt.NDArray[np.int64]) -> dict[str, dict[str, float | None]]:
     """The retrieval metrics of knowing nothing, from the labels alone: a random ranking, the majority class first."""
     relevant = asked[:, None] == held[None, :]
     constant = np.broadcast_to((held != np.bincount(held).argmax()).astype(np.int64), relevant.shape)
@@ -122,12 +110,12 @@ def floors(held: npt.NDArray[np.int64], asked: npt.NDArray[np.int64]) -> dict[st
     }
 
 
-def _summary(ranked: metrics.Ranking, label: npt.NDArray[np.int64]) -> dict[str, float]:
+def _summary(ranked: metrics.Ranking, label: npt.NDArray[np.int64]) -> dict[str, float | None]:
     return {
-        "map10": _mean(ranked.ap),
+        "map10": metrics.mean(ranked.ap),
         "macro_map10": metrics.macro(ranked.ap, label),
         "macro_map10_over_k": metrics.macro(ranked.ap_over_k, label),
-        "map10_over_k": _mean(ranked.ap_over_k),
+        "map10_over_k": metrics.mean(ranked.ap_over_k),
         "macro_hr10": metrics.macro(ranked.hit_ratio, label),
         "macro_rr10": metrics.macro(ranked.reciprocal_rank, label),
     }
@@ -147,19 +135,7 @@ def by_radius(held: Encoded, asked: Encoded, bits: int) -> list[RadiusPoint]:
     """Precision and recall of what lies within each Hamming radius from 0 to `bits`, means over classes."""
     relevant = asked.label[:, None] == held.label[None, :]
     precision, recall = metrics.within_radius(hamming(asked.codes, held.codes), relevant, bits)
-    points = []
-    for radius in range(bits + 1):
-        found = np.isfinite(precision[:, radius]).any()
-        points.append(
-            RadiusPoint(
-                radius,
-                metrics.macro(precision[:, radius], asked.label) if found else None,
-                metrics.macro(recall[:, radius], asked.label),
-            )
-        )
-    return points
-
-
-def _mean(values: npt.NDArray[np.float64]) -> float:
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if len(known) else 0.0
+    return [
+        RadiusPoint(radius, *(metrics.macro(values[:, radius], asked.label) for values in (precision, recall)))
+        for radius in range(bits + 1)
+    ]

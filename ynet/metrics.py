@@ -10,7 +10,10 @@ Floats = npt.NDArray[np.float64]
 
 
 class Ranking(NamedTuple):
-    """One figure for each query, shape (queries,); NaN where the gallery holds nothing relevant."""
+    """One figure for each query, shape (queries,); NaN where the gallery holds nothing relevant, or nothing else.
+
+    Where all is relevant every ranking is perfect: the figure would be 1 whatever the distances are.
+    """
 
     ap: Floats  # sum of P(i) rel(i) over the first K, divided by min(K, R)
     ap_over_k: Floats  # the same divided by K, as the paper's tables have it
@@ -46,7 +49,7 @@ def ranking(
     at_most = np.minimum(k, distances.shape[1])
     with np.errstate(invalid="ignore", divide="ignore"):
         metrics = (points / np.minimum(k, total), points / k, found / at_most, reciprocal)
-    return Ranking(*(np.where(total > 0, values, np.nan) for values in metrics))
+    return Ranking(*(np.where((total > 0) & (total < distances.shape[1]), values, np.nan) for values in metrics))
 
 
 def within_radius(
@@ -54,46 +57,53 @@ def within_radius(
 ) -> tuple[Floats, Floats]:
     """Precision and recall of what lies at most r bits away, each (queries, bits + 1) for r = 0 to `bits`.
 
-    NaN: precision where nothing lies within r, recall where the gallery holds nothing relevant.
+    NaN: precision where nothing lies within r, and both where the gallery holds nothing relevant, or nothing else.
     """
     size, good = (np.cumsum(counts, 1) for counts in _groups(distances, relevant, bits + 1))
+    total = relevant.sum(1)[:, None]
+    tells = (total > 0) & (total < distances.shape[1])
     with np.errstate(invalid="ignore"):
-        return good / np.where(size > 0, size, np.nan), good / np.where(good[:, -1:] > 0, good[:, -1:], np.nan)
+        return good / np.where(tells & (size > 0), size, np.nan), good / np.where(tells, total, np.nan)
 
 
-def macro(values: Floats, label: Shaped[np.ndarray, " queries"]) -> float:
-    """The mean over classes of the mean over each class's queries; queries without a value are left out."""
+def macro(values: Floats, label: Shaped[np.ndarray, " queries"]) -> float | None:
+    """The mean over classes of the mean over each class's queries; queries without a value are left out.
+
+    None where no query has a value.
+    """
     means = [
         float(values[chosen].mean())
         for one in np.unique(label)
         if (chosen := (label == one) & np.isfinite(values)).any()
     ]
-    return float(np.mean(means)) if means else 0.0
+    return float(np.mean(means)) if means else None
 
 
 class Overlap(NamedTuple):
     """How well predicted masks lie over true ones."""
 
-    dice: float  # mean over the images whose true mask is not empty
-    iou: float  # likewise
-    empty_kept: float  # share of the images with an empty true mask whose predicted mask is empty
+    dice: float | None  # mean over the images whose true mask is not empty
+    iou: float | None  # likewise
+    empty_kept: float | None  # share of the images with an empty true mask whose predicted mask is empty
 
 
 def overlap(both: Floats, predicted: Floats, true: Floats) -> Overlap:
-    """From pixel counts of each image: in both masks, in the predicted, in the true one. 0 where there is no image."""
+    """From pixel counts of each image: in both masks, in the predicted, in the true one; None for no image."""
     has, is_empty = true > 0, true == 0  # neither: it is not known
     dice = 2 * both[has] / (predicted[has] + true[has])
     iou = both[has] / (predicted[has] + true[has] - both[has])
-    return Overlap(_mean(dice), _mean(iou), _mean((predicted[is_empty] == 0).astype(float)))
+    return Overlap(mean(dice), mean(iou), mean((predicted[is_empty] == 0).astype(float)))
 
 
-def balanced_accuracy(predicted: Int[np.ndarray, " n"], label: Int[np.ndarray, " n"]) -> float:
-    """The mean over classes of the share of each class's cases that are named rightly."""
+def balanced_accuracy(predicted: Int[np.ndarray, " n"], label: Int[np.ndarray, " n"]) -> float | None:
+    """The mean over classes of the share of each class's cases that are named rightly; None without a case."""
     return macro((predicted == label).astype(float), label)
 
 
-def _mean(values: Float[np.ndarray, " n"]) -> float:
-    return float(values.mean()) if len(values) else 0.0
+def mean(values: Float[np.ndarray, " n"]) -> float | None:
+    """The mean of those that are finite; None where none is."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else None
 
 
 def _groups(

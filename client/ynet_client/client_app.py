@@ -101,7 +101,8 @@ def _evaluate(site: LocalSite, context: Context, request: Request) -> RecordDict
         raise RefusedError("no evaluation", "the site has no test cases, or none to train on", OWN_SPLIT)
 
     def score() -> Scores:
-        return {CASES: len(queries), **evaluate(net, gallery, queries, plan, site.device).to_metrics()}
+        found = evaluate(net, gallery, queries, plan, site.device)
+        return {CASES: len(queries), **found.to_wire(tells_classes=site.tells_classes)}
 
     if plan.privacy.mode == "off":
         scores = score()
@@ -227,6 +228,7 @@ def node_at(manifest: str, device: str, cache_mb: int, home: str, max_epsilon: f
         cache_mb << 20,
         budget=Recorded(Path(home), privacy),
         party=lambda: party_at(Path(home)),
+        tells_classes=settings.disclosure.labels,
         admits=Consent(Path(home), settings.policy).admits,
     )
 

@@ -150,7 +150,9 @@ def terms(plan: Plan) -> list[str]:
     leave_once = "of each round that is evaluated, for one set of weights, without noise"
     scores = "of whatever weights the server asks for, without noise"
     if private.mode != "off":
-        scores = {"once": leave_once, "none": "none leave this site"}[private.scores]
+        scores = leave_once
+    counts = "; with them the test and training cases by class and by mask, rounded up to multiples of 5"
+    scores = "none leave this site" if private.mode != "off" and private.scores == "none" else scores + counts
     return [
         f"plan {plan.name}, {plan.id}",
         f"  learns     {', '.join(plan.classes)}; codes of {plan.network.code_bits} bits; recipe {plan.recipe}",

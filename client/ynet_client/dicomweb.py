@@ -1,39 +1,40 @@
 """A PACS spoken to by DICOMweb: what it holds (QIDO-RS), one of its objects (WADO-RS), one more for it (STOW-RS)."""
 
 import base64
+import datetime as dt
 import difflib
 import json
 import os
 import re
 import secrets
-import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
-import httpx
 from pydicom._dicom_dict import DicomDictionary
 from pydicom.datadict import tag_for_keyword
 
 from ynet import hidden_words
 from ynet.data.character_sets import plain_text
 from ynet.data.limits import MAX_FILE_BYTES
-from ynet.errors import RefusedError, UnreachableError, UserError
+from ynet.errors import UserError
+from ynet_client.dicomweb_answers import listed, only_file, receipt
+from ynet_client.pacs_connection import PASSWORD, TOKEN, USER, Connection
+from ynet_client.whole_lists import Doubt, Item, Listing, Page, Span, day, partial, read
 
-USER, PASSWORD, TOKEN = "YNET_DICOMWEB_USER", "YNET_DICOMWEB_PASSWORD", "YNET_DICOMWEB_TOKEN"
 PAGE = 500
-TRIES = 4
 DRAWINGS = {"SEG": "1.2.840.10008.5.1.4.1.1.66.4", "RTSTRUCT": "1.2.840.10008.5.1.4.1.1.481.3"}
-"""Modalities, and the SOP class of those of which a PACS does not say it."""
+"""Modalities of drawings, and the SOP class of those of which a PACS does not say it."""
 MAX_LIST_BYTES = 64 << 20
-TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_DICOM = 'multipart/related; type="application/dicom"'
-_AGAIN = (429, 500, 502, 503, 504)
+_DICOM, _JSON = 'multipart/related; type="application/dicom"', "application/dicom+json"
+_FILES = (f"{_DICOM}; transfer-syntax=*", _DICOM, "application/dicom")
+_LISTS = (_JSON, "application/json")
+_STUDY, _SERIES, _INSTANCE, _CLASS, _DATE = "0020000D", "0020000E", "00080018", "00080016", "00080020"
+_OF_SERIES = [("includefield", tag) for tag in ("00100020", _DATE, "00080060", "00201206", "00201209")]
 
 
 class Listed(NamedTuple):
@@ -50,6 +51,7 @@ class _Series(NamedTuple):
     patient: str
     study: str
     series: str
+    said: int | None  # instances that the PACS counts; None where it does not
     sop_class: str = ""  # of its objects, where it is known
 
 
@@ -84,18 +86,15 @@ def _of_line(line: str) -> dict[str, str]:
 class DicomWeb:
     """A connection, open from `with` to its end. Every method raises UserError, RefusedError or UnreachableError.
 
-    No message names what was asked for: a query may hold a patient's name. A PACS is asked directly, whatever proxy
-    the environment names, and redirects are not followed: the credentials go nowhere else.
+    No message names what was asked for: a query may hold a patient's name.
     """
 
     def __init__(
         self, url: str, headers: Mapping[str, str], ca: Path | None, sleep: Callable[[float], None] = time.sleep
     ) -> None:
         """`url`: the root of the DICOMweb services. `ca`: certificates that are trusted in place of the system's."""
-        self._where, self._sleep = _checked(url, is_secret=bool(headers)), sleep
-        self._client = httpx.Client(
-            headers=dict(headers), verify=_trust(ca), timeout=TIMEOUT, trust_env=False, follow_redirects=False
-        )
+        self._line = Connection(url, headers, ca, sleep)
+        self._most = dict[str, int]()  # results that it has told at once, by level: a limit of its own is no lower
 
     def __enter__(self) -> "DicomWeb":
         return self
@@ -103,22 +102,26 @@ class DicomWeb:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._client.close()
+        self._line.close()
 
     def find(self, query: str) -> Iterator[Listed]:
         """The objects of the series that a query finds, by study, and all drawings of their patients.
 
-        Of a study that names no patient: those of the study.
+        Of a study that names no patient: those of the study. A list that may be cut off is asked for in smaller
+        questions. Where these do not help either, a UserError.
         """
-        asked, by_study, patients = read_query(query), dict[str, dict[str, _Series]](), set[str]()
-        for one in self._series("/series", asked):
+        by_study, patients = dict[str, dict[str, _Series]](), set[str]()
+        for one in map(_series, self._matching(read_query(query)).values()):
             by_study.setdefault(one.study, {})[one.series] = one
         listed = {series for found in by_study.values() for series in found}
         for study, found in by_study.items():
             patient = next(iter(found.values())).patient
-            drawn = [] if patient in patients else self._drawings(patient, study)
-            patients |= {patient} - {""}
+            drawn = list(self._in_study(study, patient))
+            if patient and patient not in patients:
+                drawn += self._of_patient(patient)
+            patients.add(patient)
             found |= {one.series: one for one in drawn if one.series in found or one.series not in listed}
+            listed |= found.keys()
             for series in found.values():
                 yield from self._instances(series)
 
@@ -126,124 +129,127 @@ class DicomWeb:
         """The object of this SOP instance UID."""
         if not _UID.fullmatch(instance):
             raise UserError("the image cannot be asked for", "its SOP instance UID is none", "give digits and dots")
-        for one in self._pages("/instances", [("SOPInstanceUID", instance)]):
-            study, series = (_value(one, tag) for tag in ("0020000D", "0020000E"))
-            if _UID.fullmatch(study) and _UID.fullmatch(series):
-                return Listed(_value(one, "00100020"), study, series, instance, _value(one, "00080016"))
+        for said in (1, None):  # a PACS that pays no heed to the UID tells of others, too
+            listing = self._list("/instances", [("SOPInstanceUID", instance)], said)
+            for one in listing.found.values():
+                study, series = (_uid(one, tag) for tag in (_STUDY, _SERIES))
+                if _uid(one, _INSTANCE) == instance and study and series:
+                    return Listed(_value(one, "00100020"), study, series, instance, _value(one, _CLASS))
+            if listing.doubt:
+                raise partial(listing.doubt)
         raise UserError("the image is not there", "the PACS knows no such SOP instance UID", "check the UID")
 
     def fetch(self, one: Listed) -> bytes:
         """An object's DICOM file, at most MAX_FILE_BYTES."""
         path = f"/studies/{one.study}/series/{one.series}/instances/{one.instance}"
-        accept = f"{_DICOM}; transfer-syntax=*"
-        body, kind = self._get(path, [], accept, MAX_FILE_BYTES + (64 << 10))
-        return _only_part(body, kind)
+        answer = self._line.get(path, [], _FILES, MAX_FILE_BYTES + (64 << 10))
+        if answer.is_cut:
+            raise UserError("the PACS gave a part of the file", "it answered 206", "ask its admin why")
+        return only_file(answer.body, answer.kind, one.instance)
 
-    def store(self, file: bytes) -> None:
-        """Give the PACS a DICOM file."""
+    def store(self, file: bytes) -> str:
+        """Give the PACS a DICOM file; what it warns of, having kept it, or nothing."""
         boundary = secrets.token_hex(16)
         head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
         content = head + file + f"\r\n--{boundary}--\r\n".encode()
-        headers = {"content-type": f"{_DICOM}; boundary={boundary}", "accept": "application/dicom+json"}
-        with self._asked("POST", "/studies", headers=headers, content=content) as response:
-            answer = _bounded(response, MAX_LIST_BYTES)
-            if response.status_code not in (200, 202):
-                raise self._refused(response.status_code)
-        if _has_failed(answer):
-            raise RefusedError("the PACS did not keep the object", "its answer names it as failed", "ask its admin why")
+        headers = {"content-type": f"{_DICOM}; boundary={boundary}", "accept": _JSON}
+        return receipt(*self._line.post("/studies", headers, content, MAX_LIST_BYTES))
 
-    # --- within
+    # --- within: lists
 
-    def _series(self, path: str, asked: list[tuple[str, str]]) -> Iterator[_Series]:
-        fields = [("includefield", "00100020")]
-        for one in self._pages(path, [*asked, *fields]):
-            study = _value(one, "0020000D") or (path.split("/")[2] if path.startswith("/studies/") else "")
-            series = _value(one, "0020000E")
-            if _UID.fullmatch(study) and _UID.fullmatch(series):
-                yield _Series(_value(one, "00100020"), study, series)
+    def _matching(self, asked: list[tuple[str, str]]) -> Mapping[str, Item]:
+        """All series that a query finds; in smaller questions, by the studies' dates, where the answer may be cut."""
+        listing = self._list("/series", [*asked, *_OF_SERIES])
+        return listing.found if listing.doubt is None else self._by_date(asked, listing)
 
-    def _drawings(self, patient: str, study: str) -> Iterator[_Series]:
+    def _by_date(self, asked: list[tuple[str, str]], whole: Listing) -> Mapping[str, Item]:
+        """The same, as the union of spans of days. Raises UserError when a single day's answer may be cut, too."""
+        others = [(name, value) for name, value in asked if name.lower() not in ("studydate", _DATE)]
+        given = [value for name, value in asked if (name, value) not in others]
+        span = Span.of(given[0] if given else "-") if len(given) < 2 else None
+        days = _days(whole.found.values())
+        spans = span.split(days) if span and days else []
+        if not spans:
+            return self._unsplit(asked, whole)
+        found: dict[str, Item] = {}
+        for smaller in spans:
+            part = [*others, ("StudyDate", smaller.text())]
+            found |= (listing := self._list("/series", [*part, *_OF_SERIES])).found
+            days = _days(listing.found.values())
+            if days is None or not all(map(smaller.holds, days)):
+                raise partial(Doubt.OTHERS)
+            if listing.doubt:
+                found |= self._by_date(part, listing)
+        if whole.found.keys() - found.keys():
+            raise partial(whole.doubt or Doubt.FEWER)
+        return found
+
+    def _unsplit(self, asked: list[tuple[str, str]], whole: Listing) -> Mapping[str, Item]:
+        """What cannot be asked for in smaller questions: whole if the PACS, asked for more, tells more at once."""
+        if whole.doubt is Doubt.REPEATED and asked and len(self._page("/series", _OF_SERIES, 0).items) > whole.longest:
+            return whole.found
+        undated = whole.doubt is not Doubt.REPEATED and _days(whole.found.values()) is None
+        raise partial(Doubt.UNDATED if undated else whole.doubt or Doubt.FEWER)
+
+    def _in_study(self, study: str, patient: str) -> Iterator[_Series]:
+        """The series of a study that hold drawings: DICOM SEGs and RT structure sets."""
+        listing = self._list(f"/studies/{study}/series", _OF_SERIES)
+        said = max((_number(one, "00201206") or 0 for one in listing.found.values()), default=0)
+        if listing.doubt and not 0 < said <= len(listing.found):
+            raise partial(listing.doubt)
+        if said > len(listing.found):
+            raise partial(Doubt.FEWER)
+        for one in listing.found.values():
+            if sop_class := DRAWINGS.get(_value(one, "00080060")):
+                yield _series({**one, _STUDY: {"Value": [study]}})._replace(patient=patient, sop_class=sop_class)
+
+    def _of_patient(self, patient: str) -> Iterator[_Series]:
         """The series of drawings in all studies of a patient; others that a PACS adds are passed over."""
-        path, asked = ("/series", [("PatientID", patient)]) if patient else (f"/studies/{study}/series", [])
         for modality, sop_class in DRAWINGS.items():
-            for one in self._pages(path, [*asked, ("Modality", modality), ("includefield", "00100020")]):
-                whose, kind = _value(one, "00100020"), _value(one, "00080060")
-                own, series = _value(one, "0020000D") or ("" if patient else study), _value(one, "0020000E")
-                is_asked = whose in ("", patient) and kind in ("", modality)
-                if is_asked and _UID.fullmatch(own) and _UID.fullmatch(series):
-                    yield _Series(patient, own, series, sop_class)
+            for one in self._matching([("PatientID", patient), ("Modality", modality)]).values():
+                if _value(one, "00100020") in ("", patient) and _value(one, "00080060") in ("", modality):
+                    yield _series(one)._replace(patient=patient, sop_class=sop_class)
 
     def _instances(self, series: _Series) -> Iterator[Listed]:
-        path = f"/studies/{series.study}/series/{series.series}/instances"
-        for one in self._pages(path, [("includefield", "00080016")]):
-            instance = _value(one, "00080018")
-            if _UID.fullmatch(instance):
-                yield Listed(*series[:3], instance, _value(one, "00080016") or series.sop_class)
+        path = f"/studies/{series.study}/series/{series.series}"
+        listing = self._list(f"{path}/instances", [("includefield", _CLASS)], said=series.said or None)
+        found = listing.found
+        is_told = all(_uid(one, _INSTANCE) and (_value(one, _CLASS) or series.sop_class) for one in found.values())
+        if listing.doubt or not is_told or len(found) < (1 if series.said is None else series.said):
+            found = self._in_metadata(path, series.said, listing)
+        for one in found.values():
+            if not (sop_class := _value(one, _CLASS) or series.sop_class):
+                raise _unnamed("SOP class")
+            yield Listed(series.patient, series.study, series.series, _uid(one, _INSTANCE), sop_class)
 
-    def _pages(self, path: str, asked: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
-        """All that is found, in pages; a PACS that pays no heed to the offset says the same again, and is done."""
-        seen: set[str] = set()
-        while True:
-            page = [("limit", str(PAGE)), ("offset", str(len(seen)))]
-            body, _ = self._get(path, [*asked, *page], "application/dicom+json", MAX_LIST_BYTES)
-            new = {_key(one): one for one in _listed(body)}
-            yield from (one for key, one in new.items() if key not in seen)
-            if not new.keys() - seen:
-                return
-            seen |= new.keys()
-
-    def _get(self, path: str, asked: list[tuple[str, str]], accept: str, most: int) -> tuple[bytes, str]:
-        """A body, and its type. Asked again after a fault that may pass."""
-        for left in reversed(range(TRIES)):
-            wait_s = min(30.0, 0.5 * 4 ** (TRIES - 1 - left))
-            try:
-                with self._asked("GET", path, params=asked, headers={"accept": accept}) as response:
-                    if response.status_code == 204:
-                        return b"[]", ""
-                    if response.status_code == 200:
-                        return _bounded(response, most), response.headers.get("content-type", "")
-                    if left == 0 or response.status_code not in _AGAIN:
-                        raise self._refused(response.status_code)
-                    wait_s = _wait_s(response, wait_s)
-            except UnreachableError:
-                if left == 0:
-                    raise
-            self._sleep(wait_s)
-        raise AssertionError
-
-    def _asked(self, method: str, path: str, **request: Any) -> "_Response":
-        return _Response(self._client, self._client.build_request(method, self._where + path, **request))
-
-    def _refused(self, status: int) -> UserError:
-        if status in (401, 403):
-            do = f"set {TOKEN}, or {USER} and {PASSWORD}, or give --credentials FILE"
-            return RefusedError("the PACS refused", f"it answered {status}: the credentials are missing or wrong", do)
-        if status == 404:
-            return UserError("the PACS has no such thing", "it answered 404", "check the URL of its DICOMweb services")
-        if 300 <= status < 400:
-            return UserError("the PACS sends elsewhere", f"it answered {status}", "give the URL that it sends to")
-        return UnreachableError("the PACS did not do it", f"it answered {status}", "ask its admin, or try again later")
-
-
-class _Response:
-    """A streamed response whose faults of transport are errors of the user."""
-
-    def __init__(self, client: httpx.Client, request: httpx.Request) -> None:
-        self._client, self._request = client, request
-
-    def __enter__(self) -> httpx.Response:
+    def _in_metadata(self, path: str, said: int | None, listing: Listing) -> Mapping[str, Item]:
+        """A series' instances by WADO-RS, which no limit of QIDO-RS cuts. Raises UserError when it tells no more."""
+        doubt = listing.doubt or Doubt.FEWER
         try:
-            self._response = self._client.send(self._request, stream=True)
-        except httpx.HTTPError as error:
-            raise _unreachable(error) from None
-        return self._response
+            answer = self._line.get(f"{path}/metadata", [], _LISTS, MAX_LIST_BYTES)
+            told = {_uid(one, _INSTANCE): one for one in listed(answer.body)}
+        except UserError:
+            raise partial(doubt) from None
+        known = {_uid(one, _INSTANCE) for one in listing.found.values()}
+        if answer.is_cut or known - told.keys() or len(told) < (said or 1) or "" in told:
+            raise partial(doubt)
+        if doubt is Doubt.CUT and len(told) == len(known) != said:
+            raise partial(doubt)  # it says that there are more, and tells no more
+        return told
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._response.close()
-        if isinstance(error, httpx.HTTPError):
-            raise _unreachable(error) from None
+    def _list(self, path: str, asked: list[tuple[str, str]], said: int | None = None) -> Listing:
+        """All that a search finds, or what of it was told, and why there may be more."""
+        listing = read(lambda offset: self._page(path, asked, offset), _key, said)
+        level = path.rsplit("/", 1)[-1]
+        most = self._most.get(level, 1)
+        self._most[level] = max(most, listing.longest)
+        is_below = len(listing.found) <= 1 or listing.longest < most  # the PACS has told more than that at once
+        return listing._replace(doubt=None) if listing.doubt is Doubt.REPEATED and is_below else listing
+
+    def _page(self, path: str, asked: list[tuple[str, str]], offset: int) -> Page:
+        page = [("limit", str(PAGE)), ("offset", str(offset))]
+        answer = self._line.get(path, [*asked, *page], _LISTS, MAX_LIST_BYTES)
+        return Page(listed(answer.body), answer.is_cut)
 
 
 def read_query(query: str) -> list[tuple[str, str]]:
@@ -261,77 +267,10 @@ def read_query(query: str) -> list[tuple[str, str]]:
     return pairs
 
 
-def _checked(url: str, *, is_secret: bool) -> str:
-    what = "the PACS cannot be asked"
-    try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL:
-        parsed = httpx.URL("")
-    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment:
-        raise UserError(what, "its URL is none", "give the root of its DICOMweb services: https://HOST/dicom-web")
-    if parsed.userinfo:
-        raise UserError(what, "its URL holds credentials, which other users see", "give --credentials FILE")
-    if is_secret and parsed.scheme == "http" and parsed.host not in _LOOPBACK:
-        raise UserError(what, "credentials would go over the line in the clear", "give an https:// URL")
-    return str(parsed).rstrip("/")
-
-
-def _trust(ca: Path | None) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=None if ca is None else str(ca))
-    except OSError:
-        do = "give the PEM file of the authority that signed the PACS's certificate"
-        raise UserError(f"the certificates {ca} cannot be used", "the file is no PEM, or cannot be read", do) from None
-
-
-def _unreachable(error: httpx.HTTPError) -> UnreachableError:
-    if "CERTIFICATE_VERIFY_FAILED" in str(error):
-        do = "give --ca FILE with the hospital's authority, or the name that stands in the certificate"
-        return UnreachableError("the PACS is not trusted", "its certificate is of no known authority or name", do)
-    why = "it took too long" if isinstance(error, httpx.TimeoutException) else "no connection, or one that broke off"
-    return UnreachableError("the PACS did not answer", why, "check the URL, and whether this machine may reach it")
-
-
-def _wait_s(response: httpx.Response, otherwise_s: float) -> float:
-    told = response.headers.get("retry-after", "")
-    return min(60.0, float(told)) if told.isdigit() else otherwise_s
-
-
-def _bounded(response: httpx.Response, most: int) -> bytes:
-    parts, size = [], 0
-    for part in response.iter_bytes(1 << 16):
-        size += len(part)
-        if size > most:
-            why = f"it has more than the {most >> 20} MiB allowed"
-            raise UserError("an answer of the PACS is too large", why, "ask for less, or export the image smaller")
-        parts.append(part)
-    return b"".join(parts)
-
-
-def _only_part(body: bytes, kind: str) -> bytes:
-    """The one part of a multipart body; a PACS may send the file bare."""
-    if not kind.startswith("multipart/"):
-        return body
-    boundary = re.search(r'boundary="?([^";]+)', kind)
-    start = body.find(b"\r\n\r\n")
-    end = body.rfind(b"\r\n--" + boundary[1].encode()) if boundary else -1
-    if start < 0 or end < start:
-        raise UserError("an answer of the PACS cannot be read", "it is no multipart message", "ask its admin")
-    return body[start + 4 : end]
-
-
-def _listed(body: bytes) -> list[dict[str, Any]]:
-    try:
-        found = json.loads(body or b"[]")
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
-        raise UserError("an answer of the PACS cannot be read", "it is no list in JSON", "check the URL")
-    return found
-
-
-def _key(one: dict[str, Any]) -> str:
-    return "/".join(_value(one, tag) for tag in ("0020000D", "0020000E", "00080018"))
+def _key(one: Item) -> str:
+    """What is told once: a result without identifiers counts as itself."""
+    found = "/".join(_value(one, tag) for tag in (_STUDY, _SERIES, _INSTANCE))
+    return found if found.strip("/") else json.dumps(one, sort_keys=True)
 
 
 def _value(one: dict[str, Any], tag: str) -> str:
@@ -341,13 +280,36 @@ def _value(one: dict[str, Any], tag: str) -> str:
     return plain_text(str(values[0])) if isinstance(values, list) and values else ""
 
 
-def _has_failed(answer: bytes) -> bool:
-    """Whether a STOW-RS answer has a Failed SOP Sequence with something in it."""
+def _uid(one: Item, tag: str) -> str:
+    found = _value(one, tag).strip("\0 ")
+    return found if _UID.fullmatch(found) else ""
+
+
+def _number(one: Item, tag: str) -> int | None:
+    """A count; None where the PACS says none."""
+    found = _value(one, tag)
+    return int(found) if found.isascii() and found.isdigit() else None
+
+
+def _series(one: Item) -> _Series:
+    """A series by its UIDs. Raises UserError where it has none: to pass over it would be to lose it."""
+    study, series = _uid(one, _STUDY), _uid(one, _SERIES)
+    if not study or not series:
+        raise _unnamed("UID")
+    return _Series(_value(one, "00100020"), study, series, _number(one, "00201209"))
+
+
+def _unnamed(what: str) -> UserError:
+    why, do = f"one of its results has no valid {what}", "ask by another query, or ask its admin"
+    return UserError("an answer of the PACS cannot be read", why, do)
+
+
+def _days(items: Iterable[Item]) -> list[dt.date] | None:
+    """The studies' days; None where one has none."""
     try:
-        found = json.loads(answer)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(found, dict) and bool((found.get("00081198") or {}).get("Value"))
+        return [day(_value(one, _DATE)) for one in items]
+    except ValueError:
+        return None
 
 
 def environment() -> Mapping[str, str]:

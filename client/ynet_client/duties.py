@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 from flwr.app import RecordDict
 from prometheus_client import CollectorRegistry
 
+from ynet import scores
 from ynet.data import manifest
 from ynet.errors import RefusedError, UserError
 from ynet.federation import hub_pb2 as pb
@@ -47,7 +48,7 @@ VERBS = {TRAIN: "trained", EVALUATE: "evaluated", MASK: "masked the update"}
 STOPS_WITHIN_S = 2.0
 WORD_EVERY_S = 0.5
 """How often it is looked whether the admin has said yes to a model."""
-SHOWN = ("loss", "seconds", "pieces", "macro_map10", "dice", "balanced_accuracy")
+SHOWN = ("loss", "seconds", "pieces")
 
 
 class Mended(Verified):
@@ -414,4 +415,7 @@ def _plan_id(records: RecordDict) -> str:
 
 def _numbers(reply: Content) -> str:
     metrics = reply.metrics.get(METRICS, {})
-    return ", ".join(f"{key} {metrics[key]:.3f}" for key in SHOWN if key in metrics) or "done"
+    told = [f"{key} {metrics[key]:.3f}" for key in SHOWN if key in metrics]
+    if "queries" in metrics:
+        told += [f"{key} {scores.shown(metrics, key)}" for key in scores.RESTS_ON]
+    return ", ".join(told) or "done"

@@ -47,6 +47,7 @@ def prepare(home: Path, settings: ClientSettings, consent: Consent) -> Equipment
         forgotten=gallery.forgotten,
         pieces=Pieces(home / pieces.FILE),
         took_part=TookPart(home),
+        tells_classes=settings.disclosure.labels,
     )
     admission = Admission(site, consent, Offers(home), settings.max_score_drop, has_detail=settings.disclosure.detail)
     archive = Archive(home / "models", site, gallery, admission.check)

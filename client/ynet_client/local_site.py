@@ -53,17 +53,18 @@ class LocalSite:
         forgotten: Callable[[Iterable[str]], set[str]] = lambda _: set(),
         pieces: Pieces | None = None,
         took_part: TookPart | None = None,
+        tells_classes: bool = True,
     ) -> None:
         """`is_validation`: the test cases are left out, and some training patients stand in for them.
 
         Without a `budget` the site trains no private plan; without a `party` it is in no secure sum. `admits`
         says whether it takes part in a plan; False while nobody has said. `forgotten` says whose cases are no more,
-        `took_part` keeps which runs the site was in.
+        `took_part` keeps which runs the site was in; `tells_classes`: how many cases of each class scores are of.
         """
         self._path, self._cache_bytes, self._is_validation = manifest, cache_bytes, is_validation
         self.device, self.report, self._budget, self._party = choose(device), report, budget, party
         self.admits, self._forgotten, self.pieces = admits, forgotten, pieces or Pieces()
-        self.took_part = took_part or TookPart()
+        self.took_part, self.tells_classes = took_part or TookPart(), tells_classes
         self._lock = threading.Lock()
         self._prepared: _Prepared | None = None
         self._network: tuple[str, YNet] | None = None

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from ynet import scores
 from ynet.config import STRICT
 from ynet.errors import RefusedError
 from ynet.federation.ledger import Entry
@@ -22,7 +23,7 @@ from ynet_client import restored
 
 FILE = "scored.json"
 
-Scores = dict[str, float]
+Scores = scores.Wire
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,10 @@ class Scored:
                 raise refused(f"round {number} of this plan was evaluated here with other weights")
             if (kept := given[number].scores) is not None:
                 return kept
-        scores = score()
+        made = score()
         with self._locked() as answers:
-            self._write({**answers, plan.id: {**answers[plan.id], number: Answer(digest, scores)}})
-        return scores
+            self._write({**answers, plan.id: {**answers[plan.id], number: Answer(digest, made)}})
+        return made
 
     def _check_anew(
         self, plan: Plan, number: int, given: Mapping[int, Answer], entries: Sequence[Entry], *, is_witnessed: bool

@@ -2,6 +2,7 @@
 
 import base64
 import datetime as dt
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -45,7 +46,8 @@ def segment(
     private_files.write(out, made)
     if store:
         with dicomweb.DicomWeb(store, headers, ca) as pacs:
-            pacs.store(made)
+            if warning := pacs.store(made):
+                print(f"the PACS has the object, and warns: {warning}", file=sys.stderr)
     pixels = int(mask.sum())
     share, is_stored = pixels / mask.size, bool(store)
     shown = {"out": str(out), "pixels": pixels, "share": share, "model": found["model"], "stored": is_stored}

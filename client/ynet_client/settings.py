@@ -62,7 +62,7 @@ class Disclosure:
     queries_per_day_and_site: Annotated[int, Field(ge=0, le=10_000_000)] = 10_000  # UTC days; each code counts
     queries_per_day_and_user: Annotated[int, Field(ge=0, le=10_000_000)] = 1_000
     distance_step: Annotated[int, Field(ge=1, le=64)] = 1  # distances are rounded up to its multiples, then ranked
-    labels: bool = True  # false: hits have none, and others cannot filter by them
+    labels: bool = True  # false: hits have none, others filter by none, scores have no counts by class
     attributes: tuple[ColumnName, ...] = ()  # of the manifest, by which others may filter; `date` for since and until
     detail: bool = False  # whether detail codes are compared for others, and sent with this site's own queries
     max_k: Annotated[int, Field(ge=1, le=100)] = 100

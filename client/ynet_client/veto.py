@@ -34,7 +34,7 @@ def check(site: LocalSite, old: ActiveModel, new: ActiveModel, max_score_drop: f
     manifest = site.manifest(new.plan.training.seed)
     before, after = (score(site, manifest, model) for model in (old, new))
     if before is None or after is None:
-        return "this site has no test cases to compare it with the model in use (max_score_drop)"
+        return "this site has no test cases that tell it from the model in use: none, or none to rank (max_score_drop)"
     if before - after <= max_score_drop:
         return ""
     raise RefusedError(
@@ -45,7 +45,11 @@ def check(site: LocalSite, old: ActiveModel, new: ActiveModel, max_score_drop: f
 
 
 def score(site: LocalSite, manifest: Manifest, model: ActiveModel) -> float | None:
-    """A model's macro mAP@10 on the site's test cases, sought among its training cases; None where it has none."""
+    """A model's macro mAP@10 on the site's test cases, sought among its training cases.
+
+    None where it has none, or where no ranking of them says anything: all training cases are of one class, or none of
+    the test cases'.
+    """
     gallery, queries = (_cases(manifest, part, model.plan) for part in (manifest.train, manifest.test))
     if not len(gallery) or not len(queries):
         return None

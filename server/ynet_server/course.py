@@ -1,6 +1,7 @@
 """The course of a run as its events tell it, read on from where the last look came to: for the metrics and the page."""
 
 import json
+import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,10 +35,12 @@ class Curve:
         self._kept: list[tuple[int, float]] = []
         self._stride, self._seen = 1, 0
         self._last: tuple[int, float] | None = None
+        self._is_known = False
 
-    def add(self, number: int, value: float) -> None:
-        """The value after a round; one that is no number is left out."""
-        if value != value or abs(value) == float("inf"):
+    def add(self, number: int, value: float | None) -> None:
+        """The value after a round; None, and what is no number, is no point of it, and the newest value is none."""
+        self._is_known = value is not None and math.isfinite(value)
+        if value is None or not self._is_known:
             return
         self._last = (number, value)
         if self._seen % self._stride == 0:
@@ -52,8 +55,8 @@ class Curve:
 
     @property
     def newest(self) -> float | None:
-        """The last value."""
-        return self._last[1] if self._last else None
+        """The last value; None where it rested on nothing."""
+        return self._last[1] if self._last and self._is_known else None
 
 
 @dataclass
@@ -73,6 +76,7 @@ class Course:
     do: str = ""  # of a run that failed
     losses: dict[str, Curve] = field(default_factory=dict)
     scores: dict[str, dict[str, Curve]] = field(default_factory=lambda: {score: {} for score in SCORES})
+    evaluated: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # the newest scores, with their counts
     troubles: "deque[Trouble]" = field(default_factory=lambda: deque(maxlen=MOST_TROUBLES))
     private: set[str] = field(default_factory=set)  # sites whose privacy ledgers have grown by it
 
@@ -113,9 +117,11 @@ def _round(course: Course, event: Mapping[str, Any]) -> None:
 
 def _evaluated(course: Course, event: Mapping[str, Any]) -> None:
     for site, figures in event["sites"].items():
+        course.evaluated[site] = figures
         for score in SCORES:
-            if score in figures:
-                course.scores[score].setdefault(site, Curve()).add(int(event["round"]), float(figures[score]))
+            value = figures.get(score)
+            curve = course.scores[score].setdefault(site, Curve())
+            curve.add(int(event["round"]), None if value is None else float(value))
 
 
 def _waiting(course: Course, event: Mapping[str, Any]) -> None:

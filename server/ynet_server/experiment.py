@@ -53,7 +53,7 @@ def experiment(
         Task(seeded, data, out / folder, kind, site, plans.init_file(plan_file), is_validation)
         for seeded, folder, kind, site in _models(plan, seeds, kinds, names)
     ]
-    todo = [task for task in tasks if not (task.folder / SCORES).exists()]
+    todo = [task for task in tasks if not _is_scored(task)]
     say(f"{len(tasks)} models, of which {len(tasks) - len(todo)} are there already")
     _work_off(todo, say)
     sites = open_sites(tasks[0])
@@ -144,7 +144,7 @@ def _train_and_score(task: Task) -> None:
 
 
 def _watch(plan: Plan, sites: Mapping[str, LocalSite]) -> Watch:
-    def watch(net: YNet) -> Mapping[str, float]:
+    def watch(net: YNet) -> Mapping[str, Any]:
         return score(*_together(_coded(net, plan, sites)), plan).to_metrics()
 
     return watch
@@ -185,8 +185,8 @@ def _scores(coded: Coded, plan: Plan) -> dict[str, Any]:
 
 
 def _pair(held: Encoded, asked: Encoded, plan: Plan) -> float | None:
-    """Macro mAP@10 of one site's queries against another's gallery; None where no class of them is there."""
-    return score(held, asked, plan).macro_map10 if np.isin(asked.label, held.label).any() else None
+    """Macro mAP@10 of one site's queries against another's gallery; None where no ranking of it says anything."""
+    return score(held, asked, plan).macro_map10
 
 
 def _curve(events: Sequence[Mapping[str, Any]]) -> list[dict[str, float | None]]:
@@ -209,6 +209,15 @@ def _curve(events: Sequence[Mapping[str, Any]]) -> list[dict[str, float | None]]
     return curve
 
 
+_TOLD = {"macro_map10": "macro mAP@10", "dice": "Dice"}
+
+
+def _is_scored(task: Task) -> bool:
+    """Whether a model's scores are there, with their counts: an older version kept none."""
+    path = task.folder / SCORES
+    return path.exists() and "ranked" in json.loads(path.read_text("utf-8"))["overall"]
+
+
 def _result(task: Task) -> report.Result:
     found = json.loads((task.folder / SCORES).read_text("utf-8"))
     return report.Result(task.name, task.kind, task.site, task.plan.training.seed, found)
@@ -216,8 +225,9 @@ def _result(task: Task) -> report.Result:
 
 def _told(task: Task) -> str:
     overall = _result(task).found["overall"]
-    seed, retrieval, dice = task.plan.training.seed, overall["macro_map10"], overall["dice"]
-    return f"seed {seed}, {task.name}: macro mAP@10 {retrieval:.3f}, Dice {dice:.3f}"
+    told = [f"{text} {'none' if overall[key] is None else format(overall[key], '.3f')}" for key, text in _TOLD.items()]
+    ranked, masks = (f"{overall[key]} of {overall['queries']} queries" for key in ("ranked", "masks"))
+    return f"seed {task.plan.training.seed}, {task.name}: {told[0]} over {ranked}, {told[1]} over {masks}"
 
 
 def _census(plan: Plan, sites: Mapping[str, LocalSite]) -> list[report.Site]:

@@ -14,8 +14,9 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from ynet import __version__, exposition
 from ynet.federation.expiry import Life
 from ynet.federation.records import EVALUATE, INITIAL, KEYS, MASK, OPEN, TRAIN
+from ynet.scores import RESTS_ON
 from ynet_server.audit import Act, Write
-from ynet_server.course import Courses
+from ynet_server.course import Course, Courses
 from ynet_server.hub import Hub
 from ynet_server.registry import Registry, RunStatus
 from ynet_server.runs import Runs
@@ -168,8 +169,6 @@ def _runs(known: Known) -> Iterator[Metric]:
     yield runs
     is_running = per_status["running"] > 0
     yield GaugeMetricFamily("ynet_server_run_stalled", "1: the run stands still.", float(bool(known.runs.stalled())))
-    loss = _per_site("ynet_server_site_loss", "Mean loss of its last update in the newest run.")
-    score = GaugeMetricFamily("ynet_server_site_score", "Its last scores in the newest run.", labels=["site", "score"])
     if listed:
         course = known.courses.of(known.runs.folder(listed[0].id).path)
         plan = known.registry.known_plan(listed[0].plan)
@@ -182,12 +181,28 @@ def _runs(known: Known) -> Iterator[Metric]:
                 "When the run under way began, went on, or ended a round.",
                 max(course.last_round, listed[0].started),
             )
-        for site, curve in course.losses.items():
-            loss.add_metric([site], curve.newest or 0.0)
-        for name, curves in course.scores.items():
-            for site, curve in curves.items():
-                score.add_metric([site, name], curve.newest or 0.0)
-    yield from (loss, score)
+    yield from _scores(known.courses.of(known.runs.folder(listed[0].id).path) if listed else Course())
+
+
+def _scores(course: Course) -> Iterator[Metric]:
+    """Of what rests on nothing there is no sample: a 0 would be taken for a score, and NaN would spoil an average."""
+    loss = _per_site("ynet_server_site_loss", "Mean loss of its last update in the newest run.")
+    score = GaugeMetricFamily("ynet_server_site_score", "Its last scores in the newest run.", labels=["site", "score"])
+    rests_on = GaugeMetricFamily(
+        "ynet_server_site_score_cases",
+        "The test cases that each of them is a mean over, rounded up to multiples of 5; 0: there is no such score.",
+        labels=["site", "score"],
+    )
+    for site, curve in course.losses.items():
+        if curve.newest is not None:
+            loss.add_metric([site], curve.newest)
+    for name, curves in course.scores.items():
+        for site, curve in curves.items():
+            if curve.newest is not None:
+                score.add_metric([site, name], curve.newest)
+            if (count := course.evaluated[site].get(RESTS_ON[name])) is not None:
+                rests_on.add_metric([site, name], count)
+    yield from (loss, score, rests_on)
 
 
 def _privacy(known: Known) -> Iterator[Metric]:

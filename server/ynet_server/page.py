@@ -50,10 +50,10 @@ def figure(value: object, digits: int = 3, sign: str = "") -> str:
 
 
 def mean_std(value: object) -> tuple[float | None, float | None]:
-    """A figure's mean and std. The std is None where it says nothing: one seed, or a plain number."""
+    """A figure's mean and std. The std is None where it says nothing: one seed's value, or a plain number."""
     if not isinstance(value, Mapping):
         return number_of(value), None
-    several = len(value.get("values") or ()) > 1
+    several = sum(one is not None for one in value.get("values") or ()) > 1
     return number_of(value.get("mean")), number_of(value.get("std")) if several else None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ynet import terminal
+from ynet import scores, terminal
 
 
 def describe_event(event: Mapping[str, Any]) -> str:
@@ -69,8 +69,17 @@ def _waits(waits: Mapping[str, Any] | None) -> str:
 def model_table(models: Sequence[Mapping[str, Any]]) -> Table:
     """What an experiment's models score: all sites' queries against all sites' galleries."""
     shown = ("macro_map10", "macro_map10_random", "dice", "balanced_accuracy")
-    lines = [(model["name"], *(_figure(model["overall"][key]) for key in shown)) for model in models]
-    return terminal.rows("all sites' queries, all sites' galleries", ("model", *shown), lines)
+    lines = [
+        (
+            model["name"],
+            *(_figure(model["overall"][key]) for key in shown),
+            ", ".join(f"{name} {_number(count)}" for name, count in model["overall"]["queries_per_class"].items()),
+            _number(model["overall"]["masks"]),
+        )
+        for model in models
+    ]
+    head = ("model", *shown, "queries", "with a mask")
+    return terminal.rows("all sites' queries, all sites' galleries", head, lines)
 
 
 def attack_table(attacks: Mapping[str, Any]) -> Table:
@@ -94,12 +103,23 @@ def attack_table(attacks: Mapping[str, Any]) -> Table:
     return terminal.rows("lower bounds, no proofs", ("attack", "found"), lines)
 
 
-def _figure(figure: Mapping[str, Any]) -> str:
-    return f"{figure['mean']:.3f}" + (f" ± {figure['std']:.3f}" if len(figure["values"]) > 1 else "")
+def _number(figure: Mapping[str, Any]) -> str:
+    """A count, over the seeds."""
+    return f"{figure['mean']:g}"
+
+
+def _figure(figure: Mapping[str, Any] | None) -> str:
+    if figure is None:
+        return "none"
+    return f"{figure['mean']:.3f}" + (f" ± {figure['std']:.3f}" if _several(figure) else "")
+
+
+def _several(figure: Mapping[str, Any]) -> bool:
+    return sum(value is not None for value in figure["values"]) > 1
 
 
 def _round(event: Mapping[str, Any]) -> str:
-    sites = "  ".join(f"{site} loss {_loss(values)}" for site, values in event["sites"].items())
+    sites = "  ".join(f"{site}{_loss(values)}" for site, values in event["sites"].items())
     left_out = f"  left out by the strategy: {', '.join(event['left_out'])}" if event.get("left_out") else ""
     return f"round {event['round']}/{event['rounds']}  {event['seconds']:.1f} s  {sites}{left_out}"
 
@@ -110,15 +130,20 @@ def _missing(event: Mapping[str, Any]) -> str:
 
 def _loss(values: Mapping[str, float]) -> str:
     pieces = f" (short of memory: in {values['pieces']:.0f} pieces)" if "pieces" in values else ""
-    return f"{values.get('loss', float('nan')):.3f}{pieces}"
+    loss = f" loss {values['loss']:.3f}" if "loss" in values else ""  # a private plan tells none
+    return f"{loss}{pieces}"
 
 
 def _evaluated(event: Mapping[str, Any]) -> str:
-    sites = "  ".join(
-        f"{site} mAP {values.get('macro_map10', float('nan')):.3f} Dice {values.get('dice', float('nan')):.3f}"
-        for site, values in event["sites"].items()
-    )
+    sites = "  ".join(f"{site} {_scored(values)}" for site, values in event["sites"].items())
     return f"scores after round {event['round']}  {sites}"
+
+
+def _scored(values: Mapping[str, Any]) -> str:
+    """A site's scores with what they rest on: a count that a site tells is rounded up."""
+    classes = scores.classes_shown(values)
+    by_class = f" ({classes})" if classes else ""
+    return f"mAP {scores.shown(values, 'macro_map10')}{by_class} Dice {scores.shown(values, 'dice')}"
 
 
 _RESUMED = {"restart": "the server was restarted", "coordinator": "resumed by the coordinator"}

@@ -10,9 +10,12 @@ import numpy.typing as npt
 import ynet
 from ynet.federation.plan import Plan
 
-FORMAT = 1
+FORMAT = 2
 Figure = dict[str, Any]
-"""A figure over the seeds: `mean`, `std` (of the population), `values` in the order of the seeds."""
+"""A figure over the seeds: `mean`, `std` (of the population), `values` in the order of the seeds, None where none.
+
+Mean and deviation are over those that are there; where none is, the figure is None.
+"""
 
 
 class Site(NamedTuple):
@@ -37,7 +40,7 @@ def compose(
     plan: Plan,
     seeds: int,
     sites: Sequence[Site],
-    floors: Mapping[str, Mapping[str, float]],
+    floors: Mapping[str, Mapping[str, float | None]],
     results: Sequence[Result],
     is_validation: bool,
 ) -> dict[str, Any]:
@@ -64,12 +67,16 @@ def compose(
 
 
 def _site(site: Site, classes: Sequence[str]) -> dict[str, Any]:
-    counts = np.bincount(site.gallery, minlength=len(classes)).tolist()
+    gallery, queries = (
+        dict(zip(classes, np.bincount(label, minlength=len(classes)).tolist(), strict=True))
+        for label in (site.gallery, site.queries)
+    )
     return {
         "site": site.name,
         "gallery": len(site.gallery),
         "queries": len(site.queries),
-        "classes": dict(zip(classes, counts, strict=True)),
+        "classes": gallery,
+        "queries_per_class": queries,
     }
 
 
@@ -104,7 +111,7 @@ def _over_pooled(by_name: Mapping[str, Sequence[Result]]) -> dict[str, Figure | 
 
 def _ratio(pairs: Iterable[tuple[Result, Result]], metric: str) -> Figure | None:
     values = [(a.found["overall"][metric], b.found["overall"][metric]) for a, b in pairs]
-    return _figure([above / below for above, below in values]) if all(below for _, below in values) else None
+    return _figure([None if above is None or not below else above / below for above, below in values])
 
 
 def _over_alone(by_name: Mapping[str, Sequence[Result]], sites: Sequence[str]) -> list[dict[str, Any]]:
@@ -116,14 +123,22 @@ def _over_alone(by_name: Mapping[str, Sequence[Result]], sites: Sequence[str]) -
         if not alone or not federated or None in (*alone, *federated):
             continue
         a, f = ([one["macro_map10"] for one in part] for part in (alone, federated))
-        margin = [together - by_itself for together, by_itself in zip(f, a, strict=True)]
+        margin = [None if None in pair else pair[0] - pair[1] for pair in zip(f, a, strict=True)]
         rows.append({"site": site, "alone": _figure(a), "federated": _figure(f), "margin": _figure(margin)})
     return rows
 
 
-def _metrics(of_seeds: Sequence[Mapping[str, float] | None]) -> dict[str, Figure] | None:
+def _metrics(of_seeds: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] | None:
+    """A figure for each metric; for counts by class one of each class."""
     known = [one for one in of_seeds if one is not None]
-    return {metric: _figure([one[metric] for one in known]) for metric in known[0]} if known else None
+    if not known:
+        return None
+    return {
+        metric: _metrics([one[metric] for one in known])
+        if isinstance(value, Mapping)
+        else _figure([one[metric] for one in known])
+        for metric, value in known[0].items()
+    }
 
 
 def _curve(curves: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
@@ -131,8 +146,7 @@ def _curve(curves: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]
     for of_round in zip(*curves, strict=False):
         point: dict[str, Any] = {"round": of_round[0]["round"]}
         for key in ("loss", "macro_map10", "dice"):
-            values = [one[key] for one in of_round if one[key] is not None]
-            point[key] = _figure(values) if values else None
+            point[key] = _figure([one[key] for one in of_round])
         points.append(point)
     return points
 
@@ -148,8 +162,12 @@ def _radius(of_seeds: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, A
     ]
 
 
-def _figure(values: Sequence[float]) -> Figure:
-    return {"mean": float(np.mean(values)), "std": float(np.std(values)), "values": [float(value) for value in values]}
+def _figure(values: Sequence[float | None]) -> Figure | None:
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    each = [None if value is None else float(value) for value in values]
+    return {"mean": float(np.mean(known)), "std": float(np.std(known)), "values": each}
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ynet.scores import COARSE, PER_CLASS, TOTALS
 from ynet_server.page import MISSING, Row, Table, figure, mean_std, number_of, template
 
 WIDTH, HEIGHT = 640, 380  # of a chart, in its own units
@@ -101,14 +102,15 @@ RETRIEVAL = (
     Column("macro_rr10", "mRR@10"),
 )
 OF_QUERIES = (Column("dice", "Dice"), Column("iou", "IoU"), Column("balanced_accuracy", "balanced accuracy"))
+RANKED, MASKS = Column("ranked", "queries ranked", 0), Column("masks", "queries with a mask", 0)
 DISTINCT = Column("distinct_codes", "distinct codes", 0)
 SECONDS = Column("seconds", "training time, s", 0)
-COUNTS = frozenset({DISTINCT.metric, "queries", "gallery"})
+COUNTS = frozenset({*PER_CLASS, *COARSE, *TOTALS})
 FLOORS = {"random": "floor: random ranking", "majority": "floor: constant majority"}
 
 
 def render(report: Mapping[str, Any], examples: Sequence[Example]) -> str:
-    """One HTML page that needs no other file, of a report of format 1. All its text is escaped."""
+    """One HTML page that needs no other file, of a report of format 2. All its text is escaped."""
     seeds = len(report["seeds"])
     return template("report_page.html").render(
         report=report,
@@ -118,8 +120,8 @@ def render(report: Mapping[str, Any], examples: Sequence[Example]) -> str:
         headline=_headline(report),
         over_pooled=_over_pooled(report["comparison"]),
         over_alone=_over_alone(report["comparison"]),
-        within=_site_table(report, "within", (*RETRIEVAL, *OF_QUERIES, DISTINCT)),
-        cross=_site_table(report, "cross", (*RETRIEVAL, DISTINCT)),
+        within=_site_table(report, "within", (*RETRIEVAL, RANKED, *OF_QUERIES, MASKS, DISTINCT)),
+        cross=_site_table(report, "cross", (*RETRIEVAL, RANKED, DISTINCT)),
         heats=[_heat(model, report) for model in report["models"]],
         scale=[_cell(step / 10, 1) for step in range(11)],
         curves=_curves(report["models"]),
@@ -136,7 +138,7 @@ def _cells(metrics: Mapping[str, Any], columns: Iterable[Column]) -> list[str]:
 
 
 def _headline(report: Mapping[str, Any]) -> Table:
-    columns = (*RETRIEVAL, *OF_QUERIES, DISTINCT, SECONDS)
+    columns = (*RETRIEVAL, RANKED, *OF_QUERIES, MASKS, DISTINCT, SECONDS)
     models = [
         Row(model["name"], _cells({**model["overall"], "seconds": model.get("seconds")}, columns))
         for model in report["models"]
@@ -191,22 +193,37 @@ def _at_site(model: Mapping[str, Any], site: str, part: str) -> Mapping[str, Any
 
 def _everything(models: Sequence[Mapping[str, Any]]) -> Table:
     """Whatever the report holds of all sites' queries, known to this page or not."""
-    metrics = list(dict.fromkeys(metric for model in models for metric in model["overall"]))
+    overall = [_flat(model["overall"]) for model in models]
     rows = [
-        Row(metric, [figure(model["overall"].get(metric), 0 if metric in COUNTS else 3) for model in models])
-        for metric in metrics
+        Row(metric, [figure(found.get(metric), 0 if metric.partition(":")[0] in COUNTS else 3) for found in overall])
+        for metric in dict.fromkeys(metric for found in overall for metric in found)
     ]
     caption = "All sites' queries against all sites' galleries, under the names of report.json"
     return Table(caption, "metric", [model["name"] for model in models], [("", rows)])
 
 
+def _flat(overall: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures by name; of counts by class each under its class."""
+    found: dict[str, Any] = {}
+    for metric, value in overall.items():
+        if metric in PER_CLASS:
+            found |= {f"{metric}: {name}": count for name, count in (value or {}).items()}
+        else:
+            found[metric] = value
+    return found
+
+
 def _sites(report: Mapping[str, Any]) -> Table:
     sites = report["sites"]
     classes = list(dict.fromkeys([*report["plan"]["classes"], *(name for site in sites for name in site["classes"])]))
-    counts = [[site["gallery"], site["queries"], *(site["classes"].get(name, 0) for name in classes)] for site in sites]
+    by_class = ("classes", "queries_per_class")
+    counts = [
+        [site["gallery"], site["queries"], *(site.get(part, {}).get(name, 0) for part in by_class for name in classes)]
+        for site in sites
+    ]
     rows = [Row(site["site"], [str(n) for n in row]) for site, row in zip(sites, counts, strict=True)]
     total = Row("all sites", [str(sum(column)) for column in zip(*counts, strict=True)])
-    head = ["gallery", "queries", *(f"gallery: {name}" for name in classes)]
+    head = ["gallery", "queries", *(f"{part}: {name}" for part in ("gallery", "queries") for name in classes)]
     return Table("Cases at each site", "site", head, [("", [*rows, total])])
 
 

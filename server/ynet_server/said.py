@@ -7,6 +7,7 @@ from flwr.app import MetricRecord
 
 from ynet.federation.ledger import Head
 from ynet.federation.records import CASES, CONFIG, LEDGER, METRICS
+from ynet.scores import from_wire
 from ynet_server.conversation import Reply
 
 CHANGE, LATE_BY = "change", "late"
@@ -40,6 +41,16 @@ def figures(reply: Reply) -> dict[str, float]:
     """Its metrics. Raises KeyError."""
     record: MetricRecord = reply.content.metric_records[METRICS]
     return {key: round(float(value), 6) for key, value in record.items() if not isinstance(value, list)}
+
+
+def scores(reply: Reply, classes: Sequence[str]) -> dict[str, Any]:
+    """Its scores and the counts that they rest on, each with its name; None for a score of nothing.
+
+    Raises KeyError, ValueError, TypeError.
+    """
+    record: MetricRecord = reply.content.metric_records[METRICS]
+    cases: Any = record[CASES]
+    return {**from_wire(record, classes), CASES: int(cases)}
 
 
 def ledgers(said: Sequence[Said]) -> dict[str, dict[str, str]]:

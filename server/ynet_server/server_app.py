@@ -24,7 +24,7 @@ from ynet_server.gate import Gate, late_key
 from ynet_server.late import Late, rebased
 from ynet_server.privacy_statement import statement
 from ynet_server.run_folder import RunFolder, State
-from ynet_server.said import Said, figures, ledgers, said_by, said_late
+from ynet_server.said import Said, ledgers, said_by, said_late, scores
 from ynet_server.secure_round import LostError, SecureSums, Sum, TooFewError
 from ynet_server.strategies import aggregate, carried, carry_on, strategy
 
@@ -66,8 +66,8 @@ def federate(
     with contextlib.closing(rounds.late):
         state = _trained(rounds, plan, folder, after_round)
     chosen = strategy(plan)
-    scores = rounds.evaluate(chosen, state.round, state)
-    card = {"plan": plan.name, "rounds": state.round, "sites": rounds.cases, "scores": scores}
+    found = rounds.evaluate(chosen, state.round, state)
+    card = {"plan": plan.name, "rounds": state.round, "sites": rounds.cases, "scores": found}
     card["privacy"] = statement(plan, folder.events())
     model = folder.save_model(weights.unflatten(state.best, state.layout), card)
     folder.event("finished", model=model)
@@ -277,18 +277,19 @@ class _Rounds:
         node = next(iter(made.sites))
         return _Update([Reply(node, record)], list(made.sites.values()))
 
-    def evaluate(self, chosen: Any, number: int, state: State) -> dict[str, dict[str, float]]:
-        """Each site's scores on its own test split; sites that have none are left out.
+    def evaluate(self, chosen: Any, number: int, state: State) -> dict[str, dict[str, Any]]:
+        """Each site's scores on its own test split, None where one rests on nothing; sites without one are left out.
 
         Nobody is asked under a private plan that lets none leave.
         """
         if self._plan.privacy.scores == "none":
             return {}
         messages = chosen.configure_evaluate(number, weights_record(state.best), self._config(state.layout), self._grid)
-        replies = self._talk.send(number, messages, figures)
-        scores = {self._talk.name_of(reply.node): figures(reply) for reply in replies}
-        self._folder.event("evaluated", round=number, sites=scores)
-        return scores
+        classes = self._plan.classes
+        replies = self._talk.send(number, messages, lambda reply: scores(reply, classes))
+        by_site = {self._talk.name_of(reply.node): scores(reply, classes) for reply in replies}
+        self._folder.event("evaluated", round=number, sites=by_site)
+        return by_site
 
     def _give_up_if(self, refused: int, what: str, found: int, needed: int) -> None:
         """End the run when sites that are there have kept it from its quorum too often."""

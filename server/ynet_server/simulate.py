@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from flwr.app import Context
@@ -43,7 +43,7 @@ CACHE_BYTES = 2 << 30
 Kind = Literal["federated", "pooled", "alone"]
 KINDS: tuple[Kind, ...] = ("federated", "pooled", "alone")
 
-Watch = Callable[[YNet], Mapping[str, float]]
+Watch = Callable[[YNet], Mapping[str, Any]]
 """Asked after every `evaluate_every` rounds, and after the last, with the network as it is then: its scores."""
 
 

@@ -13,9 +13,22 @@ from ynet.data.synthetic import CLASSES, make_federation
 from ynet.errors import RefusedError
 from ynet.federation import update_encoding
 from ynet.federation.plan import Plan
-from ynet.federation.records import ARRAYS, CONFIG, INITIAL, KEYS, MASK, OPEN, TRAIN, flat_weights, weights_record
+from ynet.federation.records import (
+    ARRAYS,
+    CONFIG,
+    EVALUATE,
+    INITIAL,
+    KEYS,
+    MASK,
+    METRICS,
+    OPEN,
+    TRAIN,
+    flat_weights,
+    weights_record,
+)
 from ynet.federation.update_encoding import Encoding
 from ynet.model import arrays_of, build
+from ynet.scores import SHARES, coarse
 from ynet_client import app_call, client_app, encoded_update
 from ynet_client.local_site import LocalSite
 
@@ -94,6 +107,48 @@ def test_a_pull_towards_the_weights_that_the_plan_has_not_is_refused(site: Local
             TRAIN,
             RecordDict({ARRAYS: weights_record(flat), CONFIG: config}),
         )
+
+
+def evaluated(site: LocalSite) -> dict[str, float]:
+    """What a site answers that is asked for the scores of the plan's initial weights."""
+    flat = weights.flatten(arrays_of(build(PLAN)))
+    config = ConfigRecord({"plan": PLAN.canonical(), "server-round": 1})
+    received = RecordDict({ARRAYS: weights_record(flat), CONFIG: config})
+    return dict(
+        app_call.call(client_app.build(lambda _: site), app_call.new_context(), EVALUATE, received).metrics[METRICS]
+    )
+
+
+def test_site_of_one_class_without_masks_sends_counts_and_no_score(site: LocalSite) -> None:
+    whole = evaluated(site)
+    assert whole.keys() > {"macro_map10", "dice", "masks", "queries.0"}
+    rows = [row.split(",") for row in site.manifest_file.read_text("utf-8").splitlines()]
+    mask, label = rows[0].index("mask"), rows[0].index("label")
+    for row in rows[1:]:
+        row[mask], row[label] = "", CLASSES[0]
+    site.manifest_file.write_text("\n".join(map(",".join, rows)), "utf-8")
+    site.drop_cases()
+    found = evaluated(site)
+    assert set(SHARES) & found.keys() == {"empty_kept"}
+    assert (found["ranked"], found["masks"]) == (0, 0)
+    assert [found[f"queries.{place}"] for place in range(len(CLASSES))] == [
+        coarse(int(found["queries"])),
+        *[0] * (len(CLASSES) - 1),
+    ]
+
+
+def test_site_that_tells_no_labels_tells_no_counts_by_class(site: LocalSite) -> None:
+    silent = evaluated(LocalSite(site.manifest_file, "cpu", 1 << 24, tells_classes=False))
+    assert "masks" in silent
+    assert not any("." in name for name in silent)
+
+
+def test_settings_say_whether_counts_by_class_are_told(site: LocalSite, tmp_path: Path) -> None:
+    for tells in (True, False):
+        home = tmp_path / f"home-{tells}"
+        home.mkdir()
+        (home / "client.yaml").write_text(f"disclosure: {{labels: {str(tells).lower()}}}\n", "utf-8")
+        assert client_app.node_at(str(site.manifest_file), "cpu", 1, str(home), None).tells_classes == tells
 
 
 @pytest.mark.parametrize("kind", [KEYS, MASK, OPEN])

@@ -139,6 +139,13 @@ def test_where_nothing_can_be_compared_the_admin_is_asked_and_the_veto_never_pas
     only_training.write_text("\n".join([rows[0], *(row.replace(",test", ",train") for row in rows[1:])]), "utf-8")
     assert "no test cases" in check(LocalSite(only_training, "cpu", 0), models["good"], models["bad"], 0.0)
 
+    one_class = data.with_name("one-class.csv")
+    label = rows[0].split(",").index("label")
+    cells = [row.split(",") for row in rows[1:]]
+    same = [",".join([*row[:label], models["good"].plan.classes[0], *row[label + 1 :]]) for row in cells]
+    one_class.write_text("\n".join([rows[0], *same]), "utf-8")
+    assert "none to rank" in check(LocalSite(one_class, "cpu", 0), models["good"], models["bad"], 0.0)
+
     other = replace(models["good"].plan, classes=("ring", "smooth", "spiculated", "none"))
     site = LocalSite(data, "cpu", 0)
     assert "other classes" in check(site, models["good"], _named(build(other), other), 0.0)

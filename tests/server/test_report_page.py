@@ -30,9 +30,10 @@ def spread(mean: float, seeds: int) -> dict[str, Any]:
 
 def metrics(mean: float, seeds: int) -> dict[str, Any]:
     floors = {"macro_map10_random": 0.34, "map10_random": 0.35, "macro_map10_majority": 0.33, "map10_majority": 0.41}
-    counts = {"distinct_codes": 57, "queries": 120, "gallery": 360, "a_later_metric": 0.5}
+    counts = {"distinct_codes": 57, "queries": 120, "gallery": 360, "ranked": 118, "masks": 60, "a_later_metric": 0.5}
     shares = {name: mean - 0.02 * place for place, name in enumerate(METRICS)}
-    return {name: spread(value, seeds) for name, value in (shares | floors | counts).items()}
+    found = {name: spread(value, seeds) for name, value in (shares | floors | counts).items()}
+    return {**found, "queries_per_class": {name: spread(40, seeds) for name in CLASSES}}
 
 
 def model(name: str, mean: float, seeds: int, rounds: int) -> dict[str, Any]:
@@ -66,14 +67,20 @@ def model(name: str, mean: float, seeds: int, rounds: int) -> dict[str, Any]:
 def synthetic(seeds: int = 5, rounds: int = 12) -> dict[str, Any]:
     means = dict(zip(MODELS, (0.78, 0.81, 0.55, 0.6, 0.48), strict=True))
     return {
-        "format": 1,
+        "format": 2,
         "ynet": "0.1.0",
         "plan": {"name": "demo", "classes": list(CLASSES), "network": {"code_bits": 64}, "training": {"seed": 1}},
         "plan_id": "0123456789abcdef" * 4,
         "split": "test",
         "seeds": list(range(1, seeds + 1)),
         "sites": [
-            {"site": site, "gallery": 120, "queries": 40, "classes": dict.fromkeys(CLASSES, 40)} for site in SITES
+            {
+                "site": site,
+                "gallery": 120,
+                "queries": 40,
+                **{key: dict(zip(CLASSES, (39, 1, 0), strict=True)) for key in ("classes", "queries_per_class")},
+            }
+            for site in SITES
         ],
         "floors": {
             "random": {"macro_map10": 0.341, "map10": 0.35, "macro_hr10": 0.333, "macro_rr10": 0.48},
@@ -152,7 +159,7 @@ def test_the_headline_shows_mean_and_std_and_the_floors_as_rows_of_their_own() -
     assert list(table) == [*MODELS, "floor: random ranking", "floor: constant majority"]
     assert table["federated"][:2] == ["0.780 ± 0.014", "0.760 ± 0.014"]
     assert table["federated"][-2:] == ["57 ± 0", "156 ± 0"]
-    assert table["floor: random ranking"] == ["0.341", "0.350", "0.333", "0.480", "–", "–", "–", "–", "–"]
+    assert table["floor: random ranking"] == ["0.341", "0.350", "0.333", "0.480", *["–"] * 7]
 
 
 def test_the_best_value_stands_out_no_more_than_the_others() -> None:
@@ -164,6 +171,21 @@ def test_a_metric_that_this_page_does_not_know_is_shown_under_its_own_name() -> 
     table = rows(section(parsed(synthetic()), "scores").findall(".//details//table")[0])
     assert table["a_later_metric"] == ["0.500 ± 0.014"] * len(MODELS)
     assert table["queries"] == ["120 ± 0"] * len(MODELS)
+    assert table["queries_per_class: ring"] == ["40 ± 0"] * len(MODELS)
+
+
+def test_counts_stand_beside_the_scores_and_a_score_of_nothing_is_a_dash() -> None:
+    report = synthetic()
+    report["models"][0]["overall"] |= {"dice": None, "masks": spread(0, 5)}
+    scores, sites = (section(parsed(report), name).findall(".//table")[0] for name in ("scores", "sites"))
+    head = [text(cell) for cell in scores.findall("thead/tr/th")]
+    row = dict(zip(head[1:], rows(scores)["federated"], strict=True))
+    assert (row["Dice"], row["queries with a mask"], row["queries ranked"]) == ("–", "0 ± 0", "118 ± 0")
+    assert rows(sites)["alder"] == ["120", "40", "39", "1", "0", "39", "1", "0"]
+
+
+def test_seed_without_a_value_gives_no_std() -> None:
+    assert report_page.figure({"mean": 0.5, "std": 0.0, "values": [0.5, None]}) == "0.500"
 
 
 def test_the_floors_of_a_sites_queries_stand_under_its_models() -> None:

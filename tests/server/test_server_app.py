@@ -22,7 +22,7 @@ from ynet.federation.records import ARRAYS, CASES, CONFIG, METRICS, flat_weights
 from ynet.federation.strategy_options import STRATEGY_OPTIONS
 from ynet.federation.update_encoding import Encoding
 from ynet.weights import Entry, Flat
-from ynet_server import server_app
+from ynet_server import progress, server_app
 from ynet_server.run_folder import MODEL, STATE, RunFolder, State
 
 
@@ -68,6 +68,28 @@ def test_every_strategy_moves_the_weights_to_where_all_sites_agree(tmp_path: Pat
 def test_scores_are_asked_for_as_often_as_the_plan_says_and_after_the_last_round(tmp_path: Path) -> None:
     folder = run(tmp_path, plan(rounds=5, evaluate_every=2), *honest())
     assert [event["round"] for event in events(folder, "evaluated")] == [2, 4, 5]
+
+
+def test_score_that_a_site_does_not_send_is_null_with_its_counts(tmp_path: Path) -> None:
+    told = {"macro_map10": 0.5, "queries": 4, "ranked": 5, "masks": 0, "empty_masks": 5, "queries.0": 5, "queries.1": 0}
+    apps, cases = honest("AB")
+    folder = run(tmp_path, plan(minimum=1, quorum=1), {**apps, "A": tiny_app(*TRAININGS["A"], scores=told)}, cases)
+    for scores in (folder.card()["scores"], events(folder, "evaluated")[-1]["sites"]):
+        assert (scores["A"]["macro_map10"], scores["A"]["dice"], scores["A"]["masks"]) == (0.5, None, 0)
+        assert list(scores["A"]["queries_per_class"].values()) == [5, 0]
+        assert (scores["B"]["macro_map10"], scores["B"]["ranked"], scores["B"]["queries_per_class"]) == (None,) * 3
+    shown = progress.describe_event(events(folder, "evaluated")[-1])
+    classes = plan().classes
+    assert f"A mAP 0.500 of <= 5 ({classes[0]} <= 5, {classes[1]} 0) Dice none of 0" in shown
+    assert "B mAP none Dice none" in shown
+
+
+@pytest.mark.parametrize("wrong", [{"dice": 1.5}, {"masks": -1.0}, {"queries.0": 0.5}], ids=str)
+def test_scores_that_can_be_none_are_refused_and_the_others_kept(tmp_path: Path, wrong: dict[str, float]) -> None:
+    apps, cases = honest("AB")
+    folder = run(tmp_path, plan(minimum=1, quorum=1), {**apps, "A": tiny_app(*TRAININGS["A"], scores=wrong)}, cases)
+    assert set(folder.card()["scores"]) == {"B"}
+    assert {event["site"] for event in events(folder, "update_refused")} == {"A"}
 
 
 def test_a_private_plan_without_scores_ends_without_any_and_its_card_says_so(tmp_path: Path) -> None:

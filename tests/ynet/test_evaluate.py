@@ -1,6 +1,5 @@
 """Scoring a network, its floors, and that the whole of it learns."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,11 @@ from ynet.data.cases import CaseCache
 from ynet.data.manifest import find_sites, read
 from ynet.data.pooled import Pooled
 from ynet.data.synthetic import CLASSES, make_federation
-from ynet.evaluate import encode, evaluate
+from ynet.evaluate import Encoded, by_radius, encode, evaluate, score
 from ynet.federation.plan import Plan
 from ynet.hashing import codebook, pack
 from ynet.model import Output, YNet, build
+from ynet.scores import PER_CLASS, SHARES
 from ynet.train import train
 
 CPU = torch.device("cpu")
@@ -60,7 +60,9 @@ def test_a_perfect_network_has_every_score_at_one(make_plan: Any, make_cases: An
     queries.mask[0], queries.image[0] = 0, 2 * queries.label[0]  # a case without a lesion
     scores = evaluate(Oracle(plan), gallery, queries, plan, CPU).to_metrics()
     floors = {name for name in scores if name.endswith(("_random", "_majority"))}
-    counts = {"distinct_codes": 3.0, "queries": 9.0, "gallery": 60.0}
+    counts: dict[str, Any] = {"distinct_codes": 3, "queries": 9, "gallery": 60, "ranked": 9, "masks": 8}
+    by_class = {"queries_per_class": dict.fromkeys("abc", 3), "gallery_per_class": dict.fromkeys("abc", 20)}
+    counts |= {"empty_masks": 1, **by_class}
     assert {name: scores[name] for name in scores if name not in floors} == {
         **dict.fromkeys(scores.keys() - floors - counts.keys(), 1.0),
         **counts,
@@ -92,7 +94,10 @@ def test_the_order_of_gallery_and_queries_does_not_matter(make_plan: Any, make_c
     for cases in (gallery, queries):
         order = torch.randperm(len(cases))
         cases.image, cases.mask, cases.label = cases.image[order], cases.mask[order], cases.label[order]
-    assert evaluate(net, gallery, queries, plan, CPU).to_metrics() == pytest.approx(plain, abs=1e-6)
+    again = evaluate(net, gallery, queries, plan, CPU).to_metrics()
+    for name in PER_CLASS:
+        assert again.pop(name) == plain.pop(name)
+    assert again == pytest.approx(plain, abs=1e-6)
 
 
 def _average_precision(relevant: Any, held: int) -> float:
@@ -100,16 +105,56 @@ def _average_precision(relevant: Any, held: int) -> float:
     return float((precision * relevant).sum() / min(len(relevant), held))
 
 
-@pytest.mark.parametrize(("held", "asked"), [(0, 0), (0, 1)])
-@pytest.mark.parametrize("mask", [0.0, 1.0])
-def test_every_score_is_a_finite_number_whatever_is_missing(
-    held: int, asked: int, mask: float, make_plan: Any, make_cases: Any
+RANKED = tuple(name for name in SHARES if name not in ("dice", "iou", "empty_kept"))
+
+
+@pytest.mark.parametrize(
+    ("held", "asked", "ranked"),
+    [
+        ((0,), (0,), 0),  # a site of one class: any ranking is perfect
+        ((0,), (1,), 0),  # nothing relevant in the archive
+        ((0,), (0, 1), 0),
+        ((0, 1), (2,), 0),
+        ((0, 1), (0, 2), 2),
+        ((0, 1), (0,), 4),
+    ],
+)
+def test_scores_of_rankings_that_say_nothing_are_none(
+    held: tuple[int, ...], asked: tuple[int, ...], ranked: int, make_plan: Any, make_cases: Any
 ) -> None:
     plan, gallery, queries = make_plan(), make_cases(4), make_cases(4, seed=2)
-    gallery.label[:], queries.label[:] = held, asked
-    queries.mask.fill_(mask)
+    gallery.label[:], queries.label[:] = torch.tensor(held * (4 // len(held))), torch.tensor(asked * (4 // len(asked)))
     scores = evaluate(build(plan), gallery, queries, plan, CPU).to_metrics()
-    assert all(math.isfinite(value) for value in scores.values())
+    assert scores["ranked"] == ranked
+    assert all((scores[name] is None) == (ranked == 0) for name in RANKED)
+    assert sum(scores["queries_per_class"].values()) == 4
+    assert list(scores["gallery_per_class"].values()) == [held.count(one) * 4 // len(held) for one in range(3)]
+
+
+def test_query_without_its_class_in_the_gallery_changes_no_score(make_plan: Any, make_cases: Any) -> None:
+    plan, gallery, queries = make_plan(), make_cases(12), make_cases(6, seed=2)
+    gallery.label[:] = torch.tensor([0, 1] * 6)
+    held, asked = (encode(build(plan), cases, CPU) for cases in (gallery, queries))
+    known = np.isin(asked.label, (0, 1))
+    whole, part = score(held, asked, plan), score(held, Encoded(*(column[known] for column in asked)), plan)
+    assert [getattr(whole, name) for name in RANKED] == [getattr(part, name) for name in RANKED]
+    assert (whole.queries, whole.ranked, part.ranked) == (6, 4, 4)
+
+
+@pytest.mark.parametrize("masks", [0, 4])
+def test_scores_of_masks_that_are_not_there_are_none(masks: int, make_plan: Any, make_cases: Any) -> None:
+    plan, gallery, queries = make_plan(), make_cases(4), make_cases(4, seed=2)
+    queries.mask.fill_(float(masks > 0))
+    scores = evaluate(build(plan), gallery, queries, plan, CPU)
+    assert (scores.masks, scores.empty_masks) == (masks, 4 - masks)
+    assert [scores.dice is None, scores.iou is None, scores.empty_kept is None] == [not masks, not masks, bool(masks)]
+
+
+def test_radius_points_of_a_gallery_of_one_class_are_none(make_plan: Any, make_cases: Any) -> None:
+    plan, gallery, queries = make_plan(), make_cases(4), make_cases(4, seed=2)
+    gallery.label[:] = 0
+    held, asked = (encode(build(plan), cases, CPU) for cases in (gallery, queries))
+    assert {(point.precision, point.recall) for point in by_radius(held, asked, 32)} == {(None, None)}
 
 
 def test_masks_that_nobody_has_drawn_are_no_empty_ones_in_the_scores(make_plan: Any, make_cases: Any) -> None:

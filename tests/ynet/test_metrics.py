@@ -33,7 +33,7 @@ def over_all_orders(distances: list[int], relevant: list[bool], k: int) -> np.nd
 def test_every_metric_is_the_mean_over_all_orders_of_ties(cases: list[tuple[int, bool]], k: int) -> None:
     distances, relevant = [d for d, _ in cases], [r for _, r in cases]
     found = metrics.ranking(np.array([distances]), np.array([relevant]), k)
-    if not any(relevant):
+    if not any(relevant) or all(relevant):  # no ranking, or any, is right
         assert all(np.isnan(values[0]) for values in found)
         return
     np.testing.assert_allclose([values[0] for values in found], over_all_orders(distances, relevant, k), atol=1e-12)
@@ -104,7 +104,7 @@ def test_the_order_in_which_the_gallery_is_stored_does_not_matter() -> None:
 def test_a_macro_mean_gives_each_class_the_same_weight_and_leaves_unknown_values_out() -> None:
     values = np.array([1.0, 1.0, 1.0, 0.0, np.nan])
     assert metrics.macro(values, np.array([0, 0, 0, 1, 1])) == 0.5
-    assert metrics.macro(np.array([np.nan]), np.array([0])) == 0.0
+    assert metrics.macro(np.array([np.nan]), np.array([0])) is None
 
 
 def test_dice_and_iou_are_over_images_with_a_lesion_and_empty_ones_are_counted_apart() -> None:
@@ -114,11 +114,25 @@ def test_dice_and_iou_are_over_images_with_a_lesion_and_empty_ones_are_counted_a
     assert found == (0.5, 2 / 6, 0.5)
 
 
-def test_no_lesions_or_nothing_else_still_gives_numbers() -> None:
+def test_overlap_of_no_lesion_or_of_nothing_else_is_none() -> None:
     nothing, some = np.zeros(2), np.array([3.0, 4.0])
-    assert metrics.overlap(both=nothing, predicted=nothing, true=nothing) == (0.0, 0.0, 1.0)
-    assert metrics.overlap(both=some, predicted=some, true=some) == (1.0, 1.0, 0.0)
-    assert metrics.overlap(both=nothing[:0], predicted=nothing[:0], true=nothing[:0]) == (0.0, 0.0, 0.0)
+    assert metrics.overlap(both=nothing, predicted=nothing, true=nothing) == (None, None, 1.0)
+    assert metrics.overlap(both=some, predicted=some, true=some) == (1.0, 1.0, None)
+    assert metrics.overlap(both=nothing[:0], predicted=nothing[:0], true=nothing[:0]) == (None, None, None)
+
+
+def test_radius_figures_of_queries_with_nothing_to_tell_apart_are_none() -> None:
+    distances = np.array([[0, 1, 2]] * 3)
+    relevant = np.array([[True] * 3, [False] * 3, [True, False, True]])
+    precision, recall = metrics.within_radius(distances, relevant, 2)
+    assert np.isnan(precision[:2]).all()
+    assert np.isnan(recall[:2]).all()
+    np.testing.assert_allclose(precision[2], [1, 1 / 2, 2 / 3])
+    np.testing.assert_allclose(recall[2], [1 / 2, 1 / 2, 1])
+
+
+def test_balanced_accuracy_of_no_case_is_none() -> None:
+    assert metrics.balanced_accuracy(np.zeros(0, np.int64), np.zeros(0, np.int64)) is None
 
 
 def test_balanced_accuracy_of_always_the_majority_is_one_over_the_classes() -> None:

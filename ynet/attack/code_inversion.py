@@ -36,7 +36,7 @@ class Inversion(NamedTuple):
 
     pixel_r2: float  # share of the pixels' variance about the mean image that is explained
     accuracy: float  # of the label
-    balanced_accuracy: float
+    balanced_accuracy: float | None  # None where there is no patient
     image: Floats  # (n, pixels), as decoded
 
 

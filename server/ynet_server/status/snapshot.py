@@ -8,6 +8,7 @@ from ynet import __version__
 from ynet.federation import expiry
 from ynet.federation.expiry import Life
 from ynet.federation.plan import Plan
+from ynet.scores import COARSE
 from ynet_server.certificates import LONG_AGO
 from ynet_server.course import SCORES, Course
 from ynet_server.hub import SiteState
@@ -17,6 +18,8 @@ from ynet_server.status.books import Books
 from ynet_server.tasks import Doing
 
 MOST_RUNS, MOST_MODELS = 12, 6
+SHOWN = (*SCORES, *COARSE, "queries", "queries_per_class")
+"""Of a site's scores on a model's card."""
 
 
 def snapshot(known: Known, books: Books, now: float) -> dict[str, Any]:
@@ -146,7 +149,7 @@ def _listed(known: Known, run: Run) -> dict[str, Any]:
 def _model(model: Model, *, is_in_use: bool) -> dict[str, Any]:
     card = model.card
     scores = {
-        site: {score: figures[score] for score in SCORES if score in figures}
+        site: {name: figures[name] for name in SHOWN if name in figures}
         for site, figures in card.get("scores", {}).items()
     }
     return {

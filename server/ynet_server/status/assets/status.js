@@ -153,14 +153,18 @@ function modelList(models) {
   if (!models.length) return h("p", { class: "empty" }, "No model yet: the first run publishes one when it ends, and the sites take it up by themselves.");
   return models.map((model) => {
     const sites = Object.keys(model.scores);
-    const score = (site, name) => (model.scores[site][name] === undefined ? "" : model.scores[site][name].toFixed(3));
+    const score = (site, name) => (model.scores[site][name] === undefined ? "" : model.scores[site][name] === null ? "none" : model.scores[site][name].toFixed(3));
+    const most = (n) => (n ? `≤ ${n}` : String(n));
+    const masks = (site) => (typeof model.scores[site].masks === "number" ? most(model.scores[site].masks) : "not told");
+    const tested = (site) => Object.entries(model.scores[site].queries_per_class || {}).map(([name, n]) => `${name} ${most(n)}`).join(", ") || "not told";
     const rows = sites.map((site) => h("tr", {}, h("th", { scope: "row" }, site), cell("number", (model.cases[site] || "").toLocaleString()),
-      cell("number", score(site, "macro_map10")), cell("number", score(site, "dice")), cell("number", score(site, "balanced_accuracy"))));
+      cell("number", score(site, "macro_map10")), cell("number", score(site, "dice")), cell("number", score(site, "balanced_accuracy")),
+      cell("", tested(site)), cell("number", masks(site))));
     return h("div", { class: "model" },
       h("div", { class: "line head" }, h("h3", {}, code(model.id.slice(0, 16))), model.in_use ? chip("good", "in use") : null,
         h("span", { class: "quiet" }, `run ${model.run}, ${model.plan}, ${count(model.rounds, "round", "rounds")}`), h("span", { class: "when push" }, ago(model.published))),
       h("p", {}, h("span", { class: "quiet" }, "Privacy: "), privacyWords(model.privacy)),
-      model.in_use && rows.length ? h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Scores by site" }, table([["Site"], ["Cases", "number"], ["Macro mAP@10", "number"], ["Dice", "number"], ["Balanced accuracy", "number"]], rows)) : null);
+      model.in_use && rows.length ? h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Scores by site" }, table([["Site"], ["Cases", "number"], ["Macro mAP@10", "number"], ["Dice", "number"], ["Balanced accuracy", "number"], ["Test cases by class"], ["With a mask", "number"]], rows)) : null);
   });
 }
 

@@ -1,0 +1,82 @@
+"""Scores on the wire: one of nothing is absent, counts are coarse, and what an older site sends is read."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from ynet.scores import COARSE, PER_CLASS, RESTS_ON, SHARES, Scores, classes_shown, coarse, from_wire, shown
+
+CLASSES = ("ring", "smooth", "none")
+FULL = Scores(
+    **dict.fromkeys(SHARES, 0.25),
+    distinct_codes=7,
+    queries=23,
+    gallery=31,
+    ranked=22,
+    masks=3,
+    empty_masks=20,
+    queries_per_class={"ring": 22, "smooth": 1, "none": 0},
+    gallery_per_class={"ring": 26, "smooth": 0, "none": 5},
+)
+
+
+def test_scores_come_back_from_the_wire_with_coarse_counts() -> None:
+    sent = FULL.to_wire(tells_classes=True)
+    assert all(isinstance(value, float | int) for value in sent.values())  # the hub carries nothing else
+    found = from_wire({key: float(value) for key, value in sent.items()}, CLASSES)
+    assert {name: found[name] for name in SHARES} == dict.fromkeys(SHARES, 0.25)
+    assert [found[name] for name in ("distinct_codes", "queries", "gallery")] == [7, 23, 31]
+    assert [found[name] for name in COARSE] == [25, 5, 20]
+    assert found["queries_per_class"] == {"ring": 25, "smooth": 5, "none": 0}
+    assert found["gallery_per_class"] == {"ring": 30, "smooth": 0, "none": 5}
+    assert found.keys() == FULL.to_metrics().keys()
+
+
+def test_score_of_nothing_is_absent_on_the_wire_and_none_in_json() -> None:
+    nothing = replace(FULL, dice=None, macro_map10=None, masks=0, ranked=0)
+    sent = nothing.to_wire(tells_classes=True)
+    assert not {"dice", "macro_map10"} & sent.keys()
+    found = from_wire(sent, CLASSES)
+    assert found["dice"] is None
+    assert found["macro_map10"] is None
+    assert (found["masks"], found["ranked"]) == (0, 0)
+
+
+def test_counts_by_class_stay_where_labels_are_not_told() -> None:
+    sent = FULL.to_wire(tells_classes=False)
+    assert not any("." in name for name in sent)
+    assert [from_wire(sent, CLASSES)[name] for name in PER_CLASS] == [None, None]
+
+
+def test_no_count_below_the_step_leaves_a_site() -> None:
+    assert [coarse(count) for count in (0, 1, 4, 5, 6)] == [0, 5, 5, 5, 10]
+
+
+def test_older_site_tells_no_counts_and_its_scores_are_as_it_sent_them() -> None:
+    found = from_wire({"dice": 0.0, "macro_map10": 1.0, "queries": 4.0, "empty_kept": 0.5}, CLASSES)
+    assert (found["dice"], found["macro_map10"], found["queries"]) == (0.0, 1.0, 4)
+    assert [found[name] for name in (*COARSE, *PER_CLASS)] == [None] * 5
+    assert shown(found, "dice") == "0.000"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"dice": 1.5}, {"dice": float("nan")}, {"dice": -0.1}, {"masks": 0.5}, {"masks": -5}, {"queries.1": -1}],
+    ids=str,
+)
+def test_scores_and_counts_that_can_be_none_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"score|count"):
+        from_wire({**FULL.to_wire(tells_classes=True), **wrong}, CLASSES)
+
+
+def test_counts_of_other_classes_than_the_plans_are_not_taken() -> None:
+    sent = FULL.to_wire(tells_classes=True)
+    del sent["queries.2"]
+    assert from_wire(sent, CLASSES)["queries_per_class"] is None
+
+
+def test_words_name_what_a_score_rests_on() -> None:
+    told = from_wire(replace(FULL, dice=None, masks=0).to_wire(tells_classes=True), CLASSES)
+    assert [shown(told, name) for name in RESTS_ON] == ["0.250 of <= 25", "0.250 of <= 25", "none of 0"]
+    assert classes_shown(told) == "ring <= 25, smooth <= 5, none 0"
