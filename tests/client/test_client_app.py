@@ -12,6 +12,7 @@ from ynet.config import parse
 from ynet.data.synthetic import CLASSES, make_federation
 from ynet.errors import RefusedError
 from ynet.federation import update_encoding
+from ynet.federation.content import Content
 from ynet.federation.plan import Plan
 from ynet.federation.records import (
     ARRAYS,
@@ -29,7 +30,7 @@ from ynet.federation.records import (
 from ynet.federation.update_encoding import Encoding
 from ynet.model import arrays_of, build
 from ynet.scores import SHARES, coarse
-from ynet_client import app_call, client_app, encoded_update
+from ynet_client import app_call, client_app, duties, encoded_update
 from ynet_client.local_site import LocalSite
 
 PLAN = parse(
@@ -180,3 +181,10 @@ def test_an_encoded_update_is_small_and_what_it_left_out_comes_with_the_next_rou
     np.testing.assert_allclose(sent + left_out, wanted, atol=1e-6)
     again = trained(site, context, 3, plan)  # the round is held again: what it left out was never taken
     np.testing.assert_array_equal(again, trained(site, app_call.new_context(), 3, plan))
+
+
+def test_terminal_of_a_site_names_what_its_scores_rest_on() -> None:
+    told = {"num-examples": 3.0, "queries": 3.0, "ranked": 0.0, "masks": 5.0, "dice": 0.25}
+    line = duties._numbers(Content(metrics={METRICS: told}))
+    assert line == "macro_map10 none of 0, balanced_accuracy none of 0, dice 0.250 of <= 5"
+    assert duties._numbers(Content(metrics={METRICS: {"num-examples": 3.0, "loss": 1.5}})) == "loss 1.500"
