@@ -133,6 +133,7 @@ def _shown() -> Iterator[Callable[[int, int], None]]:
 
 def _said(done: "Summary", out: Path, folder: Path) -> Iterator[str]:
     from ynet_client.deidentify import QUARANTINE
+    from ynet_client.import_masks import LEFT_OUT
 
     yield f"{done.imported} images imported; {out / 'manifest.csv'} has {done.images} of {done.patients} patients,"
     yield f"{done.masks} with a mask"
@@ -147,8 +148,9 @@ def _said(done: "Summary", out: Path, folder: Path) -> Iterator[str]:
     if done.unlabelled:
         yield f"{done.unlabelled} objects have no label, and were not fetched"
     yield from _said_unmatched(done)
+    means = {**QUARANTINE, **LEFT_OUT}
     for reason, count in done.left_out.items():
-        yield f"left out: {count} {reason}" + (f" ({QUARANTINE[reason]})" if reason in QUARANTINE else "")
+        yield f"left out: {count} {reason}" + (f" ({means[reason]})" if reason in means else "")
     yield f"for the site alone: {folder / 'imported.csv'} (which picture is which in the PACS),"
     yield f"{folder / 'quarantine.csv'} (what was left out, and why)"
     yield f"next: ynet-client check --data {out / 'manifest.csv'}"

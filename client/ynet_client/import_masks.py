@@ -23,6 +23,11 @@ from ynet_client.import_labels import NO_LESION, Label
 from ynet_client.import_records import LeftOutError, Quarantined
 
 AUTOMATIC = "automatic-mask"
+LEFT_OUT = {
+    AUTOMATIC: "a model has drawn it, and no person; --automatic-masks takes such drawings too",
+    "mask-unclear": "there is a mask, and which it is cannot be told; name it, or none, in the labels' column mask",
+}
+"""Reasons for which drawings and images are left out, and what they mean."""
 
 
 @dataclass
@@ -159,7 +164,7 @@ class PatientMasks:
                 yield _Drawn(one.study, drawing)
                 return
             self._told.add(one.instance)
-            self._leave_out(one, AUTOMATIC, "a model has drawn it, and no person")
+            self._leave_out(one, AUTOMATIC, LEFT_OUT[AUTOMATIC])
 
     def _is_automatic(self, one: Found) -> bool:
         """Whether a drawing is known to be a model's; which need not be fetched again."""

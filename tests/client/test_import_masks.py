@@ -130,7 +130,7 @@ def test_a_drawing_that_lies_on_no_image_keeps_the_images_of_its_study_back(hosp
     assert (done.images, done.left_out) == (0, {"mask-unclear": 3})
     assert not list((hospital.out / "images").iterdir())
     shown = CliRunner().invoke(app, [*hospital.command()])
-    assert "left out: 3 mask-unclear" in shown.stdout
+    assert "left out: 3 mask-unclear (there is a mask, and which it is cannot be told" in shown.stdout
 
 
 def test_an_image_that_a_seg_by_place_passes_over_is_not_called_healthy(hospital: Hospital) -> None:
