@@ -68,6 +68,7 @@ bench: $(READY) ## every benchmark, its table printed and its JSON under tests/b
 	$(BIN)/python tests/benchmarks/scan_speed.py --out tests/benchmarks/results/scan_speed.json
 	$(BIN)/python tests/benchmarks/poisoning.py --out tests/benchmarks/results/poisoning.json --doc docs/HOSTILE.md
 	$(BIN)/python tests/benchmarks/workbench.py --out tests/benchmarks/results/workbench.json
+	$(BIN)/python tests/benchmarks/dicom_files.py --out tests/benchmarks/results/dicom_files.json --doc docs/DICOM.md
 	-$(BIN)/python tests/benchmarks/retrieval.py --out tests/benchmarks/results/retrieval.json
 
 chaos: $(READY) ## federations of whole processes, shaken: every fault and what came of it; SEEDS=3 FAULTS=24

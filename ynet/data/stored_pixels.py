@@ -27,6 +27,7 @@ SYNTAXES = (*UNCOMPRESSED, *codestream.COMPRESSED)
 """The transfer syntaxes that are read."""
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR")
+_UNREAD = ("HSV", "ARGB", "CMYK", "YBR_PARTIAL_422", "YBR_PARTIAL_420", "XYB")
 _FLOATS = {"FloatPixelData": "f4", "DoubleFloatPixelData": "f8"}
 SHAPE = (
     *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns"),
@@ -92,7 +93,8 @@ def form_of(elements: Elements) -> Form:
     if min(rows, columns) < 1:
         raise UnfitError("its header says that it has no rows or no columns", "export it again")
     if kind not in (*GREY, *COLOUR):
-        raise UnfitError("its colours are none that are read", "export it as MONOCHROME2 or RGB")
+        named = kind if kind in _UNREAD else "of no name that DICOM knows"
+        raise UnfitError(f"its colours ({named}) are none that are read", "export it as MONOCHROME2 or RGB")
     if samples != (1 if kind in (*GREY, "PALETTE COLOR") else 3):
         raise UnfitError(
             f"its header says {samples} samples a pixel, which is not what its colours need", "export it again"

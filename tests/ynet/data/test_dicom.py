@@ -175,7 +175,8 @@ def test_what_is_no_picture_says_so(tmp_path: Path) -> None:
         to_bytes(made),
         r"transfer syntax \(MPEG-4 AVC/H.264 .*, 1.2.840.10008.1.2.4.102\) is none that is read",
     )
-    refused(tmp_path, dicom(UNSIGNED, kind="HSV"), "colours are none that are read")
+    refused(tmp_path, dicom(UNSIGNED, kind="HSV"), r"colours \(HSV\) are none that are read")
+    refused(tmp_path, dicom(UNSIGNED, kind="SECRET"), "of no name that DICOM knows")
     made = dataset(UNSIGNED)
     made.BitsAllocated = made.BitsStored = 24
     refused(tmp_path, to_bytes(made), "its pixels have 24 bit each")
