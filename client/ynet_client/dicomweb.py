@@ -19,6 +19,7 @@ from pydicom._dicom_dict import DicomDictionary
 from pydicom.datadict import tag_for_keyword
 
 from ynet import hidden_words
+from ynet.address import is_loopback
 from ynet.data.limits import MAX_FILE_BYTES
 from ynet.errors import RefusedError, UnreachableError, UserError
 
@@ -28,7 +29,6 @@ TRIES = 4
 MAX_LIST_BYTES = 64 << 20
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _DICOM = 'multipart/related; type="application/dicom"'
 _AGAIN = (429, 500, 502, 503, 504)
 
@@ -251,7 +251,7 @@ def _checked(url: str, *, is_secret: bool) -> str:
         raise UserError(what, "its URL is none", "give the root of its DICOMweb services: https://HOST/dicom-web")
     if parsed.userinfo:
         raise UserError(what, "its URL holds credentials, which other users see", "give --credentials FILE")
-    if is_secret and parsed.scheme == "http" and parsed.host not in _LOOPBACK:
+    if is_secret and parsed.scheme == "http" and not is_loopback(parsed.host):
         raise UserError(what, "credentials would go over the line in the clear", "give an https:// URL")
     return str(parsed).rstrip("/")
 

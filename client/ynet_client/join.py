@@ -24,6 +24,7 @@ from ynet_client.egress import Class, Egress
 from ynet_client.membership import Membership
 from ynet_client.metrics import Counts, Known, Spent, state
 from ynet_client.peers import Peer, Peers, advice
+from ynet_client.proxy import ways
 from ynet_client.renewal import renewing
 from ynet_client.session import Session
 from ynet_client.settings import ClientSettings
@@ -70,8 +71,10 @@ async def run(home: Path, settings: ClientSettings, member: Membership, display:
         tell = telling(member.site, audit, witness, display.say, count=sent)
         follow = following(home, display.say, lambda *act: audit.did(time.time(), *act))
         renew = renewing(home, display.say, count=sent)
-        looks = Looks(of_task(consent.takes_part), of_model)
-        session = Session(member, spool, duties, display.say, renew, sent, tell, follow, counts.received, looks, peers)
+        looks, way = Looks(of_task(consent.takes_part), of_model), ways(settings.proxy)
+        session = Session(
+            member, spool, duties, display.say, renew, sent, tell, follow, counts.received, looks, peers, way
+        )
         spent = Spent(home, settings.privacy)
         measured.register(state(Known(member.site, home, session, duties, spent)))
         page = serving(home, settings.workbench, member.site, duties, session, spool, display.say)

@@ -5,6 +5,7 @@ import contextlib
 import datetime as dt
 import logging
 import random
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from ynet_client.egress import Class, Count
 from ynet_client.link import Link
 from ynet_client.membership import Membership
 from ynet_client.peers import Confirmed, Everybody
+from ynet_client.proxy import BY_ENVIRONMENT, Ways, refusal
 from ynet_client.question import Question
 from ynet_client.renewal import Renew, never
 from ynet_client.sealed_answering import Answering, Opened
@@ -57,6 +59,7 @@ PERMANENT = {
     grpc.StatusCode.UNAUTHENTICATED: "ask the coordinator for a new invitation, and join with it",
     grpc.StatusCode.FAILED_PRECONDITION: "update this site's ynet to the server's version, and join again",
 }
+PROXY_SAID = re.compile(r"HTTP proxy returned response code (\d{3})")
 SERVER_IS_BEHIND = "ask the coordinator to update the server's ynet; until then, install the server's version here"
 
 
@@ -101,9 +104,10 @@ class Session:
         received: counted_channel.Count = counted_channel.uncounted,
         looks: Looks = UNSEEN,
         peers: Confirmed = EVERYBODY,
+        ways: Ways = BY_ENVIRONMENT,
     ) -> None:
         """`looks` say of the beginnings of files whether the rest of them is wanted."""
-        self._looks = looks
+        self._looks, self._ways = looks, ways
         self._member, self._work, self._say, self._count = member, work, say, count
         self._link, self._received = Link(), received
         self._given = Tasks(spool, work.task, self._link, say, count, looks.task)
@@ -216,7 +220,9 @@ class Session:
         """One connection, from its greeting to its end."""
         member = self._member
         credentials = grpc.ssl_channel_credentials(member.authority, member.key, member.certificate)
-        async with grpc.aio.secure_channel(member.hub, credentials, options=OPTIONS) as opened:
+        way = self._ways(member.hub)
+        options = [*OPTIONS, *way.grpc_options()]
+        async with grpc.aio.secure_channel(way.grpc_target(), credentials, options=options) as opened:
             channel = counted_channel.around(opened, self._received)
             outbox: asyncio.Queue[pb.FromSite | None] = asyncio.Queue()
             self._outbox = outbox
@@ -292,9 +298,8 @@ class Session:
                 if message.welcome.HasField("authorities"):
                     self._heed(message.welcome.authorities)  # before anything that another site has signed
                 self.connected = True
-                self._say(
-                    f"connected to federation {protocol.plain(message.welcome.federation, 64)} at {self._member.hub}"
-                )
+                name = protocol.plain(message.welcome.federation, 64)
+                self._say(f"connected to federation {name} at {self._ways(self._member.hub)}")
                 if message.welcome.HasField("ledger"):
                     self._spawn(self._work.witness(message.welcome.ledger))
                 if message.welcome.HasField("model"):
@@ -330,7 +335,7 @@ class Session:
             self._moves.clear()
 
     def _lost(self, reason: str, wait_s: float) -> None:
-        was = "the connection was lost" if self.connected else f"no connection to {self._member.hub}"
+        was = "the connection was lost" if self.connected else f"no connection to {self._ways(self._member.hub)}"
         why = "" if self.connected else "; ynet-client doctor looks for the reason"
         self.connected = False
         if not self._member.life.has(now := dt.datetime.now(dt.UTC)):
@@ -435,4 +440,6 @@ def _check_version(welcome: pb.Welcome) -> None:
 
 
 def _name(error: grpc.aio.AioRpcError) -> str:
+    if refused := PROXY_SAID.search(error.details() or ""):
+        return f"the proxy answers {refusal(int(refused[1]))}"
     return error.code().name.lower().replace("_", " ")
