@@ -72,6 +72,7 @@ async def _serve(
         onward = None
         if method == "CONNECT" and status == 200:
             host, _, port = known.get(target, target).rpartition(":")
+            host = known.get(host, host)
             try:
                 onward = await asyncio.open_connection(host.strip("[]"), int(port))
             except OSError:
@@ -91,7 +92,9 @@ async def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--auth", default="", help="USER:PASSWORD that it asks for")
     parser.add_argument("--refuse", type=int, default=0, help="answer every CONNECT with this status")
-    parser.add_argument("--knows", nargs="*", default=[], help="TARGET=HOST:PORT: names that it alone resolves")
+    parser.add_argument(
+        "--knows", nargs="*", default=[], help="HOST:PORT=HOST:PORT, or HOST=HOST: what it alone resolves"
+    )
     settings = parser.parse_args()
     known = dict(one.split("=") for one in settings.knows)
     server = await asyncio.start_server(

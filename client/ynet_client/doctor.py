@@ -19,7 +19,7 @@ from ynet.federation import expiry, identity, protocol
 from ynet.federation import hub_pb2 as pb
 from ynet.federation.expiry import Life
 from ynet.federation.identity import HUB_NAME
-from ynet_client import membership, succession
+from ynet_client import door, membership, succession
 from ynet_client import proxy as proxies
 from ynet_client import settings as client_settings
 from ynet_client.line import Line, Shown, enrolment_of, fingerprint_of
@@ -58,7 +58,7 @@ def examine(home: Path, now: dt.datetime, environment: Mapping[str, str] = os.en
         failed = Step("home", "failed", bad.found, bad.do, bad.exit_code)
         return [failed, *(Step(name, "skipped", "the site's folder comes first") for name in STEPS[1:])]
     first = Step("home", "good", f"{home}: site {member.site}, server {member.hub}")
-    return [first, *_Examination(member, now, ways(proxy, environment)).steps()]
+    return [first, *_Examination(member, now, ways(proxy, environment), is_connected=_is_connected(home)).steps()]
 
 
 def failure(steps: list[Step]) -> Step | None:
@@ -79,11 +79,19 @@ def _home(home: Path) -> tuple[Membership, ProxySettings]:
     return member, settings.proxy
 
 
+def _is_connected(home: Path) -> bool:
+    try:
+        return bool(door.status(home)["connected"])
+    except UserError:
+        return False
+
+
 class _Examination:
     """What is found on the way is needed by later steps."""
 
-    def __init__(self, member: Membership, now: dt.datetime, ways: Ways) -> None:
-        self._member, self._now = member, now
+    def __init__(self, member: Membership, now: dt.datetime, ways: Ways, *, is_connected: bool) -> None:
+        """`is_connected`: whether the client that runs in this folder is, if one does."""
+        self._member, self._now, self._is_connected_here = member, now, is_connected
         self._unfit: UserError | None = None
         straight = proxies.ways(ProxySettings(proxies.NONE))
         try:
@@ -262,6 +270,12 @@ class _Examination:
             why = f"{code.name.lower().replace('_', ' ')}, {details}"
             do = "ask the coordinator what the server's log says"
             raise Ailing(f"the server does not take this site's call: {why}", do, EXIT_UNREACHABLE) from None
+        if self._reply is not None and self._reply.connected and not self._is_connected_here:
+            raise Ailing(
+                f"the server has site {site} connected, and no client that runs in this folder is: another machine"
+                " runs the folder or a copy of it, or a line broke a moment ago",
+                "look again in a minute; then stop the other one, or, if it is not yours, tell the coordinator",
+            )
         return f"the server lets in site {site}" + ("" if self._reply else ", and is an older one")
 
     def _version(self) -> str:

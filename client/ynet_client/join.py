@@ -60,6 +60,9 @@ async def run(home: Path, settings: ClientSettings, member: Membership, display:
             act: Act = "site-confirmed" if peer.state == "trusted" else "site-unconfirmed"
             audit.did(time.time(), act, f"{peer.site} {peer.fingerprint}")
 
+        def copied() -> None:
+            audit.did(time.time(), "copy-refused")
+
         def sent(of: Class, size_bytes: int) -> None:
             egress.count(of, size_bytes)
             counts.sent(of, size_bytes)
@@ -73,7 +76,7 @@ async def run(home: Path, settings: ClientSettings, member: Membership, display:
         renew = renewing(home, display.say, count=sent)
         looks, way = Looks(of_task(consent.takes_part), of_model), ways(settings.proxy)
         session = Session(
-            member, spool, duties, display.say, renew, sent, tell, follow, counts.received, looks, peers, way
+            member, spool, duties, display.say, renew, sent, tell, follow, counts.received, looks, peers, way, copied
         )
         spent = Spent(home, settings.privacy)
         measured.register(state(Known(member.site, home, session, duties, spent)))

@@ -98,7 +98,13 @@ async def serve(
 
         witness = Witness(home, SERVER, lambda: own.identity, lambda: authority.trusted)
         following = Rotation(authority, registry, hub, own, write)
-        renewing = renewal.service(registry, authority, audit=write, successor_for=following.successor_for)
+        renewing = renewal.service(
+            registry,
+            authority,
+            audit=write,
+            successor_for=following.successor_for,
+            is_connected=lambda site: site in hub.connected(),
+        )
         beside = [renewing, witnesses.service(witness, audit, write)]
         limits, front = Limits(write, reserve), Front(settings.listen.host, settings.listen.hub_port)
         around = [Traffic(measured, counts.refused), CertificateCheck(registry, front.know), limits, *interceptors]

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from loopback import Consortium, play, until
+from loopback import Consortium, door_in, play, until
 
 from trial import command
 from ynet.federation import identity, protocol
@@ -61,7 +61,8 @@ async def diagnosed(
 def test_a_site_that_is_well_is_well_in_every_step_and_stays_connected(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         joined = await consortium.join("A")
-        async with enrolment_door(consortium) as address:
+        home = home_of(consortium, joined.session.member)
+        async with enrolment_door(consortium) as address, door_in(home):
             bad, steps = await diagnosed(consortium, joined.session.member._replace(enrolment=address))
         assert bad is None
         assert {step.result for step in steps.values()} == {"good"}, steps
