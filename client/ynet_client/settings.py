@@ -12,6 +12,7 @@ from ynet.config import STRICT, parse, read_yaml
 from ynet.errors import UserError
 from ynet.exposition import MetricsSettings
 from ynet.home import write_private
+from ynet.web.outside import OuterName, TrustedProxy
 from ynet_client.proxy import ProxySettings
 
 FILE = "client.yaml"
@@ -79,6 +80,8 @@ class WorkbenchSettings:
     port: Annotated[int, Field(ge=0, le=65_535)] = 8450  # 0: any free one
     certificate: str = ""  # PEM, with `key`: the intranet's own; without, one is made
     key: str = ""
+    outer_name: OuterName = ""  # HOST or HOST:PORT by which browsers reach a reverse proxy before it
+    trusted_proxies: tuple[TrustedProxy, ...] = ()  # addresses of reverse proxies whose X-Forwarded-For counts
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -13,6 +13,7 @@ from ynet import address, sources
 from ynet.config import STRICT, parse, read_yaml
 from ynet.exposition import MetricsSettings
 from ynet.home import write_private
+from ynet.web.outside import OuterName, TrustedProxy
 
 FILE = "server.yaml"
 Port = Annotated[int, Field(ge=0, le=65_535)]  # 0: any free one, remembered in the home folder
@@ -36,6 +37,8 @@ class StatusSettings:
     port: Port = 8442  # HTTPS
     certificate: str = ""  # PEM, with `key`: the intranet's own; without, one is made
     key: str = ""
+    outer_name: OuterName = ""  # HOST or HOST:PORT by which browsers reach a reverse proxy before it
+    trusted_proxies: tuple[TrustedProxy, ...] = ()  # addresses of reverse proxies whose X-Forwarded-For counts
 
 
 @dataclass(frozen=True, config=STRICT)
