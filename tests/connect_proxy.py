@@ -10,7 +10,7 @@ import contextlib
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 REASONS = {200: "Connection established", 403: "Forbidden", 407: "Proxy Authentication Required", 502: "Bad Gateway"}
@@ -19,37 +19,43 @@ REASONS = {200: "Connection established", 403: "Forbidden", 407: "Proxy Authenti
 class Proxy:
     """One that runs, as a test sees it."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", log: Path, port: int) -> None:
-        self.process, self._log, self.port = process, log, port
+    def __init__(self, folder: Path, arguments: Sequence[str]) -> None:
+        self._folder, self._arguments, self._logs, self.port = folder, arguments, list[Path](), 0
+        self.start()
+
+    def start(self) -> None:
+        """Run; after `kill` at the same port."""
+        log = self._folder / f"proxy-{len(self._logs)}"
+        command = [sys.executable, __file__, "--port", str(self.port), *self._arguments]
+        with log.open("wb") as out:
+            self._process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+        until = time.monotonic() + 20
+        while not log.read_text().endswith("\n"):
+            assert self._process.poll() is None, log.read_text()
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        self.port = int(log.read_text().split()[0])
+        self._logs.append(log)
 
     def asked(self) -> list[str]:
-        """The lines so far, without the port's: `200 hub.example:8440`."""
-        return self._log.read_text().splitlines()[1:]
+        """What it was asked so far, with its answers: `200 hub.example:8440`."""
+        return [line for log in self._logs for line in log.read_text().splitlines()[1:]]
 
     def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
+        """End it, and every connection through it."""
+        self._process.kill()
+        self._process.wait()
 
 
 @contextlib.contextmanager
-def proxying(folder: Path, *arguments: str, port: int = 0) -> Iterator[Proxy]:
-    """A proxy, until the end; with `port` of one that was killed, in its place. `arguments`: see `main`."""
+def proxying(folder: Path, *arguments: str) -> Iterator[Proxy]:
+    """A proxy, until the end. `arguments`: see `main`."""
     folder.mkdir(exist_ok=True)
-    log = folder / f"proxy-{time.monotonic_ns()}"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, __file__, "--port", str(port), *arguments], stdout=out, stderr=subprocess.STDOUT
-        )
+    proxy = Proxy(folder, arguments)
     try:
-        until = time.monotonic() + 20
-        while not log.read_text().endswith("\n"):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < until
-            time.sleep(0.02)
-        yield Proxy(process, log, int(log.read_text().split()[0]))
+        yield proxy
     finally:
-        process.kill()
-        process.wait()
+        proxy.kill()
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -81,11 +81,12 @@ def join(
     if data or not membership.load(folder):
         _preflight(settings.manifest)
     member = _member(folder, site, invitation, ways(settings.proxy))
+    proxy = ways(settings.proxy)(member.hub).proxy
     for plan_id in accept or []:
         Consent(folder, settings.policy).say(plan_id, "accepted")
     if service:
         _leave_to_systemd(site, folder)
-        if (proxy := ways(settings.proxy)(member.hub).proxy) is not None and proxy.source != SETTING:
+        if proxy is not None and proxy.source != SETTING:
             print(f"the service does not see {proxy.source} of this shell: set {SETTING} in {folder / 'client.yaml'}")
         return
 

@@ -367,6 +367,7 @@ class Session:
     def _tell_of_copy(self) -> None:
         if not self._copies_told.take("", asyncio.get_running_loop().time()):
             return
+        log.warning("the server refused another process with this site's identity")
         self._say(
             "another process came with this site's identity, and the server refused it: a copy of this folder runs"
             " elsewhere; if it is not yours, tell the coordinator"

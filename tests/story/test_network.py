@@ -113,18 +113,14 @@ def test_page_behind_a_reverse_proxy_signs_in_and_asks(trial: Trial, tmp_path: P
     assert f"behind a reverse proxy: https://{PAGE}/" in trial.log("A")
 
 
-def test_proxy_that_was_killed_is_named_and_the_sites_come_back_with_it(
-    trial: Trial, between: Proxy, tmp_path: Path
-) -> None:
+def test_proxy_that_was_killed_is_named_and_the_sites_come_back_with_it(trial: Trial, between: Proxy) -> None:
     between.kill()
     wait_for(trial, "A", f"through the proxy 127.0.0.1:{between.port} (https_proxy): unavailable; trying again")
     done = trial.site_command("A", "doctor")
     assert done.returncode == 4
     assert f"the proxy 127.0.0.1:{between.port} (https_proxy) cannot be reached: nobody listens there" in done.stderr
     assert "cret" not in done.stdout + done.stderr
-    again = proxying(tmp_path / "again", "--knows", f"{HUB}=::1", port=between.port)
-    trial.revived = again  # type: ignore[attr-defined]  # it stays for the tests that follow
-    again.__enter__()
+    between.start()
     trial.wait_connected("A", "B")
 
 

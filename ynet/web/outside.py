@@ -64,7 +64,7 @@ class Outside:
 
         `forwarded`: the values of X-Forwarded-For, which anybody may have written up to the last trusted one.
         """
-        asker = peer
+        asker = str(address.ip(peer) or peer)
         for one in reversed([part.strip() for value in forwarded for part in value.split(",")]):
             if not self._is_trusted(asker) or (found := address.ip(one)) is None:
                 break
