@@ -5,6 +5,7 @@ rebinding) names the attacker's: no request with a name that is not this page's 
 """
 
 import ipaddress
+import socket
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -80,6 +81,11 @@ class Outside:
 def _without_port(text: str) -> str:
     bare = text if text.endswith("]") else text.rpartition(":")[0] or text
     return bare.removeprefix("[").removesuffix("]")
+
+
+def names_of_machine(host: str) -> tuple[str, ...]:
+    """What this machine is called, where a page listens at `host`: on loopback alone nobody elsewhere calls it."""
+    return () if address.is_loopback(host) else (socket.gethostname(), socket.getfqdn())
 
 
 def _is_for(name: str, own: str) -> bool:

@@ -13,7 +13,7 @@ from starlette.routing import Route
 from ynet.errors import UserError
 from ynet.web import certificate
 from ynet.web.https_door import MAX_CONNECTIONS, HttpsDoor
-from ynet.web.outside import Outside
+from ynet.web.outside import Outside, names_of_machine
 from ynet.web.web import Web
 from ynet_client.duties import Duties
 from ynet_client.session import Session
@@ -53,7 +53,8 @@ async def serving(
         return
     presented = certificate.present(home, settings.certificate, settings.key, settings.host, dt.datetime.now(dt.UTC))
     with contextlib.closing(History(home)) as history:
-        outside = Outside(settings.outer_name, settings.trusted_proxies, (*presented.names, settings.host))
+        names = (*presented.names, settings.host, *names_of_machine(settings.host))
+        outside = Outside(settings.outer_name, settings.trusted_proxies, names)
         web = Web(home, f"site-{site}", f"ynet · site {site}", Path(__file__).parent, outside=outside)
         looks = Looks()
         duties.forgetting += [history.forget, looks.forget]

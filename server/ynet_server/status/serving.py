@@ -11,7 +11,7 @@ from ynet.errors import UserError
 from ynet.web import certificate
 from ynet.web.accounts import Accounts
 from ynet.web.https_door import MAX_CONNECTIONS, HttpsDoor
-from ynet.web.outside import Outside
+from ynet.web.outside import Outside, names_of_machine
 from ynet_server.settings import StatusSettings
 from ynet_server.status.app import application
 
@@ -31,7 +31,8 @@ async def serving(
         yield []
         return
     shown = certificate.present(home, settings.certificate, settings.key, settings.host, now)
-    outside = Outside(settings.outer_name, settings.trusted_proxies, (*shown.names, settings.host))
+    names = (*shown.names, settings.host, *names_of_machine(settings.host))
+    outside = Outside(settings.outer_name, settings.trusted_proxies, names)
     most = MAX_CONNECTIONS if settings.trusted_proxies else MAX_OF_ONE
     door = HttpsDoor(application(home, look, outside), shown.context, settings.host, settings.port, LIFE_S, most)
     try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime as dt
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from starlette.routing import Route
 from ynet.web import certificate
 from ynet.web.attempts import MOST_OF_PAIR
 from ynet.web.https_door import HttpsDoor
-from ynet.web.outside import OuterName, Outside, TrustedProxy
+from ynet.web.outside import OuterName, Outside, TrustedProxy, names_of_machine
 from ynet.web.web import Web, visitor_of
 
 PASSWORD = "correct horse battery"
@@ -128,6 +129,13 @@ def test_page_listens_and_is_asked_at_an_ipv6_address(tmp_path: Path) -> None:
 )
 def test_own_names(host: str, is_own: bool) -> None:
     assert Outside(f"{OUTER}:8443", names=("*.clinic.example",)).is_own(host) == is_own
+
+
+def test_page_of_the_network_is_called_as_its_machine_is() -> None:
+    assert names_of_machine("127.0.0.1") == names_of_machine("::1") == names_of_machine("localhost") == ()
+    own = Outside(names=names_of_machine("0.0.0.0"))
+    assert own.is_own(f"{socket.gethostname()}:8450")
+    assert not own.is_own(f"{socket.gethostname()}.evil.example")
 
 
 @pytest.mark.parametrize(
