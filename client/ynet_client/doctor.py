@@ -123,11 +123,12 @@ class _Examination:
             found = getattr(self, f"_{name}")()
         except Ailing as bad:
             return Step(name, "failed", bad.found, bad.do, bad.exit_code)
-        return Step(name, "good" if found else "skipped", found or "the server's clock could not be read")
+        unseen = "the server's clock could not be read" if name == "clock" else "left to the proxy"
+        return Step(name, "good" if found else "skipped", found or unseen)
 
     def _name(self) -> str:
         if self._proxy_of or self._unfit:
-            return "left to the proxy"
+            return ""
         host = self._line.way.target.host
         try:
             addresses = self._line.addresses()
@@ -141,7 +142,7 @@ class _Examination:
 
     def _port(self) -> str:
         if self._proxy_of or self._unfit:
-            return "left to the proxy"
+            return ""
         try:
             self._line.open().close()
         except TimeoutError:
