@@ -16,8 +16,11 @@ import grpc
 import numpy as np
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
-from ynet import weights
+from ynet import control, weights
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import identity, invitation, protocol
 from ynet.federation.content import Content
@@ -109,19 +112,21 @@ class Consortium:
         self.around: list[grpc.aio.ServerInterceptor] = []  # before the check of certificates
         self.within: list[grpc.aio.ServerInterceptor] = []  # after it
         self.written: Write = nowhere
+        self.answer_within_s = 8.0
         self.renews = True  # a hub of an older version does not
         self._running: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
         self.spool.mkdir(exist_ok=True)
-        self.hub = Hub(self.registry, "test", self.spool, MAX_MODEL_BYTES, self.written)
+        self.hub = Hub(self.registry, "test", self.spool, MAX_MODEL_BYTES, self.written, self.answer_within_s)
         credentials = grpc.ssl_server_credentials(
             [(self.hub_identity.key, self.hub_identity.certificate)], self.authority.certificate, True
         )
         self.server = grpc.aio.server(
             interceptors=[*self.around, CertificateCheck(self.registry), *self.within], options=start.OPTIONS
         )
-        answers = renewals.service(self.registry, self.authority, lambda: self.now)
+        is_connected = lambda site: site in self.hub.connected()  # noqa: E731
+        answers = renewals.service(self.registry, self.authority, lambda: self.now, is_connected=is_connected)
         witness = Witness(self.folder, SERVER, lambda: self.hub_identity, self.authority.certificate)
         told = witnesses.service(witness, self.audit, self.audit.write, lambda: self.now)
         self.server.add_generic_rpc_handlers([service(self.hub), *([answers, told] if self.renews else [])])
@@ -199,6 +204,20 @@ class Joined:
         self.task = asyncio.ensure_future(self.session.run())
 
 
+@asynccontextmanager
+async def door_in(home: Path) -> AsyncIterator[None]:
+    """The commands' door of a client that runs in `home` and is connected."""
+
+    async def status(_: Request) -> Response:
+        return JSONResponse({"connected": True})
+
+    door = await control.serve(home, [Route("/status", status)])
+    try:
+        yield
+    finally:
+        await door.end()
+
+
 class Wire:
     """The hub's methods, called by hand."""
 
@@ -209,10 +228,11 @@ class Wire:
         path = f"/{protocol.SERVICE}/Attach"
         return self._channel.stream_stream(path, pb.FromSite.SerializeToString, pb.ToSite.FromString)()
 
-    async def attached(self) -> Any:
+    async def attached(self, instance: bytes = b"") -> Any:
         """A stream that was greeted."""
-        call = self.attach()
-        await call.write(hello())
+        call, greeting = self.attach(), hello()
+        greeting.hello.instance = instance
+        await call.write(greeting)
         assert (await call.read()).HasField("welcome")
         return call
 

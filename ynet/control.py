@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ynet import disk_faults, unix_socket
+from ynet import address, disk_faults, unix_socket
 from ynet.calling import OLD, call
 from ynet.errors import UserError
 
@@ -75,7 +75,7 @@ class QuietServer(uvicorn.Server):
 
         Raises OSError when it cannot.
         """
-        listening = listening or socket.create_server((self.config.host, self.config.port))
+        listening = listening or address.listen(self.config.host, self.config.port)
         self._task = asyncio.create_task(self._serve(sockets=[listening]))
         while not self.started:
             if self._task.done():

@@ -11,13 +11,14 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ynet import address
 from ynet.config import STRICT
 from ynet.errors import UserError
 from ynet.web.https_door import HttpsDoor
@@ -29,7 +30,7 @@ PATH = "/metrics"
 class MetricsSettings:
     """Where a process shows its metrics. Whoever reaches the port reads them: they name sites, and nobody else."""
 
-    host: str = "127.0.0.1"
+    host: Annotated[str, AfterValidator(address.host_or_all)] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 0  # 0: nowhere
 
 

@@ -34,6 +34,7 @@ Act = Literal[
     "restored",  # the folder, from a backup
     "site-confirmed",  # about: another site's name and the fingerprint of its lasting key
     "site-unconfirmed",  # likewise: it showed a key that the admin has not confirmed
+    "copy-refused",  # by the server: another process came with this site's identity
     "imported",  # about: how many images, how many were left out
     "segmented",  # a mask as a DICOM SEG; about: the model's id
     "too-many",  # what was refused unheard, `count` of it; about: messages of the server, by their kind

@@ -35,6 +35,7 @@ from ynet_client.options import Home, Json, Site
 
 if TYPE_CHECKING:
     from ynet_client.membership import Membership
+    from ynet_client.proxy import Ways
 
 app = typer.Typer(name="ynet-client", help="A hospital's side of a consortium.", no_args_is_help=True)
 
@@ -70,6 +71,7 @@ def join(
     from ynet_client import membership
     from ynet_client import settings as client_settings
     from ynet_client.consent import Consent
+    from ynet_client.proxy import SETTING, ways
 
     folder = prepare(home_of(home, site))
     absolute = str(data.resolve()) if data else None
@@ -78,11 +80,14 @@ def join(
     )
     if data or not membership.load(folder):
         _preflight(settings.manifest)
-    member = _member(folder, site, invitation)
+    member = _member(folder, site, invitation, ways(settings.proxy))
+    proxy = ways(settings.proxy)(member.hub).proxy
     for plan_id in accept or []:
         Consent(folder, settings.policy).say(plan_id, "accepted")
     if service:
         _leave_to_systemd(site, folder)
+        if proxy is not None and proxy.source != SETTING:
+            print(f"the service does not see {proxy.source} of this shell: set {SETTING} in {folder / 'client.yaml'}")
         return
 
     from ynet_client.display import Display  # torch: two seconds that the other commands need not wait
@@ -97,7 +102,7 @@ def join(
     terminal.leave()
 
 
-def _member(folder: Path, site: str, given: str) -> "Membership":
+def _member(folder: Path, site: str, given: str, ways: "Ways") -> "Membership":
     from ynet_client import membership
 
     member = membership.load(folder)
@@ -105,7 +110,7 @@ def _member(folder: Path, site: str, given: str) -> "Membership":
         raise UserError(f"this folder is not site {site}'s", f"it is site {member.site}'s", "choose another --home")
     if invitation := hidden_words.secret(given, "the invitation"):
         with contextlib.closing(egress.Egress(folder)) as left:
-            member = membership.enrol(folder, site, invitation, left.count)
+            member = membership.enrol(folder, site, invitation, left.count, ways)
         print(f"site {site} is enrolled; its key stays in {folder}", flush=True)
         if hidden_words.stands_in_the_open(given):
             print("the invitation stood on the command line, which others here can read: next time --invitation -")

@@ -19,10 +19,12 @@ from ynet.federation import expiry, identity, protocol
 from ynet.federation import hub_pb2 as pb
 from ynet.federation.expiry import Life
 from ynet.federation.identity import HUB_NAME
-from ynet_client import membership, succession
+from ynet_client import door, membership, succession
+from ynet_client import proxy as proxies
 from ynet_client import settings as client_settings
 from ynet_client.line import Line, Shown, enrolment_of, fingerprint_of
 from ynet_client.membership import Membership
+from ynet_client.proxy import ProxySettings, Way, Ways, ways
 from ynet_client.session import PERMANENT, SERVER_IS_BEHIND
 
 CLOCK_MAY_DIFFER_S = 300.0
@@ -51,12 +53,12 @@ class Ailing(Exception):  # noqa: N818 (a finding, not an error of the program)
 def examine(home: Path, now: dt.datetime, environment: Mapping[str, str] = os.environ) -> list[Step]:
     """All steps. What needs one that has failed is skipped."""
     try:
-        member = _home(home)
+        member, proxy = _home(home)
     except Ailing as bad:
         failed = Step("home", "failed", bad.found, bad.do, bad.exit_code)
         return [failed, *(Step(name, "skipped", "the site's folder comes first") for name in STEPS[1:])]
     first = Step("home", "good", f"{home}: site {member.site}, server {member.hub}")
-    return [first, *_Examination(member, now, environment).steps()]
+    return [first, *_Examination(member, now, ways(proxy, environment), is_connected=_is_connected(home)).steps()]
 
 
 def failure(steps: list[Step]) -> Step | None:
@@ -64,26 +66,40 @@ def failure(steps: list[Step]) -> Step | None:
     return next((step for step in steps if step.result == "failed"), None)
 
 
-def _home(home: Path) -> Membership:
+def _home(home: Path) -> tuple[Membership, ProxySettings]:
     if not home.is_dir() or not os.access(home, os.R_OK | os.W_OK | os.X_OK):
         raise Ailing(f"the folder {home} is not there, or this user may not use it", "choose another --home or user")
     try:
-        client_settings.read(home)
+        settings = client_settings.read(home)
         member = membership.load(home)
     except UserError as error:
         raise Ailing(f"{error.what}: {error.why}", error.do) from None
     if member is None:
         raise Ailing(f"no site has enrolled in {home}", "join with an invitation of the coordinator's")
-    return member
+    return member, settings.proxy
+
+
+def _is_connected(home: Path) -> bool:
+    try:
+        return bool(door.status(home)["connected"])
+    except UserError:
+        return False
 
 
 class _Examination:
     """What is found on the way is needed by later steps."""
 
-    def __init__(self, member: Membership, now: dt.datetime, environment: Mapping[str, str]) -> None:
-        self._member, self._now = member, now
-        self._line = Line(member.hub, environment)
-        self._door = enrolment_of(member)
+    def __init__(self, member: Membership, now: dt.datetime, ways: Ways, *, is_connected: bool) -> None:
+        """`is_connected`: whether the client that runs in this folder is, if one does."""
+        self._member, self._now, self._is_connected_here = member, now, is_connected
+        self._unfit: UserError | None = None
+        straight = proxies.ways(ProxySettings(proxies.NONE))
+        try:
+            self._line, self._door = Line(ways(member.hub)), enrolment_of(member, ways)
+        except UserError as error:
+            self._unfit = error
+            self._line, self._door = Line(straight(member.hub)), enrolment_of(member, straight)
+        self._proxy_of = self._line.way.proxy
         self._shown: Shown | None = None
         self._reply: pb.ProbeReply | None = None
 
@@ -107,22 +123,28 @@ class _Examination:
             found = getattr(self, f"_{name}")()
         except Ailing as bad:
             return Step(name, "failed", bad.found, bad.do, bad.exit_code)
-        return Step(name, "good" if found else "skipped", found or "the server's clock could not be read")
+        unseen = "the server's clock could not be read" if name == "clock" else "left to the proxy"
+        return Step(name, "good" if found else "skipped", found or unseen)
 
     def _name(self) -> str:
+        if self._proxy_of or self._unfit:
+            return ""
+        host = self._line.way.target.host
         try:
             addresses = self._line.addresses()
         except OSError as error:
             raise Ailing(
-                f"the name {self._line.host} is not known here (DNS): {error.strerror}",
+                f"the name {host} is not known here (DNS): {error.strerror}",
                 "check the name with the coordinator, and this machine's name server",
                 EXIT_UNREACHABLE,
             ) from None
-        return f"{self._line.host} is {', '.join(addresses)}"
+        return f"{host} is {', '.join(addresses)}"
 
     def _port(self) -> str:
+        if self._proxy_of or self._unfit:
+            return ""
         try:
-            self._line.connect().close()
+            self._line.open().close()
         except TimeoutError:
             why, do = "nothing answers, not even with a no", "have the firewall let this machine out to that port"
         except ConnectionRefusedError:
@@ -130,21 +152,25 @@ class _Examination:
         except OSError as error:
             why, do = error.strerror or "no way there", "check this machine's network"
         else:
-            return f"{self._line.host}:{self._line.port} takes connections"
-        raise Ailing(f"{self._line.host}:{self._line.port}: {why}", do, EXIT_UNREACHABLE)
+            return f"{self._line.way} takes connections"
+        raise Ailing(f"{self._line.way}: {why}", do, EXIT_UNREACHABLE)
 
     def _proxy(self) -> str:
-        if self._line.proxy is None:
+        if self._unfit is not None:
+            raise Ailing(f"{self._unfit.what}: {self._unfit.why}", self._unfit.do)
+        if self._proxy_of is None:
             return "none is set for the hub"
         try:
             self._line.open().close()
         except OSError as error:
-            raise Ailing(
-                f"the proxy of {self._line.proxy.variable} does not lead to {self._member.hub}: {error}",
-                f"have it let CONNECT through, or go without: export no_proxy={self._line.target[0]}",
-                EXIT_UNREACHABLE,
-            ) from None
-        return f"{self._line.proxy.variable} leads to the hub through {self._line.host}:{self._line.port}"
+            without = (
+                f"set {proxies.SETTING}: {proxies.NONE}"
+                if self._proxy_of.source == proxies.SETTING
+                else f"export no_proxy={self._line.way.target.host}"
+            )
+            do = f"mend {self._proxy_of.source}, have the proxy let CONNECT through, or go without: {without}"
+            raise Ailing(f"the way to {self._line.way.target} is barred: {error}", do, EXIT_UNREACHABLE) from None
+        return f"{self._proxy_of} leads to {self._line.way.target}"
 
     def _server(self) -> str:
         """Whether it is ynet's server that answers, whoever's."""
@@ -231,7 +257,7 @@ class _Examination:
         site = self._member.site
         do = f"ask the coordinator why, and for a new invitation (ynet-server invite {site} --replace)"
         try:
-            self._reply = _probe(self._member)
+            self._reply = _probe(self._member, self._line.way)
         except grpc.RpcError as error:
             code, details = error.code(), protocol.plain(error.details() or "", 200)
             if code is grpc.StatusCode.UNAUTHENTICATED:
@@ -245,6 +271,12 @@ class _Examination:
             why = f"{code.name.lower().replace('_', ' ')}, {details}"
             do = "ask the coordinator what the server's log says"
             raise Ailing(f"the server does not take this site's call: {why}", do, EXIT_UNREACHABLE) from None
+        if self._reply is not None and self._reply.connected and not self._is_connected_here:
+            raise Ailing(
+                f"the server has site {site} connected, and no client that runs in this folder is: another machine"
+                " runs the folder or a copy of it, or a line broke a moment ago",
+                "look again in a minute; then stop the other one, or, if it is not yours, tell the coordinator",
+            )
         return f"the server lets in site {site}" + ("" if self._reply else ", and is an older one")
 
     def _version(self) -> str:
@@ -260,11 +292,11 @@ class _Examination:
         return there if server.newest == protocol.VERSION else f"{there}; this site {here}"
 
 
-def _probe(member: Membership) -> pb.ProbeReply | None:
+def _probe(member: Membership, way: Way) -> pb.ProbeReply | None:
     """What the hub says of itself to this site; None of one that cannot be asked. Raises grpc.RpcError."""
     credentials = grpc.ssl_channel_credentials(member.authority, member.key, member.certificate)
-    options = [("grpc.ssl_target_name_override", HUB_NAME), ("grpc.enable_retries", 0)]
-    with grpc.secure_channel(member.hub, credentials, options) as channel:
+    options = [("grpc.ssl_target_name_override", HUB_NAME), ("grpc.enable_retries", 0), *way.grpc_options()]
+    with grpc.secure_channel(way.grpc_target(), credentials, options) as channel:
         ask = channel.unary_unary(
             f"/{protocol.SERVICE}/Probe", pb.ProbeRequest.SerializeToString, pb.ProbeReply.FromString
         )

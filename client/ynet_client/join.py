@@ -24,6 +24,7 @@ from ynet_client.egress import Class, Egress
 from ynet_client.membership import Membership
 from ynet_client.metrics import Counts, Known, Spent, state
 from ynet_client.peers import Peer, Peers, advice
+from ynet_client.proxy import ways
 from ynet_client.renewal import renewing
 from ynet_client.session import Session
 from ynet_client.settings import ClientSettings
@@ -59,6 +60,9 @@ async def run(home: Path, settings: ClientSettings, member: Membership, display:
             act: Act = "site-confirmed" if peer.state == "trusted" else "site-unconfirmed"
             audit.did(time.time(), act, f"{peer.site} {peer.fingerprint}")
 
+        def copied() -> None:
+            audit.did(time.time(), "copy-refused")
+
         def sent(of: Class, size_bytes: int) -> None:
             egress.count(of, size_bytes)
             counts.sent(of, size_bytes)
@@ -70,8 +74,10 @@ async def run(home: Path, settings: ClientSettings, member: Membership, display:
         tell = telling(member.site, audit, witness, display.say, count=sent)
         follow = following(home, display.say, lambda *act: audit.did(time.time(), *act))
         renew = renewing(home, display.say, count=sent)
-        looks = Looks(of_task(consent.takes_part), of_model)
-        session = Session(member, spool, duties, display.say, renew, sent, tell, follow, counts.received, looks, peers)
+        looks, way = Looks(of_task(consent.takes_part), of_model), ways(settings.proxy)
+        session = Session(
+            member, spool, duties, display.say, renew, sent, tell, follow, counts.received, looks, peers, way, copied
+        )
         spent = Spent(home, settings.privacy)
         measured.register(state(Known(member.site, home, session, duties, spent)))
         page = serving(home, settings.workbench, member.site, duties, session, spool, display.say)

@@ -6,34 +6,24 @@ import json
 import socket
 import ssl
 import tempfile
-from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from functools import cached_property
+from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
-import httpx
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from ynet.federation import identity
 from ynet.federation.identity import HUB_NAME
+from ynet_client.https_call import Answer, exchange
 from ynet_client.membership import Membership
+from ynet_client.proxy import Way, Ways
 
 WITHIN_S = 5.0
 ENROLMENT_PORT = 8441  # the default, for a site that enrolled before it was remembered
 MAX_SUCCESSIONS_BYTES = 1 << 16
-PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
-"""What gRPC reads, in its order; in small letters only."""
-
-
-class Proxy(NamedTuple):
-    """A proxy that gRPC would take to the hub."""
-
-    variable: str
-    host: str
-    port: int
 
 
 class Shown(NamedTuple):
@@ -70,40 +60,19 @@ class Shown(NamedTuple):
 
 
 class Line:
-    """From this machine to a `host:port`, through the proxy that gRPC would take."""
+    """From this machine to the server, the way that every connection of the site goes."""
 
-    def __init__(self, address: str, environment: Mapping[str, str]) -> None:
-        self.target = _split(address)
-        self.proxy = proxy_for(self.target[0], environment)
-        self.host, self.port = (self.proxy.host, self.proxy.port) if self.proxy else self.target
+    def __init__(self, way: Way) -> None:
+        self.way = way
 
     def addresses(self) -> list[str]:
-        """The addresses of the first machine on the way. Raises OSError."""
-        found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        """The addresses of the server's machine. Raises OSError."""
+        found = socket.getaddrinfo(*self.way.target, type=socket.SOCK_STREAM)
         return list(dict.fromkeys(str(one[4][0]) for one in found))
-
-    def connect(self) -> socket.socket:
-        """A connection to the first machine on the way. Raises OSError."""
-        return socket.create_connection((self.host, self.port), WITHIN_S)
 
     def open(self) -> socket.socket:
         """A connection to the target, through the proxy if there is one. Raises OSError."""
-        connection = self.connect()
-        if self.proxy is None:
-            return connection
-        target = f"{self.target[0]}:{self.target[1]}"
-        try:
-            connection.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode())
-            answer = b""
-            while b"\r\n\r\n" not in answer and len(answer) < 65_536 and (part := connection.recv(1024)):
-                answer += part
-            status = answer.split(b"\r\n")[0].decode("ascii", "replace")
-            if status.split(" ")[1:2] != ["200"]:
-                raise ConnectionError("it answers " + ("".join(filter(str.isprintable, status))[:80] or "nothing"))
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+        return self.way.open(WITHIN_S)
 
     def handshake(self) -> Shown:
         """What the target shows when TLS 1.3 begins. Raises OSError, of which ssl.SSLError is one."""
@@ -130,15 +99,15 @@ class Line:
 class Door:
     """The enrolment port, as somebody who does not trust it yet sees it."""
 
-    def __init__(self, address: str) -> None:
-        self._address = address
+    def __init__(self, way: Way) -> None:
+        self._way = way
 
     def time(self) -> dt.datetime | None:
         """The server's time, by its own word; None where it says none."""
         if self._answer is None:
             return None
         with contextlib.suppress(KeyError, ValueError, TypeError):
-            return parsedate_to_datetime(self._answer.headers["date"]).astimezone(dt.UTC)
+            return parsedate_to_datetime(self._answer.date).astimezone(dt.UTC)
         return None
 
     def authority(self) -> bytes:
@@ -151,20 +120,19 @@ class Door:
         return [] if answer is None else read_successions(answer.content)
 
     @cached_property
-    def _answer(self) -> httpx.Response | None:
+    def _answer(self) -> Answer | None:
         return self._get("/authority")
 
-    def _get(self, path: str) -> httpx.Response | None:
+    def _get(self, path: str) -> Answer | None:
         try:
-            with httpx.Client(verify=_unverified(alpn=False), timeout=WITHIN_S) as client:
-                return client.get(f"https://{self._address}{path}", extensions={"sni_hostname": HUB_NAME})
-        except (httpx.HTTPError, httpx.InvalidURL, OSError):
+            return exchange(self._way, _unverified(alpn=False), "GET", path, WITHIN_S)
+        except (OSError, HTTPException):
             return None
 
 
-def enrolment_of(member: Membership) -> Door:
-    """Where the site enrolled; where that was not kept, the default port of the hub's machine."""
-    return Door(member.enrolment or f"{member.hub.rpartition(':')[0]}:{ENROLMENT_PORT}")
+def enrolment_of(member: Membership, ways: Ways) -> Door:
+    """Where the site enrolled; where that was not kept, the default port of the hub's machine. Raises UserError."""
+    return Door(ways(member.enrolment or str(ways(member.hub).target._replace(port=ENROLMENT_PORT))))
 
 
 def fingerprint_of(pem: bytes) -> str:
@@ -181,24 +149,6 @@ def read_successions(content: bytes) -> list[object]:
         if len(content) <= MAX_SUCCESSIONS_BYTES:
             return list(json.loads(content)["successions"])
     return []
-
-
-def proxy_for(host: str, environment: Mapping[str, str]) -> Proxy | None:
-    """The proxy that gRPC takes to a host, by the environment's variables."""
-    excepted = environment.get("no_grpc_proxy") or environment.get("no_proxy") or ""
-    if any(host.endswith(one.strip()) for one in excepted.split(",") if one.strip()):
-        return None
-    for variable in PROXIES:
-        if value := environment.get(variable, ""):
-            read = urlsplit(value if "://" in value else f"http://{value}")
-            with contextlib.suppress(ValueError):
-                return Proxy(variable, read.hostname or "", read.port or 80)
-    return None
-
-
-def _split(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
 
 
 def _unverified(*, alpn: bool = True) -> ssl.SSLContext:

@@ -6,20 +6,20 @@ import json
 import ssl
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 from ynet.errors import RefusedError, UnreachableError, UserError
 from ynet.federation import identity, invitation, lasting
 from ynet.federation.expiry import Life
-from ynet.federation.identity import HUB_NAME, Identity
+from ynet.federation.identity import Identity
 from ynet.federation.invitation import Invitation
 from ynet.federation.succession import Past
 from ynet.home import write_private
+from ynet_client import proxy
 from ynet_client.door import MEMBER
 from ynet_client.egress import Count, nowhere
-
-if TYPE_CHECKING:
-    import httpx
+from ynet_client.https_call import Answer, exchange
+from ynet_client.proxy import ProxyError, Way
 
 FILE, KEY, NEXT_KEY, LASTING = MEMBER, "site.key", "site.next.key", "site.lasting.key"
 """The certificate in FILE says which key counts: a renewal writes the next key, then FILE, then moves the key. So a
@@ -102,7 +102,9 @@ def with_lasting(home: Path, member: Membership) -> Membership:
     return member._replace(lasting=(home / LASTING).read_bytes())
 
 
-def enrol(home: Path, site: str, text: str, count: Count = nowhere) -> Membership:
+def enrol(
+    home: Path, site: str, text: str, count: Count = nowhere, ways: proxy.Ways = proxy.BY_ENVIRONMENT
+) -> Membership:
     """Enrol with an invitation; the key is made here and never leaves. Raises UserError, and then keeps only the key.
 
     A repeat after a lost answer uses the same key, and the server gives the same certificate again; a repeat by a site
@@ -114,7 +116,8 @@ def enrol(home: Path, site: str, text: str, count: Count = nowhere) -> Membershi
     if old is not None and (old.site, old.invitation) == (site, used):
         return old
     # 1. The authority's certificate, over a connection not yet trusted: its fingerprint is in the invitation.
-    authority = _pinned(_request(invited, _unverified(), "GET", "/authority").content, invited)
+    way = ways(invited.address)
+    authority = _pinned(_request(way, _unverified(), "GET", "/authority").content, invited)
     # 2. A key of our own, and a request signed with it.
     key = next_key(home) if old is not None else _key(home)
     csr = identity.signing_request(key, site)
@@ -122,7 +125,7 @@ def enrol(home: Path, site: str, text: str, count: Count = nowhere) -> Membershi
     # 3. The certificate, over a connection that the authority vouches for.
     body = json.dumps({"site": site, "csr": csr.decode(), "proof": proof.hex()}).encode()
     count("enrolment", len(body))
-    hub, certificate = _granted(_request(invited, _verified(authority), "POST", "/enrol", content=body))
+    hub, certificate = _granted(_request(way, _verified(authority), "POST", "/enrol", body))
     if identity.read_leaf(certificate).site != site:
         raise RefusedError("enrolment failed", "the certificate is for another site", "ask the coordinator")
     member = keep(
@@ -220,10 +223,10 @@ def _another_authority() -> RefusedError:
     )
 
 
-def _granted(answer: "httpx.Response") -> tuple[str, bytes]:
+def _granted(answer: Answer) -> tuple[str, bytes]:
     """The hub's address and the certificate that a site was given. Raises UserError."""
     try:
-        granted = answer.json()
+        granted = json.loads(answer.content)
         hub, certificate = str(granted["hub"]), str(granted["certificate"]).encode()
         identity.read_leaf(certificate)
     except (ValueError, KeyError, TypeError):
@@ -250,32 +253,31 @@ def _verified(authority: bytes) -> ssl.SSLContext:
     return context
 
 
-def _request(invited: Invitation, context: ssl.SSLContext, method: str, path: str, **body: Any) -> "httpx.Response":
-    import httpx  # a tenth of a second that help and completion need not wait
+def _request(way: Way, context: ssl.SSLContext, method: str, path: str, body: bytes = b"") -> Answer:
+    from http.client import HTTPException  # a tenth of a second that help and completion need not wait
 
     try:
-        with httpx.Client(verify=context, timeout=TIMEOUT_S) as client:
-            extensions = {"sni_hostname": HUB_NAME}
-            answer = client.request(method, f"https://{invited.address}{path}", extensions=extensions, **body)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        if (fault := _certificate_fault(error)) is not None:
-            raise (_out_of_its_time() if fault.verify_code in OUT_OF_TIME else _another_authority()) from None
+        answer = exchange(way, context, method, path, TIMEOUT_S, body)
+    except ssl.SSLCertVerificationError as fault:
+        raise (_out_of_its_time() if fault.verify_code in OUT_OF_TIME else _another_authority()) from None
+    except ProxyError as error:
         raise UnreachableError(
             "the server could not be reached",
-            f"nothing answers at {invited.address}",
+            str(error),
+            "mend the proxy's address, have it let CONNECT through to that port, or go without:"
+            f" export no_proxy={way.target.host}",
+        ) from None
+    except (OSError, HTTPException):
+        raise UnreachableError(
+            "the server could not be reached",
+            f"nothing answers at {way}",
             "check that ynet-server runs there and that the firewall lets this machine out to that port",
         ) from None
-    if answer.status_code == HTTPStatus.FORBIDDEN:
+    if answer.status == HTTPStatus.FORBIDDEN:
         raise _refusal(answer)
-    if answer.is_error:
-        raise _strange_answer(f"is {answer.status_code}")
+    if not answer.is_good:
+        raise _strange_answer(f"is {answer.status}")
     return answer
-
-
-def _certificate_fault(error: BaseException | None) -> ssl.SSLCertVerificationError | None:
-    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
-        error = error.__cause__ or error.__context__
-    return error
 
 
 def _out_of_its_time() -> RefusedError:
@@ -286,9 +288,9 @@ def _out_of_its_time() -> RefusedError:
     )
 
 
-def _refusal(answer: "httpx.Response") -> UserError:
+def _refusal(answer: Answer) -> UserError:
     try:
-        told = answer.json()
+        told = json.loads(answer.content)
         return RefusedError(*(" ".join(str(told[part]).split()) for part in ("what", "why", "do")))
     except (ValueError, KeyError, TypeError):
-        return _strange_answer(f"is {answer.status_code}, and not ynet's")
+        return _strange_answer(f"is {answer.status}, and not ynet's")

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 import httpx
 
+from ynet.address import is_loopback
 from ynet.errors import RefusedError, UnreachableError, UserError
 from ynet_client.dicomweb_answers import bounded, is_cut, wait_s
 
 USER, PASSWORD, TOKEN = "YNET_DICOMWEB_USER", "YNET_DICOMWEB_PASSWORD", "YNET_DICOMWEB_TOKEN"
 TRIES = 4
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _AGAIN = (429, 500, 502, 503, 504)
 _OTHER_FORM = (400, 406, 415, 501)
 """With these a PACS may refuse the form that an answer is wanted in."""
@@ -134,7 +134,7 @@ def _checked(url: str, *, is_secret: bool) -> str:
         raise UserError(what, "its URL is none", "give the root of its DICOMweb services: https://HOST/dicom-web")
     if parsed.userinfo:
         raise UserError(what, "its URL holds credentials, which other users see", "give --credentials FILE")
-    if is_secret and parsed.scheme == "http" and parsed.host not in _LOOPBACK:
+    if is_secret and parsed.scheme == "http" and not is_loopback(parsed.host):
         raise UserError(what, "credentials would go over the line in the clear", "give an https:// URL")
     return str(parsed).rstrip("/")
 

@@ -5,6 +5,8 @@ import contextlib
 import datetime as dt
 import logging
 import random
+import re
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,13 +22,16 @@ from ynet.federation import retrieval_pb2 as retrieval
 from ynet.federation.content import Content
 from ynet.federation.identity import HUB_NAME, Identity
 from ynet.federation.sealed import Asked
+from ynet.rates import Buckets, Rate
 from ynet_client import counted_channel, egress, question, retrieval_wire, succession, transfers
 from ynet_client.egress import Class, Count
 from ynet_client.link import Link
 from ynet_client.membership import Membership
 from ynet_client.peers import Confirmed, Everybody
+from ynet_client.proxy import BY_ENVIRONMENT, Ways, refusal
 from ynet_client.question import Question
 from ynet_client.renewal import Renew, never
+from ynet_client.retries import Retries
 from ynet_client.sealed_answering import Answering, Opened
 from ynet_client.sealed_asking import Asking
 from ynet_client.succession import Follow
@@ -46,17 +51,19 @@ OPTIONS = [
 ]
 ANSWER_BYTES = 4_096
 """Ten hits with their labels take less: whether there are any, the size of an answer does not tell."""
-FIRST_RETRY_S, LAST_RETRY_S = 0.5, 15.0
 RENEWAL_EVERY_S = 1_800.0
 """How often it is looked whether the certificate is to be renewed."""
 TOLD_EVERY_S = 600.0
 """How often the server is told how far the audit log goes."""
+COPIES = Rate(3, 1 / 600)
+"""How often it is said that a copy of this site was refused, however often a server says so."""
 IDLE_EVERY_S = 0.1
 LEAVE_WITHIN_S = 1.0
 PERMANENT = {
     grpc.StatusCode.UNAUTHENTICATED: "ask the coordinator for a new invitation, and join with it",
     grpc.StatusCode.FAILED_PRECONDITION: "update this site's ynet to the server's version, and join again",
 }
+PROXY_SAID = re.compile(r"HTTP proxy returned response code (\d{3})")
 SERVER_IS_BEHIND = "ask the coordinator to update the server's ynet; until then, install the server's version here"
 
 
@@ -101,9 +108,15 @@ class Session:
         received: counted_channel.Count = counted_channel.uncounted,
         looks: Looks = UNSEEN,
         peers: Confirmed = EVERYBODY,
+        ways: Ways = BY_ENVIRONMENT,
+        copied: Callable[[], None] = lambda: None,
     ) -> None:
-        """`looks` say of the beginnings of files whether the rest of them is wanted."""
-        self._looks = looks
+        """`looks` say of the beginnings of files whether the rest of them is wanted.
+
+        `copied` is called when the server has refused another process with this site's identity.
+        """
+        self._copied, self._instance = copied, secrets.token_bytes(16)
+        self._looks, self._ways = looks, ways
         self._member, self._work, self._say, self._count = member, work, say, count
         self._link, self._received = Link(), received
         self._given = Tasks(spool, work.task, self._link, say, count, looks.task)
@@ -114,6 +127,7 @@ class Session:
         self._under_way: set[asyncio.Task[None]] = set()
         self._answering, self._asking, self._peers = Answering(member), Asking(member, peers=peers), peers
         self._queries: dict[str, asyncio.Task[None]] = {}  # being answered
+        self._copies_told = Buckets(COPIES)
         self.connected = False
 
     @property
@@ -139,21 +153,25 @@ class Session:
             self._given.close()
 
     async def _stay_connected(self) -> None:
-        wait_s = FIRST_RETRY_S
+        retries = Retries()
         while True:
+            is_elsewhere = False
             try:
                 await self._attached()
                 reason = "the server closed it"
             except grpc.aio.AioRpcError as error:
-                reason = _refuse_if_permanent(error)
+                reason, is_elsewhere = _refuse_if_permanent(error), error.code() is grpc.StatusCode.ALREADY_EXISTS
             if self._renewed is not None:
                 self._take_up(self._renewed)
                 continue  # at once
             if self.connected:
-                wait_s = FIRST_RETRY_S
-            self._lost(reason, wait_s)
+                retries.connected()
+            wait_s = retries.wait_s(is_elsewhere=is_elsewhere)
+            if is_elsewhere:
+                self._say(f"{reason}; trying again in about {wait_s:g} s")
+            else:
+                self._lost(reason, wait_s)
             await asyncio.sleep(wait_s * random.uniform(0.5, 1.5))  # noqa: S311 (spreads the sites' return)
-            wait_s = min(LAST_RETRY_S, wait_s * 2)
 
     def known(self) -> list[str]:
         """The other sites that have been heard of."""
@@ -216,7 +234,9 @@ class Session:
         """One connection, from its greeting to its end."""
         member = self._member
         credentials = grpc.ssl_channel_credentials(member.authority, member.key, member.certificate)
-        async with grpc.aio.secure_channel(member.hub, credentials, options=OPTIONS) as opened:
+        way = self._ways(member.hub)
+        options = [*OPTIONS, *way.grpc_options()]
+        async with grpc.aio.secure_channel(way.grpc_target(), credentials, options=options) as opened:
             channel = counted_channel.around(opened, self._received)
             outbox: asyncio.Queue[pb.FromSite | None] = asyncio.Queue()
             self._outbox = outbox
@@ -245,6 +265,7 @@ class Session:
         hello.card, hello.keeps_tasks = self._answering.card(), True
         hello.tasks.extend(self._given.held())
         hello.authorities.extend(succession.pinned(self._member))
+        hello.instance = self._instance
         return hello
 
     async def _receive_all(self, channel: grpc.aio.Channel, outbox: "asyncio.Queue[pb.FromSite | None]") -> None:
@@ -288,27 +309,33 @@ class Session:
     def _receive(self, message: pb.ToSite) -> None:
         match message.WhichOneof("body"):
             case "welcome":
-                _check_version(message.welcome)
-                if message.welcome.HasField("authorities"):
-                    self._heed(message.welcome.authorities)  # before anything that another site has signed
-                self.connected = True
-                self._say(
-                    f"connected to federation {protocol.plain(message.welcome.federation, 64)} at {self._member.hub}"
-                )
-                if message.welcome.HasField("ledger"):
-                    self._spawn(self._work.witness(message.welcome.ledger))
-                if message.welcome.HasField("model"):
-                    self._spawn(self._work.model(message.welcome.model, self._fetch_model))
+                self._welcomed(message.welcome)
             case "authorities":
                 self._heed(message.authorities)
             case "task":
                 self._spawn(self._given.do(message.task, self._tell))
+            case "are_you_there":
+                self._tell(pb.FromSite(here=pb.Here()))
+            case "copy":
+                self._tell_of_copy()
             case "cancel":
                 self._call_off(message.cancel)
             case "query":
                 self._take(message.query)
             case "model":
                 self._spawn(self._work.model(message.model, self._fetch_model))
+
+    def _welcomed(self, welcome: pb.Welcome) -> None:
+        _check_version(welcome)
+        if welcome.HasField("authorities"):
+            self._heed(welcome.authorities)  # before anything that another site has signed
+        self.connected = True
+        name = protocol.plain(welcome.federation, 64)
+        self._say(f"connected to federation {name} at {self._ways(self._member.hub)}")
+        if welcome.HasField("ledger"):
+            self._spawn(self._work.witness(welcome.ledger))
+        if welcome.HasField("model"):
+            self._spawn(self._work.model(welcome.model, self._fetch_model))
 
     def _heed(self, told: pb.Authorities) -> None:
         """Pin a successor, let go of what is over; and move to a new certificate where the hub says so."""
@@ -330,12 +357,25 @@ class Session:
             self._moves.clear()
 
     def _lost(self, reason: str, wait_s: float) -> None:
-        was = "the connection was lost" if self.connected else f"no connection to {self._member.hub}"
+        was = "the connection was lost" if self.connected else f"no connection to {self._ways(self._member.hub)}"
         why = "" if self.connected else "; ynet-client doctor looks for the reason"
         self.connected = False
         if not self._member.life.has(now := dt.datetime.now(dt.UTC)):
             why = f"; this site's certificate: {expiry.in_words(self._member.life, now)}: ask for a new invitation"
         self._say(f"{was}: {reason}; trying again in about {wait_s:g} s{why}")
+
+    def _tell_of_copy(self) -> None:
+        if not self._copies_told.take("", asyncio.get_running_loop().time()):
+            return
+        log.warning("the server refused another process with this site's identity")
+        self._say(
+            "another process came with this site's identity, and the server refused it: a copy of this folder runs"
+            " elsewhere; if it is not yours, tell the coordinator"
+        )
+        try:
+            self._copied()
+        except UserError as error:  # the disk is full
+            log.warning("that a copy was refused could not be written down: %s", error.why)
 
     def _call_off(self, cancel: pb.Cancel) -> None:
         self._given.call_off(cancel.task_id)
@@ -435,4 +475,8 @@ def _check_version(welcome: pb.Welcome) -> None:
 
 
 def _name(error: grpc.aio.AioRpcError) -> str:
+    if error.code() is grpc.StatusCode.ALREADY_EXISTS:
+        return protocol.plain(error.details() or "this site is already connected from elsewhere", 500)
+    if refused := PROXY_SAID.search(error.details() or ""):
+        return f"the proxy answers {refusal(int(refused[1]))}"
     return error.code().name.lower().replace("_", " ")

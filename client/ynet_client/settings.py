@@ -4,14 +4,16 @@ from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
-from ynet import sources
+from ynet import address, sources
 from ynet.config import STRICT, parse, read_yaml
 from ynet.errors import UserError
 from ynet.exposition import MetricsSettings
 from ynet.home import write_private
+from ynet.web.outside import OuterName, TrustedProxy
+from ynet_client.proxy import ProxySettings
 
 FILE = "client.yaml"
 SiteName = Annotated[str, Field(min_length=1, max_length=32)]
@@ -74,10 +76,12 @@ class WorkbenchSettings:
     """The radiologists' page, served while the site is joined."""
 
     enabled: bool = False
-    host: Annotated[str, Field(min_length=1, max_length=253)] = "127.0.0.1"  # the address to listen on
+    host: Annotated[str, AfterValidator(address.host)] = "127.0.0.1"  # the address to listen on
     port: Annotated[int, Field(ge=0, le=65_535)] = 8450  # 0: any free one
     certificate: str = ""  # PEM, with `key`: the intranet's own; without, one is made
     key: str = ""
+    outer_name: OuterName = ""  # HOST or HOST:PORT by which browsers reach a reverse proxy before it
+    trusted_proxies: tuple[TrustedProxy, ...] = ()  # addresses of reverse proxies whose X-Forwarded-For counts
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -95,6 +99,7 @@ class ClientSettings:
     disclosure: Disclosure = field(default_factory=Disclosure)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
     workbench: WorkbenchSettings = field(default_factory=WorkbenchSettings)
+    proxy: ProxySettings = field(default_factory=ProxySettings)
 
     @property
     def known_sites(self) -> dict[str, str]:

@@ -2,8 +2,8 @@
 
 from collections import deque
 
+from ynet.address import neighbourhood
 from ynet.errors import RefusedError
-from ynet.web.attempts import neighbourhood
 
 MAX_FAILURES = 10
 WITHIN_S = 600.0

@@ -41,6 +41,7 @@ Act = Literal[
     "model-published",
     "asked",
     "restored",  # the folder, from a backup
+    "copy-refused",  # a second process with a site's identity, `count` times, while the first was connected
     "audit-refused",  # a site's log is another than it was
     "too-many",  # calls that were refused unheard, `count` of them; about: which
     "let-go",  # the log's oldest entries; about: the number and the digest of the last of them

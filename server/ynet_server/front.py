@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from ynet import address as addresses
 from ynet.web.accepting import accept
 from ynet.web.room import Guest, Room
 
@@ -46,8 +47,7 @@ class Front:
 
     def listen(self) -> int:
         """Listen; the port. Raises OSError when it cannot. Nobody is let in before `begin`."""
-        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-        self._listening = socket.create_server((self._host.strip("[]"), self._port), family=family, backlog=1024)
+        self._listening = addresses.listen(self._host, self._port, backlog=1024)
         self._listening.setblocking(False)
         self._folder = Path(tempfile.mkdtemp(prefix="ynet-"))  # 0700; its path is short enough for a socket
         self._path = self._folder / "hub"

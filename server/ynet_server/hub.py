@@ -7,7 +7,7 @@ import logging
 import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,8 +18,10 @@ from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol
 from ynet.federation.identity import Leaf
 from ynet.federation.ledger import Head
+from ynet.rates import Buckets, Rate
 from ynet_server.audit import Write, nowhere
 from ynet_server.callers import caller, calling_site, refusal
+from ynet_server.liveness import ANSWER_WITHIN_S, Liveness
 from ynet_server.registry import Registry, now
 from ynet_server.relay import Lines, Relay
 from ynet_server.tasks import Doing, Task, Tasks
@@ -35,6 +37,13 @@ MAX_QUESTION_BYTES = 32 << 20
 MAX_NAMED, MOST_PINNED = 1024, 8
 """What one site may have under way at a time, the sites one query may name, the authorities one site has pinned."""
 
+COPIES = Rate(3, 1 / 600)
+"""How often a site, and the audit log, are told of a copy of the site that was refused."""
+ELSEWHERE = (
+    "site {} is already connected from elsewhere: another machine runs its folder, or a copy of it;"
+    " stop one of the two (if the other is not yours, tell the coordinator)"
+)
+
 Context = grpc.aio.ServicerContext
 
 
@@ -48,6 +57,8 @@ class _Connection:
     leaf: Leaf
     keeps_tasks: bool
     pinned: frozenset[bytes]  # the SHA-256 of the authorities that it has pinned, by its own word
+    instance: bytes  # of its process; empty of an older site
+    liveness: Liveness = field(default_factory=Liveness)
 
 
 class SiteState(NamedTuple):
@@ -63,8 +74,15 @@ class Hub:
     """The service's methods and the server's own side of them. Lives in one event loop."""
 
     def __init__(
-        self, registry: Registry, federation: str, spool: Path, max_model_bytes: int, audit: Write = nowhere
+        self,
+        registry: Registry,
+        federation: str,
+        spool: Path,
+        max_model_bytes: int,
+        audit: Write = nowhere,
+        answer_within_s: float = ANSWER_WITHIN_S,
     ) -> None:
+        """`answer_within_s`: what a site's process has to show that it lives, before another takes its place."""
         self._registry, self._federation, self._spool = registry, federation, spool
         self._max_model_bytes, self._audit = max_model_bytes, audit
         self._connections: dict[str, _Connection] = {}
@@ -73,6 +91,7 @@ class Hub:
         self._relay = Relay(Lines(self._enrolled, self._card, self._pass_on))
         self._asking: Counter[str] = Counter()
         self._asking_bytes: Counter[str] = Counter()
+        self._answer_within_s, self._copies, self._copies_told = answer_within_s, Counter[str](), Buckets(COPIES)
         self._model: pb.Model | None = None
         self._authorities: pb.Authorities | None = None
 
@@ -147,7 +166,10 @@ class Hub:
     # --- the service's methods
 
     async def attach(self, requests: AsyncIterator[pb.FromSite], context: Context) -> AsyncIterator[pb.ToSite]:
-        """A site's one long stream. Its newest connection counts; an older one ends."""
+        """A site's one long stream. Its newest connection counts, an older one ends: of one process alone.
+
+        Another process is refused as long as the one before answers.
+        """
         site, requests = calling_site(), aiter(requests)
         connection = await self._greet(site, requests, context)
         listening = asyncio.create_task(self._listen(site, requests, connection))
@@ -250,12 +272,13 @@ class Hub:
         if self._authorities is not None and self._authorities.moves and not hello.authorities:
             why = "the consortium's authority is being replaced, and this site's ynet cannot follow: update the site"
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, why)
-        if older := self._connections.get(site):
-            self._drop(site, older)
+        await self._take_place(site, hello.instance, context)
         version, leaf = protocol.plain(hello.version, 40), caller().leaf
         keeps = hello.keeps_tasks
         card, pinned = _card(hello.card), _fingerprints(hello.authorities)
-        connection = _Connection(asyncio.Queue(OUTBOX), now(), version, hello.cases, card, leaf, keeps, pinned)
+        connection = _Connection(
+            asyncio.Queue(OUTBOX), now(), version, hello.cases, card, leaf, keeps, pinned, hello.instance[:64]
+        )
         self._connections[site] = connection
         self._last[site] = SiteState(connection.since, version, hello.cases, spoken)
         self._registry.used(site, leaf.serial, leaf.ends.timestamp(), connection.since)
@@ -273,6 +296,27 @@ class Hub:
         log.info("site %s connected", site)
         return connection
 
+    async def _take_place(self, site: str, instance: bytes, context: Context) -> None:
+        """End the site's older connection, or refuse this one where that belongs to another process that answers."""
+        while (older := self._connections.get(site)) is not None:
+            if older.instance not in (b"", instance[:64]) and await self._is_alive(site, older):
+                self._tell_of_copy(site)
+                await context.abort(grpc.StatusCode.ALREADY_EXISTS, ELSEWHERE.format(site))
+            self._drop(site, older)
+
+    async def _is_alive(self, site: str, connection: _Connection) -> bool:
+        ask = lambda: self._send(site, pb.ToSite(are_you_there=pb.AreYouThere()))  # noqa: E731
+        is_alive = await connection.liveness.answers(ask, self._answer_within_s)
+        return is_alive and self._connections.get(site) is connection
+
+    def _tell_of_copy(self, site: str) -> None:
+        """Say to the site, and to the audit log, that a copy of it was refused; not each time."""
+        self._copies[site] += 1
+        if self._copies_told.take(site, asyncio.get_running_loop().time()):
+            log.warning("a second process of site %s was refused: it is connected from elsewhere", site)
+            self._audit("copy-refused", site, "a second process with the site's identity", self._copies.pop(site))
+            self._send(site, pb.ToSite(copy=pb.Copy()))
+
     def saw_ledger(self, site: str, head: Head) -> None:
         """Remember how far a site's privacy ledger goes, and say so to it at its next greeting."""
         self._registry.saw_ledger(site, head)
@@ -288,6 +332,8 @@ class Hub:
                     connection.card = _card(message.card)
                 elif message.HasField("pinned"):
                     connection.pinned = _fingerprints(message.pinned.authorities)
+                elif message.HasField("here"):
+                    connection.liveness.settle(is_alive=True)
                 elif message.HasField("leave"):
                     self._drop(site, connection, "the site's client was stopped", is_back_soon=False)
         finally:
@@ -328,6 +374,7 @@ class Hub:
         if self._connections.get(site) is not connection:
             return
         del self._connections[site]
+        connection.liveness.settle(is_alive=False)
         while connection.outbox.full():
             connection.outbox.get_nowait()
         connection.outbox.put_nowait(None)

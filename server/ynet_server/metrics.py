@@ -27,6 +27,7 @@ ROUNDS = {"round": "whole", "under_quorum": "under_quorum", "round_lost": "lost"
 AUDITED: Mapping[str, str] = {
     "enrolment-refused": "enrolment",
     "update-refused": "update",
+    "copy-refused": "copy",
     "audit-refused": "audit",
 }
 """The kinds of refusals that stand in the audit log, by their acts."""

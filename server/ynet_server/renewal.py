@@ -67,8 +67,9 @@ def service(
     clock: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     audit: Write = nowhere,
     successor_for: SuccessorFor = no_successor,
+    is_connected: Callable[[str], bool] = lambda _: False,
 ) -> grpc.GenericRpcHandler:
-    """The methods under their names on the wire."""
+    """The methods under their names on the wire. `is_connected`: whether a site is, at this moment."""
 
     async def answer_renew(request: pb.RenewRequest, context: Context) -> pb.Renewal:
         if len(request.csr) > MAX_CSR_BYTES:
@@ -86,6 +87,7 @@ def service(
         oldest, newest = protocol.SPOKEN
         reply = pb.ProbeReply(protocol=newest, oldest=oldest, version=__version__)
         reply.time, reply.site = clock().timestamp(), caller().site
+        reply.connected = is_connected(reply.site)
         return reply
 
     return grpc.method_handlers_generic_handler(

@@ -6,13 +6,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
-from ynet import sources
+from ynet import address, sources
 from ynet.config import STRICT, parse, read_yaml
 from ynet.exposition import MetricsSettings
 from ynet.home import write_private
+from ynet.web.outside import OuterName, TrustedProxy
 
 FILE = "server.yaml"
 Port = Annotated[int, Field(ge=0, le=65_535)]  # 0: any free one, remembered in the home folder
@@ -22,7 +23,7 @@ Port = Annotated[int, Field(ge=0, le=65_535)]  # 0: any free one, remembered in 
 class Listen:
     """Where the server waits for sites."""
 
-    host: str = "0.0.0.0"  # noqa: S104 (sites come from other machines)
+    host: Annotated[str, AfterValidator(address.host_or_all)] = "0.0.0.0"  # noqa: S104 (sites come from other machines)
     hub_port: Port = 8440  # gRPC, mutual TLS
     enrolment_port: Port = 8441  # HTTPS
 
@@ -32,10 +33,12 @@ class StatusSettings:
     """The coordinator's page, for people with accounts."""
 
     enabled: bool = False
-    host: Annotated[str, Field(min_length=1, max_length=253)] = "127.0.0.1"  # the address to listen on
+    host: Annotated[str, AfterValidator(address.host)] = "127.0.0.1"  # the address to listen on
     port: Port = 8442  # HTTPS
     certificate: str = ""  # PEM, with `key`: the intranet's own; without, one is made
     key: str = ""
+    outer_name: OuterName = ""  # HOST or HOST:PORT by which browsers reach a reverse proxy before it
+    trusted_proxies: tuple[TrustedProxy, ...] = ()  # addresses of reverse proxies whose X-Forwarded-For counts
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -43,9 +46,7 @@ class ServerSettings:
     """configs/server.yaml."""
 
     federation: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}$")] = "ynet"
-    advertise: Annotated[str, Field(pattern=r"^[A-Za-z0-9.\[\]:-]{1,253}$")] = (
-        "127.0.0.1"  # how sites reach this machine
-    )
+    advertise: Annotated[str, AfterValidator(address.host)] = "127.0.0.1"  # how sites reach this machine
     listen: Listen = field(default_factory=Listen)
     engine: Literal["hub"] = "hub"  # simulation: `ynet-server simulate`; superlink: docs/SUPERLINK.md
     max_model_mb: Annotated[int, Field(gt=0, le=4096)] = 1024  # refuse larger weights

@@ -17,6 +17,7 @@ from types import MappingProxyType
 import grpc
 
 from ynet import __version__, control, exposition, readiness
+from ynet.address import Address, is_loopback
 from ynet.errors import UserError
 from ynet.federation import identity, protocol
 from ynet.federation.countersigned import SERVER, Witness
@@ -97,13 +98,19 @@ async def serve(
 
         witness = Witness(home, SERVER, lambda: own.identity, lambda: authority.trusted)
         following = Rotation(authority, registry, hub, own, write)
-        renewing = renewal.service(registry, authority, audit=write, successor_for=following.successor_for)
+        renewing = renewal.service(
+            registry,
+            authority,
+            audit=write,
+            successor_for=following.successor_for,
+            is_connected=lambda site: site in hub.connected(),
+        )
         beside = [renewing, witnesses.service(witness, audit, write)]
         limits, front = Limits(write, reserve), Front(settings.listen.host, settings.listen.hub_port)
         around = [Traffic(measured, counts.refused), CertificateCheck(registry, front.know), limits, *interceptors]
         revocations = Revocations(registry, hub, write, reserve)
         server, hub_port = await _open_hub([service(hub), *beside], front, settings, own, around)
-        address, past = f"{settings.advertise}:{hub_port}", authority.successions
+        address, past = str(Address(settings.advertise, hub_port)), authority.successions
         app = enrolment.application(registry, authority, address, hub.dismiss, write, past)
         try:
             https, enrolment_port = await enrolment.serve(
@@ -118,8 +125,8 @@ async def serve(
         about: dict[str, object] = {
             "federation": settings.federation,
             "version": __version__,
-            "hub": f"{settings.advertise}:{hub_port}",
-            "enrolment": f"{settings.advertise}:{enrolment_port}",
+            "hub": address,
+            "enrolment": str(Address(settings.advertise, enrolment_port)),
             "fingerprint": fingerprint,
         }
         listed = routes(registry, hub, runs, authority, own, about, revocations, write)
@@ -198,13 +205,13 @@ def _doing(hub: Hub, registry: Registry) -> str:
 
 def _metrics_at(settings: ServerSettings) -> list[str]:
     at = settings.metrics
-    return [f"  metrics            http://{at.host}:{at.port}{exposition.PATH} (no login)"] if at.port else []
+    where = Address(at.host or "0.0.0.0", at.port)  # noqa: S104 (as it is set)
+    return [f"  metrics            http://{where}{exposition.PATH} (no login)"] if at.port else []
 
 
 def _only_here(settings: ServerSettings) -> list[str]:
     """A hint, where the server listens for other machines and tells them an address of this one alone."""
-    here = ("127.", "localhost", "[::1]")
-    if settings.advertise.startswith(here) and not settings.listen.host.startswith(here):
+    if is_loopback(settings.advertise) and not is_loopback(settings.listen.host):
         return [
             "  other machines     cannot reach these addresses: set 'advertise' in the config to this machine's name"
         ]

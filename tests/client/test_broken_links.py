@@ -22,7 +22,7 @@ from ynet.federation.content import Content
 from ynet.federation.identity import Identity
 from ynet.weights import Flat
 from ynet_client import link as links
-from ynet_client import session as sessions
+from ynet_client import retries
 from ynet_client.secure_part import Party
 from ynet_client.session import Fetch
 from ynet_server import hub as hubs
@@ -40,7 +40,7 @@ MB_PER_S, CUT_EVERY_S = 20, 0.5  # a fifth of it at a time: from zero each time 
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "FIRST_RETRY_S", 0.05)
+    monkeypatch.setattr(retries, "FIRST_S", 0.05)
     monkeypatch.setattr(links, "AGAIN_S", 0.02)
 
 

@@ -133,6 +133,8 @@ def test_credentials_go_nowhere_else(pacs: tuple[Pacs, DicomWeb], tmp_path: Path
         web.fetch(ONE)
     with pytest.raises(UserError, match="in the clear"):
         DicomWeb("http://pacs.example/dicom-web", {"authorization": "x"}, None)
+    for own in ("127.0.0.1", "127.0.0.2", "localhost", "[::1]"):
+        DicomWeb(f"http://{own}:1/dicom-web", {"authorization": "x"}, None)
     with pytest.raises(UserError, match="holds credentials"):
         DicomWeb("https://me:CANARY@pacs.example/dicom-web", {}, None)
     file = tmp_path / "credentials"

@@ -12,14 +12,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from loopback import Consortium, play, until
+from loopback import Consortium, door_in, play, until
 
 from trial import command
 from ynet.federation import identity, protocol
 from ynet.federation.identity import Identity
 from ynet_client import membership
 from ynet_client.doctor import STEPS, Step, examine, failure
-from ynet_client.line import proxy_for
 from ynet_client.membership import KEY, Membership
 from ynet_server import certificates, enrolment
 from ynet_server import renewal as renewals
@@ -62,7 +61,8 @@ async def diagnosed(
 def test_a_site_that_is_well_is_well_in_every_step_and_stays_connected(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         joined = await consortium.join("A")
-        async with enrolment_door(consortium) as address:
+        home = home_of(consortium, joined.session.member)
+        async with enrolment_door(consortium) as address, door_in(home):
             bad, steps = await diagnosed(consortium, joined.session.member._replace(enrolment=address))
         assert bad is None
         assert {step.result for step in steps.values()} == {"good"}, steps
@@ -215,7 +215,7 @@ def test_a_proxy_that_does_not_lead_to_the_hub(tmp_path: Path) -> None:
             bad, _ = await diagnosed(consortium, consortium.enrol("A"), environment=proxy)
             assert bad is not None
             assert (bad.step, bad.exit_code) == ("proxy", 4)
-            assert "it answers HTTP/1.1 403 Forbidden" in bad.found
+            assert f"the proxy 127.0.0.1:{port} (https_proxy) answers 403: it forbids this connection" in bad.found
             assert bad.do.endswith("export no_proxy=127.0.0.1")
             bad, _ = await diagnosed(consortium, consortium.enrol("A"), environment={**proxy, "no_proxy": "127.0.0.1"})
             assert bad is None
@@ -223,19 +223,31 @@ def test_a_proxy_that_does_not_lead_to_the_hub(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
-@pytest.mark.parametrize(
-    ("environment", "proxy"),
-    [
-        ({}, None),
-        ({"HTTPS_PROXY": "http://p:1"}, None),  # gRPC does not read it
-        ({"https_proxy": "http://p:3128"}, ("https_proxy", "p", 3128)),
-        ({"http_proxy": "p:3128", "no_proxy": "other.org, example.org"}, None),
-        ({"http_proxy": "p:3128", "no_proxy": "other.org"}, ("http_proxy", "p", 3128)),
-        ({"http_proxy": "http://u:s@p", "grpc_proxy": "g:2"}, ("grpc_proxy", "g", 2)),
-    ],
-)
-def test_the_proxy_is_the_one_that_grpc_takes(environment: dict[str, str], proxy: tuple[str, str, int] | None) -> None:
-    assert proxy_for("hub.example.org", environment) == proxy
+def test_a_dead_proxy_is_the_proxys_fault_and_not_the_hubs(tmp_path: Path) -> None:
+    async def story(consortium: Consortium) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            dead = taken.getsockname()[1]
+        environment = {"https_proxy": f"http://me:secret@127.0.0.1:{dead}"}
+        bad, steps = await diagnosed(consortium, consortium.enrol("A"), environment=environment)
+        assert bad is not None
+        assert (bad.step, bad.exit_code) == ("proxy", 4)
+        assert f"the proxy 127.0.0.1:{dead} (https_proxy) cannot be reached: nobody listens there" in bad.found
+        assert "secret" not in str(steps)
+        assert steps["server"].result == "skipped"
+
+    play(tmp_path, story)
+
+
+def test_a_proxy_of_another_kind_is_named_without_its_password(tmp_path: Path) -> None:
+    async def story(consortium: Consortium) -> None:
+        environment = {"https_proxy": "socks5://me:secret@127.0.0.1:1"}
+        bad, steps = await diagnosed(consortium, consortium.enrol("A"), environment=environment)
+        assert bad is not None
+        assert (bad.step, bad.exit_code) == ("proxy", 2)
+        assert "its URL is of the scheme socks5" in bad.found
+        assert "secret" not in str(steps)
+
+    play(tmp_path, story)
 
 
 @pytest.mark.parametrize(("minutes", "words"), [(6, "6 minutes ahead of"), (-90, "90 minutes behind")])

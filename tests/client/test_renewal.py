@@ -7,14 +7,14 @@ from pathlib import Path
 
 import grpc
 import pytest
-from loopback import Consortium, Joined, Site, play, until
+from loopback import Consortium, Joined, Site, door_in, play, until
 
 from ynet.errors import RefusedError
 from ynet.federation import content, identity, protocol
 from ynet.federation import hub_pb2 as pb
 from ynet.federation.content import Content
 from ynet.federation.sealed import Trust, read_card
-from ynet_client import membership, renewal
+from ynet_client import membership, renewal, retries
 from ynet_client import session as sessions
 from ynet_client.doctor import examine, failure
 from ynet_client.membership import FILE, KEY, NEXT_KEY, Membership
@@ -26,7 +26,7 @@ DAY = dt.timedelta(days=1)
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "FIRST_RETRY_S", 0.05)
+    monkeypatch.setattr(retries, "FIRST_S", 0.05)
     monkeypatch.setattr(sessions, "RENEWAL_EVERY_S", 0.1)
     monkeypatch.setattr(sessions, "IDLE_EVERY_S", 0.01)
 
@@ -99,7 +99,8 @@ def test_a_task_and_a_question_under_way_end_before_the_connection_is_changed(tm
         await until(lambda: joined.session._given.held())
         consortium.now += 2 * DAY
         await until(lambda: membership.load(home) != old)
-        assert failure(await asyncio.to_thread(examine, home, consortium.now, {})) is None  # with the new certificate
+        async with door_in(home):
+            assert failure(await asyncio.to_thread(examine, home, consortium.now, {})) is None  # with the new one
         await asyncio.sleep(0.3)
         consortium.hub.dismiss_ended(consortium.now)
         assert "A" in consortium.hub.connected()

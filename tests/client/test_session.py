@@ -13,7 +13,7 @@ from ynet.errors import RefusedError, UnreachableError, UserError
 from ynet.federation import content, identity, protocol
 from ynet.federation import hub_pb2 as pb
 from ynet.federation.content import Content
-from ynet_client import sealed_answering
+from ynet_client import retries, sealed_answering
 from ynet_client import session as sessions
 from ynet_client.session import Fetch
 from ynet_server import hub as hubs
@@ -23,7 +23,7 @@ from ynet_server.tasks import TaskError
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "FIRST_RETRY_S", 0.05)
+    monkeypatch.setattr(retries, "FIRST_S", 0.05)
 
 
 def test_it_says_to_whom_it_is_connected(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """The real commands of the coordinator: a server that starts, and every way in which one does not."""
 
+import datetime as dt
 import json
 import socket
 import ssl
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import yaml
 
 from trial import Trial, command
 from ynet.federation import identity, invitation
-from ynet_client import membership
+from ynet_client import doctor, membership
 
 Done = subprocess.CompletedProcess[str]
 PLAN = """
@@ -87,6 +89,44 @@ def test_an_invitation_leads_to_this_server(server: Trial) -> None:
     assert (made.address, made.fingerprint.hex()) == (status["enrolment"], status["fingerprint"])
     alone = server.server_command("invite", "A").stdout  # what a script takes: one word
     assert invitation.parse(alone.strip()).address == made.address
+
+
+@pytest.mark.parametrize(
+    ("host", "advertise", "said"),
+    [("::1", "::1", "[::1]"), ("[::1]", "[::1]", "[::1]"), ("::", "127.0.0.1", "127.0.0.1")],
+)
+def test_every_listener_listens_on_ipv6(tmp_path: Path, host: str, advertise: str, said: str) -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as free:
+        port = free.getsockname()[1]
+    listen = {"host": host, "hub_port": 0, "enrolment_port": 0}
+    values = {"advertise": advertise, "listen": listen, "metrics": {"host": host, "port": port}}
+    values["status"] = {"enabled": True, "host": host, "port": 0}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
+    with Trial(tmp_path / "trial", {}) as running:
+        home = running.server_home
+        running.start_server(["-m", "ynet_server", "start", "--home", home, "--config", tmp_path / "config.yaml"])
+        status, log = running.server_call("GET", "/status"), running.log("server")
+        assert {status["hub"].rpartition(":")[0], status["enrolment"].rpartition(":")[0]} == {said}
+        assert "status page        https://[::1]:" in log
+        assert f"http://[{host.strip('[]')}]:{port}/metrics" in log
+        with urllib.request.urlopen(f"http://[::1]:{port}/metrics", timeout=10) as metrics:
+            assert b"ynet_server" in metrics.read()
+        with socket.create_connection(("::1", int(status["hub"].rpartition(":")[2])), 10):
+            pass
+        made = json.loads(running.server_command("invite", "A", "--json").stdout)["invitation"]
+        (tmp_path / "site").mkdir(mode=0o700)
+        member = membership.enrol(tmp_path / "site", "A", made)
+        assert member.hub == status["hub"]
+        assert doctor.failure(doctor.examine(tmp_path / "site", dt.datetime.now(dt.UTC), {})) is None
+        remembered = yaml.safe_load((home / "server.yaml").read_text())
+        assert (remembered["listen"]["host"], remembered["advertise"]) == (host.strip("[]"), advertise.strip("[]"))
+
+
+def test_advertised_address_with_a_port_is_refused(tmp_path: Path) -> None:
+    for advertise in ("[::1]:8443", "hub.example:8443"):
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump({"advertise": advertise}))
+        done = run(tmp_path / "home", "start", "--config", tmp_path / "config.yaml")
+        assert_refused(done, 2, "'advertise'", "a port does not belong here")
 
 
 def test_a_site_that_never_enrolled_cannot_be_revoked(server: Trial) -> None:

@@ -80,8 +80,9 @@ def test_what_has_not_changed_is_told_in_a_few_bytes_and_a_round_changes_it(tmp_
     async def story(shown: Scene, http: httpx.AsyncClient) -> None:
         await signed_in(http)
         first = await _settled(http)
-        same = await http.get("/state", headers={"if-none-match": first.headers["etag"]})
-        assert (same.status_code, same.content) == (304, b"")
+        for tag in (first.headers["etag"], f"W/{first.headers['etag']}"):  # as a proxy that compresses makes it
+            same = await http.get("/state", headers={"if-none-match": tag})
+            assert (same.status_code, same.content) == (304, b"")
         shown.next_round(18)
         end = time.monotonic() + 10
         while (now := await http.get("/state", headers={"if-none-match": first.headers["etag"]})).status_code == 304:

@@ -89,11 +89,13 @@ def test_the_compose_files_services_invite_and_join_and_a_site_is_left_to_system
         assert site.wait(20) == 0
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
     left = command("ynet_client", "join", "--site", "C", "--service", home=tmp_path / "home")
     assert left.returncode == 0, left.stderr
     unit = tmp_path / "config/systemd/user/ynet-client-C.service"
     assert left.stdout.splitlines()[0] == f"{unit} is written"
     assert "to run: systemctl --user enable --now ynet-client-C.service" in left.stdout
+    assert "the service does not see https_proxy of this shell: set proxy.url" in left.stdout
     assert f"join --site=C --home={tmp_path / 'home'}" in unit.read_text()
 
 

@@ -17,39 +17,45 @@ BUSY: Refusal
 UNREADABLE: Refusal
 
 class FromSite(_message.Message):
-    __slots__ = ("hello", "failure", "answer", "card", "leave", "pinned")
+    __slots__ = ("hello", "failure", "answer", "card", "leave", "pinned", "here")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     CARD_FIELD_NUMBER: _ClassVar[int]
     LEAVE_FIELD_NUMBER: _ClassVar[int]
     PINNED_FIELD_NUMBER: _ClassVar[int]
+    HERE_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     failure: TaskFailure
     answer: Answer
     card: bytes
     leave: Leave
     pinned: Pinned
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., failure: _Optional[_Union[TaskFailure, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ..., card: _Optional[bytes] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., pinned: _Optional[_Union[Pinned, _Mapping]] = ...) -> None: ...
+    here: Here
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., failure: _Optional[_Union[TaskFailure, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ..., card: _Optional[bytes] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., pinned: _Optional[_Union[Pinned, _Mapping]] = ..., here: _Optional[_Union[Here, _Mapping]] = ...) -> None: ...
 
 class ToSite(_message.Message):
-    __slots__ = ("welcome", "task", "cancel", "query", "model", "authorities")
+    __slots__ = ("welcome", "task", "cancel", "query", "model", "authorities", "are_you_there", "copy")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     CANCEL_FIELD_NUMBER: _ClassVar[int]
     QUERY_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     AUTHORITIES_FIELD_NUMBER: _ClassVar[int]
+    ARE_YOU_THERE_FIELD_NUMBER: _ClassVar[int]
+    COPY_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     task: Task
     cancel: Cancel
     query: Query
     model: Model
     authorities: Authorities
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., task: _Optional[_Union[Task, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., query: _Optional[_Union[Query, _Mapping]] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., authorities: _Optional[_Union[Authorities, _Mapping]] = ...) -> None: ...
+    are_you_there: AreYouThere
+    copy: Copy
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., task: _Optional[_Union[Task, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., query: _Optional[_Union[Query, _Mapping]] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., authorities: _Optional[_Union[Authorities, _Mapping]] = ..., are_you_there: _Optional[_Union[AreYouThere, _Mapping]] = ..., copy: _Optional[_Union[Copy, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("protocol", "version", "cases", "card", "keeps_tasks", "tasks", "oldest", "authorities")
+    __slots__ = ("protocol", "version", "cases", "card", "keeps_tasks", "tasks", "oldest", "authorities", "instance")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CASES_FIELD_NUMBER: _ClassVar[int]
@@ -58,6 +64,7 @@ class Hello(_message.Message):
     TASKS_FIELD_NUMBER: _ClassVar[int]
     OLDEST_FIELD_NUMBER: _ClassVar[int]
     AUTHORITIES_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     version: str
     cases: int
@@ -66,7 +73,20 @@ class Hello(_message.Message):
     tasks: _containers.RepeatedScalarFieldContainer[str]
     oldest: int
     authorities: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., cases: _Optional[int] = ..., card: _Optional[bytes] = ..., keeps_tasks: bool = ..., tasks: _Optional[_Iterable[str]] = ..., oldest: _Optional[int] = ..., authorities: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    instance: bytes
+    def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., cases: _Optional[int] = ..., card: _Optional[bytes] = ..., keeps_tasks: bool = ..., tasks: _Optional[_Iterable[str]] = ..., oldest: _Optional[int] = ..., authorities: _Optional[_Iterable[bytes]] = ..., instance: _Optional[bytes] = ...) -> None: ...
+
+class AreYouThere(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Here(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Copy(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class Leave(_message.Message):
     __slots__ = ()
@@ -372,15 +392,17 @@ class ProbeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ProbeReply(_message.Message):
-    __slots__ = ("protocol", "version", "time", "site", "oldest")
+    __slots__ = ("protocol", "version", "time", "site", "oldest", "connected")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TIME_FIELD_NUMBER: _ClassVar[int]
     SITE_FIELD_NUMBER: _ClassVar[int]
     OLDEST_FIELD_NUMBER: _ClassVar[int]
+    CONNECTED_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     version: str
     time: float
     site: str
     oldest: int
-    def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., time: _Optional[float] = ..., site: _Optional[str] = ..., oldest: _Optional[int] = ...) -> None: ...
+    connected: bool
+    def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., time: _Optional[float] = ..., site: _Optional[str] = ..., oldest: _Optional[int] = ..., connected: bool = ...) -> None: ...

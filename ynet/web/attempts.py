@@ -1,7 +1,8 @@
 """How often a password may be tried: for one account from one address, from one address, and for one account."""
 
-import ipaddress
 from collections import OrderedDict, deque
+
+from ynet.address import neighbourhood
 
 WITHIN_S = 900.0
 MOST_OF_PAIR, MOST_OF_ADDRESS, MOST_OF_ACCOUNT = 8, 40, 100
@@ -50,12 +51,3 @@ class Attempts:
 def _limits(account: str, address: str) -> dict[tuple[str, str], int]:
     place = neighbourhood(address)
     return {(account, place): MOST_OF_PAIR, ("", place): MOST_OF_ADDRESS, (account, ""): MOST_OF_ACCOUNT}
-
-
-def neighbourhood(address: str) -> str:
-    """An IPv4 address; of an IPv6 address the /64 that one customer has whole."""
-    try:
-        read = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    return str(ipaddress.ip_network((read, 64), strict=False)) if read.version == 6 else str(read)

@@ -27,6 +27,7 @@ class Presented(NamedTuple):
     context: ssl.SSLContext
     fingerprint: str  # SHA-256 of the certificate, hexadecimal
     is_own: bool  # made here: browsers do not know it
+    names: tuple[str, ...]  # that it is for
 
 
 def present(home: Path, certificate: str, key: str, host: str, now: dt.datetime) -> Presented:
@@ -49,7 +50,7 @@ def present(home: Path, certificate: str, key: str, host: str, now: dt.datetime)
     except (OSError, ValueError) as error:  # SSLError is an OSError
         why = f"{path.name}: {getattr(error, 'reason', None) or getattr(error, 'strerror', None) or 'not PEM'}"
         raise _unfit(why, "name a PEM certificate chain and its unencrypted key") from None
-    return Presented(context, read.fingerprint(hashes.SHA256()).hex(), not certificate)
+    return Presented(context, read.fingerprint(hashes.SHA256()).hex(), not certificate, _named_in(read))
 
 
 def address(host: str, port: int) -> str:
@@ -64,6 +65,14 @@ def address(host: str, port: int) -> str:
     if read.is_unspecified:
         read = ipaddress.ip_address("::1" if read.version == 6 else "127.0.0.1")
     return f"https://[{read}]:{port}/" if read.version == 6 else f"https://{read}:{port}/"
+
+
+def _named_in(certificate: x509.Certificate) -> tuple[str, ...]:
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        return tuple(found.get_values_for_type(x509.DNSName))
+    except (x509.ExtensionNotFound, ValueError):
+        return ()
 
 
 def _unfit(why: str, do: str) -> UserError:

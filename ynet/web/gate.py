@@ -1,10 +1,13 @@
-"""What every answer carries, and what no request may lack: security headers, and the same origin for what changes."""
+"""What every answer carries, and what no request may lack: security headers, our own name, the origin of changes."""
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ynet.web.outside import Outside
+
 SAFE = ("GET", "HEAD")
+SETTING = "outer_name"
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self';"
     " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -24,8 +27,8 @@ HEADERS = {
 class Gate:
     """Around an app: its answers with HEADERS (what an answer says itself goes before), strangers' requests refused."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, outside: Outside) -> None:
+        self._app, self._outside = app, outside
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -40,17 +43,24 @@ class Gate:
                     headers.setdefault(name, value)
             await send(message)
 
-        if scope["method"] in SAFE or is_same_origin(Headers(scope=scope)):
+        headers = Headers(scope=scope)
+        if not self._outside.is_own(headers.get("host", "")):
+            do = f"use the address that ynet tells; behind a reverse proxy its name goes into the setting {SETTING}"
+            await _refused(421, "it names another host", do)(scope, receive, sending)
+        elif scope["method"] in SAFE or is_same_origin(headers, self._outside):
             await self._app(scope, receive, sending)
         else:
-            body = {"what": "the request was refused", "why": "it comes from another page", "do": "load the page anew"}
-            await JSONResponse({"error": body}, 403)(scope, receive, sending)
+            await _refused(403, "it comes from another page", "load the page anew")(scope, receive, sending)
 
 
-def is_same_origin(headers: Headers) -> bool:
+def is_same_origin(headers: Headers, outside: Outside) -> bool:
     """Whether a request comes from a page of this very origin: browsers say so with every POST."""
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     if site is None and origin is None:
         return False
-    is_own = origin is None or origin.lower() == f"https://{headers.get('host', '').lower()}"
+    is_own = origin is None or outside.is_own_origin(origin, headers.get("host", ""))
     return is_own and site in (None, "same-origin")
+
+
+def _refused(status: int, why: str, do: str) -> JSONResponse:
+    return JSONResponse({"error": {"what": "the request was refused", "why": why, "do": do}}, status)

@@ -16,9 +16,10 @@ from starlette.requests import Request
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from ynet import address as addresses
+from ynet.address import neighbourhood
 from ynet.control import quiet_config
 from ynet.web.accepting import accept
-from ynet.web.attempts import neighbourhood
 from ynet.web.room import Guest, Room
 
 CONNECTION_S = 20.0
@@ -70,8 +71,7 @@ class HttpsDoor:
     async def begin(self) -> int:
         """Listen; the port. Raises OSError when it cannot."""
         self._config.load()
-        family = socket.AF_INET6 if ":" in self._config.host else socket.AF_INET
-        self._listening = socket.create_server((self._config.host, self._config.port), family=family)
+        self._listening = addresses.listen(self._config.host, self._config.port)
         self._listening.setblocking(False)
         self._accepting = asyncio.create_task(accept(self._listening, self._serve, self._tasks))
         return int(self._listening.getsockname()[1])

@@ -24,6 +24,7 @@ from ynet.web.assets_folder import Assets
 from ynet.web.attempts import Attempts
 from ynet.web.gate import SAFE, Gate
 from ynet.web.https_door import signed_in
+from ynet.web.outside import Outside
 from ynet.web.sessions import IDLE_S, LONGEST_S, Sessions, Visitor, elapsed
 
 log = logging.getLogger("ynet.web")
@@ -47,6 +48,7 @@ class Web:
         clock: Callable[[], float] = elapsed,
         idle_s: float = IDLE_S,
         longest_s: float = LONGEST_S,
+        outside: Outside = Outside(),  # noqa: B008 (it is frozen)
     ) -> None:
         """`cookie`: a word for the cookie's name, which all ports of a host share: another app there has another.
 
@@ -55,7 +57,7 @@ class Web:
         self.accounts, self._attempts, self._clock = Accounts(home), Attempts(), clock
         self._sessions = Sessions(self.accounts, idle_s, longest_s)
         self._cookie = "__Host-ynet-" + "".join(char if char.isascii() and char.isalnum() else "-" for char in cookie)
-        self._title = title
+        self._title, self._outside = title, outside
         self.assets = Assets([HERE / "assets", folder / "assets"])
         self._templates = Environment(
             loader=FileSystemLoader([folder / "templates", HERE / "templates"]),
@@ -84,7 +86,9 @@ class Web:
             405: self._gone,
             500: self._fault,
         }
-        return Starlette(routes=[*own, *inner], exception_handlers=handlers, middleware=[Middleware(Gate)])
+        return Starlette(
+            routes=[*own, *inner], exception_handlers=handlers, middleware=[Middleware(Gate, self._outside)]
+        )
 
     def page(self, request: Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:
         """A page from a template."""
@@ -128,7 +132,8 @@ class Web:
             return self._sign_in(request, _next(request, ""), "The form is too large.", 413)
         name, password, there = form.get("name", "").strip().lower(), form.get("password", ""), form.get("next", "")
         there = _next(request, there)
-        address, now = request.client.host if request.client else "", self._clock()
+        peer, now = request.client.host if request.client else "", self._clock()
+        address = self._outside.asker(peer, request.headers.getlist("x-forwarded-for"))
         wait_s = self._attempts.begin(name[:64], address, now)
         if wait_s > 0:
             log.warning("a sign-in from %s must wait: too many failed", address)

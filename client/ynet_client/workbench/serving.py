@@ -12,7 +12,8 @@ from starlette.routing import Route
 
 from ynet.errors import UserError
 from ynet.web import certificate
-from ynet.web.https_door import HttpsDoor
+from ynet.web.https_door import MAX_CONNECTIONS, HttpsDoor
+from ynet.web.outside import Outside, names_of_machine
 from ynet.web.web import Web
 from ynet_client.duties import Duties
 from ynet_client.session import Session
@@ -52,13 +53,16 @@ async def serving(
         return
     presented = certificate.present(home, settings.certificate, settings.key, settings.host, dt.datetime.now(dt.UTC))
     with contextlib.closing(History(home)) as history:
-        web, looks = Web(home, f"site-{site}", f"ynet · site {site}", Path(__file__).parent), Looks()
+        names = (*presented.names, settings.host, *names_of_machine(settings.host))
+        outside = Outside(settings.outer_name, settings.trusted_proxies, names)
+        web = Web(home, f"site-{site}", f"ynet · site {site}", Path(__file__).parent, outside=outside)
+        looks = Looks()
         duties.forgetting += [history.forget, looks.forget]
         history.tidy(web.accounts.all())
         bench = Bench(site, duties, session, spool, web, history, OwnCases(), looks, asyncio.Semaphore(MAX_AT_A_TIME))
-        door = HttpsDoor(
-            web.application(routes(bench)), presented.context, settings.host, settings.port, LIFE_S, MOST_OF_ONE
-        )
+        most = MAX_CONNECTIONS if settings.trusted_proxies else MOST_OF_ONE
+        app = web.application(routes(bench))
+        door = HttpsDoor(app, presented.context, settings.host, settings.port, LIFE_S, most)
         address = certificate.address(settings.host, await _begin(door, settings))
         told.update(
             enabled=True,
@@ -67,6 +71,8 @@ async def serving(
             own_certificate=presented.is_own,
         )
         say(f"workbench: {address}")
+        if settings.outer_name:
+            say(f"behind a reverse proxy: https://{settings.outer_name}/")
         if presented.is_own:
             say(f"its certificate was made here, SHA-256 {presented.fingerprint}")
         if not web.accounts.all():

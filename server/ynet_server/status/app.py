@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ynet.web.outside import Outside
 from ynet.web.sessions import LONGEST_S
 from ynet.web.web import Web
 
@@ -38,12 +39,12 @@ class Kept:
         return self._data, self._tag
 
 
-def application(home: Path, look: Callable[[], dict[str, Any]]) -> Starlette:
+def application(home: Path, look: Callable[[], dict[str, Any]], outside: Outside) -> Starlette:
     """GET /: the page. GET /state: what it shows; 304 where `if-none-match` has its tag.
 
     An open page may be left on a wall: a session lasts as long without use as it may last at all.
     """
-    web = Web(home, "status", TITLE, Path(__file__).parent, idle_s=LONGEST_S)
+    web = Web(home, "status", TITLE, Path(__file__).parent, idle_s=LONGEST_S, outside=outside)
     kept = Kept(look)
 
     async def page(request: Request) -> Response:
@@ -55,7 +56,7 @@ def application(home: Path, look: Callable[[], dict[str, Any]]) -> Starlette:
     async def state(request: Request) -> Response:
         data, tag = kept.now()
         headers = {"etag": tag, "cache-control": "no-cache"}
-        if request.headers.get("if-none-match") == tag:
+        if request.headers.get("if-none-match", "").removeprefix("W/") == tag:  # a proxy that compresses weakens it
             return Response(status_code=304, headers=headers)
         return Response(data, media_type="application/json", headers=headers)
 

@@ -16,7 +16,15 @@ from ynet_server import audit
 TAIL_BYTES = 256 << 10
 """Of the log's end, in which the newest refusals are looked for."""
 MOST_SHOWN = 50
-REFUSALS = ("update-refused", "site-failed", "enrolment-refused", "audit-refused", "too-many", "revoked")
+REFUSALS = (
+    "update-refused",
+    "site-failed",
+    "enrolment-refused",
+    "audit-refused",
+    "copy-refused",
+    "too-many",
+    "revoked",
+)
 VERIFY_EVERY_S = 600.0
 Authorities = Callable[[], tuple[bytes, Sequence[Past]]]
 """The certificates of those in force, PEM, and those that were."""

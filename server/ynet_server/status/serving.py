@@ -10,7 +10,8 @@ from typing import Any
 from ynet.errors import UserError
 from ynet.web import certificate
 from ynet.web.accounts import Accounts
-from ynet.web.https_door import HttpsDoor
+from ynet.web.https_door import MAX_CONNECTIONS, HttpsDoor
+from ynet.web.outside import Outside, names_of_machine
 from ynet_server.settings import StatusSettings
 from ynet_server.status.app import application
 
@@ -30,7 +31,10 @@ async def serving(
         yield []
         return
     shown = certificate.present(home, settings.certificate, settings.key, settings.host, now)
-    door = HttpsDoor(application(home, look), shown.context, settings.host, settings.port, LIFE_S, MAX_OF_ONE)
+    names = (*shown.names, settings.host, *names_of_machine(settings.host))
+    outside = Outside(settings.outer_name, settings.trusted_proxies, names)
+    most = MAX_CONNECTIONS if settings.trusted_proxies else MAX_OF_ONE
+    door = HttpsDoor(application(home, look, outside), shown.context, settings.host, settings.port, LIFE_S, most)
     try:
         port = await door.begin()
     except OSError as error:
@@ -46,6 +50,8 @@ async def serving(
 
 def _said(home: Path, settings: StatusSettings, port: int, shown: certificate.Presented) -> list[str]:
     lines = [f"  status page        {certificate.address(settings.host, port)}"]
+    if settings.outer_name:
+        lines.append(f"  behind a proxy     https://{settings.outer_name}/")
     if shown.is_own:
         lines.append(f"  its certificate    SHA-256 {shown.fingerprint} (made here: compare it in the browser)")
     if not Accounts(home).all():

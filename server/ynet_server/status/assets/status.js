@@ -206,7 +206,7 @@ function todoList(found) {
 
 // --- the side
 
-const ACTS = { "update-refused": ["bad", "update refused"], "site-failed": ["warn", "no result"], "enrolment-refused": ["warn", "enrolment refused"], "audit-refused": ["bad", "audit log refused"], revoked: ["bad", "revoked"] };
+const ACTS = { "update-refused": ["bad", "update refused"], "site-failed": ["warn", "no result"], "enrolment-refused": ["warn", "enrolment refused"], "audit-refused": ["bad", "audit log refused"], "copy-refused": ["warn", "a copy was refused"], revoked: ["bad", "revoked"] };
 function refusalList(refusals) {
   if (!refusals.length) return h("p", { class: "empty" }, "Nothing was refused, and no site has failed.");
   return h("ul", { class: "items" }, refusals.map((one) => {
