@@ -190,5 +190,9 @@ def rehearse(model: ActiveModel, device: torch.device) -> None:
 
 
 def _gallery_case(manifest: Manifest, case: Case) -> GalleryCase:
-    digest = images.digest(manifest.path_of(case.image))
+    try:
+        digest = images.digest(manifest.path_of(case.image))
+    except OSError as error:
+        what = f"row {case.row} of the manifest cannot be used"
+        raise UserError(what, f"its image cannot be read: {error.strerror}", "check the file and its rights") from None
     return GalleryCase(case.image, digest, case.label, case.patient, case.split, case.attributes)

@@ -7,7 +7,7 @@ import importlib
 import logging
 import re
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
@@ -32,6 +32,7 @@ from ynet_client.display import Display
 from ynet_client.gallery import Verified
 from ynet_client.metrics import Counts
 from ynet_client.offered import Offers, WaitsError
+from ynet_client.patience import Patience
 from ynet_client.session import Fetch
 from ynet_client.settings import ClientSettings
 
@@ -45,6 +46,8 @@ T = TypeVar("T")
 MODEL_ID = re.compile(r"[0-9a-f]{64}")
 VERBS = {TRAIN: "trained", EVALUATE: "evaluated", MASK: "masked the update"}
 STOPS_WITHIN_S = 2.0
+ADOPTED_WITHIN_S = 3_600.0
+"""How long the taking up of a model is tried again while its file or the site's data cannot be had."""
 WORD_EVERY_S = 0.5
 """How often it is looked whether the admin has said yes to a model."""
 SHOWN = ("loss", "seconds", "pieces", "macro_map10", "dice", "balanced_accuracy")
@@ -177,30 +180,34 @@ class Duties:
             raise RefusedError("a model was refused", "the server names too many", "tell the coordinator")
         self._put_aside(archive)
         self._adopting = model.id
-        try:
-            path = archive.file_of(model.id)
-            if not path.exists():
-                partial = path.with_suffix(".partial")
-                try:
-                    await fetch(model.weights, partial)
-                except RefusedError:
-                    partial.unlink(missing_ok=True)
-                    raise
-                partial.replace(path)
+        path = archive.file_of(model.id)
+
+        async def take_up() -> None:
+            if self._adopting != model.id:
+                return  # while this one could not be taken up, another has come
+            await _fetch(model, path, fetch)
             self._display.say(f"model {model.id[:16]} has arrived; encoding the archive")
             await self._work(lambda tools: self._adopt(tools, model.id, path))
+
+        try:
+            await Patience(self._display.say).keep(take_up, ADOPTED_WITHIN_S)
         except WaitsError:
             # Not in the session's own tasks: a word may be long in coming, and nothing need wait for it.
             self._awaited = asyncio.create_task(self._adopt_when_accepted(model.id, path), name=model.id)
             raise
         finally:
-            self._adopting = None
+            if self._adopting == model.id:
+                self._adopting = None
 
     async def _adopt_when_accepted(self, model_id: str, path: Path) -> None:
         while self.offers.word_of(model_id) is None:
             await asyncio.sleep(WORD_EVERY_S)
+
+        def adopted() -> Awaitable[None]:
+            return self._work(lambda tools: self._adopt(tools, model_id, path))
+
         try:
-            await self._work(lambda tools: self._adopt(tools, model_id, path))
+            await Patience(self._display.say).keep(adopted, ADOPTED_WITHIN_S)
         except UserError as error:
             self._display.say(str(error))
         except Exception:
@@ -372,6 +379,19 @@ class Duties:
         if AWAITED not in reply.configs.get(CONFIG, {}) and kind in VERBS:
             self._display.say(f"{VERBS[kind]}, round {number}: {_numbers(reply)}")
         return reply
+
+
+async def _fetch(model: pb.Model, path: Path, fetch: Fetch) -> None:
+    """See that a model's file is there. Raises UserError, grpc.aio.AioRpcError."""
+    if path.exists():
+        return
+    partial = path.with_suffix(".partial")
+    try:
+        await fetch(model.weights, partial)
+    except RefusedError:
+        partial.unlink(missing_ok=True)
+        raise
+    partial.replace(path)
 
 
 def _forget(archive: "Archive", intent: forgetting.Intent, now: dt.datetime) -> None:
