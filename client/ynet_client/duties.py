@@ -120,6 +120,10 @@ class Duties:
         """The number of training cases when the site joined."""
         return self._cases
 
+    async def ready(self) -> None:
+        """Back when the equipment is there. Raises what kept it from that."""
+        await asyncio.wrap_future(self._equipment)
+
     def archive_if_ready(self) -> "Archive | None":
         """The archive, once it is open."""
         is_ready = self._equipment.done() and not self._equipment.exception()
@@ -403,10 +407,12 @@ def _is_of(intent: forgetting.Intent, pseudonyms: Sequence[str]) -> bool:
     return not set(intent.pseudonyms).isdisjoint(pseudonyms)
 
 
-def _listed(path: Path, names: Collection[str]) -> list[str]:
+def _listed(path: Path | None, names: Collection[str]) -> list[str]:
     """The images of a patient, by all names, in the manifest: an import may have made some that are not indexed yet."""
+    if path is None:
+        return []
     try:
-        return [case.image for case in manifest.read(path).cases if case.patient in names]
+        return [case.image for case in manifest.read(path, is_labelled=False).cases if case.patient in names]
     except UserError:  # what the gallery holds is forgotten all the same
         return []
 

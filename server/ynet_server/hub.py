@@ -35,6 +35,8 @@ MAX_QUESTION_BYTES = 32 << 20
 MAX_NAMED, MOST_PINNED = 1024, 8
 """What one site may have under way at a time, the sites one query may name, the authorities one site has pinned."""
 
+NO_ASKERS = "this consortium takes no site that only asks, and this one has no training cases"
+
 Context = grpc.aio.ServicerContext
 
 
@@ -63,8 +65,17 @@ class Hub:
     """The service's methods and the server's own side of them. Lives in one event loop."""
 
     def __init__(
-        self, registry: Registry, federation: str, spool: Path, max_model_bytes: int, audit: Write = nowhere
+        self,
+        registry: Registry,
+        federation: str,
+        spool: Path,
+        max_model_bytes: int,
+        audit: Write = nowhere,
+        *,
+        takes_askers: bool = True,
     ) -> None:
+        """`takes_askers`: whether sites are let in that have no training cases, and so only ask."""
+        self._takes_askers = takes_askers
         self._registry, self._federation, self._spool = registry, federation, spool
         self._max_model_bytes, self._audit = max_model_bytes, audit
         self._connections: dict[str, _Connection] = {}
@@ -83,8 +94,12 @@ class Hub:
         return {name: self._last[name] for name in sorted(self._connections)}
 
     def present(self) -> dict[str, SiteState]:
-        """The sites that may be given a task: those that are connected, and those that may come back in a moment."""
-        return {name: self._last[name] for name in sorted({*self._connections, *self._tasks.expected()})}
+        """The sites that may be given a task: those that are connected, and those that may come back in a moment.
+
+        One that has no training cases only asks, and is none of them.
+        """
+        there = sorted({*self._connections, *self._tasks.expected()})
+        return {name: self._last[name] for name in there if self._last[name].cases}
 
     def tasks_under_way(self) -> list[str]:
         """The kinds of the tasks that sites have and have not answered."""
@@ -247,6 +262,8 @@ class Hub:
         if spoken is None:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, _no_common_version(hello))
             raise AssertionError
+        if not hello.cases and not self._takes_askers:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, NO_ASKERS)
         if self._authorities is not None and self._authorities.moves and not hello.authorities:
             why = "the consortium's authority is being replaced, and this site's ynet cannot follow: update the site"
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, why)
