@@ -1,7 +1,6 @@
 """A site whose data are away for a while during a run, needed for the quorum or not."""
 
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,6 +37,7 @@ class Data:
         if number == 1 and self._back is None:
             self._file.parent.rename(self._file.parent.with_name("away"))
             self._back = threading.Timer(self._away_for_s, self.come_back)
+            self._back.daemon = True
             self._back.start()
         try:
             self._file.read_bytes()
@@ -67,33 +67,32 @@ def test_a_run_waits_for_a_site_whose_share_is_away_and_has_its_update(tmp_path:
 
 def test_a_share_that_is_away_for_longer_than_a_round_ends_no_run_that_needs_its_site(tmp_path: Path) -> None:
     apps, cases = honest()
-    folder = RunFolder(tmp_path / "run").create(plan(minimum=3, quorum=3, deadline_s=1.0))
+    folder = RunFolder(tmp_path / "run").create(plan(minimum=3, quorum=3, deadline_s=2.0))
 
     async def story(consortium: Consortium) -> None:
-        for name, app in {**apps, "A": tiny_app(Data(tmp_path, 4.0).train, 30)}.items():
+        for name, app in {**apps, "A": tiny_app(Data(tmp_path, 6.0).train, 30)}.items():
             await consortium.join(name, runs(app, cases[name]))
         await federate(consortium, folder)
 
     play(tmp_path, story)
     np.testing.assert_allclose(model(folder), by_hand(2), rtol=1e-5)
-    held = [event["time"] for event in events(folder, "under_quorum")]
-    assert len(held) > server_app.REFUSED_AT_MOST
-    assert held[-1] - held[-2] > held[2] - held[1]  # longer each time
+    assert server_app.REFUSED_AT_MOST < len(events(folder, "under_quorum")) < 20  # spaced: 0.05 s each would be 80
     reasons = {event["reason"] for event in events(folder, "site_failed")}
-    assert reasons == {"the site cannot reach its data, or its disk is full, at the moment"}
+    assert "the site cannot reach its data, or its disk is full, at the moment" in reasons
 
 
 def test_a_site_whose_data_stay_away_holds_up_one_round_and_no_more(tmp_path: Path) -> None:
     apps, cases = honest()
-    folder = RunFolder(tmp_path / "run").create(plan(rounds=4, minimum=3, deadline_s=2.0))
+    folder = RunFolder(tmp_path / "run").create(plan(rounds=4, minimum=3, deadline_s=5.0))
 
     async def story(consortium: Consortium) -> None:
         for name, app in {**apps, "A": tiny_app(Data(tmp_path, 60.0).train, 30)}.items():
             await consortium.join(name, runs(app, cases[name]))
-        begun = time.monotonic()
         await federate(consortium, folder)
-        assert time.monotonic() - begun < 5
 
     play(tmp_path, story)
     np.testing.assert_allclose(model(folder), by_hand(4, "BC"), rtol=1e-5)
     assert {event["site"] for event in events(folder, "site_failed")} == {"A"}
+    first, *others = [event["seconds"] for event in events(folder, "round")]
+    assert first > 4.4
+    assert max(others) < 4.4
