@@ -30,6 +30,7 @@ PACKAGES = {
     "mount": "mount",
     "prometheus": "prometheus",
     "promtool": "prometheus",
+    "setpriv": "util-linux",
     "sh": "dash",
     "storescu": "dcmtk",
     "systemd-analyze": "systemd",

@@ -59,7 +59,7 @@ def test_every_command_in_the_documentation_exists_with_its_flags(program: str, 
     while isinstance(command, click.Group) and words:
         assert words[0] in command.commands, f"{program} has no command {words[0]!r}"
         command = command.commands[words.pop(0)]
-    known = {flag for parameter in command.params for flag in parameter.opts}
+    known = {flag for one in command.params for flag in (*one.opts, *one.secondary_opts)}
     for word in words:
         if word.startswith("-") and word != "-":  # the value that means stdin
             assert word.split("=")[0] in known, f"{program}: {word}"

@@ -42,3 +42,7 @@ class UnreachableError(UserError):
     """The other side could not be reached; exit code 4."""
 
     exit_code: ClassVar[int] = EXIT_UNREACHABLE
+
+
+class PassingError(UserError):
+    """What may succeed when it is tried again, without anybody's help: a disk that is full, a share that is away."""

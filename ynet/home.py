@@ -1,7 +1,10 @@
 """The folder in which a server or a site keeps what it must not lose: keys, settings, databases, models."""
 
+import contextlib
 import fcntl
+import getpass
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -11,14 +14,46 @@ from ynet import private_files
 from ynet.errors import UserError
 
 LOCK = "lock"
+_HOMELESS = ("home directory", "getpwuid")
 RESTORING = "restoring.partial"
 """A folder within a home: what is being restored, and not yet whole."""
 
 
 def default_home(part: str) -> Path:
-    """`YNET_HOME` when it is set, else the folder `part` in the user's data directory."""
+    """`YNET_HOME` when it is set, else the folder `part` in the user's data directory. Raises UserError."""
     chosen = os.environ.get("YNET_HOME")
-    return Path(chosen) if chosen else user_data_path("ynet", appauthor=False) / part
+    if chosen:
+        return Path(chosen)
+    with needs_a_home():
+        return user_data_path("ynet", appauthor=False) / part
+
+
+@contextlib.contextmanager
+def needs_a_home() -> Iterator[None]:
+    """Raise UserError where what is done inside finds no home directory of this user, as in many containers."""
+    try:
+        yield
+    except (RuntimeError, KeyError) as error:
+        if (found := homeless(error)) is None:
+            raise
+        raise found from None
+
+
+def homeless(error: Exception) -> UserError | None:
+    """What pathlib, platformdirs or getpwuid says of a user without a home directory, in three lines; else None."""
+    if isinstance(error, RuntimeError | KeyError) and any(part in str(error).lower() for part in _HOMELESS):
+        why = f"HOME is not set, and the system knows no user of the number {os.getuid()}"
+        do = "export HOME=DIR, a folder that this user may write to; ynet's own folder alone: --home, or YNET_HOME"
+        return UserError("this user has no home directory", why, do)
+    return None
+
+
+def user_name() -> str:
+    """The user of this process, for the audit log: the login name, or the number of one without a name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
 
 
 def home_source(given: Path | None) -> str:

@@ -1,5 +1,6 @@
 """Where each value of a server's or a site's settings came from: in a remembered file it stands behind the value."""
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -84,7 +85,9 @@ def listed(settings: Any, read_from: Source) -> list[Value]:
 
 def _found(name: str) -> Path | None:
     """A settings file that nobody named: the user's own, else the machine's."""
-    places = (user_config_path("ynet", appauthor=False) / name, SYSTEM / name)
+    places = [SYSTEM / name]
+    with contextlib.suppress(RuntimeError):  # a user without a home directory
+        places.insert(0, user_config_path("ynet", appauthor=False) / name)
     return next((place for place in places if place.exists()), None)
 
 

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from ynet import disk_faults, private_files
 from ynet.errors import EXIT_OUR_FAULT, UserError
+from ynet.home import homeless
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -28,6 +29,8 @@ LOG_BYTES, LOGS_KEPT = 10 << 20, 3
 def run(app: typer.Typer) -> None:
     """Run a command line: 0 done, 1 our fault, 2 yours, 3 refused, 4 unreachable. What it writes is private."""
     private_files.as_default()
+    if os.environ.get("HOME") == "":
+        del os.environ["HOME"]  # else ~ is the root of the file system
     try:
         app()
     except UserError as error:
@@ -39,7 +42,7 @@ def run(app: typer.Typer) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:  # noqa: BLE001 (the last resort of a process)
-        if (fault := disk_faults.in_words(error)) is not None:
+        if (fault := disk_faults.in_words(error) or homeless(error)) is not None:
             print(fault, file=sys.stderr)  # noqa: T201
             sys.exit(fault.exit_code)
         if logging.getLogger().handlers:

@@ -12,7 +12,6 @@ import torch
 
 from ynet import hashing, private_files, weights
 from ynet.data import images
-from ynet.data.cases import CaseCache
 from ynet.data.manifest import Case, Manifest
 from ynet.data.prepare import prepare, restore_mask
 from ynet.errors import RefusedError, UserError
@@ -67,8 +66,8 @@ class Archive:
         return self._folder / f"{model_id}.safetensors"
 
     @property
-    def manifest_file(self) -> Path:
-        """Where the manifest is."""
+    def manifest_file(self) -> Path | None:
+        """Where the manifest is, if there is one."""
         return self._site.manifest_file
 
     def manifest(self) -> Manifest:
@@ -176,7 +175,7 @@ class Archive:
 
     def _codes(self, model: ActiveModel, manifest: Manifest, cases: Sequence[Case]) -> list[tuple[bytes, bytes]]:
         """Code and detail code of each case."""
-        source = CaseCache(manifest, cases, model.plan.image, model.plan.classes, 0)
+        source = self._site.to_encode(manifest, cases, model.plan)
         batch = source.batch(torch.arange(len(cases)))
         output = model.net.read(batch.image.to(self._site.device))
         packed = (hashing.pack(values.float().cpu()) for values in (output.code, output.detail))
@@ -190,5 +189,9 @@ def rehearse(model: ActiveModel, device: torch.device) -> None:
 
 
 def _gallery_case(manifest: Manifest, case: Case) -> GalleryCase:
-    digest = images.digest(manifest.path_of(case.image))
+    try:
+        digest = images.digest(manifest.path_of(case.image))
+    except OSError as error:
+        what = f"row {case.row} of the manifest cannot be used"
+        raise UserError(what, f"its image cannot be read: {error.strerror}", "check the file and its rights") from None
     return GalleryCase(case.image, digest, case.label, case.patient, case.split, case.attributes)

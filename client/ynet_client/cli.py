@@ -54,6 +54,10 @@ def join(
     ] = "",
     data: Annotated[Path | None, typer.Option(help="The manifest, CSV; remembered.")] = None,
     config: Annotated[Path | None, typer.Option(help="Settings, YAML; remembered.")] = None,
+    trains: Annotated[
+        bool | None,
+        typer.Option("--trains/--asks-only", help="Asks only: no data needed, nothing trained; remembered."),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps; remembered.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads for training, 0 for all; remembered.")] = None,
     workbench: Annotated[
@@ -68,18 +72,21 @@ def join(
     """Connect this site and keep it connected: train when a run asks, answer queries. Runs in the foreground."""
     import asyncio
 
-    from ynet_client import membership
+    from ynet_client import membership, settings_check
     from ynet_client import settings as client_settings
     from ynet_client.consent import Consent
     from ynet_client.proxy import SETTING, ways
 
     folder = prepare(home_of(home, site))
     absolute = str(data.resolve()) if data else None
-    settings = client_settings.load(
-        folder, config, data=absolute, device=device, threads=threads, is_workbench_enabled=workbench
+    found = client_settings.given(
+        folder, config, data=absolute, trains=trains, device=device, threads=threads, is_workbench_enabled=workbench
     )
-    if data or not membership.load(folder):
-        _preflight(settings.manifest)
+    settings = found.settings
+    settings_check.check(settings)
+    if settings.archive and (data or not membership.load(folder)):
+        _preflight(settings.archive, is_archive=not settings.trains)
+    client_settings.remember(folder, found)
     member = _member(folder, site, invitation, ways(settings.proxy))
     proxy = ways(settings.proxy)(member.hub).proxy
     for plan_id in accept or []:
@@ -134,12 +141,13 @@ def _leave_to_systemd(site: str, folder: Path) -> None:
         print(f"to run: {command}")
 
 
-def _preflight(manifest: Path) -> None:
+def _preflight(manifest: Path, *, is_archive: bool) -> None:
+    """`is_archive`: what is only searched needs neither labels nor a split. Raises UserError."""
     from ynet.data.check import check as check_data
     from ynet.data.report import table
 
     report = check_data(manifest, None)
-    if report.errors:
+    if any(not (is_archive and problem.column in ("label", "split")) for problem in report.errors):
         terminal.out.print(table(report))
         raise UserError(
             "the site cannot join", "its data have faults that must be mended", "mend the rows listed above"
@@ -159,8 +167,16 @@ def check(
     from ynet.data.report import table
     from ynet.federation import plan as plans
     from ynet_client import settings as client_settings
+    from ynet_client import settings_check
+    from ynet_client.settings import ClientSettings
 
-    manifest = data or client_settings.read(home_of(home, site)).manifest
+    settings = ClientSettings(data=str(data)) if data else client_settings.read(home_of(home, site))
+    settings_check.check(settings)
+    if settings.archive is None:
+        shown = {"asks_only": True, "problems": []}
+        terminal.show(shown, as_json=as_json, human=lambda: "this site only asks, and has no data to check")
+        return
+    manifest = settings.archive
     agreed = plans.read(plan) if plan else None
     if agreed:
         report = check_data(manifest, agreed.classes, agreed.image.channels, agreed.training.seed)

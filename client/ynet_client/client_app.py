@@ -1,13 +1,14 @@
 """The Flower ClientApp: what a site does for a run. It is the installed one, always; the server sends no code."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import Mod
 
 from ynet import weights
 from ynet.data.gaps import OWN_SPLIT
@@ -40,9 +41,9 @@ AWAITING = RecordDict({CONFIG: ConfigRecord({AWAITED: "admin"})})
 """The reply of a site whose admin has not yet said whether it takes part."""
 
 
-def build(locate: Locate) -> ClientApp:
-    """The app for the site that `locate` finds for a context."""
-    app = ClientApp()
+def build(locate: Locate, mods: Sequence[Mod] = ()) -> ClientApp:
+    """The app for the site that `locate` finds for a context; `mods` are Flower's, around each message's work."""
+    app = ClientApp(mods=list(mods))
 
     def when_admitted(work: Work) -> Callable[[Message, Context], Message]:
         def handle(message: Message, context: Context) -> Message:

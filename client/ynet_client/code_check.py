@@ -17,7 +17,6 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from ynet.data.cases import CaseCache
 from ynet.data.manifest import Case, Manifest
 from ynet_client.local_site import LocalSite
 from ynet_client.veto import ActiveModel
@@ -121,7 +120,7 @@ def _read(
     codes, pixels = [], []
     for start in range(0, len(cases), BATCH):
         part = cases[start : start + BATCH]
-        source = CaseCache(manifest, part, model.plan.image, model.plan.classes, 0)
+        source = site.to_encode(manifest, part, model.plan)
         image = source.batch(torch.arange(len(part))).image.to(site.device)
         output = model.net.read(image)
         parts = [output.code, output.detail] if has_detail else [output.code]

@@ -12,7 +12,10 @@ Found = list[tuple[str, str]]
 
 def sites(incomplete: str) -> Found:
     """The sites that have joined from here."""
-    folders = sorted(path.parent.name for path in default_home("sites").glob(f"*/{MEMBER}"))
+    try:
+        folders = sorted(path.parent.name for path in default_home("sites").glob(f"*/{MEMBER}"))
+    except UserError:
+        return []
     return [(name, "joined from here") for name in folders if name.startswith(incomplete)]
 
 

@@ -20,11 +20,16 @@ def show(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Show every setting, and where its value came from: a default, a file and its line, a flag, the environment."""
+    """Show every setting, and where its value came from: a default, a file and its line, a flag, the environment.
+
+    Exit code 2 when one of them cannot be used on this machine.
+    """
     from ynet import sources
-    from ynet_client import settings
+    from ynet_client import settings, settings_check
 
     folder = home_of(home, site)
     read_from = sources.source_of(folder, settings.FILE, config)
-    listed = sources.listed(settings.read(folder, config), read_from)
+    found = settings.read(folder, config)
+    listed = sources.listed(found, read_from)
     terminal.show_settings("client", str(folder), home_source(home), listed, as_json=as_json)
+    settings_check.check(found)

@@ -140,6 +140,16 @@ def check(plan: Plan, policy: Policy) -> None:
             raise _refused(f"the site's policy does not allow {why}")
 
 
+def in_none(_: Plan) -> bool:
+    """As `takes_part`, of a site that only asks."""
+    return False
+
+
+def only_asks(_: Plan) -> bool:
+    """As `admits`, of a site that only asks. Raises RefusedError."""
+    raise _refused("this site only asks: it trains nothing")
+
+
 def terms(plan: Plan) -> list[str]:
     """What a plan asks of a site, a line each."""
     training, private = plan.training, plan.privacy

@@ -14,12 +14,13 @@ from typing import Literal, NamedTuple
 import grpc
 
 from ynet import __version__
+from ynet.data import manifest
 from ynet.errors import EXIT_UNREACHABLE, EXIT_YOURS, UserError
 from ynet.federation import expiry, identity, protocol
 from ynet.federation import hub_pb2 as pb
 from ynet.federation.expiry import Life
 from ynet.federation.identity import HUB_NAME
-from ynet_client import door, membership, succession
+from ynet_client import door, membership, settings_check, succession
 from ynet_client import proxy as proxies
 from ynet_client import settings as client_settings
 from ynet_client.line import Line, Shown, enrolment_of, fingerprint_of
@@ -29,7 +30,19 @@ from ynet_client.session import PERMANENT, SERVER_IS_BEHIND
 
 CLOCK_MAY_DIFFER_S = 300.0
 WITHIN_S = 10.0
-STEPS = ("home", "name", "port", "proxy", "server", "clock", "authority", "certificate", "access", "version")
+STEPS = (
+    "home",
+    "settings",
+    "name",
+    "port",
+    "proxy",
+    "server",
+    "clock",
+    "authority",
+    "certificate",
+    "access",
+    "version",
+)
 
 
 class Step(NamedTuple):
@@ -58,7 +71,11 @@ def examine(home: Path, now: dt.datetime, environment: Mapping[str, str] = os.en
         failed = Step("home", "failed", bad.found, bad.do, bad.exit_code)
         return [failed, *(Step(name, "skipped", "the site's folder comes first") for name in STEPS[1:])]
     first = Step("home", "good", f"{home}: site {member.site}, server {member.hub}")
-    return [first, *_Examination(member, now, ways(proxy, environment), is_connected=_is_connected(home)).steps()]
+    return [
+        first,
+        _settings(home),
+        *_Examination(member, now, ways(proxy, environment), is_connected=_is_connected(home)).steps(),
+    ]
 
 
 def failure(steps: list[Step]) -> Step | None:
@@ -86,6 +103,18 @@ def _is_connected(home: Path) -> bool:
         return False
 
 
+def _settings(home: Path) -> Step:
+    """Whether this machine can do what the settings say: the device, the data, the pages' addresses and files."""
+    settings = client_settings.read(home)
+    try:
+        settings_check.check(settings)
+        if settings.data:
+            manifest.read(Path(settings.data), is_labelled=settings.trains)
+    except UserError as error:
+        return Step("settings", "failed", f"{error.what}: {error.why}", error.do, error.exit_code)
+    return Step("settings", "good", "this machine can do what they say")
+
+
 class _Examination:
     """What is found on the way is needed by later steps."""
 
@@ -104,16 +133,16 @@ class _Examination:
         self._reply: pb.ProbeReply | None = None
 
     def steps(self) -> list[Step]:
-        """The steps after the first."""
+        """The steps of a connection."""
         steps, broken = [], ""
-        for name in STEPS[1:]:
+        for name in STEPS[2:]:
             if broken and name not in ("clock", "certificate"):
                 steps.append(Step(name, "skipped", f"the step '{broken}' comes first"))
                 continue
             steps.append(self._step(name))
             if steps[-1].result == "failed" and name in ("name", "port", "proxy", "server", "authority"):
                 broken = name
-        at = STEPS.index("clock") - 1
+        at = STEPS.index("clock") - 2
         if steps[at].result == "skipped" and self._reply is not None:
             steps[at] = self._step("clock")
         return steps

@@ -1,6 +1,5 @@
 """What commands and the Python API ask of a site's running client, through its door on loopback."""
 
-import getpass
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, NamedTuple
 from ynet import calling
 from ynet.data.frames import source
 from ynet.errors import UserError
-from ynet.home import default_home, entered
+from ynet.home import default_home, entered, user_name
 from ynet_client import filters as filters_
 from ynet_client.filters import Filters
 
@@ -84,7 +83,7 @@ def query(
         "name": [one.name for one in pictures],
         "size": [len(one.data) for one in pictures],
         "frame": ["" if one.frame is None else one.frame for one in pictures],
-        "user": getpass.getuser(),
+        "user": user_name(),
     }
     content = b"".join(one.data for one in pictures)
     return dict(_call(home, "POST", "/query", QUERY_WITHIN_S, content=content, params=asked))
@@ -95,24 +94,24 @@ def segment(home: Path, picture: Picture) -> dict[str, Any]:
 
     Raises UserError, RefusedError before there is a model, UnreachableError.
     """
-    asked: dict[str, Any] = {"frame": "" if picture.frame is None else picture.frame, "user": getpass.getuser()}
+    asked: dict[str, Any] = {"frame": "" if picture.frame is None else picture.frame, "user": user_name()}
     return dict(_call(home, "POST", "/segment", QUERY_WITHIN_S, content=picture.data, params=asked))
 
 
 def consult(home: Path, token: str, note: str, to: str = "") -> dict[str, Any]:
     """Ask the owners of a hit about it. Raises UserError, RefusedError, UnreachableError."""
-    asked = {"token": token.lower(), "note": note, "to": to, "user": getpass.getuser()}
+    asked = {"token": token.lower(), "note": note, "to": to, "user": user_name()}
     return dict(_call(home, "POST", "/consult", json=asked))
 
 
 def consults(home: Path) -> dict[str, Any]:
     """All requests for a consult, the newest first, and why not all owners could be asked. Raises UserError."""
-    return dict(_call(home, "POST", "/consults", params={"user": getpass.getuser()}))
+    return dict(_call(home, "POST", "/consults", params={"user": user_name()}))
 
 
 def answer_consult(home: Path, id_: str, word: str, text: str) -> dict[str, Any]:
     """Say yes or no to a request. Raises UserError, RefusedError when it was answered already."""
-    said = {"id": id_.lower(), "word": word, "text": text, "user": getpass.getuser()}
+    said = {"id": id_.lower(), "word": word, "text": text, "user": user_name()}
     return dict(_call(home, "POST", "/consult-answer", json=said))
 
 

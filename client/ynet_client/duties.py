@@ -7,7 +7,7 @@ import importlib
 import logging
 import re
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
@@ -33,6 +33,7 @@ from ynet_client.display import Display
 from ynet_client.gallery import Verified
 from ynet_client.metrics import Counts
 from ynet_client.offered import Offers, WaitsError
+from ynet_client.patience import Patience
 from ynet_client.session import Fetch
 from ynet_client.settings import ClientSettings
 
@@ -46,6 +47,8 @@ T = TypeVar("T")
 MODEL_ID = re.compile(r"[0-9a-f]{64}")
 VERBS = {TRAIN: "trained", EVALUATE: "evaluated", MASK: "masked the update"}
 STOPS_WITHIN_S = 2.0
+ADOPTED_WITHIN_S = 3_600.0
+"""How long the taking up of a model is tried again while its file or the site's data cannot be had."""
 WORD_EVERY_S = 0.5
 """How often it is looked whether the admin has said yes to a model."""
 SHOWN = ("loss", "seconds", "pieces")
@@ -118,6 +121,10 @@ class Duties:
         """The number of training cases when the site joined."""
         return self._cases
 
+    async def ready(self) -> None:
+        """Back when the equipment is there. Raises what kept it from that."""
+        await asyncio.wrap_future(self._equipment)
+
     def archive_if_ready(self) -> "Archive | None":
         """The archive, once it is open."""
         is_ready = self._equipment.done() and not self._equipment.exception()
@@ -178,30 +185,34 @@ class Duties:
             raise RefusedError("a model was refused", "the server names too many", "tell the coordinator")
         self._put_aside(archive)
         self._adopting = model.id
-        try:
-            path = archive.file_of(model.id)
-            if not path.exists():
-                partial = path.with_suffix(".partial")
-                try:
-                    await fetch(model.weights, partial)
-                except RefusedError:
-                    partial.unlink(missing_ok=True)
-                    raise
-                partial.replace(path)
+        path = archive.file_of(model.id)
+
+        async def take_up() -> None:
+            if self._adopting != model.id:
+                return  # while this one could not be taken up, another has come
+            await _fetch(model, path, fetch)
             self._display.say(f"model {model.id[:16]} has arrived; encoding the archive")
             await self._work(lambda tools: self._adopt(tools, model.id, path))
+
+        try:
+            await Patience(self._display.say).keep(take_up, ADOPTED_WITHIN_S)
         except WaitsError:
             # Not in the session's own tasks: a word may be long in coming, and nothing need wait for it.
             self._awaited = asyncio.create_task(self._adopt_when_accepted(model.id, path), name=model.id)
             raise
         finally:
-            self._adopting = None
+            if self._adopting == model.id:
+                self._adopting = None
 
     async def _adopt_when_accepted(self, model_id: str, path: Path) -> None:
         while self.offers.word_of(model_id) is None:
             await asyncio.sleep(WORD_EVERY_S)
+
+        def adopted() -> Awaitable[None]:
+            return self._work(lambda tools: self._adopt(tools, model_id, path))
+
         try:
-            await self._work(lambda tools: self._adopt(tools, model_id, path))
+            await Patience(self._display.say).keep(adopted, ADOPTED_WITHIN_S)
         except UserError as error:
             self._display.say(str(error))
         except Exception:
@@ -375,6 +386,19 @@ class Duties:
         return reply
 
 
+async def _fetch(model: pb.Model, path: Path, fetch: Fetch) -> None:
+    """See that a model's file is there. Raises UserError, grpc.aio.AioRpcError."""
+    if path.exists():
+        return
+    partial = path.with_suffix(".partial")
+    try:
+        await fetch(model.weights, partial)
+    except RefusedError:
+        partial.unlink(missing_ok=True)
+        raise
+    partial.replace(path)
+
+
 def _forget(archive: "Archive", intent: forgetting.Intent, now: dt.datetime) -> None:
     for pseudonym in intent.pseudonyms:
         archive.gallery.forget_named(bytes.fromhex(pseudonym), now)
@@ -384,10 +408,12 @@ def _is_of(intent: forgetting.Intent, pseudonyms: Sequence[str]) -> bool:
     return not set(intent.pseudonyms).isdisjoint(pseudonyms)
 
 
-def _listed(path: Path, names: Collection[str]) -> list[str]:
+def _listed(path: Path | None, names: Collection[str]) -> list[str]:
     """The images of a patient, by all names, in the manifest: an import may have made some that are not indexed yet."""
+    if path is None:
+        return []
     try:
-        return [case.image for case in manifest.read(path).cases if case.patient in names]
+        return [case.image for case in manifest.read(path, is_labelled=False).cases if case.patient in names]
     except UserError:  # what the gallery holds is forgotten all the same
         return []
 

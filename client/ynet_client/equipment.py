@@ -12,7 +12,7 @@ from ynet_client import client_app, pieces
 from ynet_client.admission import Admission
 from ynet_client.archive import Archive
 from ynet_client.budget import Recorded
-from ynet_client.consent import Consent
+from ynet_client.consent import Consent, only_asks
 from ynet_client.gallery import FILE as GALLERY
 from ynet_client.gallery import Gallery
 from ynet_client.local_site import LocalSite
@@ -38,12 +38,13 @@ def prepare(home: Path, settings: ClientSettings, consent: Consent) -> Equipment
     budget = Recorded(home, settings.privacy)
     gallery = Gallery.open(home / GALLERY, _secret(home))
     site = LocalSite(
-        settings.manifest,
+        settings.archive,
         settings.device,
         settings.cache_mb << 20,
         budget=budget,
         party=lambda: party_at(home),
-        admits=consent.admits,
+        admits=consent.admits if settings.trains else only_asks,
+        trains=settings.trains,
         forgotten=gallery.forgotten,
         pieces=Pieces(home / pieces.FILE),
         took_part=TookPart(home),

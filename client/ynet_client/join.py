@@ -10,12 +10,13 @@ from pathlib import Path
 from ynet import control, exposition, readiness
 from ynet.data import manifest
 from ynet.data.gaps import gaps
+from ynet.data.manifest import Manifest
 from ynet.federation.countersigned import Witness
 from ynet.federation.identity import fingerprint
 from ynet.home import Lock
 from ynet_client import membership
 from ynet_client.audit import Act
-from ynet_client.consent import Consent
+from ynet_client.consent import Consent, in_none
 from ynet_client.consent_prompt import put_to_the_admin
 from ynet_client.control import routes
 from ynet_client.display import Display
@@ -28,6 +29,7 @@ from ynet_client.proxy import ways
 from ynet_client.renewal import renewing
 from ynet_client.session import Session
 from ynet_client.settings import ClientSettings
+from ynet_client.settings_check import unknown_attributes
 from ynet_client.succession import following
 from ynet_client.wanted import Looks, of_model, of_task
 from ynet_client.witness import telling
@@ -38,8 +40,10 @@ async def run(home: Path, settings: ClientSettings, member: Membership, display:
     """Stay joined until SIGINT or SIGTERM. Raises UserError."""
     member = membership.with_lasting(home, member)
     with Lock(home, f"the client of site {member.site}"), contextlib.ExitStack() as stack:
-        found = manifest.read(settings.manifest)
-        cases = len(found.train)
+        found = Manifest(home, ())
+        if settings.archive:
+            found = manifest.read(settings.archive, is_labelled=settings.trains)
+        cases = len(found.train) if settings.trains else 0
         consent = Consent(
             home,
             settings.policy,
@@ -74,7 +78,8 @@ async def run(home: Path, settings: ClientSettings, member: Membership, display:
         tell = telling(member.site, audit, witness, display.say, count=sent)
         follow = following(home, display.say, lambda *act: audit.did(time.time(), *act))
         renew = renewing(home, display.say, count=sent)
-        looks, way = Looks(of_task(consent.takes_part), of_model), ways(settings.proxy)
+        looks = Looks(of_task(consent.takes_part if settings.trains else in_none), of_model)
+        way = ways(settings.proxy)
         session = Session(
             member, spool, duties, display.say, renew, sent, tell, follow, counts.received, looks, peers, way, copied
         )
@@ -83,26 +88,44 @@ async def run(home: Path, settings: ClientSettings, member: Membership, display:
         page = serving(home, settings.workbench, member.site, duties, session, spool, display.say)
         async with page as where, exposition.serving(settings.metrics, measured, spent.refresh):
             door = await control.serve(home, [*routes(member.site, duties, session, spool), where])
-            display.say(f"site {member.site}: {cases} training cases")
+            display.say(f"site {member.site}: {_has(settings, found, cases)}")
             ending = asyncio.create_task(duties.end_forgetting())  # before anything is answered
-            for gap in gaps(found.cases):
+            for name in unknown_attributes(settings, found.columns):
+                display.say(f"disclosure.attributes names {name!r}, which is no column of the manifest")
+            for gap in gaps(found.cases) if settings.trains else ():
                 display.say(f"split: {gap.what}; {gap.do}")
             doing = lambda: f"{'connected' if session.connected else 'not connected'}; {duties.doing}"  # noqa: E731
             telling_of_many = asyncio.create_task(duties.keep_telling())
             async with readiness.told(doing):
-                await _until_told_to_stop(session)
+                await _until_told_to_stop(session, duties)
             telling_of_many.cancel()
             ending.cancel()
             display.say("leaving")
             await door.end()
 
 
-async def _until_told_to_stop(session: Session) -> None:
-    running = asyncio.ensure_future(session.run())
+def _has(settings: ClientSettings, found: Manifest, cases: int) -> str:
+    if settings.trains:
+        return f"{cases} training cases"
+    return f"it only asks, and trains nothing; {len(found.cases)} cases of its own are searched"
+
+
+async def _until_told_to_stop(session: Session, duties: Duties) -> None:
+    """Raises what kept the site's equipment from being got ready: a site that can do nothing does not stay joined."""
+    running, opening = asyncio.ensure_future(session.run()), asyncio.ensure_future(duties.ready())
+
+    def stop_if_failed(opened: "asyncio.Future[None]") -> None:
+        if not opened.cancelled() and opened.exception():
+            running.cancel()
+
+    opening.add_done_callback(stop_if_failed)
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, running.cancel)
     with contextlib.suppress(asyncio.CancelledError):
         await running
+    if opening.done():
+        await opening
+    opening.cancel()
 
 
 def _empty(spool: Path) -> Path:

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,7 +41,7 @@ class LocalSite:
 
     def __init__(
         self,
-        manifest: Path,
+        manifest: Path | None,
         device: str,
         cache_bytes: int,
         report: Report | None = None,
@@ -54,8 +54,11 @@ class LocalSite:
         pieces: Pieces | None = None,
         took_part: TookPart | None = None,
         tells_classes: bool = True,
+        trains: bool = True,
     ) -> None:
-        """`is_validation`: the test cases are left out, and some training patients stand in for them.
+        """`manifest`: None of a site without cases. `trains`: False of one that only asks; its cases need no labels.
+
+        `is_validation`: the test cases are left out, and some training patients stand in for them.
 
         Without a `budget` the site trains no private plan; without a `party` it is in no secure sum. `admits`
         says whether it takes part in a plan; False while nobody has said. `forgotten` says whose cases are no more,
@@ -65,18 +68,21 @@ class LocalSite:
         self.device, self.report, self._budget, self._party = choose(device), report, budget, party
         self.admits, self._forgotten, self.pieces = admits, forgotten, pieces or Pieces()
         self.took_part, self.tells_classes = took_part or TookPart(), tells_classes
+        self.trains = trains
         self._lock = threading.Lock()
         self._prepared: _Prepared | None = None
         self._network: tuple[str, YNet] | None = None
 
     @property
-    def manifest_file(self) -> Path:
-        """Where the manifest is."""
+    def manifest_file(self) -> Path | None:
+        """Where the manifest is, if there is one."""
         return self._path
 
     def manifest(self, seed: int = 1) -> Manifest:
         """The manifest as it is now, without the patients that were forgotten. Raises UserError."""
-        found = read(self._path, seed)
+        if self._path is None:
+            return Manifest(Path(), ())
+        found = read(self._path, seed, is_labelled=self.trains)
         found = found.without(self._forgotten(case.patient for case in found.cases))
         return found.for_validation() if self._is_validation else found
 
@@ -101,6 +107,14 @@ class LocalSite:
             do = "give the node's config the `home` of a site that has joined"
             raise RefusedError("a secure sum was refused", "the site has no certificate of the consortium", do)
         return party
+
+    def to_encode(self, manifest: Manifest, cases: Sequence[Case], plan: Plan) -> CaseCache:
+        """Cases as the plan's network sees them, none kept. Raises UserError for labels that the plan has not.
+
+        Where the site only asks, labels are no matter.
+        """
+        classes = plan.classes if self.trains else sorted({case.label for case in cases})
+        return CaseCache(manifest, cases, plan.image, classes, 0)
 
     def drop_cases(self) -> None:
         """Let go of the decoded cases: the next message reads the manifest again."""

@@ -459,6 +459,8 @@ def _refuse_if_permanent(error: grpc.aio.AioRpcError) -> str:
     if do:
         if "update the server" in (error.details() or ""):
             do = SERVER_IS_BEHIND
+        if "only asks" in (error.details() or ""):
+            do = "join with training cases (--trains --data MANIFEST.csv), or talk to the coordinator"
         if "revoked" in (error.details() or ""):
             do = "ask the coordinator why; a new invitation (ynet-server invite SITE --replace) lets the site in again"
         raise RefusedError(

@@ -1,8 +1,8 @@
 """A site's settings, kept in its home folder: where its data lie, and what training may use."""
 
-from dataclasses import field, replace
+from dataclasses import asdict, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
@@ -89,6 +89,7 @@ class ClientSettings:
     """configs/client.yaml."""
 
     data: str = ""  # the manifest; set by `join --data`
+    trains: bool = True  # false: the site only asks others; it takes no task of a run, and needs no data
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: Annotated[int, Field(ge=0, le=1024)] = 0  # for training on the CPU; 0: all cores
     cache_mb: Annotated[int, Field(ge=0, le=1 << 20)] = 2048  # decoded images kept in memory
@@ -111,8 +112,14 @@ class ClientSettings:
     def manifest(self) -> Path:
         """The manifest. Raises UserError when none was ever given."""
         if not self.data:
-            raise UserError("the site has no data", "no manifest was named", "join with --data MANIFEST.csv")
+            do = "join with --data MANIFEST.csv; a site that only asks others joins with --asks-only"
+            raise UserError("the site has no data", "no manifest was named", do)
         return Path(self.data)
+
+    @property
+    def archive(self) -> Path | None:
+        """The manifest of what is searched here; None of a site that only asks, and has none. Raises UserError."""
+        return self.manifest if self.trains or self.data else None
 
 
 def read(home: Path, config: Path | None = None) -> ClientSettings:
@@ -121,14 +128,35 @@ def read(home: Path, config: Path | None = None) -> ClientSettings:
     return parse(ClientSettings, read_yaml(file, "settings"), f"settings {file}") if file else ClientSettings()
 
 
-def load(home: Path, config: Path | None, *, is_workbench_enabled: bool | None = None, **given: Any) -> ClientSettings:
-    """What `read` finds, with the flags given laid over it; remembered in `home`. Raises UserError."""
+class Given(NamedTuple):
+    """Settings, and where each of them came from, by key."""
+
+    settings: ClientSettings
+    known: dict[str, str]
+
+
+def given(home: Path, config: Path | None, *, is_workbench_enabled: bool | None = None, **flags: Any) -> Given:
+    """What `read` finds, with the flags of `join` laid over it. Raises UserError."""
     settings = read(home, config)
     known = sources.sources(settings, sources.source_of(home, FILE, config))
-    flags = {key: value for key, value in given.items() if value is not None}
-    settings, by_flag = replace(settings, **flags), {key: f"--{key}" for key in flags}
+    flags = {key: value for key, value in flags.items() if value is not None}
+    by_flag = {key: f"--{key}" for key in flags}
+    if not flags.get("trains", True):
+        by_flag["trains"] = "--asks-only"
+    settings = parse(ClientSettings, {**asdict(settings), **flags}, "the flags of join")
     if is_workbench_enabled is not None:
         settings = replace(settings, workbench=replace(settings.workbench, enabled=is_workbench_enabled))
         by_flag["workbench.enabled"] = "--workbench" if is_workbench_enabled else "--no-workbench"
-    write_private(home / FILE, sources.remembered(settings, {**known, **by_flag}))
-    return settings
+    return Given(settings, {**known, **by_flag})
+
+
+def remember(home: Path, found: Given) -> None:
+    """Keep settings for the next `join`; to be called once they were found to be fit."""
+    write_private(home / FILE, sources.remembered(found.settings, found.known))
+
+
+def load(home: Path, config: Path | None, **flags: Any) -> ClientSettings:
+    """As `given`, and remembered. Raises UserError."""
+    found = given(home, config, **flags)
+    remember(home, found)
+    return found.settings

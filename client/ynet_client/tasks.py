@@ -10,14 +10,15 @@ from pathlib import Path
 
 import grpc
 
-from ynet import memory
+from ynet import disk_faults, memory
 from ynet.errors import RefusedError, UserError
 from ynet.federation import content, protocol, records
 from ynet.federation import hub_pb2 as pb
 from ynet.federation.content import Content
 from ynet_client import transfers
 from ynet_client.egress import Class, Count
-from ynet_client.link import Call, Link
+from ynet_client.link import BROKEN, Call, Link
+from ynet_client.patience import Patience
 from ynet_client.transfers import Reply
 from ynet_client.wanted import Look, everything
 
@@ -35,6 +36,11 @@ OF_KIND: dict[str, Class] = {
 }
 """The class of a reply to each kind of message of a run."""
 
+PASSING = "the site cannot reach its data, or its disk is full, at the moment"
+NOT_ALLOWED = "the site's data or settings do not allow it"
+FAULT = "the site failed; its admin's log says why"
+"""All that the server is told of a fault at the site."""
+
 Work = Callable[[str, Path, Callable[[], bool]], Awaitable[Content]]
 """The reply to one message of a run: its kind, its file, whether it was called off. Raises RefusedError to say no."""
 
@@ -43,8 +49,9 @@ Work = Callable[[str, Path, Callable[[], bool]], Awaitable[Content]]
 class _Running:
     is_kept: bool  # over a lost connection: the hub waits
     is_cancelled: bool = False
+    within_s: float = 0.0  # how long its reply is waited for
     is_large: bool = False  # its message is, and was or is being fetched
-    moving: "asyncio.Task[None] | None" = None  # what goes over the line for it now
+    moving: "asyncio.Task[None] | None" = None  # what goes over the line for it now, or waits for another try
 
     def call_off(self) -> None:
         self.is_cancelled = True
@@ -68,6 +75,7 @@ class Tasks:
         self._look = look
         self._spool, self._work, self._link, self._say, self._count = spool, work, link, say, count
         self._running: dict[str, _Running] = {}
+        self._patience = Patience(say)
 
     def held(self) -> list[str]:
         """What the site has, for the hub to know when it comes back."""
@@ -98,6 +106,7 @@ class Tasks:
             return
         running = self._running[task.id] = _Running(is_kept=task.within_s > 0)
         within_s = min(task.within_s, protocol.LONGEST_TASK_S) if running.is_kept else protocol.LONGEST_TASK_S
+        running.within_s = within_s
         late = asyncio.get_running_loop().call_later(within_s, running.call_off)
         received, reply = (self._spool / f"{kind}-{secrets.token_hex(8)}" for kind in ("in", "out"))
         try:
@@ -118,25 +127,38 @@ class Tasks:
         """Do the task; what is to be said when it came to nothing."""
         try:
             await self._over(running, self._fetching(task, running, received))
-            answer = await self._work(task.kind, received, lambda: running.is_cancelled)
-            written = await asyncio.to_thread(content.write, reply, answer)
-            del answer
+            written = await self._patience.keep(
+                partial(self._worked, task.kind, running, received, reply), running.within_s, partial(_pause, running)
+            )
             if not running.is_cancelled:
                 made = Reply(task.id, reply, *written, OF_KIND.get(task.kind, "updates"))
                 await self._over(running, self._uploading(made))
-        except UserError as error:
-            self._say(str(error))
-            is_refused = isinstance(error, RefusedError)
-            public = error.why if is_refused else "the site's data or settings do not allow it"
-            return _failure(task, public, refused=is_refused)
         except grpc.aio.AioRpcError as error:
             self._say(f"a transfer was broken off: {error.code().name.lower().replace('_', ' ')}")
-            return _failure(task, "a transfer was broken off", refused=False)
-        except Exception:
-            log.exception("a task failed")
-            self._say("a task failed; this site's log says why")
-            return _failure(task, "the site failed; its admin's log says why", refused=False)
+            is_broken = error.code() in BROKEN  # else the server has said no
+            return _failure(task, "a transfer was broken off", refused=False, passing=is_broken)
+        except Exception as error:  # noqa: BLE001 (whatever it was, the server is told that it failed)
+            return self._failed(task, error)
         return None
+
+    async def _worked(self, kind: str, running: _Running, received: Path, reply: Path) -> tuple[str, int]:
+        """Do a task's work once, and write its reply; the file's digest and size."""
+        answer = await self._work(kind, received, lambda: running.is_cancelled)
+        return await asyncio.to_thread(content.write, reply, answer)
+
+    def _failed(self, task: pb.Task, error: Exception) -> pb.FromSite:
+        """Tell this site's people what went wrong; what the server is told of it."""
+        if isinstance(error, UserError):
+            self._say(str(error))
+        else:
+            log.error("a task failed", exc_info=error)
+            self._say("a task failed; this site's log says why")
+        if disk_faults.may_pass(error):
+            return _failure(task, PASSING, refused=False, passing=True)
+        if isinstance(error, RefusedError):
+            return _failure(task, error.why, refused=True)
+        is_theirs = isinstance(error, UserError)
+        return _failure(task, NOT_ALLOWED if is_theirs else FAULT, refused=False)
 
     async def _over(self, running: _Running, call: Call) -> None:
         """Do a call over the line: once, or over as many connections as it takes when the hub waits so long."""
@@ -192,5 +214,18 @@ def _telling(tell: Callable[[pb.FromSite], None], message: pb.FromSite) -> Call:
     return say
 
 
-def _failure(task: pb.Task, reason: str, *, refused: bool) -> pb.FromSite:
-    return pb.FromSite(failure=pb.TaskFailure(task_id=task.id, refused=refused, reason=reason))
+async def _pause(running: _Running, wait_s: float) -> None:
+    """Wait before another try; a task that is called off meanwhile ends at once, by CancelledError."""
+    if running.is_cancelled:
+        raise asyncio.CancelledError
+    running.moving = asyncio.create_task(asyncio.sleep(wait_s))
+    try:
+        await running.moving
+    finally:
+        running.moving.cancel()
+        running.moving = None
+
+
+def _failure(task: pb.Task, reason: str, *, refused: bool, passing: bool = False) -> pb.FromSite:
+    failure = pb.TaskFailure(task_id=task.id, refused=refused, reason=reason, passing=passing)
+    return pb.FromSite(failure=failure)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import grpc
 
 from ynet import private_files
-from ynet.errors import RefusedError, UserError
+from ynet.errors import PassingError, RefusedError, UserError
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol
 from ynet.reserve import FLOOR_BYTES
@@ -107,9 +107,9 @@ async def _arrived(channel: grpc.aio.Channel, header: pb.UploadHeader, count: Co
 
 
 def _check_room(path: Path, size_bytes: int) -> None:
-    """Whether the disk takes a file, and has room left for what must be written. Raises RefusedError."""
+    """Whether the disk takes a file, and has room left for what must be written. Raises PassingError."""
     if shutil.disk_usage(path.parent).free < size_bytes + FLOOR_BYTES:
-        raise RefusedError("a transfer was refused", "the site's disk has no room for it", "make room on the disk")
+        raise PassingError("a transfer was refused", "the site's disk has no room for it", "make room on the disk")
 
 
 def _digest(path: Path) -> "hashlib._Hash":

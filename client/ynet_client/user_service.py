@@ -1,6 +1,5 @@
 """A site's client as a service of the user who has joined: a unit of the user's own systemd, written and started."""
 
-import getpass
 import os
 import shutil
 import subprocess
@@ -12,7 +11,7 @@ from typing import NamedTuple
 from platformdirs import user_config_path
 
 from ynet.errors import UserError
-from ynet.home import write_private
+from ynet.home import needs_a_home, user_name, write_private
 
 WITHIN_S = 60.0
 LINGER = Path("/var/lib/systemd/linger")
@@ -57,7 +56,8 @@ def install(site: str, home: Path) -> Service:
 
     Done again, it changes nothing. Raises UserError.
     """
-    unit = user_config_path("systemd", appauthor=False) / "user" / f"ynet-client-{site}.service"
+    with needs_a_home():
+        unit = user_config_path("systemd", appauthor=False) / "user" / f"ynet-client-{site}.service"
     text = UNIT.format(site=site, command=" ".join(map(_quoted, _command(site, home))))
     is_new = not unit.exists() or unit.read_text("utf-8") != text
     if is_new:
@@ -71,7 +71,7 @@ def install(site: str, home: Path) -> Service:
     if is_started:
         for command in start:
             _run(command)
-    linger = () if (LINGER / getpass.getuser()).exists() else ("loginctl enable-linger",)
+    linger = () if (LINGER / user_name()).exists() else ("loginctl enable-linger",)
     return Service(unit, is_new, is_started, (*(() if is_started else map(" ".join, start)), *linger))
 
 

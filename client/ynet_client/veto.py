@@ -27,6 +27,8 @@ def check(site: LocalSite, old: ActiveModel, new: ActiveModel, max_score_drop: f
 
     Both see the same cases. Where nothing can be compared, why: then the admin is asked, and never is it passed over.
     """
+    if not site.trains:
+        return "this site only asks, and has no cases to compare it on (max_score_drop)"
     if old.plan.classes != new.plan.classes:
         return "it knows other classes than the model in use, so that the two cannot be compared (max_score_drop)"
     if old.plan.image.channels != new.plan.image.channels:

@@ -130,7 +130,7 @@ def sites(home: Home = None, as_json: Json = False) -> None:
         (
             s["site"],
             "revoked" if s["revoked"] else "connected" if s["connected"] else "away",
-            s["cases"] or "",
+            "asks only" if s["asks_only"] else s["cases"] or "",
             (s["version"] or "") + (f", protocol {s['protocol']}" if s["protocol"] else ""),
             terminal.when(s["last_seen"]),
             "" if s["certificate_days"] is None else f"{s['certificate_days']:.0f} days",

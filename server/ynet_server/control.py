@@ -49,6 +49,7 @@ def routes(
                 "site": site.name,
                 "connected": site.name in connected,
                 "cases": site.cases,
+                "asks_only": site.cases == 0,
                 "version": site.version,
                 "protocol": connected[site.name].protocol if site.name in connected else None,
                 "enrolled": site.enrolled,

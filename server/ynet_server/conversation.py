@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
 from ynet.errors import UserError
 from ynet.federation.plan import Plan
 from ynet.federation.records import AWAITED, CONFIG
-from ynet_server.reply_errors import is_lost
+from ynet_server.reply_errors import PASSING, is_lost
 from ynet_server.run_folder import RunFolder
 
 
@@ -27,7 +27,8 @@ class Conversation:
         self._grid, self._plan, self._folder, self.name_of = grid, plan, folder, name_of
         self.awaited = set[int]()  # nodes whose admins have not yet said whether they take part
         self.refusal = ""  # why a site that is there gave nothing usable, the newest; whoever asks anew empties it
-        self.lost = set[int]()  # nodes that were away, or late, when they were last asked
+        self.lost = set[int]()  # nodes that were away, or late, or whose data were away, when they were last asked
+        self.ailing = set[int]()  # of them those that are there, and said that what they lack will come back
 
     def present(self) -> list[int]:
         """The nodes that are connected now."""
@@ -59,18 +60,24 @@ class Conversation:
         for answer in sorted(answers, key=lambda answer: answer.metadata.src_node_id):
             node = answer.metadata.src_node_id
             self.lost.discard(node)
+            self.ailing.discard(node)
             if answer.has_error():
-                self._folder.event("site_failed", round=number, site=self.name_of(node), reason=answer.error.reason)
-                if is_lost(answer.error.code):
-                    self.lost.add(node)
-                else:
-                    self.refusal = f"site {self.name_of(node)} said: {answer.error.reason}"
+                self._failed(number, node, answer.error)
             elif AWAITED in answer.content.config_records.get(CONFIG, {}):
                 self._await(node)
             elif self._accept(number, reply := Reply(node, answer.content), check):
                 self.awaited.discard(node)
                 replies.append(reply)
         return replies
+
+    def _failed(self, number: int, node: int, error: Error) -> None:
+        self._folder.event("site_failed", round=number, site=self.name_of(node), reason=error.reason)
+        if error.code == PASSING:
+            self.ailing.add(node)
+        if is_lost(error.code):
+            self.lost.add(node)
+        else:
+            self.refusal = f"site {self.name_of(node)} said: {error.reason}"
 
     def _await(self, node: int) -> None:
         """A site whose admin has not said yes yet: it is no refusal, and told once."""

@@ -43,6 +43,7 @@ ELSEWHERE = (
     "site {} is already connected from elsewhere: another machine runs its folder, or a copy of it;"
     " stop one of the two (if the other is not yours, tell the coordinator)"
 )
+NO_ASKERS = "this consortium takes no site that only asks, and this one has no training cases"
 
 Context = grpc.aio.ServicerContext
 
@@ -81,8 +82,14 @@ class Hub:
         max_model_bytes: int,
         audit: Write = nowhere,
         answer_within_s: float = ANSWER_WITHIN_S,
+        *,
+        takes_askers: bool = True,
     ) -> None:
-        """`answer_within_s`: what a site's process has to show that it lives, before another takes its place."""
+        """`answer_within_s`: what a site's process has to show that it lives, before another takes its place.
+
+        `takes_askers`: whether sites are let in that have no training cases, and so only ask.
+        """
+        self._takes_askers = takes_askers
         self._registry, self._federation, self._spool = registry, federation, spool
         self._max_model_bytes, self._audit = max_model_bytes, audit
         self._connections: dict[str, _Connection] = {}
@@ -102,8 +109,12 @@ class Hub:
         return {name: self._last[name] for name in sorted(self._connections)}
 
     def present(self) -> dict[str, SiteState]:
-        """The sites that may be given a task: those that are connected, and those that may come back in a moment."""
-        return {name: self._last[name] for name in sorted({*self._connections, *self._tasks.expected()})}
+        """The sites that may be given a task: those that are connected, and those that may come back in a moment.
+
+        One that has no training cases only asks, and is none of them.
+        """
+        there = sorted({*self._connections, *self._tasks.expected()})
+        return {name: self._last[name] for name in there if self._last[name].cases}
 
     def tasks_under_way(self) -> list[str]:
         """The kinds of the tasks that sites have and have not answered."""
@@ -269,6 +280,8 @@ class Hub:
         if spoken is None:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, _no_common_version(hello))
             raise AssertionError
+        if not hello.cases and not self._takes_askers:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, NO_ASKERS)
         if self._authorities is not None and self._authorities.moves and not hello.authorities:
             why = "the consortium's authority is being replaced, and this site's ynet cannot follow: update the site"
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, why)

@@ -1,6 +1,8 @@
 """The Flower ServerApp: the rounds of one run, read from top to bottom. It does not know what carries it."""
 
 import contextlib
+import itertools
+import random
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -30,6 +32,9 @@ from ynet_server.strategies import aggregate, carried, carry_on, strategy
 
 POLL_S = 0.1
 WAIT_AFTER_FAILED_ROUND_S = 2.0
+LONGEST_WAIT_S = 60.0
+"""Before a round is held again. It grows to the longer one while a site says that its data are away."""
+
 LOST_AT_MOST = 3
 """Rounds one after the other of which nothing is left, before the run ends."""
 
@@ -125,7 +130,7 @@ class _Rounds:
     def initial(self) -> State:
         """Initial weights: each site makes them from the plan's seed; all layouts must agree; one set is taken."""
         asked, refused, told, good = list[int](), 0, -1, dict[int, Reply]()
-        while True:
+        for tried in itertools.count():
             nodes = self._wait_for(lambda: self._plan.cohort.minimum)
             if nodes != asked:
                 asked, refused = nodes, 0
@@ -140,7 +145,7 @@ class _Rounds:
                 told = len(good)
                 needed = self._plan.cohort.minimum
                 self._folder.event("waiting", connected=len(good), needed=needed, missing=self._missing(list(good)))
-            time.sleep(WAIT_AFTER_FAILED_ROUND_S)
+            self._wait_before(tried)
         replies = [good[node] for node in sorted(good)]
         layouts = {str(reply.content[CONFIG]["layout"]) for reply in replies}
         if len(layouts) > 1:
@@ -169,14 +174,14 @@ class _Rounds:
 
         Of a secure sum that cannot be read nothing is left: the weights stay as they are, and the next round follows.
         """
-        begun, refused = time.monotonic(), 0
+        begun, refused, tried = time.monotonic(), 0, itertools.count()
         while (update := self._update(chosen, number, state)) is None:
             refused += bool(self._talk.refusal) and not self._is_one_away()
             quorum = self._folder.quorum()
             self._give_up_if(refused, f"round {number}", len(self._arrived), quorum)
             missing = self._missing(self._arrived)
             self._folder.event("under_quorum", round=number, updates=len(self._arrived), quorum=quorum, missing=missing)
-            time.sleep(WAIT_AFTER_FAILED_ROUND_S)
+            self._wait_before(next(tried))
         if not update.replies:
             return state.flat
         made = aggregate(chosen, self._plan, number, update.replies, state.flat)
@@ -299,6 +304,18 @@ class _Rounds:
                 f"it was held {refused} times, and {found} of {needed} sites did their part; {self._talk.refusal}",
                 "see the run's events and the sites' logs; when training diverges, lower training.learning_rate",
             )
+
+    def _wait_before(self, tried: int) -> None:
+        """Wait before what was tried `tried` times before is tried again; sites that come or go end it.
+
+        Where a site has said that its data are away, longer each time: the others do their work again for it.
+        """
+        wait_s = WAIT_AFTER_FAILED_ROUND_S
+        if self._talk.ailing:
+            wait_s = min(LONGEST_WAIT_S, wait_s * 2 ** min(tried, 10)) * random.uniform(0.75, 1.25)  # noqa: S311
+        until, there = time.monotonic() + wait_s, self._talk.present()
+        while (left_s := until - time.monotonic()) > 0 and self._talk.present() == there:
+            time.sleep(min(POLL_S, left_s))
 
     def _is_one_away(self) -> bool:
         """Whether a site that took part before is not there: with it, those who are refused may not be needed."""

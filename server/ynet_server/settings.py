@@ -13,6 +13,7 @@ from ynet import address, sources
 from ynet.config import STRICT, parse, read_yaml
 from ynet.exposition import MetricsSettings
 from ynet.home import write_private
+from ynet.listening import Place
 from ynet.web.outside import OuterName, TrustedProxy
 
 FILE = "server.yaml"
@@ -49,9 +50,21 @@ class ServerSettings:
     advertise: Annotated[str, AfterValidator(address.host)] = "127.0.0.1"  # how sites reach this machine
     listen: Listen = field(default_factory=Listen)
     engine: Literal["hub"] = "hub"  # simulation: `ynet-server simulate`; superlink: docs/SUPERLINK.md
+    asking_sites: Literal["accept", "refuse"] = "accept"  # those that train nothing, and only ask the others
     max_model_mb: Annotated[int, Field(gt=0, le=4096)] = 1024  # refuse larger weights
     status: StatusSettings = field(default_factory=StatusSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
+
+
+def places(settings: ServerSettings) -> list[Place]:
+    """Where the server is to listen."""
+    at, page, metrics = settings.listen, settings.status, settings.metrics
+    found = [
+        Place("listen.hub_port", at.host, at.hub_port),
+        Place("listen.enrolment_port", at.host, at.enrolment_port),
+    ]
+    found += [Place("status.port", page.host, page.port)] if page.enabled else []
+    return found + ([Place("metrics.port", metrics.host, metrics.port)] if metrics.port else [])
 
 
 def load(home: Path, config: Path | None) -> ServerSettings:

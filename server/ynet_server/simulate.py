@@ -17,15 +17,17 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal, NamedTuple
 
 import torch
-from flwr.app import Context
+from flwr.app import Context, Error, Message
 from flwr.app.typing import ConfigRecordValues
 from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import ClientAppCallable
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
 
 from ynet import weights
 from ynet.data.manifest import find_sites
 from ynet.data.pooled import Pooled
+from ynet.errors import UserError
 from ynet.federation import identity
 from ynet.federation.identity import Identity
 from ynet.federation.plan import Plan
@@ -36,10 +38,13 @@ from ynet.train import train
 from ynet_client import client_app
 from ynet_client.local_site import LocalSite
 from ynet_client.secure_part import Party
+from ynet_server.reply_errors import REFUSED
 from ynet_server.run_folder import MODEL, RunFolder, State
 from ynet_server.server_app import federate, moving_average
 
 CACHE_BYTES = 2 << 30
+LINES = ("what", "why", "do")
+"""Of a UserError, as a site's reason has them, each on a line."""
 Kind = Literal["federated", "pooled", "alone"]
 KINDS: tuple[Kind, ...] = ("federated", "pooled", "alone")
 
@@ -149,10 +154,17 @@ def train_federated(task: Task, watch: Watch) -> YNet:
             },
         )
     if failure:
-        raise failure[0]
+        raise _of_a_site(folder) or failure[0]
     arrays, _ = weights.load(task.folder / MODEL)
     load_arrays(net, arrays)
     return net
+
+
+def _of_a_site(folder: RunFolder) -> UserError | None:
+    """What the site said that failed last, in its own three lines; None where it was no fault of its data."""
+    reasons = [str(event["reason"]) for event in folder.events() if event["kind"] == "site_failed"]
+    parts = reasons[-1].split("\n") if reasons else []
+    return UserError(*parts) if len(parts) == len(LINES) else None
 
 
 @contextmanager
@@ -179,13 +191,23 @@ def _client(manifests: tuple[Path, ...], is_validation: bool) -> ClientApp:
     now = dt.datetime.now(dt.UTC)
     authority = identity.make_authority("experiment", now)
     sites = [(str(path), _party(f"site-{k}", authority, now)) for k, path in enumerate(manifests)]
+    names = [path.parent.name for path in manifests]
 
     def locate(context: Context) -> LocalSite:
         torch.set_num_threads(1)
         manifest, party = sites[int(context.node_config["partition-id"])]
         return client_app.site_at(manifest, "auto", 1024, is_validation=is_validation, party=party)
 
-    return client_app.build(locate)
+    def tell(message: Message, context: Context, work: ClientAppCallable) -> Message:
+        """Reply with a site's own error: what it raises reaches the server as Ray's, with its address and traceback."""
+        try:
+            return work(message, context)
+        except UserError as error:
+            what = f"site {names[int(context.node_config['partition-id'])]}: {error.what}"
+            reason = "\n".join(line.replace("\n", " ") for line in (what, error.why, error.do))
+            return Message(Error(REFUSED, reason), reply_to=message)
+
+    return client_app.build(locate, [tell])
 
 
 def _party(site: str, authority: Identity, now: dt.datetime) -> Party:

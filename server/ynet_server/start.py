@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 import grpc
 
-from ynet import __version__, control, exposition, readiness
+from ynet import __version__, control, exposition, listening, readiness
 from ynet.address import Address, is_loopback
 from ynet.errors import UserError
 from ynet.federation import identity, protocol
@@ -39,7 +39,7 @@ from ynet_server.registry import now as registry_now
 from ynet_server.revocations import Revocations
 from ynet_server.rotation import Rotation
 from ynet_server.runs import Runs
-from ynet_server.settings import ServerSettings, remember
+from ynet_server.settings import ServerSettings, places, remember
 from ynet_server.status.books import Books
 from ynet_server.status.serving import serving
 from ynet_server.status.snapshot import snapshot
@@ -81,6 +81,7 @@ async def serve(
     `known`: where the settings came from, by key.
     """
     _allow_files(4 * MAX_CONNECTIONS)
+    listening.check(places(settings))
     with Lock(home, "ynet-server"), contextlib.ExitStack() as stack:
         now = dt.datetime.now(dt.UTC)
         authority = Authorities(home, settings.federation, now)
@@ -92,7 +93,8 @@ async def serve(
         measured = exposition.new_registry()
         counts = metrics.Counts(measured)
         write = counts.audited(audit.write)
-        hub = Hub(registry, settings.federation, spool, settings.max_model_mb << 20, write)
+        takes_askers = settings.asking_sites == "accept"
+        hub = Hub(registry, settings.federation, spool, settings.max_model_mb << 20, write, takes_askers=takes_askers)
         runs = Runs(registry, hub, asyncio.get_running_loop(), home, write, counts.event)
         runs.publish_newest()
 

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol
 from ynet_server.registry import now
-from ynet_server.reply_errors import FAILED, LOST, REFUSED
+from ynet_server.reply_errors import FAILED, LOST, PASSING, REFUSED
 from ynet_server.transfers import Arriving
 
 GRACE_S = 60.0
@@ -137,7 +137,8 @@ class Tasks:
         """A site says that a task came to nothing."""
         if task := self.find(failure.task_id, site):
             reason = protocol.plain(failure.reason, protocol.MAX_REASON_CHARACTERS)
-            task.fail(TaskError(reason, REFUSED if failure.refused else FAILED))
+            code = PASSING if failure.passing else REFUSED if failure.refused else FAILED
+            task.fail(TaskError(reason, code))
 
     def close(self) -> None:
         """The hub ends: all is called off, and nobody is waited for any more."""

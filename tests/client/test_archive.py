@@ -348,3 +348,49 @@ def test_a_flood_of_questions_of_one_site_is_a_few_lines_and_another_site_is_ans
     assert [(entry.kind, dict(entry.outcomes)) for entry in entries][-1] == ("too-many", {"B": "refused"})
     assert len([entry for entry in entries if entry.kind == "unreadable"]) + entries[-1].count == ASKED.burst + more + 1
     assert audit.verify(tmp_path / "home").number == len(entries)
+
+
+# --- data that are away, and sites without
+
+
+def test_a_model_that_came_while_the_data_were_away_is_taken_up_when_they_are_back(
+    folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder / "data", tmp_path / "data")
+    for name in ("new", f"{(folder / 'new').read_text()}.safetensors"):
+        shutil.copy(folder / name, tmp_path)
+    data, away = tmp_path / "data" / "A", tmp_path / "away"
+    with working(tmp_path, tmp_path / "home") as duties:
+        data.rename(away)
+        back = threading.Timer(1.0, away.rename, [data])
+        back.start()
+        asyncio.run(take_up(duties, tmp_path, "new"))
+        back.join()
+        archive = duties.archive_if_ready()
+        assert archive is not None
+        assert archive.gallery.stats()["indexed"] == CASES
+
+
+@pytest.mark.parametrize("has_data", [True, False])
+def test_a_site_that_only_asks_needs_neither_labels_nor_data(folder: Path, tmp_path: Path, *, has_data: bool) -> None:
+    manifest = tmp_path / "A" / "manifest.csv"
+    if has_data:
+        shutil.copytree(folder / "data" / "A", manifest.parent)
+        lines = [line.split(",") for line in manifest.read_text("utf-8").splitlines()]
+        at = lines[0].index("label")
+        bare = [lines[0], *([*cells[:at], "", *cells[at + 1 :]] for cells in lines[1:])]
+        manifest.write_text("\n".join(",".join(cells) for cells in bare), "utf-8")
+        with pytest.raises(UserError, match="'label' cannot be used"):
+            LocalSite(manifest, "cpu", 0).manifest()
+    with contextlib.closing(Gallery.open(tmp_path / "gallery.sqlite", SECRET)) as gallery:
+        site = LocalSite(manifest if has_data else None, "cpu", 0, trains=False)
+        archive = Archive(tmp_path / "models", site, gallery)
+        cases = CASES if has_data else 0
+        assert adopt(archive, folder, "new") == {"cases": cases, "encoded": cases}
+        image = folder / "data" / "A" / first_image(folder)
+        (hits,) = gallery.search(archive.active().id, [archive.encode(image).code], CASES)
+        assert len(hits) == cases
+
+
+def first_image(folder: Path) -> str:
+    return LocalSite(folder / "data" / "A" / "manifest.csv", "cpu", 0).manifest().cases[0].image

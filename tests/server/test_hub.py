@@ -740,3 +740,13 @@ def test_a_site_that_takes_nothing_off_its_stream_is_dropped_and_holds_up_nobody
             assert not consortium.hub.connected()
 
     play(tmp_path, story)
+
+
+def test_a_site_without_training_cases_may_ask_and_is_given_no_task(tmp_path: Path) -> None:
+    async def story(consortium: Consortium) -> None:
+        await consortium.join("A")
+        await consortium.join("D", Site(cases=0))
+        assert list(consortium.hub.connected()) == ["A", "D"]
+        assert list(consortium.hub.present()) == ["A"]
+
+    play(tmp_path, story)

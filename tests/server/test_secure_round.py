@@ -1,6 +1,7 @@
 """Rounds whose updates are summed in secret: what the server gets, and what becomes of those who drop out."""
 
 import asyncio
+import errno
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -174,6 +175,24 @@ def test_a_site_that_drops_out_of_the_sum_is_left_out_and_the_others_go_on_with_
     assert [event["without"] for event in events(folder, "sum_restarted")] == [["D"], ["D"]]
     assert sorted(events(folder, "round")[0]["sites"]) == ["A", "B", "C"]
     np.testing.assert_allclose(model(folder), plain(tmp_path, "ABC"), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [TRAIN, MASK, OPEN])
+def test_a_site_whose_disk_is_full_for_a_moment_is_in_the_sum(tmp_path: Path, kind: str) -> None:
+    def fail_twice(_: Consortium, sites: dict[str, tuple[Hears, Joined]]) -> None:
+        failures = [1, 2]
+
+        async def full() -> None:
+            if failures:
+                failures.pop()
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        sites["C"][0].instead[kind] = full
+
+    folder = secure(tmp_path, "ABC", fail_twice)
+    np.testing.assert_allclose(model(folder), plain(tmp_path, "ABC"), atol=1e-6)
+    assert not events(folder, "sum_restarted")
+    assert not events(folder, "round_lost")
 
 
 def test_a_sum_under_the_quorum_is_held_again_and_ends_with_what_the_sites_said(tmp_path: Path) -> None:

@@ -153,6 +153,19 @@ def test_what_cannot_be_an_experiment_is_refused_with_what_to_do(tmp_path: Path)
     assert (tmp_path / "other/notes.txt").read_text("utf-8") == "mine"
 
 
+def test_a_site_that_refuses_says_why_in_three_lines_of_its_own(tmp_path: Path) -> None:
+    plan = small_plan(tmp_path / "plan.yaml", rounds=1, cohort={"minimum": 3, "quorum": 3, "round_deadline_s": 120})
+    make_federation(tmp_path / "data", {"A": 8, "B": 8, "C": 8}, seed=1, size=32)
+    manifest = tmp_path / "data" / "B" / "manifest.csv"
+    manifest.write_text(manifest.read_text("utf-8").replace("label", "finding", 1), "utf-8")
+    where = ("--plan", plan, "--data", tmp_path / "data", "--report", tmp_path / "report", "--models", "federated")
+    done = command("ynet_server", "simulate", *where)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-3].startswith(f"error: site B: manifest {manifest} has no column 'label'")
+    for said in ("Traceback", "ray", "ip=", "127.0.0.1"):
+        assert said not in done.stderr.replace(str(tmp_path), "")
+
+
 def test_every_hospital_finds_more_at_the_others_with_the_federated_model_than_with_its_own(tmp_path: Path) -> None:
     """The claim of the whole, in small: what a hospital has not seen it learns from the others.
 

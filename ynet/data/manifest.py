@@ -67,6 +67,11 @@ class Manifest:
         """The manifest without some patients' cases."""
         return Manifest(self.root, tuple(case for case in self.cases if case.patient not in patients))
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the attributes."""
+        return tuple(self.cases[0].attributes) if self.cases else ()
+
     def path_of(self, relative: str) -> Path:
         """The file at `relative`. Raises UserError when it lies outside the root, by a symbolic link too."""
         if fault := path_fault(self.root, relative):
@@ -82,14 +87,17 @@ class Fault(NamedTuple):
     do: str
 
 
-def read(path: Path, split_seed: int = 1) -> Manifest:
+def read(path: Path, split_seed: int = 1, *, is_labelled: bool = True) -> Manifest:
     """The manifest at `path`. Without a `split` column, each patient's id and `split_seed` alone decide.
 
-    Raises UserError at the first fault. Whether the files named are there and fit is for `check` to say.
+    Without `is_labelled` a row may have no label. Raises UserError at the first fault. Whether the files named are
+    there and fit is for `check` to say.
     """
     rows = read_rows(path)
     for row in rows:
         for fault in faults(path.parent, row):
+            if fault.column == "label" and not is_labelled:
+                continue
             what = f"manifest {path}, row {row.number}, column {fault.column!r} cannot be used"
             raise UserError(what, fault.why, fault.do)
     return Manifest(path.parent, to_cases(rows, split_seed))

@@ -147,14 +147,16 @@ class Task(_message.Message):
     def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., content: _Optional[_Union[Blob, _Mapping]] = ..., within_s: _Optional[float] = ...) -> None: ...
 
 class TaskFailure(_message.Message):
-    __slots__ = ("task_id", "refused", "reason")
+    __slots__ = ("task_id", "refused", "reason", "passing")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    PASSING_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     refused: bool
     reason: str
-    def __init__(self, task_id: _Optional[str] = ..., refused: bool = ..., reason: _Optional[str] = ...) -> None: ...
+    passing: bool
+    def __init__(self, task_id: _Optional[str] = ..., refused: bool = ..., reason: _Optional[str] = ..., passing: bool = ...) -> None: ...
 
 class Cancel(_message.Message):
     __slots__ = ("task_id", "query_id")

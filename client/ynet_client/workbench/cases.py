@@ -90,8 +90,9 @@ class OwnCases:
 
     def _manifest(self, archive: "Archive") -> tuple[Manifest, dict[str, Case]]:
         """Read anew when the file, the model or the number of cases has changed: who was forgotten is gone at once."""
-        status = archive.manifest_file.stat()
-        state = (status.st_mtime_ns, status.st_size, archive.model_id, archive.gallery.stats()["cases"])
+        status = archive.manifest_file.stat() if archive.manifest_file else None
+        size, changed = (status.st_size, status.st_mtime_ns) if status else (0, 0)
+        state = (changed, size, archive.model_id, archive.gallery.stats()["cases"])
         with self._lock:
             known, manifest, cases = self._read
         if known != state or manifest is None:

@@ -79,11 +79,18 @@ def _site(
     }
 
 
+def _training(connected: Mapping[str, SiteState]) -> list[str]:
+    """Without those that only ask."""
+    return [name for name, state in connected.items() if state.cases]
+
+
 def _run(
     known: Known, run: Run, course: Course, connected: Mapping[str, SiteState], doing: Mapping[str, Doing]
 ) -> dict[str, Any]:
     plan = known.registry.known_plan(run.plan)
-    cohort = sorted({*course.sites, *course.in_round, *course.awaited, *(connected if run.status == "running" else ())})
+    cohort = sorted(
+        {*course.sites, *course.in_round, *course.awaited, *(_training(connected) if run.status == "running" else ())}
+    )
     return {
         **_listed(known, run),
         "do": course.do,

@@ -1,0 +1,68 @@
+"""A site's settings held against this machine, where they are given: what is wrong with them is not left to a run."""
+
+import importlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ynet import listening
+from ynet.errors import UserError
+from ynet.federation import lasting
+from ynet.federation.identity import check_site_name
+from ynet.listening import Place
+from ynet_client.settings import ClientSettings
+
+
+def check(settings: ClientSettings) -> None:
+    """Raise UserError for the first setting that this machine cannot do. Torch is loaded where a GPU is named."""
+    check_device(settings.device)
+    listening.check(list(_places(settings)))
+    _check_page(settings)
+    for site, fingerprint in settings.known_sites.items():
+        check_site_name(site)
+        lasting.read(fingerprint)
+    _check_names(settings)
+
+
+def check_device(name: str) -> None:
+    """Raise UserError where the device cannot be used. `auto` and `cpu` always can."""
+    if name not in ("auto", "cpu"):
+        device: Any = importlib.import_module("ynet.device")  # torch: two seconds that the others need not wait
+        device.choose(name)
+
+
+def unknown_attributes(settings: ClientSettings, columns: Sequence[str]) -> list[str]:
+    """Of the attributes that others may filter by, those that are no column of the manifest."""
+    return [name for name in settings.disclosure.attributes if name not in columns]
+
+
+def _places(settings: ClientSettings) -> Iterator[Place]:
+    if settings.workbench.enabled:
+        yield Place("workbench.port", settings.workbench.host, settings.workbench.port)
+    if settings.metrics.port:
+        yield Place("metrics.port", settings.metrics.host, settings.metrics.port)
+
+
+def _check_page(settings: ClientSettings) -> None:
+    """Whether the files of the workbench's certificate are there to be read; what is in them, its start looks at."""
+    page = settings.workbench
+    if not page.enabled:
+        return
+    if bool(page.certificate) != bool(page.key):
+        do = "name both, workbench.certificate and workbench.key, or neither"
+        raise UserError("the workbench's certificate cannot be used", "one of certificate and key is missing", do)
+    for key, name in (("certificate", page.certificate), ("key", page.key)):
+        if name and not os.access(name, os.R_OK):
+            why = "this user may not read it" if Path(name).exists() else "there is no such file"
+            raise UserError(f"the file of workbench.{key} cannot be used: {name}", why, "correct it in client.yaml")
+
+
+def _check_names(settings: ClientSettings) -> None:
+    disclosure = settings.disclosure
+    for site in (*disclosure.allow, *disclosure.deny):
+        check_site_name(site)
+    with suppress(StopIteration):
+        both = next(site for site in disclosure.allow if site in disclosure.deny)
+        raise UserError(f"site {both} is both allowed and denied", "it is in disclosure.allow and deny", "take one out")

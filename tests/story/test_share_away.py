@@ -1,0 +1,31 @@
+"""A hospital whose data lie on a share that is away for a while when a run begins."""
+
+import json
+import threading
+from pathlib import Path
+
+from hospitals import small_plan
+from trial import Trial
+from ynet.data.manifest import find_sites
+from ynet.data.synthetic import make_federation
+from ynet.federation import plan as plans
+
+AWAY_S = 12.0
+
+
+def test_a_run_has_the_update_of_a_site_whose_share_was_away_for_12_s(tmp_path: Path) -> None:
+    make_federation(tmp_path / "data", {"A": 12, "B": 12}, seed=1, size=32)
+    plan = small_plan(tmp_path / "plan.yaml", rounds=1, cohort={"minimum": 2, "quorum": 2, "round_deadline_s": 100})
+    with Trial(tmp_path / "trial", find_sites(tmp_path / "data")) as trial:
+        trial.start_server()
+        trial.join_all()
+        data, away = tmp_path / "data" / "A", tmp_path / "away"
+        data.rename(away)
+        threading.Timer(AWAY_S, away.rename, [data]).start()
+        asked = {"plan": json.loads(plans.read(plan).canonical()), "init": None}
+        number = trial.server_call("POST", "/runs", json=asked)["run"]
+        trial.wait_for_event(number, "finished", 1)
+        events = trial.server_call("GET", f"/runs/{number}/events")["events"]
+        assert not {event["kind"] for event in events} & {"site_failed", "under_quorum", "failed"}
+        assert [sorted(event["sites"]) for event in events if event["kind"] == "round"] == [["A", "B"]]
+        assert "there is no such file; tried again for 90 s" in trial.log("A")

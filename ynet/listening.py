@@ -1,0 +1,48 @@
+"""Whether the addresses that settings name can be listened on: tried before anything is begun."""
+
+import socket
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ynet.errors import UserError
+
+
+class Place(NamedTuple):
+    """Where a process is to listen."""
+
+    key: str  # of the setting with the port
+    host: str
+    port: int  # 0: any free one
+
+
+def check(places: Sequence[Place]) -> None:
+    """Raise UserError where two places are one, or a host is no address of this machine.
+
+    Which ports are free, the process finds when it listens.
+    """
+    taken: dict[int, Place] = {}
+    for place in places:
+        if place.port and (other := taken.setdefault(place.port, place)) is not place and _meet(place.host, other.host):
+            why = f"{other.key} is {place.port} too"
+            raise UserError(
+                f"the setting {place.key} cannot be used", why, f"set another {place.key}; 0 is any free one"
+            )
+        if why := _unfit(place.host):
+            key = f"{place.key.rpartition('.')[0]}.host"
+            do = f"set {key} to an address of this machine: 127.0.0.1, or 0.0.0.0 for all of them"
+            raise UserError(f"the setting {key} is {place.host!r}", why, do)
+
+
+def _meet(one: str, other: str) -> bool:
+    return one == other or not {one, other}.isdisjoint({"0.0.0.0", "::", ""})  # noqa: S104 (compared, not listened on)
+
+
+def _unfit(host: str) -> str:
+    """Why a host cannot be listened on; empty where it can."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as tried:
+            tried.bind(address)
+    except OSError as error:
+        return "the name is not known here" if isinstance(error, socket.gaierror) else error.strerror or "it cannot be"
+    return ""
