@@ -210,7 +210,7 @@ def test_a_port_that_is_taken_is_named_with_the_setting_to_change(tmp_path: Path
 
 def test_an_address_that_is_not_this_machines_is_refused(tmp_path: Path) -> None:
     done = run(tmp_path / "home", "start", "--config", config(tmp_path / "c.yaml", host="192.0.2.1"))
-    assert_refused(done, 2, "cannot listen")
+    assert_refused(done, 2, "listen.host is '192.0.2.1'", "Cannot assign")
 
 
 @pytest.mark.parametrize(
