@@ -28,7 +28,7 @@ $(READY): requirements.lock pyproject.toml
 setup: $(READY) ## install everything into .venv
 
 demo: $(READY) ## three synthetic hospitals train, index and ask; DATA=DIR: real ones
-	@$(BIN)/python deploy/demo.py $(if $(DATA),--data $(DATA))
+	@$(BIN)/python lab/ynet_lab/demo.py $(if $(DATA),--data $(DATA))
 
 # The tests' networks are tiny: on two threads they wait for each other, above all on a machine that is shared.
 test test-real fuzz: export OMP_NUM_THREADS = 1

@@ -19,10 +19,10 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from pydantic import TypeAdapter
 
-from ynet.federation.plan import Plan
-from ynet_client.cli import app as client_app
+from ynet.plan import Plan
+from ynet_client.commands.cli import app as client_app
 from ynet_client.settings import ClientSettings
-from ynet_server.cli import app as server_app
+from ynet_server.commands.cli import app as server_app
 from ynet_server.settings import ServerSettings
 
 ROOT = Path(__file__).parent.parent

@@ -33,8 +33,8 @@ from typing import NamedTuple
 import gallery_truth
 from gallery_truth import KINDS, SECRET, Change, Truth
 
-from ynet_client import case_facts, gallery, stored_codes
-from ynet_client.gallery import Gallery
+from ynet_client.gallery import case_facts, gallery, stored_codes
+from ynet_client.gallery.gallery import Gallery
 
 OPENING = "opening"
 HOWS = ("statement", "instruction", "write", "delay")

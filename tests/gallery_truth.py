@@ -1,4 +1,4 @@
-"""What a gallery must hold and answer after some changes: plain Python, written from the law in ynet/index.py."""
+"""What a gallery must hold and answer after some changes: plain Python, written from the law in ynet/search/ranking.py."""
 
 import datetime as dt
 import hashlib
@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ynet.index import UNKNOWN_DETAIL, Hit, tie_keys
-from ynet_client.case_rows import GalleryCase, digest, pseudonym
-from ynet_client.filters import Filters
-from ynet_client.gallery import Gallery
-from ynet_client.stored_codes import CaseCode
+from ynet.search.ranking import UNKNOWN_DETAIL, Hit, tie_keys
+from ynet_client.gallery.case_rows import GalleryCase, digest, pseudonym
+from ynet_client.gallery.filters import Filters
+from ynet_client.gallery.gallery import Gallery
+from ynet_client.gallery.stored_codes import CaseCode
 
 SECRET = b"of this site"
 NOW = dt.datetime(2026, 11, 26, tzinfo=dt.UTC)

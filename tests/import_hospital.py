@@ -8,11 +8,11 @@ from dicom_hospital import names, with_private
 from dicoms import dataset, to_bytes
 from pydicom import uid
 
-from ynet_client import folder_files, import_labels, importing
-from ynet_client.deidentify import Pseudonyms
-from ynet_client.folder_files import Found
-from ynet_client.import_records import Origin, Records
-from ynet_client.importing import Choice, Summary
+from ynet_client.dicom import folder_files, import_labels, import_run
+from ynet_client.dicom.deidentify import Pseudonyms
+from ynet_client.dicom.folder_files import Found
+from ynet_client.dicom.import_records import Origin, Records
+from ynet_client.dicom.import_run import Choice, Summary
 
 Y, X = np.mgrid[:40, :36]
 GREY = (X * 60 + Y * 12).astype(np.uint16)
@@ -36,7 +36,7 @@ class Hospital:
 
     def import_(self, labels: str = "patient,label\nCANARY-1,glioma\n", **choice: object) -> Summary:
         (self.folder / "labels.csv").write_text(labels)
-        return importing.run(
+        return import_run.run(
             self.found(),
             import_labels.read(self.folder / "labels.csv"),
             self.out,

@@ -20,25 +20,29 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ynet import control, weights
+from ynet import weights
 from ynet.federation import hub_pb2 as pb
-from ynet.federation import identity, invitation, protocol
+from ynet.federation import protocol
 from ynet.federation.content import Content
 from ynet.federation.countersigned import SERVER, Witness
-from ynet.federation.identity import HUB_NAME, Identity
 from ynet.federation.records import ARRAYS, CASES, CONFIG, METRICS, flat_weights, weights_record
+from ynet.runtime import control_server
+from ynet.trust import identity, invitation
+from ynet.trust.identity import HUB_NAME, Identity
 from ynet.weights import Entry, Flat, Layout
-from ynet_client import app_call, renewal, secure_part
-from ynet_client.membership import Membership
-from ynet_client.request import read_request
-from ynet_client.secure_part import Party
-from ynet_client.session import Fetch, Session
-from ynet_server import enrolment, start
-from ynet_server import renewal as renewals
-from ynet_server import witness as witnesses
+from ynet_client.connection.session import Fetch, Session
+from ynet_client.membership import renewal
+from ynet_client.membership.membership import Membership
+from ynet_client.training import app_call, secure_aggregation
+from ynet_client.training.request import read_request
+from ynet_client.training.secure_aggregation import Party
+from ynet_server import process
 from ynet_server.audit import Audit, Write, nowhere
-from ynet_server.callers import CertificateCheck
-from ynet_server.hub import Hub, service
+from ynet_server.authority import enrolment
+from ynet_server.authority import renewal as renewals
+from ynet_server.hub import witness as witnesses
+from ynet_server.hub.hub import Hub, service
+from ynet_server.hub.peers import CertificateCheck
 from ynet_server.registry import Registry
 
 T = TypeVar("T")
@@ -123,7 +127,7 @@ class Consortium:
             [(self.hub_identity.key, self.hub_identity.certificate)], self.authority.certificate, True
         )
         self.server = grpc.aio.server(
-            interceptors=[*self.around, CertificateCheck(self.registry), *self.within], options=start.OPTIONS
+            interceptors=[*self.around, CertificateCheck(self.registry), *self.within], options=process.OPTIONS
         )
         is_connected = lambda site: site in self.hub.connected()  # noqa: E731
         answers = renewals.service(self.registry, self.authority, lambda: self.now, is_connected=is_connected)
@@ -211,7 +215,7 @@ async def door_in(home: Path) -> AsyncIterator[None]:
     async def status(_: Request) -> Response:
         return JSONResponse({"connected": True})
 
-    door = await control.serve(home, [Route("/status", status)])
+    door = await control_server.serve(home, [Route("/status", status)])
     try:
         yield
     finally:
@@ -369,8 +373,8 @@ def tiny_app(
         metrics = MetricRecord({CASES: claims(number) if claims else cases, "loss": 1.0})
         if party:
             request = read_request(message)
-            secure_part.check_unsummed(party, context, request)
-            offer = secure_part.offer(party, context, request, flat, int(str(metrics[CASES])))
+            secure_aggregation.check_unsummed(party, context, request)
+            offer = secure_aggregation.offer(party, context, request, flat, int(str(metrics[CASES])))
             return Message(RecordDict({CONFIG: offer, METRICS: metrics}), reply_to=message)
         return Message(spoil(RecordDict({ARRAYS: weights_record(flat), METRICS: metrics})), reply_to=message)
 
@@ -381,7 +385,7 @@ def tiny_app(
         return Message(RecordDict({METRICS: metrics}), reply_to=message)
 
     if party:
-        secure_part.add_to(app, lambda *_: party)
+        secure_aggregation.add_to(app, lambda *_: party)
     return app
 
 

@@ -9,8 +9,9 @@ import numpy as np
 from pydicom import Dataset, dcmread
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut
 
-from ynet.data import dicom, dicom_elements
-from ynet.data.dicom_elements import UnfitError
+from ynet.data.dicom import elements
+from ynet.data.dicom import frame as dicom_frame
+from ynet.data.dicom.elements import UnfitError
 
 GREY_APART, COLOUR_APART = 2e-3, 1
 """How far values may lie apart, as a share of white and in steps of 255, to be the same picture."""
@@ -44,7 +45,7 @@ def in_folder(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.suffix not in (".py", ".pyc", ".so"):
             with path.open("rb") as file:
-                if path.suffix == ".dcm" or dicom_elements.starts_as_dicom(file):
+                if path.suffix == ".dcm" or elements.starts_as_dicom(file):
                     yield path
 
 
@@ -61,8 +62,8 @@ def compare(path: Path) -> Compared:
 
 def ours(path: Path) -> list[np.ndarray]:
     data = path.read_bytes()
-    count = dicom.frames(data)
-    return [dicom.decode(data, frame if count > 1 else None) for frame in _chosen(count)]
+    count = dicom_frame.frames(data)
+    return [dicom_frame.decode(data, frame if count > 1 else None) for frame in _chosen(count)]
 
 
 def pydicoms(path: Path) -> list[np.ndarray]:

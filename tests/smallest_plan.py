@@ -2,8 +2,8 @@
 
 import json
 
-from ynet.federation import plan as plans
-from ynet.federation.plan import Plan
+from ynet import plan as plans
+from ynet.plan import Plan
 
 
 def smallest_plan(name: str = "t") -> Plan:

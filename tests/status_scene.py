@@ -15,17 +15,17 @@ from typing import Any
 
 from loopback import Consortium, Site, play
 
-from ynet.federation import plan as plans
+from ynet import plan as plans
 from ynet.federation.content import Content
-from ynet.federation.expiry import Life
-from ynet.federation.plan import Plan
 from ynet.federation.records import TRAIN
+from ynet.plan import Plan
+from ynet.trust.expiry import Life
 from ynet.web.accounts import Accounts
-from ynet_server.course import Courses
 from ynet_server.metrics import Known
 from ynet_server.registry import Model
-from ynet_server.run_folder import RunFolder
-from ynet_server.runs import Runs
+from ynet_server.rounds.run_folder import RunFolder
+from ynet_server.rounds.run_progress import Courses
+from ynet_server.rounds.runs import Runs
 from ynet_server.settings import StatusSettings
 from ynet_server.status.books import Books
 from ynet_server.status.serving import serving

@@ -20,10 +20,10 @@ import pytest
 import typer
 from needs import needed
 
-from ynet_client import examples as client_examples
-from ynet_client.cli import app as client_app
-from ynet_server import examples as server_examples
-from ynet_server.cli import app as server_app
+from ynet_client.commands import examples as client_examples
+from ynet_client.commands.cli import app as client_app
+from ynet_server.commands import examples as server_examples
+from ynet_server.commands.cli import app as server_app
 
 PROGRAMS = {
     "ynet-server": (server_app, server_examples.EXAMPLES),
@@ -208,7 +208,7 @@ class Terminal:
 def test_completion_and_help_load_nothing_that_is_slow() -> None:
     """What would be noticed: half a second and more of imports. Seconds are not held, for they are the machine's."""
     slow = ("torch", "numpy", "pydantic", "httpx", "starlette", "uvicorn", "grpc", "flwr", "cryptography", "asyncio")
-    for module in ("ynet_client.cli", "ynet_server.cli"):
+    for module in ("ynet_client.commands.cli", "ynet_server.commands.cli"):
         script = f"import sys, {module}; print([name for name in {slow!r} if name in sys.modules])"
         assert (
             subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()

@@ -18,26 +18,29 @@ from pydantic import TypeAdapter
 
 from documentation import table
 from ynet import config, errors
+from ynet import plan as plans
 from ynet.config import parse, read_yaml
 from ynet.data import images, manifest
 from ynet.data.report import Problem, Report
 from ynet.federation import content, protocol
-from ynet.federation import plan as plans
-from ynet.federation.network_size import MOST_VALUES
-from ynet.federation.plan import Plan
-from ynet.federation.strategy_options import DEFAULTS, STRATEGY_OPTIONS
-from ynet.model import build
+from ynet.learning.model import build
+from ynet.network_size import MOST_VALUES
+from ynet.plan import Plan
+from ynet.strategy_options import DEFAULTS, STRATEGY_OPTIONS
 from ynet_client import egress
-from ynet_client.cli import app as client_app
-from ynet_client.control import ASK_WITHIN_S
-from ynet_client.gallery import Stats
+from ynet_client.commands.cli import app as client_app
+from ynet_client.connection.tasks import LARGE_BYTES, MOST_LARGE
+from ynet_client.connection.transfers import AGAIN_PART_BYTES
+from ynet_client.control_routes import ASK_WITHIN_S
+from ynet_client.gallery.gallery import Stats
 from ynet_client.settings import ClientSettings
-from ynet_client.tasks import LARGE_BYTES, MOST_LARGE
-from ynet_client.transfers import AGAIN_PART_BYTES
-from ynet_server import enrolment, hub, progress, renewal, start, tasks, transfers
-from ynet_server.cli import app as server_app
-from ynet_server.front import BOUNDS
-from ynet_server.limits import RATES
+from ynet_server import process
+from ynet_server.authority import enrolment, renewal
+from ynet_server.commands import run_tables
+from ynet_server.commands.cli import app as server_app
+from ynet_server.hub import hub, tasks, transfers
+from ynet_server.hub.front import BOUNDS
+from ynet_server.hub.limits import RATES
 from ynet_server.registry import Model, Run
 from ynet_server.settings import ServerSettings
 
@@ -194,7 +197,7 @@ def commands_with(flag: str) -> Iterator[str]:
 
 
 def test_every_kind_of_event_is_described() -> None:
-    assert {row[0].strip("`") for row in table("docs/OPERATING.md", "| kind |")} == set(progress._LINES)
+    assert {row[0].strip("`") for row in table("docs/OPERATING.md", "| kind |")} == set(run_tables._LINES)
 
 
 def test_every_error_in_the_table_is_one_that_the_code_raises() -> None:
@@ -216,8 +219,8 @@ def test_the_limits_of_the_protocol_are_those_of_the_code() -> None:
         f"{RATES['Ask'].per_s:g} a second; `Attach` {RATES['Attach'].burst:g}, ",
         "a message of a run, or a model's file": f"{MOST_VALUES:,} at most; of more than"
         f" {LARGE_BYTES >> 20} MiB {MOST_LARGE} ",
-        "TLS handshake": f"{start.HANDSHAKE_MS // 1000} s",
-        "calls of one connection at a time": f"{start.MAX_STREAMS}",
+        "TLS handshake": f"{process.HANDSHAKE_MS // 1000} s",
+        "calls of one connection at a time": f"{process.MAX_STREAMS}",
         "one part of a transfer": f"{protocol.CHUNK_BYTES >> 20} MiB",
         "a file that a site fetches": f"{protocol.MAX_BLOB_BYTES >> 20} MiB",
         "transfers of one site at a time": f"{transfers.MAX_TRANSFERS} downloads",

@@ -11,7 +11,7 @@ import pytest
 from needs import needed
 
 from ynet.data.synthetic import make_federation
-from ynet.federation.plan import Plan, Training
+from ynet.plan import Plan, Training
 
 ROOT = Path(__file__).parents[1]
 SECTION = "## From a clone to a first query on your own images"

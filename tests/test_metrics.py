@@ -18,21 +18,22 @@ from prometheus_client.parser import text_string_to_metric_families
 from smallest_plan import smallest_plan
 from status_scene import life
 
-from ynet import control, exposition
+from ynet import plan as plans
 from ynet.errors import UnreachableError, UserError
-from ynet.exposition import MetricsSettings
-from ynet.federation import plan as plans
-from ynet.federation.ledger import LEDGER, Ledger, Reservation
+from ynet.runtime import control_server
+from ynet.trust.ledger import LEDGER, Ledger, Reservation
+from ynet.web import prometheus
+from ynet.web.prometheus import MetricsSettings
 from ynet_client import metrics as client
 from ynet_client.audit import Audit
-from ynet_client.session import Session
+from ynet_client.connection.session import Session
 from ynet_client.settings import ClientSettings
 from ynet_server import metrics as server
-from ynet_server.course import Courses
+from ynet_server.hub.traffic import Traffic
 from ynet_server.registry import Model
-from ynet_server.run_folder import RunFolder
-from ynet_server.runs import Runs
-from ynet_server.traffic import Traffic
+from ynet_server.rounds.run_folder import RunFolder
+from ynet_server.rounds.run_progress import Courses
+from ynet_server.rounds.runs import Runs
 
 ROOT = Path(__file__).parents[1]
 PROMETHEUS = ROOT / "deploy/prometheus"
@@ -54,7 +55,7 @@ class Idle:
 
 
 def server_registry(consortium: Consortium, folder: Path) -> tuple[CollectorRegistry, server.Counts, Runs]:
-    registry = exposition.new_registry()
+    registry = prometheus.new_registry()
     counts = server.Counts(registry)
     Traffic(registry, counts.refused)
     loop = asyncio.get_running_loop()
@@ -378,7 +379,7 @@ def test_a_question_that_fails_is_counted_and_not_timed() -> None:
 
 
 async def scraped(registry: CollectorRegistry) -> httpx.Response:
-    server = control.QuietServer(control.quiet_config(exposition.application(registry), "127.0.0.1", 0))
+    server = control_server.QuietServer(control_server.quiet_config(prometheus.application(registry), "127.0.0.1", 0))
     port = await server.begin()
     try:
         async with httpx.AsyncClient(trust_env=False) as http:
@@ -388,7 +389,7 @@ async def scraped(registry: CollectorRegistry) -> httpx.Response:
 
 
 def test_what_is_shown_is_prometheus_text_with_the_process_in_it() -> None:
-    answer = asyncio.run(scraped(exposition.new_registry()))
+    answer = asyncio.run(scraped(prometheus.new_registry()))
     assert answer.headers["content-type"].startswith("text/plain")
     names = {family.name for family in text_string_to_metric_families(answer.text)}
     assert "process_resident_memory_bytes" in names
@@ -396,13 +397,15 @@ def test_what_is_shown_is_prometheus_text_with_the_process_in_it() -> None:
 
 def test_metrics_are_off_unless_a_port_is_named_and_a_taken_port_says_so() -> None:
     async def story() -> None:
-        async with exposition.serving(MetricsSettings(), CollectorRegistry()):
+        async with prometheus.serving(MetricsSettings(), CollectorRegistry()):
             pass
-        taken = control.QuietServer(control.quiet_config(exposition.application(CollectorRegistry()), "127.0.0.1", 0))
+        taken = control_server.QuietServer(
+            control_server.quiet_config(prometheus.application(CollectorRegistry()), "127.0.0.1", 0)
+        )
         port = await taken.begin()
         try:
             with pytest.raises(UserError, match="another process listens there"):
-                async with exposition.serving(MetricsSettings(port=port), CollectorRegistry()):
+                async with prometheus.serving(MetricsSettings(port=port), CollectorRegistry()):
                     pass
         finally:
             await taken.end()

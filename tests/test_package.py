@@ -15,14 +15,14 @@ def imports_without(module: str, *names: str) -> bool:
     return subprocess.run([sys.executable, "-c", script], capture_output=True, check=False).returncode == 0
 
 
-@pytest.mark.parametrize("module", ["ynet_server.cli", "ynet_server.start", "ynet_server.server_app"])
+@pytest.mark.parametrize("module", ["ynet_server.commands.cli", "ynet_server.process", "ynet_server.rounds.server_app"])
 def test_the_server_runs_where_torch_is_not_installed(module: str) -> None:
     assert imports_without(module, "torch", "jaxtyping", "PIL", "opacus", "faiss", "ray")
 
 
 def test_a_site_connects_before_torch_is_loaded() -> None:
     assert imports_without("ynet_client.join", "torch")
-    assert not imports_without("ynet_client.equipment", "torch")
+    assert not imports_without("ynet_client.resources", "torch")
 
 
 def test_generated_code_is_what_the_protocol_files_say(tmp_path: Path) -> None:

@@ -23,9 +23,9 @@ LACKING = {
     "tests/test_completion.py::test_fish_completes": "fish",
     "tests/test_completion.py::test_zsh_completes": "zsh",
     "tests/test_metrics.py::test_promtool_finds_no_fault_in_the_rules": "promtool",
-    "tests/ynet/data/test_dicom.py::test_colour_coded_without_loss_is_the_same": "dcmcrle",
-    "tests/ynet/test_scan.py::test_a_wheel_has_the_compiled_scan_where_there_is_a_compiler": "cc",
-    "tests/ynet/test_terminal.py::test_a_reader_that_goes_away_ends_a_command_quietly": "sh",
+    "tests/ynet/data/dicom/test_frame.py::test_colour_coded_without_loss_is_the_same": "dcmcrle",
+    "tests/ynet/search/test_scan.py::test_a_wheel_has_the_compiled_scan_where_there_is_a_compiler": "cc",
+    "tests/ynet/runtime/test_terminal.py::test_a_reader_that_goes_away_ends_a_command_quietly": "sh",
 }
 Done = subprocess.CompletedProcess[str]
 
@@ -51,7 +51,7 @@ def test_with_an_empty_path_tests_are_skipped_and_the_last_lines_say_how_many_an
 
 
 def test_where_nothing_may_be_skipped_a_missing_program_is_a_failure(tmp_path: Path) -> None:
-    some = "tests/test_completion.py::test_zsh_completes", "tests/ynet/test_cuda.py"
+    some = "tests/test_completion.py::test_zsh_completes", "tests/ynet/learning/test_cuda.py"
     done = without_programs(tmp_path, "-m", "pytest", "-p", "no:cacheprovider", "--no-skips", *some)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "missing here: zsh, and nothing may be skipped (--no-skips)" in done.stdout

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from loopback import LAYOUT, Consortium, in_thread, play, runs, tiny_app, until
 
+from ynet import plan as plans
 from ynet import weights
-from ynet.federation import plan as plans
-from ynet.federation.plan import Plan
+from ynet.plan import Plan
 from ynet.weights import Flat
-from ynet_server import server_app
-from ynet_server.grid import HubGrid
-from ynet_server.run_folder import MODEL, RunFolder
+from ynet_server.rounds import server_app
+from ynet_server.rounds.grid import HubGrid
+from ynet_server.rounds.run_folder import MODEL, RunFolder
 
 SIZE = 7
 

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ynet import private_files
 from ynet.errors import UserError
+from ynet.runtime import private_files
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
 Flat = npt.NDArray[np.float32]

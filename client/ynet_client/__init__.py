@@ -1,8 +1,8 @@
 """The hospital's side: joins, trains, indexes, answers. From Python it is asked through `Site` (docs/API.md)."""
 
 from ynet.errors import RefusedError, UnreachableError, UserError
-from ynet_client.answer import Answer, ConsultRequest, Consults, Hit, Outcome
-from ynet_client.filters import Filters
+from ynet_client.gallery.filters import Filters
+from ynet_client.retrieval.results import Answer, ConsultRequest, Consults, Hit, Outcome
 from ynet_client.site import Site
 
 __all__ = [

@@ -1,5 +1,5 @@
 """`python -m ynet_client`."""
 
-from ynet_client.cli import main
+from ynet_client.commands.cli import main
 
 main()

@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ynet.errors import RefusedError, UnreachableError, UserError
 from ynet.federation import hub_pb2 as hub
 from ynet.federation import retrieval_pb2 as pb
-from ynet.federation.identity import SITE_NAME
-from ynet.index import TOKEN_BYTES
-from ynet_client import lookup, retrieval_wire
-from ynet_client.books import Books
-from ynet_client.consult import Consult
-from ynet_client.duties import Duties
+from ynet.search.ranking import TOKEN_BYTES
+from ynet.trust.identity import SITE_NAME
+from ynet_client.agent import Duties
+from ynet_client.connection.session import ANSWER_BYTES, Session
 from ynet_client.egress import Class
-from ynet_client.lookup import Encoding, Look, Result, Wanted
-from ynet_client.peers import UNCONFIRMED
-from ynet_client.retrieval_wire import MAX_CHECKED, Outcome
-from ynet_client.session import ANSWER_BYTES, Session
+from ynet_client.membership.peers import UNCONFIRMED
+from ynet_client.retrieval import lookup, wire
+from ynet_client.retrieval.consult import Consult
+from ynet_client.retrieval.lookup import Encoding, Look, Result, Wanted
+from ynet_client.retrieval.stores import Books
+from ynet_client.retrieval.wire import MAX_CHECKED, Outcome
 
 if TYPE_CHECKING:
-    from ynet_client.archive import Archive
+    from ynet_client.gallery.indexer import Archive
 
 ASK_WITHIN_S = 10.0
 MAX_SEEN = 10_000
@@ -95,8 +95,8 @@ async def _query(
     looks = await duties.search(lambda archive: _look(archive, duties, encodings, images[-1], wanted))
     asked = lookup.question(looks, wanted, is_detail_sent=duties.disclosure.detail)
     pseudonym = books.pseudonym(user)
-    body = retrieval_wire.write_query(asked, pseudonym)
-    answers, note = await _ask(session, body, wanted.sites, retrieval_wire.room_for_hits(asked))
+    body = wire.write_query(asked, pseudonym)
+    answers, note = await _ask(session, body, wanted.sites, wire.room_for_hits(asked))
     outcomes = lookup.outcomes(site, answers, asked)
     books.audit.write(
         time.time(),
@@ -181,7 +181,7 @@ def _consult_outcome(answers: hub.Answers, owner: str) -> Outcome:
 
 def _read_consult(body: bytes) -> Outcome:
     try:
-        reply = retrieval_wire.read_reply(body)
+        reply = wire.read_reply(body)
     except UserError as error:
         return Outcome("unreadable", error.why)
     match reply.WhichOneof("outcome"):
@@ -190,7 +190,7 @@ def _read_consult(body: bytes) -> Outcome:
         case "no_such_case":
             return Outcome("no_such_case", "the token names no case there, or one that is gone")
         case "refused":
-            return retrieval_wire.read_refusal(reply.refused)
+            return wire.read_refusal(reply.refused)
     return Outcome("unreadable", "the two sites do not understand each other")
 
 
@@ -219,7 +219,7 @@ def _take_answers(books: Books, owner: str, answers: hub.Answers, asked: set[byt
         if one.site != owner:
             continue
         try:
-            reply = retrieval_wire.read_reply(one.body)
+            reply = wire.read_reply(one.body)
         except UserError:
             return "unreadable"
         for said in reply.consult_answers.answers:

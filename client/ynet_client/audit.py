@@ -14,10 +14,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from ynet.federation import chain, journal
-from ynet.federation.chain import Head
-from ynet.federation.journal import AuditError as AuditError
-from ynet.federation.journal import Journal, Kind
+from ynet.trust import chain, journal
+from ynet.trust.chain import Head
+from ynet.trust.journal import AuditError as AuditError
+from ynet.trust.journal import Journal, Kind
 
 LOG, HEAD = "audit.jsonl", "audit.head"
 Question = Literal["query", "consult", "consult-check", "consult-answer", "unreadable", "too-many"]

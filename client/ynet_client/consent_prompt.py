@@ -4,10 +4,10 @@ import sys
 import threading
 from pathlib import Path
 
-from ynet.federation.plan import Plan
-from ynet_client.consent import Consent, Word, terms
+from ynet.plan import Plan
 from ynet_client.display import Display
 from ynet_client.settings import Policy
+from ynet_client.training.consent import Consent, Word, terms
 
 _one_question = threading.Lock()
 

@@ -7,7 +7,7 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from ynet import terminal
+from ynet.runtime import terminal
 
 LINE_EVERY_S = 10.0
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from ynet.errors import UserError
-from ynet.synced import Synced
+from ynet.runtime.background_sync import Synced
 from ynet_client.database import Database
 
 log = logging.getLogger("ynet.egress")

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from pydantic import TypeAdapter
 
 from ynet.errors import UserError
-from ynet.home import write_private
+from ynet.runtime.home import write_private
 
 FILE = "forgetting.json"
 

@@ -7,32 +7,34 @@ import signal
 import time
 from pathlib import Path
 
-from ynet import control, exposition, readiness
 from ynet.data import manifest
 from ynet.data.gaps import gaps
 from ynet.data.manifest import Manifest
 from ynet.federation.countersigned import Witness
-from ynet.federation.identity import fingerprint
-from ynet.home import Lock
-from ynet_client import membership
+from ynet.runtime import control_server, systemd
+from ynet.runtime.home import Lock
+from ynet.trust.identity import fingerprint
+from ynet.web import prometheus
+from ynet_client.agent import Duties
 from ynet_client.audit import Act
-from ynet_client.consent import Consent, in_none
+from ynet_client.connection.download_limit import Looks, of_model, of_task
+from ynet_client.connection.session import Session
+from ynet_client.connection.witness import telling
 from ynet_client.consent_prompt import put_to_the_admin
-from ynet_client.control import routes
+from ynet_client.control_routes import routes
+from ynet_client.counts import Counts
 from ynet_client.display import Display
-from ynet_client.duties import Duties
 from ynet_client.egress import Class, Egress
-from ynet_client.membership import Membership
-from ynet_client.metrics import Counts, Known, Spent, state
-from ynet_client.peers import Peer, Peers, advice
+from ynet_client.membership import membership
+from ynet_client.membership.membership import Membership
+from ynet_client.membership.peers import Peer, Peers, advice
+from ynet_client.membership.renewal import renewing
+from ynet_client.membership.succession import following
+from ynet_client.metrics import Known, Spent, state
 from ynet_client.proxy import ways
-from ynet_client.renewal import renewing
-from ynet_client.session import Session
 from ynet_client.settings import ClientSettings
 from ynet_client.settings_check import unknown_attributes
-from ynet_client.succession import following
-from ynet_client.wanted import Looks, of_model, of_task
-from ynet_client.witness import telling
+from ynet_client.training.consent import Consent, in_none
 from ynet_client.workbench.serving import serving
 
 
@@ -52,7 +54,7 @@ async def run(home: Path, settings: ClientSettings, member: Membership, display:
                 time.time(), "plan-accepted" if word == "accepted" else "plan-declined", plan_id
             ),
         )
-        measured = exposition.new_registry()
+        measured = prometheus.new_registry()
         counts = Counts(measured)
         duties = stack.enter_context(contextlib.closing(Duties(home, settings, display, cases, consent, counts)))
         spool = _empty(home / "spool")
@@ -86,8 +88,8 @@ async def run(home: Path, settings: ClientSettings, member: Membership, display:
         spent = Spent(home, settings.privacy)
         measured.register(state(Known(member.site, home, session, duties, spent)))
         page = serving(home, settings.workbench, member.site, duties, session, spool, display.say)
-        async with page as where, exposition.serving(settings.metrics, measured, spent.refresh):
-            door = await control.serve(home, [*routes(member.site, duties, session, spool), where])
+        async with page as where, prometheus.serving(settings.metrics, measured, spent.refresh):
+            door = await control_server.serve(home, [*routes(member.site, duties, session, spool), where])
             display.say(f"site {member.site}: {_has(settings, found, cases)}")
             ending = asyncio.create_task(duties.end_forgetting())  # before anything is answered
             for name in unknown_attributes(settings, found.columns):
@@ -96,7 +98,7 @@ async def run(home: Path, settings: ClientSettings, member: Membership, display:
                 display.say(f"split: {gap.what}; {gap.do}")
             doing = lambda: f"{'connected' if session.connected else 'not connected'}; {duties.doing}"  # noqa: E731
             telling_of_many = asyncio.create_task(duties.keep_telling())
-            async with readiness.told(doing):
+            async with systemd.told(doing):
                 await _until_told_to_stop(session, duties)
             telling_of_many.cancel()
             ending.cancel()

@@ -5,137 +5,26 @@ names a patient, a file, a user or another site.
 """
 
 import asyncio
-import contextlib
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 
-from ynet import __version__, exposition
+from ynet import __version__
 from ynet.errors import UserError
-from ynet.federation import ledger
-from ynet_client.audit import Entry
-from ynet_client.egress import Class
+from ynet.trust import ledger
+from ynet.web import prometheus
 from ynet_client.settings import PrivacySettings
-from ynet_client.tasks import OF_KIND
 
 if TYPE_CHECKING:
-    from ynet_client.duties import Duties
-    from ynet_client.session import Session
+    from ynet_client.agent import Duties
+    from ynet_client.connection.session import Session
 
-REPLIES = (
-    "found",
-    "empty",
-    "suppressed",
-    "refused",
-    "other_model",
-    "missing",
-    "late",
-    "busy",
-    "unreadable",
-    "unconfirmed",
-)
-ANSWERS = ("found", "empty", "suppressed", "refused", "other_model", "unreadable")
-TASKS = ("done", "refused", "failed", "called off", "awaited")
-REFUSALS = ("query", "consult", "consult-check", "task", "model")
-METHODS = ("attach", "download", "upload", "resume", "ask", "renew", "witness")
-SHORT_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-LONG_BUCKETS_S = (0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1_800.0, 3_600.0, 4 * 3_600.0)
 SHORT_ID = 12
 WAIT_S, READ_EVERY_S = 2.0, 60.0
-OTHER = "other"
-
-
-class Counts:
-    """What is counted as it happens. From zero at each start, as Prometheus expects."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        def counter(name: str, text: str, label: str, known: tuple[str, ...]) -> Counter:
-            made = Counter(f"ynet_client_{name}", text, [label], registry=registry)
-            for value in known:
-                made.labels(value)
-            return made
-
-        kinds = tuple(OF_KIND)
-        self._tasks = Counter(
-            "ynet_client_tasks", "Messages of runs, by what became of them.", ["kind", "outcome"], registry=registry
-        )
-        for kind in kinds:
-            for outcome in TASKS:
-                self._tasks.labels(kind, outcome)
-        self._task_seconds = Histogram(
-            "ynet_client_task_seconds",
-            "Work on a message of a run that came to something.",
-            ["kind"],
-            registry=registry,
-            buckets=LONG_BUCKETS_S,
-        )
-        for kind in kinds:
-            self._task_seconds.labels(kind)
-        self._sent = counter("sent_bytes", "Messages to the server, unencrypted.", "of", get_args(Class))
-        self._received = counter("received_bytes", "Messages from the server, unencrypted.", "method", METHODS)
-        self._queries = counter(
-            "queries", "Questions of this site's people; a batch is one.", "outcome", ("done", "failed")
-        )
-        self._replies = counter("query_replies", "What became of them at each other site.", "outcome", REPLIES)
-        self._query_seconds = Histogram(
-            "ynet_client_query_seconds",
-            "A question, from the image to all sites' hits.",
-            registry=registry,
-            buckets=SHORT_BUCKETS_S,
-        )
-        self._answers = counter("answers", "Queries of other sites, by what they were told.", "outcome", ANSWERS)
-        self._answer_seconds = Histogram(
-            "ynet_client_answer_seconds", "Answering another site.", registry=registry, buckets=SHORT_BUCKETS_S
-        )
-        self._refusals = counter("refusals", "What this site did not do for others, by kind.", "kind", REFUSALS)
-
-    def sent(self, of: Class, size_bytes: int) -> None:
-        """A message has left."""
-        self._sent.labels(of).inc(size_bytes)
-
-    def received(self, method: str, size_bytes: int) -> None:
-        """A message has come."""
-        self._received.labels(_known(method, METHODS)).inc(size_bytes)
-
-    def entered(self, entry: Entry) -> None:
-        """An entry of the audit log."""
-        outcomes = list(entry.outcomes.values())
-        if (entry.direction, entry.kind) == ("asked", "query"):
-            for outcome in outcomes:
-                self._replies.labels(_known(outcome, REPLIES)).inc()
-        if entry.direction == "answered" and entry.kind in ("query", "unreadable"):
-            self._answers.labels(_known(outcomes[0], ANSWERS)).inc()
-        if entry.direction != "asked" and outcomes == ["refused"]:
-            self._refusals.labels(_known(entry.kind, REFUSALS)).inc()
-
-    def task(self, kind: str, outcome: str, seconds: float) -> None:
-        """A message of a run was worked on."""
-        name = _known(kind, tuple(OF_KIND))
-        self._tasks.labels(name, outcome).inc()
-        if outcome == "done":
-            self._task_seconds.labels(name).observe(seconds)
-
-    @contextlib.contextmanager
-    def asking(self) -> Iterator[None]:
-        """Around a question of this site's people."""
-        begun, outcome = time.monotonic(), "failed"
-        try:
-            yield
-            outcome = "done"
-            self._query_seconds.observe(time.monotonic() - begun)
-        finally:
-            self._queries.labels(outcome).inc()
-
-    @contextlib.contextmanager
-    def answering(self) -> Iterator[None]:
-        """Around an answer to another site."""
-        with self._answer_seconds.time():
-            yield
 
 
 class Spent:
@@ -169,7 +58,9 @@ class Spent:
         self.summary = await asyncio.to_thread(self._read)
 
     def _read(self) -> dict[str, Any] | None:
-        from ynet_client.ledger_report import summary  # the accountant: seconds, where there is something to account
+        from ynet_client.training.ledger_report import (
+            summary,  # the accountant: seconds, where there is something to account
+        )
 
         try:
             return summary(ledger.read(self._home), self._settings)
@@ -187,9 +78,9 @@ class Known(NamedTuple):
     spent: Spent
 
 
-def state(known: Known) -> exposition.LookedUp:
+def state(known: Known) -> prometheus.LookedUp:
     """What is so, looked up in the client's event loop each time that it is asked for."""
-    return exposition.LookedUp(lambda: _now(known))
+    return prometheus.LookedUp(lambda: _now(known))
 
 
 def _now(known: Known) -> Iterator[Metric]:
@@ -205,7 +96,7 @@ def _now(known: Known) -> Iterator[Metric]:
     yield from _gallery(duties)
     yield from _epsilon(spent.summary)
     yield from _gpu() if duties.archive_if_ready() else ()
-    yield from exposition.disk("ynet_client", home)
+    yield from prometheus.disk("ynet_client", home)
 
 
 def _gallery(duties: "Duties") -> Iterator[Metric]:
@@ -245,7 +136,3 @@ def _gpu() -> Iterator[Metric]:
             reserved.add_metric([str(device)], cuda.memory_reserved(device))
             size.add_metric([str(device)], cuda.get_device_properties(device).total_memory)
     yield from (used, reserved, size)
-
-
-def _known(value: str, words: tuple[str, ...]) -> str:
-    return value if value in words else OTHER

@@ -16,10 +16,10 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic.dataclasses import dataclass as settings_dataclass
 
-from ynet import address, hidden_words
-from ynet.address import Address
 from ynet.config import STRICT
 from ynet.errors import UnreachableError, UserError
+from ynet.runtime import address, hidden_words
+from ynet.runtime.address import Address
 
 VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy", "all_proxy")
 EXCEPTIONS = ("no_grpc_proxy", "no_proxy")

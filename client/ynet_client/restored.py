@@ -13,7 +13,7 @@ from typing import NamedTuple
 from pydantic import TypeAdapter
 
 from ynet.errors import RefusedError
-from ynet.home import write_private
+from ynet.runtime.home import write_private
 
 FILE = "restored.json"
 

@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
-from ynet import address, sources
 from ynet.config import STRICT, parse, read_yaml
 from ynet.errors import UserError
-from ynet.exposition import MetricsSettings
-from ynet.home import write_private
+from ynet.runtime import address, setting_sources
+from ynet.runtime.home import write_private
 from ynet.web.outside import OuterName, TrustedProxy
+from ynet.web.prometheus import MetricsSettings
 from ynet_client.proxy import ProxySettings
 
 FILE = "client.yaml"
@@ -124,7 +124,7 @@ class ClientSettings:
 
 def read(home: Path, config: Path | None = None) -> ClientSettings:
     """The settings in the file that `sources.source_of` finds, or else the defaults. Raises UserError."""
-    file, _ = sources.source_of(home, FILE, config)
+    file, _ = setting_sources.source_of(home, FILE, config)
     return parse(ClientSettings, read_yaml(file, "settings"), f"settings {file}") if file else ClientSettings()
 
 
@@ -138,7 +138,7 @@ class Given(NamedTuple):
 def given(home: Path, config: Path | None, *, is_workbench_enabled: bool | None = None, **flags: Any) -> Given:
     """What `read` finds, with the flags of `join` laid over it. Raises UserError."""
     settings = read(home, config)
-    known = sources.sources(settings, sources.source_of(home, FILE, config))
+    known = setting_sources.sources(settings, setting_sources.source_of(home, FILE, config))
     flags = {key: value for key, value in flags.items() if value is not None}
     by_flag = {key: f"--{key}" for key in flags}
     if not flags.get("trains", True):
@@ -152,7 +152,7 @@ def given(home: Path, config: Path | None, *, is_workbench_enabled: bool | None 
 
 def remember(home: Path, found: Given) -> None:
     """Keep settings for the next `join`; to be called once they were found to be fit."""
-    write_private(home / FILE, sources.remembered(found.settings, found.known))
+    write_private(home / FILE, setting_sources.remembered(found.settings, found.known))
 
 
 def load(home: Path, config: Path | None, **flags: Any) -> ClientSettings:

@@ -7,11 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ynet import listening
 from ynet.errors import UserError
-from ynet.federation import lasting
-from ynet.federation.identity import check_site_name
-from ynet.listening import Place
+from ynet.runtime import listening
+from ynet.runtime.listening import Place
+from ynet.trust import lasting_key
+from ynet.trust.identity import check_site_name
 from ynet_client.settings import ClientSettings
 
 
@@ -22,14 +22,16 @@ def check(settings: ClientSettings) -> None:
     _check_page(settings)
     for site, fingerprint in settings.known_sites.items():
         check_site_name(site)
-        lasting.read(fingerprint)
+        lasting_key.read(fingerprint)
     _check_names(settings)
 
 
 def check_device(name: str) -> None:
     """Raise UserError where the device cannot be used. `auto` and `cpu` always can."""
     if name not in ("auto", "cpu"):
-        device: Any = importlib.import_module("ynet.device")  # torch: two seconds that the others need not wait
+        device: Any = importlib.import_module(
+            "ynet.learning.device"
+        )  # torch: two seconds that the others need not wait
         device.choose(name)
 
 

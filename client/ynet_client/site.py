@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, cast, overload
 
 from ynet.errors import UserError
-from ynet_client import door
-from ynet_client.answer import Answer, ConsultRequest, Consults, Hit, read_answer, read_consult
-from ynet_client.door import Picture
-from ynet_client.filters import Filters
+from ynet_client import control_client, homes
+from ynet_client.control_client import Picture
+from ynet_client.gallery.filters import Filters
+from ynet_client.retrieval.results import Answer, ConsultRequest, Consults, Hit, read_answer, read_consult
 
 if TYPE_CHECKING:
-    from ynet_client.duties import Receipt
-    from ynet_client.gallery import Stats
+    from ynet_client.agent import Receipt
+    from ynet_client.gallery.gallery import Stats
 
 Image: TypeAlias = str | Path | bytes
 """A PNG, JPEG, TIFF or DICOM file: where it is, or what is in it. `FILE.dcm#7` is frame 7 of several."""
@@ -40,8 +40,10 @@ class Site:
 
         Raises UserError when it is not clear which site is meant, or the folder is another site's.
         """
-        self.home = door.home_of(home, name)
-        from ynet_client import membership  # cryptography: not for those who import the package for its commands
+        self.home = homes.home_of(home, name)
+        from ynet_client.membership import (
+            membership,  # cryptography: not for those who import the package for its commands
+        )
 
         member = membership.load(self.home)
         if member and name not in (None, member.site):
@@ -81,7 +83,7 @@ class Site:
         self,
         image: Image | Sequence[Image],
         k: int = 10,
-        filters: Filters = door.ALL,
+        filters: Filters = control_client.ALL,
         *,
         radius: int | None = None,
         one_per_patient: bool = False,
@@ -99,7 +101,7 @@ class Site:
         pictures = [_picture(one) for one in images]
         if not pictures:
             return []
-        found = door.query(
+        found = control_client.query(
             self.home,
             pictures,
             k,
@@ -114,30 +116,30 @@ class Site:
 
     def consult(self, hit: Hit, note: str) -> ConsultRequest:
         """Ask the people of a hit's site about it: they see which case it is, and `note`, and answer yes or no."""
-        return read_consult(door.consult(self.home, hit.token, note, hit.site))
+        return read_consult(control_client.consult(self.home, hit.token, note, hit.site))
 
     def consults(self) -> Consults:
         """The requests sent and received; asks the other sites for their answers first."""
-        found: dict[str, Any] = door.consults(self.home)
+        found: dict[str, Any] = control_client.consults(self.home)
         return Consults(tuple(read_consult(one) for one in found["consults"]), found["note"])
 
     def answer_consult(self, request: ConsultRequest | str, *, yes: bool, text: str = "") -> ConsultRequest:
         """Say yes or no to a request, or to its id; it cannot be taken back."""
         id_ = request if isinstance(request, str) else request.id
-        return read_consult(door.answer_consult(self.home, id_, "yes" if yes else "no", text))
+        return read_consult(control_client.answer_consult(self.home, id_, "yes" if yes else "no", text))
 
     def status(self) -> Status:
         """Whether the site is connected, what it does, and what its gallery holds."""
-        return cast(Status, door.status(self.home))
+        return cast(Status, control_client.status(self.home))
 
     def index(self) -> dict[str, int]:
         """Bring the gallery up to date with the manifest: `cases`, and how many were `encoded`."""
-        return door.index(self.home)
+        return control_client.index(self.home)
 
     def forget(self, patient: str) -> "Receipt":
         """Take a patient out of gallery and training, for good; the receipt."""
-        return cast("Receipt", door.forget(self.home, patient))
+        return cast("Receipt", control_client.forget(self.home, patient))
 
 
 def _picture(image: Image) -> Picture:
-    return Picture("", image) if isinstance(image, bytes) else door.read_picture(Path(image))
+    return Picture("", image) if isinstance(image, bytes) else control_client.read_picture(Path(image))

@@ -5,15 +5,19 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from ynet import __version__, backup, kept_files
-from ynet.backup import Manifest, Packed
+from ynet import __version__
+from ynet import plan as plans
 from ynet.errors import UserError
-from ynet.federation import countersigned, journal, ledger
-from ynet.federation import plan as plans
-from ynet.home import Lock
-from ynet_client import audit, consent, door, membership, restored
+from ynet.federation import countersigned
+from ynet.runtime import backup, backup_files
+from ynet.runtime.backup import Manifest, Packed
+from ynet.runtime.home import Lock
+from ynet.trust import journal, ledger
+from ynet_client import audit, control_client, restored
 from ynet_client.audit import Audit
+from ynet_client.membership import membership
 from ynet_client.restored import Restored
+from ynet_client.training import consent
 
 RENEWAL_TRIES = 5
 NOTES = (
@@ -47,8 +51,8 @@ def pack(home: Path, out: Path, now: float, passphrase: str | None) -> Packed:
 
         def lay(aside: Path) -> None:
             if is_running:
-                door.copy_databases(home)  # it has them for itself alone
-            kept_files.lay_databases(home, aside)
+                control_client.copy_databases(home)  # it has them for itself alone
+            backup_files.lay_databases(home, aside)
             journal.lay(home, aside, audit.KIND, countersigned.SIGNED)
             _lay_membership(home, aside)
 
@@ -63,7 +67,7 @@ def unpack(file: Path, home: Path, site: str | None, now: float, passphrase: Cal
         if member is None or member.site != (site or member.site):
             why = f"it is site {member.site}'s" if member else "no site has joined in it"
             raise UserError(f"the backup {file} was not restored", why, "take another backup, or another --site")
-        kept_files.check_databases(unpacked)
+        backup_files.check_databases(unpacked)
         ledger.read(unpacked)
         audit.verify(unpacked)
         countersigned.verify(unpacked, audit.read(unpacked), member.authority, member.past)

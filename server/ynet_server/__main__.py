@@ -1,5 +1,5 @@
 """`python -m ynet_server`."""
 
-from ynet_server.cli import main
+from ynet_server.commands.cli import main
 
 main()

@@ -11,10 +11,10 @@ from typing import Literal, Protocol
 
 from pydantic import TypeAdapter
 
-from ynet.federation import chain, journal
-from ynet.federation.chain import Head
-from ynet.federation.journal import AuditError as AuditError
-from ynet.federation.journal import Journal, Kind
+from ynet.trust import chain, journal
+from ynet.trust.chain import Head
+from ynet.trust.journal import AuditError as AuditError
+from ynet.trust.journal import Journal, Kind
 from ynet_server.registry import now
 
 LOG, HEAD = "audit.jsonl", "audit.head"

@@ -11,16 +11,17 @@ from typing import Any, NamedTuple, get_args
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 
-from ynet import __version__, exposition
-from ynet.federation.expiry import Life
+from ynet import __version__
 from ynet.federation.records import EVALUATE, INITIAL, KEYS, MASK, OPEN, TRAIN
 from ynet.scores import RESTS_ON
+from ynet.trust.expiry import Life
+from ynet.web import prometheus
 from ynet_server.audit import Act, Write
-from ynet_server.course import Course, Courses
-from ynet_server.hub import Hub
+from ynet_server.hub.hub import Hub
+from ynet_server.hub.traffic import REFUSALS
 from ynet_server.registry import Registry, RunStatus
-from ynet_server.runs import Runs
-from ynet_server.traffic import REFUSALS
+from ynet_server.rounds.run_progress import Course, Courses
+from ynet_server.rounds.runs import Runs
 
 ROUNDS = {"round": "whole", "under_quorum": "under_quorum", "round_lost": "lost"}
 """What became of a round, by the kind of its event."""
@@ -101,9 +102,9 @@ class Known(NamedTuple):
     hub_life: Callable[[], Life]
 
 
-def state(known: Known) -> exposition.LookedUp:
+def state(known: Known) -> prometheus.LookedUp:
     """What is so, looked up in the server's event loop each time that it is asked for."""
-    return exposition.LookedUp(lambda: _now(known))
+    return prometheus.LookedUp(lambda: _now(known))
 
 
 def _now(known: Known) -> Iterator[Metric]:
@@ -119,7 +120,7 @@ def _now(known: Known) -> Iterator[Metric]:
     for one in models:
         model.add_metric([one.id[:SHORT_ID], str(one.card.get("plan_id", ""))[:SHORT_ID]], {})
     yield model
-    yield from exposition.disk("ynet_server", known.home)
+    yield from prometheus.disk("ynet_server", known.home)
 
 
 def _sites(known: Known) -> Iterator[Metric]:

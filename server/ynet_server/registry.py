@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
-from ynet import disk_faults
+from ynet import plan
 from ynet.errors import RefusedError, UserError
-from ynet.federation import invitation, plan
-from ynet.federation.expiry import Life
-from ynet.federation.identity import CLOCK_SLACK, check_site_name, read_leaf
-from ynet.federation.ledger import Head
-from ynet.federation.plan import Plan
+from ynet.plan import Plan
+from ynet.runtime import disk_faults
+from ynet.trust import invitation
+from ynet.trust.expiry import Life
+from ynet.trust.identity import CLOCK_SLACK, check_site_name, read_leaf
+from ynet.trust.ledger import Head
 
 SCHEMA_VERSION = 3
 SCHEMA = """

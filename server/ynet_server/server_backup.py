@@ -5,16 +5,19 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
-from ynet import __version__, backup, kept_files, weights
-from ynet.backup import Manifest, Packed
+from ynet import __version__, weights
 from ynet.errors import UserError
-from ynet.federation import countersigned, journal
-from ynet.home import Lock, write_private
-from ynet_server import audit, authorities
+from ynet.federation import countersigned
+from ynet.runtime import backup, backup_files
+from ynet.runtime.backup import Manifest, Packed
+from ynet.runtime.home import Lock, write_private
+from ynet.trust import journal
+from ynet_server import audit
 from ynet_server import settings as server_settings
 from ynet_server.audit import Audit
+from ynet_server.authority import authorities
 from ynet_server.registry import Registry
-from ynet_server.run_folder import MODEL
+from ynet_server.rounds.run_folder import MODEL
 
 REGISTRY = "registry.sqlite"
 NOTES = (
@@ -44,7 +47,7 @@ def pack(home: Path, out: Path, now: float, passphrase: str | None) -> Packed:
 
 
 def _lay(home: Path, aside: Path) -> None:
-    kept_files.lay_databases(home, aside)
+    backup_files.lay_databases(home, aside)
     journal.lay(home, aside, audit.KIND, countersigned.SIGNED)
     folder = aside / authorities.FOLDER
     folder.mkdir(mode=0o700)
@@ -81,7 +84,7 @@ def unpack(file: Path, home: Path, now: float, passphrase: Callable[[], str]) ->
 
 def _check(home: Path) -> None:
     """Registry, authority, audit log and the model in use, each held against its checks. Raises UserError."""
-    kept_files.check_databases(home)
+    backup_files.check_databases(home)
     in_force, past = authorities.kept_in(home)
     audit.verify(home)
     countersigned.verify(home, audit.read(home), in_force, past)

@@ -9,12 +9,12 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
-from ynet import address, sources
 from ynet.config import STRICT, parse, read_yaml
-from ynet.exposition import MetricsSettings
-from ynet.home import write_private
-from ynet.listening import Place
+from ynet.runtime import address, setting_sources
+from ynet.runtime.home import write_private
+from ynet.runtime.listening import Place
 from ynet.web.outside import OuterName, TrustedProxy
+from ynet.web.prometheus import MetricsSettings
 
 FILE = "server.yaml"
 Port = Annotated[int, Field(ge=0, le=65_535)]  # 0: any free one, remembered in the home folder
@@ -69,13 +69,13 @@ def places(settings: ServerSettings) -> list[Place]:
 
 def load(home: Path, config: Path | None) -> ServerSettings:
     """The settings in the file that `sources.source_of` finds, or else the defaults. Raises UserError."""
-    file, _ = sources.source_of(home, FILE, config)
+    file, _ = setting_sources.source_of(home, FILE, config)
     return parse(ServerSettings, read_yaml(file, "settings"), f"settings {file}") if file else ServerSettings()
 
 
 def known_of(home: Path, config: Path | None, settings: ServerSettings) -> dict[str, str]:
     """Where each of the settings came from, by key. Raises UserError."""
-    return sources.sources(settings, sources.source_of(home, FILE, config))
+    return setting_sources.sources(settings, setting_sources.source_of(home, FILE, config))
 
 
 def remember(
@@ -92,4 +92,4 @@ def remember(
     ports = {"hub_port": hub_port, "enrolment_port": enrolment_port}
     free = {f"listen.{key}": "found free" for key, port in ports.items() if port != getattr(settings.listen, key)}
     kept = replace(settings, listen=replace(settings.listen, hub_port=hub_port, enrolment_port=enrolment_port))
-    write_private(home / FILE, sources.remembered(kept, {**known, **free}))
+    write_private(home / FILE, setting_sources.remembered(kept, {**known, **free}))

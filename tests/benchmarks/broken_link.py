@@ -23,7 +23,7 @@ from loopback import Consortium, Site, play, until
 
 from ynet.federation import content
 from ynet.federation.content import Content
-from ynet_client import transfers
+from ynet_client.connection import transfers
 
 MB = 1_000_000
 

@@ -27,18 +27,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from ynet_lab.attacks.code_inversion import Revealed, reveal
 
-from ynet import metrics, weights
-from ynet.attack.code_inversion import Revealed, reveal
+from ynet import plan as plans
+from ynet import weights
 from ynet.data.manifest import find_sites
-from ynet.detail import DETAIL_BITS, FARTHEST, QUIET, Detail
-from ynet.evaluate import K
-from ynet.federation import plan as plans
-from ynet.federation.plan import Plan
-from ynet.hashing import codebook, hamming, pack
-from ynet.model import build, load_arrays
-from ynet_client.local_site import LocalSite
-from ynet_server.run_folder import MODEL, PLAN
+from ynet.learning import metrics
+from ynet.learning.detail import DETAIL_BITS, FARTHEST, QUIET, Detail
+from ynet.learning.evaluate import K
+from ynet.learning.hashing import codebook, hamming, pack
+from ynet.learning.model import build, load_arrays
+from ynet.plan import Plan
+from ynet_client.training.site_data import LocalSite
+from ynet_server.rounds.run_folder import MODEL, PLAN
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

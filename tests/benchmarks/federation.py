@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 
-from ynet import control
-from ynet.home import prepare
-from ynet_client import membership
-from ynet_client.session import Session, Work
+from ynet.runtime import control_server
+from ynet.runtime.home import prepare
+from ynet_client.connection.session import Session, Work
+from ynet_client.membership import membership
 
 
 @contextlib.contextmanager
@@ -39,7 +39,7 @@ def wait_for(process: "subprocess.Popen[bytes]", word: bytes) -> None:
 def enrol(server: Path, folder: Path, name: str) -> Path:
     """A site's home, enrolled."""
     asked: dict[str, Any] = {"site": name, "replace": True}
-    made = control.call(server, "POST", "/invitations", "the server", "the benchmark", json=asked)
+    made = control_server.call(server, "POST", "/invitations", "the server", "the benchmark", json=asked)
     membership.enrol(prepare(folder / name), name, str(made["invitation"]))
     return folder / name
 

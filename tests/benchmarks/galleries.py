@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
+from ynet import plan as plans
 from ynet import weights
-from ynet.federation import plan as plans
-from ynet.home import prepare
-from ynet.model import arrays_of, build
-from ynet_client.case_rows import GalleryCase
-from ynet_client.equipment import _secret
-from ynet_client.gallery import Gallery
-from ynet_client.stored_codes import CaseCode
+from ynet.learning.model import arrays_of, build
+from ynet.runtime.home import prepare
+from ynet_client.gallery.case_rows import GalleryCase
+from ynet_client.gallery.gallery import Gallery
+from ynet_client.gallery.stored_codes import CaseCode
+from ynet_client.resources import _secret
 
 CLASSES = 10
 FLIPPED = 0.02

@@ -17,7 +17,7 @@ def resident_bytes() -> int:
 
 def gallery(path: Path) -> dict[str, float]:
     """From the closed file to the first answer, and what it then takes."""
-    from ynet_client.gallery import Gallery
+    from ynet_client.gallery.gallery import Gallery
 
     secret = (path.parent / "gallery.secret").read_bytes()
     before, begun = resident_bytes(), time.perf_counter()

@@ -15,9 +15,10 @@ from ynet import weights
 from ynet.federation import hub_pb2 as pb
 from ynet.federation.content import Content
 from ynet.federation.records import ARRAYS, CASES, CONFIG, METRICS, weights_record
-from ynet.home import prepare
-from ynet_client import app_call, membership
-from ynet_client.session import Fetch, Session
+from ynet.runtime.home import prepare
+from ynet_client.connection.session import Fetch, Session
+from ynet_client.membership import membership
+from ynet_client.training import app_call
 
 ARRAY_COUNT = 80
 

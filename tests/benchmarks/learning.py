@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ynet_server import report_page
+from ynet_lab import report_page
 
 PLANS = Path(__file__).parents[2] / "configs/plans"
 COMPARED = (

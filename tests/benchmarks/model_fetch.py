@@ -18,14 +18,14 @@ import numpy as np
 import yaml
 
 from round_overhead import PeakMemory, plan
-from ynet import control
 from ynet.federation import hub_pb2 as pb
 from ynet.federation.content import Content
-from ynet.home import prepare
-from ynet_client import membership
-from ynet_client.session import Fetch, Session
+from ynet.runtime import control_server
+from ynet.runtime.home import prepare
+from ynet_client.connection.session import Fetch, Session
+from ynet_client.membership import membership
 from ynet_server.registry import Model, Registry, now
-from ynet_server.run_folder import RunFolder
+from ynet_server.rounds.run_folder import RunFolder
 
 
 class Fetches:
@@ -91,7 +91,7 @@ def measure(megabytes: float, sites: int, folder: Path) -> dict[str, float]:
 
             def invite(name: str) -> str:
                 asked: dict[str, Any] = {"site": name, "replace": False}
-                made = control.call(home, "POST", "/invitations", "the server", "the benchmark", json=asked)
+                made = control_server.call(home, "POST", "/invitations", "the server", "the benchmark", json=asked)
                 return str(made["invitation"])
 
             invitations = [invite(f"S{number}") for number in range(sites)]

@@ -16,14 +16,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ynet import metrics, weights
+from ynet import plan as plans
+from ynet import weights
 from ynet.data.manifest import find_sites
-from ynet.evaluate import K, encode, join
-from ynet.federation import plan as plans
-from ynet.hashing import hamming
-from ynet.model import build, load_arrays
-from ynet_client.local_site import LocalSite
-from ynet_server.run_folder import MODEL, PLAN
+from ynet.learning import metrics
+from ynet.learning.evaluate import K, encode, join
+from ynet.learning.hashing import hamming
+from ynet.learning.model import build, load_arrays
+from ynet_client.training.site_data import LocalSite
+from ynet_server.rounds.run_folder import MODEL, PLAN
 
 Floats = npt.NDArray[np.float64]
 

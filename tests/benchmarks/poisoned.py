@@ -13,10 +13,10 @@ from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 from PIL import Image
 
+from ynet import plan as plans
 from ynet import weights
 from ynet.data.synthetic import CLASSES
 from ynet.errors import UserError
-from ynet.federation import plan as plans
 from ynet.federation.records import (
     ARRAYS,
     CASES,
@@ -27,11 +27,11 @@ from ynet.federation.records import (
     to_records,
     weights_record,
 )
-from ynet.model import arrays_of, build
+from ynet.learning.model import arrays_of, build
 from ynet.weights import Flat
-from ynet_client import app_call, client_app
-from ynet_client.local_site import LocalSite
-from ynet_server.reply_errors import FAILED
+from ynet_client.training import app_call, client_app
+from ynet_client.training.site_data import LocalSite
+from ynet_server.hub.reply_errors import FAILED
 
 SITES, HOSTILE = ("a", "b", "c", "d", "e", "f"), "f"
 TRAINED, TESTED, PRETRAINED = 90, 40, 480  # images of a site; others

@@ -49,22 +49,23 @@ from poisoned import (
     rewrite,
     split,
 )
-from ynet import metrics, weights
+from ynet import plan as plans
+from ynet import weights
 from ynet.data.manifest import find_sites
 from ynet.data.synthetic import make_federation
-from ynet.evaluate import K, encode, join, score
-from ynet.federation import plan as plans
-from ynet.federation.plan import Init, Plan
 from ynet.federation.records import (
     weights_record,
 )
-from ynet.hashing import hamming
-from ynet.model import arrays_of, build, load_arrays
-from ynet.train import train
+from ynet.learning import metrics
+from ynet.learning.evaluate import K, encode, join, score
+from ynet.learning.hashing import hamming
+from ynet.learning.model import arrays_of, build, load_arrays
+from ynet.learning.train import train
+from ynet.plan import Init, Plan
 from ynet.weights import Flat
-from ynet_client.local_site import LocalSite
-from ynet_server import server_app
-from ynet_server.run_folder import MODEL, RunFolder, State
+from ynet_client.training.site_data import LocalSite
+from ynet_server.rounds import server_app
+from ynet_server.rounds.run_folder import MODEL, RunFolder, State
 
 BEGIN, END = "<!-- poisoning -->", "<!-- end of poisoning -->"
 

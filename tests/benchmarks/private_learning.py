@@ -22,7 +22,7 @@ from learning import PLANS, head, row, shown, write_between
 from random_processes import PROCESSES, make_processes
 from ynet import weights
 from ynet.data.synthetic import CLASSES, make_federation
-from ynet_server.run_folder import MODEL
+from ynet_server.rounds.run_folder import MODEL
 
 EPSILONS = (1.0, 3.0, 8.0, None)
 SITES = {"north": 4600, "south": 4600, "west": 4600}  # images: some 2,000 patients each, of whom 1,500 train

@@ -21,13 +21,13 @@ import torch
 from ynet.config import parse
 from ynet.data.augment import augment
 from ynet.data.batch import Batch
-from ynet.federation.plan import Plan
-from ynet.grid_noise import Randomness
-from ynet.losses import loss_of
-from ynet.model import build
-from ynet.privacy import Clipped, Mechanism, Patients
-from ynet.private_training import train_privately
-from ynet.train import train
+from ynet.learning.dp_sgd import Clipped, Mechanism, Patients
+from ynet.learning.grid_noise import Randomness
+from ynet.learning.losses import loss_of
+from ynet.learning.model import build
+from ynet.learning.train import train
+from ynet.learning.train_private import train_privately
+from ynet.plan import Plan
 
 CPU = torch.device("cpu")
 

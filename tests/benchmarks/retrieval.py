@@ -29,10 +29,10 @@ import galleries
 import retrieval_sites
 import scan_speed
 from retrieval_sites import Asked
-from ynet import scan
-from ynet.index import Index
-from ynet_client.equipment import _secret
-from ynet_client.gallery import Gallery
+from ynet.search import scan
+from ynet.search.ranking import Index
+from ynet_client.gallery.gallery import Gallery
+from ynet_client.resources import _secret
 
 K = 10
 MILLION = 1_000_000

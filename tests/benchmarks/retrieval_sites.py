@@ -21,13 +21,13 @@ import torch
 import federation
 import galleries
 from ynet_client import asking
-from ynet_client.archive import Encoded
-from ynet_client.consent import Consent
+from ynet_client.agent import Duties
+from ynet_client.connection.session import Session
 from ynet_client.display import Display
-from ynet_client.duties import Duties
-from ynet_client.lookup import Result, Wanted
-from ynet_client.session import Session
+from ynet_client.gallery.indexer import Encoded
+from ynet_client.retrieval.lookup import Result, Wanted
 from ynet_client.settings import ClientSettings, Disclosure
+from ynet_client.training.consent import Consent
 
 K = 10
 BATCH = 64

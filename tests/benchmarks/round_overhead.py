@@ -18,9 +18,9 @@ from typing import Any
 import psutil
 import yaml
 
-from ynet import control
 from ynet.config import parse
-from ynet.federation.plan import Plan
+from ynet.plan import Plan
+from ynet.runtime import control_server
 
 SITES = ("A", "B", "C")
 TRAIN_S = 0.05
@@ -73,7 +73,7 @@ def measure(megabytes: float, rounds: int, folder: Path) -> dict[str, float]:
     config.write_text(yaml.safe_dump({"listen": {"host": "127.0.0.1", "hub_port": 0, "enrolment_port": 0}}))
 
     def call(method: str, path: str, **request: Any) -> Any:
-        return control.call(home, method, path, "the server", "the benchmark", **request)
+        return control_server.call(home, method, path, "the server", "the benchmark", **request)
 
     begun = time.monotonic()
     server = subprocess.Popen(

@@ -18,9 +18,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from ynet import scan
-from ynet.postings import Postings
-from ynet.sorted_codes import Base, sort
+from ynet.search import scan
+from ynet.search.live_index import Postings
+from ynet.search.sorted_codes import Base, sort
 
 BITS, K, BATCH = 64, 10, 64
 COMPARED = [kind for kind in scan.KINDS if kind != "plain"]

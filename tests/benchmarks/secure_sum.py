@@ -14,9 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from ynet import weights
-from ynet.federation import content, identity
+from ynet.federation import content
 from ynet.federation.content import Content
-from ynet.federation.identity import Identity
 from ynet.federation.secure_sum import (
     Purpose,
     add_up,
@@ -28,6 +27,8 @@ from ynet.federation.secure_sum import (
     to_wire,
     unmask,
 )
+from ynet.trust import identity
+from ynet.trust.identity import Identity
 
 CASES = 100
 

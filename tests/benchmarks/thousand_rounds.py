@@ -22,12 +22,13 @@ import psutil
 sys.path.insert(0, str(Path(__file__).parents[1] / "story"))
 sys.path.insert(0, str(Path(__file__).parents[2] / "deploy"))
 
+from trial import Trial
+
 from hospitals import small_plan
 from learning import write_between
-from trial import Trial
 from ynet.data.manifest import find_sites, read
 from ynet.data.synthetic import make_federation
-from ynet_server.run_folder import RunFolder
+from ynet_server.rounds.run_folder import RunFolder
 
 SITES = {"A": 12, "B": 12, "C": 12}
 SAMPLE_EVERY_S = 1.0

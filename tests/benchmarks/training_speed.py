@@ -21,10 +21,10 @@ from torch import nn
 from ynet.config import parse
 from ynet.data.augment import augment
 from ynet.data.batch import Batch
-from ynet.federation.plan import Plan
-from ynet.hashing import codebook
-from ynet.model import build
-from ynet.train import GRADIENT_NORM, train
+from ynet.learning.hashing import codebook
+from ynet.learning.model import build
+from ynet.learning.train import GRADIENT_NORM, train
+from ynet.plan import Plan
 
 VALUES: dict[str, Any] = {
     "name": "speed",

@@ -22,16 +22,16 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
+from ynet import plan as plans
 from ynet.data.manifest import find_sites
 from ynet.data.synthetic import make_federation
 from ynet.federation import content
-from ynet.federation import plan as plans
-from ynet.federation.plan import Plan
 from ynet.federation.records import TRAIN, to_content, to_records
-from ynet_client import app_call, client_app
-from ynet_client.local_site import LocalSite
-from ynet_server.run_folder import RunFolder
-from ynet_server.server_app import federate
+from ynet.plan import Plan
+from ynet_client.training import app_call, client_app
+from ynet_client.training.site_data import LocalSite
+from ynet_server.rounds.run_folder import RunFolder
+from ynet_server.rounds.server_app import federate
 
 SIZES = {"A": 180, "B": 120, "C": 60}
 PLAN = Path(__file__).parents[2] / "configs/plans/demo.yaml"

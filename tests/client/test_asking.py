@@ -10,21 +10,22 @@ import pytest
 from loopback import Consortium, Joined, play
 
 from hospitals import small_plan
+from ynet import plan as plans
 from ynet import weights
 from ynet.data.manifest import read
 from ynet.data.synthetic import make_federation
 from ynet.errors import RefusedError, UnreachableError, UserError
 from ynet.federation import hub_pb2 as hub
-from ynet.federation import plan as plans
-from ynet.model import arrays_of, build
-from ynet_client import asking, audit, lookup
-from ynet_client.consent import Consent
+from ynet.learning.model import arrays_of, build
+from ynet_client import asking, audit
+from ynet_client.agent import Duties
 from ynet_client.display import Display
-from ynet_client.duties import Duties
-from ynet_client.filters import Filters
-from ynet_client.lookup import Wanted
+from ynet_client.gallery.filters import Filters
+from ynet_client.gallery.stored_codes import CaseCode
+from ynet_client.retrieval import lookup
+from ynet_client.retrieval.lookup import Wanted
 from ynet_client.settings import ClientSettings, Disclosure
-from ynet_client.stored_codes import CaseCode
+from ynet_client.training.consent import Consent
 
 OPEN = Disclosure(minimum_group=0)
 

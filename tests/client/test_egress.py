@@ -11,13 +11,13 @@ import grpc
 import pytest
 from loopback import Consortium, Site, play, until
 
-from ynet import synced
 from ynet.errors import RefusedError
 from ynet.federation import protocol
 from ynet.federation.content import Content
+from ynet.runtime import background_sync
 from ynet_client import egress
+from ynet_client.connection.session import Session
 from ynet_client.egress import Egress, Row
-from ynet_client.session import Session
 
 
 class Recorder(grpc.aio.ServerInterceptor):
@@ -116,7 +116,7 @@ def test_it_can_be_read_and_added_to_while_a_client_runs_and_is_on_the_disk_with
         done.set()
 
     threading.Thread(target=wait, daemon=True).start()
-    assert done.wait(synced.SYNC_S + 5)
+    assert done.wait(background_sync.SYNC_S + 5)
     first.close()
     second.close()
 

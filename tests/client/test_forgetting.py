@@ -16,15 +16,15 @@ import pytest
 from ynet.data.synthetic import make_federation
 from ynet.errors import UserError
 from ynet_client import forgetting
-from ynet_client.case_rows import GalleryCase
-from ynet_client.consent import Consent
-from ynet_client.deidentify import Pseudonyms
+from ynet_client.agent import Duties
+from ynet_client.dicom.deidentify import Pseudonyms
+from ynet_client.dicom.import_records import Origin, Records
 from ynet_client.display import Display
-from ynet_client.duties import Duties
 from ynet_client.forgetting import Intent
-from ynet_client.gallery import Gallery
-from ynet_client.import_records import Origin, Records
+from ynet_client.gallery.case_rows import GalleryCase
+from ynet_client.gallery.gallery import Gallery
 from ynet_client.settings import ClientSettings
+from ynet_client.training.consent import Consent
 from ynet_client.workbench.history import History
 
 PACS_ID = "4711"

@@ -10,13 +10,15 @@ import pytest
 from connect_proxy import proxying
 from loopback import Consortium, Site, play, until
 
-from ynet.address import Address
 from ynet.errors import UserError
-from ynet.federation import identity, invitation
-from ynet_client import doctor, membership, proxy
+from ynet.runtime.address import Address
+from ynet.trust import identity, invitation
+from ynet_client import proxy
+from ynet_client.connection import doctor
+from ynet_client.connection.session import Session
+from ynet_client.membership import membership
 from ynet_client.proxy import BY_ENVIRONMENT, ProxySettings, Way, ways
-from ynet_client.session import Session
-from ynet_server import certificates, enrolment
+from ynet_server.authority import certificates, enrolment
 
 HUB = "hub.example:8440"
 

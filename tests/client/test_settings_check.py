@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-
 from trial import command
-from ynet import device
+
 from ynet.config import parse
 from ynet.data.synthetic import make_federation
 from ynet.errors import UserError
+from ynet.learning import device
 from ynet_client import settings_check
 from ynet_client.settings import FILE, ClientSettings
 

@@ -9,19 +9,19 @@ from PIL import Image
 from starlette.datastructures import QueryParams
 
 from ynet.errors import UserError
-from ynet.index import Hit
+from ynet.search.ranking import Hit
 from ynet.web.accounts import Accounts
 from ynet_client import settings
-from ynet_client.control import wanted_of
-from ynet_client.filters import Filters
-from ynet_client.lookup import Result, Wanted
-from ynet_client.retrieval_wire import Outcome
+from ynet_client.control_routes import wanted_of
+from ynet_client.gallery.filters import Filters
+from ynet_client.retrieval.lookup import Result, Wanted
+from ynet_client.retrieval.wire import Outcome
+from ynet_client.workbench import answer_view
 from ynet_client.workbench import history as histories
-from ynet_client.workbench import told
-from ynet_client.workbench.calls import attachment
 from ynet_client.workbench.history import History
-from ynet_client.workbench.looks import MOST, MOST_OF_ONE, Looks
-from ynet_client.workbench.shown import MOST_SIDE, Shown, drawn, show, thumbnail
+from ynet_client.workbench.image_view import MOST_SIDE, Shown, drawn, show, thumbnail
+from ynet_client.workbench.recent_answers import MOST, MOST_OF_ONE, Looks
+from ynet_client.workbench.routes import attachment
 
 PASSWORD = "a lamp, a river and 7 stones"
 
@@ -141,21 +141,21 @@ KINDS = ("found", "empty", "suppressed", "refused", "other_model", "late", "miss
 
 def test_every_way_of_not_answering_has_words_of_its_own() -> None:
     result = Result([], {"A": []}, {kind: Outcome(kind, "the quota of today is spent") for kind in KINDS})
-    words = {one["kind"]: one["words"] for one in told.outcomes(result)}
+    words = {one["kind"]: one["words"] for one in answer_view.outcomes(result)}
     assert set(words) == set(KINDS)
     assert len(set(words.values())) == len(KINDS)
 
 
 def test_labels_are_counted_by_site_the_own_first_and_an_untold_one_is_counted_too() -> None:
     hits = [Hit(0, bytes([n] * 16), label, 1) for n, label in enumerate(["x", "y", "x", None])]
-    spread = told.spread("B", Result([], {"A": hits[:1], "B": hits}, {}))
+    spread = answer_view.spread("B", Result([], {"A": hits[:1], "B": hits}, {}))
     assert [(one["site"], one["is_own"], one["total"]) for one in spread] == [("B", True, 4), ("A", False, 1)]
     assert dict(spread[0]["labels"]) == {"x": 2, "y": 1, "": 1}
 
 
 def test_a_report_says_every_filter() -> None:
     filters = Filters(("G2",), "test", (("grade", "high"),), "2020-01-01", "2021-01-01")
-    said = " ".join(told.asked(Wanted(7, filters, 3, True, 0.0, ("B",))))
+    said = " ".join(answer_view.asked(Wanted(7, filters, 3, True, 0.0, ("B",))))
     for word in ("7", "G2", "test", "grade is high", "2020-01-01", "2021-01-01", "3 bits", "patient once", "B only"):
         assert word in said
 

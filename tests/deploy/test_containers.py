@@ -16,9 +16,9 @@ import yaml
 from packaging.requirements import Requirement
 
 from ynet.config import parse
-from ynet_client.cli import app as client_app
+from ynet_client.commands.cli import app as client_app
 from ynet_client.settings import ClientSettings
-from ynet_server.cli import app as server_app
+from ynet_server.commands.cli import app as server_app
 from ynet_server.settings import ServerSettings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from needs import needed
 
-from ynet_client.user_service import install
+from ynet_client.commands.user_service import install
 
 UNITS = Path(__file__).parents[2] / "deploy/systemd"
 MOST_EXPOSED = {"ynet-server.service": 1.2, "ynet-client@.service": 1.4}

@@ -19,7 +19,7 @@ from needs import needed
 from pydicom import Dataset, uid
 
 from ynet.data import images
-from ynet_client.folder_files import in_folders
+from ynet_client.dicom.folder_files import in_folders
 
 Y, X = np.mgrid[:40, :36]
 GREY = (X * 60 + Y * 12).astype(np.uint16)

@@ -16,16 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from ynet import plan as plans
 from ynet import weights
 from ynet.data import images
 from ynet.errors import RefusedError
 from ynet.federation import content, update_encoding
-from ynet.federation import plan as plans
 from ynet.federation.content import Content
 from ynet.federation.records import ARRAYS, CONFIG, METRICS, TRAIN
-from ynet_client import app_call
-from ynet_client.request import read_request
-from ynet_server.run_folder import RunFolder, State
+from ynet_client.training import app_call
+from ynet_client.training.request import read_request
+from ynet_server.rounds.run_folder import RunFolder, State
 
 COLOURS = np.random.default_rng(1).integers(0, 256, (24, 17, 3), np.uint8)
 PLAN = plans.read(Path(__file__).parents[2] / "configs/plans/default.yaml").canonical()

@@ -10,22 +10,24 @@ from fuzz.mangling import fuzzed, holds, mangled, odd_json
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ynet import plan as plans
 from ynet import weights
 from ynet.data import manifest
-from ynet.federation import chain, countersigned, identity, invitation, ledger
-from ynet.federation import plan as plans
-from ynet.federation.chain import Head
+from ynet.federation import countersigned
 from ynet.federation.countersigned import SERVER, SIGNED, Witness
-from ynet.federation.identity import Identity
-from ynet.federation.ledger import Ledger, Reservation
+from ynet.trust import chain, identity, invitation, ledger
+from ynet.trust.chain import Head
+from ynet.trust.identity import Identity
+from ynet.trust.ledger import Ledger, Reservation
 from ynet_client import audit as site_audit
-from ynet_client import consent, membership, pieces
 from ynet_client import settings as client_settings
-from ynet_client.consent import Consent
+from ynet_client.membership import membership
+from ynet_client.training import consent, microbatches
+from ynet_client.training.consent import Consent
 from ynet_server import audit as server_audit
-from ynet_server import enrolment
 from ynet_server import settings as server_settings
-from ynet_server.run_folder import EVENTS, RunFolder
+from ynet_server.authority import enrolment
+from ynet_server.rounds.run_folder import EVENTS, RunFolder
 
 ROOT = Path(__file__).parents[2]
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -159,7 +161,7 @@ def _plan_seen(home: Path) -> None:
 
 def _pieces(home: Path) -> None:
     kept = {"plan": "0" * 64, "pieces": 2, "is_under_way": True, "kills": 3}
-    (home / pieces.FILE).write_text(json.dumps(kept), "utf-8")
+    (home / microbatches.FILE).write_text(json.dumps(kept), "utf-8")
 
 
 def _sees(home: Path) -> None:
@@ -200,7 +202,7 @@ FILES: dict[str, tuple[Callable[[Path], None], str, tuple[Callable[[Path], objec
         f"{consent.FOLDER}/seen.json",
         (lambda home: list(Consent(home, client_settings.Policy()).seen()),),
     ),
-    "pieces": (_pieces, pieces.FILE, (lambda home: pieces._read(home / pieces.FILE),)),
+    "pieces": (_pieces, microbatches.FILE, (lambda home: microbatches._read(home / microbatches.FILE),)),
     "a run's events": (_events, EVENTS, (lambda home: RunFolder(home).events(),)),
 }
 _GOOD: dict[str, bytes] = {}

@@ -17,18 +17,19 @@ from hypothesis import strategies as st
 from loopback import Consortium, Wire, hello, play, sha256, until
 
 from ynet.federation import hub_pb2 as pb
-from ynet.federation import identity, protocol, retrieval_pb2, sealed, secure_sum, succession
+from ynet.federation import protocol, retrieval_pb2, sealed, secure_sum
 from ynet.federation.countersigned import SERVER, check, from_wire
-from ynet.federation.identity import Identity
 from ynet.federation.sealed import Asked, Trust
 from ynet.federation.secure_sum import Offer, Purpose
-from ynet.index import Hit
-from ynet_client import retrieval_wire
-from ynet_client.line import read_successions
-from ynet_client.membership import Membership
-from ynet_client.retrieval_wire import Query
-from ynet_client.sealed_answering import Answering
-from ynet_client.succession import ended, followed
+from ynet.search.ranking import Hit
+from ynet.trust import identity, succession
+from ynet.trust.identity import Identity
+from ynet_client.connection.probe import read_successions
+from ynet_client.connection.sealed_answering import Answering
+from ynet_client.membership.membership import Membership
+from ynet_client.membership.succession import ended, followed
+from ynet_client.retrieval import wire as retrieval_wire
+from ynet_client.retrieval.wire import Query
 
 NOW = dt.datetime.now(dt.UTC)
 AUTHORITY = identity.make_authority("test", NOW)
@@ -312,7 +313,7 @@ def test_a_site_s_session(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
             except DecodeError:
                 continue  # gRPC ends the connection
             if message.HasField("welcome") and message.welcome.protocol != protocol.VERSION:
-                continue  # the site leaves: tests/client/test_session.py
+                continue  # the site leaves: tests/client/connection/test_session.py
             await until(lambda: "A" in consortium.hub.connected())
             consortium.hub._send("A", message)
             await asyncio.sleep(0)

@@ -9,7 +9,7 @@ import pytest
 from smallest_plan import smallest_plan
 
 from ynet.errors import RefusedError, UserError
-from ynet.federation import invitation
+from ynet.trust import invitation
 from ynet_server.registry import Model, Registry
 
 DAY_S = 24 * 3600.0

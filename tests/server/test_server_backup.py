@@ -9,8 +9,9 @@ import pytest
 
 from ynet.errors import UserError
 from ynet.web.accounts import Accounts
-from ynet_server import audit, certificates, server_backup
+from ynet_server import audit, server_backup
 from ynet_server.audit import Audit
+from ynet_server.authority import certificates
 from ynet_server.registry import Registry
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)

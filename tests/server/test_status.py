@@ -15,7 +15,7 @@ from status_scene import NAME, PASSWORD, ROUNDS, SITES, Scene, known_of, scene
 from prometheus import free_ports
 from ynet.errors import UserError
 from ynet_server import audit
-from ynet_server.course import MOST_POINTS, Course, Courses, Curve
+from ynet_server.rounds.run_progress import MOST_POINTS, Course, Courses, Curve
 from ynet_server.settings import StatusSettings
 from ynet_server.status.app import Kept
 from ynet_server.status.books import Books

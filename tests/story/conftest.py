@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 from modes import open_to_others, umask
+from trial import Trial
 
 from canaries import strays
 from hospitals import SITES, plant_canaries
-from trial import Trial
 from ynet.data.manifest import find_sites
 from ynet.data.synthetic import make_federation
 

@@ -8,11 +8,12 @@ import os
 import sys
 from pathlib import Path
 
-from hospitals import small_plan
 from trial import Trial
+
+from hospitals import small_plan
+from ynet import plan as plans
 from ynet.data.manifest import find_sites, read
 from ynet.data.synthetic import make_federation
-from ynet.federation import plan as plans
 
 
 def main(folder: Path) -> None:

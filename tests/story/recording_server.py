@@ -8,10 +8,10 @@ from typing import Any
 
 import grpc
 
-from ynet import terminal
-from ynet.home import prepare
+from ynet.runtime import terminal
+from ynet.runtime.home import prepare
 from ynet_server import settings as server_settings
-from ynet_server.start import serve
+from ynet_server.process import serve
 
 
 class Recorder(grpc.aio.ServerInterceptor):

@@ -3,7 +3,7 @@
 import runpy
 import sys
 
-from ynet_client import renewal
+from ynet_client.membership import renewal
 
 
 async def nothing(*_: object, **__: object) -> None:

@@ -8,18 +8,18 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from trial import command
+from ynet_lab.attack_page import tables
+from ynet_lab.attack_run import ATTACKS, Effort, attack
+from ynet_lab.simulate import Task, open_sites, train_reference
+from ynet_lab.tables import attack_table
 
 from hospitals import small_plan
-from trial import command
+from ynet import plan as plans
 from ynet import weights
 from ynet.data.synthetic import make_federation
 from ynet.errors import UserError
-from ynet.federation import plan as plans
-from ynet_server.attack import ATTACKS, Effort, attack
-from ynet_server.attack_page import tables
-from ynet_server.progress import attack_table
-from ynet_server.run_folder import RunFolder
-from ynet_server.simulate import Task, open_sites, train_reference
+from ynet_server.rounds.run_folder import RunFolder
 
 SITES = {"A": 24, "B": 20, "C": 20}
 LITTLE = Effort(shadow_rounds=1, steps=2)

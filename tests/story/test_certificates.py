@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from trial import Trial
+
 from ynet.data.manifest import find_sites
 from ynet.data.synthetic import make_federation
-from ynet.federation import identity
-from ynet_client import membership
-from ynet_client.membership import Membership
-from ynet_server import certificates
+from ynet.trust import identity
+from ynet_client.membership import membership
+from ynet_client.membership.membership import Membership
+from ynet_server.authority import certificates
 from ynet_server.registry import Registry
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 from needs import needed
+from trial import Trial
 
 from hospitals import small_plan
-from trial import Trial
 from ynet.data.manifest import find_sites, read
 from ynet.data.synthetic import make_federation
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import yaml
 from needs import needed
+from trial import Trial, command
+from trial import environment as trial_environment
 
 from hospitals import small_plan
 from notified import Notified
-from trial import Trial, command
-from trial import environment as trial_environment
 from ynet.data.manifest import find_sites, read
 
 PASSPHRASE = "correct horse battery"

@@ -4,11 +4,12 @@ import json
 import threading
 from pathlib import Path
 
-from hospitals import small_plan
 from trial import Trial
+
+from hospitals import small_plan
+from ynet import plan as plans
 from ynet.data.manifest import find_sites
 from ynet.data.synthetic import make_federation
-from ynet.federation import plan as plans
 
 AWAY_S = 12.0
 

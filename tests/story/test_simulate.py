@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 from modes import open_to_others, umask
+from trial import command, environment
 
 from hospitals import small_plan
-from trial import command, environment
 from ynet import weights
 from ynet.data.manifest import find_sites, read
 from ynet.data.synthetic import make_federation
-from ynet_server.run_folder import MODEL, RunFolder
+from ynet_server.rounds.run_folder import MODEL, RunFolder
 
 SITES = {"A": 16, "B": 12, "C": 12}
 

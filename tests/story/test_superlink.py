@@ -16,12 +16,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from trial import command
 
 from hospitals import small_plan
-from trial import command
+from ynet import plan as plans
 from ynet.data.synthetic import make_federation
-from ynet.federation import plan as plans
-from ynet_server.run_folder import RunFolder
+from ynet_server.rounds.run_folder import RunFolder
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[2]

@@ -3,8 +3,9 @@
 import time
 from pathlib import Path
 
-from hospitals import small_plan
 from trial import Trial
+
+from hospitals import small_plan
 from ynet.data.manifest import find_sites, read
 from ynet.federation import protocol
 

@@ -16,11 +16,11 @@ import pytest
 from dicoms import dicom
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, expect
+from trial import Trial
 
 from browser import PASSWORD, chromium, serious, sign_in, window
 from hospitals import small_plan
-from trial import Trial
-from ynet.data import drawings
+from ynet.data.dicom import drawings
 from ynet.data.manifest import find_sites, read
 from ynet.web.accounts import Accounts
 from ynet_client import site_backup

@@ -8,7 +8,7 @@ import torch
 
 from ynet.config import parse
 from ynet.data.batch import Batch
-from ynet.federation.plan import Plan
+from ynet.plan import Plan
 
 MakePlan = Callable[..., Plan]
 NO_AUGMENTATION = {

@@ -10,13 +10,13 @@ import pytest
 import torch
 from smallest_plan import smallest_plan
 
+from ynet import plan as plans
 from ynet import weights
 from ynet.errors import UserError
-from ynet.federation import plan as plans
-from ynet.federation.network_size import MOST_VALUES, batch_values, network_values
-from ynet.federation.plan import Image, Network, Plan
-from ynet.hashing import codebook
-from ynet.model import arrays_of, build, layout_of_plan
+from ynet.learning.hashing import codebook
+from ynet.learning.model import arrays_of, build, layout_of_plan
+from ynet.network_size import MOST_VALUES, batch_values, network_values
+from ynet.plan import Image, Network, Plan
 
 SHAPES = list(
     itertools.product(

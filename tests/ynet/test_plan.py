@@ -11,10 +11,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ynet import plan as plans
 from ynet.errors import UserError
-from ynet.federation import plan as plans
-from ynet.federation.plan import Plan
-from ynet.federation.strategy_options import DEFAULTS, ROBUST, STRATEGY_OPTIONS, Strategy
+from ynet.plan import Plan
+from ynet.strategy_options import DEFAULTS, ROBUST, STRATEGY_OPTIONS, Strategy
 
 ROOT = Path(__file__).parents[2]
 SMALLEST = """

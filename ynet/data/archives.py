@@ -1,6 +1,6 @@
 """Files that hold other files, known by how they begin."""
 
-from ynet.data.dicom_elements import UnfitError
+from ynet.data.dicom.elements import UnfitError
 
 STARTS_IN = 262
 """Bytes of a file by which `kind` knows it."""

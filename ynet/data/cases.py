@@ -13,7 +13,7 @@ from ynet.data.batch import Batch
 from ynet.data.manifest import Case, Manifest
 from ynet.data.prepare import prepare, prepare_mask
 from ynet.errors import UserError
-from ynet.federation.plan import Image
+from ynet.plan import Image
 
 
 class CaseCache:

@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ynet.data import dicom, dicom_elements, images, manifest, mask_files
+from ynet.data import images, manifest, mask_files
+from ynet.data.dicom import elements
+from ynet.data.dicom import frame as dicom_frame
 from ynet.data.frames import source
 from ynet.data.gaps import gaps
 from ynet.data.manifest import Case
@@ -112,8 +114,8 @@ def _ignored(path: Path) -> tuple[str, ...]:
     """Of an image that was decoded: what of its values of display was passed over."""
     file_path, frame = source(path)
     with file_path.open("rb") as file:
-        start = file.read(dicom_elements.STARTS_IN)
-        return dicom.ignored(start + file.read(), frame) if dicom_elements.is_dicom(start) else ()
+        start = file.read(elements.STARTS_IN)
+        return dicom_frame.ignored(start + file.read(), frame) if elements.is_dicom(start) else ()
 
 
 def _look_at_mask(path: Path, image: Path) -> _SeenMask:

@@ -8,9 +8,10 @@ import numpy as np
 from jaxtyping import Float32, Shaped, UInt8
 from PIL import Image, ImageOps
 
-from ynet.data import deep, dicom
-from ynet.data.dicom import Window
-from ynet.data.dicom_elements import damaged
+from ynet.data import deep
+from ynet.data.dicom import frame as dicom_frame
+from ynet.data.dicom.elements import damaged
+from ynet.data.dicom.frame import Window
 from ynet.data.frames import source
 from ynet.data.limits import MAX_FILE_BYTES as MAX_FILE_BYTES
 from ynet.data.limits import MAX_PIXELS as MAX_PIXELS
@@ -32,7 +33,7 @@ def is_colour(path: Path) -> bool:
     """Whether an image file is stored in colour; its pixels are not decoded. Raises UserError."""
     with reading(path) as (data, _):
         if data is not None:
-            return dicom.is_colour(data)
+            return dicom_frame.is_colour(data)
     with opened(path) as image:
         return image.mode not in GREY and not deep.is_grey(image)
 
@@ -47,7 +48,7 @@ def decode(path: Path, channels: int, window: Window | None = None) -> Float32[n
     """
     with reading(path) as (data, frame):
         if data is not None:
-            seen = dicom.decode(data, frame, window)
+            seen = dicom_frame.decode(data, frame, window)
             return (
                 np.repeat(seen[None], channels, axis=0) if seen.ndim == 2 else _shares(Image.fromarray(seen), channels)
             )

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Integer, Shaped, UInt8
 from PIL import Image
 
-from ynet.data.dicom_elements import UnfitError
+from ynet.data.dicom.elements import UnfitError
 
 FEW = 8
 """Up to so many different values are labels, or a drawing's edges; more are the noise of JPEG, or soft edges."""

@@ -6,8 +6,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from ynet.data import deep, dicom, dicom_elements, drawings, lesion
-from ynet.data.dicom_elements import UnfitError
+from ynet.data import deep, lesion
+from ynet.data.dicom import drawings, elements
+from ynet.data.dicom import frame as dicom_frame
+from ynet.data.dicom.elements import UnfitError
 from ynet.data.frames import source
 from ynet.data.lesion import Lesion
 from ynet.data.opening import MASK, ONE_CHANNEL, is_inverted, mended, opened, plain_colours, reading, sixteen_bit
@@ -75,14 +77,14 @@ def _shallow_mask(image: Image.Image, number: int | None, *, is_lossy: bool) -> 
 
 def _dicom_mask(data: bytes, frame: int | None) -> Lesion:
     """The mask in a DICOM image that is no SEG. Raises UnfitError."""
-    if dicom.is_colour(data):
-        return lesion.of_colours(np.moveaxis(np.asarray(dicom.decode(data, frame)), -1, 0), 255)
-    header = dicom_elements.read(data, dicom.SHAPE).dataset
-    if frame is None and dicom.frames(data) > 1:
-        dicom.decode(data)  # says which frames there are
+    if dicom_frame.is_colour(data):
+        return lesion.of_colours(np.moveaxis(np.asarray(dicom_frame.decode(data, frame)), -1, 0), 255)
+    header = elements.read(data, dicom_frame.SHAPE).dataset
+    if frame is None and dicom_frame.frames(data) > 1:
+        dicom_frame.decode(data)  # says which frames there are
     if str(header.get("PhotometricInterpretation", "")) != "MONOCHROME2":
         raise UnfitError("its grey is inverted (MONOCHROME1)", "save it as a DICOM SEG, or as PNG")
-    values = dicom.stored(data, frame or 1)
+    values = dicom_frame.stored(data, frame or 1)
     return lesion.of_grey(values, (1 << int(header.get("BitsStored") or 8)) - 1, can_be_named=False)
 
 

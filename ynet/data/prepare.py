@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float32, Shaped, UInt8
 
 from ynet.data import images
-from ynet.federation.plan import Image
+from ynet.plan import Image
 
 EMPTY = 0.1  # a pixel is empty when it is this near to the border's value, as a share of the image's range
 FEW = 0.01  # a row or column is margin when at most this share of its pixels is not empty

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from ynet import private_files
 from ynet.errors import RefusedError
+from ynet.runtime import private_files
 
 Array = npt.NDArray[np.float32]
 Scalar = str | int | float | bool

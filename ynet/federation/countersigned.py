@@ -14,13 +14,13 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from ynet.errors import RefusedError
-from ynet.federation import chain, identity
 from ynet.federation import hub_pb2 as pb
-from ynet.federation.chain import Head, Link
-from ynet.federation.identity import Identity
-from ynet.federation.journal import AuditError
-from ynet.federation.succession import Past
-from ynet.home import write_private
+from ynet.runtime.home import write_private
+from ynet.trust import chain, identity
+from ynet.trust.chain import Head, Link
+from ynet.trust.identity import Identity
+from ynet.trust.journal import AuditError
+from ynet.trust.succession import Past
 
 SIGNED, SEEN = "audit.signed.jsonl", "audit.seen.json"
 MOST_SIGNED = 1000

@@ -25,8 +25,9 @@ from google.protobuf.message import DecodeError
 
 from ynet.errors import RefusedError, UserError
 from ynet.federation import hub_pb2 as pb
-from ynet.federation import identity, lasting, protocol
-from ynet.federation.identity import Identity
+from ynet.federation import protocol
+from ynet.trust import identity, lasting_key
+from ynet.trust.identity import Identity
 
 SUITE = hpke.Suite(hpke.KEM.MLKEM768_X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)
 MLKEM_BYTES, X25519_BYTES = 1184, 32
@@ -117,7 +118,7 @@ def read_card(card: bytes, site: str, trust: Trust) -> Recipient:
     # 3. It is a key that can be sealed to.
     _sealed_secret(bytes(SECRET_BYTES), read.key, b"")
     # 4. If it shows a lasting key, that one signed the certificate.
-    known_by = lasting.fingerprint(site, read.certificate, read.lasting, read.vouched)
+    known_by = lasting_key.fingerprint(site, read.certificate, read.lasting, read.vouched)
     ends, fingerprint = identity.read_leaf(read.certificate).ends, identity.fingerprint(read.certificate).hex()
     return Recipient(site, read.key, ends, fingerprint, known_by)
 
@@ -149,7 +150,7 @@ def accept(key: SealingKey, asker: str, session: bytes, opening: bytes, trust: T
     named = _named(asker, key.site, key.public, session)
     identity.check_signature(read.certificate, read.signature, _joined(named, read.sealed))
     # 3. If it shows a lasting key, that one signed the certificate.
-    known_by = lasting.fingerprint(asker, read.certificate, read.lasting, read.vouched)
+    known_by = lasting_key.fingerprint(asker, read.certificate, read.lasting, read.vouched)
     # 4. The secret opens.
     try:
         secret = SUITE.decrypt(read.sealed, key.private, named)
@@ -236,7 +237,7 @@ def _lasting(own: Identity, site: str) -> tuple[bytes, bytes]:
     """What a site shows of its lasting key beside its certificate; nothing where it has none."""
     if not own.lasting:
         return b"", b""
-    return lasting.public_of(own.lasting), lasting.vouch(own.lasting, site, own.certificate)
+    return lasting_key.public_of(own.lasting), lasting_key.vouch(own.lasting, site, own.certificate)
 
 
 def _channel(secret: bytes, opened: bytes, ends: dt.datetime, known_by: str) -> Channel:

@@ -28,8 +28,8 @@ from pydantic.dataclasses import dataclass
 
 from ynet.config import STRICT
 from ynet.errors import RefusedError
-from ynet.federation import identity
-from ynet.federation.plan import LEAST_SECURE, MOST_SECURE
+from ynet.plan import LEAST_SECURE, MOST_SECURE
+from ynet.trust import identity
 from ynet.weights import Flat
 
 FRACTION_BITS = 30  # of a fixed-point number

@@ -15,7 +15,7 @@ from cryptography.exceptions import InvalidKey
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from ynet.errors import UserError
-from ynet.home import write_private
+from ynet.runtime.home import write_private
 
 FILE = "accounts.json"
 Role = Literal["radiologist", "admin", "viewer"]

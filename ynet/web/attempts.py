@@ -2,7 +2,7 @@
 
 from collections import OrderedDict, deque
 
-from ynet.address import neighbourhood
+from ynet.runtime.address import neighbourhood
 
 WITHIN_S = 900.0
 MOST_OF_PAIR, MOST_OF_ADDRESS, MOST_OF_ACCOUNT = 8, 40, 100

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ynet.errors import UserError
-from ynet.federation.identity import key_usage
-from ynet.home import write_private
+from ynet.runtime.home import write_private
+from ynet.trust.identity import key_usage
 
 FILE = "web.pem"
 LIFE = dt.timedelta(days=397)

@@ -16,9 +16,9 @@ from starlette.requests import Request
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from ynet import address as addresses
-from ynet.address import neighbourhood
-from ynet.control import quiet_config
+from ynet.runtime import address as addresses
+from ynet.runtime.address import neighbourhood
+from ynet.runtime.control_server import quiet_config
 from ynet.web.accepting import accept
 from ynet.web.room import Guest, Room
 

@@ -12,8 +12,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from ynet import address
-from ynet.address import in_brackets
+from ynet.runtime import address
+from ynet.runtime.address import in_brackets
 
 
 def _outer(text: str) -> str:

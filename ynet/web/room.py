@@ -7,7 +7,7 @@ certificate, a sign-in) counts among the known, and is not sent away for any str
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ynet.address import neighbourhood
+from ynet.runtime.address import neighbourhood
 
 
 @dataclass(eq=False)

@@ -8,9 +8,9 @@ from typing import Any
 
 import typer
 
-from ynet import terminal
 from ynet.errors import UserError
-from ynet.home import prepare
+from ynet.runtime import terminal
+from ynet.runtime.home import prepare
 from ynet.web.accounts import Accounts, Role, check
 
 

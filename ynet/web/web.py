@@ -17,8 +17,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from ynet import disk_faults
 from ynet.errors import EXIT_REFUSED, EXIT_UNREACHABLE, RefusedError, UserError
+from ynet.runtime import disk_faults
 from ynet.web.accounts import LONGEST, NAME, Accounts, Role
 from ynet.web.assets_folder import Assets
 from ynet.web.attempts import Attempts

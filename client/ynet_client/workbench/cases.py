@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ynet.data import images
 from ynet.data.manifest import Case, Manifest
 from ynet.errors import UserError
-from ynet_client.picture import overlaid, shown
-from ynet_client.workbench.shown import jpeg
+from ynet_client.retrieval.picture import overlaid, shown
+from ynet_client.workbench.image_view import jpeg
 
 if TYPE_CHECKING:
-    from ynet_client.archive import Archive
+    from ynet_client.gallery.indexer import Archive
 
 PAGE = 60
 SIDES = (96, 192, 384, 768)

@@ -9,11 +9,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ynet.errors import UserError
 from ynet_client.workbench.cases import OwnCases
-from ynet_client.workbench.looks import Kept
-from ynet_client.workbench.shown import drawn, jpeg
+from ynet_client.workbench.image_view import drawn, jpeg
+from ynet_client.workbench.recent_answers import Kept
 
 if TYPE_CHECKING:
-    from ynet_client.archive import Archive
+    from ynet_client.gallery.indexer import Archive
 
 SIDE = 900  # pixels of the query's picture
 _TEMPLATES = Environment(

@@ -15,13 +15,13 @@ from ynet.web import certificate
 from ynet.web.https_door import MAX_CONNECTIONS, HttpsDoor
 from ynet.web.outside import Outside, names_of_machine
 from ynet.web.web import Web
-from ynet_client.duties import Duties
-from ynet_client.session import Session
+from ynet_client.agent import Duties
+from ynet_client.connection.session import Session
 from ynet_client.settings import WorkbenchSettings
-from ynet_client.workbench.calls import MAX_AT_A_TIME, Bench, routes
 from ynet_client.workbench.cases import OwnCases
 from ynet_client.workbench.history import FILE, History
-from ynet_client.workbench.looks import Looks
+from ynet_client.workbench.recent_answers import Looks
+from ynet_client.workbench.routes import MAX_AT_A_TIME, Bench, routes
 
 LIFE_S = 300.0
 """Of one connection of a browser; it opens another."""

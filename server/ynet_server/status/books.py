@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ynet.errors import UserError
-from ynet.federation import countersigned, segments
+from ynet.federation import countersigned
 from ynet.federation.countersigned import SEEN
-from ynet.federation.succession import Past
+from ynet.trust import segments
+from ynet.trust.succession import Past
 from ynet_server import audit
 
 TAIL_BYTES = 256 << 10

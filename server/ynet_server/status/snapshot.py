@@ -5,17 +5,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from ynet import __version__
-from ynet.federation import expiry
-from ynet.federation.expiry import Life
-from ynet.federation.plan import Plan
+from ynet.plan import Plan
 from ynet.scores import COARSE
-from ynet_server.certificates import LONG_AGO
-from ynet_server.course import SCORES, Course
-from ynet_server.hub import SiteState
+from ynet.trust import expiry
+from ynet.trust.expiry import Life
+from ynet_server.authority.certificates import LONG_AGO
+from ynet_server.hub.hub import SiteState
+from ynet_server.hub.tasks import Doing
 from ynet_server.metrics import Known, epsilon_bounds
 from ynet_server.registry import Model, Run, Site
+from ynet_server.rounds.run_progress import SCORES, Course
 from ynet_server.status.books import Books
-from ynet_server.tasks import Doing
 
 MOST_RUNS, MOST_MODELS = 12, 6
 SHOWN = (*SCORES, *COARSE, "queries", "queries_per_class")

@@ -11,18 +11,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
+from trial import Trial
 
 from chaos.faults import Fault
 from chaos.lines import Line, Lines
-from trial import Trial
-from ynet import unix_socket
+from ynet import plan as plans
 from ynet.data.manifest import find_sites, read
 from ynet.errors import UserError
-from ynet.federation import ledger
-from ynet.federation import plan as plans
-from ynet.federation.plan import Plan
-from ynet_client import door, membership
-from ynet_server.run_folder import RunFolder
+from ynet.plan import Plan
+from ynet.runtime import unix_socket
+from ynet.trust import ledger
+from ynet_client import control_client
+from ynet_client.membership import membership
+from ynet_server.rounds.run_folder import RunFolder
 
 ENDS_WITHIN_S = 600.0
 CALMS_WITHIN_S = 120.0
@@ -175,10 +176,12 @@ class Asker(threading.Thread):
         others = [hit for hit in found["hits"] if hit["site"] != site]
         if others and self._draw.random() < 0.3:
             hit = self._draw.choice(others)
-            self.consults[site].add(door.consult(self._trial.home(site), hit["token"], "well?", hit["site"])["id"])
+            self.consults[site].add(
+                control_client.consult(self._trial.home(site), hit["token"], "well?", hit["site"])["id"]
+            )
         if site not in self.forgotten and self._draw.random() < 0.2:
             patient = manifest.train[0].patient
-            door.forget(self._trial.home(site), patient)
+            control_client.forget(self._trial.home(site), patient)
             self.forgotten[site] = patient
 
 
@@ -233,7 +236,7 @@ def _of_site(federation: Federation, site: str, runs: Sequence[Run], asker: Aske
     if lost := asker.consults[site] - known:
         found.append(f"{len(lost)} consults that were sent are not there")
     if patient := asker.forgotten.get(site):
-        removed = door.forget(home, patient)["removed"]
+        removed = control_client.forget(home, patient)["removed"]
         found += [f"{removed} cases of a forgotten patient are back"] if removed else []
     return found + _of_ledger(home, site, [run for run in runs if run.plan.privacy.mode != "off"])
 

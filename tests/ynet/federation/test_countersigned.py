@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from ynet.errors import RefusedError
-from ynet.federation import chain, countersigned, identity
-from ynet.federation.chain import Head
+from ynet.federation import countersigned
 from ynet.federation.countersigned import MOST_SIGNED, SERVER, SIGNED, Witness, from_wire, to_wire
-from ynet.federation.identity import Identity
-from ynet.federation.journal import AuditError
+from ynet.trust import chain, identity
+from ynet.trust.chain import Head
+from ynet.trust.identity import Identity
+from ynet.trust.journal import AuditError
 from ynet_client import audit
 from ynet_client.audit import Audit
 

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from ynet.errors import RefusedError
 from ynet.federation import hub_pb2 as pb
-from ynet.federation import identity, protocol, sealed
-from ynet.federation.identity import Identity
+from ynet.federation import protocol, sealed
 from ynet.federation.sealed import Asked, Begun, Channel, SealingKey, Trust
+from ynet.trust import identity
+from ynet.trust.identity import Identity
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 LATER = NOW + identity.LEAF_LIFE + dt.timedelta(seconds=1)

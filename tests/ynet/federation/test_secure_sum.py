@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from ynet.errors import RefusedError
-from ynet.federation import identity, secure_sum
-from ynet.federation.identity import Identity
+from ynet.federation import secure_sum
 from ynet.federation.secure_sum import (
     Keys,
     Masked,
@@ -22,6 +21,8 @@ from ynet.federation.secure_sum import (
     to_wire,
     unmask,
 )
+from ynet.trust import identity
+from ynet.trust.identity import Identity
 
 NOW = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
 AUTHORITY = identity.make_authority("test", NOW)

@@ -13,10 +13,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from ynet.federation import identity
+from ynet.trust import identity
 from ynet.web import https_door
 from ynet.web.https_door import HttpsDoor
-from ynet_server import certificates
+from ynet_server.authority import certificates
 
 NOW = dt.datetime.now(dt.UTC)
 AUTHORITY = identity.make_authority("test", NOW)

@@ -1,0 +1,130 @@
+"""What can be read of a site's own images from the codes that a new model makes of them, before it is taken up.
+
+Who chooses the weights chooses what codes tell: a network can be trained so that a code is a small picture. So a linear
+decoder (ridge regression) learns, from some of the site's own cases, to draw the others of which it is given the codes
+alone. How much of the pixels' variance it explains is held against the codes of the model in use, and against as many
+random projections of the same pixels, cut to bits, which tell of the
+picture as much as bits chosen blindly can.
+
+It sees what a linear decoder sees in a few hundred cases of this site. A code that hides the picture from it, by a
+cipher for one, or that tells another thing of a patient than the picture, passes.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional
+
+from ynet.data.manifest import Case, Manifest
+from ynet_client.adoption.model_check import ActiveModel
+from ynet_client.training.site_data import LocalSite
+
+SIDE = 16
+"""Pixels a side of the pictures that are drawn."""
+MOST_CASES, FEWEST_CASES, FEWEST_PATIENTS = 500, 100, 20
+BATCH, FOLDS = 64, 4
+TOO_FEW = (
+    f"what its codes tell of images could not be looked at: that needs {FEWEST_CASES} cases"
+    f" of {FEWEST_PATIENTS} patients"
+)
+MOST_EXPLAINED, SHARE_OF_RANDOM = 0.1, 0.25
+"""A model waits where its codes explain more than both: this share of the pixels' variance, and this share of what
+random projections do. Networks trained as they should be explain 0.00 to 0.06, one whose codes are thumbnails 0.5."""
+PENALTIES = (1.0, 10.0, 100.0, 1_000.0)
+
+Floats = npt.NDArray[np.float64]
+
+
+class Readable(NamedTuple):
+    """The share of the pixels' variance, of cases that the decoder has not learnt from, that it explains."""
+
+    new: float
+    old: float | None  # of the model in use; None where there is none
+    random: float  # of random projections, as many as the new code has bits
+    cases: int
+
+    @property
+    def is_too_much(self) -> bool:
+        """Whether the admin is to be asked."""
+        # The model in use is no measure: what a server raises little by little would never be too much.
+        return not self.new <= max(MOST_EXPLAINED, SHARE_OF_RANDOM * self.random)
+
+    def words(self) -> str:
+        """For the terminal."""
+        old = "" if self.old is None else f", from those of the model in use {self.old:.2f}"
+        return (
+            f"a linear decoder draws {self.new:.2f} of the pixels' variance of this site's own images from its codes"
+            f"{old}, from random projections of as many bits {self.random:.2f} ({self.cases} cases)"
+        )
+
+
+def look(site: LocalSite, old: ActiveModel | None, new: ActiveModel, *, has_detail: bool = False) -> Readable | None:
+    """Measure what codes tell; None where the site has too few cases or patients to say. Raises UserError.
+
+    `has_detail`: whether detail codes leave this site, and so count with the code.
+    """
+    manifest = site.manifest(new.plan.training.seed)
+    step = max(1, -(-len(manifest.cases) // MOST_CASES))
+    cases = manifest.cases[::step]
+    patients = [case.patient for case in cases]
+    if len(cases) < FEWEST_CASES or len(set(patients)) < FEWEST_PATIENTS:
+        return None
+    folds = _folds(patients)
+    codes, pixels = _read(site, manifest, cases, new, has_detail=has_detail)
+    before = None if old is None else _read(site, manifest, cases, old, has_detail=has_detail)[0]
+    draw = np.random.default_rng(0).standard_normal((pixels.shape[1], codes.shape[1]))
+    blind = np.sign((pixels - pixels.mean(0)) @ draw)
+    old_share = None if before is None else explained(before, pixels, folds)
+    return Readable(explained(codes, pixels, folds), old_share, explained(blind, pixels, folds), len(cases))
+
+
+def explained(codes: Floats, pixels: Floats, folds: npt.NDArray[np.int64]) -> float:
+    """The share of the variance of `pixels`, shape (cases, pixels), that a ridge regression on `codes` explains.
+
+    Shape of `codes` (cases, bits). In each fold it has learnt from the others; the best of a few penalties counts.
+    """
+    shares = []
+    for penalty in PENALTIES:
+        left = total = 0.0
+        for fold in np.unique(folds):
+            is_held = folds == fold
+            drawn = _drawn(codes[~is_held], pixels[~is_held], codes[is_held], penalty)
+            left += float(((pixels[is_held] - drawn) ** 2).sum())
+            total += float(((pixels[is_held] - pixels[~is_held].mean(0)) ** 2).sum())
+        shares.append(1 - left / total if total > 0 else 0.0)
+    return max(shares)
+
+
+def _drawn(codes: Floats, pixels: Floats, held: Floats, penalty: float) -> Floats:
+    mean, middle = pixels.mean(0), codes.mean(0)
+    centred = codes - middle
+    gram = centred.T @ centred + penalty * np.eye(codes.shape[1])
+    weights: Floats = np.linalg.solve(gram, centred.T @ (pixels - mean))
+    drawn: Floats = (held - middle) @ weights + mean
+    return drawn
+
+
+def _folds(patients: list[str]) -> npt.NDArray[np.int64]:
+    """A fold for each case, all of one patient's in the same: else one image would be drawn from its neighbour."""
+    numbers = {patient: number % FOLDS for number, patient in enumerate(sorted(set(patients)))}
+    return np.array([numbers[patient] for patient in patients], np.int64)
+
+
+@torch.no_grad()
+def _read(
+    site: LocalSite, manifest: Manifest, cases: tuple[Case, ...], model: ActiveModel, *, has_detail: bool
+) -> tuple[Floats, Floats]:
+    """Codes, shape (cases, bits), as -1 and 1; and small grey pictures, shape (cases, SIDE * SIDE)."""
+    codes, pixels = [], []
+    for start in range(0, len(cases), BATCH):
+        part = cases[start : start + BATCH]
+        source = site.to_encode(manifest, part, model.plan)
+        image = source.batch(torch.arange(len(part))).image.to(site.device)
+        output = model.net.read(image)
+        parts = [output.code, output.detail] if has_detail else [output.code]
+        codes.append(torch.cat(parts, 1).sign().double().cpu())
+        grey = functional.adaptive_avg_pool2d(image.mean(1, keepdim=True), SIDE)
+        pixels.append(grey.flatten(1).double().cpu())
+    return torch.cat(codes).numpy(), torch.cat(pixels).numpy()

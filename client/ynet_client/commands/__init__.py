@@ -1,0 +1,1 @@
+"""The site's command line: what a site admin and a radiologist type."""

@@ -1,0 +1,19 @@
+"""What the site's commands have in common: which site is meant, and whether JSON is printed."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ynet_client.commands import completion
+
+Site = Annotated[
+    str | None,
+    typer.Option(
+        "--site", help="The site's name. Needed where several have joined from here.", autocompletion=completion.sites
+    ),
+]
+Home = Annotated[
+    Path | None, typer.Option("--home", help="The site's folder. Default: YNET_HOME, or your data directory.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

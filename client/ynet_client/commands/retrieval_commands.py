@@ -1,0 +1,206 @@
+"""The commands of retrieval: ask for cases like an image, and the people who have them; see who asked what."""
+
+import base64
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ynet.errors import UserError
+from ynet.runtime import hidden_words, private_files, terminal
+from ynet_client import control_client
+from ynet_client.commands.options import Home, Json, Site
+from ynet_client.gallery.filters import Filters, attribute_of
+from ynet_client.homes import home_of
+
+app = typer.Typer()
+audit_app = typer.Typer(name="audit", help="The log of every question asked and answered.", no_args_is_help=True)
+app.add_typer(audit_app)
+NOT_CONFIRMED = (
+    "not asked, for this site's admin has not confirmed who they are: {0} (see `ynet-client sites`, compare the"
+    " fingerprints with their admins by telephone, then `ynet-client sites trust {0}`)"
+)
+SUPPRESSED = "the group is too small to speak of"
+
+
+@app.command()
+def query(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="PNG, JPEG, TIFF, DICOM; several: a batch.")],
+    k: Annotated[int, typer.Option("-k", min=1, max=100, help="How many hits for each image.")] = 10,
+    split: Annotated[str, typer.Option(help="Only cases of this split (train, test): for measuring.")] = "",
+    label: Annotated[list[str] | None, typer.Option(help="Only cases with this label; several: any of them.")] = None,
+    attribute: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Only cases with it; several: all of them.")
+    ] = None,
+    since: Annotated[str, typer.Option(help="Only cases of this day or later, YYYY-MM-DD; the column `date`.")] = "",
+    until: Annotated[str, typer.Option(help="Only cases of this day or earlier.")] = "",
+    radius: Annotated[int | None, typer.Option(min=0, max=256, help="No case farther than this, in bits.")] = None,
+    one_per_patient: Annotated[bool, typer.Option("--one-per-patient", help="Each patient's nearest case.")] = False,
+    sites: Annotated[str, typer.Option(metavar="A,B", help="Ask these sites only.")] = "",
+    epsilon: Annotated[
+        float | None, typer.Option(help="Hide the code by randomised response with this epsilon, e.g. 6.")
+    ] = None,
+    picture: Annotated[Path | None, typer.Option(help="Save the result as a picture, PNG; of one image.")] = None,
+    site: Site = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Ask: have we, or has anyone, seen a case like this? Only the image's code leaves this site."""
+    if picture and len(images) > 1:
+        raise UserError("the picture cannot be drawn", "several images were given", "ask about one, or leave it out")
+    attributes = tuple(attribute_of(given) for given in attribute or [])
+    found = control_client.query(
+        home_of(home, site),
+        [control_client.read_picture(image) for image in images],
+        k,
+        Filters(tuple(label or []), split, attributes, since, until),
+        radius=radius,
+        one_per_patient=one_per_patient,
+        sites=[name for name in sites.split(",") if name],
+        epsilon=epsilon,
+        is_drawn=picture is not None,
+    )
+    drawn = found.pop("picture", None)
+    if picture and drawn:
+        private_files.write(picture, base64.b64decode(drawn))
+    if as_json:
+        terminal.show(found, as_json=True, human=str)
+    for one in [] if as_json else found.get("queries", [found]):
+        _show(one)
+
+
+def _show(found: dict[str, Any]) -> None:
+    title = f"nearest cases to {found['name']}"
+    if found["noise"]:
+        terminal.out.print(_table("own cases, by the image's own code", found["own"]))
+        title += ", elsewhere"
+    terminal.out.print(_table(title, found["hits"]))
+    terminal.say(_who_answered(found))
+
+
+def _table(title: str, hits: list[dict[str, Any]]) -> object:
+    lines = [
+        (h["rank"], h["site"], h["distance"], h["label"] or "", h["ties"], h.get("image", h["token"][:12]))
+        for h in hits
+    ]
+    return terminal.rows(title, ("", "site", "distance", "label", "ties", "case"), lines)
+
+
+def _who_answered(found: dict[str, Any]) -> str:
+    """Each way of not answering is named: nothing found, suppressed, refused and late are not the same."""
+    empty = [site for site, outcome in found["outcomes"].items() if outcome == "empty"]
+    parts = [f"answered: {', '.join(found['answered']) or 'nobody'}"]
+    parts += [f"nothing found: {', '.join(empty)}"] if empty else []
+    parts += [f"suppressed: {site} ({SUPPRESSED})" for site in found["suppressed"]]
+    parts += [
+        f"{found['outcomes'][site].replace('_', ' ')}: {site} ({why})"
+        for site, why in found["declined"].items()
+        if site not in found["unconfirmed"]
+    ]
+    parts += [f"{key}: {', '.join(found[key])}" for key in ("missing", "late", "busy") if found[key]]
+    if found["unconfirmed"]:
+        parts.append(NOT_CONFIRMED.format(" ".join(found["unconfirmed"])))
+    parts += [f"others not asked: {found['note']}"] if found["note"] else []
+    if noise := found["noise"]:
+        parts.append(
+            f"noised with epsilon {noise['epsilon']:g}: the others' cases are like a class's centre, not like this "
+            f"image, and with probability {1 - noise['kept_share']:.3f} like another class's"
+        )
+    return "; ".join(parts)
+
+
+@app.command()
+def consult(
+    token: Annotated[str, typer.Argument(help="The hit's token, as query shows it.")],
+    note: Annotated[str, typer.Option(help="What you want to know: at most 2000 characters; -: from stdin.")],
+    to: Annotated[str, typer.Option(help="The site that has the case; needed for hits of an earlier start.")] = "",
+    site: Site = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Ask the people of the site that has a case about it. They see which case it is, and answer yes or no."""
+    sent = control_client.consult(home_of(home, site), token, hidden_words.text(note, "the note"), to)
+    shown = f"request {sent['id']} is at site {sent['site']}; ynet-client consults shows the answer"
+    terminal.show(sent, as_json=as_json, human=lambda: shown)
+
+
+@app.command()
+def consults(site: Site = None, home: Home = None, as_json: Json = False) -> None:
+    """Show the requests for a consult, sent and received; asks the other sites for their answers."""
+    shown = control_client.consults(home_of(home, site))
+    lines = [
+        (
+            one["id"],
+            f"from {one['site']}" if one["direction"] == "received" else f"to {one['site']}",
+            terminal.when(one["time"]),
+            one.get("image", one["token"][:12]),
+            one["note"],
+            one["word"],
+            one["text"],
+        )
+        for one in shown["consults"]
+    ]
+    columns = ("id", "", "time", "case", "note", "answer", "text")
+    terminal.show(shown, as_json=as_json, human=lambda: terminal.rows("requests for a consult", columns, lines))
+    if shown["note"] and not as_json:
+        terminal.say(shown["note"])
+
+
+@app.command("consult-answer")
+def consult_answer(
+    request: Annotated[str, typer.Argument(help="The request's id, or the beginning of it.")],
+    word: Annotated[str, typer.Argument(metavar="yes|no", help="Whether you can be asked about the case.")],
+    text: Annotated[str, typer.Option(help="What they should know: how to reach you, or why not; -: from stdin.")] = "",
+    site: Site = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Answer a request for a consult; the asking site fetches the answer. It cannot be taken back."""
+    said = hidden_words.text(text, "what they should know")
+    answered = control_client.answer_consult(home_of(home, site), request, word, said)
+    line = f"request {answered['id']} of site {answered['site']} is answered: {word}"
+    terminal.show(answered, as_json=as_json, human=lambda: line)
+
+
+@audit_app.command()
+def verify(site: Site = None, home: Home = None, as_json: Json = False) -> None:
+    """Check the whole chain of the audit log, and the heads that the server signed. Exit code 3 when it was changed."""
+    from ynet.federation import countersigned
+    from ynet_client import audit as audit_log
+    from ynet_client.membership import membership
+
+    folder = home_of(home, site)
+    head, member = audit_log.verify(folder), membership.load(folder)
+    signed = countersigned.verify(folder, audit_log.read(folder), member.authority, member.past) if member else 0
+    line = (
+        f"the audit log is whole: {head.number} entries, the last {head.digest[:16]}; the server signed {signed} heads"
+    )
+    shown = {"entries": head.number, "head": head.digest, "signed": signed}
+    terminal.show(shown, as_json=as_json, human=lambda: line)
+
+
+@audit_app.command()
+def show(site: Site = None, home: Home = None, as_json: Json = False) -> None:
+    """Show every question that this site asked or answered, and what it did, the oldest first."""
+    from ynet_client import audit as audit_log
+
+    entries = list(audit_log.read(home_of(home, site)))
+    lines = [
+        (
+            one.number,
+            terminal.when(one.time),
+            one.direction,
+            one.kind,
+            ", ".join(f"{name}: {outcome}" if name else outcome for name, outcome in one.outcomes.items()),
+            one.codes or "",
+            sum(one.hits.values()) or "",
+            " ".join(one.filters),
+            one.user[:8],
+            one.about + (f" {one.count:,} times" if one.count > 1 else ""),
+        )
+        for one in entries
+    ]
+    columns = ("", "time", "", "", "outcome", "codes", "hits", "filters", "user", "about")
+    shown = {"entries": [asdict(one) for one in entries]}
+    terminal.show(shown, as_json=as_json, human=lambda: terminal.rows("audit log", columns, lines))

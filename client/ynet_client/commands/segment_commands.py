@@ -1,0 +1,75 @@
+"""The command that predicts a lesion's mask and gives it back to the PACS."""
+
+import base64
+import datetime as dt
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ynet.errors import UserError
+from ynet.runtime import private_files, terminal
+from ynet_client import control_client
+from ynet_client.commands.options import Home, Json, Site
+from ynet_client.commands.pacs_options import Ca, Credentials
+from ynet_client.control_client import Picture
+from ynet_client.homes import home_of
+
+app = typer.Typer()
+
+
+@app.command()
+def segment(
+    out: Annotated[Path, typer.Option(help="The DICOM SEG to write.")],
+    image: Annotated[
+        Path | None, typer.Argument(metavar="FILE.dcm", help="A DICOM file; FILE.dcm#7 is frame 7 of it.")
+    ] = None,
+    dicomweb_: Annotated[str, typer.Option("--dicomweb", metavar="URL", help="Fetch it from this PACS.")] = "",
+    instance: Annotated[str, typer.Option(metavar="UID", help="Which one: its SOP instance UID.")] = "",
+    frame: Annotated[int | None, typer.Option(min=1, help="Which frame of it.")] = None,
+    store: Annotated[str, typer.Option(metavar="URL", help="Give the SEG to this PACS, too, by STOW-RS.")] = "",
+    credentials: Credentials = None,
+    ca: Ca = None,
+    site: Site = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Predict the lesion on a DICOM image, as a DICOM SEG that refers to it; the running client does it."""
+    from ynet_client.dicom import dicomweb, predicted_segmentation  # highdicom: the other commands need not wait for it
+
+    headers = dicomweb.read_credentials(dicomweb.environment(), credentials)
+    picture = _source(image, dicomweb_, instance, frame, headers, ca)
+    found = control_client.segment(home_of(home, site), picture)
+    mask = predicted_segmentation.read_mask(base64.b64decode(found["mask"]))
+    about = (found["model"], found["plan"], dt.datetime.now())
+    made = predicted_segmentation.of_file(picture.data, picture.frame, mask, *about)
+    private_files.write(out, made)
+    if store:
+        with dicomweb.DicomWeb(store, headers, ca) as pacs:
+            if warning := pacs.store(made):
+                print(f"the PACS has the object, and warns: {warning}", file=sys.stderr)
+    pixels = int(mask.sum())
+    share, is_stored = pixels / mask.size, bool(store)
+    shown = {"out": str(out), "pixels": pixels, "share": share, "model": found["model"], "stored": is_stored}
+    said = f"{out}: {pixels} pixels of {mask.size} are lesion" if pixels else f"{out}: no lesion was found; it is empty"
+    terminal.show(shown, as_json=as_json, human=lambda: said + ("; the PACS has it" if store else ""))
+
+
+def _source(
+    image: Path | None, url: str, instance: str, frame: int | None, headers: dict[str, str], ca: Path | None
+) -> Picture:
+    from ynet.data.dicom.elements import is_dicom
+    from ynet_client.dicom import dicomweb
+
+    if bool(image) == bool(url) or bool(url) != bool(instance):
+        do = "name FILE.dcm, or say --dicomweb URL --instance UID"
+        raise UserError("which image is meant is not clear", "one is wanted, from one place", do)
+    if image:
+        picture = control_client.read_picture(image)
+    else:
+        with dicomweb.DicomWeb(url, headers, ca) as pacs:
+            picture = Picture("", pacs.fetch(pacs.instance(instance)))
+    if not is_dicom(picture.data):
+        raise UserError("no DICOM SEG can be made of the image", "it is no DICOM file", "give the file of the PACS")
+    return picture if frame is None else picture._replace(frame=frame)

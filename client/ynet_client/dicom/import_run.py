@@ -1,0 +1,296 @@
+"""Images of a PACS or of folders made into a site's data: de-identified pictures, masks, and the manifest of them."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from pydicom.dataset import Dataset
+
+from ynet.data.dicom import drawings, elements
+from ynet.data.dicom import frame as dicom_frame
+from ynet.data.dicom.elements import UnfitError
+from ynet.data.dicom.matching import Subject
+from ynet.data.dicom.stored_pixels import frame_count
+from ynet.errors import UserError
+from ynet_client.dicom import import_masks
+from ynet_client.dicom.deidentify import HEADER, QUARANTINE, Pseudonyms, kept, not_an_image, quarantine
+from ynet_client.dicom.dicomweb import DicomWeb
+from ynet_client.dicom.folder_files import Found
+from ynet_client.dicom.import_choice import Choice as Choice
+from ynet_client.dicom.import_choice import FrameChoice as FrameChoice
+from ynet_client.dicom.import_choice import Summary as Summary
+from ynet_client.dicom.import_files import Made, Pictures, picture_of
+from ynet_client.dicom.import_labels import NO_LESION, Label, Labels, Matching
+from ynet_client.dicom.import_masks import Mask, PatientMasks
+from ynet_client.dicom.import_records import LeftOutError, Origin, Quarantined, Records
+
+SAVE_EVERY = 100
+"""Images after which the manifest is written: so many a kill loses at most, and they are fetched again."""
+
+
+def in_pacs(pacs: DicomWeb, query: str) -> Iterator[Found]:
+    """What a PACS finds, and the drawings of the same patients. Raises as `DicomWeb` does."""
+    for one in pacs.find(query):
+        yield Found(*one, fetch=lambda one=one: pacs.fetch(one))  # type: ignore[misc]
+
+
+def run(
+    found: Iterable[Found],
+    labels: Labels,
+    out: Path,
+    records: Records,
+    names: Pseudonyms,
+    choice: Choice,
+    progress: Callable[[int, int], None],
+) -> Summary:
+    """Import what is labelled and not there yet, or there otherwise than it would be made now.
+
+    What was cut off is gone on with: nothing is fetched twice. The manifest keeps the rows of earlier imports into
+    the same folder. Raises UserError.
+    """
+    work = _Import(labels, out, records, names, choice)
+    patients = import_masks.by_patient(found)
+    total, done = sum(map(len, patients)), 0
+    try:
+        for patient in patients:
+            for _ in work.take(patient):
+                done += 1
+                progress(done, total)
+    finally:
+        work.save()
+    return work.summary()
+
+
+class _Import:
+    """One import on its way."""
+
+    def __init__(self, labels: Labels, out: Path, records: Records, names: Pseudonyms, choice: Choice) -> None:
+        self._labels, self._records, self._names, self._choice = labels, records, names, choice
+        self._matching = Matching(labels)
+        self._pictures = Pictures(out, records)
+        self._seen, self._stale = set[str](), set[str]()  # instances; images
+        self._new, self._updated, self._unlabelled, self._unsaved = 0, 0, 0, 0
+        self._left_out = Counter[str]()
+
+    def take(self, patient: Sequence[Found]) -> Iterator[None]:
+        """Import a patient's images; a step for each object."""
+        choice, quarantined = self._choice, self._records.quarantined
+        masks = PatientMasks(
+            patient,
+            quarantined,
+            self._fetched,
+            self._leave_out,
+            choice.segment,
+            takes_automatic=choice.automatic_masks,
+        )
+        kept_ones, held = list[Found](), list[tuple[Found, list[Made]]]()
+        for one in patient:
+            yield
+            label = self._wanted(one)
+            if label is None or self._is_kept_back(one):
+                continue
+            if self._is_there(one, label, masks):
+                kept_ones.append(one)
+                continue
+            made = self._make(one, label, masks)
+            if any(each.mask.waits for each in made):
+                held.append((one, made))
+            else:
+                self._keep(one, made)
+        self._settle(held, kept_ones, masks)
+
+    def save(self) -> None:
+        """Write the manifest, and what only the site may know."""
+        self._pictures.save(has_split=self._labels.has_split)
+        self._unsaved = 0
+
+    def summary(self) -> Summary:
+        """What was done."""
+        for origin in self._records.origins:
+            is_other = origin.options != self._choice.said(is_frame=origin.frame is not None)
+            if is_other and origin.instance not in self._seen and self._pictures.has(origin):
+                self._stale.add(origin.image)
+        return Summary(
+            *self._pictures.counted(),
+            imported=self._new,
+            unlabelled=self._unlabelled,
+            left_out=dict(sorted(self._left_out.items())),
+            **self._matching.unmatched()._asdict(),
+            undrawn=self._pictures.undrawn,
+            updated=self._updated,
+            stale=len(self._stale),
+        )
+
+    # --- whether an object is made
+
+    def _wanted(self, one: Found) -> Label | None:
+        """The label of an object that may be an image of the import; None where there is nothing to do."""
+        if one.sop_class in drawings.CLASSES:
+            return None
+        self._seen.add(one.instance)
+        if one.unreadable:
+            self._leave_out(one, one.reason, one.unreadable)
+            return None
+        label = self._matching.find(one.instance, one.series, one.study, one.patient)
+        if label is None:
+            self._unlabelled += 1
+            self._stay(one)
+        elif self._names.patient(one.patient, one.study) in self._records.forgotten:
+            self._left_out["forgotten"] += 1
+            return None
+        return label
+
+    def _is_there(self, one: Found, label: Label, masks: PatientMasks) -> bool:
+        """Whether an object is there as it would be made now; its label is that of the labels now."""
+        before = self._records.of(one.instance)
+        if not before or not all(self._pictures.has(origin) for origin in before):
+            return False
+        mask = import_masks.state_of(label, self._labels.folder)
+        for origin in before:
+            options = self._choice.said(is_frame=origin.frame is not None)
+            is_source = origin.source == one.digest if one.digest else bool(origin.source)
+            if not is_source or (origin.options, origin.mask) != (options, mask):
+                return False
+            if not mask and not masks.is_state(origin.drawings):
+                return False
+        for origin in before:
+            self._pictures.rows[picture_of(origin)].update(label=label.label, split=label.split)
+        return True
+
+    def _is_kept_back(self, one: Found) -> bool:
+        """Whether an object was put into quarantine before, or is of a kind that holds no image."""
+        before = self._records.quarantined.get(one.instance)
+        reason = before.reason if before else "not-an-image" if not_an_image(one.sop_class) else ""
+        if reason not in QUARANTINE or self._is_released(reason, one):
+            return False
+        self._leave_out(one, reason, QUARANTINE[reason])
+        return True
+
+    def _is_released(self, reason: str, one: Found) -> bool:
+        return bool(self._choice.release & {reason, self._names.image(one.instance, None)})
+
+    # --- one object
+
+    def _make(self, one: Found, label: Label, masks: PatientMasks) -> list[Made]:
+        """An object's pictures, written; none where it is left out."""
+        made = list[Made]()
+        try:
+            data = self._fetched(one)
+            header = elements.read(data, HEADER).dataset
+            if str(header.get("SOPClassUID", "")) in drawings.CLASSES:
+                raise UnfitError("it is a drawing, which its PACS lists as something else", "ask its admin")
+            reason = quarantine(header)
+            if reason and not self._is_released(reason, one) and not self._records.of(one.instance):
+                raise LeftOutError(reason, QUARANTINE[reason])
+            for frame in self._frames(header):
+                made.append(self._pictured(one, label, header, data, frame, masks))
+        except UnfitError as error:
+            self._drop(one, made, LeftOutError("unreadable", error.why))
+            return []
+        except LeftOutError as error:
+            self._drop(one, made, error)
+            return []
+        return made
+
+    def _fetched(self, one: Found) -> bytes:
+        try:
+            return one.fetch()
+        except UserError as error:
+            if type(error) is not UserError:  # refused, unreachable: so would be the next
+                raise
+            raise LeftOutError("not-fetched", error.why) from None
+
+    def _frames(self, header: Dataset) -> list[int | None]:
+        count = frame_count(header)
+        if count <= 1:
+            return [None]
+        if self._choice.frames == "refuse":
+            raise LeftOutError("several-frames", f"it holds {count} frames; say --frames middle or --frames all")
+        return [(count + 1) // 2] if self._choice.frames == "middle" else list(range(1, count + 1))
+
+    def _pictured(
+        self, one: Found, label: Label, header: Dataset, data: bytes, frame: int | None, masks: PatientMasks
+    ) -> Made:
+        """An image, and its mask, written without anything but their pixels; its row."""
+        pixels = dicom_frame.decode(data, frame, self._choice.window)
+        mask = self._mask(label, lambda: drawings.subject(data, frame), masks)
+        if mask.pixels is not None and mask.pixels.shape != pixels.shape[:2]:
+            raise LeftOutError("mask-unclear", "its mask has another size than it")
+        drawn = import_masks.state_of(label, self._labels.folder)
+        origin = Origin(
+            self._names.image(one.instance, frame),
+            *(one.study, one.series, one.instance, frame),
+            hashlib.sha256(data).hexdigest(),
+            self._choice.said(is_frame=frame is not None),
+            *(drawn, "" if drawn else masks.state()),
+        )
+        self._pictures.write(origin, pixels)
+        row = {
+            "image": picture_of(origin),
+            "mask": "",
+            "label": label.label,
+            "patient": self._names.patient(one.patient, one.study),
+            "split": label.split,
+            **kept(header, self._choice.dates),
+        }
+        return Made(row, origin, mask)
+
+    def _mask(self, label: Label, of: Callable[[], Subject], masks: PatientMasks) -> Mask:
+        """The mask of an image: what the labels name or say, or what the patient's drawings say."""
+        if label.mask == NO_LESION:
+            return Mask(None, is_said=True)
+        if label.mask:
+            return Mask(import_masks.named(self._labels.folder, label.mask, of, self._choice.segment), is_said=True)
+        return masks.say(of)
+
+    # --- what becomes of it
+
+    def _settle(self, held: Sequence[tuple[Found, list[Made]]], there: Sequence[Found], masks: PatientMasks) -> None:
+        """Keep the images whose drawings lie on another one; the others may be the ones that were meant."""
+        left = list(there)
+        while left and not all(wait.is_over for _, made in held for each in made for wait in each.mask.waits):
+            for subject in self._subjects(left.pop()):
+                masks.see(subject)
+        for one, made in held:
+            try:
+                self._keep(one, [each._replace(mask=import_masks.settled(each.mask)) for each in made])
+            except LeftOutError as error:
+                self._drop(one, made, error)
+
+    def _subjects(self, one: Found) -> Iterator[Subject]:
+        """The images of an object that is there."""
+        try:
+            data = self._fetched(one)
+            yield from [drawings.subject(data, origin.frame) for origin in self._records.of(one.instance)]
+        except (UnfitError, LeftOutError):
+            return
+
+    def _keep(self, one: Found, made: Sequence[Made]) -> None:
+        """Put an object's pictures into the manifest, in place of those that were made of it before."""
+        again = self._pictures.keep(one.instance, made, is_healthy=self._choice.no_mask_means_healthy)
+        self._new, self._updated = self._new + len(made) - again, self._updated + again
+        self._unsaved += len(made)
+        if self._unsaved >= SAVE_EVERY:
+            self.save()
+
+    def _drop(self, one: Found, made: Sequence[Made], error: LeftOutError) -> None:
+        """Leave an object out, and what was made of it now.
+
+        What an earlier import made of it goes where its mask is unclear now; else it stays, and is named as stale.
+        """
+        self._leave_out(one, error.reason, error.why)
+        if error.reason == "mask-unclear":
+            self._pictures.remove(one.instance)
+        else:
+            self._stay(one)
+        self._pictures.discard(made)
+
+    def _stay(self, one: Found) -> None:
+        """What was made of an object before stays, and is named as stale."""
+        self._stale |= {picture_of(origin) for origin in self._records.of(one.instance) if self._pictures.has(origin)}
+
+    def _leave_out(self, one: Found, reason: str, why: str) -> None:
+        self._left_out[reason] += 1
+        name = self._names.image(one.instance, None)
+        self._records.leave_out(Quarantined(name, one.instance, reason, why, one.digest))

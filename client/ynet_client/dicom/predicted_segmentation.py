@@ -1,0 +1,142 @@
+"""A predicted mask as a DICOM SEG that refers to the image it was predicted on, for the PACS that the image is in."""
+
+import datetime as dt
+import io
+import uuid
+from collections.abc import Sequence
+from importlib.metadata import version
+
+import highdicom
+import numpy as np
+import pydicom
+from highdicom.seg import Segmentation, SegmentDescription
+from jaxtyping import UInt8
+from PIL import Image
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+
+from ynet.data.dicom import elements
+from ynet.data.dicom import frame as dicom_frame
+from ynet.data.dicom.elements import UnfitError, items, parsing
+from ynet.errors import UserError
+
+LABEL = "Lesion (predicted)"
+_EMPTY_AT_LEAST = (
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime"),
+    *("AccessionNumber", "ReferringPhysicianName"),
+)
+_PLACE = {
+    "PlanePositionSequence": ("ImagePositionPatient",),
+    "PlaneOrientationSequence": ("ImageOrientationPatient",),
+    "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
+}
+
+
+def read_mask(png: bytes) -> UInt8[np.ndarray, "h w"]:
+    """1 where a mask's picture is not black."""
+    return (np.asarray(Image.open(io.BytesIO(png))) > 0).astype(np.uint8)
+
+
+def of_file(
+    source: bytes, frame: int | None, mask: UInt8[np.ndarray, "h w"], model_id: str, plan: str, now: dt.datetime
+) -> bytes:
+    """As `make`; a file of one frame needs none named. Raises UserError in place of UnfitError."""
+    try:
+        chosen = (frame or 1) if dicom_frame.frames(source) > 1 else None
+        return make(source, chosen, mask, model_id, plan, now)
+    except UnfitError as error:
+        raise UserError("no DICOM SEG can be made of the image", error.why, error.do) from None
+
+
+@parsing()
+def make(
+    source: bytes, frame: int | None, mask: UInt8[np.ndarray, "h w"], model_id: str, plan: str, now: dt.datetime
+) -> bytes:
+    """The file of a SEG with one segment, of 1 in `mask`, on an image's file or one frame of it.
+
+    Patient and study are the image's: it goes back to where that came from. The same image under the same model has
+    the same UIDs. Raises UnfitError when the image's file cannot be used.
+    """
+    image = _one_frame(pydicom.dcmread(io.BytesIO(elements.plain(source)), stop_before_pixels=True), frame)
+    if "FrameOfReferenceUID" not in image and str(image.get("Modality", "")) in ("MR", "CT", "PT", "NM"):
+        raise UnfitError("it has no frame of reference", "export it again, with its geometry")
+    made = Segmentation(
+        source_images=[image],
+        pixel_array=mask,
+        segmentation_type="BINARY",
+        segment_descriptions=[_described(model_id)],
+        series_instance_uid=_uid("series", image, frame, model_id),
+        series_number=9000,
+        sop_instance_uid=_uid("instance", image, frame, model_id),
+        instance_number=1,
+        manufacturer="ynet",
+        manufacturer_model_name=plan,
+        software_versions=version("ynet"),
+        device_serial_number=model_id,
+        series_description=f"ynet: {LABEL}",
+        content_label="YNET",
+        omit_empty_frames=False,
+    )
+    for keyword in ("Series", "Content", "InstanceCreation"):
+        setattr(made, f"{keyword}Date", now.strftime("%Y%m%d"))
+        setattr(made, f"{keyword}Time", now.strftime("%H%M%S"))
+    if frame is not None:
+        _name_frame(made, frame)
+    file = io.BytesIO()
+    made.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+def _described(model_id: str) -> SegmentDescription:
+    algorithm = highdicom.AlgorithmIdentificationSequence(
+        name="ynet", version=version("ynet"), family=codes.DCM.ArtificialIntelligence, parameters={"model": model_id}
+    )
+    return SegmentDescription(
+        segment_number=1,
+        segment_label=LABEL,
+        segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+        segmented_property_type=codes.SCT.Lesion,
+        algorithm_type="AUTOMATIC",
+        algorithm_identification=algorithm,
+    )
+
+
+def _one_frame(image: Dataset, frame: int | None) -> Dataset:
+    """The image as if it had this frame alone, with the frame's place in the patient."""
+    for keyword in _EMPTY_AT_LEAST:
+        if keyword not in image:
+            setattr(image, keyword, "")
+    if frame is None:
+        return image
+    groups = [*items(image, "SharedFunctionalGroupsSequence")]
+    groups += list(items(image, "PerFrameFunctionalGroupsSequence"))[frame - 1 : frame]
+    for keyword, element in _placed(groups).items():
+        setattr(image, keyword, element)
+    for keyword in ("NumberOfFrames", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        if keyword in image:
+            delattr(image, keyword)
+    return image
+
+
+def _placed(groups: Sequence[Dataset]) -> dict[str, object]:
+    """Where a frame lies in the patient, by its functional groups; the last say counts."""
+    return {
+        keyword: place.get(keyword)
+        for group in groups
+        for sequence, keywords in _PLACE.items()
+        for place in items(group, sequence)
+        for keyword in keywords
+        if keyword in place
+    }
+
+
+def _name_frame(made: Dataset, frame: int) -> None:
+    for group in items(made, "PerFrameFunctionalGroupsSequence"):
+        for derivation in items(group, "DerivationImageSequence"):
+            for source in items(derivation, "SourceImageSequence"):
+                source.ReferencedFrameNumber = frame
+
+
+def _uid(kind: str, image: Dataset, frame: int | None, model_id: str) -> str:
+    name = f"ynet {kind} {image.SOPInstanceUID} {frame or 1} {model_id}"
+    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, name).int}"

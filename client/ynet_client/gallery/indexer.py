@@ -1,0 +1,199 @@
+"""The site's archive under the model in use: encodes images, keeps the gallery in step with the manifest."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ynet import plan as plans
+from ynet import weights
+from ynet.data import images
+from ynet.data.manifest import Case, Manifest
+from ynet.data.prepare import prepare, restore_mask
+from ynet.errors import RefusedError, UserError
+from ynet.learning import hashing
+from ynet.learning.model import build, layout_of_plan, load_arrays
+from ynet.runtime import private_files
+from ynet.runtime.home import write_private
+from ynet_client.adoption.model_check import ActiveModel
+from ynet_client.gallery.case_rows import GalleryCase
+from ynet_client.gallery.gallery import Gallery
+from ynet_client.gallery.stored_codes import CaseCode
+from ynet_client.training.site_data import LocalSite
+
+ENCODE_BATCH = 64
+TRIED = ".tried"
+MOST_MODELS = 8
+"""Files of models that are kept: the newest, and the one in use."""
+Progress = Callable[[str, int, int], None]
+Admit = Callable[[ActiveModel | None, ActiveModel, bool], None]
+"""Given the model in use, a new one, and whether there is one in use, though its file may be lost."""
+
+
+class Encoded(NamedTuple):
+    """A query image as the network sees it."""
+
+    code: bytes
+    detail: bytes  # what ranks within a distance
+    mask: npt.NDArray[np.uint8]  # (height, width) of the image, 0 or 1
+    pixels: npt.NDArray[np.float32]  # (channels, height, width), 0 to 1
+    sha256: str
+
+
+class Archive:
+    """The gallery and the network that fills it."""
+
+    def __init__(self, folder: Path, site: LocalSite, gallery: Gallery, admit: Admit = lambda *_: None) -> None:
+        """`admit` is given the model in use and the new one, and raises RefusedError where that is not taken up."""
+        private_files.make_folder(folder)
+        self._folder, self._site, self.gallery, self._admit = folder, site, gallery, admit
+        self._lock = threading.Lock()
+        self._active: ActiveModel | None = None
+        if gallery.active_model is not None:
+            with contextlib.suppress(UserError):  # then the hub's greeting names it, and it is fetched again
+                self._active = self._load(gallery.active_model, self.file_of(gallery.active_model))
+
+    @property
+    def model_id(self) -> str | None:
+        """The model in use."""
+        return self._active.id if self._active else None
+
+    def file_of(self, model_id: str) -> Path:
+        """Where a model's weights are kept."""
+        return self._folder / f"{model_id}.safetensors"
+
+    @property
+    def manifest_file(self) -> Path | None:
+        """Where the manifest is, if there is one."""
+        return self._site.manifest_file
+
+    def manifest(self) -> Manifest:
+        """The manifest as it is now, split as the model's plan splits it. Raises UserError."""
+        return self._site.manifest(self.active().plan.training.seed)
+
+    def adopt(self, model_id: str, path: Path, progress: Progress) -> dict[str, int]:
+        """Check a model, encode every case under it, then switch; the old one answers until then.
+
+        Raises RefusedError when it is not to be taken up, and UserError.
+        """
+        with self._trying(model_id):
+            model = self._load(model_id, path)
+            rehearse(model, self._site.device)
+        if model_id != self.gallery.active_model:  # else it is in use, and its file was lost
+            self._admit(self._active, model, self.gallery.active_model is not None)
+        counts = self._encode_missing(model, progress)
+        with self._lock:
+            self.gallery.activate(model_id)
+            self._active = model
+        self._let_go_of_old()
+        return counts
+
+    def _let_go_of_old(self) -> None:
+        files = sorted(self._folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
+        for path in files[MOST_MODELS:]:
+            if path.stem != self.model_id:
+                path.unlink(missing_ok=True)
+
+    def update(self, progress: Progress) -> dict[str, int]:
+        """Encode what the manifest has gained, drop what it has lost. Raises RefusedError before there is a model."""
+        return self._encode_missing(self.active(), progress)
+
+    def active(self) -> ActiveModel:
+        """The model in use. Raises RefusedError before there is one."""
+        if self._active is None:
+            raise RefusedError(
+                "the site cannot search yet",
+                "it has no model",
+                "wait for the end of the first run; or does a model wait for a yes? (ynet-client status)",
+            )
+        return self._active
+
+    def encode(self, path: Path) -> Encoded:
+        """The code and the predicted mask of an image. Raises UserError when it is no image."""
+        model = self.active()
+        settings = model.plan.image
+        pixels = images.decode(path, settings.channels)
+        prepared = prepare(pixels, settings)
+        output = model.net.read(torch.from_numpy(prepared.image)[None].to(self._site.device))
+        mask = (output.mask_logits[0, 0] > 0).to(torch.uint8).cpu().numpy()
+        code, detail = (hashing.pack(values.float().cpu())[0].tobytes() for values in (output.code, output.detail))
+        full = restore_mask(mask, prepared.region, *pixels.shape[1:])
+        return Encoded(code, detail, full, pixels, images.digest(path))
+
+    @contextlib.contextmanager
+    def _trying(self, model_id: str) -> Iterator[None]:
+        """A mark lies beside a model while it is tried: one that is there before is of a process that did not live.
+
+        Raises RefusedError where there is one.
+        """
+        mark = self.file_of(model_id).with_suffix(TRIED)
+        if mark.exists():
+            raise RefusedError(
+                f"model {model_id[:16]} was not taken up",
+                "this site's process ended while it was tried before, perhaps for want of memory",
+                f"look at the machine's memory; then, to try it again, remove {mark}",
+            )
+        write_private(mark, b"")
+        try:
+            yield
+        finally:
+            mark.unlink(missing_ok=True)
+
+    def _load(self, model_id: str, path: Path) -> ActiveModel:
+        """A model that is what its id says. Raises UserError, and then does not keep the file: it is fetched again."""
+        try:
+            arrays, metadata = weights.load(path)
+            plan = plans.from_canonical(metadata.get("plan", ""))
+            if weights.model_id(arrays, plan.id) != model_id:
+                why = "its weights and plan are not those of its id"
+                raise UserError("a model was refused", why, "it is fetched again")
+            if {*weights.layout_of(arrays)} != {*layout_of_plan(plan)}:
+                why = "its arrays are not those of its plan's network"
+                raise UserError("a model was refused", why, "tell the coordinator")
+            net = build(plan)
+            load_arrays(net, arrays)
+        except UserError:
+            path.unlink(missing_ok=True)
+            raise
+        return ActiveModel(model_id, plan, net.to(self._site.device).eval())
+
+    def _encode_missing(self, model: ActiveModel, progress: Progress) -> dict[str, int]:
+        manifest = self._site.manifest(model.plan.training.seed)
+        self.gallery.sync_cases([_gallery_case(manifest, case) for case in manifest.cases])
+        by_image = {case.image: case for case in manifest.cases}
+        missing = [(case_id, by_image[image]) for case_id, image in self.gallery.missing(model.id)]
+        for start in range(0, len(missing), ENCODE_BATCH):
+            part = missing[start : start + ENCODE_BATCH]
+            codes = self._codes(model, manifest, [case for _, case in part])
+            made = [CaseCode(case_id, *code) for (case_id, _), code in zip(part, codes, strict=True)]
+            self.gallery.add_codes(model.id, made)
+            progress("indexing", start + len(part), len(missing))
+        return {"cases": len(manifest.cases), "encoded": len(missing)}
+
+    def _codes(self, model: ActiveModel, manifest: Manifest, cases: Sequence[Case]) -> list[tuple[bytes, bytes]]:
+        """Code and detail code of each case."""
+        source = self._site.to_encode(manifest, cases, model.plan)
+        batch = source.batch(torch.arange(len(cases)))
+        output = model.net.read(batch.image.to(self._site.device))
+        packed = (hashing.pack(values.float().cpu()) for values in (output.code, output.detail))
+        return [(code.tobytes(), detail.tobytes()) for code, detail in zip(*packed, strict=True)]
+
+
+def rehearse(model: ActiveModel, device: torch.device) -> None:
+    """Encode a batch of empty images: what takes too much memory does so here."""
+    image = model.plan.image
+    model.net.read(torch.zeros(ENCODE_BATCH, image.channels, image.size, image.size, device=device))
+
+
+def _gallery_case(manifest: Manifest, case: Case) -> GalleryCase:
+    try:
+        digest = images.digest(manifest.path_of(case.image))
+    except OSError as error:
+        what = f"row {case.row} of the manifest cannot be used"
+        raise UserError(what, f"its image cannot be read: {error.strerror}", "check the file and its rights") from None
+    return GalleryCase(case.image, digest, case.label, case.patient, case.split, case.attributes)

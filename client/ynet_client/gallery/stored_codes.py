@@ -1,0 +1,201 @@
+"""A model's codes on disk: sorted segments with a checksum each, and a tail of the codes that came since.
+
+A segment is a row of the gallery's file: codes in ascending order, the cases' numbers and detail codes beside them, and
+a CRC-32 over all three, so that a gallery of millions opens at once. A code of the tail has one of its own. What has a
+wrong checksum is not used, and named: its cases are encoded again.
+"""
+
+import sqlite3
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, UInt8, UInt32
+
+from ynet.search import scan, sorted_codes
+from ynet.search.ranking import CODE_BYTES
+
+SEGMENT_CASES = 1 << 17
+DETAIL_BYTES = (0, 4, 8)
+_MODELS = "SELECT number, id, code_bytes, detail_bytes FROM models"
+
+
+class CaseCode(NamedTuple):
+    """What a model makes of a case."""
+
+    case_id: int
+    code: bytes
+    detail: bytes = b""  # empty where the model makes none
+
+
+class Codes(NamedTuple):
+    """Cases' codes under one model, row by row."""
+
+    codes: UInt8[np.ndarray, "cases bytes"]
+    ids: UInt32[np.ndarray, " cases"]
+    details: UInt8[np.ndarray, "cases detail_bytes"]  # no columns where the model makes none
+
+
+class Model(NamedTuple):
+    """A model that the gallery has codes of, or had."""
+
+    number: int
+    id: str
+    code_bytes: int  # 0 before the first code
+    detail_bytes: int
+
+
+class Damage(NamedTuple):
+    """A segment, or some codes of the tail, that are not what was written."""
+
+    model: int
+    number: int | None  # of the segment; None: the tail
+    cases: int
+    in_tail: tuple[int, ...] = ()  # the numbers under which they stand there
+
+    def __str__(self) -> str:
+        return f"{'tail' if self.number is None else f'segment {self.number}'} ({self.cases} cases)"
+
+
+def in_use(database: sqlite3.Connection) -> Model | None:
+    """The model that queries are answered with."""
+    row = database.execute(f"{_MODELS} WHERE activation > 0 ORDER BY activation DESC LIMIT 1").fetchone()
+    return Model(*row) if row else None
+
+
+def models(database: sqlite3.Connection) -> list[Model]:
+    """The one in use, the one before it, and one that is being encoded."""
+    return [Model(*row) for row in database.execute(f"{_MODELS} ORDER BY activation DESC")]
+
+
+def known(database: sqlite3.Connection, model_id: str, codes: Sequence[CaseCode] = ()) -> Model:
+    """A model's row, made when it is new. Raises ValueError when codes are not as wide as those that it has."""
+    database.execute("INSERT OR IGNORE INTO models (id) VALUES (?)", (model_id,))
+    model = Model(*database.execute(f"{_MODELS} WHERE id = ?", (model_id,)).fetchone())
+    widths = {(len(one.code), len(one.detail)) for one in codes}
+    if not widths or widths == {model[2:]}:
+        return model
+    (code_bytes, detail_bytes), *others = sorted(widths)
+    if others or model.code_bytes or code_bytes not in CODE_BYTES or detail_bytes not in DETAIL_BYTES:
+        raise ValueError(f"codes of {sorted(widths)} bytes for a model whose codes have {model[2:]}")
+    change = "UPDATE models SET code_bytes = ?, detail_bytes = ? WHERE number = ?"
+    database.execute(change, (code_bytes, detail_bytes, model.number))
+    return model._replace(code_bytes=code_bytes, detail_bytes=detail_bytes)
+
+
+def use(database: sqlite3.Connection, model: Model) -> None:
+    """Answer with a model from now on. All others' codes go; of the one before, its name stays for its tokens."""
+    database.execute(
+        "UPDATE models SET activation = 1 + (SELECT max(activation) FROM models) WHERE number = ?", (model.number,)
+    )
+    for table in ("segments", "tail"):
+        database.execute(f"DELETE FROM {table} WHERE model <> ?", (model.number,))  # noqa: S608
+    database.execute(
+        "DELETE FROM models WHERE number NOT IN (SELECT number FROM models ORDER BY activation DESC LIMIT 2)"
+    )
+
+
+def add(database: sqlite3.Connection, model: Model, codes: Sequence[CaseCode]) -> None:
+    """Keep codes in the tail; they count before those of the same cases in segments."""
+    rows = [(model.number, *one, _checksum_of(one)) for one in codes]
+    database.executemany("INSERT OR REPLACE INTO tail VALUES (?, ?, ?, ?, ?)", rows)
+
+
+def tail(database: sqlite3.Connection, model: Model) -> tuple[Codes, list[Damage]]:
+    """The codes that are in no segment, or newer than the one that is; and those that cannot be used."""
+    whole, spoilt = list[CaseCode](), list[int]()
+    rows = database.execute("SELECT case_id, code, detail, checksum FROM tail WHERE model = ?", (model.number,))
+    for case_id, code, detail, checksum in rows:
+        one = CaseCode(case_id, code, detail)
+        if (len(code), len(detail)) == model[2:] and _checksum_of(one) == checksum:
+            whole.append(one)
+        else:
+            spoilt.append(case_id)
+    damaged = [Damage(model.number, None, len(spoilt), tuple(spoilt))] if spoilt else []
+    return stack(whole, model), damaged
+
+
+def stack(codes: Sequence[CaseCode], model: Model) -> Codes:
+    """Codes as arrays."""
+    bits, details = b"".join(one.code for one in codes), b"".join(one.detail for one in codes)
+    return Codes(
+        np.frombuffer(bits, np.uint8).reshape(len(codes), model.code_bytes),
+        np.array([one.case_id for one in codes], np.uint32),
+        np.frombuffer(details, np.uint8).reshape(len(codes), model.detail_bytes),
+    )
+
+
+def segments(database: sqlite3.Connection, model: Model) -> tuple[Codes, list[Damage]]:
+    """A model's sorted codes, and the segments of it that cannot be used."""
+    whole: list[Sequence[bytes]] = [(b"", b"", b"")]
+    damaged = []
+    for number, cases, is_whole, blobs in _segments(database, model):
+        if is_whole:
+            whole.append(blobs)
+        else:
+            damaged.append(Damage(model.number, number, cases))
+    codes, ids, details = (b"".join(parts) for parts in zip(*whole, strict=True))
+    count = len(ids) // 4
+    return Codes(
+        np.frombuffer(codes, np.uint8).reshape(count, model.code_bytes),
+        np.frombuffer(ids, "<u4"),
+        np.frombuffer(details, np.uint8).reshape(count, model.detail_bytes),
+    ), damaged
+
+
+def drop(database: sqlite3.Connection, damaged: Sequence[Damage]) -> None:
+    """Forget what cannot be used, so that its cases count as not encoded."""
+    for one in damaged:
+        database.execute("DELETE FROM segments WHERE model = ? AND number = ?", (one.model, one.number))
+        rows = [(one.model, case_id) for case_id in one.in_tail]
+        database.executemany("DELETE FROM tail WHERE model = ? AND case_id = ?", rows)
+
+
+def compact(database: sqlite3.Connection, model: Model, is_case: Bool[np.ndarray, " numbers"]) -> list[Damage]:
+    """Write a model's segments anew: its tail sorted in, without those that are no case any more.
+
+    Returns what was damaged: its cases have no code now.
+    """
+    if not model.code_bytes:
+        return []
+    old, damaged = segments(database, model)
+    new, lost = tail(database, model)
+    is_kept = is_case[old.ids] & ~np.isin(old.ids, new.ids)
+    together = Codes(*(np.concatenate([before[is_kept], since]) for before, since in zip(old, new, strict=True)))
+    order = sorted_codes.in_order(scan.words(together.codes))
+    _write(database, model, Codes(*(part[order] for part in together)))
+    database.execute("DELETE FROM tail WHERE model = ?", (model.number,))
+    database.execute("DELETE FROM dead")
+    return damaged + lost
+
+
+def _write(database: sqlite3.Connection, model: Model, codes: Codes) -> None:
+    database.execute("DELETE FROM segments WHERE model = ?", (model.number,))
+    for number, start in enumerate(range(0, len(codes.ids), SEGMENT_CASES)):
+        end = min(start + SEGMENT_CASES, len(codes.ids))
+        blobs = [np.ascontiguousarray(part[start:end]).tobytes() for part in codes]
+        row = (model.number, number, end - start, _checksum(blobs), *blobs)
+        database.execute("INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+
+def _segments(database: sqlite3.Connection, model: Model) -> Iterator[tuple[int, int, bool, Sequence[bytes]]]:
+    widths = (model.code_bytes, 4, model.detail_bytes)
+    rows = database.execute(
+        "SELECT number, cases, checksum, codes, ids, details FROM segments WHERE model = ? ORDER BY number",
+        (model.number,),
+    )
+    for number, cases, checksum, *blobs in rows:
+        fits = [len(blob) for blob in blobs] == [cases * width for width in widths]
+        yield number, cases, fits and _checksum(blobs) == checksum, blobs
+
+
+def _checksum_of(one: CaseCode) -> int:
+    return zlib.crc32(one.code + one.detail, one.case_id & 0xFFFFFFFF)
+
+
+def _checksum(blobs: Sequence[bytes]) -> int:
+    checksum = 0
+    for blob in blobs:
+        checksum = zlib.crc32(blob, checksum)
+    return checksum

@@ -1,0 +1,131 @@
+"""Disclosure control: what a site's settings let it tell another, and how coarsely.
+
+Arithmetic on a policy, a query and a gallery; what was asked before is remembered in `quotas`.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+
+from ynet.federation.retrieval_pb2 import Refused
+from ynet.search.ranking import TOKEN_BYTES, Hit, nearness, tie_keys
+from ynet_client.gallery.filters import DATE, Filters
+from ynet_client.gallery.gallery import Gallery
+from ynet_client.retrieval.wire import Query, Reason
+from ynet_client.settings import Disclosure
+
+
+class Coarse(NamedTuple):
+    """A hit among those of one coarse distance, and what ranks it."""
+
+    rank: tuple[int, int, int, bytes]
+    hit: Hit
+
+
+def refusal(policy: Disclosure, from_site: str, query: Query) -> Reason | None:
+    """Why a query is not answered, or None. That the quota is spent is for `quotas` to say."""
+    if refused := site_refusal(policy, from_site):
+        return refused
+    if query.k > policy.max_k:
+        return Refused.TOO_LARGE
+    named = {name for name, _ in query.filters.attributes}
+    named |= {DATE} if query.filters.since or query.filters.until else set()
+    if not named <= set(policy.attributes) or (query.filters.labels and not policy.labels):
+        return Refused.NOT_ALLOWED
+    return None
+
+
+def site_refusal(policy: Disclosure, from_site: str) -> Reason | None:
+    """Why a site is told nothing at all, or None."""
+    if not policy.answers:
+        return Refused.NOT_ALLOWED
+    if from_site in policy.deny or (policy.allow and from_site not in policy.allow):
+        return Refused.NOT_ON_THE_LIST
+    return None
+
+
+def is_suppressed(policy: Disclosure, gallery: Gallery, model_id: str, filters: Filters) -> bool:
+    """Whether the filters admit too few patients, or leave out so few that they are known by subtraction.
+
+    Left out are too few when their cases are fewer than the minimum, or the patients all of whose cases are.
+    A group of nobody is as small as one of few: that a label does not occur is told of nobody either.
+    """
+    everyone = gallery.count(model_id, Filters())
+    group = gallery.count(model_id, filters) if filters.kinds else everyone
+    left_out = (everyone.cases - group.cases, everyone.patients - group.patients)
+    return group.patients < policy.minimum_group or any(0 < number < policy.minimum_group for number in left_out)
+
+
+def hits(policy: Disclosure, gallery: Gallery, query: Query) -> list[list[Hit]]:
+    """The hits for each code of a query, no finer than the policy allows."""
+    details = query.details if policy.detail else ()
+    if policy.distance_step == 1:
+        found = gallery.search(
+            query.model_id,
+            query.codes,
+            query.k,
+            filters=query.filters,
+            details=details,
+            radius=query.radius,
+            is_one_per_patient=query.is_one_per_patient,
+        )
+    else:
+        pairs = zip(query.codes, details or (None,) * len(query.codes), strict=True)
+        found = [_coarse_hits(policy.distance_step, gallery, query, *pair) for pair in pairs]
+    return found if policy.labels else [[hit._replace(label=None) for hit in each] for each in found]
+
+
+def coarse(distance: int, step: int, bits: int) -> int:
+    """A distance rounded up to a multiple of `step`, but not beyond the code's own width."""
+    return min(-(-distance // step) * step, bits)
+
+
+def _coarse_hits(step: int, gallery: Gallery, query: Query, code: bytes, detail: bytes | None) -> list[Hit]:
+    """The hits that the law of ranking gives when coarse distances are all there is.
+
+    Everything is by the coarse distance: which cases are within the radius, which of a patient's is the nearest, which
+    are among the first k. Each of the three, done finely, would let the exact order through.
+    """
+    bits = 8 * len(code)
+    radius = bits if query.radius is None else query.radius
+    within = bits if radius >= bits else radius // step * step  # the last step that lies within it
+    farthest = within
+    if not query.is_one_per_patient:
+        nearest = _search(gallery, query, code, query.k, within, None)
+        if len(nearest) == query.k:
+            farthest = coarse(nearest[-1].distance, step, bits)
+    everything = gallery.count(query.model_id, query.filters).cases or 1
+    ranked = _ranked(_search(gallery, query, code, everything, farthest, detail), code, step)
+    chosen = _first_of_each_patient(gallery, ranked) if query.is_one_per_patient else iter(ranked)
+    return list(islice(chosen, query.k))
+
+
+def _search(gallery: Gallery, query: Query, code: bytes, k: int, radius: int, detail: bytes | None) -> list[Hit]:
+    details = [] if detail is None else [detail]
+    (found,) = gallery.search(query.model_id, [code], k, filters=query.filters, details=details, radius=radius)
+    return found
+
+
+def _ranked(found: Sequence[Hit], code: bytes, step: int) -> list[Hit]:
+    bits = 8 * len(code)
+    rounded = [hit._replace(distance=coarse(hit.distance, step, bits)) for hit in found]
+    distances, sizes = np.unique([hit.distance for hit in rounded], return_counts=True)
+    ties = dict(zip(distances.tolist(), sizes.tolist(), strict=True))
+    tokens = np.frombuffer(b"".join(hit.token for hit in rounded), np.uint8).reshape(len(rounded), TOKEN_BYTES)
+    keys = tie_keys(code, tokens).tolist()
+    pairs = [
+        Coarse((*nearness(hit), key, hit.token), hit._replace(ties=ties[hit.distance]))
+        for hit, key in zip(rounded, keys, strict=True)
+    ]
+    return [pair.hit for pair in sorted(pairs, key=lambda pair: pair.rank)]
+
+
+def _first_of_each_patient(gallery: Gallery, ranked: Sequence[Hit]) -> Iterator[Hit]:
+    seen = set()
+    for hit in ranked:
+        patient = gallery.case_of(hit.token).patient
+        if patient not in seen:
+            seen.add(patient)
+            yield hit

@@ -1,0 +1,83 @@
+"""Quotas: how many different codes each site, and each of its users, has asked about today.
+
+Kept in a file, so that a restart forgets nothing. A code asked about again on the same day in the same way spends
+nothing: the law of ranking answers it as before, as long as the gallery is as before.
+"""
+
+import datetime as dt
+import hashlib
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from ynet_client.database import Database
+from ynet_client.retrieval.wire import Query
+from ynet_client.settings import Disclosure
+
+FILE = "quotas.sqlite"
+SCHEMA = """
+CREATE TABLE asked (
+  day TEXT NOT NULL,       -- UTC
+  site TEXT NOT NULL,
+  user TEXT NOT NULL,      -- pseudonym
+  question BLOB NOT NULL,  -- digest of a code and how it was asked
+  PRIMARY KEY (day, site, user, question)
+) STRICT, WITHOUT ROWID
+"""
+
+
+class Quotas:
+    """What was asked today. Any thread may call."""
+
+    def __init__(self, home: Path) -> None:
+        """Raises UserError when the file cannot be opened."""
+        self._database = Database(home / FILE, SCHEMA, 1, is_synced=False)  # a power cut may give a few back
+        self._lock = threading.Lock()
+        self._day = ""
+        self._of_site: dict[str, int] = {}
+        self._of_user: dict[tuple[str, str], set[bytes]] = {}
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._database.close()
+
+    def spend(self, policy: Disclosure, site: str, user: str, questions: Sequence[bytes], now: float) -> bool:
+        """Count the questions that are new today, all or none; whether the quotas allow it. `now` as time.time()."""
+        with self._lock:
+            self._begin_day(dt.datetime.fromtimestamp(now, dt.UTC).date().isoformat())
+            of_user = self._of_user.get((site, user), set())
+            new = set(questions) - of_user
+            if not new:
+                return True
+            if self._of_site.get(site, 0) + len(new) > policy.queries_per_day_and_site:
+                return False  # two users' same question counts twice: users are the asking site's word
+            if len(of_user) + len(new) > policy.queries_per_day_and_user:
+                return False
+            rows = [(self._day, site, user, question) for question in new]
+            self._database.write("INSERT INTO asked VALUES (?, ?, ?, ?)", *rows)
+            for question in new:
+                self._count(site, user, question)
+            return True
+
+    def _begin_day(self, day: str) -> None:
+        """Forget the days before; take up what was asked on this one before a restart."""
+        if day == self._day:
+            return
+        self._database.write("DELETE FROM asked WHERE day < ?", (day,))
+        self._day, self._of_site, self._of_user = day, {}, {}
+        for site, user, question in self._database.read("SELECT site, user, question FROM asked WHERE day = ?", day):
+            self._count(site, user, question)
+
+    def _count(self, site: str, user: str, question: bytes) -> None:
+        self._of_site[site] = self._of_site.get(site, 0) + 1
+        self._of_user.setdefault((site, user), set()).add(question)
+
+
+def questions(query: Query) -> list[bytes]:
+    """A digest of each code with all that its answer depends on: asked otherwise, it is another question."""
+    how = repr((query.model_id, query.k, query.filters, query.radius, query.is_one_per_patient)).encode()
+    details = query.details or (b"",) * len(query.codes)
+    return [
+        hashlib.blake2b(b"\0".join((code.hex().encode(), detail.hex().encode(), how)), digest_size=16).digest()
+        for code, detail in zip(query.codes, details, strict=True)
+    ]

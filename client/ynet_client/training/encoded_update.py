@@ -1,0 +1,40 @@
+"""A site's update as its plan wants it sent. What the encoding left out stays at the site, for the next round's."""
+
+import numpy as np
+from flwr.app import ConfigRecord, Context
+
+from ynet import weights
+from ynet.federation import update_encoding
+from ynet.federation.records import flat_weights, weights_record
+from ynet.learning.model import arrays_of
+from ynet.weights import Flat
+from ynet_client.training.request import Request
+from ynet_client.training.site_data import LocalSite
+
+LEFT_OUT, VALUES = "left-out", "left-out.values"  # in the node's own state, never sent
+
+
+def encode(site: LocalSite, context: Context, request: Request, update: Flat) -> Flat:
+    """The update in the plan's encoding: of a difference to the weights that were sent, but for float32."""
+    encoding = request.plan.training.update_encoding
+    if encoding == "float32" or request.flat is None:
+        return update
+    layout = weights.layout_of(arrays_of(site.network(request.plan)))
+    difference = update - request.flat + _recall(context, request)
+    encoded = update_encoding.encode(difference, layout, encoding)
+    _remember(context, request, difference - update_encoding.decode(encoded, layout, encoding))
+    return encoded
+
+
+def _recall(context: Context, request: Request) -> Flat | np.float32:
+    """What the round before left out, if this site took part in it and has lived since."""
+    kept = context.state.config_records.get(LEFT_OUT)
+    if kept is None or kept["plan"] != request.plan.id or kept["round"] != request.round - 1:
+        return np.float32(0)
+    return flat_weights(context.state.array_records[VALUES])
+
+
+def _remember(context: Context, request: Request, left_out: Flat) -> None:
+    if np.isfinite(left_out).all():
+        context.state[LEFT_OUT] = ConfigRecord({"plan": request.plan.id, "round": request.round})
+        context.state[VALUES] = weights_record(left_out)

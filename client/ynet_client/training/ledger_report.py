@@ -1,0 +1,60 @@
+"""What a site's privacy ledger says, for its admin."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ynet.learning import accountant
+from ynet.learning.accountant import Spent
+from ynet.trust.ledger import Entry
+from ynet_client.settings import PrivacySettings
+
+
+def summary(entries: Sequence[Entry], settings: PrivacySettings) -> dict[str, Any]:
+    """Of the data set of the settings: what its runs have spent, what they will to their ends, and what is left.
+
+    All epsilons are at the smallest delta of the runs, together as one: they compose to less than their sum.
+    """
+    own = [entry for entry in entries if entry.data == settings.data]
+    delta = min((entry.delta for entry in own), default=None)
+    runs = {entry.plan: [one for one in own if one.plan == entry.plan] for entry in own}
+    if delta is None:
+        total = planned = 0.0
+    else:
+        total = accountant.epsilon(spent(own), delta)
+        planned = accountant.epsilon([*spent(own), *(rest for run in runs.values() for rest in to_come(run))], delta)
+    return {
+        "data": settings.data,
+        "max_epsilon": settings.max_epsilon,
+        "delta": delta,
+        "spent": round(total, 4),
+        "reserved": round(planned - total, 4),
+        "left": round(max(settings.max_epsilon - planned, 0.0), 4),
+        "runs": [_run(plan, run, delta) for plan, run in runs.items()],
+        "entries": len(entries),
+        "head": entries[-1].digest if entries else None,
+    }
+
+
+def spent(entries: Sequence[Entry]) -> list[Spent]:
+    """The entries as the accountant takes them."""
+    return [Spent(entry.noise_multiplier, entry.sampling_rate, entry.steps) for entry in entries]
+
+
+def to_come(run: Sequence[Entry]) -> list[Spent]:
+    """What the rounds of one plan that have no entry yet would spend."""
+    last = run[-1]
+    rounds = last.rounds - max(entry.round for entry in run)
+    return [Spent(last.noise_multiplier, last.sampling_rate, last.steps * rounds)] if rounds else []
+
+
+def _run(plan: str, run: Sequence[Entry], delta: float | None) -> dict[str, Any]:
+    return {
+        "plan": plan,
+        "round": max(entry.round for entry in run),
+        "rounds": run[-1].rounds,
+        "steps": sum(entry.steps for entry in run),
+        "noise_multiplier": run[-1].noise_multiplier,
+        "sampling_rate": run[-1].sampling_rate,
+        "epsilon": round(accountant.epsilon(spent(run), delta), 4) if delta else 0.0,
+        "last": run[-1].time,
+    }

@@ -1,0 +1,84 @@
+"""What the server asks of a site's ClientApp: arrays, and a config of known keys. Anything else is refused."""
+
+from typing import NamedTuple
+
+from flwr.app import ArrayRecord, ConfigRecord, Message
+
+from ynet import __version__
+from ynet import plan as plans
+from ynet.errors import RefusedError, UserError
+from ynet.federation import secure_sum
+from ynet.federation.records import ARRAYS, CONFIG, flat_weights
+from ynet.plan import Plan
+from ynet.weights import Flat
+
+KNOWN_KEYS = frozenset({"plan", "layout", "server-round", "proximal-mu", "attempt", "roster"})
+MOST_ATTEMPTS = 1000
+
+
+class Request(NamedTuple):
+    """What the server asks for."""
+
+    plan: Plan
+    round: int
+    proximal_mu: float
+    flat: Flat | None
+    attempt: int  # of a secure sum, from 1
+    roster: str
+
+    @property
+    def begins(self) -> str:
+        """What the training begins with, and what steers it: all sites of a secure sum must have the same."""
+        return secure_sum.beginning(self.flat, self.proximal_mu)
+
+
+def read_request(message: Message) -> Request:
+    """What the server asks for. Raises RefusedError when it is anything but arrays and known settings."""
+    content = message.content
+    if set(content.metric_records) or set(content.config_records) != {CONFIG} or set(content.array_records) - {ARRAYS}:
+        raise refused("it holds records that no round has")
+    config = content.config_records[CONFIG]
+    if unknown := set(config) - KNOWN_KEYS:
+        raise refused(f"its config has the unknown key {sorted(unknown)[0][:40]!r}")
+    if not isinstance(config.get("plan"), str):
+        raise refused("it names no plan")
+    try:
+        plan = plans.from_canonical(str(config["plan"]))
+    except UserError as error:
+        raise refused(f"its plan cannot be read by ynet {__version__}, which this site has: {error.what}") from None
+    mu = config.get("proximal-mu", 0.0)
+    if not isinstance(mu, int | float) or not 0 <= mu <= 1000 or (mu and plan.training.strategy != "fedprox"):
+        raise refused("its proximal-mu is none of the plan's")
+    return Request(
+        plan,
+        _whole(config, "server-round", 0, plan.training.rounds),
+        float(mu),
+        _weights(content.array_records.get(ARRAYS)),
+        _whole(config, "attempt", 1, MOST_ATTEMPTS),
+        str(config.get("roster", "")),
+    )
+
+
+def _weights(record: ArrayRecord | None) -> Flat | None:
+    """The values of a message's blocks, shape (values,)."""
+    if record is None:
+        return None
+    try:
+        flat = flat_weights(record)
+    except ValueError:
+        flat = None
+    if flat is None or flat.ndim != 1:
+        raise refused("its weights are not in blocks of float32 values")
+    return flat
+
+
+def _whole(config: ConfigRecord, key: str, least: int, most: int) -> int:
+    number = config.get(key, least)
+    if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= most:
+        raise refused(f"its {key} is no whole number from {least} to {most}")
+    return number
+
+
+def refused(why: str) -> RefusedError:
+    """The refusal of a message, for the server's eyes."""
+    return RefusedError("a message of the server was refused", why, "ask the coordinator which ynet version to install")

@@ -1,0 +1,191 @@
+"""A site's part in the secure sums of a run: its update leaves masked, in one sum of each round and never in another.
+
+A round goes so. (1) Trained, the site keeps its update and offers a fresh key. (2) The server shows who offered what;
+the site checks it, and sends the update masked. (3) When all masked vectors have come, it asks each site for its own
+mask. When one has not, it asks the others for fresh keys instead, and (2) follows again. A site that gave its own mask
+away answers neither (1) nor (2) for that round again: a second sum, of fewer sites, would show who is missing from it.
+"""
+
+import datetime as dt
+import fcntl
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from ynet.errors import RefusedError
+from ynet.federation import secure_sum
+from ynet.federation.records import ARRAYS, CONFIG, flat_weights, weights_record
+from ynet.federation.secure_sum import Keys, Purpose, refused, roster_from_json
+from ynet.runtime.home import write_private
+from ynet.trust.identity import Identity
+from ynet.weights import Flat
+from ynet_client import restored
+from ynet_client.membership import membership
+from ynet_client.settings import Policy
+from ynet_client.training.consent import Consent
+from ynet_client.training.request import Request, read_request
+
+STATE, UPDATE = "sum", "sum.update"  # in the node's own state, never sent
+OFFERED, MASKED, OPENED = "offered", "masked", "opened"
+SUMMED = "summed.json"
+
+
+class Party(NamedTuple):
+    """Who a site is in a secure sum."""
+
+    site: str
+    own: Identity
+    authority: bytes  # PEM: whose certificates the others must have
+    home: Path | None  # where it is kept which rounds were summed; None in an experiment, where the node's state does
+
+
+FindParty = Callable[[Context, Request], Party]
+
+
+def party_at(home: Path) -> Party | None:
+    """The party that a home folder's membership makes; None where the site has not enrolled. Raises UserError."""
+    member = membership.load(home)
+    return member and Party(member.site, member.identity, member.authority, home)
+
+
+def add_to(app: ClientApp, find: FindParty) -> None:
+    """Give a ClientApp the three messages of a secure sum."""
+
+    @app.query("keys")
+    def keys(message: Message, context: Context) -> Message:
+        request = read_request(message)
+        made = renew(find(context, request), context, request)
+        return Message(RecordDict({CONFIG: made}), reply_to=message)
+
+    @app.query("mask")
+    def mask(message: Message, context: Context) -> Message:
+        request = read_request(message)
+        masked = mask_update(find(context, request), context, request, dt.datetime.now(dt.UTC))
+        return Message(RecordDict({ARRAYS: weights_record(masked)}), reply_to=message)
+
+    @app.query("open")
+    def open_(message: Message, context: Context) -> Message:
+        request = read_request(message)
+        key = give_own_mask(find(context, request), context, request)
+        return Message(RecordDict({CONFIG: ConfigRecord({"mask": key.hex()})}), reply_to=message)
+
+
+def check_unsummed(party: Party, context: Context, request: Request) -> None:
+    """Whether the round may be trained for a sum: the site was in none of it yet. Raises RefusedError."""
+    if party.home is not None:
+        is_accepted = Consent(party.home, Policy()).word_of(request.plan.id) == "accepted"
+        restored.check_unsummed(party.home, request.plan.id, is_accepted=is_accepted)
+    last = _last_summed(party, context, request.plan.id)
+    if request.round <= last:
+        raise refused(f"round {request.round} of this plan is over: this site's update of round {last} was summed")
+
+
+def offer(party: Party, context: Context, request: Request, update: Flat, weight: int) -> ConfigRecord:
+    """Keep the update of a round, to be weighed by `weight`; what is sent in its place, an offer of a key."""
+    context.state[UPDATE] = weights_record(update)
+    return _keep(party, context, request, weight, request.begins)
+
+
+def renew(party: Party, context: Context, request: Request) -> ConfigRecord:
+    """An offer for the round's next attempt, when a site was lost. Raises RefusedError."""
+    kept = _kept(context, request)
+    if kept["stage"] == OPENED:
+        raise refused("this site's update of the round was summed already")
+    if request.attempt != kept["attempt"] + 1:
+        raise refused(f"attempt {kept['attempt'] + 1} comes next, not {request.attempt}")
+    return _keep(party, context, request, kept["weight"], kept["begins"])
+
+
+def mask_update(party: Party, context: Context, request: Request, now: dt.datetime) -> Flat:
+    """The update, masked for a roster, as it goes over the wire. Once for each key. Raises RefusedError."""
+    kept = _kept(context, request)
+    if kept["stage"] != OFFERED or kept["attempt"] != request.attempt:
+        raise refused("these keys are used up, or another attempt's")
+    keys = Keys(
+        Purpose(request.plan.id, request.round, request.attempt, kept["begins"]),
+        secure_sum.offer_from_json(kept["offer"]),
+        kept["secret"],
+        kept["own_mask"],
+    )
+    roster = roster_from_json(request.roster)
+    secure_sum.check_roster(roster, keys.purpose, party.authority, request.plan.cohort.floor, now)
+    context.state[STATE] = ConfigRecord({**kept, "stage": MASKED, "secret": b""})  # used up, whatever comes of it
+    update = flat_weights(context.state.array_records[UPDATE])
+    return secure_sum.to_wire(secure_sum.mask(keys, update, kept["weight"], roster))
+
+
+def give_own_mask(party: Party, context: Context, request: Request) -> bytes:
+    """The key of the site's own mask: the sum it is in can then be read, and it is in no other. Raises RefusedError."""
+    kept = _kept(context, request)
+    if kept["stage"] not in (MASKED, OPENED) or kept["attempt"] != request.attempt:
+        raise refused("nothing was masked for this attempt")
+    _record_summed(party, request.plan.id, request.round, is_again=kept["stage"] == OPENED)
+    context.state[STATE] = ConfigRecord({**kept, "stage": OPENED})
+    if UPDATE in context.state:
+        del context.state[UPDATE]
+    key: bytes = kept["own_mask"]
+    return key
+
+
+def _keep(party: Party, context: Context, request: Request, weight: int, begins: str) -> ConfigRecord:
+    """Fresh keys in the node's state; what is sent of them."""
+    purpose = Purpose(request.plan.id, request.round, request.attempt, begins)
+    keys = secure_sum.fresh_keys(party.own, party.site, purpose)
+    text = secure_sum.offer_to_json(keys.offer)
+    kept: dict[str, Any] = {
+        "plan": request.plan.id,
+        "round": request.round,
+        "attempt": request.attempt,
+        "stage": OFFERED,
+        "weight": weight,
+        "begins": begins,
+        "offer": text,
+        "secret": keys.secret,
+        "own_mask": keys.own_mask,
+    }
+    context.state[STATE] = ConfigRecord(kept)
+    return ConfigRecord({"offer": text})
+
+
+def _kept(context: Context, request: Request) -> dict[str, Any]:
+    kept = context.state.config_records.get(STATE)
+    if kept is None or kept["plan"] != request.plan.id or kept["round"] != request.round:
+        raise refused("this site has no update of that round; it may have been started anew since")
+    return dict(kept)
+
+
+def _last_summed(party: Party, context: Context, plan_id: str) -> int:
+    """The last round of a plan in whose sum this site was; 0: none."""
+    kept = context.state.config_records.get(STATE)
+    here = int(str(kept["round"])) if kept and kept["plan"] == plan_id and kept["stage"] == OPENED else 0
+    return max(here, _recorded(party).get(plan_id, 0))
+
+
+def _recorded(party: Party) -> dict[str, int]:
+    if party.home is None or not (party.home / SUMMED).exists():
+        return {}
+    try:
+        return {str(plan): int(number) for plan, number in json.loads((party.home / SUMMED).read_text("utf-8")).items()}
+    except (OSError, ValueError, AttributeError, TypeError, OverflowError):
+        raise RefusedError(
+            "a secure sum was refused",
+            "the site's record of its sums cannot be read",
+            f"restore {SUMMED} in the site's home folder from a backup",
+        ) from None
+
+
+def _record_summed(party: Party, plan_id: str, number: int, *, is_again: bool) -> None:
+    """On the disk before the mask leaves. Raises RefusedError when the round was summed elsewhere, in another run."""
+    if party.home is None:
+        return
+    with (party.home / f"{SUMMED}.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        recorded = _recorded(party)
+        if recorded.get(plan_id, 0) < number:
+            write_private(party.home / SUMMED, json.dumps({**recorded, plan_id: number}).encode())
+        elif not is_again:
+            raise refused("this site's update of the round was summed already")

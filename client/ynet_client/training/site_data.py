@@ -1,0 +1,149 @@
+"""What a site keeps warm between two messages: its manifest, its decoded cases, its network."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from ynet.data.cases import CaseCache
+from ynet.data.gaps import gaps
+from ynet.data.manifest import Case, Manifest, read
+from ynet.errors import RefusedError
+from ynet.learning.device import choose
+from ynet.learning.dp_sgd import Patients
+from ynet.learning.model import YNet, build
+from ynet.learning.train import Progress
+from ynet.plan import Plan
+from ynet_client.training.microbatches import Pieces
+from ynet_client.training.privacy_budget import Budget
+from ynet_client.training.secure_aggregation import Party
+from ynet_client.training.took_part import TookPart
+
+Report = Callable[[Progress], None]
+
+log = logging.getLogger("ynet.local_site")
+
+
+class _Prepared(NamedTuple):
+    """A site's cases as a plan has them."""
+
+    plan_id: str
+    manifest: Manifest
+    train: CaseCache
+    test: CaseCache
+
+
+class LocalSite:
+    """One hospital's data and network. One thread trains or evaluates at a time; any may encode."""
+
+    def __init__(
+        self,
+        manifest: Path | None,
+        device: str,
+        cache_bytes: int,
+        report: Report | None = None,
+        *,
+        is_validation: bool = False,
+        budget: Budget | None = None,
+        party: Callable[[], Party | None] = lambda: None,
+        admits: Callable[[Plan], bool] = lambda _: True,
+        forgotten: Callable[[Iterable[str]], set[str]] = lambda _: set(),
+        pieces: Pieces | None = None,
+        took_part: TookPart | None = None,
+        tells_classes: bool = True,
+        trains: bool = True,
+    ) -> None:
+        """`manifest`: None of a site without cases. `trains`: False of one that only asks; its cases need no labels.
+
+        `is_validation`: the test cases are left out, and some training patients stand in for them.
+
+        Without a `budget` the site trains no private plan; without a `party` it is in no secure sum. `admits`
+        says whether it takes part in a plan; False while nobody has said. `forgotten` says whose cases are no more,
+        `took_part` keeps which runs the site was in; `tells_classes`: how many cases of each class scores are of.
+        """
+        self._path, self._cache_bytes, self._is_validation = manifest, cache_bytes, is_validation
+        self.device, self.report, self._budget, self._party = choose(device), report, budget, party
+        self.admits, self._forgotten, self.pieces = admits, forgotten, pieces or Pieces()
+        self.took_part, self.tells_classes = took_part or TookPart(), tells_classes
+        self.trains = trains
+        self._lock = threading.Lock()
+        self._prepared: _Prepared | None = None
+        self._network: tuple[str, YNet] | None = None
+
+    @property
+    def manifest_file(self) -> Path | None:
+        """Where the manifest is, if there is one."""
+        return self._path
+
+    def manifest(self, seed: int = 1) -> Manifest:
+        """The manifest as it is now, without the patients that were forgotten. Raises UserError."""
+        if self._path is None:
+            return Manifest(Path(), ())
+        found = read(self._path, seed, is_labelled=self.trains)
+        found = found.without(self._forgotten(case.patient for case in found.cases))
+        return found.for_validation() if self._is_validation else found
+
+    def cases(self, plan: Plan) -> tuple[CaseCache, CaseCache]:
+        """Training and test cases prepared for `plan`; decoded once for as long as the plan stays. Raises UserError."""
+        prepared = self._prepare(plan)
+        return prepared.train, prepared.test
+
+    @property
+    def budget(self) -> Budget:
+        """What private training may spend. Raises RefusedError where the site has none."""
+        if self._budget is None:
+            do = "give the node's config a `home`, in which its privacy ledger is kept"
+            raise RefusedError("private training was refused", "the site has no privacy ledger", do)
+        return self._budget
+
+    @property
+    def party(self) -> Party:
+        """Who the site is in secure sums. Raises RefusedError where it has not enrolled."""
+        party = self._party()
+        if party is None:
+            do = "give the node's config the `home` of a site that has joined"
+            raise RefusedError("a secure sum was refused", "the site has no certificate of the consortium", do)
+        return party
+
+    def to_encode(self, manifest: Manifest, cases: Sequence[Case], plan: Plan) -> CaseCache:
+        """Cases as the plan's network sees them, none kept. Raises UserError for labels that the plan has not.
+
+        Where the site only asks, labels are no matter.
+        """
+        classes = plan.classes if self.trains else sorted({case.label for case in cases})
+        return CaseCache(manifest, cases, plan.image, classes, 0)
+
+    def drop_cases(self) -> None:
+        """Let go of the decoded cases: the next message reads the manifest again."""
+        with self._lock:
+            self._prepared = None
+
+    def patients(self, plan: Plan) -> Patients:
+        """Whose the training cases are. Raises UserError."""
+        return Patients([case.patient for case in self._prepare(plan).manifest.train])
+
+    def network(self, plan: Plan) -> YNet:
+        """The plan's network on the site's device; its weights are whatever the last message left."""
+        if self._network is None or self._network[0] != plan.id:
+            self._network = (plan.id, build(plan).to(self.device))
+        return self._network[1]
+
+    def generator(self, plan: Plan, round_number: int) -> torch.Generator:
+        """The order of cases and their augmentation in a round without privacy; whoever has the plan can draw it."""
+        return torch.Generator().manual_seed(plan.training.seed * 1_000_003 + round_number)
+
+    def _prepare(self, plan: Plan) -> "_Prepared":
+        with self._lock:
+            if self._prepared is None or self._prepared.plan_id != plan.id:
+                manifest = self.manifest(plan.training.seed)
+                train, test = (self._cache(manifest, part, plan) for part in (manifest.train, manifest.test))
+                self._prepared = _Prepared(plan.id, manifest, train, test)
+                for gap in () if self._is_validation else gaps(manifest.cases, plan.classes):
+                    log.warning("split under plan %s: %s; %s", plan.id[:16], gap.what, gap.do)
+            return self._prepared
+
+    def _cache(self, manifest: Manifest, cases: tuple[Case, ...], plan: Plan) -> CaseCache:
+        return CaseCache(manifest, cases, plan.image, plan.classes, self._cache_bytes // 2)

@@ -1,0 +1,93 @@
+"""A query's image as the page draws it: pixels that can be windowed, the mask over them, and both as files."""
+
+import io
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from ynet_client.retrieval.picture import overlaid
+
+MOST_SIDE = 2048
+"""Pixels a side at which the page shows an image; a larger one is scaled down for it, not for the network."""
+THUMBNAIL_SIDE = 96
+
+
+class Shown(NamedTuple):
+    """An image and its mask, of one size."""
+
+    width: int
+    height: int
+    channels: int  # 1: grey, 2 bytes a pixel, little-endian; 3: RGB, a byte each
+    pixels: bytes
+    mask: bytes  # a byte a pixel, 0 or 1
+    low: float  # the window to begin with, as shares of the range
+    high: float
+    full_size: tuple[int, int]  # width, height of the file's image
+    mask_png: bytes  # of the full size, white where the lesion is
+    share: float  # of the image that the lesion covers
+
+
+def show(pixels: npt.NDArray[np.float32], mask: npt.NDArray[np.uint8]) -> Shown:
+    """Pixels (1 or 3, h, w) in [0, 1] and a mask (h, w) of 0 and 1, as the page draws them."""
+    height, width = mask.shape
+    scale = min(1.0, MOST_SIDE / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    planes = [_fitted(plane, size) for plane in pixels]
+    small = mask if scale == 1 else (_fitted(mask.astype(np.float32), size) >= 0.5).astype(np.uint8)
+    if len(planes) == 1:
+        data = np.rint(planes[0] * 65535).astype("<u2").tobytes()
+        low, high = (float(value) for value in np.percentile(planes[0], (0.5, 99.5)))
+    else:
+        data = np.rint(np.stack(planes, axis=-1) * 255).astype(np.uint8).tobytes()
+        low, high = 0.0, 1.0
+    low, high = (low, high) if high - low > 1e-3 else (0.0, 1.0)
+    png = _png(Image.fromarray(mask * np.uint8(255)))
+    share = float(np.mean(mask))
+    return Shown(size[0], size[1], len(planes), data, small.tobytes(), low, high, (width, height), png, share)
+
+
+def drawn(shown: Shown, low: float, high: float, side: int) -> Image.Image:
+    """The image in a window with the mask's outline, RGB, at most `side` pixels a side; small ones are enlarged."""
+    plain = windowed(shown, low, high)
+    scale = side / max(plain.size)
+    large = plain.resize((max(1, round(plain.width * scale)), max(1, round(plain.height * scale))))
+    mask = np.frombuffer(shown.mask, np.uint8).reshape(shown.height, shown.width)
+    return overlaid(large, mask, fill=0.16, line=2.0)
+
+
+def windowed(shown: Shown, low: float, high: float) -> Image.Image:
+    """The image between two values of its range, RGB."""
+    kind, top, shape = ("<u2", 65535, (shown.height, shown.width))
+    if shown.channels == 3:
+        kind, top, shape = "u1", 255, (shown.height, shown.width, 3)  # type: ignore[assignment]
+    values = np.frombuffer(shown.pixels, kind).reshape(shape).astype(np.float32) / top
+    scaled = np.clip((values - low) / max(high - low, 1e-3), 0, 1)
+    return Image.fromarray(np.rint(255 * scaled).astype(np.uint8)).convert("RGB")
+
+
+def thumbnail(shown: Shown) -> bytes:
+    """A small JPEG of the image, without the mask."""
+    small = windowed(shown, shown.low, shown.high)
+    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    return jpeg(small)
+
+
+def jpeg(image: Image.Image) -> bytes:
+    """As a JPEG, for looking at."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=88)
+    return buffer.getvalue()
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _fitted(plane: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    if (plane.shape[1], plane.shape[0]) == size:
+        return plane
+    return np.clip(np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.BOX), np.float32), 0, 1)

@@ -1,0 +1,1 @@
+"""Experiments: a whole consortium on one machine, its report, and attacks on what it trained."""

@@ -1,0 +1,99 @@
+"""Code inversion: how much of an image, and of its class, a decoder reads out of its code.
+
+The decoder has learnt from other patients' codes and images. Beside the code stands the code with the detail code,
+which a site may allow to be sent, to tell equal codes apart.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Int64
+
+from ynet.data.batch import CaseSource
+from ynet.learning import metrics
+from ynet.learning.hashing import pack
+from ynet.learning.model import YNet
+from ynet_lab.attacks import kernel
+
+Floats = npt.NDArray[np.float64]
+BATCH = 64
+
+
+class Revealed(NamedTuple):
+    """What a network makes of some images, and the images; one row for each."""
+
+    image: Floats  # (n, pixels)
+    label: npt.NDArray[np.int64]  # (n,)
+    code: npt.NDArray[np.uint8]  # (n, bits / 8), packed
+    detail: npt.NDArray[np.uint8]  # (n, 4), packed
+    feature: Floats  # (n, features): what the hash layer reads. It never leaves a site
+
+
+class Inversion(NamedTuple):
+    """What was read out of the other patients' codes."""
+
+    pixel_r2: float  # share of the pixels' variance about the mean image that is explained
+    accuracy: float  # of the label
+    balanced_accuracy: float | None  # None where there is no patient
+    image: Floats  # (n, pixels), as decoded
+
+
+def reveal(net: YNet, cases: CaseSource, device: torch.device) -> Revealed:
+    """Codes as queries carry them, and the features behind them."""
+    parts = []
+    for positions in torch.split(torch.arange(len(cases)), BATCH):
+        batch = cases.batch(positions)
+        seen = net.read(batch.image.to(device))
+        image, feature = (values.flatten(1).double().cpu().numpy() for values in (batch.image, seen.feature))
+        parts.append((image, pack(seen.code.float()), pack(seen.detail), feature))
+    images, codes, details, features = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Revealed(images, cases.label.numpy(), codes, details, features)
+
+
+def invert_codes(
+    public: Revealed, secret: Revealed, patient: Int64[np.ndarray, " public"], random: np.random.Generator
+) -> dict[str, Inversion]:
+    """Decoders fitted on `public` and scored on `secret`, by what they are given.
+
+    `label`: the class alone, a floor: what is known of an image whose class is known. `feature`: what no site sends, a
+    ceiling. `patient` keeps a patient's public images together where the decoder is chosen.
+    """
+    order = random.permutation(len(public.label))
+    public, patient = Revealed._make(part[order] for part in public), patient[order]
+    scale = public.feature.std(0) + 1e-6
+    classes = int(max(public.label.max(), secret.label.max())) + 1
+
+    def given(part: Revealed) -> dict[str, Floats]:
+        code = np.unpackbits(part.code, axis=1).astype(np.float64)
+        bits = np.unpackbits(part.detail, axis=1).astype(np.float64)
+        return {
+            "label": np.eye(classes)[part.label],
+            "code": code,
+            "code and detail bits": np.concatenate([code, bits], 1),
+            "feature": part.feature / scale,
+        }
+
+    from_public, from_secret = given(public), given(secret)
+    return {
+        what: _score(public, secret, _decoded(public, from_public[what], from_secret[what], patient, classes))
+        for what in from_public
+    }
+
+
+def _decoded(
+    public: Revealed, inputs: Floats, asked: Floats, patient: npt.NDArray[np.int64], classes: int
+) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """Images and labels, each by a decoder of its own."""
+    images = kernel.predict(kernel.fit(inputs, public.image, patient), asked)
+    named = kernel.predict(kernel.fit(inputs, np.eye(classes)[public.label], patient), asked)
+    return images, named.argmax(1)
+
+
+def _score(public: Revealed, secret: Revealed, decoded: tuple[Floats, npt.NDArray[np.int64]]) -> Inversion:
+    images, named = decoded
+    left = ((images - secret.image) ** 2).sum()
+    whole = ((public.image.mean(0) - secret.image) ** 2).sum()
+    accuracy = float((named == secret.label).mean())
+    return Inversion(float(1 - left / whole), accuracy, metrics.balanced_accuracy(named, secret.label), images)

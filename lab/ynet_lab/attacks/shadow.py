@@ -1,0 +1,51 @@
+"""Models that an attacker trains by the plan's recipe, on patients whose presence the attacker chose."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from ynet.data.batch import CaseSource
+from ynet.learning.dp_sgd import Patients, mechanism
+from ynet.learning.model import YNet, arrays_of, build, load_arrays
+from ynet.learning.train import train
+from ynet.learning.train_private import train_privately
+from ynet.plan import Plan
+from ynet.weights import Arrays, begun_with
+
+OnRound = Callable[[int], None]
+SEEDS_APART = 1_000_003
+
+
+def shadow_plan(plan: Plan, *, seed: int, rounds: int | None = None) -> Plan:
+    """The plan with a seed of its own, and fewer rounds where those are given; a private one stays within epsilon."""
+    training = replace(plan.training, seed=seed, rounds=rounds or plan.training.rounds)
+    return replace(plan, training=training)
+
+
+def begun(plan: Plan, init: Arrays | None) -> YNet:
+    """The plan's network before its first round."""
+    net = build(plan)
+    if init is not None:
+        load_arrays(net, begun_with(arrays_of(net), init))
+    return net
+
+
+def train_shadow(
+    plan: Plan, init: Arrays | None, cases: CaseSource, patients: Patients, device: torch.device, on_round: OnRound
+) -> YNet:
+    """A model trained on `cases` for all rounds of the plan, as one site would; privately where the plan is private.
+
+    `on_round` hears of each round's end, from 1. The weights are the last round's: no moving average.
+    """
+    net, moments = begun(plan, init).to(device), None
+    private = mechanism(plan, len(patients)) if plan.privacy.mode == "patient" else None
+    for number in range(1, plan.training.rounds + 1):
+        generator = torch.Generator().manual_seed(plan.training.seed * SEEDS_APART + number)
+        if private is None:
+            result = train(net, cases, plan, number, device=device, generator=generator, moments=moments)
+        else:
+            result = train_privately(net, cases, patients, plan, number, private, device=device, moments=moments)
+        moments = result.moments
+        on_round(number)
+    return net

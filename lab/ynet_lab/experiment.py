@@ -1,0 +1,246 @@
+"""An experiment: one plan trained with several seeds, federated and without a federation, and scored alike.
+
+What it needs again after an interruption lies in its folder: each model's own, and beside the model its scores.
+"""
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ynet import plan as plans
+from ynet import weights
+from ynet.data.manifest import find_sites
+from ynet.errors import UserError
+from ynet.learning.evaluate import Encoded, by_radius, encode, floors, join, score
+from ynet.learning.model import YNet, build, load_arrays
+from ynet.plan import Plan
+from ynet.runtime import private_files
+from ynet_client.training.site_data import LocalSite
+from ynet_lab import report
+from ynet_lab.report_examples import examples
+from ynet_lab.report_page import render
+from ynet_lab.simulate import Kind, Task, Watch, open_sites, train_federated, train_reference
+from ynet_server.rounds.run_folder import MODEL, RunFolder
+
+Say = Callable[[str], None]
+GPU_BYTES_EACH = 4 << 30
+"""What one training is given of a GPU's memory; the plans of this repository take 1 GiB."""
+EXPERIMENT, SCORES = "experiment.json", "scores.json"
+
+Coded = Mapping[str, tuple[Encoded, Encoded]]
+"""By site: what a network makes of its gallery, and of its queries."""
+
+
+def experiment(
+    plan_file: Path, data: Path, out: Path, *, seeds: int, kinds: Sequence[Kind], is_validation: bool, say: Say
+) -> dict[str, Any]:
+    """Train and score what is not yet there, then write `report.json` and `report.html`; what the former holds.
+
+    The references train beside each other, as many as cores and a GPU's memory allow. Raises UserError.
+    """
+    plan, names = plans.read(plan_file), list(find_sites(data))
+    _claim(out, {"plan_id": plan.id, "sites": names, "split": "validation" if is_validation else "test"})
+    tasks = [
+        Task(seeded, data, out / folder, kind, site, plans.init_file(plan_file), is_validation)
+        for seeded, folder, kind, site in _models(plan, seeds, kinds, names)
+    ]
+    todo = [task for task in tasks if not _is_scored(task)]
+    say(f"{len(tasks)} models, of which {len(tasks) - len(todo)} are there already")
+    _work_off(todo, say)
+    sites = open_sites(tasks[0])
+    census = _census(plan, sites)
+    held, asked = (np.concatenate([site[part] for site in census if len(site.queries)]) for part in (1, 2))
+    results = [_result(task) for task in tasks]
+    made = report.compose(plan, seeds, census, floors(held, asked), results, is_validation)
+    private_files.write(out / "report.json", json.dumps(made, indent=1))
+    shown = examples(_network(tasks[0]), tasks[0].plan, sites)
+    private_files.write(out / "report.html", render(made, shown))
+    return made
+
+
+def _models(
+    plan: Plan, seeds: int, kinds: Sequence[Kind], names: Sequence[str]
+) -> Iterator[tuple[Plan, str, Kind, str | None]]:
+    """The plan of each model, its folder's name, its kind, and whose it is."""
+    for kind in kinds:
+        for seed in range(1, seeds + 1):
+            seeded = replace(plan, training=replace(plan.training, seed=seed))
+            for site in names if kind == "alone" else [None]:
+                yield seeded, f"seed-{seed}/" + (f"alone-{site}" if site else kind), kind, site
+
+
+def _claim(out: Path, what: Mapping[str, Any]) -> None:
+    """Take the folder for this experiment. Raises UserError when it holds another one."""
+    private_files.make_folder(out)
+    note = out / EXPERIMENT
+    if not note.exists() and any(out.iterdir()):
+        raise UserError(f"{out} cannot take the report", "it holds other files", "name a new folder")
+    if note.exists() and json.loads(note.read_text("utf-8")) != what:
+        why = "it holds an experiment with another plan, other sites or another split"
+        raise UserError(f"{out} cannot take the report", why, "name a new folder, or remove that one")
+    private_files.write(note, json.dumps(what))
+
+
+def _work_off(todo: Sequence[Task], say: Say) -> None:
+    """Federated models one after the other, each on all cores; then the references beside each other."""
+    for number, task in enumerate(federated := [task for task in todo if task.kind == "federated"], start=1):
+        say(f"seed {task.plan.training.seed}, {task.name}: training ({number} of {len(federated)})")
+        _train_and_score(task)
+        say(_told(task))
+    references = [task for task in todo if task.kind != "federated"]
+    if not references:
+        return
+    at_once = _at_once()
+    threads = max(1, (os.cpu_count() or 1) // at_once)
+    with ProcessPoolExecutor(at_once, get_context("spawn"), _begin_worker, (threads,)) as pool:
+        say(f"{len(references)} references, {at_once} at a time")
+        waiting = {pool.submit(_train_and_score, task): task for task in references}
+        for number, done in enumerate(as_completed(waiting), start=1):
+            done.result()
+            say(f"{_told(waiting[done])} ({number} of {len(references)})")
+
+
+def _at_once() -> int:
+    """How many trainings share this machine: one to a core, and on a GPU no more than fit into what is free of it.
+
+    One network of this size keeps a large GPU busy for a third of the time.
+    """
+    cores = os.cpu_count() or 1
+    if not torch.cuda.is_available():
+        return cores
+    free, _ = torch.cuda.mem_get_info()
+    return max(1, min(cores, free // GPU_BYTES_EACH))
+
+
+def _begin_worker(threads: int) -> None:
+    """A worker's first act. It ends with the process that began it: a kill would leave it training for nobody."""
+    torch.set_num_threads(threads)
+    parent = parent_process()
+    if parent:
+        threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
+
+
+def _train_and_score(task: Task) -> None:
+    sites = open_sites(task)
+    watch = _watch(task.plan, sites)
+    net = train_federated(task, watch) if task.kind == "federated" else train_reference(task, sites, watch)
+    events = RunFolder(task.folder).events()
+    rounds = [event for event in events if event["kind"] == "round"]
+    found = {
+        **_scores(_coded(net, task.plan, sites), task.plan),
+        "curve": _curve(events),
+        "seconds": sum(event["seconds"] for event in rounds),
+    }
+    private_files.write(task.folder / SCORES, json.dumps(found))
+
+
+def _watch(plan: Plan, sites: Mapping[str, LocalSite]) -> Watch:
+    def watch(net: YNet) -> Mapping[str, Any]:
+        return score(*_together(_coded(net, plan, sites)), plan).to_metrics()
+
+    return watch
+
+
+def _coded(net: YNet, plan: Plan, sites: Mapping[str, LocalSite]) -> Coded:
+    found = {}
+    for name, site in sites.items():
+        gallery, queries = site.cases(plan)
+        if len(gallery) and len(queries):
+            found[name] = (encode(net, gallery, site.device), encode(net, queries, site.device))
+    if not found:
+        raise UserError("nothing can be scored", "no site has both training and test cases", "see the split column")
+    return found
+
+
+def _together(coded: Coded) -> tuple[Encoded, Encoded]:
+    """All sites' galleries, and all sites' queries."""
+    galleries, queries = zip(*coded.values(), strict=True)
+    return join(galleries), join(queries)
+
+
+def _scores(coded: Coded, plan: Plan) -> dict[str, Any]:
+    """Overall, and of each site within and across, and of each pair of sites."""
+    held, asked = _together(coded)
+    within = {name: score(*pair, plan).to_metrics() for name, pair in coded.items()}
+    cross = {}
+    for name, (_, queries) in coded.items():
+        others = [gallery for other, (gallery, _) in coded.items() if other != name]
+        cross[name] = score(join(others), queries, plan).to_metrics() if others else None
+    matrix = {
+        asking: {answering: _pair(coded[answering][0], coded[asking][1], plan) for answering in coded}
+        for asking in coded
+    }
+    radius = [point._asdict() for point in by_radius(held, asked, plan.network.code_bits)]
+    overall = score(held, asked, plan).to_metrics()
+    return {"overall": overall, "within": within, "cross": cross, "matrix": matrix, "radius": radius}
+
+
+def _pair(held: Encoded, asked: Encoded, plan: Plan) -> float | None:
+    """Macro mAP@10 of one site's queries against another's gallery; None where no ranking of it says anything."""
+    return score(held, asked, plan).macro_map10
+
+
+def _curve(events: Sequence[Mapping[str, Any]]) -> list[dict[str, float | None]]:
+    """Loss of every round, scores of those after which they were asked for."""
+    scores = {event["round"]: event["scores"] for event in events if event["kind"] == "scored"}
+    curve = []
+    for event in events:
+        if event["kind"] != "round":
+            continue
+        losses = [site["loss"] for site in event["sites"].values() if "loss" in site]
+        found = scores.get(event["round"], {})
+        curve.append(
+            {
+                "round": event["round"],
+                "loss": float(np.mean(losses)) if losses else None,
+                "macro_map10": found.get("macro_map10"),
+                "dice": found.get("dice"),
+            }
+        )
+    return curve
+
+
+_TOLD = {"macro_map10": "macro mAP@10", "dice": "Dice"}
+
+
+def _is_scored(task: Task) -> bool:
+    """Whether a model's scores are there, with their counts: an older version kept none."""
+    path = task.folder / SCORES
+    return path.exists() and "ranked" in json.loads(path.read_text("utf-8"))["overall"]
+
+
+def _result(task: Task) -> report.Result:
+    found = json.loads((task.folder / SCORES).read_text("utf-8"))
+    return report.Result(task.name, task.kind, task.site, task.plan.training.seed, found)
+
+
+def _told(task: Task) -> str:
+    overall = _result(task).found["overall"]
+    told = [f"{text} {'none' if overall[key] is None else format(overall[key], '.3f')}" for key, text in _TOLD.items()]
+    ranked, masks = (f"{overall[key]} of {overall['queries']} queries" for key in ("ranked", "masks"))
+    return f"seed {task.plan.training.seed}, {task.name}: {told[0]} over {ranked}, {told[1]} over {masks}"
+
+
+def _census(plan: Plan, sites: Mapping[str, LocalSite]) -> list[report.Site]:
+    found = []
+    for name, site in sites.items():
+        gallery, queries = site.cases(plan)
+        found.append(report.Site(name, gallery.label.numpy(), queries.label.numpy()))
+    return found
+
+
+def _network(task: Task) -> YNet:
+    arrays, _ = weights.load(task.folder / MODEL)
+    net = build(task.plan)
+    load_arrays(net, arrays)
+    return net

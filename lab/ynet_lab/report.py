@@ -1,0 +1,175 @@
+"""The figures of an experiment, brought together over its seeds: what `report.json` holds (docs/EXPERIMENTS.md)."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+import ynet
+from ynet.plan import Plan
+
+FORMAT = 2
+Figure = dict[str, Any]
+"""A figure over the seeds: `mean`, `std` (of the population), `values` in the order of the seeds, None where none.
+
+Mean and deviation are over those that are there; where none is, the figure is None.
+"""
+
+
+class Site(NamedTuple):
+    """What a site brought to the experiment: the labels of its gallery and of its queries, as classes of the plan."""
+
+    name: str
+    gallery: npt.NDArray[np.int64]
+    queries: npt.NDArray[np.int64]
+
+
+class Result(NamedTuple):
+    """One trained model and what it scored."""
+
+    name: str
+    kind: str
+    site: str | None
+    seed: int
+    found: Mapping[str, Any]  # overall, within, cross, matrix, radius, curve, seconds
+
+
+def compose(
+    plan: Plan,
+    seeds: int,
+    sites: Sequence[Site],
+    floors: Mapping[str, Mapping[str, float | None]],
+    results: Sequence[Result],
+    is_validation: bool,
+) -> dict[str, Any]:
+    """The report of `results`, which hold each model once for every seed from 1 to `seeds`."""
+    by_name: dict[str, list[Result]] = {}
+    for result in sorted(results, key=lambda result: result.seed):
+        by_name.setdefault(result.name, []).append(result)
+    names = [site.name for site in sites]
+    return {
+        "format": FORMAT,
+        "ynet": ynet.__version__,
+        "plan": json.loads(plan.canonical()),
+        "plan_id": plan.id,
+        "split": "validation" if is_validation else "test",
+        "seeds": list(range(1, seeds + 1)),
+        "sites": [_site(site, plan.classes) for site in sites],
+        "floors": {name: dict(values) for name, values in floors.items()},
+        "models": [_model(of_seeds, names) for of_seeds in by_name.values()],
+        "comparison": {
+            "federated_over_pooled": _over_pooled(by_name),
+            "federated_over_alone": _over_alone(by_name, names),
+        },
+    }
+
+
+def _site(site: Site, classes: Sequence[str]) -> dict[str, Any]:
+    gallery, queries = (
+        dict(zip(classes, np.bincount(label, minlength=len(classes)).tolist(), strict=True))
+        for label in (site.gallery, site.queries)
+    )
+    return {
+        "site": site.name,
+        "gallery": len(site.gallery),
+        "queries": len(site.queries),
+        "classes": gallery,
+        "queries_per_class": queries,
+    }
+
+
+def _model(of_seeds: Sequence[Result], sites: Sequence[str]) -> dict[str, Any]:
+    first, found = of_seeds[0], [result.found for result in of_seeds]
+    return {
+        "name": first.name,
+        "kind": first.kind,
+        "site": first.site,
+        "overall": _metrics([one["overall"] for one in found]),
+        "sites": [
+            {
+                "site": site,
+                "within": _metrics([one["within"].get(site) for one in found]),
+                "cross": _metrics([one["cross"].get(site) for one in found]),
+            }
+            for site in sites
+        ],
+        "matrix": [[_mean(one["matrix"].get(a, {}).get(b) for one in found) for b in sites] for a in sites],
+        "curve": _curve([one["curve"] for one in found]),
+        "radius": _radius([one["radius"] for one in found]),
+        "seconds": _figure([one["seconds"] for one in found]),
+    }
+
+
+def _over_pooled(by_name: Mapping[str, Sequence[Result]]) -> dict[str, Figure | None] | None:
+    if not {"federated", "pooled"} <= by_name.keys():
+        return None
+    pairs = list(zip(by_name["federated"], by_name["pooled"], strict=True))
+    return {metric: _ratio(pairs, metric) for metric in ("macro_map10", "dice")}
+
+
+def _ratio(pairs: Iterable[tuple[Result, Result]], metric: str) -> Figure | None:
+    values = [(a.found["overall"][metric], b.found["overall"][metric]) for a, b in pairs]
+    return _figure([None if above is None or not below else above / below for above, below in values])
+
+
+def _over_alone(by_name: Mapping[str, Sequence[Result]], sites: Sequence[str]) -> list[dict[str, Any]]:
+    """Each site's queries at the other sites: with the federated model, and with the one it trained by itself."""
+    rows = []
+    for site in sites:
+        alone = [one.found["cross"].get(site) for one in by_name.get(f"alone: {site}", ())]
+        federated = [one.found["cross"].get(site) for one in by_name.get("federated", ())]
+        if not alone or not federated or None in (*alone, *federated):
+            continue
+        a, f = ([one["macro_map10"] for one in part] for part in (alone, federated))
+        margin = [None if None in pair else pair[0] - pair[1] for pair in zip(f, a, strict=True)]
+        rows.append({"site": site, "alone": _figure(a), "federated": _figure(f), "margin": _figure(margin)})
+    return rows
+
+
+def _metrics(of_seeds: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] | None:
+    """A figure for each metric; for counts by class one of each class."""
+    known = [one for one in of_seeds if one is not None]
+    if not known:
+        return None
+    return {
+        metric: _metrics([one[metric] for one in known])
+        if isinstance(value, Mapping)
+        else _figure([one[metric] for one in known])
+        for metric, value in known[0].items()
+    }
+
+
+def _curve(curves: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    points = []
+    for of_round in zip(*curves, strict=False):
+        point: dict[str, Any] = {"round": of_round[0]["round"]}
+        for key in ("loss", "macro_map10", "dice"):
+            point[key] = _figure([one[key] for one in of_round])
+        points.append(point)
+    return points
+
+
+def _radius(of_seeds: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "radius": points[0]["radius"],
+            "precision": _mean(point["precision"] for point in points),
+            "recall": _mean(point["recall"] for point in points),
+        }
+        for points in zip(*of_seeds, strict=True)
+    ]
+
+
+def _figure(values: Sequence[float | None]) -> Figure | None:
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    each = [None if value is None else float(value) for value in values]
+    return {"mean": float(np.mean(known)), "std": float(np.std(known)), "values": each}
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None

@@ -1,0 +1,216 @@
+"""One machine as a whole consortium, for experiments: Flower's simulation engine with the apps of the deployment.
+
+Beside the federated model stand two references: one model on all sites' data (`pooled`), and each site by itself
+(`alone`). Each is a `Task`: it trains in a folder of its own, goes on after the last whole round when it is started
+again, and leaves its model there. Beside `experiment.py`, `report_examples.py` and `attack.py` this is the
+only file of the server that needs torch and the client (extra `simulation`).
+"""
+
+import datetime as dt
+import logging
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, NamedTuple
+
+import torch
+from flwr.app import Context, Error, Message
+from flwr.app.typing import ConfigRecordValues
+from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import ClientAppCallable
+from flwr.serverapp import Grid, ServerApp
+from flwr.simulation import run_simulation
+
+from ynet import weights
+from ynet.data.manifest import find_sites
+from ynet.errors import UserError
+from ynet.learning.dp_sgd import Patients, mechanism
+from ynet.learning.model import YNet, arrays_of, build, load_arrays
+from ynet.learning.train import train
+from ynet.learning.train_private import train_privately
+from ynet.plan import Plan
+from ynet.trust import identity
+from ynet.trust.identity import Identity
+from ynet_client.training import client_app
+from ynet_client.training.secure_aggregation import Party
+from ynet_client.training.site_data import LocalSite
+from ynet_lab.pooled import Pooled
+from ynet_server.hub.reply_errors import REFUSED
+from ynet_server.rounds.run_folder import MODEL, RunFolder, State
+from ynet_server.rounds.server_app import federate, moving_average
+
+CACHE_BYTES = 2 << 30
+LINES = ("what", "why", "do")
+"""Of a UserError, as a site's reason has them, each on a line."""
+Kind = Literal["federated", "pooled", "alone"]
+KINDS: tuple[Kind, ...] = ("federated", "pooled", "alone")
+
+Watch = Callable[[YNet], Mapping[str, Any]]
+"""Asked after every `evaluate_every` rounds, and after the last, with the network as it is then: its scores."""
+
+
+class Task(NamedTuple):
+    """One model to train."""
+
+    plan: Plan
+    data: Path
+    folder: Path
+    kind: Kind
+    site: str | None  # whose, for kind `alone`
+    init: Path | None  # the weights that the plan begins with
+    is_validation: bool  # the queries are patients held back from training, and the test cases are not touched
+
+    @property
+    def name(self) -> str:
+        """What the model is called in a report."""
+        return f"alone: {self.site}" if self.site else self.kind
+
+
+def open_sites(task: Task) -> dict[str, LocalSite]:
+    """The sites of the task's data, by name. Raises UserError."""
+    manifests = find_sites(task.data)
+    limit = CACHE_BYTES // len(manifests)
+    return {name: LocalSite(path, "auto", limit, is_validation=task.is_validation) for name, path in manifests.items()}
+
+
+def train_reference(task: Task, sites: Mapping[str, LocalSite], watch: Watch) -> YNet:
+    """A model without a federation, on one site's training cases or on all sites': its rounds are a site's rounds."""
+    plan, folder = task.plan, RunFolder(task.folder).create(task.plan, task.init)
+    chosen = [site for name, site in sites.items() if task.site in (None, name)]
+    cases, device = Pooled([site.cases(plan)[0] for site in chosen]), chosen[0].device
+    net, shown = build(plan).to(device), build(plan).to(device)
+    state = folder.state() or _start(net, folder)
+    load_arrays(net, weights.unflatten(state.flat, state.layout))
+    patients = Patients.together([site.patients(plan) for site in chosen])
+    private = mechanism(plan, len(patients)) if plan.privacy.mode == "patient" else None
+    moments = None
+    for number in range(state.round + 1, plan.training.rounds + 1):
+        generator = chosen[0].generator(plan, number)
+        if private is None:
+            result = train(net, cases, plan, number, device=device, generator=generator, moments=moments)
+        else:
+            result = train_privately(net, cases, patients, plan, number, private, device=device, moments=moments)
+        moments = result.moments
+        flat = weights.flatten(arrays_of(net))
+        average = moving_average(plan, number, state.average, flat)
+        state = State(number, flat, state.layout, {task.name: len(cases)}, average)
+        folder.save_state(state)
+        folder.event(
+            "round",
+            round=number,
+            rounds=plan.training.rounds,
+            seconds=round(result.seconds, 3),
+            sites={task.name: {"loss": result.loss}},
+        )
+        if is_watched(plan, number):
+            load_arrays(shown, weights.unflatten(state.best, state.layout))
+            folder.event("scored", round=number, scores=dict(watch(shown)))
+    best = weights.unflatten(state.best, state.layout)
+    folder.save_model(best, {"plan": plan.name, "rounds": plan.training.rounds, "kind": task.kind})
+    folder.event("finished")
+    load_arrays(shown, best)
+    return shown
+
+
+def _start(net: YNet, folder: RunFolder) -> State:
+    own = arrays_of(net)
+    arrays = weights.begun_with(own, given) if (given := folder.init()) is not None else own
+    return State(0, weights.flatten(arrays), weights.layout_of(arrays), {})
+
+
+def train_federated(task: Task, watch: Watch) -> YNet:
+    """The federated model: every site a virtual node of Flower's simulation engine."""
+    plan, folder = task.plan, RunFolder(task.folder).create(task.plan, task.init)
+    manifests = find_sites(task.data)
+    net, failure = build(plan), list[Exception]()
+    server = ServerApp()
+
+    def after_round(state: State) -> None:
+        if is_watched(plan, state.round):
+            load_arrays(net, weights.unflatten(state.best, state.layout))
+            folder.event("scored", round=state.round, scores=dict(watch(net)))
+
+    @server.main()
+    def main(grid: Grid, context: Context) -> None:  # noqa: ARG001 (Flower's signature)
+        try:
+            federate(grid, folder, after_round=after_round)
+        except Exception as error:  # noqa: BLE001 (carried out of Flower's thread, and raised there)
+            failure.append(error)
+
+    cores = os.cpu_count() or 1
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    with _private_ray() as inner:
+        own: dict[str, ConfigRecordValues] = {"num_cpus": cores, "include_dashboard": False, "_temp_dir": inner}
+        run_simulation(
+            server_app=server,
+            client_app=_client(tuple(manifests.values()), task.is_validation),
+            num_supernodes=len(manifests),
+            backend_config={
+                "init_args": {**own, "log_to_driver": False},
+                "client_resources": {"num_cpus": 1, "num_gpus": 1.0 / cores if torch.cuda.is_available() else 0.0},
+            },
+        )
+    if failure:
+        raise _of_a_site(folder) or failure[0]
+    arrays, _ = weights.load(task.folder / MODEL)
+    load_arrays(net, arrays)
+    return net
+
+
+def _of_a_site(folder: RunFolder) -> UserError | None:
+    """What the site said that failed last, in its own three lines; None where it was no fault of its data."""
+    reasons = [str(event["reason"]) for event in folder.events() if event["kind"] == "site_failed"]
+    parts = reasons[-1].split("\n") if reasons else []
+    return UserError(*parts) if len(parts) == len(LINES) else None
+
+
+@contextmanager
+def _private_ray() -> Iterator[str]:
+    """A folder for Ray, within one that nobody else may enter; and a token without which Ray listens to nobody.
+
+    Ray, as it comes, listens on every interface and runs what it is sent, and opens its folder to all users. A token
+    of this process goes to its workers by their environment, which other users cannot read.
+    """
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # Ray warns until one has chosen
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_urlsafe(32))
+    with TemporaryDirectory(prefix="ynet-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield str(Path(folder, "ray"))
+
+
+def is_watched(plan: Plan, number: int) -> bool:
+    """Whether the scores after a round are wanted."""
+    return number % plan.training.evaluate_every == 0 or number == plan.training.rounds
+
+
+def _client(manifests: tuple[Path, ...], is_validation: bool) -> ClientApp:
+    """The deployment's ClientApp; the node with partition k is the k-th site, a member of a consortium of its own."""
+    now = dt.datetime.now(dt.UTC)
+    authority = identity.make_authority("experiment", now)
+    sites = [(str(path), _party(f"site-{k}", authority, now)) for k, path in enumerate(manifests)]
+    names = [path.parent.name for path in manifests]
+
+    def locate(context: Context) -> LocalSite:
+        torch.set_num_threads(1)
+        manifest, party = sites[int(context.node_config["partition-id"])]
+        return client_app.site_at(manifest, "auto", 1024, is_validation=is_validation, party=party)
+
+    def tell(message: Message, context: Context, work: ClientAppCallable) -> Message:
+        """Reply with a site's own error: what it raises reaches the server as Ray's, with its address and traceback."""
+        try:
+            return work(message, context)
+        except UserError as error:
+            what = f"site {names[int(context.node_config['partition-id'])]}: {error.what}"
+            reason = "\n".join(line.replace("\n", " ") for line in (what, error.why, error.do))
+            return Message(Error(REFUSED, reason), reply_to=message)
+
+    return client_app.build(locate, [tell])
+
+
+def _party(site: str, authority: Identity, now: dt.datetime) -> Party:
+    key = identity.new_key()
+    certificate = identity.issue_site(authority, site, identity.signing_request(key, site), now)
+    return Party(site, Identity(key, certificate), authority.certificate, home=None)

@@ -1,0 +1,52 @@
+"""An experiment's models and attacks as tables on a terminal."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from ynet.runtime import terminal
+
+
+def model_table(models: Sequence[Mapping[str, Any]]) -> Table:
+    """What an experiment's models score: all sites' queries against all sites' galleries."""
+    shown = ("macro_map10", "macro_map10_random", "dice", "balanced_accuracy")
+    lines = [
+        (
+            model["name"],
+            *(_figure(model["overall"][key]) for key in shown),
+            ", ".join(f"{name} {_number(count)}" for name, count in model["overall"]["queries_per_class"].items()),
+            _number(model["overall"]["masks"]),
+        )
+        for model in models
+    ]
+    head = ("model", *shown, "queries", "with a mask")
+    return terminal.rows("all sites' queries, all sites' galleries", head, lines)
+
+
+def attack_table(attacks: Mapping[str, Any]) -> Table:
+    """What attacks found, a line for each figure that decides."""
+    lines: list[tuple[str, str]] = []
+    if found := attacks.get("membership"):
+        for score, unit in itertools.product(("loss", "likelihood_ratio"), ("image", "patient")):
+            one = found[score][unit]
+            lines.append((f"membership, {score}, by {unit}", f"AUC {one['auc']:.3f} ± {one['auc_std']:.3f}"))
+    for one in attacks.get("gradient", {}).get("updates", ()):
+        floor = max(one["floor_mean_image"], one["floor_other_image"])
+        what = f"gradient of {one['batch']}, protection: {one['protection']}"
+        lines.append((what, f"best SSIM {one['best_ssim']:.3f} (floor {floor:.3f})"))
+    if found := attacks.get("code"):
+        for what in ("label", "code", "code_and_detail_bits"):
+            one = found[what]
+            lines.append((f"{what}, inverted", f"pixel R² {one['pixel_r2']:.3f}, label {one['accuracy']:.3f}"))
+    if found := attacks.get("audit"):
+        claimed = "none" if found["epsilon_claimed"] is None else f"{found['epsilon_claimed']:.3f}"
+        lines.append(("audit", f"epsilon at least {found['epsilon_at_least']:.3f}, claimed {claimed}"))
+    return terminal.rows("lower bounds, no proofs", ("attack", "found"), lines)
+
+
+def _figure(figure: Mapping[str, Any] | None) -> str:
+    if figure is None:
+        return "none"
+    return f"{figure['mean']:.3f}" + (f" ± {figure['std']:.3f}" if _several(figure) else "")

@@ -1,0 +1,1 @@
+"""Who may connect: the consortium's authority, its certificates, enrolment and revocation."""

@@ -1,0 +1,25 @@
+"""What the coordinator's commands have in common: which server is meant, and whether JSON is printed."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ynet.runtime import control_client
+from ynet.runtime.home import default_home, entered
+
+Home = Annotated[
+    Path | None, typer.Option("--home", help="The server's folder. Default: YNET_HOME, or your data directory.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="A plan, YAML.")]
+
+
+def home_of(given: Path | None) -> Path:
+    """The server's folder. Raises UserError where it is another user's."""
+    return entered(given or default_home("server"))
+
+
+def call(home: Path | None, method: str, path: str, **request: Any) -> Any:
+    """Ask the running server. Raises UserError, UnreachableError when none runs."""
+    return control_client.call(home_of(home), method, path, "the server", "ynet-server start", **request)

@@ -1,0 +1,130 @@
+"""A run's events and the list of runs as people read them."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ynet import scores
+from ynet.runtime import terminal
+
+
+def describe_event(event: Mapping[str, Any]) -> str:
+    """One line for one event."""
+    write = _LINES.get(event["kind"])
+    return f"{terminal.clock(event['time'])}  {write(event) if write else event['kind']}"
+
+
+@contextlib.contextmanager
+def shown(*, is_quiet: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """What a run's events are given to: lines; on a terminal with a bar of the rounds below, and when it will be over.
+
+    `is_quiet`: nothing is shown.
+    """
+    if is_quiet:
+        yield lambda _: None
+    elif not sys.stdout.isatty():
+        yield lambda event: print(describe_event(event), flush=True)  # noqa: T201
+    else:
+        columns = (TextColumn("rounds"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
+        with Progress(*columns, console=terminal.out, transient=True) as progress:
+            bar = progress.add_task("rounds", total=None, visible=False)
+
+            def show(event: Mapping[str, Any]) -> None:
+                progress.console.print(describe_event(event), markup=False, soft_wrap=True)
+                if event["kind"] == "round":
+                    progress.update(bar, completed=event["round"], total=event["rounds"], visible=True)
+
+            yield show
+
+
+def run_table(runs: Sequence[Mapping[str, Any]]) -> Table:
+    """All runs, the newest first."""
+    lines = [
+        (
+            r["id"],
+            r["status"],
+            terminal.when(r["started"]),
+            terminal.when(r["ended"]),
+            r["plan"][:12],
+            (r["model"] or "")[:12],
+            r["reason"] or _waits(r.get("waits_for")),
+        )
+        for r in runs
+    ]
+    return terminal.rows("runs", ("run", "status", "started", "ended", "plan", "model", "why"), lines)
+
+
+def _waits(waits: Mapping[str, Any] | None) -> str:
+    """Whom a run waits for."""
+    if not waits:
+        return ""
+    names = ", ".join(waits["missing"]) or "sites"
+    return f"waits for {names}: {waits['connected']} of {waits['needed']} are there"
+
+
+def _number(figure: Mapping[str, Any]) -> str:
+    """A count, over the seeds."""
+    return f"{figure['mean']:g}"
+
+
+def _several(figure: Mapping[str, Any]) -> bool:
+    return sum(value is not None for value in figure["values"]) > 1
+
+
+def _round(event: Mapping[str, Any]) -> str:
+    sites = "  ".join(f"{site}{_loss(values)}" for site, values in event["sites"].items())
+    left_out = f"  left out by the strategy: {', '.join(event['left_out'])}" if event.get("left_out") else ""
+    return f"round {event['round']}/{event['rounds']}  {event['seconds']:.1f} s  {sites}{left_out}"
+
+
+def _missing(event: Mapping[str, Any]) -> str:
+    return f"; missing: {', '.join(event['missing'])}" if event.get("missing") else ""
+
+
+def _loss(values: Mapping[str, float]) -> str:
+    pieces = f" (short of memory: in {values['pieces']:.0f} pieces)" if "pieces" in values else ""
+    loss = f" loss {values['loss']:.3f}" if "loss" in values else ""  # a private plan tells none
+    return f"{loss}{pieces}"
+
+
+def _evaluated(event: Mapping[str, Any]) -> str:
+    sites = "  ".join(f"{site} {_scored(values)}" for site, values in event["sites"].items())
+    return f"scores after round {event['round']}  {sites}"
+
+
+def _scored(values: Mapping[str, Any]) -> str:
+    """A site's scores with what they rest on: a count that a site tells is rounded up."""
+    classes = scores.classes_shown(values)
+    by_class = f" ({classes})" if classes else ""
+    return f"mAP {scores.shown(values, 'macro_map10')}{by_class} Dice {scores.shown(values, 'dice')}"
+
+
+_RESUMED = {"restart": "the server was restarted", "coordinator": "resumed by the coordinator"}
+_LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "waiting": lambda e: f"waiting for sites: {e['connected']} of {e['needed']} are connected{_missing(e)}",
+    "awaited": lambda e: f"site {e['site']} waits for its admin's yes to this plan",
+    "started": lambda e: f"begun with {', '.join(e['sites'])}; {e['parameters']:,} parameters",
+    "resumed": lambda e: f"{_RESUMED[e.get('by', 'restart')]}; the run goes on after its last whole round",
+    "round": _round,
+    "evaluated": _evaluated,
+    "site_failed": lambda e: f"site {e['site']} gave no result: {e['reason']}",
+    "update_refused": lambda e: f"the update of site {e['site']} was refused: {e['reason']}",
+    "late": lambda e: (
+        f"the update of site {e['site']} of round {e['of']}, late, was {e['outcome']}"
+        + (f": {e['reason']}" if e["reason"] else f" in round {e['round']}")
+    ),
+    "under_quorum": lambda e: (
+        f"round {e['round']} had {e['updates']} of {e['quorum']} updates{_missing(e)}; it is held again"
+    ),
+    "quorum_changed": lambda e: f"the coordinator lets rounds close with {e['quorum']} updates from now on",
+    "sum_restarted": lambda e: f"round {e['round']}: the secure sum is begun again without {', '.join(e['without'])}",
+    "round_lost": lambda e: f"round {e['round']} changed nothing: {e['reason']}",
+    "stalled": lambda e: f"standing still: {e['reason']}",
+    "cancelled": lambda _: "cancelled by the coordinator",
+    "finished": lambda e: f"finished: model {e['model'][:16]} is published",
+    "failed": lambda e: f"failed: {e['reason']} ({e['do']})",
+}

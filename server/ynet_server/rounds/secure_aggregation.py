@@ -1,0 +1,165 @@
+"""The server's part in a secure sum: it brings the sites' masked updates together, and never sees one of them bare.
+
+What it has added up is on its disk before it asks for the sites' own masks: a site gives its mask away for one sum of
+a round only, so that a server which is started anew must go on with that sum.
+"""
+
+import datetime as dt
+import json
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ynet import weights
+from ynet.errors import RefusedError, UserError
+from ynet.federation import secure_sum
+from ynet.federation.records import ARRAYS, CONFIG, KEYS, MASK, OPEN, flat_weights
+from ynet.federation.secure_sum import Masked, Offer, Purpose
+from ynet.plan import MOST_SECURE, Plan
+from ynet.weights import Flat
+from ynet_server.rounds.conversation import Conversation, Reply
+from ynet_server.rounds.run_folder import RunFolder
+from ynet_server.rounds.site_report import Said
+
+PENDING, TOTAL = "sum.safetensors", "total"
+POLL_S = 0.5
+
+
+class Sum(NamedTuple):
+    """A sum that waits for the sites' own masks."""
+
+    round: int
+    attempt: int
+    total: Masked
+    sites: Mapping[int, Said]  # by node
+
+
+class TooFewError(Exception):
+    """Too few sites are left for a sum."""
+
+    def __init__(self, left: int) -> None:
+        super().__init__(f"{left} sites are left")
+        self.left = left
+
+
+class LostError(Exception):
+    """A sum that cannot be read: a site that is in it does not give its mask away. The text names it."""
+
+
+class SecureSums:
+    """The secure sums of one run."""
+
+    def __init__(self, talk: Conversation, plan: Plan, folder: RunFolder) -> None:
+        self._talk, self._plan, self._folder = talk, plan, folder
+
+    def check_offer(self, reply: Reply, purpose: Purpose) -> None:
+        """Whether the other sites will take the key that a site offers. Raises LookupError, UserError.
+
+        An offer that they refuse would keep them all from the sum, and not the one who made it.
+        """
+        offer = _offer(reply)
+        name = self._talk.name_of(reply.node)
+        if name not in (str(reply.node), offer.site):  # a node without a name is called by its number
+            raise UserError("offer", "it is another site's", "")
+        secure_sum.check_offer(offer, purpose, dt.datetime.now(dt.UTC))
+
+    def collect(self, replies: Sequence[Reply], purpose: Purpose, said: Mapping[int, Said], size: int) -> Sum:
+        """The masked updates of all who trained, added up; begun again without those who are lost on the way.
+
+        Raises TooFewError when fewer than the quorum are left.
+        """
+        number, attempt, offers = purpose.round, purpose.attempt, _offers(replies)
+        while len(offers) >= self._folder.quorum():
+            masked = self._masked(number, attempt, offers, size)
+            if len(masked) == len(offers):
+                made = Sum(number, attempt, secure_sum.add_up(list(masked.values())), {n: said[n] for n in masked})
+                self._keep(made)
+                return made
+            attempt += 1
+            self._folder.event(
+                "sum_restarted", round=number, without=[self._talk.name_of(n) for n in offers if n not in masked]
+            )
+            purpose = purpose._replace(attempt=attempt)
+            config = {"server-round": number, "attempt": attempt}
+            replies = self._talk.ask(number, KEYS, masked, partial(self.check_offer, purpose=purpose), **config)
+            offers = _offers(replies)
+        raise TooFewError(len(offers))
+
+    def _masked(self, number: int, attempt: int, offers: Mapping[int, Offer], size: int) -> dict[int, Masked]:
+        roster = secure_sum.roster_to_json(list(offers.values()))
+        config: dict[str, str | int] = {"server-round": number, "attempt": attempt, "roster": roster}
+        replies = self._talk.ask(number, MASK, offers, partial(_vector, size=size), **config)
+        return {reply.node: _vector(reply, size) for reply in replies}
+
+    def read(self, made: Sum) -> Flat:
+        """The mean of the sites' updates, weighted by their cases. Raises LostError."""
+        own: dict[int, bytes] = {}
+        config, self._talk.refusal = {"server-round": made.round, "attempt": made.attempt}, ""
+        until = time.monotonic() + self._plan.cohort.round_deadline_s
+        while missing := [node for node in made.sites if node not in own]:
+            if self._talk.refusal or time.monotonic() > until:
+                silent = ", ".join(made.sites[node].site for node in missing)
+                raise LostError(f"its secure sum has {silent} in it, which gave no mask to read it with")
+            asked = sorted(set(missing) & set(self._talk.present()))
+            own |= {r.node: _mask(r) for r in self._talk.ask(made.round, OPEN, asked, _mask, **config)}
+            if len(own) < len(made.sites):
+                time.sleep(POLL_S)
+        try:
+            total = secure_sum.unmask(made.total, list(own.values()))
+        except RefusedError as error:
+            raise LostError(error.why) from None
+        return (total / sum(said.cases for said in made.sites.values())).astype(np.float32)
+
+    # --- on the disk
+
+    def pending(self, number: int) -> Sum | None:
+        """The round's sum that was made before the server was started anew."""
+        path = self._folder.path / PENDING
+        if not path.exists():
+            return None
+        arrays, metadata = weights.load(path)
+        about: dict[str, Any] = json.loads(metadata["sum"])
+        if about["round"] != number:
+            return None
+        sites = {int(node): Said(*said) for node, said in about["sites"].items()}
+        return Sum(number, about["attempt"], secure_sum.from_wire(arrays[TOTAL]), sites)
+
+    def _keep(self, made: Sum) -> None:
+        about = {"round": made.round, "attempt": made.attempt, "sites": made.sites}
+        weights.save(self._folder.path / PENDING, {TOTAL: secure_sum.to_wire(made.total)}, {"sum": json.dumps(about)})
+
+    def forget(self) -> None:
+        """The round is over, and its state kept."""
+        (self._folder.path / PENDING).unlink(missing_ok=True)
+
+
+def _offer(reply: Reply) -> Offer:
+    return secure_sum.offer_from_json(str(reply.content[CONFIG]["offer"]))
+
+
+def _offers(replies: Sequence[Reply]) -> dict[int, Offer]:
+    """Of replies that were checked, by node: each name and key once, as many as a sum may have."""
+    offers: dict[int, Offer] = {}
+    for reply in replies:
+        offer = _offer(reply)
+        is_taken = any(offer.site == other.site or offer.key == other.key for other in offers.values())
+        if len(offers) < MOST_SECURE and not is_taken:
+            offers[reply.node] = offer
+    return offers
+
+
+def _vector(reply: Reply, size: int) -> Masked:
+    masked = secure_sum.from_wire(flat_weights(reply.content.array_records[ARRAYS]))
+    if masked.shape != (size,):
+        raise UserError("update", f"it has {len(masked)} values, and the network {size}", "")
+    return masked
+
+
+def _mask(reply: Reply) -> bytes:
+    key = bytes.fromhex(str(reply.content[CONFIG]["mask"]))
+    if len(key) != secure_sum.MASK_KEY_BYTES:
+        raise ValueError("no key")
+    return key

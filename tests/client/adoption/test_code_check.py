@@ -1,0 +1,49 @@
+"""What a linear decoder reads of images in codes: next to nothing of a class's code, much of a thumbnail."""
+
+import numpy as np
+import pytest
+
+from ynet_client.adoption.code_check import Readable, explained
+
+CASES, SIDE, CLASSES, BITS = 400, 16, 4, 64
+
+
+@pytest.fixture(scope="module")
+def pictures() -> np.ndarray:
+    """Smooth pictures, as grey images of a hospital are, shape (cases, 256)."""
+    random = np.random.default_rng(1)
+    small = random.normal(size=(CASES, 8, 8))
+    return small.repeat(2, 1).repeat(2, 2).reshape(CASES, -1) + 0.2 * random.normal(size=(CASES, SIDE * SIDE))
+
+
+def readable(codes: np.ndarray, pictures: np.ndarray) -> Readable:
+    folds = np.arange(CASES) % 4
+    blind = np.sign(pictures @ np.random.default_rng(2).standard_normal((SIDE * SIDE, BITS)))
+    return Readable(explained(codes, pictures, folds), None, explained(blind, pictures, folds), CASES)
+
+
+def test_a_code_that_is_a_thumbnail_is_too_much_and_one_that_names_the_class_is_not(pictures: np.ndarray) -> None:
+    random = np.random.default_rng(3)
+    thumbnail = np.sign(pictures.reshape(CASES, 8, 2, 8, 2).mean((2, 4)).reshape(CASES, -1))
+    found = readable(thumbnail, pictures)
+    assert found.new > 0.5
+    assert found.is_too_much
+
+    book = np.sign(random.normal(size=(CLASSES, BITS)))
+    classes = book[random.integers(0, CLASSES, CASES)] * np.where(random.random((CASES, BITS)) < 0.05, -1, 1)
+    honest = readable(classes, pictures)
+    assert honest.new < 0.05
+    assert not honest.is_too_much
+
+
+def test_a_thumbnail_behind_a_secret_mixing_is_read_as_well(pictures: np.ndarray) -> None:
+    """Who mixes the thumbnail's pixels before they are cut to bits hides nothing from a linear decoder."""
+    mix = np.linalg.qr(np.random.default_rng(4).normal(size=(64, 64)))[0]
+    small = pictures.reshape(CASES, 8, 2, 8, 2).mean((2, 4)).reshape(CASES, -1)
+    assert readable(np.sign(small @ mix), pictures).is_too_much
+
+
+def test_the_model_in_use_is_no_excuse_and_a_figure_that_is_none_is_too_much() -> None:
+    assert Readable(0.4, 0.39, 0.45, CASES).is_too_much
+    assert Readable(float("nan"), None, 0.45, CASES).is_too_much
+    assert not Readable(0.074, None, 0.44, CASES).is_too_much

@@ -1,0 +1,66 @@
+"""A predicted mask becomes a DICOM SEG that others read as it was meant."""
+
+import datetime as dt
+import io
+
+import highdicom
+import numpy as np
+import pytest
+from dicom_hospital import names
+from dicoms import dataset, dicom, to_bytes
+from pydicom import Dataset, dcmread, uid
+
+from ynet.data.dicom import drawings
+from ynet.data.dicom.elements import UnfitError
+from ynet.data.dicom.matching import Subject
+from ynet_client.dicom import predicted_segmentation
+
+GREY = np.arange(37 * 23, dtype=np.uint16).reshape(37, 23)
+MASK = (GREY % 5 == 0).astype(np.uint8)
+MODEL, NOW = "ab" * 32, dt.datetime(2026, 5, 17, 9, 30)
+
+
+def made(source: bytes, frame: int | None = None, mask: np.ndarray = MASK) -> Dataset:
+    return dcmread(io.BytesIO(predicted_segmentation.make(source, frame, mask, MODEL, "story", NOW)))
+
+
+@pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.DeflatedExplicitVRLittleEndian, uid.RLELossless])
+def test_it_is_read_as_the_mask_of_its_image_by_us_and_by_highdicom(syntax: str) -> None:
+    source = dicom(GREY, syntax, **names(), ImagePositionPatient=[0, 0, 0])
+    image, seg = dcmread(io.BytesIO(source)), made(source)
+    np.testing.assert_array_equal(drawings.decode(to_bytes(seg), drawings.subject(source, None)), MASK)
+    read = highdicom.seg.Segmentation.from_dataset(seg)
+    pixels = read.get_pixels_by_source_instance([image.SOPInstanceUID])
+    np.testing.assert_array_equal(pixels[0, :, :, 0], MASK)
+    assert (seg.PatientID, seg.StudyInstanceUID) == (image.PatientID, image.StudyInstanceUID)
+    (segment,) = seg.SegmentSequence
+    assert segment.SegmentAlgorithmType == "AUTOMATIC"
+    assert segment.SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Lesion"
+    (algorithm,) = segment.SegmentationAlgorithmIdentificationSequence
+    assert (algorithm.AlgorithmName, MODEL in algorithm.AlgorithmParameters) == ("ynet", True)
+    assert drawings.read(to_bytes(seg)).is_automatic
+
+
+def test_it_refers_to_the_frame_that_was_meant() -> None:
+    many = dataset(np.stack([GREY] * 3), frames=True, **names(), ImagePositionPatient=[0, 0, 0])
+    seg = to_bytes(made(to_bytes(many), 2))
+    for frame in (1, 2, 3):
+        mask = drawings.decode(seg, Subject(many.SOPInstanceUID, frame))
+        np.testing.assert_array_equal(mask, MASK if frame == 2 else 0)
+
+
+def test_the_same_image_and_model_have_the_same_uids_and_a_picture_without_a_lesion_has_an_empty_frame() -> None:
+    source = dicom(GREY, **names(), ImagePositionPatient=[0, 0, 0])
+    one, two, other = made(source), made(source, mask=MASK * 0), made(dicom(GREY, **names()))
+    assert one.SOPInstanceUID == two.SOPInstanceUID != other.SOPInstanceUID
+    assert not drawings.decode(to_bytes(two), drawings.subject(source, None)).any()
+
+
+def test_an_image_without_its_geometry_is_refused_and_no_name_is_said() -> None:
+    source = dataset(GREY, **names())
+    del source.FrameOfReferenceUID
+    with pytest.raises(UnfitError, match="no frame of reference"):
+        made(to_bytes(source))
+    with pytest.raises(UnfitError, match="damaged"):
+        made(dicom(GREY, **names())[:500])
+    assert made(dicom(GREY, **{**names(), "Modality": "DX", "SOPClassUID": uid.DigitalXRayImageStorageForPresentation}))

@@ -1,0 +1,171 @@
+"""What the picture of a query shows, whatever the images, names and numbers of hits."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ynet_client.retrieval import picture
+from ynet_client.retrieval.picture import Answers, OtherHit, OwnHit, QueryImage, draw
+
+SIZES = [(96, 96), (300, 40), (40, 300), (1, 1), (1, 700), (1500, 1100)]
+LONG = "hospital-of-saint-someone-in-the-fields-beyond-the-river-and-wood"
+
+
+def grey(height: int, width: int, seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).random((1, height, width), np.float32)
+
+
+def disc(height: int, width: int) -> np.ndarray:
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    return (np.hypot(x, y) < 0.5).astype(np.uint8)
+
+
+def own(rank: int, label: str | None = "frontal") -> OwnHit:
+    return OwnHit(grey(50, 60, rank), label, rank // 2, 3, rank, disc(50, 60))
+
+
+def other(rank: int, site: str = "B", label: str | None = "frontal") -> OtherHit:
+    return OtherHit(site, label, rank // 2, 131, bytes([rank] * 16), rank)
+
+
+QUERY = QueryImage(np.full((1, 64, 64), 0.4, np.float32), disc(64, 64), "case.png")
+SOME = Answers([own(1), own(3)], [other(2), other(4, "C")])
+
+
+def pixels(image: Image.Image) -> np.ndarray:
+    return np.asarray(image).astype(int)
+
+
+def coloured(image: Image.Image, colour: tuple[int, int, int]) -> np.ndarray:
+    return (np.abs(pixels(image) - colour) < 40).all(axis=-1)
+
+
+def query_part(image: Image.Image) -> Image.Image:
+    left, top = picture.MARGIN, picture.TITLE_HEIGHT + picture.HEADING_HEIGHT
+    return image.crop((left, top, left + picture.QUERY_SIDE, top + picture.QUERY_SIDE))
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_of_any_size_and_colour_are_drawn(height: int, width: int, channels: int) -> None:
+    image = np.repeat(grey(height, width), channels, axis=0)
+    mask = np.ones((height, width), np.uint8)
+    drawn = draw("A", QueryImage(image, mask), Answers([OwnHit(image, "frontal", 0, 1, 1, mask)], []), 64)
+    assert (drawn.mode, drawn.width) == ("RGB", picture.WIDTH)
+
+
+@pytest.mark.parametrize("hits", [0, 1, 5, 6, 20, 100])
+def test_every_hit_has_its_place_on_the_picture(hits: int) -> None:
+    drawn = draw("A", QUERY, Answers([own(i % 250) for i in range(hits)], [other(i % 250) for i in range(hits)]), 64)
+    rows = -(-hits // picture.COLUMNS)
+    assert drawn.height >= rows * (picture.TILE_SIDE + picture.CAPTION_HEIGHT + picture.CARD_HEIGHT)
+    assert_margins_are_empty(drawn)
+
+
+def assert_margins_are_empty(drawn: Image.Image) -> None:
+    inner = picture.MARGIN - 2
+    for box in ((0, 0, inner, drawn.height), (drawn.width - inner, 0, drawn.width, drawn.height)):
+        assert drawn.crop(box).getcolors() == [(inner * drawn.height, picture.GROUND)]
+    last = drawn.crop((0, drawn.height - 8, drawn.width, drawn.height))
+    assert last.getcolors() == [(8 * drawn.width, picture.GROUND)]
+
+
+def test_long_names_stay_in_their_places() -> None:
+    answers = Answers(
+        [own(rank, LONG) for rank in range(1, 6)],
+        [other(rank, LONG + str(rank), LONG) for rank in range(96, 106)],
+        {LONG + str(number): LONG for number in range(9)},
+    )
+    drawn = draw(LONG, QueryImage(QUERY.pixels, QUERY.mask, LONG * 3), answers, 256)
+    assert_margins_are_empty(drawn)
+    left = picture.MARGIN + picture.QUERY_SIDE + picture.GUTTER
+    below = picture.TITLE_HEIGHT + picture.HEADING_HEIGHT - 2, drawn.height - picture.MARGIN - picture.LINE - 4
+    for column in range(picture.COLUMNS - 1):
+        start = left + (column + 1) * picture.TILE_SIDE + column * picture.GAP + 3
+        gutter = drawn.crop((start, below[0], start + picture.GAP - 6, below[1]))
+        heading = picture.TITLE_HEIGHT + 2 * picture.HEADING_HEIGHT
+        lit = (pixels(gutter) != picture.GROUND).any(axis=(1, 2)).sum()
+        assert lit <= heading  # nothing but the second heading crosses a gutter
+
+
+def test_the_predicted_mask_is_outlined_where_it_is() -> None:
+    drawn = query_part(draw("A", QUERY, SOME, 64))
+    y, x = np.nonzero(coloured(drawn, picture.LESION))
+    from_centre = np.hypot(x - picture.QUERY_SIDE / 2, y - picture.QUERY_SIDE / 2)
+    assert len(x) > 300
+    assert np.abs(from_centre - picture.QUERY_SIDE / 4).max() < 8
+    centre = pixels(drawn)[picture.QUERY_SIDE // 2, picture.QUERY_SIDE // 2]
+    assert centre[0] > centre[2] + 10  # the lesion's inside is tinted
+
+
+def test_an_image_without_a_predicted_lesion_has_no_outline() -> None:
+    drawn = query_part(draw("A", QueryImage(QUERY.pixels, 0 * QUERY.mask), SOME, 64))
+    assert not coloured(drawn, picture.LESION).any()
+
+
+def test_a_lesion_of_one_pixel_in_a_large_image_is_seen() -> None:
+    mask = np.zeros((3000, 3000), np.uint8)
+    mask[1500, 700] = 1
+    drawn = query_part(draw("A", QueryImage(np.zeros((1, 3000, 3000), np.float32), mask), SOME, 64))
+    y, x = np.nonzero(coloured(drawn, picture.LESION))
+    assert len(x)
+    assert abs(x.mean() - 700 / 7.5) < 4
+    assert abs(y.mean() - 1500 / 7.5) < 4
+
+
+def test_a_dark_grey_image_looks_like_the_same_image_in_full_range() -> None:
+    dark = QueryImage(QUERY.pixels * 0 + grey(64, 64) * 0.02 + 0.01, QUERY.mask)
+    bright = QueryImage(grey(64, 64), QUERY.mask)
+    shown = [pixels(query_part(draw("A", query, SOME, 64))) for query in (dark, bright)]
+    assert np.abs(shown[0] - shown[1]).max() <= 2
+
+
+def test_colours_are_shown_as_they_are() -> None:
+    red = np.zeros((3, 30, 30), np.float32)
+    red[0] = 0.6
+    drawn = query_part(draw("A", QueryImage(red, np.zeros((30, 30), np.uint8)), SOME, 64))
+    assert drawn.getpixel((200, 200)) == (153, 0, 0)
+
+
+def test_sites_that_did_not_answer_are_named_below_everything_else() -> None:
+    without = draw("A", QUERY, SOME, 64)
+    answers = Answers(SOME.own, SOME.others, {"D": "not connected", "E": ""})
+    named = draw("A", QUERY, answers, 64)
+    unchanged = without.height - picture.MARGIN
+    above = (0, 0, named.width, unchanged)
+    assert named.crop(above).tobytes() == without.crop(above).tobytes()
+    footer = named.crop((0, unchanged, named.width, named.height))
+    assert coloured(footer, picture.WARNING).any()
+    assert_margins_are_empty(named)
+
+
+def test_another_sites_card_depends_on_nothing_but_what_crossed() -> None:
+    first, second = (draw("A", QUERY, Answers([], [other(2)]), 64) for _ in range(2))
+    assert first.tobytes() == second.tobytes()
+    for change in (other(2, "C"), other(2, "B", None), other(4), OtherHit("B", "frontal", 1, 131, bytes(16), 2)):
+        assert draw("A", QUERY, Answers([], [change]), 64).tobytes() != first.tobytes()
+
+
+def test_text_that_the_font_lacks_is_drawn_in_letters_that_it_has() -> None:
+    assert picture._drawable("Médiathèque · Ω…") == "Mediatheque · ?…"
+
+
+def test_the_picture_survives_being_saved() -> None:
+    drawn, buffer = draw("A", QUERY, SOME, 64), io.BytesIO()
+    drawn.save(buffer, "PNG")
+    assert Image.open(buffer).tobytes() == drawn.tobytes()
+
+
+def test_pixels_that_are_no_image_are_refused() -> None:
+    with pytest.raises(ValueError, match="no image"):
+        draw("A", QueryImage(np.zeros((64, 64, 3), np.float32), QUERY.mask), SOME, 64)
+
+
+def test_each_remark_has_a_line_of_its_own_below_the_hits() -> None:
+    remarks = ["Suppressed, the group is too small: B", "Refused: C (the quota of today is spent)", "x" * 500]
+    plain, remarked = draw("A", QUERY, SOME, 64), draw("A", QUERY, Answers(SOME.own, SOME.others, {}, remarks), 64)
+    assert remarked.height == plain.height + picture.GAP + len(remarks) * picture.LINE
+    rows = coloured(remarked, picture.WARNING).any(axis=1)[plain.height - picture.MARGIN :]
+    assert np.count_nonzero(np.diff(rows.astype(int)) == 1) >= len(remarks)

@@ -1,0 +1,160 @@
+"""Questions and answers as bytes: what is written is read, and what nobody honest writes is not taken."""
+
+import contextlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ynet.errors import UserError
+from ynet.federation import retrieval_pb2 as pb
+from ynet.federation.protocol import MAX_ANSWER_BYTES, MAX_QUERY_BYTES
+from ynet.search.ranking import Hit, merge
+from ynet_client.gallery import filters
+from ynet_client.gallery.filters import Filters
+from ynet_client.retrieval import wire
+from ynet_client.retrieval.wire import MAX_CODES, MAX_K, Query, WireError, read_outcome, read_request
+
+MODEL = "a" * 64
+QUERY = Query(MODEL, (bytes(8), b"\1" * 8), 5)
+
+
+def ranked(code: bytes, hits: list[Hit]) -> list[Hit]:
+    return [one.hit for one in merge({"": hits}, code, len(hits))]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        QUERY,
+        Query(MODEL, (bytes(32),) * MAX_CODES, MAX_K, details=(bytes(4),) * MAX_CODES),
+        Query(MODEL, (bytes(4),), 1, Filters(("x", "y"), "test", (("a", "b"),), "2020-02-29"), (), 0, True),
+    ],
+)
+def test_a_query_that_was_written_is_read(query: Query) -> None:
+    assert read_request(wire.write_query(query, "abc")) == ("abc", query)
+
+
+def test_the_largest_query_and_the_largest_answer_are_within_the_limits() -> None:
+    query = Query(MODEL, (b"\xff" * 32,) * MAX_CODES, MAX_K, details=(b"\xff" * 4,) * MAX_CODES)
+    assert len(wire.write_query(query, "a" * 32)) <= MAX_QUERY_BYTES
+    hits = ranked(query.codes[0], [Hit(255, n.to_bytes(16), f"class {n}", 10**7, 31) for n in range(MAX_K)])
+    body = wire.write_found([hits] * MAX_CODES)
+    assert len(body) <= MAX_ANSWER_BYTES
+    assert read_outcome(body, query).hits == (tuple(hits),) * MAX_CODES
+
+
+def test_an_answer_that_would_be_too_large_says_so_in_its_place() -> None:
+    hits = [[Hit(1, bytes(16), f"{code} {n} " + "漢" * 56, 1) for n in range(MAX_K)] for code in range(MAX_CODES)]
+    assert wire.write_found(hits) is None  # and then this is sent:
+    outcome = read_outcome(wire.write_refused(pb.Refused.TOO_LARGE), QUERY)
+    assert (outcome.kind, outcome.code) == ("refused", "too_large")
+
+
+BAD: dict[str, pb.Query] = {
+    "no code": pb.Query(model_id=MODEL, k=1),
+    "codes of two widths": pb.Query(model_id=MODEL, k=1, codes=[bytes(8), bytes(4)]),
+    "a width that is none": pb.Query(model_id=MODEL, k=1, codes=[bytes(7)]),
+    "too many codes": pb.Query(model_id=MODEL, k=1, codes=[bytes(8)] * (MAX_CODES + 1)),
+    "k 0": pb.Query(model_id=MODEL, codes=[bytes(8)]),
+    "k too large": pb.Query(model_id=MODEL, k=MAX_K + 1, codes=[bytes(8)]),
+    "details that do not fit": pb.Query(model_id=MODEL, k=1, codes=[bytes(8)], details=[bytes(4)] * 2),
+    "a detail of another width": pb.Query(model_id=MODEL, k=1, codes=[bytes(8)], details=[bytes(8)]),
+    "a long model": pb.Query(model_id="a" * 65, k=1, codes=[bytes(8)]),
+    "a split that is none": pb.Query(model_id=MODEL, k=1, codes=[bytes(8)], filter=pb.Filter(split="bogus")),
+    "a day that is none": pb.Query(model_id=MODEL, k=1, codes=[bytes(8)], filter=pb.Filter(since="2021-02-29")),
+    "many labels": pb.Query(model_id=MODEL, k=1, codes=[bytes(8)], filter=pb.Filter(labels=["x"] * 17)),
+    "control characters": pb.Query(model_id=MODEL, k=1, codes=[bytes(8)], filter=pb.Filter(labels=["\x1b"])),
+}
+
+
+@pytest.mark.parametrize("query", BAD.values(), ids=list(BAD))
+def test_a_query_that_cannot_be_is_not_taken(query: pb.Query) -> None:
+    with pytest.raises(WireError):
+        read_request(pb.Request(user="u", query=query).SerializeToString())
+
+
+@pytest.mark.parametrize("user", ["", "a" * 33, "Dr. House", "\x1b", "ü"])
+def test_a_user_who_is_no_pseudonym_is_not_taken(user: str) -> None:
+    query = pb.Query(model_id=MODEL, k=1, codes=[bytes(8)])
+    with pytest.raises(WireError, match="not answered"):
+        read_request(pb.Request(user=user, query=query).SerializeToString())
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_request_or_a_wire_error_and_an_outcome(data: bytes) -> None:
+    with contextlib.suppress(WireError):
+        read_request(data)
+    outcome = read_outcome(data, QUERY)
+    assert outcome.reason.isprintable()
+    assert outcome.code.isprintable()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 2**32), st.binary(min_size=1, max_size=3))
+def test_an_honest_message_with_some_bytes_changed_does_no_harm(seed: int, change: bytes) -> None:
+    hits = ranked(QUERY.codes[0], [Hit(1, b"a" * 16, "x", 2), Hit(1, b"b" * 16, "y", 2, 7)])
+    for message in (wire.write_query(QUERY, "abc"), wire.write_found([hits, []])):
+        place = seed % len(message)
+        spoilt = message[:place] + change + message[place + len(change) :]
+        assert read_outcome(spoilt, QUERY).kind in ("found", "suppressed", "refused", "other_model", "unreadable")
+        with contextlib.suppress(WireError):
+            read_request(spoilt)
+
+
+SPOILT: dict[str, pb.Found] = {
+    "too few lists": pb.Found(per_code=[pb.Hits()]),
+    "a label that is not there": pb.Found(
+        per_code=[pb.Hits(hits=[pb.Hit(token=bytes(16), ties=1, label=0)]), pb.Hits()]
+    ),
+    "a label with control characters": pb.Found(per_code=[pb.Hits(), pb.Hits()], labels=["\x1b[2J"]),
+    "a token too short": pb.Found(per_code=[pb.Hits(hits=[pb.Hit(token=b"x", ties=1)]), pb.Hits()]),
+    "a detail too far": pb.Found(per_code=[pb.Hits(hits=[pb.Hit(token=bytes(16), ties=1, detail=33)]), pb.Hits()]),
+}
+
+
+@pytest.mark.parametrize("found", SPOILT.values(), ids=list(SPOILT))
+def test_an_answer_that_cannot_be_is_thrown_away(found: pb.Found) -> None:
+    assert read_outcome(pb.Reply(found=found).SerializeToString(), QUERY).kind == "unreadable"
+
+
+def test_a_hit_beyond_the_radius_is_thrown_away() -> None:
+    body = wire.write_found([[Hit(3, bytes(16), None, 1)]])
+    assert read_outcome(body, Query(MODEL, (bytes(8),), 5, radius=3)).kind == "found"
+    assert read_outcome(body, Query(MODEL, (bytes(8),), 5, radius=2)).kind == "unreadable"
+
+
+def test_each_way_of_not_answering_is_read_as_what_it_is() -> None:
+    replies = {
+        "suppressed": pb.Reply(suppressed=pb.Suppressed()),
+        "refused": pb.Reply(refused=pb.Refused(reason=pb.Refused.QUOTA_SPENT)),
+        "other_model": pb.Reply(other_model=pb.OtherModel(model_id="b" * 64)),
+        "unreadable": pb.Reply(unreadable=pb.Unreadable()),
+    }
+    for kind, reply in replies.items():
+        assert read_outcome(reply.SerializeToString(), QUERY).kind == kind
+    newer = read_outcome(b"\x1a\x02\x08\x63", QUERY)  # a refusal for reason 99
+    assert (newer.kind, newer.code) == ("refused", "other")
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (Filters(split="bogus"), "bogus"),
+        (Filters(since="yesterday"), "yesterday"),
+        (Filters(since="20210101"), "20210101"),
+        (Filters(since="2021-01-02", until="2021-01-01"), "before it begins"),
+    ],
+)
+def test_a_filter_that_cannot_be_meant_is_the_users_error(given: Filters, why: str) -> None:
+    with pytest.raises(UserError, match="cannot be used") as caught:
+        filters.check(given)
+    assert why in caught.value.why
+
+
+def test_days_are_those_of_the_date_column_and_a_case_without_one_is_in_no_range() -> None:
+    in_may = Filters(since="2021-05-01", until="2021-05-31")
+    days = ["2021-05-01", "2021-05-31T23:59:59", "2021-04-30", "2021-06-01", "", "May", "2021-05-99"]
+    assert [in_may.admits("x", "train", {"date": day}) for day in days] == [True, True] + 5 * [False]
+    assert not in_may.admits("x", "train", {})

@@ -1,0 +1,80 @@
+"""The compiled ranking against numpy's, which the tests of postings hold against brute force."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from needs import needs
+
+from ynet.search import scan, topk
+from ynet.search.live_index import Postings
+from ynet.search.sorted_codes import sort
+from ynet_client.gallery.case_tokens import Tokens
+
+pytestmark = [
+    needs("cc", unless=topk.IS_COMPILED),
+    pytest.mark.may_skip,
+    pytest.mark.skipif(scan.COMPILED is not None and not topk.IS_COMPILED, reason="this processor has no AES"),
+]
+TOKENS = Tokens(b"secret", b"salt", "a" * 64)
+
+
+def both(random: np.random.Generator, n: int, width: int, detail_bytes: int) -> tuple[Postings, Postings]:
+    """The same cases ranked by the compiled code and by numpy: few distinct codes, some cases new, some gone."""
+    made = []
+    codes = random.integers(0, 3, (n, width), np.uint8) * (np.arange(width) < 2).astype(np.uint8)
+    ids = random.permutation(2 * n)[:n].astype(np.uint32) + 1
+    details = random.integers(0, 4, n).astype(f"<u{detail_bytes}") if detail_bytes else None
+    gone, first = ids[random.random(n) < 0.2], n // 2
+    for key in (TOKENS.key, None):
+        parts = [None if details is None else details[part] for part in (slice(first), slice(first, n))]
+        base = sort(codes[:first], ids[:first], parts[0], ids[:first] // 4)
+        postings = Postings(base, 8 * width, TOKENS.of, key)
+        postings.add(codes[first:], ids[first:], parts[1], ids[first:] // 4)
+        postings.remove(gone)
+        made.append(postings)
+    return made[0], made[1]
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    st.integers(0, 2**32),
+    st.integers(1, 400),
+    st.sampled_from([4, 8, 16, 32]),
+    st.sampled_from([0, 4, 8]),
+    st.sampled_from([1, 3, 10, 500]),
+    st.sampled_from([None, 0, 2, 7]),
+    st.booleans(),
+)
+def test_the_compiled_ranking_is_the_one_of_numpy(
+    seed: int, n: int, width: int, detail_bytes: int, k: int, radius: int | None, is_filtered: bool
+) -> None:
+    random = np.random.default_rng(seed)
+    compiled, plain = both(random, n, width, detail_bytes)
+    codes = [random.integers(0, 3, width, np.uint8).tobytes() for _ in range(4)]
+    details = [int(random.integers(0, 4)) if random.random() < 0.7 and detail_bytes else None for _ in codes]
+    codes, details = [*codes, codes[0]], [*details, details[0]]  # one of them is asked twice
+    allowed = random.random(n) < 0.5 if is_filtered else None
+    asked = {"allowed": allowed, "radius": radius}
+    assert compiled.search_many(codes, k, details, **asked) == plain.search_many(codes, k, details, **asked)
+
+
+def test_nothing_asked_is_nothing_found() -> None:
+    compiled, plain = both(np.random.default_rng(0), 5, 8, 0)
+    assert compiled.search_many([], 3) == plain.search_many([], 3) == []
+
+
+def test_tie_groups_of_thousands_are_ranked_as_numpy_ranks_them() -> None:
+    random, n = np.random.default_rng(1), 20_000
+    codes, ids = np.zeros((n, 8), np.uint8), random.permutation(n).astype(np.uint32)
+    base = sort(codes, ids, None, ids)
+    compiled, plain = (Postings(base, 64, TOKENS.of, key) for key in (TOKENS.key, None))
+    for k in (1, 10, 100, n):
+        assert compiled.search(bytes(8), k) == plain.search(bytes(8), k)
+
+
+def test_a_case_number_of_32_bits_has_the_token_that_opens_to_it() -> None:
+    ids = np.array([2**32 - 1, 2**31, 1], np.uint32)
+    found = Postings(sort(np.zeros((3, 8), np.uint8), ids, None, ids), 64, TOKENS.of, TOKENS.key).search(bytes(8), 3)
+    assert sorted(TOKENS.case_id(one.token) or 0 for one in found) == sorted(ids.tolist())
+    assert all(TOKENS.case_id(one.token) == one.case_id for one in found)

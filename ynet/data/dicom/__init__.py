@@ -1,0 +1,1 @@
+"""DICOM files: their elements, frames, compressed pixels and segmentations."""

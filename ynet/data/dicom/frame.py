@@ -1,0 +1,159 @@
+"""One frame of a DICOM file turned into grey as a viewer shows it, or into RGB, within bounds on bytes and pixels."""
+
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Float32, Int64, Shaped, UInt8
+
+from ynet.data.dicom import elements as dicom_elements
+from ynet.data.dicom import padding, palette, tones
+from ynet.data.dicom.elements import Elements, UnfitError, parsing
+from ynet.data.dicom.padding import Padding
+from ynet.data.dicom.stored_pixels import COLOUR as COLOUR
+from ynet.data.dicom.stored_pixels import GREY as GREY
+from ynet.data.dicom.stored_pixels import PIXELS, Form, form_of, frame_count, kind_of, pixels_of
+from ynet.data.dicom.stored_pixels import PLUGINS as PLUGINS
+from ynet.data.dicom.stored_pixels import SHAPE as SHAPE
+from ynet.data.dicom.stored_pixels import SYNTAXES as SYNTAXES
+from ynet.data.dicom.stored_pixels import UNCOMPRESSED as UNCOMPRESSED
+from ynet.data.dicom.tones import Tones
+from ynet.data.dicom.tones import Window as Window
+
+_TONES = (*tones.ELEMENTS, *padding.ELEMENTS)
+_BLOCK = 1 << 20  # pixels that are reckoned with at once where there are too many values for a table
+
+
+@parsing()
+def is_colour(data: bytes) -> bool:
+    """Whether a file's pixels are in colour. Raises UnfitError."""
+    return kind_of(dicom_elements.read(data, SHAPE).dataset) not in GREY
+
+
+@parsing()
+def frames(data: bytes) -> int:
+    """How many frames a file holds. Raises UnfitError."""
+    return frame_count(dicom_elements.read(data, SHAPE).dataset)
+
+
+@parsing()
+def decode(
+    data: bytes, frame: int | None = None, window: Window | None = None
+) -> Float32[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]:
+    """Grey in [0, 1] as a viewer first shows it, black low whatever the file's polarity; or RGB.
+
+    Grey goes through the modality's table or rescale, then through the file's first table or window of interest, or
+    `window` in its place; without any, from its own least to its greatest value. One of these that cannot be used is
+    passed over (`ignored`). Padding is black. `frame` counts from 1, and must be named where there are several.
+    Raises UnfitError.
+    """
+    elements, form, number = _opened(data, frame)
+    pixels = pixels_of(elements, form, number)
+    if form.kind == "PALETTE COLOR":
+        words, _ = _words(pixels, form)
+        coloured: np.ndarray = palette.colours(_levels(form), elements.dataset)[words]
+        return coloured
+    if form.kind in COLOUR:
+        return _bytes(pixels, form.bits)
+    shown = tones.read(elements.dataset, number, is_signed=form.is_signed, bits=form.bits)
+    if window is not None:
+        shown = replace(shown, interest=window, function="LINEAR_EXACT")
+    padded = padding.read(elements.dataset, allocated=form.allocated, bits=form.bits, is_signed=form.is_signed)
+    grey = _by_table if pixels.dtype.kind in "iu" and form.bits <= 16 else _by_blocks
+    seen: np.ndarray = grey(pixels, form, shown, padded)
+    return seen
+
+
+@parsing()
+def ignored(data: bytes, frame: int | None = None) -> tuple[str, ...]:
+    """The keywords of display values that cannot be used, and so are passed over. Raises UnfitError."""
+    elements, form, number = _opened(data, frame)
+    if form.kind not in GREY:
+        return ()
+    return tones.read(elements.dataset, number, is_signed=form.is_signed, bits=form.bits).ignored
+
+
+@parsing()
+def stored(data: bytes, frame: int) -> np.ndarray:
+    """A frame's values as they are stored; of grey alone. Raises UnfitError."""
+    elements = dicom_elements.read(data, (*SHAPE, *PIXELS))
+    form = form_of(elements)
+    return pixels_of(elements, form, _chosen(form, frame))
+
+
+def _opened(data: bytes, frame: int | None) -> tuple[Elements, Form, int]:
+    if dicom_elements.is_directory(data):
+        raise UnfitError("it is a DICOMDIR, the index of a medium, and no image", "name the image files beside it")
+    elements = dicom_elements.read(data, (*SHAPE, *_TONES, *palette.ELEMENTS, *PIXELS), optional=_TONES)
+    form = form_of(elements)
+    return elements, form, _chosen(form, frame)
+
+
+def _chosen(form: Form, frame: int | None) -> int:
+    """The number of the frame that is meant, from 1."""
+    count = form.frames
+    if frame is None and count > 1:
+        do = f"name the one that is meant after its file, from #1 to #{count}; the middle one is #{(count + 1) // 2}"
+        raise UnfitError(f"it holds {count} frames, and none is named", do)
+    if not 1 <= (frame or 1) <= count:
+        raise UnfitError(f"it has no frame {frame}", f"name one from #1 to #{count}")
+    return frame or 1
+
+
+def _levels(form: Form) -> Int64[np.ndarray, " n"]:
+    """The value of each word of the bits that are used."""
+    levels = np.arange(1 << form.bits, dtype=np.int64)
+    return np.where(levels >= 1 << form.bits - 1, levels - (1 << form.bits), levels) if form.is_signed else levels
+
+
+def _words(
+    pixels: Shaped[np.ndarray, "h w"], form: Form
+) -> tuple[Shaped[np.ndarray, "h w"], Shaped[np.ndarray, "h w"]]:
+    """The bits of each sample that are used, and all of them. Old overlays lie above those that are used.
+
+    Old files may have their values in the upper bits: where the lower ones are empty, and the header says so.
+    """
+    whole = pixels.view(f"u{pixels.dtype.itemsize}")
+    below = form.high_bit + 1 - form.bits
+    is_high = 0 < below <= form.allocated - form.bits and not bool((whole & ((1 << below) - 1)).any())
+    return (whole >> below if is_high else whole) & ((1 << form.bits) - 1), whole
+
+
+def _by_table(pixels: np.ndarray, form: Form, shown: Tones, padded: Padding) -> Float32[np.ndarray, "h w"]:
+    """One look-up in a table of what each stored value is shown as: 65,536 values at most, whatever the image."""
+    words, whole = _words(pixels, form)
+    levels = _levels(form)
+    values, is_padding = shown.in_unit(levels), padded.covers(levels)
+    outside = None if padded.word is None else whole == padded.word
+    counted = words.ravel() if outside is None else words[~outside]
+    used = (np.bincount(counted, minlength=len(levels)) > 0) & ~is_padding
+    low, high = (float(values[used].min()), float(values[used].max())) if used.any() else (0.0, 1.0)
+    shares = shown.shares(values, low, high)
+    shares = 1 - shares if form.kind == "MONOCHROME1" else shares
+    shares[is_padding] = 0
+    seen: np.ndarray = shares.astype(np.float32)[words]
+    if outside is not None:
+        seen[outside] = 0
+    return seen
+
+
+def _by_blocks(pixels: np.ndarray, form: Form, shown: Tones, padded: Padding) -> Float32[np.ndarray, "h w"]:
+    """The same for values that are too many, or no whole numbers: a block of them after the other."""
+    flat, seen = pixels.reshape(-1), np.zeros(pixels.size, np.float32)
+    blocks = [slice(start, start + _BLOCK) for start in range(0, flat.size, _BLOCK)]
+    low, high = np.inf, -np.inf
+    for block in blocks:
+        kept = ~padded.covers(flat[block]) & np.isfinite(flat[block])
+        values = shown.in_unit(flat[block][kept])
+        low, high = min(low, values.min(initial=np.inf)), max(high, values.max(initial=-np.inf))
+    for block in blocks:
+        kept = ~padded.covers(flat[block]) & np.isfinite(flat[block])
+        shares = shown.shares(shown.in_unit(flat[block][kept]), low, high)
+        seen[block][kept] = 1 - shares if form.kind == "MONOCHROME1" else shares
+    return seen.reshape(pixels.shape)
+
+
+def _bytes(pixels: Shaped[np.ndarray, "h w 3"], bits: int) -> UInt8[np.ndarray, "h w 3"]:
+    if pixels.dtype == np.uint8 and bits >= 8:
+        return pixels
+    most = (1 << bits) - 1
+    return np.asarray((np.clip(pixels, 0, most).astype(np.float32) * (255 / most)).round(), np.uint8)

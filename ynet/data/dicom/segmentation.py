@@ -1,0 +1,142 @@
+"""DICOM SEG and label maps: what they say of themselves, and the masks that their frames hold."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import numpy as np
+from jaxtyping import UInt8
+from pydicom import uid
+from pydicom.dataset import Dataset
+
+from ynet.data.dicom import elements, geometry, one_bit
+from ynet.data.dicom import frame as dicom_frame
+from ynet.data.dicom.elements import items
+from ynet.data.dicom.matching import ALL_FRAMES, Drawing, Mark, Reference, Subject
+from ynet.data.limits import MAX_PIXELS
+
+SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+"""SOP classes: segmentation, label map segmentation."""
+_ELEMENTS = (
+    *("SOPClassUID", "StudyInstanceUID", "FrameOfReferenceUID", "SegmentationType", "MaximumFractionalValue"),
+    *("SegmentSequence", "ReferencedSeriesSequence", "StudiesContainingOtherReferencedInstancesSequence"),
+    *("DimensionOrganizationType", "TotalPixelMatrixRows", *geometry.ELEMENTS, *dicom_frame.SHAPE, *one_bit.ELEMENTS),
+)
+_TILED = "it is drawn in tiles of a larger picture, which are not put together here"
+
+
+def read(data: bytes) -> Drawing:
+    """What a DICOM SEG holds; no pixel is decoded yet. Raises UnfitError."""
+    syntax, dataset = elements.read(data, _ELEMENTS)
+    is_map = str(dataset.get("SegmentationType", "")) == "LABELMAP"
+    marks = tuple(_mark(dataset, group, place) for place, group in enumerate(_groups(dataset), start=1))
+    listed = list(items(dataset, "SegmentSequence"))
+    names = {int(one.get("SegmentNumber") or 0): str(one.get("SegmentLabel", "")).strip() for one in listed}
+    types = {str(one.get("SegmentAlgorithmType", "")) for one in listed}
+    series = list(_listed(dataset))
+    instances = {str(one.get("ReferencedSOPInstanceUID", "")) for each in series for one in _instances(each)}
+    shown = {reference.instance for mark in marks for reference in mark.references}
+    whole = {str(one.get("SeriesInstanceUID", "")) for one in series if not list(_instances(one))}
+    return Drawing(
+        study=str(dataset.get("StudyInstanceUID", "")),
+        names={number: name for number, name in names.items() if number or not is_map},  # 0: what no segment covers
+        is_automatic=types == {"AUTOMATIC"},
+        instances=frozenset(instances | shown) - {""},
+        series=frozenset(whole) - {""},
+        marks=marks,
+        render=partial(_render, data, dataset, syntax),
+        fault=_fault(dataset, marks),
+    )
+
+
+def _listed(dataset: Dataset) -> Iterator[Dataset]:
+    """The series that a SEG refers to, in its own study and in others."""
+    yield from items(dataset, "ReferencedSeriesSequence")
+    for study in items(dataset, "StudiesContainingOtherReferencedInstancesSequence"):
+        yield from items(study, "ReferencedSeriesSequence")
+
+
+def _instances(series: Dataset) -> Iterator[Dataset]:
+    return items(series, "ReferencedInstanceSequence")
+
+
+def _fault(dataset: Dataset, marks: Sequence[Mark]) -> str:
+    rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
+    if rows * columns > MAX_PIXELS:
+        return f"it has more than the {MAX_PIXELS // 1_000_000} million pixels allowed"
+    is_tiled = "TotalPixelMatrixRows" in dataset or str(dataset.get("DimensionOrganizationType", ""))[:5] == "TILED"
+    if is_tiled and not all(mark.references for mark in marks or [Mark(0, None, "", frozenset(), None)]):
+        return _TILED
+    is_map = str(dataset.get("SegmentationType", "")) == "LABELMAP"
+    if not is_map and len(dataset.get("SegmentSequence") or ()) > 1 and any(mark.number is None for mark in marks):
+        return "its frames do not say which segment they show"
+    if len(marks) != int(dataset.get("NumberOfFrames") or 1) or rows * columns == 0:
+        return "its frames do not say what they show"
+    return ""
+
+
+def _groups(dataset: Dataset) -> list[Dataset]:
+    """Each frame's own functional groups, with those that all share where it has none of that kind."""
+    shared = next(items(dataset, "SharedFunctionalGroupsSequence"), Dataset())
+    made = []
+    for frame in items(dataset, "PerFrameFunctionalGroupsSequence"):
+        for keyword in ("DerivationImageSequence", "SegmentIdentificationSequence"):
+            if keyword in shared and keyword not in frame:
+                frame.add(shared[keyword])
+        made.append(frame)
+    return made
+
+
+def _mark(dataset: Dataset, group: Dataset, place: int) -> Mark:
+    number = next(items(group, "SegmentIdentificationSequence"), Dataset()).get("ReferencedSegmentNumber")
+    plane = geometry.plane(dataset, place)
+    return Mark(
+        place,
+        None if number is None else int(number),
+        str(dataset.get("FrameOfReferenceUID", "") or ""),
+        frozenset(_shows(group)),
+        None if plane is None else plane.corners,
+    )
+
+
+def _shows(group: Dataset) -> Iterator[Reference]:
+    """Which images a frame is a mask of."""
+    for derivation in items(group, "DerivationImageSequence"):
+        for source in items(derivation, "SourceImageSequence"):
+            instance, named = str(source.get("ReferencedSOPInstanceUID", "")), source.get("ReferencedFrameNumber")
+            frames = [ALL_FRAMES] if named in (None, "") else [named] if isinstance(named, int) else named
+            for frame in frames if instance else ():
+                yield Reference(instance, int(frame))
+
+
+def _render(
+    data: bytes,
+    dataset: Dataset,
+    syntax: uid.UID,
+    marks: Sequence[Mark],
+    of: Subject,
+    number: int,
+) -> UInt8[np.ndarray, "h w"]:
+    """1 where a segment is on an image, on the image's grid where both grids are known."""
+    is_map = str(dataset.get("SegmentationType", "")) == "LABELMAP"
+    mask: np.ndarray | None = None
+    for mark in marks:
+        frame = _plane(data, dataset, syntax, mark.place, number if is_map else None)
+        own = geometry.plane(dataset, mark.place)
+        if own is not None and of.plane is not None:
+            frame = geometry.resampled(frame, own, of.plane)
+        mask = frame if mask is None else mask | frame
+    if mask is not None:
+        return mask
+    shape = of.plane.shape if of.plane else (int(dataset.Rows), int(dataset.Columns))
+    return np.zeros(shape, np.uint8)
+
+
+def _plane(data: bytes, dataset: Dataset, syntax: uid.UID, place: int, label: int | None) -> UInt8[np.ndarray, "h w"]:
+    """A frame as 0 and 1: where it is the label, or has at least half of the greatest fraction."""
+    if int(dataset.get("BitsAllocated") or 0) == 1:
+        return one_bit.plane(dataset, syntax, place)
+    stored = dicom_frame.stored(data, place)
+    if label is not None:
+        return np.asarray(stored == label, np.uint8)
+    most = int(dataset.get("MaximumFractionalValue") or 1)
+    return np.asarray(stored * 2.0 >= most, np.uint8)

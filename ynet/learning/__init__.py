@@ -1,0 +1,1 @@
+"""The network, its losses, training, differential privacy and scores."""

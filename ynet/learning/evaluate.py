@@ -1,0 +1,141 @@
+"""Encoding cases, and scoring a network on them: retrieval, segmentation, classification, and the floors."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ynet.data.batch import CaseSource
+from ynet.learning import metrics
+from ynet.learning.hashing import hamming, pack
+from ynet.learning.model import YNet
+from ynet.plan import Plan
+from ynet.scores import Scores
+
+K = 10
+BATCH = 64
+
+
+class Encoded(NamedTuple):
+    """What a network makes of some cases; one row or number for each."""
+
+    codes: npt.NDArray[np.uint8]  # (cases, bits / 8), packed
+    label: npt.NDArray[np.int64]  # (cases,)
+    both: npt.NDArray[np.float64]  # pixels in the predicted and in the true mask
+    predicted: npt.NDArray[np.float64]  # pixels in the predicted mask
+    true: npt.NDArray[np.float64]  # pixels in the true mask; NaN where it is not known
+
+
+class RadiusPoint(NamedTuple):
+    """What a search by radius finds."""
+
+    radius: int  # Hamming, in bits
+    precision: float | None  # over the queries that find anything; None where none does
+    recall: float | None  # None where no query has both relevant and other cases to find
+
+
+def encode(net: YNet, cases: CaseSource, device: torch.device) -> Encoded:
+    """Codes and mask overlaps of all cases, in their order."""
+    codes, pixels = [], []
+    for positions in torch.split(torch.arange(len(cases)), BATCH):
+        batch = cases.batch(positions)
+        output = net.read(batch.image.to(device))
+        predicted, true = (output.mask_logits > 0).cpu(), batch.mask > 0
+        counts = [mask.sum((1, 2, 3)) for mask in (predicted & true, predicted, true)]
+        counts[2] = counts[2].double().where(batch.drawn, torch.nan)
+        pixels.append(torch.stack([count.double() for count in counts]).numpy())
+        codes.append(pack(output.code.float()))
+    both, predicted_pixels, true_pixels = np.concatenate(pixels, 1)
+    label = cases.label.numpy()
+    return Encoded(np.concatenate(codes), label, both, predicted_pixels, true_pixels)
+
+
+def join(parts: Sequence[Encoded]) -> Encoded:
+    """Several sites' cases as one, in the order of the parts."""
+    return Encoded(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def evaluate(net: YNet, gallery: CaseSource, queries: CaseSource, plan: Plan, device: torch.device) -> Scores:
+    """`score` of what the network makes of the cases. Neither may be empty."""
+    return score(encode(net, gallery, device), encode(net, queries, device), plan)
+
+
+def score(held: Encoded, asked: Encoded, plan: Plan) -> Scores:
+    """Each query's class sought among the gallery's codes; masks and classes of the queries. Neither may be empty."""
+    distances, classes = hamming(asked.codes, held.codes), plan.classes
+    found = _summary(metrics.ranking(distances, asked.label[:, None] == held.label[None, :], K), asked.label)
+    floor = floors(held.label, asked.label)
+    overlap = metrics.overlap(asked.both, asked.predicted, asked.true)
+    is_ranked = _ranked(held.label, asked.label)
+    is_named = (_named(distances, held.label, len(classes)) == asked.label).astype(np.float64)
+    return Scores(
+        **found,
+        macro_map10_random=floor["random"]["macro_map10"],
+        macro_map10_majority=floor["majority"]["macro_map10"],
+        map10_random=floor["random"]["map10"],
+        map10_majority=floor["majority"]["map10"],
+        dice=overlap.dice,
+        iou=overlap.iou,
+        empty_kept=overlap.empty_kept,
+        balanced_accuracy=metrics.macro(np.where(is_ranked, is_named, np.nan), asked.label),
+        distinct_codes=len(np.unique(held.codes, axis=0)),
+        queries=len(asked.label),
+        gallery=len(held.label),
+        ranked=int(is_ranked.sum()),
+        masks=int((asked.true > 0).sum()),
+        empty_masks=int((asked.true == 0).sum()),
+        queries_per_class=_per_class(asked.label, classes),
+        gallery_per_class=_per_class(held.label, classes),
+    )
+
+
+def _ranked(held: npt.NDArray[np.int64], asked: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Which queries have both cases of their class and others in the gallery: a ranking of the rest says nothing."""
+    return np.isin(asked, held) & (len(np.unique(held)) > 1)
+
+
+def _per_class(label: npt.NDArray[np.int64], classes: Sequence[str]) -> dict[str, int]:
+    return dict(zip(classes, np.bincount(label, minlength=len(classes)).tolist(), strict=True))
+
+
+def floors(held: npt.NDArray[np.int64], asked: npt.NDArray[np.int64]) -> dict[str, dict[str, float | None]]:
+    """The retrieval metrics of knowing nothing, from the labels alone: a random ranking, the majority class first."""
+    relevant = asked[:, None] == held[None, :]
+    constant = np.broadcast_to((held != np.bincount(held).argmax()).astype(np.int64), relevant.shape)
+    return {
+        "random": _summary(metrics.ranking(np.zeros(relevant.shape, np.int64), relevant, K), asked),
+        "majority": _summary(metrics.ranking(constant, relevant, K), asked),
+    }
+
+
+def _summary(ranked: metrics.Ranking, label: npt.NDArray[np.int64]) -> dict[str, float | None]:
+    return {
+        "map10": metrics.mean(ranked.ap),
+        "macro_map10": metrics.macro(ranked.ap, label),
+        "macro_map10_over_k": metrics.macro(ranked.ap_over_k, label),
+        "map10_over_k": metrics.mean(ranked.ap_over_k),
+        "macro_hr10": metrics.macro(ranked.hit_ratio, label),
+        "macro_rr10": metrics.macro(ranked.reciprocal_rank, label),
+    }
+
+
+def _named(distances: npt.NDArray[np.int64], label: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.int64]:
+    """For each query the class of which most are expected among the first K results."""
+    shares = [
+        metrics.ranking(distances, np.broadcast_to(label == one, distances.shape), K).hit_ratio
+        for one in range(classes)
+    ]
+    named: npt.NDArray[np.int64] = np.nan_to_num(np.stack(shares)).argmax(0)
+    return named
+
+
+def by_radius(held: Encoded, asked: Encoded, bits: int) -> list[RadiusPoint]:
+    """Precision and recall of what lies within each Hamming radius from 0 to `bits`, means over classes."""
+    relevant = asked.label[:, None] == held.label[None, :]
+    precision, recall = metrics.within_radius(hamming(asked.codes, held.codes), relevant, bits)
+    return [
+        RadiusPoint(radius, *(metrics.macro(values[:, radius], asked.label) for values in (precision, recall)))
+        for radius in range(bits + 1)
+    ]

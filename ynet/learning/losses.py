@@ -1,0 +1,152 @@
+"""What the recipes minimise; each a loss of every sample, so that a batch's loss is their mean."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from ynet.data.batch import Batch
+from ynet.learning.hashing import codebook
+from ynet.learning.model import Output
+from ynet.plan import Plan
+
+ORTHO_SCALE, ORTHO_MARGIN = 8.0, 0.2
+CIRCLE_SCALE, CIRCLE_MARGIN = 32.0, 0.25
+PAPER_SHARE = 0.5
+SIGN_PULL = 0.1  # without it nothing holds the code's length, and its gradient falls with it
+CSQ_QUANTISATION = 1e-4
+DPSH_QUANTISATION = 0.1
+
+
+class Parts(NamedTuple):
+    """A loss and what it is the sum of; each of shape (batch,)."""
+
+    total: Float[Tensor, " batch"]
+    classification: Float[Tensor, " batch"]
+    segmentation: Float[Tensor, " batch"]
+
+
+Loss = Callable[[Output, Batch], Parts]
+CodeLoss = Callable[[Output, Batch], Float[Tensor, " batch"]]
+
+
+def loss_of(plan: Plan, device: torch.device) -> Loss:
+    """The loss of the plan's recipe."""
+    code_loss, weights = CODE_LOSSES[plan.recipe](plan, device), _class_weights(plan, device)
+    is_paper, share = plan.recipe == "paper", plan.training.segmentation_weight
+
+    def loss(output: Output, batch: Batch) -> Parts:
+        classification = weights[batch.label] * code_loss(output, batch)
+        segmentation = bce(output.mask_logits, batch.mask) * batch.drawn
+        if is_paper:
+            return Parts(PAPER_SHARE * classification + (1 - PAPER_SHARE) * segmentation, classification, segmentation)
+        segmentation = segmentation + (1 - soft_dice(output.mask_logits, batch.mask)) * batch.drawn
+        return Parts(classification + share * segmentation, classification, segmentation)
+
+    return loss
+
+
+def _ortho_hash(plan: Plan, device: torch.device) -> CodeLoss:
+    targets = codebook(len(plan.classes), plan.network.code_bits, plan.network.codebook_seed).to(device)
+    return lambda output, batch: ortho_hash(output.code, batch.label, targets) + SIGN_PULL * from_signs(output.code)
+
+
+def _csq(plan: Plan, device: torch.device) -> CodeLoss:
+    targets = codebook(len(plan.classes), plan.network.code_bits, plan.network.codebook_seed).to(device)
+    return lambda output, batch: central_similarity(output.code, batch.label, targets)
+
+
+def _circle(plan: Plan, device: torch.device) -> CodeLoss:  # noqa: ARG001
+    return lambda output, batch: circle(output.code, batch.label)
+
+
+def _dpsh(plan: Plan, device: torch.device) -> CodeLoss:  # noqa: ARG001
+    return lambda output, batch: pairwise_likelihood(output.code, batch.label)
+
+
+def _plain(plan: Plan, device: torch.device) -> CodeLoss:  # noqa: ARG001
+    def loss(output: Output, batch: Batch) -> Float[Tensor, " batch"]:
+        if output.class_logits is None:
+            raise ValueError("the network of another recipe has no class logits")
+        return F.cross_entropy(output.class_logits, batch.label, reduction="none")
+
+    return loss
+
+
+CODE_LOSSES: dict[str, Callable[[Plan, torch.device], CodeLoss]] = {
+    "default": _ortho_hash,
+    "paper": _circle,
+    "circle": _circle,
+    "csq": _csq,
+    "dpsh": _dpsh,
+    "plain": _plain,
+}
+"""By recipe. All but `default` are there to be compared with; in the paper's, two cases without a lesion are a pair
+that belongs together, and the hash layer is trained."""
+
+
+def ortho_hash(
+    code: Float[Tensor, "batch bits"], label: Int64[Tensor, " batch"], targets: Float[Tensor, "classes bits"]
+) -> Float[Tensor, " batch"]:
+    """Cross-entropy over s (cos(code, target) - m [own class]) (Hoe et al., NeurIPS 2021, eq. 6)."""
+    cosine = F.normalize(code) @ F.normalize(targets).T
+    own = label[:, None] == torch.arange(len(targets), device=label.device)
+    return F.cross_entropy(ORTHO_SCALE * (cosine - ORTHO_MARGIN * own), label, reduction="none")
+
+
+def circle(code: Float[Tensor, "batch bits"], label: Int64[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """Circle loss of each sample against the others of its batch (Sun et al., CVPR 2020, eq. 6)."""
+    similarity = F.normalize(code) @ F.normalize(code).T
+    is_same = label[:, None] == label[None, :]
+    is_self = torch.eye(len(label), dtype=torch.bool, device=label.device)
+    a_p = F.relu(1 + CIRCLE_MARGIN - similarity).detach()
+    a_n = F.relu(similarity + CIRCLE_MARGIN).detach()
+    positive = -CIRCLE_SCALE * a_p * (similarity - (1 - CIRCLE_MARGIN))
+    negative = CIRCLE_SCALE * a_n * (similarity - CIRCLE_MARGIN)
+    low = torch.finfo(similarity.dtype).min
+    sum_p = positive.masked_fill(~is_same | is_self, low).logsumexp(1)
+    sum_n = negative.masked_fill(is_same, low).logsumexp(1)
+    return F.softplus(sum_p + sum_n)
+
+
+def from_signs(code: Float[Tensor, "batch bits"]) -> Float[Tensor, " batch"]:
+    """How far the values of a code are from -1 and +1, the mean square."""
+    return (code.abs() - 1).square().mean(1)
+
+
+def central_similarity(
+    code: Float[Tensor, "batch bits"], label: Int64[Tensor, " batch"], targets: Float[Tensor, "classes bits"]
+) -> Float[Tensor, " batch"]:
+    """CSQ: cross-entropy of each bit with the class's centre, and a pull towards -1 and +1 (Yuan et al., CVPR 2020)."""
+    bits = (targets[label] + 1) / 2
+    central = F.binary_cross_entropy_with_logits(2 * code, bits, reduction="none").mean(1)  # sigmoid(2x) = (tanh+1)/2
+    quantisation = torch.log(torch.cosh(code.tanh().abs() - 1)).sum(1)
+    return central + CSQ_QUANTISATION * quantisation
+
+
+def pairwise_likelihood(code: Float[Tensor, "batch bits"], label: Int64[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """DPSH: likelihood of which pairs of a batch belong together, and a pull towards the signs (Li et al., 2016)."""
+    theta = code @ code.T / 2
+    is_same = (label[:, None] == label[None, :]).to(theta.dtype)
+    others = 1 - torch.eye(len(label), device=label.device, dtype=theta.dtype)
+    likelihood = ((F.softplus(theta) - is_same * theta) * others).sum(1) / others.sum(1).clamp(min=1)
+    return likelihood + DPSH_QUANTISATION * from_signs(code)
+
+
+def bce(logits: Float[Tensor, "batch 1 h w"], mask: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, " batch"]:
+    """Binary cross-entropy per image, the mean over its pixels."""
+    return F.binary_cross_entropy_with_logits(logits, mask, reduction="none").mean((1, 2, 3))
+
+
+def soft_dice(logits: Float[Tensor, "batch 1 h w"], mask: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, " batch"]:
+    """Soft Dice coefficient per image, in [0, 1]. An image whose mask and prediction are both empty scores 1."""
+    probability = logits.sigmoid()
+    both = (probability * mask).sum((1, 2, 3))
+    return (2 * both + 1) / (probability.sum((1, 2, 3)) + mask.sum((1, 2, 3)) + 1)
+
+
+def _class_weights(plan: Plan, device: torch.device) -> Float[Tensor, " classes"]:
+    return torch.tensor(plan.training.class_weights or [1.0] * len(plan.classes), device=device)

@@ -1,0 +1,221 @@
+"""One site's training in one round: the loop that everything else is for."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import Tensor, nn
+
+from ynet.data.augment import augment
+from ynet.data.batch import Batch, CaseSource
+from ynet.errors import UserError
+from ynet.learning.detail import Seen
+from ynet.learning.losses import loss_of
+from ynet.learning.model import Output, YNet
+from ynet.plan import NO_AUGMENTATION, Augmentation, Plan
+
+GRADIENT_NORM = 5.0
+WARM_UP = 0.1  # share of the rounds in which the learning rate rises, under the cosine schedule
+
+
+class Progress(NamedTuple):
+    """Where a local training is."""
+
+    epoch: int  # from 1
+    epochs: int
+    done: int  # batches of all epochs
+    total: int
+    loss: float  # of the newest batch
+
+
+class Moments(NamedTuple):
+    """What AdamW has learnt of the gradients, to go on with in the next round; each flat, as the weights are."""
+
+    steps: int
+    first: Float32[np.ndarray, " parameters"]
+    second: Float32[np.ndarray, " parameters"]
+
+
+class TrainResult(NamedTuple):
+    """What a local training came to: means over its images, and the optimizer's moments."""
+
+    loss: float
+    classification: float
+    segmentation: float
+    images: int
+    seconds: float
+    moments: Moments
+
+
+class DivergedError(UserError):
+    """The loss or its gradient is no longer a finite number."""
+
+
+def train(
+    net: YNet,
+    cases: CaseSource,
+    plan: Plan,
+    round_number: int,
+    *,
+    device: torch.device,
+    generator: torch.Generator,
+    on_progress: Callable[[Progress], None] | None = None,
+    proximal_mu: float = 0.0,
+    moments: Moments | None = None,
+    pieces: int = 1,
+) -> TrainResult:
+    """Train `net` on `cases` for the local epochs of one round (from 1). Order and augmentation come from `generator`.
+
+    `proximal_mu` pulls towards the weights that came (FedProx, Li et al. 2020, eq. 2). `moments` are those of the
+    round before: without them AdamW's first steps are as long as the learning rate in every weight. With `pieces` a
+    batch is computed in so many, one after the other, and their gradients are added up: the same training in less
+    memory, for losses that do not compare the samples of a batch. Raises DivergedError, and UserError where there are
+    no cases.
+    """
+    if not len(cases):
+        raise UserError("there is nothing to train on", "the site has no training cases", "name some in the manifest")
+    training, begun = plan.training, time.perf_counter()
+    loss_function = loss_of(plan, device)
+    start = [parameter.detach().clone() for parameter in net.parameters()] if proximal_mu else []
+    seen = Seen()
+    optimizer = optimizer_of([one for one in net.parameters() if one.requires_grad], plan, round_number, moments)
+    per_epoch = math.ceil(len(cases) / training.batch_size)
+    total_batches = per_epoch * training.local_epochs
+    sums, images = torch.zeros(3, device=device), 0
+    augmentation = begin(net, plan, round_number)
+    with dropout_from(generator, device):
+        for done, batch in enumerate(_batches(cases, plan, augmentation, device, generator), start=1):
+            optimizer.zero_grad()
+            value = torch.zeros((), device=device)
+            for piece in _cut(batch, pieces):
+                with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                    output = net(piece.image)
+                parts = loss_function(single_precision(output), piece)
+                share = len(piece.label) / len(batch.label)
+                loss = share * (parts.total.mean() + proximal_mu / 2 * _distance(net, start))
+                loss.backward()  # type: ignore[no-untyped-call]
+                value += loss.detach()
+                seen.add(output.feature)
+                sums += torch.stack([part.detach().sum() for part in parts])
+            norm = nn.utils.clip_grad_norm_(net.parameters(), GRADIENT_NORM)
+            newest = _finite(value, norm)
+            optimizer.step()
+            images += len(batch.label)
+            if on_progress:
+                epoch = (done - 1) // per_epoch + 1
+                on_progress(Progress(epoch, training.local_epochs, done, total_batches, newest))
+    seen.measure(net.detail)
+    total, classification, segmentation = (sums / max(images, 1)).tolist()
+    seconds = time.perf_counter() - begun
+    return TrainResult(total, classification, segmentation, images, seconds, moments_of(optimizer))
+
+
+def optimizer_of(
+    parameters: Sequence[nn.Parameter], plan: Plan, round_number: int, moments: Moments | None
+) -> torch.optim.AdamW:
+    """The optimizer of a round, which goes on from the moments of the round before."""
+    rate = learning_rate(plan, round_number)
+    optimizer = torch.optim.AdamW(parameters, rate, weight_decay=plan.training.weight_decay, fused=True)
+    if moments:
+        _go_on(optimizer, moments)
+    return optimizer
+
+
+def begin(net: YNet, plan: Plan, round_number: int) -> Augmentation:
+    """Set the network to training as the round (from 1) has it; what the round does with images."""
+    settles = is_settling(plan, round_number)
+    net.dropout = 0.0 if settles else plan.network.dropout
+    net.train()
+    return replace(NO_AUGMENTATION, flip=plan.augmentation.flip) if settles else plan.augmentation
+
+
+def is_settling(plan: Plan, round_number: int) -> bool:
+    """Whether a round (from 1) is one of the last, in which images are taken as they are."""
+    return round_number > plan.training.rounds * (1 - plan.training.settle)
+
+
+def learning_rate(plan: Plan, round_number: int) -> float:
+    """The rate of a round (from 1): constant, or a rise over the first tenth of the rounds and half a cosine down."""
+    training = plan.training
+    if training.schedule == "constant":
+        return training.learning_rate
+    warm_up = max(1, round(WARM_UP * training.rounds))
+    if round_number <= warm_up:
+        return training.learning_rate * round_number / warm_up
+    share = (round_number - warm_up) / (training.rounds - warm_up + 1)
+    return training.learning_rate * (1 + math.cos(math.pi * share)) / 2
+
+
+def _batches(
+    cases: CaseSource, plan: Plan, augmentation: Augmentation, device: torch.device, generator: torch.Generator
+) -> Iterator[Batch]:
+    """The batches of all local epochs, augmented, each epoch in an order of its own."""
+    for _ in range(plan.training.local_epochs):
+        order = torch.randperm(len(cases), generator=generator)
+        for positions in torch.split(order, plan.training.batch_size):
+            batch = cases.batch(positions)
+            image, mask = augment(batch.image, batch.mask, augmentation, generator)
+            yield Batch(image.to(device), mask.to(device), batch.label.to(device), batch.drawn.to(device))
+
+
+def _cut(batch: Batch, pieces: int) -> Iterator[Batch]:
+    """A batch in pieces that are as equal as can be; in one, as it is."""
+    size = math.ceil(len(batch.label) / pieces)
+    for parts in zip(*(torch.split(part, size) for part in batch), strict=True):
+        yield Batch(*parts)
+
+
+@contextmanager
+def dropout_from(generator: torch.Generator, device: torch.device) -> Iterator[None]:
+    """Dropout draws from torch's global generators: here from the generator's seed, and then as if it had not drawn."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(generator.initial_seed())
+        if device.type == "cuda":
+            torch.cuda.manual_seed(generator.initial_seed())
+        yield
+
+
+def moments_of(optimizer: torch.optim.AdamW) -> Moments:
+    """What to give the next round's optimizer; it must have made a step."""
+    states = [optimizer.state[parameter] for group in optimizer.param_groups for parameter in group["params"]]
+    first, second = (torch.cat([state[name].flatten() for state in states]) for name in ("exp_avg", "exp_avg_sq"))
+    return Moments(int(states[0]["step"]), first.cpu().numpy(), second.cpu().numpy())
+
+
+def _go_on(optimizer: torch.optim.AdamW, moments: Moments) -> None:
+    start = 0
+    for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+        part = slice(start, start := start + parameter.numel())
+        first, second = (torch.tensor(flat[part]).view(parameter.shape).to(parameter) for flat in moments[1:])
+        step = torch.tensor(float(moments.steps), device=parameter.device)
+        optimizer.state[parameter] = {"step": step, "exp_avg": first, "exp_avg_sq": second}
+
+
+def single_precision(output: Output) -> Output:
+    """What autocast left in half precision, for the loss."""
+    mask, code, feature, logits = output
+    return Output(mask.float(), code.float(), feature, None if logits is None else logits.float())
+
+
+def _distance(net: YNet, start: list[Tensor]) -> Tensor | float:
+    """The squared distance of the parameters from where they began."""
+    if not start:
+        return 0.0
+    squares = [((parameter - origin) ** 2).sum() for parameter, origin in zip(net.parameters(), start, strict=True)]
+    return torch.stack(squares).sum()
+
+
+def _finite(loss: Tensor, gradient_norm: Tensor) -> float:
+    """The loss as a number. Asked before the step, so that a network which diverges keeps its last finite weights."""
+    value, norm = torch.stack([loss.detach(), gradient_norm]).tolist()
+    for what, number in (("loss", value), ("gradient", norm)):
+        if not math.isfinite(number):
+            why = f"its {what} is not a finite number"
+            raise DivergedError("the training diverged", why, "lower training.learning_rate")
+    return float(value)

@@ -1,0 +1,293 @@
+"""The plan: what all sites agree on before training, frozen and named by its SHA-256."""
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic.dataclasses import dataclass
+
+from ynet.config import STRICT, parse, read_yaml
+from ynet.errors import UserError
+from ynet.network_size import MOST_BATCH_VALUES, MOST_VALUES, batch_values, network_values
+from ynet.strategy_options import ROBUST, Strategy, fault
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Positive = Annotated[int, Field(gt=0, le=1_000_000)]
+Depth = Annotated[int, Field(gt=0, le=64)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Image:
+    """What an image is turned into before the network sees it."""
+
+    channels: Literal[1, 3]
+    size: Annotated[int, Field(ge=32, le=1024, multiple_of=32)]  # pixels, both sides
+    trim: bool = True  # cut away an empty margin first
+
+
+@dataclass(frozen=True, config=STRICT)
+class Network:
+    """The size of the Y-Net."""
+
+    width: Annotated[int, Field(ge=4, le=256, multiple_of=4)] = 16  # channels of the stem
+    depth: tuple[Depth, Depth, Depth, Depth] = (2, 2, 2, 2)  # blocks of the encoder's four stages
+    block: Literal["basic", "bottleneck"] = "basic"
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5  # of the features that the code is read from, in training
+    code_bits: Literal[32, 64, 128, 256] = 64
+    codebook_seed: Annotated[int, Field(ge=0, lt=2**31)] = 1  # the same target codes at every site
+
+
+@dataclass(frozen=True, config=STRICT)
+class Augmentation:
+    """Random changes of each training image, drawn anew every epoch."""
+
+    flip: bool = True  # left-right; off where the side is part of the class
+    rotate_deg: Annotated[float, Field(ge=0, le=180)] = 15.0  # at most, either way
+    scale: Annotated[float, Field(ge=0, le=0.5)] = 0.1  # at most, either way, as a share
+    shift: Annotated[float, Field(ge=0, le=0.5)] = 0.05  # at most, either way, as a share of the side
+    contrast: Annotated[float, Field(ge=0, le=0.9)] = 0.2
+    brightness: Annotated[float, Field(ge=0, le=2)] = 0.2  # in standard deviations of the image
+    noise: Annotated[float, Field(ge=0, le=1)] = 0.05  # standard deviation, likewise
+    transplant: Share = 0.0  # share of the lesions that are laid into an image without one
+
+
+LEAST_SECURE, MOST_SECURE = 3, 64
+"""Sites in a secure sum: of two, each has the other's values as what is left without its own."""
+
+NO_AUGMENTATION = Augmentation(False, 0, 0, 0, 0, 0, 0, 0)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Init:
+    """Weights to begin with. A plan's file names theirs by its path, and the plan carries what they are."""
+
+    file: Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^/\\\x00-\x1f]+$")]  # without its folder
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # of the file
+
+
+@dataclass(frozen=True, config=STRICT)
+class Training:
+    """How the rounds go."""
+
+    rounds: Annotated[int, Field(gt=0, le=10_000)]
+    learning_rate: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
+    local_epochs: Annotated[int, Field(gt=0, le=100)] = 1
+    batch_size: Annotated[int, Field(gt=0, le=4096)] = 32
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.05
+    schedule: Literal["constant", "cosine"] = "cosine"  # of the learning rate, over the rounds
+    settle: Share = 0.0  # share of the rounds, at the end, without augmentation but mirroring, and without dropout
+    strategy: Strategy = "fedavg"
+    strategy_options: dict[str, float] = field(default_factory=dict)  # e.g. proximal_mu, eta, tau
+    norm_gate: Annotated[float, Field(ge=0, le=1000)] = 10.0  # how far from the weights sent, in medians; 0: any
+    segmentation_weight: Annotated[float, Field(ge=0, le=100)] = 4.0
+    class_weights: tuple[Annotated[float, Field(gt=0, le=1000)], ...] = ()  # empty: all 1
+    moving_average: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the weights over the rounds: the share that stays
+    update_encoding: Literal["float32", "float16", "int8"] = "float32"  # of what a site sends after a round
+    evaluate_every: Positive = 5  # rounds between two local evaluations; the last round always has one
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
+
+
+@dataclass(frozen=True, config=STRICT)
+class Cohort:
+    """Who must take part for a round to count."""
+
+    minimum: Annotated[int, Field(ge=1, le=10_000)]  # sites needed before the run starts
+    quorum: Annotated[int, Field(ge=1, le=10_000)]  # updates needed for a round to close
+    round_deadline_s: Annotated[float, Field(gt=0, le=7 * 86_400)] = 1800.0
+    late: Literal["drop", "use"] = "drop"  # an update that comes after its round's deadline: use it in the next round
+    least: Annotated[int, Field(ge=1, le=10_000)] | None = None  # as low may the coordinator put a run's quorum
+
+    @property
+    def floor(self) -> int:
+        """The fewest updates that may ever make a round: what a site says yes to."""
+        return self.quorum if self.least is None else self.least
+
+
+def _yaml_off(value: object) -> object:
+    return "off" if value is False else value  # an unquoted `off` is a boolean in YAML 1.1
+
+
+@dataclass(frozen=True, config=STRICT)
+class Privacy:
+    """Differential privacy of the weights. No default of its mode: it is decided, never forgotten.
+
+    Each site's patients have (epsilon, delta) over the whole run. There is nothing to set the noise, or a seed of it.
+    """
+
+    mode: Annotated[Literal["off", "patient"], BeforeValidator(_yaml_off)]
+    epsilon: Annotated[float, Field(gt=0, le=100)] | None = None
+    delta: Annotated[float, Field(gt=0, lt=0.5)] | None = None  # at a site never above 1 / patients
+    max_grad_norm: Annotated[float, Field(gt=0, le=1000)] = 1.0  # of one patient's gradient
+    views: Annotated[int, Field(gt=0, le=64)] = 1  # of a patient in a step: images, each augmented anew
+    trained: Literal["all", "heads", "biases"] = "all"  # which weights; the others stay as they begin
+    scores: Literal["once", "none"] = "once"  # of a site's evaluations: one set of weights for a round, or none leave
+
+    @property
+    def bound(self) -> tuple[float, float]:
+        """Epsilon and delta. Raises ValueError when there is none."""
+        if self.epsilon is None or self.delta is None:
+            raise ValueError("the plan is not private")
+        return self.epsilon, self.delta
+
+
+BATCH_COUPLED = {
+    "paper": "its circle loss compares the samples of a batch",
+    "circle": "it compares the samples of a batch",
+    "dpsh": "it compares the samples of a batch",
+}
+"""Recipes in which one patient's removal changes the gradients of others: clipping each would bound nothing."""
+
+
+LATER = (
+    ("training", "update_encoding", "float32"),
+    ("training", "norm_gate", 10.0),
+    ("cohort", "late", "drop"),
+    ("cohort", "least", None),
+    ("privacy", "scores", "once"),
+)
+"""Keys that plans did not have at first, and the value that a plan without them has. A plan that does without keeps the
+id that its sites have accepted and spent privacy under, and an older site can read it."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class Plan:
+    """What all sites agree on before training. Every default is filled in before it is named."""
+
+    name: Name
+    classes: Annotated[tuple[Name, ...], Field(min_length=2, max_length=256)]
+    image: Image
+    training: Training
+    cohort: Cohort
+    privacy: Privacy
+    network: Network = field(default_factory=Network)
+    recipe: Literal["default", "paper", "circle", "csq", "dpsh", "plain"] = "default"
+    init: Init | None = None
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    aggregation: Literal["plain", "secure"] = "plain"  # secure: the server learns the sites' sum, and no site's weights
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Plan":
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("a class stands twice in 'classes'")
+        if len(self.classes) >= self.network.code_bits:
+            raise ValueError("as many classes as code bits or more: raise 'network.code_bits'")
+        if self.training.class_weights and len(self.training.class_weights) != len(self.classes):
+            raise ValueError("'training.class_weights' needs one weight for each class")
+        if self.cohort.quorum > self.cohort.minimum:
+            raise ValueError("'cohort.quorum' is above 'cohort.minimum'")
+        if self.cohort.floor > self.cohort.quorum:
+            raise ValueError("'cohort.least' is above 'cohort.quorum'")
+        if 0 < self.training.norm_gate < 2:
+            raise ValueError("'training.norm_gate' would refuse honest sites: 0 (off), or 2 and more")
+        if not all(math.isfinite(value) for value in self.training.strategy_options.values()):
+            raise ValueError("'training.strategy_options' has a value that is not finite")
+        if wrong := fault(self.training.strategy, self.training.strategy_options, self.cohort.floor):
+            raise ValueError(wrong)
+        if self.cohort.late == "use" and self.training.strategy in ROBUST:
+            raise ValueError(
+                f"strategy {self.training.strategy!r} counts all updates of a round alike, and one that is late must"
+                " count for less: 'cohort.late: drop', or another strategy"
+            )
+        self._can_be_built()
+        self._can_be_secure()
+        self._can_be_private()
+        return self
+
+    def _can_be_built(self) -> None:
+        if (values := network_values(self)) > MOST_VALUES:
+            raise ValueError(f"the network would have {values:,} weights, {MOST_VALUES:,} is the most: a smaller one")
+        if (values := batch_values(self)) > MOST_BATCH_VALUES:
+            raise ValueError(
+                f"a batch would have {values:,} values, at most {MOST_BATCH_VALUES:,} may be: lower"
+                " 'training.batch_size' or 'image.size'"
+            )
+
+    def _can_be_secure(self) -> None:
+        if self.aggregation == "plain":
+            return
+        if not LEAST_SECURE <= self.cohort.quorum <= MOST_SECURE:
+            raise ValueError(f"'aggregation: secure' needs a 'cohort.quorum' of {LEAST_SECURE} to {MOST_SECURE} sites")
+        if self.cohort.floor < LEAST_SECURE:
+            raise ValueError(f"'aggregation: secure' needs a 'cohort.least' of {LEAST_SECURE} sites or more")
+        if self.training.update_encoding != "float32":
+            raise ValueError(
+                "'training.update_encoding' is for 'aggregation: plain': what is masked cannot be made smaller"
+            )
+        if self.cohort.late == "use":
+            raise ValueError(
+                "'cohort.late: use' is for 'aggregation: plain': a masked update is a part of its own round's sum only"
+            )
+        if self.training.strategy in ROBUST:
+            raise ValueError(
+                f"strategy {self.training.strategy!r} compares the sites' updates, and with 'aggregation: secure' the"
+                " server sees none of them: choose one of the two"
+            )
+
+    def _can_be_private(self) -> None:
+        if self.privacy.mode == "off":
+            if self.privacy != Privacy("off"):
+                raise ValueError("'privacy' says more than 'mode: off': take it out, or say 'mode: patient'")
+            return
+        if self.privacy.epsilon is None or self.privacy.delta is None:
+            raise ValueError("'privacy' needs 'epsilon' and 'delta' in mode 'patient'")
+        if self.recipe in BATCH_COUPLED:
+            raise ValueError(f"recipe {self.recipe!r} cannot be private: {BATCH_COUPLED[self.recipe]}")
+        if self.training.strategy == "fedprox":
+            raise ValueError("strategy 'fedprox' cannot be private: its pull is no part of a patient's gradient")
+        if self.augmentation.transplant:
+            raise ValueError("'augmentation.transplant' cannot be private: it mixes the images of a batch")
+
+    def canonical(self) -> str:
+        """The plan as JSON with sorted keys and every default filled in, but those of LATER.
+
+        What its id is the digest of.
+        """
+        values = asdict(self)
+        for part, key, absent in LATER:
+            if values[part][key] == absent:
+                del values[part][key]
+        return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+    @property
+    def id(self) -> str:
+        """SHA-256 of the canonical form, 64 hexadecimal digits."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+
+def read(path: Path) -> Plan:
+    """The plan in a YAML file. Raises UserError."""
+    values = read_yaml(path, "plan")
+    if isinstance(values.get("init"), str):
+        values = {**values, "init": _named(path.parent / values["init"])}
+    return parse(Plan, values, f"plan {path}")
+
+
+def init_file(plan_path: Path) -> Path | None:
+    """Where the weights lie that the plan in a YAML file begins with, if it names any. Raises UserError."""
+    named = read_yaml(plan_path, "plan").get("init")
+    return plan_path.parent / named if isinstance(named, str) else None
+
+
+def _named(weights: Path) -> dict[str, str]:
+    try:
+        with weights.open("rb") as file:
+            return {"file": weights.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    except OSError as error:
+        do = "give a safetensors file by its path from the plan's folder"
+        raise UserError(f"the plan's init {weights} cannot be read", error.strerror or "no file", do) from None
+
+
+def from_canonical(text: str) -> Plan:
+    """The plan that `canonical` wrote, as it came over the wire. Raises UserError."""
+    try:
+        values: Any = json.loads(text)
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        raise UserError("the plan cannot be read", "it is not a JSON object", "ask the coordinator for the plan")
+    return parse(Plan, values, "plan")

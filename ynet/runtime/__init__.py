@@ -1,0 +1,1 @@
+"""What both processes run on: home folder, terminal, control socket, private files, backup, metrics."""

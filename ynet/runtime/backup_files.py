@@ -1,0 +1,83 @@
+"""What is kept of a home folder in a backup, and how its databases are copied while they are written."""
+
+import contextlib
+import os
+import sqlite3
+from pathlib import Path, PurePath
+
+from ynet.errors import UserError
+from ynet.runtime import private_files
+from ynet.runtime.home import RESTORING
+
+ASIDE = "backup.partial"
+"""A folder in a home: copies of what must be consistent in itself, while a backup is made."""
+BUSY_S = 5.0
+_OTHERS = {"spool", "reserve", ASIDE, RESTORING}
+_OF_A_PROCESS = ("*.partial", "*.lock", "lock", "control.sock", "control.json", "ledger.open")
+_TRANSIENT = (*_OF_A_PROCESS, "*-wal", "*-shm", "*-journal", "*.log", "*.log.*")
+
+
+def databases(home: Path) -> list[Path]:
+    """The SQLite files of a home folder, by their paths in it."""
+    return [name for name in files(home) if name.suffix == ".sqlite"]
+
+
+def lay_databases(home: Path, aside: Path) -> None:
+    """Copy every database that another process may have open, but for those that lie there. Raises UserError."""
+    for name in databases(home):
+        if not (aside / name).exists():
+            private_files.make_folder((aside / name).parent)
+            copy_database(home / name, aside / name)
+
+
+def copy_database(source: Path, target: Path) -> None:
+    """Copy a database as it is at one moment. Raises UserError where another process keeps it for itself."""
+    try:
+        target.touch(mode=0o600)
+        with (
+            contextlib.closing(sqlite3.connect(source, timeout=BUSY_S)) as opened,
+            contextlib.closing(sqlite3.connect(target)) as copied,
+        ):
+            opened.backup(copied)
+    except sqlite3.Error as error:
+        do = "is its process in the midst of starting or ending? try again"
+        raise UserError(f"the database {source} cannot be copied", str(error), do) from None
+
+
+def check_databases(home: Path) -> None:
+    """Let SQLite look at every page of every database. Raises UserError."""
+    for name in databases(home):
+        try:
+            with contextlib.closing(sqlite3.connect(home / name)) as opened:
+                (said,) = opened.execute("PRAGMA integrity_check(1)").fetchone()
+        except sqlite3.DatabaseError as error:
+            said = str(error)
+        if said != "ok":
+            raise UserError("the backup was not restored", f"{name} is broken: {said}", "take an older backup")
+
+
+def files(home: Path) -> list[Path]:
+    """What is kept of a home folder, by the paths in it: not what belongs to a running process, and no log of faults.
+
+    In the order in which it is copied.
+    """
+    found = []
+    for folder, inner, names in os.walk(home):
+        inner[:] = sorted(name for name in inner if name not in _OTHERS)
+        found += [Path(folder, name).relative_to(home) for name in names]
+    kept = [path for path in found if is_kept(path)]
+    return sorted((path for path in kept if (home / path).is_file() and not (home / path).is_symlink()), key=turn)
+
+
+def is_kept(path: PurePath) -> bool:
+    """Whether a path in a home folder is of what is kept."""
+    return not any(path.match(one) for one in _TRANSIENT) and not set(path.parts) & _OTHERS
+
+
+def turn(path: Path) -> tuple[int, str]:
+    """What names something else goes first; logs, which only grow, go last."""
+    if path.suffix == ".sqlite":
+        return 0, str(path)
+    if path.suffix == ".head" or path.name.endswith(".signed.jsonl"):
+        return 1, str(path)
+    return (3 if path.suffix == ".jsonl" else 2), str(path)

@@ -1,0 +1,161 @@
+"""The cases of a gallery in the order of their codes: distinct codes, and for each the cases that have it."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int64, Shaped, UInt8, UInt32
+
+from ynet.search import scan
+
+Ids = UInt32[np.ndarray, " n"]
+Details = Shaped[np.ndarray, " n"]  # UInt32 or UInt64, a detail code each
+
+
+class Base(NamedTuple):
+    """The cases of a gallery in the order of their codes: by the first word, then the second, and so on.
+
+    The arrays may be views of read-only bytes, aligned to their numbers' size.
+    """
+
+    codes: scan.Words  # distinct
+    starts: UInt32[np.ndarray, " distinct+1"] | None  # where each code's cases start; None: one case per code
+    ids: UInt32[np.ndarray, " cases"]  # each case's own
+    details: Details | None
+    groups: UInt32[np.ndarray, " cases"]  # the patient
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes in memory."""
+        return sum(part.nbytes for part in self if part is not None)
+
+
+def sort(codes: UInt8[np.ndarray, "n bytes"], ids: Ids, details: Details | None, groups: Ids) -> Base:
+    """Cases in any order, case i with row i of each, as the base of a gallery."""
+    return sort_words(scan.words(codes), ids, details, groups)
+
+
+def sort_words(words: scan.Words, ids: Ids, details: Details | None, groups: Ids) -> Base:
+    """The same of codes that are rows of words."""
+    order = in_order(words)
+    details = None if details is None else details[order]
+    return of_sorted(np.ascontiguousarray(words[:, order]), ids[order], details, groups[order])
+
+
+def in_order(words: scan.Words) -> Int64[np.ndarray, " n"]:
+    """What brings codes that are rows of words into the order of a base."""
+    order: Int64[np.ndarray, " n"] = np.argsort(words[0]) if len(words) == 1 else np.lexsort(words[::-1])
+    return order
+
+
+def of_sorted(words: scan.Words, ids: Ids, details: Details | None, groups: Ids) -> Base:
+    """Cases whose codes are in order as the base of a gallery."""
+    is_first = np.ones(len(ids), bool)
+    is_first[1:] = (words[:, 1:] != words[:, :-1]).any(axis=0)
+    if is_first.all():
+        return Base(words, None, ids, details, groups)
+    starts = np.append(np.flatnonzero(is_first), len(ids)).astype(np.uint32)
+    return Base(np.ascontiguousarray(words[:, is_first]), starts, ids, details, groups)
+
+
+def merge(base: Base, live: Bool[np.ndarray, " cases"], more: Base) -> Base:
+    """The live cases of one base and all cases of another, without sorting those of the first again."""
+    base = _only(base, live)
+    sizes, at = _sizes(base), places_of(base.codes, more.codes)
+    is_known = is_at(base.codes, more.codes, at)
+    is_new = ~is_known
+    starts = np.append(0, np.cumsum(sizes))[at + is_known]  # behind the cases that have the code already
+    sizes[at[is_known]] += _sizes(more)[is_known]
+    sizes = np.insert(sizes, at[is_new], _sizes(more)[is_new])
+    codes = np.insert(base.codes, at[is_new], more.codes[:, is_new], axis=1)
+    places = np.repeat(starts, _sizes(more))
+    ids, groups = (np.insert(one, places, other) for one, other in ((base.ids, more.ids), (base.groups, more.groups)))
+    details = None
+    if base.details is not None and more.details is not None:
+        details = np.insert(base.details, places, more.details)
+    return Base(np.ascontiguousarray(codes), _starts(sizes), ids, details, groups)
+
+
+def _only(base: Base, live: Bool[np.ndarray, " cases"]) -> Base:
+    """The live cases of a base."""
+    if live.all():
+        return base
+    sizes = live_sizes(base, live)
+    details = None if base.details is None else base.details[live]
+    codes = np.ascontiguousarray(base.codes[:, sizes > 0])
+    return Base(codes, _starts(sizes[sizes > 0]), base.ids[live], details, base.groups[live])
+
+
+def _sizes(base: Base) -> Int64[np.ndarray, " distinct"]:
+    """How many cases have each code."""
+    return np.ones(base.codes.shape[1], np.int64) if base.starts is None else np.diff(base.starts.astype(np.int64))
+
+
+def live_sizes(base: Base, live: Bool[np.ndarray, " cases"]) -> Int64[np.ndarray, " distinct"]:
+    """How many live cases have each code."""
+    if base.starts is None or not len(live):
+        return live.astype(np.int64)
+    return np.add.reduceat(live, base.starts[:-1].astype(np.int64), dtype=np.int64)
+
+
+def _starts(sizes: Int64[np.ndarray, " distinct"]) -> UInt32[np.ndarray, " distinct+1"] | None:
+    return None if (sizes == 1).all() else np.append(0, np.cumsum(sizes)).astype(np.uint32)
+
+
+def places_of(codes: scan.Words, wanted: scan.Words) -> Int64[np.ndarray, " m"]:
+    """For each wanted code, how many of the ascending `codes` are below it."""
+    if len(codes) == 1:
+        return np.asarray(np.searchsorted(codes[0], wanted[0]))
+    low = np.zeros(wanted.shape[1], np.int64)
+    high = np.full(wanted.shape[1], codes.shape[1])
+    while (low < high).any():
+        middle = (low + high) // 2
+        is_below = np.zeros(len(low), bool)
+        for row, word in zip(codes[::-1], wanted[::-1], strict=True):  # the first word decides last
+            there = row[np.minimum(middle, codes.shape[1] - 1)]
+            is_below = (there < word) | ((there == word) & is_below)
+        is_open = low < high
+        low = np.where(is_open & is_below, middle + 1, low)
+        high = np.where(is_open & ~is_below, middle, high)
+    return low
+
+
+def is_at(codes: scan.Words, wanted: scan.Words, places: Int64[np.ndarray, " m"]) -> Bool[np.ndarray, " m"]:
+    """Whether each wanted code is the one at its place."""
+    if not codes.shape[1]:
+        return np.zeros(len(places), bool)
+    is_same = (codes[:, np.minimum(places, codes.shape[1] - 1)] == wanted).all(axis=0)
+    return np.asarray(is_same & (places < codes.shape[1]))
+
+
+def distinct(base: Base, live: Bool[np.ndarray, " cases"], more: Base) -> int:
+    """How many different codes the live cases of one base and all cases of another have."""
+    sizes, places = live_sizes(base, live), places_of(base.codes, more.codes)
+    is_known = is_at(base.codes, more.codes, places)
+    is_known[is_known] = sizes[places[is_known]] > 0
+    return int(np.count_nonzero(sizes) + np.count_nonzero(~is_known))
+
+
+def check(base: Base, bits: int) -> None:
+    """Refuse arrays that are no codes of so many bits or do not fit together. Raises ValueError.
+
+    What this lets pass, the compiled scan reads without leaving its memory.
+    """
+    codes, starts, ids, details, groups = base
+    of_each = [ids, groups] if details is None else [ids, groups, details]
+    fits = (
+        codes.ndim == 2
+        and 8 * len(codes) * codes.itemsize == bits
+        and codes.dtype == (np.uint32 if bits == 32 else np.uint64)
+        and ids.dtype == groups.dtype == np.uint32
+        and (details is None or details.dtype in (np.uint32, np.uint64))
+        and all(one.shape == (len(ids),) for one in of_each)
+        and all(one.flags.aligned and one.flags.c_contiguous for one in base if one is not None)
+    )
+    if starts is None:
+        fits = fits and codes.shape[1] == len(ids)
+    else:
+        fits = fits and starts.dtype == np.uint32 and starts.shape == (codes.shape[1] + 1,)
+        fits = fits and starts[0] == 0 and starts[-1] == len(ids) and bool((starts[1:] > starts[:-1]).all())
+    if not fits or bits not in (32, 64, 128, 256):
+        shapes = [None if part is None else (part.dtype.str, part.shape) for part in base]
+        raise ValueError(f"no gallery of {bits} bits: {shapes}")

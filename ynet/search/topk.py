@@ -1,0 +1,101 @@
+"""The first cases of those that a scan found, by the law of ranking: what rank.c does, where it could be compiled.
+
+It makes the case tokens itself, which needs a processor with AES; without one, numpy ranks (ynet/search/snapshot.py).
+"""
+
+import ctypes
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Shaped, UInt32
+
+from ynet.search import scan
+from ynet.search.ranking import TOKEN_BYTES
+
+IS_COMPILED = scan.COMPILED is not None and bool(scan.COMPILED.ynet_rank_can())
+DETAILS = 65
+"""Distances that detail codes can have: a rank is a case's distance times this, and that of its detail code."""
+_FIRST = np.dtype([("token", "u1", TOKEN_BYTES), ("key", "<u8"), ("rank", "<u4"), ("id", "<u4")])
+
+
+class First(NamedTuple):
+    """A case, in the order of the law."""
+
+    rank: int
+    key: int
+    token: bytes
+    id: int
+
+
+class Asked(NamedTuple):
+    """What a batch asks for."""
+
+    codes: Sequence[bytes]
+    details: Sequence[int | None]
+    k: int
+
+
+class _Ranking(ctypes.Structure):
+    """`ranking` of rank.c."""
+
+    _fields_ = [
+        ("query_count", ctypes.c_int64),
+        ("capacity", ctypes.c_int64),
+        ("ends", ctypes.c_void_p),
+        ("positions", ctypes.c_void_p),
+        ("distances", ctypes.c_void_p),
+        ("starts", ctypes.c_void_p),
+        ("live", ctypes.c_void_p),
+        ("allowed", ctypes.c_void_p),
+        ("ids", ctypes.c_void_p),
+        ("details", ctypes.c_void_p),
+        ("detail_bytes", ctypes.c_int32),
+        ("asked", ctypes.c_void_p),
+        ("is_asked", ctypes.c_void_p),
+        ("digests", ctypes.c_void_p),
+        ("key", ctypes.c_char_p),
+        ("counts", ctypes.c_void_p),
+        ("first", ctypes.c_void_p),
+    ]
+
+
+def first(
+    near: scan.Near,
+    cases: scan.Cases,
+    ids: UInt32[np.ndarray, " cases"],
+    details: Shaped[np.ndarray, " cases"] | None,
+    asked: Asked,
+    key: bytes,
+) -> list[list[First]]:
+    """Of each query the k first of the cases at the codes that a scan found, or all. `key`: of the tokens, AES-128."""
+    assert scan.COMPILED is not None  # noqa: S101
+    count = len(asked.codes)
+    capacity = max(1, min(asked.k, int(near.cases.sum(axis=1).max())))
+    digests = b"".join(hashlib.sha256(code).digest()[:TOKEN_BYTES] for code in asked.codes)
+    words = np.array([detail or 0 for detail in asked.details], np.uint64)
+    is_asked = np.array([detail is not None for detail in asked.details], np.uint8)
+    ends = np.ascontiguousarray(near.ends, np.int64)
+    counts, found = np.empty(count, np.int64), np.empty((count, capacity), _FIRST)
+    names = np.frombuffer(digests, np.uint64)
+    arrays = (near.positions, near.distances, *cases, ids, details)
+    scan.COMPILED.ynet_rank(
+        ctypes.byref(
+            _Ranking(
+                count, capacity, scan.address(ends),
+                *(None if part is None else scan.address(part) for part in arrays),
+                0 if details is None else details.itemsize,
+                *(scan.address(part) for part in (words, is_asked, names)), key,
+                *(scan.address(part) for part in (counts, found)),
+            )
+        )
+    )  # fmt: skip
+    return [_read(row[:end]) for row, end in zip(found, counts.tolist(), strict=True)]
+
+
+def _read(row: Shaped[np.ndarray, " found"]) -> list[First]:
+    tokens = row["token"].tobytes()
+    names = [tokens[at : at + TOKEN_BYTES] for at in range(0, len(tokens), TOKEN_BYTES)]
+    ranks, keys, ids = (row[column].tolist() for column in ("rank", "key", "id"))
+    return list(map(First, ranks, keys, names, ids))

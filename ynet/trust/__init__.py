@@ -1,0 +1,1 @@
+"""Certificates, invitations and keys, and append-only logs that others sign."""

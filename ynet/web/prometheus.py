@@ -1,0 +1,100 @@
+"""Metrics for Prometheus: a registry of one process, served as plain HTTP at /metrics. There is no login."""
+
+import errno
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+from pydantic import AfterValidator, Field
+from pydantic.dataclasses import dataclass
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ynet.config import STRICT
+from ynet.errors import UserError
+from ynet.runtime import address
+from ynet.web.https_door import HttpsDoor
+
+PATH = "/metrics"
+
+
+@dataclass(frozen=True, config=STRICT)
+class MetricsSettings:
+    """Where a process shows its metrics. Whoever reaches the port reads them: they name sites, and nobody else."""
+
+    host: Annotated[str, AfterValidator(address.host_or_all)] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535)] = 0  # 0: nowhere
+
+
+class LookedUp(Collector):
+    """Metrics that are looked up, in the process's event loop, each time that they are asked for."""
+
+    def __init__(self, look: Callable[[], Iterator[Metric]]) -> None:
+        self._look = look
+
+    def describe(self) -> list[Metric]:
+        """Nothing: the registry need not look to know that no name is taken twice."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics as they are now."""
+        return self._look()
+
+
+def disk(program: str, home: Path) -> Iterator[Metric]:
+    """The size of the disk with the home folder, and what is free of it; `program` begins their names."""
+    found = shutil.disk_usage(home)
+    yield GaugeMetricFamily(f"{program}_disk_size_bytes", "The disk with the home folder.", found.total)
+    yield GaugeMetricFamily(f"{program}_disk_free_bytes", "Free on that disk.", found.free)
+
+
+async def nothing() -> None:
+    """Of metrics that are known at any time."""
+
+
+def new_registry() -> CollectorRegistry:
+    """A registry that has the process's own metrics (memory, CPU seconds, open files) and no others."""
+    registry = CollectorRegistry(auto_describe=True)
+    ProcessCollector(registry=registry)
+    return registry
+
+
+def application(registry: CollectorRegistry, before: Callable[[], Awaitable[None]] = nothing) -> Starlette:
+    """GET /metrics. `before` is awaited first: what takes long to find out must not keep the event loop."""
+
+    async def show(request: Request) -> Response:
+        await before()
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(registry), headers={"content-type": content_type})
+
+    return Starlette(routes=[Route(PATH, show)])
+
+
+@asynccontextmanager
+async def serving(
+    settings: MetricsSettings, registry: CollectorRegistry, before: Callable[[], Awaitable[None]] = nothing
+) -> AsyncIterator[None]:
+    """Show them meanwhile, unless that is off. Raises UserError when the port cannot be listened on."""
+    if not settings.port:
+        yield
+        return
+    server = HttpsDoor(application(registry, before), None, settings.host, settings.port)
+    try:
+        await server.begin()
+    except OSError as error:
+        taken = error.errno == errno.EADDRINUSE
+        why = "another process listens there" if taken else (error.strerror or "the address cannot be listened on")
+        do = "set another metrics.port (0: off) in the config, or mend metrics.host"
+        raise UserError(f"the metrics cannot be shown on port {settings.port}", why, do) from None
+    try:
+        yield
+    finally:
+        await server.end()
