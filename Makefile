@@ -10,7 +10,7 @@ export FLWR_TELEMETRY_ENABLED = 0
 export FLWR_DISABLE_UPDATE_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup programs demo test test-real lint docs bench chaos fuzz results attacks lock proto clean
+.PHONY: help setup programs demo test test-real lint build docs bench chaos fuzz results attacks lock proto clean
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,7 +28,7 @@ $(READY): requirements.lock pyproject.toml
 setup: $(READY) ## install everything into .venv
 
 demo: $(READY) ## three synthetic hospitals train, index and ask; DATA=DIR: real ones
-	@$(BIN)/python lab/ynet_lab/demo.py $(if $(DATA),--data $(DATA))
+	@$(BIN)/ynet-lab demo $(if $(DATA),--data $(DATA))
 
 # The tests' networks are tiny: on two threads they wait for each other, above all on a machine that is shared.
 test test-real fuzz: export OMP_NUM_THREADS = 1
@@ -40,7 +40,7 @@ programs: ## what tests need besides .venv, from Debian's packages, as root; els
 # Most of a story is waiting for other processes, so two at once are done sooner on two cores.
 JOBS ?= 2
 test: programs $(READY) lint ## lint and run the tests, JOBS=2 at once; SKIPS=0: what is skipped has failed
-	@test -e ynet/_scan.so || $(BIN)/python hatch_build.py
+	@test -e ynet/search/_scan.so || $(BIN)/python hatch_build.py
 	$(BIN)/python -m pytest -m "not real_data" --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(NO_SKIPS)
 
 test-real: $(READY) ## the tests that need the real images beside the repository
@@ -51,6 +51,9 @@ lint: $(READY) ## ruff, mypy, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+build: $(READY) ## source archive and wheel, in dist/
+	$(BIN)/python -m hatchling build -d dist
 
 docs: $(READY) ## the documentation as a site, in site/; no network needed
 	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --quiet --strict

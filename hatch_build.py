@@ -12,7 +12,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCE = Path(__file__).with_name("ynet") / "scan.c"
+SOURCE = Path(__file__).with_name("ynet") / "search/scan.c"
 LIBRARY = SOURCE.with_name("_scan.so")
 TIMEOUT_S = 120.0
 
@@ -41,7 +41,7 @@ class ScanHook(BuildHookInterface):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
         """Put the compiled scan into the wheel, which then is for this platform, whatever the Python."""
         if compile_scan():
-            build_data["artifacts"].append(f"/ynet/{LIBRARY.name}")
+            build_data["artifacts"].append(f"/ynet/search/{LIBRARY.name}")
             build_data["pure_python"] = False
             build_data["tag"] = "py3-none-" + sysconfig.get_platform().replace("-", "_").replace(".", "_")
 

@@ -22,11 +22,12 @@ from pydantic import TypeAdapter
 from ynet.plan import Plan
 from ynet_client.commands.cli import app as client_app
 from ynet_client.settings import ClientSettings
+from ynet_lab.cli import app as lab_app
 from ynet_server.commands.cli import app as server_app
 from ynet_server.settings import ServerSettings
 
 ROOT = Path(__file__).parent.parent
-SOURCES = ("ynet", "server/ynet_server", "client/ynet_client")
+SOURCES = ("ynet", "server/ynet_server", "client/ynet_client", "lab/ynet_lab")
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
 OUTSIDE = {"README.md#interfaces": "reference/settings.md", "README.md#the-plan": "reference/plan.md"}
 """Where on the site that is which pages link to in the README."""
@@ -46,6 +47,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "reference/interfaces.md": f"# Exit codes, folders, JSON\n\n{without_settings(parts['Interfaces'])}",
         "reference/server-commands.md": "\n".join(commands("ynet-server", server_app)),
         "reference/client-commands.md": "\n".join(commands("ynet-client", client_app)),
+        "reference/lab-commands.md": "\n".join(commands("ynet-lab", lab_app)),
         "reference/errors.md": "\n".join(errors()),
         "decisions/index.md": "\n".join(decisions()),
     }

@@ -1,4 +1,4 @@
-"""What a gallery must hold and answer after some changes: plain Python, written from the law in ynet/search/ranking.py."""
+"""What a gallery must hold and answer after some changes: plain Python, by the law in ynet/search/ranking.py."""
 
 import datetime as dt
 import hashlib

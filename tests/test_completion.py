@@ -22,12 +22,15 @@ from needs import needed
 
 from ynet_client.commands import examples as client_examples
 from ynet_client.commands.cli import app as client_app
+from ynet_lab import examples as lab_examples
+from ynet_lab.cli import app as lab_app
 from ynet_server.commands import examples as server_examples
 from ynet_server.commands.cli import app as server_app
 
 PROGRAMS = {
     "ynet-server": (server_app, server_examples.EXAMPLES),
     "ynet-client": (client_app, client_examples.EXAMPLES),
+    "ynet-lab": (lab_app, lab_examples.EXAMPLES),
 }
 WITHIN_S = 60.0
 PLAN = "a1" * 32
@@ -83,7 +86,7 @@ def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
     programs = data / "bin"
     programs.mkdir()
     for program in PROGRAMS:
-        module = program.replace("-", "_")
+        module = program.replace("-", "_") + ("" if program == "ynet-lab" else ".commands")
         (programs / program).write_text(f"#!{sys.executable}\nfrom {module}.cli import main\nmain()\n")
         (programs / program).chmod(0o755)
     return {

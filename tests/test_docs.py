@@ -34,6 +34,7 @@ from ynet_client.connection.transfers import AGAIN_PART_BYTES
 from ynet_client.control_routes import ASK_WITHIN_S
 from ynet_client.gallery.gallery import Stats
 from ynet_client.settings import ClientSettings
+from ynet_lab.cli import app as lab_app
 from ynet_server import process
 from ynet_server.authority import enrolment, renewal
 from ynet_server.commands import run_tables
@@ -45,8 +46,9 @@ from ynet_server.registry import Model, Run
 from ynet_server.settings import ServerSettings
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-COMMAND = re.compile(r"(ynet-(?:server|client)) ([a-z][^\n`|]*)")
+PROGRAMS = {"ynet-server": server_app, "ynet-client": client_app, "ynet-lab": lab_app}
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+COMMAND = re.compile(r"(ynet-(?:server|client|lab)) ([a-z][^\n`|]*)")
 
 
 def commands() -> Iterator[tuple[str, str]]:
@@ -57,7 +59,7 @@ def commands() -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize(("program", "rest"), sorted(set(commands())))
 def test_every_command_in_the_documentation_exists_with_its_flags(program: str, rest: str) -> None:
-    command: Any = typer.main.get_command(server_app if program == "ynet-server" else client_app)
+    command: Any = typer.main.get_command(PROGRAMS[program])
     words = rest.split()
     while isinstance(command, click.Group) and words:
         assert words[0] in command.commands, f"{program} has no command {words[0]!r}"
@@ -80,7 +82,10 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_file_of_the_repository_that_is_named_exists(page: Path) -> None:
-    for name in re.findall(r"`((?:tests|ynet|ynet_server|ynet_client|configs)/[\w/.-]+)`", page.read_text("utf-8")):
+    for name in re.findall(
+        r"`((?:tests|ynet|ynet_server|ynet_client|ynet_lab|client|server|lab|configs)/[\w/.-]+)`",
+        page.read_text("utf-8"),
+    ):
         places = (ROOT, ROOT / "server", ROOT / "client")
         assert any((place / name).exists() for place in places), name
 
@@ -192,7 +197,7 @@ def commands_with(flag: str) -> Iterator[str]:
         if any(flag in parameter.opts for parameter in command.params):
             yield name
 
-    for program, app in (("ynet-server", server_app), ("ynet-client", client_app)):
+    for program, app in PROGRAMS.items():
         yield from below(typer.main.get_command(app), program)
 
 
@@ -201,7 +206,7 @@ def test_every_kind_of_event_is_described() -> None:
 
 
 def test_every_error_in_the_table_is_one_that_the_code_raises() -> None:
-    folders = ("ynet", "server/ynet_server", "client/ynet_client")
+    folders = ("ynet", "server/ynet_server", "client/ynet_client", "lab/ynet_lab")
     code = " ".join(path.read_text("utf-8") for folder in folders for path in sorted((ROOT / folder).rglob("*.py")))
     for cell, *_ in table("docs/OPERATING.md", "| it says |"):
         for part in re.split(r"\([34]\)|;|:|\b[A-Z]+\b|'s$", cell.replace("plan FILE: ", "")):

@@ -1,5 +1,7 @@
 """The science and the formats of federated Y-Net training and retrieval; knows no transport."""
 
+__all__ = ["__version__"]
+
 __version__: str
 
 

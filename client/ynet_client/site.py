@@ -41,9 +41,7 @@ class Site:
         Raises UserError when it is not clear which site is meant, or the folder is another site's.
         """
         self.home = homes.home_of(home, name)
-        from ynet_client.membership import (
-            membership,  # cryptography: not for those who import the package for its commands
-        )
+        from ynet_client.membership import membership
 
         member = membership.load(self.home)
         if member and name not in (None, member.site):

@@ -120,7 +120,7 @@ def attack(
 def _folder(model: Path) -> RunFolder:
     for name in (MODEL, PLAN, CARD):
         if not (model / name).is_file():
-            do = "name the folder of a finished model, as `ynet-server simulate` or a run leaves it"
+            do = "name the folder of a finished model, as `ynet-lab simulate` or a run leaves it"
             raise UserError(f"{model} holds no model", f"there is no {name} in it", do)
     return RunFolder(model)
 

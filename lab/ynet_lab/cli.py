@@ -1,5 +1,6 @@
 """The commands of an experimenter: all sites on one machine, and attacks on what was trained there."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -8,10 +9,17 @@ import typer
 
 from ynet.errors import UserError
 from ynet.runtime import terminal
+from ynet.runtime.cli_examples import show as show_examples
+from ynet_lab.examples import EXAMPLES
 from ynet_lab.tables import attack_table, model_table
 from ynet_server.commands.options import Json
 
-app = typer.Typer()
+app = typer.Typer(name="ynet-lab", help="A consortium's experiments on one machine.", no_args_is_help=True)
+
+
+def main() -> None:
+    """Entry point."""
+    terminal.run(app)
 
 
 @app.command()
@@ -100,3 +108,31 @@ def attack(
     )
     print(f"report: {report / 'report.html'}", flush=True, file=sys.stderr)
     terminal.show(made, as_json=as_json, human=lambda: attack_table(made["attacks"]))
+
+
+@app.command()
+def demo(
+    data: Annotated[
+        Path | None, typer.Option("--data", help="A folder of hospitals, each with a manifest.csv. Default: made.")
+    ] = None,
+    plan: Annotated[Path | None, typer.Option("--plan", help="A plan; its classes are replaced by the data's.")] = None,
+    out: Annotated[Path, typer.Option("--out", help="The folder for all that it makes; emptied first.")] = Path(
+        "demo-out"
+    ),
+    report: Annotated[Path | None, typer.Option("--report", help="Write the figures there, JSON.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run a consortium on this machine: hospitals join over TLS, train, index, and one asks the others."""
+    try:
+        from ynet_lab import demo as demonstration  # torch: only here
+    except ImportError as error:
+        raise UserError("the demonstration is not installed", str(error), "pip install 'ynet[simulation]'") from None
+
+    figures = demonstration.run(data, plan, out)
+    if report:
+        report.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
+    if as_json:
+        print(json.dumps(figures))
+
+
+show_examples(app, EXAMPLES)

@@ -1,7 +1,5 @@
-"""The main job on one machine: hospitals join over TLS, train, index, and one asks the others. For `make demo`."""
+"""The main job on one machine: hospitals join over TLS, train, index, and one asks the others: `ynet-lab demo`."""
 
-import argparse
-import json
 import shutil
 import subprocess
 import sys
@@ -12,35 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from trial import Trial, command, environment
 
 from ynet import plan as plans
 from ynet.data.manifest import Case, Manifest, find_sites, read
 from ynet.data.synthetic import make_federation
 from ynet.errors import UserError
-from ynet.runtime import private_files
+from ynet_lab.trial import Trial, command, environment
 
-ROOT = Path(__file__).parent.parent
+PLANS = Path(__file__).with_name("plans")
+"""In an installed wheel; in a checkout they lie in configs/plans."""
 SYNTHETIC = {"A": 180, "B": 120, "C": 60}
 K = 10
-
-
-def main() -> None:
-    """Run the demonstration; exit code 2 for a user's error."""
-    private_files.as_default()
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--data", type=Path, help="a folder of hospitals, each with a manifest.csv")
-    arguments.add_argument("--plan", type=Path, help="a plan; its classes are replaced by the data's")
-    arguments.add_argument("--out", type=Path, default=Path("demo-out"))
-    arguments.add_argument("--report", type=Path, help="write the figures there, JSON")
-    options = arguments.parse_args()
-    try:
-        figures = run(options.data, options.plan, options.out)
-        if options.report:
-            options.report.write_text(json.dumps(figures, indent=2) + "\n")
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
 
 
 def run(data: Path | None, plan: Path | None, out: Path) -> dict[str, Any]:
@@ -53,13 +33,13 @@ def run(data: Path | None, plan: Path | None, out: Path) -> dict[str, Any]:
         with step(f"making {sum(SYNTHETIC.values())} images of {len(SYNTHETIC)} synthetic hospitals"):
             data = out / "data"
             make_federation(data, SYNTHETIC, seed=1)
-        plan = plan or ROOT / "configs/plans/demo.yaml"
+        plan = plan or shipped_plan("demo")
     manifests = {site: read(path) for site, path in find_sites(data).items()}
     if len(manifests) < 2:
         raise UserError(
             f"{data} holds no federation", "two or more folders with a manifest.csv are needed", "name another"
         )
-    plan = write_plan(plan or ROOT / "configs/plans/default.yaml", manifests, out / "plan.yaml")
+    plan = write_plan(plan or shipped_plan("default"), manifests, out / "plan.yaml")
 
     # What is measured must be answered: a split of few patients, and a thousand queries of one user.
     disclosure = {"minimum_group": 0, "queries_per_day_and_site": 1_000_000, "queries_per_day_and_user": 1_000_000}
@@ -92,6 +72,12 @@ def run(data: Path | None, plan: Path | None, out: Path) -> dict[str, Any]:
         "\nynet-client join --site=SITE --data manifest.csv --invitation -   (docs/OPERATING.md)"
     )
     return {**figures, "all_s": round(time.monotonic() - begun, 1)}
+
+
+def shipped_plan(name: str) -> Path:
+    """A plan that comes with ynet, by its name."""
+    folder = PLANS if PLANS.exists() else Path(__file__).parents[2] / "configs/plans"
+    return folder / f"{name}.yaml"
 
 
 def write_plan(template: Path, manifests: Mapping[str, Manifest], path: Path) -> Path:
@@ -188,7 +174,3 @@ def step(title: str) -> Iterator[None]:
     begun = time.monotonic()
     yield
     print(f"  {time.monotonic() - begun:.1f} s", flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -50,3 +50,12 @@ def _figure(figure: Mapping[str, Any] | None) -> str:
     if figure is None:
         return "none"
     return f"{figure['mean']:.3f}" + (f" ± {figure['std']:.3f}" if _several(figure) else "")
+
+
+def _number(figure: Mapping[str, Any]) -> str:
+    """A count, over the seeds."""
+    return f"{figure['mean']:g}"
+
+
+def _several(figure: Mapping[str, Any]) -> bool:
+    return sum(value is not None for value in figure["values"]) > 1

@@ -55,7 +55,7 @@ class Trial:
         self.invitations: dict[str, str] = {}  # by site, as they were made
         self.folder, self.sites, self._threads, self._federation = folder, dict(sites), threads, federation
         self._is_acquainted = is_acquainted
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._processes: dict[str, subprocess.Popen[str]] = {}
         self._logs: dict[str, Path] = {}
         self._begun: dict[str, int] = {}  # where the newest process's lines begin
 

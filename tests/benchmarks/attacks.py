@@ -14,15 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ynet_lab.attack_run import ATTACKS, Effort, attack
-from ynet_lab.pooled import Pooled
-from ynet_lab.simulate import Task, open_sites, train_reference
-
 from ynet import plan as plans
 from ynet import weights
 from ynet.learning.evaluate import evaluate
 from ynet.learning.model import build, load_arrays
 from ynet.plan import Plan, Privacy
+from ynet_lab.attack_run import ATTACKS, Effort, attack
+from ynet_lab.pooled import Pooled
+from ynet_lab.simulate import Task, open_sites, train_reference
 from ynet_server.rounds.run_folder import MODEL, RunFolder
 
 DEFAULT = Path(__file__).parents[2] / "configs/plans/default.yaml"

@@ -2,7 +2,7 @@
 
 python tests/benchmarks/detail_recall.py --data DIR --model FOLDER [--validation] [--draws 20] [--out FILE.json]
 
-The folder is that of a finished model, as `ynet-server simulate` leaves it. Queries are all sites' test cases (with
+The folder is that of a finished model, as `ynet-lab simulate` leaves it. Queries are all sites' test cases (with
 `--validation` the training patients held back), the gallery all sites' training cases. True neighbours are by the
 cosine of the features that the code is read from, each channel less the gallery's mean and over its deviation; the
 same for all rows. Of each ranking are measured, as means over the queries and over `--draws` orders of what is tied:
@@ -27,7 +27,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from ynet_lab.attacks.code_inversion import Revealed, reveal
 
 from ynet import plan as plans
 from ynet import weights
@@ -39,6 +38,7 @@ from ynet.learning.hashing import codebook, hamming, pack
 from ynet.learning.model import build, load_arrays
 from ynet.plan import Plan
 from ynet_client.training.site_data import LocalSite
+from ynet_lab.attacks.code_inversion import Revealed, reveal
 from ynet_server.rounds.run_folder import MODEL, PLAN
 
 Floats = npt.NDArray[np.float64]

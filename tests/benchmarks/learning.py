@@ -70,7 +70,7 @@ def simulate(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     kept = arguments.work / name / "report.json"
     if arguments.no_training:
         return dict(json.loads(kept.read_text("utf-8"))) if kept.exists() else {}
-    command = [sys.executable, "-m", "ynet_server", "simulate", "--plan", PLANS / f"{name}.yaml"]
+    command = [sys.executable, "-m", "ynet_lab", "simulate", "--plan", PLANS / f"{name}.yaml"]
     command += ["--data", arguments.data, "--report", arguments.work / name, "--seeds", arguments.seeds]
     command += [] if name == "default" else ["--models", "pooled"]
     command += ["--validation"] if arguments.validation else []

@@ -3,7 +3,7 @@
 python tests/benchmarks/patient_bootstrap.py --data DIR --model FOLDER --against FOLDER [FOLDER ...] [--validation]
     [--draws 2000]
 
-The folders are those of finished models, as `ynet-server simulate` leaves them. The queries' patients are drawn again
+The folders are those of finished models, as `ynet-lab simulate` leaves them. The queries' patients are drawn again
 and again with replacement (the gallery stays): 95 % of the draws lie in the interval shown. Seeds are no part of it.
 """
 

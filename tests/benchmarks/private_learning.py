@@ -164,7 +164,7 @@ def run(values: dict[str, Any], data: Path, folder: Path, seeds: int, models: st
     folder.parent.mkdir(parents=True, exist_ok=True)
     plan = folder.with_suffix(".yaml")
     plan.write_text(yaml.safe_dump(values, sort_keys=False), "utf-8")
-    command = [sys.executable, "-m", "ynet_server", "simulate", "--plan", plan, "--data", data]
+    command = [sys.executable, "-m", "ynet_lab", "simulate", "--plan", plan, "--data", data]
     command += ["--report", folder, "--seeds", seeds, "--models", models]
     print(folder.name, file=sys.stderr, flush=True)
     subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)

@@ -2,9 +2,10 @@
 
 python tests/benchmarks/private_membership.py --data DIR --work DIR [--runs 200] [--out FILE.json] [--doc FILE.md]
 
-The attacker of `lab/ynet_lab/attacks/released_weights.py`, against one step that has a plan's whole epsilon: of the smallest hospital of
-DIR under the plan `private`, and of 32 synthetic patients under `private-synthetic`. In the last row the noise is an
-eighth of what epsilon 1 takes, as if a patient moved the sum by eight times the bound: the attack tells that.
+The attacker of `lab/ynet_lab/attacks/released_weights.py`, against one step that has a plan's whole epsilon: of the
+smallest hospital of DIR under the plan `private`, and of 32 synthetic patients under `private-synthetic`. In the last
+row the noise is an eighth of what epsilon 1 takes, as if a patient moved the sum by eight times the bound: the attack
+tells that.
 """
 
 import argparse
@@ -15,8 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ynet_lab.attacks.released_weights import attack_step, least_epsilon, rates
-
 from learning import PLANS, head, row, write_between
 from ynet.config import parse, read_yaml
 from ynet.data.cases import CaseCache
@@ -25,6 +24,7 @@ from ynet.data.synthetic import make_federation
 from ynet.learning import accountant
 from ynet.learning.model import build
 from ynet.plan import Plan
+from ynet_lab.attacks.released_weights import attack_step, least_epsilon, rates
 
 EPSILONS = ((1.0, 1.0), (3.0, 1.0), (8.0, 1.0), (1.0, 1 / 8))  # and the share of its noise that is drawn
 BEGIN, END = "<!-- membership told -->", "<!-- end of membership told -->"

@@ -22,12 +22,11 @@ import psutil
 sys.path.insert(0, str(Path(__file__).parents[1] / "story"))
 sys.path.insert(0, str(Path(__file__).parents[2] / "deploy"))
 
-from trial import Trial
-
 from hospitals import small_plan
 from learning import write_between
 from ynet.data.manifest import find_sites, read
 from ynet.data.synthetic import make_federation
+from ynet_lab.trial import Trial
 from ynet_server.rounds.run_folder import RunFolder
 
 SITES = {"A": 12, "B": 12, "C": 12}

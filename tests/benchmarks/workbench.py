@@ -19,13 +19,12 @@ from playwright.sync_api import BrowserContext, Page
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "deploy"), str(ROOT / "tests" / "story")]
 
-from trial import Trial  # noqa: E402
-
 from browser import PASSWORD, chromium, sign_in, window  # noqa: E402
 from hospitals import small_plan  # noqa: E402
 from ynet.data.manifest import find_sites, read  # noqa: E402
 from ynet.data.synthetic import make_federation  # noqa: E402
 from ynet.web.accounts import Accounts  # noqa: E402
+from ynet_lab.trial import Trial  # noqa: E402
 
 SITES = {"A": 150, "B": 110, "C": 80}
 DROP = """([data]) => {

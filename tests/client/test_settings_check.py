@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from trial import command
 
 from ynet.config import parse
 from ynet.data.synthetic import make_federation
@@ -14,6 +13,7 @@ from ynet.errors import UserError
 from ynet.learning import device
 from ynet_client import settings_check
 from ynet_client.settings import FILE, ClientSettings
+from ynet_lab.trial import command
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 PAGE = {"enabled": True}

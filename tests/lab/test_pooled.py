@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from ynet_lab.pooled import Pooled
 
 from ynet.data.batch import Batch
+from ynet_lab.pooled import Pooled
 
 
 class Numbered:

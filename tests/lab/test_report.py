@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 from smallest_plan import smallest_plan
+
 from ynet_lab import report, report_page
 from ynet_lab.report import Result, Site
-
 from ynet_server.commands import run_tables
 
 PLAN = smallest_plan()

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 import pytest
+
 from ynet_lab import report_page
 from ynet_lab.report_page import Example, Hit
 

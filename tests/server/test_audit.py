@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from smallest_plan import smallest_plan
-from trial import Trial
 
+from ynet_lab.trial import Trial
 from ynet_server import audit
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from trial import Trial, command
 
 from ynet.trust import identity, invitation
 from ynet_client.connection import doctor
 from ynet_client.membership import membership
+from ynet_lab.trial import Trial, command
 
 Done = subprocess.CompletedProcess[str]
 PLAN = """

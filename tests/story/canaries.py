@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from trial import Trial
 
 from ynet.trust import invitation
+from ynet_lab.trial import Trial
 
 KEYS = ("site.key", "site.next.key", "hub/identity.pem", "authority/identity.pem", "authority/next.pem")
 SECRETS = ("gallery.secret", "users.secret")

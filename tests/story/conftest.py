@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 from modes import open_to_others, umask
-from trial import Trial
 
 from canaries import strays
 from hospitals import SITES, plant_canaries
 from ynet.data.manifest import find_sites
 from ynet.data.synthetic import make_federation
+from ynet_lab.trial import Trial
 
 
 @pytest.fixture(scope="session")

@@ -8,12 +8,11 @@ import os
 import sys
 from pathlib import Path
 
-from trial import Trial
-
 from hospitals import small_plan
 from ynet import plan as plans
 from ynet.data.manifest import find_sites, read
 from ynet.data.synthetic import make_federation
+from ynet_lab.trial import Trial
 
 
 def main(folder: Path) -> None:

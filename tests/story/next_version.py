@@ -10,7 +10,7 @@ def main() -> None:
     protocol.VERSION += 1
     protocol.SPOKEN = protocol.Spoken(protocol.VERSION - 1, protocol.VERSION)
     module = sys.argv.pop(1)
-    importlib.import_module(f"{module}.cli").main()
+    importlib.import_module(f"{module}.commands.cli").main()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import threading
 from pathlib import Path
 from types import TracebackType
 
-from trial import READY_WITHIN_S
+from ynet_lab.trial import READY_WITHIN_S
 
 
 class Notified:

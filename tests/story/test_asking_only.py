@@ -5,12 +5,12 @@ import time
 from pathlib import Path
 
 import yaml
-from trial import READY_WITHIN_S, Trial, command
 
 from hospitals import small_plan
 from ynet import plan as plans
 from ynet.data.manifest import find_sites, read
 from ynet.data.synthetic import make_federation
+from ynet_lab.trial import READY_WITHIN_S, Trial, command
 
 
 def join_to_ask(trial: Trial, site: str, *flags: object) -> None:

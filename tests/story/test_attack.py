@@ -8,17 +8,17 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from trial import command
-from ynet_lab.attack_page import tables
-from ynet_lab.attack_run import ATTACKS, Effort, attack
-from ynet_lab.simulate import Task, open_sites, train_reference
-from ynet_lab.tables import attack_table
 
 from hospitals import small_plan
 from ynet import plan as plans
 from ynet import weights
 from ynet.data.synthetic import make_federation
 from ynet.errors import UserError
+from ynet_lab.attack_page import tables
+from ynet_lab.attack_run import ATTACKS, Effort, attack
+from ynet_lab.simulate import Task, open_sites, train_reference
+from ynet_lab.tables import attack_table
+from ynet_lab.trial import command
 from ynet_server.rounds.run_folder import RunFolder
 
 SITES = {"A": 24, "B": 20, "C": 20}
@@ -43,7 +43,7 @@ def test_the_command_reports_every_attack_and_adds_it_to_the_models_card(tmp_pat
     model(tmp_path)
     before = RunFolder(tmp_path / "model").card()
     where = ("--model", tmp_path / "model", "--data", tmp_path / "data", "--report", tmp_path / "report")
-    done = command("ynet_server", "attack", *where, "--shadow-rounds", 1, "--steps", 2, "--epsilon", 1, "--json")
+    done = command("ynet_lab", "attack", *where, "--shadow-rounds", 1, "--steps", 2, "--epsilon", 1, "--json")
     assert done.returncode == 0, done.stderr
     assert "shadow model 4 of 4: round 1/1" in done.stderr
     made = json.loads(done.stdout)
@@ -112,7 +112,7 @@ def test_what_cannot_be_attacked_is_refused_with_what_to_do(tmp_path: Path) -> N
         ((tmp_path / "data",), "holds no model"),
         ((folder, "--attacks", "code,guess"), "no attack 'guess'"),
     ):
-        done = command("ynet_server", "attack", *where, *arguments)
+        done = command("ynet_lab", "attack", *where, *arguments)
         assert done.returncode == 2, done.stderr
         assert what in done.stderr
         assert "Traceback" not in done.stderr

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from trial import Trial, command
 
 from hospitals import small_plan
 from ynet import plan as plans
 from ynet.data.manifest import find_sites
 from ynet.data.synthetic import make_federation
 from ynet.trust import invitation
+from ynet_lab.trial import Trial, command
 
 Done = subprocess.CompletedProcess[str]
 

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from trial import Trial
 
 from ynet.data.manifest import find_sites
 from ynet.data.synthetic import make_federation
 from ynet.trust import identity
 from ynet_client.membership import membership
 from ynet_client.membership.membership import Membership
+from ynet_lab.trial import Trial
 from ynet_server.authority import certificates
 from ynet_server.registry import Registry
 

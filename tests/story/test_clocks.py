@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 from needs import needed
-from trial import Trial
 
 from hospitals import small_plan
 from ynet.data.manifest import find_sites, read
 from ynet.data.synthetic import make_federation
+from ynet_lab.trial import Trial
 
 MINUTES = {"fast": 10, "slow": -10}
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from trial import Trial
 
 from hospitals import SITES, small_plan
 from ynet import plan as plans
 from ynet.data.manifest import find_sites
 from ynet.data.synthetic import make_federation
+from ynet_lab.trial import Trial
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from modes import open_to_others
 from PIL import Image
-from trial import Trial, environment
 
 from canaries import everything, kept, strays
 from hospitals import SITES, small_plan
@@ -25,6 +24,7 @@ from ynet.search.ranking import Hit, merge
 from ynet_client import Filters, Outcome, RefusedError, Site, UserError
 from ynet_client.gallery import stored_codes
 from ynet_client.gallery.case_tokens import Tokens
+from ynet_lab.trial import Trial, environment
 
 ROOT = Path(__file__).parents[2]
 

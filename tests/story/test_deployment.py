@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import yaml
 from needs import needed
-from trial import Trial, command
-from trial import environment as trial_environment
 
 from hospitals import small_plan
 from notified import Notified
 from ynet.data.manifest import find_sites, read
+from ynet_lab.trial import Trial, command
+from ynet_lab.trial import environment as trial_environment
 
 PASSPHRASE = "correct horse battery"
 
@@ -67,7 +67,7 @@ def run_in_its_place(service: str, paths: dict[str, Path], **environment: object
     programs = paths["/invitations"] / "programs"
     programs.mkdir(exist_ok=True)
     for program in ("ynet-server", "ynet-client"):
-        text = f"#!{sys.executable}\nfrom {program.replace('-', '_')}.cli import main\nmain()\n"
+        text = f"#!{sys.executable}\nfrom {program.replace('-', '_')}.commands.cli import main\nmain()\n"
         (programs / program).write_text(text)
         (programs / program).chmod(0o755)
     own = {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": ":".join(sys.path)}

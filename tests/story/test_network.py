@@ -14,13 +14,13 @@ import pytest
 import yaml
 from connect_proxy import Proxy, proxying
 from reverse_proxy import proxied
-from trial import Trial, environment
 
 from hospitals import small_plan
 from ynet.data.manifest import find_sites, read
 from ynet.web import certificate
 from ynet.web.accounts import Accounts
 from ynet_client.membership import membership
+from ynet_lab.trial import Trial, environment
 
 HUB, PAGE, PASSWORD = "hub.consortium.invalid", "ynet.hospital.example", "correct horse battery"
 BENCH = {"enabled": True, "host": "::1", "port": 0, "outer_name": PAGE, "trusted_proxies": ["::1"]}

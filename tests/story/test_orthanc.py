@@ -22,13 +22,13 @@ from needs import needed, needs
 from orthanc import NEEDED, Orthanc, tls_before
 from PIL import Image
 from pydicom import dcmread
-from trial import Trial
 from typer.testing import CliRunner
 
 from hospitals import small_plan
 from ynet.data.check import check
 from ynet.errors import RefusedError, UnreachableError, UserError
 from ynet_client.commands.cli import app
+from ynet_lab.trial import Trial
 
 pytestmark = needs(*NEEDED)
 IMAGES = 50

@@ -10,13 +10,13 @@ from typing import Any
 
 import grpc
 import pytest
-from trial import Trial
 
 from hospitals import small_plan
 from ynet.data.manifest import find_sites, read
 from ynet_client.connection import doctor
 from ynet_client.membership import membership
 from ynet_client.membership.membership import Membership
+from ynet_lab.trial import Trial
 
 STAYS = [Path(__file__).parent / "staying_site.py"]
 

@@ -4,12 +4,11 @@ import json
 import threading
 from pathlib import Path
 
-from trial import Trial
-
 from hospitals import small_plan
 from ynet import plan as plans
 from ynet.data.manifest import find_sites
 from ynet.data.synthetic import make_federation
+from ynet_lab.trial import Trial
 
 AWAY_S = 12.0
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import psutil
 from modes import open_to_others, umask
-from trial import command, environment
 
 from hospitals import small_plan
 from ynet import weights
 from ynet.data.manifest import find_sites, read
 from ynet.data.synthetic import make_federation
+from ynet_lab.trial import command, environment
 from ynet_server.rounds.run_folder import MODEL, RunFolder
 
 SITES = {"A": 16, "B": 12, "C": 12}
@@ -25,7 +25,7 @@ SITES = {"A": 16, "B": 12, "C": 12}
 
 def simulate(folder: Path, *more: object) -> dict:
     where = ("--plan", folder / "plan.yaml", "--data", folder / "data", "--report", folder / "report")
-    done = command("ynet_server", "simulate", *where, *more, "--json")
+    done = command("ynet_lab", "simulate", *where, *more, "--json")
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
 
@@ -99,7 +99,7 @@ def test_in_an_experiment_too_updates_can_be_summed_in_secret_and_the_model_is_t
         plan.write_text(plan.read_text("utf-8") + line, "utf-8")
         out = tmp_path / (line.split() or ["plain"])[-1]
         done = command(
-            "ynet_server",
+            "ynet_lab",
             "simulate",
             "--plan",
             plan,
@@ -126,7 +126,7 @@ def test_weights_that_the_plan_begins_with_are_what_every_model_begins_with(tmp_
     weights.save(tmp_path / "given.safetensors", given, {})
     plan.write_text(plan.read_text("utf-8") + "init: given.safetensors\n", "utf-8")
     begun = ("--report", tmp_path / "begun", "--models", "federated,pooled")
-    done = command("ynet_server", "simulate", "--plan", plan, "--data", tmp_path / "data", *begun)
+    done = command("ynet_lab", "simulate", "--plan", plan, "--data", tmp_path / "data", *begun)
     assert done.returncode == 0, done.stderr
     for kind in ("federated", "pooled"):
         found, _ = weights.load(tmp_path / "begun/seed-1" / kind / MODEL)
@@ -146,7 +146,7 @@ def test_what_cannot_be_an_experiment_is_refused_with_what_to_do(tmp_path: Path)
         ("data", "report", "pooled,mine", "no model 'mine'"),
     ):
         where = ("--plan", plan, "--data", tmp_path / data, "--report", tmp_path / report, "--models", models)
-        done = command("ynet_server", "simulate", *where)
+        done = command("ynet_lab", "simulate", *where)
         assert done.returncode == 2, done.stderr
         assert what in done.stderr
         assert "Traceback" not in done.stderr
@@ -193,7 +193,7 @@ def test_an_experiment_that_is_killed_leaves_nobody_training(tmp_path: Path) -> 
     make_federation(tmp_path / "data", SITES, seed=1, size=32)
     plan = small_plan(tmp_path / "plan.yaml", rounds=10_000, evaluate_every=10_000)
     where = ["--plan", plan, "--data", tmp_path / "data", "--report", tmp_path / "report", "--models", "pooled"]
-    arguments = [sys.executable, "-m", "ynet_server", "simulate", *map(str, where)]
+    arguments = [sys.executable, "-m", "ynet_lab", "simulate", *map(str, where)]
     begun = subprocess.Popen(arguments, env=environment(), stderr=subprocess.DEVNULL)
     events = tmp_path / "report/seed-1/pooled/events.jsonl"
     deadline = time.monotonic() + 60
@@ -224,7 +224,7 @@ def test_who_has_no_token_runs_nothing_in_an_experiment_and_reads_none_of_its_fo
     make_federation(tmp_path / "data", SITES, seed=1, size=32)
     small_plan(tmp_path / "plan.yaml", rounds=30, local_epochs=4)
     where = ["--plan", tmp_path / "plan.yaml", "--data", tmp_path / "data", "--report", tmp_path / "report"]
-    asked = [sys.executable, "-m", "ynet_server", "simulate", *map(str, where), "--models", "federated"]
+    asked = [sys.executable, "-m", "ynet_lab", "simulate", *map(str, where), "--models", "federated"]
     running = subprocess.Popen(asked, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         gcs = _listening(running.pid, "gcs_server")

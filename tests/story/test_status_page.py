@@ -10,12 +10,12 @@ from typing import NamedTuple
 import pytest
 from needs import needs
 from playwright.sync_api import Page
-from trial import Trial, environment
 
 from browser import chromium, serious, sign_in, window
 from hospitals import SITES, small_plan
 from prometheus import Prometheus, free_ports, prometheus
 from ynet.data.manifest import find_sites, read
+from ynet_lab.trial import Trial, environment
 
 pytestmark = needs("chromium", "prometheus")
 ROOT = Path(__file__).parents[2]

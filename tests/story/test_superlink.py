@@ -16,11 +16,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from trial import command
 
 from hospitals import small_plan
 from ynet import plan as plans
 from ynet.data.synthetic import make_federation
+from ynet_lab.trial import command
 from ynet_server.rounds.run_folder import RunFolder
 
 BIN = Path(sys.executable).parent

@@ -3,11 +3,10 @@
 import time
 from pathlib import Path
 
-from trial import Trial
-
 from hospitals import small_plan
 from ynet.data.manifest import find_sites, read
 from ynet.federation import protocol
+from ynet_lab.trial import Trial
 
 NEXT = Path(__file__).parent / "next_version.py"
 

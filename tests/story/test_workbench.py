@@ -16,7 +16,6 @@ import pytest
 from dicoms import dicom
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, expect
-from trial import Trial
 
 from browser import PASSWORD, chromium, serious, sign_in, window
 from hospitals import small_plan
@@ -25,6 +24,7 @@ from ynet.data.manifest import find_sites, read
 from ynet.web.accounts import Accounts
 from ynet_client import site_backup
 from ynet_client.workbench.history import History
+from ynet_lab.trial import Trial
 
 DROP = """([name, data]) => {
   const bytes = Uint8Array.from(atob(data), (char) => char.charCodeAt(0));

@@ -333,4 +333,4 @@ void ynet_scan(const scan *s) {
     }
 }
 
-#include "rank.c"
+#include "topk.c"

@@ -167,7 +167,7 @@ def _load(path: Path) -> ctypes.CDLL | None:
 
 
 COMPILED = _load(LIBRARY)
-"""scan.c and rank.c, where they could be compiled."""
+"""scan.c and topk.c, where they could be compiled."""
 KINDS = ("numpy",) if COMPILED is None else ("numpy", *_COMPILED[: COMPILED.ynet_scan_best() + 1])
 """What can scan here, the slowest first."""
 KIND = KINDS[-1]

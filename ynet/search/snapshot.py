@@ -1,6 +1,6 @@
 """Ranked search of one state of a gallery: codes scanned, their cases ranked, ties to the group's end.
 
-The order is (distance, distance of the detail codes, tie key, token), ascending; ynet.search.ranking has the law of tie keys.
+The order is (distance, distance of the detail codes, tie key, token), ascending; tie keys: `ynet.search.ranking`.
 """
 
 from collections.abc import Callable, Iterator, Sequence

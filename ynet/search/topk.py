@@ -1,4 +1,4 @@
-"""The first cases of those that a scan found, by the law of ranking: what rank.c does, where it could be compiled.
+"""The first cases of those that a scan found, by the law of ranking: what topk.c does, where it could be compiled.
 
 It makes the case tokens itself, which needs a processor with AES; without one, numpy ranks (ynet/search/snapshot.py).
 """
@@ -38,7 +38,7 @@ class Asked(NamedTuple):
 
 
 class _Ranking(ctypes.Structure):
-    """`ranking` of rank.c."""
+    """`ranking` of topk.c."""
 
     _fields_ = [
         ("query_count", ctypes.c_int64),

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from ynet_lab import cli
 
 from ynet.runtime import terminal
 from ynet.runtime.cli_examples import show as show_examples
@@ -191,7 +190,6 @@ def audit_show(home: Home = None, as_json: Json = False) -> None:
 
 app.add_typer(authority_commands.app, name="authority")
 app.add_typer(run_commands.app)
-app.add_typer(cli.app)
 app.add_typer(backup_commands.app)
 app.add_typer(config_commands.app)
 show_examples(app, EXAMPLES)

@@ -3,7 +3,6 @@
 from ynet.runtime.cli_examples import Examples
 
 EXAMPLES: Examples = {
-    "attack": ("ynet-server attack --model OUT/seed-1/federated --data DIR --report ATTACKS",),
     "audit show": ("ynet-server audit show", "ynet-server audit show --json"),
     "audit verify": ("ynet-server audit verify",),
     "authority retire": ("ynet-server authority retire",),
@@ -22,7 +21,6 @@ EXAMPLES: Examples = {
     "resume": ("ynet-server resume 3", "ynet-server resume 3 --detach"),
     "revoke": ("ynet-server revoke A",),
     "runs": ("ynet-server runs", "ynet-server runs 3", "ynet-server runs --watch"),
-    "simulate": ("ynet-server simulate --plan plan.yaml --data DIR --seeds 5 --report OUT",),
     "sites": ("ynet-server sites",),
     "start": ("ynet-server start --config server.yaml", "ynet-server start"),
     "status": ("ynet-server status", "ynet-server status --json"),

@@ -66,15 +66,6 @@ def _waits(waits: Mapping[str, Any] | None) -> str:
     return f"waits for {names}: {waits['connected']} of {waits['needed']} are there"
 
 
-def _number(figure: Mapping[str, Any]) -> str:
-    """A count, over the seeds."""
-    return f"{figure['mean']:g}"
-
-
-def _several(figure: Mapping[str, Any]) -> bool:
-    return sum(value is not None for value in figure["values"]) > 1
-
-
 def _round(event: Mapping[str, Any]) -> str:
     sites = "  ".join(f"{site}{_loss(values)}" for site, values in event["sites"].items())
     left_out = f"  left out by the strategy: {', '.join(event['left_out'])}" if event.get("left_out") else ""

@@ -13,7 +13,6 @@ from types import SimpleNamespace
 
 import pytest
 from loopback import Consortium, door_in, play, until
-from trial import command
 
 from ynet.federation import protocol
 from ynet.trust import identity
@@ -21,6 +20,7 @@ from ynet.trust.identity import Identity
 from ynet_client.connection.doctor import STEPS, Step, examine, failure
 from ynet_client.membership import membership
 from ynet_client.membership.membership import KEY, Membership
+from ynet_lab.trial import command
 from ynet_server.authority import certificates, enrolment
 from ynet_server.authority import renewal as renewals
 

@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from ynet_lab.attacks import kernel
-from ynet_lab.attacks.code_inversion import Revealed, invert_codes, reveal
 
 from ynet.learning.evaluate import encode
 from ynet.learning.hashing import pack
 from ynet.learning.model import build
+from ynet_lab.attacks import kernel
+from ynet_lab.attacks.code_inversion import Revealed, invert_codes, reveal
 
 CPU = torch.device("cpu")
 

@@ -5,10 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from ynet_lab.attacks import gradient_inversion as inversion
-from ynet_lab.attacks import updates
-from ynet_lab.attacks.code_inversion import reveal
-from ynet_lab.attacks.similarity import match, ssim, standardised
 
 from ynet.data.batch import CaseSource
 from ynet.data.cases import CaseCache
@@ -18,6 +14,10 @@ from ynet.learning.dp_sgd import Mechanism
 from ynet.learning.model import build
 from ynet.learning.train_private import trained
 from ynet.plan import Plan
+from ynet_lab.attacks import gradient_inversion as inversion
+from ynet_lab.attacks import updates
+from ynet_lab.attacks.code_inversion import reveal
+from ynet_lab.attacks.similarity import match, ssim, standardised
 
 
 def drawn(*shape: int, seed: int = 1) -> torch.Tensor:

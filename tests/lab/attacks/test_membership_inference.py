@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ynet_lab.attacks import membership_inference
-from ynet_lab.attacks.shadow import shadow_plan, train_shadow
-from ynet_lab.attacks.subjects import Subjects
 
 from ynet.errors import UserError
 from ynet.learning.model import build
+from ynet_lab.attacks import membership_inference
+from ynet_lab.attacks.shadow import shadow_plan, train_shadow
+from ynet_lab.attacks.subjects import Subjects
 
 CPU = torch.device("cpu")
 

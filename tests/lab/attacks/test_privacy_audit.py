@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import binom
+
+from ynet.learning.model import build
 from ynet_lab.attacks.membership_inference import losses
 from ynet_lab.attacks.privacy_audit import audit, lower_bound, p_value
 from ynet_lab.attacks.shadow import train_shadow
 from ynet_lab.attacks.subjects import Subjects
-
-from ynet.learning.model import build
 
 CPU = torch.device("cpu")
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
-from trial import Trial
 
 from chaos.faults import Fault
 from chaos.lines import Line, Lines
@@ -23,6 +22,7 @@ from ynet.runtime import unix_socket
 from ynet.trust import ledger
 from ynet_client import control_client
 from ynet_client.membership import membership
+from ynet_lab.trial import Trial
 from ynet_server.rounds.run_folder import RunFolder
 
 ENDS_WITHIN_S = 600.0

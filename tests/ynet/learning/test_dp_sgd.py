@@ -11,7 +11,6 @@ import torch
 from opacus import GradSampleModule
 from scipy import stats
 from torch.optim.optimizer import register_optimizer_step_pre_hook
-from ynet_lab.attacks.released_weights import attack_step, least_epsilon
 
 from ynet.data.part import Part
 from ynet.errors import UserError
@@ -21,6 +20,7 @@ from ynet.learning.grid_noise import Randomness
 from ynet.learning.losses import loss_of
 from ynet.learning.model import YNet, arrays_of, build
 from ynet.learning.train_private import train_privately, trained
+from ynet_lab.attacks.released_weights import attack_step, least_epsilon
 
 CPU = torch.device("cpu")
 PRIVATE = {"mode": "patient", "epsilon": 8.0, "delta": 1e-3}

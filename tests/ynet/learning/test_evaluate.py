@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ynet_lab.pooled import Pooled
 
 from ynet.data.cases import CaseCache
 from ynet.data.manifest import find_sites, read
@@ -18,6 +17,7 @@ from ynet.learning.model import Output, YNet, build
 from ynet.learning.train import train
 from ynet.plan import Plan
 from ynet.scores import PER_CLASS, SHARES
+from ynet_lab.pooled import Pooled
 
 CPU = torch.device("cpu")
 

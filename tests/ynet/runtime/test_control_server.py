@@ -30,7 +30,8 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start proc
 
 BECOME = """
 import asyncio, concurrent.futures.thread, http.client, os, pathlib, socket, sys
-import ynet.control, ynet_client.membership, ynet_client.cli, ynet_server.cli  # another user may not read this Python
+import ynet.runtime.control_server, ynet_client.connection.membership
+import ynet_client.commands.cli, ynet_server.commands.cli  # another user may not read this Python
 if user := int(sys.argv.pop(1)):
     os.setgroups([])
     os.setgid(user)
@@ -435,7 +436,7 @@ def test_root_may_command_a_users_process_and_the_user_too(open_folder: Path) ->
 def test_a_home_in_a_folder_of_another_users_is_three_lines_and_no_fault(tmp_path: Path) -> None:
     for program, command in (("ynet_server", "status"), ("ynet_client", "status"), ("ynet_client", "query")):
         image = ["/dev/null"] if command == "query" else []
-        main = f"{program}.cli.main()"
+        main = f"{program}.commands.cli.main()"
         done = run(main, command, *image, "--home", tmp_path / "home", user=NOBODY)
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 3), done.stderr
         assert "cannot be entered" in done.stderr

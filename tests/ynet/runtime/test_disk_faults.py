@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from trial import Trial
 
 from ynet.runtime import disk_faults
 from ynet_client.database import Database
 from ynet_client.gallery.case_rows import GalleryCase
 from ynet_client.gallery.gallery import Gallery
+from ynet_lab.trial import Trial
 from ynet_server.registry import Registry
 
 HOLDING = """

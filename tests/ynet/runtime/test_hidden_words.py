@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 from test_docs import ROOT
-from trial import command
 
 from ynet.errors import UserError
 from ynet.runtime import backup_options, hidden_words
 from ynet_client.dicom import dicomweb
+from ynet_lab.trial import command
 
 ASK = """
 import sys
@@ -119,7 +119,7 @@ def test_join_takes_an_invitation_of_any_of_the_three_ways(secret: Path, tmp_pat
 
 def test_nothing_that_is_written_here_shows_a_secret_on_a_command_line() -> None:
     """Documentation, deployments, examples and what commands say to run next."""
-    folders = ("docs", "deploy", "configs", "server/ynet_server", "client/ynet_client", "ynet")
+    folders = ("docs", "deploy", "configs", "server/ynet_server", "client/ynet_client", "lab/ynet_lab", "ynet")
     files = [ROOT / "README.md", *(path for folder in folders for path in (ROOT / folder).rglob("*"))]
     texts = {
         path: path.read_text("utf-8") for path in files if path.suffix in (".md", ".py", ".yaml", ".txt", ".service")

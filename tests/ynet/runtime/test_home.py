@@ -54,7 +54,8 @@ def test_a_private_file_is_not_written_through_a_planted_link(tmp_path: Path) ->
 
 
 def test_a_home_is_held_by_one_process_and_let_go_when_that_process_dies(tmp_path: Path) -> None:
-    hold = "import sys, pathlib, ynet.runtime.home as h; l = h.Lock(pathlib.Path(sys.argv[1]), 'x').__enter__(); print('held')"
+    hold = "import sys, pathlib; from ynet.runtime.home import Lock"
+    hold += "; l = Lock(pathlib.Path(sys.argv[1]), 'x').__enter__(); print('held')"
     holder = subprocess.Popen(
         [sys.executable, "-uc", f"{hold}; input()", tmp_path], stdout=subprocess.PIPE, stdin=subprocess.PIPE
     )

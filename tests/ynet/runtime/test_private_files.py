@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from modes import open_to_others, umask
 from smallest_plan import smallest_plan
-from trial import Trial, command
 
 from ynet import weights
 from ynet.data.synthetic import make_federation
@@ -18,6 +17,7 @@ from ynet.federation import content
 from ynet.federation.content import Content
 from ynet.runtime import private_files
 from ynet_client.gallery.gallery import Gallery
+from ynet_lab.trial import Trial, command
 from ynet_server.registry import Registry
 from ynet_server.rounds.run_folder import RunFolder
 

@@ -201,11 +201,11 @@ def test_a_wheel_has_the_compiled_scan_where_there_is_a_compiler(compiler: str, 
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "hatch_build.py", ".gitignore"):
         shutil.copy(ROOT / name, source)
-    for name in ("ynet", "server", "client"):
+    for name in ("ynet", "server", "client", "lab"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("_scan.so", "__pycache__"))
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path]
     subprocess.run(command, cwd=source, env={**os.environ, "CC": compiler}, capture_output=True, check=True)
     (wheel,) = tmp_path.glob("*.whl")
     is_compiled = compiler == "cc"
     assert wheel.stem.endswith("-py3-none-any") != is_compiled
-    assert ("ynet/_scan.so" in zipfile.ZipFile(wheel).namelist()) == is_compiled
+    assert ("ynet/search/_scan.so" in zipfile.ZipFile(wheel).namelist()) == is_compiled

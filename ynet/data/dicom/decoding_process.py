@@ -1,4 +1,4 @@
-"""The process in which compressed frames are decoded: `python -m ynet.data.dicom.decoding_process`, for `decoding` alone.
+"""The process in which compressed frames are decoded: `python -m ynet.data.dicom.decoding_process`, for `decoding`.
 
 It reads a line of JSON and a frame, writes a line of JSON and pixels, until its input ends. Decoders are C and C++,
 and one of them ends its process at some broken files: so it is not the site's.

@@ -1,0 +1,9 @@
+"""What `ynet-lab COMMAND --help` shows as examples; tests hold each against the command."""
+
+from ynet.runtime.cli_examples import Examples
+
+EXAMPLES: Examples = {
+    "attack": ("ynet-lab attack --model OUT/seed-1/federated --data DIR --report ATTACKS",),
+    "demo": ("ynet-lab demo", "ynet-lab demo --data DIR"),
+    "simulate": ("ynet-lab simulate --plan plan.yaml --data DIR --seeds 5 --report OUT",),
+}

@@ -1,0 +1,143 @@
+"""The structure of the house in figures, held against those of structure.yaml.
+
+python tests/structure.py [--write]
+
+Prints a table; exit code 1 when a figure is worse than the file says. `--write` puts better figures into the file.
+"""
+
+import argparse
+import ast
+import re
+import statistics
+import sys
+import tomllib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Set
+from pathlib import Path
+
+import grimp
+import yaml
+
+ROOT = Path(__file__).parents[1]
+KEPT = Path(__file__).with_name("structure.yaml")
+PACKAGES = {
+    "ynet": ROOT / "ynet",
+    "ynet_client": ROOT / "client/ynet_client",
+    "ynet_server": ROOT / "server/ynet_server",
+    "ynet_lab": ROOT / "lab/ynet_lab",
+}
+GENERATED = ("_pb2.py", "_pb2_grpc.py")
+UNNAMED = ("__init__", "__main__")
+"""Files that ARCHITECTURE.md need not name."""
+
+
+def figures() -> dict[str, float]:
+    """Each figure by its name; of all of them, less is better."""
+    files = [path for folder in PACKAGES.values() for path in folder.rglob("*.py") if not path.name.endswith(GENERATED)]
+    lengths = [len(path.read_text("utf-8").splitlines()) for path in files if path.name != "__init__.py"]
+    graph = imports()
+    return {
+        "files in the fullest folder": max(Counter(path.parent for path in files).values()),
+        "circles of modules": len(circles(graph)),
+        "circles of rooms": len(circles(by_room(graph))),
+        "exemptions in the import contracts": exemptions(),
+        "modules that ARCHITECTURE.md does not name": len(unnamed(files)),
+        "class names that occur more than once": len(repeated_classes(files)),
+        "lines of the longest file": max(lengths),
+        "lines of the median file": int(statistics.median(lengths)),
+    }
+
+
+def imports() -> dict[str, set[str]]:
+    """What each module imports of the project, inside functions too; not what only a type checker sees."""
+    graph = grimp.build_graph(*PACKAGES, exclude_type_checking_imports=True)
+    return {module: set(graph.find_modules_directly_imported_by(module)) for module in graph.modules}
+
+
+def by_room(graph: Mapping[str, Set[str]]) -> dict[str, set[str]]:
+    """The same between rooms: folders, and the modules that lie in no folder of their package."""
+    folders = {".".join(module.split(".")[:2]) for module in graph if module.count(".") > 1}
+
+    def room(module: str) -> str:
+        two = ".".join(module.split(".")[:2])
+        return two if two in folders else module
+
+    rooms: dict[str, set[str]] = {}
+    for module, imported in graph.items():
+        if "." in module:
+            rooms.setdefault(room(module), set()).update({room(one) for one in imported} - {room(module)})
+    return rooms
+
+
+def circles(graph: Mapping[str, Set[str]]) -> list[list[str]]:
+    """Groups of nodes each of which is reached from all the others (Tarjan's strongly connected components)."""
+    found: list[list[str]] = []
+    number: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+
+    def visit(node: str) -> None:
+        number[node] = low[node] = len(number)
+        stack.append(node)
+        for other in sorted(graph.get(node, ())):
+            if other not in number:
+                visit(other)
+                low[node] = min(low[node], low[other])
+            elif other in stack:
+                low[node] = min(low[node], number[other])
+        if low[node] == number[node]:
+            place = stack.index(node)
+            group = stack[place:]
+            del stack[place:]
+            if len(group) > 1:
+                found.append(sorted(group))
+
+    for node in sorted(graph):
+        if node not in number:
+            visit(node)
+    return found
+
+
+def exemptions() -> int:
+    """Imports that a contract would forbid and lets through."""
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]
+    return sum(len(one.get("ignore_imports", ())) for one in tool["importlinter"]["contracts"])
+
+
+def unnamed(files: list[Path]) -> list[str]:
+    """Modules whose name does not stand in ARCHITECTURE.md's layout."""
+    text = (ROOT / "docs/ARCHITECTURE.md").read_text("utf-8")
+    layout = text.partition("## Layout")[2].partition("\n## ")[0]
+    words = set(re.findall(r"\w+", layout))
+    return sorted(str(path.relative_to(ROOT)) for path in files if path.stem not in words and path.stem not in UNNAMED)
+
+
+def repeated_classes(files: list[Path]) -> dict[str, int]:
+    """Names of classes that stand in more than one file."""
+    names = Counter(name for path in files for name in set(_classes(path)))
+    return {name: count for name, count in sorted(names.items()) if count > 1}
+
+
+def _classes(path: Path) -> Iterator[str]:
+    for node in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield node.name
+
+
+def main() -> int:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="put better figures into structure.yaml")
+    asked = parser.parse_args()
+    kept, now = yaml.safe_load(KEPT.read_text("utf-8")) if KEPT.exists() else {}, figures()
+    print(f"{'':45}{'at most':>8}{'now':>8}")
+    for name, figure in now.items():
+        print(f"{name:45}{kept.get(name, '-'):>8}{figure:>8}" + ("  worse" if figure > kept.get(name, figure) else ""))
+    if asked.write:
+        better = {name: min(figure, kept.get(name, figure)) for name, figure in now.items()}
+        KEPT.write_text(yaml.safe_dump(better, sort_keys=False), "utf-8")
+    return int(any(figure > kept.get(name, figure) for name, figure in now.items()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,22 @@
+"""The public Python API: what may be imported by others, and stays."""
+
+import importlib
+
+import pytest
+
+API = {
+    "ynet": {"__version__"},
+    "ynet_client": {
+        *("Answer", "ConsultRequest", "Consults", "Filters", "Hit", "Outcome", "Site"),
+        *("RefusedError", "UnreachableError", "UserError"),
+    },
+    "ynet_lab": set(),
+    "ynet_server": set(),
+}
+
+
+@pytest.mark.parametrize("package", API)
+def test_package_exports_what_is_promised_and_no_more(package: str) -> None:
+    module = importlib.import_module(package)
+    assert set(module.__all__) == API[package]
+    assert all(getattr(module, name) for name in API[package])
