@@ -240,7 +240,7 @@ def test_a_runs_rounds_are_a_bar_with_the_time_left_on_a_terminal_and_lines_else
     surroundings: Mapping[str, str],
 ) -> None:
     script = (
-        "import time\nfrom ynet_server.progress import shown\nwith shown(is_quiet=False) as show:\n"
+        "import time\nfrom ynet_server.commands.run_tables import shown\nwith shown(is_quiet=False) as show:\n"
         "  for number in (1, 2, 3):\n"
         "    show({'time': 0, 'kind': 'round', 'round': number, 'rounds': 9, 'seconds': 1.0, 'sites': {}})\n"
         "    time.sleep(0.3)\n"

@@ -85,9 +85,9 @@ def by_image(archive: Archive) -> dict[str, int]:
 ADOPT = """
 import sys
 from pathlib import Path
-from ynet_client.archive import Archive
-from ynet_client.gallery import Gallery
-from ynet_client.local_site import LocalSite
+from ynet_client.gallery.indexer import Archive
+from ynet_client.gallery.gallery import Gallery
+from ynet_client.training.site_data import LocalSite
 
 manifest, home, model_id = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 gallery = Gallery.open(home / "gallery.sqlite", b"of this site")
@@ -291,15 +291,15 @@ KILLED = """
 import os, sys, threading, time
 from pathlib import Path
 sys.path[:] = sys.argv[4:]
-import test_archive
+import test_indexer
 home = Path(sys.argv[2])
 def kill():  # as the system does for want of memory
     while not list(home.glob("models/*.tried")):
         time.sleep(0.0005)
     os.kill(os.getpid(), 9)
 threading.Thread(target=kill, daemon=True).start()
-with test_archive.opened(Path(sys.argv[1]), home) as opened:
-    test_archive.adopt(opened, Path(sys.argv[1]), sys.argv[3])
+with test_indexer.opened(Path(sys.argv[1]), home) as opened:
+    test_indexer.adopt(opened, Path(sys.argv[1]), sys.argv[3])
 """
 
 

@@ -77,8 +77,8 @@ def test_a_process_that_the_system_killed_for_memory_trains_in_smaller_pieces_wh
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from test_pieces import plan_of
-from ynet_client.pieces import Pieces
+from test_microbatches import plan_of
+from ynet_client.training.microbatches import Pieces
 Pieces(Path(sys.argv[2]), lambda: 2).run(plan_of(), lambda _: os.kill(os.getpid(), signal.SIGKILL))
 """
     file = tmp_path / "training.json"

@@ -191,20 +191,21 @@ def test_the_ledgers_summary_adds_up(tmp_path: Path) -> None:
 KILLED = """
 import json, os, signal, sys
 from pathlib import Path
-import test_budget
-from ynet.federation import chain
+import test_privacy_budget
+from ynet.trust import chain
 from ynet import weights
-from ynet_client import budget, client_app
+from ynet_client.training import client_app
+from ynet_client.training import privacy_budget as budget
 step, folder = sys.argv[1], Path(sys.argv[2])
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 where = {"before the ledger": (chain, "append"), "before the head": (chain, "write_head"),
          "before training": (client_app, "train_privately"), "before keeping": (budget.weights, "save"),
          "before sending": (client_app, "_remember")}
-at = test_budget.site(folder)
+at = test_privacy_budget.site(folder)
 at.budget.ledger
 setattr(*where[step], die)
-test_budget.round_of(at, 1)
+test_privacy_budget.round_of(at, 1)
 """
 
 
@@ -277,7 +278,7 @@ def test_a_copy_put_back_over_its_original_never_reuses_the_entry_of_a_round_tha
 def test_an_update_that_is_sent_again_leaves_no_entry_open(tmp_path: Path) -> None:
     site(tmp_path)
     died_closing = KILLED.replace('"before sending": (client_app, "_remember")', '"x": (ledger.Ledger, "close_entry")')
-    command = [sys.executable, "-c", "from ynet.federation import ledger\n" + died_closing, "x", tmp_path]
+    command = [sys.executable, "-c", "from ynet.trust import ledger\n" + died_closing, "x", tmp_path]
     subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, check=False)
     assert (tmp_path / "home" / UPDATE).exists()
     round_of(site(tmp_path), 1)

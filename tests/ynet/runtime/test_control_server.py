@@ -41,8 +41,8 @@ SERVE = """
 import asyncio, os, pathlib, sys
 from starlette.responses import JSONResponse
 from starlette.routing import Route
-from ynet import control
-from ynet.home import Lock, prepare
+from ynet.runtime import control_server as control
+from ynet.runtime.home import Lock, prepare
 
 async def hello(request):
     return JSONResponse({"hello": os.getpid(), "said": (await request.body()).decode()})
@@ -58,7 +58,7 @@ asyncio.run(main(prepare(pathlib.Path(sys.argv[1]))))
 """
 CALL = """
 import pathlib, sys
-from ynet import control
+from ynet.runtime import control_server as control
 from ynet.errors import UserError
 try:
     print(control.call(pathlib.Path(sys.argv[1]), "POST", "/hello", "the server", "ynet-server start", json="mine"))

@@ -18,7 +18,7 @@ from ynet_lab.trial import command
 
 ASK = """
 import sys
-from ynet import hidden_words
+from ynet.runtime import hidden_words
 from ynet.errors import UserError
 try:
     print("got", getattr(hidden_words, sys.argv[1])(sys.argv[2], "the invitation"))

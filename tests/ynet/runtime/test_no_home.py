@@ -14,8 +14,8 @@ UNKNOWN = "47114"
 EACH_COMMAND = """
 import io, os, sys
 import click, torch, typer  # torch: once, and not in each command
-import {package}.cli as cli
-from ynet import terminal
+import {package}.commands.cli as cli
+from ynet.runtime import terminal
 
 def commands(group, words=()):
     for name, command in group.commands.items():
@@ -88,7 +88,7 @@ def test_a_home_that_cannot_be_written_is_named_in_three_lines() -> None:
 
 @as_root
 def test_a_run_of_an_unknown_user_without_home_trains_and_answers() -> None:
-    story = Path(__file__).parent / "story"
+    story = Path(__file__).parents[2] / "story"
     paths = os.pathsep.join(map(str, (story, story.parents[1] / "deploy")))
     with TemporaryDirectory() as folder:  # not `tmp_path`, which nobody else may enter
         os.chown(folder, int(UNKNOWN), int(UNKNOWN))

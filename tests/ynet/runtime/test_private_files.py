@@ -122,7 +122,7 @@ def test_what_a_library_writes_in_a_command_is_private_too(tmp_path: Path) -> No
     """Any file of any command: here one that no code of ynet's opens."""
     script = """
 import pathlib, sys, typer
-from ynet import terminal
+from ynet.runtime import terminal
 app = typer.Typer()
 @app.command()
 def write(path: pathlib.Path) -> None:

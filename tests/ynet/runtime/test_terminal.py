@@ -10,7 +10,7 @@ from needs import needed
 
 SCRIPT = """
 import sys, typer
-from ynet import terminal
+from ynet.runtime import terminal
 from ynet.errors import RefusedError, UnreachableError, UserError
 
 app = typer.Typer()
@@ -87,7 +87,7 @@ def test_a_log_of_years_does_not_fill_the_disk_and_its_newest_lines_are_kept(tmp
     script = """
 import logging, sys
 from pathlib import Path
-from ynet import terminal
+from ynet.runtime import terminal
 terminal.LOG_BYTES = 10_000
 terminal.log_to(Path(sys.argv[1]) / "x.log")
 for number in range(5_000): logging.getLogger("ynet").info("line %d", number)

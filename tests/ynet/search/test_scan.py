@@ -172,7 +172,7 @@ def test_where_the_scan_does_not_compile_numpy_scans(tmp_path: Path) -> None:
     library.write_bytes(b"left from an older version")
     assert not hatch_build().compile_scan(broken, library)
     assert list(tmp_path.iterdir()) == [broken]
-    script = f"from pathlib import Path; from ynet import scan; print(scan._load(Path({str(library)!r})))"
+    script = f"from pathlib import Path; from ynet.search import scan; print(scan._load(Path({str(library)!r})))"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout == b"None\n"
 
 
@@ -199,9 +199,9 @@ def test_the_scan_that_is_shipped_compiles_without_a_warning(tmp_path: Path, mon
 def test_a_wheel_has_the_compiled_scan_where_there_is_a_compiler(compiler: str, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
-    for name in ("pyproject.toml", "README.md", "hatch_build.py", ".gitignore"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "hatch_build.py", ".gitignore"):
         shutil.copy(ROOT / name, source)
-    for name in ("ynet", "server", "client", "lab"):
+    for name in ("ynet", "server", "client", "lab", "configs"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("_scan.so", "__pycache__"))
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path]
     subprocess.run(command, cwd=source, env={**os.environ, "CC": compiler}, capture_output=True, check=True)

@@ -190,7 +190,7 @@ def test_the_ledger_is_for_its_owner_alone_and_names_no_path(tmp_path: Path) -> 
 SPENDS = """
 import sys
 from pathlib import Path
-from ynet.federation.ledger import Ledger, Reservation
+from ynet.trust.ledger import Ledger, Reservation
 ledger = Ledger(Path(sys.argv[1]))
 number = len(ledger.entries)
 while True:
