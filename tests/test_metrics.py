@@ -24,6 +24,7 @@ from ynet.runtime import control_server
 from ynet.trust.ledger import LEDGER, Ledger, Reservation
 from ynet.web import prometheus
 from ynet.web.prometheus import MetricsSettings
+from ynet_client import counts as client_counts
 from ynet_client import metrics as client
 from ynet_client.audit import Audit
 from ynet_client.connection.session import Session
@@ -121,7 +122,7 @@ def both(tmp_path: Path) -> Iterator[set[str]]:
         found.update(shown_names(registry))
         member = consortium.enrol("A")
         measured = CollectorRegistry()
-        client.Counts(measured)
+        client_counts.Counts(measured)
         session = Session(member, tmp_path, Site(), print)
         spent = client.Spent(tmp_path, ClientSettings().privacy)
         measured.register(client.state(client.Known("A", tmp_path, session, Idle(), spent)))  # type: ignore[arg-type]
@@ -342,7 +343,7 @@ def test_an_entry_of_the_audit_log_is_counted_and_a_refusal_among_them_by_kind()
 
 def test_a_sites_counts_follow_its_audit_log(tmp_path: Path) -> None:
     registry = CollectorRegistry()
-    counts = client.Counts(registry)
+    counts = client_counts.Counts(registry)
     log = Audit(tmp_path, counts.entered)
     log.write(1.0, "asked", "query", {"B": "found", "C": "late", "D": "late"}, user="u")
     log.write(2.0, "answered", "query", {"B": "suppressed"}, user="u")
@@ -358,7 +359,7 @@ def test_a_sites_counts_follow_its_audit_log(tmp_path: Path) -> None:
 
 def test_what_a_hostile_hub_calls_a_task_makes_no_label_of_its_own() -> None:
     registry = CollectorRegistry()
-    counts = client.Counts(registry)
+    counts = client_counts.Counts(registry)
     for number in range(50):
         counts.task(f"train{number}", "failed", 1.0)
         counts.received(f"Method{number}", 1)
@@ -368,7 +369,7 @@ def test_what_a_hostile_hub_calls_a_task_makes_no_label_of_its_own() -> None:
 
 def test_a_question_that_fails_is_counted_and_not_timed() -> None:
     registry = CollectorRegistry()
-    counts = client.Counts(registry)
+    counts = client_counts.Counts(registry)
     with counts.asking():
         pass
     with pytest.raises(UserError), counts.asking():

@@ -22,7 +22,7 @@ from ynet_client.agent import Duties
 from ynet_client.display import Display
 from ynet_client.gallery.filters import Filters
 from ynet_client.gallery.stored_codes import CaseCode
-from ynet_client.retrieval import lookup
+from ynet_client.retrieval import lookup, wire
 from ynet_client.retrieval.lookup import Wanted
 from ynet_client.settings import ClientSettings, Disclosure
 from ynet_client.training.consent import Consent
@@ -285,7 +285,7 @@ def test_an_answer_is_told_to_nobody_but_the_site_that_asked(folder: Path, tmp_p
         asking.answer_consult(b.duties.books, sent.id.hex(), "yes", "secret", "u")
         assert b.duties.books.consults.of("received", "C") == []
         body = asking.pb.Request(user="u", check=asking.pb.ConsultCheck(ids=[sent.id])).SerializeToString()
-        reply = asking.retrieval_wire.read_reply(await b.duties.answer("C", body))
+        reply = wire.read_reply(await b.duties.answer("C", body))
         assert (reply.consult_answers.answers[0].word, reply.consult_answers.answers[0].text) == (3, "")
 
     two(folder, tmp_path, story)
@@ -294,7 +294,7 @@ def test_an_answer_is_told_to_nobody_but_the_site_that_asked(folder: Path, tmp_p
 def test_hostile_bytes_are_answered_as_unreadable_and_written_down(folder: Path, tmp_path: Path) -> None:
     async def story(a: Hospital, b: Hospital) -> None:
         for body in (b"", b"\xff" * 100, b"\x0a\x05\x1b[2J!"):
-            reply = asking.retrieval_wire.read_reply(await b.duties.answer("A", body))
+            reply = wire.read_reply(await b.duties.answer("A", body))
             assert reply.WhichOneof("outcome") == "unreadable"
         assert [entry.outcomes for entry in b.log()] == [{"A": "unreadable"}] * 3
 

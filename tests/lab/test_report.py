@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from smallest_plan import smallest_plan
 
-from ynet_lab import report, report_page
+from ynet_lab import report, report_page, tables
 from ynet_lab.report import Result, Site
 from ynet_server.commands import run_tables
 
@@ -76,7 +76,7 @@ def test_ratio_and_margin_with_nothing_to_compare_are_none(
 
 def test_terminal_and_page_show_none_and_the_counts() -> None:
     made = composed(result("federated", 1, scored(None, None, masks=0)), result("federated", 2, scored(0.5, None, 0)))
-    table = run_tables.model_table(made["models"])
+    table = tables.model_table(made["models"])
     cells = [next(iter(column.cells)) for column in table.columns]
     by_class = ", ".join(f"{name} 2" for name in CLASSES)
     assert [str(cell) for cell in cells] == ["federated", "0.500", "0.300 ± 0.000", "none", "0.500", by_class, "0"]

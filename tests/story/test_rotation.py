@@ -16,6 +16,7 @@ from ynet.data.manifest import find_sites, read
 from ynet_client.connection import doctor
 from ynet_client.membership import membership
 from ynet_client.membership.membership import Membership
+from ynet_client.proxy import ProxySettings, ways
 from ynet_lab.trial import Trial
 
 STAYS = [Path(__file__).parent / "staying_site.py"]
@@ -131,7 +132,7 @@ def test_a_consortium_lives_through_its_authoritys_rotation_and_who_was_away_is_
         # 5. Who has a certificate of the old one is not let in, even by the way that trusts the new.
         for trusts in (old, old._replace(authority=kept(trial, "A").authority)):
             with pytest.raises(grpc.RpcError) as caught:
-                doctor._probe(trusts)
+                doctor._probe(trusts, ways(ProxySettings(), {})(trusts.hub))
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
         # 6. Who was away is told what to do, and it helps.
         told = trial.site_command("D", "doctor")

@@ -159,7 +159,7 @@ def test_a_site_that_refuses_says_why_in_three_lines_of_its_own(tmp_path: Path) 
     manifest = tmp_path / "data" / "B" / "manifest.csv"
     manifest.write_text(manifest.read_text("utf-8").replace("label", "finding", 1), "utf-8")
     where = ("--plan", plan, "--data", tmp_path / "data", "--report", tmp_path / "report", "--models", "federated")
-    done = command("ynet_server", "simulate", *where)
+    done = command("ynet_lab", "simulate", *where)
     assert done.returncode == 2, done.stderr
     assert done.stderr.splitlines()[-3].startswith(f"error: site B: manifest {manifest} has no column 'label'")
     for said in ("Traceback", "ray", "ip=", "127.0.0.1"):

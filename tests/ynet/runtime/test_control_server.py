@@ -30,7 +30,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start proc
 
 BECOME = """
 import asyncio, concurrent.futures.thread, http.client, os, pathlib, socket, sys
-import ynet.runtime.control_server, ynet_client.connection.membership
+import ynet.runtime.control_server, ynet_client.membership.membership
 import ynet_client.commands.cli, ynet_server.commands.cli  # another user may not read this Python
 if user := int(sys.argv.pop(1)):
     os.setgroups([])
