@@ -3,7 +3,7 @@
 import ipaddress
 import re
 import socket
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 LONGEST_NAME = 253
 _NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_.])?")
@@ -73,13 +73,19 @@ def neighbourhood(address: str) -> str:
     return str(ipaddress.ip_network((found, 64), strict=False)) if found.version == 6 else str(found)
 
 
-def listen(bare: str, port: int, backlog: int = 128) -> socket.socket:
-    """A socket that listens at a host: `::` at every address of the machine, of IPv4 too. Raises OSError.
+def place(bare: str, port: int) -> tuple[int, Any]:
+    """The family and the socket address at which a host is listened on. Raises OSError.
 
     Of a name with addresses of both, that of IPv4 counts.
     """
     found = socket.getaddrinfo(bare or "0.0.0.0", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)  # noqa: S104
-    family, _, _, _, place = min(found, key=lambda one: one[0] != socket.AF_INET)
-    is_all = family == socket.AF_INET6 and place[0] == "::"
+    family, _, _, _, where = min(found, key=lambda one: one[0] != socket.AF_INET)
+    return family, where
+
+
+def listen(bare: str, port: int, backlog: int = 128) -> socket.socket:
+    """A socket that listens at a host's `place`: `::` at every address of the machine, of IPv4 too. Raises OSError."""
+    family, where = place(bare, port)
+    is_all = family == socket.AF_INET6 and where[0] == "::"
     is_dual = is_all and socket.has_dualstack_ipv6()
-    return socket.create_server(place, family=family, backlog=backlog, dualstack_ipv6=is_dual)
+    return socket.create_server(where, family=family, backlog=backlog, dualstack_ipv6=is_dual)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ynet.errors import UserError
+from ynet.runtime import address
 
 
 class Place(NamedTuple):
@@ -40,9 +41,9 @@ def _meet(one: str, other: str) -> bool:
 def _unfit(host: str) -> str:
     """Why a host cannot be listened on; empty where it can."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as tried:
-            tried.bind(address)
+        family, where = address.place(host, 0)
+        with socket.socket(family, socket.SOCK_STREAM) as tried:
+            tried.bind(where)
     except OSError as error:
         return "the name is not known here" if isinstance(error, socket.gaierror) else error.strerror or "it cannot be"
     return ""

@@ -4,8 +4,9 @@ import socket
 
 import pytest
 
-from ynet.runtime import address
+from ynet.runtime import address, listening
 from ynet.runtime.address import Address
+from ynet.runtime.listening import Place
 
 
 @pytest.mark.parametrize(
@@ -74,3 +75,9 @@ def test_ipv4_that_came_over_ipv6_is_its_own_neighbourhood() -> None:
 )
 def test_loopback(host: str, is_loopback: bool) -> None:
     assert address.is_loopback(host) == is_loopback
+
+
+@pytest.mark.parametrize("host", ["", "0.0.0.0", "::", "127.0.0.1", "::1", "localhost"])
+def test_host_that_can_be_listened_on_is_one_that_settings_may_name(host: str) -> None:
+    address.listen(host, 0).close()
+    listening.check([Place("metrics.port", host, 0)])
