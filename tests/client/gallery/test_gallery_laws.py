@@ -1,10 +1,12 @@
 """Laws of a gallery: after any changes and any kill it holds and answers what plain Python says that it must."""
 
+import contextlib
 import json
 import os
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import faiss
@@ -98,6 +100,13 @@ def test_after_any_changes_any_question_is_answered_as_brute_force_and_faiss_ans
             truth = done(gallery_truth.draw(truth, generator, kind), gallery)
             assert_all(gallery, truth, generator)
     gallery.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A gallery in memory leaves an empty file of that name where it is opened."""
+    with contextlib.chdir(tmp_path_factory.mktemp("elsewhere")):
+        yield
 
 
 def gallery_in_memory() -> Gallery:
