@@ -87,14 +87,13 @@ def test_a_rescaled_value_is_looked_up_in_a_table_of_the_rescaled_unit() -> None
 
 def with_raw(made: Dataset, keyword: str, value: bytes) -> bytes:
     """The file with an element whose text no writer would let through."""
-    placeholder = "7777777" if len(value) < 8 else "7777777" + "7" * (len(value) - 7)
-    element = DataElement(Tag(keyword), "DS", placeholder[: len(value)])
-    made[keyword] = element
+    wanted = value + b" " * (len(value) % 2)
+    made[keyword] = DataElement(Tag(keyword), "DS", "7" * len(wanted))
+    tag = Tag(keyword)
+    element = struct.pack("<HH2sH", tag.group, tag.element, b"DS", len(wanted))
     data = to_bytes(made)
-    padded, wanted = element.value and str(element.value).encode(), value
-    written = padded + b" " * (len(padded) % 2)
-    assert data.count(written) == 1
-    return data.replace(written, wanted + b" " * (len(wanted) % 2))
+    assert data.count(element) == 1
+    return data.replace(element + b"7" * len(wanted), element + wanted)
 
 
 WINDOWED = {"WindowCenter": 700, "WindowWidth": 1400}
