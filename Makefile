@@ -69,30 +69,30 @@ bench: $(READY) ## every benchmark, its table printed and its JSON under tests/b
 	$(BIN)/python tests/benchmarks/relay_latency.py --out tests/benchmarks/results/relay_latency.json
 	$(BIN)/python tests/benchmarks/status_page.py --out tests/benchmarks/results/status_page.json
 	$(BIN)/python tests/benchmarks/scan_speed.py --out tests/benchmarks/results/scan_speed.json
-	$(BIN)/python tests/benchmarks/poisoning.py --out tests/benchmarks/results/poisoning.json --doc docs/HOSTILE.md
+	$(BIN)/python tests/benchmarks/poisoning.py --out tests/benchmarks/results/poisoning.json --doc docs/explanation/hostile-sites.md
 	$(BIN)/python tests/benchmarks/workbench.py --out tests/benchmarks/results/workbench.json
-	$(BIN)/python tests/benchmarks/dicom_files.py --out tests/benchmarks/results/dicom_files.json --doc docs/DICOM.md
+	$(BIN)/python tests/benchmarks/dicom_files.py --out tests/benchmarks/results/dicom_files.json --doc docs/how-to/dicom.md
 	-$(BIN)/python tests/benchmarks/retrieval.py --out tests/benchmarks/results/retrieval.json
 
 chaos: $(READY) ## federations of whole processes, shaken: every fault and what came of it; SEEDS=3 FAULTS=24
 	$(BIN)/python tests/benchmarks/under_faults.py --seeds $(or $(SEEDS),3) --faults $(or $(FAULTS),24) \
-		--out tests/benchmarks/results/under_faults.json --doc docs/RELIABILITY.md
+		--out tests/benchmarks/results/under_faults.json --doc docs/explanation/reliability.md
 	$(BIN)/python tests/benchmarks/thousand_rounds.py --out tests/benchmarks/results/thousand_rounds.json \
-		--doc docs/RELIABILITY.md
+		--doc docs/explanation/reliability.md
 
 fuzz: $(READY) ## parsers of foreign bytes, other bytes in each pass, for MINUTES=10
 	@end=$$(($$(date +%s) + 60 * $(or $(MINUTES),10))); while [ $$(date +%s) -lt $$end ]; do \
 		YNET_FUZZ=1 $(BIN)/python -m pytest tests/fuzz || exit 1; done
 
-results: $(READY) ## train every plan with SEEDS seeds on DATA, and write docs/RESULTS.md anew
+results: $(READY) ## train every plan with SEEDS seeds on DATA, and write docs/results.md anew
 	$(BIN)/python tests/benchmarks/learning.py --data $(DATA) --work $(or $(WORK),results-out) --seeds $(or $(SEEDS),5) \
-		--out tests/benchmarks/results/learning.json --doc docs/RESULTS.md
+		--out tests/benchmarks/results/learning.json --doc docs/results.md
 
-attacks: $(READY) ## what attacks find of models of DATA, with and without privacy; its table in docs/PRIVACY.md
+attacks: $(READY) ## what attacks find of models of DATA, with and without privacy; its table in docs/explanation/privacy.md
 	$(BIN)/python tests/benchmarks/attacks.py --data $(DATA) --work $(or $(WORK),attacks-out) \
-		--out tests/benchmarks/results/attacks.json --doc docs/PRIVACY.md
+		--out tests/benchmarks/results/attacks.json --doc docs/explanation/privacy.md
 	$(BIN)/python tests/benchmarks/private_membership.py --data $(DATA) --work $(or $(WORK),attacks-out) \
-		--out tests/benchmarks/results/private_membership.json --doc docs/PRIVACY.md
+		--out tests/benchmarks/results/private_membership.json --doc docs/explanation/privacy.md
 
 lock: $(READY) ## write requirements.lock anew from what is installed
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock

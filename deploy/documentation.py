@@ -199,7 +199,7 @@ def errors() -> Iterator[str]:
     yield "# Errors by their text"
     yield ""
     yield "Every error of yours has three lines: what, why, do. This page is read out of the sources: names in capitals"
-    yield "stand for what an error fills in. The commonest ones are [explained](../OPERATING.md#errors)."
+    yield "stand for what an error fills in. The commonest ones are [explained](../how-to/operating.md#errors)."
     yield ""
     yield "| it says | why | do |"
     yield "|---|---|---|"

@@ -28,7 +28,7 @@ PACKAGES = {
 }
 GENERATED = ("_pb2.py", "_pb2_grpc.py")
 UNNAMED = ("__init__", "__main__")
-"""Files that ARCHITECTURE.md need not name."""
+"""Files that architecture.md need not name."""
 
 
 def figures() -> dict[str, float]:
@@ -41,7 +41,7 @@ def figures() -> dict[str, float]:
         "circles of modules": len(circles(graph)),
         "circles of rooms": len(circles(by_room(graph))),
         "exemptions in the import contracts": exemptions(),
-        "modules that ARCHITECTURE.md does not name": len(unnamed(files)),
+        "modules that architecture.md does not name": len(unnamed(files)),
         "class names that occur more than once": len(repeated_classes(files)),
         "lines of the longest file": max(lengths),
         "lines of the median file": int(statistics.median(lengths)),
@@ -105,8 +105,8 @@ def exemptions() -> int:
 
 
 def unnamed(files: list[Path]) -> list[str]:
-    """Modules whose name does not stand in ARCHITECTURE.md's layout."""
-    text = (ROOT / "docs/ARCHITECTURE.md").read_text("utf-8")
+    """Modules whose name does not stand in architecture.md's layout."""
+    text = (ROOT / "docs/explanation/architecture.md").read_text("utf-8")
     layout = text.partition("## Layout")[2].partition("\n## ")[0]
     words = set(re.findall(r"\w+", layout))
     return sorted(str(path.relative_to(ROOT)) for path in files if path.stem not in words and path.stem not in UNNAMED)

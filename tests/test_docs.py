@@ -94,7 +94,7 @@ FLOWER = re.compile(r"^(flower-superlink|flower-supernode|flwr supernode registe
 
 
 @pytest.mark.parametrize(
-    ("program", "rest"), FLOWER.findall((ROOT / "docs/SUPERLINK.md").read_text("utf-8").replace("\\\n", ""))
+    ("program", "rest"), FLOWER.findall((ROOT / "docs/how-to/superlink.md").read_text("utf-8").replace("\\\n", ""))
 )
 def test_every_flag_of_flower_in_the_documentation_exists(program: str, rest: str) -> None:
     name, *inner = program.split()
@@ -171,7 +171,7 @@ def test_the_readme_has_the_options_of_every_strategy_and_our_defaults() -> None
 
 
 def test_every_class_of_what_leaves_a_site_is_described() -> None:
-    documented = set().union(*(words(row[0]) for row in table("docs/OPERATING.md", "| class |")))
+    documented = set().union(*(words(row[0]) for row in table("docs/how-to/operating.md", "| class |")))
     assert documented == set(get_args(egress.Class))
 
 
@@ -202,19 +202,19 @@ def commands_with(flag: str) -> Iterator[str]:
 
 
 def test_every_kind_of_event_is_described() -> None:
-    assert {row[0].strip("`") for row in table("docs/OPERATING.md", "| kind |")} == set(run_tables._LINES)
+    assert {row[0].strip("`") for row in table("docs/how-to/operating.md", "| kind |")} == set(run_tables._LINES)
 
 
 def test_every_error_in_the_table_is_one_that_the_code_raises() -> None:
     folders = ("ynet", "server/ynet_server", "client/ynet_client", "lab/ynet_lab")
     code = " ".join(path.read_text("utf-8") for folder in folders for path in sorted((ROOT / folder).rglob("*.py")))
-    for cell, *_ in table("docs/OPERATING.md", "| it says |"):
+    for cell, *_ in table("docs/how-to/operating.md", "| it says |"):
         for part in re.split(r"\([34]\)|;|:|\b[A-Z]+\b|'s$", cell.replace("plan FILE: ", "")):
             assert part.strip() in code, part
 
 
 def test_the_limits_of_the_protocol_are_those_of_the_code() -> None:
-    shown = {row[0]: row[1] for row in table("docs/PROTOCOL.md", "| limit |")}
+    shown = {row[0]: row[1] for row in table("docs/reference/protocol.md", "| limit |")}
     for name, text in {
         "greeting after the connection": f"{hub.HELLO_WITHIN_S:g} s",
         "connections to the hub's port that no site has made a call over": f"{BOUNDS.strangers}, and"
@@ -245,7 +245,7 @@ def test_the_limits_of_the_protocol_are_those_of_the_code() -> None:
         f"{protocol.PING_ANSWER_MS // 1000} s",
     }.items():
         assert text in shown[name], name
-    read = {row[0]: row[1] for row in table("docs/PROTOCOL.md", "| what is read |")}
+    read = {row[0]: row[1] for row in table("docs/reference/protocol.md", "| what is read |")}
     for name, text in {
         "plan, settings (YAML)": f"{config.MAX_FILE_BYTES >> 20} MiB",
         "manifest (CSV)": f"{manifest.MAX_FILE_BYTES >> 20} MiB",
@@ -286,7 +286,7 @@ def test_the_readme_has_the_exit_codes() -> None:
 
 
 def test_the_figure_of_the_network_has_its_shapes_and_no_others() -> None:
-    text = (ROOT / "docs/network.md").read_text("utf-8")
+    text = (ROOT / "docs/explanation/network.md").read_text("utf-8")
     values = {**read_yaml(ROOT / "configs/plans/default.yaml", "plan"), "network": {}}
     net = build(parse(Plan, values, "the figure's plan"))
     modules = (

@@ -102,7 +102,7 @@ def private_run(consortium: Consortium, runs: Runs) -> RunFolder:
 
 @pytest.fixture
 def documented() -> set[str]:
-    lines = (ROOT / "docs/METRICS.md").read_text("utf-8").splitlines()
+    lines = (ROOT / "docs/reference/metrics.md").read_text("utf-8").splitlines()
     cells = [line.split("|")[1] for line in lines if line.startswith("| `ynet_")]
     return {name for cell in cells for name in re.findall(r"`(ynet_\w+)`", cell)}
 

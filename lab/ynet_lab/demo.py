@@ -69,7 +69,7 @@ def run(data: Path | None, plan: Path | None, out: Path) -> dict[str, Any]:
             trial.stop_all()
     print(
         f"\nLook at {out / 'query.png'}. Next, in earnest: ynet-server start, ynet-server invite SITE,"
-        "\nynet-client join --site=SITE --data manifest.csv --invitation -   (docs/OPERATING.md)"
+        "\nynet-client join --site=SITE --data manifest.csv --invitation -   (docs/how-to/operating.md)"
     )
     return {**figures, "all_s": round(time.monotonic() - begun, 1)}
 

@@ -49,7 +49,7 @@ class ServerSettings:
     federation: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}$")] = "ynet"
     advertise: Annotated[str, AfterValidator(address.host)] = "127.0.0.1"  # how sites reach this machine
     listen: Listen = field(default_factory=Listen)
-    engine: Literal["hub"] = "hub"  # simulation: `ynet-lab simulate`; superlink: docs/SUPERLINK.md
+    engine: Literal["hub"] = "hub"  # simulation: `ynet-lab simulate`; superlink: docs/how-to/superlink.md
     asking_sites: Literal["accept", "refuse"] = "accept"  # those that train nothing, and only ask the others
     max_model_mb: Annotated[int, Field(gt=0, le=4096)] = 1024  # refuse larger weights
     status: StatusSettings = field(default_factory=StatusSettings)

@@ -1,4 +1,4 @@
-"""What attacks find without privacy, and with it at epsilon 8 and at 1: the table of docs/PRIVACY.md.
+"""What attacks find without privacy, and with it at epsilon 8 and at 1: the table of docs/explanation/privacy.md.
 
 python tests/benchmarks/attacks.py --data DIR --work DIR [--out FILE.json] [--doc FILE.md] [--steps 100]
 

@@ -1,4 +1,4 @@
-"""What the codes are worth: every plan trained with several seeds, and the tables of docs/RESULTS.md.
+"""What the codes are worth: every plan trained with several seeds, and the tables of docs/results.md.
 
 python tests/benchmarks/learning.py --data DIR --work DIR [--seeds 5] [--plans default paper ...] [--validation]
     [--out FILE.json] [--doc FILE.md] [--no-training]

@@ -1,4 +1,4 @@
-"""What one hostile site of six does to the model, with and without the defence that docs/HOSTILE.md recommends.
+"""What one hostile site of six does to the model, with and without the defence that docs/explanation/hostile-sites.md recommends.
 
 python tests/benchmarks/poisoning.py [--out FILE.json] [--doc FILE.md] [--attacks NAME ...] [--strategies NAME ...]
 
@@ -278,7 +278,7 @@ def honest_changes(trial: Trial) -> dict[str, Any]:
 
 
 def page(found: Mapping[str, Any], recommended: str) -> list[str]:
-    """The tables of docs/HOSTILE.md."""
+    """The tables of docs/explanation/hostile-sites.md."""
     base = found["undisturbed"]["fedavg"]
     heads = ["attack", "without defence", "with it", "drop", "marked: without", "with", "what became of its updates"]
     lines = [row(heads), row(["---"] * len(heads))]

@@ -1,4 +1,4 @@
-"""What differential privacy costs in accuracy: federated models at epsilon 1, 3, 8 and without, for docs/RESULTS.md.
+"""What differential privacy costs in accuracy: federated models at epsilon 1, 3, 8 and without, for docs/results.md.
 
 python tests/benchmarks/private_learning.py --data LGG --work DIR [--seeds 3] [--synthetic-seeds 1]
     [--rows scratch pretrained synthetic] [--out FILE.json] [--doc FILE.md] [--no-training]

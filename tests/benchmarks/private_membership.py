@@ -1,4 +1,4 @@
-"""Membership told from released weights, beside the epsilon that is claimed: the table of docs/PRIVACY.md.
+"""Membership told from released weights, beside the epsilon that is claimed: the table of docs/explanation/privacy.md.
 
 python tests/benchmarks/private_membership.py --data DIR --work DIR [--runs 200] [--out FILE.json] [--doc FILE.md]
 

@@ -11,7 +11,7 @@ import pytest
 import ynet_client
 from ynet_client import Answer, ConsultRequest, Filters, Hit, Outcome, Site, UnreachableError, UserError
 
-PAGE = (Path(__file__).parents[2] / "docs" / "API.md").read_text("utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "python-api.md").read_text("utf-8")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Images, compose file and chart, as far as they can be held where no container runs (docs/DEPLOYING.md)."""
+"""Images, compose file and chart, as far as they can be held where no container runs (docs/how-to/deploying.md)."""
 
 import json
 import re

@@ -12,7 +12,7 @@ from ynet_client.commands.user_service import install
 
 UNITS = Path(__file__).parents[2] / "deploy/systemd"
 MOST_EXPOSED = {"ynet-server.service": 1.2, "ynet-client@.service": 1.4}
-DEPLOYING = UNITS.parents[1] / "docs/DEPLOYING.md"
+DEPLOYING = UNITS.parents[1] / "docs/how-to/deploying.md"
 
 
 def installed(name: str, folder: Path) -> Path:

@@ -7,7 +7,7 @@ class's centre, not about this image, and with probability (K - 1) / (e^eps + K 
 
 The answer drawn is kept, and drawn again never: asking twice tells nothing more. Epsilons add up over images of the
 same patient, and over different epsilons for one image. Filters are sent as they are. Single bits are never flipped:
-at any epsilon worth the name that leaves nothing of the retrieval (docs/RETRIEVAL.md).
+at any epsilon worth the name that leaves nothing of the retrieval (docs/explanation/retrieval.md).
 """
 
 import hashlib

@@ -270,8 +270,8 @@ ROOT = Path(__file__).parents[3]
 
 
 def documented(head: str) -> list[list[str]]:
-    """The rows of the table in docs/DICOM.md that begins so."""
-    lines = (ROOT / "docs/DICOM.md").read_text("utf-8").splitlines()
+    """The rows of the table in docs/how-to/dicom.md that begins so."""
+    lines = (ROOT / "docs/how-to/dicom.md").read_text("utf-8").splitlines()
     rows = itertools.takewhile(lambda line: line.startswith("|"), lines[lines.index(head) + 2 :])
     return [[cell.strip(" `") for cell in row.strip("|").split("|")] for row in rows]
 
