@@ -39,11 +39,11 @@ from ynet_server import process
 from ynet_server.authority import enrolment, renewal
 from ynet_server.commands import run_tables
 from ynet_server.commands.cli import app as server_app
-from ynet_server.hub import hub, tasks, transfers
+from ynet_server.hub import connections, greeting, hub, tasks, transfers
 from ynet_server.hub.front import BOUNDS
 from ynet_server.hub.limits import RATES
-from ynet_server.registry import Model, Run
 from ynet_server.settings import ServerSettings
+from ynet_server.training_records import Run
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = {"ynet-server": server_app, "ynet-client": client_app, "ynet-lab": lab_app}
@@ -216,7 +216,7 @@ def test_every_error_in_the_table_is_one_that_the_code_raises() -> None:
 def test_the_limits_of_the_protocol_are_those_of_the_code() -> None:
     shown = {row[0]: row[1] for row in table("docs/reference/protocol.md", "| limit |")}
     for name, text in {
-        "greeting after the connection": f"{hub.HELLO_WITHIN_S:g} s",
+        "greeting after the connection": f"{greeting.HELLO_WITHIN_S:g} s",
         "connections to the hub's port that no site has made a call over": f"{BOUNDS.strangers}, and"
         f" {BOUNDS.of_address} from one address",
         "connections of one site": f"{BOUNDS.of_site};",
@@ -239,7 +239,7 @@ def test_the_limits_of_the_protocol_are_those_of_the_code() -> None:
         "an answer's body": f"{protocol.MAX_ANSWER_BYTES >> 10} KiB",
         "wait for answers": f"(`ynet-client`: {ASK_WITHIN_S:g} s), at most {protocol.MAX_QUERY_S:g} s",
         "queries that a site answers at a time": f"{protocol.MAX_OPEN_QUERIES}",
-        "messages that wait for one site": f"{hub.OUTBOX}",
+        "messages that wait for one site": f"{connections.OUTBOX}",
         "a task's failure, a reason for declining": f"{protocol.MAX_REASON_CHARACTERS} characters",
         "ping of an idle connection, and wait for its answer": f"{protocol.PING_EVERY_MS // 1000} s, "
         f"{protocol.PING_ANSWER_MS // 1000} s",

@@ -31,10 +31,10 @@ from ynet_client.connection.session import Session
 from ynet_client.settings import ClientSettings
 from ynet_server import metrics as server
 from ynet_server.hub.traffic import Traffic
-from ynet_server.registry import Model
 from ynet_server.rounds.run_folder import RunFolder
 from ynet_server.rounds.run_progress import Courses
 from ynet_server.rounds.runs import Runs
+from ynet_server.training_records import PublishedModel
 
 ROOT = Path(__file__).parents[1]
 PROMETHEUS = ROOT / "deploy/prometheus"
@@ -82,7 +82,7 @@ def private_run(consortium: Consortium, runs: Runs) -> RunFolder:
     values["privacy"] = {"mode": "patient", "epsilon": 2.0, "delta": 1e-5}
     values["training"]["rounds"] = 5
     plan = plans.from_canonical(json.dumps(values))
-    number = consortium.registry.start_run(consortium.registry.freeze(plan, 1.0), 1.0)
+    number = consortium.registry.training.start_run(consortium.registry.training.freeze(plan, 1.0), 1.0)
     folder = runs.folder(number).create(plan)
     folder.event("started", sites=["A", "B"], parameters=3, given=0)
     for done in (1, 2):
@@ -217,7 +217,7 @@ def test_the_server_tells_of_its_run_sites_and_certificates(tmp_path: Path) -> N
         assert value(registry, "ynet_server_site_score_cases", site="A", score="dice") == 5
         assert value(registry, "ynet_server_site_score", site="A", score="balanced_accuracy") is None
         assert value(registry, "ynet_server_site_epsilon_bound", site="A") == 2.0
-        consortium.registry.publish(Model("f" * 64, 1, {"plan_id": "e" * 64, "plan": "t"}, 2.0))
+        consortium.registry.training.publish(PublishedModel("f" * 64, 1, {"plan_id": "e" * 64, "plan": "t"}, 2.0))
         assert value(registry, "ynet_server_model_info", model="f" * 12, plan="e" * 12) == 1
 
     play(tmp_path, story)
@@ -243,11 +243,13 @@ def test_a_run_that_spends_nothing_and_a_plan_that_is_resumed_add_nothing_to_the
     async def story(consortium: Consortium) -> None:
         registry, _, runs = server_registry(consortium, tmp_path)
         private_run(consortium, runs)
-        consortium.registry.end_run(1, "failed", "", None, 2.0)
+        consortium.registry.training.end_run(1, "failed", "", None, 2.0)
         private_run(consortium, runs)
         assert value(registry, "ynet_server_site_epsilon_bound", site="A") == 2.0
-        consortium.registry.end_run(2, "failed", "", None, 2.0)
-        number = consortium.registry.start_run(consortium.registry.freeze(smallest_plan("plain"), 1.0), 3.0)
+        consortium.registry.training.end_run(2, "failed", "", None, 2.0)
+        number = consortium.registry.training.start_run(
+            consortium.registry.training.freeze(smallest_plan("plain"), 1.0), 3.0
+        )
         runs.folder(number).create(smallest_plan("plain")).event(
             "round", round=1, rounds=1, seconds=1.0, sites={"A": {}}
         )

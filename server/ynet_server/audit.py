@@ -15,7 +15,7 @@ from ynet.trust import chain, journal
 from ynet.trust.chain import Head
 from ynet.trust.journal import AuditError as AuditError
 from ynet.trust.journal import Journal, Kind
-from ynet_server.registry import now
+from ynet_server.clock import now
 
 LOG, HEAD = "audit.jsonl", "audit.head"
 Action = Literal[

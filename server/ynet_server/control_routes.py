@@ -13,10 +13,12 @@ from ynet.trust.invitation import Invitation, new_secret
 from ynet_server.audit import Write, nowhere
 from ynet_server.authority.certificates import HubCertificate, days
 from ynet_server.authority.revocations import Revocations
+from ynet_server.clock import now
 from ynet_server.hub.hub import Hub
-from ynet_server.registry import Registry, Run, now
+from ynet_server.registry import Registry
 from ynet_server.rounds.run_progress import Courses
 from ynet_server.rounds.runs import Runs
+from ynet_server.training_records import Run
 
 
 def routes(
@@ -78,10 +80,10 @@ def routes(
     async def freeze(request: Request) -> Response:
         frozen = plan.from_canonical(json.dumps(await request.json()))
         audit("plan-frozen", about=frozen.id)
-        return JSONResponse({"plan": registry.freeze(frozen, now()), "name": frozen.name})
+        return JSONResponse({"plan": registry.training.freeze(frozen, now()), "name": frozen.name})
 
     async def models(_: Request) -> Response:
-        listed = [model._asdict() for model in registry.models()]
+        listed = [model._asdict() for model in registry.training.models()]
         return JSONResponse({"models": listed, "in_use": listed[0]["id"] if listed else None})
 
     return [

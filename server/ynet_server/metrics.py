@@ -19,9 +19,10 @@ from ynet.web import prometheus
 from ynet_server.audit import Action, Write
 from ynet_server.hub.hub import Hub
 from ynet_server.hub.traffic import REFUSALS
-from ynet_server.registry import Registry, RunStatus
+from ynet_server.registry import Registry
 from ynet_server.rounds.run_progress import Course, Courses
 from ynet_server.rounds.runs import Runs
+from ynet_server.training_records import RunStatus
 
 ROUNDS = {"round": "whole", "under_quorum": "under_quorum", "round_lost": "lost"}
 """What became of a round, by the kind of its event."""
@@ -115,7 +116,7 @@ def _now(known: Known) -> Iterator[Metric]:
     yield from _certificates(known)
     yield from _runs(known)
     yield from _privacy(known)
-    models = known.registry.models()[:1]
+    models = known.registry.training.models()[:1]
     model = InfoMetricFamily("ynet_server_model", "The model in use.", labels=["model", "plan"])
     for one in models:
         model.add_metric([one.id[:SHORT_ID], str(one.card.get("plan_id", ""))[:SHORT_ID]], {})
@@ -163,7 +164,7 @@ def _certificates(known: Known) -> Iterator[Metric]:
 
 
 def _runs(known: Known) -> Iterator[Metric]:
-    listed = known.registry.runs()
+    listed = known.registry.training.runs()
     per_status = Tally(run.status for run in listed)
     runs = GaugeMetricFamily("ynet_server_runs", "Runs, by status.", labels=["status"])
     for status in get_args(RunStatus):
@@ -173,7 +174,7 @@ def _runs(known: Known) -> Iterator[Metric]:
     yield GaugeMetricFamily("ynet_server_run_stalled", "1: the run stands still.", float(bool(known.runs.stalled())))
     if listed:
         course = known.courses.of(known.runs.folder(listed[0].id).path)
-        plan = known.registry.known_plan(listed[0].plan)
+        plan = known.registry.training.known_plan(listed[0].plan)
         yield GaugeMetricFamily("ynet_server_run_round", "The newest run's last whole round.", course.round)
         if plan:
             yield GaugeMetricFamily("ynet_server_run_rounds", "The rounds of its plan.", plan.training.rounds)
@@ -223,12 +224,12 @@ def epsilon_bounds(registry: Registry, runs: Runs, courses: Courses) -> dict[str
     Runs of one plan spend once: a site keeps what a round made, and sends it again.
     """
     plans: dict[str, set[str]] = {}
-    for run in registry.runs():
+    for run in registry.training.runs():
         if private := courses.of(runs.folder(run.id).path).private:
             plans.setdefault(run.plan, set()).update(private)
     bounds: dict[str, float] = {}
     for plan_id, sites in plans.items():
-        plan = registry.known_plan(plan_id)
+        plan = registry.training.known_plan(plan_id)
         for site in sites:
             bounds[site] = bounds.get(site, 0.0) + ((plan and plan.privacy.epsilon) or 0.0)
     return dict(sorted(bounds.items()))

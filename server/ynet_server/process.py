@@ -26,7 +26,7 @@ from ynet.runtime.home import Lock
 from ynet.runtime.reserve import Reserve
 from ynet.trust import identity
 from ynet.web import prometheus
-from ynet_server import metrics
+from ynet_server import clock, metrics
 from ynet_server.audit import Audit
 from ynet_server.authority import certificates, enrolment, renewal, rotation
 from ynet_server.authority.authorities import Authorities
@@ -41,7 +41,6 @@ from ynet_server.hub.limits import Limits
 from ynet_server.hub.peers import CertificateCheck
 from ynet_server.hub.traffic import Traffic
 from ynet_server.registry import Registry
-from ynet_server.registry import now as registry_now
 from ynet_server.rounds.run_progress import Courses
 from ynet_server.rounds.runs import Runs
 from ynet_server.settings import ServerSettings, places, remember
@@ -143,7 +142,7 @@ async def serve(
         pages = contextlib.AsyncExitStack()
         try:
             page = await pages.enter_async_context(
-                serving(home, settings.status, lambda: snapshot(measures, books, registry_now()), now)
+                serving(home, settings.status, lambda: snapshot(measures, books, clock.now()), now)
             )
             await pages.enter_async_context(prometheus.serving(settings.metrics, measured))
         except UserError:
@@ -166,7 +165,7 @@ async def serve(
         beside_it = (
             certificates.watch(hub, registry, own, lambda: authority.trusted, say),
             rotation.watch(following),
-            limits.keep_telling(),
+            limits.keep_reporting(),
             _watch_disk(reserve, revocations, say),
         )
         watching = [asyncio.create_task(one) for one in beside_it]
@@ -203,7 +202,7 @@ async def _watch_disk(reserve: Reserve, revocations: Revocations, say: Callable[
 
 def _doing(hub: Hub, registry: Registry) -> str:
     """What the service manager shows of this server: nobody's name."""
-    newest = next(iter(registry.runs()), None)
+    newest = next(iter(registry.training.runs()), None)
     return f"{len(hub.connected())} sites connected; " + (
         f"run {newest.id}: {newest.status}" if newest else "no run yet"
     )

@@ -90,8 +90,8 @@ def _check(home: Path) -> None:
     countersigned.verify(home, audit.read(home), in_force, past)
     try:
         with contextlib.closing(Registry(home / REGISTRY)) as registry:
-            newest = next(iter(registry.models()), None)
-            runs = {run.id: run.plan for run in registry.runs()}
+            newest = next(iter(registry.training.models()), None)
+            runs = {run.id: run.plan for run in registry.training.runs()}
     except (sqlite3.Error, ValueError) as error:
         raise UserError("the backup was not restored", f"its registry: {error}", "take an older backup") from None
     if newest:

@@ -315,7 +315,7 @@ def test_a_site_s_session(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
             if message.HasField("welcome") and message.welcome.protocol != protocol.VERSION:
                 continue  # the site leaves: tests/client/connection/test_session.py
             await until(lambda: "A" in consortium.hub.connected())
-            consortium.hub._send("A", message)
+            consortium.hub._connections.send("A", message)
             await asyncio.sleep(0)
         await until(lambda: joined.session.connected and not joined.session._given.held(), within_s=30)
         (consortium.folder / "good").write_bytes(b"good")

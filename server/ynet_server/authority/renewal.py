@@ -13,7 +13,7 @@ from ynet.federation import protocol
 from ynet.trust import identity
 from ynet.trust.identity import CLOCK_SLACK, Signer
 from ynet_server.audit import Write, nowhere
-from ynet_server.hub.peers import Caller, caller
+from ynet_server.hub.peers import Peer, peer
 from ynet_server.registry import Registry
 
 log = logging.getLogger("ynet.renewal")
@@ -33,7 +33,7 @@ def no_successor(_: Collection[bytes]) -> Signer | None:
 
 
 def renew(
-    registry: Registry, authority: Signer, asked: Caller, csr: bytes, now: dt.datetime, successor: Signer | None = None
+    registry: Registry, authority: Signer, asked: Peer, csr: bytes, now: dt.datetime, successor: Signer | None = None
 ) -> bytes:
     """The certificate that follows a site's own, PEM, for the key in `csr`. Raises RefusedError.
 
@@ -77,8 +77,8 @@ def service(
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the signing request is too large")
         try:
             successor = successor_for(request.authorities)
-            certificate = renew(registry, authority, caller(), request.csr, clock(), successor)
-            audit("renewed", caller().site, identity.fingerprint(certificate).hex())
+            certificate = renew(registry, authority, peer(), request.csr, clock(), successor)
+            audit("renewed", peer().site, identity.fingerprint(certificate).hex())
             return pb.Renewal(certificate=certificate)
         except RefusedError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.why)
@@ -87,7 +87,7 @@ def service(
     async def answer_probe(_: pb.ProbeRequest, __: Context) -> pb.ProbeReply:
         oldest, newest = protocol.SPOKEN
         reply = pb.ProbeReply(protocol=newest, oldest=oldest, version=__version__)
-        reply.time, reply.site = clock().timestamp(), caller().site
+        reply.time, reply.site = clock().timestamp(), peer().site
         reply.connected = is_connected(reply.site)
         return reply
 

@@ -5,10 +5,11 @@ import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol
+from ynet_server.hub.connections import Connections
 
 K = TypeVar("K")
 PART_BYTES = 1 << 20
@@ -16,14 +17,6 @@ PART_BYTES = 1 << 20
 
 MAX_HELD_BYTES = 64 << 20
 """Answers to one site that wait here until it takes them; beyond, those who answer it are said to be busy."""
-
-
-class Lines(NamedTuple):
-    """The connections, as far as queries go over them."""
-
-    everybody: Callable[[], Sequence[str]]  # the enrolled sites
-    card: Callable[[str], bytes | None]  # of a connected site; empty: it has told none
-    hand: Callable[[str, pb.ToSite], bool]  # whether a site is not so far behind that it cannot take another message
 
 
 @dataclass
@@ -67,8 +60,9 @@ class _Question:
 class Relay:
     """Passes queries on and their answers back; it could not read them if it would."""
 
-    def __init__(self, lines: Lines) -> None:
-        self._lines = lines
+    def __init__(self, connections: Connections, enrolled: Callable[[], Sequence[str]]) -> None:
+        """`enrolled`: the names of all sites, connected or not."""
+        self._connections, self._enrolled = connections, enrolled
         self._questions: dict[str, _Question] = {}
         self._open_at: Counter[str] = Counter()  # queries that a site has still to answer
         self._open_of: Counter[tuple[str, str]] = Counter()  # of one site at another
@@ -106,7 +100,7 @@ class Relay:
         elif answer.refusal == pb.NONE:
             asked.answered(site, answer.body)
         else:
-            asked.could_not_read(site, self._lines.card(site))
+            asked.could_not_read(site, self._connections.card(site))
         if not asked.waiting or asked.last_bytes >= PART_BYTES:
             asked.is_news.set()
 
@@ -121,8 +115,8 @@ class Relay:
 
     def _pass_on(self, query_id: str, asked: _Question, question: pb.Question) -> None:
         bodies = {one.site: one.body for one in question.queries}
-        for name in dict.fromkeys(question.sites or self._lines.everybody()):
-            card, body = self._lines.card(name), bodies.get(name)
+        for name in dict.fromkeys(question.sites or self._enrolled()):
+            card, body = self._connections.card(name), bodies.get(name)
             if name == asked.asker:
                 continue
             if card is None or (body is None and not card):
@@ -135,7 +129,7 @@ class Relay:
                 self._send(name, asked, pb.Query(id=query_id, from_site=asked.asker, body=body))
 
     def _send(self, site: str, asked: _Question, query: pb.Query) -> None:
-        if self._lines.hand(site, pb.ToSite(query=query)):
+        if self._connections.send_query(site, pb.ToSite(query=query)):
             asked.waiting.add(site)
             self._open_at[site] += 1
             self._open_of[asked.asker, site] += 1
@@ -153,7 +147,7 @@ class Relay:
         """Tell those who have not answered that nobody waits any more."""
         for site in list(asked.waiting):
             self._close(asked, site)
-            self._lines.hand(site, pb.ToSite(cancel=pb.Cancel(query_id=query_id)))
+            self._connections.send_query(site, pb.ToSite(cancel=pb.Cancel(query_id=query_id)))
 
     def _close(self, asked: _Question, site: str) -> None:
         asked.waiting.discard(site)

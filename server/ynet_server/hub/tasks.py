@@ -13,9 +13,9 @@ from typing import Literal, NamedTuple
 
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol
+from ynet_server.clock import now
 from ynet_server.hub.reply_errors import FAILED, LOST, PASSING, REFUSED
 from ynet_server.hub.transfers import Arriving
-from ynet_server.registry import now
 
 GRACE_S = 60.0
 """A lost line is noticed within 30 s by both ends, and a site tries again every 15 s at most: later, nobody comes."""
@@ -43,7 +43,7 @@ class Doing(NamedTuple):
 
 
 @dataclass(eq=False)
-class Task:
+class OpenTask:
     """One message of the apps that a site was given."""
 
     id: str
@@ -62,12 +62,12 @@ class Task:
             self.done.set_exception(error)
 
 
-class Tasks:
+class OpenTasks:
     """The open tasks of all sites. Lives in the hub's event loop."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._open: dict[str, Task] = {}
+        self._open: dict[str, OpenTask] = {}
         self.newest: dict[str, Doing] = {}  # of each site
         self._away: dict[str, asyncio.TimerHandle] = {}
         self._is_closed = False
@@ -79,7 +79,7 @@ class Tasks:
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + (protocol.LONGEST_TASK_S if within_s is None else within_s)
-        task = Task(secrets.token_hex(16), site, kind, content, limit_bytes, until, loop.create_future())
+        task = OpenTask(secrets.token_hex(16), site, kind, content, limit_bytes, until, loop.create_future())
         self._open[task.id] = task
         self.newest[site] = Doing(kind, "working", now())
         try:
@@ -105,7 +105,7 @@ class Tasks:
         """The kinds of the open tasks."""
         return [task.kind for task in self._open.values()]
 
-    def find(self, task_id: str, site: str) -> Task | None:
+    def find(self, task_id: str, site: str) -> OpenTask | None:
         """A site's open task."""
         task = self._open.get(task_id)
         return task if task is not None and task.site == site and not task.done.done() else None
@@ -148,7 +148,7 @@ class Tasks:
         for site in {task.site for task in self._open.values()} | set(self._away):
             self._give_up(site, "the server stops")
 
-    def _give(self, task: Task) -> bool:
+    def _give(self, task: OpenTask) -> bool:
         if task.given == MOST_GIVEN:
             task.fail(TaskError("the site lost its work again and again"))
             return False
@@ -164,5 +164,5 @@ class Tasks:
         for task in self._of(site):
             task.fail(TaskError(why))
 
-    def _of(self, site: str) -> list[Task]:
+    def _of(self, site: str) -> list[OpenTask]:
         return [task for task in self._open.values() if task.site == site and not task.done.done()]

@@ -22,24 +22,24 @@ LEAST_PART_BYTES = 4_096
 Context = grpc.aio.ServicerContext
 
 
-class Offer(NamedTuple):
+class OfferedFile(NamedTuple):
     """A file that sites may fetch by its name, which nobody can guess."""
 
     path: Path
     blob: pb.Blob
 
 
-class Offers:
+class OfferedFiles:
     """The files that sites may fetch."""
 
     def __init__(self) -> None:
-        self._offers: dict[str, Offer] = {}
+        self._offers: dict[str, OfferedFile] = {}
         self._under_way: Counter[str] = Counter()
 
     def add(self, path: Path, sha256: str, size_bytes: int) -> pb.Blob:
         """Let sites fetch a file."""
         blob = pb.Blob(name=secrets.token_hex(16), sha256=sha256, size_bytes=size_bytes)
-        self._offers[blob.name] = Offer(path, blob)
+        self._offers[blob.name] = OfferedFile(path, blob)
         return blob
 
     def withdraw(self, blob: pb.Blob) -> None:

@@ -15,7 +15,7 @@ from ynet.trust.chain import Head
 from ynet_server.audit import Audit, Write
 from ynet_server.hub.peers import calling_site
 
-log = logging.getLogger("ynet.witness")
+log = logging.getLogger("ynet.hub.witness")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 Context = grpc.aio.ServicerContext

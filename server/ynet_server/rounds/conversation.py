@@ -6,14 +6,16 @@ from typing import NamedTuple
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
+from ynet import weights
 from ynet.errors import UserError
 from ynet.federation.records import AWAITED, CONFIG
 from ynet.plan import Plan
+from ynet.weights import Layout
 from ynet_server.hub.reply_errors import PASSING, is_lost
 from ynet_server.rounds.run_folder import RunFolder
 
 
-class Reply(NamedTuple):
+class SiteReply(NamedTuple):
     """What a node answered."""
 
     node: int
@@ -35,14 +37,14 @@ class Conversation:
         return sorted(self._grid.get_node_ids())
 
     def ask(
-        self, number: int, kind: str, nodes: Iterable[int], check: Callable[[Reply], object], **config: str | int
-    ) -> list[Reply]:
+        self, number: int, kind: str, nodes: Iterable[int], check: Callable[[SiteReply], object], **config: str | int
+    ) -> list[SiteReply]:
         """The same question, beside the plan, to each of `nodes`; the good replies."""
         content = RecordDict({CONFIG: ConfigRecord({"plan": self._plan.canonical(), **config})})
         messages = [Message(content=content, message_type=kind, dst_node_id=node) for node in nodes]
         return self.send(number, messages, check)
 
-    def send(self, number: int, messages: Iterable[Message], check: Callable[[Reply], object]) -> list[Reply]:
+    def send(self, number: int, messages: Iterable[Message], check: Callable[[SiteReply], object]) -> list[SiteReply]:
         """Send, wait until all have answered or the deadline is over; the good replies in the order of the nodes.
 
         `check` raises for a reply that is not what was asked for: it counts as none.
@@ -50,11 +52,11 @@ class Conversation:
         answers = self._grid.send_and_receive(messages, timeout=self._plan.cohort.round_deadline_s)
         return self.good(number, answers, check)
 
-    def late(self, number: int, answer: Message, check: Callable[[Reply], object]) -> Reply | None:
+    def late(self, number: int, answer: Message, check: Callable[[SiteReply], object]) -> SiteReply | None:
         """The reply, when it is good, of a site that has answered after round `number`'s deadline."""
         return next(iter(self.good(number, [answer], check)), None)
 
-    def good(self, number: int, answers: Iterable[Message], check: Callable[[Reply], object]) -> list[Reply]:
+    def good(self, number: int, answers: Iterable[Message], check: Callable[[SiteReply], object]) -> list[SiteReply]:
         """The good replies among the answers, in the order of the nodes; of the others the run is told."""
         replies = []
         for answer in sorted(answers, key=lambda answer: answer.metadata.src_node_id):
@@ -65,7 +67,7 @@ class Conversation:
                 self._failed(number, node, answer.error)
             elif AWAITED in answer.content.config_records.get(CONFIG, {}):
                 self._await(node)
-            elif self._accept(number, reply := Reply(node, answer.content), check):
+            elif self._accept(number, reply := SiteReply(node, answer.content), check):
                 self.awaited.discard(node)
                 replies.append(reply)
         return replies
@@ -85,7 +87,7 @@ class Conversation:
             self.awaited.add(node)
             self._folder.event("awaited", site=self.name_of(node))
 
-    def _accept(self, number: int, reply: Reply, check: Callable[[Reply], object]) -> bool:
+    def _accept(self, number: int, reply: SiteReply, check: Callable[[SiteReply], object]) -> bool:
         try:
             check(reply)
         except (LookupError, TypeError, ValueError, OverflowError, UserError) as error:
@@ -98,3 +100,8 @@ class Conversation:
         """What a node sent in a round is not taken, and the run's events say why."""
         self.refusal = f"what site {self.name_of(node)} sent was refused: {why}"
         self._folder.event("update_refused", round=number, site=self.name_of(node), reason=why)
+
+
+def round_config(plan: Plan, layout: Layout) -> ConfigRecord:
+    """The config of a round's messages: the plan, and the layout of the weights."""
+    return ConfigRecord({"plan": plan.canonical(), "layout": weights.layout_to_json(layout)})

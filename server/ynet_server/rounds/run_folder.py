@@ -16,7 +16,7 @@ from ynet.runtime import private_files
 from ynet.runtime.home import write_private
 from ynet.trust import chain
 from ynet.weights import Arrays, Flat, Layout
-from ynet_server.registry import now
+from ynet_server.clock import now
 
 PLAN, EVENTS, STATE, MODEL = "plan.json", "events.jsonl", "state.safetensors", "model.safetensors"
 INIT, CARD, SEEN, QUORUM = "init.safetensors", "card.json", "seen.jsonl", "quorum"

@@ -17,11 +17,13 @@ from ynet.errors import UserError
 from ynet.plan import Plan
 from ynet.runtime import disk_faults, private_files
 from ynet_server.audit import Action, Write, nowhere
+from ynet_server.clock import now
 from ynet_server.hub.hub import Hub
-from ynet_server.registry import Model, Registry, Run, now
+from ynet_server.registry import Registry
 from ynet_server.rounds.grid import HubGrid, LetGoError
 from ynet_server.rounds.run_folder import MODEL, RunFolder
 from ynet_server.rounds.server_app import federate
+from ynet_server.training_records import PublishedModel, Run
 
 log = logging.getLogger("ynet.runs")
 TRY_DISK_EVERY_S = 10.0
@@ -79,7 +81,7 @@ class Runs:
 
         Raises UserError while another one is under way, and when `init` is not what the plan says.
         """
-        run = self._registry.start_run(self._registry.freeze(frozen, now()), now())
+        run = self._registry.training.start_run(self._registry.training.freeze(frozen, now()), now())
         self._audit("run-started", about=f"run {run} of plan {frozen.id}")
         try:
             self.folder(run).create(frozen, init)
@@ -93,7 +95,7 @@ class Runs:
         """All runs, the newest first; of one that stands still at the moment `reason` says why."""
         works = dict(self._works)
         stalled = {run: work.stalled for run, work in works.items() if work.stalled}
-        return [run._replace(reason=stalled.get(run.id, run.reason)) for run in self._registry.runs()]
+        return [run._replace(reason=stalled.get(run.id, run.reason)) for run in self._registry.training.runs()]
 
     def stalled(self) -> str:
         """Why the run under way stands still at the moment; empty when it does not, or there is none."""
@@ -101,7 +103,7 @@ class Runs:
 
     def resume(self) -> None:
         """Go on with the run that was under way when the server last stopped."""
-        for run in self._registry.runs():
+        for run in self._registry.training.runs():
             if run.status == "running":
                 with contextlib.suppress(UserError):  # the run has failed of it, and says so
                     self._go_on(run, "restart")
@@ -111,11 +113,11 @@ class Runs:
 
         Raises UserError when there is none, it has a model already, or another one is under way.
         """
-        self._go_on(self._registry.reopen_run(number), "coordinator")
+        self._go_on(self._registry.training.reopen_run(number), "coordinator")
 
     def cancel(self, number: int) -> None:
         """Call off the run under way: its sites stop what they do for it. Raises UserError when it is not under way."""
-        under_way = {run.id for run in self._registry.runs() if run.status == "running"}
+        under_way = {run.id for run in self._registry.training.runs() if run.status == "running"}
         work = self._works.get(number) if number in under_way else None
         if work is None:
             raise UserError(f"run {number} was not cancelled", "it is not under way", "see them: ynet-server runs")
@@ -129,7 +131,7 @@ class Runs:
 
     def carry_over(self, number: int, quorum: int, min_sites: int) -> tuple[Plan, Path]:
         """A plan for fewer sites that goes on from a run's last weights, and those. Raises UserError."""
-        if number not in {run.id for run in self._registry.runs()}:
+        if number not in {run.id for run in self._registry.training.runs()}:
             raise UserError(f"there is no run {number}", "it was never started here", "list them: ynet-server runs")
         made, path = self.folder(number).carry_over(quorum, min_sites)
         self._audit("run-carried-over", about=f"run {number}: plan {made.id}")
@@ -142,7 +144,7 @@ class Runs:
         return None
 
     def _check_running(self, number: int, what: str) -> None:
-        if number not in {run.id for run in self._registry.runs() if run.status == "running"}:
+        if number not in {run.id for run in self._registry.training.runs() if run.status == "running"}:
             raise UserError(what, f"run {number} is not under way", "see them: ynet-server runs")
 
     def stop(self) -> None:
@@ -151,12 +153,12 @@ class Runs:
 
     def publish_newest(self) -> None:
         """Offer the model in use, which an earlier process published."""
-        for model in self._registry.models()[:1]:
+        for model in self._registry.training.models()[:1]:
             self._publish(model.id, model.run)
 
     def _go_on(self, run: Run, by: str) -> None:
         try:
-            frozen = self._registry.plan(run.plan)
+            frozen = self._registry.training.plan(run.plan)
         except UserError as error:  # another ynet froze it, that knew more keys or other defaults
             self._end_badly(run.id, f"{error.what}: {error.why}", error.do)
             raise
@@ -194,14 +196,14 @@ class Runs:
         try:
             grid = HubGrid(self._hub, self._loop, self._spool, run, lambda: work.is_cancelled or self._is_stopping)
             model = federate(grid, folder, grid.name_of, grid.cases_of, after_round=lambda _: work.moves())
-            self._registry.publish(Model(model, run, folder.card(), now()))
+            self._registry.training.publish(PublishedModel(model, run, folder.card(), now()))
             self._audit("model-published", about=model)
-            self._registry.end_run(run, "finished", "", model, now())
+            self._registry.training.end_run(run, "finished", "", model, now())
             self._loop.call_soon_threadsafe(self._publish, model, run)
         except LetGoError:
             if work.is_cancelled:
                 folder.event("cancelled")
-                self._registry.end_run(run, "cancelled", "by the coordinator", None, now())
+                self._registry.training.end_run(run, "cancelled", "by the coordinator", None, now())
             else:
                 log.info("run %d goes on when the server starts again", run)
         except UserError as error:
@@ -229,7 +231,7 @@ class Runs:
     def _end_badly(self, run: int, reason: str, do: str) -> None:
         private_files.make_folder(self.folder(run).path)  # it may have failed before there was one
         self.folder(run).event("failed", reason=reason, do=do)
-        self._registry.end_run(run, "failed", reason, None, now())
+        self._registry.training.end_run(run, "failed", reason, None, now())
 
     def _publish(self, model: str, run: int) -> None:
         path = self.folder(run).path / MODEL

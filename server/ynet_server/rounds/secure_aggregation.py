@@ -20,9 +20,9 @@ from ynet.federation.records import ARRAYS, CONFIG, KEYS, MASK, OPEN, flat_weigh
 from ynet.federation.secure_sum import Masked, Offer, Purpose
 from ynet.plan import MOST_SECURE, Plan
 from ynet.weights import Flat
-from ynet_server.rounds.conversation import Conversation, Reply
+from ynet_server.rounds.conversation import Conversation, SiteReply
 from ynet_server.rounds.run_folder import RunFolder
-from ynet_server.rounds.site_report import Said
+from ynet_server.rounds.site_report import SiteReport
 
 PENDING, TOTAL = "sum.safetensors", "total"
 POLL_S = 0.5
@@ -34,7 +34,7 @@ class Sum(NamedTuple):
     round: int
     attempt: int
     total: Masked
-    sites: Mapping[int, Said]  # by node
+    sites: Mapping[int, SiteReport]  # by node
 
 
 class TooFewError(Exception):
@@ -55,7 +55,7 @@ class SecureSums:
     def __init__(self, talk: Conversation, plan: Plan, folder: RunFolder) -> None:
         self._talk, self._plan, self._folder = talk, plan, folder
 
-    def check_offer(self, reply: Reply, purpose: Purpose) -> None:
+    def check_offer(self, reply: SiteReply, purpose: Purpose) -> None:
         """Whether the other sites will take the key that a site offers. Raises LookupError, UserError.
 
         An offer that they refuse would keep them all from the sum, and not the one who made it.
@@ -66,7 +66,9 @@ class SecureSums:
             raise UserError("offer", "it is another site's", "")
         secure_sum.check_offer(offer, purpose, dt.datetime.now(dt.UTC))
 
-    def collect(self, replies: Sequence[Reply], purpose: Purpose, said: Mapping[int, Said], size: int) -> Sum:
+    def collect(
+        self, replies: Sequence[SiteReply], purpose: Purpose, reports: Mapping[int, SiteReport], size: int
+    ) -> Sum:
         """The masked updates of all who trained, added up; begun again without those who are lost on the way.
 
         Raises TooFewError when fewer than the quorum are left.
@@ -75,7 +77,7 @@ class SecureSums:
         while len(offers) >= self._folder.quorum():
             masked = self._masked(number, attempt, offers, size)
             if len(masked) == len(offers):
-                made = Sum(number, attempt, secure_sum.add_up(list(masked.values())), {n: said[n] for n in masked})
+                made = Sum(number, attempt, secure_sum.add_up(list(masked.values())), {n: reports[n] for n in masked})
                 self._keep(made)
                 return made
             attempt += 1
@@ -111,7 +113,7 @@ class SecureSums:
             total = secure_sum.unmask(made.total, list(own.values()))
         except RefusedError as error:
             raise LostError(error.why) from None
-        return (total / sum(said.cases for said in made.sites.values())).astype(np.float32)
+        return (total / sum(report.cases for report in made.sites.values())).astype(np.float32)
 
     # --- on the disk
 
@@ -124,7 +126,7 @@ class SecureSums:
         about: dict[str, Any] = json.loads(metadata["sum"])
         if about["round"] != number:
             return None
-        sites = {int(node): Said(*said) for node, said in about["sites"].items()}
+        sites = {int(node): SiteReport(*report) for node, report in about["sites"].items()}
         return Sum(number, about["attempt"], secure_sum.from_wire(arrays[TOTAL]), sites)
 
     def _keep(self, made: Sum) -> None:
@@ -136,11 +138,11 @@ class SecureSums:
         (self._folder.path / PENDING).unlink(missing_ok=True)
 
 
-def _offer(reply: Reply) -> Offer:
+def _offer(reply: SiteReply) -> Offer:
     return secure_sum.offer_from_json(str(reply.content[CONFIG]["offer"]))
 
 
-def _offers(replies: Sequence[Reply]) -> dict[int, Offer]:
+def _offers(replies: Sequence[SiteReply]) -> dict[int, Offer]:
     """Of replies that were checked, by node: each name and key once, as many as a sum may have."""
     offers: dict[int, Offer] = {}
     for reply in replies:
@@ -151,14 +153,14 @@ def _offers(replies: Sequence[Reply]) -> dict[int, Offer]:
     return offers
 
 
-def _vector(reply: Reply, size: int) -> Masked:
+def _vector(reply: SiteReply, size: int) -> Masked:
     masked = secure_sum.from_wire(flat_weights(reply.content.array_records[ARRAYS]))
     if masked.shape != (size,):
         raise UserError("update", f"it has {len(masked)} values, and the network {size}", "")
     return masked
 
 
-def _mask(reply: Reply) -> bytes:
+def _mask(reply: SiteReply) -> bytes:
     key = bytes.fromhex(str(reply.content[CONFIG]["mask"]))
     if len(key) != secure_sum.MASK_KEY_BYTES:
         raise ValueError("no key")

@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 
 from ynet.federation.records import ARRAYS, CASES, METRICS, flat_weights, weights_record
 from ynet.weights import Flat
-from ynet_server.rounds.conversation import Conversation, Reply
+from ynet_server.rounds.conversation import Conversation, SiteReply
 from ynet_server.rounds.run_folder import RunFolder
 
 STALENESS_EXPONENT = -0.5
@@ -24,7 +24,7 @@ ROUNDS_OPEN = 3
 
 
 @runtime_checkable
-class KeepsLate(Protocol):
+class KeepsOpen(Protocol):
     """A Grid that can leave open what is late. One that cannot, drops it."""
 
     def send_and_keep(
@@ -39,19 +39,19 @@ class KeepsLate(Protocol):
         """Nobody waits for these any more."""
 
 
-class Open(NamedTuple):
+class OpenUpdate(NamedTuple):
     """An update that is awaited beyond its round."""
 
     id: str
     round: int
     begun: Flat  # the weights that it is trained from
-    check: Callable[[Reply], object]  # raises for what is no update
+    check: Callable[[SiteReply], object]  # raises for what is no update
 
 
-class Arrived(NamedTuple):
+class StaleUpdate(NamedTuple):
     """One that has come."""
 
-    reply: Reply
+    reply: SiteReply
     round: int
     begun: Flat
 
@@ -61,26 +61,31 @@ def weight(staleness: int) -> float:
     return float((1 + staleness) ** STALENESS_EXPONENT)
 
 
-def rebased(late: Arrived, number: int, flat: Flat) -> Reply:
+def rebased(stale: StaleUpdate, number: int, flat: Flat) -> SiteReply:
     """A late update as round `number`'s strategy takes it: its difference on today's weights, at its weight."""
-    update = flat_weights(late.reply.content.array_records[ARRAYS])
-    late.reply.content[ARRAYS] = weights_record((flat + (update - late.begun)).astype(flat.dtype))
-    metrics = late.reply.content.metric_records[METRICS]
-    metrics[CASES] = float(metrics[CASES]) * weight(number - late.round)  # type: ignore[arg-type]
-    return late.reply
+    update = flat_weights(stale.reply.content.array_records[ARRAYS])
+    stale.reply.content[ARRAYS] = weights_record((flat + (update - stale.begun)).astype(flat.dtype))
+    metrics = stale.reply.content.metric_records[METRICS]
+    metrics[CASES] = float(metrics[CASES]) * weight(number - stale.round)  # type: ignore[arg-type]
+    return stale.reply
 
 
-class Late:
+class StaleUpdates:
     """Those of one run. Where the plan drops them, there are never any."""
 
     def __init__(self, grid: Grid, talk: Conversation, folder: RunFolder, *, uses: bool) -> None:
-        self._grid = grid if uses and isinstance(grid, KeepsLate) else None
+        self._grid = grid if uses and isinstance(grid, KeepsOpen) else None
         self._talk, self._folder = talk, folder
-        self._open: dict[int, Open] = {}  # by node
-        self._arrived: dict[int, Arrived] = {}
+        self._open: dict[int, OpenUpdate] = {}  # by node
+        self._arrived: dict[int, StaleUpdate] = {}
 
     def send(
-        self, number: int, messages: Sequence[Message], deadline_s: float, begun: Flat, check: Callable[[Reply], object]
+        self,
+        number: int,
+        messages: Sequence[Message],
+        deadline_s: float,
+        begun: Flat,
+        check: Callable[[SiteReply], object],
     ) -> list[Message] | None:
         """What was answered before the deadline; None where late updates are dropped, and nothing was sent.
 
@@ -94,19 +99,19 @@ class Late:
         for node, name in left_open.items():
             if node in self._open:
                 self._end(node, number, "it was not there before the next round's deadline either")
-            self._open[node] = Open(name, number, begun, check)
+            self._open[node] = OpenUpdate(name, number, begun, check)
         return answers
 
-    def arrived(self, number: int) -> list[Arrived]:
+    def arrived(self, number: int) -> list[StaleUpdate]:
         """The updates of the round before that came while round `number` was under way, in the order of the nodes."""
         return [one for _, one in sorted(self._arrived.items()) if one.round == number - 1]
 
-    def settle(self, number: int, refused: Mapping[int, str]) -> list[Arrived]:
+    def settle(self, number: int, refused: Mapping[int, str]) -> list[StaleUpdate]:
         """Round `number` counts: what it takes of those that arrived. The others, and what is later still, are dropped.
 
         `refused`: by node, why it was kept out.
         """
-        taken = list[Arrived]()
+        taken = list[StaleUpdate]()
         for node, one in sorted(self._arrived.items()):
             why = refused.get(node)
             if one.round != number - 1:
@@ -134,7 +139,7 @@ class Late:
             one = self._open.pop(node)
             reply = self._talk.late(one.round, answer, one.check)
             if reply is not None:
-                self._arrived[node] = Arrived(reply, one.round, one.begun)
+                self._arrived[node] = StaleUpdate(reply, one.round, one.begun)
 
     def _end(self, node: int, number: int, why: str) -> None:
         of = self._open[node].round

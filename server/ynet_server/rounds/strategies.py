@@ -23,7 +23,7 @@ from ynet.federation.records import ARRAYS, CASES, METRICS, TRAIN, flat_weights,
 from ynet.plan import Plan
 from ynet.strategy_options import ROBUST, options
 from ynet.weights import Flat
-from ynet_server.rounds.conversation import Reply
+from ynet_server.rounds.conversation import SiteReply
 
 STRATEGIES: dict[str, Callable[..., FedAvg]] = {
     "fedavg": FedAvg,
@@ -57,7 +57,7 @@ class Aggregate(NamedTuple):
     left_out: frozenset[int]  # the nodes of whose updates the strategy took nothing (the Krums, and Bulyan)
 
 
-def aggregate(chosen: FedAvg, plan: Plan, number: int, replies: Sequence[Reply], sent: Flat) -> Aggregate:
+def aggregate(chosen: FedAvg, plan: Plan, number: int, replies: Sequence[SiteReply], sent: Flat) -> Aggregate:
     """The new weights of round `number`, in single precision: the adaptive strategies compute in double.
 
     Robust strategies are given what each site changed, and not its weights: it is the same by their definitions, and
@@ -82,7 +82,7 @@ def aggregate(chosen: FedAvg, plan: Plan, number: int, replies: Sequence[Reply],
     return Aggregate((sent + flat).astype(np.float32) if is_robust else flat, nodes)
 
 
-def _message(reply: Reply, less: Flat | None) -> Message:
+def _message(reply: SiteReply, less: Flat | None) -> Message:
     """A reply in the form that a strategy aggregates; `less`: what is taken off its weights."""
     asked = Message(content=RecordDict(), message_type=TRAIN, dst_node_id=reply.node)
     weight = MetricRecord({CASES: reply.content.metric_records[METRICS][CASES]})  # its other figures are not merged

@@ -10,7 +10,7 @@ import numpy as np
 
 from ynet.federation.records import ARRAYS, flat_weights
 from ynet.weights import BLOCK_VALUES, Flat
-from ynet_server.rounds.conversation import Conversation, Reply
+from ynet_server.rounds.conversation import Conversation, SiteReply
 
 LEAST_TO_COMPARE = 3
 """Of two updates nobody knows which one is the odd one."""
@@ -19,14 +19,14 @@ UNCHANGED = 1e-3
 """Of the median: what moves less has not been trained."""
 
 
-class Judged(NamedTuple):
+class Judgement(NamedTuple):
     """What the gate found of a round's updates, by node."""
 
     change: dict[int, float]  # how far each is from the weights that it began with, as a Euclidean norm
     refused: dict[int, str]  # why
 
 
-class Gate:
+class UpdateFilter:
     """The gate of one run. It remembers what every site has sent, by digests."""
 
     def __init__(self, factor: float, seen: Mapping[bytes, int] = MappingProxyType({})) -> None:
@@ -46,20 +46,20 @@ class Gate:
     def admit(
         self,
         number: int,
-        replies: Sequence[Reply],
+        replies: Sequence[SiteReply],
         sent: Flat,
         talk: Conversation,
-        late: Sequence[tuple[Reply, Flat]] = (),
-    ) -> Judged:
+        stale: Sequence[tuple[SiteReply, Flat]] = (),
+    ) -> Judgement:
         """As `judge`; the run is told of what is refused.
 
-        `late`: replies of the round before, with the weights that they began with; each stands under `late_key`.
+        `stale`: replies of the round before, with the weights that they began with; each stands under `stale_key`.
         """
-        keyed = [*((late_key(reply.node), reply) for reply, _ in late), *((reply.node, reply) for reply in replies)]
+        keyed = [*((stale_key(reply.node), reply) for reply, _ in stale), *((reply.node, reply) for reply in replies)]
         updates = ((key, flat_weights(reply.content.array_records[ARRAYS])) for key, reply in keyed)
-        judged = self.judge(number, updates, sent, {late_key(reply.node): begun for reply, begun in late})
+        judged = self.judge(number, updates, sent, {stale_key(reply.node): begun for reply, begun in stale})
         for key, why in judged.refused.items():
-            talk.refuse(number, late_key(key) if key < 0 else key, why)
+            talk.refuse(number, stale_key(key) if key < 0 else key, why)
         return judged
 
     def judge(
@@ -68,7 +68,7 @@ class Gate:
         updates: Iterable[tuple[int, Flat]],
         sent: Flat,
         begun: Mapping[int, Flat] = MappingProxyType({}),
-    ) -> Judged:
+    ) -> Judgement:
         """Which of round `number`'s updates, each with its node and looked at once, are refused.
 
         `begun`: of updates that are of the round before, by their keys, the weights that they were trained from. They
@@ -88,7 +88,7 @@ class Gate:
                 refused[node] = why
             elif first[node] < number - (node in begun):
                 refused[node] = f"it is not new: it is of round {first[node]}"
-        return Judged(change, refused)
+        return Judgement(change, refused)
 
     def _see(self, flat: Flat, number: int) -> int:
         """The round in which this was first seen."""
@@ -108,7 +108,7 @@ class Gate:
         return None
 
 
-def late_key(node: int) -> int:
+def stale_key(node: int) -> int:
     """Under what a node's late update stands beside its update of the round: below 0, and its own inverse."""
     return ~node
 

@@ -10,12 +10,13 @@ from ynet.scores import COARSE
 from ynet.trust import expiry
 from ynet.trust.expiry import Life
 from ynet_server.authority.certificates import LONG_AGO
-from ynet_server.hub.hub import SiteState
+from ynet_server.hub.connections import SiteState
 from ynet_server.hub.tasks import Doing
 from ynet_server.metrics import Known, epsilon_bounds
-from ynet_server.registry import Model, Run, Site
+from ynet_server.registry import SiteRecord
 from ynet_server.rounds.run_progress import SCORES, Course
 from ynet_server.status.books import Books
+from ynet_server.training_records import PublishedModel, Run
 
 MOST_RUNS, MOST_MODELS = 12, 6
 SHOWN = (*SCORES, *COARSE, "queries", "queries_per_class")
@@ -28,7 +29,7 @@ def snapshot(known: Known, books: Books, now: float) -> dict[str, Any]:
     course = known.courses.of(known.runs.folder(runs[0].id).path) if runs else Course()
     connected, doing = known.hub.connected(), known.hub.doing()
     bounds = epsilon_bounds(known.registry, known.runs, known.courses)
-    models, lives = known.registry.models(), known.registry.lives()
+    models, lives = known.registry.training.models(), known.registry.lives()
     return {
         "federation": known.federation,
         "version": __version__,
@@ -53,7 +54,7 @@ def _certificate(life: Life, now: float) -> dict[str, Any]:
 
 
 def _site(
-    site: Site,
+    site: SiteRecord,
     life: Life | None,
     connected: Mapping[str, SiteState],
     doing: Mapping[str, Doing],
@@ -87,7 +88,7 @@ def _training(connected: Mapping[str, SiteState]) -> list[str]:
 def _run(
     known: Known, run: Run, course: Course, connected: Mapping[str, SiteState], doing: Mapping[str, Doing]
 ) -> dict[str, Any]:
-    plan = known.registry.known_plan(run.plan)
+    plan = known.registry.training.known_plan(run.plan)
     cohort = sorted(
         {*course.sites, *course.in_round, *course.awaited, *(_training(connected) if run.status == "running" else ())}
     )
@@ -149,11 +150,11 @@ def _terms(plan: Plan) -> dict[str, Any]:
 
 
 def _listed(known: Known, run: Run) -> dict[str, Any]:
-    plan = known.registry.known_plan(run.plan)
+    plan = known.registry.training.known_plan(run.plan)
     return {**run._asdict(), "name": plan.name if plan else run.plan[:12]}
 
 
-def _model(model: Model, *, is_in_use: bool) -> dict[str, Any]:
+def _model(model: PublishedModel, *, is_in_use: bool) -> dict[str, Any]:
     card = model.card
     scores = {
         site: {name: figures[name] for name in SHOWN if name in figures}

@@ -284,7 +284,7 @@ def test_a_task_for_which_nobody_waits_after_a_lost_connection_is_called_off(tmp
         if hub == "older":
             (tmp_path / "c").write_bytes(b"")
             blob = consortium.hub.offer(tmp_path / "c", sha256(b""), 0)
-            consortium.hub._send("A", pb.ToSite(task=pb.Task(id="1", kind="train", content=blob)))
+            consortium.hub._connections.send("A", pb.ToSite(task=pb.Task(id="1", kind="train", content=blob)))
         else:
             waiting = asyncio.ensure_future(consortium.task("A"))
         await work.begun.wait()
@@ -354,7 +354,7 @@ def test_queries_go_on_while_sealing_keys_are_renewed(tmp_path: Path, monkeypatc
         for _ in range(20):
             found = await asker.session.ask(b"q", 5)
             assert [(one.site, one.body) for one in found.answers] == [("A", b"answer to B")]
-            cards.add(consortium.hub._connections["A"].card)
+            cards.add(consortium.hub._connections.of("A").card)
             await asyncio.sleep(0.03)
         assert 3 <= len(cards) <= 2 + (time.monotonic() - begun) / 0.1
         assert len(answers_to.session._answering._sessions) <= 1

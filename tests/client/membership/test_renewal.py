@@ -127,7 +127,7 @@ def test_the_other_sites_see_the_new_certificate_and_questions_go_both_ways(tmp_
         new = await renewed(joined, old)
         await until(lambda: "A" in consortium.hub.connected())
         trust = Trust(consortium.authority.certificate, consortium.now)
-        card = read_card(consortium.hub._connections["A"].card, "A", trust)
+        card = read_card(consortium.hub._connections.of("A").card, "A", trust)
         assert card.fingerprint == identity.fingerprint(new.certificate).hex()
         for one, body in ((other, b"answer to B"), (joined, b"answer to A")):
             assert [a.body for a in (await one.session.ask(b"q", 5)).answers] == [body]

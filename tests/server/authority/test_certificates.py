@@ -28,7 +28,7 @@ from ynet_server.authority import certificates, renewal
 from ynet_server.authority.authorities import Authorities
 from ynet_server.authority.certificates import HubCertificate
 from ynet_server.hub.hub import service
-from ynet_server.hub.peers import Caller, CertificateCheck
+from ynet_server.hub.peers import CertificateCheck, Peer
 from ynet_server.hub.tasks import TaskError
 
 DAY = dt.timedelta(days=1)
@@ -330,7 +330,7 @@ def test_the_server_says_at_once_that_its_clock_was_put_and_which_certificates_a
 def test_a_renewal_made_while_the_clock_was_ahead_is_not_given_again(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         member, right = consortium.enrol("A"), consortium.now
-        asked = Caller("A", identity.read_leaf(member.certificate), member.certificate)
+        asked = Peer("A", identity.read_leaf(member.certificate), member.certificate)
         csr = identity.signing_request(identity.new_key(), "A")
         early = renewal.renew(consortium.registry, consortium.authority, asked, csr, right + MONTHS)
         assert renewal.renew(consortium.registry, consortium.authority, asked, csr, right + MONTHS) == early

@@ -23,14 +23,14 @@ from ynet.plan import Privacy
 from ynet.strategy_options import STRATEGY_OPTIONS
 from ynet.weights import Entry, Flat
 from ynet_server.commands import run_tables
-from ynet_server.rounds import server_app
+from ynet_server.rounds import attendance
 from ynet_server.rounds.run_folder import MODEL, STATE, RunFolder, State
 
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(server_app, "WAIT_AFTER_FAILED_ROUND_S", 0.05)
-    monkeypatch.setattr(server_app, "POLL_S", 0.02)
+    monkeypatch.setattr(attendance, "WAIT_AFTER_FAILED_ROUND_S", 0.05)
+    monkeypatch.setattr(attendance, "POLL_S", 0.02)
     return iter(())
 
 
