@@ -37,6 +37,16 @@ def test_a_query_that_was_written_is_read(query: CodedQuery) -> None:
     assert read_request(wire.write_query(query, "abc")) == ("abc", query)
 
 
+def test_sites_and_epsilon_of_a_query_are_not_sent() -> None:
+    query = CodedQuery(MODEL, (bytes(8),), Query(5, sites=("B",), epsilon=6.0))
+    assert wire.write_query(query, "abc") == wire.write_query(CodedQuery(MODEL, (bytes(8),), Query(5)), "abc")
+
+
+def test_site_rank_and_image_of_a_hit_are_not_sent() -> None:
+    hit = Hit(3, bytes(16), "x", 1, 4)
+    assert wire.write_found([[hit._replace(site="A", rank=1, image="anna.png")]]) == wire.write_found([[hit]])
+
+
 def test_the_largest_query_and_the_largest_answer_are_within_the_limits() -> None:
     query = CodedQuery(MODEL, (b"\xff" * 32,) * MAX_CODES, Query(MAX_K), details=(b"\xff" * 4,) * MAX_CODES)
     assert len(wire.write_query(query, "a" * 32)) <= MAX_QUERY_BYTES
