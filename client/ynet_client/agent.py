@@ -3,14 +3,13 @@
 import asyncio
 import datetime as dt
 import hashlib
-import importlib
 import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 from flwr.app import RecordDict
 from prometheus_client import CollectorRegistry
@@ -247,9 +246,10 @@ class Duties:
         The id is the manifest's, or that of the PACS from which `ynet-client import` has made the manifest. What is to
         go is written down first: who dies in the midst of it goes on at the next start, or when it is asked again.
         """
+        from ynet_client.dicom import deidentify  # pydicom: nothing else in this file needs it
+
         now = dt.datetime.now(dt.UTC)
-        names: Any = importlib.import_module("ynet_client.dicom.deidentify")  # pydicom: nothing else here needs it
-        known = names.known_as(self._home, patient)
+        known = deidentify.known_as(self._home, patient)
         async with self._forgets:
             here = await self.search(lambda archive: [archive.gallery.known(name) for name in known])
             listed = await self.search(lambda archive: _listed(archive.manifest_file, known))
@@ -426,9 +426,9 @@ def _nothing() -> None:
 
 
 def _prepare(home: Path, settings: ClientSettings, consent: Consent) -> "Equipment":
-    module: Any = importlib.import_module("ynet_client.resources")
-    prepared: Equipment = module.prepare(home, settings, consent)
-    return prepared
+    from ynet_client import resources  # torch takes two seconds to load
+
+    return resources.prepare(home, settings, consent)
 
 
 def _round(records: RecordDict) -> int:
