@@ -24,7 +24,7 @@ from ynet.federation.content import Content
 from ynet.federation.records import AWAITED, CONFIG, EVALUATE, MASK, METRICS, TRAIN
 from ynet.runtime.rates import FLUSH_EVERY_S, Rate, Restraint
 from ynet.runtime.reserve import Reserve
-from ynet.trust.ledger import Head
+from ynet.trust.ledger import ChainHead
 from ynet_client import database, forgetting
 from ynet_client.adoption.offered import Offers, WaitsError
 from ynet_client.connection.session import Fetch
@@ -174,7 +174,7 @@ class Duties:
 
     async def witness(self, head: pb.LedgerHead) -> None:
         """Hold the ledger against what the server saw of it; private training stops when it is another."""
-        await self._work(lambda tools: tools.budget.check_witness(Head(head.number, head.digest)))
+        await self._work(lambda tools: tools.budget.check_witness(ChainHead(head.number, head.digest)))
 
     async def model(self, model: pb.Model, fetch: Fetch) -> None:
         """Fetch a model, check it, encode the archive under it, and answer with it from then on."""

@@ -21,7 +21,7 @@ from ynet import plan as plans
 from ynet import weights
 from ynet.data.manifest import find_sites
 from ynet.errors import UserError
-from ynet.learning.evaluate import Encoded, by_radius, encode, floors, join, score
+from ynet.learning.evaluate import EncodedCases, by_radius, encode, floors, join, score
 from ynet.learning.model import YNet, build, load_arrays
 from ynet.plan import Plan
 from ynet.runtime import private_files
@@ -37,7 +37,7 @@ GPU_BYTES_EACH = 4 << 30
 """What one training is given of a GPU's memory; the plans of this repository take 1 GiB."""
 EXPERIMENT, SCORES = "experiment.json", "scores.json"
 
-Coded = Mapping[str, tuple[Encoded, Encoded]]
+Coded = Mapping[str, tuple[EncodedCases, EncodedCases]]
 """By site: what a network makes of its gallery, and of its queries."""
 
 
@@ -162,7 +162,7 @@ def _coded(net: YNet, plan: Plan, sites: Mapping[str, LocalSite]) -> Coded:
     return found
 
 
-def _together(coded: Coded) -> tuple[Encoded, Encoded]:
+def _together(coded: Coded) -> tuple[EncodedCases, EncodedCases]:
     """All sites' galleries, and all sites' queries."""
     galleries, queries = zip(*coded.values(), strict=True)
     return join(galleries), join(queries)
@@ -185,7 +185,7 @@ def _scores(coded: Coded, plan: Plan) -> dict[str, Any]:
     return {"overall": overall, "within": within, "cross": cross, "matrix": matrix, "radius": radius}
 
 
-def _pair(held: Encoded, asked: Encoded, plan: Plan) -> float | None:
+def _pair(held: EncodedCases, asked: EncodedCases, plan: Plan) -> float | None:
     """Macro mAP@10 of one site's queries against another's gallery; None where no ranking of it says anything."""
     return score(held, asked, plan).macro_map10
 

@@ -11,7 +11,7 @@ from ynet.data.cases import CaseCache
 from ynet.data.manifest import find_sites, read
 from ynet.data.synthetic import CLASSES, make_federation
 from ynet.learning import metrics
-from ynet.learning.evaluate import Encoded, by_radius, encode, evaluate, score
+from ynet.learning.evaluate import EncodedCases, by_radius, encode, evaluate, score
 from ynet.learning.hashing import codebook, pack
 from ynet.learning.model import Output, YNet, build
 from ynet.learning.train import train
@@ -136,7 +136,7 @@ def test_query_without_its_class_in_the_gallery_changes_no_score(make_plan: Any,
     gallery.label[:] = torch.tensor([0, 1] * 6)
     held, asked = (encode(build(plan), cases, CPU) for cases in (gallery, queries))
     known = np.isin(asked.label, (0, 1))
-    whole, part = score(held, asked, plan), score(held, Encoded(*(column[known] for column in asked)), plan)
+    whole, part = score(held, asked, plan), score(held, EncodedCases(*(column[known] for column in asked)), plan)
     assert [getattr(whole, name) for name in RANKED] == [getattr(part, name) for name in RANKED]
     assert (whole.queries, whole.ranked, part.ranked) == (6, 4, 4)
 
