@@ -13,8 +13,8 @@ from ynet.config import STRICT, parse, read_yaml
 from ynet.runtime import address, setting_sources
 from ynet.runtime.home import write_private
 from ynet.runtime.listening import ListenAddress
-from ynet.web.outside import OuterName, TrustedProxy
 from ynet.web.prometheus import MetricsSettings
+from ynet.web.public_address import OuterName, TrustedProxy
 
 FILE = "server.yaml"
 Port = Annotated[int, Field(ge=0, le=65_535)]  # 0: any free one, remembered in the home folder

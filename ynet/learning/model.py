@@ -18,7 +18,7 @@ from ynet.errors import UserError
 from ynet.learning.detail import Detail
 from ynet.learning.pooling import max_and_mean, rmac
 from ynet.plan import Plan
-from ynet.weights import LayoutEntry, Layout
+from ynet.weights import Layout, LayoutEntry
 
 STAGES = (1, 2, 4, 8)  # channels of a stage, in units of the first one's
 EXPANSION = 4  # of a bottleneck's planes

@@ -65,7 +65,9 @@ def digest(line: bytes) -> str:
     return hashlib.sha256(line).hexdigest()
 
 
-def follow(links: Iterable[ChainLink], head: ChainHead | None, head_file: str, broken: Broken, since: ChainHead = BEGINNING) -> ChainHead:
+def follow(
+    links: Iterable[ChainLink], head: ChainHead | None, head_file: str, broken: Broken, since: ChainHead = BEGINNING
+) -> ChainHead:
     """The head of a whole chain that must hold `head`, as it was written down. Raises what `broken(why)` makes.
 
     `since`: what its first link follows.

@@ -15,7 +15,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from ynet.errors import RefusedError, UserError
 from ynet.runtime import private_files
-from ynet.runtime.background_sync import Synced
+from ynet.runtime.background_sync import BackgroundSync
 from ynet.runtime.home import write_private
 from ynet.trust import chain, segments
 from ynet.trust.chain import ChainHead, ChainLink
@@ -89,7 +89,7 @@ class Journal(Generic[E]):
         self._file = self._open()
         self._sync()
         private_files.sync_folder(home)
-        self._synced = Synced(self._sync, kind.log)
+        self._synced = BackgroundSync(self._sync, kind.log)
 
     @property
     def head(self) -> ChainHead:

@@ -77,7 +77,13 @@ class Scored:
         return made
 
     def _check_anew(
-        self, plan: Plan, number: int, given: Mapping[int, Answer], entries: Sequence[LedgerEntry], *, is_witnessed: bool
+        self,
+        plan: Plan,
+        number: int,
+        given: Mapping[int, Answer],
+        entries: Sequence[LedgerEntry],
+        *,
+        is_witnessed: bool,
     ) -> None:
         """Whether a round that was not evaluated yet may be. Raises RefusedError."""
         since = restored.at(self._home)

@@ -10,7 +10,7 @@ from ynet.errors import RefusedError
 from ynet.learning import accountant
 from ynet.learning.dp_sgd import Mechanism, mechanism
 from ynet.plan import Plan
-from ynet.trust.ledger import BudgetExhaustedError, LedgerEntry, ChainHead, Ledger, Reservation
+from ynet.trust.ledger import BudgetExhaustedError, ChainHead, Ledger, LedgerEntry, Reservation
 from ynet.weights import Flat
 from ynet_client import restored
 from ynet_client.settings import PrivacySettings

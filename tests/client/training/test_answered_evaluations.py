@@ -16,7 +16,7 @@ from ynet.errors import RefusedError
 from ynet.federation.records import ARRAYS, CASES, CONFIG, EVALUATE, METRICS, weights_record
 from ynet.learning.model import arrays_of, build
 from ynet.plan import Plan
-from ynet.trust.ledger import LedgerEntry, Ledger, Reservation
+from ynet.trust.ledger import Ledger, LedgerEntry, Reservation
 from ynet_client import restored
 from ynet_client.restored import Restored
 from ynet_client.settings import PrivacySettings

@@ -21,7 +21,7 @@ from ynet.federation.records import ARRAYS, CASES, CONFIG, METRICS, flat_weights
 from ynet.federation.update_encoding import Encoding
 from ynet.plan import Privacy
 from ynet.strategy_options import STRATEGY_OPTIONS
-from ynet.weights import LayoutEntry, Flat
+from ynet.weights import Flat, LayoutEntry
 from ynet_server.commands import run_tables
 from ynet_server.rounds import server_app
 from ynet_server.rounds.run_folder import MODEL, STATE, RunFolder, State

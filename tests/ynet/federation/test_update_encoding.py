@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ynet.federation import update_encoding
 from ynet.federation.update_encoding import RUN, Encoding, decode, encode, encoded_size
-from ynet.weights import LayoutEntry, Flat, Layout
+from ynet.weights import Flat, Layout, LayoutEntry
 
 SMALL: tuple[Encoding, Encoding] = ("float16", "int8")
 LAYOUT: Layout = (

@@ -17,7 +17,7 @@ from ynet.learning.model import Output, YNet, build
 from ynet.learning.train import train
 from ynet.plan import Plan
 from ynet.scores import PER_CLASS, SHARES
-from ynet_lab.pooled import Pooled
+from ynet_lab.concat import Concat
 
 CPU = torch.device("cpu")
 
@@ -194,7 +194,7 @@ def test_the_network_learns_the_lesions_of_patients_it_has_not_seen(
     )
     manifests = [read(path) for path in find_sites(tmp_path).values()]
     gallery, queries = (
-        Pooled([CaseCache(m, part(m), plan.image, plan.classes, 1 << 28) for m in manifests])
+        Concat([CaseCache(m, part(m), plan.image, plan.classes, 1 << 28) for m in manifests])
         for part in (lambda m: m.train, lambda m: m.test)
     )
     net = build(plan)

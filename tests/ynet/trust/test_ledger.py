@@ -11,7 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from ynet.trust.ledger import HEAD, LEDGER, NOTHING, BudgetExhaustedError, LedgerEntry, ChainHead, Ledger, LedgerError, Reservation
+from ynet.trust.ledger import (
+    HEAD,
+    LEDGER,
+    NOTHING,
+    BudgetExhaustedError,
+    ChainHead,
+    Ledger,
+    LedgerEntry,
+    LedgerError,
+    Reservation,
+)
 
 
 def asked(number: int, weights: str = "w") -> Reservation:
@@ -155,7 +165,12 @@ def test_every_earlier_head_vouches_for_a_ledger(tmp_path: Path) -> None:
         heads.append(ledger.head)
     for head in heads:
         Ledger(tmp_path).check_witness(head)
-    for head in (ChainHead(4, heads[3].digest), ChainHead(0, heads[3].digest), ChainHead(-1, heads[3].digest), ChainHead(2, NOTHING)):
+    for head in (
+        ChainHead(4, heads[3].digest),
+        ChainHead(0, heads[3].digest),
+        ChainHead(-1, heads[3].digest),
+        ChainHead(2, NOTHING),
+    ):
         with pytest.raises(LedgerError):
             ledger.check_witness(head)
 
