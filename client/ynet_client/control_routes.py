@@ -2,7 +2,6 @@
 
 import base64
 import datetime as dt
-import importlib
 import io
 import secrets
 import time
@@ -10,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -32,6 +31,8 @@ from ynet_client.retrieval.query import Query, read_query
 from ynet_client.retrieval.wire import MAX_CODES
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from ynet_client.gallery.indexer import Archive
 
 MAX_IMAGE_BYTES = 64 << 20
@@ -145,16 +146,18 @@ def _gallery_state(archive: "Archive") -> dict[str, object]:
 def _segment(archive: "Archive", image: Path) -> dict[str, str]:
     """Predict the lesion of an image, as `control_client.segment` returns it. Raises UserError."""
     (model_id, plan, *_), encoded = own_search.encode(archive, image)
-    images: Any = importlib.import_module("PIL.Image")  # with torch, which the search has loaded
-    return {"mask": _base64(images.fromarray(encoded.mask * 255)), "model": model_id, "plan": plan.name}
+    from PIL import Image  # loaded by now, with torch
+
+    return {"mask": _base64(Image.fromarray(encoded.mask * 255)), "model": model_id, "plan": plan.name}
 
 
 def _png(archive: "Archive", result: Result, name: str) -> str:
-    drawing: Any = importlib.import_module("ynet_client.retrieval.query_picture")  # torch, which the search has loaded
-    return _base64(drawing.draw_result(archive, result, name))
+    from ynet_client.retrieval import query_picture  # torch: loaded by now
+
+    return _base64(query_picture.draw_result(archive, result, name))
 
 
-def _base64(image: Any) -> str:
+def _base64(image: "Image.Image") -> str:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()

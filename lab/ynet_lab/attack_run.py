@@ -30,13 +30,13 @@ from ynet.runtime import private_files
 from ynet.weights import Arrays
 from ynet_client.retrieval.picture import shown
 from ynet_client.training.site_data import LocalSite
-from ynet_lab.attack_page import Picture, Strip, render
+from ynet_lab.attack_page import CaptionedPicture, Strip, render
 from ynet_lab.attacks import code_inversion, gradient_inversion, membership_inference, privacy_audit, updates
 from ynet_lab.attacks.gradient_inversion import Reconstruction
 from ynet_lab.attacks.shadow import begun, shadow_plan, train_shadow
 from ynet_lab.attacks.subjects import Subjects
 from ynet_lab.attacks.updates import Protection
-from ynet_lab.pooled import Pooled
+from ynet_lab.concat import Concat
 from ynet_server.rounds.run_folder import CARD, MODEL, PLAN, RunFolder
 
 ATTACKS = ("membership", "gradient", "code", "audit")
@@ -75,7 +75,7 @@ class Target(NamedTuple):
         return np.random.default_rng(self.seed)
 
 
-class Found(NamedTuple):
+class AttackResult(NamedTuple):
     """What an attack came to: figures, and pictures for the page."""
 
     figures: dict[str, Any]
@@ -165,7 +165,7 @@ def _subjects(plan: Plan, sites: Mapping[str, LocalSite]) -> Subjects:
             names += [(name, case.patient) for case in cases]
             is_member += [split == "training"] * len(cases)
     numbers = {patient: number for number, patient in enumerate(dict.fromkeys(names))}
-    return Subjects(Pooled(sources), np.array([numbers[patient] for patient in names]), np.array(is_member))
+    return Subjects(Concat(sources), np.array([numbers[patient] for patient in names]), np.array(is_member))
 
 
 def _census(target: Target) -> list[dict[str, Any]]:
@@ -187,7 +187,7 @@ def _census(target: Target) -> list[dict[str, Any]]:
 # --- membership
 
 
-def _membership(target: Target) -> Found:
+def _membership(target: Target) -> AttackResult:
     subjects, random = target.subjects, target.random()
     in_shadow = membership_inference.halves(subjects.patients, target.effort.shadow_pairs, random)
     confidences = []
@@ -205,7 +205,7 @@ def _membership(target: Target) -> Found:
     for name, score in (("loss", -loss), ("likelihood_ratio", ratio)):
         separated = membership_inference.separations(score, subjects, random)
         figures[name] = {unit: one._asdict() for unit, one in separated.items()}
-    return Found(figures)
+    return AttackResult(figures)
 
 
 def _trained_on(target: Target, chosen: np.ndarray, seed: int, what: str) -> tuple[YNet, Plan]:
@@ -227,7 +227,7 @@ def _shadow_rounds(target: Target) -> int:
 # --- gradient
 
 
-def _gradient(target: Target) -> Found:
+def _gradient(target: Target) -> AttackResult:
     """A step of the first round, whose weights everybody knows, by protection and batch.
 
     A plan without privacy is shown with and without; a private one sends nothing without.
@@ -254,7 +254,7 @@ def _gradient(target: Target) -> Found:
             )
             rows.append(_row(protection, found))
             strips.append(_strip(rows[-1], true, found))
-    return Found({"steps": effort.steps, "updates": rows}, strips)
+    return AttackResult({"steps": effort.steps, "updates": rows}, strips)
 
 
 def _told_steps(target: Target) -> Callable[[int], None]:
@@ -284,15 +284,15 @@ def _strip(row: Mapping[str, Any], true: Batch, found: Reconstruction) -> Strip:
     """The images that were found best, each beside its true one."""
     pictures = []
     for number in np.argsort(found.ssim)[::-1][: SHOWN // 2]:
-        pictures.append(Picture("true", _png(true.image[number])))
-        pictures.append(Picture(f"found, SSIM {found.ssim[number]:.2f}", _png(found.images[number])))
+        pictures.append(CaptionedPicture("true", _png(true.image[number])))
+        pictures.append(CaptionedPicture(f"found, SSIM {found.ssim[number]:.2f}", _png(found.images[number])))
     return Strip(f"{row['batch']} image{'s' * (row['batch'] > 1)} a site, protection: {row['protection']}", pictures)
 
 
 # --- code
 
 
-def _code(target: Target) -> Found:
+def _code(target: Target) -> AttackResult:
     subjects = target.subjects
     public, secret = (
         code_inversion.reveal(target.net, subjects.part(chosen), target.device)
@@ -316,19 +316,19 @@ def _code(target: Target) -> Found:
     image = target.plan.image
     sides, strips = (image.channels, image.size, image.size), []
     for number in random.permutation(len(secret.label))[:SHOWN]:
-        pictures = [Picture("true", _png(torch.from_numpy(secret.image[number]).view(sides)))]
+        pictures = [CaptionedPicture("true", _png(torch.from_numpy(secret.image[number]).view(sides)))]
         pictures += [
-            Picture(f"from {what}", _png(torch.from_numpy(one.image[number]).view(sides)))
+            CaptionedPicture(f"from {what}", _png(torch.from_numpy(one.image[number]).view(sides)))
             for what, one in found.items()
         ]
         strips.append(Strip(target.plan.classes[secret.label[number]], pictures))
-    return Found(figures, strips)
+    return AttackResult(figures, strips)
 
 
 # --- audit
 
 
-def _audit(target: Target) -> Found:
+def _audit(target: Target) -> AttackResult:
     """Every patient is a canary, trained on by a coin of its own, in a model that nobody keeps."""
     subjects = target.subjects
     is_in = target.random().random(subjects.patients) < 0.5
@@ -342,7 +342,7 @@ def _audit(target: Target) -> Found:
     if shadow.privacy.mode == "patient":
         spent = mechanism(shadow, int(is_in.sum())).spends(shadow.training.rounds)
         claimed = accountant.epsilon([spent], AUDIT_DELTA)
-    return Found({"rounds": shadow.training.rounds, "epsilon_claimed": claimed, **found._asdict()})
+    return AttackResult({"rounds": shadow.training.rounds, "epsilon_claimed": claimed, **found._asdict()})
 
 
 def _png(image: Float[Tensor, "channels h w"]) -> bytes:
@@ -351,7 +351,7 @@ def _png(image: Float[Tensor, "channels h w"]) -> bytes:
     return buffer.getvalue()
 
 
-_ATTACKS: dict[str, Callable[[Target], Found]] = {
+_ATTACKS: dict[str, Callable[[Target], AttackResult]] = {
     "membership": _membership,
     "gradient": _gradient,
     "code": _code,

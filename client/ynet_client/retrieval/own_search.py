@@ -1,9 +1,8 @@
 """Search this site's own gallery for the images of a query, and make the codes that the other sites are asked with."""
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ynet.errors import RefusedError
 from ynet.search.hit import Hit
@@ -70,7 +69,8 @@ def search(
 
 def target_codes(plan: "Plan") -> list[bytes]:
     """Return the target code of each class: the codebook that all sites of a plan share."""
-    hashing: Any = importlib.import_module("ynet.learning.hashing")  # torch, which the search has loaded
+    from ynet.learning import hashing  # torch: loaded by now
+
     book = hashing.codebook(len(plan.classes), plan.network.code_bits, plan.network.codebook_seed)
     return [row.tobytes() for row in hashing.pack(book)]
 

@@ -11,7 +11,7 @@ import grpc
 
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol
-from ynet.trust.ledger import Head
+from ynet.trust.ledger import ChainHead
 from ynet_server.audit import Write, nowhere
 from ynet_server.hub.connections import Connection, Connections, SiteState, checked_card, checked_fingerprints
 from ynet_server.hub.greeting import Greeter
@@ -114,7 +114,7 @@ class Hub:
         limit_bytes = max(self._max_model_bytes, content.size_bytes) + (1 << 20)
         return await self._tasks.run(site, kind, content, limit_bytes, within_s)
 
-    def saw_ledger(self, site: str, head: Head) -> None:
+    def saw_ledger(self, site: str, head: ChainHead) -> None:
         """Store how far a site's privacy ledger goes; the site is told at its next greeting."""
         self._registry.saw_ledger(site, head)
 
