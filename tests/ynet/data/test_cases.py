@@ -119,7 +119,7 @@ def test_a_position_that_is_none_is_an_index_error_cached_or_not(write_site: Wri
 
 
 def test_a_label_that_is_no_class_of_the_plan_is_refused_at_once(write_site: WriteSite) -> None:
-    with pytest.raises(UserError, match=r"row 3 .*\n.*'ring' is none of the plan's classes"):
+    with pytest.raises(UserError, match=r"row 3 .*\n.*'ring' is not one of the plan's classes"):
         cache(write_site(lambda rows: rows[1].update(label="ring")), 1 << 20)
 
 

@@ -156,16 +156,16 @@ def test_a_palette_of_16_bit_keeps_its_colours(tmp_path: Path, step: int, white:
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (tiff(np.dstack([RAMP] * 3), 2, t284=2), "colours in planes of their own"),
+        (tiff(np.dstack([RAMP] * 3), 2, t284=2), "separate colour planes"),
         (tiff(np.dstack([RAMP] * 4), 5), "colours are CMYK"),
         (tiff(np.dstack([RAMP] * 4), 2, extra=1), "colours are RGBa"),
-        (tiff(np.dstack([RAMP] * 2), 1, extra=2), "TIFF of a kind that is not read"),
+        (tiff(np.dstack([RAMP] * 2), 1, extra=2), "unsupported kind of TIFF"),
         (tiff(np.dstack([RAMP] * 3).astype(np.uint8), 8), r"L\*a\*b"),
         (tiff(RAMP[..., None].astype(np.uint32) * 100000, 1), "above 65535"),
         (tiff(RAMP[..., None].astype(np.uint32), 1, t339=3), "floating point"),
         (tiff(RAMP[..., None].astype(np.uint8), 1, t339=2), "below 0"),
-        (tiff(np.dstack([RAMP] * 3).astype(np.uint32), 2), "TIFF of a kind that is not read"),
-        (b"\xff\xd8" + bytes(40), "JPEG of a kind that is not read"),
+        (tiff(np.dstack([RAMP] * 3).astype(np.uint32), 2), "unsupported kind of TIFF"),
+        (b"\xff\xd8" + bytes(40), "unsupported kind of JPEG"),
     ],
     ids=[
         "planar",

@@ -105,7 +105,7 @@ def test_a_file_that_is_no_image_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.png").touch()
     saved(tmp_path / "other.png", Image.fromarray(GREY), format="BMP")
     for name in ("text.png", "empty.png", "other.png"):
-        with pytest.raises(UserError, match="no PNG, JPEG, TIFF or DICOM"):
+        with pytest.raises(UserError, match="not a PNG, JPEG, TIFF or DICOM"):
             images.decode(tmp_path / name, 1)
     with pytest.raises(UserError, match="not a file"):
         images.decode(tmp_path, 1)

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as some
 
 from ynet.data import manifest, sheet
-from ynet.data.sheet import Form
+from ynet.data.sheet import TableSpec
 from ynet.errors import UserError
 
-FORM = Form("the labels", "labels", "labels.csv", ("label",), ("mask", "split"), ("mask",), ("study", "patient"))
+SPEC = TableSpec("the labels", "labels", "labels.csv", ("label",), ("mask", "split"), ("mask",), ("study", "patient"))
 ROWS = [["patient", "label", "mask"], ["Müller-2", "gli,oma; high", ""], ["000123", 'so "called"', "a/1.png"]]
 ENCODINGS = {
     "utf-8": (b"", "utf-8"),
@@ -59,20 +59,20 @@ def test_a_table_reads_the_same_however_it_was_saved(
     first = data.draw(some.sampled_from(["", f"sep={separator}{ending}", f'"sep={separator}"{ending}']))
     path = saved(tmp_path / "t.csv", wide, separator, encoding, first, lineterminator=ending, quoting=quoting)
     path.write_bytes(path.read_bytes() + (ending * more).encode(ENCODINGS[encoding][1]))
-    found = sheet.read(path, FORM)
+    found = sheet.read(path, SPEC)
     assert cells(found) == [ROWS[0], *expected]
 
 
 def test_rows_are_counted_as_a_spreadsheet_counts_them_under_excels_own_line_too(tmp_path: Path) -> None:
     rows = [ROWS[0], ["a", "x", ""], ["", "", ""], ["b", "two\nlines", ""], ["c", "y", ""]]
     for first in ("", "sep=;\r\n", "SEP=;\n"):
-        found = sheet.read(saved(tmp_path / "t.csv", rows, ";", first=first), FORM)
+        found = sheet.read(saved(tmp_path / "t.csv", rows, ";", first=first), SPEC)
         assert [row.number for row in found.rows] == [2, 4, 5]
 
 
 def test_text_is_composed_and_a_files_name_is_left_alone(tmp_path: Path) -> None:
     apart = unicodedata.normalize("NFD", "Müller")
-    (row,) = sheet.read(saved(tmp_path / "t.csv", [ROWS[0], [apart, apart, f"{apart}.png"]]), FORM).rows
+    (row,) = sheet.read(saved(tmp_path / "t.csv", [ROWS[0], [apart, apart, f"{apart}.png"]]), SPEC).rows
     assert row.cells == {"patient": "Müller", "label": "Müller", "mask": f"{apart}.png"}
 
 
@@ -106,7 +106,7 @@ def test_what_is_wrong_is_told_with_its_remedy_and_without_a_cell(
     path = tmp_path / "t.csv"
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(UserError) as caught:
-        sheet.read(path, FORM)
+        sheet.read(path, SPEC)
     assert what in caught.value.what
     assert do in caught.value.do
     assert "SECRET" not in str(caught.value)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as some
 
-from ynet.data.manifest import Case, Manifest, Row, to_cases
+from ynet.data.manifest import Case, Manifest, SheetRow, to_cases
 from ynet.data.split import is_held_back
 
 Person = tuple[str, str]
@@ -25,7 +25,7 @@ def validation(people: list[Person], seed: int) -> dict[str, str]:
 
 def cases(people: list[Person], seed: int) -> tuple[Case, ...]:
     named = [{"image": "i.png", "mask": "", "label": label, "patient": patient} for patient, label in people]
-    return to_cases([Row(number, cells) for number, cells in enumerate(named, start=2)], seed)
+    return to_cases([SheetRow(number, cells) for number, cells in enumerate(named, start=2)], seed)
 
 
 @given(people, seeds, some.data())
