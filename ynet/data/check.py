@@ -21,7 +21,7 @@ from ynet.errors import UserError
 
 WHOLE_MANIFEST = 1  # the row of problems with the manifest as a whole
 INVERTED_BORDER = 0.75
-"""A mask over half of the image and over this share of its border may have black and white swapped."""
+"""A mask that covers half of the image and this share of its border may have black and white swapped."""
 
 
 def check(

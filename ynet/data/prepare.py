@@ -39,14 +39,14 @@ def prepare(pixels: Float32[np.ndarray, "channels h w"], settings: Image) -> Pre
 
 
 def prepare_mask(mask: UInt8[np.ndarray, "h w"], region: Region, size: int) -> UInt8[np.ndarray, "1 size size"]:
-    """Prepare the mask of an image of which `region` is shown. Its pixels in the margin are lost."""
+    """Prepare the mask of an image whose `region` is shown. Its pixels in the margin are lost."""
     return images.fit(region.cut(mask)[None].astype(np.float32), size, is_mask=True).astype(np.uint8)
 
 
 def restore_mask(
     mask: UInt8[np.ndarray, "size size"], region: Region, height: int, width: int
 ) -> UInt8[np.ndarray, "height width"]:
-    """Map a mask of the network back to the `height` x `width` image of which `region` was shown."""
+    """Map a mask of the network back to the `height` x `width` image whose `region` was shown."""
     full = np.zeros((height, width), np.uint8)
     region.cut(full)[...] = images.unfit(mask, region.height, region.width)
     return full

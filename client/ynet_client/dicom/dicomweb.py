@@ -63,7 +63,7 @@ class _Series(NamedTuple):
     patient: str
     study: str
     series: str
-    said: int | None  # number of instances by the PACS's own count; None if it gives none
+    expected: int | None  # number of instances by the PACS's own count; None if it gives none
     sop_class: str = ""  # of its objects, if known
 
 
@@ -143,8 +143,8 @@ class DicomWeb:
             raise UserError(
                 "the image cannot be requested", "its SOP instance UID is not valid", "give digits and dots"
             )
-        for said in (1, None):  # a PACS that ignores the UID lists other objects too
-            listing = self._list("/instances", [("SOPInstanceUID", instance)], said)
+        for expected in (1, None):  # a PACS that ignores the UID lists other objects too
+            listing = self._list("/instances", [("SOPInstanceUID", instance)], expected)
             for one in listing.found.values():
                 study, series = (uid_of(one, tag) for tag in (STUDY, SERIES))
                 if uid_of(one, INSTANCE) == instance and study and series:
@@ -214,10 +214,10 @@ class DicomWeb:
     def _in_study(self, study: str, patient: str) -> Iterator[_Series]:
         """Yield the series of a study that hold drawings: DICOM SEGs and RT structure sets."""
         listing = self._list(f"/studies/{study}/series", _OF_SERIES)
-        said = max((count_of(one, SERIES_IN_STUDY) or 0 for one in listing.found.values()), default=0)
-        if listing.doubt and not 0 < said <= len(listing.found):
+        expected = max((count_of(one, SERIES_IN_STUDY) or 0 for one in listing.found.values()), default=0)
+        if listing.doubt and not 0 < expected <= len(listing.found):
             raise partial(listing.doubt)
-        if said > len(listing.found):
+        if expected > len(listing.found):
             raise partial(Doubt.FEWER)
         for one in listing.found.values():
             if sop_class := DRAWINGS.get(text_of(one, MODALITY)):
@@ -232,17 +232,17 @@ class DicomWeb:
 
     def _instances(self, series: _Series) -> Iterator[Listed]:
         path = f"/studies/{series.study}/series/{series.series}"
-        listing = self._list(f"{path}/instances", [("includefield", CLASS)], said=series.said or None)
+        listing = self._list(f"{path}/instances", [("includefield", CLASS)], expected=series.expected or None)
         found = listing.found
         is_complete = all(uid_of(one, INSTANCE) and (text_of(one, CLASS) or series.sop_class) for one in found.values())
-        if listing.doubt or not is_complete or len(found) < (1 if series.said is None else series.said):
-            found = self._in_metadata(path, series.said, listing)
+        if listing.doubt or not is_complete or len(found) < (1 if series.expected is None else series.expected):
+            found = self._in_metadata(path, series.expected, listing)
         for one in found.values():
             if not (sop_class := text_of(one, CLASS) or series.sop_class):
                 raise _unnamed("SOP class")
             yield Listed(series.patient, series.study, series.series, uid_of(one, INSTANCE), sop_class)
 
-    def _in_metadata(self, path: str, said: int | None, listing: Listing) -> Mapping[str, Item]:
+    def _in_metadata(self, path: str, expected: int | None, listing: Listing) -> Mapping[str, Item]:
         """List a series' instances by WADO-RS, where no QIDO-RS limit applies. Raises UserError when it has no more."""
         doubt = listing.doubt or Doubt.FEWER
         try:
@@ -251,15 +251,15 @@ class DicomWeb:
         except UserError:
             raise partial(doubt) from None
         known = {uid_of(one, INSTANCE) for one in listing.found.values()}
-        if answer.is_cut or known - instances.keys() or len(instances) < (said or 1) or "" in instances:
+        if answer.is_cut or known - instances.keys() or len(instances) < (expected or 1) or "" in instances:
             raise partial(doubt)
-        if doubt is Doubt.CUT and len(instances) == len(known) != said:
+        if doubt is Doubt.CUT and len(instances) == len(known) != expected:
             raise partial(doubt)  # it announces more instances and lists none
         return instances
 
-    def _list(self, path: str, asked: list[tuple[str, str]], said: int | None = None) -> Listing:
+    def _list(self, path: str, asked: list[tuple[str, str]], expected: int | None = None) -> Listing:
         """Return all results of a search, or those received and the reason why there may be more."""
-        listing = read(lambda offset: self._page(path, asked, offset), key_of, said)
+        listing = read(lambda offset: self._page(path, asked, offset), key_of, expected)
         level = path.rsplit("/", 1)[-1]
         most = self._most.get(level, 1)
         self._most[level] = max(most, listing.longest)

@@ -22,7 +22,7 @@ class Choice:
     no_mask_means_healthy: bool = False  # an image without a drawing has no lesion
     release: frozenset[str] = frozenset()  # quarantine reasons, or ids of quarantined objects
 
-    def said(self, *, is_frame: bool) -> str:
+    def recorded(self, *, is_frame: bool) -> str:
         """Return the options that determine a picture, as the records store them. `is_frame`: one of several frames."""
         words = {
             "frames": self.frames if is_frame else "",

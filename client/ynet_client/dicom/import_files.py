@@ -85,7 +85,7 @@ class Pictures:
                 row["mask"] = path
             else:
                 (self._out / path).unlink(missing_ok=True)
-                row["mask"] = "" if mask.is_said or is_healthy else UNDRAWN
+                row["mask"] = "" if mask.is_known or is_healthy else UNDRAWN
             self.rows[row["image"]] = row
             self._records.add(origin)
         return again

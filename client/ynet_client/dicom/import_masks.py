@@ -57,7 +57,7 @@ class Mask(NamedTuple):
     """The mask of an image, as far as it is known."""
 
     pixels: np.ndarray | None  # (h, w), 0 and 1
-    is_said: bool  # a person has drawn the lesion, or stated that there is none
+    is_known: bool  # a person has drawn the lesion, or stated that there is none
     waits: tuple[Waiting, ...] = ()
 
 
@@ -98,7 +98,7 @@ class PatientMasks:
         """Return an image's mask by the drawings. Raises LeftOutError where it is unclear, UnfitError of the image."""
         drawn = self._drawn if self._drawn is not None else self._load()
         if not drawn:
-            return Mask(None, is_said=False)
+            return Mask(None, is_known=False)
         image, found, named, waits = of(), list[np.ndarray](), 0, list[Waiting]()
         for one in drawn:
             if one.drawing is None:
@@ -114,7 +114,7 @@ class PatientMasks:
                 waits.append(Waiting(one, on))
         if len(found) + named > 1:
             raise LeftOutError("mask-unclear", "several drawings of its patient refer to it")
-        return Mask(found[0] if found else None, is_said=bool(found or named), waits=tuple(waits))
+        return Mask(found[0] if found else None, is_known=bool(found or named), waits=tuple(waits))
 
     def see(self, of: Subject) -> None:
         """Record which drawings lie on an image that was imported before."""

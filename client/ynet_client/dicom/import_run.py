@@ -108,7 +108,7 @@ class _Import:
     def summary(self) -> Summary:
         """Return the counts of this import."""
         for origin in self._records.origins:
-            is_other = origin.options != self._choice.said(is_frame=origin.frame is not None)
+            is_other = origin.options != self._choice.recorded(is_frame=origin.frame is not None)
             if is_other and origin.instance not in self._seen and self._pictures.has(origin):
                 self._stale.add(origin.image)
         return Summary(
@@ -148,7 +148,7 @@ class _Import:
             return False
         mask = import_masks.state_of(label, self._labels.folder)
         for origin in before:
-            options = self._choice.said(is_frame=origin.frame is not None)
+            options = self._choice.recorded(is_frame=origin.frame is not None)
             is_source = origin.source == one.digest if one.digest else bool(origin.source)
             if not is_source or (origin.options, origin.mask) != (options, mask):
                 return False
@@ -222,7 +222,7 @@ class _Import:
             self._names.image(one.instance, frame),
             *(one.study, one.series, one.instance, frame),
             hashlib.sha256(data).hexdigest(),
-            self._choice.said(is_frame=frame is not None),
+            self._choice.recorded(is_frame=frame is not None),
             *(drawn, "" if drawn else masks.state()),
         )
         self._pictures.write(origin, pixels)
@@ -239,9 +239,9 @@ class _Import:
     def _mask(self, label: Label, of: Callable[[], Subject], masks: PatientMasks) -> Mask:
         """Return the mask of an image: by the labels if they have one, else by the patient's drawings."""
         if label.mask == NO_LESION:
-            return Mask(None, is_said=True)
+            return Mask(None, is_known=True)
         if label.mask:
-            return Mask(import_masks.named(self._labels.folder, label.mask, of, self._choice.segment), is_said=True)
+            return Mask(import_masks.named(self._labels.folder, label.mask, of, self._choice.segment), is_known=True)
         return masks.say(of)
 
     # --- outcome

@@ -39,10 +39,10 @@ class Listing(NamedTuple):
     longest: int  # items in the longest page
 
 
-def read(ask: Callable[[int], Page], key: Callable[[Item], str], said: int | None = None) -> Listing:
+def read(ask: Callable[[int], Page], key: Callable[[Item], str], expected: int | None = None) -> Listing:
     """Request pages until one is empty or has no new result.
 
-    `ask` takes the offset of a page. `said` is the number of results by the PACS's own count, if it gives one; no
+    `ask` takes the offset of a page. `expected` is the number of results by the PACS's own count, if it gives one; no
     further page is requested once that many have arrived.
     """
     found: dict[str, Item] = {}
@@ -57,7 +57,7 @@ def read(ask: Callable[[int], Page], key: Callable[[Item], str], said: int | Non
         has_shifted = has_shifted or len(new) < len(keyed)
         found |= keyed
         offset, longest = offset + len(page.items), max(longest, len(page.items))
-        if said is not None and len(found) >= said and not is_cut:
+        if expected is not None and len(found) >= expected and not is_cut:
             return Listing(found, None, longest)
     return Listing(found, Doubt.ENDLESS, longest)
 

@@ -246,16 +246,16 @@ def test_refused_media_type_falls_back_and_is_remembered(pacs: tuple[Pacs, Dicom
 
 
 def test_retry_waits_as_long_as_retry_after_says() -> None:
-    def told(**headers: str) -> float:
+    def waits(**headers: str) -> float:
         return wait_s(httpx.Response(503, headers={name.replace("_", "-"): text for name, text in headers.items()}), 7)
 
-    assert told(Retry_After="3") == 3
-    assert told(Retry_After="9999") == 60
+    assert waits(Retry_After="3") == 3
+    assert waits(Retry_After="9999") == 60
     at = {"Date": "Mon, 30 Nov 2026 10:00:00 GMT"}
-    assert told(Retry_After="Mon, 30 Nov 2026 10:00:12 GMT", **at) == 12
-    assert told(Retry_After="Mon, 30 Nov 2026 09:00:00 GMT", **at) == 0
+    assert waits(Retry_After="Mon, 30 Nov 2026 10:00:12 GMT", **at) == 12
+    assert waits(Retry_After="Mon, 30 Nov 2026 09:00:00 GMT", **at) == 0
     for odd in ("", "-1", "soon", "Mon, 30 Nov 2026 10:00:12 GMT"):
-        assert told(Retry_After=odd) == 7
+        assert waits(Retry_After=odd) == 7
 
 
 def test_instance_returns_no_other_object(pacs: tuple[Pacs, DicomWeb]) -> None:

@@ -90,8 +90,8 @@ def test_import_reports_unmatched_counts_and_no_names(tmp_path: Path) -> None:
     assert "2 patients were found of whom the labels say nothing" in shown.output
     assert "2 of them have an id that differs from such a name only in leading zeros (000123" in shown.output
     assert "000124" not in shown.output
-    told = CliRunner().invoke(app, [*map(str, given), "--out", str(tmp_path / "out"), "--json"])
-    found = json.loads(told.stdout)
+    done = CliRunner().invoke(app, [*map(str, given), "--out", str(tmp_path / "out"), "--json"])
+    found = json.loads(done.stdout)
     assert (found["images"], found["unmatched_labels"], found["unlabelled_patients"]) == (1, 3, 2)
     assert found["unmatched_why"] == {"zeros": 2}
 
@@ -125,9 +125,9 @@ def test_mask_named_by_labels_is_imported_or_quarantined(
     Image.fromarray(pixels).save(tmp_path / name.partition("#")[0])
     (tmp_path / "labels.csv").write_text(f"instance,label,mask\n1.2.3,a,{name}\n")
     given = ["import", "--dicom", tmp_path / "pacs", "--labels", tmp_path / "labels.csv", "--home", tmp_path / "home"]
-    told = CliRunner().invoke(app, [*map(str, given), "--out", str(tmp_path / "out"), "--json"])
+    done = CliRunner().invoke(app, [*map(str, given), "--out", str(tmp_path / "out"), "--json"])
     if not is_lesion:
-        assert json.loads(told.stdout)["left_out"] == {"mask-unclear": 1}
+        assert json.loads(done.stdout)["left_out"] == {"mask-unclear": 1}
         return
     (mask,) = (tmp_path / "out/masks").iterdir()
     np.testing.assert_array_equal(np.asarray(Image.open(mask)), BOX * np.uint8(255))

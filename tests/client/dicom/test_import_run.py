@@ -188,7 +188,7 @@ def test_most_specific_label_wins_and_unlabelled_is_skipped(hospital: Hospital) 
     ("text", "why"),
     [
         ("patient,label\nCANARY,\n", "label is empty"),
-        ("patient,label\nCANARY,a\nCANARY,b\n", "another label in a row before"),
+        ("patient,label\nCANARY,a\nCANARY,b\n", "another label in an earlier row"),
         ("patient,study,label\nCANARY,1,a\n", "fills in 2 of"),
         ("patient,label,mask\nCANARY,a,m.png\n", "a mask to more than one image"),
         ("name,label\nCANARY,a\n", "columns are not those of labels"),

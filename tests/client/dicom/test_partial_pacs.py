@@ -26,8 +26,8 @@ def found(pacs: PartialPacs, query: str = "Modality=MR") -> list[Listed]:
 
 
 def assert_whole(pacs: PartialPacs) -> None:
-    told = [one.instance for one in found(pacs)]
-    assert sorted(told) == sorted(one["00080018"]["Value"][0] for one in pacs.objects)
+    listed = [one.instance for one in found(pacs)]
+    assert sorted(listed) == sorted(one["00080018"]["Value"][0] for one in pacs.objects)
 
 
 def assert_refused(pacs: PartialPacs, *doubts: Doubt) -> None:
@@ -73,8 +73,8 @@ def test_capped_studies_without_offset_are_split_by_date(says: dict[str, Any]) -
 
 def test_smaller_queries_stay_within_the_query_dates() -> None:
     pacs = PartialPacs(STUDIES, cap=3, has_offset=False)
-    told = found(pacs, "Modality=MR&StudyDate=20240103-20240107")
-    assert [one.study for one in told] == [f"1.1.{day}" for day in range(3, 8)]
+    listed = found(pacs, "Modality=MR&StudyDate=20240103-20240107")
+    assert [one.study for one in listed] == [f"1.1.{day}" for day in range(3, 8)]
 
 
 def test_pacs_that_ignores_or_lacks_dates_is_refused() -> None:

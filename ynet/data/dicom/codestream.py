@@ -76,15 +76,15 @@ def is_shaped(frame: bytes, syntax: str, shape: Shape) -> bool:
         return False
 
 
-def syntax_of(frame: bytes, said: str) -> str:
-    """Return a frame's actual transfer syntax by its first bytes; `said` is the one of the file's header."""
+def syntax_of(frame: bytes, declared: str) -> str:
+    """Return a frame's actual transfer syntax by its first bytes; `declared` is the one of the file's header."""
     if frame.startswith(_SOI):
         coding = _CODINGS.get(_frame_header(frame)[0], ())
-        return said if said in coding or (not coding and said in _JPEG) else (coding or _JPEG)[0]
+        return declared if declared in coding or (not coding and declared in _JPEG) else (coding or _JPEG)[0]
     if frame.startswith((_SOC, _JP2)):
-        return said if said in _JPEG_2000 else uid.JPEG2000
+        return declared if declared in _JPEG_2000 else uid.JPEG2000
     is_rle = frame[4:8] == b"\x40\0\0\0" and 0 < int.from_bytes(frame[:4], "little") < 16
-    return uid.RLELossless if is_rle and said not in COMPRESSED else said
+    return uid.RLELossless if is_rle and declared not in COMPRESSED else declared
 
 
 def precision(frame: bytes) -> int:

@@ -55,12 +55,12 @@ class _Decoder:
         until = time.monotonic() + WITHIN_S
         _write(talk.stdin.fileno(), message, until)
         head, _, body = _read(talk.stdout.fileno(), lambda got: b"\n" in got[:_HEAD_BYTES], until).partition(b"\n")
-        said = json.loads(head)
-        if not said:
+        head_fields = json.loads(head)
+        if not head_fields:
             raise damaged()
-        if said["dtype"] not in _TYPES:
+        if head_fields["dtype"] not in _TYPES:
             raise ValueError
-        kind, shape = np.dtype(said["dtype"]), tuple(map(int, said["shape"]))
+        kind, shape = np.dtype(head_fields["dtype"]), tuple(map(int, head_fields["shape"]))
         left = math.prod(shape) * kind.itemsize - len(body)
         rest = _read(talk.stdout.fileno(), lambda got: len(got) >= left, until) if left > 0 else b""
         return np.frombuffer(body + rest, kind).reshape(shape)

@@ -1,11 +1,12 @@
 """Matching of a drawing's parts to an image: by their references, else by their position in the patient."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
+from pydicom.dataset import Dataset
 
 from ynet.data.dicom.elements import UnfitError, damaged
 from ynet.data.dicom.geometry import TOLERANCE_MM, Plane, Points
@@ -21,6 +22,15 @@ class Reference(NamedTuple):
 
     instance: str  # its SOP instance UID
     frame: int  # from 1, or ALL_FRAMES
+
+
+def references(named: Iterable[Dataset]) -> Iterator[Reference]:
+    """Read references from items of a sequence; one without frame numbers refers to all frames."""
+    for one in named:
+        instance, numbers = str(one.get("ReferencedSOPInstanceUID", "")), one.get("ReferencedFrameNumber")
+        frames = [ALL_FRAMES] if numbers in (None, "") else [numbers] if isinstance(numbers, int) else numbers
+        for frame in frames if instance else ():
+            yield Reference(instance, int(frame))
 
 
 class Subject(NamedTuple):

@@ -30,10 +30,10 @@ def read(dataset: Dataset, *, allocated: int, bits: int, is_signed: bool) -> Pad
     for keyword in ELEMENTS[2:]:
         if (floats := numbers(dataset, keyword)) and floats[0] is not None:
             return Padding((floats[0], floats[0]))
-    if not _says(dataset, "PixelPaddingValue"):
+    if not _has_value(dataset, "PixelPaddingValue"):
         return Padding()
     end = _end(integer(dataset, "PixelPaddingValue"), allocated, bits, is_signed=is_signed)
-    if not _says(dataset, "PixelPaddingRangeLimit") or end.levels is None:
+    if not _has_value(dataset, "PixelPaddingRangeLimit") or end.levels is None:
         return end
     other = _end(integer(dataset, "PixelPaddingRangeLimit"), allocated, bits, is_signed=is_signed)
     if other.levels is None:
@@ -41,7 +41,7 @@ def read(dataset: Dataset, *, allocated: int, bits: int, is_signed: bool) -> Pad
     return Padding((min(end.levels[0], other.levels[0]), max(end.levels[0], other.levels[0])))
 
 
-def _says(dataset: Dataset, keyword: str) -> bool:
+def _has_value(dataset: Dataset, keyword: str) -> bool:
     found = raw(dataset, keyword)
     return found is not None and any(one is not None for one in numbers(dataset, keyword))
 

@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 
 from ynet.data.dicom import elements, geometry
 from ynet.data.dicom.elements import Elements, items
-from ynet.data.dicom.matching import ALL_FRAMES, Drawing, Mark, Reference, Subject
+from ynet.data.dicom.matching import Drawing, Mark, Reference, Subject, references
 from ynet.data.dicom.stored_pixels import PIXELS, SHAPE, layout_of, pixels_of
 from ynet.data.limits import MAX_PIXELS
 
@@ -105,11 +105,7 @@ def _mark(dataset: Dataset, group: Dataset, position: int) -> Mark:
 def _shows(group: Dataset) -> Iterator[Reference]:
     """Yield the images that a frame refers to."""
     for derivation in items(group, "DerivationImageSequence"):
-        for source in items(derivation, "SourceImageSequence"):
-            instance, named = str(source.get("ReferencedSOPInstanceUID", "")), source.get("ReferencedFrameNumber")
-            frames = [ALL_FRAMES] if named in (None, "") else [named] if isinstance(named, int) else named
-            for frame in frames if instance else ():
-                yield Reference(instance, int(frame))
+        yield from references(items(derivation, "SourceImageSequence"))
 
 
 def _render(found: Elements, marks: Sequence[Mark], of: Subject, number: int) -> UInt8[np.ndarray, "h w"]:

@@ -73,10 +73,10 @@ def frame_count(dataset: Dataset) -> int:
 
 def kind_of(dataset: Dataset) -> str:
     """Return the photometric interpretation; corrected where it is missing or contradicts the samples per pixel."""
-    said, samples = code(dataset, "PhotometricInterpretation"), integer(dataset, "SamplesPerPixel")
-    if samples == 3 and said in ("", *GREY):
+    declared, samples = code(dataset, "PhotometricInterpretation"), integer(dataset, "SamplesPerPixel")
+    if samples == 3 and declared in ("", *GREY):
         return "RGB"
-    return "MONOCHROME2" if not said or (samples == 1 and said in COLOUR[:-1]) else said
+    return "MONOCHROME2" if not declared or (samples == 1 and declared in COLOUR[:-1]) else declared
 
 
 def layout_of(elements: Elements) -> PixelLayout:
@@ -156,7 +156,7 @@ def _floats(value: bytes, kind: np.dtype, layout: PixelLayout, number: int) -> n
 
 def _plain(syntax: uid.UID, vr: str, value: bytes, layout: PixelLayout, number: int) -> np.ndarray:
     made = Dataset()
-    for keyword, one in _said(layout, is_planar=layout.is_planar).items():
+    for keyword, one in _elements_of(layout, is_planar=layout.is_planar).items():
         setattr(made, keyword, one)
     made.NumberOfFrames = layout.frames
     if layout.allocated == 1 and syntax == uid.ExplicitVRBigEndian and vr == "OW":
@@ -171,13 +171,13 @@ def _plain(syntax: uid.UID, vr: str, value: bytes, layout: PixelLayout, number: 
 
 
 def _unpacked(elements: Elements, value: bytes, layout: PixelLayout, number: int) -> np.ndarray:
-    dataset, said = elements.dataset, elements.transfer_syntax
+    dataset, declared = elements.dataset, elements.transfer_syntax
     tables = [raw(dataset, keyword) for keyword in PIXELS[1:]]
     extended = tables[0].value if tables[0] else b""
     shape = Shape(layout.rows, layout.columns, layout.samples, max(1, layout.allocated // 8))
     fault: UnfitError = UnfitError("its compressed pixels are not what its header says", "copy or export it again")
     for frame in fragments.frames_at(value, number, layout.frames, extended):
-        syntax = codestream.syntax_of(frame, said)
+        syntax = codestream.syntax_of(frame, declared)
         if syntax not in codestream.COMPRESSED:
             raise UnfitError("it is compressed, although its header says that it is not", "export it again")
         try:
@@ -212,14 +212,14 @@ def _decoded(syntax: str, packed: bytes, layout: PixelLayout) -> np.ndarray:
     if syntax in _LOSSY_JPEG and layout.samples == 3:
         colours = codestream.jpeg_colours(packed)
         layout = layout._replace(kind={"RGB": "RGB", "YBR": "YBR_FULL"}.get(colours, layout.kind))
-    said = _said(layout._replace(allocated=max(8, layout.allocated)), is_planar=layout.is_planar)
-    pixels = decoding.decode(syntax, plugin, said, packed, is_raw=layout.is_raw)
+    fields = _elements_of(layout._replace(allocated=max(8, layout.allocated)), is_planar=layout.is_planar)
+    pixels = decoding.decode(syntax, plugin, fields, packed, is_raw=layout.is_raw)
     if pixels.shape[:2] != (layout.rows, layout.columns):
         raise damaged()
     return pixels
 
 
-def _said(layout: PixelLayout, *, is_planar: bool) -> Mapping[str, str | int]:
+def _elements_of(layout: PixelLayout, *, is_planar: bool) -> Mapping[str, str | int]:
     """Return the elements of the image pixel module for a layout, by keyword."""
     planar = {"PlanarConfiguration": int(is_planar)} if layout.samples == 3 else {}
     return {

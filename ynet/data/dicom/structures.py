@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset
 
 from ynet.data.dicom import elements, geometry
 from ynet.data.dicom.elements import UnfitError, damaged, items
-from ynet.data.dicom.matching import ALL_FRAMES, Drawing, Mark, Reference, Subject
+from ynet.data.dicom.matching import Drawing, Mark, Reference, Subject, references
 
 STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
 _ELEMENTS = (
@@ -56,11 +56,7 @@ def _listed(dataset: Dataset) -> Iterator[Dataset]:
 
 
 def _shows(item: Dataset) -> Iterator[Reference]:
-    for one in items(item, "ContourImageSequence"):
-        instance, named = str(one.get("ReferencedSOPInstanceUID", "")), one.get("ReferencedFrameNumber")
-        frames = [ALL_FRAMES] if named in (None, "") else [named] if isinstance(named, int) else named
-        for frame in frames if instance else ():
-            yield Reference(instance, int(frame))
+    return references(items(item, "ContourImageSequence"))
 
 
 def _mark(contour: Dataset, position: int, number: int, space: str) -> Mark:

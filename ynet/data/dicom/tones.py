@@ -122,12 +122,12 @@ def _modality(source: Dataset, lowest: float, ignored: set[str]) -> LookupTable 
 def _first(source: Dataset, keyword: str, ignored: set[str]) -> float | None:
     """Return the first number of an element; None where it is missing, empty or not a number."""
     first = next(iter(numbers(source, keyword)), None)
-    if first is None and _says(source, keyword):
+    if first is None and _has_value(source, keyword):
         ignored.add(keyword)
     return first
 
 
-def _says(source: Dataset, keyword: str) -> bool:
+def _has_value(source: Dataset, keyword: str) -> bool:
     found = raw(source, keyword)
     return found is not None and bool(found.value.strip(b"\0 "))
 
@@ -141,15 +141,15 @@ def _window(source: Dataset, ignored: set[str]) -> DisplayWindow | None:
             if number:
                 ignored.update(("WindowCenter", "WindowWidth"))
             return DisplayWindow(center, width)
-    ignored.update(keyword for keyword in ("WindowCenter", "WindowWidth") if _says(source, keyword))
+    ignored.update(keyword for keyword in ("WindowCenter", "WindowWidth") if _has_value(source, keyword))
     return None
 
 
 def _function(source: Dataset, ignored: set[str]) -> str:
-    said = code(source, "VOILUTFunction")
-    if said and said not in FUNCTIONS:
+    declared = code(source, "VOILUTFunction")
+    if declared and declared not in FUNCTIONS:
         ignored.add("VOILUTFunction")
-    return said if said in FUNCTIONS else "LINEAR"
+    return declared if declared in FUNCTIONS else "LINEAR"
 
 
 def _table(source: Dataset, keyword: str, least: float, ignored: set[str]) -> LookupTable | None:

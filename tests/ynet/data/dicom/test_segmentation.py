@@ -1,8 +1,10 @@
 """A DICOM SEG gives the mask of each image that it refers to."""
 
 import io
+import sys
 from pathlib import Path
 
+import highdicom
 import numpy as np
 import pytest
 from dicom_hospital import names, segmentation
@@ -24,8 +26,8 @@ def slices(folder: Path) -> list[Path]:
     series = names(StudyInstanceUID=uid.generate_uid(), SeriesInstanceUID=uid.generate_uid())
     paths = [folder / f"{number}.dcm" for number in range(3)]
     for number, path in enumerate(paths):
-        place = {"ImagePositionPatient": [0, 0, 3.0 * number], "InstanceNumber": number + 1}
-        path.write_bytes(dicom(PIXELS + number, **{**series, **place}))
+        geometry = {"ImagePositionPatient": [0, 0, 3.0 * number], "InstanceNumber": number + 1}
+        path.write_bytes(dicom(PIXELS + number, **{**series, **geometry}))
     return paths
 
 
@@ -34,6 +36,18 @@ def test_image_gets_its_own_frame_or_an_empty_mask(tmp_path: Path) -> None:
     seg.write_bytes(segmentation([dcmread(path) for path in paths], MASKS))
     for path, mask in zip(paths, MASKS, strict=True):
         np.testing.assert_array_equal(images.decode_mask(seg, path), mask)
+
+
+@pytest.mark.parametrize("segment", [1, 2])
+def test_mask_equals_that_of_highdicom(tmp_path: Path, segment: int) -> None:
+    paths, seg = slices(tmp_path), tmp_path / "seg.dcm"
+    seg.write_bytes(segmentation([dcmread(path) for path in paths], np.stack([MASKS, ~MASKS], -1), labels=2))
+    read = highdicom.seg.segread(seg)
+    for path in paths:
+        instance = str(dcmread(path).SOPInstanceUID)
+        expected = read.get_pixels_by_source_instance([instance], [segment], assert_missing_frames_are_empty=True)
+        found = images.decode_mask(tmp_path / f"seg.dcm#{segment}", path)
+        np.testing.assert_array_equal(found, expected[0, ..., 0])
 
 
 def test_seg_of_several_segments_needs_a_segment(tmp_path: Path) -> None:
@@ -84,6 +98,10 @@ def test_check_accepts_manifest_of_dicom_files_and_segs(tmp_path: Path) -> None:
     rows = [f"{path.name},seg.dcm,glioma,p{number}" for number, path in enumerate(paths)]
     manifest = tmp_path / "manifest.csv"
     manifest.write_text("\n".join(["image,mask,label,patient", *rows]))
+    opened: list[str] = []
+    sys.addaudithook(lambda event, of: opened.append(str(of[0])) if event == "open" else None)
     report = check(manifest, None)
+    read = sorted(Path(path).name for path in opened if path.startswith(str(tmp_path)) and path.endswith(".dcm"))
+    assert read == sorted([*(path.name for path in paths), *["seg.dcm"] * 3])  # each once per row
     assert not report.errors
     assert report.images_per_size == {f"{SIDE} x {SIDE}": 3}

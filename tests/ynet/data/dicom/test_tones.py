@@ -165,14 +165,14 @@ def test_empty_or_constant_table_is_skipped(keyword: str, item: Dataset) -> None
 
 def test_damaged_display_sequence_is_skipped() -> None:
     good = dicom(TWELVE, BitsStored=12, VOILUTSequence=[table(list(range(4096)), "OW")], **WINDOWED)
-    place = good.index(b"\x28\x00\x02\x30US")
-    broken = good[:place] + b"\x28\x00\x02\x30US\xff\xff" + good[place + 8 :]
+    offset = good.index(b"\x28\x00\x02\x30US")
+    broken = good[:offset] + b"\x28\x00\x02\x30US\xff\xff" + good[offset + 8 :]
     assert broken != good
     np.testing.assert_array_equal(reader.decode(broken), reader.decode(dicom(TWELVE, BitsStored=12, **WINDOWED)))
 
 
 @pytest.mark.parametrize("slope", ["", 0, "0.0"])
-def test_missing_or_zero_slope_is_1(slope: object) -> None:
+def test_empty_or_zero_slope_is_1(slope: object) -> None:
     data = dicom(TWELVE, BitsStored=12, RescaleSlope=slope, RescaleIntercept=-100, WindowCenter=600, WindowWidth=1400)
     good = dicom(TWELVE, BitsStored=12, RescaleSlope=1, RescaleIntercept=-100, WindowCenter=600, WindowWidth=1400)
     np.testing.assert_array_equal(reader.decode(data), reader.decode(good))
