@@ -1,6 +1,6 @@
 """Detection of archive files by their first bytes."""
 
-from ynet.data.dicom.elements import UnfitError
+from ynet.data.dicom.faults import UnfitError
 
 STARTS_IN = 262
 """Bytes that `kind` needs from the start of a file."""

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Shaped
 from PIL import Image, ImageFile, ImageOps
 
-from ynet.data.dicom.elements import UnfitError, damaged
+from ynet.data.dicom.faults import UnfitError, damaged
 
 FULL = 65535
 _BITS, _PLANAR, _COLOUR_MAP, _SEPARATE = 258, 284, 320, 2

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from ynet.data import deep
 from ynet.data.dicom import drawings
 from ynet.data.dicom import frame as dicom_frame
-from ynet.data.dicom.elements import damaged
+from ynet.data.dicom.faults import damaged
 from ynet.data.dicom.frame import DisplayWindow
 from ynet.data.dicom.matching import Subject
 from ynet.data.frames import source
@@ -32,7 +32,7 @@ class InspectedImage(NamedTuple):
     frame: int | None
 
     def subject(self) -> Subject | None:
-        """The image as drawings refer to it; None when it is not a DICOM file. Raises UnfitError."""
+        """Return the image as drawings refer to it; None when it is not a DICOM file. Raises UnfitError."""
         return None if self.dicom is None else drawings.subject(self.dicom, self.frame)
 
 

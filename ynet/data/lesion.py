@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Integer, Shaped, UInt8
 from PIL import Image
 
-from ynet.data.dicom.elements import UnfitError
+from ynet.data.dicom.faults import UnfitError
 
 FEW = 8
 """Up to this many distinct values are labels or hard edges; more are JPEG noise or soft edges."""

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from ynet.data import deep, lesion
 from ynet.data.dicom import drawings, elements
 from ynet.data.dicom import frame as dicom_frame
-from ynet.data.dicom.elements import UnfitError
+from ynet.data.dicom.faults import UnfitError
 from ynet.data.dicom.matching import Subject
 from ynet.data.frames import source
 from ynet.data.lesion import Lesion

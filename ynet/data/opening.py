@@ -13,7 +13,8 @@ from jaxtyping import Integer
 from PIL import Image, UnidentifiedImageError
 
 from ynet.data import archives, deep
-from ynet.data.dicom.elements import STARTS_IN, UnfitError, is_dicom
+from ynet.data.dicom.elements import STARTS_IN, is_dicom
+from ynet.data.dicom.faults import UnfitError
 from ynet.data.frames import source
 from ynet.data.limits import MAX_FILE_BYTES, MAX_PIXELS
 from ynet.errors import UserError

@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 
 from ynet.data.dicom import elements
-from ynet.data.dicom.elements import UnfitError, is_dicom
+from ynet.data.dicom.elements import is_dicom
+from ynet.data.dicom.faults import UnfitError
 from ynet.errors import RefusedError, UserError
 
 MOST_WAIT_S = 60.0

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from ynet.data import archives
 from ynet.data.dicom import elements
-from ynet.data.dicom.elements import UnfitError, is_dicom, items, parsing
+from ynet.data.dicom.elements import is_dicom, items
+from ynet.data.dicom.faults import UnfitError, parsing
 from ynet.data.dicom.values import text
 from ynet.data.limits import MAX_FILE_BYTES
 from ynet.errors import UserError

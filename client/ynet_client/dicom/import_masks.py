@@ -14,7 +14,8 @@ import numpy as np
 
 from ynet.data import images, manifest
 from ynet.data.dicom import drawings
-from ynet.data.dicom.elements import UnfitError, is_dicom
+from ynet.data.dicom.elements import is_dicom
+from ynet.data.dicom.faults import UnfitError
 from ynet.data.dicom.matching import BesideError, Drawing, Segment, Subject
 from ynet.data.frames import source
 from ynet.data.limits import MAX_FILE_BYTES
@@ -41,14 +42,14 @@ class _Drawn:
     matched: set[int] = field(default_factory=set)  # positions of its marks that lie on images of this import
 
 
-class Waiting(NamedTuple):
+class PendingDrawing(NamedTuple):
     """A drawing that may belong to an image although it lies beside it; the other images may resolve this."""
 
     drawn: _Drawn
     positions: frozenset[int]  # its marks beside the image
 
     @property
-    def is_over(self) -> bool:
+    def is_resolved(self) -> bool:
         """Whether the drawing, with all marks beside this image, lies on other images."""
         return bool(self.drawn.matched) and self.positions <= self.drawn.matched
 
@@ -58,7 +59,7 @@ class Mask(NamedTuple):
 
     pixels: np.ndarray | None  # (h, w), 0 and 1
     is_known: bool  # a person has drawn the lesion, or stated that there is none
-    waits: tuple[Waiting, ...] = ()
+    pending: tuple[PendingDrawing, ...] = ()
 
 
 class PatientMasks:
@@ -94,12 +95,12 @@ class PatientMasks:
         counting = sorted(f"{one.instance}@{one.digest}" for one in self._files if not self._is_automatic(one))
         return hashlib.sha256("\n".join(counting).encode()).hexdigest()[:32] if counting else ""
 
-    def say(self, of: Callable[[], Subject]) -> Mask:
+    def mask_of(self, of: Callable[[], Subject]) -> Mask:
         """Return an image's mask by the drawings. Raises LeftOutError where it is unclear, UnfitError of the image."""
         drawn = self._drawn if self._drawn is not None else self._load()
         if not drawn:
             return Mask(None, is_known=False)
-        image, found, named, waits = of(), list[np.ndarray](), 0, list[Waiting]()
+        image, found, named, pending = of(), list[np.ndarray](), 0, list[PendingDrawing]()
         for one in drawn:
             if one.drawing is None:
                 if one.study in (image.study, ""):
@@ -111,12 +112,12 @@ class PatientMasks:
                 continue
             named += image.instance in one.drawing.instances
             if on or self._may_lie_elsewhere(one.drawing, image):
-                waits.append(Waiting(one, on))
+                pending.append(PendingDrawing(one, on))
         if len(found) + named > 1:
             raise LeftOutError("mask-unclear", "several drawings of its patient refer to it")
-        return Mask(found[0] if found else None, is_known=bool(found or named), waits=tuple(waits))
+        return Mask(found[0] if found else None, is_known=bool(found or named), pending=tuple(pending))
 
-    def see(self, of: Subject) -> None:
+    def compare(self, of: Subject) -> None:
         """Record which drawings lie on an image that was imported before."""
         for one in self._drawn or ():
             if one.drawing is not None:
@@ -201,9 +202,9 @@ def by_patient(found: Iterable[ImportCandidate]) -> list[list[ImportCandidate]]:
     return list(groups.values())
 
 
-def settled(mask: Mask) -> Mask:
+def resolved(mask: Mask) -> Mask:
     """Return a mask after all images of its patient were compared. Raises LeftOutError where it is still unclear."""
-    if not all(one.is_over for one in mask.waits):
+    if not all(one.is_resolved for one in mask.pending):
         raise LeftOutError("mask-unclear", "a drawing of its patient lies beside it, or on no image of this import")
     return mask
 

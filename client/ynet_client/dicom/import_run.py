@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset
 
 from ynet.data.dicom import drawings, elements
 from ynet.data.dicom import frame as dicom_frame
-from ynet.data.dicom.elements import UnfitError
+from ynet.data.dicom.faults import UnfitError
 from ynet.data.dicom.matching import Subject
 from ynet.data.dicom.stored_pixels import frame_count
 from ynet.errors import UserError
@@ -54,7 +54,7 @@ def run(
     total, done = sum(map(len, patients)), 0
     try:
         for patient in patients:
-            for _ in work.take(patient):
+            for _ in work.import_patient(patient):
                 done += 1
                 progress(done, total)
     finally:
@@ -73,7 +73,7 @@ class _Import:
         self._new, self._updated, self._unlabelled, self._unsaved = 0, 0, 0, 0
         self._left_out = Counter[str]()
 
-    def take(self, patient: Sequence[ImportCandidate]) -> Iterator[None]:
+    def import_patient(self, patient: Sequence[ImportCandidate]) -> Iterator[None]:
         """Import a patient's images; yields once per object."""
         choice, quarantined = self._choice, self._records.quarantined
         masks = PatientMasks(
@@ -94,11 +94,11 @@ class _Import:
                 kept_ones.append(one)
                 continue
             made = self._make(one, label, masks)
-            if any(each.mask.waits for each in made):
+            if any(each.mask.pending for each in made):
                 held.append((one, made))
             else:
                 self._keep(one, made)
-        self._settle(held, kept_ones, masks)
+        self._resolve(held, kept_ones, masks)
 
     def save(self) -> None:
         """Write the manifest and the private records."""
@@ -135,7 +135,7 @@ class _Import:
         label = self._matching.find(one.instance, one.series, one.study, one.patient)
         if label is None:
             self._unlabelled += 1
-            self._stay(one)
+            self._mark_stale(one)
         elif self._names.patient(one.patient, one.study) in self._records.forgotten:
             self._left_out["forgotten"] += 1
             return None
@@ -186,10 +186,10 @@ class _Import:
             for frame in self._frames(header):
                 made.append(self._pictured(one, label, header, data, frame, masks))
         except UnfitError as error:
-            self._drop(one, made, LeftOutError("unreadable", error.why))
+            self._skip(one, made, LeftOutError("unreadable", error.why))
             return []
         except LeftOutError as error:
-            self._drop(one, made, error)
+            self._skip(one, made, error)
             return []
         return made
 
@@ -242,23 +242,26 @@ class _Import:
             return Mask(None, is_known=True)
         if label.mask:
             return Mask(import_masks.named(self._labels.folder, label.mask, of, self._choice.segment), is_known=True)
-        return masks.say(of)
+        return masks.mask_of(of)
 
     # --- outcome
 
-    def _settle(
-        self, held: Sequence[tuple[ImportCandidate, list[Made]]], there: Sequence[ImportCandidate], masks: PatientMasks
+    def _resolve(
+        self,
+        held: Sequence[tuple[ImportCandidate, list[Made]]],
+        existing: Sequence[ImportCandidate],
+        masks: PatientMasks,
     ) -> None:
         """Keep the held images whose unclear drawings turn out to lie on other images; drop the rest."""
-        left = list(there)
-        while left and not all(wait.is_over for _, made in held for each in made for wait in each.mask.waits):
+        left = list(existing)
+        while left and not all(one.is_resolved for _, made in held for each in made for one in each.mask.pending):
             for subject in self._subjects(left.pop()):
-                masks.see(subject)
+                masks.compare(subject)
         for one, made in held:
             try:
-                self._keep(one, [each._replace(mask=import_masks.settled(each.mask)) for each in made])
+                self._keep(one, [each._replace(mask=import_masks.resolved(each.mask)) for each in made])
             except LeftOutError as error:
-                self._drop(one, made, error)
+                self._skip(one, made, error)
 
     def _subjects(self, one: ImportCandidate) -> Iterator[Subject]:
         """Yield the images of an object that was imported before."""
@@ -276,7 +279,7 @@ class _Import:
         if self._unsaved >= SAVE_EVERY:
             self.save()
 
-    def _drop(self, one: ImportCandidate, made: Sequence[Made], error: LeftOutError) -> None:
+    def _skip(self, one: ImportCandidate, made: Sequence[Made], error: LeftOutError) -> None:
         """Skip an object and discard the pictures that this import made of it.
 
         Pictures of an earlier import are removed where the mask is unclear now; else they stay and count as stale.
@@ -285,10 +288,10 @@ class _Import:
         if error.reason == "mask-unclear":
             self._pictures.remove(one.instance)
         else:
-            self._stay(one)
+            self._mark_stale(one)
         self._pictures.discard(made)
 
-    def _stay(self, one: ImportCandidate) -> None:
+    def _mark_stale(self, one: ImportCandidate) -> None:
         """Keep an object's earlier pictures, and count them as stale."""
         self._stale |= {picture_of(origin) for origin in self._records.of(one.instance) if self._pictures.has(origin)}
 

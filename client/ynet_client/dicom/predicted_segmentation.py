@@ -17,7 +17,8 @@ from pydicom.sr.codedict import codes
 
 from ynet.data.dicom import elements
 from ynet.data.dicom import frame as dicom_frame
-from ynet.data.dicom.elements import UnfitError, items, parsing
+from ynet.data.dicom.elements import items
+from ynet.data.dicom.faults import UnfitError, parsing
 from ynet.errors import UserError
 
 LABEL = "Lesion (predicted)"

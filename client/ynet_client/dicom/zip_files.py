@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from ynet.data.archives import STARTS_IN
-from ynet.data.dicom.elements import UnfitError, damaged
+from ynet.data.dicom.faults import UnfitError, damaged
 from ynet.data.limits import MAX_FILE_BYTES
 from ynet.errors import UserError
 

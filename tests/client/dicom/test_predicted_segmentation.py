@@ -11,7 +11,7 @@ from dicoms import dataset, dicom, to_bytes
 from pydicom import Dataset, dcmread, uid
 
 from ynet.data.dicom import drawings
-from ynet.data.dicom.elements import UnfitError
+from ynet.data.dicom.faults import UnfitError
 from ynet.data.dicom.matching import Subject
 from ynet_client.dicom import predicted_segmentation
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from pydicom import uid
 
-from ynet.data.dicom.elements import DamagedError, damaged
+from ynet.data.dicom.faults import DamagedError, damaged
 
 _JPEG = (
     uid.JPEGBaseline8Bit,

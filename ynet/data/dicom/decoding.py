@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from ynet.data.dicom.elements import damaged
+from ynet.data.dicom.faults import damaged
 
 TWELVE_BIT = "gdcm, 12 bit"
 """The decoder of lossy 12-bit grey JPEG: GDCM called directly, since pydicom does not support it."""

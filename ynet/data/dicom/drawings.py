@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ynet.data.dicom import elements, geometry, matching, segmentation, structures
-from ynet.data.dicom.elements import UnfitError, parsing
+from ynet.data.dicom.faults import UnfitError, parsing
 from ynet.data.dicom.matching import Drawing, Segment, Subject
 
 SURFACES = "1.2.840.10008.5.1.4.1.1.66.5"

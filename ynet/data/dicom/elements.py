@@ -9,7 +9,6 @@ import struct
 import warnings
 import zlib
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
 from functools import cache
 from io import BytesIO
 from typing import BinaryIO, NamedTuple
@@ -22,6 +21,7 @@ from pydicom.filereader import read_dataset
 from pydicom.valuerep import VR
 
 from ynet.data.dicom.character_sets import character_sets
+from ynet.data.dicom.faults import DamagedError, UnfitError, damaged, parsing
 from ynet.data.limits import MAX_FILE_BYTES
 
 PREAMBLE = 128
@@ -48,14 +48,6 @@ for _name in ("pydicom", "highdicom", "pylibjpeg"):
 warnings.filterwarnings("ignore", module=r"(pydicom|highdicom|pylibjpeg)\b")
 
 
-class UnfitError(Exception):
-    """A DICOM file cannot be used; `why` and `do` hold nothing of its content."""
-
-    def __init__(self, why: str, do: str) -> None:
-        super().__init__(why)
-        self.why, self.do = why, do
-
-
 class Elements(NamedTuple):
     """The requested elements of a file."""
 
@@ -71,30 +63,6 @@ class _Head(NamedTuple):
     is_implicit: bool
     order: str  # "<" or ">"
     media_class: str  # the SOP class in the meta information
-
-
-class DamagedError(UnfitError):
-    """A DICOM file is truncated or invalid."""
-
-
-def damaged() -> DamagedError:
-    """Return the error for a truncated or invalid file."""
-    return DamagedError("its data are damaged or cut short", "copy or export it again")
-
-
-DAMAGED = (  # what parsers and decoders raise
-    *(OSError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, EOFError, RuntimeError),
-    *(MemoryError, struct.error, Warning),
-)
-
-
-@contextmanager
-def parsing() -> Iterator[None]:
-    """Turn the exceptions of parsers and decoders into an UnfitError, which quotes nothing of the file."""
-    try:
-        yield
-    except DAMAGED:
-        raise damaged() from None
 
 
 def is_dicom(start: bytes) -> bool:

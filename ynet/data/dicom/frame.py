@@ -8,7 +8,8 @@ from jaxtyping import Float32, Int64, Shaped, UInt8
 
 from ynet.data.dicom import elements as dicom_elements
 from ynet.data.dicom import padding, palette, tones
-from ynet.data.dicom.elements import Elements, UnfitError, parsing
+from ynet.data.dicom.elements import Elements
+from ynet.data.dicom.faults import UnfitError, parsing
 from ynet.data.dicom.padding import Padding
 from ynet.data.dicom.stored_pixels import COLOUR as COLOUR
 from ynet.data.dicom.stored_pixels import GREY as GREY

@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 from pydicom.dataset import Dataset
 
-from ynet.data.dicom.elements import UnfitError, damaged, items
+from ynet.data.dicom.elements import items
+from ynet.data.dicom.faults import UnfitError, damaged
 
 TOLERANCE_MM = 0.1
 """Maximal distance of a drawing from the image's plane; covers the rounding of decimal strings, no more."""

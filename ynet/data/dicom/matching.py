@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 from pydicom.dataset import Dataset
 
-from ynet.data.dicom.elements import UnfitError, damaged
+from ynet.data.dicom.faults import UnfitError, damaged
 from ynet.data.dicom.geometry import TOLERANCE_MM, Plane, Points
 
 ALL_FRAMES = 0

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 from pydicom.dataset import Dataset
 
-from ynet.data.dicom.elements import UnfitError
+from ynet.data.dicom.faults import UnfitError
 from ynet.data.dicom.values import Raw, raw, words
 
 _COLOURS = ("Red", "Green", "Blue")

@@ -13,7 +13,8 @@ from pydicom.pixels.decoders.base import get_decoder
 
 from ynet.data.dicom import codestream, decoding, fragments
 from ynet.data.dicom.codestream import Shape
-from ynet.data.dicom.elements import DamagedError, Elements, UnfitError, damaged
+from ynet.data.dicom.elements import Elements
+from ynet.data.dicom.faults import DamagedError, UnfitError, damaged
 from ynet.data.dicom.values import code, integer, raw
 from ynet.data.limits import MAX_PIXELS
 

@@ -8,7 +8,8 @@ from jaxtyping import UInt8
 from pydicom.dataset import Dataset
 
 from ynet.data.dicom import elements, geometry
-from ynet.data.dicom.elements import UnfitError, damaged, items
+from ynet.data.dicom.elements import items
+from ynet.data.dicom.faults import UnfitError, damaged
 from ynet.data.dicom.matching import Drawing, Mark, Reference, Subject, references
 
 STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"

@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Float64, Shaped
 from pydicom.dataset import Dataset
 
-from ynet.data.dicom.elements import DAMAGED, items
+from ynet.data.dicom.elements import items
+from ynet.data.dicom.faults import DAMAGED
 from ynet.data.dicom.values import code, numbers, raw, words
 
 ELEMENTS = (

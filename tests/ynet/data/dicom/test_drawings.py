@@ -16,7 +16,7 @@ from pydicom import Dataset, dcmread, uid
 from ynet.data import images
 from ynet.data.check import check
 from ynet.data.dicom import drawings, geometry
-from ynet.data.dicom.elements import UnfitError
+from ynet.data.dicom.faults import UnfitError
 from ynet.data.dicom.matching import Subject
 
 GREY = np.arange(19 * 14, dtype=np.uint16).reshape(19, 14)

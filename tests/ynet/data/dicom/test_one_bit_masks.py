@@ -13,7 +13,7 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels.encoders.base import get_encoder
 
 from ynet.data.dicom import drawings
-from ynet.data.dicom.elements import UnfitError
+from ynet.data.dicom.faults import UnfitError
 
 SIDE = 33  # odd: frames of one bit per pixel start inside a byte
 Y, X = np.mgrid[:SIDE, :SIDE]

@@ -12,7 +12,7 @@ from pydicom.pixels.processing import _expand_segmented_lut
 
 from ynet.data.dicom import frame as reader
 from ynet.data.dicom import palette
-from ynet.data.dicom.elements import UnfitError
+from ynet.data.dicom.faults import UnfitError
 
 Y, X = np.mgrid[:64, :64]
 EIGHT = (X * 4 + Y % 4).astype(np.uint8)

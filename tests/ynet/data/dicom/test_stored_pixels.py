@@ -19,7 +19,7 @@ from ynet.data.dicom import codestream
 from ynet.data.dicom import elements as dicom_elements
 from ynet.data.dicom import frame as reader
 from ynet.data.dicom.codestream import Shape
-from ynet.data.dicom.elements import UnfitError
+from ynet.data.dicom.faults import UnfitError
 
 Y, X = np.mgrid[:70, :50]
 EIGHT = (X * 3 + Y).astype(np.uint8)
