@@ -1,4 +1,4 @@
-"""Synthetic hospitals, in which a lesion's texture and outline decide the class while the background misleads."""
+"""Synthetic hospitals: a lesion's texture and outline determine its class; the background is a distractor."""
 
 import csv
 import hashlib
@@ -22,7 +22,7 @@ Plane = Float[np.ndarray, "size size"]
 
 
 class _Scanner(NamedTuple):
-    """What makes one site's images unlike another's."""
+    """The properties in which sites' images differ."""
 
     gain: float
     offset: float
@@ -31,7 +31,7 @@ class _Scanner(NamedTuple):
 
 
 class _Patient(NamedTuple):
-    """What all images of one patient share."""
+    """The properties that all images of a patient share."""
 
     name: str
     label: str
@@ -41,11 +41,11 @@ class _Patient(NamedTuple):
 
 
 def make_federation(root: Path, sites: Mapping[str, int], seed: int, size: int = 96) -> None:
-    """One folder per site under `root`, with `manifest.csv`, `images/` and `masks/`, and as many images as asked.
+    """Write one folder per site under `root`, with `manifest.csv`, `images/` and `masks/`.
 
-    A site depends on `seed`, its name and its number of images alone. Classes are even and so are backgrounds,
-    drawn per patient and without regard to the class; lesions of all classes have the same area and the same mean
-    and spread of grey, so neither background nor histogram tells them apart.
+    `sites` gives the number of images of each site. A site depends only on `seed`, its name and that number. Classes
+    are balanced. Backgrounds are drawn per patient, independently of the class. Lesions of all classes have the same
+    area and the same mean and spread of grey, so neither background nor histogram separates the classes.
     """
     for site, images in sites.items():
         digest = hashlib.sha256(f"{seed}\0{site}".encode()).digest()
@@ -77,7 +77,7 @@ def _make_site(folder: Path, site: str, images: int, size: int, random: Generato
 
 
 def _patients(site: str, images: int, random: Generator) -> list[_Patient]:
-    """The patient of each image, one to four images each; classes in turn, as even as patients allow."""
+    """Return the patient of each image, one to four images per patient, with classes as balanced as possible."""
     of_image: list[_Patient] = []
     left = dict.fromkeys(CLASSES, 0)
     number = 0
@@ -98,16 +98,16 @@ def _patients(site: str, images: int, random: Generator) -> list[_Patient]:
 
 
 def _held_back(patients: Sequence[_Patient], seed: int) -> frozenset[str]:
-    """The patients to test on: a quarter of each class's, by rank, at least one left to train on.
+    """Choose the test patients: a quarter of each class, by rank, with at least one left for training.
 
-    Whose split this is depends on the others, so that small classes come out even: drawn hospitals may, for they
-    write it into their column `split`. A manifest without one is never split so.
+    A patient's split depends on the other patients here, which balances small classes. That is safe because synthetic
+    hospitals write it into their `split` column; a manifest without that column is split by `is_held_back`.
     """
     of_class: defaultdict[str, list[str]] = defaultdict(list)
     for patient in dict.fromkeys(patients):
         of_class[patient.label].append(patient.name)
     held_back: set[str] = set()
-    owed = 0.0  # what rounding in one class left over goes to the next
+    owed = 0.0  # rounding error, carried to the next class
     for label in sorted(of_class):
         names = sorted(of_class[label], key=lambda name: hashlib.sha256(f"{seed}\0{name}".encode()).digest())
         owed += TEST_SHARE * len(names)
@@ -118,7 +118,7 @@ def _held_back(patients: Sequence[_Patient], seed: int) -> frozenset[str]:
 
 
 def _draw(patient: _Patient, size: int, scanner: _Scanner, random: Generator) -> tuple[np.ndarray, np.ndarray]:
-    """An 8-bit image, and its mask of 0 and 255."""
+    """Draw an 8-bit image and its mask of 0 and 255."""
     y, x = (np.mgrid[:size, :size] + 0.5) / size - 0.5
     half_height, half_width, power = patient.body
     depth = 1 - (np.abs(y / half_height) ** power + np.abs(x / half_width) ** power) ** (1 / power)
@@ -142,7 +142,7 @@ def _draw(patient: _Patient, size: int, scanner: _Scanner, random: Generator) ->
 def _lesion(
     label: str, dy: Plane, dx: Plane, radius: float, size: int, random: Generator
 ) -> tuple[Bool[np.ndarray, "size size"], Plane]:
-    """Which pixels a lesion takes, and its grey inside, for which only mean and spread will be evened out."""
+    """Draw a lesion's mask and its grey pattern; mean and spread of the pattern are normalised later."""
     distance, angle = np.hypot(dy, dx), np.arctan2(dy, dx)
     outline = 1 + sum(
         random.uniform(0.03, 0.09) * np.cos(wave * angle + random.uniform(0, 2 * np.pi)) for wave in (2, 3)
@@ -171,7 +171,7 @@ def _background(kind: str, size: int, random: Generator) -> Plane:
 
 
 def _field(size: int, random: Generator, low: int, high: int, direction: float | None = None) -> Plane:
-    """Noise of mean 0 and deviation 1 with `low` to `high` waves a side, all along one direction if given."""
+    """Draw noise of mean 0 and deviation 1 with `low` to `high` waves per side, along `direction` if given."""
     fy, fx = np.meshgrid(np.fft.fftfreq(size, 1 / size), np.fft.rfftfreq(size, 1 / size), indexing="ij")
     frequency = np.hypot(fy, fx)
     kept = np.exp(-((frequency / high) ** 4)) * (1 - np.exp(-((frequency / low) ** 4)))

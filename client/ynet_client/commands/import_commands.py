@@ -21,7 +21,7 @@ from ynet_client.dicom import import_labels
 from ynet_client.display import LINE_EVERY_S
 
 if TYPE_CHECKING:
-    from ynet.data.dicom.frame import Window
+    from ynet.data.dicom.frame import DisplayWindow
     from ynet_client.dicom.import_run import Summary
 
 app = typer.Typer()
@@ -179,8 +179,8 @@ def _segment(given: str) -> int | str | None:
     return int(given) if given.isascii() and given.isdigit() else given.strip() or None
 
 
-def _window(given: str) -> "Window | None":
-    from ynet.data.dicom.frame import Window
+def _window(given: str) -> "DisplayWindow | None":
+    from ynet.data.dicom.frame import DisplayWindow
 
     if not given:
         return None
@@ -190,4 +190,4 @@ def _window(given: str) -> "Window | None":
         center, width = 0.0, 0.0
     if not width > 0:
         raise UserError("--window cannot be used", f"it is {given[:40]!r}", "say CENTER,WIDTH, e.g. 40,400")
-    return Window(center, width)
+    return DisplayWindow(center, width)
