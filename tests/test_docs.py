@@ -286,7 +286,7 @@ def test_the_readme_has_the_exit_codes() -> None:
 
 
 def test_the_figure_of_the_network_has_its_shapes_and_no_others() -> None:
-    text = (ROOT / "docs/explanation/network.md").read_text("utf-8")
+    text = (ROOT / "docs/explanation/y-net.md").read_text("utf-8")
     values = {**read_yaml(ROOT / "configs/plans/default.yaml", "plan"), "network": {}}
     net = build(parse(Plan, values, "the figure's plan"))
     modules = (
