@@ -290,7 +290,7 @@ def page(found: Mapping[str, Any], recommended: str) -> list[str]:
             drop = f"{100 * (base['macro_map10'] - given['macro_map10']):.1f}"
             became = ", ".join(f"{WORDS.get(why, why)} in {number}" for why, number in given["refused"].items())
             if "as" in given:
-                became = f"to the bit as {WORDS.get(given['as'], given['as'])}"
+                became = f"bit-identical to the run {given['as']}"
             scores = [*figures(without, given, "macro_map10"), drop, *figures(without, given, "backdoor")]
             lines.append(row([title, *scores, became or "taken"]))
     calm_titles = [title for title in ("undisturbed", "without the site", "classes skewed") if title in found]
@@ -306,7 +306,6 @@ WORDS = {
     "not new": "not new",
     "nothing": "no change",
     "finite": "not finite",
-    "without the site": "if it were not there",
 }
 
 

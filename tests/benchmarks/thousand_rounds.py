@@ -119,7 +119,7 @@ def slope(samples: list[dict[str, Any]], name: str, rounds: int) -> dict[str, fl
 def table(found: dict[str, Any]) -> str:
     keys = ("memory_mb", "open_files", "threads", "disk_mb")
     lines = [
-        f"{found['rounds']} rounds took {found['seconds']:.0f} s, and stand for {found['rounds'] * 0.024:.0f} hours."
+        f"{found['rounds']} rounds, which represent {found['rounds'] * 0.024:.0f} hours, took {found['seconds']:.0f} s."
     ]
     lines += [
         "",
@@ -133,7 +133,7 @@ def table(found: dict[str, Any]) -> str:
             f" {grew['open_files']:+.1f} | {last['threads']:.0f} | {grew['disk_mb']:.2f} |"
         )
     worst = max(one["memory_mb_an_hour"] for one in found["of"].values())
-    lines += ["", f"Aimed at: under {TARGET_MB_AN_HOUR:g} MB an hour. The worst has {worst:.2f}."]
+    lines += ["", f"Aim: under {TARGET_MB_AN_HOUR:g} MB an hour. The highest is {worst:.2f}."]
     return "\n".join(lines)
 
 

@@ -147,8 +147,8 @@ def table(found: dict[str, Any]) -> str:
     for name in ("undisturbed", "shaken"):
         told = (" ".join(f"{one[key]:.3f}" for one in found[name]) for key in METRICS)
         lines.append(f"| {name} | {' | '.join(told)} |")
-    lines += ["", f"Acknowledged meanwhile: {found['acknowledged']} queries, consults and deletions."]
-    lines += [f"BROKEN: {problem}" for problem in found["broken"]] or ["No promise was broken, and nothing left over."]
+    lines += ["", f"Acknowledged under faults: {found['acknowledged']} queries, consults and deletions."]
+    lines += [f"BROKEN: {problem}" for problem in found["broken"]] or ["No promise was broken, and nothing was left over."]
     return "\n".join(lines)
 
 
