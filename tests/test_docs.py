@@ -47,7 +47,10 @@ from ynet_server.settings import ServerSettings
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = {"ynet-server": server_app, "ynet-client": client_app, "ynet-lab": lab_app}
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 COMMAND = re.compile(r"(ynet-(?:server|client|lab)) ([a-z][^\n`|]*)")
 
 

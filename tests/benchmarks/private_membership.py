@@ -27,7 +27,7 @@ from ynet.plan import Plan
 from ynet_lab.attacks.released_weights import attack_step, least_epsilon, rates
 
 EPSILONS = ((1.0, 1.0), (3.0, 1.0), (8.0, 1.0), (1.0, 1 / 8))  # and the share of its noise that is drawn
-BEGIN, END = "<!-- membership told -->", "<!-- end of membership told -->"
+BEGIN, END = "<!-- membership from weights -->", "<!-- end of membership from weights -->"
 MEMORY = 1 << 28
 
 

@@ -148,7 +148,9 @@ def table(found: dict[str, Any]) -> str:
         told = (" ".join(f"{one[key]:.3f}" for one in found[name]) for key in METRICS)
         lines.append(f"| {name} | {' | '.join(told)} |")
     lines += ["", f"Acknowledged under faults: {found['acknowledged']} queries, consults and deletions."]
-    lines += [f"BROKEN: {problem}" for problem in found["broken"]] or ["No promise was broken, and nothing was left over."]
+    lines += [f"BROKEN: {problem}" for problem in found["broken"]] or [
+        "No promise was broken, and nothing was left over."
+    ]
     return "\n".join(lines)
 
 
