@@ -1,4 +1,4 @@
-"""Measure how one hostile site of six harms the model, without the defence of docs/explanation/hostile-sites.md and with it.
+"""Measure how one hostile site of six harms the model, without and with the defence of docs/explanation/hostile-sites.md.
 
 python tests/benchmarks/poisoning.py [--out FILE.json] [--doc FILE.md] [--attacks NAME ...] [--strategies NAME ...]
 
