@@ -1,4 +1,4 @@
-"""Measure how one hostile site of six harms the model, without and with the defence of docs/explanation/hostile-sites.md.
+"""Measure how one hostile site of six harms the model, without defence and with that of hostile-sites.md.
 
 python tests/benchmarks/poisoning.py [--out FILE.json] [--doc FILE.md] [--attacks NAME ...] [--strategies NAME ...]
 
