@@ -93,6 +93,25 @@ def test_every_file_of_the_repository_that_is_named_exists(page: Path) -> None:
         assert any((place / name).exists() for place in places), name
 
 
+TEST = re.compile(r"\b(tests/[\w/]+\.py)(?:::(\w+))?|`(test_\w+)`")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_test_that_is_named_exists(page: Path) -> None:
+    for file, function, name in TEST.findall(page.read_text("utf-8")):
+        if file:
+            assert (ROOT / file).is_file(), file
+        if function:
+            assert function in tests_in(ROOT / file), f"{file}::{function}"
+        if name:
+            assert any(name in tests_in(path) for path in sorted((ROOT / "tests").rglob("test_*.py"))), name
+
+
+def tests_in(file: Path) -> set[str]:
+    """The names of a file's test functions."""
+    return set(re.findall(r"^ *def (test_\w+)", file.read_text("utf-8"), re.MULTILINE))
+
+
 FLOWER = re.compile(r"^(flower-superlink|flower-supernode|flwr supernode register|flwr run) (.*)$", re.MULTILINE)
 
 
