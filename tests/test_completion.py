@@ -48,7 +48,7 @@ EVERY = {program: dict(every_command(typer.main.get_command(app))) for program, 
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_every_command_has_an_example_that_its_help_shows(program: str) -> None:
+def test_every_commands_help_shows_an_example(program: str) -> None:
     _, examples = PROGRAMS[program]
     assert set(EVERY[program]) == set(examples)
     for name, command in EVERY[program].items():
@@ -59,7 +59,7 @@ def test_every_command_has_an_example_that_its_help_shows(program: str) -> None:
 @pytest.mark.parametrize(
     "line", [line for _, examples in PROGRAMS.values() for lines in examples.values() for line in lines]
 )
-def test_an_example_is_a_command_line_that_is_taken(line: str) -> None:
+def test_every_example_parses(line: str) -> None:
     program, *words = shlex.split(line)
     name = next(name for name in EVERY[program] if words[: len(name.split())] == name.split())
     EVERY[program][name].make_context(name, words[len(name.split()) :])  # raises what a user would be told
@@ -208,7 +208,7 @@ class Terminal:
 # --- how long it takes, and what is shown
 
 
-def test_completion_and_help_load_nothing_that_is_slow() -> None:
+def test_completion_and_help_import_nothing_slow() -> None:
     """What would be noticed: half a second and more of imports. Seconds are not held, for they are the machine's."""
     slow = ("torch", "numpy", "pydantic", "httpx", "starlette", "uvicorn", "grpc", "flwr", "cryptography", "asyncio")
     for module in ("ynet_client.commands.cli", "ynet_server.commands.cli"):
@@ -222,7 +222,7 @@ def test_completion_and_help_load_nothing_that_is_slow() -> None:
 COLOUR = re.compile(r"\x1b\[[0-9;]*(?:3[0-7]|9[0-7])(?:;[0-9]+)*m")
 
 
-def test_there_are_colours_on_a_terminal_alone_and_none_where_they_are_not_wanted(
+def test_colours_only_on_a_terminal_that_wants_them(
     surroundings: Mapping[str, str],
 ) -> None:
     command = [sys.executable, "-m", "ynet_client", "join", "--help"]
@@ -236,7 +236,7 @@ def test_there_are_colours_on_a_terminal_alone_and_none_where_they_are_not_wante
     assert "\x1b" not in piped
 
 
-def test_a_runs_rounds_are_a_bar_with_the_time_left_on_a_terminal_and_lines_elsewhere(
+def test_rounds_are_a_progress_bar_on_a_terminal_else_lines(
     surroundings: Mapping[str, str],
 ) -> None:
     script = (
@@ -267,7 +267,7 @@ def settings(module: str, home: Path, surroundings: Mapping[str, str], *more: st
     return {**shown, **{one["key"]: (one["value"], one["source"]) for one in shown["settings"]}}
 
 
-def test_every_setting_says_where_it_came_from(tmp_path: Path, surroundings: Mapping[str, str]) -> None:
+def test_every_setting_shows_its_source(tmp_path: Path, surroundings: Mapping[str, str]) -> None:
     from ynet_client import settings as client_settings
 
     home, file = tmp_path / "home", tmp_path / "client.yaml"
@@ -293,7 +293,7 @@ def test_every_setting_says_where_it_came_from(tmp_path: Path, surroundings: Map
 
 
 @pytest.mark.parametrize("part", ["server", "client"])
-def test_settings_that_nobody_named_are_found_in_the_users_folder(
+def test_default_settings_are_read_from_the_users_folder(
     part: str, tmp_path: Path, surroundings: Mapping[str, str]
 ) -> None:
     config = tmp_path / "config/ynet" / f"{part}.yaml"

@@ -37,7 +37,7 @@ def without_programs(empty: Path, *command: object) -> Done:
     return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_with_an_empty_path_tests_are_skipped_and_the_last_lines_say_how_many_and_how_to_get_the_programs(
+def test_empty_path_skips_tests_and_names_the_install_command(
     tmp_path: Path,
 ) -> None:
     done = without_programs(tmp_path, "-m", "pytest", "-rs", "-p", "no:cacheprovider", *LACKING)
@@ -50,7 +50,7 @@ def test_with_an_empty_path_tests_are_skipped_and_the_last_lines_say_how_many_an
     assert all(re.search(rf"^SKIPPED .*missing here: .*\b{name}\b", done.stdout, re.M) for name in LACKING.values())
 
 
-def test_where_nothing_may_be_skipped_a_missing_program_is_a_failure(tmp_path: Path) -> None:
+def test_no_skips_makes_a_missing_program_a_failure(tmp_path: Path) -> None:
     some = "tests/test_completion.py::test_zsh_completes", "tests/ynet/learning/test_cuda.py"
     done = without_programs(tmp_path, "-m", "pytest", "-p", "no:cacheprovider", "--no-skips", *some)
     assert done.returncode == 1, done.stdout + done.stderr
@@ -58,7 +58,7 @@ def test_where_nothing_may_be_skipped_a_missing_program_is_a_failure(tmp_path: P
     assert re.search(r"^1 failed, \d+ (skipped|passed)", done.stdout.splitlines()[-1])  # the GPU's may still be
 
 
-def test_the_script_says_what_is_missing_where_it_may_not_install(tmp_path: Path) -> None:
+def test_script_names_missing_programs_without_root(tmp_path: Path) -> None:
     for flags, exit_code in (((), 0), (("--all",), 1)):
         done = without_programs(tmp_path, "tests/programs.py", *flags, "zsh", "fish", "ensurepip")
         assert done.returncode == exit_code
@@ -66,7 +66,7 @@ def test_the_script_says_what_is_missing_where_it_may_not_install(tmp_path: Path
     assert without_programs(tmp_path, "tests/programs.py", "--all", "ensurepip").stdout == ""
 
 
-def test_the_change_check_allows_no_skips() -> None:
+def test_change_check_allows_no_skips() -> None:
     lines = (ROOT / ".ci/run").read_text("utf-8").splitlines()
     tests = [line for line in lines if re.match(r"\s*make test", line)]
     assert len(tests) == 2
@@ -77,7 +77,7 @@ def test_the_change_check_allows_no_skips() -> None:
     assert re.search(r"pytest .*--no-skips", shown.stdout)
 
 
-def test_a_test_asks_for_a_program_before_it_starts_it() -> None:
+def test_tests_start_programs_only_through_needed() -> None:
     """`needed("fish")`, not `"fish"`: else it fails where that is missing."""
     others = {ROOT / "tests/programs.py", *(ROOT / "tests/benchmarks").rglob("*.py")}
     sources = set((ROOT / "tests").rglob("*.py")) - others

@@ -61,7 +61,7 @@ def size_mb(name: str) -> float:
     return sum(path.stat().st_size for file in files if (path := Path(str(file.locate()))).is_file()) / 1e6
 
 
-def test_what_a_server_installs_is_small_and_holds_no_torch() -> None:
+def test_server_install_is_small_and_without_torch() -> None:
     names = {name.lower() for name in distributions("ynet")}
     assert "flwr" in names
     assert not names & {"torch", "scipy", "ray", "pillow", "opacus", "dp-accounting"}
@@ -76,7 +76,7 @@ def instructions(name: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("name", ["server.Containerfile", "client.Containerfile"])
-def test_an_image_is_built_in_two_stages_of_what_is_locked_and_runs_for_nobody_in_particular(name: str) -> None:
+def test_container_is_built_from_lock_and_runs_as_any_user(name: str) -> None:
     steps = instructions(name)
     stages = [number for number, (word, _) in enumerate(steps) if word == "FROM"]
     assert len(stages) == 2
@@ -98,7 +98,7 @@ def test_an_image_is_built_in_two_stages_of_what_is_locked_and_runs_for_nobody_i
 # --- compose
 
 
-def test_the_trial_is_confined_and_only_the_servers_ports_are_published_on_this_machine() -> None:
+def test_compose_confines_services_and_publishes_only_server_ports() -> None:
     for service in COMPOSE["services"].values():
         assert service["read_only"]
         assert service["cap_drop"] == ["ALL"]
@@ -148,7 +148,7 @@ def rendered(name: str, given: dict[str, Any]) -> Any:
     return yaml.safe_load(re.sub(r"\{\{ (\S+) \}\}", value, text))
 
 
-def test_the_charts_values_fit_their_schema_and_a_name_for_the_sites_must_be_given() -> None:
+def test_chart_values_fit_schema_and_host_name_is_required() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     jsonschema.Draft7Validator.check_schema(schema)
     jsonschema.validate(values(), schema)
@@ -163,7 +163,7 @@ def test_the_charts_settings_are_a_servers() -> None:
     assert settings == parse(ServerSettings, {"advertise": "ynet.example.org"}, "by hand")
 
 
-def test_the_charts_server_is_one_confined_process_with_a_volume_of_its_own() -> None:
+def test_chart_server_is_one_confined_process_with_own_volume() -> None:
     made = rendered("statefulset.yaml", values())
     assert (made["kind"], made["spec"]["replicas"]) == ("StatefulSet", 1)
     pod = made["spec"]["template"]["spec"]

@@ -35,14 +35,14 @@ def test_systemd_finds_no_fault_in_a_unit(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "most"), MOST_EXPOSED.items())
-def test_a_unit_is_as_little_exposed_as_the_documentation_says(name: str, most: float, tmp_path: Path) -> None:
+def test_unit_exposure_is_as_documented(name: str, most: float, tmp_path: Path) -> None:
     """0 is nothing, 10 everything; systemd calls what is below 2 OK."""
     shown = systemd("security", "--offline=true", f"--threshold={most * 10:.0f}", installed(name, tmp_path))
     assert re.search(rf"Overall exposure level for .*: {most:.1f} OK", shown), shown
     assert f"`{name}` {most:.1f}" in DEPLOYING.read_text("utf-8")
 
 
-def test_a_users_unit_is_written_once_and_without_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_unit_is_written_once_and_is_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No systemd of the user's runs here: what is left to do is said."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))

@@ -39,7 +39,7 @@ def run(folder: Path, attacks: Sequence[str] = ATTACKS, out: str = "report", dat
     return attack(*where, attacks=attacks, seed=1, effort=LITTLE, say=lambda _: None)
 
 
-def test_the_command_reports_every_attack_and_adds_it_to_the_models_card(tmp_path: Path) -> None:
+def test_command_reports_every_attack_and_updates_the_card(tmp_path: Path) -> None:
     model(tmp_path)
     before = RunFolder(tmp_path / "model").card()
     where = ("--model", tmp_path / "model", "--data", tmp_path / "data", "--report", tmp_path / "report")
@@ -72,7 +72,7 @@ def test_the_command_reports_every_attack_and_adds_it_to_the_models_card(tmp_pat
     assert not any(name in page for name in ("A-P0", '.png"', str(tmp_path)))
 
 
-def test_a_private_model_is_attacked_as_it_was_trained(tmp_path: Path) -> None:
+def test_private_model_is_attacked_under_its_plan(tmp_path: Path) -> None:
     model(tmp_path, mode="patient", epsilon=1.0, delta=0.01)
     found = run(tmp_path, ["membership", "audit"])["attacks"]
     assert found["audit"]["delta"] < 0.01
@@ -85,7 +85,7 @@ def test_a_private_model_is_attacked_as_it_was_trained(tmp_path: Path) -> None:
     assert attack_table(card["attacks"]).row_count == 4 + 3 + 1
 
 
-def test_what_cannot_be_attacked_is_refused_with_what_to_do(tmp_path: Path) -> None:
+def test_invalid_target_is_refused_with_what_to_do(tmp_path: Path) -> None:
     folder = model(tmp_path)
     (tmp_path / "other").mkdir()
     (tmp_path / "other/report.json").write_text('{"models": []}', "utf-8")

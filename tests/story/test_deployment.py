@@ -45,9 +45,7 @@ def services(tmp_path_factory: pytest.TempPathFactory, data: Path, sockets: dict
         yield trial
 
 
-def test_a_service_says_that_it_is_ready_what_it_does_and_that_it_lives(
-    services: Trial, sockets: dict[str, Notified]
-) -> None:
+def test_service_notifies_readiness_status_and_watchdog(services: Trial, sockets: dict[str, Notified]) -> None:
     sockets["server"].wait("STATUS=2 sites connected; no run yet")
     sockets["A"].wait("STATUS=connected; waiting")
     for one in sockets.values():
@@ -75,7 +73,7 @@ def run_in_its_place(service: str, paths: dict[str, Path], **environment: object
     return subprocess.Popen([needed("sh"), "-c", lines], env={**trial_environment(), **own, **given})
 
 
-def test_the_compose_files_services_invite_and_join_and_a_site_is_left_to_systemd(
+def test_compose_services_invite_and_join(
     services: Trial, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = {"/invitations": tmp_path, "/data": data, "/etc/ynet": Path(__file__).parents[2] / "deploy/compose"}
@@ -131,9 +129,7 @@ def backups(services: Trial) -> dict[str, Any]:
     }
 
 
-def test_a_backup_is_its_owners_alone_and_nothing_of_its_making_is_left(
-    services: Trial, backups: dict[str, Any]
-) -> None:
+def test_backup_is_private_and_leaves_no_temporary_file(services: Trial, backups: dict[str, Any]) -> None:
     for name in ("server", "A"):
         assert Path(backups[name]["file"]).stat().st_mode & 0o777 == 0o600
     assert backups["A"]["sealed"]
@@ -143,9 +139,7 @@ def test_a_backup_is_its_owners_alone_and_nothing_of_its_making_is_left(
     assert not list(services.folder.rglob("*backup.partial*"))
 
 
-def test_what_stands_in_a_backup_of_a_run_under_way_is_consistent(
-    services: Trial, backups: dict[str, Any], tmp_path: Path
-) -> None:
+def test_backup_during_a_run_is_consistent(services: Trial, backups: dict[str, Any], tmp_path: Path) -> None:
     for module, name in (("ynet_server", "server"), ("ynet_client", "A")):
         home = tmp_path / name
         restored = command(module, "restore", backups["folder"] / f"{name}-early.tar", home=home)
@@ -153,9 +147,7 @@ def test_what_stands_in_a_backup_of_a_run_under_way_is_consistent(
         assert command(module, "audit", "verify", home=home).returncode == 0
 
 
-def test_services_end_well_when_they_are_told_to(
-    services: Trial, backups: dict[str, Any], sockets: dict[str, Notified]
-) -> None:
+def test_services_stop_cleanly(services: Trial, backups: dict[str, Any], sockets: dict[str, Notified]) -> None:
     backups["asked"] = services.query("A", a_question(services))
     assert services.stop("A") == 0
     assert services.stop("server") == 0
@@ -169,7 +161,7 @@ def a_question(trial: Trial) -> Path:
     return manifest.path_of(manifest.test[0].image)
 
 
-def test_a_server_and_a_site_go_on_from_their_backups(services: Trial, backups: dict[str, Any]) -> None:
+def test_server_and_site_resume_from_backups(services: Trial, backups: dict[str, Any]) -> None:
     """Both folders are gone; B, which stayed, comes back by itself, and A needs no invitation."""
     for home in (services.server_home, services.home("A")):
         home.rename(home.with_name(home.name + ".lost"))

@@ -69,7 +69,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         yield Story(orthanc, pacs, folder, trial, [])
 
 
-def test_the_images_are_imported_trained_on_and_asked_about_and_a_mask_goes_back(story: Story) -> None:
+def test_pacs_images_are_imported_trained_queried_and_a_mask_returned(story: Story) -> None:
     assert story.orthanc.call("/statistics")["CountInstances"] == IMAGES + len(story.pacs.segmentations)
 
     done = story.import_()
@@ -156,7 +156,7 @@ def dump(path: Path, tag: str) -> list[str]:
     ]
 
 
-def test_no_name_in_any_tag_has_got_into_what_the_site_keeps_prints_or_sends(story: Story) -> None:
+def test_no_name_of_any_tag_is_kept_printed_or_sent(story: Story) -> None:
     words = (CANARY, "Zebedee", "CANARY", CANARY.replace("^", " "))
     assert len(story.printed) >= 4
     for text in [*story.printed, story.trial.log("A"), story.trial.log("server")]:
@@ -170,7 +170,7 @@ def test_no_name_in_any_tag_has_got_into_what_the_site_keeps_prints_or_sends(sto
                 assert not any(word.encode() in data for word in words), path
 
 
-def test_a_pacs_with_tls_and_passwords_lets_in_who_has_them_and_says_what_is_missing(tmp_path: Path) -> None:
+def test_pacs_with_tls_and_passwords_reports_what_is_missing(tmp_path: Path) -> None:
     pacs = make(tmp_path / "pushed", 4)
     pem, file = certificate(tmp_path / "pacs.pem"), tmp_path / "credentials"
     file.write_text("ynet:s3cret-word\n")

@@ -78,9 +78,7 @@ def assert_well(trial: Trial, site: str) -> None:
     assert doctor.failure(doctor.examine(trial.home(site), dt.datetime.now(dt.UTC))) is None
 
 
-def test_a_consortium_lives_through_its_authoritys_rotation_and_who_was_away_is_told_what_to_do(
-    tmp_path: Path, data: Path
-) -> None:
+def test_rotation_of_authority_under_a_running_consortium(tmp_path: Path, data: Path) -> None:
     found = find_sites(data)
     with Trial(tmp_path / "trial", found) as trial:
         trial.start_server()

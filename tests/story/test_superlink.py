@@ -95,7 +95,7 @@ def wait_until_listening(port: int) -> None:
 
 
 @pytest.mark.timeout(280)
-def test_one_round_with_two_sites_over_superlink_leaves_the_same_run_folder(tmp_path: Path) -> None:
+def test_superlink_round_leaves_the_same_run_folder(tmp_path: Path) -> None:
     make_federation(tmp_path / "data", {"A": 12, "B": 12}, seed=1, size=32)
     plan = small_plan(tmp_path / "plan.yaml", rounds=1)
     plan.write_text(plan.read_text("utf-8").replace("minimum: 3", "minimum: 2").replace("quorum: 3", "quorum: 2"))

@@ -15,9 +15,7 @@ def versions(trial: Trial) -> dict[str, int | None]:
     return {site["site"]: site["protocol"] for site in trial.server_call("GET", "/sites")["sites"]}
 
 
-def test_sites_and_server_one_version_apart_train_and_answer_whichever_is_updated_first(
-    tmp_path: Path, data: Path
-) -> None:
+def test_neighbouring_versions_train_and_answer(tmp_path: Path, data: Path) -> None:
     now, later = protocol.VERSION, protocol.VERSION + 1
     plan = small_plan(tmp_path / "plan.yaml", rounds=1)
     with Trial(tmp_path / "trial", find_sites(data)) as trial:
