@@ -1,4 +1,4 @@
-"""The public Python API: what may be imported by others, and stays."""
+"""The public Python API: the names that others may import."""
 
 import importlib
 

@@ -1,4 +1,4 @@
-"""The metrics of both sides: what they count, and that documentation, alerts and dashboard name what there is."""
+"""The metrics of both sides: their values, and that documentation, alerts and dashboard use existing names."""
 
 import asyncio
 import gc
@@ -46,7 +46,7 @@ def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None
 
 
 class Idle:
-    """Duties that have nothing yet."""
+    """An agent without cases and without an archive."""
 
     def cases(self) -> int:
         return 7
@@ -77,7 +77,7 @@ def server_registry(consortium: Consortium, folder: Path) -> tuple[CollectorRegi
 
 
 def private_run(consortium: Consortium, runs: Runs) -> RunFolder:
-    """A run of two rounds, at two private sites, one of whose updates was refused once."""
+    """Make a run of two rounds at two private sites; one update was refused once."""
     values = json.loads(smallest_plan().canonical())
     values["privacy"] = {"mode": "patient", "epsilon": 2.0, "delta": 1e-5}
     values["training"]["rounds"] = 5
@@ -108,7 +108,7 @@ def documented() -> set[str]:
 
 
 def shown_names(registry: CollectorRegistry) -> set[str]:
-    """Every metric as it is asked for: counters end in _total, infos in _info."""
+    """Return every metric by its exposed name: counters end in _total, infos in _info."""
     kinds = {"counter": "_total", "info": "_info"}
     return {one.name + kinds.get(one.type, "") for one in registry.collect() if one.name.startswith("ynet")}
 

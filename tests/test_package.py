@@ -1,4 +1,4 @@
-"""What the package promises to those who install it."""
+"""Properties of the installed packages."""
 
 import subprocess
 import sys

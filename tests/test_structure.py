@@ -1,4 +1,4 @@
-"""The house stands at least as well as structure.yaml says."""
+"""The figures of the structure stay within the limits of structure.yaml."""
 
 import structure
 import yaml

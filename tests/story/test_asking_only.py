@@ -1,4 +1,4 @@
-"""A hospital without training cases: it joins to ask, others train, it takes up the model, asks, and gets hits."""
+"""A hospital without training cases joins to ask; others train, it adopts the model, asks, and gets hits."""
 
 import json
 import time
@@ -33,7 +33,7 @@ def test_asking_only_site_is_in_no_round_and_gets_hits(tmp_path: Path) -> None:
         assert "it only asks, and trains nothing; 0 cases of its own are searched" in trial.log("D")
         run = {"plan": json.loads(plans.read(plan).canonical()), "init": None}
         number = trial.server_call("POST", "/runs", json=run)["run"]
-        for kind in ("started", "round", "finished"):  # each within a time of its own
+        for kind in ("started", "round", "finished"):  # each within its own time
             trial.wait_for_event(number, kind, 1)
         events = trial.server_call("GET", f"/runs/{number}/events")["events"]
         assert all(set(event["sites"]) == {"A"} for event in events if event["kind"] in ("round", "evaluated"))

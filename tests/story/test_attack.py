@@ -1,4 +1,4 @@
-"""Attacks on a finished model: the command, its report, the model's card, and what it refuses."""
+"""Attacks on a finished model: the command, its report, the model's card, and refusals."""
 
 import json
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ LITTLE = Effort(shadow_rounds=1, steps=2)
 
 
 def model(folder: Path, **privacy: Any) -> Path:
-    """A pooled model of small hospitals in `folder`, and its folder."""
+    """Train a pooled model of small hospitals in `folder`, and return its folder."""
     make_federation(folder / "data", SITES, seed=1, size=32)
     plan = plans.read(small_plan(folder / "plan.yaml", rounds=2, batch_size=64, privacy=privacy or None))
     task = Task(plan, folder / "data", folder / "model", "pooled", None, None, is_validation=False)
@@ -60,7 +60,7 @@ def test_command_reports_every_attack_and_updates_the_card(tmp_path: Path) -> No
     updates = found["gradient"]["updates"]
     protections = ["none", "secure sum", "DP, epsilon 1", "DP, epsilon 1, secure sum"]
     assert [one["protection"] for one in updates] == 2 * protections
-    assert [one["images"] for one in updates] == [1, 3, 1, 3, 7, 21, 7, 21]  # 8 a site take 24 training patients
+    assert [one["images"] for one in updates] == [1, 3, 1, 3, 7, 21, 7, 21]  # 8 a site need 24 training patients
     assert [one["sites"] for one in updates] == [1, 3, 1, 3] * 2
     assert found["code"]["code"]["pixel_r2"] <= 1
     assert found["audit"]["epsilon_claimed"] is None
@@ -78,7 +78,7 @@ def test_private_model_is_attacked_under_its_plan(tmp_path: Path) -> None:
     assert found["audit"]["delta"] < 0.01
     assert found["audit"]["epsilon_claimed"] > 1  # at that smaller delta
     assert found["audit"]["epsilon_at_least"] <= found["audit"]["highest_possible"]
-    again = run(tmp_path, ["code"])  # into the same folder, beside what stands in the card
+    again = run(tmp_path, ["code"])  # into the same folder and card
     assert set(again["attacks"]) == {"code"}
     card = RunFolder(tmp_path / "model").card()
     assert set(card["attacks"]) == set(tables(card["attacks"])) == {"membership", "code", "audit"}

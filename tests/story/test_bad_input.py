@@ -1,4 +1,4 @@
-"""What people get wrong, at the commands themselves: three lines, the right exit code, nothing half-written."""
+"""Wrong input to the commands: three lines, the right exit code, nothing half-written."""
 
 import json
 import struct
@@ -23,7 +23,7 @@ Done = subprocess.CompletedProcess[str]
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
-    """A server that waits for sites."""
+    """Start a server that waits for sites."""
     with Trial(tmp_path_factory.mktemp("server"), {}) as trial:
         trial.start_server()
         yield trial
@@ -31,7 +31,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    """One hospital's folder, to be spoilt."""
+    """Make one hospital's folder, for tests to damage."""
     make_federation(tmp_path, {"A": 8}, seed=1, size=32)
     return tmp_path / "A"
 
@@ -148,7 +148,7 @@ def spoil_image(site: Path) -> None:
 
 
 def plant_bomb(site: Path) -> None:
-    """A PNG of some hundred bytes whose header promises 40,000 x 40,000 pixels."""
+    """Write a PNG of some hundred bytes whose header claims 40,000 x 40,000 pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

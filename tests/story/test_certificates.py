@@ -1,4 +1,4 @@
-"""A site's certificate over the years, with whole processes: renewed by itself, revoked, and given anew."""
+"""A site's certificate over the years, with real processes: renewed automatically, revoked, and issued again."""
 
 import datetime as dt
 import json
@@ -37,7 +37,7 @@ def shown(trial: Trial) -> dict[str, object]:
 
 
 def enrolled(trial: Trial, age_days: float) -> Membership:
-    """A site that enrolled so long ago, and was away since."""
+    """Enrol a site this long ago; it was away since."""
     now, home = dt.datetime.now(dt.UTC) - dt.timedelta(days=age_days), trial.home("A")
     home.mkdir(parents=True)
     made = trial.server_call("POST", "/invitations", json={"site": "A", "replace": False})["invitation"]

@@ -1,4 +1,4 @@
-"""A federation of whole processes under faults; the long form is tests/benchmarks/under_faults.py (`make chaos`)."""
+"""A federation of real processes under faults; the long form is tests/benchmarks/under_faults.py (`make chaos`)."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A plan that no admin has said yes to trains nowhere; the run waits, and says for whom."""
+"""A plan that no admin has accepted trains nowhere; the run waits, and names the sites."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""Hospitals on loopback, from their joining to their queries: every part real, every process its own."""
+"""Hospitals on loopback, from joining to queries: every part is real, every process separate."""
 
 import contextlib
 import json
@@ -43,7 +43,7 @@ def test_query_without_a_model_is_refused(trial: Trial) -> None:
 
 @pytest.fixture(scope="module")
 def trained(trial: Trial) -> str:
-    """The model of a finished run, indexed at every site."""
+    """Train a model in a run, indexed at every site, and return its id."""
     plan = small_plan(trial.folder / "plan.yaml")
     done = trial.server_command("train", "--plan", plan)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -79,7 +79,7 @@ def test_only_own_hits_have_an_image(trial: Trial, trained: str) -> None:
 
 
 def all_codes(trial: Trial, folder: Path) -> dict[bytes, bytes]:
-    """Token to code of every site's gallery, from copies of their files."""
+    """Return the code of each token of every site's gallery, from copies of their files."""
     codes: dict[bytes, bytes] = {}
     for site in trial.sites:
         for part in trial.home(site).glob("gallery.sqlite*"):
@@ -96,7 +96,7 @@ def all_codes(trial: Trial, folder: Path) -> dict[bytes, bytes]:
 
 
 def test_merged_ranking_equals_pooled_index(trial: Trial, trained: str, tmp_path: Path) -> None:
-    """Against one ranking, made here, of the codes of every site."""
+    """The expectation is one ranking, made here, of the codes of every site."""
     found = trial.query("A", an_image(trial, "B"), k=40)
     code_of = all_codes(trial, tmp_path)
     assert len(code_of) == sum(SITES.values())
@@ -140,7 +140,7 @@ def test_verify_finds_flipped_bit_and_encodes_its_cases_again(trial: Trial, trai
 
 
 def test_forgotten_patient_is_found_nowhere_and_stays_out(trial: Trial, trained: str) -> None:
-    """At site C; the tests that follow do without that patient."""
+    """The patient is of site C; later tests run without it."""
     gone = read(trial.sites["C"]).train[0]
     receipt = json.loads(trial.site_command("C", "forget", "--patient", gone.patient, "--json").stdout)
     assert gone.image in receipt["images"]
@@ -181,7 +181,7 @@ def test_suppressed_and_refused_are_shown_and_exit_0(trial: Trial, trained: str)
     "flags",
     [("--split", "bogus"), ("--since", "May"), ("--attribute", "grade"), ("--epsilon", "0"), ("--sites", "../B")],
 )
-def test_contradictory_query_is_refused_in_three_lines(flags: tuple[str, ...], trial: Trial, trained: str) -> None:
+def test_invalid_query_is_refused_in_three_lines(flags: tuple[str, ...], trial: Trial, trained: str) -> None:
     asked = trial.site_command("A", "query", an_image(trial, "A"), *flags)
     assert asked.returncode == 2
     assert len(asked.stderr.splitlines()) == 3
@@ -249,7 +249,7 @@ def test_the_examples_of_the_python_api_run(trial: Trial, trained: str, tmp_path
     manifest = read(trial.sites["A"])
     for case, name in zip(manifest.test, ("scan.png", "scan-2.png"), strict=False):
         shutil.copy(manifest.path_of(case.image), tmp_path / name)
-    (tmp_path / "ynet").symlink_to(trial.folder)  # the folder in which joined sites are looked for
+    (tmp_path / "ynet").symlink_to(trial.folder)  # the folder where joined sites are searched
     examples = re.findall(
         r"```python\n(.*?)```", (ROOT / "docs" / "reference" / "python-api.md").read_text("utf-8"), re.DOTALL
     )
@@ -272,7 +272,7 @@ def recorded(trial: Trial, since: int = 0) -> bytes:
 
 
 def messages(record: bytes) -> list[tuple[str, str, bytes]]:
-    """Method, direction and bytes of each message in a record."""
+    """Yield method, direction and bytes of each message of a record."""
     found, place = [], 0
     while place < len(record):
         end = record.index(b"\n", place + 1)
@@ -284,7 +284,7 @@ def messages(record: bytes) -> list[tuple[str, str, bytes]]:
 
 def test_hub_sees_no_code_model_label_or_token_of_a_query(trial: Trial, trained: str) -> None:
     image = an_image(trial, "A")
-    trial.query("A", image)  # the sites know each other's sealing keys from here on
+    trial.query("A", image)  # from here on the sites know each other's sealing keys
     before = len(recorded(trial))
     found = trial.query("A", image)
     assert found["answered"]
@@ -320,7 +320,7 @@ def test_hub_never_saw_a_patient_or_a_path(trial: Trial, trained: str) -> None:
 
 
 def test_egress_list_equals_what_the_hub_received(trial: Trial, trained: str) -> None:
-    """By class, of sites that are running; but for enrolment, which is no call to the hub."""
+    """Compare by class, for running sites, except enrolment, which is no call to the hub."""
 
     def listed() -> list[dict[str, int]]:
         shown = [json.loads(trial.site_command(site, "egress", "--json").stdout) for site in trial.sites]
@@ -445,7 +445,7 @@ def test_secrets_and_patients_are_only_where_they_belong(trial: Trial, trained: 
         assert done.returncode == 0, done.stderr
         printed[f"command {number}"] = done.stdout.encode() + done.stderr.encode()
     assert not strays(trial, printed)
-    # And what is looked for would be found: each where it belongs, and all of it in one place where it does not.
+    # The search itself works: it finds each value where it belongs, and all of them in one place where they do not.
     assert len(strays(trial, {"leak": b"".join(one.values[-1] for one in kept(trial))})) == len(list(kept(trial)))
     files = everything(trial)
     assert {"server/audit.jsonl", "server/registry.sqlite", "server/server.log", "sites/A/client.log"} <= set(files)
@@ -453,6 +453,6 @@ def test_secrets_and_patients_are_only_where_they_belong(trial: Trial, trained: 
         places = [data for path, data in files.items() if path.startswith(one.places or ("\0",))]
         assert not places or any(value in data for value in one.values for data in places), one.name
     assert set(trial.invitations) == set(trial.sites)
-    # A note of one site's people to another's is theirs alone.
+    # Only the two sites have a note between their people.
     assert not [path for path, data in files.items() if path.startswith("server/") and b"How did it go on?" in data]
     assert b"How did it go on?" not in files["record"]

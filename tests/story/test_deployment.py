@@ -1,4 +1,4 @@
-"""A consortium as services: what the service manager is told, and how it goes on from backups of its folders."""
+"""A consortium as services: notifications to the service manager, and restarts from backups."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def sockets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Noti
 
 @pytest.fixture(scope="module")
 def services(tmp_path_factory: pytest.TempPathFactory, data: Path, sockets: dict[str, Notified]) -> Iterator[Trial]:
-    """A server and site A as services that say when they are ready, and site B beside them."""
+    """Start a server and site A as services that report readiness, and site B as a plain process."""
     sites = {name: manifest for name, manifest in find_sites(data).items() if name in ("A", "B")}
     with pytest.MonkeyPatch.context() as environment, Trial(tmp_path_factory.mktemp("services"), sites) as trial:
         environment.setenv("WATCHDOG_USEC", "600000")
@@ -58,7 +58,7 @@ COMPOSE = yaml.safe_load((Path(__file__).parents[2] / "deploy/compose/compose.ya
 
 
 def run_in_its_place(service: str, paths: dict[str, Path], **environment: object) -> "subprocess.Popen[bytes]":
-    """The shell's lines of a service of the compose file, with a container's folders where they are here."""
+    """Run a compose service's shell lines, with the container's folders mapped to local ones."""
     lines = COMPOSE["services"][service]["entrypoint"][-1].replace("$$", "$")
     for inside, here in paths.items():
         lines = lines.replace(inside, str(here))
@@ -104,7 +104,7 @@ def packed(done: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def backups(services: Trial) -> dict[str, Any]:
-    """Backups of server and site: of a run that is under way, and, the site's sealed, of what it has led to."""
+    """Back up server and site during a run, and (the site sealed) after it."""
     folder = services.folder / "backups"
     folder.mkdir()
     word = folder / "passphrase"
@@ -162,7 +162,7 @@ def a_question(trial: Trial) -> Path:
 
 
 def test_server_and_site_resume_from_backups(services: Trial, backups: dict[str, Any]) -> None:
-    """Both folders are gone; B, which stayed, comes back by itself, and A needs no invitation."""
+    """Both folders are gone. B, which kept running, reconnects, and A needs no invitation."""
     for home in (services.server_home, services.home("A")):
         home.rename(home.with_name(home.name + ".lost"))
     restored = services.server_command("restore", backups["server"]["file"], "--json")

@@ -28,14 +28,14 @@ BENCH = {"enabled": True, "host": "::1", "port": 0, "outer_name": PAGE, "trusted
 
 @pytest.fixture(scope="module")
 def between(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    """The hospitals' proxy, which alone knows where the hub is, and asks for a password."""
+    """Start the hospitals' proxy, which alone can resolve the hub and requires a password."""
     with proxying(tmp_path_factory.mktemp("proxy"), "--auth", "site:s:cret", "--knows", f"{HUB}=::1") as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def trial(tmp_path_factory: pytest.TempPathFactory, data: Path, between: Proxy) -> Iterator[Trial]:
-    """Two sites that have trained a model, joined through the proxy."""
+    """Join two sites through the proxy and train a model."""
     folder = tmp_path_factory.mktemp("network")
     sites = {site: manifest for site, manifest in find_sites(data).items() if site in "AB"}
     config = folder / "listens.yaml"

@@ -1,4 +1,4 @@
-"""A hospital's PACS: images pushed in by DICOM, imported, trained on, asked about; a mask given back and read there."""
+"""A hospital's PACS: images pushed by DICOM, imported, trained on, queried; a mask returned and read there."""
 
 import csv
 import datetime as dt
@@ -35,7 +35,7 @@ IMAGES = 50
 
 
 class Story(NamedTuple):
-    """A PACS, what was pushed into it, and the consortium of one site that was made of it."""
+    """A PACS, the pushed objects, and the consortium of one site made of it."""
 
     orthanc: Orthanc
     pacs: Pacs
@@ -44,7 +44,7 @@ class Story(NamedTuple):
     printed: list[str]
 
     def run(self, *arguments: object) -> str:
-        """A command of the site that succeeds; what it printed, which is looked through at the end."""
+        """Run a command of the site that must succeed; return its output, which is searched at the end."""
         done = self.trial.site_command("A", *arguments)
         self.printed.append(done.stdout + done.stderr)
         assert done.returncode == 0, done.stderr
@@ -120,7 +120,7 @@ def assert_the_masks_are_those_of_the_segs(story: Story, manifest: Path) -> None
 
 
 def assert_a_frame_is_asked_about_by_its_number(story: Story) -> None:
-    """The same as that frame alone; without a number the file is refused, and the message says how to name one."""
+    """The answer is that of the frame alone; without a number the file is refused with how to name one."""
     one = dcmread(story.pacs.images[1])
     many = story.folder / "many.dcm"
     pixels = np.stack([np.zeros_like(one.pixel_array), one.pixel_array])
@@ -132,7 +132,7 @@ def assert_a_frame_is_asked_about_by_its_number(story: Story) -> None:
 
 
 def assert_dcmtk_reads_it(story: Story, seg: Path, instance: str, pixels: int) -> None:
-    """What DCMTK fetches by C-GET refers to the image, and has the mask's pixels."""
+    """Check that the object fetched by C-GET refers to the image and has the mask's pixels."""
     (uid,) = dump(seg, "0008,0018")
     fetched = story.orthanc.get(story.folder / "fetched", "QueryRetrieveLevel=IMAGE", f"SOPInstanceUID={uid}")
     (back,) = fetched
@@ -147,7 +147,7 @@ def assert_dcmtk_reads_it(story: Story, seg: Path, instance: str, pixels: int) -
 
 
 def dump(path: Path, tag: str) -> list[str]:
-    """The values of a tag wherever it stands, as DCMTK prints them."""
+    """Return the values of a tag at every level, as DCMTK prints them."""
     shown = subprocess.run(
         [needed("dcmdump"), "-q", "+L", "+P", tag, "+p", path], check=True, capture_output=True, text=True
     )
@@ -195,7 +195,7 @@ def run(arguments: list[str]) -> Result:
 
 
 def certificate(path: Path) -> Path:
-    """A certificate for 127.0.0.1 that vouches for itself, with its key."""
+    """Write a self-signed certificate for 127.0.0.1, with its key."""
     key, now = ec.generate_private_key(ec.SECP256R1()), dt.datetime.now(dt.UTC)
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "pacs")])
     builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())

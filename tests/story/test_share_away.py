@@ -1,4 +1,4 @@
-"""A hospital whose data lie on a share that is away for a while when a run begins."""
+"""A hospital whose data are on a network share that is away when a run begins."""
 
 import json
 import threading

@@ -1,4 +1,4 @@
-"""An experiment: Flower's simulation engine with the apps of the deployment, the references, and the report."""
+"""An experiment: Flower's simulation engine with the deployed apps, the references, and the report."""
 
 import contextlib
 import json
@@ -49,7 +49,7 @@ def test_experiment_reports_every_model_and_resumes(tmp_path: Path) -> None:
     assert page.count("data:image/png;base64,") >= 9
     assert json.loads((tmp_path / "report/report.json").read_text("utf-8")) == made
 
-    # Cut off: one model lost its scores, another stands after its first round.
+    # Simulate an interruption: one model lost its scores, another stopped after its first round.
     pooled = tmp_path / "report/seed-2/pooled"
     expected, _ = weights.load(pooled / MODEL)
     (pooled / "scores.json").unlink()
@@ -74,7 +74,9 @@ def test_validation_never_uses_the_test_split(tmp_path: Path) -> None:
     assert made["split"] == "validation"
     held_back = {name: len(read(path).for_validation().test) for name, path in find_sites(tmp_path / "data").items()}
     assert {site["site"]: site["queries"] for site in made["sites"]} == held_back
-    assert 0 in held_back.values()  # nothing is evened out: a small site may have none, and is reported all the same
+    assert (
+        0 in held_back.values()
+    )  # the split is not balanced: a small site may have none, and is reported nevertheless
     assert any(held_back.values())
 
 
@@ -167,7 +169,7 @@ def test_refusing_site_reports_why_in_three_lines(tmp_path: Path) -> None:
 
 
 def test_federated_model_beats_each_hospitals_own_on_cross_site_queries(tmp_path: Path) -> None:
-    """The claim of the whole, in small: what a hospital has not seen it learns from the others.
+    """The main claim, in small: a hospital learns from the others what it has not seen.
 
     C trains on some 20 cases, none of one class; A on ten times as many, none of another.
     """
@@ -220,7 +222,7 @@ except ConnectionError as error:
 
 
 def test_caller_without_token_cannot_use_an_experiments_ray(tmp_path: Path) -> None:
-    """Ray listens on every interface of the machine, and runs what it is sent."""
+    """Ray listens on every interface of the machine and runs code that it receives."""
     make_federation(tmp_path / "data", SITES, seed=1, size=32)
     small_plan(tmp_path / "plan.yaml", rounds=30, local_epochs=4)
     where = ["--plan", tmp_path / "plan.yaml", "--data", tmp_path / "data", "--report", tmp_path / "report"]

@@ -1,4 +1,4 @@
-"""A consortium as its coordinator watches it: the status page in a real browser, the metrics in a real Prometheus."""
+"""The coordinator's view: the status page in a real browser, the metrics in a real Prometheus."""
 
 import json
 import subprocess
@@ -31,7 +31,7 @@ NEXT = """([heading, before]) => {
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Iterator[tuple[Trial, Prometheus]]:
-    """A connected consortium, server and two sites of which are scraped."""
+    """Start a connected consortium; Prometheus scrapes the server and two sites."""
     folder = tmp_path_factory.mktemp("watched")
     *given, page = free_ports(len(WATCHED) + 1)
     ports = dict(zip(WATCHED, given, strict=True))
@@ -45,7 +45,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Iterator[tu
 
 @pytest.fixture(scope="module")
 def page(watched: tuple[Trial, Prometheus]) -> Iterator[Page]:
-    """The status page before anything was trained, signed in to with an account that the command has made."""
+    """Open the status page before any run, signed in with an account made by the command."""
     trial, _ = watched
     add = [sys.executable, "-m", "ynet_server", "user", "add", NAME, "--role", "admin", "--home", trial.server_home]
     subprocess.run([*map(str, add)], input=f"{PASSWORD}\n", text=True, check=True, env=environment())
@@ -58,7 +58,7 @@ def page(watched: tuple[Trial, Prometheus]) -> Iterator[Page]:
 
 
 class Seen(NamedTuple):
-    """What the page showed of a run, and the model that came of it."""
+    """The texts that the page showed during a run, and the resulting model."""
 
     empty: str
     rounds: list[str]
@@ -67,7 +67,7 @@ class Seen(NamedTuple):
 
 @pytest.fixture(scope="module")
 def seen(watched: tuple[Trial, Prometheus], page: Page) -> Seen:
-    """A run, watched from before its beginning to its end on a page that is never loaded again."""
+    """Watch a run from before its start to its end on a page that is never reloaded."""
     trial, _ = watched
     page.evaluate("window.isTheSame = true")
     empty, rounds = page.inner_text("#run"), [""]
@@ -157,7 +157,7 @@ def test_page_works_by_keyboard(page: Page, seen: Seen) -> None:
 
 
 def test_prometheus_scrapes_server_and_sites(watched: tuple[Trial, Prometheus], trained: str) -> None:
-    """Everything below is asked of Prometheus' HTTP API, and holds against what the commands say."""
+    """Query Prometheus' HTTP API and compare with the commands."""
     trial, asked = watched
     asked.until("sum(up)", lambda value: value == 3)
     asked.until('ynet_server_rounds_total{outcome="whole"}', lambda value: value == ROUNDS)

@@ -1,4 +1,4 @@
-"""Radiologists at their workbenches, in Chromium: an image dropped, cases found at three sites, a consult answered."""
+"""Radiologists at the workbench in Chromium: they drop an image, find cases at three sites, and answer a consult."""
 
 import base64
 import contextlib
@@ -45,7 +45,7 @@ LESION_PIXELS = """() => {
 
 @pytest.fixture(scope="module")
 def trial(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Iterator[Trial]:
-    """Three sites with a trained model, each with a workbench, a radiologist and an admin."""
+    """Start three sites with a trained model, each with a workbench, a radiologist and an admin."""
     folder = tmp_path_factory.mktemp("benches")
     with Trial(folder, find_sites(data), workbench={"enabled": True, "port": 0}) as running:
         running.start_server()
@@ -78,7 +78,7 @@ def opened(browser: Browser) -> Iterator[BrowserContext]:
 
 @pytest.fixture
 def page(opened: BrowserContext, trial: Trial) -> Page:
-    """Site A's workbench, signed in as a radiologist."""
+    """Open site A's workbench, signed in as a radiologist."""
     made = opened.new_page()
     sign_in(made, address(trial, "A"), "weber")
     expect(made.locator("#link")).to_have_text("connected")
@@ -101,7 +101,7 @@ def ask(page: Page, path: Path, name: str = "") -> None:
 
 
 class Caller:
-    """The calls of a page, without it: what a hostile account could send."""
+    """The calls of the page without the page: what a hostile account could send."""
 
     def __init__(self, trial: Trial, site: str, name: str) -> None:
         origin = address(trial, site).rstrip("/")
@@ -132,7 +132,7 @@ def test_dropped_image_gets_mask_and_cases_of_three_sites(trial: Trial, page: Pa
     expect(page.locator("#film-lesion")).to_contain_text("lesion")
     covered = page.evaluate(LESION_PIXELS)
     page.keyboard.press("m")
-    page.wait_for_timeout(100)  # a frame, in which the canvas is drawn anew
+    page.wait_for_timeout(100)  # a frame, in which the canvas is redrawn
     assert page.evaluate(LESION_PIXELS) < covered
 
 
@@ -209,7 +209,7 @@ def test_own_case_can_be_queried_by_keyboard(trial: Trial, page: Page) -> None:
     expect(page.locator(".entry").first).to_contain_text(image(trial).name)
 
 
-def noted_anew(route: Any) -> dict[str, Any]:
+def noted_again(route: Any) -> dict[str, Any]:
     told: dict[str, Any] = route.fetch().json()
     for one in told["consults"]:
         one["note"] = "Anew"
@@ -231,7 +231,7 @@ def test_consult_is_sent_answered_and_read(trial: Trial, browser: Browser, page:
         expect(there.locator("#received .note-text")).to_have_text("How did it go on? <b>Please</b>")
         expect(there.locator("#received img")).to_be_visible()
         there.locator("#received textarea").press_sequentially("Call ")
-        there.route("**/api/consults*", lambda route: route.fulfill(json=noted_anew(route)))
+        there.route("**/api/consults*", lambda route: route.fulfill(json=noted_again(route)))
         there.evaluate("dispatchEvent(new Event('hashchange'))")  # as if another request had come in the meantime
         expect(there.locator("#received .note-text")).to_have_text("Anew")
         there.unroute_all(behavior="wait")
@@ -318,7 +318,7 @@ def test_file_that_is_no_image_is_refused_with_three_lines(trial: Trial, page: P
 
 
 def test_labels_of_another_site_are_escaped(trial: Trial, page: Page) -> None:
-    """An answer of the real site, with labels that a hostile one could send."""
+    """The answer is of the real site, with labels that a hostile one could send."""
     evil = "<img src=x onerror=alert(1)><script>alert(2)</script>"
 
     def spoil(route: Any) -> None:
