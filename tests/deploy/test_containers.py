@@ -1,4 +1,4 @@
-"""Images, compose file and chart, as far as they can be held where no container runs (docs/how-to/deploying.md)."""
+"""Images, compose file and chart, as far as they can be tested without containers (docs/how-to/deploying.md)."""
 
 import json
 import re
@@ -25,11 +25,11 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 CHART = DEPLOY / "helm/ynet-server"
 COMPOSE = yaml.safe_load((DEPLOY / "compose/compose.yaml").read_text())
 MOST_MB = 400
-"""Of what the server's image has beside its base, which is 150 MB: 600 in all are allowed."""
+"""Limit of the server's packages beside the base image of 150 MB; the aim is 600 MB in all."""
 
 
 def taken(words: list[str]) -> None:
-    """Whether a command line is one that ynet takes. Raises what a user would be told."""
+    """Parse a command line of ynet. Raises the error that a user would see."""
     command: Any = typer.main.get_command(server_app if words[0] == "ynet-server" else client_app)
     name, rest = "", words[1:]
     while isinstance(command, click.Group):
@@ -42,7 +42,7 @@ def taken(words: list[str]) -> None:
 
 
 def distributions(name: str, extra: str = "") -> Iterator[str]:
-    """What is installed with a distribution, by what each asks for."""
+    """Return all distributions that are installed with one."""
     seen, waiting = set[tuple[str, str]](), [(name, extra)]
     while waiting:
         one, asked = waiting.pop()
@@ -132,7 +132,7 @@ def values(**changed: Any) -> dict[str, Any]:
 
 
 def rendered(name: str, given: dict[str, Any]) -> Any:
-    """A template with its values in place, all its conditions true, each list of one. Helm itself is not here."""
+    """Render a template with all conditions true and lists of one item, without Helm."""
 
     def value(found: re.Match[str]) -> str:
         if found[1] in (".Release.Name", ".Release.Namespace"):
