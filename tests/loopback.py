@@ -132,8 +132,8 @@ class Consortium:
         is_connected = lambda site: site in self.hub.connected()  # noqa: E731
         answers = renewals.service(self.registry, self.authority, lambda: self.now, is_connected=is_connected)
         witness = Witness(self.folder, SERVER, lambda: self.hub_identity, self.authority.certificate)
-        told = witnesses.service(witness, self.audit, self.audit.write, lambda: self.now)
-        self.server.add_generic_rpc_handlers([service(self.hub), *([answers, told] if self.renews else [])])
+        witnessing = witnesses.service(witness, self.audit, self.audit.write, lambda: self.now)
+        self.server.add_generic_rpc_handlers([service(self.hub), *([answers, witnessing] if self.renews else [])])
         self.port = self.server.add_secure_port(f"127.0.0.1:{self.port}", credentials)
         await self.server.start()
 
@@ -209,17 +209,17 @@ class Joined:
 
 
 @asynccontextmanager
-async def door_in(home: Path) -> AsyncIterator[None]:
+async def control_server_in(home: Path) -> AsyncIterator[None]:
     """Serve the control server of a connected client that runs in `home`."""
 
     async def status(_: Request) -> Response:
         return JSONResponse({"connected": True})
 
-    door = await control_server.serve(home, [Route("/status", status)])
+    server = await control_server.serve(home, [Route("/status", status)])
     try:
         yield
     finally:
-        await door.end()
+        await server.end()
 
 
 class Wire:

@@ -133,10 +133,10 @@ def test_rotation_of_authority_under_a_running_consortium(tmp_path: Path, data: 
                 doctor._probe(trusts, ways(ProxySettings(), {})(trusts.hub))
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
         # 6. A site that was away is told what to do, and it works.
-        told = trial.site_command("D", "doctor")
-        assert told.returncode == 2
-        assert "it was replaced while this site was away" in told.stderr
-        assert "ynet-server invite D --replace" in told.stderr
+        report = trial.site_command("D", "doctor")
+        assert report.returncode == 2
+        assert "it was replaced while this site was away" in report.stderr
+        assert "ynet-server invite D --replace" in report.stderr
         enrol(trial, "D", json.loads(good(trial.server_command("invite", "D", "--replace", "--json")))["invitation"])
         assert_well(trial, "D")
         # 7. A thief has the key: all sites are disconnected at once.
