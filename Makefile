@@ -10,7 +10,7 @@ export FLWR_TELEMETRY_ENABLED = 0
 export FLWR_DISABLE_UPDATE_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup programs demo test test-real lint build docs bench chaos fuzz results attacks lock proto clean
+.PHONY: help setup programs demo test test-real lint build docs reference bench chaos fuzz results attacks lock proto clean
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -55,6 +55,9 @@ lint: $(READY) ## ruff, mypy, import contracts
 build: $(READY) ## source archive and wheel, in dist/
 	$(BIN)/python -m hatchling build -d dist
 
+reference: $(READY) ## write the pages of docs/reference that are made from the code
+	$(BIN)/python deploy/reference.py
+
 docs: $(READY) ## the documentation as a site, in site/; no network needed
 	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --quiet --strict
 
@@ -71,7 +74,7 @@ bench: $(READY) ## every benchmark, its table printed and its JSON under tests/b
 	$(BIN)/python tests/benchmarks/scan_speed.py --out tests/benchmarks/results/scan_speed.json
 	$(BIN)/python tests/benchmarks/poisoning.py --out tests/benchmarks/results/poisoning.json --doc docs/explanation/hostile-sites.md
 	$(BIN)/python tests/benchmarks/workbench.py --out tests/benchmarks/results/workbench.json
-	$(BIN)/python tests/benchmarks/dicom_files.py --out tests/benchmarks/results/dicom_files.json --doc docs/how-to/dicom.md
+	$(BIN)/python tests/benchmarks/dicom_files.py --out tests/benchmarks/results/dicom_files.json --doc docs/reference/dicom.md
 	-$(BIN)/python tests/benchmarks/retrieval.py --out tests/benchmarks/results/retrieval.json
 
 chaos: $(READY) ## federations of whole processes, shaken: every fault and what came of it; SEEDS=3 FAULTS=24

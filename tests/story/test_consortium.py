@@ -254,7 +254,9 @@ def test_the_examples_of_the_python_api_run(trial: Trial, trained: str, tmp_path
     for case, name in zip(manifest.test, ("scan.png", "scan-2.png"), strict=False):
         shutil.copy(manifest.path_of(case.image), tmp_path / name)
     (tmp_path / "ynet").symlink_to(trial.folder)  # the folder in which joined sites are looked for
-    examples = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "reference" / "python-api.md").read_text("utf-8"), re.DOTALL)
+    examples = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "reference" / "python-api.md").read_text("utf-8"), re.DOTALL
+    )
     assert len(examples) == 8
     done = subprocess.run(
         [sys.executable, "-c", "\n".join(examples) + "\nimport sys\nassert 'torch' not in sys.modules"],
