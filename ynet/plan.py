@@ -103,7 +103,7 @@ class Training:
     """AdamW's weight decay."""
     schedule: Literal["constant", "cosine"] = "cosine"
     """The learning rate over the rounds; `cosine` includes a warm-up."""
-    settle: Share = 0.0
+    cooldown: Share = 0.0
     """Share of the rounds, at the end, without dropout and with mirroring as the only augmentation.
 
     In these rounds the codes of the gallery become pure: cases of one class share a code.
@@ -112,7 +112,7 @@ class Training:
     """Flower's strategy that combines the updates ([which, and how many sites each needs])."""
     strategy_options: dict[str, float] = field(default_factory=dict)
     """Options of the strategy, listed [below](#options-of-the-strategies)."""
-    norm_gate: Annotated[float, Field(ge=0, le=1000)] = 10.0
+    update_norm_limit: Annotated[float, Field(ge=0, le=1000)] = 10.0
     """Largest distance of an update from the weights that were sent; 0 accepts any distance.
 
     The distance is measured in medians of the round's updates. Values between 0 and 2 are refused, since they would
@@ -143,18 +143,18 @@ class Training:
 class Cohort:
     """How many sites must take part, and how long a round waits for them."""
 
-    minimum: Annotated[int, Field(ge=1, le=10_000)]
+    min_sites: Annotated[int, Field(ge=1, le=10_000)]
     """Sites needed to start the run."""
     quorum: Annotated[int, Field(ge=1, le=10_000)]
     """Updates needed to close a round, at most `cohort.min_sites`; with fewer, the round is repeated."""
     round_deadline_s: Annotated[float, Field(gt=0, le=7 * 86_400)] = 1800.0
     """Seconds that a round waits for its sites."""
-    late: Literal["drop", "use"] = "drop"
+    late_updates: Literal["drop", "use"] = "drop"
     """Whether an update that misses its round's deadline is used in the next round, with a lower weight.
 
     `use` needs `aggregation: plain` and a strategy that is not one of those against hostile sites ([late updates]).
     """
-    least: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    min_quorum: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Lowest quorum that the coordinator may set in a running run; null: the quorum itself.
 
     The coordinator lowers the quorum with `ynet-server quorum` when a site is gone for good. A site compares this
@@ -164,7 +164,7 @@ class Cohort:
     @property
     def floor(self) -> int:
         """The fewest updates that may ever make a round: what a site says yes to."""
-        return self.quorum if self.least is None else self.least
+        return self.quorum if self.min_quorum is None else self.min_quorum
 
 
 def _yaml_off(value: object) -> object:
@@ -218,9 +218,9 @@ BATCH_COUPLED = {
 
 LATER = (
     ("training", "update_encoding", "float32"),
-    ("training", "norm_gate", 10.0),
-    ("cohort", "late", "drop"),
-    ("cohort", "least", None),
+    ("training", "update_norm_limit", 10.0),
+    ("cohort", "late_updates", "drop"),
+    ("cohort", "min_quorum", None),
     ("privacy", "scores", "once"),
 )
 """Keys that plans did not have at first, and the value that a plan without them has. A plan that does without keeps the
@@ -263,20 +263,20 @@ class Plan:
             raise ValueError("as many classes as code bits or more: raise 'network.code_bits'")
         if self.training.class_weights and len(self.training.class_weights) != len(self.classes):
             raise ValueError("'training.class_weights' needs one weight for each class")
-        if self.cohort.quorum > self.cohort.minimum:
-            raise ValueError("'cohort.quorum' is above 'cohort.minimum'")
+        if self.cohort.quorum > self.cohort.min_sites:
+            raise ValueError("'cohort.quorum' is above 'cohort.min_sites'")
         if self.cohort.floor > self.cohort.quorum:
-            raise ValueError("'cohort.least' is above 'cohort.quorum'")
-        if 0 < self.training.norm_gate < 2:
-            raise ValueError("'training.norm_gate' would refuse honest sites: 0 (off), or 2 and more")
+            raise ValueError("'cohort.min_quorum' is above 'cohort.quorum'")
+        if 0 < self.training.update_norm_limit < 2:
+            raise ValueError("'training.update_norm_limit' would refuse honest sites: 0 (off), or 2 and more")
         if not all(math.isfinite(value) for value in self.training.strategy_options.values()):
             raise ValueError("'training.strategy_options' has a value that is not finite")
         if wrong := fault(self.training.strategy, self.training.strategy_options, self.cohort.floor):
             raise ValueError(wrong)
-        if self.cohort.late == "use" and self.training.strategy in ROBUST:
+        if self.cohort.late_updates == "use" and self.training.strategy in ROBUST:
             raise ValueError(
                 f"strategy {self.training.strategy!r} counts all updates of a round alike, and one that is late must"
-                " count for less: 'cohort.late: drop', or another strategy"
+                " count for less: 'cohort.late_updates: drop', or another strategy"
             )
         self._can_be_built()
         self._can_be_secure()
@@ -298,14 +298,14 @@ class Plan:
         if not LEAST_SECURE <= self.cohort.quorum <= MOST_SECURE:
             raise ValueError(f"'aggregation: secure' needs a 'cohort.quorum' of {LEAST_SECURE} to {MOST_SECURE} sites")
         if self.cohort.floor < LEAST_SECURE:
-            raise ValueError(f"'aggregation: secure' needs a 'cohort.least' of {LEAST_SECURE} sites or more")
+            raise ValueError(f"'aggregation: secure' needs a 'cohort.min_quorum' of {LEAST_SECURE} sites or more")
         if self.training.update_encoding != "float32":
             raise ValueError(
                 "'training.update_encoding' is for 'aggregation: plain': what is masked cannot be made smaller"
             )
-        if self.cohort.late == "use":
+        if self.cohort.late_updates == "use":
             raise ValueError(
-                "'cohort.late: use' is for 'aggregation: plain': a masked update is a part of its own round's sum only"
+                "'cohort.late_updates: use' is for 'aggregation: plain': a masked update is in its own round's sum only"
             )
         if self.training.strategy in ROBUST:
             raise ValueError(
