@@ -51,7 +51,7 @@ COMMAND = re.compile(r"(ynet-(?:server|client|lab)) ([a-z][^\n`|]*)")
 def commands() -> Iterator[tuple[str, str]]:
     for page in PAGES:
         for program, rest in COMMAND.findall(page.read_text("utf-8")):
-            yield program, rest.split("(")[0].split(",")[0].strip()
+            yield program, re.split(r"[(),]", rest)[0].strip()
 
 
 @pytest.mark.parametrize(("program", "rest"), sorted(set(commands())))
