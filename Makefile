@@ -59,7 +59,7 @@ reference: $(READY) ## update the pages of docs/reference that are made from the
 	$(BIN)/python deploy/reference.py
 
 docs: $(READY) ## build the documentation as a site in site/; needs no network
-	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict
 
 bench: $(READY) ## run every benchmark; JSON goes to tests/benchmarks/results
 	$(BIN)/python tests/benchmarks/round_overhead.py --out tests/benchmarks/results/round_overhead.json
