@@ -23,7 +23,7 @@ def join_to_ask(trial: Trial, site: str, *flags: object) -> None:
 def test_asking_only_site_is_in_no_round_and_gets_hits(tmp_path: Path) -> None:
     make_federation(tmp_path / "data", {"A": 16, "D": 1}, seed=1, size=32)
     manifests = find_sites(tmp_path / "data")
-    cohort = {"minimum": 1, "quorum": 1, "round_deadline_s": 300}
+    cohort = {"min_sites": 1, "quorum": 1, "round_deadline_s": 300}
     plan = small_plan(tmp_path / "plan.yaml", rounds=1, cohort=cohort)
     with Trial(tmp_path / "trial", manifests) as trial:
         trial.start_server()
@@ -43,7 +43,7 @@ def test_asking_only_site_is_in_no_round_and_gets_hits(tmp_path: Path) -> None:
         assert "asks only" in trial.server_command("sites").stdout
         model = trial.server_call("GET", "/models")["models"][0]["id"]
         wait_for_model_offered(trial, "D", model)
-        assert trial.site_command("D", "accept", model[:16]).returncode == 0
+        assert trial.site_command("D", "plan", "accept", model[:16]).returncode == 0
         trial.wait_indexed(model)
         image = manifests["A"].parent / read(manifests["A"]).cases[0].image
         assert {hit["site"] for hit in trial.query("D", image)["hits"]} == {"A"}

@@ -32,10 +32,10 @@ def test_run_waits_for_each_admins_acceptance(trial: Trial, tmp_path: Path) -> N
     trial.wait_for_event(run, "awaited", 3)
     assert f"plan story, {plan_id}" in trial.log("A")
     assert "the sum of the sites' weights, and not this site's" in trial.log("A")
-    (waiting,) = json.loads(trial.site_command("A", "plans", "--json").stdout)["plans"]
-    assert (waiting["id"], waiting["word"]) == (plan_id, None)
+    (waiting,) = json.loads(trial.site_command("A", "plan", "list", "--json").stdout)["plans"]
+    assert (waiting["id"], waiting["decision"]) == (plan_id, None)
     for site in SITES:
-        done = trial.site_command(site, "accept", plan_id[:16])
+        done = trial.site_command(site, "plan", "accept", plan_id[:16])
         assert (done.returncode, done.stdout) == (0, f"plan {plan_id[:16]} is accepted\n")
     trial.wait_for_event(run, "finished", 1)
     assert (trial.home("A") / "summed.json").exists()
@@ -49,7 +49,7 @@ def test_declined_or_forbidden_plan_ends_run_with_reason(trial: Trial, tmp_path:
     plan = small_plan(tmp_path / "plan.yaml", rounds=1)
     plan_id = plans.read(plan).id
     for site in SITES:
-        assert trial.site_command(site, "decline", plan_id).returncode == 0
+        assert trial.site_command(site, "plan", "decline", plan_id).returncode == 0
     done = trial.server_command("train", "--plan", plan)
     assert done.returncode != 0
     assert "declined this plan" in done.stdout + done.stderr
@@ -73,7 +73,7 @@ def test_site_stopped_during_noise_calibration_exits_at_once(
 ) -> None:
     make_federation(tmp_path / "data", {"A": 24}, seed=1, size=32)
     private = {"mode": "patient", "epsilon": 4.0, "delta": 5e-3}
-    cohort = {"minimum": 1, "quorum": 1}
+    cohort = {"min_sites": 1, "quorum": 1}
     plan = small_plan(tmp_path / "plan.yaml", rounds=900, privacy=private, cohort=cohort)
     with Trial(tmp_path, find_sites(tmp_path / "data")) as trial:
         trial.start_server()

@@ -200,17 +200,17 @@ def test_query_with_noise_keeps_own_cases_apart(trial: Trial, trained: str, tmp_
 def test_consult_is_sent_listed_and_answered_by_commands(trial: Trial, trained: str) -> None:
     found = trial.query("A", an_image(trial, "A"), k=100)
     hit = next(hit for hit in found["hits"] if hit["site"] == "B")
-    sent = trial.site_command("A", "consult", hit["token"][:12], "--note", "How did it go on?", "--json")
+    sent = trial.site_command("A", "consult", "send", hit["token"][:12], "--note", "How did it go on?", "--json")
     assert sent.returncode == 0, sent.stderr
-    received = json.loads(trial.site_command("B", "consults", "--json").stdout)["consults"]
-    assert [(one["site"], one["note"], one["word"]) for one in received] == [("A", "How did it go on?", "open")]
+    received = json.loads(trial.site_command("B", "consult", "list", "--json").stdout)["consults"]
+    assert [(one["site"], one["note"], one["decision"]) for one in received] == [("A", "How did it go on?", "open")]
     assert received[0]["image"] in {case.image for case in read(trial.sites["B"]).cases}
-    answered = trial.site_command("B", "consult-answer", received[0]["id"], "yes", "--text", "Call me")
+    answered = trial.site_command("B", "consult", "answer", received[0]["id"], "yes", "--text", "Call me")
     assert answered.returncode == 0, answered.stderr
-    (listed,) = json.loads(trial.site_command("A", "consults", "--json").stdout)["consults"]
-    assert (listed["word"], listed["text"]) == ("yes", "Call me")
+    (listed,) = json.loads(trial.site_command("A", "consult", "list", "--json").stdout)["consults"]
+    assert (listed["decision"], listed["text"]) == ("yes", "Call me")
     assert "image" not in listed
-    assert "Call me" in trial.site_command("A", "consults").stdout
+    assert "Call me" in trial.site_command("A", "consult", "list").stdout
 
 
 def test_python_api_returns_what_the_command_prints(trial: Trial, trained: str) -> None:
@@ -419,7 +419,7 @@ def test_the_paper_recipe_trains(trial: Trial, trained: str) -> None:
 
 def test_model_published_during_absence_waits_for_the_admin(trial: Trial, trained: str) -> None:
     plan = small_plan(trial.folder / "two.yaml", rounds=1, seed=2)
-    plan.write_text(plan.read_text("utf-8").replace("minimum: 3", "minimum: 2").replace("quorum: 3", "quorum: 2"))
+    plan.write_text(plan.read_text("utf-8").replace("min_sites: 3", "min_sites: 2").replace("quorum: 3", "quorum: 2"))
     trial.stop("C")
     assert trial.server_command("train", "--plan", plan).returncode == 0
     model = trial.server_call("GET", "/models")["in_use"]
@@ -429,7 +429,7 @@ def test_model_published_during_absence_waits_for_the_admin(trial: Trial, traine
     while trial.site_call("C", "GET", "/status")["waiting"] != [model]:
         assert time.monotonic() < until
         time.sleep(0.1)
-    assert trial.site_command("C", "accept", model).returncode == 0
+    assert trial.site_command("C", "plan", "accept", model).returncode == 0
     trial.wait_indexed(model)
     assert set(trial.query("C", an_image(trial, "C"))["answered"]) == {"A", "B"}
 
@@ -441,7 +441,9 @@ def test_secrets_and_patients_are_only_where_they_belong(trial: Trial, trained: 
     }
     for site in trial.sites:
         printed[f"status of {site}"] = json.dumps(trial.site_call(site, "GET", "/status")).encode()
-    commands = [trial.site_command("A", name, "--json") for name in ("egress", "ledger", "doctor", "plans")]
+    commands = [
+        trial.site_command("A", *name, "--json") for name in (["egress"], ["ledger"], ["doctor"], ["plan", "list"])
+    ]
     commands += [trial.site_command("A", "audit", "show", "--json"), trial.server_command("audit", "show", "--json")]
     for number, done in enumerate(commands):
         assert done.returncode == 0, done.stderr

@@ -98,7 +98,7 @@ def wait_until_listening(port: int) -> None:
 def test_superlink_round_leaves_the_same_run_folder(tmp_path: Path) -> None:
     make_federation(tmp_path / "data", {"A": 12, "B": 12}, seed=1, size=32)
     plan = small_plan(tmp_path / "plan.yaml", rounds=1)
-    plan.write_text(plan.read_text("utf-8").replace("minimum: 3", "minimum: 2").replace("quorum: 3", "quorum: 2"))
+    plan.write_text(plan.read_text("utf-8").replace("min_sites: 3", "min_sites: 2").replace("quorum: 3", "quorum: 2"))
     write_certificate(tmp_path)
     port = free_port()
     flower_home = tmp_path / "flwr"
@@ -135,7 +135,7 @@ def test_superlink_round_leaves_the_same_run_folder(tmp_path: Path) -> None:
         def node(site: str) -> tuple[object, ...]:
             manifest = tmp_path / "data" / site / "manifest.csv"
             home = tmp_path / "homes" / site
-            accepted = command("ynet_client", "accept", plans.read(plan).id, "--home", home)
+            accepted = command("ynet_client", "plan", "accept", plans.read(plan).id, "--home", home)
             assert accepted.returncode == 0, accepted.stderr
             own = ("--port", free_port(), "--node-config", f'manifest="{manifest}" home="{home}" device="cpu"')
             server = ("--superlink", f"127.0.0.1:{port}", "--root-certificates", root)

@@ -247,7 +247,7 @@ def test_consult_is_sent_answered_and_read(trial: Trial, browser: Browser, page:
 
 def test_only_radiologists_answer_and_only_hits_can_be_consulted(trial: Trial) -> None:
     with Caller(trial, "B", "it") as admin:
-        refused = admin.post("/api/consult-answer", json={"id": "00", "word": "yes"})
+        refused = admin.post("/api/consult-answer", json={"id": "00", "decision": "yes"})
         assert (refused.status_code, refused.json()["error"]["kind"]) == (409, "refused")
     with Caller(trial, "A", "weber") as radiologist:
         found = radiologist.post("/api/query?k=5&name=a.png", content=image(trial).read_bytes()).json()

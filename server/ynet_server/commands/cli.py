@@ -109,7 +109,9 @@ def plan_freeze(plan: PlanFile, home: Home = None, as_json: Json = False) -> Non
 
     frozen = call(home, "POST", "/plans", content=plans.read(plan).canonical())
     terminal.show(frozen, as_json=as_json, human=lambda: frozen["plan"])
-    terminal.hint(f"plan {frozen['name']} is frozen; a site says yes to it with: ynet-client accept {frozen['plan']}")
+    terminal.hint(
+        f"plan {frozen['name']} is frozen; a site says yes to it with: ynet-client plan accept {frozen['plan']}"
+    )
 
 
 @app.command()
@@ -183,7 +185,9 @@ def audit_show(home: Home = None, as_json: Json = False) -> None:
     from ynet_server import audit
 
     entries = list(audit.read(home_of(home)))
-    lines = [(one.number, terminal.when(one.time), one.act, one.site, _about(one.about, one.count)) for one in entries]
+    lines = [
+        (one.number, terminal.when(one.time), one.action, one.site, _about(one.about, one.count)) for one in entries
+    ]
     table = terminal.rows("audit log", ("", "time", "", "site", "about"), lines)
     terminal.show({"entries": [asdict(one) for one in entries]}, as_json=as_json, human=lambda: table)
 
