@@ -22,7 +22,7 @@ def small_plan(
     cohort: dict[str, Any] | None = None,
     **training: Any,
 ) -> Path:
-    """A plan that trains in seconds."""
+    """Write a plan that trains in seconds."""
     values = {
         "name": "story",
         "classes": list(CLASSES),
@@ -42,7 +42,7 @@ def query_url(k: int, name: str = "") -> str:
 
 
 def plant_canaries(manifest: Path) -> None:
-    """Give every patient and every file a name that can be looked for."""
+    """Give every patient and every file a searchable name."""
     with manifest.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     site = manifest.parent.name

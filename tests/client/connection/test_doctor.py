@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from loopback import Consortium, door_in, play, until
+from loopback import Consortium, control_server_in, play, until
 
 from ynet.federation import protocol
 from ynet.trust import identity
@@ -63,7 +63,7 @@ def test_a_site_that_is_well_is_well_in_every_step_and_stays_connected(tmp_path:
     async def story(consortium: Consortium) -> None:
         joined = await consortium.join("A")
         home = home_of(consortium, joined.session.member)
-        async with enrolment_door(consortium) as address, door_in(home):
+        async with enrolment_door(consortium) as address, control_server_in(home):
             bad, steps = await diagnosed(consortium, joined.session.member._replace(enrolment=address))
         assert bad is None
         assert {step.result for step in steps.values()} == {"good"}, steps

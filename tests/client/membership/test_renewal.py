@@ -7,7 +7,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from loopback import Consortium, Joined, Site, door_in, play, until
+from loopback import Consortium, Joined, Site, control_server_in, play, until
 
 from ynet.errors import RefusedError
 from ynet.federation import content, protocol
@@ -101,7 +101,7 @@ def test_a_task_and_a_question_under_way_end_before_the_connection_is_changed(tm
         await until(lambda: joined.session._given.held())
         consortium.now += 2 * DAY
         await until(lambda: membership.load(home) != old)
-        async with door_in(home):
+        async with control_server_in(home):
             assert failure(await asyncio.to_thread(examine, home, consortium.now, {})) is None  # with the new one
         await asyncio.sleep(0.3)
         consortium.hub.dismiss_ended(consortium.now)
