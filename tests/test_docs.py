@@ -44,7 +44,10 @@ from ynet_server.settings import ServerSettings
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = {"ynet-server": server_app, "ynet-client": client_app, "ynet-lab": lab_app}
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 COMMAND = re.compile(r"(ynet-(?:server|client|lab)) ([a-z][^\n`|]*)")
 
 
@@ -85,6 +88,25 @@ def test_every_file_of_the_repository_that_is_named_exists(page: Path) -> None:
     ):
         places = (ROOT, ROOT / "server", ROOT / "client")
         assert any((place / name).exists() for place in places), name
+
+
+TEST = re.compile(r"\b(tests/[\w/]+\.py)(?:::(\w+))?|`(test_\w+)`")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_test_that_is_named_exists(page: Path) -> None:
+    for file, function, name in TEST.findall(page.read_text("utf-8")):
+        if file:
+            assert (ROOT / file).is_file(), file
+        if function:
+            assert function in functions_of(ROOT / file), f"{file}::{function}"
+        if name:
+            assert any(name in functions_of(path) for path in sorted((ROOT / "tests").rglob("test_*.py"))), name
+
+
+def functions_of(file: Path) -> set[str]:
+    """The names of a file's test functions."""
+    return set(re.findall(r"^ *def (test_\w+)", file.read_text("utf-8"), re.MULTILINE))
 
 
 FLOWER = re.compile(r"^(flower-superlink|flower-supernode|flwr supernode register|flwr run) (.*)$", re.MULTILINE)
@@ -242,7 +264,7 @@ def test_readme_is_short() -> None:
 
 
 def test_the_figure_of_the_network_has_its_shapes_and_no_others() -> None:
-    text = (ROOT / "docs/explanation/network.md").read_text("utf-8")
+    text = (ROOT / "docs/explanation/y-net.md").read_text("utf-8")
     values = {**read_yaml(ROOT / "configs/plans/default.yaml", "plan"), "network": {}}
     net = build(parse(Plan, values, "the figure's plan"))
     modules = (
