@@ -46,7 +46,7 @@ def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None
 
 
 class Idle:
-    """Duties that have nothing yet."""
+    """An agent without an archive."""
 
     def cases(self) -> int:
         return 7

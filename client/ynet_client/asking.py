@@ -12,7 +12,7 @@ from ynet.federation import hub_pb2 as hub
 from ynet.federation import retrieval_pb2 as pb
 from ynet.search.ranking import TOKEN_BYTES
 from ynet.trust.identity import SITE_NAME
-from ynet_client.agent import Duties
+from ynet_client.agent import Agent
 from ynet_client.connection.session import ANSWER_BYTES, Session
 from ynet_client.egress import Class
 from ynet_client.membership.peers import UNCONFIRMED
@@ -80,20 +80,20 @@ class Seen:
 
 
 async def query(
-    site: str, duties: Duties, session: Session, images: Sequence[Path], wanted: Wanted, user: str
+    site: str, agent: Agent, session: Session, images: Sequence[Path], wanted: Wanted, user: str
 ) -> Answered:
     """Ask the own gallery and the others about some images. Raises UserError."""
-    with duties.counts.asking():
-        return await _query(site, duties, session, images, wanted, user)
+    with agent.counts.asking():
+        return await _query(site, agent, session, images, wanted, user)
 
 
 async def _query(
-    site: str, duties: Duties, session: Session, images: Sequence[Path], wanted: Wanted, user: str
+    site: str, agent: Agent, session: Session, images: Sequence[Path], wanted: Wanted, user: str
 ) -> Answered:
-    books = duties.books
-    encodings = [await duties.search(partial(lookup.encode, image=image)) for image in images[:-1]]
-    looks = await duties.search(lambda archive: _look(archive, duties, encodings, images[-1], wanted))
-    asked = lookup.question(looks, wanted, is_detail_sent=duties.disclosure.detail)
+    books = agent.books
+    encodings = [await agent.search(partial(lookup.encode, image=image)) for image in images[:-1]]
+    looks = await agent.search(lambda archive: _look(archive, agent, encodings, images[-1], wanted))
+    asked = lookup.question(looks, wanted, is_detail_sent=agent.disclosure.detail)
     pseudonym = books.pseudonym(user)
     body = wire.write_query(asked, pseudonym)
     answers, note = await _ask(session, body, wanted.sites, wire.room_for_hits(asked))
@@ -113,10 +113,10 @@ async def _query(
     return Answered(looks, lookup.combine(site, looks, outcomes, wanted.k), note)
 
 
-def _look(archive: "Archive", duties: Duties, before: Sequence[Encoding], last: Path, wanted: Wanted) -> list[Look]:
+def _look(archive: "Archive", agent: Agent, before: Sequence[Encoding], last: Path, wanted: Wanted) -> list[Look]:
     """Encode the last image, and search for all: of a batch the encodings let other work in between, one at a time."""
-    encodings, has_detail = [*before, lookup.encode(archive, last)], duties.disclosure.detail
-    return lookup.look(archive, duties.books.drawn, encodings, wanted, is_detail_compared=has_detail)
+    encodings, has_detail = [*before, lookup.encode(archive, last)], agent.disclosure.detail
+    return lookup.look(archive, agent.books.drawn, encodings, wanted, is_detail_compared=has_detail)
 
 
 async def consult(site: str, books: Books, session: Session, token: bytes, owner: str, note: str, user: str) -> Consult:

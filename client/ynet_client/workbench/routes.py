@@ -20,7 +20,7 @@ from ynet.errors import UserError
 from ynet.web.sessions import Visitor
 from ynet.web.web import Web, need, visitor_of
 from ynet_client import asking
-from ynet_client.agent import Duties
+from ynet_client.agent import Agent
 from ynet_client.connection.session import Session
 from ynet_client.control_routes import images_of, wanted_of
 from ynet_client.retrieval.consult import Consult
@@ -42,7 +42,7 @@ class Bench(NamedTuple):
     """What the calls work on."""
 
     site: str
-    duties: Duties
+    agent: Agent
     session: Session
     spool: Path
     web: Web
@@ -92,16 +92,16 @@ async def _state(bench: Bench, _: Request, visitor: Visitor) -> dict[str, Any]:
         classes = list(archive.active().plan.classes) if model else []
         return {"model": model, "cases": stats["cases"], "indexed": stats["indexed"], "classes": classes}
 
-    waiting = [one for one in bench.duties.books.consults.listed() if (one.direction, one.word) == ("received", "open")]
+    waiting = [one for one in bench.agent.books.consults.listed() if (one.direction, one.word) == ("received", "open")]
     return {
         "site": bench.site,
         "name": visitor.name,
         "role": visitor.role,
         "connected": bench.session.connected,
-        "doing": bench.duties.doing,
+        "doing": bench.agent.doing,
         "sites": sorted(bench.session.known()),
         "waiting": len(waiting),
-        **await bench.duties.search(found),
+        **await bench.agent.search(found),
     }
 
 
@@ -145,7 +145,7 @@ async def _query(bench: Bench, request: Request, visitor: Visitor) -> dict[str, 
     async with bench.drawing:
         picture = await asyncio.to_thread(image_view.show, look.encoded.pixels, look.encoded.mask)
         small = b"" if own_case else await asyncio.to_thread(image_view.thumbnail, picture)
-    said = await bench.duties.search(lambda archive: telling(archive=archive))
+    said = await bench.agent.search(lambda archive: telling(archive=archive))
     frame = None if own_case else source(image).frame
     kept = bench.looks.keep(visitor.name, name, time.time(), picture, said, case=own_case, dicom=dicom, frame=frame)
     summary = _summary(said, wanted)
@@ -156,7 +156,7 @@ async def _query(bench: Bench, request: Request, visitor: Visitor) -> dict[str, 
 async def _asked(bench: Bench, image: Path, name: str, wanted: Wanted, visitor: Visitor) -> asking.Answered:
     """The answer; what is wrong with an image is said of its name, for its path here is nobody's business."""
     try:
-        return await asking.query(bench.site, bench.duties, bench.session, [image], wanted, visitor.name)
+        return await asking.query(bench.site, bench.agent, bench.session, [image], wanted, visitor.name)
     except UserError as error:
         what = error.what
         for path in (image, source(image).path):  # with the frame that is meant, and without
@@ -212,7 +212,7 @@ async def _segmentation(bench: Bench, request: Request, visitor: Visitor) -> Res
     kept = _kept(bench, request, visitor)
     async with images_of(request, bench.spool) as (file,), bench.drawing:
         seg = await asyncio.to_thread(export_seg.made, kept, file, dt.datetime.now())
-    books = bench.duties.books
+    books = bench.agent.books
     books.audit.did(time.time(), "segmented", kept.told["model"], user=books.pseudonym(visitor.name))
     return Response(seg, media_type="application/dicom")
 
@@ -254,7 +254,7 @@ async def _delete(bench: Bench, request: Request, visitor: Visitor) -> dict[str,
 
 async def _consults(bench: Bench, request: Request, visitor: Visitor) -> dict[str, Any]:
     """All of the site's; with `refresh=1` the other sites are asked for their answers first."""
-    books, note = bench.duties.books, ""
+    books, note = bench.agent.books, ""
     if request.query_params.get("refresh") == "1":
         note = await asking.fetch_answers(books, bench.session, visitor.name)
     listed = await asyncio.to_thread(books.consults.listed)
@@ -272,13 +272,13 @@ async def _consult(bench: Bench, request: Request, visitor: Visitor) -> dict[str
     token, owner, note = bytes.fromhex(hits[0]["token"]), str(hits[0]["site"]), str(said.get("note", ""))
     if not note.strip():
         raise UserError("the request cannot be sent", "it has no note", "say what you want to know")
-    sent = await asking.consult(bench.site, bench.duties.books, bench.session, token, owner, note, visitor.name)
+    sent = await asking.consult(bench.site, bench.agent.books, bench.session, token, owner, note, visitor.name)
     return _consult_shown(sent, sent.user)
 
 
 async def _answer_consult(bench: Bench, request: Request, visitor: Visitor) -> dict[str, Any]:
     need(visitor, "radiologist")  # a yes is a physician's promise
-    said, books = await _json(request), bench.duties.books
+    said, books = await _json(request), bench.agent.books
     answered = await asyncio.to_thread(
         asking.answer_consult, books, str(said.get("id")), said.get("word"), str(said.get("text", "")), visitor.name
     )
@@ -294,7 +294,7 @@ def _consult_shown(one: Consult, own: str) -> dict[str, Any]:
 
 async def _with_archive(bench: Bench, work: "Callable[[Archive], T]") -> T:
     """Do something with files of the archive in a thread of its own: the one that searches has queries to answer."""
-    archive = await bench.duties.search(lambda archive: archive)
+    archive = await bench.agent.search(lambda archive: archive)
     async with bench.drawing:
         return await asyncio.to_thread(work, archive)
 

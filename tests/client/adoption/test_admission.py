@@ -134,7 +134,7 @@ def test_a_yes_takes_a_waiting_model_up_a_no_never_and_one_that_was_in_use_comes
     for seed, word in ((1, "accepted"), (2, "accepted"), (3, "declined")):
         site.offers.say(ids[seed], word)  # type: ignore[arg-type]
     assert site.offer(plan, 1) == site.archive.model_id
-    site.offers.adopted(ids[1])  # as `Duties` notes it
+    site.offers.adopted(ids[1])  # as `Agent` notes it
     assert site.offer(plan, 2) == site.archive.model_id
     assert site.offer(plan, 1) == site.archive.model_id
     with pytest.raises(RefusedError, match="not taken up") as caught:

@@ -21,7 +21,7 @@ from ynet.federation.content import Content
 from ynet.learning.model import arrays_of, build
 from ynet.search.ranking import Hit
 from ynet.trust.identity import Identity
-from ynet_client.agent import Duties
+from ynet_client.agent import Agent
 from ynet_client.connection.sealed_answering import Answering
 from ynet_client.display import Display
 from ynet_client.gallery.gallery import Gallery
@@ -78,12 +78,12 @@ def test_a_models_name_is_no_path(tmp_path: Path, manifest: Path, name: str) -> 
     async def story() -> None:
         settings = ClientSettings(data=str(manifest), device="cpu")
         home = tmp_path / "home"
-        duties = Duties(home, settings, Display(), 1, Consent(home, settings.policy))
+        agent = Agent(home, settings, Display(), 1, Consent(home, settings.policy))
         try:
             with pytest.raises(RefusedError, match="id"):
-                await duties.model(hub.Model(id=name.format(tmp=tmp_path)), fetch)
+                await agent.model(hub.Model(id=name.format(tmp=tmp_path)), fetch)
         finally:
-            duties.close()
+            agent.close()
 
     asyncio.run(story())
     assert not fetched
