@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import shutil
 import signal
 import time
 from pathlib import Path
@@ -13,13 +12,15 @@ from ynet.data.manifest import Manifest
 from ynet.federation.countersigned import Witness
 from ynet.runtime import control_server, systemd
 from ynet.runtime.home import Lock
+from ynet.runtime.private_files import empty_folder
 from ynet.trust.identity import fingerprint
 from ynet.web import prometheus
 from ynet_client.agent import Agent
 from ynet_client.audit import Act
-from ynet_client.connection.download_limit import Looks, of_model, of_task
+from ynet_client.connection.download_limit import DownloadLimits, of_model, of_task
+from ynet_client.connection.hooks import SessionHooks
 from ynet_client.connection.session import Session
-from ynet_client.connection.witness import telling
+from ynet_client.connection.witness import exchanging
 from ynet_client.consent_prompt import put_to_the_admin
 from ynet_client.control_routes import routes
 from ynet_client.counts import Counts
@@ -57,7 +58,7 @@ async def run(home: Path, settings: ClientSettings, member: Membership, display:
         measured = prometheus.new_registry()
         counts = Counts(measured)
         agent = stack.enter_context(contextlib.closing(Agent(home, settings, display, cases, consent, counts)))
-        spool = _empty(home / "spool")
+        spool = empty_folder(home / "spool")
         egress = stack.enter_context(contextlib.closing(Egress(home)))
 
         def seen(peer: Peer) -> None:
@@ -77,30 +78,34 @@ async def run(home: Path, settings: ClientSettings, member: Membership, display:
         audit.did(time.time(), "joined", fingerprint(member.certificate).hex())
         peers = Peers(home, settings.known_sites, seen)
         witness = Witness(home, member.site, lambda: session.identity, lambda: session.member.authority)
-        tell = telling(member.site, audit, witness, display.say, count=sent)
-        follow = following(home, display.say, lambda *act: audit.did(time.time(), *act))
-        renew = renewing(home, display.say, count=sent)
-        looks = Looks(of_task(consent.takes_part if settings.trains else in_none), of_model)
-        way = ways(settings.proxy)
-        session = Session(
-            member, spool, agent, display.say, renew, sent, tell, follow, counts.received, looks, peers, way, copied
+        hooks = SessionHooks(
+            renew=renewing(home, display.say, count=sent),
+            follow=following(home, display.say, lambda *act: audit.did(time.time(), *act)),
+            exchange_heads=exchanging(member.site, audit, witness, display.say, count=sent),
+            sent=sent,
+            received=counts.received,
+            limits=DownloadLimits(of_task(consent.takes_part if settings.trains else in_none), of_model),
+            peers=peers,
+            ways=ways(settings.proxy),
+            copied=copied,
         )
+        session = Session(member, spool, agent, display.say, hooks)
         spent = Spent(home, settings.privacy)
         measured.register(state(Known(member.site, home, session, agent, spent)))
         page = serving(home, settings.workbench, member.site, agent, session, spool, display.say)
         async with page as where, prometheus.serving(settings.metrics, measured, spent.refresh):
             door = await control_server.serve(home, [*routes(member.site, agent, session, spool), where])
             display.say(f"site {member.site}: {_has(settings, found, cases)}")
-            ending = asyncio.create_task(agent.end_forgetting())  # before anything is answered
+            ending = asyncio.create_task(agent.resume_forgetting())  # before anything is answered
             for name in unknown_attributes(settings, found.columns):
                 display.say(f"disclosure.attributes names {name!r}, which is no column of the manifest")
             for gap in gaps(found.cases) if settings.trains else ():
                 display.say(f"split: {gap.what}; {gap.do}")
             doing = lambda: f"{'connected' if session.connected else 'not connected'}; {agent.doing}"  # noqa: E731
-            telling_of_many = asyncio.create_task(agent.keep_telling())
+            keeping = asyncio.create_task(agent.keep_records())
             async with systemd.told(doing):
                 await _until_told_to_stop(session, agent)
-            telling_of_many.cancel()
+            keeping.cancel()
             ending.cancel()
             display.say("leaving")
             await door.end()
@@ -128,9 +133,3 @@ async def _until_told_to_stop(session: Session, agent: Agent) -> None:
     if opening.done():
         await opening
     opening.cancel()
-
-
-def _empty(spool: Path) -> Path:
-    shutil.rmtree(spool, ignore_errors=True)
-    spool.mkdir(mode=0o700)
-    return spool

@@ -1,13 +1,12 @@
-"""What a site works with: its data, its ClientApp, its archive. Importing this loads torch, which takes seconds."""
+"""A site's resources: its data, ClientApp and archive. Importing this module loads torch, which takes seconds."""
 
-import secrets
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from flwr.clientapp import ClientApp
 
-from ynet.runtime.home import write_private
+from ynet.runtime.private_files import secret_of
 from ynet_client.adoption.admission import Admission
 from ynet_client.adoption.offered import Offers
 from ynet_client.gallery.gallery import FILE as GALLERY
@@ -22,9 +21,12 @@ from ynet_client.training.secure_aggregation import party_at
 from ynet_client.training.site_data import LocalSite
 from ynet_client.training.took_part import TookPart
 
+SECRET = "gallery.secret"  # noqa: S105 (a file's name)
+"""The key of this site's case tokens and patient pseudonyms."""
 
-class Equipment(NamedTuple):
-    """Everything between a message and its answer."""
+
+class Resources(NamedTuple):
+    """The data, the ClientApp, the archive and the privacy budget of a site."""
 
     site: LocalSite
     app: ClientApp
@@ -32,12 +34,12 @@ class Equipment(NamedTuple):
     budget: Recorded
 
 
-def prepare(home: Path, settings: ClientSettings, consent: Consent) -> Equipment:
+def prepare(home: Path, settings: ClientSettings, consent: Consent) -> Resources:
     """Open what the home folder holds. Raises UserError."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
     budget = Recorded(home, settings.privacy)
-    gallery = Gallery.open(home / GALLERY, _secret(home))
+    gallery = Gallery.open(home / GALLERY, secret_of(home / SECRET))
     site = LocalSite(
         settings.archive,
         settings.device,
@@ -53,12 +55,4 @@ def prepare(home: Path, settings: ClientSettings, consent: Consent) -> Equipment
     )
     admission = Admission(site, consent, Offers(home), settings.max_score_drop, has_detail=settings.disclosure.detail)
     archive = Archive(home / "models", site, gallery, admission.check)
-    return Equipment(site, client_app.build(lambda _: site), archive, budget)
-
-
-def _secret(home: Path) -> bytes:
-    """What makes this site's case tokens and patient pseudonyms its own."""
-    path = home / "gallery.secret"
-    if not path.exists():
-        write_private(path, secrets.token_bytes(32))
-    return path.read_bytes()
+    return Resources(site, client_app.build(lambda _: site), archive, budget)

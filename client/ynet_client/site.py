@@ -11,8 +11,8 @@ from ynet_client.gallery.filters import Filters
 from ynet_client.retrieval.results import Answer, ConsultRequest, Consults, Hit, read_answer, read_consult
 
 if TYPE_CHECKING:
-    from ynet_client.agent import Receipt
-    from ynet_client.gallery.gallery import Stats
+    from ynet_client.forgetting import Receipt
+    from ynet_client.gallery.gallery_results import Stats
 
 Image: TypeAlias = str | Path | bytes
 """A PNG, JPEG, TIFF or DICOM file: where it is, or what is in it. `FILE.dcm#7` is frame 7 of several."""

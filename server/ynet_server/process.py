@@ -8,7 +8,6 @@ import gc
 import logging
 import os
 import resource
-import shutil
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from ynet.federation.countersigned import SERVER, Witness
 from ynet.runtime import control_server, listening, systemd
 from ynet.runtime.address import Address, is_loopback
 from ynet.runtime.home import Lock
+from ynet.runtime.private_files import empty_folder
 from ynet.runtime.reserve import Reserve
 from ynet.trust import identity
 from ynet.web import prometheus
@@ -93,7 +93,7 @@ async def serve(
         reserve = Reserve(home)
         registry = stack.enter_context(contextlib.closing(Registry(home / "registry.sqlite")))
         audit = stack.enter_context(contextlib.closing(Audit(home, reserve.give_up)))
-        spool = _empty(home / "spool")
+        spool = empty_folder(home / "spool")
         measured = prometheus.new_registry()
         counts = metrics.Counts(measured)
         write = counts.audited(audit.write)
@@ -258,13 +258,6 @@ def _port_fault(key: str, port: int, error: OSError) -> UserError:
         "another process listens there" if taken else (error.strerror or "the address cannot be listened on"),
         f"{'stop that process' if taken else 'mend listen.host'}, or set another listen.{key} in the server's config",
     )
-
-
-def _empty(spool: Path) -> Path:
-    """The folder for files in transit; what an earlier process left there is of no use."""
-    shutil.rmtree(spool, ignore_errors=True)
-    spool.mkdir(mode=0o700)
-    return spool
 
 
 async def _until_told_to_stop() -> None:

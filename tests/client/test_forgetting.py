@@ -33,7 +33,7 @@ import asyncio, os, signal, sys
 from pathlib import Path
 from test_forgetting import PACS_ID, site_at_work
 with site_at_work(Path(sys.argv[1])) as agent:
-    agent.forgetting.insert(int(sys.argv[2]), lambda _: os.kill(os.getpid(), signal.SIGKILL))
+    agent.forgetting.listeners.insert(int(sys.argv[2]), lambda _: os.kill(os.getpid(), signal.SIGKILL))
     asyncio.run(agent.forget(PACS_ID))
 """
 
@@ -55,7 +55,7 @@ def site_at_work(folder: Path) -> Iterator[Agent]:
         contextlib.closing(Agent(home, settings, Display(), 1, Consent(home, settings.policy))) as agent,
         contextlib.closing(History(home)) as history,
     ):
-        agent.forgetting.append(history.forget)
+        agent.forgetting.listeners.append(history.forget)
         yield agent
         agent._worker.submit(int).result()  # what was begun is done
 
@@ -123,7 +123,7 @@ def test_a_forgetting_that_was_killed_is_ended_at_the_next_start(hook: int, impo
     assert stores(folder, images) == Stores(set(), images if hook == 0 else set(), images)
     assert PACS_ID not in (folder / "home" / forgetting.FILE).read_text()
     with site_at_work(folder) as agent:
-        asyncio.run(agent.end_forgetting())
+        asyncio.run(agent.resume_forgetting())
     assert stores(folder, images) == Stores(set(), set(), set())
     assert not (folder / "home" / forgetting.FILE).exists()
 

@@ -139,7 +139,7 @@ def test_copy_of_a_folder_is_refused_and_a_killed_client_comes_back_at_once(tria
             time.sleep(0.05)
         assert "site A is already connected from elsewhere" in log.read_text()
         assert "trying again in about 60 s" in log.read_text()
-        wait_for(trial, "A", "another process came with this site's identity")
+        wait_for(trial, "A", "refused another process with this site's identity")
         told = subprocess.run(
             [sys.executable, "-m", "ynet_client", "doctor", "--home", str(copy)],
             env=environment(),

@@ -5,9 +5,12 @@ say it where a file is written, and hold for whoever calls them from another pro
 """
 
 import os
+import secrets
+import shutil
 from pathlib import Path
 
 FILE, FOLDER = 0o600, 0o700
+SECRET_BYTES = 32
 
 
 def as_default() -> None:
@@ -62,6 +65,20 @@ def write(path: Path, content: bytes | str, *, is_synced: bool = False) -> None:
     partial.replace(path)
     if is_synced:
         sync_folder(path.parent)
+
+
+def secret_of(path: Path) -> bytes:
+    """Read the secret in a file; make one of 32 random bytes when the file is missing."""
+    if not path.exists():
+        write(path, secrets.token_bytes(SECRET_BYTES), is_synced=True)
+    return path.read_bytes()
+
+
+def empty_folder(path: Path) -> Path:
+    """Make a private folder, without what an earlier process left in it."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(mode=FOLDER)
+    return path
 
 
 def sync_folder(folder: Path) -> None:

@@ -57,7 +57,7 @@ async def serving(
         outside = Outside(settings.outer_name, settings.trusted_proxies, names)
         web = Web(home, f"site-{site}", f"ynet · site {site}", Path(__file__).parent, outside=outside)
         looks = Looks()
-        agent.forgetting += [history.forget, looks.forget]
+        agent.forgetting.listeners += [history.forget, looks.forget]
         history.tidy(web.accounts.all())
         bench = Bench(site, agent, session, spool, web, history, OwnCases(), looks, asyncio.Semaphore(MAX_AT_A_TIME))
         most = MAX_CONNECTIONS if settings.trusted_proxies else MOST_OF_ONE
@@ -88,7 +88,7 @@ def _kept_history(home: Path, agent: Agent) -> Iterator[None]:
     """What was asked while the page was on: a patient is forgotten there too."""
     with contextlib.ExitStack() as stack:
         if (home / FILE).exists():
-            agent.forgetting.append(stack.enter_context(contextlib.closing(History(home))).forget)
+            agent.forgetting.listeners.append(stack.enter_context(contextlib.closing(History(home))).forget)
         yield
 
 

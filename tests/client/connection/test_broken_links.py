@@ -21,9 +21,9 @@ from ynet.federation import hub_pb2 as pb
 from ynet.federation.content import Content
 from ynet.trust.identity import Identity
 from ynet.weights import Flat
+from ynet_client.adoption.adopting import Fetch
 from ynet_client.connection import current_channel as links
 from ynet_client.connection import retries
-from ynet_client.connection.session import Fetch
 from ynet_client.training.secure_aggregation import Party
 from ynet_server.hub import hub as hubs
 from ynet_server.hub import tasks
@@ -181,7 +181,7 @@ def test_a_task_that_was_called_off_while_the_site_was_away_stops_when_it_is_bac
             assert not work.was_called_off
             line.is_cut = False
             await until(lambda: work.was_called_off)
-            await until(lambda: not joined.session._given.held() and not list(joined.spool.iterdir()))
+            await until(lambda: not joined.session.tasks_held and not list(joined.spool.iterdir()))
             assert not list(consortium.spool.iterdir())
 
     play(tmp_path, story)

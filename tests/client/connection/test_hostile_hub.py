@@ -181,7 +181,7 @@ def test_a_time_to_wait_that_is_none_does_no_harm(tmp_path: Path, within_s: floa
         task = hub.Task(id="1", kind="train", content=blob, within_s=within_s)
         consortium.hub._send("A", hub.ToSite(task=task))
         await until(lambda: worked)
-        await until(lambda: not joined.session._given.held() and not list(joined.spool.iterdir()))
+        await until(lambda: not joined.session.tasks_held and not list(joined.spool.iterdir()))
         assert worked == ["train"]
         assert joined.session.connected
 
@@ -414,10 +414,10 @@ def test_a_site_says_nothing_of_a_query_in_its_log(tmp_path: Path, caplog: pytes
 def test_a_hub_that_floods_a_site_with_queries_gets_busy_and_then_silence(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         joined = await consortium.join("A")
-        session = joined.session
+        outbox: asyncio.Queue[hub.FromSite | None] = asyncio.Queue()
         for number in range(4 * protocol.MAX_OPEN_QUERIES):
-            session._take(hub.Query(id=str(number), from_site="B", body=b"x"))
-        waiting = [session._outbox.get_nowait().answer.refusal for _ in range(session._outbox.qsize())]
+            joined.session._queries.take(hub.Query(id=str(number), from_site="B", body=b"x"), outbox)
+        waiting = [outbox.get_nowait().answer.refusal for _ in range(outbox.qsize())]
         assert 0 < waiting.count(hub.BUSY) <= protocol.MAX_OPEN_QUERIES
         assert len(waiting) <= 2 * protocol.MAX_OPEN_QUERIES
 

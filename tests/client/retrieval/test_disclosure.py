@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from ynet.federation.retrieval_pb2 import Refused
 from ynet.search.ranking import Hit, check_answers, tie_keys
+from ynet_client.gallery.case_rows import GalleryCase
 from ynet_client.gallery.filters import Filters
-from ynet_client.gallery.gallery import Gallery, GalleryCase
+from ynet_client.gallery.gallery import Gallery
 from ynet_client.gallery.stored_codes import CaseCode
 from ynet_client.retrieval import disclosure
 from ynet_client.retrieval.quotas import Quotas, questions

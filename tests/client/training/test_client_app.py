@@ -30,8 +30,7 @@ from ynet.federation.update_encoding import Encoding
 from ynet.learning.model import arrays_of, build
 from ynet.plan import Plan
 from ynet.scores import SHARES, coarse
-from ynet_client import agent
-from ynet_client.training import app_call, client_app, encoded_update
+from ynet_client.training import app_call, client_app, encoded_update, task_execution
 from ynet_client.training.site_data import LocalSite
 
 PLAN = parse(
@@ -186,6 +185,6 @@ def test_an_encoded_update_is_small_and_what_it_left_out_comes_with_the_next_rou
 
 def test_terminal_of_a_site_names_what_its_scores_rest_on() -> None:
     told = {"num-examples": 3.0, "queries": 3.0, "ranked": 0.0, "masks": 5.0, "dice": 0.25}
-    line = agent._numbers(Content(metrics={METRICS: told}))
+    line = task_execution.in_words(Content(metrics={METRICS: told}))
     assert line == "macro_map10 none of 0, balanced_accuracy none of 0, dice 0.250 of <= 5"
-    assert agent._numbers(Content(metrics={METRICS: {"num-examples": 3.0, "loss": 1.5}})) == "loss 1.500"
+    assert task_execution.in_words(Content(metrics={METRICS: {"num-examples": 3.0, "loss": 1.5}})) == "loss 1.500"
