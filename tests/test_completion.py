@@ -103,7 +103,7 @@ CASES = [
     ("ynet-client egr", "egress"),
     ("ynet-server audit ver", "verify"),
     ("ynet-client status --site Aa", "Aarau"),
-    ("ynet-client accept --site Bern a1", PLAN),
+    ("ynet-client plan accept --site Bern a1", PLAN),
     ("ynet-server revoke Ch", "Chur"),
     ("ynet-server cancel 4", "42"),
 ]

@@ -125,7 +125,7 @@ def _asking(site: str, agent: Agent, session: Session, spool: Path) -> list[Rout
     async def consult_answer(request: Request) -> Response:
         said = await request.json()
         answered = asking.answer_consult(
-            agent.books, str(said["id"]), said["word"], str(said["text"]), str(said["user"])
+            agent.books, str(said["id"]), said["decision"], str(said["text"]), str(said["user"])
         )
         return JSONResponse(answered.to_json())
 

@@ -43,7 +43,7 @@ def test_a_site_that_only_asks_is_in_no_round_and_gets_hits(tmp_path: Path) -> N
         assert "asks only" in trial.server_command("sites").stdout
         model = trial.server_call("GET", "/models")["models"][0]["id"]
         wait_for_model_offered(trial, "D", model)
-        assert trial.site_command("D", "accept", model[:16]).returncode == 0
+        assert trial.site_command("D", "plan", "accept", model[:16]).returncode == 0
         trial.wait_indexed(model)
         image = manifests["A"].parent / read(manifests["A"]).cases[0].image
         assert {hit["site"] for hit in trial.query("D", image)["hits"]} == {"A"}

@@ -32,10 +32,10 @@ def test_a_run_waits_for_each_admins_yes_and_ends_with_a_model(trial: Trial, tmp
     trial.wait_for_event(run, "awaited", 3)
     assert f"plan story, {plan_id}" in trial.log("A")
     assert "the sum of the sites' weights, and not this site's" in trial.log("A")
-    (waiting,) = json.loads(trial.site_command("A", "plans", "--json").stdout)["plans"]
-    assert (waiting["id"], waiting["word"]) == (plan_id, None)
+    (waiting,) = json.loads(trial.site_command("A", "plan", "list", "--json").stdout)["plans"]
+    assert (waiting["id"], waiting["decision"]) == (plan_id, None)
     for site in SITES:
-        done = trial.site_command(site, "accept", plan_id[:16])
+        done = trial.site_command(site, "plan", "accept", plan_id[:16])
         assert (done.returncode, done.stdout) == (0, f"plan {plan_id[:16]} is accepted\n")
     trial.wait_for_event(run, "finished", 1)
     assert (trial.home("A") / "summed.json").exists()
@@ -49,7 +49,7 @@ def test_a_plan_that_an_admin_declines_or_a_policy_forbids_ends_with_the_reason(
     plan = small_plan(tmp_path / "plan.yaml", rounds=1)
     plan_id = plans.read(plan).id
     for site in SITES:
-        assert trial.site_command(site, "decline", plan_id).returncode == 0
+        assert trial.site_command(site, "plan", "decline", plan_id).returncode == 0
     done = trial.server_command("train", "--plan", plan)
     assert done.returncode != 0
     assert "declined this plan" in done.stdout + done.stderr

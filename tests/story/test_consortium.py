@@ -202,17 +202,17 @@ def test_a_noised_query_says_so_and_keeps_own_cases_apart(trial: Trial, trained:
 def test_a_consult_is_asked_listed_and_answered_by_commands(trial: Trial, trained: str) -> None:
     found = trial.query("A", an_image(trial, "A"), k=100)
     hit = next(hit for hit in found["hits"] if hit["site"] == "B")
-    sent = trial.site_command("A", "consult", hit["token"][:12], "--note", "How did it go on?", "--json")
+    sent = trial.site_command("A", "consult", "send", hit["token"][:12], "--note", "How did it go on?", "--json")
     assert sent.returncode == 0, sent.stderr
-    received = json.loads(trial.site_command("B", "consults", "--json").stdout)["consults"]
-    assert [(one["site"], one["note"], one["word"]) for one in received] == [("A", "How did it go on?", "open")]
+    received = json.loads(trial.site_command("B", "consult", "list", "--json").stdout)["consults"]
+    assert [(one["site"], one["note"], one["decision"]) for one in received] == [("A", "How did it go on?", "open")]
     assert received[0]["image"] in {case.image for case in read(trial.sites["B"]).cases}
-    answered = trial.site_command("B", "consult-answer", received[0]["id"], "yes", "--text", "Call me")
+    answered = trial.site_command("B", "consult", "answer", received[0]["id"], "yes", "--text", "Call me")
     assert answered.returncode == 0, answered.stderr
-    (listed,) = json.loads(trial.site_command("A", "consults", "--json").stdout)["consults"]
-    assert (listed["word"], listed["text"]) == ("yes", "Call me")
+    (listed,) = json.loads(trial.site_command("A", "consult", "list", "--json").stdout)["consults"]
+    assert (listed["decision"], listed["text"]) == ("yes", "Call me")
     assert "image" not in listed
-    assert "Call me" in trial.site_command("A", "consults").stdout
+    assert "Call me" in trial.site_command("A", "consult", "list").stdout
 
 
 def test_python_is_told_what_the_command_is_told(trial: Trial, trained: str) -> None:
@@ -254,7 +254,9 @@ def test_the_examples_of_the_python_api_run(trial: Trial, trained: str, tmp_path
     for case, name in zip(manifest.test, ("scan.png", "scan-2.png"), strict=False):
         shutil.copy(manifest.path_of(case.image), tmp_path / name)
     (tmp_path / "ynet").symlink_to(trial.folder)  # the folder in which joined sites are looked for
-    examples = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "reference" / "python-api.md").read_text("utf-8"), re.DOTALL)
+    examples = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "reference" / "python-api.md").read_text("utf-8"), re.DOTALL
+    )
     assert len(examples) == 8
     done = subprocess.run(
         [sys.executable, "-c", "\n".join(examples) + "\nimport sys\nassert 'torch' not in sys.modules"],
@@ -431,7 +433,7 @@ def test_a_model_published_while_a_site_is_away_waits_there_for_a_yes(trial: Tri
     while trial.site_call("C", "GET", "/status")["waiting"] != [model]:
         assert time.monotonic() < until
         time.sleep(0.1)
-    assert trial.site_command("C", "accept", model).returncode == 0
+    assert trial.site_command("C", "plan", "accept", model).returncode == 0
     trial.wait_indexed(model)
     assert set(trial.query("C", an_image(trial, "C"))["answered"]) == {"A", "B"}
 
@@ -443,7 +445,9 @@ def test_at_the_end_no_secret_and_no_patient_is_anywhere_but_in_its_own_place(tr
     }
     for site in trial.sites:
         printed[f"status of {site}"] = json.dumps(trial.site_call(site, "GET", "/status")).encode()
-    commands = [trial.site_command("A", name, "--json") for name in ("egress", "ledger", "doctor", "plans")]
+    commands = [
+        trial.site_command("A", *name, "--json") for name in (["egress"], ["ledger"], ["doctor"], ["plan", "list"])
+    ]
     commands += [trial.site_command("A", "audit", "show", "--json"), trial.server_command("audit", "show", "--json")]
     for number, done in enumerate(commands):
         assert done.returncode == 0, done.stderr

@@ -135,7 +135,7 @@ def test_one_round_with_two_sites_over_superlink_leaves_the_same_run_folder(tmp_
         def node(site: str) -> tuple[object, ...]:
             manifest = tmp_path / "data" / site / "manifest.csv"
             home = tmp_path / "homes" / site
-            accepted = command("ynet_client", "accept", plans.read(plan).id, "--home", home)
+            accepted = command("ynet_client", "plan", "accept", plans.read(plan).id, "--home", home)
             assert accepted.returncode == 0, accepted.stderr
             own = ("--port", free_port(), "--node-config", f'manifest="{manifest}" home="{home}" device="cpu"')
             server = ("--superlink", f"127.0.0.1:{port}", "--root-certificates", root)

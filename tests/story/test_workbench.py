@@ -249,7 +249,7 @@ def test_a_consult_is_asked_answered_at_the_other_site_and_read(trial: Trial, br
 
 def test_only_a_radiologist_answers_and_only_a_hit_can_be_asked_about(trial: Trial) -> None:
     with Caller(trial, "B", "it") as admin:
-        refused = admin.post("/api/consult-answer", json={"id": "00", "word": "yes"})
+        refused = admin.post("/api/consult-answer", json={"id": "00", "decision": "yes"})
         assert (refused.status_code, refused.json()["error"]["kind"]) == (409, "refused")
     with Caller(trial, "A", "weber") as radiologist:
         found = radiologist.post("/api/query?k=5&name=a.png", content=image(trial).read_bytes()).json()

@@ -232,7 +232,7 @@ def _of_site(federation: Federation, site: str, runs: Sequence[Run], asker: Aske
     ]
     if len(asked) < asker.queries[site]:
         found.append(f"{len(asked)} of {asker.queries[site]} answered queries stand in the audit log")
-    known = {one["id"] for one in json.loads(trial.site_command(site, "consults", "--json").stdout)["consults"]}
+    known = {one["id"] for one in json.loads(trial.site_command(site, "consult", "list", "--json").stdout)["consults"]}
     if lost := asker.consults[site] - known:
         found.append(f"{len(lost)} consults that were sent are not there")
     if patient := asker.forgotten.get(site):
