@@ -1,13 +1,12 @@
 """A site's agent: trains and evaluates for runs, adopts new models, and answers the queries of other sites."""
 
 import asyncio
-import importlib
 import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from prometheus_client import CollectorRegistry
 
@@ -250,6 +249,6 @@ class Agent:
 
 
 def _prepare(home: Path, settings: ClientSettings, consent: Consent) -> "Resources":
-    module: Any = importlib.import_module("ynet_client.resources")  # loads torch, which is slow
-    prepared: Resources = module.prepare(home, settings, consent)
-    return prepared
+    from ynet_client import resources  # loads torch, which takes two seconds
+
+    return resources.prepare(home, settings, consent)

@@ -6,12 +6,11 @@ killed during it completes it at the next start.
 
 import asyncio
 import datetime as dt
-import importlib
 import json
 import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypedDict, TypeVar
 
 from pydantic import TypeAdapter
 
@@ -73,9 +72,10 @@ class Forgetting:
         `patient` is the id in the manifest, or that in the PACS which `ynet-client import` made the manifest from.
         A second call completes a removal that a kill interrupted. Raises UserError.
         """
+        from ynet_client.dicom import deidentify  # loads pydicom, which is slow
+
         now = dt.datetime.now(dt.UTC)
-        names: Any = importlib.import_module("ynet_client.dicom.deidentify")  # loads pydicom, which is slow
-        known_as = names.known_as(self._home, patient)
+        known_as = deidentify.known_as(self._home, patient)
         async with self._lock:
             here = await self._search(lambda archive: [archive.gallery.known(name) for name in known_as])
             listed = await self._search(lambda archive: _listed(archive.manifest_file, known_as))

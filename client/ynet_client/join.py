@@ -10,9 +10,8 @@ from ynet.data import manifest
 from ynet.data.gaps import gaps
 from ynet.data.manifest import Manifest
 from ynet.federation.countersigned import Witness
-from ynet.runtime import control_server, systemd
+from ynet.runtime import control_server, private_files, systemd
 from ynet.runtime.home import Lock
-from ynet.runtime.private_files import empty_folder
 from ynet.trust.identity import fingerprint
 from ynet.web import prometheus
 from ynet_client.agent import Agent
@@ -58,7 +57,7 @@ async def run(home: Path, settings: ClientSettings, member: Membership, display:
         measured = prometheus.new_registry()
         counts = Counts(measured)
         agent = stack.enter_context(contextlib.closing(Agent(home, settings, display, cases, consent, counts)))
-        spool = empty_folder(home / "spool")
+        spool = private_files.empty_folder(home / "spool")
         egress = stack.enter_context(contextlib.closing(Egress(home)))
 
         def seen(peer: Peer) -> None:

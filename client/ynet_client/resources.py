@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from flwr.clientapp import ClientApp
 
-from ynet.runtime.private_files import secret_of
+from ynet.runtime.private_files import secret_in
 from ynet_client.adoption.admission import Admission
 from ynet_client.adoption.offered import Offers
 from ynet_client.gallery.gallery import FILE as GALLERY
@@ -39,7 +39,7 @@ def prepare(home: Path, settings: ClientSettings, consent: Consent) -> Resources
     if settings.threads:
         torch.set_num_threads(settings.threads)
     budget = Recorded(home, settings.privacy)
-    gallery = Gallery.open(home / GALLERY, secret_of(home / SECRET))
+    gallery = Gallery.open(home / GALLERY, secret_in(home / SECRET))
     site = LocalSite(
         settings.archive,
         settings.device,

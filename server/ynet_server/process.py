@@ -19,10 +19,9 @@ from ynet import __version__
 from ynet.errors import UserError
 from ynet.federation import protocol
 from ynet.federation.countersigned import SERVER, Witness
-from ynet.runtime import control_server, listening, systemd
+from ynet.runtime import control_server, listening, private_files, systemd
 from ynet.runtime.address import Address, is_loopback
 from ynet.runtime.home import Lock
-from ynet.runtime.private_files import empty_folder
 from ynet.runtime.reserve import Reserve
 from ynet.trust import identity
 from ynet.web import prometheus
@@ -93,7 +92,7 @@ async def serve(
         reserve = Reserve(home)
         registry = stack.enter_context(contextlib.closing(Registry(home / "registry.sqlite")))
         audit = stack.enter_context(contextlib.closing(Audit(home, reserve.give_up)))
-        spool = empty_folder(home / "spool")
+        spool = private_files.empty_folder(home / "spool")
         measured = prometheus.new_registry()
         counts = metrics.Counts(measured)
         write = counts.audited(audit.write)

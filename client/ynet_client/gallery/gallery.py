@@ -19,7 +19,7 @@ from jaxtyping import UInt32
 from ynet.errors import RefusedError, UserError
 from ynet.runtime import memory
 from ynet.search.ranking import Hit
-from ynet.search.snapshot import Found, View
+from ynet.search.snapshot import Neighbour, View
 from ynet_client import database as databases
 from ynet_client.gallery import case_facts, case_rows, gallery_file, loaded_codes, stored_codes
 from ynet_client.gallery.case_rows import GalleryCase, SyncCounts
@@ -366,7 +366,7 @@ class Gallery:
             raise RefusedError(what, why, "repeat the query when both sites have the same model")
         return loaded
 
-    def _hit(self, found: Found, cases: KnownCases) -> Hit | None:
+    def _hit(self, found: Neighbour, cases: KnownCases) -> Hit | None:
         """Return the hit for a found case; None when the case was removed during the search."""
         shared = cases.description(found.case_id) or self._cases.description(found.case_id)
         if shared is None:

@@ -9,9 +9,9 @@ from jaxtyping import UInt32
 
 from ynet.errors import UserError
 from ynet.search import scan, sorted_codes
-from ynet.search.live_index import Postings
+from ynet.search.live_index import LiveIndex
 from ynet.search.ranking import CODE_BYTES
-from ynet.search.snapshot import Found
+from ynet.search.snapshot import Neighbour
 from ynet_client.gallery import case_facts, stored_codes
 from ynet_client.gallery.case_facts import at
 from ynet_client.gallery.case_tokens import Tokens
@@ -27,7 +27,7 @@ class LoadedCodes:
 
     model: StoredModel
     tokens: Tokens
-    live_index: Postings
+    live_index: LiveIndex
 
     def add(self, codes: Codes, cases: KnownCases) -> None:
         """Add codes that are on disk to the index."""
@@ -45,7 +45,7 @@ class LoadedCodes:
         radius: int | None,
         is_one_per_patient: bool,
         copies: Mapping[int, Sequence[int]],
-    ) -> list[list[Found]]:
+    ) -> list[list[Neighbour]]:
         """Find the k nearest cases for each code, among those that the filters admit.
 
         Args:
@@ -71,7 +71,7 @@ class LoadedCodes:
         fit = [int.from_bytes(one, "little") if len(one) == self.model.detail_bytes else None for one in details]
         view = self.live_index.view()
 
-        def found(positions: Sequence[int], excluded: Sequence[int]) -> list[list[Found]]:
+        def found(positions: Sequence[int], excluded: Sequence[int]) -> list[list[Neighbour]]:
             is_admitted = cases.admitted(filters, excluded)
             return view.search_many(
                 [codes[position] for position in positions],
@@ -105,7 +105,7 @@ def load(
         codes = codes._replace(codes=np.zeros((0, CODE_BYTES[0]), np.uint8))
     patients = cases.facts.patients[codes.ids]
     base = sorted_codes.of_sorted(scan.words(codes.codes), codes.ids, _details(model, codes), patients)
-    loaded = LoadedCodes(model, tokens, Postings(base, 8 * codes.codes.shape[1], tokens.of, tokens.key))
+    loaded = LoadedCodes(model, tokens, LiveIndex(base, 8 * codes.codes.shape[1], tokens.of, tokens.key))
     loaded.live_index.remove(
         np.array([case_id for (case_id,) in database.execute("SELECT case_id FROM dead")], np.uint32)
     )

@@ -62,4 +62,4 @@ def pseudonym_of(secret: bytes, user: str) -> str:
 
 def secret_of(home: Path) -> bytes:
     """What makes the pseudonyms this site's own; made when there is none."""
-    return private_files.secret_of(home / SECRET)
+    return private_files.secret_in(home / SECRET)
