@@ -19,7 +19,7 @@ from ynet.runtime.reserve import Reserve
 from ynet.trust.ledger import Head
 from ynet_client import database
 from ynet_client.adoption.adopting import Fetch, ModelAdoption
-from ynet_client.adoption.offered import Offers
+from ynet_client.adoption.offered import OfferedModels
 from ynet_client.counts import Counts
 from ynet_client.display import Display
 from ynet_client.forgetting import Forgetting, Receipt
@@ -90,7 +90,7 @@ class Agent:
         self._worker.submit(self._mend)
         audit, say, progress = self.books.audit, display.say, display.progress
         self._tasks = TaskExecution(audit, self.counts.task, say, progress)
-        self.offers = Offers(home)
+        self.offers = OfferedModels(home)
         self._adoption = ModelAdoption(
             self.offers,
             audit,

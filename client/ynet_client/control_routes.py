@@ -46,7 +46,7 @@ def routes(site: str, agent: Agent, session: Session, spool: Path) -> list[Route
             "certificate_ends": ends.timestamp(),
             "certificate_days": round(days_left(ends, dt.datetime.now(dt.UTC)), 2),
         }
-        waiting = {"waiting": [one.id for one in agent.offers.listed() if one.word is None]}
+        waiting = {"waiting": [one.id for one in agent.offers.listed() if one.decision is None]}
         return JSONResponse({**state, **life, **await agent.search(_gallery_state), **waiting})
 
     async def index(_: Request) -> Response:

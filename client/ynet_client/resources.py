@@ -8,14 +8,14 @@ from flwr.clientapp import ClientApp
 
 from ynet.runtime.private_files import secret_in
 from ynet_client.adoption.admission import Admission
-from ynet_client.adoption.offered import Offers
+from ynet_client.adoption.offered import OfferedModels
 from ynet_client.gallery.gallery import FILE as GALLERY
 from ynet_client.gallery.gallery import Gallery
 from ynet_client.gallery.indexer import Archive
 from ynet_client.settings import ClientSettings
 from ynet_client.training import client_app, microbatches
 from ynet_client.training.consent import Consent, only_asks
-from ynet_client.training.microbatches import Pieces
+from ynet_client.training.microbatches import MicroBatches
 from ynet_client.training.privacy_budget import Recorded
 from ynet_client.training.secure_aggregation import party_at
 from ynet_client.training.site_data import LocalSite
@@ -49,10 +49,12 @@ def prepare(home: Path, settings: ClientSettings, consent: Consent) -> Resources
         admits=consent.admits if settings.trains else only_asks,
         trains=settings.trains,
         forgotten=gallery.forgotten,
-        pieces=Pieces(home / microbatches.FILE),
+        micro_batches=MicroBatches(home / microbatches.FILE),
         took_part=TookPart(home),
         tells_classes=settings.disclosure.labels,
     )
-    admission = Admission(site, consent, Offers(home), settings.max_score_drop, has_detail=settings.disclosure.detail)
+    admission = Admission(
+        site, consent, OfferedModels(home), settings.max_score_drop, has_detail=settings.disclosure.detail
+    )
     archive = Archive(home / "models", site, gallery, admission.check)
     return Resources(site, client_app.build(lambda _: site), archive, budget)

@@ -24,7 +24,7 @@ from ynet_client import asking
 from ynet_client.agent import Agent
 from ynet_client.connection.session import Session
 from ynet_client.display import Display
-from ynet_client.gallery.indexer import Encoded
+from ynet_client.gallery.indexer import EncodedImage
 from ynet_client.retrieval.lookup import Result, Wanted
 from ynet_client.settings import ClientSettings, Disclosure
 from ynet_client.training.consent import Consent
@@ -98,10 +98,10 @@ class Asker:
         return [Asked(*each) for each in zip((code.tobytes() for code in codes), answered.results, strict=True)]
 
 
-def encoded(image: Path) -> Encoded:
+def encoded(image: Path) -> EncodedImage:
     """In place of the network: the code that the image's name says."""
     code = bytes.fromhex(image.name)
-    return Encoded(code, bytes(4), np.zeros((1, 1), np.uint8), np.zeros((1, 1, 1), np.float32), 4 * image.name)
+    return EncodedImage(code, bytes(4), np.zeros((1, 1), np.uint8), np.zeros((1, 1, 1), np.float32), 4 * image.name)
 
 
 async def ask_all(home: Path, sites: int, ask: "Callable[[Asker], object]") -> object:

@@ -160,5 +160,5 @@ def test_an_intent_of_the_same_patient_is_joined_and_ended_alone(tmp_path: Path)
 
 def test_an_intent_that_cannot_be_read_is_said_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / forgetting.FILE).write_text("[{")
-    with pytest.raises(UserError, match="not as it was written"):
+    with pytest.raises(UserError, match="cannot be read"):
         forgetting.begun(tmp_path)

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from ynet.errors import RefusedError, UserError
 from ynet.federation import hub_pb2 as pb
-from ynet_client.adoption.offered import Offers, WaitsError
+from ynet_client.adoption.offered import OfferedModels, WaitsError
 from ynet_client.audit import Audit
 from ynet_client.training.patience import Patience
 
@@ -49,7 +49,7 @@ class ModelAdoption:
 
     def __init__(
         self,
-        offers: Offers,
+        offers: OfferedModels,
         audit: Audit,
         archive: Callable[[], Awaitable[ModelArchive]],
         encode: Encode,
@@ -105,7 +105,7 @@ class ModelAdoption:
                 self._adopting = None
 
     async def _adopt_when_accepted(self, model_id: str, path: Path) -> None:
-        while self._offers.word_of(model_id) is None:
+        while self._offers.decision_on(model_id) is None:
             await asyncio.sleep(DECISION_CHECK_S)
 
         def attempt() -> Awaitable[None]:

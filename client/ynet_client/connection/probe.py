@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import serialization
 
 from ynet.trust import identity
 from ynet.trust.identity import HUB_NAME
-from ynet_client.membership.https_call import Answer, exchange
+from ynet_client.membership.https_call import HttpReply, exchange
 from ynet_client.membership.membership import Membership
 from ynet_client.proxy import Way, Ways
 
@@ -120,10 +120,10 @@ class EnrolmentPort:
         return [] if answer is None else read_successions(answer.content)
 
     @cached_property
-    def _answer(self) -> Answer | None:
+    def _answer(self) -> HttpReply | None:
         return self._get("/authority")
 
-    def _get(self, path: str) -> Answer | None:
+    def _get(self, path: str) -> HttpReply | None:
         try:
             return exchange(self._way, _unverified(alpn=False), "GET", path, WITHIN_S)
         except (OSError, HTTPException):

@@ -21,7 +21,7 @@ from ynet_client.retrieval.wire import MAX_K, Outcome, Query
 if TYPE_CHECKING:
     from ynet.plan import Plan
     from ynet_client.adoption.model_check import ActiveModel
-    from ynet_client.gallery.indexer import Archive, Encoded
+    from ynet_client.gallery.indexer import Archive, EncodedImage
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,14 @@ class Encoding(NamedTuple):
     """An image's code, and the model that made it."""
 
     model: "ActiveModel"
-    encoded: "Encoded"
+    encoded: "EncodedImage"
 
 
 class Look(NamedTuple):
     """What a site finds by itself, and what it sends to find more."""
 
     model_id: str
-    encoded: "Encoded"
+    encoded: "EncodedImage"
     hits: list[Hit]  # by the true code, always
     sent: bytes  # the code that others are asked with
     noise: Noise | None = None

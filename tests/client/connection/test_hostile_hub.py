@@ -25,7 +25,7 @@ from ynet_client.agent import Agent
 from ynet_client.connection.sealed_answering import Answering
 from ynet_client.display import Display
 from ynet_client.gallery.gallery import Gallery
-from ynet_client.gallery.indexer import Archive, Encoded
+from ynet_client.gallery.indexer import Archive, EncodedImage
 from ynet_client.retrieval import lookup, wire
 from ynet_client.retrieval.lookup import Look
 from ynet_client.retrieval.wire import Query
@@ -438,7 +438,7 @@ def combined(*answers: tuple[str, bytes]) -> Any:
     given = hub.Answers(answers=[{"site": site, "body": body} for site, body in answers])
     image = np.zeros((1, 4, 4), np.float32)
     mask = np.zeros((4, 4), np.uint8)
-    encoded = Encoded(bytes(8), bytes(4), mask, image, "0" * 64)
+    encoded = EncodedImage(bytes(8), bytes(4), mask, image, "0" * 64)
     look = Look(query.model_id, encoded, [Hit(3, b"o" * 16, "x", 1)], bytes(8))
     (result,) = lookup.combine("A", [look], lookup.outcomes("A", given, query), 5)
     return result

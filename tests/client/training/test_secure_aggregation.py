@@ -246,7 +246,7 @@ def test_a_key_that_the_server_put_in_the_place_of_a_sites_is_refused() -> None:
 def test_attempts_follow_each_other(attempt: int) -> None:
     site = Site("A")
     site.train(1)
-    with pytest.raises(RefusedError, match="attempt 2 comes next"):
+    with pytest.raises(RefusedError, match="the next attempt is 2"):
         site.renew(1, attempt)
 
 
@@ -283,4 +283,4 @@ def test_a_site_from_a_backup_keeps_its_yes_to_plain_plans(tmp_path: Path) -> No
     consent.say(plain.id, "accepted")
     (tmp_path / "plans" / f"{plain.id}.json").write_text(plain.canonical())
     doubt(tmp_path)
-    assert consent.word_of(plain.id) == "accepted"
+    assert consent.decision_on(plain.id) == "accepted"
