@@ -137,7 +137,7 @@ def test_a_yes_takes_a_waiting_model_up_a_no_never_and_one_that_was_in_use_comes
     site.offers.adopted(ids[1])  # as `Agent` notes it
     assert site.offer(plan, 2) == site.archive.model_id
     assert site.offer(plan, 1) == site.archive.model_id
-    with pytest.raises(RefusedError, match="not taken up") as caught:
+    with pytest.raises(RefusedError, match="is not adopted") as caught:
         site.offer(plan, 3)
     assert "declined" in caught.value.why
 

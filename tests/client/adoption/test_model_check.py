@@ -89,7 +89,7 @@ def test_a_model_that_finds_own_test_cases_much_worse_is_not_taken_up_and_the_ol
     assert found["good"] > found["bad"] + 0.2
     opened = archive(tmp_path, data, 0.05)
     adopt(opened, models["good"])
-    with pytest.raises(RefusedError, match="not taken up") as caught:
+    with pytest.raises(RefusedError, match="was not adopted") as caught:
         adopt(opened, models["bad"])
     assert f"{found['bad']:.3f}" in caught.value.why
     assert f"{found['good']:.3f}" in caught.value.why
@@ -153,7 +153,7 @@ def test_where_nothing_can_be_compared_the_admin_is_asked_and_the_veto_never_pas
     turned = replace(models["good"].plan, classes=tuple(reversed(models["good"].plan.classes)))
     assert "other classes" in check(site, models["good"], _named(build(turned), turned), 0.0)
     colour = replace(models["good"].plan, image=replace(models["good"].plan.image, channels=3))
-    assert "reads images otherwise" in check(site, models["good"], _named(build(colour), colour), 0.0)
+    assert "reads images differently" in check(site, models["good"], _named(build(colour), colour), 0.0)
 
 
 def test_a_veto_cannot_be_stepped_around_by_other_classes_or_by_losing_the_model_in_use(

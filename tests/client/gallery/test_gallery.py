@@ -122,7 +122,7 @@ def test_a_changed_image_file_is_encoded_anew_under_another_token(gallery: Galle
 
 def test_a_row_that_stands_twice_counts_once_unless_it_contradicts_itself(gallery: Gallery) -> None:
     assert gallery.sync_cases([*CASES, CASES[0]]).added == 12
-    with pytest.raises(UserError, match="stands in it twice"):
+    with pytest.raises(UserError, match="is in two rows that differ"):
         gallery.sync_cases([*CASES, replace(CASES[0], label="other")])
     assert gallery.stats()["cases"] == 12
 

@@ -281,7 +281,7 @@ def test_a_model_file_whose_arrays_are_not_its_plans_is_refused_before_a_network
     with opened(folder, tmp_path / "home") as archive:
         weights.save(path := archive.file_of(model_id), arrays, {"plan": plan.canonical()})
         before = psutil.Process().memory_info().rss
-        with pytest.raises(UserError, match="its arrays are not those of its plan's network"):
+        with pytest.raises(UserError, match="its arrays do not match its plan's network"):
             archive.adopt(model_id, path, lambda *_: None)
         assert psutil.Process().memory_info().rss - before < 200 << 20
         assert not list((tmp_path / "home/models").iterdir())

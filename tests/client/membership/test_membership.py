@@ -236,7 +236,7 @@ def test_somebody_between_gets_nothing_whatever_they_show(shown: bytes, door: Do
     posted: list[bytes] = []
     invited = door.invite("A")
     serve = serving(between(shown, posted), identity.issue_hub(OTHER, NOW), OTHER)
-    with serve as port, pytest.raises(RefusedError, match="somebody between"):
+    with serve as port, pytest.raises(RefusedError, match="an interception"):
         membership.enrol(home, "A", invited._replace(address=f"127.0.0.1:{port}").to_text())
     assert posted == []
     assert_no_member(home)
@@ -247,7 +247,7 @@ def test_a_sites_certificate_does_not_make_a_server(door: Door, home: Path) -> N
     certificate = identity.issue_site(AUTHORITY, "R", identity.signing_request(key, "R"), NOW)
     posted: list[bytes] = []
     serve = serving(between(AUTHORITY.certificate, posted), Identity(key, certificate), AUTHORITY)
-    with serve as port, pytest.raises(RefusedError, match="somebody between"):
+    with serve as port, pytest.raises(RefusedError, match="an interception"):
         membership.enrol(home, "A", door.invite("A")._replace(address=f"127.0.0.1:{port}").to_text())
     assert posted == []
 
