@@ -145,7 +145,7 @@ def test_where_nothing_can_be_compared_the_admin_is_asked_and_the_veto_never_pas
     cells = [row.split(",") for row in rows[1:]]
     same = [",".join([*row[:label], models["good"].plan.classes[0], *row[label + 1 :]]) for row in cells]
     one_class.write_text("\n".join([rows[0], *same]), "utf-8")
-    assert "none to rank" in check(LocalSite(one_class, "cpu", 0), models["good"], models["bad"], 0.0)
+    assert "none that can be ranked" in check(LocalSite(one_class, "cpu", 0), models["good"], models["bad"], 0.0)
 
     other = replace(models["good"].plan, classes=("ring", "smooth", "spiculated", "none"))
     site = LocalSite(data, "cpu", 0)

@@ -325,7 +325,7 @@ def test_a_model_that_killed_the_process_is_not_tried_again_until_the_admin_says
     done = subprocess.run([sys.executable, "-c", KILLED, *map(str, arguments)], check=False)
     assert done.returncode == -signal.SIGKILL
     with opened(folder, home) as archive:
-        with pytest.raises(RefusedError, match="process ended while it was tried") as caught:
+        with pytest.raises(RefusedError, match="process ended during an earlier attempt") as caught:
             adopt(archive, folder, "old")
         Path(caught.value.do.rpartition(" ")[2]).unlink()
         assert adopt(archive, folder, "old")["cases"] == CASES
