@@ -131,7 +131,7 @@ def ways(settings: ProxySettings, environment: Mapping[str, str] = os.environ) -
         except ValueError as error:
             why = f"nothing answers at {text}: {error}"
             raise UnreachableError(
-                "the server could not be reached", why, "ask the coordinator to invite anew"
+                "the server could not be reached", why, "ask the coordinator for a new invitation"
             ) from None
         return Way(target, chosen(target, settings, environment))
 

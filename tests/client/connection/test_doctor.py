@@ -83,7 +83,7 @@ def test_without_the_enrolment_port_the_hub_itself_tells_the_time(tmp_path: Path
     play(tmp_path, story)
 
 
-def test_a_folder_that_is_none_or_where_nobody_enrolled_or_whose_files_are_damaged_comes_first(tmp_path: Path) -> None:
+def test_bad_home_folder_fails_first(tmp_path: Path) -> None:
     now = dt.datetime.now(dt.UTC)
     for home, spoil, words in (
         (tmp_path / "none", None, "not there"),
@@ -378,7 +378,7 @@ def test_a_hub_that_cannot_be_asked_yet_lets_the_site_in_all_the_same(tmp_path: 
     play(tmp_path, story)
 
 
-def test_the_command_shows_all_steps_and_the_first_failure_in_three_lines_with_its_exit_code(tmp_path: Path) -> None:
+def test_doctor_command_shows_steps_and_first_failure(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         home = home_of(consortium, consortium.enrol("A"))
         done = await asyncio.to_thread(command, "ynet_client", "doctor", "--json", home=home)

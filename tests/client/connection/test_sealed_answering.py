@@ -78,7 +78,7 @@ def refused(words: str) -> "pytest.RaisesExc[RefusedError]":
 
 
 @given(numbers=st.lists(st.integers(0, 4 * WINDOW) | st.integers(2**63, 2**63 + 2 * WINDOW), max_size=200))
-def test_a_window_lets_each_number_through_once_and_forgets_only_what_is_far_behind(numbers: list[int]) -> None:
+def test_replay_window_admits_each_number_once(numbers: list[int]) -> None:
     window, seen = ReplayWindow(), set[int]()
     for number in numbers:
         newest = max(seen, default=-1)
