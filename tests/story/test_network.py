@@ -139,7 +139,7 @@ def test_copied_folder_is_refused_and_killed_client_reconnects(trial: Trial) -> 
             time.sleep(0.05)
         assert "site A is already connected from elsewhere" in log.read_text()
         assert "trying again in about 60 s" in log.read_text()
-        wait_for(trial, "A", "another process came with this site's identity")
+        wait_for(trial, "A", "refused another process with this site's identity")
         doctor = subprocess.run(
             [sys.executable, "-m", "ynet_client", "doctor", "--home", str(copy)],
             env=environment(),

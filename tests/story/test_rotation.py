@@ -130,7 +130,7 @@ def test_rotation_of_authority_under_a_running_consortium(tmp_path: Path, data: 
         # 5. A certificate of the old authority is refused, even over a channel that trusts the new one.
         for trusts in (old, old._replace(authority=kept(trial, "A").authority)):
             with pytest.raises(grpc.RpcError) as caught:
-                doctor._probe(trusts, ways(ProxySettings(), {})(trusts.hub))
+                doctor.ask_hub(trusts, ways(ProxySettings(), {})(trusts.hub))
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
         # 6. A site that was away is told what to do, and it works.
         report = trial.site_command("D", "doctor")

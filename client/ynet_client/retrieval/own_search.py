@@ -14,21 +14,21 @@ from ynet_client.retrieval.wire import CodedQuery
 if TYPE_CHECKING:
     from ynet.plan import Plan
     from ynet_client.adoption.model_check import ActiveModel
-    from ynet_client.gallery.indexer import Archive, Encoded
+    from ynet_client.gallery.indexer import Archive, EncodedImage
 
 
 class Encoding(NamedTuple):
     """An image's code, and the model that made it."""
 
     model: "ActiveModel"
-    encoded: "Encoded"
+    encoded: "EncodedImage"
 
 
 class OwnSearch(NamedTuple):
     """The result of one image in the own gallery, and the code for the other sites."""
 
     model_id: str
-    encoded: "Encoded"
+    encoded: "EncodedImage"
     hits: list[Hit]  # by the true code, always
     sent: bytes  # the code that others are asked with
     noise: Noise | None = None

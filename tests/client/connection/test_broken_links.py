@@ -1,4 +1,4 @@
-"""Slow and broken lines between a site and the hub: work goes on, and what is sent arrives once, whole."""
+"""Slow and broken connections between a site and the hub: work continues, and every file arrives once and whole."""
 
 import asyncio
 import contextlib
@@ -21,9 +21,9 @@ from ynet.federation import hub_pb2 as pb
 from ynet.federation.content import Content
 from ynet.trust.identity import Identity
 from ynet.weights import Flat
+from ynet_client.adoption.adopting import Fetch
 from ynet_client.connection import current_channel as links
 from ynet_client.connection import retries
-from ynet_client.connection.session import Fetch
 from ynet_client.training.secure_aggregation import Party
 from ynet_server.hub import hub as hubs
 from ynet_server.hub import tasks
@@ -181,7 +181,7 @@ def test_a_task_that_was_called_off_while_the_site_was_away_stops_when_it_is_bac
             assert not work.was_called_off
             line.is_cut = False
             await until(lambda: work.was_called_off)
-            await until(lambda: not joined.session._given.held() and not list(joined.spool.iterdir()))
+            await until(lambda: not joined.session.tasks_held and not list(joined.spool.iterdir()))
             assert not list(consortium.spool.iterdir())
 
     play(tmp_path, story)
@@ -206,7 +206,7 @@ def test_a_site_that_never_comes_back_in_time_stops_by_itself(tmp_path: Path) ->
     play(tmp_path, story)
 
 
-def test_a_site_whose_process_was_killed_gets_its_task_again_when_it_is_started_anew(tmp_path: Path) -> None:
+def test_restarted_site_gets_its_task_again(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         work = Slow()
         async with joined_over(consortium, work) as (killed, line):
@@ -246,7 +246,7 @@ def test_a_site_that_loses_its_work_again_and_again_is_not_given_it_for_ever(tmp
     play(tmp_path, story)
 
 
-def test_a_model_goes_on_where_its_fetching_broke_off_though_the_server_was_started_anew(tmp_path: Path) -> None:
+def test_model_fetch_resumes_after_server_restart(tmp_path: Path) -> None:
     """It then has another name there; what counts is what is in it."""
     body, path = bytes(range(256)) * 20_000, tmp_path / "model.partial"
 

@@ -21,11 +21,11 @@ from ynet.federation.content import Content
 from ynet.learning.model import arrays_of, build
 from ynet.search.ranking import Hit
 from ynet.trust.identity import Identity
-from ynet_client.agent import Duties
+from ynet_client.agent import Agent
 from ynet_client.connection.sealed_answering import Answering
 from ynet_client.display import Display
 from ynet_client.gallery.gallery import Gallery
-from ynet_client.gallery.indexer import Archive, Encoded
+from ynet_client.gallery.indexer import Archive, EncodedImage
 from ynet_client.retrieval import merging, wire
 from ynet_client.retrieval.own_search import OwnSearch
 from ynet_client.retrieval.query import Query
@@ -79,12 +79,12 @@ def test_a_models_name_is_no_path(tmp_path: Path, manifest: Path, name: str) -> 
     async def story() -> None:
         settings = ClientSettings(data=str(manifest), device="cpu")
         home = tmp_path / "home"
-        duties = Duties(home, settings, Display(), 1, Consent(home, settings.policy))
+        agent = Agent(home, settings, Display(), 1, Consent(home, settings.policy))
         try:
             with pytest.raises(RefusedError, match="id"):
-                await duties.model(hub.Model(id=name.format(tmp=tmp_path)), fetch)
+                await agent.model(hub.Model(id=name.format(tmp=tmp_path)), fetch)
         finally:
-            duties.close()
+            agent.close()
 
     asyncio.run(story())
     assert not fetched
@@ -92,9 +92,7 @@ def test_a_models_name_is_no_path(tmp_path: Path, manifest: Path, name: str) -> 
 
 
 @pytest.mark.parametrize("kept", [b"", b"cut off", None], ids=["empty", "cut", "gone"])
-def test_a_model_file_that_a_power_cut_spoilt_is_fetched_again_after_the_next_start(
-    tmp_path: Path, manifest: Path, kept: bytes | None
-) -> None:
+def test_damaged_model_file_is_fetched_again_after_restart(tmp_path: Path, manifest: Path, kept: bytes | None) -> None:
     model_id, published = model(tmp_path)
     first = archive(tmp_path, manifest)
     first.file_of(model_id).write_bytes(published.read_bytes())
@@ -182,7 +180,7 @@ def test_a_time_to_wait_that_is_none_does_no_harm(tmp_path: Path, within_s: floa
         task = hub.Task(id="1", kind="train", content=blob, within_s=within_s)
         consortium.hub._connections.send("A", hub.ToSite(task=task))
         await until(lambda: worked)
-        await until(lambda: not joined.session._given.held() and not list(joined.spool.iterdir()))
+        await until(lambda: not joined.session.tasks_held and not list(joined.spool.iterdir()))
         assert worked == ["train"]
         assert joined.session.connected
 
@@ -249,7 +247,7 @@ def bodies(found: hub.Answers) -> dict[str, bytes]:
     return {one.site: one.body for one in found.answers}
 
 
-def test_a_query_that_the_hub_sends_again_is_refused_and_its_site_is_told_nothing_of_why(tmp_path: Path) -> None:
+def test_replayed_query_is_refused_without_a_reason(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         shown, work = counting()
         asker, _ = await consortium.join("A"), await consortium.join("B", work)
@@ -415,10 +413,10 @@ def test_a_site_says_nothing_of_a_query_in_its_log(tmp_path: Path, caplog: pytes
 def test_a_hub_that_floods_a_site_with_queries_gets_busy_and_then_silence(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         joined = await consortium.join("A")
-        session = joined.session
+        outbox: asyncio.Queue[hub.FromSite | None] = asyncio.Queue()
         for number in range(4 * protocol.MAX_OPEN_QUERIES):
-            session._take(hub.Query(id=str(number), from_site="B", body=b"x"))
-        waiting = [session._outbox.get_nowait().answer.refusal for _ in range(session._outbox.qsize())]
+            joined.session._queries.take(hub.Query(id=str(number), from_site="B", body=b"x"), outbox)
+        waiting = [outbox.get_nowait().answer.refusal for _ in range(outbox.qsize())]
         assert 0 < waiting.count(hub.BUSY) <= protocol.MAX_OPEN_QUERIES
         assert len(waiting) <= 2 * protocol.MAX_OPEN_QUERIES
 
@@ -439,7 +437,7 @@ def combined(*answers: tuple[str, bytes]) -> Any:
     given = hub.Answers(answers=[{"site": site, "body": body} for site, body in answers])
     image = np.zeros((1, 4, 4), np.float32)
     mask = np.zeros((4, 4), np.uint8)
-    encoded = Encoded(bytes(8), bytes(4), mask, image, "0" * 64)
+    encoded = EncodedImage(bytes(8), bytes(4), mask, image, "0" * 64)
     own = OwnSearch(query.model_id, encoded, [Hit(3, b"o" * 16, "x", 1)], bytes(8))
     (result,) = merging.merge("A", [own], merging.outcomes("A", given, query), 5)
     return result
@@ -461,7 +459,7 @@ def test_another_sites_model_is_named_without_control_characters(tmp_path: Path)
     assert result.outcomes["B"].reason.isprintable()
 
 
-def test_late_missing_empty_and_suppressed_are_four_outcomes_and_one_that_answered_is_not_late() -> None:
+def test_late_missing_empty_and_suppressed_are_four_outcomes() -> None:
     query = CodedQuery("a" * 64, (bytes(8),), Query(5))
     suppressed = retrieval_pb2.Reply(suppressed=retrieval_pb2.Suppressed()).SerializeToString()
     bodies = [{"site": "B", "body": found()}, {"site": "C", "body": suppressed}, {"site": "B", "body": suppressed}]

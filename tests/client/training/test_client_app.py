@@ -30,8 +30,7 @@ from ynet.federation.update_encoding import Encoding
 from ynet.learning.model import arrays_of, build
 from ynet.plan import Plan
 from ynet.scores import SHARES, coarse
-from ynet_client import agent
-from ynet_client.training import app_call, client_app, encoded_update
+from ynet_client.training import app_call, client_app, encoded_update, task_execution
 from ynet_client.training.site_data import LocalSite
 
 PLAN = parse(
@@ -64,7 +63,7 @@ def trained(site: LocalSite, context: Context, number: int, plan: Plan = PLAN) -
     return np.concatenate([reply.arrays[ARRAYS][key] for key in sorted(reply.arrays[ARRAYS])])
 
 
-def test_a_round_goes_on_with_the_optimizers_moments_of_the_round_before_and_of_no_other(site: LocalSite) -> None:
+def test_round_uses_moments_of_the_previous_round_only(site: LocalSite) -> None:
     context = app_call.new_context()
     trained(site, context, 1)
     assert not np.array_equal(trained(site, context, 2), trained(site, app_call.new_context(), 2))
@@ -102,7 +101,7 @@ def test_the_beginning_of_a_run_is_never_what_a_round_has_made(site: LocalSite) 
 def test_a_pull_towards_the_weights_that_the_plan_has_not_is_refused(site: LocalSite) -> None:
     flat = weights.flatten(arrays_of(build(PLAN)))
     config = ConfigRecord({"plan": PLAN.canonical(), "server-round": 1, "proximal-mu": 1000.0})
-    with pytest.raises(RefusedError, match="none of the plan's"):
+    with pytest.raises(RefusedError, match="does not fit the plan"):
         app_call.call(
             client_app.build(lambda _: site),
             app_call.new_context(),
@@ -163,9 +162,7 @@ def test_a_plan_that_is_declined_in_the_middle_of_a_round_gets_no_update(tmp_pat
 
 
 @pytest.mark.parametrize("encoding", ["float16", "int8"])
-def test_an_encoded_update_is_small_and_what_it_left_out_comes_with_the_next_rounds(
-    site: LocalSite, encoding: Encoding
-) -> None:
+def test_encoding_error_is_added_to_the_next_update(site: LocalSite, encoding: Encoding) -> None:
     plan = replace(PLAN, training=replace(PLAN.training, update_encoding=encoding))
     arrays = arrays_of(build(plan))
     begun, layout = weights.flatten(arrays), weights.layout_of(arrays)
@@ -186,6 +183,6 @@ def test_an_encoded_update_is_small_and_what_it_left_out_comes_with_the_next_rou
 
 def test_terminal_of_a_site_names_what_its_scores_rest_on() -> None:
     told = {"num-examples": 3.0, "queries": 3.0, "ranked": 0.0, "masks": 5.0, "dice": 0.25}
-    line = agent._numbers(Content(metrics={METRICS: told}))
+    line = task_execution.in_words(Content(metrics={METRICS: told}))
     assert line == "macro_map10 none of 0, balanced_accuracy none of 0, dice 0.250 of <= 5"
-    assert agent._numbers(Content(metrics={METRICS: {"num-examples": 3.0, "loss": 1.5}})) == "loss 1.500"
+    assert task_execution.in_words(Content(metrics={METRICS: {"num-examples": 3.0, "loss": 1.5}})) == "loss 1.500"
