@@ -33,7 +33,7 @@ PLAN = parse(
         "image": {"channels": 1, "size": 32},
         "network": {"width": 4, "code_bits": 32},
         "training": {"rounds": 3, "learning_rate": 1e-3, "batch_size": 4},
-        "cohort": {"minimum": 1, "quorum": 1},
+        "cohort": {"min_sites": 1, "quorum": 1},
         "privacy": {"mode": "patient", "epsilon": 4.0, "delta": 1e-2},
     },
     "the test's plan",
