@@ -10,8 +10,10 @@ import io
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
+import yaml
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -28,6 +30,7 @@ from ynet_lab.trial import Trial
 PICTURE = Path(__file__).parents[1] / "docs/images/first-screen.png"
 SITES = {"Northside": 180, "Lakeview": 120, "Harbour": 90}
 ASKING, LABEL, USER = "Northside", "glioma", "weber"
+ROUNDS = 8
 WIDTH, HEIGHT = 1440, 900
 DROP = """([name, data]) => {
   const bytes = Uint8Array.from(atob(data), (char) => char.charCodeAt(0));
@@ -62,11 +65,20 @@ def ready(trial: Trial, work: Path) -> None:
     trial.join_all()
     if trial.server_call("GET", "/models")["in_use"] is None:
         Accounts(trial.home(ASKING)).add(USER, "radiologist", PASSWORD, time.time())
-        done = trial.server_command("train", "--plan", write_plan(shipped_plan("demo"), manifests, work / "plan.yaml"))
+        done = trial.server_command("train", "--plan", plan(work, manifests))
         done.check_returncode()
         trial.wait_indexed(trial.server_call("GET", "/models")["in_use"])
         measure(trial, manifests)
     trial.wait_indexed(trial.server_call("GET", "/models")["in_use"])
+
+
+def plan(work: Path, manifests: Mapping[str, Manifest]) -> Path:
+    """The demonstration's plan, ended early: codes of one class still differ, as those of a hard task would."""
+    path = write_plan(shipped_plan("demo"), manifests, work / "plan.yaml")
+    values = yaml.safe_load(path.read_text("utf-8"))
+    values["training"].update(rounds=ROUNDS, cooldown=0.0)
+    path.write_text(yaml.safe_dump(values, sort_keys=False), "utf-8")
+    return path
 
 
 def take(trial: Trial, number: int, out: Path) -> None:

@@ -166,9 +166,9 @@ def _mirrored(
 def _location(label: str, depth: Plane, grid: _Grid, random: Generator) -> tuple[tuple[float, float], float]:
     """Where a tumour of a kind lies: a glioma deep, a meningioma at the dura, a metastasis beneath the cortex."""
     deepest, radius = {
-        "glioma": ((0.15, 0.24), random.uniform(0.075, 0.110)),
+        "glioma": ((0.14, 0.24), random.uniform(0.052, 0.110)),
         "meningioma": ((0.095, 0.115), random.uniform(0.070, 0.100)),
-        "metastasis": ((0.125, 0.175), random.uniform(0.040, 0.060)),
+        "metastasis": ((0.12, 0.19), random.uniform(0.034, 0.078)),
     }[label]
     rows, columns = np.nonzero((depth > deepest[0]) & (depth < deepest[1]) & (np.abs(grid.x) > 0.06))
     chosen = int(random.integers(len(rows)))
@@ -190,7 +190,7 @@ def _lesion(
     inside = depth > BRAIN_DEPTH - 0.004
     if label == "meningioma":
         return _meningioma(grid, inside, depth, centre, radius, random)
-    roughness = 0.20 if label == "glioma" else 0.05
+    roughness = random.uniform(0.06, 0.22) if label == "glioma" else random.uniform(0.03, 0.10)
     relative = _relative(grid, centre, radius, roughness, random)
     region = (relative < 1) & inside
     rim, thick, core = (0.80, 0.20, 0.20) if label == "glioma" else (0.88, 0.24, 0.24)
@@ -201,7 +201,7 @@ def _lesion(
     elif radius < 0.046:  # too small to have lost its core
         wall = np.ones_like(wall) * 0.92
     grey = core + (rim - core) * np.clip(wall, 0, 1) + 0.035 * field(grid.size, random, 10, 40)
-    return _Lesion(region, grey, _oedema(grid, relative, inside, 1.75 if label == "glioma" else 2.4, random))
+    return _Lesion(region, grey, _oedema(grid, relative, inside, random.uniform(1.5, 2.3), random))
 
 
 def _meningioma(
