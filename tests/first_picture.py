@@ -41,6 +41,13 @@ DROP = """([name, data]) => {
       new DragEvent(kind, { dataTransfer: transfer, bubbles: true, cancelable: true }));
 }"""
 
+THIN_MASK = """() => {
+  const opacity = document.querySelector("#opacity");
+  opacity.value = 20;
+  opacity.dispatchEvent(new Event("input", { bubbles: true }));
+}"""
+"""So that the tumour's wall is seen under its mask."""
+
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
@@ -93,6 +100,7 @@ def take(trial: Trial, number: int, out: Path) -> None:
         page.wait_for_selector("#film[data-shown]")
         page.wait_for_selector(".other-card")
         page.wait_for_load_state("networkidle")
+        page.evaluate(THIN_MASK)
         page.wait_for_timeout(500)  # the last small pictures are drawn
         Image.open(io.BytesIO(page.screenshot())).convert("RGB").save(out, optimize=True)
     print(f"{out}: {image.name}")

@@ -141,4 +141,24 @@ def demo(
         print(json.dumps(figures))
 
 
+@app.command()
+def report(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="FOLDER...", help="What simulate wrote with --report; several: compared.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The folder for report.html and report.json.")],
+    as_json: Json = False,
+) -> None:
+    """Make the report of a finished experiment again, or compare several with the first.
+
+    Reads the scores that simulate has kept: no data, no images, no training. Needs the extra `simulation`.
+    """
+    with needs_extra("the report"):
+        from ynet_lab import report_run
+
+    made = report_run.report(folders, out)
+    print(f"report: {out / 'report.html'}", flush=True, file=sys.stderr)
+    terminal.show(made, as_json=as_json, human=lambda: report_run.table(made))
+
+
 show_examples(app, EXAMPLES)
