@@ -21,7 +21,7 @@ from ynet import plan as plans
 from ynet import weights
 from ynet.data.manifest import find_sites
 from ynet.errors import UserError
-from ynet.learning.evaluate import EncodedCases, by_radius, encode, floors, join, score
+from ynet.learning.evaluate import EncodedCases, by_radius, encode, floors, join, map10_per_class, score
 from ynet.learning.model import YNet, build, load_arrays
 from ynet.plan import Plan
 from ynet.runtime import private_files
@@ -182,7 +182,15 @@ def _scores(coded: Coded, plan: Plan) -> dict[str, Any]:
     }
     radius = [point._asdict() for point in by_radius(held, asked, plan.network.code_bits)]
     overall = score(held, asked, plan).to_metrics()
-    return {"overall": overall, "within": within, "cross": cross, "matrix": matrix, "radius": radius}
+    per_class = map10_per_class(held, asked, plan.classes)
+    return {
+        "overall": overall,
+        "within": within,
+        "cross": cross,
+        "matrix": matrix,
+        "radius": radius,
+        "map10_per_class": per_class,
+    }
 
 
 def _pair(held: EncodedCases, asked: EncodedCases, plan: Plan) -> float | None:

@@ -1,4 +1,4 @@
-"""The figures of an experiment over its seeds: what `report.json` holds (docs/how-to/experiments.md)."""
+"""Aggregate an experiment's figures over its seeds: the content of `report.json` (docs/how-to/experiments.md)."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -95,6 +95,7 @@ def _model(of_seeds: Sequence[ModelResult], sites: Sequence[str]) -> dict[str, A
             }
             for site in sites
         ],
+        "map10_per_class": _metrics([one.get("map10_per_class") for one in found]),
         "matrix": [[_mean(one["matrix"].get(a, {}).get(b) for one in found) for b in sites] for a in sites],
         "curve": _curve([one["curve"] for one in found]),
         "radius": _radius([one["radius"] for one in found]),

@@ -19,7 +19,9 @@ from ynet import weights
 from ynet.learning.evaluate import evaluate
 from ynet.learning.model import build, load_arrays
 from ynet.plan import Plan, Privacy
-from ynet_lab.attack_run import ATTACKS, Effort, attack
+from ynet_lab.attack_figures import ATTACKS
+from ynet_lab.attack_run import attack
+from ynet_lab.attack_target import Effort
 from ynet_lab.concat import Concat
 from ynet_lab.simulate import TrainingTask, open_sites, train_reference
 from ynet_server.rounds.run_folder import MODEL, RunFolder

@@ -14,8 +14,10 @@ from ynet import plan as plans
 from ynet import weights
 from ynet.data.synthetic import make_federation
 from ynet.errors import UserError
+from ynet_lab.attack_figures import ATTACKS
 from ynet_lab.attack_page import tables
-from ynet_lab.attack_run import ATTACKS, Effort, attack
+from ynet_lab.attack_run import attack
+from ynet_lab.attack_target import Effort
 from ynet_lab.simulate import TrainingTask, open_sites, train_reference
 from ynet_lab.tables import attack_table
 from ynet_lab.trial import command
@@ -34,7 +36,9 @@ def model(folder: Path, **privacy: Any) -> Path:
     return task.folder
 
 
-def run(folder: Path, attacks: Sequence[str] = ATTACKS, out: str = "report", data: str = "data") -> dict[str, Any]:
+def run(
+    folder: Path, attacks: Sequence[str] = tuple(ATTACKS), out: str = "report", data: str = "data"
+) -> dict[str, Any]:
     where = (folder / "model", folder / data, folder / out)
     return attack(*where, attacks=attacks, seed=1, effort=LITTLE, say=lambda _: None)
 

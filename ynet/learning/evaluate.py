@@ -100,6 +100,12 @@ def _per_class(label: npt.NDArray[np.int64], classes: Sequence[str]) -> dict[str
     return dict(zip(classes, np.bincount(label, minlength=len(classes)).tolist(), strict=True))
 
 
+def map10_per_class(held: EncodedCases, asked: EncodedCases, classes: Sequence[str]) -> dict[str, float | None]:
+    """Return the mean AP@10 of each class's queries; None where none of them is ranked. `macro_map10` is their mean."""
+    ranked = metrics.ranking(hamming(asked.codes, held.codes), asked.label[:, None] == held.label[None, :], K)
+    return {name: metrics.mean(ranked.ap[asked.label == place]) for place, name in enumerate(classes)}
+
+
 def floors(held: npt.NDArray[np.int64], asked: npt.NDArray[np.int64]) -> dict[str, dict[str, float | None]]:
     """The retrieval metrics of knowing nothing, from the labels alone: a random ranking, the majority class first."""
     relevant = asked[:, None] == held[None, :]

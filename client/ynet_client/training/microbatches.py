@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 
 from ynet.errors import UserError
 from ynet.learning.device import ran_out_of_memory
-from ynet.plan import BATCH_COUPLED, Plan
+from ynet.plan import Plan, coupling
 from ynet.runtime.home import write_private
 
 FILE = "training.json"
@@ -94,8 +94,8 @@ def _within_memory(train: Callable[[int], T], count: int) -> T | None:
 def _doubled(plan: Plan, count: int) -> int:
     """Return twice as many micro-batches. Raises UserError when there cannot be more."""
     what, do = "training ran out of memory", "give the site more memory, or train a plan with smaller images or batches"
-    if plan.recipe in BATCH_COUPLED:
-        raise UserError(what, f"a batch of recipe {plan.recipe!r} cannot be divided: {BATCH_COUPLED[plan.recipe]}", do)
+    if why := coupling(plan.recipe):
+        raise UserError(what, f"a batch of recipe {plan.recipe!r} is not divided: {why}", do)
     if count >= plan.training.batch_size:
         raise UserError(what, "one image at a time is too much for this machine", do)
     log.warning("memory ran out; from now on a batch is trained in %d micro-batches", 2 * count)
