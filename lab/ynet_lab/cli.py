@@ -9,11 +9,12 @@ from typing import Annotated
 
 import typer
 
+from ynet.data.manifest import find_sites
 from ynet.errors import UserError
 from ynet.runtime import terminal
 from ynet.runtime.command_line import Json, show_examples
 from ynet_lab.examples import EXAMPLES
-from ynet_lab.tables import attack_table, model_table
+from ynet_lab.tables import attack_table, model_table, skew_table
 
 app = typer.Typer(name="ynet-lab", help="A consortium's experiments on one machine.", no_args_is_help=True)
 
@@ -159,6 +160,44 @@ def report(
     made = report_run.report(folders, out)
     print(f"report: {out / 'report.html'}", flush=True, file=sys.stderr)
     terminal.show(made, as_json=as_json, human=lambda: report_run.table(made))
+
+
+@app.command()
+def skew(
+    data: Annotated[Path, typer.Argument(help="A folder of sites, each with a manifest.csv.")],
+    out: Annotated[Path, typer.Argument(help="A new folder for the re-cut sites.")],
+    sites: Annotated[
+        int | None, typer.Option("--sites", min=2, max=26, help="How many. Default: as many as the data have.")
+    ] = None,
+    sizes: Annotated[
+        str | None, typer.Option("--sizes", help="Largest to smallest, such as 40:1. Default: the data's sizes.")
+    ] = None,
+    missing: Annotated[int, typer.Option("--missing", min=0, help="Sites that lack a class each.")] = 0,
+    alone: Annotated[int, typer.Option("--alone", min=0, help="Classes that one site alone has.")] = 0,
+    appearance: Annotated[
+        float, typer.Option("--appearance", min=0, max=1, help="How unlike the sites' images look.")
+    ] = 0.0,
+    fold: Annotated[
+        str | None,
+        typer.Option("--fold", help="Test on this fold of patients, such as 1/3. Default: the data's split."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**20)] = 1,
+    as_json: Json = False,
+) -> None:
+    """Re-cut a federation: sites that lack classes, of unlike sizes and looks. Without options the sites are alike."""
+    from ynet_lab import skew as cutting
+
+    cut = cutting.Cut(
+        sites or len(find_sites(data)),
+        cutting.ratio_of(sizes),
+        missing,
+        alone,
+        appearance,
+        *cutting.fold_of(fold),
+        seed=seed,
+    )
+    made = cutting.skew(data, out, cut)
+    terminal.show(made, as_json=as_json, human=lambda: skew_table(made))
 
 
 show_examples(app, EXAMPLES)

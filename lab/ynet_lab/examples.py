@@ -10,4 +10,8 @@ EXAMPLES: Examples = {
         "ynet-lab report OUT OTHER --out TABLE",
     ),
     "simulate": ("ynet-lab simulate --plan plan.yaml --data DIR --seeds 5 --report OUT",),
+    "skew": (
+        "ynet-lab skew DATA OUT",
+        "ynet-lab skew DATA OUT --sites 6 --sizes 40:1 --missing 2 --alone 1 --fold 1/3",
+    ),
 }
