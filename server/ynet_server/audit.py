@@ -51,7 +51,7 @@ _JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 @dataclass(frozen=True)
-class Entry:
+class ServerEntry:
     """One thing that happened at the server."""
 
     number: int  # from 1
@@ -74,15 +74,15 @@ class Entry:
         return chain.digest(self.line())
 
 
-def _letting_go(before: Head, about: str) -> Entry:
-    return Entry(before.number + 1, round(now(), 3), "let-go", "", about, before.digest)
+def _letting_go(before: Head, about: str) -> ServerEntry:
+    return ServerEntry(before.number + 1, round(now(), 3), "let-go", "", about, before.digest)
 
 
-def _let_go(entry: Entry) -> str:
+def _let_go(entry: ServerEntry) -> str:
     return entry.about if entry.action == "let-go" else ""
 
 
-KIND: Kind[Entry] = Kind(LOG, HEAD, TypeAdapter(Entry).validate_json, _letting_go, _let_go)
+KIND: Kind[ServerEntry] = Kind(LOG, HEAD, TypeAdapter(ServerEntry).validate_json, _letting_go, _let_go)
 
 
 class Write(Protocol):
@@ -96,7 +96,7 @@ def nowhere(action: Action, site: str = "", about: str = "", count: int = 1) -> 
     """Of a server that keeps no log."""
 
 
-class Audit(Journal[Entry]):
+class ServerAudit(Journal[ServerEntry]):
     """The log in the server's home folder. One process has it open at a time, any of its threads may write."""
 
     def __init__(self, home: Path, make_room: Callable[[], bool] = lambda: False) -> None:
@@ -106,10 +106,10 @@ class Audit(Journal[Entry]):
     def write(self, action: Action, site: str = "", about: str = "", count: int = 1) -> None:
         """Add what happened just now."""
         at = round(now(), 3)
-        self.add(lambda before: Entry(before.number + 1, at, action, site, about, before.digest, count))
+        self.add(lambda before: ServerEntry(before.number + 1, at, action, site, about, before.digest, count))
 
 
-def read(home: Path) -> Iterator[Entry]:
+def read(home: Path) -> Iterator[ServerEntry]:
     """The entries, first to last, which another process may be adding to. Raises AuditError at one that is spoilt."""
     return journal.read(home, KIND)
 

@@ -16,7 +16,7 @@ from ynet_server.authority.revocations import Revocations
 from ynet_server.clock import now
 from ynet_server.hub.hub import Hub
 from ynet_server.registry import Registry
-from ynet_server.rounds.run_progress import Courses
+from ynet_server.rounds.run_progress import RunProgressReader
 from ynet_server.rounds.runs import Runs
 from ynet_server.training_records import Run
 
@@ -93,15 +93,15 @@ def routes(
         Route("/revocations", revoke, methods=["POST"]),
         Route("/plans", freeze, methods=["POST"]),
         Route("/models", models),
-        *_run_routes(runs, Courses()),
+        *_run_routes(runs, RunProgressReader()),
     ]
 
 
-def _run_routes(runs: Runs, courses: Courses) -> list[Route]:
+def _run_routes(runs: Runs, progress_reader: RunProgressReader) -> list[Route]:
     def shown(run: Run) -> dict[str, object]:
         """A run; of one under way whom it waits for, if it does."""
-        course = courses.of(runs.folder(run.id).path) if run.status == "running" else None
-        waits = {**course.waiting, "missing": list(course.missing)} if course and course.waiting else None
+        progress = progress_reader.of(runs.folder(run.id).path) if run.status == "running" else None
+        waits = {**progress.waiting, "missing": list(progress.missing)} if progress and progress.waiting else None
         return {**run._asdict(), "waits_for": waits}
 
     async def quorum(request: Request) -> Response:

@@ -20,7 +20,7 @@ from ynet_server.audit import Action, Write
 from ynet_server.hub.hub import Hub
 from ynet_server.hub.traffic import REFUSALS
 from ynet_server.registry import Registry
-from ynet_server.rounds.run_progress import Course, Courses
+from ynet_server.rounds.run_progress import RunProgress, RunProgressReader
 from ynet_server.rounds.runs import Runs
 from ynet_server.training_records import RunStatus
 
@@ -38,7 +38,7 @@ ROUND_BUCKETS_S = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1_800.0, 3_600.0, 4 * 3_6
 SHORT_ID = 12
 
 
-class Counts:
+class ServerCounters:
     """What is counted as it happens. From zero at each start, as Prometheus expects."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -90,7 +90,7 @@ class Counts:
         return counting
 
 
-class Known(NamedTuple):
+class ServerState(NamedTuple):
     """Where the server's state is looked up."""
 
     federation: str
@@ -98,38 +98,38 @@ class Known(NamedTuple):
     registry: Registry
     hub: Hub
     runs: Runs
-    courses: Courses
+    progress_reader: RunProgressReader
     authority_life: Callable[[], Life]
     hub_life: Callable[[], Life]
 
 
-def state(known: Known) -> prometheus.LookedUp:
+def gauges(state: ServerState) -> prometheus.LookedUp:
     """What is so, looked up in the server's event loop each time that it is asked for."""
-    return prometheus.LookedUp(lambda: _now(known))
+    return prometheus.LookedUp(lambda: _now(state))
 
 
-def _now(known: Known) -> Iterator[Metric]:
+def _now(state: ServerState) -> Iterator[Metric]:
     yield InfoMetricFamily(
-        "ynet_server", "Which server this is.", {"version": __version__, "federation": known.federation}
+        "ynet_server", "Which server this is.", {"version": __version__, "federation": state.federation}
     )
-    yield from _sites(known)
-    yield from _certificates(known)
-    yield from _runs(known)
-    yield from _privacy(known)
-    models = known.registry.training.models()[:1]
+    yield from _sites(state)
+    yield from _certificates(state)
+    yield from _runs(state)
+    yield from _privacy(state)
+    models = state.registry.training.models()[:1]
     model = InfoMetricFamily("ynet_server_model", "The model in use.", labels=["model", "plan"])
     for one in models:
         model.add_metric([one.id[:SHORT_ID], str(one.card.get("plan_id", ""))[:SHORT_ID]], {})
     yield model
-    yield from prometheus.disk("ynet_server", known.home)
+    yield from prometheus.disk("ynet_server", state.home)
 
 
-def _sites(known: Known) -> Iterator[Metric]:
-    connected = known.hub.connected()
+def _sites(state: ServerState) -> Iterator[Metric]:
+    connected = state.hub.connected()
     is_there = _per_site("ynet_server_site_connected", "1: it is connected.")
     cases = _per_site("ynet_server_site_cases", "Training cases, as the site last said.")
     seen = _per_site("ynet_server_site_last_seen_timestamp_seconds", "When it was last connected.")
-    for site in known.registry.sites():
+    for site in state.registry.sites():
         if site.revoked:
             continue
         is_there.add_metric([site.name], site.name in connected)
@@ -139,55 +139,55 @@ def _sites(known: Known) -> Iterator[Metric]:
             seen.add_metric([site.name], site.last_seen)
     yield from (is_there, cases, seen)
     tasks = GaugeMetricFamily("ynet_server_tasks", "Tasks that sites work on, by kind.", labels=["kind"])
-    open_tasks = Tally(known.hub.tasks_under_way())
+    open_tasks = Tally(state.hub.tasks_under_way())
     for kind in KINDS:
         tasks.add_metric([kind], open_tasks[kind])
     yield tasks
 
 
-def _certificates(known: Known) -> Iterator[Metric]:
+def _certificates(state: ServerState) -> Iterator[Metric]:
     ends = GaugeMetricFamily(
         "ynet_server_certificate_ends_timestamp_seconds", "When a certificate ends.", labels=["holder", "site"]
     )
     begins = GaugeMetricFamily(
         "ynet_server_certificate_begins_timestamp_seconds", "When a certificate begins.", labels=["holder", "site"]
     )
-    for holder, life in (("authority", known.authority_life()), ("hub", known.hub_life())):
+    for holder, life in (("authority", state.authority_life()), ("hub", state.hub_life())):
         ends.add_metric([holder, ""], life.ends.timestamp())
         begins.add_metric([holder, ""], life.begins.timestamp())
-    for site in known.registry.sites():
+    for site in state.registry.sites():
         if site.ends is not None and not site.revoked:
             ends.add_metric(["site", site.name], site.ends)
-    for name, life in known.registry.lives().items():
+    for name, life in state.registry.lives().items():
         begins.add_metric(["site", name], life.begins.timestamp())
     yield from (ends, begins)
 
 
-def _runs(known: Known) -> Iterator[Metric]:
-    listed = known.registry.training.runs()
+def _runs(state: ServerState) -> Iterator[Metric]:
+    listed = state.registry.training.runs()
     per_status = Tally(run.status for run in listed)
     runs = GaugeMetricFamily("ynet_server_runs", "Runs, by status.", labels=["status"])
     for status in get_args(RunStatus):
         runs.add_metric([status], per_status[status])
     yield runs
     is_running = per_status["running"] > 0
-    yield GaugeMetricFamily("ynet_server_run_stalled", "1: the run stands still.", float(bool(known.runs.stalled())))
+    yield GaugeMetricFamily("ynet_server_run_stalled", "1: the run stands still.", float(bool(state.runs.stalled())))
     if listed:
-        course = known.courses.of(known.runs.folder(listed[0].id).path)
-        plan = known.registry.training.known_plan(listed[0].plan)
-        yield GaugeMetricFamily("ynet_server_run_round", "The newest run's last whole round.", course.round)
+        progress = state.progress_reader.of(state.runs.folder(listed[0].id).path)
+        plan = state.registry.training.known_plan(listed[0].plan)
+        yield GaugeMetricFamily("ynet_server_run_round", "The newest run's last whole round.", progress.round)
         if plan:
             yield GaugeMetricFamily("ynet_server_run_rounds", "The rounds of its plan.", plan.training.rounds)
         if is_running:
             yield GaugeMetricFamily(
                 "ynet_server_run_last_progress_timestamp_seconds",
                 "When the run under way began, went on, or ended a round.",
-                max(course.last_round, listed[0].started),
+                max(progress.last_round, listed[0].started),
             )
-    yield from _scores(known.courses.of(known.runs.folder(listed[0].id).path) if listed else Course())
+    yield from _scores(state.progress_reader.of(state.runs.folder(listed[0].id).path) if listed else RunProgress())
 
 
-def _scores(course: Course) -> Iterator[Metric]:
+def _scores(progress: RunProgress) -> Iterator[Metric]:
     """Of what rests on nothing there is no sample: a 0 would be taken for a score, and NaN would spoil an average."""
     loss = _per_site("ynet_server_site_loss", "Mean loss of its last update in the newest run.")
     score = GaugeMetricFamily("ynet_server_site_score", "Its last scores in the newest run.", labels=["site", "score"])
@@ -196,36 +196,36 @@ def _scores(course: Course) -> Iterator[Metric]:
         "The test cases that each of them is a mean over, rounded up to multiples of 5; 0: there is no such score.",
         labels=["site", "score"],
     )
-    for site, curve in course.losses.items():
+    for site, curve in progress.losses.items():
         if curve.newest is not None:
             loss.add_metric([site], curve.newest)
-    for name, curves in course.scores.items():
+    for name, curves in progress.scores.items():
         for site, curve in curves.items():
             if curve.newest is not None:
                 score.add_metric([site, name], curve.newest)
-            if (count := course.evaluated[site].get(RESTS_ON[name])) is not None:
+            if (count := progress.evaluated[site].get(RESTS_ON[name])) is not None:
                 rests_on.add_metric([site, name], count)
     yield from (loss, score, rests_on)
 
 
-def _privacy(known: Known) -> Iterator[Metric]:
+def _privacy(state: ServerState) -> Iterator[Metric]:
     bound = _per_site(
         "ynet_server_site_epsilon_bound",
         "What the private runs it took part in may have spent together, at most: the sum of their plans' epsilons.",
     )
-    for site, epsilon in epsilon_bounds(known.registry, known.runs, known.courses).items():
+    for site, epsilon in epsilon_bounds(state.registry, state.runs, state.progress_reader).items():
         bound.add_metric([site], epsilon)
     yield bound
 
 
-def epsilon_bounds(registry: Registry, runs: Runs, courses: Courses) -> dict[str, float]:
+def epsilon_bounds(registry: Registry, runs: Runs, progress_reader: RunProgressReader) -> dict[str, float]:
     """By site, the sum of the epsilons of the private plans it trained. Its ledger knows it more tightly.
 
     Runs of one plan spend once: a site keeps what a round made, and sends it again.
     """
     plans: dict[str, set[str]] = {}
     for run in registry.training.runs():
-        if private := courses.of(runs.folder(run.id).path).private:
+        if private := progress_reader.of(runs.folder(run.id).path).private:
             plans.setdefault(run.plan, set()).update(private)
     bounds: dict[str, float] = {}
     for plan_id, sites in plans.items():

@@ -14,7 +14,7 @@ from ynet.runtime.home import Lock, write_private
 from ynet.trust import journal
 from ynet_server import audit
 from ynet_server import settings as server_settings
-from ynet_server.audit import Audit
+from ynet_server.audit import ServerAudit
 from ynet_server.authority import authorities
 from ynet_server.registry import Registry
 from ynet_server.rounds.run_folder import MODEL
@@ -76,7 +76,7 @@ def unpack(file: Path, home: Path, now: float, passphrase: Callable[[], str]) ->
         _check(unpacked)
         with contextlib.closing(Registry(unpacked / REGISTRY)) as registry:
             registry.void_invitations(now)
-        with contextlib.closing(Audit(unpacked)) as log:
+        with contextlib.closing(ServerAudit(unpacked)) as log:
             log.write("restored", about=f"from a backup made {now - manifest.made:.0f} s before")
 
     return backup.unpack(file, home, "server", passphrase, check)

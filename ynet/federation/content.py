@@ -36,7 +36,7 @@ class Content:
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
-class Head(NamedTuple):
+class ContentHead(NamedTuple):
     """What a file of arrays says of itself at its beginning."""
 
     metadata: Mapping[str, str]
@@ -99,7 +99,7 @@ def read(path: Path) -> Content:
         raise _refused("it is not a content file of ynet") from None
 
 
-def head(path: Path) -> Head | None:
+def head(path: Path) -> ContentHead | None:
     """The beginning of a safetensors file, of which perhaps no more has come; None while that is not whole.
 
     Raises RefusedError where it is none.
@@ -119,7 +119,7 @@ def head(path: Path) -> Head | None:
         values = sum(math.prod(map(_whole, one["shape"])) for one in entries.values())
     except (ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError):
         raise _refused("it is not a file of arrays") from None
-    return Head(metadata, values, 8 + size)
+    return ContentHead(metadata, values, 8 + size)
 
 
 def _whole(side: object) -> int:

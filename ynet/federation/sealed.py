@@ -80,7 +80,7 @@ class Begun(NamedTuple):
     channel: Channel
 
 
-class Asked(NamedTuple):
+class FramedQuery(NamedTuple):
     """A query as it was before it was sealed."""
 
     body: bytes
@@ -159,17 +159,17 @@ def accept(key: SealingKey, asker: str, session: bytes, opening: bytes, trust: T
     return _channel(secret, _joined(named, read.sealed), identity.read_leaf(read.certificate).ends, known_by)
 
 
-def frame_query(asked: Asked) -> bytes:
+def frame_query(asked: FramedQuery) -> bytes:
     """A query, padded: what is sealed for each site that is asked. Raises RefusedError when it is too large."""
     if len(asked.body) > protocol.MAX_QUERY_BYTES:
         raise refused(f"the query has more than {protocol.MAX_QUERY_BYTES >> 10} KiB")
     return _padded(_LENGTHS.pack(len(asked.body), min(asked.answer_bytes, protocol.MAX_PADDED_BYTES)) + asked.body)
 
 
-def read_query(framed: bytes) -> Asked:
+def read_query(framed: bytes) -> FramedQuery:
     """The query of which `framed` was made. Raises RefusedError."""
     body, answer_bytes = _unframed(framed)
-    return Asked(body, min(answer_bytes, protocol.MAX_PADDED_BYTES))
+    return FramedQuery(body, min(answer_bytes, protocol.MAX_PADDED_BYTES))
 
 
 def seal_query(channel: Channel, number: int, framed: bytes) -> bytes:
@@ -177,7 +177,7 @@ def seal_query(channel: Channel, number: int, framed: bytes) -> bytes:
     return channel.query.encrypt(_nonce(number), framed, _about(channel, b"query", number))
 
 
-def open_query(channel: Channel, number: int, ciphertext: bytes) -> Asked:
+def open_query(channel: Channel, number: int, ciphertext: bytes) -> FramedQuery:
     """A query that was sealed in this session under this number. Raises RefusedError."""
     return read_query(_opened(channel.query, number, ciphertext, _about(channel, b"query", number)))
 

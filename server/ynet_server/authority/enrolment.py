@@ -20,7 +20,7 @@ from ynet.trust import identity, invitation
 from ynet.trust.identity import Signer
 from ynet.web.https_door import HttpsDoor
 from ynet_server.audit import Write, nowhere
-from ynet_server.authority.rate_limit import Attempts
+from ynet_server.authority.rate_limit import EnrolmentAttempts
 from ynet_server.registry import Registry, used_already
 
 MAX_REQUEST_BYTES = 16_384
@@ -47,7 +47,7 @@ def application(
     wait (`attempts.py`); the invitation stays good: its secret has 128 bits, and a stranger who could spoil it by
     guessing would keep a site out.
     """
-    attempts = Attempts()
+    attempts = EnrolmentAttempts()
     refusals = Restraint(
         REFUSALS, REFUSALS, lambda _, count: audit("too-many", about=TOLD, count=count), time.monotonic
     )

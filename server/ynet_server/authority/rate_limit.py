@@ -11,7 +11,7 @@ WITHIN_S = 600.0
 MAX_ADDRESSES = 4_096
 
 
-class Attempts:
+class EnrolmentAttempts:
     """The newest refusals by address, in bounded memory; the address that failed longest ago is forgotten first."""
 
     def __init__(self) -> None:

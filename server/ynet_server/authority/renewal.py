@@ -13,7 +13,7 @@ from ynet.federation import protocol
 from ynet.trust import identity
 from ynet.trust.identity import CLOCK_SLACK, Signer
 from ynet_server.audit import Write, nowhere
-from ynet_server.hub.peers import Peer, peer
+from ynet_server.hub.peers import GrpcPeer, peer
 from ynet_server.registry import Registry
 
 log = logging.getLogger("ynet.renewal")
@@ -33,7 +33,12 @@ def no_successor(_: Collection[bytes]) -> Signer | None:
 
 
 def renew(
-    registry: Registry, authority: Signer, asked: Peer, csr: bytes, now: dt.datetime, successor: Signer | None = None
+    registry: Registry,
+    authority: Signer,
+    asked: GrpcPeer,
+    csr: bytes,
+    now: dt.datetime,
+    successor: Signer | None = None,
 ) -> bytes:
     """The certificate that follows a site's own, PEM, for the key in `csr`. Raises RefusedError.
 

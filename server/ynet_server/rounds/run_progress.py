@@ -1,4 +1,4 @@
-"""The course of a run as its events tell it, read on from where the last look came to: for the metrics and the page."""
+"""The progress of a run, read from its events step by step; for the metrics and the status page."""
 
 import json
 import math
@@ -60,7 +60,7 @@ class Curve:
 
 
 @dataclass
-class Course:
+class RunProgress:
     """What is known of one run."""
 
     round: int = 0  # the last whole one
@@ -93,54 +93,55 @@ class Course:
             return
 
 
-def _started(course: Course, event: Mapping[str, Any]) -> None:
-    course.sites, course.waiting, course.last_round = tuple(event["sites"]), None, course.last_event
-    course.missing = ()
-    course.awaited.clear()
+def _started(progress: RunProgress, event: Mapping[str, Any]) -> None:
+    progress.sites, progress.waiting, progress.last_round = tuple(event["sites"]), None, progress.last_event
+    progress.missing = ()
+    progress.awaited.clear()
 
 
-def _resumed(course: Course, _: Mapping[str, Any]) -> None:
-    course.last_round, course.do, course.waiting = course.last_event, "", None
-    course.missing = ()
+def _resumed(progress: RunProgress, _: Mapping[str, Any]) -> None:
+    progress.last_round, progress.do, progress.waiting = progress.last_event, "", None
+    progress.missing = ()
 
 
-def _round(course: Course, event: Mapping[str, Any]) -> None:
-    course.round, course.seconds, course.last_round = int(event["round"]), float(event["seconds"]), course.last_event
-    course.waiting, course.held_again, course.in_round = None, 0, tuple(event["sites"])
-    course.missing = ()
-    course.awaited -= set(event["sites"])
-    course.private |= set(event.get("ledgers", ()))
+def _round(progress: RunProgress, event: Mapping[str, Any]) -> None:
+    progress.round, progress.seconds = int(event["round"]), float(event["seconds"])
+    progress.last_round = progress.last_event
+    progress.waiting, progress.held_again, progress.in_round = None, 0, tuple(event["sites"])
+    progress.missing = ()
+    progress.awaited -= set(event["sites"])
+    progress.private |= set(event.get("ledgers", ()))
     for site, figures in event["sites"].items():
         if "loss" in figures:
-            course.losses.setdefault(site, Curve()).add(course.round, float(figures["loss"]))
+            progress.losses.setdefault(site, Curve()).add(progress.round, float(figures["loss"]))
 
 
-def _evaluated(course: Course, event: Mapping[str, Any]) -> None:
+def _evaluated(progress: RunProgress, event: Mapping[str, Any]) -> None:
     for site, figures in event["sites"].items():
-        course.evaluated[site] = figures
+        progress.evaluated[site] = figures
         for score in SCORES:
             value = figures.get(score)
-            curve = course.scores[score].setdefault(site, Curve())
+            curve = progress.scores[score].setdefault(site, Curve())
             curve.add(int(event["round"]), None if value is None else float(value))
 
 
-def _waiting(course: Course, event: Mapping[str, Any]) -> None:
-    course.waiting = {"connected": int(event["connected"]), "needed": int(event["needed"])}
-    course.missing = tuple(map(str, event.get("missing", ())))
+def _waiting(progress: RunProgress, event: Mapping[str, Any]) -> None:
+    progress.waiting = {"connected": int(event["connected"]), "needed": int(event["needed"])}
+    progress.missing = tuple(map(str, event.get("missing", ())))
 
 
-def _under_quorum(course: Course, event: Mapping[str, Any]) -> None:
-    course.held_again += 1
-    course.waiting = {"connected": int(event["updates"]), "needed": int(event["quorum"])}
-    course.missing = tuple(map(str, event.get("missing", ())))
+def _under_quorum(progress: RunProgress, event: Mapping[str, Any]) -> None:
+    progress.held_again += 1
+    progress.waiting = {"connected": int(event["updates"]), "needed": int(event["quorum"])}
+    progress.missing = tuple(map(str, event.get("missing", ())))
 
 
-def _awaited(course: Course, event: Mapping[str, Any]) -> None:
-    course.awaited.add(str(event["site"]))
+def _awaited(progress: RunProgress, event: Mapping[str, Any]) -> None:
+    progress.awaited.add(str(event["site"]))
 
 
-def _failed(course: Course, event: Mapping[str, Any]) -> None:
-    course.do = str(event["do"])
+def _failed(progress: RunProgress, event: Mapping[str, Any]) -> None:
+    progress.do = str(event["do"])
 
 
 _TOLD = {
@@ -155,15 +156,15 @@ _TOLD = {
 }
 
 
-class Courses:
-    """The courses of runs, by their folders. Used in the server's event loop."""
+class RunProgressReader:
+    """The progress_reader of runs, by their folders. Used in the server's event loop."""
 
     def __init__(self) -> None:
-        self._read: dict[Path, tuple[Course, int]] = {}
+        self._read: dict[Path, tuple[RunProgress, int]] = {}
 
-    def of(self, folder: Path) -> Course:
-        """The course of the run in `folder`, as far as it has come. Only what is new since the last call is read."""
-        course, offset = self._read.get(folder, (Course(), 0))
+    def of(self, folder: Path) -> RunProgress:
+        """The progress of the run in `folder`, as far as it has come. Only what is new since the last call is read."""
+        progress, offset = self._read.get(folder, (RunProgress(), 0))
         path = folder / EVENTS
         if path.exists() and path.stat().st_size > offset:
             with path.open("rb") as file:
@@ -171,10 +172,10 @@ class Courses:
                 new = file.read()
             whole = new[: new.rfind(b"\n") + 1]  # what follows is still being written
             for line in whole.splitlines():
-                course.add(_parsed(line))
+                progress.add(_parsed(line))
             offset += len(whole)
-        self._read[folder] = (course, offset)
-        return course
+        self._read[folder] = (progress, offset)
+        return progress
 
 
 def _parsed(line: bytes) -> Mapping[str, Any]:

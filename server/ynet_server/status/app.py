@@ -22,7 +22,7 @@ AT_MOST_EVERY_S = 1.0
 TITLE = "ynet status"
 
 
-class Kept:
+class StateCache:
     """The state as JSON, and its digest: who has it already is told so in a few bytes."""
 
     def __init__(self, look: Callable[[], dict[str, Any]], clock: Callable[[], float] = time.monotonic) -> None:
@@ -45,7 +45,7 @@ def application(home: Path, look: Callable[[], dict[str, Any]], outside: Outside
     An open page may be left on a wall: a session lasts as long without use as it may last at all.
     """
     web = Web(home, "status", TITLE, Path(__file__).parent, idle_s=LONGEST_S, outside=outside)
-    kept = Kept(look)
+    kept = StateCache(look)
 
     async def page(request: Request) -> Response:
         data, tag = kept.now()

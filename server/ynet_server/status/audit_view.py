@@ -31,10 +31,10 @@ Authorities = Callable[[], tuple[bytes, Sequence[Past]]]
 """The certificates of those in force, PEM, and those that were."""
 
 
-class Books:
+class AuditView:
     """Looked up when the page asks; the whole chain is checked in a thread, now and then."""
 
-    def __init__(self, home: Path, log: audit.Audit, authorities: Authorities) -> None:
+    def __init__(self, home: Path, log: audit.ServerAudit, authorities: Authorities) -> None:
         """`authorities`: whose signatures count."""
         self._home, self._log, self._authorities = home, log, authorities
         self._read: tuple[int, list[dict[str, Any]]] = (-1, [])
