@@ -20,6 +20,7 @@ from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol, sealed
 from ynet.federation import retrieval_pb2 as retrieval
 from ynet.federation.content import Content
+from ynet.federation.sealed import FramedQuery
 from ynet.runtime.rates import Buckets, Rate
 from ynet.trust import expiry
 from ynet.trust.identity import HUB_NAME, Identity

@@ -11,6 +11,7 @@ from loopback import Consortium
 from ynet.errors import RefusedError
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import sealed
+from ynet.federation.sealed import FramedQuery
 from ynet_client.connection.question import MAX_TOTAL_BYTES, Question, _to_wire
 from ynet_client.connection.sealed_answering import KEY_S, MAX_SESSIONS, OPEN_SESSIONS, WINDOW, Answering, Window
 from ynet_client.connection.sealed_asking import SESSION_S, Asking, Sent
