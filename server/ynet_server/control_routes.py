@@ -1,4 +1,4 @@
-"""What the coordinator's commands ask of the running server."""
+"""The routes of the control socket, which the coordinator's commands call."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def routes(
     revocations: Revocations,
     audit: Write = nowhere,
 ) -> list[Route]:
-    """The routes behind the control door. Bodies and answers are JSON."""
+    """The routes of the control socket. Bodies and answers are JSON."""
     enrolment = str(about["enrolment"])
 
     async def status(_: Request) -> Response:
@@ -99,7 +99,7 @@ def routes(
 
 def _run_routes(runs: Runs, progress_reader: RunProgressReader) -> list[Route]:
     def shown(run: Run) -> dict[str, object]:
-        """A run; of one under way whom it waits for, if it does."""
+        """A run as JSON, with the sites that it waits for while it is under way."""
         progress = progress_reader.of(runs.folder(run.id).path) if run.status == "running" else None
         waits = {**progress.waiting, "missing": list(progress.missing)} if progress and progress.waiting else None
         return {**run._asdict(), "waits_for": waits}

@@ -1,6 +1,6 @@
-"""The server's metrics: what happens is counted as it happens, what is so is looked up when Prometheus asks.
+"""The server's metrics: counters are pushed, gauges are read at scrape time.
 
-Labels are sites' names, and words from short lists in the code; a site's name is the consortium's own.
+Label values are sites' names, which the consortium chooses, and words from short lists in the code.
 """
 
 from collections import Counter as Tally
@@ -25,21 +25,21 @@ from ynet_server.rounds.runs import Runs
 from ynet_server.training_records import RunStatus
 
 ROUNDS = {"round": "whole", "under_quorum": "under_quorum", "round_lost": "lost"}
-"""What became of a round, by the kind of its event."""
+"""The outcome of a round, by the kind of its event."""
 AUDITED: Mapping[str, str] = {
     "enrolment-refused": "enrolment",
     "update-refused": "update",
     "copy-refused": "copy",
     "audit-refused": "audit",
 }
-"""The kinds of refusals that stand in the audit log, by their acts."""
+"""The kinds of refusals in the audit log, by their actions."""
 KINDS = (INITIAL, TRAIN, EVALUATE, KEYS, MASK, OPEN)
 ROUND_BUCKETS_S = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1_800.0, 3_600.0, 4 * 3_600.0, 24 * 3_600.0)
 SHORT_ID = 12
 
 
 class ServerCounters:
-    """What is counted as it happens. From zero at each start, as Prometheus expects."""
+    """The server's counters. They start at zero with the process, as Prometheus expects."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._rounds = Counter("ynet_server_rounds", "Rounds, by what became of them.", ["outcome"], registry=registry)
@@ -64,11 +64,11 @@ class ServerCounters:
             self._audited.labels(action)
 
     def refused(self, kind: str) -> None:
-        """A call was refused."""
+        """Count a refused call."""
         self._refusals.labels(kind).inc()
 
     def event(self, kind: str, values: Mapping[str, Any]) -> None:
-        """An event of a run."""
+        """Count an event of a run."""
         if kind in ROUNDS:
             self._rounds.labels(ROUNDS[kind]).inc()
         if kind == "round":
@@ -79,7 +79,7 @@ class ServerCounters:
             self._failures.labels(values["site"]).inc()
 
     def audited(self, write: Write) -> Write:
-        """The audit log's `write`, that also counts."""
+        """Return the audit log's `write` with counting added."""
 
         def counting(action: Action, site: str = "", about: str = "", count: int = 1) -> None:
             write(action, site, about, count)
@@ -91,7 +91,7 @@ class ServerCounters:
 
 
 class ServerState(NamedTuple):
-    """Where the server's state is looked up."""
+    """The objects from which metrics and pages read the server's state."""
 
     federation: str
     home: Path
@@ -104,7 +104,7 @@ class ServerState(NamedTuple):
 
 
 def gauges(state: ServerState) -> prometheus.LookedUp:
-    """What is so, looked up in the server's event loop each time that it is asked for."""
+    """The gauges, read in the server's event loop at each scrape."""
     return prometheus.LookedUp(lambda: _now(state))
 
 
@@ -188,7 +188,7 @@ def _runs(state: ServerState) -> Iterator[Metric]:
 
 
 def _scores(progress: RunProgress) -> Iterator[Metric]:
-    """Of what rests on nothing there is no sample: a 0 would be taken for a score, and NaN would spoil an average."""
+    """The scores as gauges. A score without cases has no sample: 0 would read as a score, NaN would spoil averages."""
     loss = _per_site("ynet_server_site_loss", "Mean loss of its last update in the newest run.")
     score = GaugeMetricFamily("ynet_server_site_score", "Its last scores in the newest run.", labels=["site", "score"])
     rests_on = GaugeMetricFamily(
@@ -219,7 +219,7 @@ def _privacy(state: ServerState) -> Iterator[Metric]:
 
 
 def epsilon_bounds(registry: Registry, runs: Runs, progress_reader: RunProgressReader) -> dict[str, float]:
-    """By site, the sum of the epsilons of the private plans it trained. Its ledger knows it more tightly.
+    """The sum of the epsilons of the private plans that each site trained; the site's own ledger has a tighter bound.
 
     Runs of one plan spend once: a site keeps what a round made, and sends it again.
     """

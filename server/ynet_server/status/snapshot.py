@@ -1,4 +1,4 @@
-"""All that the status page shows, as one value that goes to the browser as JSON. Times are seconds since 1970."""
+"""Everything that the status page shows, as one JSON value. Times are seconds since 1970."""
 
 import datetime as dt
 from collections.abc import Mapping
@@ -20,11 +20,11 @@ from ynet_server.training_records import PublishedModel, Run
 
 MOST_RUNS, MOST_MODELS = 12, 6
 SHOWN = (*SCORES, *COARSE, "queries", "queries_per_class")
-"""Of a site's scores on a model's card."""
+"""The scores of a site that the page shows for a model."""
 
 
 def snapshot(state: ServerState, audit_view: AuditView, now: float) -> dict[str, Any]:
-    """The server's state at `now`. Nothing in it changes while nothing happens: ages are the page's to tell."""
+    """The server's state at `now`. It holds no ages, which the page computes, so that it changes only with events."""
     runs = state.runs.listed()
     progress = state.progress_reader.of(state.runs.folder(runs[0].id).path) if runs else RunProgress()
     connected, doing = state.hub.connected(), state.hub.doing()
@@ -81,7 +81,7 @@ def _site(
 
 
 def _training(connected: Mapping[str, SiteState]) -> list[str]:
-    """Without those that only ask."""
+    """The connected sites without those that only ask."""
     return [name for name, state in connected.items() if state.cases]
 
 
