@@ -1,4 +1,4 @@
-"""The plan: what all sites agree on before training, frozen and named by its SHA-256."""
+"""The plan: what all sites agree on before training. It is frozen, and its SHA-256 is its id."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 @dataclass(frozen=True, config=STRICT)
 class Image:
-    """What an image is turned into before the network sees it."""
+    """The network's input: how each image is prepared."""
 
     channels: Literal[1, 3]
     size: Annotated[int, Field(ge=32, le=1024, multiple_of=32)]  # pixels, both sides
@@ -44,7 +44,7 @@ class Network:
 
 @dataclass(frozen=True, config=STRICT)
 class Augmentation:
-    """Random changes of each training image, drawn anew every epoch."""
+    """Random changes of each training image, drawn in each epoch."""
 
     flip: bool = True  # left-right; off where the side is part of the class
     rotate_deg: Annotated[float, Field(ge=0, le=180)] = 15.0  # at most, either way
@@ -52,19 +52,19 @@ class Augmentation:
     shift: Annotated[float, Field(ge=0, le=0.5)] = 0.05  # at most, either way, as a share of the side
     contrast: Annotated[float, Field(ge=0, le=0.9)] = 0.2
     brightness: Annotated[float, Field(ge=0, le=2)] = 0.2  # in standard deviations of the image
-    noise: Annotated[float, Field(ge=0, le=1)] = 0.05  # standard deviation, likewise
+    noise: Annotated[float, Field(ge=0, le=1)] = 0.05  # standard deviation, in standard deviations of the image
     transplant: Share = 0.0  # share of the lesions that are laid into an image without one
 
 
 LEAST_SECURE, MOST_SECURE = 3, 64
-"""Sites in a secure sum: of two, each has the other's values as what is left without its own."""
+"""Sites in a secure sum. With two, each could subtract its own values and read the other's."""
 
 NO_AUGMENTATION = Augmentation(False, 0, 0, 0, 0, 0, 0, 0)
 
 
 @dataclass(frozen=True, config=STRICT)
 class Init:
-    """Weights to begin with. A plan's file names theirs by its path, and the plan carries what they are."""
+    """Weights to begin with. The plan's YAML has their path; the plan itself has the file's name and digest."""
 
     file: Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^/\\\x00-\x1f]+$")]  # without its folder
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # of the file
@@ -72,7 +72,7 @@ class Init:
 
 @dataclass(frozen=True, config=STRICT)
 class Training:
-    """How the rounds go."""
+    """The rounds: optimizer, schedule, strategy, update filter."""
 
     rounds: Annotated[int, Field(gt=0, le=10_000)]
     learning_rate: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
@@ -96,7 +96,7 @@ class Training:
 
 @dataclass(frozen=True, config=STRICT)
 class Cohort:
-    """Who must take part for a round to count."""
+    """The sites that a run and its rounds need."""
 
     min_sites: Annotated[int, Field(ge=1, le=10_000)]  # sites needed before the run starts
     quorum: Annotated[int, Field(ge=1, le=10_000)]  # updates needed for a round to close
@@ -106,7 +106,7 @@ class Cohort:
 
     @property
     def floor(self) -> int:
-        """The fewest updates that may ever make a round: what a site says yes to."""
+        """The fewest updates of a round that the plan allows; sites accept this number."""
         return self.quorum if self.min_quorum is None else self.min_quorum
 
 
@@ -116,22 +116,22 @@ def _yaml_off(value: object) -> object:
 
 @dataclass(frozen=True, config=STRICT)
 class Privacy:
-    """Differential privacy of the weights. No default of its mode: it is decided, never forgotten.
+    """Differential privacy of the weights. The mode is required and has no default.
 
-    Each site's patients have (epsilon, delta) over the whole run. There is nothing to set the noise, or a seed of it.
+    Each site's patients have (epsilon, delta) over the whole run. The noise follows from them and has no seed.
     """
 
     mode: Annotated[Literal["off", "patient"], BeforeValidator(_yaml_off)]
     epsilon: Annotated[float, Field(gt=0, le=100)] | None = None
     delta: Annotated[float, Field(gt=0, lt=0.5)] | None = None  # at a site never above 1 / patients
     max_grad_norm: Annotated[float, Field(gt=0, le=1000)] = 1.0  # of one patient's gradient
-    views: Annotated[int, Field(gt=0, le=64)] = 1  # of a patient in a step: images, each augmented anew
-    trained: Literal["all", "heads", "biases"] = "all"  # which weights; the others stay as they begin
+    views: Annotated[int, Field(gt=0, le=64)] = 1  # images of a patient in a step, each with its own augmentation
+    trained: Literal["all", "heads", "biases"] = "all"  # the trained weights; the others keep their initial values
     scores: Literal["once", "none"] = "once"  # of a site's evaluations: one set of weights for a round, or none leave
 
     @property
     def bound(self) -> tuple[float, float]:
-        """Epsilon and delta. Raises ValueError when there is none."""
+        """Epsilon and delta. Raises ValueError when the plan is not private."""
         if self.epsilon is None or self.delta is None:
             raise ValueError("the plan is not private")
         return self.epsilon, self.delta
@@ -142,7 +142,7 @@ BATCH_COUPLED = {
     "circle": "it compares the samples of a batch",
     "dpsh": "it compares the samples of a batch",
 }
-"""Recipes in which one patient's removal changes the gradients of others: clipping each would bound nothing."""
+"""Recipes in which one patient's removal changes the gradients of others, so that clipping gives no bound."""
 
 
 LATER = (
@@ -152,13 +152,13 @@ LATER = (
     ("cohort", "min_quorum", None),
     ("privacy", "scores", "once"),
 )
-"""Keys that plans did not have at first, and the value that a plan without them has. A plan that does without keeps the
-id that its sites have accepted and spent privacy under, and an older site can read it."""
+"""Keys that plans got later, with the value that a plan without them has. The id omits such a value, so that an older plan
+keeps the id under which sites have accepted it and spent privacy."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class Plan:
-    """What all sites agree on before training. Every default is filled in before it is named."""
+    """What all sites agree on before training. Its id covers every default."""
 
     name: Name
     classes: Annotated[tuple[Name, ...], Field(min_length=2, max_length=256)]
@@ -175,7 +175,7 @@ class Plan:
     @model_validator(mode="after")
     def _fits_together(self) -> "Plan":
         if len(set(self.classes)) != len(self.classes):
-            raise ValueError("a class stands twice in 'classes'")
+            raise ValueError("a class is listed twice in 'classes'")
         if len(self.classes) >= self.network.code_bits:
             raise ValueError("as many classes as code bits or more: raise 'network.code_bits'")
         if self.training.class_weights and len(self.training.class_weights) != len(self.classes):
@@ -245,10 +245,7 @@ class Plan:
             raise ValueError("'augmentation.transplant' cannot be private: it mixes the images of a batch")
 
     def canonical(self) -> str:
-        """The plan as JSON with sorted keys and every default filled in, but those of LATER.
-
-        What its id is the digest of.
-        """
+        """The plan as JSON with sorted keys and all defaults except those of LATER; the plan's id is its digest."""
         values = asdict(self)
         for part, key, absent in LATER:
             if values[part][key] == absent:
@@ -262,7 +259,7 @@ class Plan:
 
 
 def read(path: Path) -> Plan:
-    """The plan in a YAML file. Raises UserError."""
+    """Read the plan in a YAML file. Raises UserError."""
     values = read_yaml(path, "plan")
     if isinstance(values.get("init"), str):
         values = {**values, "init": _named(path.parent / values["init"])}
@@ -270,7 +267,7 @@ def read(path: Path) -> Plan:
 
 
 def init_file(plan_path: Path) -> Path | None:
-    """Where the weights lie that the plan in a YAML file begins with, if it names any. Raises UserError."""
+    """The path of the `init` weights that the plan in a YAML file names, if any. Raises UserError."""
     named = read_yaml(plan_path, "plan").get("init")
     return plan_path.parent / named if isinstance(named, str) else None
 
@@ -285,7 +282,7 @@ def _named(weights: Path) -> dict[str, str]:
 
 
 def from_canonical(text: str) -> Plan:
-    """The plan that `canonical` wrote, as it came over the wire. Raises UserError."""
+    """Read a plan that `canonical` wrote. Raises UserError."""
     try:
         values: Any = json.loads(text)
     except (ValueError, RecursionError):

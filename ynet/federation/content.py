@@ -29,7 +29,7 @@ MAX_METRICS_BYTES = 16 << 10  # a few figures: the server keeps them for every r
 
 @dataclass(frozen=True)
 class Content:
-    """What a message holds: record name -> key -> value."""
+    """The records of a message: record name -> key -> value."""
 
     arrays: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
     configs: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class Content:
 
 
 class ContentHead(NamedTuple):
-    """What a file of arrays says of itself at its beginning."""
+    """The header of a file of arrays."""
 
     metadata: Mapping[str, str]
     values: int  # in all its arrays together
@@ -59,7 +59,7 @@ class Written(NamedTuple):
 
 
 def write(path: Path, content: Content) -> Written:
-    """Write `content` as one safetensors file, one array at a time: no second copy of the arrays is made."""
+    """Write `content` as one safetensors file, one array at a time, without a second copy of the arrays."""
     header, start = {}, 0
     for record, key, array in _each(content.arrays):
         size = array.size * 4
@@ -82,7 +82,7 @@ def write(path: Path, content: Content) -> Written:
 
 
 def read(path: Path) -> Content:
-    """The content that `write` wrote. Raises RefusedError when the file is anything else."""
+    """Read the content that `write` wrote. Raises RefusedError when the file is anything else."""
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
@@ -100,7 +100,7 @@ def read(path: Path) -> Content:
 
 
 def head(path: Path) -> ContentHead | None:
-    """The beginning of a safetensors file, of which perhaps no more has come; None while that is not whole.
+    """Read the header of a safetensors file that may still be arriving; None while the header is incomplete.
 
     Raises RefusedError where it is none.
     """

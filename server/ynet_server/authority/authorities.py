@@ -141,7 +141,7 @@ class Authorities:
         write_private(self._folder / PAST, json.dumps(self._past).encode())
 
     def _put_successor(self, now: dt.datetime) -> None:
-        """Complete what `_end` has begun: put the successor in force, or a new one when the successor is past itself."""
+        """Complete what `_end` has begun: put the successor in force, or a new one if that has ended."""
         if self.successor is None or self._is_past(self.successor.certificate):
             made = identity.make_authority(self._federation, now)
             _overwrite(self._folder / NEXT, made)

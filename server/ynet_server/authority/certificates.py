@@ -45,7 +45,7 @@ class HubCertificate:
     def __init__(
         self, home: Path, authority: Signer, now: dt.datetime, trusted: Callable[[], bytes] | None = None
     ) -> None:
-        """`trusted` returns the authorities that may have issued sites' certificates, PEM; default: `authority` alone."""
+        """`trusted` returns the authorities that may have issued sites' certificates, PEM; default: `authority`."""
         self._folder, self._authority = home / "hub", authority
         self._trusted = trusted or (lambda: authority.certificate)
         self.identity = _kept(self._folder, lambda: identity.issue_hub(authority, now))
@@ -171,7 +171,7 @@ def _about_authority(whose: str, life: Life, now: dt.datetime) -> str:
     if whose == "successor":
         return "no site takes it before; make another: ynet-server authority rotate"
     return (
-        "no site can connect before; if this machine's clock is right now, replace the authority, and invite every site:"
+        "no site can connect before; if this machine's clock is right now, replace it, and invite every site:"
         " ynet-server authority rotate --now"
     )
 

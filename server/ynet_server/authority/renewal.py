@@ -43,8 +43,8 @@ def renew(
 
     A `successor` issues it, if given, and then at once when the site's own certificate is not from it.
 
-    The same key may ask again, since an answer can be lost. A request with another key replaces a renewal that was never
-    used. The site's current certificate stays valid until the renewal is used.
+    The same key may ask again, since an answer can be lost. A request with another key replaces an unused renewal. The
+    site's current certificate stays valid until the renewal is used.
     """
     public, signer = identity.public_key_of(csr), successor or authority
     issued = registry.next_certificate(asked.site)

@@ -1,8 +1,8 @@
-"""The change from one authority to its successor, with all sites: told, pinned, moved; and the end of the older one.
+"""The rotation from one authority to its successor: all sites pin the successor, then move, then the older one ends.
 
-Certificates are of the older authority until every connected site has said that it pinned the successor too. Only then
-do sites get theirs of the successor: so whoever is shown one has the means to check it. The hub itself shows itself
-with the older one until the end, since a site that comes back may know no other.
+The older authority issues certificates until every connected site has reported that it pinned the successor. Only then
+does the successor issue them, so that every site can verify a certificate that it is shown. The hub's own certificate
+comes from the older authority until the end, since a site that was away may know no other.
 """
 
 import asyncio
@@ -113,7 +113,7 @@ class Rotation:
         return self._ended(now)
 
     def replace(self, now: dt.datetime) -> tuple[list[str], list[str]]:
-        """Replace the authority at once. Returns the sites, which must all enrol again, and those with void invitations."""
+        """Replace the authority at once. Returns the sites that must enrol again, and those with void invitations."""
         self._authorities.replace(now)
         self._audit("authority-replaced", about=identity.fingerprint(self._authorities.certificate).hex())
         return self._ended(now)
