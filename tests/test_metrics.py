@@ -60,7 +60,7 @@ def server_registry(consortium: Consortium, folder: Path) -> tuple[CollectorRegi
     counts = server.ServerCounters(registry)
     Traffic(registry, counts.refused)
     loop = asyncio.get_running_loop()
-    runs = Runs(consortium.registry, consortium.hub, loop, folder, told=counts.event)
+    runs = Runs(consortium.registry, consortium.hub, loop, folder, on_event=counts.event)
     progress_reader, now = RunProgressReader(), consortium.now.timestamp()
     known = server.ServerState(
         "test",

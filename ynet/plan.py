@@ -152,8 +152,8 @@ LATER = (
     ("cohort", "min_quorum", None),
     ("privacy", "scores", "once"),
 )
-"""Keys that plans got later, with the value that a plan without them has. The id omits such a value, so that an older plan
-keeps the id under which sites have accepted it and spent privacy."""
+"""Keys that plans got later, with the value that a plan without them has. The id omits such a value, so that an older
+plan keeps the id under which sites have accepted it and spent privacy."""
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -41,8 +41,8 @@ def routes(
         newest = [run._asdict() for run in runs.listed()[:1]]
         shown = {**about, "fingerprint": fingerprint(authority.certificate).hex()}
         unwritten = sorted(registry.shut_out_unwritten())
-        told = {"connected": connected, "runs": newest, "revocations_unwritten": unwritten}
-        return JSONResponse({**shown, **lives, **told})
+        live = {"connected": connected, "runs": newest, "revocations_unwritten": unwritten}
+        return JSONResponse({**shown, **lives, **live})
 
     async def sites(_: Request) -> Response:
         connected = hub.connected()
@@ -74,8 +74,8 @@ def routes(
     async def revoke(request: Request) -> Response:
         site = str((await request.json())["site"])
         done = revocations.revoke(site, now())
-        told = {"site": site, "revoked": done.at, "was_connected": done.was_connected}
-        return JSONResponse({**told, "written": done.is_written})
+        revoked = {"site": site, "revoked": done.at, "was_connected": done.was_connected}
+        return JSONResponse({**revoked, "written": done.is_written})
 
     async def freeze(request: Request) -> Response:
         frozen = plan.from_canonical(json.dumps(await request.json()))

@@ -1,7 +1,7 @@
 """The content of one message of the Flower apps as a file: one safetensors buffer, and its index beside it.
 
-Carried are named float32 arrays, and two kinds of small records: configs (text and numbers) and metrics (numbers).
-Nothing else is read, so that nothing else can be sent.
+A content holds named float32 arrays, and two kinds of small records: configs (text and numbers) and metrics (numbers).
+The reader accepts nothing else, so that nothing else can be sent.
 """
 
 import hashlib

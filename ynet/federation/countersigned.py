@@ -1,7 +1,8 @@
 """Heads of audit logs, signed by the other side: rewriting a whole log does not change the heads that others hold.
 
-A site has the server sign how far its log goes, and signs the server's. Each keeps the signatures of its own log, and
-remembers how far it saw the other's: a head that is shorter, or another at the same length, is not signed.
+The server signs the heads of a site's log, and the site signs those of the server's. Each side stores the signatures of
+its own log, and the last head that it saw of the other's. It does not sign a shorter log, or another of the same
+length.
 """
 
 import datetime as dt

@@ -1,11 +1,11 @@
 """Sealed queries: a site's query to another and the answer pass the hub as ciphertext.
 
-An answering site has a sealing key, made at its start and kept in memory only: what was recorded cannot be opened
-once it is gone. The site signs it with its certificate's key, so that others need not believe the hub whose key it is
-(a Card). An asking site begins a session with it once: a fresh secret, sealed by HPKE (RFC 9180) and signed (an
-Opening). The key is hybrid, ML-KEM-768 with X25519: a patient's data outlive today's ciphers. From the secret come two
-AES-256-GCM keys, one for each direction (HKDF); the nonce is the query's number in the session. All this is bound to
-who asks, who answers, the sealing key, the session and the opening: nothing sealed opens anywhere else.
+An answering site makes a sealing key at its start and keeps it in memory only, so that recorded traffic cannot be
+opened later. The site signs the key with its certificate's key, so that other sites need not trust the hub for it (a
+Card). An asking site begins a session with a fresh secret, sealed by HPKE (RFC 9180) and signed (an Opening). The key
+is hybrid, ML-KEM-768 with X25519, since patients' data must stay secret for decades. HKDF derives two AES-256-GCM keys
+from the secret, one for each direction; the nonce is the query's number in the session. Both sites' names, the sealing
+key, the session and the opening are bound to every ciphertext, so that it opens nowhere else.
 """
 
 import datetime as dt

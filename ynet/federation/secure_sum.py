@@ -1,11 +1,11 @@
 """Secure aggregation: the server learns the sum of the sites' vectors, and nothing about a single vector.
 
-Every two sites agree on a mask that one adds and the other subtracts (Bonawitz et al., CCS 2017, without its recovery
-of drop-outs: a sum that lost a site is begun again with fresh keys). Each adds a mask of its own as well, and gives
-that one away only when nobody is missing, and then never sums the same values again: a server that calls a site lost
-whose vector it has learns from the second sum, and nothing from the first. Keys are X25519, fresh for each sum, and
-signed with the key of the site's certificate; masks are AES-256 in counter mode; arithmetic is modulo 2^64, so that
-what is sent is uniform and the masks cancel without rounding.
+Each pair of sites agrees on a mask that one adds and the other subtracts (Bonawitz et al., CCS 2017, without the
+recovery of drop-outs: a sum that loses a site is restarted with fresh keys). Each site also adds a mask of its own. It
+sends this mask only when no site is missing, and then never sums the same values again. A server that falsely reports a
+site as lost therefore learns the second sum, and nothing from the first. Keys are X25519, fresh for each sum, and
+signed with the key of the site's certificate. Masks are AES-256 in counter mode. Arithmetic is modulo 2^64, so that
+masked values are uniform and the masks cancel without rounding.
 """
 
 import datetime as dt

@@ -1,11 +1,12 @@
-"""A site's update in fewer bytes: its difference to the weights that were sent, in 16 or in 8 bits.
+"""Encodes a site's update in fewer bytes: its difference to the weights that were sent, in 16 or 8 bits per value.
 
-Only arrays of two dimensions or more are encoded, which are nearly all of a network. Vectors travel as they are:
-biases, norms, and what the detail code measures features by, which is measured and not trained, and must be right.
+Only arrays of two dimensions or more are encoded, which hold nearly all values of a network. Vectors are sent
+unencoded: biases, norms, and the feature statistics of the detail code, which are measured, not trained, and must be
+exact.
 
-With 8 bits, each run of up to RUN values of one array has a scale of its own: its largest value becomes 127. What an
-encoding leaves out is the site's to add to its next update (error feedback; Seide et al., Interspeech 2014; Karimireddy
-et al., ICML 2019), so that it is late, and not lost.
+With 8 bits, each run of up to RUN values of one array has its own scale: its largest value becomes 127. A site adds the
+rounding error to its next update (error feedback; Seide et al., Interspeech 2014; Karimireddy et al., ICML 2019), so
+that the error is delayed, and not lost.
 """
 
 from typing import Literal

@@ -154,14 +154,14 @@ def running_out(registry: Registry, authorities: bytes, warnings: Warnings, now:
         life = identity.read_leaf(one).life
         if whose == "successor" and life.has(now):
             continue
-        if told := warnings.new(whose, life, now):
-            lines.append(f"the {whose}'s certificate: {told}; {_about_authority(whose, life, now) or do}")
+        if warning := warnings.new(whose, life, now):
+            lines.append(f"the {whose}'s certificate: {warning}; {_about_authority(whose, life, now) or do}")
     for site, life in _lives(registry).items():
-        if told := warnings.new(("site", site), life, now):
+        if warning := warnings.new(("site", site), life, now):
             is_early = now < life.begins
             why = "the site cannot connect" if is_early else "a connected site renews it automatically"
             way = f"ynet-server invite {site} --replace"
-            lines.append(f"the certificate of site {site}: {told}; {why} ({way if is_early else 'else: ' + way})")
+            lines.append(f"the certificate of site {site}: {warning}; {why} ({way if is_early else 'else: ' + way})")
     return lines
 
 

@@ -43,9 +43,9 @@ def application(
 
     GET /successions lists the past authorities and their successors, for a site that was away.
 
-    `enrolled` is told each site that has enrolled, perhaps in the place of an older one. Who was refused often must
-    wait (`attempts.py`); the invitation stays good: its secret has 128 bits, and a stranger who could spoil it by
-    guessing would keep a site out.
+    Calls `enrolled` with each site that has enrolled, also when it replaces an older one. An address that was refused too
+    often must wait (`rate_limit.py`). Refusals do not end an invitation: its secret has 128 bits, and otherwise a stranger
+    could keep a site out by guessing.
     """
     attempts = EnrolmentAttempts()
     refusals = Restraint(
@@ -112,8 +112,8 @@ def issue(registry: Registry, authority: Signer, site: str, csr: bytes, proof: b
 
 async def serve(app: Starlette, tls: ssl.SSLContext, host: str, port: int) -> tuple[HttpsDoor, int]:
     """Open the HTTPS port. Returns the server and the port. Raises OSError."""
-    door = HttpsDoor(app, tls, host, port)
-    return door, await door.begin()
+    server = HttpsDoor(app, tls, host, port)
+    return server, await server.begin()
 
 
 async def _body(request: Request) -> bytes:

@@ -149,12 +149,12 @@ class Rotation:
         self.look()
 
     def _announce(self) -> None:
-        told = pb.Authorities(moves=self._moves)
-        told.in_force.extend(identity.fingerprint(one) for one in self._authorities.in_force)
+        message = pb.Authorities(moves=self._moves)
+        message.in_force.extend(identity.fingerprint(one) for one in self._authorities.in_force)
         if self._authorities.successor is not None:
-            told.successor.certificate = self._authorities.successor.certificate
-            told.successor.signature = succession.sign(self._authorities, told.successor.certificate)
-        self._hub.announce(told)
+            message.successor.certificate = self._authorities.successor.certificate
+            message.successor.signature = succession.sign(self._authorities, message.successor.certificate)
+        self._hub.announce(message)
 
     def _is_in_force(self, certificate: bytes) -> bool:
         return identity.is_issued_by(certificate, self._authorities.trusted)

@@ -64,10 +64,10 @@ class Runs:
         loop: asyncio.AbstractEventLoop,
         home: Path,
         audit: Write = nowhere,
-        told: Callable[[str, Mapping[str, Any]], None] = lambda *_: None,
+        on_event: Callable[[str, Mapping[str, Any]], None] = lambda *_: None,
     ) -> None:
-        """Call `told` with the kind and values of every event of a run."""
-        self._registry, self._hub, self._loop, self._audit, self._told = registry, hub, loop, audit, told
+        """Call `on_event` with the kind and values of every event of a run."""
+        self._registry, self._hub, self._loop, self._audit, self._on_event = registry, hub, loop, audit, on_event
         self._folder, self._spool = home / "runs", home / "spool"
         self._works: dict[int, _Work] = {}
         self._is_stopping = False
@@ -216,15 +216,15 @@ class Runs:
 
     def _record(self, run: int, kind: str, values: Mapping[str, Any]) -> None:
         """Write a run's event to the audit log, if it belongs there. Raises OSError when the disk is full."""
-        self._told(kind, values)
+        self._on_event(kind, values)
         if kind not in ACTIONS:
             return
         at = f"run {run}" + (f", round {values['round']}" if "round" in values else "")
-        told = [str(values[key]) for key in ("outcome", "reason", "model", "by", "quorum") if values.get(key)]
-        told += [f"of round {values['of']}"] if "of" in values else []
-        told += [f"with {', '.join(values['sites'])}"] if kind == "round" else []
+        details = [str(values[key]) for key in ("outcome", "reason", "model", "by", "quorum") if values.get(key)]
+        details += [f"of round {values['of']}"] if "of" in values else []
+        details += [f"with {', '.join(values['sites'])}"] if kind == "round" else []
         try:
-            self._audit(ACTIONS[kind], str(values.get("site", "")), ": ".join([at, *told]))
+            self._audit(ACTIONS[kind], str(values.get("site", "")), ": ".join([at, *details]))
         except UserError as error:
             raise OSError(errno.ENOSPC, error.why) from None
 

@@ -34,9 +34,9 @@ async def serving(
     names = (*shown.names, settings.host, *names_of_machine(settings.host))
     outside = Outside(settings.outer_name, settings.trusted_proxies, names)
     most = MAX_CONNECTIONS if settings.trusted_proxies else MAX_OF_ONE
-    door = HttpsDoor(application(home, look, outside), shown.context, settings.host, settings.port, LIFE_S, most)
+    server = HttpsDoor(application(home, look, outside), shown.context, settings.host, settings.port, LIFE_S, most)
     try:
-        port = await door.begin()
+        port = await server.begin()
     except OSError as error:
         taken = error.errno == errno.EADDRINUSE
         why = "another process listens there" if taken else (error.strerror or "the address cannot be listened on")
@@ -45,7 +45,7 @@ async def serving(
     try:
         yield list(_said(home, settings, port, shown))
     finally:
-        await door.end()
+        await server.end()
 
 
 def _said(home: Path, settings: StatusSettings, port: int, shown: certificate.Presented) -> list[str]:
