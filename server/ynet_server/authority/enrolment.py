@@ -43,9 +43,9 @@ def application(
 
     GET /successions lists the past authorities and their successors, for a site that was away.
 
-    Calls `enrolled` with each site that has enrolled, also when it replaces an older one. An address that was refused too
-    often must wait (`rate_limit.py`). Refusals do not end an invitation: its secret has 128 bits, and otherwise a stranger
-    could keep a site out by guessing.
+    Calls `enrolled` with each site that has enrolled, also when it replaces an older one. An address that was refused
+    too often must wait (`rate_limit.py`). Refusals do not end an invitation: its secret has 128 bits, and otherwise a
+    stranger could keep a site out by guessing.
     """
     attempts = EnrolmentAttempts()
     refusals = Restraint(
