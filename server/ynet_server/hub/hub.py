@@ -122,7 +122,7 @@ class Hub:
         """Cancel all tasks. Call this before the connections are closed."""
         self._tasks.close()
 
-    def dismiss(self, site: str, why: str = "the site enrolled anew") -> None:
+    def dismiss(self, site: str, why: str = "the site enrolled again") -> None:
         """End a site's connection, since its certificate is no longer in use."""
         if connection := self._connections.of(site):
             self._connections.drop(site, connection, why, is_back_soon=False)

@@ -65,7 +65,7 @@ def test_an_invitation_ends_after_a_day(registry: Registry) -> None:
     issue(registry, identity.new_key(), now=NOW + dt.timedelta(hours=24))
 
 
-def test_an_invitation_that_was_made_while_the_clock_was_ahead_is_open_at_no_other_time(registry: Registry) -> None:
+def test_invitation_made_while_clock_was_ahead_is_open_only_then(registry: Registry) -> None:
     registry.invite("A", SECRET, (NOW + dt.timedelta(days=60)).timestamp(), replace=True)
     with pytest.raises(RefusedError, match="no open invitation"):
         issue(registry, identity.new_key())

@@ -167,7 +167,7 @@ def test_no_reply_of_a_site_holds_its_update(tmp_path: Path) -> None:
     assert not np.isin(update, masked).any()
 
 
-def test_a_site_that_drops_out_of_the_sum_is_left_out_and_the_others_go_on_with_fresh_keys(tmp_path: Path) -> None:
+def test_secure_sum_restarts_with_fresh_keys_without_a_lost_site(tmp_path: Path) -> None:
     def leave(_: Consortium, sites: dict[str, tuple[Hears, Joined]]) -> None:
         sites["D"][0].instead[MASK] = vanish
 

@@ -1,4 +1,4 @@
-// Draws the server's state, and asks for it again: what has not changed is answered in a few bytes and not drawn anew.
+// Draws the server's state and polls for changes: an unchanged state is an empty answer, and is not drawn again.
 "use strict";
 const POLL_MS = 2000, SLOW_MS = 10000, AGES_MS = 5000, GONE_S = 900;
 const base = document.querySelector('meta[name="base"]').content;
@@ -24,7 +24,7 @@ function span(seconds) {
   if (s < 129600) return `${Math.round(s / 3600)} h`;
   return `${Math.round(s / 86400)} days`;
 }
-// An age that goes on by itself.
+// An age that updates every second.
 function ago(time) {
   if (!time) return h("span", { class: "quiet" }, "never");
   const at = new Date(time * 1000);
