@@ -270,7 +270,7 @@ def test_each_certificate_is_warned_about_once_for_each_threshold(tmp_path: Path
             "the certificate of site B",
         ]
         assert told(70) == []
-        consortium.enrol("B")  # an end anew, in 90 days of its own
+        consortium.enrol("B")  # a new certificate, which ends in 90 days
         assert [len(told(day)) for day in (84, 88, 89.5, 91)] == [2, 0, 2, 2]
         (line,) = told(3640)
         assert line.startswith("the authority's certificate: good until")

@@ -79,7 +79,7 @@ def test_unread_downloads_hold_few_files_and_block_no_other_site(tmp_path: Path)
 
 
 def test_one_task_takes_one_upload_at_a_time(tmp_path: Path) -> None:
-    """Else a site could fill the server's disk with replies of which one at most is wanted."""
+    """Else a site could fill the server's disk with replies that nobody awaits."""
 
     async def story(consortium: Consortium) -> None:
         async with consortium.wire(consortium.enrol("A")) as wire:

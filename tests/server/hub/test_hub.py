@@ -608,7 +608,7 @@ def test_the_largest_query_and_the_largest_answer_pass_sealed_and_larger_ones_do
 
 
 def test_a_site_that_has_just_come_or_come_back_is_asked_at_once(tmp_path: Path) -> None:
-    """Its card is not known yet, or an older one: the question is put once more, by itself."""
+    """Its card is unknown or an older one: the client asks once more without being told to."""
 
     async def story(consortium: Consortium) -> None:
         asker = await consortium.join("A")

@@ -116,14 +116,17 @@ def plain(tmp_path: Path, names: str, **changes: Any) -> Flat:
 
 
 def secure(
-    tmp_path: Path, names: str, meanwhile: Callable[[Consortium, dict[str, tuple[Hears, Joined]]], Any], **changes: Any
+    tmp_path: Path,
+    names: str,
+    during: Callable[[Consortium, dict[str, tuple[Hears, Joined]]], Any],
+    **changes: Any,
 ) -> RunFolder:
     """A run in secret, during which something may happen."""
     folder = RunFolder(tmp_path / "run").create(plan(**changes))
 
     async def story(consortium: Consortium) -> None:
         sites = await joined(consortium, names)
-        meanwhile(consortium, sites)
+        during(consortium, sites)
         await federate(consortium, folder)
         await until(lambda: not list(consortium.spool.iterdir()))
 

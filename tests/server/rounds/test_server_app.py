@@ -1,4 +1,4 @@
-"""Whole runs on the hub: what is averaged, who takes part, how a run begins, goes on and ends."""
+"""Complete runs on the hub: aggregation, taking part, and how a run begins, resumes and ends."""
 
 import asyncio
 import shutil

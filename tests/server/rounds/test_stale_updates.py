@@ -169,13 +169,13 @@ def test_late_update_is_filtered_and_used_once_in_next_round_with_less_weight(
 
 
 def test_the_same_weights_sent_late_and_as_the_next_rounds_count_once() -> None:
-    gate, begun, now = UpdateFilter(10.0), np.zeros(SIZE, np.float32), np.ones(SIZE, np.float32)
+    update_filter, begun, now = UpdateFilter(10.0), np.zeros(SIZE, np.float32), np.ones(SIZE, np.float32)
     late, fresh = np.full(SIZE, 2, np.float32), np.full(SIZE, 3, np.float32)
     for _ in range(2):  # also when the round is held again
-        judged = gate.judge(5, [(stale_key(1), late), (1, late), (2, fresh)], now, {stale_key(1): begun})
+        judged = update_filter.judge(5, [(stale_key(1), late), (1, late), (2, fresh)], now, {stale_key(1): begun})
         assert judged.refused == {1: "it is not new: it is of round 4"}
         assert judged.change[stale_key(1)] == pytest.approx(2 * SIZE**0.5)
-    again = gate.judge(6, [(stale_key(2), late)], fresh, {stale_key(2): now}).refused[stale_key(2)]
+    again = update_filter.judge(6, [(stale_key(2), late)], fresh, {stale_key(2): now}).refused[stale_key(2)]
     assert again.startswith("it is not new")
 
 

@@ -107,7 +107,7 @@ def test_a_replay_is_refused_after_the_server_was_started_anew(tmp_path: Path) -
     async def story(consortium: Consortium) -> None:
         for name, app in apps.items():
             await consortium.join(name, runs(app, cases[name]))
-        for after in (dies, lambda _: None):  # a new gate each time, as a new process has one
+        for after in (dies, lambda _: None):  # a new filter each time, as in a new process
             grid = HubGrid(consortium.hub, asyncio.get_running_loop(), consortium.spool, 1)
             with contextlib.suppress(KeyboardInterrupt):
                 await in_thread(lambda: server_app.federate(grid, folder, grid.name_of, grid.cases_of, after))  # noqa: B023
@@ -199,7 +199,7 @@ def test_how_far_each_site_went_is_in_the_rounds_event(tmp_path: Path) -> None:
         assert event["sites"][site]["change"] == pytest.approx(expected, rel=1e-5)
 
 
-# --- the gate by itself
+# --- the filter alone
 
 
 def at(distance: float) -> Flat:

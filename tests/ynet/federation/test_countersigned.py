@@ -1,4 +1,4 @@
-"""Heads of logs that the other side has signed: what they show that a chain by itself cannot."""
+"""Heads of logs that the other side has signed: they show what a chain alone cannot."""
 
 import datetime as dt
 import json
