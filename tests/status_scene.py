@@ -21,12 +21,12 @@ from ynet.federation.records import TRAIN
 from ynet.plan import Plan
 from ynet.trust.expiry import Life
 from ynet.web.accounts import Accounts
-from ynet_server.metrics import Known
+from ynet_server.metrics import ServerState
 from ynet_server.rounds.run_folder import RunFolder
-from ynet_server.rounds.run_progress import Courses
+from ynet_server.rounds.run_progress import RunProgressReader
 from ynet_server.rounds.runs import Runs
 from ynet_server.settings import StatusSettings
-from ynet_server.status.books import Books
+from ynet_server.status.audit_view import AuditView
 from ynet_server.status.serving import serving
 from ynet_server.status.snapshot import snapshot
 from ynet_server.training_records import PublishedModel
@@ -118,12 +118,12 @@ async def scene(consortium: Consortium, port: int) -> AsyncIterator[Scene]:
         add_round(folder, done, draw)
     consortium.audit.write("enrolment-refused", "harbour", "the invitation is not the one made for this site")
     working = await _sites(consortium)
-    books = Books(home, consortium.audit, lambda: (consortium.authority.certificate, []))
+    audit_view = AuditView(home, consortium.audit, lambda: (consortium.authority.certificate, []))
     known = known_of(consortium, home, runs)
     settings = StatusSettings(enabled=True, port=port)
-    async with serving(home, settings, lambda: snapshot(known, books, time.time()), dt.datetime.now(dt.UTC)):
+    async with serving(home, settings, lambda: snapshot(known, audit_view, time.time()), dt.datetime.now(dt.UTC)):
         yield Scene(consortium, runs, folder, f"https://127.0.0.1:{port}")
-    await books.close()
+    await audit_view.close()
     for one in working:
         one.cancel()
     await asyncio.gather(*working, return_exceptions=True)
@@ -134,16 +134,16 @@ def life(now: float, days: float) -> Life:
     return Life(*(dt.datetime.fromtimestamp(at, dt.UTC) for at in (now - DAY, now + days * DAY)))
 
 
-def known_of(consortium: Consortium, home: Path, runs: Runs | None = None) -> Known:
-    """Make the sources of the state."""
+def known_of(consortium: Consortium, home: Path, runs: Runs | None = None) -> ServerState:
+    """Where the state is looked up."""
     now = consortium.now.timestamp()
-    return Known(
+    return ServerState(
         "Alpine lesion consortium",
         home,
         consortium.registry,
         consortium.hub,
         runs or Runs(consortium.registry, consortium.hub, asyncio.get_running_loop(), home),
-        Courses(),
+        RunProgressReader(),
         lambda: life(now, 3600),
         lambda: life(now, 80),
     )

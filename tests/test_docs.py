@@ -32,7 +32,7 @@ from ynet_client.control_routes import ASK_WITHIN_S
 from ynet_client.gallery.gallery_results import Stats
 from ynet_client.settings import ClientSettings
 from ynet_lab.cli import app as lab_app
-from ynet_server import process
+from ynet_server import ports
 from ynet_server.authority import enrolment, renewal
 from ynet_server.commands import run_tables
 from ynet_server.commands.cli import app as server_app
@@ -159,7 +159,7 @@ def json_sections() -> dict[str, set[str]]:
 def test_json_page_has_the_keys_of_the_code() -> None:
     keys = json_sections()
     assert set(Run._fields) <= keys["ynet-server train"]
-    assert {*Model._fields, "in_use"} <= keys["ynet-server models"]
+    assert {*PublishedModel._fields, "in_use"} <= keys["ynet-server models"]
     assert set(Stats.__annotations__) <= keys["ynet-client status"]
     report = Report((Problem(1, "image", "error", "a", "b"),), 1, 1, {}, {}, {}).to_json()
     assert {*report, *report["problems"][0]} == keys["ynet-client check"]
@@ -203,8 +203,8 @@ def test_the_limits_of_the_protocol_are_those_of_the_code() -> None:
         f"{RATES['Ask'].per_s:g} a second; `Attach` {RATES['Attach'].burst:g}, ",
         "a message of a run, or a model's file": f"{MOST_VALUES:,} at most; of more than"
         f" {LARGE_BYTES >> 20} MiB {MOST_LARGE} ",
-        "TLS handshake": f"{process.HANDSHAKE_MS // 1000} s",
-        "calls of one connection at a time": f"{process.MAX_STREAMS}",
+        "TLS handshake": f"{ports.HANDSHAKE_MS // 1000} s",
+        "calls of one connection at a time": f"{ports.MAX_STREAMS}",
         "one part of a transfer": f"{protocol.CHUNK_BYTES >> 20} MiB",
         "a file that a site fetches": f"{protocol.MAX_BLOB_BYTES >> 20} MiB",
         "transfers of one site at a time": f"{transfers.MAX_TRANSFERS} downloads",

@@ -32,7 +32,7 @@ from ynet_client.settings import ClientSettings
 from ynet_server import metrics as server
 from ynet_server.hub.traffic import Traffic
 from ynet_server.rounds.run_folder import RunFolder
-from ynet_server.rounds.run_progress import Courses
+from ynet_server.rounds.run_progress import RunProgressReader
 from ynet_server.rounds.runs import Runs
 from ynet_server.training_records import PublishedModel
 
@@ -55,24 +55,24 @@ class Idle:
         return None
 
 
-def server_registry(consortium: Consortium, folder: Path) -> tuple[CollectorRegistry, server.Counts, Runs]:
+def server_registry(consortium: Consortium, folder: Path) -> tuple[CollectorRegistry, server.ServerCounters, Runs]:
     registry = prometheus.new_registry()
-    counts = server.Counts(registry)
+    counts = server.ServerCounters(registry)
     Traffic(registry, counts.refused)
     loop = asyncio.get_running_loop()
-    runs = Runs(consortium.registry, consortium.hub, loop, folder, told=counts.event)
-    courses, now = Courses(), consortium.now.timestamp()
-    known = server.Known(
+    runs = Runs(consortium.registry, consortium.hub, loop, folder, on_event=counts.event)
+    progress_reader, now = RunProgressReader(), consortium.now.timestamp()
+    known = server.ServerState(
         "test",
         folder,
         consortium.registry,
         consortium.hub,
         runs,
-        courses,
+        progress_reader,
         lambda: life(now, 3000),
         lambda: life(now, 90),
     )
-    registry.register(server.state(known))
+    registry.register(server.gauges(known))
     return registry, counts, runs
 
 
@@ -335,7 +335,7 @@ def test_untrusted_ledger_has_no_metrics(tmp_path: Path) -> None:
 def test_audit_entries_and_refusals_are_counted_by_kind() -> None:
     registry = CollectorRegistry()
     written: list[str] = []
-    write = server.Counts(registry).audited(lambda action, *_: written.append(action))
+    write = server.ServerCounters(registry).audited(lambda action, *_: written.append(action))
     write("enrolment-refused", "A", "why")
     write("invited", "A")
     assert written == ["enrolment-refused", "invited"]

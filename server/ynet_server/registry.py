@@ -14,8 +14,8 @@ from ynet_server.registry_file import RegistryFile
 from ynet_server.training_records import TrainingRecords
 
 Standing = Literal["current", "next", "replaced", "revoked", "retired", "unknown"]
-"""Of a site's certificate. `next`: a renewal that was not used yet; until it is, the current one counts too. `retired`:
-its authority is in force no more."""
+"""The state of a site's certificate. `next`: a renewal that was not used yet, valid beside the current one. `retired`:
+its authority is no longer in force."""
 
 
 class SiteRecord(NamedTuple):
@@ -45,7 +45,7 @@ class Registry:
         self._file.close()
 
     def invite(self, site: str, secret: bytes, now: float, *, replace: bool) -> None:
-        """Expect `site` to enrol within a day. Raises UserError when it has enrolled already, unless `replace`."""
+        """Invite `site` to enrol within a day. Raises UserError when it has enrolled already, unless `replace`."""
         check_site_name(site)
         with self._file.transaction() as db:
             if not replace and db.execute("SELECT 1 FROM sites WHERE name=?", (site,)).fetchone():
@@ -63,7 +63,7 @@ class Registry:
         """The verifier of a site's invitation, and the certificate already issued on it. Raises RefusedError."""
         found = self._file.rows("SELECT verifier, expires, certificate FROM invitations WHERE site=?", site)
         made = found[0][1] - invitation.LIFE_S if found else 0.0
-        if not found or not made - CLOCK_SLACK.total_seconds() <= now <= found[0][1]:  # before: a clock was ahead
+        if not found or not made - CLOCK_SLACK.total_seconds() <= now <= found[0][1]:  # earlier: a clock was ahead
             raise RefusedError(
                 "enrolment refused",
                 "there is no open invitation for this site",
@@ -72,9 +72,9 @@ class Registry:
         return bytes(found[0][0]), found[0][2]
 
     def enrol(self, site: str, serial: int, certificate: bytes, now: float, ends: float | None = None) -> None:
-        """Use up the invitation; the site's older certificates, if any, end here, and so does a revocation.
+        """Use up the invitation, and end the site's older certificates and a revocation.
 
-        Raises RefusedError when the invitation was used by somebody else meanwhile.
+        Raises RefusedError when the invitation was used by somebody else in the meantime.
         """
         with self._file.transaction() as db:
             invited = db.execute("SELECT certificate FROM invitations WHERE site=?", (site,)).fetchone()
@@ -107,22 +107,22 @@ class Registry:
         return [SiteRecord(*row) for row in self._file.rows(query)]
 
     def standing(self, site: str, serial: int) -> Standing:
-        """What became of a site's certificate."""
+        """The state of a site's certificate."""
         if site in self._shut:
             return "revoked"
         found = self._file.rows("SELECT standing FROM certificates WHERE site=? AND serial=?", site, f"{serial:x}")
         return cast(Standing, found[0][0]) if found else "unknown"
 
     def holds(self, site: str, serial: int) -> bool:
-        """Whether the site may come with this certificate: its current one, or the one that is to follow it."""
+        """Whether the site may connect with this certificate: the current one, or its renewal."""
         return self.standing(site, serial) in ("current", "next")
 
     def used(self, site: str, serial: int, ends: float, now: float) -> None:
-        """A site has connected with this certificate: where it is a renewal, the one before ends here."""
+        """Note that a site has connected with this certificate; the first use of a renewal ends the one before."""
         name = (site, f"{serial:x}")
         found = self._file.rows("SELECT standing, ends FROM certificates WHERE site=? AND serial=?", *name)
         if not found or found[0] == ("current", ends):
-            return  # nearly always: there is nothing to write
+            return  # the usual case
         with self._file.transaction() as db:
             if self.standing(site, serial) == "next":
                 _end_certificates(db, site, "replaced", now)
@@ -139,18 +139,18 @@ class Registry:
         return bytes(found[0][0]) if found else None
 
     def renew(self, site: str, serial: int, certificate: bytes, now: float, ends: float) -> None:
-        """Keep a renewal, in the place of one that was never used; it counts beside the current one until it is used.
+        """Store a renewal in place of one that was never used; it is valid beside the current one until it is used.
 
         Raises RefusedError when the site has no current certificate any more.
         """
         with self._file.transaction() as db:
             if not db.execute("SELECT 1 FROM certificates WHERE site=? AND standing='current'", (site,)).fetchone():
-                raise RefusedError("no renewal", "the site has no certificate in use", "enrol anew")
+                raise RefusedError("no renewal", "the site has no certificate in use", "enrol again")
             db.execute("DELETE FROM certificates WHERE site=? AND standing='next'", (site,))
             _keep(db, site, f"{serial:x}", "next", certificate, ends, now)
 
     def shut_out(self, site: str, now: float) -> None:
-        """From now on a site's certificates count no more, in this process, whatever the disk says.
+        """Refuse a site's certificates in this process from now on, even if the disk cannot store it.
 
         Raises UserError for an unknown site.
         """
@@ -160,14 +160,14 @@ class Registry:
         self._shut.setdefault(site, now)
 
     def shut_out_unwritten(self) -> dict[str, float]:
-        """The sites that are shut out, and whose revocation is not on the disk yet, with when it was said."""
+        """The sites that are shut out and whose revocation is not on disk yet, with the time of the revocation."""
         return dict(self._shut)
 
     def revoke(self, site: str, now: float) -> float:
-        """End all of a site's certificates, and its invitation; when that was.
+        """End all of a site's certificates and its invitation. Returns the time of the revocation.
 
-        Raises UserError for an unknown site, and sqlite3.Error where the disk takes no more: then it is shut out, and
-        the server asks again.
+        Raises UserError for an unknown site, and sqlite3.Error when the disk is full: the site is then shut out, and
+        the server tries again.
         """
         self.shut_out(site, now)
         with self._file.transaction() as db:
@@ -179,7 +179,7 @@ class Registry:
         return when
 
     def in_use(self) -> dict[str, list[bytes | None]]:
-        """The certificates that count, by site, PEM; None of a site that enrolled under an older version."""
+        """The valid certificates by site, PEM; None for a site that enrolled under an older version."""
         found = dict[str, list[bytes | None]]()
         for site, certificate in self._file.rows(
             "SELECT site, certificate FROM certificates WHERE standing IN ('current', 'next') ORDER BY site, standing"
@@ -188,12 +188,12 @@ class Registry:
         return found
 
     def lives(self) -> dict[str, Life]:
-        """When each site's certificate is in force; of those who enrolled under an older version nothing is known."""
+        """The validity of each site's certificate, without sites that enrolled under an older version."""
         held = {site: certificates[0] for site, certificates in self.in_use().items()}
         return {site: read_leaf(one).life for site, one in held.items() if one is not None}
 
     def retire(self, is_good: Callable[[bytes], bool], now: float) -> list[str]:
-        """End the certificates that are not good, since their authority is in force no more; their sites."""
+        """End the certificates whose authority is no longer in force. Returns their sites."""
         query = "SELECT site, serial, certificate FROM certificates WHERE standing IN ('current', 'next')"
         with self._file.transaction() as db:
             ended = [row for row in db.execute(query).fetchall() if row[2] is None or not is_good(row[2])]
@@ -203,7 +203,7 @@ class Registry:
         return sorted({row[0] for row in ended})
 
     def void_invitations(self, now: float) -> list[str]:
-        """Void all invitations; the sites whose were open at that time."""
+        """Void all invitations. Returns the sites whose invitations were open."""
         with self._file.transaction() as db:
             query = "SELECT site FROM invitations WHERE certificate IS NULL AND expires >= ? ORDER BY site"
             found = [row[0] for row in db.execute(query, (now,)).fetchall()]
@@ -216,12 +216,12 @@ class Registry:
             db.execute("UPDATE sites SET last_seen=?, version=?, cases=? WHERE name=?", (now, version, cases, site))
 
     def left(self, site: str, now: float) -> None:
-        """Note when a site was last there."""
+        """Store when a site was last connected."""
         with self._file.transaction() as db:
             db.execute("UPDATE sites SET last_seen=? WHERE name=?", (now, site))
 
     def saw_ledger(self, site: str, head: ChainHead) -> None:
-        """Note how far a site says that its privacy ledger goes; the farthest counts."""
+        """Store how far a site's privacy ledger goes, as the site reports it; the farthest position counts."""
         with self._file.transaction() as db:
             db.execute(
                 "INSERT INTO ledgers VALUES (?, ?, ?) ON CONFLICT(site) DO UPDATE"
@@ -230,13 +230,13 @@ class Registry:
             )
 
     def ledger_of(self, site: str) -> ChainHead | None:
-        """How far a site's privacy ledger once went, by its own word."""
+        """The farthest position of a site's privacy ledger that the site has reported."""
         rows = self._file.rows("SELECT number, digest FROM ledgers WHERE site=?", site)
         return ChainHead(*rows[0]) if rows else None
 
 
 def used_already() -> RefusedError:
-    """An invitation makes one member."""
+    """The refusal of a second enrolment with one invitation."""
     why = "the invitation was used already"
     return RefusedError("enrolment refused", why, "ask the coordinator for a new invitation")
 

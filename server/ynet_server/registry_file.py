@@ -51,7 +51,7 @@ class RegistryFile:
             self._db.close()
             if disk_faults.is_of_disk(error):
                 raise
-            do = "restore it from a backup; without it, every site must be invited anew"
+            do = "restore it from a backup; without one, every site must be invited again"
             raise UserError(f"the registry {path} cannot be read", str(error), do) from None
         self._db.execute("PRAGMA synchronous=FULL")
         self._db.execute("PRAGMA foreign_keys=ON")

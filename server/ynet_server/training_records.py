@@ -41,7 +41,7 @@ class TrainingRecords:
         self._plans: dict[str, Plan | None] = {}
 
     def freeze(self, frozen: Plan, now: float) -> str:
-        """Keep a plan under its id; a plan that changed is a new plan."""
+        """Store a plan under its id; a changed plan is a new plan."""
         with self._file.transaction() as db:
             db.execute(
                 "INSERT OR IGNORE INTO plans VALUES (?, ?, ?, ?)", (frozen.id, frozen.name, frozen.canonical(), now)
@@ -55,12 +55,13 @@ class TrainingRecords:
             raise UserError(f"there is no plan {plan_id[:12]}", "it was never frozen here", "freeze it first")
         kept = plans.from_canonical(found[0][0])
         if kept.id != plan_id:
-            why = "an older ynet named it, whose defaults were others"
-            raise UserError(f"plan {plan_id[:12]} is another one now", why, "train its file anew: it is a new plan")
+            why = "an older ynet with other defaults named it"
+            do = "train the plan's file again: it gets a new id"
+            raise UserError(f"plan {plan_id[:12]} is another one now", why, do)
         return kept
 
     def known_plan(self, plan_id: str) -> Plan | None:
-        """A frozen plan, to be shown: read once, and None where this ynet cannot read it."""
+        """A frozen plan for display, read once; None when this ynet cannot read it."""
         if plan_id not in self._plans:
             try:
                 self._plans[plan_id] = self.plan(plan_id)
@@ -69,7 +70,7 @@ class TrainingRecords:
         return self._plans[plan_id]
 
     def start_run(self, plan_id: str, now: float) -> int:
-        """A new run of a frozen plan, its number. Raises UserError while another one is under way."""
+        """Start a run of a frozen plan. Returns its number. Raises UserError while another run is under way."""
         with self._file.transaction() as db:
             _check_no_other_runs(db)
             cursor = db.execute("INSERT INTO runs (plan, status, started) VALUES (?, 'running', ?)", (plan_id, now))
@@ -83,7 +84,7 @@ class TrainingRecords:
             )
 
     def reopen_run(self, number: int) -> Run:
-        """A run that failed or was cancelled is under way again. Raises UserError."""
+        """Set a failed or cancelled run to running again. Raises UserError."""
         with self._file.transaction() as db:
             found = db.execute("SELECT * FROM runs WHERE id=?", (number,)).fetchone()
             if found is None or Run(*found).status not in ("failed", "cancelled"):
@@ -106,7 +107,7 @@ class TrainingRecords:
             )
 
     def models(self) -> list[PublishedModel]:
-        """All published models, the one in use first: that which was published last, whatever the clock said then."""
+        """All published models, in the order of publishing, the newest first; the first is in use."""
         found = self._file.rows("SELECT id, run, card, published FROM models ORDER BY rowid DESC")
         return [PublishedModel(row[0], row[1], json.loads(row[2]), row[3]) for row in found]
 

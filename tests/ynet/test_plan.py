@@ -190,7 +190,7 @@ def test_what_has_no_default_cannot_be_left_out(tmp_path: Path, line: str) -> No
         ("size: 32", "size: 33", "multiple of 32"),
         ("channels: 1", "channels: 2", "image.channels"),
         ("[a, b]", "[a]", "classes"),
-        ("[a, b]", "[a, a]", "stands twice"),
+        ("[a, b]", "[a, a]", "listed twice"),
         ("[a, b]", "[a, '']", "classes.1"),
         ("[a, b]", "[a, ../b]", "classes.1"),
         ("[a, b]", '[a, "b\\n"]', "classes.1"),
@@ -329,7 +329,7 @@ def _fields_of(kind: object) -> tuple[Field[Any], ...]:
     return fields(kind) if isinstance(kind, type) and is_dataclass(kind) else ()
 
 
-def test_an_update_encoding_is_another_plan_and_none_leaves_the_id_that_plans_had_before_there_was_one() -> None:
+def test_update_encoding_changes_the_id_and_its_default_does_not() -> None:
     assert "update_encoding" not in smallest().canonical()
     named = changed(("training", "update_encoding"), "float32")
     assert plans.from_canonical(json.dumps(named)).id == smallest().id
@@ -348,7 +348,7 @@ def test_a_secure_sum_uses_nothing_that_is_late() -> None:
         plans.from_canonical(json.dumps(secure))
 
 
-def test_scores_are_the_private_plans_own_matter_and_once_keeps_the_id_of_plans_from_before() -> None:
+def test_privacy_scores_change_the_id_and_once_does_not() -> None:
     private = {"mode": "patient", "epsilon": 4.0, "delta": 1e-2}
     before, once, none = (
         plans.from_canonical(json.dumps(values() | {"privacy": private | more}))

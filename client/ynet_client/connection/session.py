@@ -16,7 +16,7 @@ from ynet import __version__
 from ynet.errors import RefusedError, UnreachableError, UserError
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol, sealed
-from ynet.federation.sealed import Asked
+from ynet.federation.sealed import FramedQuery
 from ynet.runtime.rates import Buckets, Rate
 from ynet.trust import expiry
 from ynet.trust.identity import HUB_NAME, Identity
@@ -157,7 +157,7 @@ class Session:
 
         """
         until = asyncio.get_running_loop().time() + min(deadline_s, protocol.MAX_QUERY_S)
-        framed = sealed.frame_query(Asked(body, answer_bytes))
+        framed = sealed.frame_query(FramedQuery(body, answer_bytes))
         asked = Question(framed, sites, until, partial(self._hooks.sent, name))
         self._questions += 1
         try:

@@ -24,7 +24,7 @@ MOST_PINNED = 8
 
 
 @dataclass
-class Connection:
+class SiteConnection:
     """The stream of one site's process."""
 
     outbox: asyncio.Queue[pb.ToSite | None]  # None ends the stream
@@ -54,14 +54,14 @@ class Connections:
     def __init__(self, registry: Registry, on_lost: Callable[[str, str, bool], None]) -> None:
         """Call `on_lost` when a connection ends: the site, the reason, and whether the site may resume its tasks."""
         self._registry, self._on_lost = registry, on_lost
-        self._open: dict[str, Connection] = {}
+        self._open: dict[str, SiteConnection] = {}
         self._last: dict[str, SiteState] = {}
 
-    def of(self, site: str) -> Connection | None:
+    def of(self, site: str) -> SiteConnection | None:
         """A site's connection, if it has one."""
         return self._open.get(site)
 
-    def all(self) -> list[tuple[str, Connection]]:
+    def all(self) -> list[tuple[str, SiteConnection]]:
         """The connections by site, as a copy."""
         return list(self._open.items())
 
@@ -78,7 +78,7 @@ class Connections:
         connection = self._open.get(site)
         return connection.card if connection else None
 
-    def open(self, site: str, connection: Connection, spoken: int) -> None:
+    def open(self, site: str, connection: SiteConnection, spoken: int) -> None:
         """Make this the site's connection. `spoken`: the protocol that both sides speak."""
         self._open[site] = connection
         self._last[site] = SiteState(connection.since, connection.version, connection.cases, spoken)
@@ -105,7 +105,7 @@ class Connections:
         for site in list(self._open):
             self.send(site, message)
 
-    async def is_alive(self, site: str, connection: Connection, within_s: float) -> bool:
+    async def is_alive(self, site: str, connection: SiteConnection, within_s: float) -> bool:
         """Ask the process behind a connection to answer. Returns whether it does so in time."""
         is_alive = await connection.liveness.answers(
             lambda: self.send(site, pb.ToSite(are_you_there=pb.AreYouThere())), within_s
@@ -115,7 +115,7 @@ class Connections:
     def drop(
         self,
         site: str,
-        connection: Connection,
+        connection: SiteConnection,
         why: str = "the connection to the site was lost",
         *,
         is_back_soon: bool = True,

@@ -15,7 +15,7 @@ from ynet.federation import protocol
 from ynet.runtime.rates import Buckets, Rate
 from ynet_server.audit import Write
 from ynet_server.clock import now
-from ynet_server.hub.connections import OUTBOX, Connection, Connections, checked_card, checked_fingerprints
+from ynet_server.hub.connections import OUTBOX, Connections, SiteConnection, checked_card, checked_fingerprints
 from ynet_server.hub.peers import peer
 from ynet_server.registry import Registry
 
@@ -54,12 +54,12 @@ class Greeter:
 
     async def greet(
         self, site: str, requests: AsyncIterator[pb.FromSite], context: Context
-    ) -> tuple[Connection, pb.Hello]:
+    ) -> tuple[SiteConnection, pb.Hello]:
         """Take a site's stream in, or end the call with the reason."""
         hello = await self._hello(requests, context)
         spoken = await self._agreed(hello, context)
         await self._take_place(site, hello.instance, context)
-        connection = Connection(
+        connection = SiteConnection(
             outbox=asyncio.Queue(OUTBOX),
             since=now(),
             version=protocol.plain(hello.version, 40),

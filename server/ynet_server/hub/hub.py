@@ -13,7 +13,7 @@ from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol
 from ynet.trust.ledger import ChainHead
 from ynet_server.audit import Write, nowhere
-from ynet_server.hub.connections import Connection, Connections, SiteState, checked_card, checked_fingerprints
+from ynet_server.hub.connections import Connections, SiteConnection, SiteState, checked_card, checked_fingerprints
 from ynet_server.hub.greeting import Greeter
 from ynet_server.hub.liveness import ANSWER_WITHIN_S
 from ynet_server.hub.peers import calling_site, refusal
@@ -122,7 +122,7 @@ class Hub:
         """Cancel all tasks. Call this before the connections are closed."""
         self._tasks.close()
 
-    def dismiss(self, site: str, why: str = "the site enrolled anew") -> None:
+    def dismiss(self, site: str, why: str = "the site enrolled again") -> None:
         """End a site's connection, since its certificate is no longer in use."""
         if connection := self._connections.of(site):
             self._connections.drop(site, connection, why, is_back_soon=False)
@@ -177,7 +177,7 @@ class Hub:
 
     # --- within
 
-    async def _listen(self, site: str, requests: AsyncIterator[pb.FromSite], connection: Connection) -> None:
+    async def _listen(self, site: str, requests: AsyncIterator[pb.FromSite], connection: SiteConnection) -> None:
         """Read what a site sends on its stream until it ends."""
         try:
             async for message in requests:

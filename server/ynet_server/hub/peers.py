@@ -21,10 +21,10 @@ from ynet_server.registry import Registry
 log = logging.getLogger("ynet.hub.peers")
 AGAIN_AFTER_S = 1.0
 """A call that is under way is checked again before its next message, at most this often."""
-_peer: ContextVar["Peer"] = ContextVar("peer")
+_peer: ContextVar["GrpcPeer"] = ContextVar("peer")
 
 
-class Peer(NamedTuple):
+class GrpcPeer(NamedTuple):
     """The site that makes a call."""
 
     site: str
@@ -37,7 +37,7 @@ def calling_site() -> str:
     return _peer.get().site
 
 
-def peer() -> Peer:
+def peer() -> GrpcPeer:
     """The site whose call is being served, with its certificate."""
     return _peer.get()
 
@@ -85,7 +85,7 @@ class CertificateCheck(AroundCalls):
         if leaf is None or leaf.site is None:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the certificate names no site")
             raise AssertionError
-        _peer.set(Peer(leaf.site, leaf, pem))
+        _peer.set(GrpcPeer(leaf.site, leaf, pem))
         await self._check(context)
         self._known(context.peer(), leaf.site)
 

@@ -1,4 +1,4 @@
-"""The queries that are on their way through the hub, sealed: who has still to answer, and who may ask how much."""
+"""The sealed queries under way through the hub: which sites have still to answer, and the limits of each site."""
 
 import asyncio
 import secrets
@@ -13,10 +13,10 @@ from ynet_server.hub.connections import Connections
 
 K = TypeVar("K")
 PART_BYTES = 1 << 20
-"""Answers that have come are handed on when there is this much of them, when all have come, or at the deadline."""
+"""Answers are passed on when there is this much of them, when all have arrived, or at the deadline."""
 
 MAX_HELD_BYTES = 64 << 20
-"""Answers to one site that wait here until it takes them; beyond, those who answer it are said to be busy."""
+"""Answers that may wait here for one site. Beyond, the answering sites are reported to it as busy."""
 
 
 @dataclass
@@ -47,7 +47,7 @@ class _Question:
         return [part for part in taken if part.ByteSize()]
 
     async def news(self, until: float) -> bool:
-        """Wait for something to hand on; whether there is, or has been till the deadline."""
+        """Wait for something to pass on. Returns False at the deadline."""
         try:
             async with asyncio.timeout_at(until):
                 await self.is_news.wait()
@@ -58,7 +58,7 @@ class _Question:
 
 
 class Relay:
-    """Passes queries on and their answers back; it could not read them if it would."""
+    """Passes queries on and their answers back. It has no key to read them."""
 
     def __init__(self, connections: Connections, enrolled: Callable[[], Sequence[str]]) -> None:
         """`enrolled`: the names of all sites, connected or not."""
@@ -68,11 +68,11 @@ class Relay:
         self._open_of: Counter[tuple[str, str]] = Counter()  # of one site at another
 
     def is_open(self, query_id: str) -> bool:
-        """Whether anybody still waits for the answer."""
+        """Whether the asking site still waits for answers."""
         return query_id in self._questions
 
     async def ask(self, asker: str, question: pb.Question) -> AsyncIterator[pb.Answers]:
-        """Pass each site its query, and hand on what comes; nobody is left out without a word."""
+        """Pass each site its query, and yield the answers; each site without an answer is reported with the reason."""
         until = asyncio.get_running_loop().time() + min(question.deadline_ms / 1000, protocol.MAX_QUERY_S)
         query_id, asked = secrets.token_hex(16), _Question(asker)
         self._questions[query_id] = asked
@@ -89,7 +89,7 @@ class Relay:
             self._call_off(query_id, asked)
 
     def answered(self, site: str, answer: pb.Answer) -> None:
-        """Take a site's answer, if it is waited for and not too large."""
+        """Take a site's answer, if it is awaited and not too large."""
         asked = self._questions.get(answer.query_id)
         limit = protocol.MAX_ANSWER_BYTES + protocol.MAX_ENVELOPE_BYTES
         if asked is None or site not in asked.waiting or len(answer.body) > limit:
@@ -105,7 +105,7 @@ class Relay:
             asked.is_news.set()
 
     def lost(self, site: str) -> None:
-        """A site's connection has ended: nobody need wait for it."""
+        """Report a site whose connection has ended as missing."""
         for asked in self._questions.values():
             if site in asked.waiting:
                 self._close(asked, site)
@@ -144,7 +144,7 @@ class Relay:
         return all_taken or self._open_of[asker, site] >= protocol.MAX_OPEN_OF_ONE
 
     def _call_off(self, query_id: str, asked: _Question) -> None:
-        """Tell those who have not answered that nobody waits any more."""
+        """Cancel the query at the sites that have not answered."""
         for site in list(asked.waiting):
             self._close(asked, site)
             self._connections.send_query(site, pb.ToSite(cancel=pb.Cancel(query_id=query_id)))

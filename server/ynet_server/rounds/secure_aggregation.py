@@ -1,7 +1,7 @@
-"""The server's part in a secure sum: it brings the sites' masked updates together, and never sees one of them bare.
+"""The server's side of secure aggregation: it adds the sites' masked updates, and never sees a single unmasked update.
 
-What it has added up is on its disk before it asks for the sites' own masks: a site gives its mask away for one sum of
-a round only, so that a server which is started anew must go on with that sum.
+The sum is on disk before the server asks for the sites' own masks. A site gives its mask away for only one sum of a
+round, so that a restarted server must continue with that sum.
 """
 
 import datetime as dt
@@ -29,7 +29,7 @@ POLL_S = 0.5
 
 
 class Sum(NamedTuple):
-    """A sum that waits for the sites' own masks."""
+    """A sum of masked updates, before the sites' own masks are removed."""
 
     round: int
     attempt: int
@@ -38,7 +38,7 @@ class Sum(NamedTuple):
 
 
 class TooFewError(Exception):
-    """Too few sites are left for a sum."""
+    """Fewer sites than the quorum are left for a sum."""
 
     def __init__(self, left: int) -> None:
         super().__init__(f"{left} sites are left")
@@ -46,7 +46,7 @@ class TooFewError(Exception):
 
 
 class LostError(Exception):
-    """A sum that cannot be read: a site that is in it does not give its mask away. The text names it."""
+    """A sum that cannot be unmasked, since a site in it does not send its mask. The text names the site."""
 
 
 class SecureSums:
@@ -56,20 +56,20 @@ class SecureSums:
         self._talk, self._plan, self._folder = talk, plan, folder
 
     def check_offer(self, reply: SiteReply, purpose: Purpose) -> None:
-        """Whether the other sites will take the key that a site offers. Raises LookupError, UserError.
+        """Check that the other sites will accept the key that a site offers. Raises LookupError, UserError.
 
-        An offer that they refuse would keep them all from the sum, and not the one who made it.
+        Without this check, one bad offer would make every other site refuse the sum.
         """
         offer = _offer(reply)
         name = self._talk.name_of(reply.node)
-        if name not in (str(reply.node), offer.site):  # a node without a name is called by its number
+        if name not in (str(reply.node), offer.site):  # a node without a name is named by its number
             raise UserError("offer", "it is another site's", "")
         secure_sum.check_offer(offer, purpose, dt.datetime.now(dt.UTC))
 
     def collect(
         self, replies: Sequence[SiteReply], purpose: Purpose, reports: Mapping[int, SiteReport], size: int
     ) -> Sum:
-        """The masked updates of all who trained, added up; begun again without those who are lost on the way.
+        """Add the masked updates of all sites that trained, and restart without the sites that are lost.
 
         Raises TooFewError when fewer than the quorum are left.
         """
@@ -97,7 +97,7 @@ class SecureSums:
         return {reply.node: _vector(reply, size) for reply in replies}
 
     def read(self, made: Sum) -> Flat:
-        """The mean of the sites' updates, weighted by their cases. Raises LostError."""
+        """Collect the sites' own masks and unmask the mean of their updates, weighted by cases. Raises LostError."""
         own: dict[int, bytes] = {}
         config, self._talk.refusal = {"server-round": made.round, "attempt": made.attempt}, ""
         until = time.monotonic() + self._plan.cohort.round_deadline_s
@@ -118,7 +118,7 @@ class SecureSums:
     # --- on the disk
 
     def pending(self, number: int) -> Sum | None:
-        """The round's sum that was made before the server was started anew."""
+        """The round's sum that an earlier process saved, if any."""
         path = self._folder.path / PENDING
         if not path.exists():
             return None
@@ -134,7 +134,7 @@ class SecureSums:
         weights.save(self._folder.path / PENDING, {TOTAL: secure_sum.to_wire(made.total)}, {"sum": json.dumps(about)})
 
     def forget(self) -> None:
-        """The round is over, and its state kept."""
+        """Remove the saved sum once the round's state is saved."""
         (self._folder.path / PENDING).unlink(missing_ok=True)
 
 
@@ -143,7 +143,7 @@ def _offer(reply: SiteReply) -> Offer:
 
 
 def _offers(replies: Sequence[SiteReply]) -> dict[int, Offer]:
-    """Of replies that were checked, by node: each name and key once, as many as a sum may have."""
+    """The offers of checked replies, by node: each name and key once, at most MOST_SECURE."""
     offers: dict[int, Offer] = {}
     for reply in replies:
         offer = _offer(reply)

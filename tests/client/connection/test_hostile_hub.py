@@ -207,10 +207,10 @@ class Meddler:
         self.hub, self._relay = consortium.hub, consortium.hub._relay
         self.queries: list[tuple[str, hub.Query]] = []
         self.answers: list[tuple[str, hub.Answer]] = []
-        self._hand, self._answered = self._relay._lines.hand, self._relay.answered
+        self._hand, self._answered = self.hub._connections.send_query, self._relay.answered
         self.deliver: Callable[[str, hub.ToSite], bool] = self._hand
         self.take: Callable[[str, hub.Answer], None] = self._answered
-        self._relay._lines = self._relay._lines._replace(hand=self._see_query)
+        self.hub._connections.send_query = self._see_query  # type: ignore[method-assign]
         self._relay.answered = self._see_answer  # type: ignore[method-assign]
 
     def _see_query(self, site: str, message: hub.ToSite) -> bool:

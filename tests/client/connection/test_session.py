@@ -17,7 +17,7 @@ from ynet.trust import identity
 from ynet_client.adoption.adopting import Fetch
 from ynet_client.connection import retries, sealed_answering
 from ynet_client.connection import session as sessions
-from ynet_server.hub import hub as hubs
+from ynet_server.hub import greeting
 from ynet_server.hub.reply_errors import FAILED, REFUSED
 from ynet_server.hub.tasks import TaskError
 
@@ -94,7 +94,7 @@ class Other:
 def test_a_hub_with_no_common_protocol_ends_it_with_who_must_update(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, newest: int, behind: str, do: str
 ) -> None:
-    monkeypatch.setattr(hubs, "protocol", Other(max(1, newest - 1), newest))
+    monkeypatch.setattr(greeting, "protocol", Other(max(1, newest - 1), newest))
 
     async def story(consortium: Consortium) -> None:
         with pytest.raises(RefusedError) as caught:

@@ -23,12 +23,12 @@ from ynet.federation import protocol
 from ynet.trust import expiry, identity
 from ynet.web.https_server import HttpsServer
 from ynet_client.membership.membership import Membership
-from ynet_server import process
+from ynet_server import ports
 from ynet_server.authority import certificates, renewal
 from ynet_server.authority.authorities import Authorities
 from ynet_server.authority.certificates import HubCertificate
 from ynet_server.hub.hub import service
-from ynet_server.hub.peers import CertificateCheck, Peer
+from ynet_server.hub.peers import CertificateCheck, GrpcPeer
 from ynet_server.hub.tasks import TaskError
 
 DAY = dt.timedelta(days=1)
@@ -209,27 +209,25 @@ def serial(port: int, context: ssl.SSLContext) -> int:
     return x509.load_der_x509_certificate(der).serial_number
 
 
-def test_the_hubs_certificate_is_renewed_on_both_ports_while_the_sites_stay_connected(tmp_path: Path) -> None:
+def test_hub_certificate_is_renewed_on_both_ports_under_open_connections(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         await consortium.stop()
         own = HubCertificate(tmp_path, consortium.authority, consortium.now)
         first = identity.read_leaf(own.identity.certificate).serial
-        consortium.server = grpc.aio.server(
-            interceptors=[CertificateCheck(consortium.registry)], options=process.OPTIONS
-        )
+        consortium.server = grpc.aio.server(interceptors=[CertificateCheck(consortium.registry)], options=ports.OPTIONS)
         consortium.server.add_generic_rpc_handlers([service(consortium.hub)])
         consortium.port = consortium.server.add_secure_port("127.0.0.1:0", own.grpc_credentials())
         await consortium.server.start()
         joined = await consortium.join("A")
         door = HttpsServer(Starlette(), own.tls(), "127.0.0.1", 0)
-        ports = (consortium.port, await door.begin())
+        both = (consortium.port, await door.begin())
         authority = consortium.authority.certificate
-        assert [await asyncio.to_thread(shown, port, authority) for port in ports] == [first, first]
+        assert [await asyncio.to_thread(shown, port, authority) for port in both] == [first, first]
         assert not own.renew(consortium.now + 59 * DAY)
         assert own.renew(consortium.now + 61 * DAY)
         second = identity.read_leaf(own.identity.certificate).serial
         # Its life begins in 61 days: a client of today takes it for one of the future, so only the number is looked at.
-        assert [await asyncio.to_thread(unverified, port) for port in ports] == [second, second]
+        assert [await asyncio.to_thread(unverified, port) for port in both] == [second, second]
         assert first != second
         assert joined.session.connected
         assert HubCertificate(tmp_path, consortium.authority, consortium.now + 62 * DAY).identity == own.identity
@@ -255,7 +253,7 @@ def test_an_identity_file_that_was_cut_off_is_the_users_to_mend(tmp_path: Path) 
 # --- running out
 
 
-def test_the_coordinator_is_told_of_each_site_and_of_the_authority_once_for_each_threshold(tmp_path: Path) -> None:
+def test_each_certificate_is_warned_about_once_for_each_threshold(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         for name in ("A", "B", "R"):
             consortium.enrol(name)
@@ -272,7 +270,7 @@ def test_the_coordinator_is_told_of_each_site_and_of_the_authority_once_for_each
             "the certificate of site B",
         ]
         assert told(70) == []
-        consortium.enrol("B")  # an end anew, in 90 days of its own
+        consortium.enrol("B")  # a new certificate, which ends in 90 days
         assert [len(told(day)) for day in (84, 88, 89.5, 91)] == [2, 0, 2, 2]
         (line,) = told(3640)
         assert line.startswith("the authority's certificate: good until")
@@ -286,7 +284,7 @@ MONTHS = 70 * DAY
 
 
 @pytest.mark.parametrize("off", [MONTHS, -MONTHS])
-def test_a_hubs_certificate_of_another_time_is_made_anew_at_the_next_start_and_while_it_runs(
+def test_hub_certificate_out_of_its_time_is_replaced_at_start_and_at_run_time(
     off: dt.timedelta, tmp_path: Path
 ) -> None:
     now = dt.datetime.now(dt.UTC)
@@ -299,7 +297,7 @@ def test_a_hubs_certificate_of_another_time_is_made_anew_at_the_next_start_and_w
     assert ["not in force before" in line for line in running.news] == [True]
 
 
-def test_the_server_says_at_once_that_its_clock_was_put_and_which_certificates_are_not_in_force(tmp_path: Path) -> None:
+def test_clock_change_is_reported_at_once_with_invalid_certificates(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         right = consortium.now
         consortium.now = right + MONTHS
@@ -330,7 +328,7 @@ def test_the_server_says_at_once_that_its_clock_was_put_and_which_certificates_a
 def test_a_renewal_made_while_the_clock_was_ahead_is_not_given_again(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         member, right = consortium.enrol("A"), consortium.now
-        asked = Peer("A", identity.read_leaf(member.certificate), member.certificate)
+        asked = GrpcPeer("A", identity.read_leaf(member.certificate), member.certificate)
         csr = identity.signing_request(identity.new_key(), "A")
         early = renewal.renew(consortium.registry, consortium.authority, asked, csr, right + MONTHS)
         assert renewal.renew(consortium.registry, consortium.authority, asked, csr, right + MONTHS) == early

@@ -63,7 +63,7 @@ def join(server: Path, folder: Path, name: str, work: Site) -> Session:
 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="reads a process's memory as Linux shows it")
-def test_in_the_memory_of_the_hub_and_in_all_it_handled_is_neither_code_nor_label_nor_model(tmp_path: Path) -> None:
+def test_hub_memory_and_traffic_hold_no_code_label_or_model(tmp_path: Path) -> None:
     passed: list[bytes] = []
     seen: list[bytes] = []
 

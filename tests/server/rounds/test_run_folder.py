@@ -88,7 +88,7 @@ def test_a_state_that_is_none_is_said_to_be_and_no_fault(folder: RunFolder, meta
         folder.state()
 
 
-def test_digests_of_what_was_sent_come_back_and_a_line_that_was_cut_short_spoils_no_other(folder: RunFolder) -> None:
+def test_seen_digests_are_read_back_without_incomplete_lines(folder: RunFolder) -> None:
     assert folder.seen() == {}
     folder.add_seen({})
     assert not (folder.path / SEEN).exists()

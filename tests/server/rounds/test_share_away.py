@@ -65,7 +65,7 @@ def test_a_run_waits_for_a_site_whose_share_is_away_and_has_its_update(tmp_path:
     assert not events(folder, "under_quorum")
 
 
-def test_a_share_that_is_away_for_longer_than_a_round_ends_no_run_that_needs_its_site(tmp_path: Path) -> None:
+def test_unavailable_data_beyond_a_round_do_not_end_the_run(tmp_path: Path) -> None:
     apps, cases = honest()
     folder = RunFolder(tmp_path / "run").create(plan(min_sites=3, quorum=3, deadline_s=2.0))
 

@@ -1,4 +1,4 @@
-"""Heads of logs that the other side has signed: what they show that a chain by itself cannot."""
+"""Heads of logs that the other side has signed: they show what a chain alone cannot."""
 
 import datetime as dt
 import json
@@ -81,9 +81,7 @@ def test_a_log_that_was_written_anew_as_a_whole_is_found_out(tmp_path: Path, cou
 
 
 @pytest.mark.parametrize("count", [3, 5])
-def test_a_shorter_log_or_another_is_not_signed_though_its_owner_has_lost_what_was_signed(
-    tmp_path: Path, count: int
-) -> None:
+def test_shorter_or_other_log_is_not_signed_even_without_its_signatures(tmp_path: Path, count: int) -> None:
     _, server = sides(tmp_path)
     first = written(tmp_path, 5)
     assert [server.sign("A", first, NOW).number for _ in range(2)] == [5, 5]

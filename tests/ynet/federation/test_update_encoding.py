@@ -53,7 +53,7 @@ def test_a_network_takes_half_and_a_quarter_of_the_bytes() -> None:
 
 
 @pytest.mark.parametrize("encoding", SMALL)
-def test_with_what_was_left_out_added_to_the_next_one_the_sum_of_many_updates_is_right(encoding: Encoding) -> None:
+def test_error_feedback_keeps_the_sum_of_many_updates_exact(encoding: Encoding) -> None:
     left_out, wanted, sent = np.zeros_like(values(0)), 0.0, 0.0
     for seed in range(30):
         difference = values(seed) * np.float32(0.001)
