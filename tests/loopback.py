@@ -30,7 +30,9 @@ from ynet.runtime import control_server
 from ynet.trust import identity, invitation
 from ynet.trust.identity import HUB_NAME, Identity
 from ynet.weights import Entry, Flat, Layout
-from ynet_client.connection.session import Fetch, Session
+from ynet_client.adoption.adopting import Fetch
+from ynet_client.connection.hooks import SessionHooks
+from ynet_client.connection.session import Session
 from ynet_client.membership import renewal
 from ynet_client.membership.membership import Membership
 from ynet_client.training import app_call, secure_aggregation
@@ -204,7 +206,7 @@ class Joined:
         self.spool.mkdir()
         self.work = work
         renew = renewal.renewing(home, self.said.append, lambda: consortium.now) if home else renewal.never
-        self.session = Session(member, self.spool, work, self.said.append, renew)
+        self.session = Session(member, self.spool, work, self.said.append, SessionHooks(renew=renew))
         self.task = asyncio.ensure_future(self.session.run())
 
 

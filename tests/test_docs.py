@@ -32,7 +32,7 @@ from ynet_client.commands.cli import app as client_app
 from ynet_client.connection.tasks import LARGE_BYTES, MOST_LARGE
 from ynet_client.connection.transfers import AGAIN_PART_BYTES
 from ynet_client.control_routes import ASK_WITHIN_S
-from ynet_client.gallery.gallery import Stats
+from ynet_client.gallery.gallery_results import Stats
 from ynet_client.settings import ClientSettings
 from ynet_lab.cli import app as lab_app
 from ynet_server import process

@@ -12,7 +12,7 @@ from ynet.federation import hub_pb2 as hub
 from ynet.federation import retrieval_pb2 as pb
 from ynet.search.ranking import TOKEN_BYTES
 from ynet.trust.identity import SITE_NAME
-from ynet_client.agent import Duties
+from ynet_client.agent import Agent
 from ynet_client.connection.session import ANSWER_BYTES, Session
 from ynet_client.egress import Class
 from ynet_client.membership.peers import UNCONFIRMED
@@ -77,20 +77,20 @@ class TokenOwners:
 
 
 async def query(
-    site: str, duties: Duties, session: Session, images: Sequence[Path], query: Query, user: str
+    site: str, agent: Agent, session: Session, images: Sequence[Path], query: Query, user: str
 ) -> list[Result]:
     """Ask the own gallery and the other sites about some images. Raises UserError."""
-    with duties.counts.asking():
-        return await _query(site, duties, session, images, query, user)
+    with agent.counts.asking():
+        return await _query(site, agent, session, images, query, user)
 
 
 async def _query(
-    site: str, duties: Duties, session: Session, images: Sequence[Path], query: Query, user: str
+    site: str, agent: Agent, session: Session, images: Sequence[Path], query: Query, user: str
 ) -> list[Result]:
-    books = duties.books
-    encodings = [await duties.search(partial(own_search.encode, image=image)) for image in images[:-1]]
-    own = await duties.search(lambda archive: _search_own(archive, duties, encodings, images[-1], query))
-    coded = own_search.coded(own, query, is_detail_sent=duties.disclosure.detail)
+    books = agent.books
+    encodings = [await agent.search(partial(own_search.encode, image=image)) for image in images[:-1]]
+    own = await agent.search(lambda archive: _search_own(archive, agent, encodings, images[-1], query))
+    coded = own_search.coded(own, query, is_detail_sent=agent.disclosure.detail)
     pseudonym = books.pseudonym(user)
     body = wire.write_query(coded, pseudonym)
     answers, note = await _ask(session, body, query.sites, wire.room_for_hits(coded))
@@ -111,11 +111,11 @@ async def _query(
 
 
 def _search_own(
-    archive: "Archive", duties: Duties, before: Sequence[Encoding], last: Path, query: Query
+    archive: "Archive", agent: Agent, before: Sequence[Encoding], last: Path, query: Query
 ) -> list[OwnSearch]:
     """Encode the last image and search for all. The others were encoded one by one, so that other work had its turn."""
-    encodings, has_detail = [*before, own_search.encode(archive, last)], duties.disclosure.detail
-    return own_search.search(archive, duties.books.drawn, encodings, query, is_detail_compared=has_detail)
+    encodings, has_detail = [*before, own_search.encode(archive, last)], agent.disclosure.detail
+    return own_search.search(archive, agent.books.drawn, encodings, query, is_detail_compared=has_detail)
 
 
 async def consult(site: str, books: Books, session: Session, token: bytes, owner: str, note: str, user: str) -> Consult:

@@ -7,7 +7,7 @@ from pathlib import Path
 from ynet.plan import Plan
 from ynet_client.display import Display
 from ynet_client.settings import Policy
-from ynet_client.training.consent import Consent, Word, terms
+from ynet_client.training.consent import Consent, Decision, terms
 
 _one_question = threading.Lock()
 
@@ -25,15 +25,15 @@ def put_to_the_admin(plan: Plan, home: Path, display: Display) -> None:
 def _ask(plan: Plan, home: Path, display: Display) -> None:
     with _one_question:
         consent = Consent(home, Policy())
-        if consent.word_of(plan.id):  # said elsewhere, while another plan was asked about
+        if consent.decision_on(plan.id):  # said elsewhere, while another plan was asked about
             return
         for line in terms(plan):
             display.say(line)
         display.say(f"does this site take part in {plan.name}, {plan.id[:16]}? yes or no:")
         for line in sys.stdin:
             if (answer := line.strip().lower()) in ("yes", "no"):
-                word: Word = "accepted" if answer == "yes" else "declined"
-                if not consent.word_of(plan.id):
+                word: Decision = "accepted" if answer == "yes" else "declined"
+                if not consent.decision_on(plan.id):
                     display.say(f"plan {consent.say(plan.id, word)[:16]} is {word}")
                 return
             display.say("yes or no:")

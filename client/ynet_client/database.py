@@ -34,10 +34,8 @@ class Database:
         _OPEN.add(self)
 
     def copy_to(self, folder: Path) -> None:
-        """Copy the file, as it is at one moment, into a folder."""
-        (folder / self.path.name).touch(mode=0o600)
-        with contextlib.closing(sqlite3.connect(folder / self.path.name)) as copied:
-            self._connection.backup(copied, pages=COPY_PAGES)
+        """Copy a consistent state of the file into a folder."""
+        copy(self._connection, folder / self.path.name)
 
     def close(self) -> None:
         """Give the file back."""
@@ -82,6 +80,13 @@ class Database:
 
 
 _OPEN: "weakref.WeakSet[Database]" = weakref.WeakSet()
+
+
+def copy(database: sqlite3.Connection, path: Path) -> None:
+    """Copy a consistent state of a database to `path`; readers and writers continue during the copy."""
+    path.touch(mode=0o600)
+    with contextlib.closing(sqlite3.connect(path)) as copied:
+        database.backup(copied, pages=COPY_PAGES)
 
 
 def copy_open(aside: Path) -> None:

@@ -1,8 +1,7 @@
-"""The site's process: connects, and does its duties until it is told to stop."""
+"""The site's process: connects to the hub and runs until it is stopped."""
 
 import asyncio
 import contextlib
-import shutil
 import signal
 import time
 from pathlib import Path
@@ -11,15 +10,16 @@ from ynet.data import manifest
 from ynet.data.gaps import gaps
 from ynet.data.manifest import Manifest
 from ynet.federation.countersigned import Witness
-from ynet.runtime import control_server, systemd
+from ynet.runtime import control_server, private_files, systemd
 from ynet.runtime.home import Lock
 from ynet.trust.identity import fingerprint
 from ynet.web import prometheus
-from ynet_client.agent import Duties
+from ynet_client.agent import Agent
 from ynet_client.audit import Act
-from ynet_client.connection.download_limit import Looks, of_model, of_task
+from ynet_client.connection.download_limit import DownloadLimits, of_model, of_task
+from ynet_client.connection.hooks import SessionHooks
 from ynet_client.connection.session import Session
-from ynet_client.connection.witness import telling
+from ynet_client.connection.witness import exchanging
 from ynet_client.consent_prompt import put_to_the_admin
 from ynet_client.control_routes import routes
 from ynet_client.counts import Counts
@@ -50,14 +50,14 @@ async def run(home: Path, settings: ClientSettings, member: Membership, display:
             home,
             settings.policy,
             lambda plan: put_to_the_admin(plan, home, display),
-            lambda plan_id, word: duties.books.audit.did(
+            lambda plan_id, word: agent.books.audit.did(
                 time.time(), "plan-accepted" if word == "accepted" else "plan-declined", plan_id
             ),
         )
         measured = prometheus.new_registry()
         counts = Counts(measured)
-        duties = stack.enter_context(contextlib.closing(Duties(home, settings, display, cases, consent, counts)))
-        spool = _empty(home / "spool")
+        agent = stack.enter_context(contextlib.closing(Agent(home, settings, display, cases, consent, counts)))
+        spool = private_files.empty_folder(home / "spool")
         egress = stack.enter_context(contextlib.closing(Egress(home)))
 
         def seen(peer: Peer) -> None:
@@ -73,34 +73,38 @@ async def run(home: Path, settings: ClientSettings, member: Membership, display:
             egress.count(of, size_bytes)
             counts.sent(of, size_bytes)
 
-        audit = duties.books.audit
+        audit = agent.books.audit
         audit.did(time.time(), "joined", fingerprint(member.certificate).hex())
         peers = Peers(home, settings.known_sites, seen)
         witness = Witness(home, member.site, lambda: session.identity, lambda: session.member.authority)
-        tell = telling(member.site, audit, witness, display.say, count=sent)
-        follow = following(home, display.say, lambda *act: audit.did(time.time(), *act))
-        renew = renewing(home, display.say, count=sent)
-        looks = Looks(of_task(consent.takes_part if settings.trains else in_none), of_model)
-        way = ways(settings.proxy)
-        session = Session(
-            member, spool, duties, display.say, renew, sent, tell, follow, counts.received, looks, peers, way, copied
+        hooks = SessionHooks(
+            renew=renewing(home, display.say, count=sent),
+            follow=following(home, display.say, lambda *act: audit.did(time.time(), *act)),
+            exchange_heads=exchanging(member.site, audit, witness, display.say, count=sent),
+            sent=sent,
+            received=counts.received,
+            limits=DownloadLimits(of_task(consent.takes_part if settings.trains else in_none), of_model),
+            peers=peers,
+            ways=ways(settings.proxy),
+            copied=copied,
         )
+        session = Session(member, spool, agent, display.say, hooks)
         spent = Spent(home, settings.privacy)
-        measured.register(state(Known(member.site, home, session, duties, spent)))
-        page = serving(home, settings.workbench, member.site, duties, session, spool, display.say)
+        measured.register(state(Known(member.site, home, session, agent, spent)))
+        page = serving(home, settings.workbench, member.site, agent, session, spool, display.say)
         async with page as where, prometheus.serving(settings.metrics, measured, spent.refresh):
-            door = await control_server.serve(home, [*routes(member.site, duties, session, spool), where])
+            door = await control_server.serve(home, [*routes(member.site, agent, session, spool), where])
             display.say(f"site {member.site}: {_has(settings, found, cases)}")
-            ending = asyncio.create_task(duties.end_forgetting())  # before anything is answered
+            ending = asyncio.create_task(agent.resume_forgetting())  # before anything is answered
             for name in unknown_attributes(settings, found.columns):
                 display.say(f"disclosure.attributes names {name!r}, which is no column of the manifest")
             for gap in gaps(found.cases) if settings.trains else ():
                 display.say(f"split: {gap.what}; {gap.do}")
-            doing = lambda: f"{'connected' if session.connected else 'not connected'}; {duties.doing}"  # noqa: E731
-            telling_of_many = asyncio.create_task(duties.keep_telling())
+            doing = lambda: f"{'connected' if session.connected else 'not connected'}; {agent.doing}"  # noqa: E731
+            keeping = asyncio.create_task(agent.keep_records())
             async with systemd.told(doing):
-                await _until_told_to_stop(session, duties)
-            telling_of_many.cancel()
+                await _until_told_to_stop(session, agent)
+            keeping.cancel()
             ending.cancel()
             display.say("leaving")
             await door.end()
@@ -112,9 +116,9 @@ def _has(settings: ClientSettings, found: Manifest, cases: int) -> str:
     return f"it only asks, and trains nothing; {len(found.cases)} cases of its own are searched"
 
 
-async def _until_told_to_stop(session: Session, duties: Duties) -> None:
+async def _until_told_to_stop(session: Session, agent: Agent) -> None:
     """Raises what kept the site's equipment from being got ready: a site that can do nothing does not stay joined."""
-    running, opening = asyncio.ensure_future(session.run()), asyncio.ensure_future(duties.ready())
+    running, opening = asyncio.ensure_future(session.run()), asyncio.ensure_future(agent.ready())
 
     def stop_if_failed(opened: "asyncio.Future[None]") -> None:
         if not opened.cancelled() and opened.exception():
@@ -128,9 +132,3 @@ async def _until_told_to_stop(session: Session, duties: Duties) -> None:
     if opening.done():
         await opening
     opening.cancel()
-
-
-def _empty(spool: Path) -> Path:
-    shutil.rmtree(spool, ignore_errors=True)
-    spool.mkdir(mode=0o700)
-    return spool

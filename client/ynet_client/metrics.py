@@ -20,7 +20,7 @@ from ynet.web import prometheus
 from ynet_client.settings import PrivacySettings
 
 if TYPE_CHECKING:
-    from ynet_client.agent import Duties
+    from ynet_client.agent import Agent
     from ynet_client.connection.session import Session
 
 SHORT_ID = 12
@@ -74,7 +74,7 @@ class Known(NamedTuple):
     site: str
     home: Path
     session: "Session"
-    duties: "Duties"
+    agent: "Agent"
     spent: Spent
 
 
@@ -84,26 +84,26 @@ def state(known: Known) -> prometheus.LookedUp:
 
 
 def _now(known: Known) -> Iterator[Metric]:
-    site, home, session, duties, spent = known
+    site, home, session, agent, spent = known
     yield InfoMetricFamily("ynet_client", "Which site this is.", {"version": __version__, "site": site})
     yield GaugeMetricFamily("ynet_client_connected", "1: the server is there.", float(session.connected))
-    yield GaugeMetricFamily("ynet_client_cases", "Training cases.", duties.cases())
+    yield GaugeMetricFamily("ynet_client_cases", "Training cases.", agent.cases())
     yield GaugeMetricFamily("ynet_client_tasks_held", "Messages of runs that are worked on.", session.tasks_held)
     begins, ends = (at.timestamp() for at in session.member.life)
     yield GaugeMetricFamily("ynet_client_certificate_ends_timestamp_seconds", "When the site's certificate ends.", ends)
     name = "ynet_client_certificate_begins_timestamp_seconds"
     yield GaugeMetricFamily(name, "When the site's certificate begins.", begins)
-    yield from _gallery(duties)
+    yield from _gallery(agent)
     yield from _epsilon(spent.summary)
-    yield from _gpu() if duties.archive_if_ready() else ()
+    yield from _gpu() if agent.archive_if_ready() else ()
     yield from prometheus.disk("ynet_client", home)
 
 
-def _gallery(duties: "Duties") -> Iterator[Metric]:
+def _gallery(agent: "Agent") -> Iterator[Metric]:
     model = InfoMetricFamily("ynet_client_model", "The model in use.", labels=["model", "plan"])
     codes = GaugeMetricFamily("ynet_client_gallery_codes", "Cases that answers are searched in.")
     damaged = GaugeMetricFamily("ynet_client_gallery_damaged_parts", "Parts of its file that wait to be made anew.")
-    if archive := duties.archive_if_ready():
+    if archive := agent.archive_if_ready():
         codes.add_metric([], archive.gallery.indexed)
         damaged.add_metric([], archive.gallery.damaged_parts)
         if archive.model_id:

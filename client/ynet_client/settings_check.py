@@ -1,11 +1,9 @@
 """A site's settings held against this machine, where they are given: what is wrong with them is not left to a run."""
 
-import importlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from ynet.errors import UserError
 from ynet.runtime import listening
@@ -29,9 +27,8 @@ def check(settings: ClientSettings) -> None:
 def check_device(name: str) -> None:
     """Raise UserError where the device cannot be used. `auto` and `cpu` always can."""
     if name not in ("auto", "cpu"):
-        device: Any = importlib.import_module(
-            "ynet.learning.device"
-        )  # torch: two seconds that the others need not wait
+        from ynet.learning import device  # torch takes two seconds to load
+
         device.choose(name)
 
 

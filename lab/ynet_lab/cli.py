@@ -9,7 +9,7 @@ import typer
 
 from ynet.errors import UserError
 from ynet.runtime import terminal
-from ynet.runtime.cli_examples import show as show_examples
+from ynet.runtime.command_line import show_examples
 from ynet_lab.examples import EXAMPLES
 from ynet_lab.tables import attack_table, model_table
 from ynet_server.commands.options import Json

@@ -1,6 +1,6 @@
 """What `ynet-lab COMMAND --help` shows as examples; tests hold each against the command."""
 
-from ynet.runtime.cli_examples import Examples
+from ynet.runtime.command_line import Examples
 
 EXAMPLES: Examples = {
     "attack": ("ynet-lab attack --model OUT/seed-1/federated --data DIR --report ATTACKS",),

@@ -18,7 +18,7 @@ from ynet.errors import RefusedError, UnreachableError, UserError
 from ynet.federation import hub_pb2 as hub
 from ynet.learning.model import arrays_of, build
 from ynet_client import asking, audit
-from ynet_client.agent import Duties
+from ynet_client.agent import Agent
 from ynet_client.display import Display
 from ynet_client.gallery.filters import Filters
 from ynet_client.gallery.stored_codes import CaseCode
@@ -44,22 +44,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Hospital:
-    """A site's duties, its session, and where its data lie."""
+    """A site's agent, its session, and where its data lie."""
 
     def __init__(self, folder: Path, home: Path, name: str, disclosure: Disclosure) -> None:
         self.name, self.home, self.folder = name, home, folder
         home.mkdir(exist_ok=True)
         self.manifest = folder / "data" / name / "manifest.csv"
         settings = ClientSettings(data=str(self.manifest), device="cpu", disclosure=disclosure)
-        self.duties = Duties(home, settings, Display(), 1, Consent(home, settings.policy))
+        self.agent = Agent(home, settings, Display(), 1, Consent(home, settings.policy))
         self.joined: Joined
 
     async def adopt(self) -> None:
         async def fetch(_: hub.Blob, path: Path) -> None:
             shutil.copy(self.folder / "published.safetensors", path)
 
-        self.duties.offers.say((self.folder / "model").read_text(), "accepted")
-        await self.duties.model(hub.Model(id=(self.folder / "model").read_text()), fetch)
+        self.agent.offers.say((self.folder / "model").read_text(), "accepted")
+        await self.agent.model(hub.Model(id=(self.folder / "model").read_text()), fetch)
 
     def images(self, count: int) -> list[Path]:
         manifest = read(self.manifest)
@@ -67,7 +67,7 @@ class Hospital:
 
     async def query(self, count: int = 1, **wanted: Any) -> list[Result]:
         asked = Query(**wanted)
-        return await asking.query(self.name, self.duties, self.joined.session, self.images(count), asked, "Dr. House")
+        return await asking.query(self.name, self.agent, self.joined.session, self.images(count), asked, "Dr. House")
 
     def log(self) -> list[audit.Entry]:
         """Of what it asked and answered; not of what it did."""
@@ -90,11 +90,11 @@ def two(
         try:
             for site in sites:
                 await site.adopt()
-                site.joined = await consortium.join(site.name, site.duties)  # type: ignore[arg-type]
+                site.joined = await consortium.join(site.name, site.agent)  # type: ignore[arg-type]
             await story(*sites)
         finally:
             for site in sites:
-                site.duties.close()
+                site.agent.close()
 
     play(tmp_path, told)
 
@@ -106,7 +106,7 @@ def test_a_batch_is_answered_for_each_image_and_is_one_entry_in_both_logs(folder
             assert result.outcomes["B"].kind == "found"
             assert len(result.by_site["B"]) == 5
             (alone,) = await asking.query(
-                "A", a.duties, a.joined.session, [a.images(3)[number]], Query(5, Filters(split="train")), "Dr. House"
+                "A", a.agent, a.joined.session, [a.images(3)[number]], Query(5, Filters(split="train")), "Dr. House"
             )
             assert (alone.hits, alone.by_site, alone.outcomes) == (result.hits, result.by_site, result.outcomes)
         (asked, *_), (told, *_) = a.log(), b.log()
@@ -135,7 +135,7 @@ def test_suppressed_refused_and_empty_are_three_answers(folder: Path, tmp_path: 
 
 def test_a_site_with_another_model_says_which(folder: Path, tmp_path: Path) -> None:
     async def story(a: Hospital, b: Hospital) -> None:
-        gallery = (await b.duties.search(lambda archive: archive)).gallery
+        gallery = (await b.agent.search(lambda archive: archive)).gallery
         gallery.add_codes("b" * 64, [CaseCode(case.id, bytes(8)) for case in gallery.missing("b" * 64)])
         gallery.activate("b" * 64)
         outcome = (await a.query())[0].outcomes["B"]
@@ -163,13 +163,13 @@ def test_a_noised_query_sends_a_classs_centre_the_same_each_time_and_ranks_own_h
         first = await a.query(4, epsilon=0.5)
         again = await a.query(4, epsilon=0.5)
         assert [one.own.sent for one in first] == [one.own.sent for one in again]
-        plan = (await a.duties.search(lambda archive: archive.active())).plan
+        plan = (await a.agent.search(lambda archive: archive.active())).plan
         assert {one.own.sent for one in first} <= set(own_search.target_codes(plan))
         true = await a.query(4)
         for noised, plain in zip(first, true, strict=True):
             assert [hit[:5] for hit in noised.by_site["A"]] == [hit[:5] for hit in plain.by_site["A"]]
             assert {one.site for one in noised.hits} == {"B"}
-        shown = (await a.duties.search(lambda archive: merging.answer(archive, first[0]))).to_json()
+        shown = (await a.agent.search(lambda archive: merging.answer(archive, first[0]))).to_json()
         assert shown["noise"]["epsilon"] == 0.5
         assert {one["site"] for one in shown["own"]} == {"A"}
         assert [entry.epsilon for entry in a.log()] == [0.5, 0.5, 0.0]
@@ -198,7 +198,7 @@ def test_detail_codes_are_compared_where_both_sites_allow_it_and_never_for_a_noi
 
 def test_an_image_has_the_detail_code_that_the_gallery_has_of_it(folder: Path, tmp_path: Path) -> None:
     async def story(a: Hospital, b: Hospital) -> None:
-        archive = await a.duties.search(lambda archive: archive)
+        archive = await a.agent.search(lambda archive: archive)
         for image in a.images(3):
             seen = archive.encode(image)
             (found,) = archive.gallery.search(archive.active().id, [seen.code], 24, details=[seen.detail])
@@ -237,20 +237,20 @@ def test_a_consult_goes_to_the_owning_site_and_its_answer_comes_back(folder: Pat
         token, owner = owners.find(hit.token.hex()[:12], "")
         assert (token, owner) == (hit.token, "B")
         note = "How did it\x1b[2J go on?\nRegards"
-        sent = await asking.consult("A", a.duties.books, a.joined.session, token, owner, note, "Dr. House")
-        (received,) = b.duties.books.consults.listed()
+        sent = await asking.consult("A", a.agent.books, a.joined.session, token, owner, note, "Dr. House")
+        (received,) = b.agent.books.consults.listed()
         assert (received.id, received.site, received.note) == (sent.id, "A", "How did it[2J go on?\nRegards")
-        archive = await b.duties.search(lambda archive: archive)
+        archive = await b.agent.search(lambda archive: archive)
         assert received.image == archive.gallery.case_of(hit.token).image
         assert "image" not in sent.to_json()
 
-        assert await asking.fetch_answers(a.duties.books, a.joined.session, "Dr. House") == ""
-        assert a.duties.books.consults.listed()[0].decision == "open"
-        asking.answer_consult(b.duties.books, received.id.hex()[:6], "yes", "Call 4711", "Dr. Wilson")
+        assert await asking.fetch_answers(a.agent.books, a.joined.session, "Dr. House") == ""
+        assert a.agent.books.consults.listed()[0].decision == "open"
+        asking.answer_consult(b.agent.books, received.id.hex()[:6], "yes", "Call 4711", "Dr. Wilson")
         with pytest.raises(RefusedError, match="answered already"):
-            asking.answer_consult(b.duties.books, received.id.hex(), "no", "", "Dr. Wilson")
-        assert await asking.fetch_answers(a.duties.books, a.joined.session, "Dr. House") == ""
-        (answered,) = a.duties.books.consults.listed()
+            asking.answer_consult(b.agent.books, received.id.hex(), "no", "", "Dr. Wilson")
+        assert await asking.fetch_answers(a.agent.books, a.joined.session, "Dr. House") == ""
+        (answered,) = a.agent.books.consults.listed()
         assert (answered.decision, answered.text) == ("yes", "Call 4711")
         assert [(one.kind, one.outcomes) for one in a.log()[1:]] == [
             ("consult", {"B": "kept"}), ("consult-check", {"B": "found"}), ("consult-check", {"B": "found"})
@@ -266,14 +266,14 @@ def test_a_consult_goes_to_the_owning_site_and_its_answer_comes_back(folder: Pat
 
 def test_a_consult_about_no_case_there_or_at_a_site_that_is_away_is_not_kept(folder: Path, tmp_path: Path) -> None:
     async def story(a: Hospital, b: Hospital) -> None:
-        books, session = a.duties.books, a.joined.session
+        books, session = a.agent.books, a.joined.session
         with pytest.raises(UserError, match="names no case there"):
             await asking.consult("A", books, session, bytes(16), "B", "hello", "u")
         with pytest.raises(UnreachableError, match="not connected"):
             await asking.consult("A", books, session, bytes(16), "C", "hello", "u")
         with pytest.raises(UserError, match="no note"):
             await asking.consult("A", books, session, bytes(16), "B", " \x00", "u")
-        assert books.consults.listed() == b.duties.books.consults.listed() == []
+        assert books.consults.listed() == b.agent.books.consults.listed() == []
         assert [entry.outcomes for entry in a.log()] == [{"B": "no_such_case"}, {"C": "missing"}]
 
     two(folder, tmp_path, story)
@@ -282,11 +282,11 @@ def test_a_consult_about_no_case_there_or_at_a_site_that_is_away_is_not_kept(fol
 def test_an_answer_is_told_to_nobody_but_the_site_that_asked(folder: Path, tmp_path: Path) -> None:
     async def story(a: Hospital, b: Hospital) -> None:
         hit = (await a.query())[0].by_site["B"][0]
-        sent = await asking.consult("A", a.duties.books, a.joined.session, hit.token, "B", "hello", "u")
-        asking.answer_consult(b.duties.books, sent.id.hex(), "yes", "secret", "u")
-        assert b.duties.books.consults.of("received", "C") == []
+        sent = await asking.consult("A", a.agent.books, a.joined.session, hit.token, "B", "hello", "u")
+        asking.answer_consult(b.agent.books, sent.id.hex(), "yes", "secret", "u")
+        assert b.agent.books.consults.of("received", "C") == []
         body = asking.pb.Request(user="u", check=asking.pb.ConsultCheck(ids=[sent.id])).SerializeToString()
-        reply = wire.read_reply(await b.duties.answer("C", body))
+        reply = wire.read_reply(await b.agent.answer("C", body))
         assert (reply.consult_answers.answers[0].word, reply.consult_answers.answers[0].text) == (3, "")
 
     two(folder, tmp_path, story)
@@ -295,7 +295,7 @@ def test_an_answer_is_told_to_nobody_but_the_site_that_asked(folder: Path, tmp_p
 def test_hostile_bytes_are_answered_as_unreadable_and_written_down(folder: Path, tmp_path: Path) -> None:
     async def story(a: Hospital, b: Hospital) -> None:
         for body in (b"", b"\xff" * 100, b"\x0a\x05\x1b[2J!"):
-            reply = wire.read_reply(await b.duties.answer("A", body))
+            reply = wire.read_reply(await b.agent.answer("A", body))
             assert reply.WhichOneof("outcome") == "unreadable"
         assert [entry.outcomes for entry in b.log()] == [{"A": "unreadable"}] * 3
 

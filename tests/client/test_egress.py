@@ -16,6 +16,7 @@ from ynet.federation import protocol
 from ynet.federation.content import Content
 from ynet.runtime import background_sync
 from ynet_client import egress
+from ynet_client.connection.hooks import SessionHooks
 from ynet_client.connection.session import Session
 from ynet_client.egress import Egress, Row
 
@@ -69,7 +70,7 @@ def test_the_totals_are_what_the_hub_received(tmp_path: Path, monkeypatch: pytes
                 return Content(metrics={"metrics": {"dice": 0.5}})
             return Content(configs={"c": {"padding": "x" * (protocol.CHUNK_BYTES + 9)}})  # two parts
 
-        session = Session(consortium.enrol("A"), spool, Site(task=task), said.append, count=left.count)
+        session = Session(consortium.enrol("A"), spool, Site(task=task), said.append, SessionHooks(sent=left.count))
         running = asyncio.create_task(session.run())
         await until(lambda: session.connected)
         for kind in ("query.initial", "evaluate", "query.mask"):

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -220,7 +220,7 @@ def test_python_is_told_what_the_command_is_told(trial: Trial, trained: str) -> 
     assert site.name == "A"
     told, found = site.query(image), trial.query("A", image)
     assert (told.site, told.model, told.code, told.name) == ("A", trained, found["code"], image.name)
-    assert [asdict(hit) for hit in told.hits] == [{"image": None, **hit} for hit in found["hits"]]
+    assert [hit.to_json() for hit in told.hits] == found["hits"]
     assert told.outcomes == found["outcomes"] == {"B": "found", "C": "found"}
     assert site.query([image, image.read_bytes()]) == [told, replace(told, name="")]
     assert site.query([]) == []
@@ -423,7 +423,7 @@ def test_the_paper_recipe_trains(trial: Trial, trained: str) -> None:
 
 def test_a_model_published_while_a_site_is_away_waits_there_for_a_yes(trial: Trial, trained: str) -> None:
     plan = small_plan(trial.folder / "two.yaml", rounds=1, seed=2)
-    plan.write_text(plan.read_text("utf-8").replace("minimum: 3", "minimum: 2").replace("quorum: 3", "quorum: 2"))
+    plan.write_text(plan.read_text("utf-8").replace("min_sites: 3", "min_sites: 2").replace("quorum: 3", "quorum: 2"))
     trial.stop("C")
     assert trial.server_command("train", "--plan", plan).returncode == 0
     model = trial.server_call("GET", "/models")["in_use"]

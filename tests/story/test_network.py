@@ -52,7 +52,7 @@ def trial(tmp_path_factory: pytest.TempPathFactory, data: Path, between: Proxy) 
         patch.setenv("no_proxy", "127.0.0.0/8,::1/128")
         Accounts(membership_home(running, "A")).add("weber", "radiologist", PASSWORD, time.time())
         running.join_all()
-        plan = small_plan(folder / "plan.yaml", cohort={"minimum": 2, "quorum": 2, "round_deadline_s": 60})
+        plan = small_plan(folder / "plan.yaml", cohort={"min_sites": 2, "quorum": 2, "round_deadline_s": 60})
         done = running.server_command("train", "--plan", plan)
         assert done.returncode == 0, done.stdout + done.stderr
         running.wait_indexed(running.server_call("GET", "/models")["in_use"])
@@ -139,7 +139,7 @@ def test_copy_of_a_folder_is_refused_and_a_killed_client_comes_back_at_once(tria
             time.sleep(0.05)
         assert "site A is already connected from elsewhere" in log.read_text()
         assert "trying again in about 60 s" in log.read_text()
-        wait_for(trial, "A", "another process came with this site's identity")
+        wait_for(trial, "A", "refused another process with this site's identity")
         told = subprocess.run(
             [sys.executable, "-m", "ynet_client", "doctor", "--home", str(copy)],
             env=environment(),

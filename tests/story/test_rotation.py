@@ -132,7 +132,7 @@ def test_a_consortium_lives_through_its_authoritys_rotation_and_who_was_away_is_
         # 5. Who has a certificate of the old one is not let in, even by the way that trusts the new.
         for trusts in (old, old._replace(authority=kept(trial, "A").authority)):
             with pytest.raises(grpc.RpcError) as caught:
-                doctor._probe(trusts, ways(ProxySettings(), {})(trusts.hub))
+                doctor.ask_hub(trusts, ways(ProxySettings(), {})(trusts.hub))
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
         # 6. Who was away is told what to do, and it helps.
         told = trial.site_command("D", "doctor")

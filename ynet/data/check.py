@@ -3,17 +3,19 @@
 import difflib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from ynet.data import images, manifest, mask_files
-from ynet.data.dicom import elements
-from ynet.data.dicom import frame as dicom_frame
+from ynet.data.dicom.matching import Subject
 from ynet.data.frames import source
 from ynet.data.gaps import gaps
+from ynet.data.images import InspectedImage
 from ynet.data.manifest import Case
+from ynet.data.opening import mended
 from ynet.data.report import Problem, Report, Severity
 from ynet.errors import UserError
 
@@ -66,13 +68,6 @@ def check(
     )
 
 
-class _SeenImage(NamedTuple):
-    shape: tuple[int, ...]
-    digest: str  # of the file's bytes and its frame
-    in_colour: bool
-    ignored: tuple[str, ...]  # keywords of DICOM values of display that cannot be used
-
-
 class _SeenMask(NamedTuple):
     shape: tuple[int, ...]
     values: int  # different ones in its file
@@ -84,7 +79,7 @@ class _Seen(NamedTuple):
     """What is remembered of a case's files; None for a file that is not there or cannot be read."""
 
     case: Case
-    image: _SeenImage | None
+    image: InspectedImage | None  # without its bytes
     mask: _SeenMask | None
     problems: tuple[Problem, ...]
 
@@ -92,34 +87,30 @@ class _Seen(NamedTuple):
 def _look(root: Path, case: Case) -> _Seen:
     image, mask, problems = None, None, []
     try:
-        image = _look_at_image(root / case.image)
+        image = images.inspect(root / case.image)
     except UserError as error:
         problems.append(Problem(case.row, "image", "error", error.why, error.do))
     try:
-        mask = _look_at_mask(root / case.mask, root / case.image) if case.mask else None
+        if case.mask:
+            mask = _look_at_mask(root / case.mask, partial(_subject, root / case.image, image))
     except UserError as error:
         problems.append(Problem(case.row, "mask", "error", error.why, error.do))
     if image and mask and image.shape != mask.shape:
         what = f"its mask has {_size(mask.shape)} pixels, its image {_size(image.shape)}"
         problems.append(Problem(case.row, "mask", "error", what, "save the mask with the size of its image"))
-    return _Seen(case, image, mask, tuple(problems))
+    return _Seen(case, image and image._replace(dicom=None), mask, tuple(problems))
 
 
-def _look_at_image(path: Path) -> _SeenImage:
-    shape = images.decode(path, 1).shape[1:]
-    return _SeenImage(shape, images.digest(path), images.is_colour(path), _ignored(path))
+def _subject(path: Path, image: InspectedImage | None) -> Subject | None:
+    """The image as drawings refer to it; an image that could not be used raises its own UserError once more."""
+    if image is None:
+        return mask_files.subject_of(path)
+    with mended(source(path).path):
+        return image.subject()
 
 
-def _ignored(path: Path) -> tuple[str, ...]:
-    """Of an image that was decoded: what of its values of display was passed over."""
-    file_path, frame = source(path)
-    with file_path.open("rb") as file:
-        start = file.read(elements.STARTS_IN)
-        return dicom_frame.ignored(start + file.read(), frame) if elements.is_dicom(start) else ()
-
-
-def _look_at_mask(path: Path, image: Path) -> _SeenMask:
-    found = mask_files.read_mask(path, image)
+def _look_at_mask(path: Path, subject: Callable[[], Subject | None]) -> _SeenMask:
+    found = mask_files.read_mask(path, subject)
     mask, lesion = found.pixels, float(found.pixels.mean())
     border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
     is_inverted = not found.is_named and lesion > 0.5 and float(border.mean()) > INVERTED_BORDER
@@ -233,7 +224,7 @@ def _colours(seen: Sequence[_Seen], channels: int | None) -> Iterator[Problem]:
     """One warning, at the first such row, when images must be turned into colour or grey."""
     if channels is None:
         return
-    unlike = [each.case.row for each in seen if each.image and each.image.in_colour != (channels == 3)]
+    unlike = [each.case.row for each in seen if each.image and each.image.is_colour != (channels == 3)]
     if unlike:
         stored, taken = ("in colour", "grey") if channels == 1 else ("grey", "in colour")
         what = f"images stored {stored}: {len(unlike)}; the plan takes them {taken}, so they are turned"

@@ -9,9 +9,11 @@ from jaxtyping import Float32, Shaped, UInt8
 from PIL import Image, ImageOps
 
 from ynet.data import deep
+from ynet.data.dicom import drawings
 from ynet.data.dicom import frame as dicom_frame
 from ynet.data.dicom.elements import damaged
 from ynet.data.dicom.frame import Window
+from ynet.data.dicom.matching import Subject
 from ynet.data.frames import source
 from ynet.data.limits import MAX_FILE_BYTES as MAX_FILE_BYTES
 from ynet.data.limits import MAX_PIXELS as MAX_PIXELS
@@ -19,11 +21,48 @@ from ynet.data.mask_files import decode_mask as decode_mask
 from ynet.data.opening import GREY, SIXTEEN_BIT, is_inverted, mended, opened, plain_colours, reading, sixteen_bit
 
 
+class InspectedImage(NamedTuple):
+    """What a check of a site's data needs to know of an image file, from one pass over it."""
+
+    shape: tuple[int, ...]  # rows, columns
+    digest: str  # of the file's bytes and its frame
+    is_colour: bool
+    ignored: tuple[str, ...]  # keywords of DICOM display values that cannot be used
+    dicom: bytes | None  # a DICOM file's bytes
+    frame: int | None
+
+    def subject(self) -> Subject | None:
+        """The image as drawings refer to it; None when it is no DICOM file. Raises UnfitError."""
+        return None if self.dicom is None else drawings.subject(self.dicom, self.frame)
+
+
+class _Picture(NamedTuple):
+    """A decoded PNG, JPEG or TIFF file."""
+
+    pixels: Float32[np.ndarray, "channels h w"]
+    is_colour: bool
+
+
+def inspect(path: Path) -> InspectedImage:
+    """Decode an image file and describe it. A DICOM file is read and parsed once. Raises UserError."""
+    with reading(path) as (data, frame):
+        if data is not None:
+            found = dicom_frame.inspect(data, frame)
+            shape, hashed = found.pixels.shape[:2], _hexdigest(hashlib.sha256(data), frame)
+            return InspectedImage(shape, hashed, found.is_colour, found.ignored, data, frame)
+    pixels, in_colour = _picture(path, 1)
+    with mended(path):
+        return InspectedImage(pixels.shape[1:], digest(path), in_colour, (), None, None)
+
+
 def digest(path: Path) -> str:
     """SHA-256 of an image's file and, where one is named, its frame. Raises OSError."""
     file_path, frame = source(path)
     with file_path.open("rb") as file:
-        hashed = hashlib.file_digest(file, "sha256")
+        return _hexdigest(hashlib.file_digest(file, "sha256"), frame)
+
+
+def _hexdigest(hashed: "hashlib._Hash", frame: int | None) -> str:
     if frame is not None:
         hashed.update(b"#%d" % frame)
     return hashed.hexdigest()
@@ -35,7 +74,11 @@ def is_colour(path: Path) -> bool:
         if data is not None:
             return dicom_frame.is_colour(data)
     with opened(path) as image:
-        return image.mode not in GREY and not deep.is_grey(image)
+        return _in_colour(image)
+
+
+def _in_colour(image: Image.Image) -> bool:
+    return image.mode not in GREY and not deep.is_grey(image)
 
 
 def decode(path: Path, channels: int, window: Window | None = None) -> Float32[np.ndarray, "channels h w"]:
@@ -52,19 +95,28 @@ def decode(path: Path, channels: int, window: Window | None = None) -> Float32[n
             return (
                 np.repeat(seen[None], channels, axis=0) if seen.ndim == 2 else _shares(Image.fromarray(seen), channels)
             )
+    return _picture(path, channels).pixels
+
+
+def _picture(path: Path, channels: int) -> _Picture:
+    """Decode a PNG, JPEG or TIFF file. Raises UserError."""
     with opened(path) as image:
-        how, inverted, white = deep.halves(image), is_inverted(image), deep.white(image)
+        how, in_colour = deep.halves(image), _in_colour(image)
         if how is None:
-            fine = deep.colour_map(image)
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode in SIXTEEN_BIT:
-                grey = sixteen_bit(upright).astype(np.float32) / np.float32(white)
-                grey = 1 - grey if inverted else grey
-                return np.repeat(grey[None], channels, axis=0)
-            return _shares(upright, channels) if fine is None else _deep_shares(fine[_numbers(upright, fine)], channels)
+            return _Picture(_shallow(image, channels), in_colour)
     with mended(path):
-        return _deep_shares(deep.read(lambda: opened(path), how), channels)
+        return _Picture(_deep_shares(deep.read(lambda: opened(path), how), channels), in_colour)
+
+
+def _shallow(image: Image.Image, channels: int) -> Float32[np.ndarray, "channels h w"]:
+    """Decode an image that Pillow reads with all of its bits."""
+    inverted, white, fine = is_inverted(image), deep.white(image), deep.colour_map(image)
+    image.load()
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode in SIXTEEN_BIT:
+        grey = sixteen_bit(upright).astype(np.float32) / np.float32(white)
+        return np.repeat((1 - grey if inverted else grey)[None], channels, axis=0)
+    return _shares(upright, channels) if fine is None else _deep_shares(fine[_numbers(upright, fine)], channels)
 
 
 def fit(array: Float32[np.ndarray, "c h w"], size: int, is_mask: bool = False) -> Float32[np.ndarray, "c size size"]:

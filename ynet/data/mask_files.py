@@ -1,5 +1,7 @@
 """A mask's file read: of a DICOM SEG what it says of the image, of a picture what is not black."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from ynet.data import deep, lesion
 from ynet.data.dicom import drawings, elements
 from ynet.data.dicom import frame as dicom_frame
 from ynet.data.dicom.elements import UnfitError
+from ynet.data.dicom.matching import Subject
 from ynet.data.frames import source
 from ynet.data.lesion import Lesion
 from ynet.data.opening import MASK, ONE_CHANNEL, is_inverted, mended, opened, plain_colours, reading, sixteen_bit
@@ -22,26 +25,29 @@ def decode_mask(path: Path, image: Path | None = None) -> UInt8[np.ndarray, "h w
     (`ynet.data.lesion`). `FILE#2` is the lesion where the value, or the palette's number, is 2; of a DICOM SEG its
     segment 2. Where that cannot be told, the file is refused: a mask is empty only if its file is black all over.
     """
-    return read_mask(path, image).pixels
+    return read_mask(path, partial(subject_of, image)).pixels
 
 
-def read_mask(path: Path, image: Path | None = None) -> Lesion:
-    """As `decode_mask`, with what else its file says. Raises UserError."""
-    file_path, number = source(path)
-    with reading(path, MASK) as (data, _):
+def subject_of(image: Path | None) -> Subject | None:
+    """The image in a DICOM file as drawings refer to it; None for any other file. Raises UserError."""
+    if image is None:
+        return None
+    with reading(image) as (data, frame):
+        return None if data is None else drawings.subject(data, frame)
+
+
+def read_mask(path: Path, subject: Callable[[], Subject | None] = lambda: None) -> Lesion:
+    """As `decode_mask`, with what else its file says; `subject` is called for a drawing only. Raises UserError."""
+    with reading(path, MASK) as (data, number):
         if data is not None and not drawings.is_drawing(data):
             return _dicom_mask(data, number)
-    if data is None:
-        return _picture_mask(file_path, number)
-    reference = None
-    if image is not None:
-        with reading(image) as (of, frame):
-            reference = None if of is None else drawings.subject(of, frame)
-    with reading(path, MASK) as (data, segment):
-        if data is None or reference is None:
-            why = "it is a DICOM SEG or structure set, and its image is no DICOM file"
-            raise UnfitError(why, "name the DICOM file as the image, or save the mask as PNG")
-        return Lesion(np.asarray(drawings.decode(data, reference, segment), np.uint8), 2, is_named=True)
+        if data is not None:
+            image = subject()
+            if image is None:
+                why = "it is a DICOM SEG or structure set, and its image is no DICOM file"
+                raise UnfitError(why, "name the DICOM file as the image, or save the mask as PNG")
+            return Lesion(np.asarray(drawings.decode(data, image, number), np.uint8), 2, is_named=True)
+    return _picture_mask(source(path).path, number)
 
 
 def _picture_mask(path: Path, number: int | None) -> Lesion:

@@ -137,7 +137,7 @@ def begin(net: YNet, plan: Plan, round_number: int) -> Augmentation:
 
 def is_settling(plan: Plan, round_number: int) -> bool:
     """Whether a round (from 1) is one of the last, in which images are taken as they are."""
-    return round_number > plan.training.rounds * (1 - plan.training.settle)
+    return round_number > plan.training.rounds * (1 - plan.training.cooldown)
 
 
 def learning_rate(plan: Plan, round_number: int) -> float:

@@ -6,7 +6,7 @@ import time
 from ynet.errors import RefusedError
 from ynet_client.adoption import code_check, model_check
 from ynet_client.adoption.model_check import ActiveModel
-from ynet_client.adoption.offered import Offers, waits
+from ynet_client.adoption.offered import OfferedModels, waits
 from ynet_client.training.consent import Consent
 from ynet_client.training.site_data import LocalSite
 
@@ -18,7 +18,7 @@ class Admission:
     """The look at a new model before it is in use."""
 
     def __init__(
-        self, site: LocalSite, consent: Consent, offers: Offers, max_score_drop: float, *, has_detail: bool
+        self, site: LocalSite, consent: Consent, offers: OfferedModels, max_score_drop: float, *, has_detail: bool
     ) -> None:
         """`max_score_drop`: how much lower a new model may score on the site's test cases than the one in use.
 
@@ -32,13 +32,13 @@ class Admission:
 
         `old`: the model in use; None where there is none, or where its file is lost.
         """
-        word = self._offers.word_of(new.id)
-        if word == "declined":
+        decision = self._offers.decision_on(new.id)
+        if decision == "declined":
             do = f"to take it up after all: ynet-client plan accept {new.id[:16]}"
             raise RefusedError(f"model {new.id[:16]} is not taken up", "the site's admin declined it", do)
         # 1. The veto, which a yes does not go round: where it compared, and the model is worse, it stays.
         uncompared = self._uncompared(old, new, is_one_in_use)
-        if word is not None:
+        if decision is not None:
             return
         # 2. Whose it is, and what its codes tell.
         doubts = (

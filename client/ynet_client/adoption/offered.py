@@ -1,4 +1,4 @@
-"""Models that a server offers: which of them this site takes up by itself, and which wait for its admin's word.
+"""Models that a server offers: which of them this site takes up by itself, and which wait for its admin's decision.
 
 Codes tell what the weights make them tell, so weights are not taken from anybody. A site takes a model up by itself
 when its plan passed the site's policy and consent, and the model is, to the bit, the one that this site itself was sent
@@ -25,33 +25,33 @@ FOLDER = "offered"
 MODEL_ID = re.compile(r"[0-9a-f]{64}")
 SHORTEST = 12
 
-ModelWord = Literal["accepted", "declined", "adopted"]
-WORDS: tuple[ModelWord, ...] = ("declined", "accepted", "adopted")
+ModelDecision = Literal["accepted", "declined", "adopted"]
+DECISIONS: tuple[ModelDecision, ...] = ("declined", "accepted", "adopted")
 
 
 class WaitsError(RefusedError):
     """A model is not taken up before the admin has said so."""
 
 
-class Offered(NamedTuple):
-    """A model that waits, or has waited, for the admin's word."""
+class OfferedModel(NamedTuple):
+    """A model that waits, or has waited, for the admin's decision."""
 
     id: str
     plan: str  # its id
     name: str  # the plan's
     why: tuple[str, ...]
-    word: ModelWord | None
+    decision: ModelDecision | None
 
 
-class Offers:
+class OfferedModels:
     """The models that wait in a home folder, and the admin's words about them."""
 
     def __init__(self, home: Path) -> None:
         self._folder = home / FOLDER
 
-    def word_of(self, model_id: str) -> ModelWord | None:
+    def decision_on(self, model_id: str) -> ModelDecision | None:
         """What was said of a model, or that it was in use here before."""
-        return next((word for word in WORDS if (self._folder / f"{model_id}.{word}").exists()), None)
+        return next((decision for decision in DECISIONS if (self._folder / f"{model_id}.{decision}").exists()), None)
 
     def put(self, model_id: str, plan: Plan, why: tuple[str, ...]) -> None:
         """A model waits, and why."""
@@ -60,7 +60,7 @@ class Offers:
         write_private(self._folder / f"{model_id}.json", json.dumps(kept).encode())
 
     def adopted(self, model_id: str) -> None:
-        """A model is in use: it may come back later, without a word."""
+        """A model is in use: it may come back later, without a decision."""
         prepare(self._folder)
         write_private(self._folder / f"{model_id}.adopted", b"")
         self.drop(model_id)
@@ -75,25 +75,27 @@ class Offers:
         found = [one for one in known if len(letters) >= SHORTEST and one.startswith(letters)]
         return found[0] if len(found) == 1 else None
 
-    def say(self, model_id: str, word: Literal["accepted", "declined"]) -> None:
-        """Keep the admin's word about a model."""
-        other = "accepted" if word == "declined" else "declined"
+    def say(self, model_id: str, decision: Literal["accepted", "declined"]) -> None:
+        """Keep the admin's decision about a model."""
+        other = "accepted" if decision == "declined" else "declined"
         prepare(self._folder)
-        write_private(self._folder / f"{model_id}.{word}", b"")
+        write_private(self._folder / f"{model_id}.{decision}", b"")
         (self._folder / f"{model_id}.{other}").unlink(missing_ok=True)
 
-    def listed(self) -> Iterator[Offered]:
+    def listed(self) -> Iterator[OfferedModel]:
         """The models that wait, or were declined."""
         for path in sorted(self._folder.glob("*.json")):
             try:
                 kept = json.loads(path.read_text("utf-8"))
-                yield Offered(path.stem, kept["plan"], kept["name"], tuple(kept["why"]), self.word_of(path.stem))
+                yield OfferedModel(
+                    path.stem, kept["plan"], kept["name"], tuple(kept["why"]), self.decision_on(path.stem)
+                )
             except (ValueError, LookupError, TypeError):
                 continue
 
 
 def waits(model_id: str, why: tuple[str, ...]) -> WaitsError:
-    """That a model waits for the admin's word."""
+    """That a model waits for the admin's decision."""
     return WaitsError(
         f"model {model_id[:16]} waits for this site's admin, and is not in use",
         "; ".join(why),

@@ -24,7 +24,7 @@ Call = Callable[[grpc.aio.Channel, bool], Awaitable[None]]
 """Does something over a channel; told whether it was tried before."""
 
 
-class Link:
+class CurrentChannel:
     """Up from the hub's welcome to the end of the connection."""
 
     def __init__(self) -> None:

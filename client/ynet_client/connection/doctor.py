@@ -24,8 +24,8 @@ from ynet.trust.identity import HUB_NAME
 from ynet_client import control_client, settings_check
 from ynet_client import proxy as proxies
 from ynet_client import settings as client_settings
-from ynet_client.connection.probe import Line, Shown, enrolment_of, fingerprint_of
-from ynet_client.connection.session import PERMANENT, SERVER_IS_BEHIND
+from ynet_client.connection.hub_errors import PERMANENT, SERVER_IS_BEHIND
+from ynet_client.connection.probe import Probe, ServerCertificate, enrolment_of, fingerprint_of
 from ynet_client.membership import membership, succession
 from ynet_client.membership.membership import Membership
 from ynet_client.proxy import ProxySettings, Way, Ways, ways
@@ -126,12 +126,12 @@ class _Examination:
         self._unfit: UserError | None = None
         straight = proxies.ways(ProxySettings(proxies.NONE))
         try:
-            self._line, self._door = Line(ways(member.hub)), enrolment_of(member, ways)
+            self._probe, self._enrolment = Probe(ways(member.hub)), enrolment_of(member, ways)
         except UserError as error:
             self._unfit = error
-            self._line, self._door = Line(straight(member.hub)), enrolment_of(member, straight)
-        self._proxy_of = self._line.way.proxy
-        self._shown: Shown | None = None
+            self._probe, self._enrolment = Probe(straight(member.hub)), enrolment_of(member, straight)
+        self._proxy_of = self._probe.way.proxy
+        self._shown: ServerCertificate | None = None
         self._reply: pb.ProbeReply | None = None
 
     def steps(self) -> list[Step]:
@@ -160,9 +160,9 @@ class _Examination:
     def _name(self) -> str:
         if self._proxy_of or self._unfit:
             return ""
-        host = self._line.way.target.host
+        host = self._probe.way.target.host
         try:
-            addresses = self._line.addresses()
+            addresses = self._probe.addresses()
         except OSError as error:
             raise Ailing(
                 f"the name {host} is not known here (DNS): {error.strerror}",
@@ -175,7 +175,7 @@ class _Examination:
         if self._proxy_of or self._unfit:
             return ""
         try:
-            self._line.open().close()
+            self._probe.open().close()
         except TimeoutError:
             why, do = "nothing answers, not even with a no", "have the firewall let this machine out to that port"
         except ConnectionRefusedError:
@@ -183,8 +183,8 @@ class _Examination:
         except OSError as error:
             why, do = error.strerror or "no way there", "check this machine's network"
         else:
-            return f"{self._line.way} takes connections"
-        raise Ailing(f"{self._line.way}: {why}", do, EXIT_UNREACHABLE)
+            return f"{self._probe.way} takes connections"
+        raise Ailing(f"{self._probe.way}: {why}", do, EXIT_UNREACHABLE)
 
     def _proxy(self) -> str:
         if self._unfit is not None:
@@ -192,22 +192,22 @@ class _Examination:
         if self._proxy_of is None:
             return "none is set for the hub"
         try:
-            self._line.open().close()
+            self._probe.open().close()
         except OSError as error:
             without = (
                 f"set {proxies.SETTING}: {proxies.NONE}"
                 if self._proxy_of.source == proxies.SETTING
-                else f"export no_proxy={self._line.way.target.host}"
+                else f"export no_proxy={self._probe.way.target.host}"
             )
             do = f"mend {self._proxy_of.source}, have the proxy let CONNECT through, or go without: {without}"
-            raise Ailing(f"the way to {self._line.way.target} is barred: {error}", do, EXIT_UNREACHABLE) from None
-        return f"{self._proxy_of} leads to {self._line.way.target}"
+            raise Ailing(f"the way to {self._probe.way.target} is barred: {error}", do, EXIT_UNREACHABLE) from None
+        return f"{self._proxy_of} leads to {self._probe.way.target}"
 
     def _server(self) -> str:
         """Whether it is ynet's server that answers, whoever's."""
         do = "have TLS to this address pass unopened (a proxy or firewall between), or check the address"
         try:
-            self._shown = shown = self._line.handshake()
+            self._shown = shown = self._probe.handshake()
         except ssl.SSLError as error:
             why = f"what answers speaks no TLS 1.3 ({error.reason or 'the handshake failed'})"
             raise Ailing(f"{why}: it is not ynet's server", do) from None
@@ -222,7 +222,7 @@ class _Examination:
         return "it is a ynet server"
 
     def _clock(self) -> str:
-        told = self._door.time()
+        told = self._enrolment.time()
         if told is None and self._reply is not None:
             told = dt.datetime.fromtimestamp(self._reply.time, dt.UTC)
         if told is None:
@@ -243,13 +243,13 @@ class _Examination:
         assert shown is not None  # noqa: S101 (the step `server` came first)
         own = " and ".join(one.hex() for one in succession.pinned(self._member))
         if not shown.is_issued_by(pinned):
-            if (ended := succession.ended(self._door.successions(), pinned)) is not None:
+            if (ended := succession.ended(self._enrolment.successions(), pinned)) is not None:
                 raise Ailing(
                     f"the authority that this site pinned, SHA-256 {own}, is in force no more since"
                     f" {ended:%Y-%m-%d}: it was replaced while this site was away",
                     self._anew(),
                 )
-            other = fingerprint_of(self._door.authority()) or "unknown"
+            other = fingerprint_of(self._enrolment.authority()) or "unknown"
             raise Ailing(
                 f"the server's certificate is of another authority: SHA-256 {other} is shown, this site pinned {own}",
                 "compare the one shown with the coordinator's (ynet-server status): if it is theirs, join with a new"
@@ -288,12 +288,12 @@ class _Examination:
         site = self._member.site
         do = f"ask the coordinator why, and for a new invitation (ynet-server invite {site} --replace)"
         try:
-            self._reply = _probe(self._member, self._line.way)
+            self._reply = ask_hub(self._member, self._probe.way)
         except grpc.RpcError as error:
             code, details = error.code(), protocol.plain(error.details() or "", 200)
             if code is grpc.StatusCode.UNAUTHENTICATED:
                 raise Ailing(f"the server does not let this site in: {details}", do) from None
-            if not self._line.takes(self._member):
+            if not self._probe.takes(self._member):
                 why = "it is of another authority, or has ended by the server's clock"
                 known = self._member.authority + b"".join(one.certificate for one in self._member.past)
                 if succession.is_behind(self._member) and identity.is_issued_by(self._member.certificate, known):
@@ -323,7 +323,7 @@ class _Examination:
         return there if server.newest == protocol.VERSION else f"{there}; this site {here}"
 
 
-def _probe(member: Membership, way: Way) -> pb.ProbeReply | None:
+def ask_hub(member: Membership, way: Way) -> pb.ProbeReply | None:
     """What the hub says of itself to this site; None of one that cannot be asked. Raises grpc.RpcError."""
     credentials = grpc.ssl_channel_credentials(member.authority, member.key, member.certificate)
     options = [("grpc.ssl_target_name_override", HUB_NAME), ("grpc.enable_retries", 0), *way.grpc_options()]

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import serialization
 
 from ynet.trust import identity
 from ynet.trust.identity import HUB_NAME
-from ynet_client.membership.https_call import Answer, exchange
+from ynet_client.membership.https_call import HttpReply, exchange
 from ynet_client.membership.membership import Membership
 from ynet_client.proxy import Way, Ways
 
@@ -26,7 +26,7 @@ ENROLMENT_PORT = 8441  # the default, for a site that enrolled before it was rem
 MAX_SUCCESSIONS_BYTES = 1 << 16
 
 
-class Shown(NamedTuple):
+class ServerCertificate(NamedTuple):
     """The certificate that a server shows."""
 
     certificate: x509.Certificate
@@ -59,7 +59,7 @@ class Shown(NamedTuple):
         return identity.is_issued_by(self.certificate.public_bytes(serialization.Encoding.PEM), authority)
 
 
-class Line:
+class Probe:
     """From this machine to the server, the way that every connection of the site goes."""
 
     def __init__(self, way: Way) -> None:
@@ -74,13 +74,13 @@ class Line:
         """A connection to the target, through the proxy if there is one. Raises OSError."""
         return self.way.open(WITHIN_S)
 
-    def handshake(self) -> Shown:
+    def handshake(self) -> ServerCertificate:
         """What the target shows when TLS 1.3 begins. Raises OSError, of which ssl.SSLError is one."""
         with self.open() as plain, _unverified().wrap_socket(plain, server_hostname=HUB_NAME) as tls:
             der = tls.getpeercert(binary_form=True)
         if der is None:
             raise ssl.SSLError("no certificate was shown")
-        return Shown(x509.load_der_x509_certificate(der))
+        return ServerCertificate(x509.load_der_x509_certificate(der))
 
     def takes(self, member: Membership) -> bool:
         """Whether the target goes on once it has seen the site's certificate; gRPC hangs up without a word."""
@@ -96,7 +96,7 @@ class Line:
             return False
 
 
-class Door:
+class EnrolmentPort:
     """The enrolment port, as somebody who does not trust it yet sees it."""
 
     def __init__(self, way: Way) -> None:
@@ -120,19 +120,19 @@ class Door:
         return [] if answer is None else read_successions(answer.content)
 
     @cached_property
-    def _answer(self) -> Answer | None:
+    def _answer(self) -> HttpReply | None:
         return self._get("/authority")
 
-    def _get(self, path: str) -> Answer | None:
+    def _get(self, path: str) -> HttpReply | None:
         try:
             return exchange(self._way, _unverified(alpn=False), "GET", path, WITHIN_S)
         except (OSError, HTTPException):
             return None
 
 
-def enrolment_of(member: Membership, ways: Ways) -> Door:
+def enrolment_of(member: Membership, ways: Ways) -> EnrolmentPort:
     """Where the site enrolled; where that was not kept, the default port of the hub's machine. Raises UserError."""
-    return Door(ways(member.enrolment or str(ways(member.hub).target._replace(port=ENROLMENT_PORT))))
+    return EnrolmentPort(ways(member.enrolment or str(ways(member.hub).target._replace(port=ENROLMENT_PORT))))
 
 
 def fingerprint_of(pem: bytes) -> str:

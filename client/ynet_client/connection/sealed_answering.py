@@ -23,7 +23,7 @@ WINDOW = 1_024
 """A query may come this many numbers late, and no later."""
 
 
-class Window:
+class ReplayWindow:
     """The numbers of one session that were seen, in constant memory (as in IPsec: RFC 4303, 3.4.3)."""
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class Opened(NamedTuple):
 
 class _Session(NamedTuple):
     channel: Channel
-    window: Window
+    window: ReplayWindow
 
 
 class Answering:
@@ -115,7 +115,7 @@ class Answering:
         sessions = self._sessions.setdefault(asker, {})
         if len(sessions) >= OPEN_SESSIONS:
             del sessions[next(iter(sessions))]
-        session = sessions[read.session] = _Session(channel, Window())
+        session = sessions[read.session] = _Session(channel, ReplayWindow())
         return session
 
     def _renew(self) -> None:

@@ -16,9 +16,9 @@ from ynet.federation import hub_pb2 as pb
 from ynet.federation.content import Content
 from ynet.runtime import disk_faults, memory
 from ynet_client.connection import transfers
-from ynet_client.connection.current_channel import BROKEN, Call, Link
-from ynet_client.connection.download_limit import Look, everything
-from ynet_client.connection.transfers import Reply
+from ynet_client.connection.current_channel import BROKEN, Call, CurrentChannel
+from ynet_client.connection.download_limit import IsWanted, accept_all
+from ynet_client.connection.transfers import ReplyFile
 from ynet_client.egress import Class, Count
 from ynet_client.training.patience import Patience
 
@@ -59,21 +59,21 @@ class _Running:
             self.moving.cancel()
 
 
-class Tasks:
+class ReceivedTasks:
     """The tasks that a site works on, or has the replies to."""
 
     def __init__(
         self,
         spool: Path,
         work: Work,
-        link: Link,
+        channel: CurrentChannel,
         say: Callable[[str], None],
         count: Count,
-        look: Look = everything,
+        is_wanted: IsWanted = accept_all,
     ) -> None:
-        """`look` says of a message's beginning whether the rest is wanted."""
-        self._look = look
-        self._spool, self._work, self._link, self._say, self._count = spool, work, link, say, count
+        """`is_wanted` says from the beginning of a message whether the rest is fetched."""
+        self._is_wanted = is_wanted
+        self._spool, self._work, self._channel, self._say, self._count = spool, work, channel, say, count
         self._running: dict[str, _Running] = {}
         self._patience = Patience(say)
 
@@ -131,7 +131,7 @@ class Tasks:
                 partial(self._worked, task.kind, running, received, reply), running.within_s, partial(_pause, running)
             )
             if not running.is_cancelled:
-                made = Reply(task.id, reply, *written, OF_KIND.get(task.kind, "updates"))
+                made = ReplyFile(task.id, reply, *written, OF_KIND.get(task.kind, "updates"))
                 await self._over(running, self._uploading(made))
         except grpc.aio.AioRpcError as error:
             self._say(f"a transfer was broken off: {error.code().name.lower().replace('_', ' ')}")
@@ -164,7 +164,7 @@ class Tasks:
         """Do a call over the line: once, or over as many connections as it takes when the hub waits so long."""
         if running.is_cancelled:
             raise asyncio.CancelledError
-        running.moving = asyncio.create_task(self._link.persist(call, is_once=not running.is_kept))
+        running.moving = asyncio.create_task(self._channel.persist(call, is_once=not running.is_kept))
         try:
             await running.moving
         finally:
@@ -174,22 +174,27 @@ class Tasks:
     def _fetching(self, task: pb.Task, running: _Running, path: Path) -> Call:
         async def fetch(channel: grpc.aio.Channel, is_again: bool) -> None:
             if not await transfers.fetch(
-                channel, task.content, path, self._count, is_again=is_again, look=partial(self._look_at, running)
+                channel,
+                task.content,
+                path,
+                self._count,
+                is_again=is_again,
+                is_wanted=partial(self._is_message_wanted, running),
             ):
                 await asyncio.to_thread(_without_arrays, path)
 
         return fetch
 
-    def _look_at(self, running: _Running, path: Path, size_bytes: int) -> bool | None:
-        """Few messages are large, and few of those are here at a time. Raises RefusedError."""
-        is_wanted = self._look(path, size_bytes)
+    def _is_message_wanted(self, running: _Running, path: Path, size_bytes: int) -> bool | None:
+        """Apply the limit, and refuse a large message when the site has too many. Raises RefusedError."""
+        is_wanted = self._is_wanted(path, size_bytes)
         if is_wanted and size_bytes > LARGE_BYTES and not running.is_large:
             if sum(one.is_large for one in self._running.values()) >= MOST_LARGE:
                 raise RefusedError("a transfer was refused", "the site has too much to do", "tell the coordinator")
             running.is_large = True
         return is_wanted
 
-    def _uploading(self, reply: Reply) -> Call:
+    def _uploading(self, reply: ReplyFile) -> Call:
         async def upload(channel: grpc.aio.Channel, is_again: bool) -> None:
             try:
                 await transfers.upload(channel, reply, self._count, is_again=is_again)

@@ -47,7 +47,7 @@ class Description(NamedTuple):
     attributes: str  # JSON, keys sorted
 
 
-class Synced(NamedTuple):
+class RowChanges(NamedTuple):
     """What changed in the rows."""
 
     counts: SyncCounts
@@ -72,7 +72,7 @@ def digest(sha256: str) -> bytes:
     return bytes.fromhex(sha256[: 2 * DIGEST_BYTES])
 
 
-def sync(database: sqlite3.Connection, cases: Iterable[GalleryCase], secret: bytes) -> Synced:
+def sync(database: sqlite3.Connection, cases: Iterable[GalleryCase], secret: bytes) -> RowChanges:
     """Make the rows those of `cases`, but for patients that were forgotten.
 
     Another file under the same name is another case: old codes and tokens must not stand for it. Raises UserError when
@@ -96,7 +96,7 @@ def sync(database: sqlite3.Connection, cases: Iterable[GalleryCase], secret: byt
     changes = len(replaced) + len(described)
     counts = SyncCounts(len(added), changes, len(removed), len(wanted) - len(added) - changes, left_out)
     is_regrouped = any(had[image][1].patient != wanted[image].patient for image in described)
-    return Synced(counts, {**dict.fromkeys(gone, (0, 0)), **changed, **new}, gone, is_regrouped)
+    return RowChanges(counts, {**dict.fromkeys(gone, (0, 0)), **changed, **new}, gone, is_regrouped)
 
 
 def remove(database: sqlite3.Connection, case_ids: Sequence[int]) -> None:

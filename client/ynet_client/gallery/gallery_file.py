@@ -5,6 +5,8 @@ One process has the file at a time (locking mode EXCLUSIVE), with one connection
 """
 
 import contextlib
+import hashlib
+import hmac
 import secrets
 import sqlite3
 from collections.abc import Iterator
@@ -65,11 +67,12 @@ BUSY_S = 2.0  # for a process that is just ending
 REBUILD = "move it away and start the site again: it is built anew from the images"
 
 
-def open_file(path: Path, secret_check: bytes) -> sqlite3.Connection:
-    """The file at `path`, made when there is none. `secret_check` shows whether it was made with the same secret.
+def open_file(path: Path, secret: bytes) -> sqlite3.Connection:
+    """Open the file at `path`; create it when it is missing.
 
-    Raises UserError when the file is in use, is no gallery, is of another version, or has another secret.
+    Raises UserError when the file is in use, is no gallery, or has another version or another secret.
     """
+    secret_check = hmac.new(secret, b"check\0", hashlib.sha256).digest()[:16]
     what = f"the gallery {path} cannot be opened"
     with suppress(OSError):  # which SQLite says better
         path.touch(mode=0o600)

@@ -35,7 +35,7 @@ Admit = Callable[[ActiveModel | None, ActiveModel, bool], None]
 """Given the model in use, a new one, and whether there is one in use, though its file may be lost."""
 
 
-class Encoded(NamedTuple):
+class EncodedImage(NamedTuple):
     """A query image as the network sees it."""
 
     code: bytes
@@ -113,7 +113,7 @@ class Archive:
             )
         return self._active
 
-    def encode(self, path: Path) -> Encoded:
+    def encode(self, path: Path) -> EncodedImage:
         """The code and the predicted mask of an image. Raises UserError when it is no image."""
         model = self.active()
         settings = model.plan.image
@@ -123,7 +123,7 @@ class Archive:
         mask = (output.mask_logits[0, 0] > 0).to(torch.uint8).cpu().numpy()
         code, detail = (hashing.pack(values.float().cpu())[0].tobytes() for values in (output.code, output.detail))
         full = restore_mask(mask, prepared.region, *pixels.shape[1:])
-        return Encoded(code, detail, full, pixels, images.digest(path))
+        return EncodedImage(code, detail, full, pixels, images.digest(path))
 
     @contextlib.contextmanager
     def _trying(self, model_id: str) -> Iterator[None]:

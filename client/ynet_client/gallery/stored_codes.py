@@ -37,7 +37,7 @@ class Codes(NamedTuple):
     details: UInt8[np.ndarray, "cases detail_bytes"]  # no columns where the model makes none
 
 
-class Model(NamedTuple):
+class StoredModel(NamedTuple):
     """A model that the gallery has codes of, or had."""
 
     number: int
@@ -58,21 +58,21 @@ class Damage(NamedTuple):
         return f"{'tail' if self.number is None else f'segment {self.number}'} ({self.cases} cases)"
 
 
-def in_use(database: sqlite3.Connection) -> Model | None:
+def in_use(database: sqlite3.Connection) -> StoredModel | None:
     """The model that queries are answered with."""
     row = database.execute(f"{_MODELS} WHERE activation > 0 ORDER BY activation DESC LIMIT 1").fetchone()
-    return Model(*row) if row else None
+    return StoredModel(*row) if row else None
 
 
-def models(database: sqlite3.Connection) -> list[Model]:
+def models(database: sqlite3.Connection) -> list[StoredModel]:
     """The one in use, the one before it, and one that is being encoded."""
-    return [Model(*row) for row in database.execute(f"{_MODELS} ORDER BY activation DESC")]
+    return [StoredModel(*row) for row in database.execute(f"{_MODELS} ORDER BY activation DESC")]
 
 
-def known(database: sqlite3.Connection, model_id: str, codes: Sequence[CaseCode] = ()) -> Model:
+def known(database: sqlite3.Connection, model_id: str, codes: Sequence[CaseCode] = ()) -> StoredModel:
     """A model's row, made when it is new. Raises ValueError when codes are not as wide as those that it has."""
     database.execute("INSERT OR IGNORE INTO models (id) VALUES (?)", (model_id,))
-    model = Model(*database.execute(f"{_MODELS} WHERE id = ?", (model_id,)).fetchone())
+    model = StoredModel(*database.execute(f"{_MODELS} WHERE id = ?", (model_id,)).fetchone())
     widths = {(len(one.code), len(one.detail)) for one in codes}
     if not widths or widths == {model[2:]}:
         return model
@@ -84,7 +84,7 @@ def known(database: sqlite3.Connection, model_id: str, codes: Sequence[CaseCode]
     return model._replace(code_bytes=code_bytes, detail_bytes=detail_bytes)
 
 
-def use(database: sqlite3.Connection, model: Model) -> None:
+def use(database: sqlite3.Connection, model: StoredModel) -> None:
     """Answer with a model from now on. All others' codes go; of the one before, its name stays for its tokens."""
     database.execute(
         "UPDATE models SET activation = 1 + (SELECT max(activation) FROM models) WHERE number = ?", (model.number,)
@@ -96,13 +96,13 @@ def use(database: sqlite3.Connection, model: Model) -> None:
     )
 
 
-def add(database: sqlite3.Connection, model: Model, codes: Sequence[CaseCode]) -> None:
+def add(database: sqlite3.Connection, model: StoredModel, codes: Sequence[CaseCode]) -> None:
     """Keep codes in the tail; they count before those of the same cases in segments."""
     rows = [(model.number, *one, _checksum_of(one)) for one in codes]
     database.executemany("INSERT OR REPLACE INTO tail VALUES (?, ?, ?, ?, ?)", rows)
 
 
-def tail(database: sqlite3.Connection, model: Model) -> tuple[Codes, list[Damage]]:
+def tail(database: sqlite3.Connection, model: StoredModel) -> tuple[Codes, list[Damage]]:
     """The codes that are in no segment, or newer than the one that is; and those that cannot be used."""
     whole, spoilt = list[CaseCode](), list[int]()
     rows = database.execute("SELECT case_id, code, detail, checksum FROM tail WHERE model = ?", (model.number,))
@@ -116,7 +116,7 @@ def tail(database: sqlite3.Connection, model: Model) -> tuple[Codes, list[Damage
     return stack(whole, model), damaged
 
 
-def stack(codes: Sequence[CaseCode], model: Model) -> Codes:
+def stack(codes: Sequence[CaseCode], model: StoredModel) -> Codes:
     """Codes as arrays."""
     bits, details = b"".join(one.code for one in codes), b"".join(one.detail for one in codes)
     return Codes(
@@ -126,7 +126,7 @@ def stack(codes: Sequence[CaseCode], model: Model) -> Codes:
     )
 
 
-def segments(database: sqlite3.Connection, model: Model) -> tuple[Codes, list[Damage]]:
+def segments(database: sqlite3.Connection, model: StoredModel) -> tuple[Codes, list[Damage]]:
     """A model's sorted codes, and the segments of it that cannot be used."""
     whole: list[Sequence[bytes]] = [(b"", b"", b"")]
     damaged = []
@@ -152,7 +152,7 @@ def drop(database: sqlite3.Connection, damaged: Sequence[Damage]) -> None:
         database.executemany("DELETE FROM tail WHERE model = ? AND case_id = ?", rows)
 
 
-def compact(database: sqlite3.Connection, model: Model, is_case: Bool[np.ndarray, " numbers"]) -> list[Damage]:
+def compact(database: sqlite3.Connection, model: StoredModel, is_case: Bool[np.ndarray, " numbers"]) -> list[Damage]:
     """Write a model's segments anew: its tail sorted in, without those that are no case any more.
 
     Returns what was damaged: its cases have no code now.
@@ -170,7 +170,7 @@ def compact(database: sqlite3.Connection, model: Model, is_case: Bool[np.ndarray
     return damaged + lost
 
 
-def _write(database: sqlite3.Connection, model: Model, codes: Codes) -> None:
+def _write(database: sqlite3.Connection, model: StoredModel, codes: Codes) -> None:
     database.execute("DELETE FROM segments WHERE model = ?", (model.number,))
     for number, start in enumerate(range(0, len(codes.ids), SEGMENT_CASES)):
         end = min(start + SEGMENT_CASES, len(codes.ids))
@@ -179,7 +179,7 @@ def _write(database: sqlite3.Connection, model: Model, codes: Codes) -> None:
         database.execute("INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
 
-def _segments(database: sqlite3.Connection, model: Model) -> Iterator[tuple[int, int, bool, Sequence[bytes]]]:
+def _segments(database: sqlite3.Connection, model: StoredModel) -> Iterator[tuple[int, int, bool, Sequence[bytes]]]:
     widths = (model.code_bytes, 4, model.detail_bytes)
     rows = database.execute(
         "SELECT number, cases, checksum, codes, ids, details FROM segments WHERE model = ? ORDER BY number",

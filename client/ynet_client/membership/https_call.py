@@ -10,7 +10,7 @@ from ynet_client.proxy import Way
 MAX_BYTES = 1 << 20
 
 
-class Answer(NamedTuple):
+class HttpReply(NamedTuple):
     """What came."""
 
     status: int
@@ -23,7 +23,7 @@ class Answer(NamedTuple):
         return self.status < HTTPStatus.BAD_REQUEST
 
 
-def exchange(way: Way, tls: ssl.SSLContext, method: str, path: str, within_s: float, body: bytes = b"") -> Answer:
+def exchange(way: Way, tls: ssl.SSLContext, method: str, path: str, within_s: float, body: bytes = b"") -> HttpReply:
     """Ask for `path`. Raises OSError (of which ssl.SSLError and ProxyError are), http.client.HTTPException."""
     import http.client  # a tenth of a second that help and completion need not wait
 
@@ -36,6 +36,6 @@ def exchange(way: Way, tls: ssl.SSLContext, method: str, path: str, within_s: fl
             content = answer.read(MAX_BYTES + 1)
             if len(content) > MAX_BYTES:
                 raise http.client.HTTPException("the answer is too large")
-            return Answer(answer.status, answer.getheader("date", ""), content)
+            return HttpReply(answer.status, answer.getheader("date", ""), content)
         finally:
             connection.close()

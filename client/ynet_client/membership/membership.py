@@ -18,7 +18,7 @@ from ynet.trust.succession import Past
 from ynet_client import proxy
 from ynet_client.egress import Count, nowhere
 from ynet_client.homes import MEMBER
-from ynet_client.membership.https_call import Answer, exchange
+from ynet_client.membership.https_call import HttpReply, exchange
 from ynet_client.proxy import ProxyError, Way
 
 FILE, KEY, NEXT_KEY, LASTING = MEMBER, "site.key", "site.next.key", "site.lasting.key"
@@ -223,7 +223,7 @@ def _another_authority() -> RefusedError:
     )
 
 
-def _granted(answer: Answer) -> tuple[str, bytes]:
+def _granted(answer: HttpReply) -> tuple[str, bytes]:
     """The hub's address and the certificate that a site was given. Raises UserError."""
     try:
         granted = json.loads(answer.content)
@@ -253,7 +253,7 @@ def _verified(authority: bytes) -> ssl.SSLContext:
     return context
 
 
-def _request(way: Way, context: ssl.SSLContext, method: str, path: str, body: bytes = b"") -> Answer:
+def _request(way: Way, context: ssl.SSLContext, method: str, path: str, body: bytes = b"") -> HttpReply:
     from http.client import HTTPException  # a tenth of a second that help and completion need not wait
 
     try:
@@ -288,7 +288,7 @@ def _out_of_its_time() -> RefusedError:
     )
 
 
-def _refusal(answer: Answer) -> UserError:
+def _refusal(answer: HttpReply) -> UserError:
     try:
         told = json.loads(answer.content)
         return RefusedError(*(" ".join(str(told[part]).split()) for part in ("what", "why", "do")))

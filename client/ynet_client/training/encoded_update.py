@@ -1,4 +1,4 @@
-"""A site's update as its plan wants it sent. What the encoding left out stays at the site, for the next round's."""
+"""A site's update in its plan's encoding, with error feedback: the encoding error is added to the next update."""
 
 import numpy as np
 from flwr.app import ConfigRecord, Context
@@ -11,11 +11,11 @@ from ynet.weights import Flat
 from ynet_client.training.request import Request
 from ynet_client.training.site_data import LocalSite
 
-LEFT_OUT, VALUES = "left-out", "left-out.values"  # in the node's own state, never sent
+LEFT_OUT, VALUES = "left-out", "left-out.values"  # in the node's state, never sent
 
 
 def encode(site: LocalSite, context: Context, request: Request, update: Flat) -> Flat:
-    """The update in the plan's encoding: of a difference to the weights that were sent, but for float32."""
+    """Encode an update. Every encoding but float32 encodes the difference to the received weights."""
     encoding = request.plan.training.update_encoding
     if encoding == "float32" or request.flat is None:
         return update
@@ -27,7 +27,7 @@ def encode(site: LocalSite, context: Context, request: Request, update: Flat) ->
 
 
 def _recall(context: Context, request: Request) -> Flat | np.float32:
-    """What the round before left out, if this site took part in it and has lived since."""
+    """Return the encoding error of the previous round; 0 when this process did not train it."""
     kept = context.state.config_records.get(LEFT_OUT)
     if kept is None or kept["plan"] != request.plan.id or kept["round"] != request.round - 1:
         return np.float32(0)

@@ -20,7 +20,7 @@ from ynet.errors import UserError
 from ynet.web.sessions import Visitor
 from ynet.web.web import Web, need, visitor_of
 from ynet_client import asking
-from ynet_client.agent import Duties
+from ynet_client.agent import Agent
 from ynet_client.connection.session import Session
 from ynet_client.control_routes import images_of, query_of
 from ynet_client.retrieval.consult import Consult
@@ -43,7 +43,7 @@ class Bench(NamedTuple):
     """What the calls work on."""
 
     site: str
-    duties: Duties
+    agent: Agent
     session: Session
     spool: Path
     web: Web
@@ -94,17 +94,17 @@ async def _state(bench: Bench, _: Request, visitor: Visitor) -> dict[str, Any]:
         return {"model": model, "cases": stats["cases"], "indexed": stats["indexed"], "classes": classes}
 
     waiting = [
-        one for one in bench.duties.books.consults.listed() if (one.direction, one.decision) == ("received", "open")
+        one for one in bench.agent.books.consults.listed() if (one.direction, one.decision) == ("received", "open")
     ]
     return {
         "site": bench.site,
         "name": visitor.name,
         "role": visitor.role,
         "connected": bench.session.connected,
-        "doing": bench.duties.doing,
+        "doing": bench.agent.doing,
         "sites": sorted(bench.session.known()),
         "waiting": len(waiting),
-        **await bench.duties.search(found),
+        **await bench.agent.search(found),
     }
 
 
@@ -146,7 +146,7 @@ async def _query(bench: Bench, request: Request, visitor: Visitor) -> dict[str, 
     async with bench.drawing:
         picture = await asyncio.to_thread(image_view.show, result.own.encoded.pixels, result.own.encoded.mask)
         small = b"" if own_case else await asyncio.to_thread(image_view.thumbnail, picture)
-    shown = await bench.duties.search(partial(answer_view.shown, own_cases=bench.own_cases, result=result, query=query))
+    shown = await bench.agent.search(partial(answer_view.shown, own_cases=bench.own_cases, result=result, query=query))
     frame = None if own_case else source(image).frame
     kept = bench.answers.keep(visitor.name, name, time.time(), picture, shown, case=own_case, dicom=dicom, frame=frame)
     summary = _summary(shown, query)
@@ -157,7 +157,7 @@ async def _query(bench: Bench, request: Request, visitor: Visitor) -> dict[str, 
 async def _asked(bench: Bench, image: Path, name: str, query: Query, visitor: Visitor) -> Result:
     """Ask about one image; an error names the image, not its path here."""
     try:
-        (result,) = await asking.query(bench.site, bench.duties, bench.session, [image], query, visitor.name)
+        (result,) = await asking.query(bench.site, bench.agent, bench.session, [image], query, visitor.name)
         return result
     except UserError as error:
         what = error.what
@@ -214,7 +214,7 @@ async def _segmentation(bench: Bench, request: Request, visitor: Visitor) -> Res
     kept = _kept(bench, request, visitor)
     async with images_of(request, bench.spool) as (file,), bench.drawing:
         seg = await asyncio.to_thread(export_seg.made, kept, file, dt.datetime.now())
-    books = bench.duties.books
+    books = bench.agent.books
     books.audit.did(time.time(), "segmented", kept.answer["model"], user=books.pseudonym(visitor.name))
     return Response(seg, media_type="application/dicom")
 
@@ -256,7 +256,7 @@ async def _delete(bench: Bench, request: Request, visitor: Visitor) -> dict[str,
 
 async def _consults(bench: Bench, request: Request, visitor: Visitor) -> dict[str, Any]:
     """All of the site's; with `refresh=1` the other sites are asked for their answers first."""
-    books, note = bench.duties.books, ""
+    books, note = bench.agent.books, ""
     if request.query_params.get("refresh") == "1":
         note = await asking.fetch_answers(books, bench.session, visitor.name)
     listed = await asyncio.to_thread(books.consults.listed)
@@ -276,13 +276,13 @@ async def _consult(bench: Bench, request: Request, visitor: Visitor) -> dict[str
     token, owner, note = bytes.fromhex(hits[0]["token"]), str(hits[0]["site"]), str(said.get("note", ""))
     if not note.strip():
         raise UserError("the request cannot be sent", "it has no note", "say what you want to know")
-    sent = await asking.consult(bench.site, bench.duties.books, bench.session, token, owner, note, visitor.name)
+    sent = await asking.consult(bench.site, bench.agent.books, bench.session, token, owner, note, visitor.name)
     return _consult_shown(sent, sent.user)
 
 
 async def _answer_consult(bench: Bench, request: Request, visitor: Visitor) -> dict[str, Any]:
     need(visitor, "radiologist")  # a yes is a physician's promise
-    said, books = await _json(request), bench.duties.books
+    said, books = await _json(request), bench.agent.books
     answered = await asyncio.to_thread(
         asking.answer_consult, books, str(said.get("id")), said.get("decision"), str(said.get("text", "")), visitor.name
     )
@@ -298,7 +298,7 @@ def _consult_shown(one: Consult, own: str) -> dict[str, Any]:
 
 async def _with_archive(bench: Bench, work: "Callable[[Archive], T]") -> T:
     """Do something with files of the archive in a thread of its own: the one that searches has queries to answer."""
-    archive = await bench.duties.search(lambda archive: archive)
+    archive = await bench.agent.search(lambda archive: archive)
     async with bench.drawing:
         return await asyncio.to_thread(work, archive)
 

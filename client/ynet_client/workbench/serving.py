@@ -15,7 +15,7 @@ from ynet.web import certificate
 from ynet.web.https_door import MAX_CONNECTIONS, HttpsDoor
 from ynet.web.outside import Outside, names_of_machine
 from ynet.web.web import Web
-from ynet_client.agent import Duties
+from ynet_client.agent import Agent
 from ynet_client.connection.session import Session
 from ynet_client.settings import WorkbenchSettings
 from ynet_client.workbench.cases import OwnCases
@@ -35,7 +35,7 @@ async def serving(
     home: Path,
     settings: WorkbenchSettings,
     site: str,
-    duties: Duties,
+    agent: Agent,
     session: Session,
     spool: Path,
     say: Callable[[str], None],
@@ -48,7 +48,7 @@ async def serving(
 
     route = Route("/workbench", where)
     if not settings.enabled:
-        with _kept_history(home, duties):
+        with _kept_history(home, agent):
             yield route
         return
     presented = certificate.present(home, settings.certificate, settings.key, settings.host, dt.datetime.now(dt.UTC))
@@ -57,9 +57,9 @@ async def serving(
         outside = Outside(settings.outer_name, settings.trusted_proxies, names)
         web = Web(home, f"site-{site}", f"ynet · site {site}", Path(__file__).parent, outside=outside)
         answers = RecentAnswers()
-        duties.forgetting += [history.forget, answers.forget]
+        agent.forgetting += [history.forget, answers.forget]
         history.tidy(web.accounts.all())
-        bench = Bench(site, duties, session, spool, web, history, OwnCases(), answers, asyncio.Semaphore(MAX_AT_A_TIME))
+        bench = Bench(site, agent, session, spool, web, history, OwnCases(), answers, asyncio.Semaphore(MAX_AT_A_TIME))
         most = MAX_CONNECTIONS if settings.trusted_proxies else MOST_OF_ONE
         app = web.application(routes(bench))
         door = HttpsDoor(app, presented.context, settings.host, settings.port, LIFE_S, most)
@@ -84,11 +84,11 @@ async def serving(
 
 
 @contextlib.contextmanager
-def _kept_history(home: Path, duties: Duties) -> Iterator[None]:
+def _kept_history(home: Path, agent: Agent) -> Iterator[None]:
     """What was asked while the page was on: a patient is forgotten there too."""
     with contextlib.ExitStack() as stack:
         if (home / FILE).exists():
-            duties.forgetting.append(stack.enter_context(contextlib.closing(History(home))).forget)
+            agent.forgetting.listeners.append(stack.enter_context(contextlib.closing(History(home))).forget)
         yield
 
 

@@ -18,7 +18,7 @@ from ynet.federation.records import ARRAYS, CONFIG, EVALUATE, TRAIN, weights_rec
 from ynet.learning.model import arrays_of, build
 from ynet.plan import Plan
 from ynet_client.adoption.admission import Admission
-from ynet_client.adoption.offered import Offers, WaitsError
+from ynet_client.adoption.offered import OfferedModels, WaitsError
 from ynet_client.gallery.gallery import Gallery
 from ynet_client.gallery.indexer import Archive
 from ynet_client.settings import Policy
@@ -48,7 +48,7 @@ class Hospital:
 
     def __init__(self, home: Path, data: Path, policy: Policy) -> None:
         home.mkdir(exist_ok=True)
-        self.home, self.consent, self.offers = home, Consent(home, policy), Offers(home)
+        self.home, self.consent, self.offers = home, Consent(home, policy), OfferedModels(home)
         site = LocalSite(data, "cpu", 0, admits=self.consent.admits, took_part=TookPart(home))
         self._app, self._context = client_app.build(lambda _: site), app_call.new_context()
         admission = Admission(site, self.consent, self.offers, 1.0, has_detail=False)
@@ -134,7 +134,7 @@ def test_a_yes_takes_a_waiting_model_up_a_no_never_and_one_that_was_in_use_comes
     for seed, word in ((1, "accepted"), (2, "accepted"), (3, "declined")):
         site.offers.say(ids[seed], word)  # type: ignore[arg-type]
     assert site.offer(plan, 1) == site.archive.model_id
-    site.offers.adopted(ids[1])  # as `Duties` notes it
+    site.offers.adopted(ids[1])  # as `Agent` notes it
     assert site.offer(plan, 2) == site.archive.model_id
     assert site.offer(plan, 1) == site.archive.model_id
     with pytest.raises(RefusedError, match="not taken up") as caught:

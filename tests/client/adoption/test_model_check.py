@@ -18,7 +18,7 @@ from ynet.learning.train import train
 from ynet.plan import Plan
 from ynet_client.adoption.admission import Admission
 from ynet_client.adoption.model_check import ActiveModel, check, score
-from ynet_client.adoption.offered import Offers, WaitsError
+from ynet_client.adoption.offered import OfferedModels, WaitsError
 from ynet_client.gallery.gallery import Gallery
 from ynet_client.gallery.indexer import Archive
 from ynet_client.settings import Policy
@@ -62,7 +62,7 @@ def archive(home: Path, data: Path, max_score_drop: float) -> Archive:
     gallery = Gallery.open(home / "gallery.sqlite", b"of this site")
     site = LocalSite(data, "cpu", 0, took_part=TookPart(home))
     consent = Consent(home, Policy(new_plans="accept"))
-    admission = Admission(site, consent, Offers(home), max_score_drop, has_detail=False)
+    admission = Admission(site, consent, OfferedModels(home), max_score_drop, has_detail=False)
     return Archive(home / "models", site, gallery, admission.check)
 
 
@@ -174,7 +174,7 @@ def test_a_veto_cannot_be_stepped_around_by_other_classes_or_by_losing_the_model
         adopt(again, models["bad"])
     assert "is lost" in caught.value.why
     assert again.gallery.active_model == models["good"].id
-    Offers(tmp_path).say(other.id, "accepted")
+    OfferedModels(tmp_path).say(other.id, "accepted")
     adopt(again, other)
     assert again.model_id == other.id
     again.gallery.close()

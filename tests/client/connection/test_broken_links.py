@@ -21,9 +21,9 @@ from ynet.federation import hub_pb2 as pb
 from ynet.federation.content import Content
 from ynet.trust.identity import Identity
 from ynet.weights import Flat
+from ynet_client.adoption.adopting import Fetch
 from ynet_client.connection import current_channel as links
 from ynet_client.connection import retries
-from ynet_client.connection.session import Fetch
 from ynet_client.training.secure_aggregation import Party
 from ynet_server.hub import hub as hubs
 from ynet_server.hub import tasks
@@ -181,7 +181,7 @@ def test_a_task_that_was_called_off_while_the_site_was_away_stops_when_it_is_bac
             assert not work.was_called_off
             line.is_cut = False
             await until(lambda: work.was_called_off)
-            await until(lambda: not joined.session._given.held() and not list(joined.spool.iterdir()))
+            await until(lambda: not joined.session.tasks_held and not list(joined.spool.iterdir()))
             assert not list(consortium.spool.iterdir())
 
     play(tmp_path, story)
@@ -304,7 +304,7 @@ def test_a_run_over_lines_that_break_all_the_time_is_that_over_whole_ones(tmp_pa
         "classes": ["a", "b"],
         "image": {"channels": 1, "size": 32},
         "training": {"rounds": rounds, "learning_rate": 0.1},
-        "cohort": {"minimum": 3, "quorum": 3, "round_deadline_s": 60},
+        "cohort": {"min_sites": 3, "quorum": 3, "round_deadline_s": 60},
         "privacy": {"mode": "off"},
         "aggregation": aggregation,
     }

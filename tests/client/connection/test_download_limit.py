@@ -15,7 +15,8 @@ from ynet.federation.content import Content
 from ynet.network_size import network_values
 from ynet.plan import Plan
 from ynet_client.connection import download_limit
-from ynet_client.connection.download_limit import Looks
+from ynet_client.connection.download_limit import DownloadLimits
+from ynet_client.connection.hooks import SessionHooks
 from ynet_client.connection.session import Session
 from ynet_server.hub.tasks import TaskError
 
@@ -47,7 +48,7 @@ def told(tmp_path: Path, values: int, *, takes_part: bool) -> tuple[list[Content
             spool,
             Site(task=work),
             lambda _: None,
-            looks=Looks(download_limit.of_task(lambda _: takes_part)),
+            SessionHooks(limits=DownloadLimits(download_limit.of_task(lambda _: takes_part))),
         )
         consortium.run(session)
         await until(lambda: session.connected)
@@ -138,7 +139,9 @@ def test_few_large_messages_are_at_a_site_at_a_time(tmp_path: Path) -> None:
         spool = tmp_path / "site"
         spool.mkdir()
         look = lambda *_: True  # noqa: E731 (an accepted plan with a large network)
-        session = Session(consortium.enrol("A"), spool, Site(task=work), lambda _: None, looks=Looks(look))
+        session = Session(
+            consortium.enrol("A"), spool, Site(task=work), lambda _: None, SessionHooks(limits=DownloadLimits(look))
+        )
         consortium.run(session)
         await until(lambda: session.connected)
         body = message(tmp_path, size)

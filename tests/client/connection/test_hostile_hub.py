@@ -21,11 +21,11 @@ from ynet.federation.content import Content
 from ynet.learning.model import arrays_of, build
 from ynet.search.ranking import Hit
 from ynet.trust.identity import Identity
-from ynet_client.agent import Duties
+from ynet_client.agent import Agent
 from ynet_client.connection.sealed_answering import Answering
 from ynet_client.display import Display
 from ynet_client.gallery.gallery import Gallery
-from ynet_client.gallery.indexer import Archive, Encoded
+from ynet_client.gallery.indexer import Archive, EncodedImage
 from ynet_client.retrieval import merging, wire
 from ynet_client.retrieval.own_search import OwnSearch
 from ynet_client.retrieval.query import Query
@@ -79,12 +79,12 @@ def test_a_models_name_is_no_path(tmp_path: Path, manifest: Path, name: str) -> 
     async def story() -> None:
         settings = ClientSettings(data=str(manifest), device="cpu")
         home = tmp_path / "home"
-        duties = Duties(home, settings, Display(), 1, Consent(home, settings.policy))
+        agent = Agent(home, settings, Display(), 1, Consent(home, settings.policy))
         try:
             with pytest.raises(RefusedError, match="id"):
-                await duties.model(hub.Model(id=name.format(tmp=tmp_path)), fetch)
+                await agent.model(hub.Model(id=name.format(tmp=tmp_path)), fetch)
         finally:
-            duties.close()
+            agent.close()
 
     asyncio.run(story())
     assert not fetched
@@ -182,7 +182,7 @@ def test_a_time_to_wait_that_is_none_does_no_harm(tmp_path: Path, within_s: floa
         task = hub.Task(id="1", kind="train", content=blob, within_s=within_s)
         consortium.hub._send("A", hub.ToSite(task=task))
         await until(lambda: worked)
-        await until(lambda: not joined.session._given.held() and not list(joined.spool.iterdir()))
+        await until(lambda: not joined.session.tasks_held and not list(joined.spool.iterdir()))
         assert worked == ["train"]
         assert joined.session.connected
 
@@ -415,10 +415,10 @@ def test_a_site_says_nothing_of_a_query_in_its_log(tmp_path: Path, caplog: pytes
 def test_a_hub_that_floods_a_site_with_queries_gets_busy_and_then_silence(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         joined = await consortium.join("A")
-        session = joined.session
+        outbox: asyncio.Queue[hub.FromSite | None] = asyncio.Queue()
         for number in range(4 * protocol.MAX_OPEN_QUERIES):
-            session._take(hub.Query(id=str(number), from_site="B", body=b"x"))
-        waiting = [session._outbox.get_nowait().answer.refusal for _ in range(session._outbox.qsize())]
+            joined.session._queries.take(hub.Query(id=str(number), from_site="B", body=b"x"), outbox)
+        waiting = [outbox.get_nowait().answer.refusal for _ in range(outbox.qsize())]
         assert 0 < waiting.count(hub.BUSY) <= protocol.MAX_OPEN_QUERIES
         assert len(waiting) <= 2 * protocol.MAX_OPEN_QUERIES
 
@@ -439,7 +439,7 @@ def combined(*answers: tuple[str, bytes]) -> Any:
     given = hub.Answers(answers=[{"site": site, "body": body} for site, body in answers])
     image = np.zeros((1, 4, 4), np.float32)
     mask = np.zeros((4, 4), np.uint8)
-    encoded = Encoded(bytes(8), bytes(4), mask, image, "0" * 64)
+    encoded = EncodedImage(bytes(8), bytes(4), mask, image, "0" * 64)
     own = OwnSearch(query.model_id, encoded, [Hit(3, b"o" * 16, "x", 1)], bytes(8))
     (result,) = merging.merge("A", [own], merging.outcomes("A", given, query), 5)
     return result

@@ -13,7 +13,7 @@ from ynet.federation import hub_pb2 as pb
 from ynet.federation import sealed
 from ynet.federation.sealed import Asked
 from ynet_client.connection.question import MAX_TOTAL_BYTES, Question, _to_wire
-from ynet_client.connection.sealed_answering import KEY_S, MAX_SESSIONS, OPEN_SESSIONS, WINDOW, Answering, Window
+from ynet_client.connection.sealed_answering import KEY_S, MAX_SESSIONS, OPEN_SESSIONS, WINDOW, Answering, ReplayWindow
 from ynet_client.connection.sealed_asking import SESSION_S, Asking, Sent
 from ynet_client.membership.membership import Membership
 
@@ -79,7 +79,7 @@ def refused(words: str) -> "pytest.RaisesExc[RefusedError]":
 
 @given(numbers=st.lists(st.integers(0, 4 * WINDOW) | st.integers(2**63, 2**63 + 2 * WINDOW), max_size=200))
 def test_a_window_lets_each_number_through_once_and_forgets_only_what_is_far_behind(numbers: list[int]) -> None:
-    window, seen = Window(), set[int]()
+    window, seen = ReplayWindow(), set[int]()
     for number in numbers:
         newest = max(seen, default=-1)
         assert window.is_new(number) == (number not in seen and number > newest - WINDOW)

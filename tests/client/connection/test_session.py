@@ -14,9 +14,9 @@ from ynet.federation import content, protocol
 from ynet.federation import hub_pb2 as pb
 from ynet.federation.content import Content
 from ynet.trust import identity
+from ynet_client.adoption.adopting import Fetch
 from ynet_client.connection import retries, sealed_answering
 from ynet_client.connection import session as sessions
-from ynet_client.connection.session import Fetch
 from ynet_server.hub import hub as hubs
 from ynet_server.hub.reply_errors import FAILED, REFUSED
 from ynet_server.hub.tasks import TaskError

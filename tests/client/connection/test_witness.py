@@ -8,8 +8,9 @@ from ynet.federation import countersigned
 from ynet.federation.countersigned import SERVER, Witness
 from ynet_client import audit
 from ynet_client.audit import Audit
+from ynet_client.connection.hooks import SessionHooks
 from ynet_client.connection.session import Session
-from ynet_client.connection.witness import telling
+from ynet_client.connection.witness import exchanging
 from ynet_server import audit as server_audit
 
 
@@ -22,8 +23,8 @@ class Told:
         member, self.said = consortium.enrol("A"), list[str]()
         self.home, self.log = home, Audit(home)
         witness = Witness(home, "A", lambda: self.session.identity, member.authority)
-        tell = telling("A", self.log, witness, self.said.append, lambda: consortium.now)
-        self.session = Session(member, home / "spool", Site(), self.said.append, tell=tell)
+        exchange = exchanging("A", self.log, witness, self.said.append, lambda: consortium.now)
+        self.session = Session(member, home / "spool", Site(), self.said.append, SessionHooks(exchange_heads=exchange))
 
     def signed(self, by: str = SERVER) -> list[int]:
         return [one.number for one in countersigned.kept(self.home) if one.by == by]
@@ -64,7 +65,7 @@ def test_a_site_whose_log_was_cut_is_told_so_and_stands_in_the_servers_log(tmp_p
         await until(lambda: any("did not sign" in line for line in again.said))
         assert "it had 3 entries when it was last seen, and has 1 now" in " ".join(again.said)
         assert again.session.connected
-        assert [one.act for one in server_audit.read(consortium.folder)] == ["audit-refused"]
+        assert [one.action for one in server_audit.read(consortium.folder)] == ["audit-refused"]
         again.log.close()
 
     play(tmp_path, story)

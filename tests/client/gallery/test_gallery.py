@@ -18,7 +18,8 @@ from ynet.errors import RefusedError, UserError
 from ynet.search.ranking import Hit
 from ynet_client.gallery.case_rows import GalleryCase, SyncCounts
 from ynet_client.gallery.filters import Filters
-from ynet_client.gallery.gallery import Gallery, MissingCase
+from ynet_client.gallery.gallery import Gallery
+from ynet_client.gallery.gallery_results import MissingCase
 from ynet_client.gallery.stored_codes import CaseCode
 
 SECRET = b"of this site"
@@ -483,7 +484,7 @@ def test_verifying_finds_what_was_damaged_since_the_start(path: Path, gallery: G
     gallery._database.execute("UPDATE segments SET checksum = checksum + 1")
     gallery._database.execute("UPDATE facts SET data = zeroblob(length(data)), checksum = checksum + 1")
     found = gallery.verify()
-    assert found["damaged"] == ["facts 0 (made anew)", "segment 0 (12 cases)"]
+    assert found["damaged"] == ["facts 0 (rebuilt)", "segment 0 (12 cases)"]
     assert found["codes"] == 0
     fill(gallery, OLD)
     assert gallery.verify()["damaged"] == []
@@ -549,7 +550,7 @@ def test_facts_that_are_damaged_are_made_anew_from_the_rows(path: Path) -> None:
     before = search(gallery, OLD, bytes([5] * 8), 12, is_one_per_patient=True)
     gallery.close()
     spoil(path, "UPDATE facts SET data = zeroblob(length(data))")
-    for damaged in (["facts 0 (made anew)"], []):
+    for damaged in (["facts 0 (rebuilt)"], []):
         gallery = Gallery.open(path, SECRET)
         assert gallery.stats()["damaged"] == damaged
         assert search(gallery, OLD, bytes([5] * 8), 12, is_one_per_patient=True) == before

@@ -27,7 +27,7 @@ from ynet.federation import retrieval_pb2 as retrieval
 from ynet.learning.model import arrays_of, build
 from ynet.search.ranking import Hit
 from ynet_client import audit
-from ynet_client.agent import ASKED, Duties
+from ynet_client.agent import ASKED, Agent
 from ynet_client.display import Display
 from ynet_client.gallery import stored_codes
 from ynet_client.gallery.gallery import Gallery
@@ -173,43 +173,43 @@ def test_whoever_asks_while_the_model_is_switched_is_answered_by_one_of_the_two_
 
 
 @contextlib.contextmanager
-def working(folder: Path, home: Path) -> Iterator[Duties]:
-    """A site's duties, without a hub."""
+def working(folder: Path, home: Path) -> Iterator[Agent]:
+    """A site's agent, without a hub."""
     home.mkdir(exist_ok=True)
     settings = ClientSettings(data=str(folder / "data" / "A" / "manifest.csv"), device="cpu")
-    duties = Duties(home, settings, Display(), 1, Consent(home, settings.policy))
+    agent = Agent(home, settings, Display(), 1, Consent(home, settings.policy))
     try:
-        yield duties
+        yield agent
     finally:
-        duties._worker.submit(int).result()  # what was begun is done
-        duties.close()
+        agent._worker.submit(int).result()  # what was begun is done
+        agent.close()
 
 
-async def take_up(duties: Duties, folder: Path, name: str) -> None:
+async def take_up(agent: Agent, folder: Path, name: str) -> None:
     async def fetch(_: hub.Blob, path: Path) -> None:
         shutil.copy(folder / f"{(folder / name).read_text()}.safetensors", path)
 
-    duties.offers.say((folder / name).read_text(), "accepted")
-    await duties.model(hub.Model(id=(folder / name).read_text()), fetch)
+    agent.offers.say((folder / name).read_text(), "accepted")
+    await agent.model(hub.Model(id=(folder / name).read_text()), fetch)
 
 
-async def mended(duties: Duties) -> dict[str, int]:
+async def mended(agent: Agent) -> dict[str, int]:
     """What is found when what a start begins with is done."""
     until = time.monotonic() + 30
     while time.monotonic() < until:
-        stats = await duties.search(lambda archive: archive.gallery.stats())
+        stats = await agent.search(lambda archive: archive.gallery.stats())
         if not stats["damaged"] and stats["indexed"] == CASES:
             break
         await asyncio.sleep(0.02)
-    return await duties.search(by_image)
+    return await agent.search(by_image)
 
 
 @pytest.fixture
 def indexed(folder: Path, tmp_path: Path) -> tuple[Path, dict[str, int]]:
     """A site's home with an indexed gallery, and what it finds."""
-    with working(folder, tmp_path / "home") as duties:
-        asyncio.run(take_up(duties, folder, "old"))
-        found = asyncio.run(duties.search(by_image))
+    with working(folder, tmp_path / "home") as agent:
+        asyncio.run(take_up(agent, folder, "old"))
+        found = asyncio.run(agent.search(by_image))
     assert len(found) == CASES
     return tmp_path / "home", found
 
@@ -231,9 +231,9 @@ def test_what_was_damaged_while_the_site_was_away_is_encoded_again_when_it_start
 ) -> None:
     home, found = indexed
     change(home, harm)
-    with working(folder, home) as duties:
-        assert asyncio.run(mended(duties)) == found
-        whole = asyncio.run(duties.verify())
+    with working(folder, home) as agent:
+        assert asyncio.run(mended(agent)) == found
+        whole = asyncio.run(agent.verify())
     assert (whole["damaged"], whole["codes"], whole["encoded"]) == ([], CASES, 0)
     assert (f"segment 0 ({CASES} cases)" in caplog.text) == (harm != LEFT_OUT)
 
@@ -242,15 +242,15 @@ def test_verifying_a_site_at_work_names_a_flipped_bit_on_the_disk_and_encodes_ag
     folder: Path, indexed: tuple[Path, dict[str, int]]
 ) -> None:
     home, found = indexed
-    with working(folder, home) as duties:
-        assert asyncio.run(duties.index())["encoded"] == 0  # behind what a start mends by itself
-        codes = asyncio.run(duties.search(lambda archive: stored_bytes(archive.gallery)))
+    with working(folder, home) as agent:
+        assert asyncio.run(agent.index())["encoded"] == 0  # behind what a start mends by itself
+        codes = asyncio.run(agent.search(lambda archive: stored_bytes(archive.gallery)))
         flip(home / "gallery.sqlite", codes)
-        said = asyncio.run(duties.verify())
+        said = asyncio.run(agent.verify())
         assert said["damaged"] == [f"segment 0 ({CASES} cases)"]
         assert (said["codes"], said["encoded"]) == (0, CASES)
-        assert asyncio.run(duties.search(by_image)) == found
-        again = asyncio.run(duties.verify())
+        assert asyncio.run(agent.search(by_image)) == found
+        again = asyncio.run(agent.verify())
         assert (again["damaged"], again["codes"], again["encoded"]) == ([], CASES, 0)
 
 
@@ -285,6 +285,19 @@ def test_a_model_file_whose_arrays_are_not_its_plans_is_refused_before_a_network
             archive.adopt(model_id, path, lambda *_: None)
         assert psutil.Process().memory_info().rss - before < 200 << 20
         assert not list((tmp_path / "home/models").iterdir())
+
+
+def test_site_with_a_model_of_renamed_plan_keys_starts_and_waits_for_the_next(folder: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with opened(folder, home) as archive:
+        adopt(archive, folder, "old")
+        path = archive.file_of((folder / "old").read_text())
+        arrays, metadata = weights.load(path)
+        weights.save(path, arrays, {"plan": metadata["plan"].replace('"cooldown"', '"settle"')})
+    with opened(folder, home) as archive:
+        with pytest.raises(RefusedError, match="it has no model"):
+            archive.active()
+        assert adopt(archive, folder, "new") == {"cases": CASES, "encoded": CASES}
 
 
 KILLED = """
@@ -335,15 +348,15 @@ def test_a_flood_of_questions_of_one_site_is_a_few_lines_and_another_site_is_ans
     """Garbage, since it costs the least to send."""
     more = 250
 
-    async def story(duties: Duties) -> None:
+    async def story(agent: Agent) -> None:
         for _ in range(int(ASKED.burst) + more):
-            last = await duties.answer("B", b"\xff")
+            last = await agent.answer("B", b"\xff")
         assert retrieval.Reply.FromString(last).refused.reason == retrieval.Refused.QUOTA_SPENT
-        assert retrieval.Reply.FromString(await duties.answer("C", b"\xff")).HasField("unreadable")
+        assert retrieval.Reply.FromString(await agent.answer("C", b"\xff")).HasField("unreadable")
 
     (tmp_path / "home").mkdir()
-    with working(folder, tmp_path / "home") as duties:
-        asyncio.run(story(duties))
+    with working(folder, tmp_path / "home") as agent:
+        asyncio.run(story(agent))
     entries = list(audit.read(tmp_path / "home"))
     assert [entry.kind for entry in entries].count("unreadable") <= ASKED.burst + more / 2
     assert [(entry.kind, dict(entry.outcomes)) for entry in entries][-1] == ("too-many", {"B": "refused"})
@@ -361,13 +374,13 @@ def test_a_model_that_came_while_the_data_were_away_is_taken_up_when_they_are_ba
     for name in ("new", f"{(folder / 'new').read_text()}.safetensors"):
         shutil.copy(folder / name, tmp_path)
     data, away = tmp_path / "data" / "A", tmp_path / "away"
-    with working(tmp_path, tmp_path / "home") as duties:
+    with working(tmp_path, tmp_path / "home") as agent:
         data.rename(away)
         back = threading.Timer(1.0, away.rename, [data])
         back.start()
-        asyncio.run(take_up(duties, tmp_path, "new"))
+        asyncio.run(take_up(agent, tmp_path, "new"))
         back.join()
-        archive = duties.archive_if_ready()
+        archive = agent.archive_if_ready()
         assert archive is not None
         assert archive.gallery.stats()["indexed"] == CASES
 

@@ -12,6 +12,7 @@ from ynet.federation import retrieval_pb2 as pb
 from ynet.federation import sealed
 from ynet.federation.sealed import Trust
 from ynet.trust import identity, lasting_key
+from ynet_client.connection.hooks import SessionHooks
 from ynet_client.connection.session import Session
 from ynet_client.membership.membership import Membership
 from ynet_client.membership.peers import Peer, Peers
@@ -40,7 +41,7 @@ def counting() -> tuple[list[bytes], Site]:
 async def join(consortium: Consortium, member: Membership, peers: Peers, work: Site) -> Session:
     spool = consortium.folder / f"spool-{member.site}"
     spool.mkdir(exist_ok=True)
-    session = Session(member, spool, work, lambda _: None, peers=peers)
+    session = Session(member, spool, work, lambda _: None, SessionHooks(peers=peers))
     consortium.run(session)
     await until(lambda: session.connected)
     return session

@@ -98,7 +98,7 @@ def test_a_task_and_a_question_under_way_end_before_the_connection_is_changed(tm
         joined = consortium.session(old, Site(task=slow), home)
         await until(lambda: joined.session.connected)
         working = asyncio.ensure_future(consortium.task("A"))
-        await until(lambda: joined.session._given.held())
+        await until(lambda: joined.session.tasks_held)
         consortium.now += 2 * DAY
         await until(lambda: membership.load(home) != old)
         async with door_in(home):

@@ -20,6 +20,7 @@ from ynet.trust import identity, succession
 from ynet.trust.identity import Identity
 from ynet_client import audit
 from ynet_client.audit import Audit
+from ynet_client.connection.hooks import SessionHooks
 from ynet_client.connection.session import Session
 from ynet_client.membership import membership
 from ynet_client.membership.membership import Membership
@@ -160,7 +161,7 @@ class Kept:
         self.log = Audit(self.home)
         follow = following(self.home, self.said.append, lambda *act: self.log.did(0.0, *act))
         renew = renewing(self.home, self.said.append, lambda: consortium.now)
-        self.session = Session(member, self.home / "spool", Site(), self.said.append, renew, follow=follow)
+        self.session = Session(member, self.home / "spool", Site(), self.said.append, SessionHooks(renew, follow))
         consortium.run(self.session)
 
     def acts(self) -> list[str]:

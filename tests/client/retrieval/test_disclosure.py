@@ -16,7 +16,7 @@ from ynet.federation.retrieval_pb2 import Refused
 from ynet.search.hit import Hit
 from ynet.search.ranking import check_answers, tie_keys
 from ynet_client.gallery.filters import Filters
-from ynet_client.gallery.gallery import Gallery, GalleryCase
+from ynet_client.gallery.gallery import Gallery
 from ynet_client.gallery.stored_codes import CaseCode
 from ynet_client.retrieval import disclosure
 from ynet_client.retrieval.query import Query

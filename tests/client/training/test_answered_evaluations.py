@@ -21,7 +21,7 @@ from ynet_client import restored
 from ynet_client.restored import Restored
 from ynet_client.settings import PrivacySettings
 from ynet_client.training import answered_evaluations, app_call, client_app
-from ynet_client.training.answered_evaluations import Scored
+from ynet_client.training.answered_evaluations import AnsweredEvaluations
 from ynet_client.training.privacy_budget import Experiment, Recorded
 from ynet_client.training.site_data import LocalSite
 
@@ -33,7 +33,7 @@ PLAN = parse(
         "image": {"channels": 1, "size": 32},
         "network": {"width": 4, "code_bits": 32},
         "training": {"rounds": 3, "learning_rate": 1e-3, "batch_size": 4},
-        "cohort": {"minimum": 1, "quorum": 1},
+        "cohort": {"min_sites": 1, "quorum": 1},
         "privacy": {"mode": "patient", "epsilon": 4.0, "delta": 1e-2},
     },
     "the test's plan",
@@ -62,7 +62,7 @@ def asked(at: LocalSite, number: int, moved: float, plan: Plan = PLAN) -> dict[s
 def answer(
     home: Path, number: int, digest: str, plan: Plan = EACH, entries: tuple[Entry, ...] = ()
 ) -> answered_evaluations.Scores:
-    return Scored(home).answer(plan, number, digest, lambda: SCORES, entries, is_witnessed=True)
+    return AnsweredEvaluations(home).answer(plan, number, digest, lambda: SCORES, entries, is_witnessed=True)
 
 
 def trained(home: Path, number: int, digest: str) -> tuple[Entry, ...]:
@@ -143,7 +143,7 @@ def test_a_round_whose_scoring_was_cut_off_is_scored_with_the_same_weights_alone
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Scored(tmp_path).answer(EACH, 1, "a", cut, (), is_witnessed=True)
+        AnsweredEvaluations(tmp_path).answer(EACH, 1, "a", cut, (), is_witnessed=True)
     with pytest.raises(RefusedError, match="no evaluation"):
         answer(tmp_path, 1, "b")
     assert answer(tmp_path, 1, "a") == SCORES
@@ -157,7 +157,7 @@ def test_a_restored_site_scores_plans_alone_that_it_began_to_train_since(tmp_pat
     assert answer(tmp_path, 1, "a", entries=before) == SCORES  # as it was kept
     for entries, is_witnessed in ((before, True), ((), True), (since, False)):
         with pytest.raises(RefusedError) as caught:
-            Scored(tmp_path).answer(EACH, 2, "b", lambda: SCORES, entries, is_witnessed=is_witnessed)
+            AnsweredEvaluations(tmp_path).answer(EACH, 2, "b", lambda: SCORES, entries, is_witnessed=is_witnessed)
         assert "is from a backup" in caught.value.why
     assert answer(tmp_path, 2, "b", entries=since) == SCORES
 

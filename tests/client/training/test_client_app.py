@@ -30,8 +30,7 @@ from ynet.federation.update_encoding import Encoding
 from ynet.learning.model import arrays_of, build
 from ynet.plan import Plan
 from ynet.scores import SHARES, coarse
-from ynet_client import agent
-from ynet_client.training import app_call, client_app, encoded_update
+from ynet_client.training import app_call, client_app, encoded_update, task_execution
 from ynet_client.training.site_data import LocalSite
 
 PLAN = parse(
@@ -42,7 +41,7 @@ PLAN = parse(
         "image": {"channels": 1, "size": 32},
         "network": {"width": 4, "code_bits": 32},
         "training": {"rounds": 4, "learning_rate": 1e-3, "batch_size": 8},
-        "cohort": {"minimum": 1, "quorum": 1},
+        "cohort": {"min_sites": 1, "quorum": 1},
         "privacy": {"mode": "off"},
     },
     "the test's plan",
@@ -102,7 +101,7 @@ def test_the_beginning_of_a_run_is_never_what_a_round_has_made(site: LocalSite) 
 def test_a_pull_towards_the_weights_that_the_plan_has_not_is_refused(site: LocalSite) -> None:
     flat = weights.flatten(arrays_of(build(PLAN)))
     config = ConfigRecord({"plan": PLAN.canonical(), "server-round": 1, "proximal-mu": 1000.0})
-    with pytest.raises(RefusedError, match="none of the plan's"):
+    with pytest.raises(RefusedError, match="does not fit the plan"):
         app_call.call(
             client_app.build(lambda _: site),
             app_call.new_context(),
@@ -186,6 +185,6 @@ def test_an_encoded_update_is_small_and_what_it_left_out_comes_with_the_next_rou
 
 def test_terminal_of_a_site_names_what_its_scores_rest_on() -> None:
     told = {"num-examples": 3.0, "queries": 3.0, "ranked": 0.0, "masks": 5.0, "dice": 0.25}
-    line = agent._numbers(Content(metrics={METRICS: told}))
+    line = task_execution.in_words(Content(metrics={METRICS: told}))
     assert line == "macro_map10 none of 0, balanced_accuracy none of 0, dice 0.250 of <= 5"
-    assert agent._numbers(Content(metrics={METRICS: {"num-examples": 3.0, "loss": 1.5}})) == "loss 1.500"
+    assert task_execution.in_words(Content(metrics={METRICS: {"num-examples": 3.0, "loss": 1.5}})) == "loss 1.500"

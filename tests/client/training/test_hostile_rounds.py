@@ -39,7 +39,7 @@ VALUES: dict[str, Any] = {
     "image": {"channels": 1, "size": 32},
     "network": {"width": 4, "code_bits": 32},
     "training": {"rounds": 4, "learning_rate": 1e-3, "batch_size": 8},
-    "cohort": {"minimum": 1, "quorum": 1},
+    "cohort": {"min_sites": 1, "quorum": 1},
     "privacy": {"mode": "off"},
 }
 PLAN = parse(Plan, VALUES, "the test's plan")
@@ -117,12 +117,12 @@ NONE = "it is not a content file of ynet"
 RECORDS = "it holds records that no round has"
 HOSTILE: dict[str, tuple[Callable[[Path], bytes], str]] = {
     # another architecture
-    "a wider network's weights": (message({ARRAYS: {"block00000": other_network(8)}}), "values came"),
-    "a value too few": (message({ARRAYS: {"block00000": FLAT[:-1]}}), "values came"),
+    "a wider network's weights": (message({ARRAYS: {"block00000": other_network(8)}}), "the plan's network has"),
+    "a value too few": (message({ARRAYS: {"block00000": FLAT[:-1]}}), "the plan's network has"),
     "weights with a shape": (message({ARRAYS: {"block00000": FLAT[None]}}), "blocks of float32"),
     "no weights": (message({}), "it brings no weights"),
     # more than was asked for
-    "an array more": (message({ARRAYS: {"block00000": FLAT, "block00001": FLAT[:9]}}), "values came"),
+    "an array more": (message({ARRAYS: {"block00000": FLAT, "block00001": FLAT[:9]}}), "the plan's network has"),
     "a record of arrays more": (message({ARRAYS: {"block00000": FLAT}, "more": {"x": FLAT}}), RECORDS),
     "a config more": (message(more={"more": {"x": 1}}), RECORDS),
     "metrics": (message(metrics={METRICS: {"x": 1.0}}), RECORDS),
@@ -143,7 +143,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "privacy that is not decided": (plan("privacy", value={}), FOREIGN),
     "a round that the plan has not": (message(**{"server-round": 5}), "no whole number from 0 to 4"),
     "a round that is no number": (message(**{"server-round": True}), "no whole number"),
-    "a pull that the plan has not": (message(**{"proximal-mu": 1.0}), "none of the plan's"),
+    "a pull that the plan has not": (message(**{"proximal-mu": 1.0}), "does not fit the plan"),
     # a path in a name
     "a plan named as a path": (plan("name", value="../../.ssh/authorized_keys"), FOREIGN),
     "a class named as a path": (plan("classes", value=["ring", "smooth", "/etc/passwd"]), FOREIGN),

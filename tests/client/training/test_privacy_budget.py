@@ -30,7 +30,7 @@ from ynet_client.restored import Restored
 from ynet_client.settings import PrivacySettings
 from ynet_client.training import app_call, client_app
 from ynet_client.training.ledger_report import spent, summary
-from ynet_client.training.privacy_budget import UPDATE, Asked, Recorded
+from ynet_client.training.privacy_budget import UPDATE, PrivateRound, Recorded
 from ynet_client.training.site_data import LocalSite
 
 VALUES: dict[str, Any] = {
@@ -39,7 +39,7 @@ VALUES: dict[str, Any] = {
     "image": {"channels": 1, "size": 32},
     "network": {"width": 4, "code_bits": 32},
     "training": {"rounds": 3, "learning_rate": 1e-3, "batch_size": 4},
-    "cohort": {"minimum": 1, "quorum": 1},
+    "cohort": {"min_sites": 1, "quorum": 1},
     "privacy": {"mode": "patient", "epsilon": 4.0, "delta": 1e-2},
 }
 PLAN = parse(Plan, VALUES, "the test's plan")
@@ -331,7 +331,7 @@ def trained(home: Path, rounds: int) -> Head:
 
 
 def test_a_site_from_a_backup_waits_until_a_server_has_told_how_far_its_ledger_went(tmp_path: Path) -> None:
-    seen, asked = trained(tmp_path, 2), Asked(PLAN, 3, np.zeros(4, np.float32), 200)
+    seen, asked = trained(tmp_path, 2), PrivateRound(PLAN, 3, np.zeros(4, np.float32), 200)
     restored.write(tmp_path, BACKUP)
     budget = Recorded(tmp_path, PrivacySettings(max_epsilon=100))
     with pytest.raises(RefusedError) as refused:
@@ -353,5 +353,5 @@ def test_a_ledger_from_a_backup_that_is_behind_what_the_server_saw_is_not_added_
     with pytest.raises(LedgerError, match="cannot be trusted"):
         budget.check_witness(seen)
     with pytest.raises(LedgerError):
-        budget.reserve(Asked(PLAN, 3, np.zeros(4, np.float32), 24))
+        budget.reserve(PrivateRound(PLAN, 3, np.zeros(4, np.float32), 24))
     assert Ledger(tmp_path / "older").head == before

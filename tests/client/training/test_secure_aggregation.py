@@ -36,7 +36,7 @@ PLAN = plans.from_canonical(
             "classes": ["a", "b"],
             "image": {"channels": 1, "size": 32},
             "training": {"rounds": 9, "learning_rate": 0.1},
-            "cohort": {"minimum": 3, "quorum": 3},
+            "cohort": {"min_sites": 3, "quorum": 3},
             "privacy": {"mode": "off"},
             "aggregation": "secure",
         }
@@ -246,7 +246,7 @@ def test_a_key_that_the_server_put_in_the_place_of_a_sites_is_refused() -> None:
 def test_attempts_follow_each_other(attempt: int) -> None:
     site = Site("A")
     site.train(1)
-    with pytest.raises(RefusedError, match="attempt 2 comes next"):
+    with pytest.raises(RefusedError, match="the next attempt is 2"):
         site.renew(1, attempt)
 
 
@@ -259,7 +259,7 @@ def test_a_site_that_trained_nothing_sums_nothing(kind: str) -> None:
 def test_a_plan_with_a_lower_quorum_brings_no_smaller_sum() -> None:
     """A plan cannot say so, and where a site's process is told otherwise, three sites are still the least."""
     with pytest.raises(UserError, match=r"needs a 'cohort\.quorum' of 3"):
-        plans.from_canonical(json.dumps(json.loads(PLAN.canonical()) | {"cohort": {"minimum": 2, "quorum": 2}}))
+        plans.from_canonical(json.dumps(json.loads(PLAN.canonical()) | {"cohort": {"min_sites": 2, "quorum": 2}}))
 
 
 def test_a_site_from_a_backup_is_in_no_sum_before_its_admin_has_said_yes_again(tmp_path: Path) -> None:
@@ -283,4 +283,4 @@ def test_a_site_from_a_backup_keeps_its_yes_to_plain_plans(tmp_path: Path) -> No
     consent.say(plain.id, "accepted")
     (tmp_path / "plans" / f"{plain.id}.json").write_text(plain.canonical())
     doubt(tmp_path)
-    assert consent.word_of(plain.id) == "accepted"
+    assert consent.decision_on(plain.id) == "accepted"

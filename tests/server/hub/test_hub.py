@@ -705,7 +705,7 @@ def test_a_query_that_nobody_waits_for_any_more_is_called_off_at_the_site(tmp_pa
         if how == "call ended":
             asking.cancel()
         await until(lambda: outcomes == ["begun", "called off"], within_s=5)
-        await until(lambda: not answering.session._queries, within_s=5)
+        await until(lambda: not answering.session.queries_open, within_s=5)
         assert not consortium.hub._relay._questions
         assert answering.session.connected
 

@@ -1,6 +1,7 @@
 """One frame of a DICOM file turned into grey as a viewer shows it, or into RGB, within bounds on bytes and pixels."""
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int64, Shaped, UInt8
@@ -23,6 +24,14 @@ _TONES = (*tones.ELEMENTS, *padding.ELEMENTS)
 _BLOCK = 1 << 20  # pixels that are reckoned with at once where there are too many values for a table
 
 
+class DecodedFrame(NamedTuple):
+    """One frame's pixels, and what its file says of them."""
+
+    pixels: Float32[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]
+    is_colour: bool
+    ignored: tuple[str, ...]  # keywords of display values that cannot be used
+
+
 @parsing()
 def is_colour(data: bytes) -> bool:
     """Whether a file's pixels are in colour. Raises UnfitError."""
@@ -35,41 +44,35 @@ def frames(data: bytes) -> int:
     return frame_count(dicom_elements.read(data, SHAPE).dataset)
 
 
-@parsing()
 def decode(
     data: bytes, frame: int | None = None, window: Window | None = None
 ) -> Float32[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]:
-    """Grey in [0, 1] as a viewer first shows it, black low whatever the file's polarity; or RGB.
+    """Decode one frame as a viewer first shows it: grey in [0, 1] with black low, or RGB (see `inspect`)."""
+    return inspect(data, frame, window).pixels
 
-    Grey goes through the modality's table or rescale, then through the file's first table or window of interest, or
-    `window` in its place; without any, from its own least to its greatest value. One of these that cannot be used is
-    passed over (`ignored`). Padding is black. `frame` counts from 1, and must be named where there are several.
-    Raises UnfitError.
+
+@parsing()
+def inspect(data: bytes, frame: int | None = None, window: Window | None = None) -> DecodedFrame:
+    """Decode one frame and say how its file describes the pixels; the file is parsed once.
+
+    Grey values pass the modality's lookup table or rescale, then the file's first VOI lookup table or window. Without
+    these the frame's own range is shown. Values that cannot be used are skipped and listed in `ignored`. Padding is
+    black, whatever the polarity. `frame` counts from 1 and is required where the file holds several; `window` replaces
+    the file's own. Raises UnfitError.
     """
     elements, form, number = _opened(data, frame)
     pixels = pixels_of(elements, form, number)
     if form.kind == "PALETTE COLOR":
         words, _ = _words(pixels, form)
         coloured: np.ndarray = palette.colours(_levels(form), elements.dataset)[words]
-        return coloured
+        return DecodedFrame(coloured, is_colour=True, ignored=())
     if form.kind in COLOUR:
-        return _bytes(pixels, form.bits)
-    shown = tones.read(elements.dataset, number, is_signed=form.is_signed, bits=form.bits)
-    if window is not None:
-        shown = replace(shown, interest=window, function="LINEAR_EXACT")
+        return DecodedFrame(_bytes(pixels, form.bits), is_colour=True, ignored=())
+    read = tones.read(elements.dataset, number, is_signed=form.is_signed, bits=form.bits)
+    shown = read if window is None else replace(read, interest=window, function="LINEAR_EXACT")
     padded = padding.read(elements.dataset, allocated=form.allocated, bits=form.bits, is_signed=form.is_signed)
     grey = _by_table if pixels.dtype.kind in "iu" and form.bits <= 16 else _by_blocks
-    seen: np.ndarray = grey(pixels, form, shown, padded)
-    return seen
-
-
-@parsing()
-def ignored(data: bytes, frame: int | None = None) -> tuple[str, ...]:
-    """The keywords of display values that cannot be used, and so are passed over. Raises UnfitError."""
-    elements, form, number = _opened(data, frame)
-    if form.kind not in GREY:
-        return ()
-    return tones.read(elements.dataset, number, is_signed=form.is_signed, bits=form.bits).ignored
+    return DecodedFrame(grey(pixels, form, shown, padded), is_colour=False, ignored=read.ignored)
 
 
 @parsing()

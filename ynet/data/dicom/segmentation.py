@@ -5,13 +5,12 @@ from functools import partial
 
 import numpy as np
 from jaxtyping import UInt8
-from pydicom import uid
 from pydicom.dataset import Dataset
 
-from ynet.data.dicom import elements, geometry, one_bit
-from ynet.data.dicom import frame as dicom_frame
-from ynet.data.dicom.elements import items
+from ynet.data.dicom import elements, geometry
+from ynet.data.dicom.elements import Elements, items
 from ynet.data.dicom.matching import ALL_FRAMES, Drawing, Mark, Reference, Subject
+from ynet.data.dicom.stored_pixels import PIXELS, SHAPE, form_of, pixels_of
 from ynet.data.limits import MAX_PIXELS
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
@@ -19,14 +18,15 @@ SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 _ELEMENTS = (
     *("SOPClassUID", "StudyInstanceUID", "FrameOfReferenceUID", "SegmentationType", "MaximumFractionalValue"),
     *("SegmentSequence", "ReferencedSeriesSequence", "StudiesContainingOtherReferencedInstancesSequence"),
-    *("DimensionOrganizationType", "TotalPixelMatrixRows", *geometry.ELEMENTS, *dicom_frame.SHAPE, *one_bit.ELEMENTS),
+    *("DimensionOrganizationType", "TotalPixelMatrixRows", *geometry.ELEMENTS, *SHAPE, *PIXELS),
 )
 _TILED = "it is drawn in tiles of a larger picture, which are not put together here"
 
 
 def read(data: bytes) -> Drawing:
     """What a DICOM SEG holds; no pixel is decoded yet. Raises UnfitError."""
-    syntax, dataset = elements.read(data, _ELEMENTS)
+    found = elements.read(data, _ELEMENTS)
+    dataset = found.dataset
     is_map = str(dataset.get("SegmentationType", "")) == "LABELMAP"
     marks = tuple(_mark(dataset, group, place) for place, group in enumerate(_groups(dataset), start=1))
     listed = list(items(dataset, "SegmentSequence"))
@@ -43,7 +43,7 @@ def read(data: bytes) -> Drawing:
         instances=frozenset(instances | shown) - {""},
         series=frozenset(whole) - {""},
         marks=marks,
-        render=partial(_render, data, dataset, syntax),
+        render=partial(_render, found),
         fault=_fault(dataset, marks),
     )
 
@@ -108,19 +108,13 @@ def _shows(group: Dataset) -> Iterator[Reference]:
                 yield Reference(instance, int(frame))
 
 
-def _render(
-    data: bytes,
-    dataset: Dataset,
-    syntax: uid.UID,
-    marks: Sequence[Mark],
-    of: Subject,
-    number: int,
-) -> UInt8[np.ndarray, "h w"]:
+def _render(found: Elements, marks: Sequence[Mark], of: Subject, number: int) -> UInt8[np.ndarray, "h w"]:
     """1 where a segment is on an image, on the image's grid where both grids are known."""
+    dataset = found.dataset
     is_map = str(dataset.get("SegmentationType", "")) == "LABELMAP"
     mask: np.ndarray | None = None
     for mark in marks:
-        frame = _plane(data, dataset, syntax, mark.place, number if is_map else None)
+        frame = _plane(found, mark.place, number if is_map else None)
         own = geometry.plane(dataset, mark.place)
         if own is not None and of.plane is not None:
             frame = geometry.resampled(frame, own, of.plane)
@@ -131,12 +125,12 @@ def _render(
     return np.zeros(shape, np.uint8)
 
 
-def _plane(data: bytes, dataset: Dataset, syntax: uid.UID, place: int, label: int | None) -> UInt8[np.ndarray, "h w"]:
+def _plane(found: Elements, place: int, label: int | None) -> UInt8[np.ndarray, "h w"]:
     """A frame as 0 and 1: where it is the label, or has at least half of the greatest fraction."""
-    if int(dataset.get("BitsAllocated") or 0) == 1:
-        return one_bit.plane(dataset, syntax, place)
-    stored = dicom_frame.stored(data, place)
+    form = form_of(found)
+    stored = pixels_of(found, form, place)
     if label is not None:
         return np.asarray(stored == label, np.uint8)
-    most = int(dataset.get("MaximumFractionalValue") or 1)
+    is_flag = form.allocated == 1  # some encoders write the set bit as 255
+    most = int(stored.max()) or 1 if is_flag else int(found.dataset.get("MaximumFractionalValue") or 1)
     return np.asarray(stored * 2.0 >= most, np.uint8)

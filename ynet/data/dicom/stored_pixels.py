@@ -157,6 +157,8 @@ def _plain(syntax: uid.UID, vr: str, value: bytes, form: Form, number: int) -> n
     for keyword, one in _said(form, is_planar=form.is_planar).items():
         setattr(made, keyword, one)
     made.NumberOfFrames = form.frames
+    if form.allocated == 1 and syntax == uid.ExplicitVRBigEndian and vr == "OW":
+        value = np.frombuffer(value[: len(value) // 2 * 2], ">u2").astype("<u2").tobytes()  # bits are packed in bytes
     made.add_new("PixelData", vr if vr in ("OB", "OW") else "OW", value)
     made.file_meta = FileMetaDataset()
     made.file_meta.TransferSyntaxUID = syntax
@@ -177,11 +179,11 @@ def _unpacked(elements: Elements, value: bytes, form: Form, number: int) -> np.n
         if syntax not in codestream.COMPRESSED:
             raise UnfitError("its header says that it is not compressed, and it is", "export it again")
         try:
+            if form.allocated == 1 and syntax == uid.RLELossless and not codestream.is_shaped(frame, syntax, shape):
+                return _bits(frame, form)
             packed = codestream.fitted(frame, syntax, shape)
             if packed is not None:
                 return _decoded(syntax, packed, form)
-            if form.allocated == 1 and syntax == uid.RLELossless:
-                return _bits(frame, form)
         except DamagedError as error:
             fault = error
     raise fault

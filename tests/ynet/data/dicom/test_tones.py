@@ -121,14 +121,14 @@ def test_a_number_with_a_comma_or_padding_is_that_number(keyword: str, value: by
 def test_a_window_that_is_no_number_is_passed_over(keyword: str, value: bytes) -> None:
     data = with_raw(dataset(TWELVE, BitsStored=12, **WINDOWED), keyword, value)
     np.testing.assert_array_equal(reader.decode(data), reader.decode(dicom(TWELVE, BitsStored=12)))
-    assert keyword in reader.ignored(data)
+    assert keyword in reader.inspect(data).ignored
 
 
 @pytest.mark.parametrize("width", [0, -5])
 def test_a_window_without_width_is_passed_over(width: float) -> None:
     data = dicom(TWELVE, BitsStored=12, WindowCenter=5, WindowWidth=width)
     np.testing.assert_array_equal(reader.decode(data), reader.decode(dicom(TWELVE, BitsStored=12)))
-    assert "WindowWidth" in reader.ignored(data)
+    assert "WindowWidth" in reader.inspect(data).ignored
 
 
 def test_of_several_windows_the_first_good_one_is_taken() -> None:
@@ -157,7 +157,7 @@ def short() -> Dataset:
 def test_a_table_that_says_nothing_is_passed_over(keyword: str, item: Dataset) -> None:
     data = dicom(TWELVE, BitsStored=12, **WINDOWED, **{keyword: [item]})
     np.testing.assert_array_equal(reader.decode(data), reader.decode(dicom(TWELVE, BitsStored=12, **WINDOWED)))
-    assert reader.ignored(data) == (keyword,)
+    assert reader.inspect(data).ignored == (keyword,)
     good = table([4095 - value for value in range(4096)], "OW")
     both = reader.decode(dicom(TWELVE, BitsStored=12, **{keyword: [item, good]}))
     np.testing.assert_allclose(both, 1 - TWELVE / 4095, atol=1e-6)
@@ -183,7 +183,7 @@ def test_an_unknown_function_is_linear_and_a_known_one_may_be_written_in_any_cas
     for function in ("", "LOGARITHM", "linear "):
         data = dicom(TWELVE, BitsStored=12, VOILUTFunction=function, **WINDOWED)
         np.testing.assert_array_equal(reader.decode(data), linear)
-        assert reader.ignored(data) == (("VOILUTFunction",) if function == "LOGARITHM" else ())
+        assert reader.inspect(data).ignored == (("VOILUTFunction",) if function == "LOGARITHM" else ())
     sigmoid = reader.decode(dicom(TWELVE, BitsStored=12, VOILUTFunction="SIGMOID", **WINDOWED))
     np.testing.assert_array_equal(
         reader.decode(dicom(TWELVE, BitsStored=12, VOILUTFunction="sigmoid", **WINDOWED)), sigmoid
@@ -209,5 +209,5 @@ def test_a_frame_whose_own_values_are_bad_is_shown_by_those_of_all_frames() -> N
     }
     data = dicom(many, frames=True, BitsStored=12, **groups)
     np.testing.assert_array_equal(reader.decode(data, 1), reader.decode(dicom(TWELVE, BitsStored=12, **WINDOWED)))
-    assert reader.ignored(data, 1) == ("WindowCenter", "WindowWidth")
-    assert reader.ignored(data, 2) == ()
+    assert reader.inspect(data, 1).ignored == ("WindowCenter", "WindowWidth")
+    assert reader.inspect(data, 2).ignored == ()
