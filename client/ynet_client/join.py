@@ -50,7 +50,7 @@ async def run(home: Path, settings: ClientSettings, member: Membership, display:
             home,
             settings.policy,
             lambda plan: put_to_the_admin(plan, home, display),
-            lambda plan_id, word: agent.books.audit.did(
+            lambda plan_id, word: agent.stores.audit.did(
                 time.time(), "plan-accepted" if word == "accepted" else "plan-declined", plan_id
             ),
         )
@@ -73,7 +73,7 @@ async def run(home: Path, settings: ClientSettings, member: Membership, display:
             egress.count(of, size_bytes)
             counts.sent(of, size_bytes)
 
-        audit = agent.books.audit
+        audit = agent.stores.audit
         audit.did(time.time(), "joined", fingerprint(member.certificate).hex())
         peers = Peers(home, settings.known_sites, seen)
         witness = Witness(home, member.site, lambda: session.identity, lambda: session.member.authority)

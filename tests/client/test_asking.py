@@ -237,20 +237,20 @@ def test_a_consult_goes_to_the_owning_site_and_its_answer_comes_back(folder: Pat
         token, owner = owners.find(hit.token.hex()[:12], "")
         assert (token, owner) == (hit.token, "B")
         note = "How did it\x1b[2J go on?\nRegards"
-        sent = await asking.consult("A", a.agent.books, a.joined.session, token, owner, note, "Dr. House")
-        (received,) = b.agent.books.consults.listed()
+        sent = await asking.consult("A", a.agent.stores, a.joined.session, token, owner, note, "Dr. House")
+        (received,) = b.agent.stores.consults.listed()
         assert (received.id, received.site, received.note) == (sent.id, "A", "How did it[2J go on?\nRegards")
         archive = await b.agent.search(lambda archive: archive)
         assert received.image == archive.gallery.case_of(hit.token).image
         assert "image" not in sent.to_json()
 
-        assert await asking.fetch_answers(a.agent.books, a.joined.session, "Dr. House") == ""
-        assert a.agent.books.consults.listed()[0].decision == "open"
-        asking.answer_consult(b.agent.books, received.id.hex()[:6], "yes", "Call 4711", "Dr. Wilson")
-        with pytest.raises(RefusedError, match="answered already"):
-            asking.answer_consult(b.agent.books, received.id.hex(), "no", "", "Dr. Wilson")
-        assert await asking.fetch_answers(a.agent.books, a.joined.session, "Dr. House") == ""
-        (answered,) = a.agent.books.consults.listed()
+        assert await asking.fetch_answers(a.agent.stores, a.joined.session, "Dr. House") == ""
+        assert a.agent.stores.consults.listed()[0].decision == "open"
+        asking.answer_consult(b.agent.stores, received.id.hex()[:6], "yes", "Call 4711", "Dr. Wilson")
+        with pytest.raises(RefusedError, match="has an answer already"):
+            asking.answer_consult(b.agent.stores, received.id.hex(), "no", "", "Dr. Wilson")
+        assert await asking.fetch_answers(a.agent.stores, a.joined.session, "Dr. House") == ""
+        (answered,) = a.agent.stores.consults.listed()
         assert (answered.decision, answered.text) == ("yes", "Call 4711")
         assert [(one.kind, one.outcomes) for one in a.log()[1:]] == [
             ("consult", {"B": "kept"}), ("consult-check", {"B": "found"}), ("consult-check", {"B": "found"})
@@ -266,14 +266,14 @@ def test_a_consult_goes_to_the_owning_site_and_its_answer_comes_back(folder: Pat
 
 def test_a_consult_about_no_case_there_or_at_a_site_that_is_away_is_not_kept(folder: Path, tmp_path: Path) -> None:
     async def story(a: Hospital, b: Hospital) -> None:
-        books, session = a.agent.books, a.joined.session
+        stores, session = a.agent.stores, a.joined.session
         with pytest.raises(UserError, match="names no case there"):
-            await asking.consult("A", books, session, bytes(16), "B", "hello", "u")
+            await asking.consult("A", stores, session, bytes(16), "B", "hello", "u")
         with pytest.raises(UnreachableError, match="not connected"):
-            await asking.consult("A", books, session, bytes(16), "C", "hello", "u")
+            await asking.consult("A", stores, session, bytes(16), "C", "hello", "u")
         with pytest.raises(UserError, match="no note"):
-            await asking.consult("A", books, session, bytes(16), "B", " \x00", "u")
-        assert books.consults.listed() == b.agent.books.consults.listed() == []
+            await asking.consult("A", stores, session, bytes(16), "B", " \x00", "u")
+        assert stores.consults.listed() == b.agent.stores.consults.listed() == []
         assert [entry.outcomes for entry in a.log()] == [{"B": "no_such_case"}, {"C": "missing"}]
 
     two(folder, tmp_path, story)
@@ -282,9 +282,9 @@ def test_a_consult_about_no_case_there_or_at_a_site_that_is_away_is_not_kept(fol
 def test_an_answer_is_told_to_nobody_but_the_site_that_asked(folder: Path, tmp_path: Path) -> None:
     async def story(a: Hospital, b: Hospital) -> None:
         hit = (await a.query())[0].by_site["B"][0]
-        sent = await asking.consult("A", a.agent.books, a.joined.session, hit.token, "B", "hello", "u")
-        asking.answer_consult(b.agent.books, sent.id.hex(), "yes", "secret", "u")
-        assert b.agent.books.consults.of("received", "C") == []
+        sent = await asking.consult("A", a.agent.stores, a.joined.session, hit.token, "B", "hello", "u")
+        asking.answer_consult(b.agent.stores, sent.id.hex(), "yes", "secret", "u")
+        assert b.agent.stores.consults.of("received", "C") == []
         body = asking.pb.Request(user="u", check=asking.pb.ConsultCheck(ids=[sent.id])).SerializeToString()
         reply = wire.read_reply(await b.agent.answer("C", body))
         assert (reply.consult_answers.answers[0].word, reply.consult_answers.answers[0].text) == (3, "")
