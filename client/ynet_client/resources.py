@@ -35,7 +35,7 @@ class Resources(NamedTuple):
 
 
 def prepare(home: Path, settings: ClientSettings, consent: Consent) -> Resources:
-    """Open what the home folder holds. Raises UserError."""
+    """Load the resources of a home folder. Raises UserError."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
     budget = Recorded(home, settings.privacy)

@@ -1,4 +1,4 @@
-"""A site's settings held against this machine, where they are given: what is wrong with them is not left to a run."""
+"""Checks of a site's settings against this machine, before a run needs them."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from ynet_client.settings import ClientSettings
 
 
 def check(settings: ClientSettings) -> None:
-    """Raise UserError for the first setting that this machine cannot do. Torch is loaded where a GPU is named."""
+    """Raise UserError for the first setting that does not work on this machine. Loads torch when a GPU is named."""
     check_device(settings.device)
     listening.check(list(_places(settings)))
     _check_page(settings)
@@ -25,7 +25,7 @@ def check(settings: ClientSettings) -> None:
 
 
 def check_device(name: str) -> None:
-    """Raise UserError where the device cannot be used. `auto` and `cpu` always can."""
+    """Raise UserError when the device cannot be used. `auto` and `cpu` always work."""
     if name not in ("auto", "cpu"):
         from ynet.learning import device  # torch takes two seconds to load
 
@@ -33,7 +33,7 @@ def check_device(name: str) -> None:
 
 
 def unknown_attributes(settings: ClientSettings, columns: Sequence[str]) -> list[str]:
-    """Of the attributes that others may filter by, those that are no column of the manifest."""
+    """Return the attributes for filters that are not a column of the manifest."""
     return [name for name in settings.disclosure.attributes if name not in columns]
 
 
@@ -45,7 +45,7 @@ def _places(settings: ClientSettings) -> Iterator[Place]:
 
 
 def _check_page(settings: ClientSettings) -> None:
-    """Whether the files of the workbench's certificate are there to be read; what is in them, its start looks at."""
+    """Check that the files of the workbench's certificate are readable; their content is checked at its start."""
     page = settings.workbench
     if not page.enabled:
         return

@@ -1,4 +1,4 @@
-"""One HTTPS request to the server's enrolment port, over the way that leads to it."""
+"""One HTTPS request to the server's enrolment port, through the proxy if one is set."""
 
 import ssl
 from http import HTTPStatus
@@ -11,21 +11,21 @@ MAX_BYTES = 1 << 20
 
 
 class HttpReply(NamedTuple):
-    """What came."""
+    """The reply."""
 
     status: int
-    date: str  # the header; empty where there is none
+    date: str  # the header; empty when it is missing
     content: bytes
 
     @property
     def is_good(self) -> bool:
-        """Whether it is what was asked for."""
+        """Whether the status is no error."""
         return self.status < HTTPStatus.BAD_REQUEST
 
 
 def exchange(way: Way, tls: ssl.SSLContext, method: str, path: str, within_s: float, body: bytes = b"") -> HttpReply:
-    """Ask for `path`. Raises OSError (of which ssl.SSLError and ProxyError are), http.client.HTTPException."""
-    import http.client  # a tenth of a second that help and completion need not wait
+    """Send a request. Raises OSError (ssl.SSLError and ProxyError included) and http.client.HTTPException."""
+    import http.client  # takes 0.1 s to load, which help and completion do not need
 
     connection = http.client.HTTPConnection(HUB_NAME, timeout=within_s)
     with way.open(within_s) as plain:

@@ -22,7 +22,7 @@ def readable(codes: np.ndarray, pictures: np.ndarray) -> Readable:
     return Readable(explained(codes, pictures, folds), None, explained(blind, pictures, folds), CASES)
 
 
-def test_a_code_that_is_a_thumbnail_is_too_much_and_one_that_names_the_class_is_not(pictures: np.ndarray) -> None:
+def test_thumbnail_code_reveals_too_much_and_class_code_does_not(pictures: np.ndarray) -> None:
     random = np.random.default_rng(3)
     thumbnail = np.sign(pictures.reshape(CASES, 8, 2, 8, 2).mean((2, 4)).reshape(CASES, -1))
     found = readable(thumbnail, pictures)

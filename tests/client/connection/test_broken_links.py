@@ -1,4 +1,4 @@
-"""Slow and broken lines between a site and the hub: work goes on, and what is sent arrives once, whole."""
+"""Slow and broken connections between a site and the hub: work continues, and every file arrives once and whole."""
 
 import asyncio
 import contextlib
@@ -206,7 +206,7 @@ def test_a_site_that_never_comes_back_in_time_stops_by_itself(tmp_path: Path) ->
     play(tmp_path, story)
 
 
-def test_a_site_whose_process_was_killed_gets_its_task_again_when_it_is_started_anew(tmp_path: Path) -> None:
+def test_restarted_site_gets_its_task_again(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         work = Slow()
         async with joined_over(consortium, work) as (killed, line):
@@ -246,7 +246,7 @@ def test_a_site_that_loses_its_work_again_and_again_is_not_given_it_for_ever(tmp
     play(tmp_path, story)
 
 
-def test_a_model_goes_on_where_its_fetching_broke_off_though_the_server_was_started_anew(tmp_path: Path) -> None:
+def test_model_fetch_resumes_after_server_restart(tmp_path: Path) -> None:
     """It then has another name there; what counts is what is in it."""
     body, path = bytes(range(256)) * 20_000, tmp_path / "model.partial"
 

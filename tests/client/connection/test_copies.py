@@ -34,7 +34,7 @@ def test_second_process_of_a_site_is_refused_with_the_reason_and_waits_minutes(t
         await until(lambda: second.said)
         assert second.said[0].startswith("site A is already connected from elsewhere")
         assert second.said[0].endswith("trying again in about 60 s")
-        assert (await consortium.task("A")).exists()  # the first goes on
+        assert (await consortium.task("A")).exists()  # the first continues
         assert any("refused another process with this site's identity" in line for line in said)
         assert copies == [True]
         assert [one[:2] for one in written if one[0] == "copy-refused"] == [("copy-refused", "A")]

@@ -83,7 +83,7 @@ def test_without_the_enrolment_port_the_hub_itself_tells_the_time(tmp_path: Path
     play(tmp_path, story)
 
 
-def test_a_folder_that_is_none_or_where_nobody_enrolled_or_whose_files_are_damaged_comes_first(tmp_path: Path) -> None:
+def test_bad_home_folder_fails_first(tmp_path: Path) -> None:
     now = dt.datetime.now(dt.UTC)
     for home, spoil, words in (
         (tmp_path / "none", None, "not there"),
@@ -156,7 +156,7 @@ def speaks_http(connection: socket.socket) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "words"), [(hangs_up, "TLS"), (speaks_http, "speaks no TLS 1.3")], ids=["hangs up", "HTTP"]
+    ("answer", "words"), [(hangs_up, "TLS"), (speaks_http, "does not use TLS 1.3")], ids=["hangs up", "HTTP"]
 )
 def test_what_is_no_tls_is_not_ynets_server(
     tmp_path: Path, answer: Callable[[socket.socket], None], words: str
@@ -194,7 +194,7 @@ def test_a_proxy_that_opens_tls_is_told_by_whose_certificate_it_shows(tmp_path: 
         shown = identity.issue_site(other, "proxy", identity.signing_request(key, "proxy"), consortium.now)
         for newest, words in (
             (ssl.TLSVersion.TLSv1_3, "issued by CN=ynet authority of of the firm: a proxy that opens TLS"),
-            (ssl.TLSVersion.TLSv1_2, "speaks no TLS 1.3"),
+            (ssl.TLSVersion.TLSv1_2, "does not use TLS 1.3"),
         ):
             with listening(opens_tls(Identity(key, shown), tmp_path, newest)) as port:
                 bad, _ = await diagnosed(consortium, consortium.enrol("A")._replace(hub=f"127.0.0.1:{port}"))
@@ -368,7 +368,7 @@ def test_a_hub_that_cannot_be_asked_yet_lets_the_site_in_all_the_same(tmp_path: 
         await consortium.open()
         bad, steps = await diagnosed(consortium, consortium.enrol("A"))
         assert bad is None
-        assert "is an older one" in steps["access"].found
+        assert "it has an older ynet" in steps["access"].found
         revoked = consortium.enrol("A")
         consortium.enrol("A")
         bad, _ = await diagnosed(consortium, revoked)
@@ -378,7 +378,7 @@ def test_a_hub_that_cannot_be_asked_yet_lets_the_site_in_all_the_same(tmp_path: 
     play(tmp_path, story)
 
 
-def test_the_command_shows_all_steps_and_the_first_failure_in_three_lines_with_its_exit_code(tmp_path: Path) -> None:
+def test_doctor_command_shows_steps_and_first_failure(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         home = home_of(consortium, consortium.enrol("A"))
         done = await asyncio.to_thread(command, "ynet_client", "doctor", "--json", home=home)

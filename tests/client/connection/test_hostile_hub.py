@@ -92,9 +92,7 @@ def test_a_models_name_is_no_path(tmp_path: Path, manifest: Path, name: str) -> 
 
 
 @pytest.mark.parametrize("kept", [b"", b"cut off", None], ids=["empty", "cut", "gone"])
-def test_a_model_file_that_a_power_cut_spoilt_is_fetched_again_after_the_next_start(
-    tmp_path: Path, manifest: Path, kept: bytes | None
-) -> None:
+def test_damaged_model_file_is_fetched_again_after_restart(tmp_path: Path, manifest: Path, kept: bytes | None) -> None:
     model_id, published = model(tmp_path)
     first = archive(tmp_path, manifest)
     first.file_of(model_id).write_bytes(published.read_bytes())
@@ -249,7 +247,7 @@ def bodies(found: hub.Answers) -> dict[str, bytes]:
     return {one.site: one.body for one in found.answers}
 
 
-def test_a_query_that_the_hub_sends_again_is_refused_and_its_site_is_told_nothing_of_why(tmp_path: Path) -> None:
+def test_replayed_query_is_refused_without_a_reason(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         shown, work = counting()
         asker, _ = await consortium.join("A"), await consortium.join("B", work)
@@ -461,7 +459,7 @@ def test_another_sites_model_is_named_without_control_characters(tmp_path: Path)
     assert result.outcomes["B"].reason.isprintable()
 
 
-def test_late_missing_empty_and_suppressed_are_four_outcomes_and_one_that_answered_is_not_late() -> None:
+def test_late_missing_empty_and_suppressed_are_four_outcomes() -> None:
     query = CodedQuery("a" * 64, (bytes(8),), Query(5))
     suppressed = retrieval_pb2.Reply(suppressed=retrieval_pb2.Suppressed()).SerializeToString()
     bodies = [{"site": "B", "body": found()}, {"site": "C", "body": suppressed}, {"site": "B", "body": suppressed}]

@@ -78,7 +78,7 @@ def refused(words: str) -> "pytest.RaisesExc[RefusedError]":
 
 
 @given(numbers=st.lists(st.integers(0, 4 * WINDOW) | st.integers(2**63, 2**63 + 2 * WINDOW), max_size=200))
-def test_a_window_lets_each_number_through_once_and_forgets_only_what_is_far_behind(numbers: list[int]) -> None:
+def test_replay_window_admits_each_number_once(numbers: list[int]) -> None:
     window, seen = ReplayWindow(), set[int]()
     for number in numbers:
         newest = max(seen, default=-1)
@@ -140,7 +140,7 @@ def test_what_was_sealed_to_an_older_key_opens_no_more(two: Two) -> None:
     assert two.answering.card() == old
     two.clock.now += 1
     assert two.answering.card() != old
-    for one, words in ((sent, "signature"), (waiting, "never begun")):
+    for one, words in ((sent, "signature"), (waiting, "never opened")):
         with refused(words):
             two.open(one)
     two.learn()
@@ -164,7 +164,7 @@ def test_a_query_in_another_sites_name_is_refused_also_in_an_open_session(two: T
     with refused("another site's"):
         two.open(sent, from_site="C")
     two.asking.open(sent, two.open(sent))
-    with refused("never begun"):
+    with refused("never opened"):
         two.open(two.seal(), from_site="C")
 
 
@@ -200,7 +200,7 @@ def test_of_made_up_sites_nothing_is_kept(two: Two) -> None:
 
 @pytest.mark.parametrize("envelope", [b"", b"\xff", b"\x0a\x10" + bytes(16)], ids=["empty", "garbage", "no opening"])
 def test_an_envelope_that_is_none_is_refused(two: Two, envelope: bytes) -> None:
-    with refused("envelope" if envelope == b"\xff" else "never begun"):
+    with refused("envelope" if envelope == b"\xff" else "never opened"):
         two.answering.open("A", envelope, two.now)
 
 

@@ -163,7 +163,7 @@ def raising(error: Exception) -> Callable[[str, Path], object]:
     ],
     ids=["refusal", "user's", "fault"],
 )
-def test_what_went_wrong_is_told_in_full_at_the_site_and_in_one_sentence_to_strangers(
+def test_failure_is_detailed_at_the_site_and_one_sentence_for_others(
     tmp_path: Path, error: Exception, public: str, code: int
 ) -> None:
     async def story(consortium: Consortium) -> None:
@@ -274,9 +274,9 @@ def test_a_site_that_leaves_stops_what_it_works_on(tmp_path: Path, is_connected:
     play(tmp_path, story)
 
 
-@pytest.mark.parametrize("hub", ["started anew", "older"])
+@pytest.mark.parametrize("hub", ["restarted", "older"])
 def test_a_task_for_which_nobody_waits_after_a_lost_connection_is_called_off(tmp_path: Path, hub: str) -> None:
-    """A hub that was started anew knows nothing of it; one of an older version has answered for it at once."""
+    """A restarted hub does not know the task; an older hub has reported its failure at once."""
 
     async def story(consortium: Consortium) -> None:
         work = Patient()
@@ -289,7 +289,7 @@ def test_a_task_for_which_nobody_waits_after_a_lost_connection_is_called_off(tmp
             waiting = asyncio.ensure_future(consortium.task("A"))
         await work.begun.wait()
         await consortium.stop()
-        if hub == "started anew":
+        if hub == "restarted":
             with pytest.raises(TaskError):
                 await waiting
             await consortium.open()

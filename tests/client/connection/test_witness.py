@@ -30,7 +30,7 @@ class Told:
         return [one.number for one in countersigned.kept(self.home) if one.by == by]
 
 
-def test_on_each_connection_both_heads_are_signed_and_what_was_signed_is_in_the_logs(tmp_path: Path) -> None:
+def test_each_connection_signs_both_heads(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         site = Told(consortium, tmp_path / "A")
         consortium.audit.write("invited", "A")

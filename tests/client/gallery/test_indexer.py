@@ -1,4 +1,4 @@
-"""The archive under its model: a re-encoding that was cut off goes on, and what was damaged is encoded again."""
+"""The archive under its model: an interrupted re-encoding resumes, and damaged cases are encoded again."""
 
 import asyncio
 import contextlib
@@ -96,9 +96,7 @@ archive.adopt(model_id, archive.file_of(model_id), lambda *said: print(said[1], 
 """
 
 
-def test_a_re_encoding_that_was_killed_goes_on_with_what_is_missing_and_the_old_model_answers_until_then(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_killed_reencoding_resumes_while_old_model_answers(folder: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     with opened(folder, home) as archive:
         assert adopt(archive, folder, "old") == {"cases": CASES, "encoded": CASES}
@@ -136,9 +134,7 @@ def test_a_re_encoding_that_was_killed_goes_on_with_what_is_missing_and_the_old_
         assert by_image(archive) == resumed
 
 
-def test_whoever_asks_while_the_model_is_switched_is_answered_by_one_of_the_two_or_refused(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_query_during_model_switch_is_answered_by_one_model(folder: Path, tmp_path: Path) -> None:
     with opened(folder, tmp_path / "home") as archive:
         adopt(archive, folder, "old")
         image = archive.manifest().path_of(archive.manifest().cases[0].image)
@@ -238,12 +234,10 @@ def test_what_was_damaged_while_the_site_was_away_is_encoded_again_when_it_start
     assert (f"segment 0 ({CASES} cases)" in caplog.text) == (harm != LEFT_OUT)
 
 
-def test_verifying_a_site_at_work_names_a_flipped_bit_on_the_disk_and_encodes_again(
-    folder: Path, indexed: tuple[Path, dict[str, int]]
-) -> None:
+def test_verify_reports_flipped_bit_and_encodes_again(folder: Path, indexed: tuple[Path, dict[str, int]]) -> None:
     home, found = indexed
     with working(folder, home) as agent:
-        assert asyncio.run(agent.index())["encoded"] == 0  # behind what a start mends by itself
+        assert asyncio.run(agent.index())["encoded"] == 0  # after the repair at start
         codes = asyncio.run(agent.search(lambda archive: stored_bytes(archive.gallery)))
         flip(home / "gallery.sqlite", codes)
         said = asyncio.run(agent.verify())
@@ -270,9 +264,7 @@ def flip(path: Path, codes: bytes) -> None:
                 opened.write(bytes([codes[0] ^ 1]))
 
 
-def test_a_model_file_whose_arrays_are_not_its_plans_is_refused_before_a_network_is_built(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_model_file_with_wrong_arrays_is_refused_before_building(folder: Path, tmp_path: Path) -> None:
     """A kilobyte that names a network of a gigabyte."""
     values = json.loads(plans.read(folder / "plan.yaml").canonical())
     values["network"] |= {"width": 192, "block": "bottleneck"}
@@ -281,7 +273,7 @@ def test_a_model_file_whose_arrays_are_not_its_plans_is_refused_before_a_network
     with opened(folder, tmp_path / "home") as archive:
         weights.save(path := archive.file_of(model_id), arrays, {"plan": plan.canonical()})
         before = psutil.Process().memory_info().rss
-        with pytest.raises(UserError, match="its arrays are not those of its plan's network"):
+        with pytest.raises(UserError, match="its arrays do not match its plan's network"):
             archive.adopt(model_id, path, lambda *_: None)
         assert psutil.Process().memory_info().rss - before < 200 << 20
         assert not list((tmp_path / "home/models").iterdir())
@@ -316,16 +308,14 @@ with test_indexer.opened(Path(sys.argv[1]), home) as opened:
 """
 
 
-def test_a_model_that_killed_the_process_is_not_tried_again_until_the_admin_says_so(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_model_that_killed_the_process_is_not_tried_again(folder: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     arguments = [folder, home, "old", *sys.path, Path(__file__).parent]
     done = subprocess.run([sys.executable, "-c", KILLED, *map(str, arguments)], check=False)
     assert done.returncode == -signal.SIGKILL
     with opened(folder, home) as archive:
-        with pytest.raises(RefusedError, match="process ended while it was tried") as caught:
+        with pytest.raises(RefusedError, match="process ended during an earlier attempt") as caught:
             adopt(archive, folder, "old")
         Path(caught.value.do.rpartition(" ")[2]).unlink()
         assert adopt(archive, folder, "old")["cases"] == CASES
@@ -342,9 +332,7 @@ def test_few_models_are_kept(folder: Path, tmp_path: Path) -> None:
         assert archive.model_id in kept
 
 
-def test_a_flood_of_questions_of_one_site_is_a_few_lines_and_another_site_is_answered(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_flood_of_one_site_leaves_few_lines_and_others_are_answered(folder: Path, tmp_path: Path) -> None:
     """Garbage, since it costs the least to send."""
     more = 250
 

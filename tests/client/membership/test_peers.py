@@ -47,7 +47,7 @@ async def join(consortium: Consortium, member: Membership, peers: Peers, work: S
     return session
 
 
-def test_a_site_that_is_not_confirmed_is_asked_nothing_and_told_nothing_until_the_admins_have_said_so(
+def test_unconfirmed_site_is_neither_asked_nor_answered(
     tmp_path: Path,
 ) -> None:
     async def story(consortium: Consortium) -> None:
@@ -110,7 +110,7 @@ def test_a_sealing_key_that_the_server_made_in_a_sites_name_is_not_sealed_to(tmp
     play(tmp_path, story)
 
 
-def test_a_renewed_certificate_is_of_the_same_site_and_one_that_the_lasting_key_did_not_sign_is_refused(
+def test_renewed_certificate_without_lasting_key_signature_is_refused(
     tmp_path: Path,
 ) -> None:
     consortium = Consortium(tmp_path)

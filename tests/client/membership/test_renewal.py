@@ -53,7 +53,7 @@ async def renewed(joined: Joined, old: Membership) -> Membership:
     return joined.session.member
 
 
-def test_in_its_last_third_it_is_renewed_with_a_new_key_and_the_site_goes_on_with_it(tmp_path: Path) -> None:
+def test_certificate_is_renewed_in_its_last_third(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         home, old = enrolled(consortium, "A", 61 * DAY)
         joined = consortium.session(old, home=home)
@@ -173,9 +173,7 @@ def cut_at(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
 @pytest.mark.parametrize(
     "place", ["membership.next_key", "identity.signing_request", "membership.keep", "membership.write_private"]
 )
-def test_a_crash_at_any_point_leaves_a_pair_that_gets_in_and_the_renewal_is_made_up_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
-) -> None:
+def test_crash_during_renewal_leaves_a_valid_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     async def story(consortium: Consortium) -> None:
         home, old = enrolled(consortium, "A", 61 * DAY)
         async with consortium.wire(old) as wire:
@@ -209,7 +207,7 @@ def test_a_crash_between_certificate_and_key_leaves_the_new_pair(tmp_path: Path)
     play(tmp_path, story)
 
 
-def test_a_renewal_whose_connection_broke_before_it_was_used_is_not_asked_for_again(tmp_path: Path) -> None:
+def test_unused_renewal_is_not_requested_again(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         home, old = enrolled(consortium, "A", 61 * DAY)
         async with consortium.wire(old) as wire:
@@ -271,7 +269,7 @@ def that_ends_sooner(consortium: Consortium, csr: bytes) -> bytes:
 @pytest.mark.parametrize(
     "forge", [of_another_authority, of_another_site, of_another_key, that_ends_sooner, lambda *_: b"x"]
 )
-def test_a_hub_that_answers_with_a_certificate_that_is_none_of_ours_changes_nothing_at_the_site(
+def test_foreign_certificate_in_renewal_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forge: Callable[[Consortium, bytes], bytes]
 ) -> None:
     async def story(consortium: Consortium) -> None:
@@ -286,7 +284,7 @@ def test_a_hub_that_answers_with_a_certificate_that_is_none_of_ours_changes_noth
     play(tmp_path, story)
 
 
-def test_a_site_of_a_hub_that_renews_nothing_stays_connected_and_says_how_long_it_is_good(tmp_path: Path) -> None:
+def test_site_stays_connected_when_hub_does_not_renew(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         home, old = enrolled(consortium, "A", 85 * DAY)
         await consortium.stop()

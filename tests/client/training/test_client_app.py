@@ -63,7 +63,7 @@ def trained(site: LocalSite, context: Context, number: int, plan: Plan = PLAN) -
     return np.concatenate([reply.arrays[ARRAYS][key] for key in sorted(reply.arrays[ARRAYS])])
 
 
-def test_a_round_goes_on_with_the_optimizers_moments_of_the_round_before_and_of_no_other(site: LocalSite) -> None:
+def test_round_uses_moments_of_the_previous_round_only(site: LocalSite) -> None:
     context = app_call.new_context()
     trained(site, context, 1)
     assert not np.array_equal(trained(site, context, 2), trained(site, app_call.new_context(), 2))
@@ -162,9 +162,7 @@ def test_a_plan_that_is_declined_in_the_middle_of_a_round_gets_no_update(tmp_pat
 
 
 @pytest.mark.parametrize("encoding", ["float16", "int8"])
-def test_an_encoded_update_is_small_and_what_it_left_out_comes_with_the_next_rounds(
-    site: LocalSite, encoding: Encoding
-) -> None:
+def test_encoding_error_is_added_to_the_next_update(site: LocalSite, encoding: Encoding) -> None:
     plan = replace(PLAN, training=replace(PLAN.training, update_encoding=encoding))
     arrays = arrays_of(build(plan))
     begun, layout = weights.flatten(arrays), weights.layout_of(arrays)

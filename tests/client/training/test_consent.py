@@ -174,7 +174,7 @@ def test_a_node_without_a_home_takes_part_in_nothing(tmp_path: Path) -> None:
     config = {"manifest": str(tmp_path / "data/A/manifest.csv")}
     context = Context(run_id=0, node_id=0, node_config=config, state=RecordDict(), run_config={})
     records = RecordDict({CONFIG: ConfigRecord({"plan": PLAN.canonical()})})
-    with pytest.raises(RefusedError, match="no place to keep"):
+    with pytest.raises(RefusedError, match="no folder to store"):
         app_call.call(client_app.app, context, INITIAL, records)
 
 

@@ -200,7 +200,7 @@ def test_a_kind_of_message_that_there_is_not_is_refused(tmp_path: Path, kind: st
     play(tmp_path, story)
 
 
-def test_weights_that_are_no_numbers_end_in_a_training_that_fails_and_the_site_goes_on(tmp_path: Path) -> None:
+def test_weights_with_nan_fail_the_training_only(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         joined = await join(consortium, tmp_path / "data")
         for value in (np.nan, np.inf, 3e38):

@@ -30,7 +30,7 @@ def plan_of(recipe: str = "default", name: str = "t") -> Plan:
 
 
 def fits(room: int, seen: list[int]) -> Callable[[int], str]:
-    """A training of 16 images of which `room` fit into memory."""
+    """A training of 16 images where memory holds `room` of them."""
 
     def train(pieces: int) -> str:
         seen.append(pieces)
@@ -41,7 +41,7 @@ def fits(room: int, seen: list[int]) -> Callable[[int], str]:
     return train
 
 
-def test_memory_that_runs_out_halves_the_pieces_until_they_fit_and_the_next_round_begins_with_those(
+def test_micro_batches_double_until_they_fit_and_are_remembered(
     tmp_path: Path,
 ) -> None:
     seen: list[int] = []
@@ -69,10 +69,8 @@ def test_any_other_fault_is_not_taken_for_a_lack_of_memory(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("kills", "expected"), [(3, "in 2"), (2, "in 1"), (0, "in 1")])
-def test_a_process_that_the_system_killed_for_memory_trains_in_smaller_pieces_when_it_is_back(
-    tmp_path: Path, kills: int, expected: str
-) -> None:
-    """Killed for another reason, or with the machine started anew since, it goes on as it was."""
+def test_process_killed_for_memory_restarts_with_more_micro_batches(tmp_path: Path, kills: int, expected: str) -> None:
+    """Killed for another reason, or with a restarted machine, the number stays."""
     dies = """
 import os, signal, sys
 from pathlib import Path

@@ -14,7 +14,7 @@ from ynet_client.training import app_call
 from ynet_client.training.request import read_request
 
 
-def test_a_plan_of_a_newer_ynet_is_refused_by_the_name_of_its_key_and_of_the_ynet_that_does_not_know_it() -> None:
+def test_plan_of_newer_ynet_is_refused_with_key_and_version() -> None:
     app = ClientApp()
 
     @app.train()

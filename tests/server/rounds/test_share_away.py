@@ -78,7 +78,7 @@ def test_a_share_that_is_away_for_longer_than_a_round_ends_no_run_that_needs_its
     np.testing.assert_allclose(model(folder), by_hand(2), rtol=1e-5)
     assert server_app.REFUSED_AT_MOST < len(events(folder, "under_quorum")) < 20  # spaced: 0.05 s each would be 80
     reasons = {event["reason"] for event in events(folder, "site_failed")}
-    assert "the site cannot reach its data, or its disk is full, at the moment" in reasons
+    assert "the site cannot read its data, or its disk is full, at the moment" in reasons
 
 
 def test_a_site_whose_data_stay_away_holds_up_one_round_and_no_more(tmp_path: Path) -> None:
