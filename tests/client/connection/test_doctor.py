@@ -86,7 +86,7 @@ def test_without_the_enrolment_port_the_hub_itself_tells_the_time(tmp_path: Path
 def test_bad_home_folder_fails_first(tmp_path: Path) -> None:
     now = dt.datetime.now(dt.UTC)
     for home, spoil, words in (
-        (tmp_path / "none", None, "not there"),
+        (tmp_path / "none", None, "does not exist"),
         (tmp_path, None, "no site has enrolled"),
         (tmp_path, ("client.yaml", "devce: cpu\n"), "unknown key 'devce'"),
         (tmp_path, ("membership.json", "{"), "cannot be read"),
