@@ -1,16 +1,16 @@
-"""What the site's commands ask of the running client."""
+"""The routes of the control socket: what the site's commands and the Python API call."""
 
 import base64
 import datetime as dt
 import io
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -22,22 +22,24 @@ from ynet.trust.expiry import days_left
 from ynet_client import asking
 from ynet_client.agent import Agent
 from ynet_client.asking import ASK_WITHIN_S as ASK_WITHIN_S
-from ynet_client.asking import Seen
+from ynet_client.asking import TokenOwners
 from ynet_client.connection.session import Session
 from ynet_client.dicom import import_records
-from ynet_client.gallery.filters import Filters, attribute_of
-from ynet_client.retrieval import lookup
-from ynet_client.retrieval.lookup import Look, Result, Wanted
+from ynet_client.retrieval import merging, own_search
+from ynet_client.retrieval.merging import Result
+from ynet_client.retrieval.query import Query, read_query
 from ynet_client.retrieval.wire import MAX_CODES
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from ynet_client.gallery.indexer import Archive
 
 MAX_IMAGE_BYTES = 64 << 20
 
 
 def routes(site: str, agent: Agent, session: Session, spool: Path) -> list[Route]:
-    """The routes behind the control door. Answers are JSON."""
+    """Return the routes of the control socket. Answers are JSON."""
 
     async def status(_: Request) -> Response:
         state = {"site": site, "connected": session.connected, "doing": agent.doing}
@@ -65,7 +67,7 @@ def routes(site: str, agent: Agent, session: Session, spool: Path) -> list[Route
     async def imported(request: Request) -> Response:
         said = await request.json()
         about = import_records.counted(int(said["images"]), int(said["left_out"]))
-        agent.books.audit.did(time.time(), "imported", about)
+        agent.stores.audit.did(time.time(), "imported", about)
         return JSONResponse({})
 
     async def sites(_: Request) -> Response:
@@ -85,46 +87,41 @@ def routes(site: str, agent: Agent, session: Session, spool: Path) -> list[Route
 
 
 def _asking(site: str, agent: Agent, session: Session, spool: Path) -> list[Route]:
-    seen = Seen()
+    owners = TokenOwners()
 
     async def query(request: Request) -> Response:
         asked = request.query_params
-        wanted, names = wanted_of(asked), asked.getlist("name")
         sizes = [int(size) for size in asked.getlist("size")]
         async with images_of(request, spool, sizes, asked.getlist("frame")) as images:
-            answered = await asking.query(site, agent, session, images, wanted, asked.get("user", ""))
-        shown = []
-        for look, result, name in zip(answered.looks, answered.results, names or [""] * len(images), strict=True):
-            seen.add(result, site)
-            one = await agent.search(lambda archive, a=look, b=result: lookup.describe(site, archive, a, b))  # type: ignore[misc]
-            if asked.get("picture") == "1":
-                one["picture"] = await agent.search(
-                    lambda archive, a=look, b=result, c=name: _png(archive, site, a, b, c)  # type: ignore[misc]
-                )
-            shown.append({**one, "name": name, "note": answered.note})
-        return JSONResponse(shown[0] if len(shown) == 1 else {"queries": shown})
+            results = await asking.query(site, agent, session, images, query_of(asked), asked.get("user", ""))
+        owners.add(results)
+        named = list(zip(results, asked.getlist("name") or [""] * len(results), strict=True))
+        answers = [await agent.search(partial(merging.answer, result=one, name=name)) for one, name in named]
+        is_drawn = asked.get("picture") == "1"
+        drawn = await agent.search(partial(_png, result=named[0][0], name=named[0][1])) if is_drawn else None
+        return JSONResponse({"queries": [one.to_json() for one in answers], "picture": drawn})
 
     async def segment(request: Request) -> Response:
         async with images_of(request, spool, frames=request.query_params.getlist("frame")) as (image,):
-            found = await agent.search(lambda archive: lookup.segment(archive, image))
-        user = agent.books.pseudonym(request.query_params.get("user", ""))
-        agent.books.audit.did(time.time(), "segmented", found["model"], user=user)
+            found = await agent.search(lambda archive: _segment(archive, image))
+        user = agent.stores.pseudonym(request.query_params.get("user", ""))
+        agent.stores.audit.did(time.time(), "segmented", found["model"], user=user)
         return JSONResponse(found)
 
     async def consult(request: Request) -> Response:
         asked = await request.json()
-        token, owner = seen.find(str(asked["token"]), str(asked["to"]))
-        sent = await asking.consult(site, agent.books, session, token, owner, str(asked["note"]), str(asked["user"]))
+        token, owner = owners.find(str(asked["token"]), str(asked["to"]))
+        sent = await asking.consult(site, agent.stores, session, token, owner, str(asked["note"]), str(asked["user"]))
         return JSONResponse(sent.to_json())
 
     async def consults(request: Request) -> Response:
-        note = await asking.fetch_answers(agent.books, session, request.query_params.get("user", ""))
-        return JSONResponse({"consults": [one.to_json() for one in agent.books.consults.listed()], "note": note})
+        note = await asking.fetch_answers(agent.stores, session, request.query_params.get("user", ""))
+        return JSONResponse({"consults": [one.to_json() for one in agent.stores.consults.listed()], "note": note})
 
     async def consult_answer(request: Request) -> Response:
         said = await request.json()
         answered = asking.answer_consult(
-            agent.books, str(said["id"]), said["decision"], str(said["text"]), str(said["user"])
+            agent.stores, str(said["id"]), said["decision"], str(said["text"]), str(said["user"])
         )
         return JSONResponse(answered.to_json())
 
@@ -137,35 +134,32 @@ def _asking(site: str, agent: Agent, session: Session, spool: Path) -> list[Rout
     ]
 
 
-def wanted_of(asked: QueryParams) -> Wanted:
-    """What a query asks for, from the parameters of its request. Raises UserError."""
-    filters = Filters(
-        tuple(asked.getlist("label")),
-        asked.get("split", ""),
-        tuple(attribute_of(given) for given in asked.getlist("attribute")),
-        asked.get("since", ""),
-        asked.get("until", ""),
-    )
-    try:
-        k, radius = int(asked["k"]), int(asked["radius"]) if asked.get("radius") else None
-        epsilon = float(asked["epsilon"]) if asked.get("epsilon") else None
-    except (KeyError, ValueError):
-        raise UserError("the query cannot be asked", "one of its numbers is none", "correct it") from None
-    if epsilon == 0:  # it would be sent as none at all: the opposite of what is meant
-        raise UserError("the query cannot be noised", "epsilon is 0", "say more than 0; 6 is a start")
-    sites, is_one_per_patient = tuple(filter(None, asked.get("sites", "").split(","))), asked.get("one_per_patient")
-    return lookup.check(Wanted(k, filters, radius, is_one_per_patient == "1", epsilon or 0.0, sites))
+def query_of(asked: Mapping[str, str]) -> Query:
+    """Read the query among the parameters of a request. Raises UserError, RefusedError."""
+    return read_query(asked.get("query", ""))
 
 
 def _gallery_state(archive: "Archive") -> dict[str, object]:
     return {"model": archive.model_id, "gallery": archive.gallery.stats()}
 
 
-def _png(archive: "Archive", site: str, look: Look, result: Result, name: str) -> str:
-    from ynet_client.retrieval import query_picture  # torch: loaded by now
+def _segment(archive: "Archive", image: Path) -> dict[str, str]:
+    """Predict the lesion of an image, as `control_client.segment` returns it. Raises UserError."""
+    from PIL import Image  # with torch, which the search has loaded
 
+    (model_id, plan, *_), encoded = own_search.encode(archive, image)
+    return {"mask": _base64(Image.fromarray(encoded.mask * 255)), "model": model_id, "plan": plan.name}
+
+
+def _png(archive: "Archive", result: Result, name: str) -> str:
+    from ynet_client.retrieval import query_picture  # torch, which the search has loaded
+
+    return _base64(query_picture.draw_result(archive, result, name))
+
+
+def _base64(image: "Image.Image") -> str:
     buffer = io.BytesIO()
-    query_picture.draw_result(archive, site, look, result, name).save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -173,9 +167,9 @@ def _png(archive: "Archive", site: str, look: Look, result: Result, name: str) -
 async def images_of(
     request: Request, spool: Path, sizes: Sequence[int] = (), frames: Sequence[str] = ()
 ) -> AsyncIterator[list[Path]]:
-    """The images in a request's body, files in `spool` meanwhile, each with the frame that is meant, if one is.
+    """Yield the images of a request's body as files in `spool`, each with its frame where one was named.
 
-    `sizes` in bytes, none for a single image; `frames` as they stand in the request. Raises UserError.
+    `sizes` in bytes, none for a single image; `frames` as in the request. Raises UserError.
     """
     images: list[Path] = []
     try:
@@ -187,13 +181,13 @@ async def images_of(
 
 
 def _framed(images: Sequence[Path], frames: Sequence[str]) -> list[Path]:
-    """The images with the frames that are meant; none where a request says nothing of frames."""
+    """Return the images with their frames; a request without frames means none."""
     asked = [*frames, *[""] * len(images)][: len(images)]
     return [framed(path, int(frame) if frame else None) for path, frame in zip(images, asked, strict=True)]
 
 
 async def _receive(request: Request, spool: Path, sizes: Sequence[int], images: list[Path]) -> None:
-    """Write the images of a request, one after the other, into `spool`; `sizes` in bytes, none for a single one."""
+    """Write the images of a request into `spool`, one after the other; `sizes` in bytes, none for a single image."""
     if len(sizes) > MAX_CODES:
         do = f"ask about at most {MAX_CODES} images at a time"
         raise UserError("the query cannot be asked", f"it has {len(sizes)} images", do)

@@ -171,7 +171,7 @@ def merged(folder: Path, sites: int, results: list[Asked]) -> Row:
     all_codes, all_tokens = np.concatenate(codes), np.concatenate(tokens)
     differing = 0
     for code, result in results:
-        hits = [(one.site, one.hit.distance, one.hit.token) for one in result.hits]
+        hits = [(one.site, one.distance, one.token) for one in result.hits]
         wanted = pooled_search(all_codes, all_tokens, owners, code, K)
         differing += hits != [(one.label, one.distance, one.token) for one in wanted]
     what = f"  of {len(results):,} merged answers, other than one pooled index's"

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +104,7 @@ def test_the_merged_ranking_is_that_of_all_codes_pooled(trial: Trial, trained: s
     distances = [(int.from_bytes(one) ^ int.from_bytes(code)).bit_count() for one in code_of.values()]
     pooled = merge({"": [Hit(d, token, None, 1) for d, token in zip(distances, code_of, strict=True)]}, code, 40)
     assert [(hit["distance"], hit["token"]) for hit in found["hits"]] == [
-        (one.hit.distance, one.hit.token.hex()) for one in pooled
+        (one.distance, one.token.hex()) for one in pooled
     ]
 
 
@@ -220,7 +220,7 @@ def test_python_is_told_what_the_command_is_told(trial: Trial, trained: str) -> 
     assert site.name == "A"
     told, found = site.query(image), trial.query("A", image)
     assert (told.site, told.model, told.code, told.name) == ("A", trained, found["code"], image.name)
-    assert [asdict(hit) for hit in told.hits] == [{"image": None, **hit} for hit in found["hits"]]
+    assert [hit.to_json() for hit in told.hits] == found["hits"]
     assert told.outcomes == found["outcomes"] == {"B": "found", "C": "found"}
     assert site.query([image, image.read_bytes()]) == [told, replace(told, name="")]
     assert site.query([]) == []

@@ -18,36 +18,19 @@ need only spread them, not hide them; a cryptographic hash of a million ties wou
 import hashlib
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int64, UInt8, UInt64
 
 from ynet.errors import UserError
 from ynet.federation.protocol import MAX_LABEL
+from ynet.search.hit import Hit as Hit
 
 CODE_BYTES = (4, 8, 16, 32)
 TOKEN_BYTES = 16
 DETAIL_BITS = 32
 UNKNOWN_DETAIL = DETAIL_BITS // 2
 _CHUNK = 1 << 15  # tokens per step, so that they stay in the processor's cache
-
-
-class Hit(NamedTuple):
-    """One case of a gallery, in the form that leaves its site."""
-
-    distance: int  # Hamming, in bits
-    token: bytes  # opaque: only the case's own site can resolve it
-    label: str | None
-    ties: int  # cases of that gallery at this distance, including this one
-    detail: int | None = None  # Hamming distance of the detail codes, in bits; None: not compared
-
-
-class MergedHit(NamedTuple):
-    """A hit and the site that returned it."""
-
-    site: str
-    hit: Hit
 
 
 def tie_keys(code: bytes, tokens: UInt8[np.ndarray, "n 16"]) -> UInt64[np.ndarray, " n"]:
@@ -77,8 +60,8 @@ def tie_keys_many(
     return tie_keys(codes[0], words.view(np.uint8))
 
 
-def merge(answers: Mapping[str, Sequence[Hit]], code: bytes, k: int) -> list[MergedHit]:
-    """Merge the sites' hits: return the k first by the total order.
+def merge(answers: Mapping[str, Sequence[Hit]], code: bytes, k: int) -> list[Hit]:
+    """Merge the sites' hits: return the k first by the total order, each with its site and its rank.
 
     When each site was asked for k hits, the result equals a search of one pooled gallery, and the pooled number of
     ties at a hit's distance is the sum of the sites' ties at it.
@@ -89,7 +72,7 @@ def merge(answers: Mapping[str, Sequence[Hit]], code: bytes, k: int) -> list[Mer
     return merge_many({site: [hits] for site, hits in answers.items()}, [code], k)[0]
 
 
-def merge_many(answers: Mapping[str, Sequence[Sequence[Hit]]], codes: Sequence[bytes], k: int) -> list[list[MergedHit]]:
+def merge_many(answers: Mapping[str, Sequence[Sequence[Hit]]], codes: Sequence[bytes], k: int) -> list[list[Hit]]:
     """Apply `merge` to each code; every site's answers are in the order of `codes`."""
     rows = [
         [(site, hit) for site, per_code in answers.items() for hit in per_code[number]] for number in range(len(codes))
@@ -98,7 +81,10 @@ def merge_many(answers: Mapping[str, Sequence[Sequence[Hit]]], codes: Sequence[b
     ranked = (
         sorted((*nearness(hit), next(keys), hit.token, site, at) for at, (site, hit) in enumerate(row)) for row in rows
     )
-    return [[MergedHit(*row[at]) for *_, at in ranks[:k]] for row, ranks in zip(rows, ranked, strict=True)]
+    return [
+        [row[at][1]._replace(site=row[at][0], rank=rank) for rank, (*_, at) in enumerate(ranks[:k], start=1)]
+        for row, ranks in zip(rows, ranked, strict=True)
+    ]
 
 
 def _keys_of(per_code: Sequence[Sequence[Hit]], codes: Sequence[bytes]) -> UInt64[np.ndarray, " hits"]:
@@ -126,7 +112,7 @@ def check_answers(per_code: Sequence[Sequence[Hit]], codes: Sequence[bytes], k: 
     all_hits = [hit for hits in per_code for hit in hits]
     if not all_hits:
         return
-    distances, tokens, labels, ties, details = zip(*all_hits, strict=True)
+    distances, tokens, labels, ties, details, *_ = zip(*all_hits, strict=True)
     if set(map(len, tokens)) != {TOKEN_BYTES} or min(ties) < 1:
         raise _invalid("a hit has an impossible token, distance or number of ties")
     if not 0 <= min(distances) <= max(distances) <= 8 * len(codes[0]):

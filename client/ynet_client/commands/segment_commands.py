@@ -1,4 +1,4 @@
-"""The command that predicts a lesion's mask and gives it back to the PACS."""
+"""The command that predicts a lesion's mask and stores it in the PACS."""
 
 import base64
 import datetime as dt
@@ -13,7 +13,7 @@ from ynet.runtime import private_files, terminal
 from ynet_client import control_client
 from ynet_client.commands.options import Home, Json, Site
 from ynet_client.commands.pacs_options import Ca, Credentials
-from ynet_client.control_client import Picture
+from ynet_client.control_client import ImageFile
 from ynet_client.homes import home_of
 
 app = typer.Typer()
@@ -28,7 +28,7 @@ def segment(
     dicomweb_: Annotated[str, typer.Option("--dicomweb", metavar="URL", help="Fetch it from this PACS.")] = "",
     instance: Annotated[str, typer.Option(metavar="UID", help="Which one: its SOP instance UID.")] = "",
     frame: Annotated[int | None, typer.Option(min=1, help="Which frame of it.")] = None,
-    store: Annotated[str, typer.Option(metavar="URL", help="Give the SEG to this PACS, too, by STOW-RS.")] = "",
+    store: Annotated[str, typer.Option(metavar="URL", help="Also store the SEG in this PACS, by STOW-RS.")] = "",
     credentials: Credentials = None,
     ca: Ca = None,
     site: Site = None,
@@ -58,18 +58,18 @@ def segment(
 
 def _source(
     image: Path | None, url: str, instance: str, frame: int | None, headers: dict[str, str], ca: Path | None
-) -> Picture:
+) -> ImageFile:
     from ynet.data.dicom.elements import is_dicom
     from ynet_client.dicom import dicomweb
 
     if bool(image) == bool(url) or bool(url) != bool(instance):
         do = "name FILE.dcm, or say --dicomweb URL --instance UID"
-        raise UserError("which image is meant is not clear", "one is wanted, from one place", do)
+        raise UserError("it is not clear which image is meant", "one image from one source is needed", do)
     if image:
-        picture = control_client.read_picture(image)
+        picture = control_client.read_image(image)
     else:
         with dicomweb.DicomWeb(url, headers, ca) as pacs:
-            picture = Picture("", pacs.fetch(pacs.instance(instance)))
+            picture = ImageFile("", pacs.fetch(pacs.instance(instance)))
     if not is_dicom(picture.data):
-        raise UserError("no DICOM SEG can be made of the image", "it is no DICOM file", "give the file of the PACS")
+        raise UserError("no DICOM SEG can be made of the image", "it is not a DICOM file", "give the file of the PACS")
     return picture if frame is None else picture._replace(frame=frame)

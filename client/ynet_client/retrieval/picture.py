@@ -1,4 +1,4 @@
-"""One picture of a query and its answers: own cases as thumbnails, other sites' as cards without an image."""
+"""Draw a query and its answers as one picture: own cases as thumbnails, other sites' cases as cards."""
 
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,8 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+from ynet.search.hit import Hit
 
 Pixels = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.uint8]
@@ -39,73 +41,58 @@ WIDTH = MARGIN + QUERY_SIDE + GUTTER + GRID_WIDTH + MARGIN
 
 @dataclass(frozen=True)
 class QueryImage:
-    """The image that was asked about."""
+    """The image of the query."""
 
     pixels: Pixels  # (1 or 3, height, width), 0 to 1
-    mask: Mask  # (height, width), 1 where the network sees the lesion
+    mask: Mask  # (height, width), 1 where the network predicts the lesion
     name: str = ""
 
 
 @dataclass(frozen=True)
-class OwnHit:
-    """A hit among the asking site's own cases: it may be shown."""
+class Tile:
+    """A hit among the asking site's own cases, with its image."""
 
     pixels: Pixels  # (1 or 3, height, width), 0 to 1
-    label: str | None
-    distance: int  # Hamming, in bits
-    ties: int  # cases of this site at this distance
-    rank: int | None = None  # among all sites' hits
+    hit: Hit
     mask: Mask | None = None  # (height, width), as annotated
 
 
 @dataclass(frozen=True)
-class OtherHit:
-    """A hit at another site: all that is known of it here."""
+class Drawing:
+    """What is drawn beside the query's image."""
 
-    site: str
-    label: str | None
-    distance: int  # Hamming, in bits
-    ties: int  # cases of that site at this distance
-    token: bytes
-    rank: int | None = None  # among all sites' hits
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What came back."""
-
-    own: Sequence[OwnHit]
-    others: Sequence[OtherHit]
+    own: Sequence[Tile]
+    others: Sequence[Hit]
     no_answer: Mapping[str, str] = field(default_factory=dict)  # site: why, or empty
     remarks: Sequence[str] = ()  # lines below the hits
 
 
-def draw(site: str, query: QueryImage, answers: Answers, code_bits: int) -> Image.Image:
-    """The picture, RGB, 1300 pixels wide and as high as the hits need."""
-    own_height = _section_height(len(answers.own), TILE_SIDE + CAPTION_HEIGHT)
-    others_height = _section_height(len(answers.others), CARD_HEIGHT)
-    lines = [*answers.remarks, *([_no_answer(answers.no_answer)] if answers.no_answer else [])]
+def draw(site: str, query: QueryImage, drawing: Drawing, code_bits: int) -> Image.Image:
+    """Draw the picture: RGB, 1300 pixels wide, as high as the hits need."""
+    own_height = _section_height(len(drawing.own), TILE_SIDE + CAPTION_HEIGHT)
+    others_height = _section_height(len(drawing.others), CARD_HEIGHT)
+    lines = [*drawing.remarks, *([_no_answer(drawing.no_answer)] if drawing.no_answer else [])]
     footer = GAP + len(lines) * LINE if lines else 0
     right = own_height + GAP + others_height
     left = HEADING_HEIGHT + QUERY_SIDE + 3 * LINE + GAP
     canvas = _Canvas(WIDTH, TITLE_HEIGHT + max(left, right) + footer + MARGIN)
-    _draw_title(canvas, site, answers, code_bits)
+    _draw_title(canvas, site, drawing, code_bits)
     _draw_query(canvas, MARGIN, TITLE_HEIGHT, query)
     x = MARGIN + QUERY_SIDE + GUTTER
-    _draw_own(canvas, x, TITLE_HEIGHT, site, answers.own)
-    _draw_others(canvas, x, TITLE_HEIGHT + own_height + GAP, answers)
+    _draw_own(canvas, x, TITLE_HEIGHT, site, drawing.own)
+    _draw_others(canvas, x, TITLE_HEIGHT + own_height + GAP, drawing)
     for number, line in enumerate(reversed(lines), start=1):
         canvas.text(MARGIN, canvas.height - MARGIN - number * LINE, line, 15, WARNING, WIDTH - 2 * MARGIN)
     return canvas.image
 
 
-def _draw_title(canvas: "_Canvas", site: str, answers: Answers, code_bits: int) -> None:
-    sites = len({hit.site for hit in answers.others})
-    own, others = len(answers.own), len(answers.others)
+def _draw_title(canvas: "_Canvas", site: str, drawing: Drawing, code_bits: int) -> None:
+    sites = len({hit.site for hit in drawing.others})
+    own, others = len(drawing.own), len(drawing.others)
     canvas.text(MARGIN, 18, "Cases like this one", 24, BRIGHT, bold=True)
     where = f"{own} here, {others} at {sites} other {'site' if sites == 1 else 'sites'}"
     scale = f"distance in bits of {code_bits}, 0 is nearest"
-    hits: list[OwnHit | OtherHit] = [*answers.own, *answers.others]
+    hits = [*(tile.hit for tile in drawing.own), *drawing.others]
     ranks = "  ·  small numbers: rank over all sites" if any(hit.rank for hit in hits) else ""
     canvas.text(MARGIN, 48, f"Asked by site {site}  ·  {where}  ·  {scale}{ranks}", 14, DIM, WIDTH - 2 * MARGIN)
 
@@ -126,33 +113,33 @@ def _draw_query(canvas: "_Canvas", x: int, y: int, query: QueryImage) -> None:
         canvas.text(x, y, "no lesion predicted", 14, DIM, QUERY_SIDE)
 
 
-def _draw_own(canvas: "_Canvas", x: int, y: int, site: str, hits: Sequence[OwnHit]) -> None:
-    outlined = any(hit.mask is not None for hit in hits)
+def _draw_own(canvas: "_Canvas", x: int, y: int, site: str, tiles: Sequence[Tile]) -> None:
+    outlined = any(tile.mask is not None for tile in tiles)
     remark = "lesions outlined as annotated  ·  images stay here" if outlined else "images stay here"
     canvas.heading(x, y, f"Site {site}: own cases", OWN, remark)
-    if not hits:
+    if not tiles:
         canvas.note(x, y + HEADING_HEIGHT, "None of the nearest cases is here.")
-    for position, hit in enumerate(hits):
+    for position, tile in enumerate(tiles):
         left, top = _cell(x, y + HEADING_HEIGHT, position, TILE_SIDE + CAPTION_HEIGHT)
-        picture = shown(hit.pixels, TILE_SIDE)
-        canvas.picture(left, top, TILE_SIDE, picture if hit.mask is None else overlaid(picture, hit.mask, 0.0, 1.4))
-        if hit.rank is not None:
-            canvas.badge(left + 6, top + 6, str(hit.rank))
-        _draw_label(canvas, left, top + TILE_SIDE + 8, TILE_SIDE, hit.label)
-        canvas.text(left, top + TILE_SIDE + 30, _nearness(hit), 13, PLAIN, TILE_SIDE)
+        picture = shown(tile.pixels, TILE_SIDE)
+        canvas.picture(left, top, TILE_SIDE, picture if tile.mask is None else overlaid(picture, tile.mask, 0.0, 1.4))
+        if tile.hit.rank is not None:
+            canvas.badge(left + 6, top + 6, str(tile.hit.rank))
+        _draw_label(canvas, left, top + TILE_SIDE + 8, TILE_SIDE, tile.hit.label)
+        canvas.text(left, top + TILE_SIDE + 30, _nearness(tile.hit), 13, PLAIN, TILE_SIDE)
 
 
-def _draw_others(canvas: "_Canvas", x: int, y: int, answers: Answers) -> None:
+def _draw_others(canvas: "_Canvas", x: int, y: int, drawing: Drawing) -> None:
     canvas.heading(x, y, "Other sites", PLAIN, "codes only: no image leaves a hospital")
-    if not answers.others:
+    if not drawing.others:
         canvas.note(x, y + HEADING_HEIGHT, "None of the nearest cases is at another site that answered.")
-    sites = sorted({hit.site for hit in answers.others})
-    for position, hit in enumerate(answers.others):
+    sites = sorted({hit.site for hit in drawing.others})
+    for position, hit in enumerate(drawing.others):
         left, top = _cell(x, y + HEADING_HEIGHT, position, CARD_HEIGHT)
         _draw_card(canvas, left, top, hit, SITE_COLOURS[sites.index(hit.site) % len(SITE_COLOURS)])
 
 
-def _draw_card(canvas: "_Canvas", x: int, y: int, hit: OtherHit, colour: Colour) -> None:
+def _draw_card(canvas: "_Canvas", x: int, y: int, hit: Hit, colour: Colour) -> None:
     inside, height = TILE_SIDE - 24, CARD_HEIGHT - GAP
     canvas.panel(x, y, TILE_SIDE, height, colour)
     canvas.panel(x, y + 3, TILE_SIDE, height - 3, PANEL)
@@ -174,7 +161,7 @@ def _no_answer(no_answer: Mapping[str, str]) -> str:
     return "No answer: " + ", ".join(f"{site} ({why})" if why else site for site, why in no_answer.items())
 
 
-def _nearness(hit: OwnHit | OtherHit) -> str:
+def _nearness(hit: Hit) -> str:
     bits = "1 bit" if hit.distance == 1 else f"{hit.distance} bits"
     ties = str(hit.ties) if hit.ties < 10_000 else f"{hit.ties // 1000}k"
     return f"{bits}  ·  {ties} tied" if hit.ties > 1 else bits
@@ -191,7 +178,7 @@ def _cell(x: int, y: int, position: int, cell_height: int) -> tuple[int, int]:
 
 
 def shown(pixels: Pixels, side: int) -> Image.Image:
-    """An image as large as fits a square of `side`; grey is windowed to its own range, colour left as it is."""
+    """Scale an image to fit a square of `side`; grey is windowed to its own range, colour is unchanged."""
     if pixels.ndim != 3 or pixels.shape[0] not in (1, 3):
         raise ValueError(f"pixels of shape {pixels.shape} are no image")
     if pixels.shape[0] == 1:
@@ -205,14 +192,14 @@ def shown(pixels: Pixels, side: int) -> Image.Image:
 
 
 def overlaid(image: Image.Image, mask: Mask, fill: float, line: float, colour: Colour = LESION) -> Image.Image:
-    """`image` with a line of `line` pixels along the mask's edge, dark beside it, and `fill` of its colour inside."""
+    """Draw the mask over `image`: a line of `line` pixels along its edge, and inside its colour with opacity `fill`."""
     if not mask.any():
         return image
     cover = np.asarray(Image.fromarray((mask != 0).astype(np.float32)).resize(image.size, Image.Resampling.BOX))
     cover = cover / cover.max()
     blur = ImageFilter.GaussianBlur(SOFTNESS)
     inside = np.asarray(Image.fromarray(np.rint(255 * cover).astype(np.uint8)).filter(blur), np.float32) / 255
-    inside = np.clip(inside / min(1.0, 1.25 * inside.max()), 0, 1)  # a lesion smaller than a pixel is still shown
+    inside = np.clip(inside / min(1.0, 1.25 * inside.max()), 0, 1)  # so that a lesion smaller than a pixel is shown
     from_edge = _pixels_from_edge()[np.rint(255 * inside).astype(np.uint8)]
     pixels = _blend(np.asarray(image, np.float32), colour, fill * inside)
     pixels = _blend(pixels, GROUND, 0.5 * np.clip(line / 2 + 1.5 - from_edge, 0, 1))
@@ -222,19 +209,19 @@ def overlaid(image: Image.Image, mask: Mask, fill: float, line: float, colour: C
 
 @cache
 def _pixels_from_edge() -> Pixels:
-    """How far from a straight edge a blur of SOFTNESS has each of the 256 values."""
+    """Return for each of the 256 values its distance from a straight edge after a blur of SOFTNESS."""
     normal = NormalDist(sigma=SOFTNESS)
     return np.array([abs(normal.inv_cdf((value + 0.5) / 256)) for value in range(256)], np.float32)
 
 
 def _blend(pixels: Pixels, colour: Colour, opacity: Pixels) -> Pixels:
-    """RGB pixels (h, w, 3) under a colour of some opacity (h, w)."""
+    """Blend a colour with an opacity (h, w) over RGB pixels (h, w, 3)."""
     blended: Pixels = pixels + (np.array(colour, np.float32) - pixels) * opacity[..., None]
     return blended
 
 
 class _Canvas:
-    """What is drawn on: the image, and the few shapes that the picture is made of."""
+    """The image that is drawn, and its shapes."""
 
     def __init__(self, width: int, height: int) -> None:
         self.image = Image.new("RGB", (width, height), GROUND)
@@ -244,37 +231,37 @@ class _Canvas:
     def text(
         self, x: int, y: int, text: str, size: int, colour: Colour, width: int | None = None, bold: bool = False
     ) -> None:
-        """One line, cut with an ellipsis at `width` pixels; the font has no bold, so bold is drawn thicker."""
+        """Draw one line, cut with an ellipsis at `width` pixels. The font has no bold: bold is a thicker stroke."""
         shown = _drawable(text) if width is None else _cut(_drawable(text), size, width)
         self._draw.text((x, y), shown, colour, _font(size), stroke_width=0.35 if bold else 0)
 
     def width_of(self, text: str, size: int) -> int:
-        """In pixels, of one line."""
+        """Return the width of one line, in pixels."""
         return round(_font(size).getlength(_drawable(text)))
 
     def heading(self, x: int, y: int, text: str, colour: Colour, remark: str) -> None:
-        """The head of a section, with a remark at its right end."""
+        """Draw the head of a section, with a remark at its right end."""
         end = x + GRID_WIDTH - self.width_of(remark, 13)
         self.text(x, y + 6, text, 16, colour, end - x - GAP, bold=True)
         self.text(end, y + 9, remark, 13, DIM)
 
     def note(self, x: int, y: int, text: str) -> None:
-        """What stands where there is nothing to show."""
+        """Draw a sentence in place of hits."""
         self.panel(x, y, GRID_WIDTH, 46, PANEL)
         self.text(x + 16, y + 14, text, 14, DIM)
 
     def panel(self, x: int, y: int, width: int, height: int, colour: Colour, radius: int = 6) -> None:
-        """A filled rectangle with round corners."""
+        """Draw a filled rectangle with round corners."""
         self.image.paste(colour, (x, y), _rounded(width, height, radius))
 
     def badge(self, x: int, y: int, text: str) -> None:
-        """A short text on a dark patch, legible on any image."""
+        """Draw a short text on a dark patch."""
         width = self.width_of(text, 13) + 12
         self.panel(x, y, width, 20, GROUND)
         self.text(x + 6, y + 3, text, 13, BRIGHT)
 
     def picture(self, x: int, y: int, side: int, picture: Image.Image) -> None:
-        """An image in the middle of a square with an edge."""
+        """Draw an image in the middle of a square with an edge."""
         square = Image.new("RGB", (side, side), (0, 0, 0))
         square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
         self.panel(x - 1, y - 1, side + 2, side + 2, EDGE, radius=7)
@@ -282,7 +269,7 @@ class _Canvas:
 
 
 def _cut(text: str, size: int, width: int) -> str:
-    """`text`, or as much of its beginning as fits in `width` pixels with an ellipsis."""
+    """Return `text`, or its beginning with an ellipsis, within `width` pixels."""
     if _font(size).getlength(text) <= width:
         return text
     kept = len(text) - 1
@@ -292,7 +279,7 @@ def _cut(text: str, size: int, width: int) -> str:
 
 
 def _drawable(text: str) -> str:
-    """`text` in the characters that Pillow's own font has: accents are dropped, others become question marks."""
+    """Return `text` in the characters of Pillow's own font: without accents, other characters as question marks."""
     plain = "".join(char for char in unicodedata.normalize("NFD", text) if not unicodedata.combining(char))
     return "".join(char if " " <= char <= "~" or char in "·…" else "?" for char in plain)
 
@@ -306,7 +293,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 @cache
 def _rounded(width: int, height: int, radius: int) -> Image.Image:
-    """The opacity of a rectangle with smooth round corners."""
+    """Return the opacity of a rectangle with smooth round corners."""
     large = Image.new("L", (4 * width, 4 * height))
     ImageDraw.Draw(large).rounded_rectangle((0, 0, 4 * width - 1, 4 * height - 1), 4 * radius, fill=255)
     return large.resize((width, height), Image.Resampling.BOX)

@@ -1,4 +1,4 @@
-"""A query's image as the page draws it: pixels that can be windowed, the mask over them, and both as files."""
+"""Prepare a query's image for the page: pixels that can be windowed, the mask, and both as files."""
 
 import io
 from typing import NamedTuple
@@ -10,12 +10,12 @@ from PIL import Image
 from ynet_client.retrieval.picture import overlaid
 
 MOST_SIDE = 2048
-"""Pixels a side at which the page shows an image; a larger one is scaled down for it, not for the network."""
+"""The longest side on the page, in pixels. A larger image is scaled down for the page, not for the network."""
 THUMBNAIL_SIDE = 96
 
 
-class Shown(NamedTuple):
-    """An image and its mask, of one size."""
+class ImageView(NamedTuple):
+    """An image and its mask, of the same size."""
 
     width: int
     height: int
@@ -29,8 +29,8 @@ class Shown(NamedTuple):
     share: float  # of the image that the lesion covers
 
 
-def show(pixels: npt.NDArray[np.float32], mask: npt.NDArray[np.uint8]) -> Shown:
-    """Pixels (1 or 3, h, w) in [0, 1] and a mask (h, w) of 0 and 1, as the page draws them."""
+def show(pixels: npt.NDArray[np.float32], mask: npt.NDArray[np.uint8]) -> ImageView:
+    """Prepare pixels (1 or 3, h, w) in [0, 1] and a mask (h, w) of 0 and 1 for the page."""
     height, width = mask.shape
     scale = min(1.0, MOST_SIDE / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -45,37 +45,37 @@ def show(pixels: npt.NDArray[np.float32], mask: npt.NDArray[np.uint8]) -> Shown:
     low, high = (low, high) if high - low > 1e-3 else (0.0, 1.0)
     png = _png(Image.fromarray(mask * np.uint8(255)))
     share = float(np.mean(mask))
-    return Shown(size[0], size[1], len(planes), data, small.tobytes(), low, high, (width, height), png, share)
+    return ImageView(size[0], size[1], len(planes), data, small.tobytes(), low, high, (width, height), png, share)
 
 
-def drawn(shown: Shown, low: float, high: float, side: int) -> Image.Image:
-    """The image in a window with the mask's outline, RGB, at most `side` pixels a side; small ones are enlarged."""
-    plain = windowed(shown, low, high)
+def drawn(view: ImageView, low: float, high: float, side: int) -> Image.Image:
+    """Draw the image in a window with the mask's outline: RGB, the longest side `side` pixels."""
+    plain = windowed(view, low, high)
     scale = side / max(plain.size)
     large = plain.resize((max(1, round(plain.width * scale)), max(1, round(plain.height * scale))))
-    mask = np.frombuffer(shown.mask, np.uint8).reshape(shown.height, shown.width)
+    mask = np.frombuffer(view.mask, np.uint8).reshape(view.height, view.width)
     return overlaid(large, mask, fill=0.16, line=2.0)
 
 
-def windowed(shown: Shown, low: float, high: float) -> Image.Image:
-    """The image between two values of its range, RGB."""
-    kind, top, shape = ("<u2", 65535, (shown.height, shown.width))
-    if shown.channels == 3:
-        kind, top, shape = "u1", 255, (shown.height, shown.width, 3)  # type: ignore[assignment]
-    values = np.frombuffer(shown.pixels, kind).reshape(shape).astype(np.float32) / top
+def windowed(view: ImageView, low: float, high: float) -> Image.Image:
+    """Draw the image between two values of its range, RGB."""
+    kind, top, shape = ("<u2", 65535, (view.height, view.width))
+    if view.channels == 3:
+        kind, top, shape = "u1", 255, (view.height, view.width, 3)  # type: ignore[assignment]
+    values = np.frombuffer(view.pixels, kind).reshape(shape).astype(np.float32) / top
     scaled = np.clip((values - low) / max(high - low, 1e-3), 0, 1)
     return Image.fromarray(np.rint(255 * scaled).astype(np.uint8)).convert("RGB")
 
 
-def thumbnail(shown: Shown) -> bytes:
-    """A small JPEG of the image, without the mask."""
-    small = windowed(shown, shown.low, shown.high)
+def thumbnail(view: ImageView) -> bytes:
+    """Return a small JPEG of the image, without the mask."""
+    small = windowed(view, view.low, view.high)
     small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     return jpeg(small)
 
 
 def jpeg(image: Image.Image) -> bytes:
-    """As a JPEG, for looking at."""
+    """Return the image as a JPEG."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=88)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""What the page asks of the site's process: each call in the name of who is signed in."""
+"""The routes of the page; each call is made by the account that is signed in."""
 
 import asyncio
 import datetime as dt
@@ -22,24 +22,25 @@ from ynet.web.web import Web, need, visitor_of
 from ynet_client import asking
 from ynet_client.agent import Agent
 from ynet_client.connection.session import Session
-from ynet_client.control_routes import images_of, wanted_of
+from ynet_client.control_routes import images_of, query_of
 from ynet_client.retrieval.consult import Consult
-from ynet_client.retrieval.lookup import Wanted
+from ynet_client.retrieval.merging import Result
+from ynet_client.retrieval.query import Query
 from ynet_client.workbench import answer_view, cases, export_seg, image_view, report
 from ynet_client.workbench.cases import OwnCases
 from ynet_client.workbench.history import History
-from ynet_client.workbench.recent_answers import Kept, Looks
+from ynet_client.workbench.recent_answers import KeptAnswer, RecentAnswers
 
 if TYPE_CHECKING:
     from ynet_client.gallery.indexer import Archive
 
 T = TypeVar("T")
 MAX_JSON_BYTES = 64 << 10
-MAX_AT_A_TIME = 2  # pictures that are made at a time: each may need 200 MB
+MAX_AT_A_TIME = 2  # pictures made at the same time: each may need 200 MB
 
 
 class Bench(NamedTuple):
-    """What the calls work on."""
+    """The state that the routes share."""
 
     site: str
     agent: Agent
@@ -48,12 +49,12 @@ class Bench(NamedTuple):
     web: Web
     history: History
     own_cases: OwnCases
-    looks: Looks
+    answers: RecentAnswers
     drawing: asyncio.Semaphore
 
 
 def routes(bench: Bench) -> list[Route]:
-    """All routes behind the sign-in."""
+    """Return all routes behind the sign-in."""
 
     def call(path: str, endpoint: "Callable[[Bench, Request, Visitor], Any]", method: str = "GET") -> Route:
         async def asked(request: Request) -> Response:
@@ -68,11 +69,11 @@ def routes(bench: Bench) -> list[Route]:
         call("/api/cases", _cases),
         call("/api/cases/picture", _case_picture),
         call("/api/query", _query, "POST"),
-        call("/api/looks/{id}/pixels", _pixels),
-        call("/api/looks/{id}/overlay", _overlay),
-        call("/api/looks/{id}/mask.png", _mask),
-        call("/api/looks/{id}/report.html", _report),
-        call("/api/looks/{id}/seg.dcm", _segmentation, "POST"),
+        call("/api/answers/{id}/pixels", _pixels),
+        call("/api/answers/{id}/overlay", _overlay),
+        call("/api/answers/{id}/mask.png", _mask),
+        call("/api/answers/{id}/report.html", _report),
+        call("/api/answers/{id}/seg.dcm", _segmentation, "POST"),
         call("/api/history", _history),
         call("/api/history/thumbnail", _thumbnail),
         call("/api/history/delete", _delete, "POST"),
@@ -93,7 +94,7 @@ async def _state(bench: Bench, _: Request, visitor: Visitor) -> dict[str, Any]:
         return {"model": model, "cases": stats["cases"], "indexed": stats["indexed"], "classes": classes}
 
     waiting = [
-        one for one in bench.agent.books.consults.listed() if (one.direction, one.decision) == ("received", "open")
+        one for one in bench.agent.stores.consults.listed() if (one.direction, one.decision) == ("received", "open")
     ]
     return {
         "site": bench.site,
@@ -112,7 +113,7 @@ async def _state(bench: Bench, _: Request, visitor: Visitor) -> dict[str, Any]:
 
 async def _cases(bench: Bench, request: Request, _: Visitor) -> dict[str, Any]:
     asked = request.query_params
-    wanted = cases.Wanted(asked.get("text", ""), asked.get("label", ""), _number(asked.get("offset", "0")))
+    wanted = cases.CaseFilter(asked.get("text", ""), asked.get("label", ""), _number(asked.get("offset", "0")))
     return await _with_archive(bench, lambda archive: bench.own_cases.listed(archive, wanted))
 
 
@@ -129,9 +130,9 @@ async def _case_picture(bench: Bench, request: Request, _: Visitor) -> Response:
 
 
 async def _query(bench: Bench, request: Request, visitor: Visitor) -> dict[str, Any]:
-    """An image in the body, or an own case by its name; the answer, with where its picture is."""
+    """Answer about the image in the body, or about an own case by its name; with the address of its picture."""
     begun, asked = time.monotonic(), request.query_params
-    wanted, own_case = wanted_of(asked), asked.get("case", "")
+    query, own_case = query_of(asked), asked.get("case", "")
     name, dicom = Path(own_case or asked.get("name", "")).name, ""
     async with AsyncExitStack() as stack:
         if own_case:
@@ -141,24 +142,23 @@ async def _query(bench: Bench, request: Request, visitor: Visitor) -> dict[str, 
             received = images_of(request, bench.spool, frames=asked.getlist("frame"))
             (image,) = await stack.enter_async_context(received)
             dicom = await asyncio.to_thread(export_seg.digest, source(image).path)
-        answered = await _asked(bench, image, name, wanted, visitor)
-    (look,) = answered.looks
-    telling = partial(answer_view.tell, bench.site, own_cases=bench.own_cases, answered=answered, wanted=wanted)
+        result = await _asked(bench, image, name, query, visitor)
     async with bench.drawing:
-        picture = await asyncio.to_thread(image_view.show, look.encoded.pixels, look.encoded.mask)
+        picture = await asyncio.to_thread(image_view.show, result.own.encoded.pixels, result.own.encoded.mask)
         small = b"" if own_case else await asyncio.to_thread(image_view.thumbnail, picture)
-    said = await bench.agent.search(lambda archive: telling(archive=archive))
+    shown = await bench.agent.search(partial(answer_view.shown, own_cases=bench.own_cases, result=result, query=query))
     frame = None if own_case else source(image).frame
-    kept = bench.looks.keep(visitor.name, name, time.time(), picture, said, case=own_case, dicom=dicom, frame=frame)
-    summary = _summary(said, wanted)
+    kept = bench.answers.keep(visitor.name, name, time.time(), picture, shown, case=own_case, dicom=dicom, frame=frame)
+    summary = _summary(shown, query)
     await asyncio.to_thread(bench.history.add, visitor.name, kept.time, name, own_case, small, summary)
-    return {**said, **_described(kept), "case": own_case, "took_ms": round(1000 * (time.monotonic() - begun))}
+    return {**shown, **_described(kept), "case": own_case, "took_ms": round(1000 * (time.monotonic() - begun))}
 
 
-async def _asked(bench: Bench, image: Path, name: str, wanted: Wanted, visitor: Visitor) -> asking.Answered:
-    """The answer; what is wrong with an image is said of its name, for its path here is nobody's business."""
+async def _asked(bench: Bench, image: Path, name: str, query: Query, visitor: Visitor) -> Result:
+    """Ask about one image; an error names the image, not its path here."""
     try:
-        return await asking.query(bench.site, bench.agent, bench.session, [image], wanted, visitor.name)
+        (result,) = await asking.query(bench.site, bench.agent, bench.session, [image], query, visitor.name)
+        return result
     except UserError as error:
         what = error.what
         for path in (image, source(image).path):  # with the frame that is meant, and without
@@ -166,8 +166,8 @@ async def _asked(bench: Bench, image: Path, name: str, wanted: Wanted, visitor: 
         raise type(error)(what, error.why, error.do) from None
 
 
-def _described(kept: Kept) -> dict[str, Any]:
-    one = kept.shown
+def _described(kept: KeptAnswer) -> dict[str, Any]:
+    one = kept.view
     return {
         "id": kept.id,
         "name": kept.name,
@@ -185,43 +185,43 @@ def _described(kept: Kept) -> dict[str, Any]:
     }
 
 
-def _summary(said: dict[str, Any], wanted: Wanted) -> dict[str, Any]:
-    nearest = next(iter(sorted(said["own"] + said["others"], key=lambda hit: hit["rank"] or 1_000)), None)
+def _summary(shown: dict[str, Any], query: Query) -> dict[str, Any]:
+    nearest = next(iter(sorted(shown["own"] + shown["others"], key=lambda hit: hit["rank"] or 1_000)), None)
     return {
-        "k": wanted.k,
-        "filters": list(wanted.filters.kinds),
-        "hits": {one["site"]: one["total"] for one in said["spread"]},
+        "k": query.k,
+        "filters": list(query.filters.kinds),
+        "hits": {one["site"]: one["total"] for one in shown["spread"]},
         "nearest": {key: nearest[key] for key in ("site", "label", "distance")} if nearest else None,
     }
 
 
 async def _pixels(bench: Bench, request: Request, visitor: Visitor) -> Response:
-    return _bytes(_kept(bench, request, visitor).shown.pixels)
+    return _bytes(_kept(bench, request, visitor).view.pixels)
 
 
 async def _overlay(bench: Bench, request: Request, visitor: Visitor) -> Response:
-    return _bytes(_kept(bench, request, visitor).shown.mask)
+    return _bytes(_kept(bench, request, visitor).view.mask)
 
 
 async def _mask(bench: Bench, request: Request, visitor: Visitor) -> Response:
     kept = _kept(bench, request, visitor)
     headers = {"content-disposition": attachment(f"{Path(kept.name).stem or 'image'}-mask.png")}
-    return Response(kept.shown.mask_png, media_type="image/png", headers=headers)
+    return Response(kept.view.mask_png, media_type="image/png", headers=headers)
 
 
 async def _segmentation(bench: Bench, request: Request, visitor: Visitor) -> Response:
-    """On the DICOM file in the body: it names a patient, and is not kept between the calls."""
+    """Return the SEG for the DICOM file in the body. The file names a patient and is not kept between calls."""
     kept = _kept(bench, request, visitor)
     async with images_of(request, bench.spool) as (file,), bench.drawing:
         seg = await asyncio.to_thread(export_seg.made, kept, file, dt.datetime.now())
-    books = bench.agent.books
-    books.audit.did(time.time(), "segmented", kept.told["model"], user=books.pseudonym(visitor.name))
+    stores = bench.agent.stores
+    stores.audit.did(time.time(), "segmented", kept.answer["model"], user=stores.pseudonym(visitor.name))
     return Response(seg, media_type="application/dicom")
 
 
 async def _report(bench: Bench, request: Request, visitor: Visitor) -> Response:
     kept, asked = _kept(bench, request, visitor), request.query_params
-    low, high = (_share(asked.get(key), getattr(kept.shown, key)) for key in ("low", "high"))
+    low, high = (_share(asked.get(key), getattr(kept.view, key)) for key in ("low", "high"))
     written = await _with_archive(bench, lambda archive: report.write(archive, bench.own_cases, kept, low, high))
     headers = {"content-disposition": attachment(f"{Path(kept.name).stem or 'image'}-report.html")}
     return Response(written, media_type="text/html", headers=headers)
@@ -255,36 +255,43 @@ async def _delete(bench: Bench, request: Request, visitor: Visitor) -> dict[str,
 
 
 async def _consults(bench: Bench, request: Request, visitor: Visitor) -> dict[str, Any]:
-    """All of the site's; with `refresh=1` the other sites are asked for their answers first."""
-    books, note = bench.agent.books, ""
+    """Return all requests of the site; with `refresh=1` ask the other sites for their answers first."""
+    stores, note = bench.agent.stores, ""
     if request.query_params.get("refresh") == "1":
-        note = await asking.fetch_answers(books, bench.session, visitor.name)
-    listed = await asyncio.to_thread(books.consults.listed)
-    own = books.pseudonym(visitor.name)
+        note = await asking.fetch_answers(stores, bench.session, visitor.name)
+    listed = await asyncio.to_thread(stores.consults.listed)
+    own = stores.pseudonym(visitor.name)
     return {"consults": [_consult_shown(one, own) for one in listed], "note": note}
 
 
 async def _consult(bench: Bench, request: Request, visitor: Visitor) -> dict[str, Any]:
-    """About a hit of an answer that this account was given; of nothing else."""
+    """Send a request about a hit of one of this account's answers; about no other case."""
     said = await _json(request)
-    kept = bench.looks.find(str(said.get("look")), visitor.name)
-    hits = [hit for hit in kept.told["others"] if (hit["site"], hit["token"]) == (said.get("site"), said.get("token"))]
+    kept = bench.answers.find(str(said.get("answer")), visitor.name)
+    hits = [
+        hit for hit in kept.answer["others"] if (hit["site"], hit["token"]) == (said.get("site"), said.get("token"))
+    ]
     if not hits:
         raise UserError("the request cannot be sent", "it names no hit of this answer", "ask again")
     token, owner, note = bytes.fromhex(hits[0]["token"]), str(hits[0]["site"]), str(said.get("note", ""))
     if not note.strip():
-        raise UserError("the request cannot be sent", "it has no note", "say what you want to know")
-    sent = await asking.consult(bench.site, bench.agent.books, bench.session, token, owner, note, visitor.name)
+        raise UserError("the request cannot be sent", "it has no note", "write what you want to know")
+    sent = await asking.consult(bench.site, bench.agent.stores, bench.session, token, owner, note, visitor.name)
     return _consult_shown(sent, sent.user)
 
 
 async def _answer_consult(bench: Bench, request: Request, visitor: Visitor) -> dict[str, Any]:
     need(visitor, "radiologist")  # a yes is a physician's promise
-    said, books = await _json(request), bench.agent.books
+    said, stores = await _json(request), bench.agent.stores
     answered = await asyncio.to_thread(
-        asking.answer_consult, books, str(said.get("id")), said.get("decision"), str(said.get("text", "")), visitor.name
+        asking.answer_consult,
+        stores,
+        str(said.get("id")),
+        said.get("decision"),
+        str(said.get("text", "")),
+        visitor.name,
     )
-    return _consult_shown(answered, books.pseudonym(visitor.name))
+    return _consult_shown(answered, stores.pseudonym(visitor.name))
 
 
 def _consult_shown(one: Consult, own: str) -> dict[str, Any]:
@@ -295,14 +302,14 @@ def _consult_shown(one: Consult, own: str) -> dict[str, Any]:
 
 
 async def _with_archive(bench: Bench, work: "Callable[[Archive], T]") -> T:
-    """Do something with files of the archive in a thread of its own: the one that searches has queries to answer."""
+    """Work on files of the archive in another thread than the one that searches."""
     archive = await bench.agent.search(lambda archive: archive)
     async with bench.drawing:
         return await asyncio.to_thread(work, archive)
 
 
-def _kept(bench: Bench, request: Request, visitor: Visitor) -> Kept:
-    return bench.looks.find(str(request.path_params["id"]), visitor.name)
+def _kept(bench: Bench, request: Request, visitor: Visitor) -> KeptAnswer:
+    return bench.answers.find(str(request.path_params["id"]), visitor.name)
 
 
 async def _json(request: Request) -> dict[str, Any]:
@@ -316,7 +323,7 @@ async def _json(request: Request) -> dict[str, Any]:
     except (ValueError, RecursionError):
         said = None
     if not isinstance(said, dict):
-        raise UserError("the request cannot be read", "it is no JSON object", "load the page anew")
+        raise UserError("the request cannot be read", "it is not a JSON object", "reload the page")
     return said
 
 
@@ -328,7 +335,7 @@ def _number(text: str) -> int:
     try:
         return max(0, int(text[:12]))
     except ValueError:
-        raise UserError("the request cannot be read", f"{text[:12]!r} is no number", "load the page anew") from None
+        raise UserError("the request cannot be read", f"{text[:12]!r} is not a number", "reload the page") from None
 
 
 def _share(text: str | None, default: float) -> float:
@@ -340,6 +347,6 @@ def _share(text: str | None, default: float) -> float:
 
 
 def attachment(name: str) -> str:
-    """How a file is named for a browser's downloads, whatever stands in the name."""
+    """Return the header that names a download; safe for any name."""
     plain = "".join(char if char.isascii() and (char.isalnum() or char in "-_. ") else "_" for char in name)[-120:]
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name[-120:], safe='')}"

@@ -210,7 +210,7 @@ def test_what_is_no_more_in_the_import_or_in_the_labels_is_named_as_stale(hospit
     assert counts(hospital.again()) == (0, 0, 0)
     assert counts(hospital.again(dates="year")) == (0, 1, 1)
     shown = CliRunner().invoke(app, hospital.command()).stdout
-    assert "1 images were made anew" in shown
+    assert "1 images were made again" in shown
     (hospital.folder / "labels.csv").write_text(f"instance,label\n{gone},glioma\n")
     assert "stale: 1 images" in CliRunner().invoke(app, hospital.command()).stdout
 

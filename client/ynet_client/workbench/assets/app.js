@@ -1,4 +1,4 @@
-// The page as a whole: an image comes in, is asked about, and what is known of it is shown.
+// The page: take an image, send the query, show the answer.
 import { base, bytes, call } from "./call.js";
 import { Cases } from "./cases.js";
 import { Consults } from "./consults.js";
@@ -8,7 +8,7 @@ import { knowLabels, showNothing, showResults, showWaiting } from "./results.js"
 import { Viewer } from "./viewer.js";
 
 const MOST_BYTES = 64 << 20;
-let source = null; // { file } or { image }: what is asked about, for filters that change
+let source = null; // { file } or { image }: the queried image, to ask again when filters change
 let answer = null;
 let state = { role: "" };
 let asking = null;
@@ -33,14 +33,15 @@ async function ask(wanted) {
   linkFiles(false);
   showWaiting();
   try {
-    const words = filters();
-    if (wanted.image) words.set("case", wanted.image); else words.set("name", wanted.file.name);
-    const found = await call(`/api/query?${words}`, { body: wanted.file ?? "", signal: own.signal });
+    const asked = new URLSearchParams({ query: JSON.stringify(query()) }), frame = new FormData($("filters")).get("frame");
+    if (wanted.image) asked.set("case", wanted.image); else asked.set("name", wanted.file.name);
+    if (frame) asked.set("frame", frame);
+    const found = await call(`/api/query?${asked}`, { body: wanted.file ?? "", signal: own.signal });
     showResults(found, { openCase: (hit) => cases.open(hit, viewer.plain()), askConsult: (...about) => consults.ask(...about) });
     answer = found;
     notes(found);
     $("film").dataset.took = Math.round(performance.now() - begun);
-    const [pixels, mask] = await Promise.all([bytes(`/api/looks/${found.id}/pixels`), bytes(`/api/looks/${found.id}/overlay`)]);
+    const [pixels, mask] = await Promise.all([bytes(`/api/answers/${found.id}/pixels`), bytes(`/api/answers/${found.id}/overlay`)]);
     if (own !== asking) return;
     showImage(found, pixels, mask);
     $("film").dataset.shown = Math.round(performance.now() - begun);
@@ -88,17 +89,17 @@ function showImage(found, pixels, mask) {
 
 function refreshLinks() {
   if (!answer) return;
-  $("get-mask").href = `${base}/api/looks/${answer.id}/mask.png`;
-  $("get-report").href = `${base}/api/looks/${answer.id}/report.html?low=${viewer.low.toFixed(4)}&high=${viewer.high.toFixed(4)}`;
+  $("get-mask").href = `${base}/api/answers/${answer.id}/mask.png`;
+  $("get-report").href = `${base}/api/answers/${answer.id}/report.html?low=${viewer.low.toFixed(4)}&high=${viewer.high.toFixed(4)}`;
 }
 
-// The file goes there once more: the site's process keeps no file that names a patient.
+// The file is sent again: the site's process keeps no file that names a patient.
 async function getSeg() {
   const { file } = source, { id, name } = answer;
   $("get-seg").disabled = true;
   showFault($("fault"), null);
   try {
-    const made = await bytes(`/api/looks/${id}/seg.dcm`, file);
+    const made = await bytes(`/api/answers/${id}/seg.dcm`, file);
     const href = URL.createObjectURL(new Blob([made], { type: "application/dicom" }));
     make("a", { href, download: `${name.replace(/\.[^.]*$/, "") || "image"}-seg.dcm` }).click();
     setTimeout(() => URL.revokeObjectURL(href), 60_000);
@@ -118,23 +119,32 @@ function notes(found) {
   $("note").textContent = said.join(" ");
 }
 
-// --- what is asked for
+// --- the query
 
-function filters() {
-  const form = new FormData($("filters")), words = new URLSearchParams();
-  for (const name of ["k", "since", "until", "split", "radius", "epsilon", "one_per_patient", "frame"]) if (form.get(name)) words.set(name, form.get(name));
-  if (!words.has("k")) words.set("k", "10");
-  for (const label of form.getAll("label")) words.append("label", label);
-  if (form.get("attribute_name")) words.append("attribute", `${form.get("attribute_name")}=${form.get("attribute_value")}`);
+// As ynet_client/retrieval/query.py reads it. Numbers are sent as typed; the site's process refuses what is not a number.
+function query() {
+  const form = new FormData($("filters"));
   const sites = form.getAll("site"), all = $("filter-sites").querySelectorAll("input").length;
-  if (sites.length && sites.length < all) words.set("sites", sites.join(","));
-  return words;
+  return {
+    k: form.get("k") || 10,
+    radius: form.get("radius") || null,
+    epsilon: form.get("epsilon") || null,
+    one_per_patient: Boolean(form.get("one_per_patient")),
+    sites: sites.length < all ? sites : [],
+    filters: {
+      labels: form.getAll("label"),
+      split: form.get("split") ?? "",
+      attributes: form.get("attribute_name") ? [[form.get("attribute_name"), form.get("attribute_value") ?? ""]] : [],
+      since: form.get("since") ?? "",
+      until: form.get("until") ?? "",
+    },
+  };
 }
 
 function countFilters() {
-  const words = filters();
-  if (words.get("k") === "10") words.delete("k");
-  const number = new Set(words.keys()).size;
+  const { k, filters, ...more } = query(), frame = new FormData($("filters")).get("frame");
+  const values = [...Object.values(more), ...Object.values(filters), frame, k === 10 || k === "10" ? null : k];
+  const number = values.filter((value) => (Array.isArray(value) ? value.length : value)).length;
   $("filter-count").hidden = !number;
   $("filter-count").textContent = number;
 }
@@ -220,7 +230,7 @@ for (const dialog of document.querySelectorAll("dialog")) dialog.addEventListene
 document.addEventListener("ended", () => { if (!$("ended").open) $("ended").showModal(); });
 document.addEventListener("changed", () => refresh());
 
-// --- how the site is
+// --- the state of the site
 
 async function refresh() {
   try {
