@@ -129,7 +129,7 @@ def _train(site: LocalSite, context: Context, request: Request) -> tuple[Flat, M
             on_progress=site.report,
             proximal_mu=request.proximal_mu,
             moments=_recall(context, request),
-            pieces=pieces,
+            micro_batches=pieces,
         )
 
     net, result = site.pieces.run(request.plan, anew)
@@ -162,7 +162,7 @@ def _train_privately(site: LocalSite, context: Context, request: Request) -> tup
                 device=site.device,
                 on_progress=site.report,
                 moments=_recall(context, request),
-                pieces=pieces,
+                micro_batches=pieces,
             )
 
         result = site.pieces.run(request.plan, anew)
