@@ -84,8 +84,8 @@ CODE_LOSSES: dict[str, Callable[[Plan, torch.device], CodeLoss]] = {
     "dpsh": _dpsh,
     "plain": _plain,
 }
-"""By recipe. All but `default` are there to be compared with; in the paper's, two cases without a lesion are a pair
-that belongs together, and the hash layer is trained."""
+"""The code's loss by recipe. All but `default` are baselines. Unlike in the paper, recipe `paper` treats two cases
+without a lesion as a positive pair, and trains the hash layer."""
 
 
 def ortho_hash(
