@@ -16,7 +16,7 @@ from ynet.errors import RefusedError
 from ynet.federation.records import ARRAYS, CASES, CONFIG, EVALUATE, METRICS, weights_record
 from ynet.learning.model import arrays_of, build
 from ynet.plan import Plan
-from ynet.trust.ledger import Entry, Ledger, Reservation
+from ynet.trust.ledger import Ledger, LedgerEntry, Reservation
 from ynet_client import restored
 from ynet_client.restored import Restored
 from ynet_client.settings import PrivacySettings
@@ -60,12 +60,12 @@ def asked(at: LocalSite, number: int, moved: float, plan: Plan = PLAN) -> dict[s
 
 
 def answer(
-    home: Path, number: int, digest: str, plan: Plan = EACH, entries: tuple[Entry, ...] = ()
+    home: Path, number: int, digest: str, plan: Plan = EACH, entries: tuple[LedgerEntry, ...] = ()
 ) -> answered_evaluations.Scores:
     return AnsweredEvaluations(home).answer(plan, number, digest, lambda: SCORES, entries, is_witnessed=True)
 
 
-def trained(home: Path, number: int, digest: str) -> tuple[Entry, ...]:
+def trained(home: Path, number: int, digest: str) -> tuple[LedgerEntry, ...]:
     """The ledger's entries after one more round that began with these weights."""
     kept = Ledger(home)
     kept.reserve("default", Reservation(EACH.id, number, 3, digest, 2.0, 0.1, 5, 1e-2), lambda _: None)
