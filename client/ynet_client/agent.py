@@ -16,7 +16,7 @@ from ynet.federation import retrieval_pb2 as retrieval
 from ynet.federation.content import Content
 from ynet.runtime.rates import FLUSH_EVERY_S, Rate, Restraint
 from ynet.runtime.reserve import Reserve
-from ynet.trust.ledger import Head
+from ynet.trust.ledger import ChainHead
 from ynet_client import database
 from ynet_client.adoption.adopting import Fetch, ModelAdoption
 from ynet_client.adoption.offered import OfferedModels
@@ -169,7 +169,7 @@ class Agent:
 
     async def witness(self, head: pb.LedgerHead) -> None:
         """Compare the privacy ledger with the head that the server saw. Raises LedgerError when they differ."""
-        await self._work(lambda resources: resources.budget.check_witness(Head(head.number, head.digest)))
+        await self._work(lambda resources: resources.budget.check_witness(ChainHead(head.number, head.digest)))
 
     async def model(self, model: pb.Model, fetch: Fetch) -> None:
         """Adopt an announced model, as `ModelAdoption.adopt` does."""

@@ -11,8 +11,8 @@ from ynet.config import STRICT, parse, read_yaml
 from ynet.errors import UserError
 from ynet.runtime import address, setting_sources
 from ynet.runtime.home import write_private
-from ynet.web.outside import OuterName, TrustedProxy
 from ynet.web.prometheus import MetricsSettings
+from ynet.web.public_address import OuterName, TrustedProxy
 from ynet_client.proxy import ProxySettings
 
 FILE = "client.yaml"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ynet.errors import UserError
 from ynet.runtime import listening
-from ynet.runtime.listening import Place
+from ynet.runtime.listening import ListenAddress
 from ynet.trust import lasting_key
 from ynet.trust.identity import check_site_name
 from ynet_client.settings import ClientSettings
@@ -37,11 +37,11 @@ def unknown_attributes(settings: ClientSettings, columns: Sequence[str]) -> list
     return [name for name in settings.disclosure.attributes if name not in columns]
 
 
-def _places(settings: ClientSettings) -> Iterator[Place]:
+def _places(settings: ClientSettings) -> Iterator[ListenAddress]:
     if settings.workbench.enabled:
-        yield Place("workbench.port", settings.workbench.host, settings.workbench.port)
+        yield ListenAddress("workbench.port", settings.workbench.host, settings.workbench.port)
     if settings.metrics.port:
-        yield Place("metrics.port", settings.metrics.host, settings.metrics.port)
+        yield ListenAddress("metrics.port", settings.metrics.host, settings.metrics.port)
 
 
 def _check_page(settings: ClientSettings) -> None:

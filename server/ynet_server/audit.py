@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Protocol
 from pydantic import Field, TypeAdapter
 
 from ynet.trust import chain, journal
-from ynet.trust.chain import Head
+from ynet.trust.chain import ChainHead
 from ynet.trust.journal import AuditError as AuditError
 from ynet.trust.journal import Journal, Kind
 from ynet_server.registry import now
@@ -74,7 +74,7 @@ class Entry:
         return chain.digest(self.line())
 
 
-def _letting_go(before: Head, about: str) -> Entry:
+def _letting_go(before: ChainHead, about: str) -> Entry:
     return Entry(before.number + 1, round(now(), 3), "let-go", "", about, before.digest)
 
 
@@ -114,6 +114,6 @@ def read(home: Path) -> Iterator[Entry]:
     return journal.read(home, KIND)
 
 
-def verify(home: Path) -> Head:
+def verify(home: Path) -> ChainHead:
     """The head of the log, every line checked. Raises AuditError when it was edited or cut."""
     return journal.verify(home, KIND)

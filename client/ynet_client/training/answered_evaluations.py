@@ -18,7 +18,7 @@ from ynet.config import STRICT
 from ynet.errors import RefusedError
 from ynet.plan import Plan
 from ynet.runtime.home import write_private
-from ynet.trust.ledger import Entry
+from ynet.trust.ledger import LedgerEntry
 from ynet_client import restored
 
 FILE = "scored.json"
@@ -50,7 +50,7 @@ class AnsweredEvaluations:
         number: int,
         digest: str,
         score: Callable[[], Scores],
-        entries: Sequence[Entry],
+        entries: Sequence[LedgerEntry],
         *,
         is_witnessed: bool,
     ) -> Scores:
@@ -91,7 +91,7 @@ class AnsweredEvaluations:
         plan: Plan,
         number: int,
         given: Mapping[int, AnsweredEvaluation],
-        entries: Sequence[Entry],
+        entries: Sequence[LedgerEntry],
         *,
         is_witnessed: bool,
     ) -> None:
@@ -139,7 +139,7 @@ def check_asked_for(plan: Plan, number: int) -> None:
         raise refused(f"the plan evaluates every {every} rounds and after round {rounds}, not after {number}")
 
 
-def _mismatched(given: Mapping[int, AnsweredEvaluation], entries: Sequence[Entry]) -> int | None:
+def _mismatched(given: Mapping[int, AnsweredEvaluation], entries: Sequence[LedgerEntry]) -> int | None:
     """Return a round whose scored weights are not those that the next round began with, if any."""
     for number, answer in given.items():
         next_began = {entry.weights for entry in entries if entry.round == number + 1}

@@ -10,7 +10,7 @@ from ynet.errors import RefusedError
 from ynet.learning import accountant
 from ynet.learning.dp_sgd import Mechanism, mechanism
 from ynet.plan import Plan
-from ynet.trust.ledger import BudgetExhaustedError, Entry, Head, Ledger, Reservation
+from ynet.trust.ledger import BudgetExhaustedError, ChainHead, Ledger, LedgerEntry, Reservation
 from ynet.weights import Flat
 from ynet_client import restored
 from ynet_client.settings import PrivacySettings
@@ -51,7 +51,7 @@ class Budget(Protocol):
         """Return the scores of the weights after a round, if the plan releases them. Raises RefusedError."""
 
     @property
-    def head(self) -> Head | None:
+    def head(self) -> ChainHead | None:
         """The head of the ledger, for a witness; None without a ledger."""
 
 
@@ -96,7 +96,7 @@ class Experiment:
         return score()
 
     @property
-    def head(self) -> Head | None:
+    def head(self) -> ChainHead | None:
         """None: there is no ledger."""
         return None
 
@@ -108,7 +108,7 @@ class Recorded:
         """Raises LedgerError when the ledger cannot be trusted."""
         self._home, self._settings, self._mechanisms = home, settings, Mechanisms()
         self._ledger: Ledger | None = None
-        self._seen: Head | None = None  # the newest head that a witness has
+        self._seen: ChainHead | None = None  # the newest head that a witness has
 
     @property
     def ledger(self) -> Ledger:
@@ -120,11 +120,11 @@ class Recorded:
         return self._ledger
 
     @property
-    def head(self) -> Head:
+    def head(self) -> ChainHead:
         """The head of the ledger. Raises LedgerError."""
         return self.ledger.head
 
-    def check_witness(self, seen: Head) -> None:
+    def check_witness(self, seen: ChainHead) -> None:
         """Compare the ledger, now and later, with a witness's head. Raises LedgerError when they differ."""
         if self._seen is None or seen.number >= self._seen.number:
             self._seen = seen
@@ -140,7 +140,7 @@ class Recorded:
             () if begun else (found.spends(plan.training.rounds - 1),)
         )  # a new run must fit into the budget as a whole
 
-        def allows(entries: Sequence[Entry]) -> None:
+        def allows(entries: Sequence[LedgerEntry]) -> None:
             if sum(entry.plan == plan.id for entry in entries) > plan.training.rounds:
                 raise BudgetExhaustedError(
                     "the plan's own epsilon is spent",

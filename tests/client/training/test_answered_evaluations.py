@@ -1,4 +1,4 @@
-"""Evaluations of a private plan: one set of weights for each round, ever, whatever is asked and however often."""
+"""Evaluations of a private plan: one set of weights per round is scored, however often it is asked."""
 
 import json
 from dataclasses import replace
@@ -16,7 +16,7 @@ from ynet.errors import RefusedError
 from ynet.federation.records import ARRAYS, CASES, CONFIG, EVALUATE, METRICS, weights_record
 from ynet.learning.model import arrays_of, build
 from ynet.plan import Plan
-from ynet.trust.ledger import Entry, Ledger, Reservation
+from ynet.trust.ledger import Ledger, LedgerEntry, Reservation
 from ynet_client import restored
 from ynet_client.restored import Restored
 from ynet_client.settings import PrivacySettings
@@ -51,7 +51,7 @@ def site(folder: Path) -> LocalSite:
 
 
 def asked(at: LocalSite, number: int, moved: float, plan: Plan = PLAN) -> dict[str, Any]:
-    """What a site answers that is asked for the scores of the plan's initial weights, all moved by so much."""
+    """Ask a site for the scores of the plan's initial weights, all shifted by a constant."""
     flat = weights.flatten(arrays_of(build(plan))) + np.float32(moved)
     config = ConfigRecord({"plan": plan.canonical(), "server-round": number})
     received = RecordDict({ARRAYS: weights_record(flat), CONFIG: config})
@@ -60,13 +60,13 @@ def asked(at: LocalSite, number: int, moved: float, plan: Plan = PLAN) -> dict[s
 
 
 def answer(
-    home: Path, number: int, digest: str, plan: Plan = EACH, entries: tuple[Entry, ...] = ()
+    home: Path, number: int, digest: str, plan: Plan = EACH, entries: tuple[LedgerEntry, ...] = ()
 ) -> answered_evaluations.Scores:
     return AnsweredEvaluations(home).answer(plan, number, digest, lambda: SCORES, entries, is_witnessed=True)
 
 
-def trained(home: Path, number: int, digest: str) -> tuple[Entry, ...]:
-    """The ledger's entries after one more round that began with these weights."""
+def trained(home: Path, number: int, digest: str) -> tuple[LedgerEntry, ...]:
+    """Return the ledger's entries after one more round that began with these weights."""
     kept = Ledger(home)
     kept.reserve("default", Reservation(EACH.id, number, 3, digest, 2.0, 0.1, 5, 1e-2), lambda _: None)
     return tuple(kept.entries)

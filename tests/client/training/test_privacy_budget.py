@@ -1,4 +1,4 @@
-"""A private round at a site: recorded before it is trained, kept before it leaves, refused when too much is asked."""
+"""A private round is recorded before it is trained, stored before it is sent, and refused beyond the budget."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ from ynet.learning.model import arrays_of, build
 from ynet.plan import Plan
 from ynet.runtime import backup_files
 from ynet.trust import ledger
-from ynet.trust.ledger import BudgetExhaustedError, Head, Ledger, LedgerError, Reservation
+from ynet.trust.ledger import BudgetExhaustedError, ChainHead, Ledger, LedgerError, Reservation
 from ynet_client import restored
 from ynet_client.restored import Restored
 from ynet_client.settings import PrivacySettings
@@ -161,12 +161,12 @@ def test_rolled_back_ledger_stops_private_training(
     home = tmp_path / "home"
     first = round_of(site(tmp_path), 1)
     old = {name: (home / name).read_bytes() for name in (ledger.LEDGER, ledger.HEAD)}
-    told = Head.from_text(str(round_of(site(tmp_path), 2).configs[CONFIG][LEDGER]))
+    told = ChainHead.from_text(str(round_of(site(tmp_path), 2).configs[CONFIG][LEDGER]))
     site(tmp_path).budget.check_witness(told)
     for name, content in old.items():
         (home / name).write_bytes(content)
     back = site(tmp_path)
-    back.budget.check_witness(Head.from_text(str(first.configs[CONFIG][LEDGER])))
+    back.budget.check_witness(ChainHead.from_text(str(first.configs[CONFIG][LEDGER])))
     with pytest.raises(LedgerError, match="an old copy took its place"):
         back.budget.check_witness(told)
     with pytest.raises(LedgerError, match="an old copy took its place"):
@@ -250,7 +250,7 @@ def test_copied_home_does_not_reuse_a_ledger_entry(tmp_path: Path) -> None:
 
 
 def put_back(copy: Path, home: Path) -> None:
-    """What `rsync --archive --inplace --delete` does: the same files, on the same inodes, as they were before."""
+    """Do what `rsync --archive --inplace --delete` does: restore the files on the same inodes."""
     for path in home.iterdir():
         if not (copy / path.name).exists():
             path.unlink()
@@ -321,8 +321,8 @@ def test_the_command_shows_the_ledger(tmp_path: Path) -> None:
 BACKUP = Restored(1_700_000_000.0, 1_700_000_900.0)
 
 
-def trained(home: Path, rounds: int) -> Head:
-    """How far the ledger goes of a site that has trained so many rounds."""
+def trained(home: Path, rounds: int) -> ChainHead:
+    """Return the ledger head of a site after some rounds."""
     kept = Ledger(home)
     for number in range(1, rounds + 1):
         asked = Reservation(PLAN.id, number, 3, f"{number:064x}", 2.0, 0.1, 5, 1e-2)

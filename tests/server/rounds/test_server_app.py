@@ -21,7 +21,7 @@ from ynet.federation.records import ARRAYS, CASES, CONFIG, METRICS, flat_weights
 from ynet.federation.update_encoding import Encoding
 from ynet.plan import Privacy
 from ynet.strategy_options import STRATEGY_OPTIONS
-from ynet.weights import Entry, Flat
+from ynet.weights import Flat, LayoutEntry
 from ynet_server.commands import run_tables
 from ynet_server.rounds import server_app
 from ynet_server.rounds.run_folder import MODEL, STATE, RunFolder, State
@@ -396,7 +396,7 @@ def test_a_site_that_comes_during_a_run_takes_part_from_the_next_round_on(tmp_pa
 
 
 def test_sites_that_build_different_networks_do_not_start(tmp_path: Path) -> None:
-    other = tiny_app(towards(1), 5, layout=(Entry("a", (4, 1)), Entry("b", (3,))))
+    other = tiny_app(towards(1), 5, layout=(LayoutEntry("a", (4, 1)), LayoutEntry("b", (3,))))
     with pytest.raises(UserError, match="build different networks"):
         run(tmp_path, plan(), {"A": tiny_app(towards(1), 5), "B": other}, {"A": 5, "B": 5})
     folder = RunFolder(tmp_path / "run")
