@@ -25,7 +25,7 @@ from ynet_client.display import Display
 from ynet_client.forgetting import Forgetting, Receipt
 from ynet_client.gallery.gallery_results import Verified
 from ynet_client.retrieval import answering, wire
-from ynet_client.retrieval.stores import open_books
+from ynet_client.retrieval.stores import open_stores
 from ynet_client.settings import ClientSettings
 from ynet_client.training.consent import Consent
 from ynet_client.training.task_execution import TaskExecution
@@ -83,12 +83,12 @@ class Agent:
         self.counts = counts or Counts(CollectorRegistry())
         self._reserve = Reserve(home)
         self.disclosure = settings.disclosure
-        self.books = open_books(home, self.counts.entered, self._reserve.give_up)
+        self.stores = open_stores(home, self.counts.entered, self._reserve.give_up)
         self._worker = ThreadPoolExecutor(1, "work")
         self._searcher = ThreadPoolExecutor(1, "search")
         self._resources: Future[Resources] = self._worker.submit(_prepare, home, settings, consent)
         self._worker.submit(self._mend)
-        audit, say, progress = self.books.audit, display.say, display.progress
+        audit, say, progress = self.stores.audit, display.say, display.progress
         self._tasks = TaskExecution(audit, self.counts.task, say, progress)
         self.offers = OfferedModels(home)
         self._adoption = ModelAdoption(
@@ -136,7 +136,7 @@ class Agent:
         if archive := self.archive_if_ready():
             archive.gallery.close()
         self._flush()
-        self.books.close()
+        self.stores.close()
 
     async def keep_records(self, every_s: float = FLUSH_EVERY_S) -> None:
         """Record refused calls, and keep the disk reserve filled, periodically and for ever."""
@@ -164,7 +164,7 @@ class Agent:
             return wire.write_refused(TOO_OFTEN)
         with self.counts.answering():
             return await self.search(
-                lambda archive: answering.answer(archive, self.books, self.disclosure, from_site, body, time.time())
+                lambda archive: answering.answer(archive, self.stores, self.disclosure, from_site, body, time.time())
             )
 
     async def witness(self, head: pb.LedgerHead) -> None:
@@ -228,10 +228,10 @@ class Agent:
         self._received.flush()
 
     def _record_refused_queries(self, site: str, count: int) -> None:
-        self.books.audit.write(time.time(), "answered", "too-many", {site: "refused"}, user="", count=count)
+        self.stores.audit.write(time.time(), "answered", "too-many", {site: "refused"}, user="", count=count)
 
     def _record_refused_messages(self, what: str, count: int) -> None:
-        self.books.audit.did(time.time(), "too-many", what, "refused", count=count)
+        self.stores.audit.did(time.time(), "too-many", what, "refused", count=count)
 
     def _mend(self) -> None:
         """Encode cases that were damaged when the gallery was opened, or that a kill left without a code."""

@@ -67,7 +67,7 @@ def routes(site: str, agent: Agent, session: Session, spool: Path) -> list[Route
     async def imported(request: Request) -> Response:
         said = await request.json()
         about = import_records.counted(int(said["images"]), int(said["left_out"]))
-        agent.books.audit.did(time.time(), "imported", about)
+        agent.stores.audit.did(time.time(), "imported", about)
         return JSONResponse({})
 
     async def sites(_: Request) -> Response:
@@ -104,24 +104,24 @@ def _asking(site: str, agent: Agent, session: Session, spool: Path) -> list[Rout
     async def segment(request: Request) -> Response:
         async with images_of(request, spool, frames=request.query_params.getlist("frame")) as (image,):
             found = await agent.search(lambda archive: _segment(archive, image))
-        user = agent.books.pseudonym(request.query_params.get("user", ""))
-        agent.books.audit.did(time.time(), "segmented", found["model"], user=user)
+        user = agent.stores.pseudonym(request.query_params.get("user", ""))
+        agent.stores.audit.did(time.time(), "segmented", found["model"], user=user)
         return JSONResponse(found)
 
     async def consult(request: Request) -> Response:
         asked = await request.json()
         token, owner = owners.find(str(asked["token"]), str(asked["to"]))
-        sent = await asking.consult(site, agent.books, session, token, owner, str(asked["note"]), str(asked["user"]))
+        sent = await asking.consult(site, agent.stores, session, token, owner, str(asked["note"]), str(asked["user"]))
         return JSONResponse(sent.to_json())
 
     async def consults(request: Request) -> Response:
-        note = await asking.fetch_answers(agent.books, session, request.query_params.get("user", ""))
-        return JSONResponse({"consults": [one.to_json() for one in agent.books.consults.listed()], "note": note})
+        note = await asking.fetch_answers(agent.stores, session, request.query_params.get("user", ""))
+        return JSONResponse({"consults": [one.to_json() for one in agent.stores.consults.listed()], "note": note})
 
     async def consult_answer(request: Request) -> Response:
         said = await request.json()
         answered = asking.answer_consult(
-            agent.books, str(said["id"]), said["decision"], str(said["text"]), str(said["user"])
+            agent.stores, str(said["id"]), said["decision"], str(said["text"]), str(said["user"])
         )
         return JSONResponse(answered.to_json())
 
@@ -145,14 +145,14 @@ def _gallery_state(archive: "Archive") -> dict[str, object]:
 
 def _segment(archive: "Archive", image: Path) -> dict[str, str]:
     """Predict the lesion of an image, as `control_client.segment` returns it. Raises UserError."""
-    (model_id, plan, *_), encoded = own_search.encode(archive, image)
-    from PIL import Image  # loaded by now, with torch
+    from PIL import Image  # with torch, which the search has loaded
 
+    (model_id, plan, *_), encoded = own_search.encode(archive, image)
     return {"mask": _base64(Image.fromarray(encoded.mask * 255)), "model": model_id, "plan": plan.name}
 
 
 def _png(archive: "Archive", result: Result, name: str) -> str:
-    from ynet_client.retrieval import query_picture  # torch: loaded by now
+    from ynet_client.retrieval import query_picture  # torch, which the search has loaded
 
     return _base64(query_picture.draw_result(archive, result, name))
 
@@ -167,9 +167,9 @@ def _base64(image: "Image.Image") -> str:
 async def images_of(
     request: Request, spool: Path, sizes: Sequence[int] = (), frames: Sequence[str] = ()
 ) -> AsyncIterator[list[Path]]:
-    """The images in a request's body, files in `spool` meanwhile, each with the frame that is meant, if one is.
+    """Yield the images of a request's body as files in `spool`, each with its frame where one was named.
 
-    `sizes` in bytes, none for a single image; `frames` as they stand in the request. Raises UserError.
+    `sizes` in bytes, none for a single image; `frames` as in the request. Raises UserError.
     """
     images: list[Path] = []
     try:
@@ -181,13 +181,13 @@ async def images_of(
 
 
 def _framed(images: Sequence[Path], frames: Sequence[str]) -> list[Path]:
-    """The images with the frames that are meant; none where a request says nothing of frames."""
+    """Return the images with their frames; a request without frames means none."""
     asked = [*frames, *[""] * len(images)][: len(images)]
     return [framed(path, int(frame) if frame else None) for path, frame in zip(images, asked, strict=True)]
 
 
 async def _receive(request: Request, spool: Path, sizes: Sequence[int], images: list[Path]) -> None:
-    """Write the images of a request, one after the other, into `spool`; `sizes` in bytes, none for a single one."""
+    """Write the images of a request into `spool`, one after the other; `sizes` in bytes, none for a single image."""
     if len(sizes) > MAX_CODES:
         do = f"ask about at most {MAX_CODES} images at a time"
         raise UserError("the query cannot be asked", f"it has {len(sizes)} images", do)

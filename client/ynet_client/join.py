@@ -55,7 +55,7 @@ async def run(home: Path, settings: ClientSettings, member: Membership, display:
 
         consent = Consent(home, settings.policy, lambda plan: put_to_the_admin(plan, home, display), note)
         agent = stack.enter_context(contextlib.closing(Agent(home, settings, display, cases, consent, counts)))
-        audit = agent.books.audit
+        audit = agent.stores.audit
         audit.did(time.time(), "joined", fingerprint(member.certificate).hex())
 
         spool = private_files.empty_folder(home / "spool")

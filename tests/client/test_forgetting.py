@@ -1,4 +1,4 @@
-"""A patient who is forgotten is gone from every store, wherever the command was killed."""
+"""A forgotten patient is removed from every store, wherever the command was killed."""
 
 import asyncio
 import contextlib
@@ -39,7 +39,7 @@ with site_at_work(Path(sys.argv[1])) as agent:
 
 
 class Stores(NamedTuple):
-    """Where the patient's images are still named."""
+    """Return the files that still name the patient's images."""
 
     gallery: set[str]
     history: set[str]
@@ -62,7 +62,7 @@ def site_at_work(folder: Path) -> Iterator[Agent]:
 
 @pytest.fixture
 def imported(tmp_path: Path) -> tuple[Path, set[str]]:
-    """A site with an import, of which one patient has two images; those."""
+    """Make a site with an import in which one patient has two images; return those."""
     home = tmp_path / "home"
     home.mkdir()
     make_federation(tmp_path / "data", {"A": 6}, seed=1, size=32)
@@ -91,7 +91,7 @@ def imported(tmp_path: Path) -> tuple[Path, set[str]]:
 
 
 def stores(folder: Path, images: set[str]) -> Stores:
-    """What each store still has of some images."""
+    """Return what each store still has of some images."""
     home = folder / "home"
     secret = (home / "gallery.secret").read_bytes()
     name = Pseudonyms.of(home).patient(PACS_ID, "")
@@ -109,7 +109,7 @@ def stores(folder: Path, images: set[str]) -> Stores:
 
 
 def killed(folder: Path, hook: int) -> None:
-    """A process that forgets the patient, and dies before (0) or after (1) the history's turn."""
+    """Start a process that forgets the patient and dies before (0) or after (1) the history is changed."""
     command = [sys.executable, "-c", KILLED, str(folder), str(hook)]
     done = subprocess.run(command, cwd=Path(__file__).parent, check=False, capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()

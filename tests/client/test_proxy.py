@@ -1,4 +1,4 @@
-"""Which proxy leads to the server: one rule for enrolment, the connection and the doctor, through real proxies."""
+"""The choice of a proxy: one rule for enrolment, the connection and the doctor, with real proxies."""
 
 import asyncio
 import base64
@@ -120,7 +120,7 @@ def test_ipv6_server_is_named_in_brackets_to_the_proxy(tmp_path: Path) -> None:
 
 
 async def _everything(consortium: Consortium, folder: Path, environment: dict[str, str], between: list[str]) -> None:
-    """Enrol, connect and ask the doctor, all at names that the proxy alone knows."""
+    """Enrol, connect and run the doctor, with host names that only the proxy resolves."""
     app = enrolment.application(consortium.registry, consortium.authority, HUB, lambda _: None)
     tls = certificates.tls(consortium.hub_identity, consortium.authority)
     door, port = await enrolment.serve(app, tls, "127.0.0.1", 0)

@@ -392,8 +392,8 @@ def test_forgotten_patients_picture_is_gone(trial: Trial) -> None:
     assert case.patient != other.patient
     with Caller(trial, "C", "weber") as client:
         asked = {"image": case.image}
-        asked = [{"case": one.image, "query": '{"k": 50}'} for one in (case, other)]
-        answers = [client.post("/api/query", params=each).json() for each in asked]
+        queries = [{"case": one.image, "query": '{"k": 50}'} for one in (case, other)]
+        answers = [client.post("/api/query", params=each).json() for each in queries]
         assert {case.image, other.image} <= {hit["image"] for answer in answers for hit in answer["own"]}
         assert client.get("/api/cases/picture", params=asked).status_code == 200
         assert trial.site_command("C", "forget", "--patient", case.patient).returncode == 0

@@ -1,4 +1,4 @@
-"""Encoding cases, and scoring a network on them: retrieval, segmentation, classification, and the floors."""
+"""Encode cases and score a network on them: retrieval, segmentation, classification, and baseline floors."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -19,25 +19,25 @@ BATCH = 64
 
 
 class EncodedCases(NamedTuple):
-    """What a network makes of some cases; one row or number for each."""
+    """A network's output on some cases; one row or number per case."""
 
     codes: npt.NDArray[np.uint8]  # (cases, bits / 8), packed
     label: npt.NDArray[np.int64]  # (cases,)
     both: npt.NDArray[np.float64]  # pixels in the predicted and in the true mask
     predicted: npt.NDArray[np.float64]  # pixels in the predicted mask
-    true: npt.NDArray[np.float64]  # pixels in the true mask; NaN where it is not known
+    true: npt.NDArray[np.float64]  # pixels in the true mask; NaN where there is none
 
 
 class RadiusPoint(NamedTuple):
-    """What a search by radius finds."""
+    """Precision and recall of a search by radius."""
 
     radius: int  # Hamming, in bits
-    precision: float | None  # over the queries that find anything; None where none does
-    recall: float | None  # None where no query has both relevant and other cases to find
+    precision: float | None  # over the queries with a result; None without such a query
+    recall: float | None  # None where no query has both relevant and other cases in the gallery
 
 
 def encode(net: YNet, cases: CaseSource, device: torch.device) -> EncodedCases:
-    """Codes and mask overlaps of all cases, in their order."""
+    """Compute codes and mask overlaps of all cases, in their order."""
     codes, pixels = [], []
     for positions in torch.split(torch.arange(len(cases)), BATCH):
         batch = cases.batch(positions)
@@ -53,17 +53,17 @@ def encode(net: YNet, cases: CaseSource, device: torch.device) -> EncodedCases:
 
 
 def join(parts: Sequence[EncodedCases]) -> EncodedCases:
-    """Several sites' cases as one, in the order of the parts."""
+    """Concatenate several sites' cases."""
     return EncodedCases(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def evaluate(net: YNet, gallery: CaseSource, queries: CaseSource, plan: Plan, device: torch.device) -> Scores:
-    """`score` of what the network makes of the cases. Neither may be empty."""
+    """Encode the cases and score them. Neither gallery nor queries may be empty."""
     return score(encode(net, gallery, device), encode(net, queries, device), plan)
 
 
 def score(held: EncodedCases, asked: EncodedCases, plan: Plan) -> Scores:
-    """Each query's class sought among the gallery's codes; masks and classes of the queries. Neither may be empty."""
+    """Score retrieval of each query's class, and the queries' masks and classes. Gallery and queries are not empty."""
     distances, classes = hamming(asked.codes, held.codes), plan.classes
     found = _summary(metrics.ranking(distances, asked.label[:, None] == held.label[None, :], K), asked.label)
     floor = floors(held.label, asked.label)
@@ -92,7 +92,7 @@ def score(held: EncodedCases, asked: EncodedCases, plan: Plan) -> Scores:
 
 
 def _ranked(held: npt.NDArray[np.int64], asked: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Which queries have both cases of their class and others in the gallery: a ranking of the rest says nothing."""
+    """Return which queries have cases of their class and of others in the gallery. Other rankings say nothing."""
     return np.isin(asked, held) & (len(np.unique(held)) > 1)
 
 
@@ -107,7 +107,7 @@ def map10_per_class(held: EncodedCases, asked: EncodedCases, classes: Sequence[s
 
 
 def floors(held: npt.NDArray[np.int64], asked: npt.NDArray[np.int64]) -> dict[str, dict[str, float | None]]:
-    """The retrieval metrics of knowing nothing, from the labels alone: a random ranking, the majority class first."""
+    """Return the retrieval metrics of two baselines: a random ranking, and the majority class first."""
     relevant = asked[:, None] == held[None, :]
     constant = np.broadcast_to((held != np.bincount(held).argmax()).astype(np.int64), relevant.shape)
     return {
@@ -128,7 +128,7 @@ def _summary(ranked: metrics.Ranking, label: npt.NDArray[np.int64]) -> dict[str,
 
 
 def _named(distances: npt.NDArray[np.int64], label: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.int64]:
-    """For each query the class of which most are expected among the first K results."""
+    """Return for each query the class with the largest expected number among the first K results."""
     shares = [
         metrics.ranking(distances, np.broadcast_to(label == one, distances.shape), K).hit_ratio
         for one in range(classes)
@@ -138,7 +138,7 @@ def _named(distances: npt.NDArray[np.int64], label: npt.NDArray[np.int64], class
 
 
 def by_radius(held: EncodedCases, asked: EncodedCases, bits: int) -> list[RadiusPoint]:
-    """Precision and recall of what lies within each Hamming radius from 0 to `bits`, means over classes."""
+    """Return precision and recall within each Hamming radius from 0 to `bits`, as means over classes."""
     relevant = asked.label[:, None] == held.label[None, :]
     precision, recall = metrics.within_radius(hamming(asked.codes, held.codes), relevant, bits)
     return [

@@ -61,7 +61,7 @@ def tie_keys_many(
 
 
 def merge(answers: Mapping[str, Sequence[Hit]], code: bytes, k: int) -> list[Hit]:
-    """Merge the sites' hits: return the k first by the total order, each with its site and rank.
+    """Merge the sites' hits: return the k first by the total order, each with its site and its rank.
 
     When each site was asked for k hits, the result equals a search of one pooled gallery, and the pooled number of
     ties at a hit's distance is the sum of the sites' ties at it.

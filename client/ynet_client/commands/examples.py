@@ -1,4 +1,4 @@
-"""What `ynet-client COMMAND --help` shows as examples; tests hold each against the command."""
+"""The examples that `ynet-client COMMAND --help` shows; tests parse each with its command."""
 
 from ynet.runtime.command_line import Examples
 

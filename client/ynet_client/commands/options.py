@@ -1,4 +1,4 @@
-"""What the site's commands have in common: which site is meant, and whether JSON is printed."""
+"""Options that the site's commands share: the site, its home folder, and JSON output."""
 
 from pathlib import Path
 from typing import Annotated

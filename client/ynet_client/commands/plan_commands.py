@@ -1,4 +1,4 @@
-"""The commands about plans: what the server proposes to train, and the admin's decision on it."""
+"""The commands about plans: list what the server proposes, accept or decline it."""
 
 from dataclasses import asdict
 from pathlib import Path

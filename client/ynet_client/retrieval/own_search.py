@@ -69,7 +69,7 @@ def search(
 
 def target_codes(plan: "Plan") -> list[bytes]:
     """Return the target code of each class: the codebook that all sites of a plan share."""
-    from ynet.learning import hashing  # torch: loaded by now
+    from ynet.learning import hashing  # torch, which the search has loaded
 
     book = hashing.codebook(len(plan.classes), plan.network.code_bits, plan.network.codebook_seed)
     return [row.tobytes() for row in hashing.pack(book)]

@@ -129,7 +129,7 @@ def _train(site: LocalSite, context: Context, request: Request) -> tuple[Flat, M
             on_progress=site.report,
             proximal_mu=request.proximal_mu,
             moments=_recall(context, request),
-            pieces=count,
+            micro_batches=count,
         )
 
     net, result = site.micro_batches.run(request.plan, train_in)
@@ -162,7 +162,7 @@ def _train_privately(site: LocalSite, context: Context, request: Request) -> tup
                 device=site.device,
                 on_progress=site.report,
                 moments=_recall(context, request),
-                pieces=count,
+                micro_batches=count,
             )
 
         result = site.micro_batches.run(request.plan, train_in)

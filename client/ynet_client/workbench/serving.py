@@ -1,4 +1,4 @@
-"""The workbench while the site is joined: opened where the settings say so, and told to who asks for its address."""
+"""Serve the workbench while the site is joined, where the settings enable it; answer commands with its address."""
 
 import asyncio
 import contextlib
@@ -24,9 +24,9 @@ from ynet_client.workbench.recent_answers import RecentAnswers
 from ynet_client.workbench.routes import MAX_AT_A_TIME, Bench, routes
 
 LIFE_S = 300.0
-"""Of one connection of a browser; it opens another."""
+"""The longest life of one connection; the browser opens another."""
 MOST_OF_ONE = 64
-"""Connections from one address, behind which may be many people: a terminal server's."""
+"""Connections from one address; behind a terminal server's are many people."""
 OFF = {"enabled": False, "address": None, "fingerprint": None, "own_certificate": None}
 
 
@@ -40,11 +40,11 @@ async def serving(
     spool: Path,
     say: Callable[[str], None],
 ) -> AsyncIterator[Route]:
-    """The page is open inside; the route tells the site's own commands where. Raises UserError."""
-    told = dict[str, object](OFF)
+    """Serve the page inside the context; the route answers the site's commands with its address. Raises UserError."""
+    state = dict[str, object](OFF)
 
     async def where(_: Request) -> Response:
-        return JSONResponse(told)
+        return JSONResponse(state)
 
     route = Route("/workbench", where)
     if not settings.enabled:
@@ -64,7 +64,7 @@ async def serving(
         app = web.application(routes(bench))
         door = HttpsServer(app, presented.context, settings.host, settings.port, LIFE_S, most)
         address = certificate.address(settings.host, await _begin(door, settings))
-        told.update(
+        state.update(
             enabled=True,
             address=address,
             fingerprint=presented.fingerprint,
@@ -85,7 +85,7 @@ async def serving(
 
 @contextlib.contextmanager
 def _kept_history(home: Path, agent: Agent) -> Iterator[None]:
-    """What was asked while the page was on: a patient is forgotten there too."""
+    """Keep the history of a page that is off now: patients are forgotten in it too."""
     with contextlib.ExitStack() as stack:
         if (home / FILE).exists():
             agent.forgetting.listeners.append(stack.enter_context(contextlib.closing(History(home))).forget)

@@ -1,4 +1,4 @@
-"""A site's veto: which models it takes up, by its own test cases."""
+"""A site's veto against models that score worse on its own test cases."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -67,7 +67,7 @@ def archive(home: Path, data: Path, max_score_drop: float) -> Archive:
 
 
 def adopt(archive: Archive, model: ActiveModel) -> None:
-    """As at a site that took part in the run which the model is of."""
+    """Record that the site took part in the model's run."""
     path = archive.file_of(model.id)
     took_part = TookPart(path.parent.parent)
     took_part.trained(model.plan)

@@ -49,7 +49,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 async def joined_over(
     consortium: Consortium, work: Site, bytes_per_s: float | None = None, cut_every_s: float | None = None
 ) -> AsyncIterator[tuple[Joined, Line]]:
-    """A site whose line breaks."""
+    """A site with an unreliable connection."""
     consortium.hub._max_model_bytes = 64 << 20
     async with line_to(consortium.port, bytes_per_s, cut_every_s) as line:
         joined = consortium.session(consortium.enrol("A")._replace(hub=line.address), work)
@@ -98,7 +98,7 @@ def test_weights_of_50_mb_reach_a_site_over_a_line_that_breaks_all_the_time(tmp_
 
 
 class Slow(Site):
-    """Works until it is let go."""
+    """Works until the test releases it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -188,7 +188,7 @@ def test_a_task_that_was_called_off_while_the_site_was_away_stops_when_it_is_bac
 
 
 def test_a_site_that_never_comes_back_in_time_stops_by_itself(tmp_path: Path) -> None:
-    """The hub has told how long it waits, so that no clock need be right."""
+    """The hub sends how long it waits, so clocks may differ."""
 
     async def story(consortium: Consortium) -> None:
         work = Slow()
@@ -247,7 +247,7 @@ def test_a_site_that_loses_its_work_again_and_again_is_not_given_it_for_ever(tmp
 
 
 def test_model_fetch_resumes_after_server_restart(tmp_path: Path) -> None:
-    """It then has another name there; what counts is what is in it."""
+    """The file has a new name at the restarted server; its content decides."""
     body, path = bytes(range(256)) * 20_000, tmp_path / "model.partial"
 
     class Fetching(Site):
@@ -297,7 +297,7 @@ def test_what_a_fetch_finds_of_another_file_does_not_spoil_it(tmp_path: Path) ->
 
 @pytest.mark.parametrize("aggregation", ["plain", "secure"])
 def test_a_run_over_lines_that_break_all_the_time_is_that_over_whole_ones(tmp_path: Path, aggregation: str) -> None:
-    """Each site trains each round once, no round is held again, and no sum is begun again."""
+    """Each site trains each round once, and no round or sum is repeated."""
     trained, cases, names, rounds = Counter[tuple[str, int]](), 10, "ABC", 4
     values = {
         "name": "t",
@@ -345,7 +345,7 @@ def test_a_run_over_lines_that_break_all_the_time_is_that_over_whole_ones(tmp_pa
 
 @contextlib.asynccontextmanager
 async def broken_off(consortium: Consortium, body: bytes, part: int) -> "AsyncIterator[tuple[object, pb.UploadHeader]]":
-    """A wire over which the first `part` bytes of a reply were sent, and no more."""
+    """A connection that carried only the first `part` bytes of a reply."""
     async with consortium.wire(consortium.enrol("A")) as wire:
         stream = await wire.attached()
         waiting = asyncio.ensure_future(consortium.task("A"))
@@ -398,7 +398,7 @@ def test_only_the_same_reply_goes_on_and_from_where_it_broke_off(tmp_path: Path)
 
 
 def test_to_a_hub_of_an_older_version_a_reply_is_sent_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has no method Resume, and begins each upload from the start."""
+    """An older hub has no method Resume, so each upload starts at the beginning."""
     handlers = hubs.grpc.method_handlers_generic_handler
 
     def without_resume(service: str, methods: dict[str, object]) -> object:

@@ -1,4 +1,4 @@
-"""A site has one process: a copy of its folder is refused with the reason while the first lives, and waits."""
+"""A site has one process: a copy of its folder is refused with the reason, and waits, while the first process lives."""
 
 import asyncio
 import datetime as dt

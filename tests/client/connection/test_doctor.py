@@ -52,7 +52,7 @@ async def diagnosed(
     later: dt.timedelta = dt.timedelta(0),
     environment: dict[str, str] | None = None,
 ) -> tuple[Step | None, dict[str, Step]]:
-    """The first step that failed, and all of them."""
+    """Return the first step that failed, and all steps by name."""
     home, now = home_of(consortium, member), dt.datetime.now(dt.UTC) + later
     steps = await asyncio.to_thread(examine, home, now, environment or {})
     assert tuple(step.step for step in steps) == STEPS
@@ -86,7 +86,7 @@ def test_without_the_enrolment_port_the_hub_itself_tells_the_time(tmp_path: Path
 def test_bad_home_folder_fails_first(tmp_path: Path) -> None:
     now = dt.datetime.now(dt.UTC)
     for home, spoil, words in (
-        (tmp_path / "none", None, "not there"),
+        (tmp_path / "none", None, "does not exist"),
         (tmp_path, None, "no site has enrolled"),
         (tmp_path, ("client.yaml", "devce: cpu\n"), "unknown key 'devce'"),
         (tmp_path, ("membership.json", "{"), "cannot be read"),
@@ -127,7 +127,7 @@ def test_a_port_where_nobody_listens(tmp_path: Path) -> None:
 
 @contextmanager
 def listening(answer: Callable[[socket.socket], None]) -> Iterator[int]:
-    """A port of this machine; each connection is handed to `answer` in a thread."""
+    """Listen on a port; each connection is passed to `answer` in a thread."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
@@ -174,7 +174,7 @@ def test_what_is_no_tls_is_not_ynets_server(
 
 
 def opens_tls(shown: Identity, folder: Path, newest: ssl.TLSVersion) -> Callable[[socket.socket], None]:
-    """Somebody between who opens TLS."""
+    """A proxy that decrypts TLS."""
     (folder / "between.pem").write_bytes(shown.key + shown.certificate)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "between.pem")

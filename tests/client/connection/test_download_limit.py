@@ -1,4 +1,4 @@
-"""What a hub sends is fetched as far as its plan needs it, and no byte of its arrays for a plan without a yes."""
+"""A hub's file is fetched only as far as its plan needs, and without its arrays when the plan is not accepted."""
 
 import asyncio
 from pathlib import Path
@@ -32,7 +32,7 @@ def message(folder: Path, values: int, plan: Plan = PLAN) -> bytes:
 
 
 def told(tmp_path: Path, values: int, *, takes_part: bool) -> tuple[list[Content], list[int], str]:
-    """What a site's work was given of a message, the sizes of what lay in its spool, and why it was refused."""
+    """Return what a site's work received of a message, the sizes of its spool files, and why it was refused."""
     given, sizes, refusals = list[Content](), list[int](), list[str]()
 
     async def work(kind: str, received: Path) -> Content:

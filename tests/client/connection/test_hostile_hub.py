@@ -1,4 +1,4 @@
-"""What a hub that means harm can do to a site: waste its time, and nothing that lasts."""
+"""A hostile hub can waste a site's time, and cause no lasting harm."""
 
 import asyncio
 from collections import Counter
@@ -46,7 +46,7 @@ def manifest(tmp_path: Path) -> Path:
 
 
 def archive(home: Path, manifest: Path) -> Archive:
-    """The site's archive, opened as at each start."""
+    """The site's archive, opened as at every start."""
     gallery = Gallery.open(home / "gallery.sqlite", b"secret")
     return Archive(home / "models", LocalSite(manifest, "cpu", 1 << 20), gallery)
 
@@ -61,7 +61,7 @@ def model(folder: Path) -> tuple[str, Path]:
 
 
 def quiet(*_: object) -> None:
-    """No progress is shown."""
+    """Show no progress."""
 
 
 # --- models
@@ -201,7 +201,7 @@ def test_what_the_hub_says_of_itself_is_shown_without_control_characters(tmp_pat
 
 
 class Meddler:
-    """The hub's hands on queries and answers: what passes is kept, and may be changed."""
+    """A hub that records queries and answers, and may change them."""
 
     def __init__(self, consortium: Consortium) -> None:
         self.hub, self._relay = consortium.hub, consortium.hub._relay
@@ -223,7 +223,7 @@ class Meddler:
         self.take(site, answer)
 
     async def told(self, site: str, query: hub.Query) -> hub.Answer:
-        """What a site says to a query of the hub's making."""
+        """Return a site's reply to a query that the hub has made."""
         before = len(self.answers)
         query.id = f"made up {before}"
         self.hub._connections.send(site, hub.ToSite(query=query))
@@ -233,7 +233,7 @@ class Meddler:
 
 
 def counting() -> tuple[list[tuple[str, bytes]], Site]:
-    """A site's work, and the queries that it was shown."""
+    """A site's work, and the queries that it received."""
     shown: list[tuple[str, bytes]] = []
 
     async def answer(from_site: str, body: bytes) -> bytes:
@@ -368,7 +368,7 @@ def forged(consortium: Consortium, whose: str) -> bytes:
 
 def test_a_hub_that_goes_on_telling_of_sites_is_believed_once_of_each_and_of_few(tmp_path: Path) -> None:
     class Endless:
-        """A relay that makes up sites, and calls one unreadable again and again."""
+        """A relay that invents sites, and repeatedly reports one as unreadable."""
 
         def __init__(self, card: bytes) -> None:
             self._card, self.asked = card, 0

@@ -1,4 +1,4 @@
-"""A site opens each query that is sealed for it once, and keeps little for it."""
+"""A site opens each sealed query once, in bounded memory."""
 
 import datetime as dt
 from pathlib import Path
@@ -21,7 +21,7 @@ FRAMED = sealed.frame_query(FramedQuery(b"query", 0))
 
 
 class Clock:
-    """Time that passes when it is told to."""
+    """A clock that the test moves."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -31,7 +31,7 @@ class Clock:
 
 
 class Two:
-    """A asks and B answers; the hub's part is played by hand."""
+    """A asks and B answers; the test acts as the hub."""
 
     def __init__(self, folder: Path) -> None:
         consortium = Consortium(folder)

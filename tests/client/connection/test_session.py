@@ -1,4 +1,4 @@
-"""A site's connection to a real hub: it comes back, does what it is given, and tells strangers little."""
+"""A site's connection to a real hub: it reconnects, does its tasks, and reveals little about failures."""
 
 import asyncio
 import time
@@ -78,7 +78,7 @@ def test_a_certificate_that_is_no_longer_in_use_ends_it_with_what_to_do(tmp_path
 
 
 class Other:
-    """A side of the protocol that speaks other versions."""
+    """A protocol with other versions."""
 
     def __init__(self, oldest: int, newest: int) -> None:
         self.SPOKEN, self.VERSION = protocol.Spoken(oldest, newest), newest
@@ -241,7 +241,7 @@ def test_a_task_that_was_called_off_knows_it_and_sends_nothing(tmp_path: Path) -
 
 
 class Patient(Site):
-    """Works on a task until it is called off."""
+    """Works on a task until it is cancelled."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A site and its server sign how far each other's audit log goes, over a real connection."""
+"""A site and its server sign the heads of each other's audit logs, over a real connection."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from ynet_server import audit as server_audit
 
 
 class Told:
-    """A site whose session tells its audit log."""
+    """A site whose session exchanges audit log heads."""
 
     def __init__(self, consortium: Consortium, home: Path) -> None:
         home.mkdir()

@@ -210,7 +210,7 @@ def test_image_missing_from_source_or_labels_is_stale(hospital: Watched) -> None
     assert counts(hospital.again()) == (0, 0, 0)
     assert counts(hospital.again(dates="year")) == (0, 1, 1)
     shown = CliRunner().invoke(app, hospital.command()).stdout
-    assert "1 images were made anew" in shown
+    assert "1 images were made again" in shown
     (hospital.folder / "labels.csv").write_text(f"instance,label\n{gone},glioma\n")
     assert "stale: 1 images" in CliRunner().invoke(app, hospital.command()).stdout
 

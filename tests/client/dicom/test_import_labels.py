@@ -86,8 +86,8 @@ def test_import_reports_unmatched_counts_and_no_names(tmp_path: Path) -> None:
     )
     given = ["import", "--dicom", tmp_path / "pacs", "--labels", tmp_path / "labels.csv", "--home", tmp_path / "home"]
     shown = CliRunner().invoke(app, [*map(str, given), "--out", str(tmp_path / "out")])
-    assert "3 names in the labels match nothing that was found" in shown.output
-    assert "2 patients were found of whom the labels say nothing" in shown.output
+    assert "3 names in the labels match no object" in shown.output
+    assert "2 patients have objects but no label" in shown.output
     assert "2 of them have an id that differs from such a name only in leading zeros (000123" in shown.output
     assert "000124" not in shown.output
     done = CliRunner().invoke(app, [*map(str, given), "--out", str(tmp_path / "out"), "--json"])

@@ -199,7 +199,7 @@ def test_no_lesion_comes_from_column_empty_mask_or_flag(hospital: Hospital) -> N
         hospital.import_(labels, **choice)
         assert [row["mask"] for row in hospital.rows()] == [said]
     shown = CliRunner().invoke(app, [*hospital.command()]).stdout
-    assert "1 images have no mask, and nobody says that they have no lesion" in shown
+    assert "1 images have no mask, and are not marked as without lesion" in shown
     assert "--no-mask-means-healthy" in shown
     (case,) = manifest.read(hospital.out / "manifest.csv").cases
     assert (case.mask, case.is_drawn) == ("", False)

@@ -1,4 +1,4 @@
-"""A gallery on a real file: what it holds, what it answers, what it refuses, and what a kill leaves."""
+"""A gallery on a real file: content, answers, refusals, and the state after a kill."""
 
 import datetime as dt
 import hashlib
@@ -38,7 +38,7 @@ CASES = [case(number) for number in range(12)]
 
 
 def fill(gallery: Gallery, model_id: str, cases: list[GalleryCase] = CASES) -> None:
-    """Each case coded by its number, under a model that is then in use."""
+    """Encode each case by its number and activate the model."""
     gallery.sync_cases(cases)
     gallery.add_codes(model_id, coded(gallery.missing(model_id)))
     gallery.activate(model_id)
@@ -513,7 +513,7 @@ def test_a_damaged_code_that_is_in_no_segment_is_encoded_again_too(path: Path, c
 
 
 def flip_a_bit(folder: Path, held: bytes) -> int:
-    """Of some bytes, wherever the gallery's files hold them; in how many places."""
+    """Count how often the gallery's files hold some bytes."""
     flipped = 0
     for file in folder.iterdir():
         with file.open("r+b") as opened:

@@ -1,4 +1,4 @@
-"""Laws of a gallery: after any changes and any kill it holds and answers what plain Python says that it must."""
+"""Laws of a gallery: after any changes and any kill it equals a model in plain Python."""
 
 import contextlib
 import json
@@ -71,7 +71,7 @@ def assert_all(gallery: Gallery, truth: Truth, generator: random.Random) -> None
 
 
 def assert_distances(gallery: Gallery, truth: Truth, generator: random.Random) -> None:
-    """Those of every case are what faiss finds."""
+    """Hits of all cases equal those of faiss."""
     images = sorted(truth.coded.get(truth.active or "", ()))
     if not images:
         return
@@ -104,7 +104,7 @@ def test_search_after_any_changes_equals_brute_force_and_faiss(seed, kinds) -> N
 
 @pytest.fixture(scope="module", autouse=True)
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A gallery in memory leaves an empty file of that name where it is opened."""
+    """SQLite creates an empty file of that name in the working folder for a gallery in memory."""
     with contextlib.chdir(tmp_path_factory.mktemp("elsewhere")):
         yield
 

@@ -72,7 +72,7 @@ def adopt(archive: Archive, folder: Path, name: str, progress: Callable[..., Non
 
 
 def answer(archive: Archive) -> list[Hit]:
-    """What the archive finds for one of its images under the model in use."""
+    """Search the archive for one of its images under the model in use."""
     code = archive.encode(archive.manifest().path_of(archive.manifest().cases[0].image)).code
     (hits,) = archive.gallery.search(archive.active().id, [code], CASES)
     return hits
@@ -190,7 +190,7 @@ async def take_up(agent: Agent, folder: Path, name: str) -> None:
 
 
 async def mended(agent: Agent) -> dict[str, int]:
-    """What is found when what a start begins with is done."""
+    """Return the gallery's counts once the work of a start is done."""
     until = time.monotonic() + 30
     while time.monotonic() < until:
         stats = await agent.search(lambda archive: archive.gallery.stats())
@@ -202,7 +202,7 @@ async def mended(agent: Agent) -> dict[str, int]:
 
 @pytest.fixture
 def indexed(folder: Path, tmp_path: Path) -> tuple[Path, dict[str, int]]:
-    """A site's home with an indexed gallery, and what it finds."""
+    """Make a site's home with an indexed gallery; return it with its hits."""
     with working(folder, tmp_path / "home") as agent:
         asyncio.run(take_up(agent, folder, "old"))
         found = asyncio.run(agent.search(by_image))
@@ -255,7 +255,7 @@ def stored_bytes(gallery: Gallery) -> bytes:
 
 
 def flip(path: Path, codes: bytes) -> None:
-    """A bit in the first of some codes, on the disk."""
+    """Flip a bit of the first code on disk."""
     for file in (path, Path(f"{path}-wal")):
         place = file.read_bytes().find(codes[:64])
         if place >= 0:
@@ -265,7 +265,7 @@ def flip(path: Path, codes: bytes) -> None:
 
 
 def test_model_file_with_wrong_arrays_is_refused_before_building(folder: Path, tmp_path: Path) -> None:
-    """A kilobyte that names a network of a gigabyte."""
+    """A kilobyte that describes a network of a gigabyte."""
     values = json.loads(plans.read(folder / "plan.yaml").canonical())
     values["network"] |= {"width": 192, "block": "bottleneck"}
     plan, arrays = plans.from_canonical(json.dumps(values)), {"a": np.zeros(1, np.float32)}
@@ -333,7 +333,7 @@ def test_few_models_are_kept(folder: Path, tmp_path: Path) -> None:
 
 
 def test_flood_of_one_site_leaves_few_lines_and_others_are_answered(folder: Path, tmp_path: Path) -> None:
-    """Garbage, since it costs the least to send."""
+    """The flood is garbage, which is the cheapest to send."""
     more = 250
 
     async def story(agent: Agent) -> None:

@@ -1,4 +1,4 @@
-"""Joining: the server is pinned by the invitation's fingerprint before anything of it is used."""
+"""Enrolment: the server must match the invitation's fingerprint before anything of it is used."""
 
 import asyncio
 import datetime as dt
@@ -31,7 +31,7 @@ HUB = identity.issue_hub(AUTHORITY, NOW)
 
 
 class Door:
-    """A real enrolment door in a thread of its own; `posted` has what was sent to /enrol."""
+    """A real enrolment port in its own thread; `posted` has what was sent to /enrol."""
 
     def __init__(self, registry: Registry) -> None:
         self.registry, self.port = registry, 0
@@ -45,7 +45,7 @@ class Door:
 
 @contextmanager
 def serving(app: Starlette, hub: Identity, authority: Identity) -> Iterator[int]:
-    """`app` behind the real HTTPS port; its number."""
+    """Serve `app` on a real HTTPS port; yield the port."""
     begun, stop = threading.Event(), asyncio.Event()
     port: list[int] = []
     loop = asyncio.new_event_loop()
@@ -206,7 +206,7 @@ def test_other_authority_than_invited_is_refused_before_secret_is_used(door: Doo
 
 
 def between(answer: bytes, posted: list[bytes]) -> Starlette:
-    """Somebody between: shows `answer` as the authority and keeps what is sent."""
+    """An interception: it sends `answer` as the authority and records requests."""
 
     async def authority(_: Request) -> Response:
         return PlainTextResponse(answer)

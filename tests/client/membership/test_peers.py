@@ -1,4 +1,4 @@
-"""Who is asked and answered: sites whose lasting keys this site's admin has confirmed, and nobody else."""
+"""A site asks and answers only sites whose lasting keys its admin has confirmed."""
 
 import datetime as dt
 from pathlib import Path
@@ -81,7 +81,7 @@ def test_unconfirmed_site_is_neither_asked_nor_answered(
 
 @pytest.mark.parametrize("is_silent", [True, False])
 def test_a_sealing_key_that_the_server_made_in_a_sites_name_is_not_sealed_to(tmp_path: Path, is_silent: bool) -> None:
-    """The server holds the authority's key: it gives itself a certificate of B, with another lasting key or none."""
+    """The server holds the authority's key, so it can issue itself a certificate of B, with any lasting key or none."""
 
     async def story(consortium: Consortium) -> None:
         shown, work = counting()

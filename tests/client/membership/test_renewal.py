@@ -1,4 +1,4 @@
-"""A site's certificate is renewed over its connection, and whatever breaks in between, the site gets in again."""
+"""A site's certificate is renewed over its connection; a fault at any point leaves the site able to connect."""
 
 import asyncio
 import datetime as dt
@@ -34,7 +34,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def enrolled(consortium: Consortium, name: str, age: dt.timedelta) -> tuple[Path, Membership]:
-    """A site that enrolled so long ago, with its home folder."""
+    """Return a site that enrolled some time ago, with its home folder."""
     today, consortium.now = consortium.now, consortium.now - age
     member = consortium.enrol(name)
     consortium.now = today
@@ -161,7 +161,7 @@ class PowerCut(BaseException):
 
 
 def cut_at(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
-    """The process dies just before it does this."""
+    """The process dies just before this call."""
 
     def die(*_: object, **__: object) -> None:
         raise PowerCut

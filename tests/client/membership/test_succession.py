@@ -1,4 +1,4 @@
-"""A site follows from one authority to the next when the one that it trusts signed that, and at nobody else's word."""
+"""A site trusts a new authority only if the one that it trusts has signed it."""
 
 import asyncio
 import datetime as dt
@@ -37,7 +37,7 @@ def site(of: Identity, trusts: bytes) -> Membership:
 
 
 def told(*in_force: Identity, by: Identity | None = None, named: Identity | None = None) -> pb.Authorities:
-    """What a hub says; the successor is the last one in force, unless another is named."""
+    """Build a hub's announcement; the successor is the last authority in force by default."""
     message = pb.Authorities(in_force=[identity.fingerprint(one.certificate) for one in in_force])
     if by is not None:
         successor = (named or in_force[-1]).certificate
@@ -140,7 +140,7 @@ def test_absent_site_learns_that_its_authority_ended() -> None:
 
 @contextmanager
 def caplog_of(name: str) -> Iterator[list[str]]:
-    """What a log was told, with the errors behind it."""
+    """Return the messages of a log, with their exceptions."""
     lines, handler = list[str](), logging.Handler()
     formatter = logging.Formatter()
     handler.emit = lambda record: lines.append(formatter.format(record))  # type: ignore[method-assign]

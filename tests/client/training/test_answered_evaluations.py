@@ -1,4 +1,4 @@
-"""Evaluations of a private plan: one set of weights for each round, ever, whatever is asked and however often."""
+"""Evaluations of a private plan: one set of weights per round is scored, however often it is asked."""
 
 import json
 from dataclasses import replace
@@ -51,7 +51,7 @@ def site(folder: Path) -> LocalSite:
 
 
 def asked(at: LocalSite, number: int, moved: float, plan: Plan = PLAN) -> dict[str, Any]:
-    """What a site answers that is asked for the scores of the plan's initial weights, all moved by so much."""
+    """Ask a site for the scores of the plan's initial weights, all shifted by a constant."""
     flat = weights.flatten(arrays_of(build(plan))) + np.float32(moved)
     config = ConfigRecord({"plan": plan.canonical(), "server-round": number})
     received = RecordDict({ARRAYS: weights_record(flat), CONFIG: config})
@@ -66,7 +66,7 @@ def answer(
 
 
 def trained(home: Path, number: int, digest: str) -> tuple[LedgerEntry, ...]:
-    """The ledger's entries after one more round that began with these weights."""
+    """Return the ledger's entries after one more round that began with these weights."""
     kept = Ledger(home)
     kept.reserve("default", Reservation(EACH.id, number, 3, digest, 2.0, 0.1, 5, 1e-2), lambda _: None)
     return tuple(kept.entries)

@@ -1,4 +1,4 @@
-"""What a site keeps of its own between two rounds."""
+"""The state that a site keeps between two rounds."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -55,7 +55,7 @@ def site(tmp_path: Path) -> LocalSite:
 
 
 def trained(site: LocalSite, context: Context, number: int, plan: Plan = PLAN) -> np.ndarray:
-    """What a round makes of the plan's initial weights."""
+    """Train a round from the plan's initial weights."""
     flat = weights.flatten(arrays_of(build(plan)))
     config = ConfigRecord({"plan": plan.canonical(), "server-round": number})
     received = RecordDict({ARRAYS: weights_record(flat), CONFIG: config})
@@ -89,7 +89,7 @@ def test_moments_stay_at_the_site(site: LocalSite) -> None:
 
 
 def test_the_beginning_of_a_run_is_never_what_a_round_has_made(site: LocalSite) -> None:
-    """Asked for after a round whose update leaves masked, or noised, or not at all, it would give that update away."""
+    """After a round whose update was masked, noised or not sent, the trained weights would reveal that update."""
     context, app = app_call.new_context(), client_app.build(lambda _: site)
     asked = RecordDict({CONFIG: ConfigRecord({"plan": PLAN.canonical()})})
     before = app_call.call(app, context, INITIAL, asked).arrays[ARRAYS]
@@ -111,7 +111,7 @@ def test_a_pull_towards_the_weights_that_the_plan_has_not_is_refused(site: Local
 
 
 def evaluated(site: LocalSite) -> dict[str, float]:
-    """What a site answers that is asked for the scores of the plan's initial weights."""
+    """Ask a site for the scores of the plan's initial weights."""
     flat = weights.flatten(arrays_of(build(PLAN)))
     config = ConfigRecord({"plan": PLAN.canonical(), "server-round": 1})
     received = RecordDict({ARRAYS: weights_record(flat), CONFIG: config})

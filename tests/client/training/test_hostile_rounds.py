@@ -1,6 +1,6 @@
-"""What a hostile hub can send a site for a round: all of it is refused, told to the site's admin, and the site goes on.
+"""A hostile hub's messages of a round are refused and shown to the site's admin, and the site continues.
 
-The site's session, its ClientApp and its data are real, and so is the hub's line to it.
+The site's session, its ClientApp, its data and its connection to the hub are real.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ FLAT = weights.flatten(arrays_of(build(PLAN)))
 def message(
     arrays: dict[str, Any] | None = None, metrics: dict[str, Any] | None = None, more: Any = None, **config: Any
 ) -> Callable[[Path], bytes]:
-    """A round's message with something else in it than a round has."""
+    """Build a round's message with changed records."""
     wanted = {ARRAYS: {"block00000": FLAT}} if arrays is None else arrays
     configs = {CONFIG: {"plan": PLAN.canonical(), "server-round": 1, **config}, **(more or {})}
 
@@ -65,7 +65,7 @@ def body(data: bytes) -> Callable[[Path], bytes]:
 
 
 def plan(*place: str, value: Any) -> Callable[[Path], bytes]:
-    """A round's message whose plan has one other value."""
+    """Build a round's message whose plan has one changed value."""
     full = inner = json.loads(PLAN.canonical())
     for key in place[:-1]:
         inner = inner[key]
@@ -167,7 +167,7 @@ async def join(consortium: Consortium, folder: Path) -> Joined:
 
 
 async def trains(consortium: Consortium, joined: Joined, folder: Path) -> bool:
-    """Whether an honest round still gets its update, and nothing is left over."""
+    """Check that an honest round still gets its update, and that no file is left."""
     reply = content.read(await consortium.task("A", message()(folder / "honest"), TRAIN))
     await until(lambda: not list(joined.spool.iterdir()))
     return bool(np.isfinite(reply.arrays[ARRAYS]["block00000"]).all()) and joined.session.connected

@@ -1,4 +1,4 @@
-"""A site with little memory: a batch in pieces, found out where memory runs out, and remembered."""
+"""A site with little memory divides a batch into micro-batches and remembers how many."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""A private round at a site: recorded before it is trained, kept before it leaves, refused when too much is asked."""
+"""A private round is recorded before it is trained, stored before it is sent, and refused beyond the budget."""
 
 import json
 import shutil
@@ -250,7 +250,7 @@ def test_copied_home_does_not_reuse_a_ledger_entry(tmp_path: Path) -> None:
 
 
 def put_back(copy: Path, home: Path) -> None:
-    """What `rsync --archive --inplace --delete` does: the same files, on the same inodes, as they were before."""
+    """Do what `rsync --archive --inplace --delete` does: restore the files on the same inodes."""
     for path in home.iterdir():
         if not (copy / path.name).exists():
             path.unlink()
@@ -322,7 +322,7 @@ BACKUP = Restored(1_700_000_000.0, 1_700_000_900.0)
 
 
 def trained(home: Path, rounds: int) -> ChainHead:
-    """How far the ledger goes of a site that has trained so many rounds."""
+    """Return the ledger head of a site after some rounds."""
     kept = Ledger(home)
     for number in range(1, rounds + 1):
         asked = Reservation(PLAN.id, number, 3, f"{number:064x}", 2.0, 0.1, 5, 1e-2)

@@ -1,4 +1,4 @@
-"""A message of a run, as a site's app first reads it."""
+"""The parsing of a run's message by a site's app."""
 
 import json
 

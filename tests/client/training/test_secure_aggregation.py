@@ -1,4 +1,4 @@
-"""A site in a secure sum whose server is not honest: what it is asked for beyond one sum of a round, it refuses."""
+"""A site in a secure sum with a dishonest server: it refuses everything beyond one sum per round."""
 
 import datetime as dt
 import json
@@ -55,7 +55,7 @@ class Site:
         self.start()
 
     def start(self) -> None:
-        """As its process does: what was only in memory is gone."""
+        """Restart the process: the state in memory is lost."""
         self.app = tiny_app(lambda number, flat: flat + np.float32(number), 5, party=self.party)
         self.context: Context = app_call.new_context()
 
@@ -164,7 +164,7 @@ def test_a_restart_does_not_make_a_site_forget_what_was_summed(tmp_path: Path) -
 
 
 def test_two_runs_at_once_get_one_sum_of_a_round(tmp_path: Path) -> None:
-    """As SuperLink may have them: each run's node state knows nothing of the other's."""
+    """As with SuperLink: the node states of two runs are separate."""
     others = sites("BCD")
     site, other_run = Site("A", tmp_path), Site("A", tmp_path)
     other_run.party = site.party
@@ -181,7 +181,7 @@ def test_two_runs_at_once_get_one_sum_of_a_round(tmp_path: Path) -> None:
 
 
 def test_sites_that_were_let_begin_elsewhere_are_in_no_sum_with_this_one() -> None:
-    """Else a server that knows what the others make of its weights has this site's part as the rest."""
+    """Otherwise a server that knows the others' updates gets this site's update by subtraction."""
     three = sites()
     roster = [site.train(1) for site in three[:2]]
     roster.append(three[2].train(1, begin=np.ones(7, np.float32)))
@@ -257,13 +257,13 @@ def test_a_site_that_trained_nothing_sums_nothing(kind: str) -> None:
 
 
 def test_a_plan_with_a_lower_quorum_brings_no_smaller_sum() -> None:
-    """A plan cannot say so, and where a site's process is told otherwise, three sites are still the least."""
+    """A plan cannot set a lower minimum, and a site enforces three sites anyway."""
     with pytest.raises(UserError, match=r"needs a 'cohort\.quorum' of 3"):
         plans.from_canonical(json.dumps(json.loads(PLAN.canonical()) | {"cohort": {"min_sites": 2, "quorum": 2}}))
 
 
 def test_a_site_from_a_backup_is_in_no_sum_before_its_admin_has_said_yes_again(tmp_path: Path) -> None:
-    """Also where the policy accepts all plans, and where the yes is as old as the backup."""
+    """Also when the policy accepts all plans, and when the acceptance is as old as the backup."""
     consent = Consent(tmp_path, Policy(new_plans="accept"))
     consent.say(PLAN.id, "accepted")
     (tmp_path / "plans" / f"{PLAN.id}.json").write_text(PLAN.canonical())

@@ -76,5 +76,5 @@ def test_a_mechanism_without_noise_is_never_given_an_epsilon() -> None:
 
 
 def test_what_no_noise_can_keep_is_refused() -> None:
-    with pytest.raises(UserError, match="cannot be had"):
+    with pytest.raises(UserError, match="cannot be reached"):
         noise_multiplier(1e-9, 1e-3, 1.0, 100_000_000)

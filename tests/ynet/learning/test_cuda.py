@@ -86,7 +86,7 @@ def test_a_gpu_whose_memory_is_too_small_for_a_batch_trains_it_in_pieces(
         seen.append(pieces)
         torch.cuda.empty_cache()
         net = build(plan).to(CUDA)
-        train(net, cases, plan, 1, device=CUDA, generator=torch.Generator().manual_seed(1), pieces=pieces)
+        train(net, cases, plan, 1, device=CUDA, generator=torch.Generator().manual_seed(1), micro_batches=pieces)
         return arrays_of(net)
 
     whole = one(1)
