@@ -75,7 +75,7 @@ def test_a_log_whose_end_was_cut_off_is_not_written_on(home: Path) -> None:
 def test_without_its_head_it_is_not_trusted(home: Path) -> None:
     (home / HEAD).unlink()
     for open_it in (audit.verify, Audit):
-        with pytest.raises(AuditError, match="is gone"):
+        with pytest.raises(AuditError, match="is missing"):
             open_it(home)
 
 

@@ -152,9 +152,7 @@ def _all_or_nothing(home: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        for path in sorted(
-            home.iterdir(), key=lambda path: path.name == RESTORING
-        ):  # last
+        for path in sorted(home.iterdir(), key=lambda path: path.name == RESTORING):  # last
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
