@@ -75,7 +75,7 @@ def test_log_with_missing_end_is_not_appended(home: Path) -> None:
 def test_log_without_head_is_rejected(home: Path) -> None:
     (home / HEAD).unlink()
     for open_it in (audit.verify, Audit):
-        with pytest.raises(AuditError, match="is gone"):
+        with pytest.raises(AuditError, match="is missing"):
             open_it(home)
 
 

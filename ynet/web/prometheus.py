@@ -28,25 +28,20 @@ PATH = "/metrics"
 
 @dataclass(frozen=True, config=STRICT)
 class MetricsSettings:
-    """Where the process serves its [metrics]: plain HTTP without a login.
-
-    Everyone who reaches the port reads them. They name sites, and no person.
-    """
+    """Where a process serves its metrics. Anybody who reaches the port can read them; they name sites only."""
 
     host: Annotated[str, AfterValidator(address.host_or_all)] = "127.0.0.1"
-    """The address to listen on."""
-    port: Annotated[int, Field(ge=0, le=65_535)] = 0
-    """0 serves no metrics."""
+    port: Annotated[int, Field(ge=0, le=65_535)] = 0  # 0: off
 
 
 class LookedUp(Collector):
-    """Metrics that are looked up, in the process's event loop, each time that they are asked for."""
+    """Gauges that are read at scrape time, in the process's event loop."""
 
     def __init__(self, look: Callable[[], Iterator[Metric]]) -> None:
         self._look = look
 
     def describe(self) -> list[Metric]:
-        """Nothing: the registry need not look to know that no name is taken twice."""
+        """Return nothing, so that the registry does not read the gauges on registration."""
         return []
 
     def collect(self) -> Iterator[Metric]:
@@ -55,25 +50,25 @@ class LookedUp(Collector):
 
 
 def disk(program: str, home: Path) -> Iterator[Metric]:
-    """The size of the disk with the home folder, and what is free of it; `program` begins their names."""
+    """Yield the size and the free space of the home folder's disk; `program` is the prefix of the names."""
     found = shutil.disk_usage(home)
     yield GaugeMetricFamily(f"{program}_disk_size_bytes", "The disk with the home folder.", found.total)
     yield GaugeMetricFamily(f"{program}_disk_free_bytes", "Free on that disk.", found.free)
 
 
 async def nothing() -> None:
-    """Of metrics that are known at any time."""
+    """Do nothing, for metrics that need no preparation."""
 
 
 def new_registry() -> CollectorRegistry:
-    """A registry that has the process's own metrics (memory, CPU seconds, open files) and no others."""
+    """Make a registry with the process metrics only (memory, CPU seconds, open files)."""
     registry = CollectorRegistry(auto_describe=True)
     ProcessCollector(registry=registry)
     return registry
 
 
 def application(registry: CollectorRegistry, before: Callable[[], Awaitable[None]] = nothing) -> Starlette:
-    """GET /metrics. `before` is awaited first: what takes long to find out must not keep the event loop."""
+    """Return an app that serves GET /metrics. It awaits `before` first, which collects slow metrics in a thread."""
 
     async def show(request: Request) -> Response:
         await before()
@@ -87,7 +82,11 @@ def application(registry: CollectorRegistry, before: Callable[[], Awaitable[None
 async def serving(
     settings: MetricsSettings, registry: CollectorRegistry, before: Callable[[], Awaitable[None]] = nothing
 ) -> AsyncIterator[None]:
-    """Show them meanwhile, unless that is off. Raises UserError when the port cannot be listened on."""
+    """Serve the metrics in the `with` block, unless they are off.
+
+    Raises:
+        UserError: The port cannot be listened on.
+    """
     if not settings.port:
         yield
         return
@@ -97,8 +96,8 @@ async def serving(
     except OSError as error:
         taken = error.errno == errno.EADDRINUSE
         why = "another process listens there" if taken else (error.strerror or "the address cannot be listened on")
-        do = "set another metrics.port (0: off) in the config, or mend metrics.host"
-        raise UserError(f"the metrics cannot be shown on port {settings.port}", why, do) from None
+        do = "set another metrics.port (0: off) in the config, or correct metrics.host"
+        raise UserError(f"the metrics cannot be served on port {settings.port}", why, do) from None
     try:
         yield
     finally:
