@@ -208,7 +208,7 @@ def test_keys_mask_once() -> None:
     three = sites()
     roster = [site.train(1) for site in three]
     three[0].mask(1, roster)
-    with pytest.raises(RefusedError, match="used up"):
+    with pytest.raises(RefusedError, match="used already"):
         three[0].mask(1, [*roster[:2], Site("C").train(1)])
 
 
