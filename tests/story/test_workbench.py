@@ -132,7 +132,7 @@ def test_a_dropped_image_is_answered_with_its_mask_and_cases_of_three_sites(tria
     expect(page.locator("#film-lesion")).to_contain_text("lesion")
     covered = page.evaluate(LESION_PIXELS)
     page.keyboard.press("m")
-    page.wait_for_timeout(100)  # a frame, in which the canvas is drawn anew
+    page.wait_for_timeout(100)  # one frame, to redraw the canvas
     assert page.evaluate(LESION_PIXELS) < covered
 
 
@@ -212,10 +212,10 @@ def test_an_own_case_is_picked_and_asked_about_with_the_keyboard_alone(trial: Tr
 
 
 def noted_anew(route: Any) -> dict[str, Any]:
-    told: dict[str, Any] = route.fetch().json()
-    for one in told["consults"]:
+    shown: dict[str, Any] = route.fetch().json()
+    for one in shown["consults"]:
         one["note"] = "Anew"
-    return told
+    return shown
 
 
 def test_a_consult_is_asked_answered_at_the_other_site_and_read(trial: Trial, browser: Browser, page: Page) -> None:
@@ -325,14 +325,14 @@ def test_what_another_site_says_is_shown_as_text(trial: Trial, page: Page) -> No
 
     def spoil(route: Any) -> None:
         answer = route.fetch()
-        told = answer.json()
-        for hit in told["others"]:
+        shown = answer.json()
+        for hit in shown["others"]:
             hit["label"] = evil
-        for one in told["spread"]:
+        for one in shown["spread"]:
             one["labels"] = [[evil, one["total"]]]
-        for one in told["outcomes"]:
+        for one in shown["outcomes"]:
             one["words"] = evil
-        route.fulfill(response=answer, json=told)
+        route.fulfill(response=answer, json=shown)
 
     page.route("**/api/query?*", spoil)
     ask(page, image(trial), evil.replace("/", "") + ".png")

@@ -59,7 +59,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Drawing:
-    """What is drawn beside the query's image."""
+    """The hits and remarks that are drawn next to the query's image."""
 
     own: Sequence[Tile]
     others: Sequence[Hit]
