@@ -211,10 +211,10 @@ def _of_settings(settings: ProxySettings) -> Proxy:
     if not settings.credentials:
         return proxy
     what = f"the proxy's credentials {settings.credentials}"
-    said = hidden_words.of_file(Path(settings.credentials), what).strip()
-    if ":" not in said or not said.isprintable():
+    text = hidden_words.of_file(Path(settings.credentials), what).strip()
+    if ":" not in text or not text.isprintable():
         raise UserError(f"{what} cannot be used", "it has not one line USER:PASSWORD", "write that line")
-    return proxy._replace(credentials=said)
+    return proxy._replace(credentials=text)
 
 
 def _read(source: str, value: str) -> Proxy:

@@ -43,7 +43,7 @@ class OfferedModel(NamedTuple):
 
 
 class OfferedModels:
-    """The models that wait in a home folder, and the admin's words about them."""
+    """The models that wait in a home folder, and the admin's decisions on them."""
 
     def __init__(self, home: Path) -> None:
         self._folder = home / FOLDER

@@ -65,6 +65,9 @@ class CurrentChannel:
             except grpc.aio.AioRpcError as error:
                 if is_once or error.code() not in BROKEN or error.details() == protocol.SERVER_FAILED:
                     raise
+            except grpc.aio.UsageError:  # the channel was closed just before the call
+                if is_once:
+                    raise
             except asyncio.CancelledError:
                 if (own := asyncio.current_task()) is None or own.cancelling():
                     raise

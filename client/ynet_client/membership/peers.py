@@ -102,18 +102,18 @@ class Peers:
         Raises UserError when it was not seen yet, or shows another fingerprint.
         """
         check_site_name(site)
-        shown, said = self._sighting(site).fingerprint, lasting_key.read(fingerprint) if fingerprint else ""
-        if said and shown and said != shown:
+        shown, read_out = self._sighting(site).fingerprint, lasting_key.read(fingerprint) if fingerprint else ""
+        if read_out and shown and read_out != shown:
             why = f"it shows {lasting_key.spoken(shown)}: another party may intercept, or it was read out wrongly"
             raise UserError(f"site {site} is not confirmed", why, "call its admin again, and then the coordinator")
-        if (pinned := self._pinned.get(site)) and pinned != (said or shown):
+        if (pinned := self._pinned.get(site)) and pinned != (read_out or shown):
             why = f"the settings name another fingerprint, {lasting_key.spoken(pinned)}"
             raise UserError(f"site {site} is not confirmed", why, f"edit `sites.{site}` in client.yaml, and join again")
-        if not (said or shown):
+        if not (read_out or shown):
             do = "join, then see `ynet-client sites`; or give --fingerprint as its admin reads it out"
             raise UserError(f"site {site} is not confirmed", "it was not seen yet", do)
         prepare(self._folder)
-        write_private(self._file(site, TRUSTED), (said or shown).encode())
+        write_private(self._file(site, TRUSTED), (read_out or shown).encode())
         self._file(site, DISTRUSTED).unlink(missing_ok=True)
         return self._peer(site)
 

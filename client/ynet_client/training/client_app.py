@@ -27,7 +27,7 @@ from ynet_client.training import encoded_update, secure_aggregation
 from ynet_client.training.answered_evaluations import Scores
 from ynet_client.training.consent import Consent
 from ynet_client.training.privacy_budget import Experiment, PrivateRound, Recorded
-from ynet_client.training.request import Request, read_request, refused
+from ynet_client.training.request import RoundRequest, read_request, refused
 from ynet_client.training.secure_aggregation import Party, party_at
 from ynet_client.training.site_data import LocalSite
 
@@ -35,7 +35,7 @@ PIECES = "pieces"
 MOMENTS, FIRST, SECOND = "moments", "moments.first", "moments.second"
 
 Locate = Callable[[Context], LocalSite]
-Work = Callable[[LocalSite, Context, Request], RecordDict]
+Work = Callable[[LocalSite, Context, RoundRequest], RecordDict]
 
 AWAITING = RecordDict({CONFIG: ConfigRecord({AWAITED: "admin"})})
 """The reply of a site whose admin has not decided on the plan yet."""
@@ -57,7 +57,7 @@ def build(locate: Locate, mods: Sequence[Mod] = ()) -> ClientApp:
     app.train()(when_admitted(_train_round))
     app.evaluate()(when_admitted(_evaluate))
 
-    def party_to(context: Context, request: Request) -> Party:
+    def party_to(context: Context, request: RoundRequest) -> Party:
         site = locate(context)
         if not site.admits(request.plan):
             raise refused("the site's admin has not accepted this plan")
@@ -67,7 +67,7 @@ def build(locate: Locate, mods: Sequence[Mod] = ()) -> ClientApp:
     return app
 
 
-def _begin(site: LocalSite, context: Context, request: Request) -> RecordDict:  # noqa: ARG001 (one form for all)
+def _begin(site: LocalSite, context: Context, request: RoundRequest) -> RecordDict:  # noqa: ARG001 (one form for all)
     """Return initial weights from the plan's seed, and the number of cases. The site's trained network is not used."""
     arrays = arrays_of(build_network(request.plan))
     config = ConfigRecord({"layout": weights.layout_to_json(weights.layout_of(arrays))})
@@ -75,7 +75,7 @@ def _begin(site: LocalSite, context: Context, request: Request) -> RecordDict:  
     return RecordDict({ARRAYS: weights_record(weights.flatten(arrays)), CONFIG: config, METRICS: metrics})
 
 
-def _train_round(site: LocalSite, context: Context, request: Request) -> RecordDict:
+def _train_round(site: LocalSite, context: Context, request: RoundRequest) -> RecordDict:
     is_secure = request.plan.aggregation == "secure"
     if is_secure:
         secure_aggregation.check_unsummed(site.party, context, request)
@@ -94,7 +94,7 @@ def _train_round(site: LocalSite, context: Context, request: Request) -> RecordD
     return reply
 
 
-def _evaluate(site: LocalSite, context: Context, request: Request) -> RecordDict:  # noqa: ARG001 (one form for all)
+def _evaluate(site: LocalSite, context: Context, request: RoundRequest) -> RecordDict:  # noqa: ARG001 (one form for all)
     net, plan = _loaded(site, request), request.plan
     site.took_part.evaluated(plan, request.round, weights.model_id(arrays_of(net), plan.id))
     gallery, queries = site.cases(plan)
@@ -113,7 +113,7 @@ def _evaluate(site: LocalSite, context: Context, request: Request) -> RecordDict
     return RecordDict({METRICS: MetricRecord({**scores, CASES: int(scores[CASES])})})
 
 
-def _train(site: LocalSite, context: Context, request: Request) -> tuple[Flat, MetricRecord]:
+def _train(site: LocalSite, context: Context, request: RoundRequest) -> tuple[Flat, MetricRecord]:
     """Train a round; return the update and its metrics."""
     cases, _ = site.cases(request.plan)
 
@@ -138,7 +138,7 @@ def _train(site: LocalSite, context: Context, request: Request) -> tuple[Flat, M
     return weights.flatten(arrays_of(net)), metrics
 
 
-def _train_privately(site: LocalSite, context: Context, request: Request) -> tuple[Flat, MetricRecord]:
+def _train_privately(site: LocalSite, context: Context, request: RoundRequest) -> tuple[Flat, MetricRecord]:
     """Train a round under differential privacy: record the spending, train, store the update, in this order.
 
     A repeated round returns the stored update, which spends nothing. The loss does not leave the site.
@@ -178,13 +178,13 @@ def _micro_batches(site: LocalSite) -> dict[str, int]:
     return {PIECES: site.micro_batches.newest} if site.micro_batches.newest > 1 else {}
 
 
-def _remember(context: Context, request: Request, moments: Moments) -> None:
+def _remember(context: Context, request: RoundRequest, moments: Moments) -> None:
     """Store the optimizer's moments in the node's state."""
     context.state[MOMENTS] = ConfigRecord({"plan": request.plan.id, "round": request.round, "steps": moments.steps})
     context.state[FIRST], context.state[SECOND] = weights_record(moments.first), weights_record(moments.second)
 
 
-def _recall(context: Context, request: Request) -> Moments | None:
+def _recall(context: Context, request: RoundRequest) -> Moments | None:
     """Return the moments of the previous round; None when this process did not train it."""
     kept = context.state.config_records.get(MOMENTS)
     if kept is None or kept["plan"] != request.plan.id or kept["round"] != request.round - 1:
@@ -193,7 +193,7 @@ def _recall(context: Context, request: Request) -> Moments | None:
     return Moments(int(str(kept["steps"])), first, second)
 
 
-def _loaded(site: LocalSite, request: Request) -> YNet:
+def _loaded(site: LocalSite, request: RoundRequest) -> YNet:
     """Load the received weights into the site's network. Raises RefusedError when they do not fit."""
     if request.flat is None:
         raise refused("it brings no weights")

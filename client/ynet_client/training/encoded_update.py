@@ -8,13 +8,13 @@ from ynet.federation import update_encoding
 from ynet.federation.records import flat_weights, weights_record
 from ynet.learning.model import arrays_of
 from ynet.weights import Flat
-from ynet_client.training.request import Request
+from ynet_client.training.request import RoundRequest
 from ynet_client.training.site_data import LocalSite
 
 LEFT_OUT, VALUES = "left-out", "left-out.values"  # in the node's state, never sent
 
 
-def encode(site: LocalSite, context: Context, request: Request, update: Flat) -> Flat:
+def encode(site: LocalSite, context: Context, request: RoundRequest, update: Flat) -> Flat:
     """Encode an update. Every encoding but float32 encodes the difference to the received weights."""
     encoding = request.plan.training.update_encoding
     if encoding == "float32" or request.flat is None:
@@ -26,7 +26,7 @@ def encode(site: LocalSite, context: Context, request: Request, update: Flat) ->
     return encoded
 
 
-def _recall(context: Context, request: Request) -> Flat | np.float32:
+def _recall(context: Context, request: RoundRequest) -> Flat | np.float32:
     """Return the encoding error of the previous round; 0 when this process did not train it."""
     kept = context.state.config_records.get(LEFT_OUT)
     if kept is None or kept["plan"] != request.plan.id or kept["round"] != request.round - 1:
@@ -34,7 +34,7 @@ def _recall(context: Context, request: Request) -> Flat | np.float32:
     return flat_weights(context.state.array_records[VALUES])
 
 
-def _remember(context: Context, request: Request, left_out: Flat) -> None:
+def _remember(context: Context, request: RoundRequest, left_out: Flat) -> None:
     if np.isfinite(left_out).all():
         context.state[LEFT_OUT] = ConfigRecord({"plan": request.plan.id, "round": request.round})
         context.state[VALUES] = weights_record(left_out)

@@ -16,7 +16,7 @@ KNOWN_KEYS = frozenset({"plan", "layout", "server-round", "proximal-mu", "attemp
 MOST_ATTEMPTS = 1000
 
 
-class Request(NamedTuple):
+class RoundRequest(NamedTuple):
     """A valid request."""
 
     plan: Plan
@@ -32,7 +32,7 @@ class Request(NamedTuple):
         return secure_sum.beginning(self.flat, self.proximal_mu)
 
 
-def read_request(message: Message) -> Request:
+def read_request(message: Message) -> RoundRequest:
     """Read a request. Raises RefusedError when it holds anything but arrays and known settings."""
     content = message.content
     if set(content.metric_records) or set(content.config_records) != {CONFIG} or set(content.array_records) - {ARRAYS}:
@@ -49,7 +49,7 @@ def read_request(message: Message) -> Request:
     mu = config.get("proximal-mu", 0.0)
     if not isinstance(mu, int | float) or not 0 <= mu <= 1000 or (mu and plan.training.strategy != "fedprox"):
         raise refused("its proximal-mu does not fit the plan")
-    return Request(
+    return RoundRequest(
         plan,
         _whole(config, "server-round", 0, plan.training.rounds),
         float(mu),

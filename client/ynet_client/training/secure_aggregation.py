@@ -28,7 +28,7 @@ from ynet_client import restored
 from ynet_client.membership import membership
 from ynet_client.settings import Policy
 from ynet_client.training.consent import Consent
-from ynet_client.training.request import Request, read_request
+from ynet_client.training.request import RoundRequest, read_request
 
 STATE, UPDATE = "sum", "sum.update"  # in the node's state, never sent
 OFFERED, MASKED, OPENED = "offered", "masked", "opened"
@@ -44,7 +44,7 @@ class Party(NamedTuple):
     home: Path | None  # holds which rounds were summed; None in an experiment, where the node's state holds it
 
 
-FindParty = Callable[[Context, Request], Party]
+FindParty = Callable[[Context, RoundRequest], Party]
 
 
 def party_at(home: Path) -> Party | None:
@@ -75,7 +75,7 @@ def add_to(app: ClientApp, find: FindParty) -> None:
         return Message(RecordDict({CONFIG: ConfigRecord({"mask": key.hex()})}), reply_to=message)
 
 
-def check_unsummed(party: Party, context: Context, request: Request) -> None:
+def check_unsummed(party: Party, context: Context, request: RoundRequest) -> None:
     """Raise RefusedError when the site's update of this round was summed already."""
     if party.home is not None:
         is_accepted = Consent(party.home, Policy()).decision_on(request.plan.id) == "accepted"
@@ -85,13 +85,13 @@ def check_unsummed(party: Party, context: Context, request: Request) -> None:
         raise refused(f"round {request.round} of this plan is over: this site's update of round {last} was summed")
 
 
-def offer(party: Party, context: Context, request: Request, update: Flat, weight: int) -> ConfigRecord:
+def offer(party: Party, context: Context, request: RoundRequest, update: Flat, weight: int) -> ConfigRecord:
     """Store the update of a round, weighted by `weight`, and return the offer of a key that is sent instead."""
     context.state[UPDATE] = weights_record(update)
     return _keep(party, context, request, weight, request.begins)
 
 
-def renew(party: Party, context: Context, request: Request) -> ConfigRecord:
+def renew(party: Party, context: Context, request: RoundRequest) -> ConfigRecord:
     """Return an offer for the round's next attempt, after a site was lost. Raises RefusedError."""
     kept = _kept(context, request)
     if kept["stage"] == OPENED:
@@ -101,7 +101,7 @@ def renew(party: Party, context: Context, request: Request) -> ConfigRecord:
     return _keep(party, context, request, kept["weight"], kept["begins"])
 
 
-def mask_update(party: Party, context: Context, request: Request, now: dt.datetime) -> Flat:
+def mask_update(party: Party, context: Context, request: RoundRequest, now: dt.datetime) -> Flat:
     """Return the update, masked for a roster, in its wire form; once per key. Raises RefusedError."""
     kept = _kept(context, request)
     if kept["stage"] != OFFERED or kept["attempt"] != request.attempt:
@@ -119,7 +119,7 @@ def mask_update(party: Party, context: Context, request: Request, now: dt.dateti
     return secure_sum.to_wire(secure_sum.mask(keys, update, kept["weight"], roster))
 
 
-def give_own_mask(party: Party, context: Context, request: Request) -> bytes:
+def give_own_mask(party: Party, context: Context, request: RoundRequest) -> bytes:
     """Return the key of the site's own mask, which opens the sum, and delete the update. Raises RefusedError."""
     kept = _kept(context, request)
     if kept["stage"] not in (MASKED, OPENED) or kept["attempt"] != request.attempt:
@@ -132,7 +132,7 @@ def give_own_mask(party: Party, context: Context, request: Request) -> bytes:
     return key
 
 
-def _keep(party: Party, context: Context, request: Request, weight: int, begins: str) -> ConfigRecord:
+def _keep(party: Party, context: Context, request: RoundRequest, weight: int, begins: str) -> ConfigRecord:
     """Store fresh keys in the node's state and return the public offer."""
     purpose = Purpose(request.plan.id, request.round, request.attempt, begins)
     keys = secure_sum.fresh_keys(party.own, party.site, purpose)
@@ -152,7 +152,7 @@ def _keep(party: Party, context: Context, request: Request, weight: int, begins:
     return ConfigRecord({"offer": text})
 
 
-def _kept(context: Context, request: Request) -> dict[str, Any]:
+def _kept(context: Context, request: RoundRequest) -> dict[str, Any]:
     kept = context.state.config_records.get(STATE)
     if kept is None or kept["plan"] != request.plan.id or kept["round"] != request.round:
         raise refused("this site has no update of that round; it may have restarted since")

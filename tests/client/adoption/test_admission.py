@@ -95,7 +95,7 @@ def test_a_model_of_no_plan_that_was_accepted_waits_and_says_why(tmp_path: Path,
     assert "trained no round" in caught.value.why
     assert site.archive.model_id is None
     (waiting,) = site.offers.listed()
-    assert (waiting.plan, waiting.word) == (plan.id, None)
+    assert (waiting.plan, waiting.decision) == (plan.id, None)
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def test_a_query_is_answered_once_in_whatever_order_they_come(two: Two) -> None:
     for one in reversed(sent):
         two.open(one)
     for one in sent:
-        with refused("here before"):
+        with refused("received before"):
             two.open(one)
     two.exchange()
 

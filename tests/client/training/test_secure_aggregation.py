@@ -22,7 +22,7 @@ from ynet.trust.identity import Identity
 from ynet_client import restored
 from ynet_client.restored import Restored
 from ynet_client.settings import Policy
-from ynet_client.site_backup import doubt
+from ynet_client.site_backup import withdraw_acceptances
 from ynet_client.training import app_call, secure_aggregation
 from ynet_client.training.consent import Consent
 from ynet_client.training.secure_aggregation import Party
@@ -208,7 +208,7 @@ def test_keys_mask_once() -> None:
     three = sites()
     roster = [site.train(1) for site in three]
     three[0].mask(1, roster)
-    with pytest.raises(RefusedError, match="used up"):
+    with pytest.raises(RefusedError, match="used already"):
         three[0].mask(1, [*roster[:2], Site("C").train(1)])
 
 
@@ -269,7 +269,7 @@ def test_a_site_from_a_backup_is_in_no_sum_before_its_admin_has_said_yes_again(t
     (tmp_path / "plans" / f"{PLAN.id}.json").write_text(PLAN.canonical())
     site = Site("A", home=tmp_path)
     restored.write(tmp_path, Restored(1_700_000_000.0, 1_700_000_900.0))
-    doubt(tmp_path)
+    withdraw_acceptances(tmp_path)
     with pytest.raises(RefusedError) as refused:
         site.train(1)
     assert "it may have been in one of this plan since" in refused.value.why
@@ -282,5 +282,5 @@ def test_a_site_from_a_backup_keeps_its_yes_to_plain_plans(tmp_path: Path) -> No
     consent = Consent(tmp_path, Policy())
     consent.say(plain.id, "accepted")
     (tmp_path / "plans" / f"{plain.id}.json").write_text(plain.canonical())
-    doubt(tmp_path)
+    withdraw_acceptances(tmp_path)
     assert consent.decision_on(plain.id) == "accepted"
