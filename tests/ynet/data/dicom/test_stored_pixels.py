@@ -41,7 +41,7 @@ def named(syntax: str) -> str:
 def frame_of(syntax: str, pixels: np.ndarray = EIGHT) -> bytes:
     """A compressed frame."""
     fragments = generate_fragments(dcmread(io.BytesIO(dicom(pixels, syntax))).PixelData)
-    (frame,) = (one for place, one in enumerate(fragments) if place and one)
+    (frame,) = (one for number, one in enumerate(fragments) if number and one)
     return frame
 
 
