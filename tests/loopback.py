@@ -29,7 +29,7 @@ from ynet.federation.records import ARRAYS, CASES, CONFIG, METRICS, flat_weights
 from ynet.runtime import control_server
 from ynet.trust import identity, invitation
 from ynet.trust.identity import HUB_NAME, Identity
-from ynet.weights import Entry, Flat, Layout
+from ynet.weights import Flat, Layout, LayoutEntry
 from ynet_client.connection.session import Fetch, Session
 from ynet_client.membership import renewal
 from ynet_client.membership.membership import Membership
@@ -47,7 +47,7 @@ from ynet_server.registry import Registry
 
 T = TypeVar("T")
 MAX_MODEL_BYTES = 1 << 20
-LAYOUT: Layout = (Entry("a", (2, 2)), Entry("b", (3,)))
+LAYOUT: Layout = (LayoutEntry("a", (2, 2)), LayoutEntry("b", (3,)))
 
 
 def play(

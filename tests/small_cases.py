@@ -50,7 +50,7 @@ def make_plan() -> MakePlan:
             "image": {"channels": 1, "size": 32},
             "network": {"width": 8, "code_bits": 32, "dropout": 0},
             "training": {"rounds": 4, "learning_rate": 1e-3, "schedule": "constant", "batch_size": 8},
-            "cohort": {"minimum": 1, "quorum": 1},
+            "cohort": {"min_sites": 1, "quorum": 1},
             "privacy": {"mode": "off"},
             "augmentation": NO_AUGMENTATION,
         }

@@ -43,7 +43,7 @@ def plan_of(name: str, *, private: bool = True) -> Plan:
         "classes": ["a", "b", "c"],
         "image": {"channels": 1, "size": 224},
         "training": {"rounds": ROUNDS, "learning_rate": 2e-3, "strategy": "fedmedian", "evaluate_every": 2},
-        "cohort": {"minimum": 4, "quorum": 3, "round_deadline_s": 1800},
+        "cohort": {"min_sites": 4, "quorum": 3, "round_deadline_s": 1800},
         "privacy": {"mode": "patient", "epsilon": 4.0, "delta": 1e-5} if private else {"mode": "off"},
     }
     return plans.from_canonical(json.dumps(values))
@@ -82,7 +82,7 @@ def add_round(folder: RunFolder, number: int, draw: random.Random) -> None:
         )
 
 
-_GATE = "it changes 41.2 times as much as the round's median, and the plan's norm_gate is 10"
+_GATE = "it changes 41.2 times as much as the round's median, and the plan's update_norm_limit is 10"
 
 
 def _scores(number: int, place: int) -> dict[str, Any]:

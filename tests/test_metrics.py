@@ -333,12 +333,12 @@ def test_a_ledger_that_cannot_be_trusted_shows_nothing(tmp_path: Path) -> None:
 def test_an_entry_of_the_audit_log_is_counted_and_a_refusal_among_them_by_kind() -> None:
     registry = CollectorRegistry()
     written: list[str] = []
-    write = server.Counts(registry).audited(lambda act, *_: written.append(act))
+    write = server.Counts(registry).audited(lambda action, *_: written.append(action))
     write("enrolment-refused", "A", "why")
     write("invited", "A")
     assert written == ["enrolment-refused", "invited"]
     assert value(registry, "ynet_server_refusals_total", kind="enrolment") == 1
-    assert value(registry, "ynet_server_audit_entries_total", act="invited") == 1
+    assert value(registry, "ynet_server_audit_entries_total", action="invited") == 1
 
 
 def test_a_sites_counts_follow_its_audit_log(tmp_path: Path) -> None:

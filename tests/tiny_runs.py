@@ -22,11 +22,11 @@ SIZE = 7
 
 def plan(
     rounds: int = 2,
-    minimum: int = 2,
+    min_sites: int = 2,
     quorum: int = 2,
     deadline_s: float = 10.0,
-    late: str = "drop",
-    least: int | None = None,
+    late_updates: str = "drop",
+    min_quorum: int | None = None,
     **training: Any,
 ) -> Plan:
     values = {
@@ -34,7 +34,13 @@ def plan(
         "classes": ["a", "b"],
         "image": {"channels": 1, "size": 32},
         "training": {"rounds": rounds, "learning_rate": 0.1, **training},
-        "cohort": {"minimum": minimum, "quorum": quorum, "round_deadline_s": deadline_s, "late": late, "least": least},
+        "cohort": {
+            "min_sites": min_sites,
+            "quorum": quorum,
+            "round_deadline_s": deadline_s,
+            "late_updates": late_updates,
+            "min_quorum": min_quorum,
+        },
         "privacy": {"mode": "off"},
     }
     return plans.from_canonical(json.dumps(values))

@@ -2,7 +2,7 @@
 
 import difflib
 import reprlib
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -19,6 +19,15 @@ MAX_FILE_BYTES = 1 << 20
 
 _NOT_YAML = (yaml.YAMLError, RecursionError, ValueError, LookupError, TypeError, AttributeError)
 """What its loader raises: the 99th of a month is a ValueError, `!!bool x` a KeyError, `!!timestamp x` none of both."""
+
+RENAMED: Mapping[str, str] = {
+    "training.settle": "training.cooldown",
+    "training.norm_gate": "training.update_norm_limit",
+    "cohort.minimum": "cohort.min_sites",
+    "cohort.least": "cohort.min_quorum",
+    "cohort.late": "cohort.late_updates",
+}
+"""Plan keys that ynet 0.2.0 renamed, with their new names. An old key is refused with an error that names the new one."""
 
 T = TypeVar("T")
 
@@ -77,6 +86,10 @@ def _explain(kind: type[Any], error: ValidationError, source: str) -> UserError:
     place = tuple(str(part) for part in first["loc"])
     key = ".".join(place)
     if first["type"] in unknown:
+        if key in RENAMED:
+            why = f"ynet 0.2.0 renamed it to {RENAMED[key]!r}"
+            do = f"write {RENAMED[key]!r} in the plan's file; a plan that was frozen before is trained as a new plan"
+            return UserError(f"{source}: the key {key!r} has a new name", why, do)
         known = _keys_at(kind, place[:-1])
         near = difflib.get_close_matches(place[-1], known, n=1)
         do = f"did you mean {near[0]!r}?" if near else f"known keys here: {', '.join(sorted(known))}"

@@ -13,12 +13,21 @@ from pydantic.dataclasses import dataclass
 from ynet.config import STRICT, parse, read_yaml
 from ynet.errors import UserError
 from ynet.network_size import MOST_BATCH_VALUES, MOST_VALUES, batch_values, network_values
-from ynet.strategy_options import ROBUST, Strategy, fault
+from ynet.strategy_options import ROBUST, SUMMABLE, Strategy, fault
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Positive = Annotated[int, Field(gt=0, le=1_000_000)]
 Depth = Annotated[int, Field(gt=0, le=64)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Recipe = Literal[
+    "default",
+    "paper",
+    "circle",
+    "csq",
+    "dpsh",
+    "plain",
+]
+"""By which loss the code is trained: ynet/learning/losses.py."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -80,10 +89,12 @@ class Training:
     batch_size: Annotated[int, Field(gt=0, le=4096)] = 32
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.05
     schedule: Literal["constant", "cosine"] = "cosine"  # of the learning rate, over the rounds
-    settle: Share = 0.0  # share of the rounds, at the end, without augmentation but mirroring, and without dropout
+    cooldown: Share = 0.0  # share of the rounds, at the end, without augmentation but mirroring, and without dropout
     strategy: Strategy = "fedavg"
     strategy_options: dict[str, float] = field(default_factory=dict)  # e.g. proximal_mu, eta, tau
-    norm_gate: Annotated[float, Field(ge=0, le=1000)] = 10.0  # how far from the weights sent, in medians; 0: any
+    update_norm_limit: Annotated[float, Field(ge=0, le=1000)] = (
+        10.0  # distance from the weights sent, in medians; 0: any
+    )
     segmentation_weight: Annotated[float, Field(ge=0, le=100)] = 4.0
     class_weights: tuple[Annotated[float, Field(gt=0, le=1000)], ...] = ()  # empty: all 1
     moving_average: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the weights over the rounds: the share that stays
@@ -96,16 +107,16 @@ class Training:
 class Cohort:
     """Who must take part for a round to count."""
 
-    minimum: Annotated[int, Field(ge=1, le=10_000)]  # sites needed before the run starts
+    min_sites: Annotated[int, Field(ge=1, le=10_000)]  # sites needed before the run starts
     quorum: Annotated[int, Field(ge=1, le=10_000)]  # updates needed for a round to close
     round_deadline_s: Annotated[float, Field(gt=0, le=7 * 86_400)] = 1800.0
-    late: Literal["drop", "use"] = "drop"  # an update that comes after its round's deadline: use it in the next round
-    least: Annotated[int, Field(ge=1, le=10_000)] | None = None  # as low may the coordinator put a run's quorum
+    late_updates: Literal["drop", "use"] = "drop"  # after their round's deadline; use: in the next round
+    min_quorum: Annotated[int, Field(ge=1, le=10_000)] | None = None  # the coordinator may lower a run's quorum to it
 
     @property
     def floor(self) -> int:
         """The fewest updates that may ever make a round: what a site says yes to."""
-        return self.quorum if self.least is None else self.least
+        return self.quorum if self.min_quorum is None else self.min_quorum
 
 
 def _yaml_off(value: object) -> object:
@@ -135,19 +146,28 @@ class Privacy:
         return self.epsilon, self.delta
 
 
+SEPARABLE = frozenset({"default", "csq", "plain"})
+"""Recipes whose loss is a sum over samples. Only these can be private, or be cut into micro-batches: clipping each
+patient's gradient bounds nothing where one patient's removal changes the gradients of others."""
+
 BATCH_COUPLED = {
     "paper": "its circle loss compares the samples of a batch",
     "circle": "it compares the samples of a batch",
     "dpsh": "it compares the samples of a batch",
 }
-"""Recipes in which one patient's removal changes the gradients of others: clipping each would bound nothing."""
+"""Why a recipe is not SEPARABLE, by its name."""
+
+
+def coupling(recipe: Recipe) -> str | None:
+    """Say why a sample's loss depends on the other samples of its batch; None where it does not."""
+    return None if recipe in SEPARABLE else BATCH_COUPLED.get(recipe, "its loss was not shown to be a sum over samples")
 
 
 LATER = (
     ("training", "update_encoding", "float32"),
-    ("training", "norm_gate", 10.0),
-    ("cohort", "late", "drop"),
-    ("cohort", "least", None),
+    ("training", "update_norm_limit", 10.0),
+    ("cohort", "late_updates", "drop"),
+    ("cohort", "min_quorum", None),
     ("privacy", "scores", "once"),
 )
 """Keys that plans did not have at first, and the value that a plan without them has. A plan that does without keeps the
@@ -165,7 +185,7 @@ class Plan:
     cohort: Cohort
     privacy: Privacy
     network: Network = field(default_factory=Network)
-    recipe: Literal["default", "paper", "circle", "csq", "dpsh", "plain"] = "default"
+    recipe: Recipe = "default"
     init: Init | None = None
     augmentation: Augmentation = field(default_factory=Augmentation)
     aggregation: Literal["plain", "secure"] = "plain"  # secure: the server learns the sites' sum, and no site's weights
@@ -178,20 +198,20 @@ class Plan:
             raise ValueError("as many classes as code bits or more: raise 'network.code_bits'")
         if self.training.class_weights and len(self.training.class_weights) != len(self.classes):
             raise ValueError("'training.class_weights' needs one weight for each class")
-        if self.cohort.quorum > self.cohort.minimum:
-            raise ValueError("'cohort.quorum' is above 'cohort.minimum'")
+        if self.cohort.quorum > self.cohort.min_sites:
+            raise ValueError("'cohort.quorum' is above 'cohort.min_sites'")
         if self.cohort.floor > self.cohort.quorum:
-            raise ValueError("'cohort.least' is above 'cohort.quorum'")
-        if 0 < self.training.norm_gate < 2:
-            raise ValueError("'training.norm_gate' would refuse honest sites: 0 (off), or 2 and more")
+            raise ValueError("'cohort.min_quorum' is above 'cohort.quorum'")
+        if 0 < self.training.update_norm_limit < 2:
+            raise ValueError("'training.update_norm_limit' would refuse honest sites: 0 (off), or 2 and more")
         if not all(math.isfinite(value) for value in self.training.strategy_options.values()):
             raise ValueError("'training.strategy_options' has a value that is not finite")
         if wrong := fault(self.training.strategy, self.training.strategy_options, self.cohort.floor):
             raise ValueError(wrong)
-        if self.cohort.late == "use" and self.training.strategy in ROBUST:
+        if self.cohort.late_updates == "use" and self.training.strategy in ROBUST:
             raise ValueError(
                 f"strategy {self.training.strategy!r} counts all updates of a round alike, and one that is late must"
-                " count for less: 'cohort.late: drop', or another strategy"
+                " count for less: 'cohort.late_updates: drop', or another strategy"
             )
         self._can_be_built()
         self._can_be_secure()
@@ -213,18 +233,18 @@ class Plan:
         if not LEAST_SECURE <= self.cohort.quorum <= MOST_SECURE:
             raise ValueError(f"'aggregation: secure' needs a 'cohort.quorum' of {LEAST_SECURE} to {MOST_SECURE} sites")
         if self.cohort.floor < LEAST_SECURE:
-            raise ValueError(f"'aggregation: secure' needs a 'cohort.least' of {LEAST_SECURE} sites or more")
+            raise ValueError(f"'aggregation: secure' needs a 'cohort.min_quorum' of {LEAST_SECURE} sites or more")
         if self.training.update_encoding != "float32":
             raise ValueError(
                 "'training.update_encoding' is for 'aggregation: plain': what is masked cannot be made smaller"
             )
-        if self.cohort.late == "use":
+        if self.cohort.late_updates == "use":
             raise ValueError(
-                "'cohort.late: use' is for 'aggregation: plain': a masked update is a part of its own round's sum only"
+                "'cohort.late_updates: use' is for 'aggregation: plain': a masked update is in its own round's sum only"
             )
-        if self.training.strategy in ROBUST:
+        if self.training.strategy not in SUMMABLE:
             raise ValueError(
-                f"strategy {self.training.strategy!r} compares the sites' updates, and with 'aggregation: secure' the"
+                f"strategy {self.training.strategy!r} needs each site's update, and with 'aggregation: secure' the"
                 " server sees none of them: choose one of the two"
             )
 
@@ -235,8 +255,8 @@ class Plan:
             return
         if self.privacy.epsilon is None or self.privacy.delta is None:
             raise ValueError("'privacy' needs 'epsilon' and 'delta' in mode 'patient'")
-        if self.recipe in BATCH_COUPLED:
-            raise ValueError(f"recipe {self.recipe!r} cannot be private: {BATCH_COUPLED[self.recipe]}")
+        if why := coupling(self.recipe):
+            raise ValueError(f"recipe {self.recipe!r} cannot be private: {why}")
         if self.training.strategy == "fedprox":
             raise ValueError("strategy 'fedprox' cannot be private: its pull is no part of a patient's gradient")
         if self.augmentation.transplant:

@@ -25,7 +25,7 @@ BLOCK_VALUES = 1 << 20
 """Values in one block of the flat form (4 MiB). Few large arrays: Flower's own transport pays for each one."""
 
 
-class Entry(NamedTuple):
+class LayoutEntry(NamedTuple):
     """One array of a layout."""
 
     name: str
@@ -37,13 +37,13 @@ class Entry(NamedTuple):
         return math.prod(self.shape)
 
 
-Layout = tuple[Entry, ...]
+Layout = tuple[LayoutEntry, ...]
 """The names and shapes of a network's arrays, in the order in which the flat form holds them."""
 
 
 def layout_of(arrays: Arrays) -> Layout:
     """The layout of `arrays`, in their own order."""
-    return tuple(Entry(name, tuple(array.shape)) for name, array in arrays.items())
+    return tuple(LayoutEntry(name, tuple(array.shape)) for name, array in arrays.items())
 
 
 def layout_to_json(layout: Layout) -> str:
@@ -54,7 +54,7 @@ def layout_to_json(layout: Layout) -> str:
 def layout_from_json(text: str) -> Layout:
     """The layout that `layout_to_json` wrote. Raises UserError when it is none."""
     try:
-        layout = tuple(Entry(str(name), tuple(int(side) for side in shape)) for name, shape in json.loads(text))
+        layout = tuple(LayoutEntry(str(name), tuple(int(side) for side in shape)) for name, shape in json.loads(text))
         names = {entry.name for entry in layout}
         if all(side >= 0 for entry in layout for side in entry.shape) and len(names) == len(layout):
             return layout

@@ -3,14 +3,13 @@
 import asyncio
 import datetime as dt
 import hashlib
-import importlib
 import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 from flwr.app import RecordDict
 from prometheus_client import CollectorRegistry
@@ -25,7 +24,7 @@ from ynet.federation.content import Content
 from ynet.federation.records import AWAITED, CONFIG, EVALUATE, MASK, METRICS, TRAIN
 from ynet.runtime.rates import FLUSH_EVERY_S, Rate, Restraint
 from ynet.runtime.reserve import Reserve
-from ynet.trust.ledger import Head
+from ynet.trust.ledger import ChainHead
 from ynet_client import database, forgetting
 from ynet_client.adoption.offered import Offers, WaitsError
 from ynet_client.connection.session import Fetch
@@ -175,7 +174,7 @@ class Duties:
 
     async def witness(self, head: pb.LedgerHead) -> None:
         """Hold the ledger against what the server saw of it; private training stops when it is another."""
-        await self._work(lambda tools: tools.budget.check_witness(Head(head.number, head.digest)))
+        await self._work(lambda tools: tools.budget.check_witness(ChainHead(head.number, head.digest)))
 
     async def model(self, model: pb.Model, fetch: Fetch) -> None:
         """Fetch a model, check it, encode the archive under it, and answer with it from then on."""
@@ -247,9 +246,10 @@ class Duties:
         The id is the manifest's, or that of the PACS from which `ynet-client import` has made the manifest. What is to
         go is written down first: who dies in the midst of it goes on at the next start, or when it is asked again.
         """
+        from ynet_client.dicom import deidentify  # pydicom: nothing else in this file needs it
+
         now = dt.datetime.now(dt.UTC)
-        names: Any = importlib.import_module("ynet_client.dicom.deidentify")  # pydicom: nothing else here needs it
-        known = names.known_as(self._home, patient)
+        known = deidentify.known_as(self._home, patient)
         async with self._forgets:
             here = await self.search(lambda archive: [archive.gallery.known(name) for name in known])
             listed = await self.search(lambda archive: _listed(archive.manifest_file, known))
@@ -426,9 +426,9 @@ def _nothing() -> None:
 
 
 def _prepare(home: Path, settings: ClientSettings, consent: Consent) -> "Equipment":
-    module: Any = importlib.import_module("ynet_client.resources")
-    prepared: Equipment = module.prepare(home, settings, consent)
-    return prepared
+    from ynet_client import resources  # torch takes two seconds to load
+
+    return resources.prepare(home, settings, consent)
 
 
 def _round(records: RecordDict) -> int:

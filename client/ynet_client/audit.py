@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from ynet.trust import chain, journal
-from ynet.trust.chain import Head
+from ynet.trust.chain import ChainHead
 from ynet.trust.journal import AuditError as AuditError
 from ynet.trust.journal import Journal, Kind
 
@@ -75,7 +75,7 @@ class Entry:
         return chain.digest(self.line())
 
 
-def _letting_go(before: Head, about: str) -> Entry:
+def _letting_go(before: ChainHead, about: str) -> Entry:
     number, at = before.number + 1, round(time.time(), 3)
     return Entry(number, at, "did", "let-go", {"": "done"}, {}, "", previous=before.digest, about=about)
 
@@ -103,11 +103,11 @@ class Audit(Journal[Entry]):
         super().__init__(home, KIND, make_room)
         self._told = told
 
-    def add(self, made: Callable[[Head], Entry]) -> None:
+    def add(self, made: Callable[[ChainHead], Entry]) -> None:
         """Add the entry that follows a head. Raises UserError when the disk takes no more."""
         added: list[Entry] = []
 
-        def making(before: Head) -> Entry:
+        def making(before: ChainHead) -> Entry:
             added.append(made(before))
             return added[0]
 
@@ -131,7 +131,7 @@ class Audit(Journal[Entry]):
     ) -> None:
         """Add one question; a batch is one. `now` in seconds since 1970. `count`: of one kind, in one line."""
 
-        def entry(before: Head) -> Entry:
+        def entry(before: ChainHead) -> Entry:
             said, given = dict(outcomes), dict(hits or {})
             number, at, last = before.number + 1, round(now, 3), before.digest
             return Entry(number, at, direction, kind, said, given, user, codes, k, filters, epsilon, last, count=count)
@@ -161,6 +161,6 @@ def read(home: Path) -> Iterator[Entry]:
     return journal.read(home, KIND)
 
 
-def verify(home: Path) -> Head:
+def verify(home: Path) -> ChainHead:
     """The head of the log, every line checked. Raises AuditError when it was edited or cut."""
     return journal.verify(home, KIND)

@@ -2,14 +2,13 @@
 
 import base64
 import datetime as dt
-import importlib
 import io
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
@@ -163,11 +162,10 @@ def _gallery_state(archive: "Archive") -> dict[str, object]:
 
 
 def _png(archive: "Archive", site: str, look: Look, result: Result, name: str) -> str:
-    drawing: Any = importlib.import_module(
-        "ynet_client.retrieval.query_picture"
-    )  # it loads torch, which by now is there
+    from ynet_client.retrieval import query_picture  # torch: loaded by now
+
     buffer = io.BytesIO()
-    drawing.draw_result(archive, site, look, result, name).save(buffer, "PNG")
+    query_picture.draw_result(archive, site, look, result, name).save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()
 
 

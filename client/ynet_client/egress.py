@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from ynet.errors import UserError
-from ynet.runtime.background_sync import Synced
+from ynet.runtime.background_sync import BackgroundSync
 from ynet_client.database import Database
 
 log = logging.getLogger("ynet.egress")
@@ -79,7 +79,7 @@ class Egress:
         """Raises UserError when the file cannot be opened."""
         self._database = Database(home / FILE, _SCHEMA, 1, is_synced=True, is_shared=True)
         self._now, self._lock, self._new = now, threading.Lock(), dict[str, Row]()
-        self._synced = Synced(self._sync, "egress")
+        self._synced = BackgroundSync(self._sync, "egress")
 
     def count(self, name: Class, size_bytes: int) -> None:
         """One message of a class is about to leave."""

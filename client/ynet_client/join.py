@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import shutil
 import signal
 import time
 from pathlib import Path
@@ -11,7 +10,7 @@ from ynet.data import manifest
 from ynet.data.gaps import gaps
 from ynet.data.manifest import Manifest
 from ynet.federation.countersigned import Witness
-from ynet.runtime import control_server, systemd
+from ynet.runtime import control_server, private_files, systemd
 from ynet.runtime.home import Lock
 from ynet.trust.identity import fingerprint
 from ynet.web import prometheus
@@ -57,7 +56,7 @@ async def run(home: Path, settings: ClientSettings, member: Membership, display:
         measured = prometheus.new_registry()
         counts = Counts(measured)
         duties = stack.enter_context(contextlib.closing(Duties(home, settings, display, cases, consent, counts)))
-        spool = _empty(home / "spool")
+        spool = private_files.empty_folder(home / "spool")
         egress = stack.enter_context(contextlib.closing(Egress(home)))
 
         def seen(peer: Peer) -> None:
@@ -128,9 +127,3 @@ async def _until_told_to_stop(session: Session, duties: Duties) -> None:
     if opening.done():
         await opening
     opening.cancel()
-
-
-def _empty(spool: Path) -> Path:
-    shutil.rmtree(spool, ignore_errors=True)
-    spool.mkdir(mode=0o700)
-    return spool

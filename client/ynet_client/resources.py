@@ -1,13 +1,12 @@
 """What a site works with: its data, its ClientApp, its archive. Importing this loads torch, which takes seconds."""
 
-import secrets
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from flwr.clientapp import ClientApp
 
-from ynet.runtime.home import write_private
+from ynet.runtime import private_files
 from ynet_client.adoption.admission import Admission
 from ynet_client.adoption.offered import Offers
 from ynet_client.gallery.gallery import FILE as GALLERY
@@ -58,7 +57,4 @@ def prepare(home: Path, settings: ClientSettings, consent: Consent) -> Equipment
 
 def _secret(home: Path) -> bytes:
     """What makes this site's case tokens and patient pseudonyms its own."""
-    path = home / "gallery.secret"
-    if not path.exists():
-        write_private(path, secrets.token_bytes(32))
-    return path.read_bytes()
+    return private_files.secret_in(home / "gallery.secret")

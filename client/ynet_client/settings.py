@@ -9,10 +9,11 @@ from pydantic.dataclasses import dataclass
 
 from ynet.config import STRICT, parse, read_yaml
 from ynet.errors import UserError
+from ynet.plan import Recipe
 from ynet.runtime import address, setting_sources
 from ynet.runtime.home import write_private
-from ynet.web.outside import OuterName, TrustedProxy
 from ynet.web.prometheus import MetricsSettings
+from ynet.web.public_address import OuterName, TrustedProxy
 from ynet_client.proxy import ProxySettings
 
 FILE = "client.yaml"
@@ -36,7 +37,7 @@ class Policy:
     """Which plans the site takes part in. Each that is allowed waits for a yes as well, unless `new_plans` is one."""
 
     new_plans: Literal["ask", "accept"] = "ask"
-    recipes: tuple[Literal["default", "paper", "circle", "csq", "dpsh", "plain"], ...] = ()  # empty: any
+    recipes: tuple[Recipe, ...] = ()  # empty: any
     privacy: Literal["any", "required"] = "any"  # required: private plans only; how private: privacy.max_epsilon
     aggregation: Literal["any", "secure"] = "any"
     min_sites: Annotated[int, Field(ge=1, le=10_000)] = 1  # in each round

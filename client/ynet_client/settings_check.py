@@ -1,15 +1,13 @@
 """A site's settings held against this machine, where they are given: what is wrong with them is not left to a run."""
 
-import importlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from ynet.errors import UserError
 from ynet.runtime import listening
-from ynet.runtime.listening import Place
+from ynet.runtime.listening import ListenAddress
 from ynet.trust import lasting_key
 from ynet.trust.identity import check_site_name
 from ynet_client.settings import ClientSettings
@@ -29,9 +27,8 @@ def check(settings: ClientSettings) -> None:
 def check_device(name: str) -> None:
     """Raise UserError where the device cannot be used. `auto` and `cpu` always can."""
     if name not in ("auto", "cpu"):
-        device: Any = importlib.import_module(
-            "ynet.learning.device"
-        )  # torch: two seconds that the others need not wait
+        from ynet.learning import device  # torch takes two seconds to load
+
         device.choose(name)
 
 
@@ -40,11 +37,11 @@ def unknown_attributes(settings: ClientSettings, columns: Sequence[str]) -> list
     return [name for name in settings.disclosure.attributes if name not in columns]
 
 
-def _places(settings: ClientSettings) -> Iterator[Place]:
+def _places(settings: ClientSettings) -> Iterator[ListenAddress]:
     if settings.workbench.enabled:
-        yield Place("workbench.port", settings.workbench.host, settings.workbench.port)
+        yield ListenAddress("workbench.port", settings.workbench.host, settings.workbench.port)
     if settings.metrics.port:
-        yield Place("metrics.port", settings.metrics.host, settings.metrics.port)
+        yield ListenAddress("metrics.port", settings.metrics.host, settings.metrics.port)
 
 
 def _check_page(settings: ClientSettings) -> None:

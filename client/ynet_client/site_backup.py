@@ -10,7 +10,7 @@ from ynet import plan as plans
 from ynet.errors import UserError
 from ynet.federation import countersigned
 from ynet.runtime import backup, backup_files
-from ynet.runtime.backup import Manifest, Packed
+from ynet.runtime.backup import BackupManifest, Packed
 from ynet.runtime.home import Lock
 from ynet.trust import journal, ledger
 from ynet_client import audit, control_client, restored
@@ -41,7 +41,7 @@ def pack(home: Path, out: Path, now: float, passphrase: str | None) -> Packed:
     member = membership.load(home)
     if member is None:
         raise UserError(f"there is no site in {home}", "none has ever joined from there", "give --site or --home")
-    about = Manifest(backup.FORMAT, "client", member.site, now, __version__, {})
+    about = BackupManifest(backup.FORMAT, "client", member.site, now, __version__, {})
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(Lock(home, f"the client of site {member.site}"))
@@ -59,10 +59,10 @@ def pack(home: Path, out: Path, now: float, passphrase: str | None) -> Packed:
         return backup.pack(home, out, about, lay, passphrase)
 
 
-def unpack(file: Path, home: Path, site: str | None, now: float, passphrase: Callable[[], str]) -> Manifest:
+def unpack(file: Path, home: Path, site: str | None, now: float, passphrase: Callable[[], str]) -> BackupManifest:
     """Restore a site into an empty folder; its client is not started. Raises UserError."""
 
-    def check(unpacked: Path, manifest: Manifest) -> None:
+    def check(unpacked: Path, manifest: BackupManifest) -> None:
         member = membership.load(unpacked)
         if member is None or member.site != (site or member.site):
             why = f"it is site {member.site}'s" if member else "no site has joined in it"

@@ -7,18 +7,18 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from ynet.trust import chain, journal
-from ynet.trust.chain import Head
+from ynet.trust.chain import ChainHead
 from ynet.trust.journal import AuditError as AuditError
 from ynet.trust.journal import Journal, Kind
 from ynet_server.registry import now
 
 LOG, HEAD = "audit.jsonl", "audit.head"
-Act = Literal[
+Action = Literal[
     "invited",
     "enrolled",
     "enrolment-refused",
@@ -56,16 +56,17 @@ class Entry:
 
     number: int  # from 1
     time: float  # seconds since 1970, UTC
-    act: Act
-    site: str  # whose act it was, or whom it concerned; empty: the coordinator's, of no site
+    action: Annotated[Action, Field(alias="act")]  # `act` in the file
+    site: str  # the site that acted or was concerned; empty: the coordinator, and no site
     about: str
     previous: str  # SHA-256 of the line before
     count: int = 1  # how often; a line has it where it was not once
 
     def line(self) -> bytes:
         """The entry as it stands in the file."""
-        shown = {key: value for key, value in vars(self).items() if key != "count" or value != 1}
-        return _JSON.encode(shown).encode() + b"\n"
+        kept = {key: value for key, value in vars(self).items() if key != "count" or value != 1}
+        kept["act"] = kept.pop("action")
+        return _JSON.encode(kept).encode() + b"\n"
 
     @property
     def digest(self) -> str:
@@ -73,12 +74,12 @@ class Entry:
         return chain.digest(self.line())
 
 
-def _letting_go(before: Head, about: str) -> Entry:
+def _letting_go(before: ChainHead, about: str) -> Entry:
     return Entry(before.number + 1, round(now(), 3), "let-go", "", about, before.digest)
 
 
 def _let_go(entry: Entry) -> str:
-    return entry.about if entry.act == "let-go" else ""
+    return entry.about if entry.action == "let-go" else ""
 
 
 KIND: Kind[Entry] = Kind(LOG, HEAD, TypeAdapter(Entry).validate_json, _letting_go, _let_go)
@@ -87,11 +88,11 @@ KIND: Kind[Entry] = Kind(LOG, HEAD, TypeAdapter(Entry).validate_json, _letting_g
 class Write(Protocol):
     """Adds what happened just now."""
 
-    def __call__(self, act: Act, site: str = "", about: str = "", count: int = 1) -> None:
+    def __call__(self, action: Action, site: str = "", about: str = "", count: int = 1) -> None:
         """Raises UserError when the disk takes no more."""
 
 
-def nowhere(act: Act, site: str = "", about: str = "", count: int = 1) -> None:
+def nowhere(action: Action, site: str = "", about: str = "", count: int = 1) -> None:
     """Of a server that keeps no log."""
 
 
@@ -102,10 +103,10 @@ class Audit(Journal[Entry]):
         """Raises AuditError when its end is not the one that was. `make_room` is asked when the disk is full."""
         super().__init__(home, KIND, make_room)
 
-    def write(self, act: Act, site: str = "", about: str = "", count: int = 1) -> None:
+    def write(self, action: Action, site: str = "", about: str = "", count: int = 1) -> None:
         """Add what happened just now."""
         at = round(now(), 3)
-        self.add(lambda before: Entry(before.number + 1, at, act, site, about, before.digest, count))
+        self.add(lambda before: Entry(before.number + 1, at, action, site, about, before.digest, count))
 
 
 def read(home: Path) -> Iterator[Entry]:
@@ -113,6 +114,6 @@ def read(home: Path) -> Iterator[Entry]:
     return journal.read(home, KIND)
 
 
-def verify(home: Path) -> Head:
+def verify(home: Path) -> ChainHead:
     """The head of the log, every line checked. Raises AuditError when it was edited or cut."""
     return journal.verify(home, KIND)

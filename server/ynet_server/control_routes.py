@@ -109,7 +109,7 @@ def _run_routes(runs: Runs, courses: Courses) -> list[Route]:
 
     async def carry_over(request: Request) -> Response:
         number, asked = int(request.path_params["run"]), await request.json()
-        made, path = runs.carry_over(number, int(asked["quorum"]), int(asked["minimum"]))
+        made, path = runs.carry_over(number, int(asked["quorum"]), int(asked["min_sites"]))
         return JSONResponse({"run": number, "plan": json.loads(made.canonical()), "id": made.id, "weights": str(path)})
 
     async def train(request: Request) -> Response:

@@ -16,7 +16,7 @@ from ynet.federation.records import EVALUATE, INITIAL, KEYS, MASK, OPEN, TRAIN
 from ynet.scores import RESTS_ON
 from ynet.trust.expiry import Life
 from ynet.web import prometheus
-from ynet_server.audit import Act, Write
+from ynet_server.audit import Action, Write
 from ynet_server.hub.hub import Hub
 from ynet_server.hub.traffic import REFUSALS
 from ynet_server.registry import Registry, RunStatus
@@ -53,14 +53,14 @@ class Counts:
             "ynet_server_site_failures", "Tasks to which a site gave no result.", ["site"], registry=registry
         )
         self._audited = Counter(
-            "ynet_server_audit_entries", "New entries of the audit log.", ["act"], registry=registry
+            "ynet_server_audit_entries", "New entries of the audit log.", ["action"], registry=registry
         )
         for outcome in ROUNDS.values():
             self._rounds.labels(outcome)
         for kind in (*AUDITED.values(), *REFUSALS.values()):
             self._refusals.labels(kind)
-        for act in get_args(Act):
-            self._audited.labels(act)
+        for action in get_args(Action):
+            self._audited.labels(action)
 
     def refused(self, kind: str) -> None:
         """A call was refused."""
@@ -80,11 +80,11 @@ class Counts:
     def audited(self, write: Write) -> Write:
         """The audit log's `write`, that also counts."""
 
-        def counting(act: Act, site: str = "", about: str = "", count: int = 1) -> None:
-            write(act, site, about, count)
-            self._audited.labels(act).inc()
-            if act in AUDITED:
-                self.refused(AUDITED[act])
+        def counting(action: Action, site: str = "", about: str = "", count: int = 1) -> None:
+            write(action, site, about, count)
+            self._audited.labels(action).inc()
+            if action in AUDITED:
+                self.refused(AUDITED[action])
 
         return counting
 

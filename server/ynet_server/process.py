@@ -8,7 +8,6 @@ import gc
 import logging
 import os
 import resource
-import shutil
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from ynet import __version__
 from ynet.errors import UserError
 from ynet.federation import protocol
 from ynet.federation.countersigned import SERVER, Witness
-from ynet.runtime import control_server, listening, systemd
+from ynet.runtime import control_server, listening, private_files, systemd
 from ynet.runtime.address import Address, is_loopback
 from ynet.runtime.home import Lock
 from ynet.runtime.reserve import Reserve
@@ -93,7 +92,7 @@ async def serve(
         reserve = Reserve(home)
         registry = stack.enter_context(contextlib.closing(Registry(home / "registry.sqlite")))
         audit = stack.enter_context(contextlib.closing(Audit(home, reserve.give_up)))
-        spool = _empty(home / "spool")
+        spool = private_files.empty_folder(home / "spool")
         measured = prometheus.new_registry()
         counts = metrics.Counts(measured)
         write = counts.audited(audit.write)
@@ -258,13 +257,6 @@ def _port_fault(key: str, port: int, error: OSError) -> UserError:
         "another process listens there" if taken else (error.strerror or "the address cannot be listened on"),
         f"{'stop that process' if taken else 'mend listen.host'}, or set another listen.{key} in the server's config",
     )
-
-
-def _empty(spool: Path) -> Path:
-    """The folder for files in transit; what an earlier process left there is of no use."""
-    shutil.rmtree(spool, ignore_errors=True)
-    spool.mkdir(mode=0o700)
-    return spool
 
 
 async def _until_told_to_stop() -> None:

@@ -16,7 +16,7 @@ from ynet.runtime import disk_faults
 from ynet.trust import invitation
 from ynet.trust.expiry import Life
 from ynet.trust.identity import CLOCK_SLACK, check_site_name, read_leaf
-from ynet.trust.ledger import Head
+from ynet.trust.ledger import ChainHead
 
 SCHEMA_VERSION = 3
 SCHEMA = """
@@ -319,7 +319,7 @@ class Registry:
         with self._transaction() as db:
             db.execute("UPDATE sites SET last_seen=? WHERE name=?", (now, site))
 
-    def saw_ledger(self, site: str, head: Head) -> None:
+    def saw_ledger(self, site: str, head: ChainHead) -> None:
         """Note how far a site says that its privacy ledger goes; the farthest counts."""
         with self._transaction() as db:
             db.execute(
@@ -328,10 +328,10 @@ class Registry:
                 (site, *head),
             )
 
-    def ledger_of(self, site: str) -> Head | None:
+    def ledger_of(self, site: str) -> ChainHead | None:
         """How far a site's privacy ledger once went, by its own word."""
         rows = self._rows("SELECT number, digest FROM ledgers WHERE site=?", site)
-        return Head(*rows[0]) if rows else None
+        return ChainHead(*rows[0]) if rows else None
 
     # --- plans and runs
 

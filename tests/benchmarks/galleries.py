@@ -27,7 +27,7 @@ PLAN = plans.from_canonical(
             "classes": LABELS,
             "image": {"channels": 1, "size": 32},
             "training": {"rounds": 1, "learning_rate": 0.1},
-            "cohort": {"minimum": 1, "quorum": 1},
+            "cohort": {"min_sites": 1, "quorum": 1},
             "privacy": {"mode": "off"},
         }
     )

@@ -26,7 +26,7 @@ ARRAY_COUNT = 80
 def build(megabytes: float, train_s: float) -> ClientApp:
     app = ClientApp()
     values = int(megabytes * 1e6 / 4 / ARRAY_COUNT)
-    layout = tuple(weights.Entry(f"layer{i:02d}", (values,)) for i in range(ARRAY_COUNT))
+    layout = tuple(weights.LayoutEntry(f"layer{i:02d}", (values,)) for i in range(ARRAY_COUNT))
 
     @app.query("initial")
     def initial(message: Message, context: Context) -> Message:

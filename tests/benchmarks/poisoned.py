@@ -48,11 +48,11 @@ PLAN: dict[str, Any] = {
         "local_epochs": 2,
         "batch_size": 16,
         "learning_rate": 8e-3,
-        "settle": 0.2,
+        "cooldown": 0.2,
         "segmentation_weight": 1.0,
         "evaluate_every": 1000,
     },
-    "cohort": {"minimum": 5, "quorum": 5},
+    "cohort": {"min_sites": 5, "quorum": 5},
     "privacy": {"mode": "off"},
 }
 

@@ -59,7 +59,7 @@ def plan(batch: int) -> Plan:
         "classes": ["a", "b", "c"],
         "image": {"channels": 1, "size": 96},
         "training": {"rounds": 1, "learning_rate": 1e-3, "schedule": "constant", "batch_size": batch},
-        "cohort": {"minimum": 1, "quorum": 1},
+        "cohort": {"min_sites": 1, "quorum": 1},
         "privacy": {"mode": "patient", "epsilon": 8.0, "delta": 1e-3},
     }
     return parse(Plan, values, "the benchmark's plan")

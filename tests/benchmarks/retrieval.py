@@ -30,9 +30,11 @@ import retrieval_sites
 import scan_speed
 from retrieval_sites import Asked
 from ynet.search import scan
-from ynet.search.ranking import Index
 from ynet_client.gallery.gallery import Gallery
 from ynet_client.resources import _secret
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from pooled_search import pooled_search
 
 K = 10
 MILLION = 1_000_000
@@ -152,7 +154,7 @@ def federation(sites: int, n: int, kind: str, batches: int, folder: Path) -> lis
 
 
 def merged(folder: Path, sites: int, results: list[Asked]) -> Row:
-    """How many of the first 1,000 merged answers differ from those of one index over all galleries."""
+    """Count the merged answers, of the first 1,000, that differ from a search of one pooled gallery."""
     names, results = [*(f"S{number}" for number in range(sites)), retrieval_sites.ASKER], results[:1000]
     codes, tokens, owners = [], [], []
     for name in names:
@@ -165,11 +167,11 @@ def merged(folder: Path, sites: int, results: list[Asked]) -> Row:
         tokens.append(searched.tokens.of(base.ids))
         owners += [name] * len(base.ids)
         gallery.close()
-    pooled = Index(np.concatenate(codes), np.concatenate(tokens), owners)
+    all_codes, all_tokens = np.concatenate(codes), np.concatenate(tokens)
     differing = 0
     for code, result in results:
         hits = [(one.site, one.hit.distance, one.hit.token) for one in result.hits]
-        wanted = pooled.search(code, K)
+        wanted = pooled_search(all_codes, all_tokens, owners, code, K)
         differing += hits != [(one.label, one.distance, one.token) for one in wanted]
     what = f"  of {len(results):,} merged answers, other than one pooled index's"
     return Row(what, "answers", differing, 0)

@@ -61,7 +61,7 @@ def plan(rounds: int) -> Plan:
         "classes": ["a", "b"],
         "image": {"channels": 1, "size": 32},
         "training": {"rounds": rounds, "learning_rate": 1e-3, "evaluate_every": 1_000_000},
-        "cohort": {"minimum": len(SITES), "quorum": len(SITES), "round_deadline_s": 600},
+        "cohort": {"min_sites": len(SITES), "quorum": len(SITES), "round_deadline_s": 600},
         "privacy": {"mode": "off"},
     }
     return parse(Plan, values, "the benchmark's plan")

@@ -31,7 +31,7 @@ VALUES: dict[str, Any] = {
     "classes": ["a", "b", "c"],
     "image": {"channels": 1, "size": 96},
     "training": {"rounds": 1, "learning_rate": 1e-3, "schedule": "constant"},
-    "cohort": {"minimum": 1, "quorum": 1},
+    "cohort": {"min_sites": 1, "quorum": 1},
     "privacy": {"mode": "off"},
 }
 

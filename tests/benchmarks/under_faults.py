@@ -30,7 +30,7 @@ from learning import write_between
 from ynet.data.synthetic import make_federation
 
 SITES = {"A": 80, "B": 60, "C": 60, "D": 40}
-COHORT = {"minimum": 4, "quorum": 3, "round_deadline_s": 120}
+COHORT = {"min_sites": 4, "quorum": 3, "round_deadline_s": 120}
 LEARNS = {"image": 64, "width": 8, "rounds": 12, "local_epochs": 8, "batch_size": 16, "learning_rate": 4e-3}
 PRIVATE = {"mode": "patient", "epsilon": 4.0, "delta": 5e-3}
 SHARES = {"learns": 0.5, "private": 0.25, "secure": 0.25}  # of the faults
@@ -109,7 +109,7 @@ def parts(folder: Path, drawn: Sequence[Fault]) -> list[tuple[Path, Sequence[Fau
 
 
 def learning(folder: Path, seed: int) -> Path:
-    path = small_plan(folder / f"learns-{seed}.yaml", seed=seed, settle=0.2, cohort=COHORT, **LEARNS)  # type: ignore[arg-type]
+    path = small_plan(folder / f"learns-{seed}.yaml", seed=seed, cooldown=0.2, cohort=COHORT, **LEARNS)  # type: ignore[arg-type]
     return named(path, "learns")
 
 

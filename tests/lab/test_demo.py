@@ -18,4 +18,4 @@ def test_the_class_weights_of_the_default_plan_go_to_its_own_classes_alone(
     plan = plans.read(write_plan(shipped_plan("default"), manifests, tmp_path / "plan.yaml"))
     assert plan.classes == classes
     assert bool(plan.training.class_weights) is (classes[0] == "frontal")
-    assert plan.cohort.minimum == 2
+    assert plan.cohort.min_sites == 2

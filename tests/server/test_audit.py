@@ -9,6 +9,13 @@ from ynet_lab.trial import Trial
 from ynet_server import audit
 
 
+def test_entry_line_keeps_the_key_act_on_disk_and_reads_back() -> None:
+    entry = audit.Entry(1, 2.0, "invited", "A", "", "0" * 64)
+    line = b'{"about":"","act":"invited","number":1,"previous":"%s","site":"A","time":2.0}\n' % (b"0" * 64)
+    assert entry.line() == line
+    assert audit.KIND.parse(line) == entry
+
+
 def test_what_the_coordinator_does_stands_in_the_log_and_a_changed_log_is_found_out(tmp_path: Path) -> None:
     plan = tmp_path / "p.yaml"
     plan.write_text(smallest_plan().canonical(), "utf-8")
@@ -22,7 +29,7 @@ def test_what_the_coordinator_does_stands_in_the_log_and_a_changed_log_is_found_
         trial.wait_for_event(run, "cancelled", 1)
         shown = json.loads(trial.server_command("audit", "show", "--json").stdout)["entries"]
         acts = ["invited", "plan-frozen", "run-started", "run-cancelled"]
-        assert [entry["act"] for entry in shown] == acts
+        assert [entry["action"] for entry in shown] == acts
         assert shown[0]["site"] == "A"
         assert smallest_plan().id in shown[1]["about"]
         assert "run-cancelled" in trial.server_command("audit", "show").stdout

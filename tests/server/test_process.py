@@ -25,7 +25,7 @@ name: t
 classes: [a, b]
 image: {channels: 1, size: 32}
 training: {rounds: 2, learning_rate: 1.0e-3}
-cohort: {minimum: 2, quorum: 2}
+cohort: {min_sites: 2, quorum: 2}
 privacy: {mode: off}
 """
 
@@ -280,7 +280,7 @@ def test_a_plan_is_checked_without_a_server_and_frozen_under_the_same_id(server:
     ("old", "new", "words"),
     [
         ("rounds: 2", "rouns: 2", "did you mean 'rounds'?"),
-        ("quorum: 2", "quorum: 3", "above 'cohort.minimum'"),
+        ("quorum: 2", "quorum: 3", "above 'cohort.min_sites'"),
     ],
 )
 def test_a_plan_with_a_mistake_is_neither_good_nor_frozen_nor_trained(

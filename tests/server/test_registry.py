@@ -190,6 +190,7 @@ def test_a_registry_of_the_version_before_is_taken_on_with_all_that_is_in_it(tmp
     ("old", "new", "words"),
     [
         ('"seed":1', '"newer_key":1', "unknown key 'training.newer_key'"),
+        ('"cooldown":0.0', '"settle":0.0', "key 'training.settle' has a new name"),
         ('"weight_decay":0.05', '"weight_decay":0.04', "is another one now"),
     ],
 )

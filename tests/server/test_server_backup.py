@@ -50,7 +50,7 @@ def test_a_restored_server_has_its_authority_and_no_open_invitation(home: Path, 
     assert invitations(home) == 1
     assert invitations(tmp_path / "to") == 0
     entries = list(audit.read(tmp_path / "to"))
-    assert [one.act for one in entries] == ["invited", "invited", "restored"]
+    assert [one.action for one in entries] == ["invited", "invited", "restored"]
     assert entries[-1].about == "from a backup made 3600 s before"
 
 

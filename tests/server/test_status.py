@@ -63,8 +63,8 @@ def test_the_state_says_who_has_answered_who_is_missing_and_what_was_refused(tmp
         assert parts == {"lakeside": "answered", "north-clinic": "away", "st-anna": "working", "university": "working"}
         assert (state["run"]["round"], state["run"]["terms"]["rounds"]) == (17, ROUNDS)
         assert set(state["run"]["curves"]["loss"]) == set(state["run"]["curves"]["dice"]) == set(SITES)
-        assert [one["act"] for one in state["refusals"]] == ["enrolment-refused", "site-failed", "update-refused"]
-        assert "norm_gate is 10" in state["refusals"][-1]["about"]
+        assert [one["action"] for one in state["refusals"]] == ["enrolment-refused", "site-failed", "update-refused"]
+        assert "update_norm_limit is 10" in state["refusals"][-1]["about"]
         sites = {site["name"]: site for site in state["sites"]}
         assert sites["north-clinic"]["certificate"]["warning"] == 7
         assert sites["lakeside"]["certificate"]["warning"] is None

@@ -18,7 +18,7 @@ from ynet_lab.trial import Trial
 def main(folder: Path) -> None:
     assert "HOME" not in os.environ
     make_federation(folder / "data", {"A": 12, "B": 12}, seed=1, size=32)
-    cohort = {"minimum": 2, "quorum": 2, "round_deadline_s": 60}
+    cohort = {"min_sites": 2, "quorum": 2, "round_deadline_s": 60}
     plan = small_plan(folder / "plan.yaml", rounds=1, cohort=cohort)
     manifests = find_sites(folder / "data")
     with Trial(folder / "trial", manifests) as trial:

@@ -27,7 +27,7 @@ def small_plan(
         "image": {"channels": 1, "size": image},
         "network": {"width": width, "code_bits": 64},
         "training": {"rounds": 2, "batch_size": 8, "learning_rate": 2e-3, **training},
-        "cohort": cohort or {"minimum": 3, "quorum": 3, "round_deadline_s": 60},
+        "cohort": cohort or {"min_sites": 3, "quorum": 3, "round_deadline_s": 60},
         "privacy": privacy or {"mode": "off"},
     }
     path.write_text(yaml.safe_dump(values), "utf-8")

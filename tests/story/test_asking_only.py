@@ -23,7 +23,7 @@ def join_to_ask(trial: Trial, site: str, *flags: object) -> None:
 def test_a_site_that_only_asks_is_in_no_round_and_gets_hits(tmp_path: Path) -> None:
     make_federation(tmp_path / "data", {"A": 16, "D": 1}, seed=1, size=32)
     manifests = find_sites(tmp_path / "data")
-    cohort = {"minimum": 1, "quorum": 1, "round_deadline_s": 300}
+    cohort = {"min_sites": 1, "quorum": 1, "round_deadline_s": 300}
     plan = small_plan(tmp_path / "plan.yaml", rounds=1, cohort=cohort)
     with Trial(tmp_path / "trial", manifests) as trial:
         trial.start_server()

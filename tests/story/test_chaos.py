@@ -27,7 +27,7 @@ def test_a_federation_under_faults_ends_its_run_loses_nothing_acknowledged_and_l
     tmp_path: Path,
 ) -> None:
     make_federation(tmp_path / "data", SITES, seed=1, size=32)
-    cohort = {"minimum": 4, "quorum": 3, "round_deadline_s": 60}
+    cohort = {"min_sites": 4, "quorum": 3, "round_deadline_s": 60}
     first = small_plan(tmp_path / "first.yaml", rounds=1, cohort=cohort)
     shaken = small_plan(tmp_path / "plan.yaml", rounds=12, seed=2, local_epochs=4, cohort=cohort)
     with Lines() as lines:

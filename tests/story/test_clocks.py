@@ -37,7 +37,7 @@ def test_sites_whose_clocks_are_10_minutes_off_join_train_and_ask_each_other(
     make_federation(tmp_path / "data", dict.fromkeys(MINUTES, 24), seed=1, size=32)
     sites = find_sites(tmp_path / "data")
     plan = small_plan(tmp_path / "plan.yaml")
-    plan.write_text(plan.read_text("utf-8").replace("minimum: 3", "minimum: 2").replace("quorum: 3", "quorum: 2"))
+    plan.write_text(plan.read_text("utf-8").replace("min_sites: 3", "min_sites: 2").replace("quorum: 3", "quorum: 2"))
     with Trial(tmp_path, sites) as trial:
         trial.start_server()
         for site, minutes in MINUTES.items():

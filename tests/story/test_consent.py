@@ -73,7 +73,7 @@ def test_a_site_that_is_stopped_while_it_works_out_how_much_noise_it_takes_does_
 ) -> None:
     make_federation(tmp_path / "data", {"A": 24}, seed=1, size=32)
     private = {"mode": "patient", "epsilon": 4.0, "delta": 5e-3}
-    cohort = {"minimum": 1, "quorum": 1}
+    cohort = {"min_sites": 1, "quorum": 1}
     plan = small_plan(tmp_path / "plan.yaml", rounds=900, privacy=private, cohort=cohort)
     with Trial(tmp_path, find_sites(tmp_path / "data")) as trial:
         trial.start_server()

@@ -254,7 +254,9 @@ def test_the_examples_of_the_python_api_run(trial: Trial, trained: str, tmp_path
     for case, name in zip(manifest.test, ("scan.png", "scan-2.png"), strict=False):
         shutil.copy(manifest.path_of(case.image), tmp_path / name)
     (tmp_path / "ynet").symlink_to(trial.folder)  # the folder in which joined sites are looked for
-    examples = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "reference" / "python-api.md").read_text("utf-8"), re.DOTALL)
+    examples = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "reference" / "python-api.md").read_text("utf-8"), re.DOTALL
+    )
     assert len(examples) == 8
     done = subprocess.run(
         [sys.executable, "-c", "\n".join(examples) + "\nimport sys\nassert 'torch' not in sys.modules"],
@@ -421,7 +423,7 @@ def test_the_paper_recipe_trains(trial: Trial, trained: str) -> None:
 
 def test_a_model_published_while_a_site_is_away_waits_there_for_a_yes(trial: Trial, trained: str) -> None:
     plan = small_plan(trial.folder / "two.yaml", rounds=1, seed=2)
-    plan.write_text(plan.read_text("utf-8").replace("minimum: 3", "minimum: 2").replace("quorum: 3", "quorum: 2"))
+    plan.write_text(plan.read_text("utf-8").replace("min_sites: 3", "min_sites: 2").replace("quorum: 3", "quorum: 2"))
     trial.stop("C")
     assert trial.server_command("train", "--plan", plan).returncode == 0
     model = trial.server_call("GET", "/models")["in_use"]

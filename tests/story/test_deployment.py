@@ -112,7 +112,7 @@ def backups(services: Trial) -> dict[str, Any]:
     word = folder / "passphrase"
     word.write_text(PASSPHRASE + "\n")
     word.chmod(0o600)
-    cohort = {"minimum": 2, "quorum": 2, "round_deadline_s": 60}
+    cohort = {"min_sites": 2, "quorum": 2, "round_deadline_s": 60}
     plan = small_plan(folder / "plan.yaml", cohort=cohort)
     run = json.loads(services.server_command("train", "--plan", plan, "--detach", "--json").stdout)["run"]
     services.wait_for_event(run, "round", 1)

@@ -52,7 +52,7 @@ def trial(tmp_path_factory: pytest.TempPathFactory, data: Path, between: Proxy) 
         patch.setenv("no_proxy", "127.0.0.0/8,::1/128")
         Accounts(membership_home(running, "A")).add("weber", "radiologist", PASSWORD, time.time())
         running.join_all()
-        plan = small_plan(folder / "plan.yaml", cohort={"minimum": 2, "quorum": 2, "round_deadline_s": 60})
+        plan = small_plan(folder / "plan.yaml", cohort={"min_sites": 2, "quorum": 2, "round_deadline_s": 60})
         done = running.server_command("train", "--plan", plan)
         assert done.returncode == 0, done.stdout + done.stderr
         running.wait_indexed(running.server_call("GET", "/models")["in_use"])

@@ -80,7 +80,7 @@ def test_the_images_are_imported_trained_on_and_asked_about_and_a_mask_goes_back
 
     story.trial.start_server()
     story.trial.join_all()
-    plan = small_plan(story.folder / "plan.yaml", rounds=8, cohort={"minimum": 1, "quorum": 1})
+    plan = small_plan(story.folder / "plan.yaml", rounds=8, cohort={"min_sites": 1, "quorum": 1})
     trained = story.trial.server_command("train", "--plan", plan, "--json")
     assert trained.returncode == 0, trained.stderr
     story.trial.wait_indexed(json.loads(trained.stdout)["model"])

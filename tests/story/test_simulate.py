@@ -154,7 +154,7 @@ def test_what_cannot_be_an_experiment_is_refused_with_what_to_do(tmp_path: Path)
 
 
 def test_a_site_that_refuses_says_why_in_three_lines_of_its_own(tmp_path: Path) -> None:
-    plan = small_plan(tmp_path / "plan.yaml", rounds=1, cohort={"minimum": 3, "quorum": 3, "round_deadline_s": 120})
+    plan = small_plan(tmp_path / "plan.yaml", rounds=1, cohort={"min_sites": 3, "quorum": 3, "round_deadline_s": 120})
     make_federation(tmp_path / "data", {"A": 8, "B": 8, "C": 8}, seed=1, size=32)
     manifest = tmp_path / "data" / "B" / "manifest.csv"
     manifest.write_text(manifest.read_text("utf-8").replace("label", "finding", 1), "utf-8")
@@ -176,7 +176,7 @@ def test_every_hospital_finds_more_at_the_others_with_the_federated_model_than_w
         manifest = tmp_path / "data" / site / "manifest.csv"
         rows = manifest.read_text("utf-8").splitlines()
         manifest.write_text("\n".join(row for row in rows if f",{unseen}," not in row or ",test," in row), "utf-8")
-    changes = {"local_epochs": 4, "learning_rate": 4e-3, "batch_size": 16, "settle": 0.25, "evaluate_every": 6}
+    changes = {"local_epochs": 4, "learning_rate": 4e-3, "batch_size": 16, "cooldown": 0.25, "evaluate_every": 6}
     small_plan(tmp_path / "plan.yaml", image=64, width=8, rounds=12, **changes)
     made = simulate(tmp_path)
     models = {model["name"]: model["overall"]["macro_map10"]["mean"] for model in made["models"]}

@@ -98,7 +98,7 @@ def wait_until_listening(port: int) -> None:
 def test_one_round_with_two_sites_over_superlink_leaves_the_same_run_folder(tmp_path: Path) -> None:
     make_federation(tmp_path / "data", {"A": 12, "B": 12}, seed=1, size=32)
     plan = small_plan(tmp_path / "plan.yaml", rounds=1)
-    plan.write_text(plan.read_text("utf-8").replace("minimum: 3", "minimum: 2").replace("quorum: 3", "quorum: 2"))
+    plan.write_text(plan.read_text("utf-8").replace("min_sites: 3", "min_sites: 2").replace("quorum: 3", "quorum: 2"))
     write_certificate(tmp_path)
     port = free_port()
     flower_home = tmp_path / "flwr"

@@ -19,12 +19,17 @@ from ynet.data.frames import source
 from ynet.data.limits import MAX_FILE_BYTES, MAX_PIXELS
 from ynet.errors import UserError
 
-FORMATS = ("PNG", "JPEG", "TIFF")
+SIGNATURES = {
+    "PNG": (b"\x89PNG",),
+    "JPEG": (b"\xff\xd8",),
+    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+}
+"""The formats that Pillow reads here, by its names, with their first bytes. `ynet.data.dicom` reads DICOM."""
+FORMATS = tuple(SIGNATURES)
 SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 ONE_CHANNEL = ("1", "L", *SIXTEEN_BIT)
 GREY = (*ONE_CHANNEL, "LA", "La")
 IMAGE, MASK = "image", "mask"
-_SIGNATURES = {"PNG": (b"\x89PNG",), "JPEG": (b"\xff\xd8",), "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")}
 _INVERTED = 0  # TIFF's PhotometricInterpretation "WhiteIsZero"; Pillow handles it for 8 bits only
 _PHOTOMETRIC, _SAMPLE_FORMAT, _SIGNED = 262, 339, 2
 # What Pillow's parsers raise on a damaged file. Warning: a caller may have turned warnings into errors.
@@ -106,7 +111,7 @@ def _unidentified(path: Path) -> UnfitError:
     """Return why Pillow does not open a file: another format, or an unsupported kind of a known one."""
     with path.open("rb") as file:
         start = file.read(4)
-    for name, signatures in _SIGNATURES.items():
+    for name, signatures in SIGNATURES.items():
         if start.startswith(signatures):
             why = f"it is damaged, or an unsupported kind of {name}"
             return UnfitError(why, "save it as PNG of 8 or 16 bit, grey or RGB")

@@ -21,7 +21,7 @@ ORDERS = (*range(2, 65), 80, 96, 128, 192, 256, 512, 1024)  # whole ones: the ot
 MOST_NOISE = 1e4  # beyond it there is no signal left
 
 
-class Spent(NamedTuple):
+class MechanismSteps(NamedTuple):
     """Some steps of one mechanism."""
 
     noise_multiplier: float  # standard deviation of the noise over the clipping norm; above 0
@@ -29,7 +29,7 @@ class Spent(NamedTuple):
     steps: int
 
 
-def epsilon(spent: Iterable[Spent], delta: float) -> float:
+def epsilon(spent: Iterable[MechanismSteps], delta: float) -> float:
     """The epsilon at `delta` of all that was spent on the same patients. 0 for nothing."""
     accountant, is_empty = PLDAccountant(), True
     for steps in together(spent):
@@ -62,14 +62,14 @@ def noise_multiplier(target: float, delta: float, sampling_rate: float, steps: i
     return float(found)
 
 
-def together(spent: Iterable[Spent]) -> list[Spent]:
+def together(spent: Iterable[MechanismSteps]) -> list[MechanismSteps]:
     """The steps of equal mechanisms added up, in the mechanisms' order: to compose them so is cheaper, and the same."""
     steps: dict[tuple[float, float], int] = {}
     for noise, rate, count in spent:
         if not noise > 0:
             raise ValueError("a mechanism without noise has no epsilon")
         steps[noise, rate] = steps.get((noise, rate), 0) + count
-    return [Spent(noise, rate, count) for (noise, rate), count in sorted(steps.items())]
+    return [MechanismSteps(noise, rate, count) for (noise, rate), count in sorted(steps.items())]
 
 
 def _event(noise: float, rate: float) -> dp.DpEvent:

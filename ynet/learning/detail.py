@@ -33,7 +33,7 @@ class Detail(nn.Module):
         return values
 
 
-class Seen:
+class FeatureSums:
     """The features of a round's training images, summed."""
 
     def __init__(self) -> None:

@@ -20,7 +20,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
 from ynet.learning import accountant
-from ynet.learning.accountant import Spent
+from ynet.learning.accountant import MechanismSteps
 from ynet.learning.grid_noise import Randomness, off_grid, on_grid
 from ynet.learning.per_patient_gradients import Gradient, Whole
 from ynet.plan import Plan
@@ -42,9 +42,9 @@ class Mechanism(NamedTuple):
     max_grad_norm: float
     batch: float  # patients expected in a step
 
-    def spends(self, rounds: int = 1) -> Spent:
+    def spends(self, rounds: int = 1) -> MechanismSteps:
         """What some rounds cost."""
-        return Spent(self.noise_multiplier, self.sampling_rate, self.steps * rounds)
+        return MechanismSteps(self.noise_multiplier, self.sampling_rate, self.steps * rounds)
 
 
 def mechanism(plan: Plan, patients: int) -> Mechanism:

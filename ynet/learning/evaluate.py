@@ -18,7 +18,7 @@ K = 10
 BATCH = 64
 
 
-class Encoded(NamedTuple):
+class EncodedCases(NamedTuple):
     """What a network makes of some cases; one row or number for each."""
 
     codes: npt.NDArray[np.uint8]  # (cases, bits / 8), packed
@@ -36,7 +36,7 @@ class RadiusPoint(NamedTuple):
     recall: float | None  # None where no query has both relevant and other cases to find
 
 
-def encode(net: YNet, cases: CaseSource, device: torch.device) -> Encoded:
+def encode(net: YNet, cases: CaseSource, device: torch.device) -> EncodedCases:
     """Codes and mask overlaps of all cases, in their order."""
     codes, pixels = [], []
     for positions in torch.split(torch.arange(len(cases)), BATCH):
@@ -49,12 +49,12 @@ def encode(net: YNet, cases: CaseSource, device: torch.device) -> Encoded:
         codes.append(pack(output.code.float()))
     both, predicted_pixels, true_pixels = np.concatenate(pixels, 1)
     label = cases.label.numpy()
-    return Encoded(np.concatenate(codes), label, both, predicted_pixels, true_pixels)
+    return EncodedCases(np.concatenate(codes), label, both, predicted_pixels, true_pixels)
 
 
-def join(parts: Sequence[Encoded]) -> Encoded:
+def join(parts: Sequence[EncodedCases]) -> EncodedCases:
     """Several sites' cases as one, in the order of the parts."""
-    return Encoded(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    return EncodedCases(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def evaluate(net: YNet, gallery: CaseSource, queries: CaseSource, plan: Plan, device: torch.device) -> Scores:
@@ -62,7 +62,7 @@ def evaluate(net: YNet, gallery: CaseSource, queries: CaseSource, plan: Plan, de
     return score(encode(net, gallery, device), encode(net, queries, device), plan)
 
 
-def score(held: Encoded, asked: Encoded, plan: Plan) -> Scores:
+def score(held: EncodedCases, asked: EncodedCases, plan: Plan) -> Scores:
     """Each query's class sought among the gallery's codes; masks and classes of the queries. Neither may be empty."""
     distances, classes = hamming(asked.codes, held.codes), plan.classes
     found = _summary(metrics.ranking(distances, asked.label[:, None] == held.label[None, :], K), asked.label)
@@ -100,6 +100,12 @@ def _per_class(label: npt.NDArray[np.int64], classes: Sequence[str]) -> dict[str
     return dict(zip(classes, np.bincount(label, minlength=len(classes)).tolist(), strict=True))
 
 
+def map10_per_class(held: EncodedCases, asked: EncodedCases, classes: Sequence[str]) -> dict[str, float | None]:
+    """Return the mean AP@10 of each class's queries; None where none of them is ranked. `macro_map10` is their mean."""
+    ranked = metrics.ranking(hamming(asked.codes, held.codes), asked.label[:, None] == held.label[None, :], K)
+    return {name: metrics.mean(ranked.ap[asked.label == place]) for place, name in enumerate(classes)}
+
+
 def floors(held: npt.NDArray[np.int64], asked: npt.NDArray[np.int64]) -> dict[str, dict[str, float | None]]:
     """The retrieval metrics of knowing nothing, from the labels alone: a random ranking, the majority class first."""
     relevant = asked[:, None] == held[None, :]
@@ -131,7 +137,7 @@ def _named(distances: npt.NDArray[np.int64], label: npt.NDArray[np.int64], class
     return named
 
 
-def by_radius(held: Encoded, asked: Encoded, bits: int) -> list[RadiusPoint]:
+def by_radius(held: EncodedCases, asked: EncodedCases, bits: int) -> list[RadiusPoint]:
     """Precision and recall of what lies within each Hamming radius from 0 to `bits`, means over classes."""
     relevant = asked.label[:, None] == held.label[None, :]
     precision, recall = metrics.within_radius(hamming(asked.codes, held.codes), relevant, bits)

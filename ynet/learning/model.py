@@ -18,7 +18,7 @@ from ynet.errors import UserError
 from ynet.learning.detail import Detail
 from ynet.learning.pooling import max_and_mean, rmac
 from ynet.plan import Plan
-from ynet.weights import Entry, Layout
+from ynet.weights import Layout, LayoutEntry
 
 STAGES = (1, 2, 4, 8)  # channels of a stage, in units of the first one's
 EXPANSION = 4  # of a bottleneck's planes
@@ -73,10 +73,10 @@ class YNet(nn.Module):
             )
         )
         self.segmentation = Segmentation(channels)
-        self.pooled = Pooled(channels[-1], plan.recipe)
+        self.pooled = PooledFeature(channels[-1], plan.recipe)
         is_paper = plan.recipe == "paper"
         self.hash = nn.Linear(self.pooled.features + (0 if is_paper else sum(channels)), bits)
-        self.place = None if is_paper else Place(bits)
+        self.place = None if is_paper else Location(bits)
         self.classifier = nn.Linear(bits, len(plan.classes)) if plan.recipe == "plain" else None
         self.detail = Detail(self.hash.in_features, network.codebook_seed)
         self.dropout = network.dropout  # the training turns it off when it settles
@@ -232,7 +232,7 @@ def smooth() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(LATERAL, LATERAL, 3, 1, 1, bias=False), norm(LATERAL), nn.ReLU())
 
 
-class Pooled(nn.Module):
+class PooledFeature(nn.Module):
     """The classification branch: a 3x3 convolution, then one feature for the whole image."""
 
     def __init__(self, channels: int, recipe: str) -> None:
@@ -247,7 +247,7 @@ class Pooled(nn.Module):
         return self._pool(F.relu(self.conv_norm(self.conv(h))))
 
 
-class Place(nn.Module):
+class Location(nn.Module):
     """Where the predicted lesion lies, how large and how long it is: moments of the mask, read by a small network."""
 
     MOMENTS, HIDDEN = 6, 32
@@ -307,7 +307,7 @@ def build(plan: Plan) -> YNet:
 def layout_of_plan(plan: Plan) -> Layout:
     """The names and shapes of the plan's network, without room for one value of it."""
     with torch.device("meta"):
-        return tuple(Entry(name, tuple(value.shape)) for name, value in YNet(plan).state_dict().items())
+        return tuple(LayoutEntry(name, tuple(value.shape)) for name, value in YNet(plan).state_dict().items())
 
 
 def arrays_of(net: nn.Module) -> dict[str, npt.NDArray[np.float32]]:

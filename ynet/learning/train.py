@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ynet.data.augment import augment
 from ynet.data.batch import Batch, CaseSource
 from ynet.errors import UserError
-from ynet.learning.detail import Seen
+from ynet.learning.detail import FeatureSums
 from ynet.learning.losses import loss_of
 from ynet.learning.model import Output, YNet
 from ynet.plan import NO_AUGMENTATION, Augmentation, Plan
@@ -83,7 +83,7 @@ def train(
     training, begun = plan.training, time.perf_counter()
     loss_function = loss_of(plan, device)
     start = [parameter.detach().clone() for parameter in net.parameters()] if proximal_mu else []
-    seen = Seen()
+    seen = FeatureSums()
     optimizer = optimizer_of([one for one in net.parameters() if one.requires_grad], plan, round_number, moments)
     per_epoch = math.ceil(len(cases) / training.batch_size)
     total_batches = per_epoch * training.local_epochs
@@ -137,7 +137,7 @@ def begin(net: YNet, plan: Plan, round_number: int) -> Augmentation:
 
 def is_settling(plan: Plan, round_number: int) -> bool:
     """Whether a round (from 1) is one of the last, in which images are taken as they are."""
-    return round_number > plan.training.rounds * (1 - plan.training.settle)
+    return round_number > plan.training.rounds * (1 - plan.training.cooldown)
 
 
 def learning_rate(plan: Plan, round_number: int) -> float:

@@ -8,7 +8,7 @@ log = logging.getLogger("ynet.runtime.background_sync")
 SYNC_S = 1.0
 
 
-class Synced:
+class BackgroundSync:
     """Calls `sync` at most SYNC_S after something was written, and once more when it is closed.
 
     Where the disk takes nothing, it is tried again: a full disk must not end the thread that will write when it is not.

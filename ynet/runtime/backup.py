@@ -43,7 +43,7 @@ class File:
 
 
 @dataclass(frozen=True, config=STRICT)
-class Manifest:
+class BackupManifest:
     """What a backup holds."""
 
     format: str
@@ -59,16 +59,16 @@ class Packed(NamedTuple):
 
     path: Path
     bytes: int
-    manifest: Manifest
+    manifest: BackupManifest
     is_sealed: bool
 
 
-_MANIFEST = TypeAdapter(Manifest)
+_MANIFEST = TypeAdapter(BackupManifest)
 Lay = Callable[[Path], None]
 """Lays copies of what must be consistent in itself into a folder, by their paths in the home folder."""
 
 
-def pack(home: Path, out: Path, about: Manifest, lay: Lay, passphrase: str | None) -> Packed:
+def pack(home: Path, out: Path, about: BackupManifest, lay: Lay, passphrase: str | None) -> Packed:
     """Write the backup of a home folder to `out`, for its owner only; `about` has no files yet. Raises UserError."""
     if out.exists():
         raise UserError(f"the backup {out} was not made", "there is such a file already", "give another name")
@@ -89,7 +89,7 @@ def _alone(home: Path, out: Path) -> Iterator[None]:
         os.close(folder)
 
 
-def _pack(home: Path, out: Path, about: Manifest, lay: Lay, passphrase: str | None) -> Packed:
+def _pack(home: Path, out: Path, about: BackupManifest, lay: Lay, passphrase: str | None) -> Packed:
     aside = home / ASIDE
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(mode=0o700)
@@ -111,8 +111,8 @@ def _pack(home: Path, out: Path, about: Manifest, lay: Lay, passphrase: str | No
 
 
 def unpack(
-    file: Path, home: Path, kind: str, passphrase: Callable[[], str], check: Callable[[Path, Manifest], None]
-) -> Manifest:
+    file: Path, home: Path, kind: str, passphrase: Callable[[], str], check: Callable[[Path, BackupManifest], None]
+) -> BackupManifest:
     """Unpack a backup into an empty folder: all of it, once all is verified, and else nothing.
 
     `check` is given what was unpacked, raises UserError where it is no such home, and may change it. Raises UserError.
@@ -152,7 +152,7 @@ def _all_or_nothing(home: Path) -> Iterator[None]:
         raise UserError("the backup was not restored", why, do) from None
 
 
-def _write(file: IO[bytes], home: Path, aside: Path, about: Manifest, passphrase: str | None) -> Manifest:
+def _write(file: IO[bytes], home: Path, aside: Path, about: BackupManifest, passphrase: str | None) -> BackupManifest:
     sealing = Sealing(file, passphrase) if passphrase is not None else None
     written: dict[str, File] = {}
     with tarfile.open(fileobj=cast(IO[bytes], sealing or file), mode="w|", format=tarfile.PAX_FORMAT) as tar:
@@ -164,7 +164,7 @@ def _write(file: IO[bytes], home: Path, aside: Path, about: Manifest, passphrase
             if one := _add(tar, name.as_posix(), laid if laid.exists() else home / name):
                 written[name.as_posix()] = one
         values = {key: value for key, value in vars(about).items() if not key.startswith("_")}
-        manifest = Manifest(**{**values, "files": written})
+        manifest = BackupManifest(**{**values, "files": written})
         content = _MANIFEST.dump_json(manifest, indent=1)
         tar.addfile(_header(MANIFEST, len(content), about.made), io.BytesIO(content))
     if sealing:
@@ -219,7 +219,7 @@ def _header(name: str, size: int, mtime: float) -> tarfile.TarInfo:
     return info
 
 
-def _read(source: IO[bytes], into: Path, what: str) -> Manifest:
+def _read(source: IO[bytes], into: Path, what: str) -> BackupManifest:
     """Unpack and verify. Raises UserError, OSError, TarError."""
     found: dict[str, File] = {}
     with tarfile.open(fileobj=source, mode="r|") as tar:
@@ -266,7 +266,7 @@ def _lay_down(content: IO[bytes], path: Path) -> File:
     return File(size, digest.hexdigest())
 
 
-def _manifest(content: bytes, what: str) -> Manifest:
+def _manifest(content: bytes, what: str) -> BackupManifest:
     try:
         if json.loads(content).get("format") != FORMAT:
             raise UserError(what, "it is of another format", "restore it with the ynet that wrote it, or a newer one")
@@ -275,7 +275,7 @@ def _manifest(content: bytes, what: str) -> Manifest:
         raise UserError(what, "its manifest cannot be read", "take another copy") from None
 
 
-def _held_against(manifest: Manifest, found: dict[str, File], what: str) -> Manifest:
+def _held_against(manifest: BackupManifest, found: dict[str, File], what: str) -> BackupManifest:
     if wrong := next((name for name in {**manifest.files, **found} if manifest.files.get(name) != found.get(name)), ""):
         raise UserError(what, f"{wrong} is not as it was packed", "take another copy")
     return manifest

@@ -22,7 +22,7 @@ from ynet.errors import UserError
 from ynet.runtime import address, disk_faults, unix_socket
 from ynet.runtime.control_client import OLD, call
 
-__all__ = ["Door", "QuietServer", "application", "call", "quiet_config", "serve", "show_user_error"]
+__all__ = ["ControlServer", "QuietServer", "application", "call", "quiet_config", "serve", "show_user_error"]
 log = logging.getLogger("ynet.runtime.control_server")
 SHOWN = (UserError, sqlite3.Error, OSError)
 """What a command may be told of in three lines: all of the first, of the others what the disk is to blame for."""
@@ -103,7 +103,7 @@ class OwnersProtocol(H11Protocol):
             transport.abort()
 
 
-class Door:
+class ControlServer:
     """The open door of a home folder."""
 
     def __init__(self, home: Path, server: QuietServer) -> None:
@@ -115,10 +115,10 @@ class Door:
         await self._server.end()
 
 
-async def serve(home: Path, routes: Sequence[Route]) -> Door:
+async def serve(home: Path, routes: Sequence[Route]) -> ControlServer:
     """Open the door of `home`, whose lock this process holds. Raises UserError where it can have no socket."""
     listening = unix_socket.listen(home)
     (home / OLD).unlink(missing_ok=True)  # it would tell an older command, and its token, to whoever has that port now
     server = QuietServer(quiet_config(application(routes), "", 0, OwnersProtocol))
     await server.begin(listening)
-    return Door(home, server)
+    return ControlServer(home, server)

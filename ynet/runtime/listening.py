@@ -8,7 +8,7 @@ from ynet.errors import UserError
 from ynet.runtime import address
 
 
-class Place(NamedTuple):
+class ListenAddress(NamedTuple):
     """Where a process is to listen."""
 
     key: str  # of the setting with the port
@@ -16,12 +16,12 @@ class Place(NamedTuple):
     port: int  # 0: any free one
 
 
-def check(places: Sequence[Place]) -> None:
+def check(places: Sequence[ListenAddress]) -> None:
     """Raise UserError where two places are one, or a host is no address of this machine.
 
     Which ports are free, the process finds when it listens.
     """
-    taken: dict[int, Place] = {}
+    taken: dict[int, ListenAddress] = {}
     for place in places:
         if place.port and (other := taken.setdefault(place.port, place)) is not place and _meet(place.host, other.host):
             why = f"{other.key} is {place.port} too"

@@ -24,18 +24,18 @@ class Value(NamedTuple):
     source: str
 
 
-class Source(NamedTuple):
+class SettingsSource(NamedTuple):
     """What settings are read from."""
 
     file: Path | None  # None: nothing, they are the defaults
     is_remembered: bool  # it is the home folder's own, in which a note stands behind each value
 
 
-def source_of(home: Path, name: str, config: Path | None) -> Source:
+def source_of(home: Path, name: str, config: Path | None) -> SettingsSource:
     """`config`, else what is remembered in `home` under that name, else the user's or the machine's file, if any."""
     kept = home / name
     file = config or (kept if kept.exists() else _found(name))
-    return Source(file, is_remembered=file == kept)
+    return SettingsSource(file, is_remembered=file == kept)
 
 
 def values(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -47,7 +47,7 @@ def values(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + name, value
 
 
-def sources(settings: Any, read_from: Source) -> dict[str, str]:
+def sources(settings: Any, read_from: SettingsSource) -> dict[str, str]:
     """Where each key's value came from, of settings that were read from there. Raises UserError."""
     file, is_remembered = read_from
     text = _read(file) if file else ""
@@ -75,7 +75,7 @@ def remembered(settings: Any, known: Mapping[str, str]) -> bytes:
     return ("\n".join(rows) + "\n").encode()
 
 
-def listed(settings: Any, read_from: Source) -> list[Value]:
+def listed(settings: Any, read_from: SettingsSource) -> list[Value]:
     """Every key with its value and where that came from. Raises UserError."""
     known = sources(settings, read_from)
     return [

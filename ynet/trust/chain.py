@@ -19,7 +19,7 @@ from ynet.runtime.home import write_private
 NOTHING = "0" * 64  # the digest before the first line
 
 
-class Link(Protocol):
+class ChainLink(Protocol):
     """What one line holds, at the least."""
 
     @property
@@ -35,7 +35,7 @@ class Link(Protocol):
         """SHA-256 of the line."""
 
 
-class Head(NamedTuple):
+class ChainHead(NamedTuple):
     """How far a chain goes."""
 
     number: int
@@ -46,16 +46,16 @@ class Head(NamedTuple):
         return f"{self.number} {self.digest}"
 
     @staticmethod
-    def from_text(text: str) -> "Head":
+    def from_text(text: str) -> "ChainHead":
         """What `to_text` wrote. Raises ValueError."""
         found = re.fullmatch(r"(\d{1,12}) ([0-9a-f]{64})", text, re.ASCII)
         if not found:
             raise ValueError("no head of a chain")
-        return Head(int(found[1]), found[2])
+        return ChainHead(int(found[1]), found[2])
 
 
-BEGINNING = Head(0, NOTHING)
-_HEAD = TypeAdapter(Head)
+BEGINNING = ChainHead(0, NOTHING)
+_HEAD = TypeAdapter(ChainHead)
 _PART = 1 << 16  # bytes read at a time
 Broken = Callable[[str], Exception]
 
@@ -65,7 +65,9 @@ def digest(line: bytes) -> str:
     return hashlib.sha256(line).hexdigest()
 
 
-def follow(links: Iterable[Link], head: Head | None, head_file: str, broken: Broken, since: Head = BEGINNING) -> Head:
+def follow(
+    links: Iterable[ChainLink], head: ChainHead | None, head_file: str, broken: Broken, since: ChainHead = BEGINNING
+) -> ChainHead:
     """The head of a whole chain that must hold `head`, as it was written down. Raises what `broken(why)` makes.
 
     `since`: what its first link follows.
@@ -74,7 +76,7 @@ def follow(links: Iterable[Link], head: Head | None, head_file: str, broken: Bro
     for expected, link in enumerate(links, start=since.number + 1):
         if link.number != expected or link.previous != last.digest:
             raise broken(f"its line {expected} does not follow from the one before")
-        last = Head(expected, link.digest)
+        last = ChainHead(expected, link.digest)
         if head is not None and head.number == expected:
             seen[expected] = link.digest
     if head is None:
@@ -88,17 +90,17 @@ def follow(links: Iterable[Link], head: Head | None, head_file: str, broken: Bro
     return last
 
 
-def read_head(file: Path, broken: Broken) -> Head | None:
+def read_head(file: Path, broken: Broken) -> ChainHead | None:
     """The head that was written down, or None. Raises what `broken(why)` makes."""
     if not file.exists():
         return None
     try:
-        return Head.from_text(_HEAD.validate_json(file.read_bytes()).to_text())
+        return ChainHead.from_text(_HEAD.validate_json(file.read_bytes()).to_text())
     except ValueError:
         raise broken(f"its head, {file.name}, cannot be read") from None
 
 
-def write_head(file: Path, head: Head) -> None:
+def write_head(file: Path, head: ChainHead) -> None:
     """Write a head down, whole or not at all."""
     write_private(file, json.dumps(head._asdict()).encode())
 

@@ -15,24 +15,24 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from ynet.errors import RefusedError, UserError
 from ynet.runtime import private_files
-from ynet.runtime.background_sync import Synced
+from ynet.runtime.background_sync import BackgroundSync
 from ynet.runtime.home import write_private
 from ynet.trust import chain, segments
-from ynet.trust.chain import Head, Link
+from ynet.trust.chain import ChainHead, ChainLink
 
 log = logging.getLogger("ynet.journal")
 SEGMENT_BYTES, MOST_SEGMENTS = 16 << 20, 64
 """Of one file of a log, before another is begun; and of those put aside that are kept, 1 GiB in all."""
 
 
-class Line(Link, Protocol):
+class JournalEntry(ChainLink, Protocol):
     """An entry that knows its line."""
 
     def line(self) -> bytes:
         """As it stands in the file, with its end."""
 
 
-E = TypeVar("E", bound=Line)
+E = TypeVar("E", bound=JournalEntry)
 
 
 class AuditError(RefusedError):
@@ -45,7 +45,7 @@ class Kind(NamedTuple, Generic[E]):
     log: str  # the names of its files
     head: str
     parse: Callable[[bytes], E]  # raises ValueError
-    letting_go: Callable[[Head, str], E]  # the entry after a head that says which entries were let go
+    letting_go: Callable[[ChainHead, str], E]  # the entry after a head that says which entries were let go
     let_go: Callable[[E], str]  # what such an entry says, and of any other nothing
 
     def broken(self, why: str) -> AuditError:
@@ -89,15 +89,15 @@ class Journal(Generic[E]):
         self._file = self._open()
         self._sync()
         private_files.sync_folder(home)
-        self._synced = Synced(self._sync, kind.log)
+        self._synced = BackgroundSync(self._sync, kind.log)
 
     @property
-    def head(self) -> Head:
+    def head(self) -> ChainHead:
         """How far it goes."""
         with self._lock:
             return self._head
 
-    def add(self, made: Callable[[Head], E]) -> None:
+    def add(self, made: Callable[[ChainHead], E]) -> None:
         """Add the entry that follows a head. Raises UserError when the disk takes no more."""
         with self._lock:
             self._add(made)
@@ -118,11 +118,11 @@ class Journal(Generic[E]):
     def _open(self) -> int:
         return os.open(self._home / self._kind.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
-    def _add(self, made: Callable[[Head], E]) -> None:
+    def _add(self, made: Callable[[ChainHead], E]) -> None:
         entry = made(self._head)
         line = entry.line()
         self._append(line)
-        self._head = Head(entry.number, chain.digest(line))
+        self._head = ChainHead(entry.number, chain.digest(line))
 
     def _append(self, line: bytes) -> None:
         why = self._tried(line)
@@ -154,7 +154,7 @@ class Journal(Generic[E]):
         while len(aside) > self._most_segments:
             oldest = aside.pop(0)
             last = self._kind.parsed(segments.last_line(oldest) or b"", None)
-            said = Head(last.number, last.digest).to_text()
+            said = ChainHead(last.number, last.digest).to_text()
             self._add(lambda before, said=said: self._kind.letting_go(before, said))  # type: ignore[misc]
             os.fsync(self._file)
             oldest.unlink()
@@ -180,7 +180,7 @@ def read(home: Path, kind: Kind[E]) -> Iterator[E]:
         yield kind.parsed(line, number)
 
 
-def verify(home: Path, kind: Kind[E]) -> Head:
+def verify(home: Path, kind: Kind[E]) -> ChainHead:
     """The head of the log, every line of all its files checked. Raises AuditError when it was edited or cut.
 
     Where its beginning is not there, an entry must say that it was let go.
@@ -189,7 +189,7 @@ def verify(home: Path, kind: Kind[E]) -> Head:
     entries, let_go, since = read(home, kind), set[str](), chain.BEGINNING
     first = list(itertools.islice(entries, 1))
     for entry in first:
-        since = Head(entry.number - 1, entry.previous)
+        since = ChainHead(entry.number - 1, entry.previous)
 
     def followed() -> Iterator[E]:
         for entry in itertools.chain(first, entries):
@@ -218,7 +218,7 @@ def lay(home: Path, aside: Path, kind: Kind[E], *heads: str) -> None:
             return
 
 
-def _last(home: Path, kind: Kind[E]) -> Head:
+def _last(home: Path, kind: Kind[E]) -> ChainHead:
     """The newest entry of a log without a torn line; it must be what the head says.
 
     Only the end is looked at, so that a long log costs a start nothing; `verify` reads all of it.
@@ -237,4 +237,4 @@ def _last(home: Path, kind: Kind[E]) -> Head:
         )
     if last.number == head.number and last.digest != head.digest:
         raise kind.broken(f"its entry {head.number} is another one than it was")
-    return Head(last.number, last.digest)
+    return ChainHead(last.number, last.digest)

@@ -24,13 +24,13 @@ from ynet.runtime import private_files
 from ynet.runtime.home import write_private
 from ynet.trust import chain
 from ynet.trust.chain import NOTHING as NOTHING
-from ynet.trust.chain import Head as Head
+from ynet.trust.chain import ChainHead as ChainHead
 
 LEDGER, HEAD, OPEN = "ledger.jsonl", "ledger.head", "ledger.open"
 
 
 @dataclass(frozen=True)
-class Entry:
+class LedgerEntry:
     """Steps reserved for one round of one plan."""
 
     number: int  # from 1
@@ -77,7 +77,7 @@ class LedgerError(UserError):
     """The ledger was changed by something other than this program."""
 
 
-_ENTRY = TypeAdapter(Entry)
+_ENTRY = TypeAdapter(LedgerEntry)
 
 
 class Ledger:
@@ -91,15 +91,15 @@ class Ledger:
         self._write_head()
 
     @property
-    def head(self) -> Head:
+    def head(self) -> ChainHead:
         """How far it goes; what a witness is told."""
-        return Head(self.entries[-1].number, self.entries[-1].digest) if self.entries else Head(0, NOTHING)
+        return ChainHead(self.entries[-1].number, self.entries[-1].digest) if self.entries else ChainHead(0, NOTHING)
 
-    def of(self, data: str) -> list[Entry]:
+    def of(self, data: str) -> list[LedgerEntry]:
         """What was reserved on a data set."""
         return [entry for entry in self.entries if entry.data == data]
 
-    def reserve(self, data: str, asked: Reservation, allows: Callable[[Sequence[Entry]], None]) -> Entry:
+    def reserve(self, data: str, asked: Reservation, allows: Callable[[Sequence[LedgerEntry]], None]) -> LedgerEntry:
         """Reserve a round's steps; on the disk when this returns.
 
         A round that the last entry is for is not reserved again while that entry is open: it was cut off before it made
@@ -111,7 +111,7 @@ class Ledger:
         if newest and self._is_open(newest) and newest == replace(newest, data=data, **asked._asdict()):
             return newest
         last = self.head
-        entry = Entry(last.number + 1, round(time.time(), 3), data, *asked, last.digest)
+        entry = LedgerEntry(last.number + 1, round(time.time(), 3), data, *asked, last.digest)
         allows([*self.of(data), entry])
         chain.append(self._file, entry.line())
         self.entries.append(entry)
@@ -124,10 +124,10 @@ class Ledger:
         self._open.unlink(missing_ok=True)
         private_files.sync_folder(self._open.parent)
 
-    def _is_open(self, entry: Entry) -> bool:
+    def _is_open(self, entry: LedgerEntry) -> bool:
         return self._open.exists() and self._open.read_bytes() == self._mark(entry)
 
-    def _mark(self, entry: Entry) -> bytes:
+    def _mark(self, entry: LedgerEntry) -> bytes:
         """An entry, and the file that it stands in, as it was last written.
 
         A copy of the folder is another file; one put back over the original, or just after that was removed, often has
@@ -136,7 +136,7 @@ class Ledger:
         file = self._file.stat()
         return f"{entry.digest} {file.st_dev} {file.st_ino} {file.st_ctime_ns}\n".encode()
 
-    def check_witness(self, seen: Head) -> None:
+    def check_witness(self, seen: ChainHead) -> None:
         """Whether an earlier head is part of this ledger. Raises LedgerError when it is not."""
         if seen.number == 0 and seen.digest == NOTHING:
             return
@@ -147,7 +147,7 @@ class Ledger:
         chain.write_head(self._head, self.head)
 
 
-def read(home: Path) -> list[Entry]:
+def read(home: Path) -> list[LedgerEntry]:
     """The entries of the ledger in a home folder, which another process may have open. Raises LedgerError."""
     head = chain.read_head(home / HEAD, _broken)  # before the entries: they may grow meanwhile
     entries = _entries(home / LEDGER)
@@ -155,7 +155,7 @@ def read(home: Path) -> list[Entry]:
     return entries
 
 
-def _entries(file: Path) -> list[Entry]:
+def _entries(file: Path) -> list[LedgerEntry]:
     *lines, _ = (file.read_bytes() if file.exists() else b"").split(b"\n")
     entries = []
     for number, line in enumerate(lines, start=1):

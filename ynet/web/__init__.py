@@ -13,7 +13,7 @@ An app gives its routes, and a folder with its own `templates` and `assets`; eac
         need(visitor, "radiologist")                             # RefusedError, shown as what, why, do
         return JSONResponse(...)
 
-    door = HttpsDoor(app, certificate.context(...), host, port, life_s=...)   # in the process that runs
+    door = HttpsServer(app, certificate.context(...), host, port, life_s=...)   # in the process that runs
     port = await door.begin()
 
 What holds for every route: without a session a page leads to /login and a call (whose Accept is not HTML) is answered

@@ -21,7 +21,7 @@ from starlette.routing import Route
 from ynet.config import STRICT
 from ynet.errors import UserError
 from ynet.runtime import address
-from ynet.web.https_door import HttpsDoor
+from ynet.web.https_server import HttpsServer
 
 PATH = "/metrics"
 
@@ -86,7 +86,7 @@ async def serving(
     if not settings.port:
         yield
         return
-    server = HttpsDoor(application(registry, before), None, settings.host, settings.port)
+    server = HttpsServer(application(registry, before), None, settings.host, settings.port)
     try:
         await server.begin()
     except OSError as error:

@@ -22,9 +22,9 @@ from ynet.runtime import disk_faults
 from ynet.web.accounts import LONGEST, NAME, Accounts, Role
 from ynet.web.assets_folder import Assets
 from ynet.web.attempts import Attempts
-from ynet.web.gate import SAFE, Gate
-from ynet.web.https_door import signed_in
-from ynet.web.outside import Outside
+from ynet.web.csrf import SAFE, CsrfMiddleware
+from ynet.web.https_server import signed_in
+from ynet.web.public_address import PublicAddress
 from ynet.web.sessions import IDLE_S, LONGEST_S, Sessions, Visitor, elapsed
 
 log = logging.getLogger("ynet.web")
@@ -48,7 +48,7 @@ class Web:
         clock: Callable[[], float] = elapsed,
         idle_s: float = IDLE_S,
         longest_s: float = LONGEST_S,
-        outside: Outside = Outside(),  # noqa: B008 (it is frozen)
+        outside: PublicAddress = PublicAddress(),  # noqa: B008 (it is frozen)
     ) -> None:
         """`cookie`: a word for the cookie's name, which all ports of a host share: another app there has another.
 
@@ -87,7 +87,7 @@ class Web:
             500: self._fault,
         }
         return Starlette(
-            routes=[*own, *inner], exception_handlers=handlers, middleware=[Middleware(Gate, self._outside)]
+            routes=[*own, *inner], exception_handlers=handlers, middleware=[Middleware(CsrfMiddleware, self._outside)]
         )
 
     def page(self, request: Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:

@@ -14,7 +14,7 @@ import typer
 
 from ynet.errors import UserError
 from ynet.runtime import hidden_words, terminal
-from ynet.runtime.cli_examples import show as show_examples
+from ynet.runtime.command_line import show_examples
 from ynet.runtime.home import prepare
 from ynet_client import control_client, egress
 from ynet_client.commands import (

@@ -1,6 +1,6 @@
 """What `ynet-client COMMAND --help` shows as examples; tests hold each against the command."""
 
-from ynet.runtime.cli_examples import Examples
+from ynet.runtime.command_line import Examples
 
 EXAMPLES: Examples = {
     "accept": ("ynet-client accept 6b98b49ba0799dcc",),

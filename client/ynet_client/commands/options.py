@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ynet.runtime.command_line import Json as Json
 from ynet_client.commands import completion
 
 Site = Annotated[
@@ -16,4 +17,3 @@ Site = Annotated[
 Home = Annotated[
     Path | None, typer.Option("--home", help="The site's folder. Default: YNET_HOME, or your data directory.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -10,7 +10,7 @@ from ynet.errors import RefusedError
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol
 from ynet.federation.countersigned import SERVER, Witness, from_wire, to_wire
-from ynet.trust.chain import Head
+from ynet.trust.chain import ChainHead
 from ynet_client import egress
 from ynet_client.audit import Audit
 from ynet_client.egress import Count
@@ -47,7 +47,7 @@ def telling(
     async def tell(channel: grpc.aio.Channel) -> None:
         try:
             told = await exchange(channel, pb.WitnessRequest())
-            signed = witness.sign(SERVER, Head(told.head.number, told.head.digest), clock())
+            signed = witness.sign(SERVER, ChainHead(told.head.number, told.head.digest), clock())
             await exchange(channel, pb.WitnessRequest(signed=to_wire(signed)))
         except grpc.aio.AioRpcError as error:
             if error.code() == grpc.StatusCode.FAILED_PRECONDITION:

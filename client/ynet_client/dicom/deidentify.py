@@ -2,7 +2,6 @@
 
 import hashlib
 import hmac
-import secrets
 import unicodedata
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from pydicom.dataset import Dataset
 from ynet.data.dicom import segmentation
 from ynet.data.dicom.character_sets import plain_text
 from ynet.data.dicom.values import numbers, text
-from ynet.runtime.home import write_private
+from ynet.runtime import private_files
 
 SECRET = "import.secret"  # noqa: S105 (a file's name)
 
@@ -89,10 +88,7 @@ class Pseudonyms:
     @classmethod
     def of(cls, folder: Path) -> "Pseudonyms":
         """Load the key from a folder; create it at first use. Whoever has the key can test guessed names."""
-        path = folder / SECRET
-        if not path.exists():
-            write_private(path, secrets.token_bytes(32))
-        return cls(path.read_bytes())
+        return cls(private_files.secret_in(folder / SECRET))
 
     def patient(self, patient: str, study: str) -> str:
         """Return a patient's pseudonym, the same for all studies. A file without a patient id is named by its study."""

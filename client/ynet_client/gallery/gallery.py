@@ -22,9 +22,9 @@ from jaxtyping import Bool, UInt32
 from ynet.errors import RefusedError, UserError
 from ynet.runtime import memory
 from ynet.search import scan, sorted_codes
-from ynet.search.live_index import Postings
+from ynet.search.live_index import LiveIndex
 from ynet.search.ranking import CODE_BYTES, Hit
-from ynet.search.snapshot import Found, View
+from ynet.search.snapshot import Neighbour, View
 from ynet_client.gallery import case_facts, case_rows, gallery_file, stored_codes
 from ynet_client.gallery.case_facts import Facts, at
 from ynet_client.gallery.case_rows import GalleryCase, SyncCounts
@@ -97,7 +97,7 @@ class _Searched(NamedTuple):
 
     model: Model
     tokens: Tokens
-    postings: Postings
+    postings: LiveIndex
 
 
 class _Counted(NamedTuple):
@@ -300,7 +300,7 @@ class Gallery:
         fit = [int.from_bytes(one, "little") if len(one) == searched.model.detail_bytes else None for one in details]
         view = searched.postings.view()
 
-        def found(numbers: Sequence[int], excluded: Sequence[int]) -> list[list[Found]]:
+        def found(numbers: Sequence[int], excluded: Sequence[int]) -> list[list[Neighbour]]:
             is_kept = self._kept(filters, facts, excluded)
             return view.search_many(
                 [codes[number] for number in numbers],
@@ -403,7 +403,7 @@ class Gallery:
         tokens = self._tokens(model)
         groups, details = self._facts.patients[codes.ids], self._details(model, codes)
         base = sorted_codes.of_sorted(scan.words(codes.codes), codes.ids, details, groups)
-        made = Postings(base, 8 * codes.codes.shape[1], tokens.of, tokens.key)
+        made = LiveIndex(base, 8 * codes.codes.shape[1], tokens.of, tokens.key)
         made.remove(np.array([case_id for (case_id,) in self._database.execute("SELECT case_id FROM dead")], np.uint32))
         self._add(made, model, since)
         self._searched, self._counted = _Searched(model, tokens, made), None  # which would keep the old codes
@@ -430,7 +430,7 @@ class Gallery:
         if searched.postings.tail > max(MOST_TAIL, len(searched.postings) // 8):
             self.compact()
 
-    def _add(self, to: Postings, model: Model, codes: Codes) -> None:
+    def _add(self, to: LiveIndex, model: Model, codes: Codes) -> None:
         if len(codes.ids):
             to.add(codes.codes, codes.ids, self._details(model, codes), self._facts.patients[codes.ids])
 
@@ -472,7 +472,7 @@ class Gallery:
         is_kept[list(excluded)] = False
         return is_kept
 
-    def _hit(self, found: Found, facts: Facts) -> Hit | None:
+    def _hit(self, found: Neighbour, facts: Facts) -> Hit | None:
         """What is told of a case; None of one that went while it was searched for."""
         number = facts.description(found.case_id) or self._facts.description(found.case_id)
         if number == 0:

@@ -1,7 +1,6 @@
 """Queries: what a site finds by itself, and how it puts the other sites' answers together."""
 
 import base64
-import importlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -88,9 +87,10 @@ def encode(archive: "Archive", image: Path) -> Encoding:
 def segment(archive: "Archive", image: Path) -> dict[str, str]:
     """The lesion that the model in use predicts on an image, as `door.segment` says. Raises UserError."""
     (model_id, plan, *_), encoded = encode(archive, image)
-    drawn: Any = importlib.import_module("PIL.Image")  # with torch, by now it is there
+    from PIL import Image  # loaded by now, with torch
+
     buffer = io.BytesIO()
-    drawn.fromarray(encoded.mask * 255).save(buffer, "PNG")
+    Image.fromarray(encoded.mask * 255).save(buffer, "PNG")
     return {"mask": base64.b64encode(buffer.getvalue()).decode(), "model": model_id, "plan": plan.name}
 
 
@@ -124,7 +124,8 @@ def look(
 
 def target_codes(plan: "Plan") -> list[bytes]:
     """The classes' target codes: the codebook that all sites of a plan share."""
-    hashing: Any = importlib.import_module("ynet.learning.hashing")  # it loads torch, which by now is there
+    from ynet.learning import hashing  # torch: loaded by now
+
     book = hashing.codebook(len(plan.classes), plan.network.code_bits, plan.network.codebook_seed)
     return [row.tobytes() for row in hashing.pack(book)]
 

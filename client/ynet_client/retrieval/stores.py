@@ -3,12 +3,11 @@
 import contextlib
 import hashlib
 import hmac
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from ynet.runtime.home import write_private
+from ynet.runtime import private_files
 from ynet_client.audit import Audit, Entry
 from ynet_client.retrieval.consult import Consults
 from ynet_client.retrieval.noise import Drawn
@@ -63,7 +62,4 @@ def pseudonym_of(secret: bytes, user: str) -> str:
 
 def secret_of(home: Path) -> bytes:
     """What makes the pseudonyms this site's own; made when there is none."""
-    path = home / SECRET
-    if not path.exists():
-        write_private(path, secrets.token_bytes(32))
-    return path.read_bytes()
+    return private_files.secret_in(home / SECRET)

@@ -18,7 +18,7 @@ from ynet.config import STRICT
 from ynet.errors import RefusedError
 from ynet.plan import Plan
 from ynet.runtime.home import write_private
-from ynet.trust.ledger import Entry
+from ynet.trust.ledger import LedgerEntry
 from ynet_client import restored
 
 FILE = "scored.json"
@@ -50,7 +50,7 @@ class Scored:
         number: int,
         digest: str,
         score: Callable[[], Scores],
-        entries: Sequence[Entry],
+        entries: Sequence[LedgerEntry],
         *,
         is_witnessed: bool,
     ) -> Scores:
@@ -77,7 +77,13 @@ class Scored:
         return made
 
     def _check_anew(
-        self, plan: Plan, number: int, given: Mapping[int, Answer], entries: Sequence[Entry], *, is_witnessed: bool
+        self,
+        plan: Plan,
+        number: int,
+        given: Mapping[int, Answer],
+        entries: Sequence[LedgerEntry],
+        *,
+        is_witnessed: bool,
     ) -> None:
         """Whether a round that was not evaluated yet may be. Raises RefusedError."""
         since = restored.at(self._home)
@@ -121,7 +127,7 @@ def check_asked_for(plan: Plan, number: int) -> None:
         raise refused(f"the plan evaluates every {every} rounds and after round {rounds}, not after {number}")
 
 
-def _strange(given: Mapping[int, Answer], entries: Sequence[Entry]) -> int | None:
+def _strange(given: Mapping[int, Answer], entries: Sequence[LedgerEntry]) -> int | None:
     """A round that was evaluated with weights other than those with which the next one began here."""
     for number, answer in given.items():
         next_began = {entry.weights for entry in entries if entry.round == number + 1}

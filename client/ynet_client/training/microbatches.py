@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 
 from ynet.errors import UserError
 from ynet.learning.device import ran_out_of_memory
-from ynet.plan import BATCH_COUPLED, Plan
+from ynet.plan import Plan, coupling
 from ynet.runtime.home import write_private
 
 FILE = "training.json"
@@ -91,8 +91,8 @@ def _within_memory(train: Callable[[int], T], pieces: int) -> T | None:
 def _halved(plan: Plan, pieces: int) -> int:
     """Twice as many pieces. Raises UserError when there cannot be more."""
     what, do = "training ran out of memory", "give the site more memory, or train a plan with smaller images or batches"
-    if plan.recipe in BATCH_COUPLED:
-        raise UserError(what, f"a batch of recipe {plan.recipe!r} is not divided: {BATCH_COUPLED[plan.recipe]}", do)
+    if why := coupling(plan.recipe):
+        raise UserError(what, f"a batch of recipe {plan.recipe!r} is not divided: {why}", do)
     if pieces >= plan.training.batch_size:
         raise UserError(what, "one image at a time is too much for this machine", do)
     log.warning("memory ran out; from now on a batch is trained in %d pieces", 2 * pieces)

@@ -10,7 +10,7 @@ from ynet.errors import RefusedError
 from ynet.learning import accountant
 from ynet.learning.dp_sgd import Mechanism, mechanism
 from ynet.plan import Plan
-from ynet.trust.ledger import BudgetExhaustedError, Entry, Head, Ledger, Reservation
+from ynet.trust.ledger import BudgetExhaustedError, ChainHead, Ledger, LedgerEntry, Reservation
 from ynet.weights import Flat
 from ynet_client import restored
 from ynet_client.settings import PrivacySettings
@@ -51,7 +51,7 @@ class Budget(Protocol):
         """What `score` says of the weights after a round, where the plan lets it leave. Raises RefusedError."""
 
     @property
-    def head(self) -> Head | None:
+    def head(self) -> ChainHead | None:
         """How far the ledger goes, for a witness; None where there is none."""
 
 
@@ -96,7 +96,7 @@ class Experiment:
         return score()
 
     @property
-    def head(self) -> Head | None:
+    def head(self) -> ChainHead | None:
         """There is no ledger."""
         return None
 
@@ -108,7 +108,7 @@ class Recorded:
         """Raises LedgerError when the ledger cannot be trusted."""
         self._home, self._settings, self._mechanisms = home, settings, Mechanisms()
         self._ledger: Ledger | None = None
-        self._seen: Head | None = None  # what a witness was told before
+        self._seen: ChainHead | None = None  # what a witness was told before
 
     @property
     def ledger(self) -> Ledger:
@@ -120,11 +120,11 @@ class Recorded:
         return self._ledger
 
     @property
-    def head(self) -> Head:
+    def head(self) -> ChainHead:
         """How far the ledger goes. Raises LedgerError."""
         return self.ledger.head
 
-    def check_witness(self, seen: Head) -> None:
+    def check_witness(self, seen: ChainHead) -> None:
         """Hold the ledger, from now on, against what a witness saw of it. Raises LedgerError when it is another."""
         if self._seen is None or seen.number >= self._seen.number:
             self._seen = seen
@@ -138,7 +138,7 @@ class Recorded:
         begun = any(entry.plan == plan.id for entry in self.ledger.of(data))
         rest = () if begun else (found.spends(plan.training.rounds - 1),)  # a run must fit whole when it begins
 
-        def allows(entries: Sequence[Entry]) -> None:
+        def allows(entries: Sequence[LedgerEntry]) -> None:
             if sum(entry.plan == plan.id for entry in entries) > plan.training.rounds:
                 raise BudgetExhaustedError(
                     "the plan's own epsilon is spent",

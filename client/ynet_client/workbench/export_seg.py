@@ -2,9 +2,8 @@
 
 import datetime as dt
 import hashlib
-import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ynet.data.dicom.elements import starts_as_dicom
 from ynet.errors import UserError
@@ -26,8 +25,8 @@ def made(kept: "Kept", path: Path, now: dt.datetime) -> bytes:
     """The SEG of the mask that the page shows. Raises UserError where the file is another, or does not serve for it."""
     if not kept.dicom or digest(path) != kept.dicom:
         raise UserError("no DICOM SEG was made", "it is not the DICOM file that was asked about", "ask again")
-    drawing: Any = importlib.import_module(
-        "ynet_client.dicom.predicted_segmentation"
-    )  # highdicom: a second for who needs it
-    mask = drawing.read_mask(kept.shown.mask_png)
-    return bytes(drawing.of_file(path.read_bytes(), kept.frame, mask, kept.told["model"], kept.told["plan"], now))
+    from ynet_client.dicom import predicted_segmentation  # highdicom takes a second to load
+
+    mask = predicted_segmentation.read_mask(kept.shown.mask_png)
+    model, plan = kept.told["model"], kept.told["plan"]
+    return predicted_segmentation.of_file(path.read_bytes(), kept.frame, mask, model, plan, now)

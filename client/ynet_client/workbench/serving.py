@@ -12,8 +12,8 @@ from starlette.routing import Route
 
 from ynet.errors import UserError
 from ynet.web import certificate
-from ynet.web.https_door import MAX_CONNECTIONS, HttpsDoor
-from ynet.web.outside import Outside, names_of_machine
+from ynet.web.https_server import MAX_CONNECTIONS, HttpsServer
+from ynet.web.public_address import PublicAddress, names_of_machine
 from ynet.web.web import Web
 from ynet_client.agent import Duties
 from ynet_client.connection.session import Session
@@ -54,7 +54,7 @@ async def serving(
     presented = certificate.present(home, settings.certificate, settings.key, settings.host, dt.datetime.now(dt.UTC))
     with contextlib.closing(History(home)) as history:
         names = (*presented.names, settings.host, *names_of_machine(settings.host))
-        outside = Outside(settings.outer_name, settings.trusted_proxies, names)
+        outside = PublicAddress(settings.outer_name, settings.trusted_proxies, names)
         web = Web(home, f"site-{site}", f"ynet · site {site}", Path(__file__).parent, outside=outside)
         looks = Looks()
         duties.forgetting += [history.forget, looks.forget]
@@ -62,7 +62,7 @@ async def serving(
         bench = Bench(site, duties, session, spool, web, history, OwnCases(), looks, asyncio.Semaphore(MAX_AT_A_TIME))
         most = MAX_CONNECTIONS if settings.trusted_proxies else MOST_OF_ONE
         app = web.application(routes(bench))
-        door = HttpsDoor(app, presented.context, settings.host, settings.port, LIFE_S, most)
+        door = HttpsServer(app, presented.context, settings.host, settings.port, LIFE_S, most)
         address = certificate.address(settings.host, await _begin(door, settings))
         told.update(
             enabled=True,
@@ -92,7 +92,7 @@ def _kept_history(home: Path, duties: Duties) -> Iterator[None]:
         yield
 
 
-async def _begin(door: HttpsDoor, settings: WorkbenchSettings) -> int:
+async def _begin(door: HttpsServer, settings: WorkbenchSettings) -> int:
     try:
         return await door.begin()
     except OSError as error:

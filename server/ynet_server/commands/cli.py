@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ynet.runtime import terminal
-from ynet.runtime.cli_examples import show as show_examples
+from ynet.runtime.command_line import show_examples
 from ynet.runtime.home import prepare
 from ynet_server.commands import (
     authority_commands,
@@ -183,7 +183,9 @@ def audit_show(home: Home = None, as_json: Json = False) -> None:
     from ynet_server import audit
 
     entries = list(audit.read(home_of(home)))
-    lines = [(one.number, terminal.when(one.time), one.act, one.site, _about(one.about, one.count)) for one in entries]
+    lines = [
+        (one.number, terminal.when(one.time), one.action, one.site, _about(one.about, one.count)) for one in entries
+    ]
     table = terminal.rows("audit log", ("", "time", "", "site", "about"), lines)
     terminal.show({"entries": [asdict(one) for one in entries]}, as_json=as_json, human=lambda: table)
 

@@ -74,7 +74,7 @@ def quorum(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Let the rounds of a run close with fewer updates, down to the `cohort.least` that its sites have accepted."""
+    """Let rounds of a run close with fewer updates, down to the `cohort.min_quorum` that its sites have accepted."""
     done = call(home, "POST", f"/runs/{run}/quorum", json={"quorum": to})
     terminal.show(done, as_json=as_json, human=lambda: f"run {run}: a round counts with {to} updates from now on")
 
@@ -84,7 +84,9 @@ def replan(
     run: Annotated[int, typer.Argument(help="The run to go on from.", autocompletion=completion.runs)],
     out: Annotated[Path, typer.Option("--out", help="A new folder for the plan and the weights.")],
     quorum: Annotated[int, typer.Option("--quorum", help="Updates needed for a round of the new plan.")],
-    minimum: Annotated[int | None, typer.Option("--minimum", help="Sites needed to begin; else the quorum.")] = None,
+    min_sites: Annotated[
+        int | None, typer.Option("--min-sites", help="Sites needed to begin; else the quorum.")
+    ] = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -94,7 +96,7 @@ def replan(
     """
     import yaml  # a part of a tenth of a second that help and completion need not wait
 
-    asked = {"quorum": quorum, "minimum": quorum if minimum is None else minimum}
+    asked = {"quorum": quorum, "min_sites": quorum if min_sites is None else min_sites}
     made = call(home, "POST", f"/runs/{run}/carry-over", json=asked)
     try:
         out.mkdir(parents=True)

@@ -18,7 +18,7 @@ from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol
 from ynet.runtime.rates import Buckets, Rate
 from ynet.trust.identity import Leaf
-from ynet.trust.ledger import Head
+from ynet.trust.ledger import ChainHead
 from ynet_server.audit import Write, nowhere
 from ynet_server.hub.liveness import ANSWER_WITHIN_S, Liveness
 from ynet_server.hub.peers import caller, calling_site, refusal
@@ -330,7 +330,7 @@ class Hub:
             self._audit("copy-refused", site, "a second process with the site's identity", self._copies.pop(site))
             self._send(site, pb.ToSite(copy=pb.Copy()))
 
-    def saw_ledger(self, site: str, head: Head) -> None:
+    def saw_ledger(self, site: str, head: ChainHead) -> None:
         """Remember how far a site's privacy ledger goes, and say so to it at its next greeting."""
         self._registry.saw_ledger(site, head)
 

@@ -86,12 +86,12 @@ class RunFolder:
         if not cohort.floor <= to <= cohort.quorum:
             why = f"its sites have said yes to rounds of {cohort.floor} to {cohort.quorum} updates"
             if cohort.floor == cohort.quorum:
-                why = f"its sites have said yes to rounds of {cohort.quorum} updates, no fewer (cohort.least)"
+                why = f"its sites have said yes to rounds of {cohort.quorum} updates, no fewer (cohort.min_quorum)"
             do = "go on with a new plan from its last weights, which the sites are asked about: ynet-server replan RUN"
             raise UserError("the quorum was not changed", why, do)
         write_private(self.path / QUORUM, str(to).encode())
 
-    def carry_over(self, quorum: int, minimum: int) -> tuple[Plan, Path]:
+    def carry_over(self, quorum: int, min_sites: int) -> tuple[Plan, Path]:
         """A plan for fewer sites that goes on from the last weights, for the rounds that are left; and the weights.
 
         Raises UserError when no round is whole yet, or none is left.
@@ -105,11 +105,12 @@ class RunFolder:
         path = self.path / f"weights-{state.round:04d}.safetensors"
         weights.save(path, weights.unflatten(state.best, state.layout), {"plan": old.canonical()})
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        least = None if old.cohort.least is None else min(old.cohort.least, quorum)
+        floor = old.cohort.min_quorum
+        lowest = {} if floor is None else {"min_quorum": min(floor, quorum)}
         values = json.loads(old.canonical())
         values["name"] = f"{old.name[:50]}-after-{state.round}"
         values["training"] |= {"rounds": left}
-        values["cohort"] |= {"minimum": minimum, "quorum": quorum, **({} if least is None else {"least": least})}
+        values["cohort"] |= {"min_sites": min_sites, "quorum": quorum, **lowest}
         values["init"] = {"file": path.name, "sha256": digest}
         return plan.from_canonical(json.dumps(values)), path
 

@@ -16,7 +16,7 @@ from typing import Any
 from ynet.errors import UserError
 from ynet.plan import Plan
 from ynet.runtime import disk_faults, private_files
-from ynet_server.audit import Act, Write, nowhere
+from ynet_server.audit import Action, Write, nowhere
 from ynet_server.hub.hub import Hub
 from ynet_server.registry import Model, Registry, Run, now
 from ynet_server.rounds.grid import HubGrid, LetGoError
@@ -25,7 +25,7 @@ from ynet_server.rounds.server_app import federate
 
 log = logging.getLogger("ynet.runs")
 TRY_DISK_EVERY_S = 10.0
-ACTS: Mapping[str, Act] = {
+ACTIONS: Mapping[str, Action] = {
     "round": "round",
     "site_failed": "site-failed",
     "update_refused": "update-refused",
@@ -127,11 +127,11 @@ class Runs:
         self.folder(number).lower_quorum(to)
         self.folder(number).event("quorum_changed", quorum=to)
 
-    def carry_over(self, number: int, quorum: int, minimum: int) -> tuple[Plan, Path]:
+    def carry_over(self, number: int, quorum: int, min_sites: int) -> tuple[Plan, Path]:
         """A plan for fewer sites that goes on from a run's last weights, and those. Raises UserError."""
         if number not in {run.id for run in self._registry.runs()}:
             raise UserError(f"there is no run {number}", "it was never started here", "list them: ynet-server runs")
-        made, path = self.folder(number).carry_over(quorum, minimum)
+        made, path = self.folder(number).carry_over(quorum, min_sites)
         self._audit("run-carried-over", about=f"run {number}: plan {made.id}")
         return made, path
 
@@ -215,14 +215,14 @@ class Runs:
     def _record(self, run: int, kind: str, values: Mapping[str, Any]) -> None:
         """What an auditor must know of a run's events. Raises OSError when the log takes no more."""
         self._told(kind, values)
-        if kind not in ACTS:
+        if kind not in ACTIONS:
             return
         at = f"run {run}" + (f", round {values['round']}" if "round" in values else "")
         told = [str(values[key]) for key in ("outcome", "reason", "model", "by", "quorum") if values.get(key)]
         told += [f"of round {values['of']}"] if "of" in values else []
         told += [f"with {', '.join(values['sites'])}"] if kind == "round" else []
         try:
-            self._audit(ACTS[kind], str(values.get("site", "")), ": ".join([at, *told]))
+            self._audit(ACTIONS[kind], str(values.get("site", "")), ": ".join([at, *told]))
         except UserError as error:
             raise OSError(errno.ENOSPC, error.why) from None
 

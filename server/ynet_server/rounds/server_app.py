@@ -121,8 +121,8 @@ class _Rounds:
         self._grid, self._plan, self._folder, self._cases_of = grid, plan, folder, cases_of
         self._talk = Conversation(grid, plan, folder, name_of)
         self.sums = SecureSums(self._talk, plan, folder)
-        self.gate = Gate(plan.training.norm_gate, folder.seen())
-        self.late = Late(grid, self._talk, folder, uses=plan.cohort.late == "use")
+        self.gate = Gate(plan.training.update_norm_limit, folder.seen())
+        self.late = Late(grid, self._talk, folder, uses=plan.cohort.late_updates == "use")
         self._arrived = list[int]()  # nodes whose updates the round that is held has
         self._took_part = set[int]()  # nodes whose updates have counted
         self._lost = 0  # rounds one after the other whose secure sum came to nothing
@@ -132,19 +132,19 @@ class _Rounds:
         """Initial weights: each site makes them from the plan's seed; all layouts must agree; one set is taken."""
         asked, refused, told, good = list[int](), 0, -1, dict[int, Reply]()
         for tried in itertools.count():
-            nodes = self._wait_for(lambda: self._plan.cohort.minimum)
+            nodes = self._wait_for(lambda: self._plan.cohort.min_sites)
             if nodes != asked:
                 asked, refused = nodes, 0
             self._talk.refusal = ""
             found = self._talk.ask(0, INITIAL, [node for node in nodes if node not in good], self._check_initial)
             good = {node: good[node] for node in nodes if node in good} | {reply.node: reply for reply in found}
-            if len(good) >= self._plan.cohort.minimum:
+            if len(good) >= self._plan.cohort.min_sites:
                 break
             refused += bool(self._talk.refusal)
-            self._give_up_if(refused, "the run's beginning", len(good), self._plan.cohort.minimum)
+            self._give_up_if(refused, "the run's beginning", len(good), self._plan.cohort.min_sites)
             if len(good) != told:
                 told = len(good)
-                needed = self._plan.cohort.minimum
+                needed = self._plan.cohort.min_sites
                 self._folder.event("waiting", connected=len(good), needed=needed, missing=self._missing(list(good)))
             self._wait_before(tried)
         replies = [good[node] for node in sorted(good)]

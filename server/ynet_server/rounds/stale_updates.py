@@ -1,4 +1,4 @@
-"""Updates that come after their round's deadline, for plans with `cohort.late: use`: the next round may take them in.
+"""Updates that come after their round's deadline: the next round may use them (`cohort.late_updates: use`).
 
 Such an update was trained from weights that have moved on since. What counts of it is the difference that it made to
 those, put onto the weights of now, beside what the site makes in the meantime; and it weighs less, by how many rounds

@@ -40,7 +40,7 @@ STRATEGIES: dict[str, Callable[..., FedAvg]] = {
 
 
 def strategy(plan: Plan) -> FedAvg:
-    """The plan's strategy: every connected site trains and evaluates; a run begins with `cohort.minimum` of them."""
+    """The plan's strategy: every connected site trains and evaluates; a run begins with `cohort.min_sites` of them."""
     name, needed = plan.training.strategy, plan.cohort.floor
     return STRATEGIES[name](
         min_train_nodes=needed,

@@ -103,7 +103,7 @@ class Gate:
         if self._factor and updates >= LEAST_TO_COMPARE and change > self._factor * median:
             return (
                 f"it changes {change / median:.3g} times as much as the round's median,"
-                f" and the plan's norm_gate is {self._factor:g}"
+                f" and the plan's update_norm_limit is {self._factor:g}"
             )
         return None
 

@@ -43,7 +43,7 @@ class Books:
         self._due = 0.0
 
     def refusals(self) -> list[dict[str, Any]]:
-        """The newest first, at most MOST_SHOWN: each with `time`, `act`, `site`, `about`."""
+        """The newest first, at most MOST_SHOWN: each with `time`, `action`, `site`, `about`."""
         number = self._log.head.number
         if number != self._read[0]:
             self._read = (number, _newest(self._home / audit.LOG))
@@ -86,8 +86,10 @@ def _verified(home: Path, trusted: tuple[bytes, Sequence[Past]], clock: Callable
 
 def _newest(path: Path) -> list[dict[str, Any]]:
     entries = [entry for entry in map(_entry, segments.tail(path, TAIL_BYTES)) if entry.get("act") in REFUSALS]
-    shown = [{key: entry[key] for key in ("time", "act", "site", "about")} for entry in entries[-MOST_SHOWN:]]
-    return shown[::-1]
+    return [
+        {"time": entry["time"], "action": entry["act"], "site": entry["site"], "about": entry["about"]}
+        for entry in reversed(entries[-MOST_SHOWN:])
+    ]
 
 
 def _entry(line: bytes) -> Mapping[str, Any]:

@@ -304,7 +304,7 @@ def test_a_run_over_lines_that_break_all_the_time_is_that_over_whole_ones(tmp_pa
         "classes": ["a", "b"],
         "image": {"channels": 1, "size": 32},
         "training": {"rounds": rounds, "learning_rate": 0.1},
-        "cohort": {"minimum": 3, "quorum": 3, "round_deadline_s": 60},
+        "cohort": {"min_sites": 3, "quorum": 3, "round_deadline_s": 60},
         "privacy": {"mode": "off"},
         "aggregation": aggregation,
     }

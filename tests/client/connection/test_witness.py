@@ -64,7 +64,7 @@ def test_a_site_whose_log_was_cut_is_told_so_and_stands_in_the_servers_log(tmp_p
         await until(lambda: any("did not sign" in line for line in again.said))
         assert "it had 3 entries when it was last seen, and has 1 now" in " ".join(again.said)
         assert again.session.connected
-        assert [one.act for one in server_audit.read(consortium.folder)] == ["audit-refused"]
+        assert [one.action for one in server_audit.read(consortium.folder)] == ["audit-refused"]
         again.log.close()
 
     play(tmp_path, story)

@@ -287,6 +287,19 @@ def test_a_model_file_whose_arrays_are_not_its_plans_is_refused_before_a_network
         assert not list((tmp_path / "home/models").iterdir())
 
 
+def test_site_with_a_model_of_renamed_plan_keys_starts_and_waits_for_the_next(folder: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with opened(folder, home) as archive:
+        adopt(archive, folder, "old")
+        path = archive.file_of((folder / "old").read_text())
+        arrays, metadata = weights.load(path)
+        weights.save(path, arrays, {"plan": metadata["plan"].replace('"cooldown"', '"settle"')})
+    with opened(folder, home) as archive:
+        with pytest.raises(RefusedError, match="it has no model"):
+            archive.active()
+        assert adopt(archive, folder, "new") == {"cases": CASES, "encoded": CASES}
+
+
 KILLED = """
 import os, sys, threading, time
 from pathlib import Path

@@ -16,7 +16,7 @@ from ynet.errors import RefusedError
 from ynet.federation.records import ARRAYS, CASES, CONFIG, EVALUATE, METRICS, weights_record
 from ynet.learning.model import arrays_of, build
 from ynet.plan import Plan
-from ynet.trust.ledger import Entry, Ledger, Reservation
+from ynet.trust.ledger import Ledger, LedgerEntry, Reservation
 from ynet_client import restored
 from ynet_client.restored import Restored
 from ynet_client.settings import PrivacySettings
@@ -33,7 +33,7 @@ PLAN = parse(
         "image": {"channels": 1, "size": 32},
         "network": {"width": 4, "code_bits": 32},
         "training": {"rounds": 3, "learning_rate": 1e-3, "batch_size": 4},
-        "cohort": {"minimum": 1, "quorum": 1},
+        "cohort": {"min_sites": 1, "quorum": 1},
         "privacy": {"mode": "patient", "epsilon": 4.0, "delta": 1e-2},
     },
     "the test's plan",
@@ -60,12 +60,12 @@ def asked(at: LocalSite, number: int, moved: float, plan: Plan = PLAN) -> dict[s
 
 
 def answer(
-    home: Path, number: int, digest: str, plan: Plan = EACH, entries: tuple[Entry, ...] = ()
+    home: Path, number: int, digest: str, plan: Plan = EACH, entries: tuple[LedgerEntry, ...] = ()
 ) -> answered_evaluations.Scores:
     return Scored(home).answer(plan, number, digest, lambda: SCORES, entries, is_witnessed=True)
 
 
-def trained(home: Path, number: int, digest: str) -> tuple[Entry, ...]:
+def trained(home: Path, number: int, digest: str) -> tuple[LedgerEntry, ...]:
     """The ledger's entries after one more round that began with these weights."""
     kept = Ledger(home)
     kept.reserve("default", Reservation(EACH.id, number, 3, digest, 2.0, 0.1, 5, 1e-2), lambda _: None)

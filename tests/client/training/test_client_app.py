@@ -42,7 +42,7 @@ PLAN = parse(
         "image": {"channels": 1, "size": 32},
         "network": {"width": 4, "code_bits": 32},
         "training": {"rounds": 4, "learning_rate": 1e-3, "batch_size": 8},
-        "cohort": {"minimum": 1, "quorum": 1},
+        "cohort": {"min_sites": 1, "quorum": 1},
         "privacy": {"mode": "off"},
     },
     "the test's plan",

@@ -22,7 +22,7 @@ VALUES: dict[str, Any] = {
     "image": {"channels": 1, "size": 32},
     "network": {"width": 4, "code_bits": 32},
     "training": {"rounds": 4, "learning_rate": 1e-3, "local_epochs": 5},
-    "cohort": {"minimum": 3, "quorum": 3},
+    "cohort": {"min_sites": 3, "quorum": 3},
     "privacy": {"mode": "off"},
 }
 PLAN = parse(Plan, VALUES, "the test's plan")
@@ -84,7 +84,7 @@ PRIVATE = {"mode": "patient", "epsilon": 8.0, "delta": 0.001}
         (Policy(recipes=("csq", "default")), {"recipe": "plain"}, {"recipe": "csq"}),
         (Policy(privacy="required"), {}, {"privacy": PRIVATE}),
         (Policy(aggregation="secure"), {}, {"aggregation": "secure"}),
-        (Policy(min_sites=4), {}, {"cohort": {"minimum": 4, "quorum": 4}}),
+        (Policy(min_sites=4), {}, {"cohort": {"min_sites": 4, "quorum": 4}}),
         (Policy(max_epochs=19), {}, {"training": {"rounds": 19, "learning_rate": 1e-3}}),
     ],
     ids=["recipe", "privacy", "aggregation", "sites", "epochs"],
@@ -110,20 +110,20 @@ def test_every_policy_is_checked() -> None:
 
 
 def test_what_a_site_says_yes_to_is_the_least_quorum_that_a_run_may_ever_have() -> None:
-    lower = plan(cohort={"minimum": 3, "quorum": 3, "least": 2})
+    lower = plan(cohort={"min_sites": 3, "quorum": 3, "min_quorum": 2})
     check(lower, Policy(min_sites=2))
     with pytest.raises(RefusedError, match="fewer than 3 sites"):
         check(lower, Policy(min_sites=3))
     assert any("at least 2 in each round" in line for line in terms(lower))
     assert lower.id != PLAN.id
-    assert plan(cohort={"minimum": 3, "quorum": 3, "least": None}).id == PLAN.id
+    assert plan(cohort={"min_sites": 3, "quorum": 3, "min_quorum": None}).id == PLAN.id
 
 
 @pytest.mark.parametrize("changes", [{"aggregation": "plain"}, {"aggregation": "secure"}])
 def test_a_floor_above_the_quorum_or_below_three_in_secret_is_no_plan(changes: dict[str, Any]) -> None:
     least = 4 if changes["aggregation"] == "plain" else 2
-    with pytest.raises(UserError, match=r"cohort\.least"):
-        plan(cohort={"minimum": 3, "quorum": 3, "least": least}, **changes)
+    with pytest.raises(UserError, match=r"cohort\.min_quorum"):
+        plan(cohort={"min_sites": 3, "quorum": 3, "min_quorum": least}, **changes)
 
 
 def test_the_terms_say_what_leaves_and_what_it_costs() -> None:

@@ -39,7 +39,7 @@ VALUES: dict[str, Any] = {
     "image": {"channels": 1, "size": 32},
     "network": {"width": 4, "code_bits": 32},
     "training": {"rounds": 4, "learning_rate": 1e-3, "batch_size": 8},
-    "cohort": {"minimum": 1, "quorum": 1},
+    "cohort": {"min_sites": 1, "quorum": 1},
     "privacy": {"mode": "off"},
 }
 PLAN = parse(Plan, VALUES, "the test's plan")

@@ -23,7 +23,7 @@ def plan_of(recipe: str = "default", name: str = "t") -> Plan:
         "image": {"channels": 1, "size": 32},
         "recipe": recipe,
         "training": {"rounds": 1, "learning_rate": 0.1, "batch_size": 16},
-        "cohort": {"minimum": 1, "quorum": 1},
+        "cohort": {"min_sites": 1, "quorum": 1},
         "privacy": {"mode": "off"},
     }
     return plans.from_canonical(json.dumps(values))

@@ -24,7 +24,7 @@ from ynet.learning.model import arrays_of, build
 from ynet.plan import Plan
 from ynet.runtime import backup_files
 from ynet.trust import ledger
-from ynet.trust.ledger import BudgetExhaustedError, Head, Ledger, LedgerError, Reservation
+from ynet.trust.ledger import BudgetExhaustedError, ChainHead, Ledger, LedgerError, Reservation
 from ynet_client import restored
 from ynet_client.restored import Restored
 from ynet_client.settings import PrivacySettings
@@ -39,7 +39,7 @@ VALUES: dict[str, Any] = {
     "image": {"channels": 1, "size": 32},
     "network": {"width": 4, "code_bits": 32},
     "training": {"rounds": 3, "learning_rate": 1e-3, "batch_size": 4},
-    "cohort": {"minimum": 1, "quorum": 1},
+    "cohort": {"min_sites": 1, "quorum": 1},
     "privacy": {"mode": "patient", "epsilon": 4.0, "delta": 1e-2},
 }
 PLAN = parse(Plan, VALUES, "the test's plan")
@@ -161,12 +161,12 @@ def test_a_ledger_that_was_put_back_with_its_head_stops_private_training_once_th
     home = tmp_path / "home"
     first = round_of(site(tmp_path), 1)
     old = {name: (home / name).read_bytes() for name in (ledger.LEDGER, ledger.HEAD)}
-    told = Head.from_text(str(round_of(site(tmp_path), 2).configs[CONFIG][LEDGER]))
+    told = ChainHead.from_text(str(round_of(site(tmp_path), 2).configs[CONFIG][LEDGER]))
     site(tmp_path).budget.check_witness(told)
     for name, content in old.items():
         (home / name).write_bytes(content)
     back = site(tmp_path)
-    back.budget.check_witness(Head.from_text(str(first.configs[CONFIG][LEDGER])))
+    back.budget.check_witness(ChainHead.from_text(str(first.configs[CONFIG][LEDGER])))
     with pytest.raises(LedgerError, match="an old copy took its place"):
         back.budget.check_witness(told)
     with pytest.raises(LedgerError, match="an old copy took its place"):
@@ -321,7 +321,7 @@ def test_the_command_shows_the_ledger(tmp_path: Path) -> None:
 BACKUP = Restored(1_700_000_000.0, 1_700_000_900.0)
 
 
-def trained(home: Path, rounds: int) -> Head:
+def trained(home: Path, rounds: int) -> ChainHead:
     """How far the ledger goes of a site that has trained so many rounds."""
     kept = Ledger(home)
     for number in range(1, rounds + 1):

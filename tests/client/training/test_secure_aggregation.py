@@ -36,7 +36,7 @@ PLAN = plans.from_canonical(
             "classes": ["a", "b"],
             "image": {"channels": 1, "size": 32},
             "training": {"rounds": 9, "learning_rate": 0.1},
-            "cohort": {"minimum": 3, "quorum": 3},
+            "cohort": {"min_sites": 3, "quorum": 3},
             "privacy": {"mode": "off"},
             "aggregation": "secure",
         }
@@ -259,7 +259,7 @@ def test_a_site_that_trained_nothing_sums_nothing(kind: str) -> None:
 def test_a_plan_with_a_lower_quorum_brings_no_smaller_sum() -> None:
     """A plan cannot say so, and where a site's process is told otherwise, three sites are still the least."""
     with pytest.raises(UserError, match=r"needs a 'cohort\.quorum' of 3"):
-        plans.from_canonical(json.dumps(json.loads(PLAN.canonical()) | {"cohort": {"minimum": 2, "quorum": 2}}))
+        plans.from_canonical(json.dumps(json.loads(PLAN.canonical()) | {"cohort": {"min_sites": 2, "quorum": 2}}))
 
 
 def test_a_site_from_a_backup_is_in_no_sum_before_its_admin_has_said_yes_again(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from ynet.errors import RefusedError, UserError
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol
 from ynet.trust import expiry, identity
-from ynet.web.https_door import HttpsDoor
+from ynet.web.https_server import HttpsServer
 from ynet_client.membership.membership import Membership
 from ynet_server import process
 from ynet_server.authority import certificates, renewal
@@ -221,7 +221,7 @@ def test_the_hubs_certificate_is_renewed_on_both_ports_while_the_sites_stay_conn
         consortium.port = consortium.server.add_secure_port("127.0.0.1:0", own.grpc_credentials())
         await consortium.server.start()
         joined = await consortium.join("A")
-        door = HttpsDoor(Starlette(), own.tls(), "127.0.0.1", 0)
+        door = HttpsServer(Starlette(), own.tls(), "127.0.0.1", 0)
         ports = (consortium.port, await door.begin())
         authority = consortium.authority.certificate
         assert [await asyncio.to_thread(shown, port, authority) for port in ports] == [first, first]

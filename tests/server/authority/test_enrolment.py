@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 
 from ynet.errors import RefusedError
 from ynet.trust import identity, invitation
-from ynet.web.https_door import HttpsDoor
+from ynet.web.https_server import HttpsServer
 from ynet_server.authority import certificates, enrolment
 from ynet_server.authority.rate_limit import MAX_ADDRESSES, Attempts
 from ynet_server.registry import Registry
@@ -260,7 +260,7 @@ def test_nothing_else_is_behind_the_door(registry: Registry) -> None:
 def test_the_https_port_speaks_tls_1_3_with_the_hubs_certificate_and_nothing_older(registry: Registry) -> None:
     hub = identity.issue_hub(AUTHORITY, NOW)
 
-    async def serve() -> tuple[HttpsDoor, int]:
+    async def serve() -> tuple[HttpsServer, int]:
         return await enrolment.serve(door(registry, []), certificates.tls(hub, AUTHORITY), "127.0.0.1", 0)
 
     def context(authority: bytes) -> ssl.SSLContext:

@@ -51,7 +51,7 @@ def test_a_site_is_cut_off_although_the_disk_is_full_and_it_is_written_down_late
         revocations.settle(said.append)
         assert said == ["the revocation of site A is written down now"]
         assert not consortium.registry.shut_out_unwritten()
-        assert [(entry.act, entry.site) for entry in audit.read(tmp_path)] == [("revoked", "A")]
+        assert [(entry.action, entry.site) for entry in audit.read(tmp_path)] == [("revoked", "A")]
         revocations.settle(said.append)
         assert len(said) == 1
 

@@ -43,7 +43,7 @@ def test_a_flood_of_questions_is_a_few_lines_of_the_log_and_another_site_is_hear
         play(tmp_path, story, within=[limits], audit=log.write)
         limits.flush()
     entries = list(audit.read(tmp_path / "log"))
-    assert [entry.act for entry in entries] == ["asked"] * 32 + ["too-many"]
+    assert [entry.action for entry in entries] == ["asked"] * 32 + ["too-many"]
     assert (entries[-1].site, entries[-1].count) == ("A", 400 - 30)
     assert audit.verify(tmp_path / "log").number == 33
 

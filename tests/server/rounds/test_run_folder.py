@@ -8,10 +8,10 @@ from smallest_plan import smallest_plan
 
 from ynet import weights
 from ynet.errors import UserError
-from ynet.weights import Entry
+from ynet.weights import LayoutEntry
 from ynet_server.rounds.run_folder import EVENTS, MODEL, SEEN, STATE, RunFolder, State
 
-LAYOUT = (Entry("z", (2, 2)), Entry("a", ()), Entry("m", (0, 3)))
+LAYOUT = (LayoutEntry("z", (2, 2)), LayoutEntry("a", ()), LayoutEntry("m", (0, 3)))
 
 
 @pytest.fixture

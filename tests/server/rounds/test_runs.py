@@ -22,7 +22,7 @@ from ynet_server.rounds.runs import Runs
 def one_site_plan(folder: Path, rounds: int = 1) -> Plan:
     path = small_plan(folder / "plan.yaml", rounds=rounds)
     values = yaml.safe_load(path.read_text("utf-8"))
-    values["cohort"] = {"minimum": 1, "quorum": 1}
+    values["cohort"] = {"min_sites": 1, "quorum": 1}
     path.write_text(yaml.safe_dump(values), "utf-8")
     return plans.read(path)
 
@@ -168,18 +168,27 @@ def test_a_run_that_stands_still_for_its_disk_can_be_cancelled(tmp_path: Path, m
     play(tmp_path, story)
 
 
-def test_a_run_whose_plan_this_ynet_cannot_read_has_failed_and_the_server_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("key", "other", "why"),
+    [
+        ("batch_size", "newer_key", "unknown key 'training.newer_key'"),
+        ("cooldown", "settle", "the key 'training.settle' has a new name"),
+    ],
+)
+def test_resumed_run_with_unreadable_plan_fails_and_the_server_stays(
+    tmp_path: Path, key: str, other: str, why: str
+) -> None:
     async def story(consortium: Consortium) -> None:
         registry = consortium.registry
         number = registry.start_run(registry.freeze(one_site_plan(tmp_path), 1.0), 1.0)
         with sqlite3.connect(tmp_path / "registry.sqlite") as db:
-            db.execute("UPDATE plans SET canonical=replace(canonical, 'batch_size', 'newer_key')")
+            db.execute("UPDATE plans SET canonical=replace(canonical, ?, ?)", (key, other))
         db.close()
         again = Runs(registry, consortium.hub, asyncio.get_running_loop(), tmp_path)
         again.resume()
         assert status_of(consortium) == "failed"
-        assert "unknown key 'training.newer_key'" in registry.runs()[0].reason
-        with pytest.raises(UserError, match="unknown key"):
+        assert why in registry.runs()[0].reason
+        with pytest.raises(UserError, match=why):
             again.take_up(number)
         assert status_of(consortium) == "failed"
 

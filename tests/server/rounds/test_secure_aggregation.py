@@ -43,7 +43,7 @@ def plan(aggregation: str = "secure", rounds: int = 2, quorum: int = 3, deadline
         "classes": ["a", "b"],
         "image": {"channels": 1, "size": 32},
         "training": {"rounds": rounds, "learning_rate": 0.1, **more},
-        "cohort": {"minimum": quorum, "quorum": quorum, "round_deadline_s": deadline_s},
+        "cohort": {"min_sites": quorum, "quorum": quorum, "round_deadline_s": deadline_s},
         "privacy": {"mode": "off"},
         "aggregation": aggregation,
     }

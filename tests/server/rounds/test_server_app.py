@@ -21,7 +21,7 @@ from ynet.federation.records import ARRAYS, CASES, CONFIG, METRICS, flat_weights
 from ynet.federation.update_encoding import Encoding
 from ynet.plan import Privacy
 from ynet.strategy_options import STRATEGY_OPTIONS
-from ynet.weights import Entry, Flat
+from ynet.weights import Flat, LayoutEntry
 from ynet_server.commands import run_tables
 from ynet_server.rounds import server_app
 from ynet_server.rounds.run_folder import MODEL, STATE, RunFolder, State
@@ -55,14 +55,14 @@ def test_sites_that_change_nothing_leave_the_weights_as_they_are_under_every_str
     tmp_path: Path, strategy: str
 ) -> None:
     apps = {name: tiny_app(lambda _, flat: flat, 5) for name in LARGEST}
-    folder = run(tmp_path, plan(strategy=strategy, minimum=7, quorum=7), apps, dict.fromkeys(LARGEST, 5))
+    folder = run(tmp_path, plan(strategy=strategy, min_sites=7, quorum=7), apps, dict.fromkeys(LARGEST, 5))
     np.testing.assert_array_equal(model(folder), np.zeros(SIZE, np.float32))
 
 
 @pytest.mark.parametrize("strategy", sorted(STRATEGY_OPTIONS))
 def test_every_strategy_moves_the_weights_to_where_all_sites_agree(tmp_path: Path, strategy: str) -> None:
     apps = {name: tiny_app(lambda _, flat: flat + np.float32(1), 5) for name in LARGEST}
-    folder = run(tmp_path, plan(strategy=strategy, minimum=7, quorum=7), apps, dict.fromkeys(LARGEST, 5))
+    folder = run(tmp_path, plan(strategy=strategy, min_sites=7, quorum=7), apps, dict.fromkeys(LARGEST, 5))
     assert (model(folder) > 0).all()
 
 
@@ -74,7 +74,7 @@ def test_scores_are_asked_for_as_often_as_the_plan_says_and_after_the_last_round
 def test_score_that_a_site_does_not_send_is_null_with_its_counts(tmp_path: Path) -> None:
     told = {"macro_map10": 0.5, "queries": 4, "ranked": 5, "masks": 0, "empty_masks": 5, "queries.0": 5, "queries.1": 0}
     apps, cases = honest("AB")
-    folder = run(tmp_path, plan(minimum=1, quorum=1), {**apps, "A": tiny_app(*TRAININGS["A"], scores=told)}, cases)
+    folder = run(tmp_path, plan(min_sites=1, quorum=1), {**apps, "A": tiny_app(*TRAININGS["A"], scores=told)}, cases)
     for scores in (folder.card()["scores"], events(folder, "evaluated")[-1]["sites"]):
         assert (scores["A"]["macro_map10"], scores["A"]["dice"], scores["A"]["masks"]) == (0.5, None, 0)
         assert list(scores["A"]["queries_per_class"].values()) == [5, 0]
@@ -88,7 +88,7 @@ def test_score_that_a_site_does_not_send_is_null_with_its_counts(tmp_path: Path)
 @pytest.mark.parametrize("wrong", [{"dice": 1.5}, {"masks": -1.0}, {"queries.0": 0.5}], ids=str)
 def test_scores_that_can_be_none_are_refused_and_the_others_kept(tmp_path: Path, wrong: dict[str, float]) -> None:
     apps, cases = honest("AB")
-    folder = run(tmp_path, plan(minimum=1, quorum=1), {**apps, "A": tiny_app(*TRAININGS["A"], scores=wrong)}, cases)
+    folder = run(tmp_path, plan(min_sites=1, quorum=1), {**apps, "A": tiny_app(*TRAININGS["A"], scores=wrong)}, cases)
     assert set(folder.card()["scores"]) == {"B"}
     assert {event["site"] for event in events(folder, "update_refused")} == {"A"}
 
@@ -269,7 +269,7 @@ def test_a_round_under_its_quorum_is_held_again_and_counts_once(tmp_path: Path) 
         return TRAININGS["A"][0](number, flat)
 
     apps, cases = honest("ABC")
-    folder = run(tmp_path, plan(quorum=3, minimum=3), {**apps, "A": tiny_app(flaky, 30)}, cases)
+    folder = run(tmp_path, plan(quorum=3, min_sites=3), {**apps, "A": tiny_app(flaky, 30)}, cases)
     np.testing.assert_allclose(model(folder), by_hand(2), rtol=1e-5)
     assert [event["round"] for event in events(folder, "under_quorum")] == [1, 1, 2]
     assert [event["round"] for event in events(folder, "round")] == [1, 2]
@@ -308,7 +308,10 @@ def test_a_run_waits_for_its_sites_and_says_so(tmp_path: Path) -> None:
 
 
 def test_a_run_names_the_site_that_is_gone_for_good_and_goes_on_when_its_quorum_is_lowered(tmp_path: Path) -> None:
-    folder, apps = RunFolder(tmp_path / "run").create(plan(rounds=3, minimum=3, quorum=3, least=2)), honest("ABC")[0]
+    folder, apps = (
+        RunFolder(tmp_path / "run").create(plan(rounds=3, min_sites=3, quorum=3, min_quorum=2)),
+        honest("ABC")[0],
+    )
 
     async def story(consortium: Consortium) -> None:
         joined = {name: await consortium.join(name, runs(apps[name], TRAININGS[name][1])) for name in apps}
@@ -328,7 +331,7 @@ def test_a_run_names_the_site_that_is_gone_for_good_and_goes_on_when_its_quorum_
 
 
 def test_a_quorum_is_not_lowered_below_what_the_sites_said_yes_to(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "run").create(plan(minimum=3, quorum=3))
+    folder = RunFolder(tmp_path / "run").create(plan(min_sites=3, quorum=3))
     with pytest.raises(UserError, match="of 3 updates, no fewer") as caught:
         folder.lower_quorum(2)
     assert "ynet-server replan" in caught.value.do
@@ -339,11 +342,11 @@ def test_a_quorum_is_not_lowered_below_what_the_sites_said_yes_to(tmp_path: Path
 
 def test_a_new_plan_goes_on_from_the_last_weights_with_the_sites_that_are_left(tmp_path: Path) -> None:
     apps, cases = honest("ABC")
-    old = run(tmp_path / "old", plan(rounds=2, minimum=3, quorum=3), apps, cases)
-    frozen = plan(rounds=5, minimum=3, quorum=3)
+    old = run(tmp_path / "old", plan(rounds=2, min_sites=3, quorum=3), apps, cases)
+    frozen = plan(rounds=5, min_sites=3, quorum=3)
     (old.path / "plan.json").write_text(frozen.canonical())  # a run of five rounds, after its second
-    made, path = old.carry_over(quorum=2, minimum=2)
-    assert (made.training.rounds, made.cohort.quorum, made.cohort.minimum) == (3, 2, 2)
+    made, path = old.carry_over(quorum=2, min_sites=2)
+    assert (made.training.rounds, made.cohort.quorum, made.cohort.min_sites) == (3, 2, 2)
     assert made.id != frozen.id
     new = RunFolder(tmp_path / "new" / "run").create(made, path)
 
@@ -393,7 +396,7 @@ def test_a_site_that_comes_during_a_run_takes_part_from_the_next_round_on(tmp_pa
 
 
 def test_sites_that_build_different_networks_do_not_start(tmp_path: Path) -> None:
-    other = tiny_app(towards(1), 5, layout=(Entry("a", (4, 1)), Entry("b", (3,))))
+    other = tiny_app(towards(1), 5, layout=(LayoutEntry("a", (4, 1)), LayoutEntry("b", (3,))))
     with pytest.raises(UserError, match="build different networks"):
         run(tmp_path, plan(), {"A": tiny_app(towards(1), 5), "B": other}, {"A": 5, "B": 5})
     folder = RunFolder(tmp_path / "run")
@@ -416,7 +419,7 @@ def test_sites_that_begin_with_nonsense_do_not_keep_the_others_from_starting(tmp
     apps, cases = honest()
     for name, spoil in BEGINNINGS.items():
         apps[name], cases[name] = tiny_app(nan, 5, spoil_initial=spoil), 5
-    folder = run(tmp_path, plan(rounds=1, minimum=3), apps, cases)
+    folder = run(tmp_path, plan(rounds=1, min_sites=3), apps, cases)
     np.testing.assert_allclose(model(folder), by_hand(1), rtol=1e-5)
     refused = {event["site"] for event in events(folder, "update_refused") if event["round"] == 0}
     assert refused == set(BEGINNINGS)
@@ -441,7 +444,7 @@ def test_a_run_that_was_stopped_goes_on_at_the_next_round_and_ends_with_the_same
 
     apps, cases = honest(LARGEST)
     apps["A"] = tiny_app(stopping, 30)
-    frozen = plan(rounds=4, strategy=strategy, minimum=7, quorum=7)
+    frozen = plan(rounds=4, strategy=strategy, min_sites=7, quorum=7)
     expected = model(run(tmp_path, frozen, apps, cases))
     seen.clear()
     shutil.rmtree(tmp_path / "run")

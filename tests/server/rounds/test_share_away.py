@@ -51,7 +51,7 @@ class Data:
 
 def test_a_run_waits_for_a_site_whose_share_is_away_and_has_its_update(tmp_path: Path) -> None:
     apps, cases = honest()
-    folder = RunFolder(tmp_path / "run").create(plan(minimum=3, quorum=3, deadline_s=20))
+    folder = RunFolder(tmp_path / "run").create(plan(min_sites=3, quorum=3, deadline_s=20))
 
     async def story(consortium: Consortium) -> None:
         joined = {}
@@ -67,7 +67,7 @@ def test_a_run_waits_for_a_site_whose_share_is_away_and_has_its_update(tmp_path:
 
 def test_a_share_that_is_away_for_longer_than_a_round_ends_no_run_that_needs_its_site(tmp_path: Path) -> None:
     apps, cases = honest()
-    folder = RunFolder(tmp_path / "run").create(plan(minimum=3, quorum=3, deadline_s=2.0))
+    folder = RunFolder(tmp_path / "run").create(plan(min_sites=3, quorum=3, deadline_s=2.0))
 
     async def story(consortium: Consortium) -> None:
         for name, app in {**apps, "A": tiny_app(Data(tmp_path, 6.0).train, 30)}.items():
@@ -83,7 +83,7 @@ def test_a_share_that_is_away_for_longer_than_a_round_ends_no_run_that_needs_its
 
 def test_a_site_whose_data_stay_away_holds_up_one_round_and_no_more(tmp_path: Path) -> None:
     apps, cases = honest()
-    folder = RunFolder(tmp_path / "run").create(plan(rounds=4, minimum=3, deadline_s=5.0))
+    folder = RunFolder(tmp_path / "run").create(plan(rounds=4, min_sites=3, deadline_s=5.0))
 
     async def story(consortium: Consortium) -> None:
         for name, app in {**apps, "A": tiny_app(Data(tmp_path, 60.0).train, 30)}.items():

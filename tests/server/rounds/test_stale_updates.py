@@ -73,12 +73,12 @@ def test_the_weight_falls_with_each_round() -> None:
 @pytest.mark.parametrize("strategy_name", sorted(ROBUST))
 def test_a_strategy_that_counts_all_alike_cannot_use_what_is_late(strategy_name: str) -> None:
     with pytest.raises(UserError, match="count for less"):
-        plan(strategy=strategy_name, minimum=7, quorum=7, late="use")
+        plan(strategy=strategy_name, min_sites=7, quorum=7, late_updates="use")
 
 
 def test_one_that_drops_has_the_id_that_plans_had_before() -> None:
     assert "late" not in plan().canonical()
-    assert plan(late="use").id != plan().id
+    assert plan(late_updates="use").id != plan().id
 
 
 class Gates:
@@ -104,7 +104,7 @@ def slow_run(tmp_path: Path, late: str) -> RunFolder:
 
     The hostile one's is a thousand times as large, and it sends no other.
     """
-    frozen = plan(rounds=3, deadline_s=DEADLINE_S, late=late)
+    frozen = plan(rounds=3, deadline_s=DEADLINE_S, late_updates=late)
     folder, gates, apps, cases = RunFolder(tmp_path / "run").create(frozen), Gates(), *honest()
     apps[SLOW] = tiny_app(gates.train, cases[SLOW])
 
@@ -183,7 +183,7 @@ def test_the_same_weights_sent_late_and_as_the_next_rounds_count_once() -> None:
 
 
 def test_a_run_that_is_let_go_calls_off_what_was_late(tmp_path: Path) -> None:
-    folder, gates = RunFolder(tmp_path / "run").create(plan(rounds=3, deadline_s=1.0, late="use")), Gates()
+    folder, gates = RunFolder(tmp_path / "run").create(plan(rounds=3, deadline_s=1.0, late_updates="use")), Gates()
     apps, cases = honest()
     apps[SLOW] = tiny_app(gates.train, cases[SLOW])
 

@@ -68,7 +68,7 @@ def test_a_hostile_update_is_refused_in_every_round_and_the_model_is_that_of_the
 ) -> None:
     apps, cases = honest(LARGEST)
     apps[HOSTILE] = tiny_app(train, cases[HOSTILE])
-    folder = run(tmp_path, plan(rounds=4, minimum=7, quorum=6, deadline_s=25), apps, cases)
+    folder = run(tmp_path, plan(rounds=4, min_sites=7, quorum=6, deadline_s=25), apps, cases)
     np.testing.assert_allclose(model(folder), by_hand(4, OTHERS), rtol=1e-5)
     refused = events(folder, "update_refused")
     assert [(event["round"], event["site"]) for event in refused] == [(number, HOSTILE) for number in (1, 2, 3, 4)]
@@ -85,7 +85,7 @@ def test_an_update_of_an_earlier_round_is_refused_when_it_comes_again(tmp_path: 
 
     apps, cases = honest(LARGEST)
     apps[HOSTILE] = tiny_app(replaying, cases[HOSTILE])
-    folder = run(tmp_path, plan(rounds=3, minimum=7, quorum=6, deadline_s=25), apps, cases)
+    folder = run(tmp_path, plan(rounds=3, min_sites=7, quorum=6, deadline_s=25), apps, cases)
     np.testing.assert_allclose(model(folder), by_hand(3, lambda number: OTHERS if number == 2 else LARGEST), rtol=1e-5)
     (refused,) = events(folder, "update_refused")
     assert (refused["round"], refused["site"], refused["reason"]) == (2, HOSTILE, "it is not new: it is of round 1")
@@ -100,7 +100,7 @@ def test_a_replay_is_refused_after_the_server_was_started_anew(tmp_path: Path) -
 
     apps, cases = honest(LARGEST)
     apps[HOSTILE] = tiny_app(replaying, cases[HOSTILE])
-    folder = RunFolder(tmp_path / "run").create(plan(rounds=2, minimum=7, quorum=6, deadline_s=25))
+    folder = RunFolder(tmp_path / "run").create(plan(rounds=2, min_sites=7, quorum=6, deadline_s=25))
 
     def dies(state: State) -> None:
         if state.round == 1:
@@ -128,7 +128,7 @@ def test_weights_that_an_earlier_round_began_with_are_no_update(tmp_path: Path) 
 
     apps, cases = honest(LARGEST)
     apps[HOSTILE] = tiny_app(stale, cases[HOSTILE])
-    folder = run(tmp_path, plan(rounds=3, minimum=7, quorum=6, deadline_s=25), apps, cases)
+    folder = run(tmp_path, plan(rounds=3, min_sites=7, quorum=6, deadline_s=25), apps, cases)
     assert [event["round"] for event in events(folder, "update_refused")] == [3]
 
 
@@ -144,7 +144,7 @@ def test_a_round_that_is_held_again_takes_the_same_update_once_more(tmp_path: Pa
 
     apps, cases = honest("ABC")
     apps["A"] = tiny_app(flaky, cases["A"])
-    folder = run(tmp_path, plan(rounds=2, minimum=3, quorum=3), apps, cases)
+    folder = run(tmp_path, plan(rounds=2, min_sites=3, quorum=3), apps, cases)
     np.testing.assert_allclose(model(folder), by_hand(2), rtol=1e-5)
     assert not events(folder, "update_refused")
 
@@ -153,12 +153,12 @@ def test_a_hostile_site_without_which_there_is_no_quorum_ends_the_run_with_its_n
     apps, cases = honest(LARGEST)
     apps[HOSTILE] = tiny_app(hundredfold, cases[HOSTILE])
     with pytest.raises(UserError, match="round 1 came to nothing") as caught:
-        run(tmp_path, plan(minimum=7, quorum=7), apps, cases)
+        run(tmp_path, plan(min_sites=7, quorum=7), apps, cases)
     assert f"what site {HOSTILE} sent was refused: it changes" in caught.value.why
 
 
 def test_a_hostile_site_does_not_end_the_run_while_an_honest_one_is_away_for_a_moment(tmp_path: Path) -> None:
-    frozen = plan(rounds=3, minimum=4, quorum=3)
+    frozen = plan(rounds=3, min_sites=4, quorum=3)
     folder = RunFolder(tmp_path / "run").create(frozen)
     apps, cases = honest("ABC")
     held = server_app.REFUSED_AT_MOST + 2
@@ -188,13 +188,13 @@ def test_a_hostile_site_does_not_end_the_run_while_an_honest_one_is_away_for_a_m
 def test_a_plan_without_the_gate_takes_an_update_of_any_size(tmp_path: Path) -> None:
     apps, cases = honest(LARGEST)
     apps[HOSTILE] = tiny_app(hundredfold, cases[HOSTILE])
-    folder = run(tmp_path, plan(rounds=1, minimum=7, quorum=6, deadline_s=25, norm_gate=0), apps, cases)
+    folder = run(tmp_path, plan(rounds=1, min_sites=7, quorum=6, deadline_s=25, update_norm_limit=0), apps, cases)
     assert not events(folder, "update_refused")
     assert np.abs(model(folder)).max() > 2 * np.abs(by_hand(1, OTHERS)).max()
 
 
 def test_how_far_each_site_went_is_in_the_rounds_event(tmp_path: Path) -> None:
-    folder = run(tmp_path, plan(rounds=1, minimum=3), *honest())
+    folder = run(tmp_path, plan(rounds=1, min_sites=3), *honest())
     (event,) = events(folder, "round")
     for site in "ABC":
         expected = np.linalg.norm(TRAININGS[site][0](1, np.zeros(SIZE, np.float32)))
@@ -268,7 +268,7 @@ AGAINST = (sign_flip, as_far_as_the_gate_lets_it, as_far_as_others_and_elsewhere
 def poisoned(tmp_path: Path, name: str, attack: Train) -> tuple[Flat, list[dict[str, Any]]]:
     names = "ABCDEFG"
     apps = {site: tiny_app(leading(site), 10) for site in names} | {"X": tiny_app(attack, 10)}
-    frozen = plan(rounds=1, minimum=8, quorum=7, deadline_s=25, strategy=name)
+    frozen = plan(rounds=1, min_sites=8, quorum=7, deadline_s=25, strategy=name)
     folder = run(tmp_path, frozen, apps, dict.fromkeys(apps, 10))
     assert not events(folder, "update_refused")
     return model(folder), events(folder, "round")
@@ -314,7 +314,7 @@ def test_krum_takes_one_sites_weights_whole_however_many_blocks_they_travel_in(
 ) -> None:
     monkeypatch.setattr(weights, "BLOCK_VALUES", 3)
     changes, sent = np.random.default_rng(1).standard_normal((7, 10)), np.zeros(10, np.float32)
-    frozen = plan(minimum=7, quorum=7, strategy="krum")
+    frozen = plan(min_sites=7, quorum=7, strategy="krum")
     made = aggregate(strategy(frozen), frozen, 1, replies(changes, sent), sent)
     (taken,) = set(range(1, 8)) - made.left_out
     np.testing.assert_array_equal(made.flat, changes[taken - 1].astype(np.float32))
@@ -327,6 +327,6 @@ def test_small_changes_of_large_weights_are_told_apart(name: str) -> None:
     sent = np.full(20_000, 100, np.float32)
     changes = 0.003 * random.standard_normal((8, 20_000))
     changes[4] -= 0.01
-    frozen = plan(minimum=7, quorum=7, strategy=name)
+    frozen = plan(min_sites=7, quorum=7, strategy=name)
     made = aggregate(strategy(frozen), frozen, 1, replies(changes, sent), sent)
     assert 5 in made.left_out

@@ -141,7 +141,7 @@ def test_the_last_rounds_take_images_as_they_are_without_augmentation_and_dropou
     make_plan: Any, make_cases: Any
 ) -> None:
     strong = {"rotate_deg": 90.0, "noise": 1.0, "transplant": 1.0}
-    parts: dict[str, Any] = {"training": {"rounds": 4, "settle": 0.5}, "network": {"dropout": 0.5}}
+    parts: dict[str, Any] = {"training": {"rounds": 4, "cooldown": 0.5}, "network": {"dropout": 0.5}}
     busy, calm = make_plan(augmentation=strong, **parts), make_plan(network={"dropout": 0.0})
     for number, is_same in ((2, False), (3, True), (4, True)):
         nets = [build(busy), build(calm)]

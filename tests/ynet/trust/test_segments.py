@@ -59,7 +59,7 @@ def test_the_oldest_files_are_let_go_and_the_log_says_so(tmp_path: Path) -> None
     entries = list(audit.read(tmp_path))
     assert entries[0].number > 100
     assert audit.verify(tmp_path).number == entries[-1].number
-    said = [entry.about for entry in entries if entry.act == "let-go"]
+    said = [entry.about for entry in entries if entry.action == "let-go"]
     assert f"{entries[0].number - 1} {entries[0].previous}" in said
     again = Small(tmp_path, 3)
     again.ask(1)

@@ -192,7 +192,7 @@ function todos(state) {
     if (one.warning !== null) add(WARN_KINDS[one.warning], "certificate", now() < one.begins ? `The ${name}'s certificate is not in force before ${date(one.begins)}: no site can connect. A clock was ahead.` : `The ${name}'s certificate ends on ${date(one.ends)}.`, now() < one.begins && name === "authority" ? "ynet-server authority rotate --now" : "");
   }
   const refused = {};
-  for (const one of state.refusals) if (one.act === "update-refused" && now() - one.time < 86400) refused[one.site] = (refused[one.site] || 0) + 1;
+  for (const one of state.refusals) if (one.action === "update-refused" && now() - one.time < 86400) refused[one.site] = (refused[one.site] || 0) + 1;
   for (const [site, times] of Object.entries(refused)) add("warn", "update", `${count(times, "update", "updates")} of ${site} refused within a day: ask its admin.`, "");
   for (const one of state.invitations) add("info", "invited", `${one.site} has not joined yet; its invitation ends ${date(one.expires)}.`, "");
   return found;
@@ -206,11 +206,11 @@ function todoList(found) {
 
 // --- the side
 
-const ACTS = { "update-refused": ["bad", "update refused"], "site-failed": ["warn", "no result"], "enrolment-refused": ["warn", "enrolment refused"], "audit-refused": ["bad", "audit log refused"], "copy-refused": ["warn", "a copy was refused"], revoked: ["bad", "revoked"] };
+const ACTIONS = { "update-refused": ["bad", "update refused"], "site-failed": ["warn", "no result"], "enrolment-refused": ["warn", "enrolment refused"], "audit-refused": ["bad", "audit log refused"], "copy-refused": ["warn", "a copy was refused"], revoked: ["bad", "revoked"] };
 function refusalList(refusals) {
   if (!refusals.length) return h("p", { class: "empty" }, "Nothing was refused, and no site has failed.");
   return h("ul", { class: "items" }, refusals.map((one) => {
-    const [kind, word] = ACTS[one.act] || ["", one.act];
+    const [kind, word] = ACTIONS[one.action] || ["", one.action];
     return h("li", {}, h("div", { class: "line" }, chip(kind, word), h("b", {}, one.site), h("span", { class: "when" }, ago(one.time))), one.about ? h("p", { class: "quiet" }, one.about) : null);
   }));
 }

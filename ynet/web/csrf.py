@@ -4,7 +4,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ynet.web.outside import Outside
+from ynet.web.public_address import PublicAddress
 
 SAFE = ("GET", "HEAD")
 SETTING = "outer_name"
@@ -24,10 +24,10 @@ HEADERS = {
 }
 
 
-class Gate:
+class CsrfMiddleware:
     """Around an app: its answers with HEADERS (what an answer says itself goes before), strangers' requests refused."""
 
-    def __init__(self, app: ASGIApp, outside: Outside) -> None:
+    def __init__(self, app: ASGIApp, outside: PublicAddress) -> None:
         self._app, self._outside = app, outside
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -53,7 +53,7 @@ class Gate:
             await _refused(403, "it comes from another page", "load the page anew")(scope, receive, sending)
 
 
-def is_same_origin(headers: Headers, outside: Outside) -> bool:
+def is_same_origin(headers: Headers, outside: PublicAddress) -> bool:
     """Whether a request comes from a page of this very origin: browsers say so with every POST."""
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     if site is None and origin is None:

@@ -20,7 +20,7 @@ from ynet.runtime import address as addresses
 from ynet.runtime.address import neighbourhood
 from ynet.runtime.control_server import quiet_config
 from ynet.web.accepting import accept
-from ynet.web.room import Guest, Room
+from ynet.web.connection_limit import ConnectionLimit, LimitedConnection
 
 CONNECTION_S = 20.0
 """A connection's whole life, its handshake included, where nobody has signed in over it: enrolling takes far less."""
@@ -45,7 +45,7 @@ def signed_in(request: Request) -> None:
         door.told()
 
 
-class HttpsDoor:
+class HttpsServer:
     """The open port. What comes over it is `app`'s to answer."""
 
     def __init__(
@@ -63,7 +63,7 @@ class HttpsDoor:
         `most_of_one`: connections from one address; a page whose people come through one proxy or tunnel needs more.
         `tls`: None speaks plain HTTP.
         """
-        self.room = Room(MAX_CONNECTIONS, most_of_one, most_of_one)
+        self.room = ConnectionLimit(MAX_CONNECTIONS, most_of_one, most_of_one)
         self._config, self._tls, self._life_s = quiet_config(app, host, port), tls, life_s
         self._state = ServerState()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -86,7 +86,7 @@ class HttpsDoor:
 
     async def _serve(self, connection: socket.socket, address: str) -> None:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        guest = Guest(address, task.cancel if task else connection.close)
+        guest = LimitedConnection(address, task.cancel if task else connection.close)
         self.room.enter(guest)
         sign_in = SignIn(lambda: self.room.know(guest, neighbourhood(address)))
         protocol = H11Protocol(self._config, self._state, {SIGN_IN: sign_in})
@@ -108,7 +108,7 @@ class HttpsDoor:
             connection.close()
             self.room.leave(guest)
 
-    async def _until_closed(self, protocol: H11Protocol, guest: Guest, life: asyncio.Timeout) -> None:
+    async def _until_closed(self, protocol: H11Protocol, guest: LimitedConnection, life: asyncio.Timeout) -> None:
         loop, last = asyncio.get_running_loop(), None
         begun = loop.time()
         while protocol in self._state.connections:

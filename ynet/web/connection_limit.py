@@ -11,7 +11,7 @@ from ynet.runtime.address import neighbourhood
 
 
 @dataclass(eq=False)
-class Guest:
+class LimitedConnection:
     """One connection."""
 
     address: str
@@ -21,14 +21,14 @@ class Guest:
     _place: str = field(default="", init=False)
 
 
-class Room:
+class ConnectionLimit:
     """The connections of one port. Lives in one event loop."""
 
     def __init__(self, most: int, most_of_one: int, most_of_known: int) -> None:
         """`most` strangers in all, `most_of_one` from one address (of IPv6: its /64), `most_of_known` of one name."""
         self._most, self._most_of_one, self._most_of_known = most, most_of_one, most_of_known
-        self._strangers: dict[str, dict[Guest, None]] = {}  # by address, the oldest first
-        self._known: dict[str, dict[Guest, None]] = {}  # by name, likewise
+        self._strangers: dict[str, dict[LimitedConnection, None]] = {}  # by address, the oldest first
+        self._known: dict[str, dict[LimitedConnection, None]] = {}  # by name, likewise
         self._count = 0
 
     def strangers(self) -> int:
@@ -39,7 +39,7 @@ class Room:
         """How many are in."""
         return self._count + sum(map(len, self._known.values()))
 
-    def enter(self, guest: Guest) -> None:
+    def enter(self, guest: LimitedConnection) -> None:
         """Let a stranger in, in the place of another where there is none left."""
         guest._place = neighbourhood(guest.address)
         if len(self._strangers.get(guest._place, ())) >= self._most_of_one:
@@ -49,7 +49,7 @@ class Room:
         self._strangers.setdefault(guest._place, {})[guest] = None
         self._count += 1
 
-    def know(self, guest: Guest, name: str) -> None:
+    def know(self, guest: LimitedConnection, name: str) -> None:
         """It is known now who that is. Of too many of one name the oldest goes."""
         if guest.name is not None or guest not in self._strangers.get(guest._place, ()):
             return
@@ -60,7 +60,7 @@ class Room:
             self._send_away(next(iter(of_name)))
         self._known.setdefault(name, {})[guest] = None
 
-    def leave(self, guest: Guest) -> None:
+    def leave(self, guest: LimitedConnection) -> None:
         """The connection has ended."""
         groups, key = (self._strangers, guest._place) if guest.name is None else (self._known, guest.name)
         group = groups.get(key, {})
@@ -75,6 +75,6 @@ class Room:
         here = self._strangers[place]
         self._send_away(next((one for one in here if not one.has_spoken), next(iter(here))))
 
-    def _send_away(self, guest: Guest) -> None:
+    def _send_away(self, guest: LimitedConnection) -> None:
         self.leave(guest)
         guest.send_away()

@@ -43,7 +43,7 @@ TrustedProxy = Annotated[str, AfterValidator(_network)]
 
 
 @dataclass(frozen=True)
-class Outside:
+class PublicAddress:
     """How a page is seen from outside."""
 
     outer: str = ""  # host[:port] by which a reverse proxy is reached
