@@ -24,7 +24,7 @@ SIGNATURES = {
     "JPEG": (b"\xff\xd8",),
     "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
 }
-"""The formats that Pillow reads for us, by its names, and how their files begin. DICOM is read by ynet/data/dicom."""
+"""The formats that Pillow reads here, by its names, with their first bytes. `ynet.data.dicom` reads DICOM."""
 FORMATS = tuple(SIGNATURES)
 SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 ONE_CHANNEL = ("1", "L", *SIXTEEN_BIT)

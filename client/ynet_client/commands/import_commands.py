@@ -101,7 +101,7 @@ def _write_down(folder: Path, images: int, left_out: int) -> None:
 
 @contextlib.contextmanager
 def _found(places: list[Path], url: str, query: str, credentials: Path | None, ca: Path | None) -> Iterator[Any]:
-    from ynet_client.dicom import dicomweb, folder_files, import_run
+    from ynet_client.dicom import dicomweb, folder_files, import_run, pacs_credentials
 
     if bool(places) == bool(url):
         do = "say --dicom DIR, or --dicomweb URL with --query"
@@ -109,7 +109,7 @@ def _found(places: list[Path], url: str, query: str, credentials: Path | None, c
     if places:
         yield folder_files.in_folders(places)
         return
-    headers = dicomweb.read_credentials(dicomweb.environment(), credentials)
+    headers = pacs_credentials.read_credentials(pacs_credentials.environment(), credentials)
     with dicomweb.DicomWeb(url, headers, ca) as pacs:
         yield import_run.in_pacs(pacs, query)
 

@@ -36,9 +36,10 @@ def segment(
     as_json: Json = False,
 ) -> None:
     """Predict the lesion on a DICOM image, as a DICOM SEG that refers to it; the running client does it."""
-    from ynet_client.dicom import dicomweb, predicted_segmentation  # highdicom: the other commands need not wait for it
+    # highdicom: the other commands need not wait for it
+    from ynet_client.dicom import dicomweb, pacs_credentials, predicted_segmentation
 
-    headers = dicomweb.read_credentials(dicomweb.environment(), credentials)
+    headers = pacs_credentials.read_credentials(pacs_credentials.environment(), credentials)
     picture = _source(image, dicomweb_, instance, frame, headers, ca)
     found = control_client.segment(home_of(home, site), picture)
     mask = predicted_segmentation.read_mask(base64.b64decode(found["mask"]))

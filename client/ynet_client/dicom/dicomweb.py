@@ -1,8 +1,6 @@
 """A DICOMweb client: search a PACS (QIDO-RS), fetch an object (WADO-RS), store one (STOW-RS)."""
 
-import base64
 import difflib
-import os
 import re
 import secrets
 import time
@@ -17,7 +15,6 @@ from pydicom.datadict import tag_for_keyword
 
 from ynet.data.limits import MAX_FILE_BYTES
 from ynet.errors import UserError
-from ynet.runtime import hidden_words
 from ynet_client.dicom.dicom_json import (
     CLASS,
     DATE,
@@ -36,7 +33,7 @@ from ynet_client.dicom.dicom_json import (
     uid_of,
 )
 from ynet_client.dicom.dicomweb_answers import listed, only_file, receipt
-from ynet_client.dicom.pacs_connection import PASSWORD, TOKEN, USER, Connection
+from ynet_client.dicom.pacs_connection import Connection
 from ynet_client.dicom.whole_lists import Doubt, Item, Listing, Page, Span, partial, read
 
 PAGE = 500
@@ -65,34 +62,6 @@ class _Series(NamedTuple):
     series: str
     expected: int | None  # number of instances by the PACS's own count; None if it gives none
     sop_class: str = ""  # of its objects, if known
-
-
-def read_credentials(environ: Mapping[str, str], file: Path | None) -> dict[str, str]:
-    """Return the authorization header from a file or the environment; empty where neither has credentials.
-
-    The file has one line: a bearer token, or USER:PASSWORD. Raises UserError when other users may read it.
-    """
-    if file is not None:
-        return _of_line(_private_line(file))
-    if environ.get(TOKEN):
-        return {"authorization": f"Bearer {environ[TOKEN]}"}
-    if environ.get(USER):
-        return _of_line(f"{environ[USER]}:{environ.get(PASSWORD, '')}")
-    return {}
-
-
-def _private_line(file: Path) -> str:
-    what = f"the credentials {file}"
-    (line, *more) = hidden_words.of_file(file, what).strip().splitlines() or [""]
-    if more or not line.isprintable() or not line:
-        raise UserError(f"{what} cannot be used", "it must have exactly one line", "write a token, or USER:PASSWORD")
-    return line
-
-
-def _of_line(line: str) -> dict[str, str]:
-    if ":" not in line:
-        return {"authorization": f"Bearer {line}"}
-    return {"authorization": f"Basic {base64.b64encode(line.encode()).decode()}"}
 
 
 class DicomWeb:
@@ -303,8 +272,3 @@ def _series(one: Item) -> _Series:
 def _unnamed(what: str) -> UserError:
     why, do = f"one of its results has no valid {what}", "ask by another query, or ask its admin"
     return UserError("an answer of the PACS cannot be read", why, do)
-
-
-def environment() -> Mapping[str, str]:
-    """Return the environment from which credentials are read."""
-    return os.environ

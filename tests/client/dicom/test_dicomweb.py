@@ -16,9 +16,10 @@ from pydicom.uid import RTStructureSetStorage, SegmentationStorage
 
 from ynet.data.limits import MAX_FILE_BYTES
 from ynet.errors import RefusedError, UnreachableError, UserError
-from ynet_client.dicom.dicomweb import PAGE, DicomWeb, Listed, read_credentials, read_query
+from ynet_client.dicom.dicomweb import PAGE, DicomWeb, Listed, read_query
 from ynet_client.dicom.dicomweb_answers import wait_s
 from ynet_client.dicom.pacs_connection import TRIES
+from ynet_client.dicom.pacs_credentials import read_credentials
 
 ONE = Listed("P", "1.1", "1.2", "1.3", "1.4")
 Answer = Callable[[BaseHTTPRequestHandler], None]

@@ -120,16 +120,16 @@ def test_dicomdir_yields_its_images_and_counts_missing_ones(tmp_path: Path) -> N
     (tmp_path / "DICOMDIR").rename(tmp_path / "index.dat")
     gone = next(path for path in sorted(tmp_path.rglob("*")) if path.is_file() and path.name != "index.dat")
     gone.unlink()
-    for place in (tmp_path, tmp_path / "index.dat"):
-        objects, left_out = found(place)
+    for root in (tmp_path, tmp_path / "index.dat"):
+        objects, left_out = found(root)
         assert (len(objects), left_out) == (2, {"missing": 1})
 
 
 def test_damaged_dicomdir_is_counted_once(tmp_path: Path) -> None:
     medium(tmp_path)
     data = (tmp_path / "DICOMDIR").read_bytes()
-    place = data.index(b"\x04\0\x20\x12SQ")
-    (tmp_path / "DICOMDIR").write_bytes(data[: place + 40])
+    offset = data.index(b"\x04\0\x20\x12SQ")
+    (tmp_path / "DICOMDIR").write_bytes(data[: offset + 40])
     assert found(tmp_path / "DICOMDIR") == ([], {"unreadable": 1})
 
 
@@ -139,9 +139,9 @@ def test_dicomdir_cannot_leave_its_folder(tmp_path: Path) -> None:
     medium(inside)
     (tmp_path / "secret").write_bytes(image("SECRET"))
     data = (inside / "DICOMDIR").read_bytes()
-    place = data.index(b"\x04\0\0\x15CS")
-    length = int.from_bytes(data[place + 6 : place + 8], "little")
-    (inside / "DICOMDIR").write_bytes(data[: place + 8] + b"..\\secret".ljust(length) + data[place + 8 + length :])
+    offset = data.index(b"\x04\0\0\x15CS")
+    length = int.from_bytes(data[offset + 6 : offset + 8], "little")
+    (inside / "DICOMDIR").write_bytes(data[: offset + 8] + b"..\\secret".ljust(length) + data[offset + 8 + length :])
     objects, left_out = found(inside / "DICOMDIR")
     assert "SECRET" not in {one.patient for one in objects}
     assert left_out == {"missing": 1}

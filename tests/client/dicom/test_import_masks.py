@@ -30,8 +30,8 @@ def stack(hospital: Hospital, count: int = 3, **elements: object) -> list[Datase
     """Images of one series in the hospital's folder, 3 mm apart."""
     made = []
     for number in range(count):
-        place = {"FrameOfReferenceUID": SPACE, "ImagePositionPatient": [0, 0, 3.0 * number], **elements}
-        instance = hospital.image(f"{len(list(hospital.pacs.iterdir()))}.dcm", GREY + number, **place)
+        geometry = {"FrameOfReferenceUID": SPACE, "ImagePositionPatient": [0, 0, 3.0 * number], **elements}
+        instance = hospital.image(f"{len(list(hospital.pacs.iterdir()))}.dcm", GREY + number, **geometry)
         made.append(next(one for one in map(dcmread, hospital.pacs.iterdir()) if one.SOPInstanceUID == instance))
     return made
 

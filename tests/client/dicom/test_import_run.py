@@ -72,7 +72,7 @@ def test_no_output_or_log_holds_a_name_from_any_tag(
     done = CliRunner().invoke(app, [str(word) for word in given], catch_exceptions=False)
     assert done.exit_code == 0
     shown = done.output + str(refused.value) + caplog.text + "".join(capfd.readouterr())
-    written = [path for place in (home, out) for path in place.rglob("*") if path.is_file()]
+    written = [path for folder in (home, out) for path in folder.rglob("*") if path.is_file()]
     assert len(written) >= 6
     for text in (shown, *(path.name for path in written), *(path.read_bytes().decode("latin1") for path in written)):
         assert "CANARY" not in text.replace(str(hospital.folder), "")

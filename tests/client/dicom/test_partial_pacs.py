@@ -131,10 +131,10 @@ def test_import_from_truncating_pacs_exits_with_code_2(tmp_path: Path) -> None:
     labels = tmp_path / "labels.csv"
     with labels.open("w", newline="") as file:
         csv.writer(file).writerows([["patient", "label"], ["P", "a"]])
-    places = ["--labels", str(labels), "--out", str(tmp_path / "site"), "--home", str(tmp_path / "home")]
+    options = ["--labels", str(labels), "--out", str(tmp_path / "site"), "--home", str(tmp_path / "home")]
     for says in ({}, CUT, {"partial_status": 206}):
         with served(PartialPacs(SERIES, cap=3, has_offset=False, **says)) as url:
-            done = CliRunner().invoke(app, ["import", "--dicomweb", url, "--query", "Modality=MR", *places])
+            done = CliRunner().invoke(app, ["import", "--dicomweb", url, "--query", "Modality=MR", *options])
         assert isinstance(done.exception, UserError)
         assert done.exception.exit_code == 2
         assert not (tmp_path / "site/manifest.csv").exists()

@@ -58,8 +58,8 @@ def test_sites_differ_in_brightness_and_contrast(federation: Path) -> None:
         cases = manifest.read(federation / site / "manifest.csv")
         return np.stack([images.decode(cases.path_of(case.image), 1) for case in cases.cases])
 
-    looks = {(round(float(grey(site).mean()), 2), round(float(grey(site).std()), 2)) for site in SITES}
-    assert len(looks) == len(SITES)
+    appearances = {(round(float(grey(site).mean()), 2), round(float(grey(site).std()), 2)) for site in SITES}
+    assert len(appearances) == len(SITES)
 
 
 def test_only_the_lesion_determines_the_class(federation: Path) -> None:

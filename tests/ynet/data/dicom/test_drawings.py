@@ -30,11 +30,11 @@ def stack(orientation: list[float], spacing: tuple[float, float] = (0.7, 0.5), c
     """Images of one series, 3 mm apart."""
     normal = np.cross(orientation[:3], orientation[3:])
     series = {"StudyInstanceUID": uid.generate_uid(), "SeriesInstanceUID": uid.generate_uid()}
-    place = {"ImageOrientationPatient": orientation, "PixelSpacing": list(spacing), "FrameOfReferenceUID": SPACE}
+    values = {"ImageOrientationPatient": orientation, "PixelSpacing": list(spacing), "FrameOfReferenceUID": SPACE}
     return [
         dataset(
             GREY + number,
-            **names(**series, **place),  # type: ignore[arg-type]
+            **names(**series, **values),  # type: ignore[arg-type]
             ImagePositionPatient=[float(f"{value:.6f}") for value in np.array([-4.5, 8.25, 30]) + 3 * number * normal],
         )
         for number in range(count)
@@ -52,8 +52,8 @@ def order(made: Dataset, sources: list[Dataset]) -> list[int]:
 
 def on(made: Dataset | bytes, image: Dataset, known: frozenset[str] | None = frozenset()) -> np.ndarray | None:
     data = made if isinstance(made, bytes) else to_bytes(made)
-    part = drawings.mask_on(drawings.read(data), drawings.subject(to_bytes(image), None), None, known)
-    return None if part is None else part.mask
+    found = drawings.mask_on(drawings.read(data), drawings.subject(to_bytes(image), None), None, known)
+    return None if found is None else found.mask
 
 
 @given(
@@ -222,8 +222,8 @@ def test_segment_is_chosen_by_name() -> None:
 def axial(count: int = 2, side: int = 120) -> list[Dataset]:
     images = []
     for number in range(count):
-        place = {"ImagePositionPatient": [-30, -20, 3.0 * number], "PixelSpacing": [0.5, 0.5]}
-        images.append(dataset(np.zeros((side, side), np.uint16), **{**names(FrameOfReferenceUID=SPACE), **place}))
+        values = {"ImagePositionPatient": [-30, -20, 3.0 * number], "PixelSpacing": [0.5, 0.5]}
+        images.append(dataset(np.zeros((side, side), np.uint16), **{**names(FrameOfReferenceUID=SPACE), **values}))
     return images
 
 

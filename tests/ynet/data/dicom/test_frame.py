@@ -190,7 +190,7 @@ def test_deflate_bomb_is_refused_early(tmp_path: Path) -> None:
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     zeros = (packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)) * 600
     assert len(zeros) < 700_000
-    refused(tmp_path, made[:start] + zeros, "deflated and opens into more than the 64 MiB")
+    refused(tmp_path, made[:start] + zeros, "deflated and inflates to more than the 64 MiB")
 
 
 @pytest.mark.parametrize(

@@ -63,12 +63,12 @@ def test_segmented_palette_equals_its_expansion(bits: int) -> None:
 def test_palette_segments_may_be_repeated_by_offset() -> None:
     entries = [0, 3, 10, 20, 30, 1, 4, 70, 2, 2, 0, 0]
     packed = struct.pack(f"<{len(entries)}H", *entries)
-    opened = palette._opened(np.frombuffer(packed, "<u2").astype(np.int64), 99, is_bytes=False)
-    assert opened.tolist() == [10, 20, 30, 40, 50, 60, 70, 10, 20, 30, 40, 50, 60, 70]
+    expanded = palette._expanded(np.frombuffer(packed, "<u2").astype(np.int64), 99, is_bytes=False)
+    assert expanded.tolist() == [10, 20, 30, 40, 50, 60, 70, 10, 20, 30, 40, 50, 60, 70]
     again = [*entries[:-2], 10, 0]  # the second segment, 10 bytes from the start
     again[8:10] = [2, 1]
-    opened = palette._opened(np.asarray(again), 99, is_bytes=False)
-    assert opened.tolist() == [10, 20, 30, 40, 50, 60, 70, 70, 70, 70, 70]
+    expanded = palette._expanded(np.asarray(again), 99, is_bytes=False)
+    assert expanded.tolist() == [10, 20, 30, 40, 50, 60, 70, 70, 70, 70, 70]
 
 
 @given(
@@ -86,14 +86,16 @@ def test_palette_segments_expand_as_in_pydicom(segments: list[tuple]) -> None:
     for one in segments:
         data += [0, len(one[1]), *one[1]] if one[0] == 0 else list(one)
     expected = _expand_segmented_lut(tuple(data), f"<{len(data)}H")
-    np.testing.assert_allclose(palette._opened(np.asarray(data), 65536, is_bytes=False), expected, atol=1)
+    np.testing.assert_allclose(palette._expanded(np.asarray(data), 65536, is_bytes=False), expected, atol=1)
 
 
 @given(some.lists(some.integers(0, 65535), max_size=60))
 def test_any_palette_segments_expand_to_at_most_a_table(data: list[int]) -> None:
     for is_bytes in (True, False):
-        opened = palette._opened(np.asarray([one & 255 if is_bytes else one for one in data]), 4096, is_bytes=is_bytes)
-        assert len(opened) <= 4096
+        expanded = palette._expanded(
+            np.asarray([one & 255 if is_bytes else one for one in data]), 4096, is_bytes=is_bytes
+        )
+        assert len(expanded) <= 4096
 
 
 def test_palette_of_65536_entries_or_negative_first_value() -> None:

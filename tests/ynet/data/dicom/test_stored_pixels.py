@@ -41,7 +41,7 @@ def named(syntax: str) -> str:
 def frame_of(syntax: str, pixels: np.ndarray = EIGHT) -> bytes:
     """A compressed frame."""
     fragments = generate_fragments(dcmread(io.BytesIO(dicom(pixels, syntax))).PixelData)
-    (frame,) = (one for place, one in enumerate(fragments) if place and one)
+    (frame,) = (one for number, one in enumerate(fragments) if number and one)
     return frame
 
 
@@ -277,7 +277,7 @@ def test_values_in_upper_bits_are_shifted_if_lower_are_empty() -> None:
 @pytest.mark.parametrize("syntax", ["1.2.3.4.5", "1.2.840.113619.5.2", uid.MPEG2MPML, uid.JPEG2000MC, "nonsense"])
 def test_unsupported_transfer_syntax_is_named(syntax: str) -> None:
     data = saying(dicom(EIGHT), syntax)
-    said = re.escape(syntax) if syntax[0].isdigit() else "no UID"
+    said = re.escape(syntax) if syntax[0].isdigit() else "not a UID"
     with pytest.raises(UnfitError, match=said) as raised:
         reader.decode(data)
     assert "damaged" not in raised.value.why
