@@ -24,12 +24,15 @@ from ynet.federation import content, protocol
 from ynet.learning.model import build
 from ynet.network_size import MOST_VALUES
 from ynet.plan import Plan
+from ynet.search.hit import Hit
 from ynet_client import egress
 from ynet_client.commands.cli import app as client_app
 from ynet_client.connection.tasks import LARGE_BYTES, MOST_LARGE
 from ynet_client.connection.transfers import AGAIN_PART_BYTES
 from ynet_client.control_routes import ASK_WITHIN_S
 from ynet_client.gallery.gallery import Stats
+from ynet_client.retrieval.noise import Noise
+from ynet_client.retrieval.results import Answer, ConsultRequest
 from ynet_client.settings import ClientSettings
 from ynet_lab.cli import app as lab_app
 from ynet_server import process
@@ -163,6 +166,11 @@ def test_json_page_has_the_keys_of_the_code() -> None:
     assert set(Stats.__annotations__) <= keys["ynet-client status"]
     report = Report((Problem(1, "image", "error", "a", "b"),), 1, 1, {}, {}, {}).to_json()
     assert {*report, *report["problems"][0]} == keys["ynet-client check"]
+    hit = Hit(0, b"", None, 1, image="a.png")
+    noise = Noise(6.0, 2, 0.5)
+    answer = Answer("A", "a.png", (hit,), (), {}, {}, {}, {}, "", "", noise, "").to_json()
+    assert {*answer, *answer["hits"][0], *answer["noise"]} == keys["ynet-client query"]
+    assert {field.name for field in fields(ConsultRequest)} == keys["ynet-client consult send"]
 
 
 def test_json_page_has_every_command_that_takes_json() -> None:

@@ -1,8 +1,9 @@
 """The hospital's side of a consortium. Its Python API is `Site` (docs/reference/python-api.md)."""
 
 from ynet.errors import RefusedError, UnreachableError, UserError
+from ynet.search.hit import Hit
 from ynet_client.gallery.filters import Filters
-from ynet_client.retrieval.results import Answer, ConsultRequest, Consults, Hit, Outcome
+from ynet_client.retrieval.results import Answer, ConsultRequest, Consults, Outcome
 from ynet_client.site import Site
 
 __all__ = [

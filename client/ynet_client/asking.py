@@ -1,11 +1,11 @@
-"""What a site's own people ask of the other sites: queries and consults, sent, answered, and written into the books."""
+"""Ask the other sites for this site's people: send queries and consults, take the answers, record both."""
 
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ynet.errors import RefusedError, UnreachableError, UserError
 from ynet.federation import hub_pb2 as hub
@@ -16,11 +16,13 @@ from ynet_client.agent import Duties
 from ynet_client.connection.session import ANSWER_BYTES, Session
 from ynet_client.egress import Class
 from ynet_client.membership.peers import UNCONFIRMED
-from ynet_client.retrieval import lookup, wire
+from ynet_client.retrieval import merging, own_search, wire
 from ynet_client.retrieval.consult import Consult
-from ynet_client.retrieval.lookup import Encoding, Look, Result, Wanted
+from ynet_client.retrieval.merging import Result
+from ynet_client.retrieval.own_search import Encoding, OwnSearch
+from ynet_client.retrieval.query import Query
 from ynet_client.retrieval.stores import Books
-from ynet_client.retrieval.wire import MAX_CHECKED, Outcome
+from ynet_client.retrieval.wire import MAX_CHECKED, SiteOutcome
 
 if TYPE_CHECKING:
     from ynet_client.gallery.indexer import Archive
@@ -35,31 +37,26 @@ DECISIONS = {
 }
 
 
-class Answered(NamedTuple):
-    """A batch of images and what is known of each."""
-
-    looks: list[Look]
-    results: list[Result]
-    note: str  # why nobody else was asked, or empty
-
-
-class Seen:
-    """Which site a token came from: the newest MAX_SEEN of this process."""
+class TokenOwners:
+    """The sites of the newest MAX_SEEN tokens that this process has had in answers."""
 
     def __init__(self) -> None:
         self._site_of: OrderedDict[bytes, str] = OrderedDict()
 
-    def add(self, result: Result, own_site: str) -> None:
-        """Remember the hits of the others."""
-        for site, hits in result.by_site.items():
-            for hit in hits if site != own_site else ():
-                self._site_of[hit.token] = site
-                self._site_of.move_to_end(hit.token)
+    def add(self, results: Sequence[Result]) -> None:
+        """Remember the hits of the other sites."""
+        hits = (hit for one in results for site, hits in one.by_site.items() if site != one.site for hit in hits)
+        for hit in hits:
+            self._site_of[hit.token] = hit.site
+            self._site_of.move_to_end(hit.token)
         while len(self._site_of) > MAX_SEEN:
             self._site_of.popitem(last=False)
 
     def find(self, beginning: str, site: str) -> tuple[bytes, str]:
-        """The token that begins so, and its site, which need not be given when it was seen. Raises UserError."""
+        """Return the token with this beginning, and its site. `site` may be empty for a token that is remembered.
+
+        Raises UserError.
+        """
         what = f"no hit {beginning[:40]!r}"
         if len(beginning) == 2 * TOKEN_BYTES:
             try:
@@ -75,29 +72,29 @@ class Seen:
             raise UserError(what, why, "give the whole token, of query --json, and --to SITE")
         ((token, owner),) = found.items()
         if not SITE_NAME.match(owner):
-            raise UserError(what, "which site it came from is not known any more", "say --to SITE")
+            raise UserError(what, "its site is no longer known", "say --to SITE")
         return token, owner
 
 
 async def query(
-    site: str, duties: Duties, session: Session, images: Sequence[Path], wanted: Wanted, user: str
-) -> Answered:
-    """Ask the own gallery and the others about some images. Raises UserError."""
+    site: str, duties: Duties, session: Session, images: Sequence[Path], query: Query, user: str
+) -> list[Result]:
+    """Ask the own gallery and the other sites about some images. Raises UserError."""
     with duties.counts.asking():
-        return await _query(site, duties, session, images, wanted, user)
+        return await _query(site, duties, session, images, query, user)
 
 
 async def _query(
-    site: str, duties: Duties, session: Session, images: Sequence[Path], wanted: Wanted, user: str
-) -> Answered:
+    site: str, duties: Duties, session: Session, images: Sequence[Path], query: Query, user: str
+) -> list[Result]:
     books = duties.books
-    encodings = [await duties.search(partial(lookup.encode, image=image)) for image in images[:-1]]
-    looks = await duties.search(lambda archive: _look(archive, duties, encodings, images[-1], wanted))
-    asked = lookup.question(looks, wanted, is_detail_sent=duties.disclosure.detail)
+    encodings = [await duties.search(partial(own_search.encode, image=image)) for image in images[:-1]]
+    own = await duties.search(lambda archive: _search_own(archive, duties, encodings, images[-1], query))
+    coded = own_search.coded(own, query, is_detail_sent=duties.disclosure.detail)
     pseudonym = books.pseudonym(user)
-    body = wire.write_query(asked, pseudonym)
-    answers, note = await _ask(session, body, wanted.sites, wire.room_for_hits(asked))
-    outcomes = lookup.outcomes(site, answers, asked)
+    body = wire.write_query(coded, pseudonym)
+    answers, note = await _ask(session, body, query.sites, wire.room_for_hits(coded))
+    outcomes = merging.outcomes(site, answers, coded)
     books.audit.write(
         time.time(),
         "asked",
@@ -105,18 +102,20 @@ async def _query(
         _of_batch(outcomes),
         user=pseudonym,
         hits={name: sum(map(len, one.hits)) for name, one in outcomes.items()},
-        codes=len(looks),
-        k=wanted.k,
-        filters=wanted.filters.kinds,
-        epsilon=wanted.epsilon,
+        codes=len(own),
+        k=query.k,
+        filters=query.filters.kinds,
+        epsilon=query.epsilon or 0.0,
     )
-    return Answered(looks, lookup.combine(site, looks, outcomes, wanted.k), note)
+    return merging.merge(site, own, outcomes, query.k, note)
 
 
-def _look(archive: "Archive", duties: Duties, before: Sequence[Encoding], last: Path, wanted: Wanted) -> list[Look]:
-    """Encode the last image, and search for all: of a batch the encodings let other work in between, one at a time."""
-    encodings, has_detail = [*before, lookup.encode(archive, last)], duties.disclosure.detail
-    return lookup.look(archive, duties.books.drawn, encodings, wanted, is_detail_compared=has_detail)
+def _search_own(
+    archive: "Archive", duties: Duties, before: Sequence[Encoding], last: Path, query: Query
+) -> list[OwnSearch]:
+    """Encode the last image and search for all. The others were encoded one by one, so that other work had its turn."""
+    encodings, has_detail = [*before, own_search.encode(archive, last)], duties.disclosure.detail
+    return own_search.search(archive, duties.books.drawn, encodings, query, is_detail_compared=has_detail)
 
 
 async def consult(site: str, books: Books, session: Session, token: bytes, owner: str, note: str, user: str) -> Consult:
@@ -125,7 +124,7 @@ async def consult(site: str, books: Books, session: Session, token: bytes, owner
         raise UserError("the request cannot be sent", "the case is this site's own", "ask a colleague")
     pseudonym = books.pseudonym(user)
     sent = books.consults.send(owner, pseudonym, token, note, time.time())
-    outcome = Outcome("unreachable")
+    outcome = SiteOutcome("unreachable")
     try:
         body = pb.Request(user=pseudonym, consult=pb.Consult(id=sent.id, token=token, note=sent.note))
         answers = await session.ask(body.SerializeToString(), ASK_WITHIN_S, [owner], name="consults")
@@ -165,36 +164,36 @@ def answer_consult(books: Books, id_: str, decision: Any, text: str, user: str) 
     return answered
 
 
-def _of_batch(outcomes: Mapping[str, Outcome]) -> dict[str, str]:
+def _of_batch(outcomes: Mapping[str, SiteOutcome]) -> dict[str, str]:
     """For the log a site that found nothing for any image is `empty`."""
     return {site: "empty" if one.kind == "found" and not any(one.hits) else one.kind for site, one in outcomes.items()}
 
 
-def _consult_outcome(answers: hub.Answers, owner: str) -> Outcome:
+def _consult_outcome(answers: hub.Answers, owner: str) -> SiteOutcome:
     for one in answers.answers:
         if one.site == owner:
             return _read_consult(one.body)
     if owner in answers.unconfirmed:
-        return Outcome("unconfirmed", UNCONFIRMED)
-    return Outcome("late" if owner in answers.late else "missing", "the site is not connected")
+        return SiteOutcome("unconfirmed", UNCONFIRMED)
+    return SiteOutcome("late" if owner in answers.late else "missing", "the site is not connected")
 
 
-def _read_consult(body: bytes) -> Outcome:
+def _read_consult(body: bytes) -> SiteOutcome:
     try:
         reply = wire.read_reply(body)
     except UserError as error:
-        return Outcome("unreadable", error.why)
+        return SiteOutcome("unreadable", error.why)
     match reply.WhichOneof("outcome"):
         case "consult_kept":
-            return Outcome("kept")
+            return SiteOutcome("kept")
         case "no_such_case":
-            return Outcome("no_such_case", "the token names no case there, or one that is gone")
+            return SiteOutcome("no_such_case", "the token names no case there, or one that is gone")
         case "refused":
             return wire.read_refusal(reply.refused)
-    return Outcome("unreadable", "the two sites do not understand each other")
+    return SiteOutcome("unreadable", "the two sites do not understand each other")
 
 
-def _raise_unless_kept(outcome: Outcome, owner: str) -> None:
+def _raise_unless_kept(outcome: SiteOutcome, owner: str) -> None:
     what = f"site {owner} did not take the request"
     match outcome.kind:
         case "kept":

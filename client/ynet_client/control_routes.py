@@ -1,4 +1,4 @@
-"""What the site's commands ask of the running client."""
+"""The routes of the control socket: what the site's commands and the Python API call."""
 
 import base64
 import datetime as dt
@@ -6,12 +6,12 @@ import importlib
 import io
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -23,12 +23,12 @@ from ynet.trust.expiry import days_left
 from ynet_client import asking
 from ynet_client.agent import Duties
 from ynet_client.asking import ASK_WITHIN_S as ASK_WITHIN_S
-from ynet_client.asking import Seen
+from ynet_client.asking import TokenOwners
 from ynet_client.connection.session import Session
 from ynet_client.dicom import import_records
-from ynet_client.gallery.filters import Filters, attribute_of
-from ynet_client.retrieval import lookup
-from ynet_client.retrieval.lookup import Look, Result, Wanted
+from ynet_client.retrieval import merging, own_search
+from ynet_client.retrieval.merging import Result
+from ynet_client.retrieval.query import Query, read_query
 from ynet_client.retrieval.wire import MAX_CODES
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ MAX_IMAGE_BYTES = 64 << 20
 
 
 def routes(site: str, duties: Duties, session: Session, spool: Path) -> list[Route]:
-    """The routes behind the control door. Answers are JSON."""
+    """Return the routes of the control socket. Answers are JSON."""
 
     async def status(_: Request) -> Response:
         state = {"site": site, "connected": session.connected, "doing": duties.doing}
@@ -86,35 +86,30 @@ def routes(site: str, duties: Duties, session: Session, spool: Path) -> list[Rou
 
 
 def _asking(site: str, duties: Duties, session: Session, spool: Path) -> list[Route]:
-    seen = Seen()
+    owners = TokenOwners()
 
     async def query(request: Request) -> Response:
         asked = request.query_params
-        wanted, names = wanted_of(asked), asked.getlist("name")
         sizes = [int(size) for size in asked.getlist("size")]
         async with images_of(request, spool, sizes, asked.getlist("frame")) as images:
-            answered = await asking.query(site, duties, session, images, wanted, asked.get("user", ""))
-        shown = []
-        for look, result, name in zip(answered.looks, answered.results, names or [""] * len(images), strict=True):
-            seen.add(result, site)
-            one = await duties.search(lambda archive, a=look, b=result: lookup.describe(site, archive, a, b))  # type: ignore[misc]
-            if asked.get("picture") == "1":
-                one["picture"] = await duties.search(
-                    lambda archive, a=look, b=result, c=name: _png(archive, site, a, b, c)  # type: ignore[misc]
-                )
-            shown.append({**one, "name": name, "note": answered.note})
-        return JSONResponse(shown[0] if len(shown) == 1 else {"queries": shown})
+            results = await asking.query(site, duties, session, images, query_of(asked), asked.get("user", ""))
+        owners.add(results)
+        named = list(zip(results, asked.getlist("name") or [""] * len(results), strict=True))
+        answers = [await duties.search(partial(merging.answer, result=one, name=name)) for one, name in named]
+        is_drawn = asked.get("picture") == "1"
+        drawn = await duties.search(partial(_png, result=named[0][0], name=named[0][1])) if is_drawn else None
+        return JSONResponse({"queries": [one.to_json() for one in answers], "picture": drawn})
 
     async def segment(request: Request) -> Response:
         async with images_of(request, spool, frames=request.query_params.getlist("frame")) as (image,):
-            found = await duties.search(lambda archive: lookup.segment(archive, image))
+            found = await duties.search(lambda archive: _segment(archive, image))
         user = duties.books.pseudonym(request.query_params.get("user", ""))
         duties.books.audit.did(time.time(), "segmented", found["model"], user=user)
         return JSONResponse(found)
 
     async def consult(request: Request) -> Response:
         asked = await request.json()
-        token, owner = seen.find(str(asked["token"]), str(asked["to"]))
+        token, owner = owners.find(str(asked["token"]), str(asked["to"]))
         sent = await asking.consult(site, duties.books, session, token, owner, str(asked["note"]), str(asked["user"]))
         return JSONResponse(sent.to_json())
 
@@ -138,36 +133,30 @@ def _asking(site: str, duties: Duties, session: Session, spool: Path) -> list[Ro
     ]
 
 
-def wanted_of(asked: QueryParams) -> Wanted:
-    """What a query asks for, from the parameters of its request. Raises UserError."""
-    filters = Filters(
-        tuple(asked.getlist("label")),
-        asked.get("split", ""),
-        tuple(attribute_of(given) for given in asked.getlist("attribute")),
-        asked.get("since", ""),
-        asked.get("until", ""),
-    )
-    try:
-        k, radius = int(asked["k"]), int(asked["radius"]) if asked.get("radius") else None
-        epsilon = float(asked["epsilon"]) if asked.get("epsilon") else None
-    except (KeyError, ValueError):
-        raise UserError("the query cannot be asked", "one of its numbers is none", "correct it") from None
-    if epsilon == 0:  # it would be sent as none at all: the opposite of what is meant
-        raise UserError("the query cannot be noised", "epsilon is 0", "say more than 0; 6 is a start")
-    sites, is_one_per_patient = tuple(filter(None, asked.get("sites", "").split(","))), asked.get("one_per_patient")
-    return lookup.check(Wanted(k, filters, radius, is_one_per_patient == "1", epsilon or 0.0, sites))
+def query_of(asked: Mapping[str, str]) -> Query:
+    """Read the query among the parameters of a request. Raises UserError, RefusedError."""
+    return read_query(asked.get("query", ""))
 
 
 def _gallery_state(archive: "Archive") -> dict[str, object]:
     return {"model": archive.model_id, "gallery": archive.gallery.stats()}
 
 
-def _png(archive: "Archive", site: str, look: Look, result: Result, name: str) -> str:
-    drawing: Any = importlib.import_module(
-        "ynet_client.retrieval.query_picture"
-    )  # it loads torch, which by now is there
+def _segment(archive: "Archive", image: Path) -> dict[str, str]:
+    """Predict the lesion of an image, as `control_client.segment` returns it. Raises UserError."""
+    (model_id, plan, *_), encoded = own_search.encode(archive, image)
+    images: Any = importlib.import_module("PIL.Image")  # with torch, which the search has loaded
+    return {"mask": _base64(images.fromarray(encoded.mask * 255)), "model": model_id, "plan": plan.name}
+
+
+def _png(archive: "Archive", result: Result, name: str) -> str:
+    drawing: Any = importlib.import_module("ynet_client.retrieval.query_picture")  # torch, which the search has loaded
+    return _base64(drawing.draw_result(archive, result, name))
+
+
+def _base64(image: Any) -> str:
     buffer = io.BytesIO()
-    drawing.draw_result(archive, site, look, result, name).save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()
 
 

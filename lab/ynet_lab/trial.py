@@ -19,6 +19,7 @@ from ynet.trust import lasting_key
 from ynet_client import control_client
 from ynet_client.gallery.filters import Filters
 from ynet_client.membership import membership
+from ynet_client.retrieval.query import Query
 
 READY_WITHIN_S = 60.0
 INDEXED_WITHIN_S = 600.0
@@ -219,7 +220,9 @@ class Trial:
 
     def query(self, site: str, image: Path, k: int = 10, split: str = "") -> dict[str, Any]:
         """The hits for an image, asked at `site`."""
-        return control_client.query(self.home(site), [control_client.read_picture(image)], k, Filters(split=split))
+        asked = Query(k, Filters(split=split))
+        (answer,) = control_client.query(self.home(site), [control_client.read_image(image)], asked).answers
+        return answer.to_json()
 
     # --- within
 

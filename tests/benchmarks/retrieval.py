@@ -168,7 +168,7 @@ def merged(folder: Path, sites: int, results: list[Asked]) -> Row:
     pooled = Index(np.concatenate(codes), np.concatenate(tokens), owners)
     differing = 0
     for code, result in results:
-        hits = [(one.site, one.hit.distance, one.hit.token) for one in result.hits]
+        hits = [(one.site, one.distance, one.token) for one in result.hits]
         wanted = pooled.search(code, K)
         differing += hits != [(one.label, one.distance, one.token) for one in wanted]
     what = f"  of {len(results):,} merged answers, other than one pooled index's"

@@ -25,7 +25,8 @@ from ynet_client.agent import Duties
 from ynet_client.connection.session import Session
 from ynet_client.display import Display
 from ynet_client.gallery.indexer import Encoded
-from ynet_client.retrieval.lookup import Result, Wanted
+from ynet_client.retrieval.merging import Result
+from ynet_client.retrieval.query import Query
 from ynet_client.settings import ClientSettings, Disclosure
 from ynet_client.training.consent import Consent
 
@@ -90,12 +91,12 @@ class Asker:
     async def ask(self, codes: np.ndarray) -> list[Asked]:
         """Query with these codes, and return the results."""
         images = [Path(code.tobytes().hex()) for code in codes]
-        answered = await asking.query(ASKER, self._duties, self._session, images, Wanted(K), "radiologist")
-        for result in answered.results:
+        results = await asking.query(ASKER, self._duties, self._session, images, Query(K), "radiologist")
+        for result in results:
             assert len(result.outcomes) == self._sites, result.outcomes
             assert all(one.kind == "found" for one in result.outcomes.values()), result.outcomes
             assert len(result.hits) == K
-        return [Asked(*each) for each in zip((code.tobytes() for code in codes), answered.results, strict=True)]
+        return [Asked(*each) for each in zip((code.tobytes() for code in codes), results, strict=True)]
 
 
 def encoded(image: Path) -> Encoded:

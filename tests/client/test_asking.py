@@ -22,8 +22,9 @@ from ynet_client.agent import Duties
 from ynet_client.display import Display
 from ynet_client.gallery.filters import Filters
 from ynet_client.gallery.stored_codes import CaseCode
-from ynet_client.retrieval import lookup, wire
-from ynet_client.retrieval.lookup import Wanted
+from ynet_client.retrieval import merging, own_search, wire
+from ynet_client.retrieval.merging import Result
+from ynet_client.retrieval.query import Query
 from ynet_client.settings import ClientSettings, Disclosure
 from ynet_client.training.consent import Consent
 
@@ -64,8 +65,8 @@ class Hospital:
         manifest = read(self.manifest)
         return [manifest.path_of(case.image) for case in manifest.cases[:count]]
 
-    async def query(self, count: int = 1, **wanted: Any) -> asking.Answered:
-        asked = lookup.check(Wanted(**wanted))
+    async def query(self, count: int = 1, **wanted: Any) -> list[Result]:
+        asked = Query(**wanted)
         return await asking.query(self.name, self.duties, self.joined.session, self.images(count), asked, "Dr. House")
 
     def log(self) -> list[audit.Entry]:
@@ -100,14 +101,14 @@ def two(
 
 def test_a_batch_is_answered_for_each_image_and_is_one_entry_in_both_logs(folder: Path, tmp_path: Path) -> None:
     async def story(a: Hospital, b: Hospital) -> None:
-        answered = await a.query(3, k=5, filters=Filters(split="train"))
-        for number, result in enumerate(answered.results):
+        results = await a.query(3, k=5, filters=Filters(split="train"))
+        for number, result in enumerate(results):
             assert result.outcomes["B"].kind == "found"
             assert len(result.by_site["B"]) == 5
-            alone = await asking.query(
-                "A", a.duties, a.joined.session, [a.images(3)[number]], Wanted(5, Filters(split="train")), "Dr. House"
+            (alone,) = await asking.query(
+                "A", a.duties, a.joined.session, [a.images(3)[number]], Query(5, Filters(split="train")), "Dr. House"
             )
-            assert alone.results[0] == result
+            assert (alone.hits, alone.by_site, alone.outcomes) == (result.hits, result.by_site, result.outcomes)
         (asked, *_), (told, *_) = a.log(), b.log()
         assert (asked.direction, asked.codes, asked.outcomes, asked.hits) == ("asked", 3, {"B": "found"}, {"B": 15})
         assert (told.direction, told.codes, told.outcomes, told.hits) == ("answered", 3, {"A": "found"}, {"A": 15})
@@ -121,11 +122,11 @@ def test_a_batch_is_answered_for_each_image_and_is_one_entry_in_both_logs(folder
 
 def test_suppressed_refused_and_empty_are_three_answers(folder: Path, tmp_path: Path) -> None:
     async def story(a: Hospital, b: Hospital) -> None:
-        suppressed = (await a.query(filters=Filters(labels=("no such label",)))).results[0]
+        suppressed = (await a.query(filters=Filters(labels=("no such label",))))[0]
         assert suppressed.outcomes["B"].kind == "suppressed"
-        refused = (await a.query(filters=Filters(attributes=(("grade", "G2"),)))).results[0]
+        refused = (await a.query(filters=Filters(attributes=(("grade", "G2"),))))[0]
         assert (refused.outcomes["B"].kind, refused.outcomes["B"].code) == ("refused", "not_allowed")
-        near = (await a.query(radius=0)).results[0]
+        near = (await a.query(radius=0))[0]
         assert near.outcomes["B"].kind == ("found" if near.by_site["B"] else "empty")
         assert [one.outcomes["A"] for one in b.log()] == ["suppressed", "refused", near.outcomes["B"].kind]
 
@@ -137,7 +138,7 @@ def test_a_site_with_another_model_says_which(folder: Path, tmp_path: Path) -> N
         gallery = (await b.duties.search(lambda archive: archive)).gallery
         gallery.add_codes("b" * 64, [CaseCode(case.id, bytes(8)) for case in gallery.missing("b" * 64)])
         gallery.activate("b" * 64)
-        outcome = (await a.query()).results[0].outcomes["B"]
+        outcome = (await a.query())[0].outcomes["B"]
         assert (outcome.kind, outcome.code) == ("other_model", "b" * 64)
 
     two(folder, tmp_path, story)
@@ -147,9 +148,9 @@ def test_a_site_that_is_denied_is_told_so_and_the_others_are_not_asked_when_some
     folder: Path, tmp_path: Path
 ) -> None:
     async def story(a: Hospital, b: Hospital) -> None:
-        assert (await a.query()).results[0].outcomes["B"].code == "not_on_the_list"
-        assert (await b.query()).results[0].outcomes["A"].kind == "found"
-        assert (await b.query(sites=("C",))).results[0].outcomes["C"].kind == "missing"
+        assert (await a.query())[0].outcomes["B"].code == "not_on_the_list"
+        assert (await b.query())[0].outcomes["A"].kind == "found"
+        assert (await b.query(sites=("C",)))[0].outcomes["C"].kind == "missing"
         assert [len(a.log()), len(b.log())] == [2, 3]
 
     two(folder, tmp_path, story, replace(OPEN, deny=("A",)))
@@ -161,14 +162,14 @@ def test_a_noised_query_sends_a_classs_centre_the_same_each_time_and_ranks_own_h
     async def story(a: Hospital, b: Hospital) -> None:
         first = await a.query(4, epsilon=0.5)
         again = await a.query(4, epsilon=0.5)
-        assert [look.sent for look in first.looks] == [look.sent for look in again.looks]
+        assert [one.own.sent for one in first] == [one.own.sent for one in again]
         plan = (await a.duties.search(lambda archive: archive.active())).plan
-        assert {look.sent for look in first.looks} <= set(lookup.target_codes(plan))
+        assert {one.own.sent for one in first} <= set(own_search.target_codes(plan))
         true = await a.query(4)
-        for noised, plain in zip(first.results, true.results, strict=True):
-            assert noised.by_site["A"] == plain.by_site["A"]
+        for noised, plain in zip(first, true, strict=True):
+            assert [hit[:5] for hit in noised.by_site["A"]] == [hit[:5] for hit in plain.by_site["A"]]
             assert {one.site for one in noised.hits} == {"B"}
-        shown = await a.duties.search(lambda archive: lookup.describe("A", archive, first.looks[0], first.results[0]))
+        shown = (await a.duties.search(lambda archive: merging.answer(archive, first[0]))).to_json()
         assert shown["noise"]["epsilon"] == 0.5
         assert {one["site"] for one in shown["own"]} == {"A"}
         assert [entry.epsilon for entry in a.log()] == [0.5, 0.5, 0.0]
@@ -181,16 +182,16 @@ def test_a_noised_query_sends_a_classs_centre_the_same_each_time_and_ranks_own_h
 def test_detail_codes_are_compared_where_both_sites_allow_it_and_never_for_a_noised_query(
     folder: Path, tmp_path: Path, is_allowed: bool
 ) -> None:
-    def compared(result: lookup.Result, site: str) -> set[bool]:
+    def compared(result: Result, site: str) -> set[bool]:
         return {hit.detail is not None for hit in result.by_site[site]}
 
     async def story(a: Hospital, b: Hospital) -> None:
-        open_handed, guarded = (await a.query()).results[0], (await b.query()).results[0]
+        open_handed, guarded = (await a.query())[0], (await b.query())[0]
         assert compared(open_handed, "A") == {True}
         assert compared(open_handed, "B") == {is_allowed}
         assert compared(guarded, "A") == {is_allowed}
         assert compared(guarded, "B") == {is_allowed}  # or own cases would stand before all others of their distance
-        assert compared((await a.query(epsilon=8.0)).results[0], "B") == {False}
+        assert compared((await a.query(epsilon=8.0))[0], "B") == {False}
 
     two(folder, tmp_path, story, replace(OPEN, detail=is_allowed))
 
@@ -210,15 +211,15 @@ def test_an_image_has_the_detail_code_that_the_gallery_has_of_it(folder: Path, t
 
 def test_what_was_asked_today_counts_after_a_restart(folder: Path, tmp_path: Path) -> None:
     async def story(a: Hospital, b: Hospital) -> None:
-        outcomes = [(await a.query(count)).results[0].outcomes["B"].kind for count in (2, 2, 3)]
+        outcomes = [(await a.query(count))[0].outcomes["B"].kind for count in (2, 2, 3)]
         assert outcomes == ["found", "found", "refused"]
 
     policy = replace(OPEN, queries_per_day_and_site=2)
     two(folder, tmp_path, story, policy)
 
     async def next_start(a: Hospital, b: Hospital) -> None:
-        assert (await a.query(2)).results[0].outcomes["B"].kind == "found"
-        assert (await a.query(3)).results[0].outcomes["B"].code == "quota_spent"
+        assert (await a.query(2))[0].outcomes["B"].kind == "found"
+        assert (await a.query(3))[0].outcomes["B"].code == "quota_spent"
 
     other = tmp_path / "again"
     other.mkdir()
@@ -229,11 +230,11 @@ def test_what_was_asked_today_counts_after_a_restart(folder: Path, tmp_path: Pat
 
 def test_a_consult_goes_to_the_owning_site_and_its_answer_comes_back(folder: Path, tmp_path: Path) -> None:
     async def story(a: Hospital, b: Hospital) -> None:
-        result = (await a.query()).results[0]
-        seen = asking.Seen()
-        seen.add(result, "A")
+        result = (await a.query())[0]
+        owners = asking.TokenOwners()
+        owners.add([result])
         hit = result.by_site["B"][0]
-        token, owner = seen.find(hit.token.hex()[:12], "")
+        token, owner = owners.find(hit.token.hex()[:12], "")
         assert (token, owner) == (hit.token, "B")
         note = "How did it\x1b[2J go on?\nRegards"
         sent = await asking.consult("A", a.duties.books, a.joined.session, token, owner, note, "Dr. House")
@@ -280,7 +281,7 @@ def test_a_consult_about_no_case_there_or_at_a_site_that_is_away_is_not_kept(fol
 
 def test_an_answer_is_told_to_nobody_but_the_site_that_asked(folder: Path, tmp_path: Path) -> None:
     async def story(a: Hospital, b: Hospital) -> None:
-        hit = (await a.query()).results[0].by_site["B"][0]
+        hit = (await a.query())[0].by_site["B"][0]
         sent = await asking.consult("A", a.duties.books, a.joined.session, hit.token, "B", "hello", "u")
         asking.answer_consult(b.duties.books, sent.id.hex(), "yes", "secret", "u")
         assert b.duties.books.consults.of("received", "C") == []

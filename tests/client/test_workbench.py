@@ -6,21 +6,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from starlette.datastructures import QueryParams
 
 from ynet.errors import UserError
-from ynet.search.ranking import Hit
+from ynet.search.hit import Hit
 from ynet.web.accounts import Accounts
 from ynet_client import settings
-from ynet_client.control_routes import wanted_of
+from ynet_client.control_routes import query_of
 from ynet_client.gallery.filters import Filters
-from ynet_client.retrieval.lookup import Result, Wanted
-from ynet_client.retrieval.wire import Outcome
+from ynet_client.retrieval.merging import Result
+from ynet_client.retrieval.own_search import OwnSearch
+from ynet_client.retrieval.query import Query
+from ynet_client.retrieval.wire import SiteOutcome
 from ynet_client.workbench import answer_view
 from ynet_client.workbench import history as histories
 from ynet_client.workbench.history import History
-from ynet_client.workbench.image_view import MOST_SIDE, Shown, drawn, show, thumbnail
-from ynet_client.workbench.recent_answers import MOST, MOST_OF_ONE, Looks
+from ynet_client.workbench.image_view import MOST_SIDE, ImageView, drawn, show, thumbnail
+from ynet_client.workbench.recent_answers import MOST, MOST_OF_ONE, RecentAnswers
 from ynet_client.workbench.routes import attachment
 
 PASSWORD = "a lamp, a river and 7 stones"
@@ -61,22 +62,22 @@ def test_an_image_without_contrast_and_without_a_lesion_is_shown() -> None:
     assert (shown.low, shown.high, shown.share) == (0.0, 1.0, 0.0)
 
 
-def nothing() -> Shown:
+def nothing() -> ImageView:
     return show(pixels(1, 4, 4), np.zeros((4, 4), np.uint8))
 
 
 def test_answers_are_kept_for_their_own_account_and_not_without_end() -> None:
-    looks, shown = Looks(), nothing()
-    kept = [looks.keep("anna", "a.png", 0.0, shown, {}) for _ in range(MOST_OF_ONE + 1)]
+    answers, shown = RecentAnswers(), nothing()
+    kept = [answers.keep("anna", "a.png", 0.0, shown, {}) for _ in range(MOST_OF_ONE + 1)]
     with pytest.raises(UserError):
-        looks.find(kept[0].id, "anna")
-    assert looks.find(kept[-1].id, "anna") is kept[-1]
+        answers.find(kept[0].id, "anna")
+    assert answers.find(kept[-1].id, "anna") is kept[-1]
     with pytest.raises(UserError):
-        looks.find(kept[-1].id, "bert")
+        answers.find(kept[-1].id, "bert")
     for number in range(MOST):
-        looks.keep(f"user {number}", "a.png", 0.0, shown, {})
+        answers.keep(f"user {number}", "a.png", 0.0, shown, {})
     with pytest.raises(UserError):
-        looks.find(kept[-1].id, "anna")
+        answers.find(kept[-1].id, "anna")
 
 
 def test_a_history_is_bounded_by_number_and_age_and_is_each_accounts_own(tmp_path: Path) -> None:
@@ -126,21 +127,23 @@ def test_a_history_forgets_a_patients_cases_and_whoever_is_no_account_any_more(t
 
 
 def test_answers_forget_a_patients_cases() -> None:
-    looks, shown = Looks(), nothing()
+    answers, shown = RecentAnswers(), nothing()
     hits = [{"image": "a.png"}, {"image": "b.png"}]
-    gone = looks.keep("anna", "a.png", 0.0, shown, {"own": hits}, case="a.png")
-    left = looks.keep("anna", "x.png", 0.0, shown, {"own": hits})
-    looks.forget(["a.png"])
+    gone = answers.keep("anna", "a.png", 0.0, shown, {"own": hits}, case="a.png")
+    left = answers.keep("anna", "x.png", 0.0, shown, {"own": hits})
+    answers.forget(["a.png"])
     with pytest.raises(UserError):
-        looks.find(gone.id, "anna")
-    assert looks.find(left.id, "anna").told["own"] == [{"image": "b.png"}]
+        answers.find(gone.id, "anna")
+    assert answers.find(left.id, "anna").answer["own"] == [{"image": "b.png"}]
 
 
+OWN = OwnSearch("a" * 64, None, [], bytes(8))  # type: ignore[arg-type]  # of no image
 KINDS = ("found", "empty", "suppressed", "refused", "other_model", "late", "missing", "busy", "unreadable")
 
 
 def test_every_way_of_not_answering_has_words_of_its_own() -> None:
-    result = Result([], {"A": []}, {kind: Outcome(kind, "the quota of today is spent") for kind in KINDS})
+    outcomes = {kind: SiteOutcome(kind, "the quota of today is spent") for kind in KINDS}
+    result = Result("A", OWN, [], {"A": []}, outcomes)
     words = {one["kind"]: one["words"] for one in answer_view.outcomes(result)}
     assert set(words) == set(KINDS)
     assert len(set(words.values())) == len(KINDS)
@@ -148,23 +151,25 @@ def test_every_way_of_not_answering_has_words_of_its_own() -> None:
 
 def test_labels_are_counted_by_site_the_own_first_and_an_untold_one_is_counted_too() -> None:
     hits = [Hit(0, bytes([n] * 16), label, 1) for n, label in enumerate(["x", "y", "x", None])]
-    spread = answer_view.spread("B", Result([], {"A": hits[:1], "B": hits}, {}))
+    spread = answer_view.spread(Result("B", OWN, [], {"A": hits[:1], "B": hits}, {}))
     assert [(one["site"], one["is_own"], one["total"]) for one in spread] == [("B", True, 4), ("A", False, 1)]
     assert dict(spread[0]["labels"]) == {"x": 2, "y": 1, "": 1}
 
 
 def test_a_report_says_every_filter() -> None:
     filters = Filters(("G2",), "test", (("grade", "high"),), "2020-01-01", "2021-01-01")
-    said = " ".join(answer_view.asked(Wanted(7, filters, 3, True, 0.0, ("B",))))
+    said = " ".join(answer_view.asked(Query(7, filters, 3, True, ("B",))))
     for word in ("7", "G2", "test", "grade is high", "2020-01-01", "2021-01-01", "3 bits", "patient once", "B only"):
         assert word in said
 
 
-@pytest.mark.parametrize("asked", ["k=5&epsilon=0", "k=5&epsilon=0.0", "k=5&epsilon=x", "k=x", "", "k=5&radius=x"])
+@pytest.mark.parametrize(
+    "asked", ['{"epsilon": 0}', '{"epsilon": "0.0"}', '{"epsilon": "x"}', '{"k": "x"}', "", '{"radius": "x"}', "[]"]
+)
 def test_a_query_is_not_sent_without_the_noise_or_the_bounds_that_were_meant(asked: str) -> None:
     with pytest.raises(UserError):
-        wanted_of(QueryParams(asked))
-    assert wanted_of(QueryParams("k=5&epsilon=&radius=")) == Wanted(5, Filters(), None, is_one_per_patient=False)
+        query_of({"query": asked})
+    assert query_of({"query": '{"k": "5", "epsilon": null, "radius": null}'}) == Query(5)
 
 
 @pytest.mark.parametrize(

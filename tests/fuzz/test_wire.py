@@ -29,7 +29,8 @@ from ynet_client.connection.sealed_answering import Answering
 from ynet_client.membership.membership import Membership
 from ynet_client.membership.succession import ended, followed
 from ynet_client.retrieval import wire as retrieval_wire
-from ynet_client.retrieval.wire import Query
+from ynet_client.retrieval.query import Query
+from ynet_client.retrieval.wire import CodedQuery
 
 NOW = dt.datetime.now(dt.UTC)
 AUTHORITY = identity.make_authority("test", NOW)
@@ -43,7 +44,7 @@ def member(name: str) -> Membership:
 
 A, B = member("A"), member("B")
 TRUST = Trust(AUTHORITY.certificate, NOW)
-QUERY = Query("0" * 64, (bytes(8), bytes(8)), 5, details=(bytes(4), bytes(4)), radius=20)
+QUERY = CodedQuery("0" * 64, (bytes(8), bytes(8)), Query(5, radius=20), details=(bytes(4), bytes(4)))
 HITS = [Hit(3, bytes(16), "ring", 1), Hit(4, bytes([1]) * 16, "cross", 2)]
 
 
@@ -96,7 +97,7 @@ def test_a_request_of_another_site(data: bytes) -> None:
 )
 def test_a_reply_of_another_site(data: bytes) -> None:
     outcome = holds(lambda: retrieval_wire.read_outcome(data, QUERY))
-    assert isinstance(outcome, retrieval_wire.Outcome)  # it is never an error
+    assert isinstance(outcome, retrieval_wire.SiteOutcome)  # it is never an error
     holds(lambda: retrieval_wire.read_reply(data))
 
 

@@ -1,8 +1,10 @@
 """Small hospitals and plans for the story tests."""
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import yaml
 
@@ -32,6 +34,11 @@ def small_plan(
     }
     path.write_text(yaml.safe_dump(values), "utf-8")
     return path
+
+
+def query_url(k: int, name: str = "") -> str:
+    """The workbench's address for a query about the image in the body."""
+    return "/api/query?" + urlencode({"query": json.dumps({"k": k}), "name": name})
 
 
 def plant_canaries(manifest: Path) -> None:

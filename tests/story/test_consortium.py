@@ -104,7 +104,7 @@ def test_merged_ranking_equals_pooled_index(trial: Trial, trained: str, tmp_path
     distances = [(int.from_bytes(one) ^ int.from_bytes(code)).bit_count() for one in code_of.values()]
     pooled = merge({"": [Hit(d, token, None, 1) for d, token in zip(distances, code_of, strict=True)]}, code, 40)
     assert [(hit["distance"], hit["token"]) for hit in found["hits"]] == [
-        (one.hit.distance, one.hit.token.hex()) for one in pooled
+        (one.distance, one.token.hex()) for one in pooled
     ]
 
 

@@ -15,7 +15,7 @@ import yaml
 from connect_proxy import Proxy, proxying
 from reverse_proxy import proxied
 
-from hospitals import small_plan
+from hospitals import query_url, small_plan
 from ynet.data.manifest import find_sites, read
 from ynet.web import certificate
 from ynet.web.accounts import Accounts
@@ -104,7 +104,7 @@ def test_page_behind_a_reverse_proxy_signs_in_and_asks(trial: Trial, tmp_path: P
             page = client.get("/", headers={"accept": "text/html"}).text
             token = page.partition('name="csrf" content="')[2].partition('"')[0]
             headers = {**origin, "x-csrf": token, "content-type": "application/octet-stream"}
-            asked = client.post("/api/query?k=5&name=a.png", content=an_image(trial, "A").read_bytes(), headers=headers)
+            asked = client.post(query_url(5, "a.png"), content=an_image(trial, "A").read_bytes(), headers=headers)
             assert asked.status_code == 200, asked.text
             assert asked.headers.get("content-type") == "application/json"
             stranger = client.post("/api/query", content=b"", headers={**headers, "origin": "https://evil.example"})

@@ -18,7 +18,7 @@ from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from browser import PASSWORD, chromium, serious, sign_in, window
-from hospitals import small_plan
+from hospitals import query_url, small_plan
 from ynet.data.dicom import drawings
 from ynet.data.manifest import find_sites, read
 from ynet.web.accounts import Accounts
@@ -169,8 +169,8 @@ def assert_its_mask_is_given_back_as_a_seg(trial: Trial, page: Page, source: byt
     (entry,) = (one for one in audited(trial, "A") if one["kind"] == "segmented")
     assert entry["user"] == pseudonym(trial, "weber")
     with Caller(trial, "A", "weber") as client:
-        found = client.post("/api/query?k=5&name=a.dcm", content=source).json()
-        path = f"/api/looks/{found['id']}/seg.dcm"
+        found = client.post(query_url(5, "a.dcm"), content=source).json()
+        path = f"/api/answers/{found['id']}/seg.dcm"
         assert client.post(path, content=source).headers["content-type"] == "application/dicom"
         assert "not the DICOM file" in client.post(path, content=source + b"\0").json()["error"]["why"]
         with Caller(trial, "A", "other") as other:
@@ -250,17 +250,17 @@ def test_only_radiologists_answer_and_only_hits_can_be_consulted(trial: Trial) -
         refused = admin.post("/api/consult-answer", json={"id": "00", "decision": "yes"})
         assert (refused.status_code, refused.json()["error"]["kind"]) == (409, "refused")
     with Caller(trial, "A", "weber") as radiologist:
-        found = radiologist.post("/api/query?k=5&name=a.png", content=image(trial).read_bytes()).json()
-        invented = {"look": found["id"], "site": "B", "token": "00" * 16, "note": "?"}
+        found = radiologist.post(query_url(5, "a.png"), content=image(trial).read_bytes()).json()
+        invented = {"answer": found["id"], "site": "B", "token": "00" * 16, "note": "?"}
         assert "names no hit" in radiologist.post("/api/consult", json=invented).json()["error"]["why"]
 
 
 def test_accounts_do_not_share_answers_or_history(trial: Trial) -> None:
     with Caller(trial, "A", "weber") as one, Caller(trial, "A", "other") as other:
-        found = one.post("/api/query?k=5&name=a.png", content=image(trial).read_bytes()).json()
+        found = one.post(query_url(5, "a.png"), content=image(trial).read_bytes()).json()
         for part in ("pixels", "overlay", "mask.png", "report.html"):
-            assert one.get(f"/api/looks/{found['id']}/{part}").status_code == 200
-            assert other.get(f"/api/looks/{found['id']}/{part}").status_code == 409
+            assert one.get(f"/api/answers/{found['id']}/{part}").status_code == 200
+            assert other.get(f"/api/answers/{found['id']}/{part}").status_code == 409
         entry = one.get("/api/history").json()["entries"][0]
         assert other.get("/api/history").json()["entries"] == []
         assert other.get(f"/api/history/thumbnail?id={entry['id']}").status_code == 404
@@ -272,12 +272,12 @@ def test_accounts_do_not_share_answers_or_history(trial: Trial) -> None:
 def test_only_cases_are_shown_or_queried(trial: Trial, name: str) -> None:
     with Caller(trial, "A", "weber") as client:
         assert client.get("/api/cases/picture", params={"image": name}).status_code == 409
-        assert client.post("/api/query", params={"case": name or " ", "k": 5}).status_code == 409
+        assert client.post("/api/query", params={"case": name or " ", "query": '{"k": 5}'}).status_code == 409
 
 
 def test_account_is_the_asking_user_in_the_audit_log(trial: Trial) -> None:
     with Caller(trial, "A", "other") as client:
-        client.post("/api/query?k=5&name=a.png", content=image(trial).read_bytes())
+        client.post(query_url(5, "a.png"), content=image(trial).read_bytes())
     for site in ("A", "B"):
         queries = [one for one in audited(trial, site) if one["kind"] == "query"]
         assert queries[-1]["user"] == pseudonym(trial, "other")
@@ -285,7 +285,7 @@ def test_account_is_the_asking_user_in_the_audit_log(trial: Trial) -> None:
 
 def test_backup_of_running_site_has_accounts_and_histories(trial: Trial, tmp_path: Path) -> None:
     with Caller(trial, "A", "it") as client:
-        client.post("/api/query?k=5&name=kept.png", content=image(trial).read_bytes())
+        client.post(query_url(5, "kept.png"), content=image(trial).read_bytes())
     done = trial.site_command("A", "backup", tmp_path / "A.tar")
     assert done.returncode == 0, done.stderr
     site_backup.unpack(tmp_path / "A.tar", tmp_path / "to", "A", time.time(), lambda: "")
@@ -392,14 +392,15 @@ def test_forgotten_patients_picture_is_gone(trial: Trial) -> None:
     assert case.patient != other.patient
     with Caller(trial, "C", "weber") as client:
         asked = {"image": case.image}
-        looks = [client.post("/api/query", params={"case": one.image, "k": 50}).json() for one in (case, other)]
-        assert {case.image, other.image} <= {hit["image"] for look in looks for hit in look["own"]}
+        asked = [{"case": one.image, "query": '{"k": 50}'} for one in (case, other)]
+        answers = [client.post("/api/query", params=each).json() for each in asked]
+        assert {case.image, other.image} <= {hit["image"] for answer in answers for hit in answer["own"]}
         assert client.get("/api/cases/picture", params=asked).status_code == 200
         assert trial.site_command("C", "forget", "--patient", case.patient).returncode == 0
         assert client.get("/api/cases/picture", params=asked).status_code == 409
         assert client.get("/api/cases", params={"text": case.image}).json()["total"] == 0
         assert [one["case"] for one in client.get("/api/history").json()["entries"]] == [other.image]
-        gone, left = (client.get(f"/api/looks/{look['id']}/report.html") for look in looks)
+        gone, left = (client.get(f"/api/answers/{answer['id']}/report.html") for answer in answers)
         assert (gone.status_code, left.status_code) == (409, 200)
         assert case.image not in left.text
 
@@ -412,10 +413,10 @@ def test_case_missing_from_manifest_does_not_break_the_answer(trial: Trial) -> N
     manifest.write_text("".join(line for line in lines if lost not in line))
     try:
         with Caller(trial, "B", "weber") as client:
-            found = client.post("/api/query", params={"k": 100, "case": kept.image})
+            found = client.post("/api/query", params={"query": '{"k": 100}', "case": kept.image})
             assert found.status_code == 200, found.text
             assert lost in {hit["image"] for hit in found.json()["own"]}
-            assert client.get(f"/api/looks/{found.json()['id']}/report.html").status_code == 200
+            assert client.get(f"/api/answers/{found.json()['id']}/report.html").status_code == 200
     finally:
         manifest.write_text(before)
 
@@ -431,7 +432,7 @@ def test_import_during_a_running_client_is_audited(trial: Trial, tmp_path: Path)
 
 def test_patient_names_are_not_on_the_page(trial: Trial) -> None:
     with Caller(trial, "A", "weber") as client:
-        said = client.get("/api/cases").text + client.post("/api/query?k=20", content=image(trial).read_bytes()).text
+        said = client.get("/api/cases").text + client.post(query_url(20), content=image(trial).read_bytes()).text
     assert "PATIENT" not in said
 
 

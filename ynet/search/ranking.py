@@ -21,36 +21,19 @@ a tie group ends), with filters, and without a thread pool of its own beside tha
 import hashlib
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int64, Shaped, UInt8, UInt64
 
 from ynet.errors import UserError
 from ynet.federation.protocol import MAX_LABEL
+from ynet.search.hit import Hit as Hit
 
 CODE_BYTES = (4, 8, 16, 32)
 TOKEN_BYTES = 16
 DETAIL_BITS = 32
 UNKNOWN_DETAIL = DETAIL_BITS // 2
 _CHUNK = 1 << 15  # tokens mixed at a time, to stay in the processor's cache
-
-
-class Hit(NamedTuple):
-    """One case of a gallery, as another site may know it."""
-
-    distance: int  # Hamming, in bits
-    token: bytes  # opaque: names the case to its own site alone
-    label: str | None
-    ties: int  # cases of that gallery at this distance, this one among them
-    detail: int | None = None  # Hamming distance of the detail codes, in bits; None where they were not compared
-
-
-class MergedHit(NamedTuple):
-    """A hit and the site that answered with it."""
-
-    site: str
-    hit: Hit
 
 
 class Index:
@@ -175,16 +158,17 @@ def tie_keys_many(
     return tie_keys(codes[0], words.view(np.uint8))
 
 
-def merge(answers: Mapping[str, Sequence[Hit]], code: bytes, k: int) -> list[MergedHit]:
+def merge(answers: Mapping[str, Sequence[Hit]], code: bytes, k: int) -> list[Hit]:
     """The k first of all sites' hits by the law of ranking: what one index over all their galleries would answer.
 
-    That holds when each site was asked for k hits. Then, too, the ties of one pooled gallery at the distance of a
-    merged hit are the sum of the sites' own at it. Raises ValueError when a token is not of 16 bytes.
+    Each hit gets its site and its rank. It holds when each site was asked for k hits. Then, too, the ties of one pooled
+    gallery at the distance of a merged hit are the sum of the sites' own at it. Raises ValueError when a token is not
+    of 16 bytes.
     """
     return merge_many({site: [hits] for site, hits in answers.items()}, [code], k)[0]
 
 
-def merge_many(answers: Mapping[str, Sequence[Sequence[Hit]]], codes: Sequence[bytes], k: int) -> list[list[MergedHit]]:
+def merge_many(answers: Mapping[str, Sequence[Sequence[Hit]]], codes: Sequence[bytes], k: int) -> list[list[Hit]]:
     """What `merge` makes of the hits for each code, which each site has in the order of the codes."""
     rows = [
         [(site, hit) for site, per_code in answers.items() for hit in per_code[number]] for number in range(len(codes))
@@ -193,7 +177,10 @@ def merge_many(answers: Mapping[str, Sequence[Sequence[Hit]]], codes: Sequence[b
     ranked = (
         sorted((*nearness(hit), next(keys), hit.token, site, at) for at, (site, hit) in enumerate(row)) for row in rows
     )
-    return [[MergedHit(*row[at]) for *_, at in ranks[:k]] for row, ranks in zip(rows, ranked, strict=True)]
+    return [
+        [row[at][1]._replace(site=row[at][0], rank=rank) for rank, (*_, at) in enumerate(ranks[:k], start=1)]
+        for row, ranks in zip(rows, ranked, strict=True)
+    ]
 
 
 def _keys_of(per_code: Sequence[Sequence[Hit]], codes: Sequence[bytes]) -> UInt64[np.ndarray, " hits"]:
@@ -218,7 +205,7 @@ def check_answers(per_code: Sequence[Sequence[Hit]], codes: Sequence[bytes], k: 
     all_hits = [hit for hits in per_code for hit in hits]
     if not all_hits:
         return
-    distances, tokens, labels, ties, details = zip(*all_hits, strict=True)
+    distances, tokens, labels, ties, details, *_ = zip(*all_hits, strict=True)
     if set(map(len, tokens)) != {TOKEN_BYTES} or min(ties) < 1:
         raise _unfit("a hit has a token, a distance or a number of ties that cannot be")
     if not 0 <= min(distances) <= max(distances) <= 8 * len(codes[0]):

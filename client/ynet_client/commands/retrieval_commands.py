@@ -1,18 +1,21 @@
 """The commands of retrieval: ask for cases like an image, and read the log of who asked what."""
 
-import base64
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ynet.errors import UserError
 from ynet.runtime import private_files, terminal
+from ynet.search.hit import Hit
 from ynet_client import control_client
 from ynet_client.commands.options import Home, Json, Site
 from ynet_client.gallery.filters import Filters, attribute_of
 from ynet_client.homes import home_of
+from ynet_client.retrieval.query import Query
+from ynet_client.retrieval.results import Answer, Outcome
 
 app = typer.Typer()
 audit_app = typer.Typer(name="audit", help="The log of every question asked and answered.", no_args_is_help=True)
@@ -50,62 +53,56 @@ def query(
     if picture and len(images) > 1:
         raise UserError("the picture cannot be drawn", "several images were given", "ask about one, or leave it out")
     attributes = tuple(attribute_of(given) for given in attribute or [])
-    found = control_client.query(
-        home_of(home, site),
-        [control_client.read_picture(image) for image in images],
-        k,
-        Filters(tuple(label or []), split, attributes, since, until),
-        radius=radius,
-        one_per_patient=one_per_patient,
-        sites=[name for name in sites.split(",") if name],
-        epsilon=epsilon,
-        is_drawn=picture is not None,
-    )
-    drawn = found.pop("picture", None)
-    if picture and drawn:
-        private_files.write(picture, base64.b64decode(drawn))
+    filters = Filters(tuple(label or []), split, attributes, since, until)
+    asked = Query(k, filters, radius, one_per_patient, tuple(name for name in sites.split(",") if name), epsilon)
+    files = [control_client.read_image(image) for image in images]
+    found = control_client.query(home_of(home, site), files, asked, is_drawn=picture is not None)
+    if picture and found.picture:
+        private_files.write(picture, found.picture)
     if as_json:
-        terminal.show(found, as_json=True, human=str)
-    for one in [] if as_json else found.get("queries", [found]):
-        _show(one)
+        shown = [answer.to_json() for answer in found.answers]
+        terminal.show(shown[0] if len(shown) == 1 else {"queries": shown}, as_json=True, human=str)
+        return
+    for answer in found.answers:
+        _show(answer)
 
 
-def _show(found: dict[str, Any]) -> None:
-    title = f"nearest cases to {found['name']}"
-    if found["noise"]:
-        terminal.out.print(_table("own cases, by the image's own code", found["own"]))
+def _show(answer: Answer) -> None:
+    title = f"nearest cases to {answer.name}"
+    if answer.noise:
+        terminal.out.print(_table("own cases, by the image's own code", answer.own))
         title += ", elsewhere"
-    terminal.out.print(_table(title, found["hits"]))
-    terminal.say(_who_answered(found))
+    terminal.out.print(_table(title, answer.hits))
+    terminal.say(_who_answered(answer))
 
 
-def _table(title: str, hits: list[dict[str, Any]]) -> object:
+def _table(title: str, hits: Sequence[Hit]) -> object:
     lines = [
-        (h["rank"], h["site"], h["distance"], h["label"] or "", h["ties"], h.get("image", h["token"][:12]))
-        for h in hits
+        (hit.rank, hit.site, hit.distance, hit.label or "", hit.ties, hit.image or hit.token.hex()[:12]) for hit in hits
     ]
     return terminal.rows(title, ("", "site", "distance", "label", "ties", "case"), lines)
 
 
-def _who_answered(found: dict[str, Any]) -> str:
-    """Each way of not answering is named: nothing found, suppressed, refused and late are not the same."""
-    empty = [site for site, outcome in found["outcomes"].items() if outcome == "empty"]
-    parts = [f"answered: {', '.join(found['answered']) or 'nobody'}"]
+def _who_answered(answer: Answer) -> str:
+    """Name the sites of each outcome: nothing found, suppressed, refused and late differ."""
+    empty, unconfirmed = answer.of(Outcome.EMPTY), answer.of(Outcome.UNCONFIRMED)
+    parts = [f"answered: {', '.join(answer.answered) or 'nobody'}"]
     parts += [f"nothing found: {', '.join(empty)}"] if empty else []
-    parts += [f"suppressed: {site} ({SUPPRESSED})" for site in found["suppressed"]]
+    parts += [f"suppressed: {site} ({SUPPRESSED})" for site in answer.of(Outcome.SUPPRESSED)]
     parts += [
-        f"{found['outcomes'][site].replace('_', ' ')}: {site} ({why})"
-        for site, why in found["declined"].items()
-        if site not in found["unconfirmed"]
+        f"{answer.outcomes[site].replace('_', ' ')}: {site} ({why})"
+        for site, why in answer.reasons.items()
+        if site not in unconfirmed
     ]
-    parts += [f"{key}: {', '.join(found[key])}" for key in ("missing", "late", "busy") if found[key]]
-    if found["unconfirmed"]:
-        parts.append(NOT_CONFIRMED.format(" ".join(found["unconfirmed"])))
-    parts += [f"others not asked: {found['note']}"] if found["note"] else []
-    if noise := found["noise"]:
+    silent = ((outcome, answer.of(outcome)) for outcome in (Outcome.MISSING, Outcome.LATE, Outcome.BUSY))
+    parts += [f"{outcome}: {', '.join(names)}" for outcome, names in silent if names]
+    if unconfirmed:
+        parts.append(NOT_CONFIRMED.format(" ".join(unconfirmed)))
+    parts += [f"others not asked: {answer.note}"] if answer.note else []
+    if noise := answer.noise:
         parts.append(
-            f"noised with epsilon {noise['epsilon']:g}: the others' cases are like a class's centre, not like this "
-            f"image, and with probability {1 - noise['kept_share']:.3f} like another class's"
+            f"noised with epsilon {noise.epsilon:g}: the others' cases are like a class's centre, not like this "
+            f"image, and with probability {1 - noise.kept_share:.3f} like another class's"
         )
     return "; ".join(parts)
 

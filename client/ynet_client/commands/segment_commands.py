@@ -13,7 +13,7 @@ from ynet.runtime import private_files, terminal
 from ynet_client import control_client
 from ynet_client.commands.options import Home, Json, Site
 from ynet_client.commands.pacs_options import Ca, Credentials
-from ynet_client.control_client import Picture
+from ynet_client.control_client import ImageFile
 from ynet_client.homes import home_of
 
 app = typer.Typer()
@@ -58,7 +58,7 @@ def segment(
 
 def _source(
     image: Path | None, url: str, instance: str, frame: int | None, headers: dict[str, str], ca: Path | None
-) -> Picture:
+) -> ImageFile:
     from ynet.data.dicom.elements import is_dicom
     from ynet_client.dicom import dicomweb
 
@@ -66,10 +66,10 @@ def _source(
         do = "name FILE.dcm, or say --dicomweb URL --instance UID"
         raise UserError("which image is meant is not clear", "one is wanted, from one place", do)
     if image:
-        picture = control_client.read_picture(image)
+        picture = control_client.read_image(image)
     else:
         with dicomweb.DicomWeb(url, headers, ca) as pacs:
-            picture = Picture("", pacs.fetch(pacs.instance(instance)))
+            picture = ImageFile("", pacs.fetch(pacs.instance(instance)))
     if not is_dicom(picture.data):
         raise UserError("no DICOM SEG can be made of the image", "it is no DICOM file", "give the file of the PACS")
     return picture if frame is None else picture._replace(frame=frame)

@@ -10,7 +10,7 @@ from ynet.errors import RefusedError, UserError
 from ynet.federation import retrieval_pb2 as pb
 from ynet_client.retrieval import disclosure, quotas, wire
 from ynet_client.retrieval.stores import Books
-from ynet_client.retrieval.wire import Query, WireError
+from ynet_client.retrieval.wire import CodedQuery, WireError
 from ynet_client.settings import Disclosure
 
 if TYPE_CHECKING:
@@ -35,12 +35,12 @@ def answer(archive: "Archive", books: Books, policy: Disclosure, from_site: str,
         log.info("a request of site %s was not read: %s", from_site, error.why)
         books.audit.write(now, "answered", "unreadable", {from_site: "unreadable"}, user="")
         return pb.Reply(unreadable=pb.Unreadable()).SerializeToString()
-    if isinstance(asked, Query):
+    if isinstance(asked, CodedQuery):
         reply = _to_query(archive, books, policy, from_site, user, asked, now)
-        count, kinds, hits = len(asked.codes), asked.filters.kinds, {from_site: reply.hits}
+        count, kinds, hits = len(asked.codes), asked.query.filters.kinds, {from_site: reply.hits}
         outcome = {from_site: reply.outcome}
         books.audit.write(
-            now, "answered", "query", outcome, user=user, hits=hits, codes=count, k=asked.k, filters=kinds
+            now, "answered", "query", outcome, user=user, hits=hits, codes=count, k=asked.query.k, filters=kinds
         )
     elif isinstance(asked, pb.Consult):
         reply = _to_consult(archive, books, policy, from_site, user, asked, now)
@@ -52,20 +52,20 @@ def answer(archive: "Archive", books: Books, policy: Disclosure, from_site: str,
 
 
 def _to_query(
-    archive: "Archive", books: Books, policy: Disclosure, from_site: str, user: str, query: Query, now: float
+    archive: "Archive", books: Books, policy: Disclosure, from_site: str, user: str, coded: CodedQuery, now: float
 ) -> Reply:
     """In this order, so that a site that may not ask learns nothing, and what is not answered spends nothing."""
-    if (reason := disclosure.refusal(policy, from_site, query)) is not None:
+    if (reason := disclosure.refusal(policy, from_site, coded)) is not None:
         return _refused(reason)
     active = archive.gallery.active_model or ""
-    if active != query.model_id:
+    if active != coded.model_id:
         return _other_model(active)
-    if not books.quotas.spend(policy, from_site, user, quotas.questions(query), now):
+    if not books.quotas.spend(policy, from_site, user, quotas.questions(coded), now):
         return _refused(pb.Refused.QUOTA_SPENT)
     try:
-        if disclosure.is_suppressed(policy, archive.gallery, query.model_id, query.filters):
+        if disclosure.is_suppressed(policy, archive.gallery, coded.model_id, coded.query.filters):
             return Reply(pb.Reply(suppressed=pb.Suppressed()).SerializeToString(), "suppressed")
-        per_code = disclosure.hits(policy, archive.gallery, query)
+        per_code = disclosure.hits(policy, archive.gallery, coded)
     except RefusedError:
         return _other_model(archive.gallery.active_model or "")  # it was switched in between
     except UserError:

@@ -10,10 +10,11 @@ from typing import NamedTuple
 import numpy as np
 
 from ynet.federation.retrieval_pb2 import Refused
-from ynet.search.ranking import TOKEN_BYTES, Hit, nearness, tie_keys
+from ynet.search.hit import Hit
+from ynet.search.ranking import TOKEN_BYTES, nearness, tie_keys
 from ynet_client.gallery.filters import DATE, Filters
 from ynet_client.gallery.gallery import Gallery
-from ynet_client.retrieval.wire import Query, Reason
+from ynet_client.retrieval.wire import CodedQuery, Reason
 from ynet_client.settings import Disclosure
 
 
@@ -24,8 +25,9 @@ class Coarse(NamedTuple):
     hit: Hit
 
 
-def refusal(policy: Disclosure, from_site: str, query: Query) -> Reason | None:
-    """Why a query is not answered, or None. That the quota is spent is for `quotas` to say."""
+def refusal(policy: Disclosure, from_site: str, coded: CodedQuery) -> Reason | None:
+    """Return why a query is not answered, or None. `quotas` checks the quota."""
+    query = coded.query
     if refused := site_refusal(policy, from_site):
         return refused
     if query.k > policy.max_k:
@@ -38,7 +40,7 @@ def refusal(policy: Disclosure, from_site: str, query: Query) -> Reason | None:
 
 
 def site_refusal(policy: Disclosure, from_site: str) -> Reason | None:
-    """Why a site is told nothing at all, or None."""
+    """Return why a site gets no answer to anything, or None."""
     if not policy.answers:
         return Refused.NOT_ALLOWED
     if from_site in policy.deny or (policy.allow and from_site not in policy.allow):
@@ -58,22 +60,22 @@ def is_suppressed(policy: Disclosure, gallery: Gallery, model_id: str, filters: 
     return group.patients < policy.minimum_group or any(0 < number < policy.minimum_group for number in left_out)
 
 
-def hits(policy: Disclosure, gallery: Gallery, query: Query) -> list[list[Hit]]:
-    """The hits for each code of a query, no finer than the policy allows."""
-    details = query.details if policy.detail else ()
+def hits(policy: Disclosure, gallery: Gallery, coded: CodedQuery) -> list[list[Hit]]:
+    """Return the hits for each code of a query, no finer than the policy allows."""
+    query, details = coded.query, coded.details if policy.detail else ()
     if policy.distance_step == 1:
         found = gallery.search(
-            query.model_id,
-            query.codes,
+            coded.model_id,
+            coded.codes,
             query.k,
             filters=query.filters,
             details=details,
             radius=query.radius,
-            is_one_per_patient=query.is_one_per_patient,
+            is_one_per_patient=query.one_per_patient,
         )
     else:
-        pairs = zip(query.codes, details or (None,) * len(query.codes), strict=True)
-        found = [_coarse_hits(policy.distance_step, gallery, query, *pair) for pair in pairs]
+        pairs = zip(coded.codes, details or (None,) * len(coded.codes), strict=True)
+        found = [_coarse_hits(policy.distance_step, gallery, coded, *pair) for pair in pairs]
     return found if policy.labels else [[hit._replace(label=None) for hit in each] for each in found]
 
 
@@ -82,29 +84,29 @@ def coarse(distance: int, step: int, bits: int) -> int:
     return min(-(-distance // step) * step, bits)
 
 
-def _coarse_hits(step: int, gallery: Gallery, query: Query, code: bytes, detail: bytes | None) -> list[Hit]:
+def _coarse_hits(step: int, gallery: Gallery, coded: CodedQuery, code: bytes, detail: bytes | None) -> list[Hit]:
     """The hits that the law of ranking gives when coarse distances are all there is.
 
     Everything is by the coarse distance: which cases are within the radius, which of a patient's is the nearest, which
     are among the first k. Each of the three, done finely, would let the exact order through.
     """
-    bits = 8 * len(code)
+    query, bits = coded.query, 8 * len(code)
     radius = bits if query.radius is None else query.radius
     within = bits if radius >= bits else radius // step * step  # the last step that lies within it
     farthest = within
-    if not query.is_one_per_patient:
-        nearest = _search(gallery, query, code, query.k, within, None)
+    if not query.one_per_patient:
+        nearest = _search(gallery, coded, code, query.k, within, None)
         if len(nearest) == query.k:
             farthest = coarse(nearest[-1].distance, step, bits)
-    everything = gallery.count(query.model_id, query.filters).cases or 1
-    ranked = _ranked(_search(gallery, query, code, everything, farthest, detail), code, step)
-    chosen = _first_of_each_patient(gallery, ranked) if query.is_one_per_patient else iter(ranked)
+    everything = gallery.count(coded.model_id, query.filters).cases or 1
+    ranked = _ranked(_search(gallery, coded, code, everything, farthest, detail), code, step)
+    chosen = _first_of_each_patient(gallery, ranked) if query.one_per_patient else iter(ranked)
     return list(islice(chosen, query.k))
 
 
-def _search(gallery: Gallery, query: Query, code: bytes, k: int, radius: int, detail: bytes | None) -> list[Hit]:
+def _search(gallery: Gallery, coded: CodedQuery, code: bytes, k: int, radius: int, detail: bytes | None) -> list[Hit]:
     details = [] if detail is None else [detail]
-    (found,) = gallery.search(query.model_id, [code], k, filters=query.filters, details=details, radius=radius)
+    (found,) = gallery.search(coded.model_id, [code], k, filters=coded.query.filters, details=details, radius=radius)
     return found
 
 

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from ynet.search.hit import Hit
+
 Pixels = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -47,65 +49,50 @@ class QueryImage:
 
 
 @dataclass(frozen=True)
-class OwnHit:
-    """A hit among the asking site's own cases: it may be shown."""
+class Tile:
+    """A hit among the asking site's own cases, with its image."""
 
     pixels: Pixels  # (1 or 3, height, width), 0 to 1
-    label: str | None
-    distance: int  # Hamming, in bits
-    ties: int  # cases of this site at this distance
-    rank: int | None = None  # among all sites' hits
+    hit: Hit
     mask: Mask | None = None  # (height, width), as annotated
 
 
 @dataclass(frozen=True)
-class OtherHit:
-    """A hit at another site: all that is known of it here."""
+class Drawing:
+    """What is drawn beside the query's image."""
 
-    site: str
-    label: str | None
-    distance: int  # Hamming, in bits
-    ties: int  # cases of that site at this distance
-    token: bytes
-    rank: int | None = None  # among all sites' hits
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What came back."""
-
-    own: Sequence[OwnHit]
-    others: Sequence[OtherHit]
+    own: Sequence[Tile]
+    others: Sequence[Hit]
     no_answer: Mapping[str, str] = field(default_factory=dict)  # site: why, or empty
     remarks: Sequence[str] = ()  # lines below the hits
 
 
-def draw(site: str, query: QueryImage, answers: Answers, code_bits: int) -> Image.Image:
+def draw(site: str, query: QueryImage, drawing: Drawing, code_bits: int) -> Image.Image:
     """The picture, RGB, 1300 pixels wide and as high as the hits need."""
-    own_height = _section_height(len(answers.own), TILE_SIDE + CAPTION_HEIGHT)
-    others_height = _section_height(len(answers.others), CARD_HEIGHT)
-    lines = [*answers.remarks, *([_no_answer(answers.no_answer)] if answers.no_answer else [])]
+    own_height = _section_height(len(drawing.own), TILE_SIDE + CAPTION_HEIGHT)
+    others_height = _section_height(len(drawing.others), CARD_HEIGHT)
+    lines = [*drawing.remarks, *([_no_answer(drawing.no_answer)] if drawing.no_answer else [])]
     footer = GAP + len(lines) * LINE if lines else 0
     right = own_height + GAP + others_height
     left = HEADING_HEIGHT + QUERY_SIDE + 3 * LINE + GAP
     canvas = _Canvas(WIDTH, TITLE_HEIGHT + max(left, right) + footer + MARGIN)
-    _draw_title(canvas, site, answers, code_bits)
+    _draw_title(canvas, site, drawing, code_bits)
     _draw_query(canvas, MARGIN, TITLE_HEIGHT, query)
     x = MARGIN + QUERY_SIDE + GUTTER
-    _draw_own(canvas, x, TITLE_HEIGHT, site, answers.own)
-    _draw_others(canvas, x, TITLE_HEIGHT + own_height + GAP, answers)
+    _draw_own(canvas, x, TITLE_HEIGHT, site, drawing.own)
+    _draw_others(canvas, x, TITLE_HEIGHT + own_height + GAP, drawing)
     for number, line in enumerate(reversed(lines), start=1):
         canvas.text(MARGIN, canvas.height - MARGIN - number * LINE, line, 15, WARNING, WIDTH - 2 * MARGIN)
     return canvas.image
 
 
-def _draw_title(canvas: "_Canvas", site: str, answers: Answers, code_bits: int) -> None:
-    sites = len({hit.site for hit in answers.others})
-    own, others = len(answers.own), len(answers.others)
+def _draw_title(canvas: "_Canvas", site: str, drawing: Drawing, code_bits: int) -> None:
+    sites = len({hit.site for hit in drawing.others})
+    own, others = len(drawing.own), len(drawing.others)
     canvas.text(MARGIN, 18, "Cases like this one", 24, BRIGHT, bold=True)
     where = f"{own} here, {others} at {sites} other {'site' if sites == 1 else 'sites'}"
     scale = f"distance in bits of {code_bits}, 0 is nearest"
-    hits: list[OwnHit | OtherHit] = [*answers.own, *answers.others]
+    hits = [*(tile.hit for tile in drawing.own), *drawing.others]
     ranks = "  ·  small numbers: rank over all sites" if any(hit.rank for hit in hits) else ""
     canvas.text(MARGIN, 48, f"Asked by site {site}  ·  {where}  ·  {scale}{ranks}", 14, DIM, WIDTH - 2 * MARGIN)
 
@@ -126,33 +113,33 @@ def _draw_query(canvas: "_Canvas", x: int, y: int, query: QueryImage) -> None:
         canvas.text(x, y, "no lesion predicted", 14, DIM, QUERY_SIDE)
 
 
-def _draw_own(canvas: "_Canvas", x: int, y: int, site: str, hits: Sequence[OwnHit]) -> None:
-    outlined = any(hit.mask is not None for hit in hits)
+def _draw_own(canvas: "_Canvas", x: int, y: int, site: str, tiles: Sequence[Tile]) -> None:
+    outlined = any(tile.mask is not None for tile in tiles)
     remark = "lesions outlined as annotated  ·  images stay here" if outlined else "images stay here"
     canvas.heading(x, y, f"Site {site}: own cases", OWN, remark)
-    if not hits:
+    if not tiles:
         canvas.note(x, y + HEADING_HEIGHT, "None of the nearest cases is here.")
-    for position, hit in enumerate(hits):
+    for position, tile in enumerate(tiles):
         left, top = _cell(x, y + HEADING_HEIGHT, position, TILE_SIDE + CAPTION_HEIGHT)
-        picture = shown(hit.pixels, TILE_SIDE)
-        canvas.picture(left, top, TILE_SIDE, picture if hit.mask is None else overlaid(picture, hit.mask, 0.0, 1.4))
-        if hit.rank is not None:
-            canvas.badge(left + 6, top + 6, str(hit.rank))
-        _draw_label(canvas, left, top + TILE_SIDE + 8, TILE_SIDE, hit.label)
-        canvas.text(left, top + TILE_SIDE + 30, _nearness(hit), 13, PLAIN, TILE_SIDE)
+        picture = shown(tile.pixels, TILE_SIDE)
+        canvas.picture(left, top, TILE_SIDE, picture if tile.mask is None else overlaid(picture, tile.mask, 0.0, 1.4))
+        if tile.hit.rank is not None:
+            canvas.badge(left + 6, top + 6, str(tile.hit.rank))
+        _draw_label(canvas, left, top + TILE_SIDE + 8, TILE_SIDE, tile.hit.label)
+        canvas.text(left, top + TILE_SIDE + 30, _nearness(tile.hit), 13, PLAIN, TILE_SIDE)
 
 
-def _draw_others(canvas: "_Canvas", x: int, y: int, answers: Answers) -> None:
+def _draw_others(canvas: "_Canvas", x: int, y: int, drawing: Drawing) -> None:
     canvas.heading(x, y, "Other sites", PLAIN, "codes only: no image leaves a hospital")
-    if not answers.others:
+    if not drawing.others:
         canvas.note(x, y + HEADING_HEIGHT, "None of the nearest cases is at another site that answered.")
-    sites = sorted({hit.site for hit in answers.others})
-    for position, hit in enumerate(answers.others):
+    sites = sorted({hit.site for hit in drawing.others})
+    for position, hit in enumerate(drawing.others):
         left, top = _cell(x, y + HEADING_HEIGHT, position, CARD_HEIGHT)
         _draw_card(canvas, left, top, hit, SITE_COLOURS[sites.index(hit.site) % len(SITE_COLOURS)])
 
 
-def _draw_card(canvas: "_Canvas", x: int, y: int, hit: OtherHit, colour: Colour) -> None:
+def _draw_card(canvas: "_Canvas", x: int, y: int, hit: Hit, colour: Colour) -> None:
     inside, height = TILE_SIDE - 24, CARD_HEIGHT - GAP
     canvas.panel(x, y, TILE_SIDE, height, colour)
     canvas.panel(x, y + 3, TILE_SIDE, height - 3, PANEL)
@@ -174,7 +161,7 @@ def _no_answer(no_answer: Mapping[str, str]) -> str:
     return "No answer: " + ", ".join(f"{site} ({why})" if why else site for site, why in no_answer.items())
 
 
-def _nearness(hit: OwnHit | OtherHit) -> str:
+def _nearness(hit: Hit) -> str:
     bits = "1 bit" if hit.distance == 1 else f"{hit.distance} bits"
     ties = str(hit.ties) if hit.ties < 10_000 else f"{hit.ties // 1000}k"
     return f"{bits}  ·  {ties} tied" if hit.ties > 1 else bits

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ynet_client.database import Database
-from ynet_client.retrieval.wire import Query
+from ynet_client.retrieval.wire import CodedQuery
 from ynet_client.settings import Disclosure
 
 FILE = "quotas.sqlite"
@@ -73,11 +73,11 @@ class Quotas:
         self._of_user.setdefault((site, user), set()).add(question)
 
 
-def questions(query: Query) -> list[bytes]:
-    """A digest of each code with all that its answer depends on: asked otherwise, it is another question."""
-    how = repr((query.model_id, query.k, query.filters, query.radius, query.is_one_per_patient)).encode()
-    details = query.details or (b"",) * len(query.codes)
+def questions(coded: CodedQuery) -> list[bytes]:
+    """Return a digest of each code with all that its answer depends on."""
+    query, details = coded.query, coded.details or (b"",) * len(coded.codes)
+    how = repr((coded.model_id, query.k, query.filters, query.radius, query.one_per_patient)).encode()
     return [
         hashlib.blake2b(b"\0".join((code.hex().encode(), detail.hex().encode(), how)), digest_size=16).digest()
-        for code, detail in zip(query.codes, details, strict=True)
+        for code, detail in zip(coded.codes, details, strict=True)
     ]

@@ -1,15 +1,16 @@
-"""What a site's people are told: answers, hits and requests for a consult, as values of the Python API."""
+"""Answers and requests for a consult, as the Python API and the commands get them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
+from ynet.search.hit import Hit
 from ynet_client.retrieval.noise import Noise
 
 
 class Outcome(StrEnum):
-    """What became of a query at one other site. Each is its word: `Outcome.FOUND == "found"`."""
+    """The outcome of a query at one other site. Each equals its name: `Outcome.FOUND == "found"`."""
 
     FOUND = "found"
     EMPTY = "empty"  # asked, answered, and no case fits
@@ -24,33 +25,67 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True)
-class Hit:
-    """One case like the query, as its site tells it."""
-
-    rank: int  # from 1
-    site: str
-    distance: int  # of the codes, in bits; where a site coarsens its distances, coarse
-    detail: int | None  # of the detail codes, in bits; None where they were not compared
-    label: str | None  # None where the site does not tell labels
-    ties: int  # cases of that site at this distance, this one among them
-    token: str  # hexadecimal: names the case to its own site; a consult is asked with it
-    image: str | None  # of an own case: its path in the manifest
-
-
-@dataclass(frozen=True)
 class Answer:
-    """What is known of cases like one image."""
+    """The cases like one image, and the outcome at every site. Commands and Python get it as JSON from the client."""
 
-    site: str  # who asked
+    site: str  # the one that asked
     name: str  # of the image file; empty where bytes were given
-    hits: tuple[Hit, ...]  # own and others', nearest first; of a noised query the others' alone
+    hits: tuple[Hit, ...]  # own and others', nearest first; of a noised query only others'
     own: tuple[Hit, ...]  # of a noised query: own cases, by the image's own code
-    outcomes: Mapping[str, Outcome]  # by every other site that was asked
-    reasons: Mapping[str, str]  # why, in words: of the sites that declined
+    outcomes: Mapping[str, Outcome]  # of every other site that was asked
+    reasons: Mapping[str, str]  # in words, of the sites that declined
+    codes: Mapping[str, str]  # of a refusal its code, of another model its id
+    answered: Mapping[str, int]  # hits of each other site that answered
     model: str  # the id of the model that encoded the image
     code: str  # the image's own, hexadecimal
     noise: Noise | None  # what was done to the code before it was sent
     note: str  # why no other site was asked, or empty
+
+    def of(self, *outcomes: Outcome) -> list[str]:
+        """Return the sites with one of these outcomes."""
+        return [site for site, outcome in self.outcomes.items() if outcome in outcomes]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the answer as `ynet-client query --json` prints it."""
+        return {
+            "site": self.site,
+            "name": self.name,
+            "model": self.model,
+            "code": self.code,
+            "hits": [hit.to_json() for hit in self.hits],
+            "own": [hit.to_json() for hit in self.own],
+            "noise": self.noise._asdict() if self.noise else None,
+            "answered": dict(self.answered),
+            "outcomes": dict(self.outcomes),
+            "missing": self.of(Outcome.MISSING),
+            "late": self.of(Outcome.LATE),
+            "busy": self.of(Outcome.BUSY),
+            "suppressed": self.of(Outcome.SUPPRESSED),
+            "refused": {site: self.codes[site] for site in self.of(Outcome.REFUSED)},
+            "other_model": {site: self.codes[site] for site in self.of(Outcome.OTHER_MODEL)},
+            "unconfirmed": self.of(Outcome.UNCONFIRMED),
+            "declined": dict(self.reasons),
+            "note": self.note,
+        }
+
+    @classmethod
+    def from_json(cls, shown: Mapping[str, Any]) -> "Answer":
+        """Read what `to_json` wrote."""
+        noise = shown["noise"]
+        return cls(
+            site=shown["site"],
+            name=shown["name"],
+            hits=tuple(map(Hit.from_json, shown["hits"])),
+            own=tuple(map(Hit.from_json, shown["own"])),
+            outcomes={site: Outcome(word) for site, word in shown["outcomes"].items()},
+            reasons=dict(shown["declined"]),
+            codes={**shown["refused"], **shown["other_model"]},
+            answered=dict(shown["answered"]),
+            model=shown["model"],
+            code=shown["code"],
+            noise=Noise(**noise) if noise else None,
+            note=shown["note"],
+        )
 
 
 @dataclass(frozen=True)
@@ -78,27 +113,6 @@ class Consults:
     note: str  # which sites could not be asked for their answers, or empty
 
 
-def read_answer(found: Mapping[str, Any]) -> Answer:
-    """An answer, from what the running client says."""
-    noise = found["noise"]
-    return Answer(
-        site=found["site"],
-        name=found["name"],
-        hits=_hits(found["hits"]),
-        own=_hits(found["own"]),
-        outcomes={site: Outcome(word) for site, word in found["outcomes"].items()},
-        reasons=dict(found["declined"]),
-        model=found["model"],
-        code=found["code"],
-        noise=Noise(**noise) if noise else None,
-        note=found["note"],
-    )
-
-
 def read_consult(one: Mapping[str, Any]) -> ConsultRequest:
     """A request for a consult, from what the running client says."""
     return ConsultRequest(**{**one, "image": one.get("image")})
-
-
-def _hits(hits: list[dict[str, Any]]) -> tuple[Hit, ...]:
-    return tuple(Hit(**{**hit, "image": hit.get("image")}) for hit in hits)

@@ -1,4 +1,4 @@
-"""Questions and answers as bytes: written here, and read with no trust in who wrote them."""
+"""Write queries, consults and answers as bytes, and read them from sites that are not trusted."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,11 +9,12 @@ from google.protobuf.message import DecodeError
 from ynet.errors import UserError
 from ynet.federation import retrieval_pb2 as pb
 from ynet.federation.protocol import MAX_ANSWER_BYTES, MAX_LABEL, MAX_PADDED_BYTES, MAX_QUERY_BYTES
-from ynet.search.ranking import CODE_BYTES, DETAIL_BITS, TOKEN_BYTES, Hit, check_answers
-from ynet_client.gallery.filters import Filters, check
+from ynet.search.hit import Hit
+from ynet.search.ranking import CODE_BYTES, DETAIL_BITS, TOKEN_BYTES, check_answers
+from ynet_client.gallery.filters import Filters
+from ynet_client.retrieval.query import MAX_K, Query
 
 MAX_CODES = 64
-MAX_K = 100
 MAX_ID = 64  # characters of a model's id, hexadecimal
 MAX_USER = 32  # characters of a pseudonym
 MAX_NOTE = 2_000  # characters of a note or a text
@@ -33,31 +34,28 @@ REASONS: dict[int, str] = {
 
 
 class WireError(UserError):
-    """What another site sent cannot be taken as it is."""
+    """Bytes of another site that are not valid."""
 
 
 @dataclass(frozen=True)
-class Query:
-    """A batch of codes to be searched for."""
+class CodedQuery:
+    """A query with the codes of its images, as the other sites get it. They get neither `sites` nor `epsilon`."""
 
     model_id: str
     codes: tuple[bytes, ...]
-    k: int
-    filters: Filters = Filters()  # noqa: RUF009 (frozen)
+    query: Query
     details: tuple[bytes, ...] = ()  # none, or one for each code
-    radius: int | None = None  # bits
-    is_one_per_patient: bool = False
 
 
-class Asked(NamedTuple):
-    """A request that was read: who of the asking site asks, and what."""
+class Request(NamedTuple):
+    """A request of another site: who asks there, and what."""
 
-    user: str
-    body: Query | pb.Consult | pb.ConsultCheck
+    user: str  # a pseudonym
+    body: CodedQuery | pb.Consult | pb.ConsultCheck
 
 
-class Outcome(NamedTuple):
-    """What became of a query at one site."""
+class SiteOutcome(NamedTuple):
+    """The outcome of a request at one other site."""
 
     kind: str  # found, suppressed, refused, other_model, unreadable, late, missing, busy, unconfirmed
     reason: str = ""  # for people
@@ -65,18 +63,19 @@ class Outcome(NamedTuple):
     hits: tuple[tuple[Hit, ...], ...] = ()  # for each code, when found
 
 
-def write_query(query: Query, user: str) -> bytes:
-    """A query as it leaves the site: nothing of the image but its code. Raises UserError when it is too large."""
-    if not 1 <= len(query.codes) <= MAX_CODES:
+def write_query(coded: CodedQuery, user: str) -> bytes:
+    """Write a query for the other sites: of an image only its codes. Raises UserError when it is too large."""
+    query = coded.query
+    if not 1 <= len(coded.codes) <= MAX_CODES:
         do = f"ask about at most {MAX_CODES} images at a time"
-        raise UserError("the query cannot be asked", f"it has {len(query.codes)} images", do)
+        raise UserError("the query cannot be asked", f"it has {len(coded.codes)} images", do)
     body = pb.Query(
-        model_id=query.model_id,
-        codes=query.codes,
-        details=query.details,
+        model_id=coded.model_id,
+        codes=coded.codes,
+        details=coded.details,
         k=query.k,
         radius=query.radius,
-        one_per_patient=query.is_one_per_patient,
+        one_per_patient=query.one_per_patient,
         filter=_filter_to_wire(query.filters),
     )
     data = pb.Request(user=user, query=body).SerializeToString()
@@ -85,8 +84,8 @@ def write_query(query: Query, user: str) -> bytes:
     return data
 
 
-def read_request(data: bytes) -> Asked:
-    """Another site's request, within all limits. Raises WireError."""
+def read_request(data: bytes) -> Request:
+    """Read another site's request and check it against all limits. Raises WireError."""
     try:
         request = pb.Request.FromString(data)
     except DecodeError:
@@ -95,78 +94,78 @@ def read_request(data: bytes) -> Asked:
         raise _unfit("its user is no pseudonym")
     match request.WhichOneof("body"):
         case "query":
-            return Asked(request.user, _read_query(request.query))
+            return Request(request.user, _read_query(request.query))
         case "consult":
-            return Asked(request.user, _checked_consult(request.consult))
+            return Request(request.user, _checked_consult(request.consult))
         case "check":
             if len(request.check.ids) > MAX_CHECKED or any(len(one) != CONSULT_ID_BYTES for one in request.check.ids):
                 raise _unfit("it asks after requests that cannot be")
-            return Asked(request.user, request.check)
+            return Request(request.user, request.check)
     raise _unfit("it asks for nothing that is known here")
 
 
 def write_found(per_code: Sequence[Sequence[Hit]]) -> bytes | None:
-    """The hits for each code; None when they are too many for one answer."""
+    """Write the hits for each code; None when they are too many for one answer. Of a hit, what may leave the site."""
     found = pb.Found()
-    places: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     for hits in per_code:
         row = found.per_code.add()
         for hit in hits:
-            label = None if hit.label is None else places.setdefault(hit.label, len(places))
+            label = None if hit.label is None else numbers.setdefault(hit.label, len(numbers))
             row.hits.add(distance=hit.distance, token=hit.token, label=label, ties=hit.ties, detail=hit.detail)
-    found.labels.extend(places)
+    found.labels.extend(numbers)
     data = pb.Reply(found=found).SerializeToString()
     return data if len(data) <= MAX_ANSWER_BYTES else None
 
 
-def room_for_hits(query: Query) -> int:
-    """Bytes that an answer is padded to, so that its size does not tell the hub how many hits it has."""
-    return min(MAX_PADDED_BYTES, ROOM_FOR_LABELS + len(query.codes) * (4 + query.k * HIT_BYTES))
+def room_for_hits(coded: CodedQuery) -> int:
+    """Return the size in bytes to which an answer is padded, so that the hub cannot infer the number of hits."""
+    return min(MAX_PADDED_BYTES, ROOM_FOR_LABELS + len(coded.codes) * (4 + coded.query.k * HIT_BYTES))
 
 
 def write_refused(reason: Reason) -> bytes:
-    """That the site said no."""
+    """Write a refusal."""
     return pb.Reply(refused=pb.Refused(reason=reason)).SerializeToString()
 
 
 def read_reply(data: bytes) -> pb.Reply:
-    """Another site's reply. Raises WireError."""
+    """Read another site's reply. Raises WireError."""
     try:
         return pb.Reply.FromString(data)
     except DecodeError:
         raise WireError("an answer was thrown away", "it cannot be read", "let that site update ynet") from None
 
 
-def read_outcome(data: bytes, query: Query) -> Outcome:
-    """What another site says to a query, checked: what no gallery answers is thrown away."""
+def read_outcome(data: bytes, coded: CodedQuery, site: str = "") -> SiteOutcome:
+    """Read the answer of `site` to a query; one that no gallery can give is `unreadable`."""
     try:
         reply = read_reply(data)
         match reply.WhichOneof("outcome"):
             case "found":
-                return Outcome("found", hits=_read_found(reply.found, query))
+                return SiteOutcome("found", hits=_read_found(reply.found, coded, site))
             case "suppressed":
-                return Outcome("suppressed", "the group is too small to speak of")
+                return SiteOutcome("suppressed", "the group is too small to speak of")
             case "refused":
                 return read_refusal(reply.refused)
             case "other_model":
                 return _other_model(reply.other_model.model_id)
     except UserError as error:
-        return Outcome("unreadable", error.why)
-    return Outcome("unreadable", "the two sites do not understand each other: one of them must update ynet")
+        return SiteOutcome("unreadable", error.why)
+    return SiteOutcome("unreadable", "the two sites do not understand each other: one of them must update ynet")
 
 
-def read_refusal(refused: pb.Refused) -> Outcome:
-    """A refusal; one whose reason is not known here is one for no reason given."""
+def read_refusal(refused: pb.Refused) -> SiteOutcome:
+    """Read a refusal; a reason of a later version is read as `other`."""
     number = refused.reason if refused.reason in REASONS else pb.Refused.OTHER
-    return Outcome("refused", REASONS[number], pb.Refused.Reason.Name(number).lower())
+    return SiteOutcome("refused", REASONS[number], pb.Refused.Reason.Name(number).lower())
 
 
 def plain_text(text: str) -> str:
-    """Someone's words without control characters, but with line ends, at most MAX_NOTE characters."""
+    """Return a text without control characters except line ends, of at most MAX_NOTE characters."""
     return "".join(c for c in text.replace("\r\n", "\n") if c.isprintable() or c == "\n")[:MAX_NOTE].strip()
 
 
-def _read_query(body: pb.Query) -> Query:
+def _read_query(body: pb.Query) -> CodedQuery:
     codes, details = tuple(body.codes), tuple(body.details)
     if not 1 <= len(codes) <= MAX_CODES or len({len(code) for code in codes}) != 1 or len(codes[0]) not in CODE_BYTES:
         raise _unfit("its codes are none that can be")
@@ -177,31 +176,35 @@ def _read_query(body: pb.Query) -> Query:
     if not 1 <= body.k <= MAX_K:
         raise _unfit(f"it asks for {body.k} hits")
     radius = body.radius if body.HasField("radius") else None
-    filters = _filter_from_wire(body.filter)
-    return Query(body.model_id, codes, body.k, filters, details, radius, body.one_per_patient)
+    try:
+        query = Query(body.k, _filter_from_wire(body.filter), radius, body.one_per_patient)
+    except UserError:
+        raise _unfit("its filter or its radius cannot be") from None
+    return CodedQuery(body.model_id, codes, query, details)
 
 
-def _read_found(found: pb.Found, query: Query) -> tuple[tuple[Hit, ...], ...]:
-    if len(found.per_code) != len(query.codes):
+def _read_found(found: pb.Found, coded: CodedQuery, site: str) -> tuple[tuple[Hit, ...], ...]:
+    if len(found.per_code) != len(coded.codes):
         raise _unfit_answer("it does not answer each code once")
     if any(len(label) > MAX_LABEL or not label.isprintable() for label in found.labels):
         raise _unfit_answer("a hit has a label that cannot be")
     labels = tuple(found.labels)
-    per_code = tuple(tuple(_hit_from_wire(hit, labels) for hit in row.hits) for row in found.per_code)
-    check_answers(per_code, query.codes, query.k)
+    per_code = tuple(tuple(_hit_from_wire(hit, labels, site) for hit in row.hits) for row in found.per_code)
+    check_answers(per_code, coded.codes, coded.query.k)
     farthest = max((hit.distance for hits in per_code for hit in hits), default=0)
-    if query.radius is not None and farthest > query.radius:
+    radius = coded.query.radius
+    if radius is not None and farthest > radius:
         raise _unfit_answer("a hit lies beyond the radius")
     return per_code
 
 
-def _hit_from_wire(hit: pb.Hit, labels: Sequence[str]) -> Hit:
+def _hit_from_wire(hit: pb.Hit, labels: Sequence[str], site: str) -> Hit:
     label = None
     if hit.HasField("label"):
         if hit.label >= len(labels):
             raise _unfit_answer("a hit has a label that is not there")
         label = labels[hit.label]
-    return Hit(hit.distance, hit.token, label, hit.ties, hit.detail if hit.HasField("detail") else None)
+    return Hit(hit.distance, hit.token, label, hit.ties, hit.detail if hit.HasField("detail") else None, site)
 
 
 def _checked_consult(consult: pb.Consult) -> pb.Consult:
@@ -221,15 +224,12 @@ def _filter_to_wire(filters: Filters) -> pb.Filter:
 
 def _filter_from_wire(wire: pb.Filter) -> Filters:
     attributes = tuple((one.name, one.value) for one in wire.attributes)
-    try:
-        return check(Filters(tuple(wire.labels), wire.split, attributes, wire.since, wire.until))
-    except UserError:
-        raise _unfit("its filter cannot be") from None
+    return Filters(tuple(wire.labels), wire.split, attributes, wire.since, wire.until)
 
 
-def _other_model(model_id: str) -> Outcome:
+def _other_model(model_id: str) -> SiteOutcome:
     shown = model_id if len(model_id) <= MAX_ID and model_id.isascii() and model_id.isalnum() else ""
-    return Outcome("other_model", f"it has the model {shown[:16]}" if shown else "it has no model yet", shown)
+    return SiteOutcome("other_model", f"it has the model {shown[:16]}" if shown else "it has no model yet", shown)
 
 
 def _unfit(why: str) -> WireError:

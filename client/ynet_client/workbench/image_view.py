@@ -14,7 +14,7 @@ MOST_SIDE = 2048
 THUMBNAIL_SIDE = 96
 
 
-class Shown(NamedTuple):
+class ImageView(NamedTuple):
     """An image and its mask, of one size."""
 
     width: int
@@ -29,7 +29,7 @@ class Shown(NamedTuple):
     share: float  # of the image that the lesion covers
 
 
-def show(pixels: npt.NDArray[np.float32], mask: npt.NDArray[np.uint8]) -> Shown:
+def show(pixels: npt.NDArray[np.float32], mask: npt.NDArray[np.uint8]) -> ImageView:
     """Pixels (1 or 3, h, w) in [0, 1] and a mask (h, w) of 0 and 1, as the page draws them."""
     height, width = mask.shape
     scale = min(1.0, MOST_SIDE / max(height, width))
@@ -45,31 +45,31 @@ def show(pixels: npt.NDArray[np.float32], mask: npt.NDArray[np.uint8]) -> Shown:
     low, high = (low, high) if high - low > 1e-3 else (0.0, 1.0)
     png = _png(Image.fromarray(mask * np.uint8(255)))
     share = float(np.mean(mask))
-    return Shown(size[0], size[1], len(planes), data, small.tobytes(), low, high, (width, height), png, share)
+    return ImageView(size[0], size[1], len(planes), data, small.tobytes(), low, high, (width, height), png, share)
 
 
-def drawn(shown: Shown, low: float, high: float, side: int) -> Image.Image:
+def drawn(view: ImageView, low: float, high: float, side: int) -> Image.Image:
     """The image in a window with the mask's outline, RGB, at most `side` pixels a side; small ones are enlarged."""
-    plain = windowed(shown, low, high)
+    plain = windowed(view, low, high)
     scale = side / max(plain.size)
     large = plain.resize((max(1, round(plain.width * scale)), max(1, round(plain.height * scale))))
-    mask = np.frombuffer(shown.mask, np.uint8).reshape(shown.height, shown.width)
+    mask = np.frombuffer(view.mask, np.uint8).reshape(view.height, view.width)
     return overlaid(large, mask, fill=0.16, line=2.0)
 
 
-def windowed(shown: Shown, low: float, high: float) -> Image.Image:
+def windowed(view: ImageView, low: float, high: float) -> Image.Image:
     """The image between two values of its range, RGB."""
-    kind, top, shape = ("<u2", 65535, (shown.height, shown.width))
-    if shown.channels == 3:
-        kind, top, shape = "u1", 255, (shown.height, shown.width, 3)  # type: ignore[assignment]
-    values = np.frombuffer(shown.pixels, kind).reshape(shape).astype(np.float32) / top
+    kind, top, shape = ("<u2", 65535, (view.height, view.width))
+    if view.channels == 3:
+        kind, top, shape = "u1", 255, (view.height, view.width, 3)  # type: ignore[assignment]
+    values = np.frombuffer(view.pixels, kind).reshape(shape).astype(np.float32) / top
     scaled = np.clip((values - low) / max(high - low, 1e-3), 0, 1)
     return Image.fromarray(np.rint(255 * scaled).astype(np.uint8)).convert("RGB")
 
 
-def thumbnail(shown: Shown) -> bytes:
+def thumbnail(view: ImageView) -> bytes:
     """A small JPEG of the image, without the mask."""
-    small = windowed(shown, shown.low, shown.high)
+    small = windowed(view, view.low, view.high)
     small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     return jpeg(small)
 

@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from ynet.errors import UserError
 from ynet_client.workbench.cases import OwnCases
 from ynet_client.workbench.image_view import drawn, jpeg
-from ynet_client.workbench.recent_answers import Kept
+from ynet_client.workbench.recent_answers import KeptAnswer
 
 if TYPE_CHECKING:
     from ynet_client.gallery.indexer import Archive
@@ -25,17 +25,17 @@ _TEMPLATES = Environment(
 )
 
 
-def write(archive: "Archive", own_cases: OwnCases, kept: Kept, low: float, high: float) -> str:
+def write(archive: "Archive", own_cases: OwnCases, kept: KeptAnswer, low: float, high: float) -> str:
     """The file. `low`, `high`: the window that the reader chose, as shares of the range."""
-    pictures = {hit["image"]: _picture(archive, own_cases, hit["image"]) for hit in kept.told["own"]}
+    pictures = {hit["image"]: _picture(archive, own_cases, hit["image"]) for hit in kept.answer["own"]}
     return _TEMPLATES.get_template("report.html").render(
-        **kept.told,
+        **kept.answer,
         name=kept.name,
         account=kept.account,
-        share=kept.shown.share,
-        size=kept.shown.full_size,
+        share=kept.view.share,
+        size=kept.view.full_size,
         at=time.strftime("%Y-%m-%d %H:%M", time.localtime(kept.time)),
-        picture=_data_uri(jpeg(drawn(kept.shown, low, high, SIDE))),
+        picture=_data_uri(jpeg(drawn(kept.view, low, high, SIDE))),
         pictures=pictures,
     )
 

@@ -22,13 +22,14 @@ from ynet.web.web import Web, need, visitor_of
 from ynet_client import asking
 from ynet_client.agent import Duties
 from ynet_client.connection.session import Session
-from ynet_client.control_routes import images_of, wanted_of
+from ynet_client.control_routes import images_of, query_of
 from ynet_client.retrieval.consult import Consult
-from ynet_client.retrieval.lookup import Wanted
+from ynet_client.retrieval.merging import Result
+from ynet_client.retrieval.query import Query
 from ynet_client.workbench import answer_view, cases, export_seg, image_view, report
 from ynet_client.workbench.cases import OwnCases
 from ynet_client.workbench.history import History
-from ynet_client.workbench.recent_answers import Kept, Looks
+from ynet_client.workbench.recent_answers import KeptAnswer, RecentAnswers
 
 if TYPE_CHECKING:
     from ynet_client.gallery.indexer import Archive
@@ -48,7 +49,7 @@ class Bench(NamedTuple):
     web: Web
     history: History
     own_cases: OwnCases
-    looks: Looks
+    answers: RecentAnswers
     drawing: asyncio.Semaphore
 
 
@@ -68,11 +69,11 @@ def routes(bench: Bench) -> list[Route]:
         call("/api/cases", _cases),
         call("/api/cases/picture", _case_picture),
         call("/api/query", _query, "POST"),
-        call("/api/looks/{id}/pixels", _pixels),
-        call("/api/looks/{id}/overlay", _overlay),
-        call("/api/looks/{id}/mask.png", _mask),
-        call("/api/looks/{id}/report.html", _report),
-        call("/api/looks/{id}/seg.dcm", _segmentation, "POST"),
+        call("/api/answers/{id}/pixels", _pixels),
+        call("/api/answers/{id}/overlay", _overlay),
+        call("/api/answers/{id}/mask.png", _mask),
+        call("/api/answers/{id}/report.html", _report),
+        call("/api/answers/{id}/seg.dcm", _segmentation, "POST"),
         call("/api/history", _history),
         call("/api/history/thumbnail", _thumbnail),
         call("/api/history/delete", _delete, "POST"),
@@ -129,9 +130,9 @@ async def _case_picture(bench: Bench, request: Request, _: Visitor) -> Response:
 
 
 async def _query(bench: Bench, request: Request, visitor: Visitor) -> dict[str, Any]:
-    """An image in the body, or an own case by its name; the answer, with where its picture is."""
+    """Answer about the image in the body, or about an own case by its name; with the address of its picture."""
     begun, asked = time.monotonic(), request.query_params
-    wanted, own_case = wanted_of(asked), asked.get("case", "")
+    query, own_case = query_of(asked), asked.get("case", "")
     name, dicom = Path(own_case or asked.get("name", "")).name, ""
     async with AsyncExitStack() as stack:
         if own_case:
@@ -141,24 +142,23 @@ async def _query(bench: Bench, request: Request, visitor: Visitor) -> dict[str, 
             received = images_of(request, bench.spool, frames=asked.getlist("frame"))
             (image,) = await stack.enter_async_context(received)
             dicom = await asyncio.to_thread(export_seg.digest, source(image).path)
-        answered = await _asked(bench, image, name, wanted, visitor)
-    (look,) = answered.looks
-    telling = partial(answer_view.tell, bench.site, own_cases=bench.own_cases, answered=answered, wanted=wanted)
+        result = await _asked(bench, image, name, query, visitor)
     async with bench.drawing:
-        picture = await asyncio.to_thread(image_view.show, look.encoded.pixels, look.encoded.mask)
+        picture = await asyncio.to_thread(image_view.show, result.own.encoded.pixels, result.own.encoded.mask)
         small = b"" if own_case else await asyncio.to_thread(image_view.thumbnail, picture)
-    said = await bench.duties.search(lambda archive: telling(archive=archive))
+    shown = await bench.duties.search(partial(answer_view.shown, own_cases=bench.own_cases, result=result, query=query))
     frame = None if own_case else source(image).frame
-    kept = bench.looks.keep(visitor.name, name, time.time(), picture, said, case=own_case, dicom=dicom, frame=frame)
-    summary = _summary(said, wanted)
+    kept = bench.answers.keep(visitor.name, name, time.time(), picture, shown, case=own_case, dicom=dicom, frame=frame)
+    summary = _summary(shown, query)
     await asyncio.to_thread(bench.history.add, visitor.name, kept.time, name, own_case, small, summary)
-    return {**said, **_described(kept), "case": own_case, "took_ms": round(1000 * (time.monotonic() - begun))}
+    return {**shown, **_described(kept), "case": own_case, "took_ms": round(1000 * (time.monotonic() - begun))}
 
 
-async def _asked(bench: Bench, image: Path, name: str, wanted: Wanted, visitor: Visitor) -> asking.Answered:
-    """The answer; what is wrong with an image is said of its name, for its path here is nobody's business."""
+async def _asked(bench: Bench, image: Path, name: str, query: Query, visitor: Visitor) -> Result:
+    """Ask about one image; an error names the image, not its path here."""
     try:
-        return await asking.query(bench.site, bench.duties, bench.session, [image], wanted, visitor.name)
+        (result,) = await asking.query(bench.site, bench.duties, bench.session, [image], query, visitor.name)
+        return result
     except UserError as error:
         what = error.what
         for path in (image, source(image).path):  # with the frame that is meant, and without
@@ -166,8 +166,8 @@ async def _asked(bench: Bench, image: Path, name: str, wanted: Wanted, visitor: 
         raise type(error)(what, error.why, error.do) from None
 
 
-def _described(kept: Kept) -> dict[str, Any]:
-    one = kept.shown
+def _described(kept: KeptAnswer) -> dict[str, Any]:
+    one = kept.view
     return {
         "id": kept.id,
         "name": kept.name,
@@ -185,28 +185,28 @@ def _described(kept: Kept) -> dict[str, Any]:
     }
 
 
-def _summary(said: dict[str, Any], wanted: Wanted) -> dict[str, Any]:
-    nearest = next(iter(sorted(said["own"] + said["others"], key=lambda hit: hit["rank"] or 1_000)), None)
+def _summary(shown: dict[str, Any], query: Query) -> dict[str, Any]:
+    nearest = next(iter(sorted(shown["own"] + shown["others"], key=lambda hit: hit["rank"] or 1_000)), None)
     return {
-        "k": wanted.k,
-        "filters": list(wanted.filters.kinds),
-        "hits": {one["site"]: one["total"] for one in said["spread"]},
+        "k": query.k,
+        "filters": list(query.filters.kinds),
+        "hits": {one["site"]: one["total"] for one in shown["spread"]},
         "nearest": {key: nearest[key] for key in ("site", "label", "distance")} if nearest else None,
     }
 
 
 async def _pixels(bench: Bench, request: Request, visitor: Visitor) -> Response:
-    return _bytes(_kept(bench, request, visitor).shown.pixels)
+    return _bytes(_kept(bench, request, visitor).view.pixels)
 
 
 async def _overlay(bench: Bench, request: Request, visitor: Visitor) -> Response:
-    return _bytes(_kept(bench, request, visitor).shown.mask)
+    return _bytes(_kept(bench, request, visitor).view.mask)
 
 
 async def _mask(bench: Bench, request: Request, visitor: Visitor) -> Response:
     kept = _kept(bench, request, visitor)
     headers = {"content-disposition": attachment(f"{Path(kept.name).stem or 'image'}-mask.png")}
-    return Response(kept.shown.mask_png, media_type="image/png", headers=headers)
+    return Response(kept.view.mask_png, media_type="image/png", headers=headers)
 
 
 async def _segmentation(bench: Bench, request: Request, visitor: Visitor) -> Response:
@@ -215,13 +215,13 @@ async def _segmentation(bench: Bench, request: Request, visitor: Visitor) -> Res
     async with images_of(request, bench.spool) as (file,), bench.drawing:
         seg = await asyncio.to_thread(export_seg.made, kept, file, dt.datetime.now())
     books = bench.duties.books
-    books.audit.did(time.time(), "segmented", kept.told["model"], user=books.pseudonym(visitor.name))
+    books.audit.did(time.time(), "segmented", kept.answer["model"], user=books.pseudonym(visitor.name))
     return Response(seg, media_type="application/dicom")
 
 
 async def _report(bench: Bench, request: Request, visitor: Visitor) -> Response:
     kept, asked = _kept(bench, request, visitor), request.query_params
-    low, high = (_share(asked.get(key), getattr(kept.shown, key)) for key in ("low", "high"))
+    low, high = (_share(asked.get(key), getattr(kept.view, key)) for key in ("low", "high"))
     written = await _with_archive(bench, lambda archive: report.write(archive, bench.own_cases, kept, low, high))
     headers = {"content-disposition": attachment(f"{Path(kept.name).stem or 'image'}-report.html")}
     return Response(written, media_type="text/html", headers=headers)
@@ -267,8 +267,10 @@ async def _consults(bench: Bench, request: Request, visitor: Visitor) -> dict[st
 async def _consult(bench: Bench, request: Request, visitor: Visitor) -> dict[str, Any]:
     """About a hit of an answer that this account was given; of nothing else."""
     said = await _json(request)
-    kept = bench.looks.find(str(said.get("look")), visitor.name)
-    hits = [hit for hit in kept.told["others"] if (hit["site"], hit["token"]) == (said.get("site"), said.get("token"))]
+    kept = bench.answers.find(str(said.get("answer")), visitor.name)
+    hits = [
+        hit for hit in kept.answer["others"] if (hit["site"], hit["token"]) == (said.get("site"), said.get("token"))
+    ]
     if not hits:
         raise UserError("the request cannot be sent", "it names no hit of this answer", "ask again")
     token, owner, note = bytes.fromhex(hits[0]["token"]), str(hits[0]["site"]), str(said.get("note", ""))
@@ -301,8 +303,8 @@ async def _with_archive(bench: Bench, work: "Callable[[Archive], T]") -> T:
         return await asyncio.to_thread(work, archive)
 
 
-def _kept(bench: Bench, request: Request, visitor: Visitor) -> Kept:
-    return bench.looks.find(str(request.path_params["id"]), visitor.name)
+def _kept(bench: Bench, request: Request, visitor: Visitor) -> KeptAnswer:
+    return bench.answers.find(str(request.path_params["id"]), visitor.name)
 
 
 async def _json(request: Request) -> dict[str, Any]:

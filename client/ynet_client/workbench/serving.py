@@ -20,7 +20,7 @@ from ynet_client.connection.session import Session
 from ynet_client.settings import WorkbenchSettings
 from ynet_client.workbench.cases import OwnCases
 from ynet_client.workbench.history import FILE, History
-from ynet_client.workbench.recent_answers import Looks
+from ynet_client.workbench.recent_answers import RecentAnswers
 from ynet_client.workbench.routes import MAX_AT_A_TIME, Bench, routes
 
 LIFE_S = 300.0
@@ -56,10 +56,10 @@ async def serving(
         names = (*presented.names, settings.host, *names_of_machine(settings.host))
         outside = Outside(settings.outer_name, settings.trusted_proxies, names)
         web = Web(home, f"site-{site}", f"ynet · site {site}", Path(__file__).parent, outside=outside)
-        looks = Looks()
-        duties.forgetting += [history.forget, looks.forget]
+        answers = RecentAnswers()
+        duties.forgetting += [history.forget, answers.forget]
         history.tidy(web.accounts.all())
-        bench = Bench(site, duties, session, spool, web, history, OwnCases(), looks, asyncio.Semaphore(MAX_AT_A_TIME))
+        bench = Bench(site, duties, session, spool, web, history, OwnCases(), answers, asyncio.Semaphore(MAX_AT_A_TIME))
         most = MAX_CONNECTIONS if settings.trusted_proxies else MOST_OF_ONE
         app = web.application(routes(bench))
         door = HttpsDoor(app, presented.context, settings.host, settings.port, LIFE_S, most)

@@ -26,9 +26,10 @@ from ynet_client.connection.sealed_answering import Answering
 from ynet_client.display import Display
 from ynet_client.gallery.gallery import Gallery
 from ynet_client.gallery.indexer import Archive, Encoded
-from ynet_client.retrieval import lookup, wire
-from ynet_client.retrieval.lookup import Look
-from ynet_client.retrieval.wire import Query
+from ynet_client.retrieval import merging, wire
+from ynet_client.retrieval.own_search import OwnSearch
+from ynet_client.retrieval.query import Query
+from ynet_client.retrieval.wire import CodedQuery
 from ynet_client.settings import ClientSettings
 from ynet_client.training.consent import Consent
 from ynet_client.training.site_data import LocalSite
@@ -434,19 +435,19 @@ def found(*hits: Hit) -> bytes:
 
 
 def combined(*answers: tuple[str, bytes]) -> Any:
-    query = Query("a" * 64, (bytes(8),), 5)
+    query = CodedQuery("a" * 64, (bytes(8),), Query(5))
     given = hub.Answers(answers=[{"site": site, "body": body} for site, body in answers])
     image = np.zeros((1, 4, 4), np.float32)
     mask = np.zeros((4, 4), np.uint8)
     encoded = Encoded(bytes(8), bytes(4), mask, image, "0" * 64)
-    look = Look(query.model_id, encoded, [Hit(3, b"o" * 16, "x", 1)], bytes(8))
-    (result,) = lookup.combine("A", [look], lookup.outcomes("A", given, query), 5)
+    own = OwnSearch(query.model_id, encoded, [Hit(3, b"o" * 16, "x", 1)], bytes(8))
+    (result,) = merging.merge("A", [own], merging.outcomes("A", given, query), 5)
     return result
 
 
 def test_nobody_answers_in_the_name_of_the_asking_site(tmp_path: Path) -> None:
     result = combined(("A", found(Hit(0, b"f" * 16, "x", 1))), ("B", found(Hit(1, b"b" * 16, "x", 1))))
-    assert [(one.site, one.hit.token) for one in result.hits] == [("B", b"b" * 16), ("A", b"o" * 16)]
+    assert [(one.site, one.token) for one in result.hits] == [("B", b"b" * 16), ("A", b"o" * 16)]
 
 
 def test_an_answer_under_a_name_that_names_no_site_is_thrown_away(tmp_path: Path) -> None:
@@ -461,10 +462,10 @@ def test_another_sites_model_is_named_without_control_characters(tmp_path: Path)
 
 
 def test_late_missing_empty_and_suppressed_are_four_outcomes_and_one_that_answered_is_not_late() -> None:
-    query = Query("a" * 64, (bytes(8),), 5)
+    query = CodedQuery("a" * 64, (bytes(8),), Query(5))
     suppressed = retrieval_pb2.Reply(suppressed=retrieval_pb2.Suppressed()).SerializeToString()
     bodies = [{"site": "B", "body": found()}, {"site": "C", "body": suppressed}, {"site": "B", "body": suppressed}]
     given = hub.Answers(answers=bodies, missing=["D", "A", "\x1b"], late=["E", "B"])
-    outcomes = lookup.kinds(lookup.outcomes("A", given, query), 0)
+    outcomes = merging.of_image(merging.outcomes("A", given, query), 0)
     kinds = {site: one.kind for site, one in outcomes.items()}
     assert kinds == {"B": "empty", "C": "suppressed", "D": "missing", "E": "late"}

@@ -13,17 +13,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ynet.federation.retrieval_pb2 import Refused
-from ynet.search.ranking import Hit, check_answers, tie_keys
+from ynet.search.hit import Hit
+from ynet.search.ranking import check_answers, tie_keys
 from ynet_client.gallery.filters import Filters
 from ynet_client.gallery.gallery import Gallery, GalleryCase
 from ynet_client.gallery.stored_codes import CaseCode
 from ynet_client.retrieval import disclosure
+from ynet_client.retrieval.query import Query
 from ynet_client.retrieval.quotas import Quotas, questions
-from ynet_client.retrieval.wire import Query
+from ynet_client.retrieval.wire import CodedQuery
 from ynet_client.settings import Disclosure
 
 MODEL = "a" * 64
-QUERY = Query(MODEL, (bytes(8),), 5)
+QUERY = CodedQuery(MODEL, (bytes(8),), Query(5))
+
+
+def narrowed(filters: Filters) -> CodedQuery:
+    return CodedQuery(MODEL, (bytes(8),), Query(5, filters))
+
+
 DAY_S = 86_400.0
 
 
@@ -57,9 +65,9 @@ def empty_gallery(folder: Path, cases: list[GalleryCase]) -> Path:
 # --- coarse distances
 
 
-def coarse_oracle(gallery: Gallery, query: Query, step: int, n: int) -> list[Hit]:
+def coarse_oracle(gallery: Gallery, coded: CodedQuery, step: int, n: int) -> list[Hit]:
     """The law of ranking over coarse distances, from everything the gallery has."""
-    code = query.codes[0]
+    code, query = coded.codes[0], coded.query
     hits = []
     for hit in gallery.search(MODEL, [code], n)[0]:
         hits.append(hit._replace(distance=min(-(-hit.distance // step) * step, 8 * len(code))))
@@ -69,7 +77,7 @@ def coarse_oracle(gallery: Gallery, query: Query, step: int, n: int) -> list[Hit
     hits.sort(key=lambda hit: (hit.distance, keys[hit.token], hit.token))
     sizes = [hit.distance for hit in hits]
     hits = [hit._replace(ties=sizes.count(hit.distance)) for hit in hits]
-    if query.is_one_per_patient:
+    if query.one_per_patient:
         patients = [gallery.case_of(hit.token).patient for hit in hits]
         hits = [hit for place, hit in enumerate(hits) if patients[place] not in patients[:place]]
     return hits[: query.k]
@@ -90,7 +98,7 @@ def test_a_coarse_answer_is_the_ranking_of_coarse_distances_alone(
     random = np.random.default_rng(seed)
     codes = [random.bytes(8) if random.random() < 0.5 else bytes(7) + random.bytes(1) for _ in range(n)]
     cases = [case(number, int(random.integers(n))) for number in range(n)]
-    query = Query(MODEL, (bytes(8),), k, radius=radius, is_one_per_patient=per_patient)
+    query = CodedQuery(MODEL, (bytes(8),), Query(k, radius=radius, one_per_patient=per_patient))
     with tempfile.TemporaryDirectory() as folder:
         gallery = filled(Path(folder), cases, codes)
         try:
@@ -108,7 +116,7 @@ def test_no_finer_order_is_let_through(seed: int, step: int, per_patient: bool, 
     random = np.random.default_rng(seed)
     cases = [case(number, number // 2) for number in range(20)]
     steps = random.integers(1, 64 // step, 20)
-    query = Query(MODEL, (bytes(8),), 6, radius=radius, is_one_per_patient=per_patient)
+    query = CodedQuery(MODEL, (bytes(8),), Query(6, radius=radius, one_per_patient=per_patient))
     answers = []
     with tempfile.TemporaryDirectory() as folder:
         for name in ("one", "other"):
@@ -156,7 +164,9 @@ def test_a_group_is_suppressed_when_it_or_what_it_leaves_out_is_too_small(
 
 
 def test_labels_and_details_are_told_only_where_they_are_allowed(gallery: Gallery) -> None:
-    (told,) = disclosure.hits(Disclosure(), gallery, replace(QUERY, k=6))  # five are tied for the last places
+    (told,) = disclosure.hits(
+        Disclosure(), gallery, replace(QUERY, query=Query(6))
+    )  # five are tied for the last places
     assert {hit.label for hit in told} == {"x", "y"}
     for step in (1, 4):
         (hits,) = disclosure.hits(Disclosure(labels=False, distance_step=step), gallery, QUERY)
@@ -176,16 +186,16 @@ def test_labels_and_details_are_told_only_where_they_are_allowed(gallery: Galler
         (Disclosure(allow=("B",)), QUERY, None),
         (Disclosure(allow=("B",), deny=("B",)), QUERY, Refused.NOT_ON_THE_LIST),
         (Disclosure(max_k=4), QUERY, Refused.TOO_LARGE),
-        (Disclosure(labels=False), Query(MODEL, (bytes(8),), 5, Filters(labels=("x",))), Refused.NOT_ALLOWED),
-        (Disclosure(), Query(MODEL, (bytes(8),), 5, Filters(labels=("x",))), None),
-        (Disclosure(), Query(MODEL, (bytes(8),), 5, Filters(attributes=(("a", "b"),))), Refused.NOT_ALLOWED),
-        (Disclosure(attributes=("a",)), Query(MODEL, (bytes(8),), 5, Filters(attributes=(("a", "b"),))), None),
-        (Disclosure(attributes=("a",)), Query(MODEL, (bytes(8),), 5, Filters(since="2020-01-01")), Refused.NOT_ALLOWED),
-        (Disclosure(attributes=("date",)), Query(MODEL, (bytes(8),), 5, Filters(since="2020-01-01")), None),
+        (Disclosure(labels=False), narrowed(Filters(labels=("x",))), Refused.NOT_ALLOWED),
+        (Disclosure(), narrowed(Filters(labels=("x",))), None),
+        (Disclosure(), narrowed(Filters(attributes=(("a", "b"),))), Refused.NOT_ALLOWED),
+        (Disclosure(attributes=("a",)), narrowed(Filters(attributes=(("a", "b"),))), None),
+        (Disclosure(attributes=("a",)), narrowed(Filters(since="2020-01-01")), Refused.NOT_ALLOWED),
+        (Disclosure(attributes=("date",)), narrowed(Filters(since="2020-01-01")), None),
     ],
 )
 def test_a_query_that_the_policy_does_not_allow_is_refused_with_a_reason(
-    policy: Disclosure, query: Query, reason: int | None
+    policy: Disclosure, query: CodedQuery, reason: int | None
 ) -> None:
     assert disclosure.refusal(policy, "B", query) == reason
 
@@ -194,7 +204,7 @@ def test_a_query_that_the_policy_does_not_allow_is_refused_with_a_reason(
 
 
 def asked(*numbers: int, k: int = 5) -> list[bytes]:
-    return questions(Query(MODEL, tuple(bytes([n]) * 8 for n in numbers), k))
+    return questions(CodedQuery(MODEL, tuple(bytes([n]) * 8 for n in numbers), Query(k)))
 
 
 def test_a_batch_counts_each_code_and_a_repeat_counts_nothing_even_after_a_restart(tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ynet.search.hit import Hit
 from ynet_client.retrieval import picture
-from ynet_client.retrieval.picture import Answers, OtherHit, OwnHit, QueryImage, draw
+from ynet_client.retrieval.picture import Drawing, QueryImage, Tile, draw
 
 SIZES = [(96, 96), (300, 40), (40, 300), (1, 1), (1, 700), (1500, 1100)]
 LONG = "hospital-of-saint-someone-in-the-fields-beyond-the-river-and-wood"
@@ -22,16 +23,17 @@ def disc(height: int, width: int) -> np.ndarray:
     return (np.hypot(x, y) < 0.5).astype(np.uint8)
 
 
-def own(rank: int, label: str | None = "frontal") -> OwnHit:
-    return OwnHit(grey(50, 60, rank), label, rank // 2, 3, rank, disc(50, 60))
+def own(rank: int, label: str | None = "frontal") -> Tile:
+    hit = Hit(rank // 2, bytes([rank] * 16), label, 3, site="A", rank=rank)
+    return Tile(grey(50, 60, rank), hit, disc(50, 60))
 
 
-def other(rank: int, site: str = "B", label: str | None = "frontal") -> OtherHit:
-    return OtherHit(site, label, rank // 2, 131, bytes([rank] * 16), rank)
+def other(rank: int, site: str = "B", label: str | None = "frontal") -> Hit:
+    return Hit(rank // 2, bytes([rank] * 16), label, 131, site=site, rank=rank)
 
 
 QUERY = QueryImage(np.full((1, 64, 64), 0.4, np.float32), disc(64, 64), "case.png")
-SOME = Answers([own(1), own(3)], [other(2), other(4, "C")])
+SOME = Drawing([own(1), own(3)], [other(2), other(4, "C")])
 
 
 def pixels(image: Image.Image) -> np.ndarray:
@@ -52,13 +54,15 @@ def query_part(image: Image.Image) -> Image.Image:
 def test_images_of_any_size_and_colour_are_drawn(height: int, width: int, channels: int) -> None:
     image = np.repeat(grey(height, width), channels, axis=0)
     mask = np.ones((height, width), np.uint8)
-    drawn = draw("A", QueryImage(image, mask), Answers([OwnHit(image, "frontal", 0, 1, 1, mask)], []), 64)
+    drawn = draw(
+        "A", QueryImage(image, mask), Drawing([Tile(image, Hit(0, bytes(16), "frontal", 1, rank=1), mask)], []), 64
+    )
     assert (drawn.mode, drawn.width) == ("RGB", picture.WIDTH)
 
 
 @pytest.mark.parametrize("hits", [0, 1, 5, 6, 20, 100])
 def test_every_hit_has_its_place_on_the_picture(hits: int) -> None:
-    drawn = draw("A", QUERY, Answers([own(i % 250) for i in range(hits)], [other(i % 250) for i in range(hits)]), 64)
+    drawn = draw("A", QUERY, Drawing([own(i % 250) for i in range(hits)], [other(i % 250) for i in range(hits)]), 64)
     rows = -(-hits // picture.COLUMNS)
     assert drawn.height >= rows * (picture.TILE_SIDE + picture.CAPTION_HEIGHT + picture.CARD_HEIGHT)
     assert_margins_are_empty(drawn)
@@ -73,12 +77,12 @@ def assert_margins_are_empty(drawn: Image.Image) -> None:
 
 
 def test_long_names_stay_in_their_places() -> None:
-    answers = Answers(
+    drawing = Drawing(
         [own(rank, LONG) for rank in range(1, 6)],
         [other(rank, LONG + str(rank), LONG) for rank in range(96, 106)],
         {LONG + str(number): LONG for number in range(9)},
     )
-    drawn = draw(LONG, QueryImage(QUERY.pixels, QUERY.mask, LONG * 3), answers, 256)
+    drawn = draw(LONG, QueryImage(QUERY.pixels, QUERY.mask, LONG * 3), drawing, 256)
     assert_margins_are_empty(drawn)
     left = picture.MARGIN + picture.QUERY_SIDE + picture.GUTTER
     below = picture.TITLE_HEIGHT + picture.HEADING_HEIGHT - 2, drawn.height - picture.MARGIN - picture.LINE - 4
@@ -131,8 +135,8 @@ def test_colours_are_shown_as_they_are() -> None:
 
 def test_sites_that_did_not_answer_are_named_below_everything_else() -> None:
     without = draw("A", QUERY, SOME, 64)
-    answers = Answers(SOME.own, SOME.others, {"D": "not connected", "E": ""})
-    named = draw("A", QUERY, answers, 64)
+    drawing = Drawing(SOME.own, SOME.others, {"D": "not connected", "E": ""})
+    named = draw("A", QUERY, drawing, 64)
     unchanged = without.height - picture.MARGIN
     above = (0, 0, named.width, unchanged)
     assert named.crop(above).tobytes() == without.crop(above).tobytes()
@@ -142,10 +146,10 @@ def test_sites_that_did_not_answer_are_named_below_everything_else() -> None:
 
 
 def test_another_sites_card_depends_on_nothing_but_what_crossed() -> None:
-    first, second = (draw("A", QUERY, Answers([], [other(2)]), 64) for _ in range(2))
+    first, second = (draw("A", QUERY, Drawing([], [other(2)]), 64) for _ in range(2))
     assert first.tobytes() == second.tobytes()
-    for change in (other(2, "C"), other(2, "B", None), other(4), OtherHit("B", "frontal", 1, 131, bytes(16), 2)):
-        assert draw("A", QUERY, Answers([], [change]), 64).tobytes() != first.tobytes()
+    for change in (other(2, "C"), other(2, "B", None), other(4), Hit(1, bytes(16), "frontal", 131, site="B", rank=2)):
+        assert draw("A", QUERY, Drawing([], [change]), 64).tobytes() != first.tobytes()
 
 
 def test_text_that_the_font_lacks_is_drawn_in_letters_that_it_has() -> None:
@@ -165,7 +169,7 @@ def test_pixels_that_are_no_image_are_refused() -> None:
 
 def test_each_remark_has_a_line_of_its_own_below_the_hits() -> None:
     remarks = ["Suppressed, the group is too small: B", "Refused: C (the quota of today is spent)", "x" * 500]
-    plain, remarked = draw("A", QUERY, SOME, 64), draw("A", QUERY, Answers(SOME.own, SOME.others, {}, remarks), 64)
+    plain, remarked = draw("A", QUERY, SOME, 64), draw("A", QUERY, Drawing(SOME.own, SOME.others, {}, remarks), 64)
     assert remarked.height == plain.height + picture.GAP + len(remarks) * picture.LINE
     rows = coloured(remarked, picture.WARNING).any(axis=1)[plain.height - picture.MARGIN :]
     assert np.count_nonzero(np.diff(rows.astype(int)) == 1) >= len(remarks)

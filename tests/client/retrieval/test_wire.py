@@ -9,34 +9,46 @@ from hypothesis import strategies as st
 from ynet.errors import UserError
 from ynet.federation import retrieval_pb2 as pb
 from ynet.federation.protocol import MAX_ANSWER_BYTES, MAX_QUERY_BYTES
-from ynet.search.ranking import Hit, merge
+from ynet.search.hit import Hit
+from ynet.search.ranking import merge
 from ynet_client.gallery import filters
 from ynet_client.gallery.filters import Filters
 from ynet_client.retrieval import wire
-from ynet_client.retrieval.wire import MAX_CODES, MAX_K, Query, WireError, read_outcome, read_request
+from ynet_client.retrieval.query import MAX_K, Query
+from ynet_client.retrieval.wire import MAX_CODES, CodedQuery, WireError, read_outcome, read_request
 
 MODEL = "a" * 64
-QUERY = Query(MODEL, (bytes(8), b"\1" * 8), 5)
+QUERY = CodedQuery(MODEL, (bytes(8), b"\1" * 8), Query(5))
 
 
 def ranked(code: bytes, hits: list[Hit]) -> list[Hit]:
-    return [one.hit for one in merge({"": hits}, code, len(hits))]
+    return [hit._replace(rank=None) for hit in merge({"": hits}, code, len(hits))]
 
 
 @pytest.mark.parametrize(
     "query",
     [
         QUERY,
-        Query(MODEL, (bytes(32),) * MAX_CODES, MAX_K, details=(bytes(4),) * MAX_CODES),
-        Query(MODEL, (bytes(4),), 1, Filters(("x", "y"), "test", (("a", "b"),), "2020-02-29"), (), 0, True),
+        CodedQuery(MODEL, (bytes(32),) * MAX_CODES, Query(MAX_K), details=(bytes(4),) * MAX_CODES),
+        CodedQuery(MODEL, (bytes(4),), Query(1, Filters(("x", "y"), "test", (("a", "b"),), "2020-02-29"), 0, True)),
     ],
 )
-def test_a_query_that_was_written_is_read(query: Query) -> None:
+def test_a_query_that_was_written_is_read(query: CodedQuery) -> None:
     assert read_request(wire.write_query(query, "abc")) == ("abc", query)
 
 
+def test_sites_and_epsilon_of_a_query_are_not_sent() -> None:
+    query = CodedQuery(MODEL, (bytes(8),), Query(5, sites=("B",), epsilon=6.0))
+    assert wire.write_query(query, "abc") == wire.write_query(CodedQuery(MODEL, (bytes(8),), Query(5)), "abc")
+
+
+def test_site_rank_and_image_of_a_hit_are_not_sent() -> None:
+    hit = Hit(3, bytes(16), "x", 1, 4)
+    assert wire.write_found([[hit._replace(site="A", rank=1, image="anna.png")]]) == wire.write_found([[hit]])
+
+
 def test_the_largest_query_and_the_largest_answer_are_within_the_limits() -> None:
-    query = Query(MODEL, (b"\xff" * 32,) * MAX_CODES, MAX_K, details=(b"\xff" * 4,) * MAX_CODES)
+    query = CodedQuery(MODEL, (b"\xff" * 32,) * MAX_CODES, Query(MAX_K), details=(b"\xff" * 4,) * MAX_CODES)
     assert len(wire.write_query(query, "a" * 32)) <= MAX_QUERY_BYTES
     hits = ranked(query.codes[0], [Hit(255, n.to_bytes(16), f"class {n}", 10**7, 31) for n in range(MAX_K)])
     body = wire.write_found([hits] * MAX_CODES)
@@ -121,8 +133,8 @@ def test_an_answer_that_cannot_be_is_thrown_away(found: pb.Found) -> None:
 
 def test_a_hit_beyond_the_radius_is_thrown_away() -> None:
     body = wire.write_found([[Hit(3, bytes(16), None, 1)]])
-    assert read_outcome(body, Query(MODEL, (bytes(8),), 5, radius=3)).kind == "found"
-    assert read_outcome(body, Query(MODEL, (bytes(8),), 5, radius=2)).kind == "unreadable"
+    assert read_outcome(body, CodedQuery(MODEL, (bytes(8),), Query(5, radius=3))).kind == "found"
+    assert read_outcome(body, CodedQuery(MODEL, (bytes(8),), Query(5, radius=2))).kind == "unreadable"
 
 
 def test_each_way_of_not_answering_is_read_as_what_it_is() -> None:

@@ -33,14 +33,15 @@ async function ask(wanted) {
   linkFiles(false);
   showWaiting();
   try {
-    const words = filters();
-    if (wanted.image) words.set("case", wanted.image); else words.set("name", wanted.file.name);
-    const found = await call(`/api/query?${words}`, { body: wanted.file ?? "", signal: own.signal });
+    const asked = new URLSearchParams({ query: JSON.stringify(query()) }), frame = new FormData($("filters")).get("frame");
+    if (wanted.image) asked.set("case", wanted.image); else asked.set("name", wanted.file.name);
+    if (frame) asked.set("frame", frame);
+    const found = await call(`/api/query?${asked}`, { body: wanted.file ?? "", signal: own.signal });
     showResults(found, { openCase: (hit) => cases.open(hit, viewer.plain()), askConsult: (...about) => consults.ask(...about) });
     answer = found;
     notes(found);
     $("film").dataset.took = Math.round(performance.now() - begun);
-    const [pixels, mask] = await Promise.all([bytes(`/api/looks/${found.id}/pixels`), bytes(`/api/looks/${found.id}/overlay`)]);
+    const [pixels, mask] = await Promise.all([bytes(`/api/answers/${found.id}/pixels`), bytes(`/api/answers/${found.id}/overlay`)]);
     if (own !== asking) return;
     showImage(found, pixels, mask);
     $("film").dataset.shown = Math.round(performance.now() - begun);
@@ -88,8 +89,8 @@ function showImage(found, pixels, mask) {
 
 function refreshLinks() {
   if (!answer) return;
-  $("get-mask").href = `${base}/api/looks/${answer.id}/mask.png`;
-  $("get-report").href = `${base}/api/looks/${answer.id}/report.html?low=${viewer.low.toFixed(4)}&high=${viewer.high.toFixed(4)}`;
+  $("get-mask").href = `${base}/api/answers/${answer.id}/mask.png`;
+  $("get-report").href = `${base}/api/answers/${answer.id}/report.html?low=${viewer.low.toFixed(4)}&high=${viewer.high.toFixed(4)}`;
 }
 
 // The file goes there once more: the site's process keeps no file that names a patient.
@@ -98,7 +99,7 @@ async function getSeg() {
   $("get-seg").disabled = true;
   showFault($("fault"), null);
   try {
-    const made = await bytes(`/api/looks/${id}/seg.dcm`, file);
+    const made = await bytes(`/api/answers/${id}/seg.dcm`, file);
     const href = URL.createObjectURL(new Blob([made], { type: "application/dicom" }));
     make("a", { href, download: `${name.replace(/\.[^.]*$/, "") || "image"}-seg.dcm` }).click();
     setTimeout(() => URL.revokeObjectURL(href), 60_000);
@@ -120,21 +121,30 @@ function notes(found) {
 
 // --- what is asked for
 
-function filters() {
-  const form = new FormData($("filters")), words = new URLSearchParams();
-  for (const name of ["k", "since", "until", "split", "radius", "epsilon", "one_per_patient", "frame"]) if (form.get(name)) words.set(name, form.get(name));
-  if (!words.has("k")) words.set("k", "10");
-  for (const label of form.getAll("label")) words.append("label", label);
-  if (form.get("attribute_name")) words.append("attribute", `${form.get("attribute_name")}=${form.get("attribute_value")}`);
+// As ynet_client/retrieval/query.py reads it. Numbers go as they were typed: what is none is refused there.
+function query() {
+  const form = new FormData($("filters"));
   const sites = form.getAll("site"), all = $("filter-sites").querySelectorAll("input").length;
-  if (sites.length && sites.length < all) words.set("sites", sites.join(","));
-  return words;
+  return {
+    k: form.get("k") || 10,
+    radius: form.get("radius") || null,
+    epsilon: form.get("epsilon") || null,
+    one_per_patient: Boolean(form.get("one_per_patient")),
+    sites: sites.length < all ? sites : [],
+    filters: {
+      labels: form.getAll("label"),
+      split: form.get("split") ?? "",
+      attributes: form.get("attribute_name") ? [[form.get("attribute_name"), form.get("attribute_value") ?? ""]] : [],
+      since: form.get("since") ?? "",
+      until: form.get("until") ?? "",
+    },
+  };
 }
 
 function countFilters() {
-  const words = filters();
-  if (words.get("k") === "10") words.delete("k");
-  const number = new Set(words.keys()).size;
+  const { k, filters, ...more } = query(), frame = new FormData($("filters")).get("frame");
+  const values = [...Object.values(more), ...Object.values(filters), frame, k === 10 || k === "10" ? null : k];
+  const number = values.filter((value) => (Array.isArray(value) ? value.length : value)).length;
   $("filter-count").hidden = !number;
   $("filter-count").textContent = number;
 }

@@ -28,7 +28,7 @@ export class Consults {
     const { hit, answer, button } = this.#about;
     $("ask-send").disabled = true;
     try {
-      await call("/api/consult", { json: { look: answer.id, site: hit.site, token: hit.token, note: $("ask-note").value } });
+      await call("/api/consult", { json: { answer: answer.id, site: hit.site, token: hit.token, note: $("ask-note").value } });
       $("ask").close();
       $("ask-note").value = "";
       $("ask-left").textContent = "2000 characters left";
