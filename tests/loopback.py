@@ -36,8 +36,8 @@ from ynet_client.membership.membership import Membership
 from ynet_client.training import app_call, secure_aggregation
 from ynet_client.training.request import read_request
 from ynet_client.training.secure_aggregation import Party
-from ynet_server import process
-from ynet_server.audit import Audit, Write, nowhere
+from ynet_server import ports
+from ynet_server.audit import ServerAudit, Write, nowhere
 from ynet_server.authority import enrolment
 from ynet_server.authority import renewal as renewals
 from ynet_server.hub import witness as witnesses
@@ -111,7 +111,7 @@ class Consortium:
         self.registry = Registry(folder / "registry.sqlite")
         self.authority = identity.make_authority("test", self.now)
         self.hub_identity = identity.issue_hub(self.authority, self.now)
-        self.spool, self.audit = folder / "spool", Audit(folder)
+        self.spool, self.audit = folder / "spool", ServerAudit(folder)
         self.port = 0
         self.around: list[grpc.aio.ServerInterceptor] = []  # before the check of certificates
         self.within: list[grpc.aio.ServerInterceptor] = []  # after it
@@ -127,7 +127,7 @@ class Consortium:
             [(self.hub_identity.key, self.hub_identity.certificate)], self.authority.certificate, True
         )
         self.server = grpc.aio.server(
-            interceptors=[*self.around, CertificateCheck(self.registry), *self.within], options=process.OPTIONS
+            interceptors=[*self.around, CertificateCheck(self.registry), *self.within], options=ports.OPTIONS
         )
         is_connected = lambda site: site in self.hub.connected()  # noqa: E731
         answers = renewals.service(self.registry, self.authority, lambda: self.now, is_connected=is_connected)

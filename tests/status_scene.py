@@ -21,15 +21,15 @@ from ynet.federation.records import TRAIN
 from ynet.plan import Plan
 from ynet.trust.expiry import Life
 from ynet.web.accounts import Accounts
-from ynet_server.metrics import Known
-from ynet_server.registry import Model
+from ynet_server.metrics import ServerState
 from ynet_server.rounds.run_folder import RunFolder
-from ynet_server.rounds.run_progress import Courses
+from ynet_server.rounds.run_progress import RunProgressReader
 from ynet_server.rounds.runs import Runs
 from ynet_server.settings import StatusSettings
-from ynet_server.status.books import Books
+from ynet_server.status.audit_view import AuditView
 from ynet_server.status.serving import serving
 from ynet_server.status.snapshot import snapshot
+from ynet_server.training_records import PublishedModel
 
 NAME, PASSWORD = "coordinator", "seven quiet lanterns"
 SITES = {"lakeside": 1840, "north-clinic": 920, "st-anna": 1310, "university": 2760}
@@ -108,7 +108,9 @@ async def scene(consortium: Consortium, port: int) -> AsyncIterator[Scene]:
     runs = Runs(consortium.registry, consortium.hub, asyncio.get_running_loop(), home, consortium.audit.write)
     _earlier_run(consortium, runs)
     plan = plan_of("lesions-private")
-    number = consortium.registry.start_run(consortium.registry.freeze(plan, begun), time.time() - 1300)
+    number = consortium.registry.training.start_run(
+        consortium.registry.training.freeze(plan, begun), time.time() - 1300
+    )
     folder = runs.folder(number).create(plan)
     folder.event("started", sites=sorted(SITES), parameters=1_204_331, given=0)
     draw = random.Random(7)
@@ -116,12 +118,12 @@ async def scene(consortium: Consortium, port: int) -> AsyncIterator[Scene]:
         add_round(folder, done, draw)
     consortium.audit.write("enrolment-refused", "harbour", "the invitation is not the one made for this site")
     working = await _sites(consortium)
-    books = Books(home, consortium.audit, lambda: (consortium.authority.certificate, []))
+    audit_view = AuditView(home, consortium.audit, lambda: (consortium.authority.certificate, []))
     known = known_of(consortium, home, runs)
     settings = StatusSettings(enabled=True, port=port)
-    async with serving(home, settings, lambda: snapshot(known, books, time.time()), dt.datetime.now(dt.UTC)):
+    async with serving(home, settings, lambda: snapshot(known, audit_view, time.time()), dt.datetime.now(dt.UTC)):
         yield Scene(consortium, runs, folder, f"https://127.0.0.1:{port}")
-    await books.close()
+    await audit_view.close()
     for one in working:
         one.cancel()
     await asyncio.gather(*working, return_exceptions=True)
@@ -132,16 +134,16 @@ def life(now: float, days: float) -> Life:
     return Life(*(dt.datetime.fromtimestamp(at, dt.UTC) for at in (now - DAY, now + days * DAY)))
 
 
-def known_of(consortium: Consortium, home: Path, runs: Runs | None = None) -> Known:
+def known_of(consortium: Consortium, home: Path, runs: Runs | None = None) -> ServerState:
     """Make the sources of the state."""
     now = consortium.now.timestamp()
-    return Known(
+    return ServerState(
         "Alpine lesion consortium",
         home,
         consortium.registry,
         consortium.hub,
         runs or Runs(consortium.registry, consortium.hub, asyncio.get_running_loop(), home),
-        Courses(),
+        RunProgressReader(),
         lambda: life(now, 3600),
         lambda: life(now, 80),
     )
@@ -149,15 +151,15 @@ def known_of(consortium: Consortium, home: Path, runs: Runs | None = None) -> Kn
 
 def _earlier_run(consortium: Consortium, runs: Runs) -> None:
     registry, plan = consortium.registry, plan_of("lesions-pilot", private=False)
-    number = registry.start_run(registry.freeze(plan, 1.0), time.time() - 9 * DAY)
+    number = registry.training.start_run(registry.training.freeze(plan, 1.0), time.time() - 9 * DAY)
     folder, draw = runs.folder(number).create(plan), random.Random(3)
     for done in range(1, 9):
         add_round(folder, done, draw)
     scores = {site: _scores(30, place + 1) for place, site in enumerate(SITES)}
     card = {"plan": plan.name, "plan_id": plan.id, "rounds": ROUNDS, "sites": SITES, "scores": scores}
     card["privacy"] = {"mode": "off", "aggregation": "plain"}
-    registry.publish(Model("9f1c" + "27ab" * 15, number, card, time.time() - 8.9 * DAY))
-    registry.end_run(number, "finished", "", "9f1c" + "27ab" * 15, time.time() - 8.9 * DAY)
+    registry.training.publish(PublishedModel("9f1c" + "27ab" * 15, number, card, time.time() - 8.9 * DAY))
+    registry.training.end_run(number, "finished", "", "9f1c" + "27ab" * 15, time.time() - 8.9 * DAY)
 
 
 async def _sites(consortium: Consortium) -> list["asyncio.Task[Path]"]:

@@ -35,15 +35,15 @@ from ynet_client.retrieval.noise import Noise
 from ynet_client.retrieval.results import Answer, ConsultRequest
 from ynet_client.settings import ClientSettings
 from ynet_lab.cli import app as lab_app
-from ynet_server import process
+from ynet_server import ports
 from ynet_server.authority import enrolment, renewal
 from ynet_server.commands import run_tables
 from ynet_server.commands.cli import app as server_app
-from ynet_server.hub import hub, tasks, transfers
+from ynet_server.hub import connections, greeting, hub, tasks, transfers
 from ynet_server.hub.front import BOUNDS
 from ynet_server.hub.limits import RATES
-from ynet_server.registry import Model, Run
 from ynet_server.settings import ServerSettings
+from ynet_server.training_records import PublishedModel, Run
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = {"ynet-server": server_app, "ynet-client": client_app, "ynet-lab": lab_app}
@@ -162,7 +162,7 @@ def json_sections() -> dict[str, set[str]]:
 def test_json_page_has_the_keys_of_the_code() -> None:
     keys = json_sections()
     assert set(Run._fields) <= keys["ynet-server train"]
-    assert {*Model._fields, "in_use"} <= keys["ynet-server models"]
+    assert {*PublishedModel._fields, "in_use"} <= keys["ynet-server models"]
     assert set(Stats.__annotations__) <= keys["ynet-client status"]
     report = Report((Problem(1, "image", "error", "a", "b"),), 1, 1, {}, {}, {}).to_json()
     assert {*report, *report["problems"][0]} == keys["ynet-client check"]
@@ -203,7 +203,7 @@ def test_every_error_in_the_table_is_one_that_the_code_raises() -> None:
 def test_the_limits_of_the_protocol_are_those_of_the_code() -> None:
     shown = {row[0]: row[1] for row in table("docs/reference/protocol.md", "| limit |")}
     for name, text in {
-        "greeting after the connection": f"{hub.HELLO_WITHIN_S:g} s",
+        "greeting after the connection": f"{greeting.HELLO_WITHIN_S:g} s",
         "connections to the hub's port that no site has made a call over": f"{BOUNDS.strangers}, and"
         f" {BOUNDS.of_address} from one address",
         "connections of one site": f"{BOUNDS.of_site};",
@@ -211,8 +211,8 @@ def test_the_limits_of_the_protocol_are_those_of_the_code() -> None:
         f"{RATES['Ask'].per_s:g} a second; `Attach` {RATES['Attach'].burst:g}, ",
         "a message of a run, or a model's file": f"{MOST_VALUES:,} at most; of more than"
         f" {LARGE_BYTES >> 20} MiB {MOST_LARGE} ",
-        "TLS handshake": f"{process.HANDSHAKE_MS // 1000} s",
-        "calls of one connection at a time": f"{process.MAX_STREAMS}",
+        "TLS handshake": f"{ports.HANDSHAKE_MS // 1000} s",
+        "calls of one connection at a time": f"{ports.MAX_STREAMS}",
         "one part of a transfer": f"{protocol.CHUNK_BYTES >> 20} MiB",
         "a file that a site fetches": f"{protocol.MAX_BLOB_BYTES >> 20} MiB",
         "transfers of one site at a time": f"{transfers.MAX_TRANSFERS} downloads",
@@ -226,7 +226,7 @@ def test_the_limits_of_the_protocol_are_those_of_the_code() -> None:
         "an answer's body": f"{protocol.MAX_ANSWER_BYTES >> 10} KiB",
         "wait for answers": f"(`ynet-client`: {ASK_WITHIN_S:g} s), at most {protocol.MAX_QUERY_S:g} s",
         "queries that a site answers at a time": f"{protocol.MAX_OPEN_QUERIES}",
-        "messages that wait for one site": f"{hub.OUTBOX}",
+        "messages that wait for one site": f"{connections.OUTBOX}",
         "a task's failure, a reason for declining": f"{protocol.MAX_REASON_CHARACTERS} characters",
         "ping of an idle connection, and wait for its answer": f"{protocol.PING_EVERY_MS // 1000} s, "
         f"{protocol.PING_ANSWER_MS // 1000} s",

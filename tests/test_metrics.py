@@ -31,10 +31,10 @@ from ynet_client.connection.session import Session
 from ynet_client.settings import ClientSettings
 from ynet_server import metrics as server
 from ynet_server.hub.traffic import Traffic
-from ynet_server.registry import Model
 from ynet_server.rounds.run_folder import RunFolder
-from ynet_server.rounds.run_progress import Courses
+from ynet_server.rounds.run_progress import RunProgressReader
 from ynet_server.rounds.runs import Runs
+from ynet_server.training_records import PublishedModel
 
 ROOT = Path(__file__).parents[1]
 PROMETHEUS = ROOT / "deploy/prometheus"
@@ -55,24 +55,24 @@ class Idle:
         return None
 
 
-def server_registry(consortium: Consortium, folder: Path) -> tuple[CollectorRegistry, server.Counts, Runs]:
+def server_registry(consortium: Consortium, folder: Path) -> tuple[CollectorRegistry, server.ServerCounters, Runs]:
     registry = prometheus.new_registry()
-    counts = server.Counts(registry)
+    counts = server.ServerCounters(registry)
     Traffic(registry, counts.refused)
     loop = asyncio.get_running_loop()
-    runs = Runs(consortium.registry, consortium.hub, loop, folder, told=counts.event)
-    courses, now = Courses(), consortium.now.timestamp()
-    known = server.Known(
+    runs = Runs(consortium.registry, consortium.hub, loop, folder, on_event=counts.event)
+    progress_reader, now = RunProgressReader(), consortium.now.timestamp()
+    known = server.ServerState(
         "test",
         folder,
         consortium.registry,
         consortium.hub,
         runs,
-        courses,
+        progress_reader,
         lambda: life(now, 3000),
         lambda: life(now, 90),
     )
-    registry.register(server.state(known))
+    registry.register(server.gauges(known))
     return registry, counts, runs
 
 
@@ -82,7 +82,7 @@ def private_run(consortium: Consortium, runs: Runs) -> RunFolder:
     values["privacy"] = {"mode": "patient", "epsilon": 2.0, "delta": 1e-5}
     values["training"]["rounds"] = 5
     plan = plans.from_canonical(json.dumps(values))
-    number = consortium.registry.start_run(consortium.registry.freeze(plan, 1.0), 1.0)
+    number = consortium.registry.training.start_run(consortium.registry.training.freeze(plan, 1.0), 1.0)
     folder = runs.folder(number).create(plan)
     folder.event("started", sites=["A", "B"], parameters=3, given=0)
     for done in (1, 2):
@@ -217,7 +217,7 @@ def test_server_metrics_cover_run_sites_and_certificates(tmp_path: Path) -> None
         assert value(registry, "ynet_server_site_score_cases", site="A", score="dice") == 5
         assert value(registry, "ynet_server_site_score", site="A", score="balanced_accuracy") is None
         assert value(registry, "ynet_server_site_epsilon_bound", site="A") == 2.0
-        consortium.registry.publish(Model("f" * 64, 1, {"plan_id": "e" * 64, "plan": "t"}, 2.0))
+        consortium.registry.training.publish(PublishedModel("f" * 64, 1, {"plan_id": "e" * 64, "plan": "t"}, 2.0))
         assert value(registry, "ynet_server_model_info", model="f" * 12, plan="e" * 12) == 1
 
     play(tmp_path, story)
@@ -243,11 +243,13 @@ def test_resumed_or_unspent_run_adds_nothing_to_epsilon(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         registry, _, runs = server_registry(consortium, tmp_path)
         private_run(consortium, runs)
-        consortium.registry.end_run(1, "failed", "", None, 2.0)
+        consortium.registry.training.end_run(1, "failed", "", None, 2.0)
         private_run(consortium, runs)
         assert value(registry, "ynet_server_site_epsilon_bound", site="A") == 2.0
-        consortium.registry.end_run(2, "failed", "", None, 2.0)
-        number = consortium.registry.start_run(consortium.registry.freeze(smallest_plan("plain"), 1.0), 3.0)
+        consortium.registry.training.end_run(2, "failed", "", None, 2.0)
+        number = consortium.registry.training.start_run(
+            consortium.registry.training.freeze(smallest_plan("plain"), 1.0), 3.0
+        )
         runs.folder(number).create(smallest_plan("plain")).event(
             "round", round=1, rounds=1, seconds=1.0, sites={"A": {}}
         )
@@ -333,7 +335,7 @@ def test_untrusted_ledger_has_no_metrics(tmp_path: Path) -> None:
 def test_audit_entries_and_refusals_are_counted_by_kind() -> None:
     registry = CollectorRegistry()
     written: list[str] = []
-    write = server.Counts(registry).audited(lambda action, *_: written.append(action))
+    write = server.ServerCounters(registry).audited(lambda action, *_: written.append(action))
     write("enrolment-refused", "A", "why")
     write("invited", "A")
     assert written == ["enrolment-refused", "invited"]

@@ -1,4 +1,4 @@
-"""YAML into frozen dataclasses; an unknown key is an error that names the nearest known one."""
+"""Reads YAML into frozen dataclasses. An unknown key is an error that names the nearest known one."""
 
 import difflib
 import reprlib
@@ -18,7 +18,7 @@ STRICT = ConfigDict(extra="forbid")
 MAX_FILE_BYTES = 1 << 20
 
 _NOT_YAML = (yaml.YAMLError, RecursionError, ValueError, LookupError, TypeError, AttributeError)
-"""What its loader raises: the 99th of a month is a ValueError, `!!bool x` a KeyError, `!!timestamp x` none of both."""
+"""What the YAML loader raises: for example ValueError for the 99th of a month, KeyError for `!!bool x`."""
 
 RENAMED: Mapping[str, str] = {
     "training.settle": "training.cooldown",
@@ -27,7 +27,7 @@ RENAMED: Mapping[str, str] = {
     "cohort.least": "cohort.min_quorum",
     "cohort.late": "cohort.late_updates",
 }
-"""Plan keys that ynet 0.2.0 renamed, with their new names. An old key is refused with an error that names the new one."""
+"""Plan keys that ynet 0.2.0 renamed, with their new names. An old key is refused; the error names the new one."""
 
 T = TypeVar("T")
 
@@ -36,26 +36,26 @@ _short.maxlevel, _short.maxstring, _short.maxother = 2, 60, 60
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """A safe loader that refuses a key written twice, of which YAML would silently keep the last."""
+    """A safe loader that refuses a duplicate key; YAML would keep the last one silently."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[object] = set()
         for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":  # a few of them, each of the one before, fill the memory
-                raise yaml.constructor.ConstructorError(None, None, "the key << is not taken", key_node.start_mark)
+            if key_node.tag == "tag:yaml.org,2002:merge":  # a few nested ones fill the memory
+                raise yaml.constructor.ConstructorError(None, None, "the key << is not allowed", key_node.start_mark)
             if not isinstance(key_node, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, "a key is no word", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, "a key is not a plain word", key_node.start_mark)
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                    None, None, f"the key {key!r} is written twice", key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: Path, what: str) -> dict[str, Any]:
-    """The mapping in a YAML file of at most 1 MiB. Raises UserError when there is none."""
+    """Read the mapping in a YAML file of at most 1 MiB. Raises UserError when there is none."""
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise UserError(f"{what} {path} is too large", "it has more than 1 MiB", "give a settings file")
@@ -66,14 +66,14 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
         why = error.strerror if isinstance(error, OSError) and error.strerror else "it is not UTF-8 text"
         raise UserError(f"{what} {path} cannot be read", why, "check the file and its rights") from None
     except _NOT_YAML as error:
-        raise UserError(f"{what} {path} is not YAML", " ".join(str(error).split()), "mend that line") from None
+        raise UserError(f"{what} {path} is not YAML", " ".join(str(error).split()), "correct that line") from None
     if not isinstance(loaded, dict):
         raise UserError(f"{what} {path} has no settings", "it is not a mapping of keys to values", "see configs/")
     return loaded
 
 
 def parse(kind: type[T], values: dict[str, Any], source: str) -> T:
-    """`values` checked against the dataclass `kind`. Raises UserError naming the key and the nearest known."""
+    """Check `values` against the dataclass `kind`. Raises UserError that names the key and the nearest known one."""
     try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:

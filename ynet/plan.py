@@ -1,4 +1,4 @@
-"""The plan: what all sites agree on before training, frozen and named by its SHA-256."""
+"""The plan: what all sites agree on before training. It is frozen, and its SHA-256 is its id."""
 
 import hashlib
 import json
@@ -74,14 +74,14 @@ class Augmentation:
 
 
 LEAST_SECURE, MOST_SECURE = 3, 64
-"""Sites in a secure sum: of two, each has the other's values as what is left without its own."""
+"""Sites in a secure sum. With two, each could subtract its own values and read the other's."""
 
 NO_AUGMENTATION = Augmentation(False, 0, 0, 0, 0, 0, 0, 0)
 
 
 @dataclass(frozen=True, config=STRICT)
 class Init:
-    """Weights to begin with. A plan's file names theirs by its path, and the plan carries what they are."""
+    """Weights to begin with. The plan's YAML has their path; the plan itself has the file's name and digest."""
 
     file: Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^/\\\x00-\x1f]+$")]  # without its folder
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # of the file
@@ -163,7 +163,7 @@ class Cohort:
 
     @property
     def floor(self) -> int:
-        """The fewest updates that may ever make a round: what a site says yes to."""
+        """The fewest updates of a round that the plan allows; sites accept this number."""
         return self.quorum if self.min_quorum is None else self.min_quorum
 
 
@@ -202,7 +202,7 @@ class Privacy:
 
     @property
     def bound(self) -> tuple[float, float]:
-        """Epsilon and delta. Raises ValueError when there is none."""
+        """Epsilon and delta. Raises ValueError when the plan is not private."""
         if self.epsilon is None or self.delta is None:
             raise ValueError("the plan is not private")
         return self.epsilon, self.delta
@@ -213,7 +213,7 @@ BATCH_COUPLED = {
     "circle": "it compares the samples of a batch",
     "dpsh": "it compares the samples of a batch",
 }
-"""Recipes in which one patient's removal changes the gradients of others: clipping each would bound nothing."""
+"""Recipes in which one patient's removal changes the gradients of others, so that clipping gives no bound."""
 
 
 LATER = (
@@ -223,8 +223,8 @@ LATER = (
     ("cohort", "min_quorum", None),
     ("privacy", "scores", "once"),
 )
-"""Keys that plans did not have at first, and the value that a plan without them has. A plan that does without keeps the
-id that its sites have accepted and spent privacy under, and an older site can read it."""
+"""Keys that plans got later, with the value that a plan without them has. The id omits such a value, so that an older
+plan keeps the id under which sites have accepted it and spent privacy."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -258,7 +258,7 @@ class Plan:
     @model_validator(mode="after")
     def _fits_together(self) -> "Plan":
         if len(set(self.classes)) != len(self.classes):
-            raise ValueError("a class stands twice in 'classes'")
+            raise ValueError("a class is listed twice in 'classes'")
         if len(self.classes) >= self.network.code_bits:
             raise ValueError("as many classes as code bits or more: raise 'network.code_bits'")
         if self.training.class_weights and len(self.training.class_weights) != len(self.classes):
@@ -328,10 +328,7 @@ class Plan:
             raise ValueError("'augmentation.transplant' cannot be private: it mixes the images of a batch")
 
     def canonical(self) -> str:
-        """The plan as JSON with sorted keys and every default filled in, but those of LATER.
-
-        What its id is the digest of.
-        """
+        """The plan as JSON with sorted keys and all defaults except those of LATER; the plan's id is its digest."""
         values = asdict(self)
         for part, key, absent in LATER:
             if values[part][key] == absent:
@@ -345,7 +342,7 @@ class Plan:
 
 
 def read(path: Path) -> Plan:
-    """The plan in a YAML file. Raises UserError."""
+    """Read the plan in a YAML file. Raises UserError."""
     values = read_yaml(path, "plan")
     if isinstance(values.get("init"), str):
         values = {**values, "init": _named(path.parent / values["init"])}
@@ -353,7 +350,7 @@ def read(path: Path) -> Plan:
 
 
 def init_file(plan_path: Path) -> Path | None:
-    """Where the weights lie that the plan in a YAML file begins with, if it names any. Raises UserError."""
+    """The path of the `init` weights that the plan in a YAML file names, if any. Raises UserError."""
     named = read_yaml(plan_path, "plan").get("init")
     return plan_path.parent / named if isinstance(named, str) else None
 
@@ -368,7 +365,7 @@ def _named(weights: Path) -> dict[str, str]:
 
 
 def from_canonical(text: str) -> Plan:
-    """The plan that `canonical` wrote, as it came over the wire. Raises UserError."""
+    """Read a plan that `canonical` wrote. Raises UserError."""
     try:
         values: Any = json.loads(text)
     except (ValueError, RecursionError):

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from ynet_client.gallery.indexer import Archive
     from ynet_client.resources import Equipment
 
-log = logging.getLogger("ynet.duties")
+log = logging.getLogger("ynet.agent")
 T = TypeVar("T")
 MODEL_ID = re.compile(r"[0-9a-f]{64}")
 VERBS = {TRAIN: "trained", EVALUATE: "evaluated", MASK: "masked the update"}

@@ -1,4 +1,4 @@
-"""The server's audit log: who was let in and shut out, what was trained with whom, who asked, in a hash chain.
+"""The server's audit log, a hash chain: enrolments, revocations, runs and their sites, questions.
 
 It holds no address, no secret, no weights and nothing of a query but who asked how many sites.
 """
@@ -15,7 +15,7 @@ from ynet.trust import chain, journal
 from ynet.trust.chain import Head
 from ynet.trust.journal import AuditError as AuditError
 from ynet.trust.journal import Journal, Kind
-from ynet_server.registry import now
+from ynet_server.clock import now
 
 LOG, HEAD = "audit.jsonl", "audit.head"
 Action = Literal[
@@ -32,7 +32,7 @@ Action = Literal[
     "run-resumed",
     "run-cancelled",
     "quorum-changed",
-    "run-carried-over",  # about: the run, and the plan that goes on from its weights
+    "run-carried-over",  # about: the run, and the plan that continues from its weights
     "run-ended",
     "round",
     "site-failed",
@@ -42,8 +42,8 @@ Action = Literal[
     "asked",
     "restored",  # the folder, from a backup
     "copy-refused",  # a second process with a site's identity, `count` times, while the first was connected
-    "audit-refused",  # a site's log is another than it was
-    "too-many",  # calls that were refused unheard, `count` of them; about: which
+    "audit-refused",  # a site's log does not match its signed head
+    "too-many",  # `count` calls that were refused by a rate limit; about: which
     "let-go",  # the log's oldest entries; about: the number and the digest of the last of them
 ]
 
@@ -51,8 +51,8 @@ _JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One thing that happened at the server."""
+class ServerEntry:
+    """One entry of the log."""
 
     number: int  # from 1
     time: float  # seconds since 1970, UTC
@@ -63,7 +63,7 @@ class Entry:
     count: int = 1  # how often; a line has it where it was not once
 
     def line(self) -> bytes:
-        """The entry as it stands in the file."""
+        """The entry's line in the file."""
         kept = {key: value for key, value in vars(self).items() if key != "count" or value != 1}
         kept["act"] = kept.pop("action")
         return _JSON.encode(kept).encode() + b"\n"
@@ -74,46 +74,46 @@ class Entry:
         return chain.digest(self.line())
 
 
-def _letting_go(before: Head, about: str) -> Entry:
-    return Entry(before.number + 1, round(now(), 3), "let-go", "", about, before.digest)
+def _letting_go(before: Head, about: str) -> ServerEntry:
+    return ServerEntry(before.number + 1, round(now(), 3), "let-go", "", about, before.digest)
 
 
-def _let_go(entry: Entry) -> str:
+def _let_go(entry: ServerEntry) -> str:
     return entry.about if entry.action == "let-go" else ""
 
 
-KIND: Kind[Entry] = Kind(LOG, HEAD, TypeAdapter(Entry).validate_json, _letting_go, _let_go)
+KIND: Kind[ServerEntry] = Kind(LOG, HEAD, TypeAdapter(ServerEntry).validate_json, _letting_go, _let_go)
 
 
 class Write(Protocol):
-    """Adds what happened just now."""
+    """Adds an entry with the current time."""
 
     def __call__(self, action: Action, site: str = "", about: str = "", count: int = 1) -> None:
-        """Raises UserError when the disk takes no more."""
+        """Raises UserError when the disk is full."""
 
 
 def nowhere(action: Action, site: str = "", about: str = "", count: int = 1) -> None:
-    """Of a server that keeps no log."""
+    """The `Write` of a server without a log."""
 
 
-class Audit(Journal[Entry]):
-    """The log in the server's home folder. One process has it open at a time, any of its threads may write."""
+class ServerAudit(Journal[ServerEntry]):
+    """The log in the server's home folder. One process has it open at a time; all of its threads may write."""
 
     def __init__(self, home: Path, make_room: Callable[[], bool] = lambda: False) -> None:
-        """Raises AuditError when its end is not the one that was. `make_room` is asked when the disk is full."""
+        """Open the log. `make_room` is called when the disk is full. Raises AuditError when the head does not match."""
         super().__init__(home, KIND, make_room)
 
     def write(self, action: Action, site: str = "", about: str = "", count: int = 1) -> None:
-        """Add what happened just now."""
+        """Add an entry with the current time."""
         at = round(now(), 3)
-        self.add(lambda before: Entry(before.number + 1, at, action, site, about, before.digest, count))
+        self.add(lambda before: ServerEntry(before.number + 1, at, action, site, about, before.digest, count))
 
 
-def read(home: Path) -> Iterator[Entry]:
-    """The entries, first to last, which another process may be adding to. Raises AuditError at one that is spoilt."""
+def read(home: Path) -> Iterator[ServerEntry]:
+    """The entries, first to last; another process may be adding to them. Raises AuditError at a damaged one."""
     return journal.read(home, KIND)
 
 
 def verify(home: Path) -> Head:
-    """The head of the log, every line checked. Raises AuditError when it was edited or cut."""
+    """Check every line. Returns the log's head. Raises AuditError when the log was edited or cut."""
     return journal.verify(home, KIND)

@@ -1,4 +1,4 @@
-"""What the coordinator's commands ask of the running server."""
+"""The routes of the control socket, which the coordinator's commands call."""
 
 import json
 from pathlib import Path
@@ -13,10 +13,12 @@ from ynet.trust.invitation import Invitation, new_secret
 from ynet_server.audit import Write, nowhere
 from ynet_server.authority.certificates import HubCertificate, days
 from ynet_server.authority.revocations import Revocations
+from ynet_server.clock import now
 from ynet_server.hub.hub import Hub
-from ynet_server.registry import Registry, Run, now
-from ynet_server.rounds.run_progress import Courses
+from ynet_server.registry import Registry
+from ynet_server.rounds.run_progress import RunProgressReader
 from ynet_server.rounds.runs import Runs
+from ynet_server.training_records import Run
 
 
 def routes(
@@ -29,7 +31,7 @@ def routes(
     revocations: Revocations,
     audit: Write = nowhere,
 ) -> list[Route]:
-    """The routes behind the control door. Bodies and answers are JSON."""
+    """The routes of the control socket. Bodies and answers are JSON."""
     enrolment = str(about["enrolment"])
 
     async def status(_: Request) -> Response:
@@ -39,8 +41,8 @@ def routes(
         newest = [run._asdict() for run in runs.listed()[:1]]
         shown = {**about, "fingerprint": fingerprint(authority.certificate).hex()}
         unwritten = sorted(registry.shut_out_unwritten())
-        told = {"connected": connected, "runs": newest, "revocations_unwritten": unwritten}
-        return JSONResponse({**shown, **lives, **told})
+        live = {"connected": connected, "runs": newest, "revocations_unwritten": unwritten}
+        return JSONResponse({**shown, **lives, **live})
 
     async def sites(_: Request) -> Response:
         connected = hub.connected()
@@ -72,16 +74,16 @@ def routes(
     async def revoke(request: Request) -> Response:
         site = str((await request.json())["site"])
         done = revocations.revoke(site, now())
-        told = {"site": site, "revoked": done.at, "was_connected": done.was_connected}
-        return JSONResponse({**told, "written": done.is_written})
+        revoked = {"site": site, "revoked": done.at, "was_connected": done.was_connected}
+        return JSONResponse({**revoked, "written": done.is_written})
 
     async def freeze(request: Request) -> Response:
         frozen = plan.from_canonical(json.dumps(await request.json()))
         audit("plan-frozen", about=frozen.id)
-        return JSONResponse({"plan": registry.freeze(frozen, now()), "name": frozen.name})
+        return JSONResponse({"plan": registry.training.freeze(frozen, now()), "name": frozen.name})
 
     async def models(_: Request) -> Response:
-        listed = [model._asdict() for model in registry.models()]
+        listed = [model._asdict() for model in registry.training.models()]
         return JSONResponse({"models": listed, "in_use": listed[0]["id"] if listed else None})
 
     return [
@@ -91,15 +93,15 @@ def routes(
         Route("/revocations", revoke, methods=["POST"]),
         Route("/plans", freeze, methods=["POST"]),
         Route("/models", models),
-        *_run_routes(runs, Courses()),
+        *_run_routes(runs, RunProgressReader()),
     ]
 
 
-def _run_routes(runs: Runs, courses: Courses) -> list[Route]:
+def _run_routes(runs: Runs, progress_reader: RunProgressReader) -> list[Route]:
     def shown(run: Run) -> dict[str, object]:
-        """A run; of one under way whom it waits for, if it does."""
-        course = courses.of(runs.folder(run.id).path) if run.status == "running" else None
-        waits = {**course.waiting, "missing": list(course.missing)} if course and course.waiting else None
+        """A run as JSON, with the sites that it waits for while it is under way."""
+        progress = progress_reader.of(runs.folder(run.id).path) if run.status == "running" else None
+        waits = {**progress.waiting, "missing": list(progress.missing)} if progress and progress.waiting else None
         return {**run._asdict(), "waits_for": waits}
 
     async def quorum(request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""The server's home folder in one file: what must be consistent in it, and what a restored one must not believe."""
+"""Backups of the server's home folder: one consistent file, and what changes when it is restored."""
 
 import contextlib
 import sqlite3
@@ -14,22 +14,22 @@ from ynet.runtime.home import Lock, write_private
 from ynet.trust import journal
 from ynet_server import audit
 from ynet_server import settings as server_settings
-from ynet_server.audit import Audit
+from ynet_server.audit import ServerAudit
 from ynet_server.authority import authorities
 from ynet_server.registry import Registry
 from ynet_server.rounds.run_folder import MODEL
 
 REGISTRY = "registry.sqlite"
 NOTES = (
-    "revoke again whom you have revoked since (ynet-server revoke SITE): the folder knows nothing of it",
+    "revoke again the sites that you have revoked since (ynet-server revoke SITE): the backup does not have it",
     "a site that has enrolled or renewed its certificate since is refused: ynet-server invite SITE --replace",
     "an authority that was retired since is in force again, with its key: retire it again (ynet-server authority show)",
     "open invitations are void: make new ones",
     "accounts of the status page that were removed since are there again, and passwords changed since are the old ones:"
     " ynet-server user list, user remove NAME, user password NAME",
-    "a run that was under way goes on from the backup's last round at the next start: a site refuses a private or"
-    " secure round that it has done already, so cancel such a run, and train anew",
-    "sites say for a while that this server's audit log is shorter than it was: that is this restoring",
+    "a run that was under way continues from the backup's last round at the next start: a site refuses a private or"
+    " secure round that it has done already, so cancel such a run, and start a new one",
+    "sites report for a while that this server's audit log is shorter than before: the cause is this restoring",
     "if the old server runs anywhere: stop it for good before this one starts",
 )
 
@@ -76,7 +76,7 @@ def unpack(file: Path, home: Path, now: float, passphrase: Callable[[], str]) ->
         _check(unpacked)
         with contextlib.closing(Registry(unpacked / REGISTRY)) as registry:
             registry.void_invitations(now)
-        with contextlib.closing(Audit(unpacked)) as log:
+        with contextlib.closing(ServerAudit(unpacked)) as log:
             log.write("restored", about=f"from a backup made {now - manifest.made:.0f} s before")
 
     return backup.unpack(file, home, "server", passphrase, check)
@@ -90,8 +90,8 @@ def _check(home: Path) -> None:
     countersigned.verify(home, audit.read(home), in_force, past)
     try:
         with contextlib.closing(Registry(home / REGISTRY)) as registry:
-            newest = next(iter(registry.models()), None)
-            runs = {run.id: run.plan for run in registry.runs()}
+            newest = next(iter(registry.training.models()), None)
+            runs = {run.id: run.plan for run in registry.training.runs()}
     except (sqlite3.Error, ValueError) as error:
         raise UserError("the backup was not restored", f"its registry: {error}", "take an older backup") from None
     if newest:

@@ -1,4 +1,4 @@
-"""The server's settings: where it listens, and what it is called."""
+"""The server's settings: addresses, ports, limits and the federation's name."""
 
 from collections.abc import Mapping
 from dataclasses import field, replace
@@ -22,7 +22,7 @@ Port = Annotated[int, Field(ge=0, le=65_535)]  # 0: any free one, remembered in 
 
 @dataclass(frozen=True, config=STRICT)
 class Listen:
-    """Where the server waits for sites."""
+    """The addresses on which the server listens for sites."""
 
     host: Annotated[str, AfterValidator(address.host_or_all)] = "0.0.0.0"  # noqa: S104 (sites come from other machines)
     """The address to listen on; `::` listens on every IPv6 and IPv4 address."""
@@ -78,7 +78,7 @@ class ServerSettings:
 
 
 def places(settings: ServerSettings) -> list[Place]:
-    """Where the server is to listen."""
+    """The addresses on which the server must listen."""
     at, page, metrics = settings.listen, settings.status, settings.metrics
     found = [
         Place("listen.hub_port", at.host, at.hub_port),
@@ -89,13 +89,13 @@ def places(settings: ServerSettings) -> list[Place]:
 
 
 def load(home: Path, config: Path | None) -> ServerSettings:
-    """The settings in the file that `sources.source_of` finds, or else the defaults. Raises UserError."""
+    """Load the settings from the file that `sources.source_of` finds, or the defaults. Raises UserError."""
     file, _ = setting_sources.source_of(home, FILE, config)
     return parse(ServerSettings, read_yaml(file, "settings"), f"settings {file}") if file else ServerSettings()
 
 
 def known_of(home: Path, config: Path | None, settings: ServerSettings) -> dict[str, str]:
-    """Where each of the settings came from, by key. Raises UserError."""
+    """The source of each setting, by key. Raises UserError."""
     return setting_sources.sources(settings, setting_sources.source_of(home, FILE, config))
 
 
@@ -106,7 +106,7 @@ def remember(
     enrolment_port: int,
     known: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Keep the settings of a server that has started, and the ports that it found free: sites remember them too.
+    """Store the settings of a started server with the ports that it chose, since sites remember the ports.
 
     `known`: where they came from, by key.
     """

@@ -24,8 +24,10 @@ from ynet.runtime import control_server
 from ynet.runtime.home import prepare
 from ynet_client.connection.session import Fetch, Session
 from ynet_client.membership import membership
-from ynet_server.registry import Model, Registry, now
+from ynet_server.clock import now
+from ynet_server.registry import Registry
 from ynet_server.rounds.run_folder import RunFolder
+from ynet_server.training_records import PublishedModel
 
 
 class Fetches:
@@ -53,11 +55,11 @@ def publish(home: Path, megabytes: float) -> None:
     """Write a finished run with a model of this size into a server's home."""
     frozen = plan(1)
     registry = Registry(home / "registry.sqlite")
-    run = registry.start_run(registry.freeze(frozen, now()), now())
+    run = registry.training.start_run(registry.training.freeze(frozen, now()), now())
     folder = RunFolder(home / "runs" / f"{run:04d}").create(frozen)
     model = folder.save_model({"weights": np.zeros(int(megabytes * 1e6 / 4), np.float32)}, {"plan": frozen.name})
-    registry.publish(Model(model, run, folder.card(), now()))
-    registry.end_run(run, "finished", "", model, now())
+    registry.training.publish(PublishedModel(model, run, folder.card(), now()))
+    registry.training.end_run(run, "finished", "", model, now())
     registry.close()
 
 

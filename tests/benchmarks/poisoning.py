@@ -64,7 +64,7 @@ from ynet.learning.train import train
 from ynet.plan import Init, Plan
 from ynet.weights import Flat
 from ynet_client.training.site_data import LocalSite
-from ynet_server.rounds import server_app
+from ynet_server.rounds import attendance, server_app
 from ynet_server.rounds.run_folder import MODEL, RunFolder, State
 
 BEGIN, END = "<!-- poisoning -->", "<!-- end of poisoning -->"
@@ -321,7 +321,7 @@ def main() -> None:
     arguments = read_arguments()
     torch.set_num_threads(1)
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    server_app.WAIT_AFTER_FAILED_ROUND_S = 0.0
+    attendance.WAIT_AFTER_FAILED_ROUND_S = 0.0
     notes = Notes(arguments.out)
     with tempfile.TemporaryDirectory() as folder:
         measure(

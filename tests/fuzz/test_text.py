@@ -128,7 +128,7 @@ def _site_audit(home: Path) -> None:
 
 
 def _server_audit(home: Path) -> None:
-    log = server_audit.Audit(home)
+    log = server_audit.ServerAudit(home)
     log.write("invited", "A")
     log.write("run-started", about="run 1")
     log.close()
@@ -181,7 +181,7 @@ def _opened(home: Path) -> None:
 
 
 def _server_opened(home: Path) -> None:
-    server_audit.Audit(home).close()
+    server_audit.ServerAudit(home).close()
 
 
 FILES: dict[str, tuple[Callable[[Path], None], str, tuple[Callable[[Path], object], ...]]] = {

@@ -19,7 +19,7 @@ from loopback import Consortium, Wire, hello, play, sha256, until
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol, retrieval_pb2, sealed, secure_sum
 from ynet.federation.countersigned import SERVER, check, from_wire
-from ynet.federation.sealed import Asked, Trust
+from ynet.federation.sealed import FramedQuery, Trust
 from ynet.federation.secure_sum import Offer, Purpose
 from ynet.search.ranking import Hit
 from ynet.trust import identity, succession
@@ -55,7 +55,7 @@ def test_a_card_and_a_session_and_what_is_sealed_in_it() -> None:
     answering = Answering(B)
     recipient = sealed.read_card(answering.card(), "B", TRUST)
     begun = sealed.begin(Identity(A.key, A.certificate), "A", recipient)
-    framed = sealed.frame_query(Asked(retrieval_wire.write_query(QUERY, "u1"), 100))
+    framed = sealed.frame_query(FramedQuery(retrieval_wire.write_query(QUERY, "u1"), 100))
     envelope = pb.Envelope(
         session=begun.session, opening=begun.opening, ciphertext=sealed.seal_query(begun.channel, 0, framed)
     ).SerializeToString()
@@ -316,7 +316,7 @@ def test_a_site_s_session(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
             if message.HasField("welcome") and message.welcome.protocol != protocol.VERSION:
                 continue  # the site leaves: tests/client/connection/test_session.py
             await until(lambda: "A" in consortium.hub.connected())
-            consortium.hub._send("A", message)
+            consortium.hub._connections.send("A", message)
             await asyncio.sleep(0)
         await until(lambda: joined.session.connected and not joined.session._given.held(), within_s=30)
         (consortium.folder / "good").write_bytes(b"good")

@@ -10,7 +10,7 @@ from ynet_server import audit
 
 
 def test_entry_line_keeps_the_key_act_on_disk_and_reads_back() -> None:
-    entry = audit.Entry(1, 2.0, "invited", "A", "", "0" * 64)
+    entry = audit.ServerEntry(1, 2.0, "invited", "A", "", "0" * 64)
     line = b'{"about":"","act":"invited","number":1,"previous":"%s","site":"A","time":2.0}\n' % (b"0" * 64)
     assert entry.line() == line
     assert audit.KIND.parse(line) == entry

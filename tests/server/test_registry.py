@@ -10,7 +10,8 @@ from smallest_plan import smallest_plan
 
 from ynet.errors import RefusedError, UserError
 from ynet.trust import invitation
-from ynet_server.registry import Model, Registry
+from ynet_server.registry import Registry
+from ynet_server.training_records import PublishedModel
 
 DAY_S = 24 * 3600.0
 SECRET = b"s" * 16
@@ -90,33 +91,34 @@ def test_what_a_site_says_when_it_connects_is_kept(registry: Registry) -> None:
 
 
 def test_a_frozen_plan_comes_back_as_it_was_and_a_changed_one_is_another(registry: Registry) -> None:
-    assert registry.freeze(smallest_plan(), 1.0) == registry.freeze(smallest_plan(), 2.0) == smallest_plan().id
-    assert registry.freeze(smallest_plan("u"), 1.0) != smallest_plan().id
-    assert registry.plan(smallest_plan().id) == smallest_plan()
+    ids = {registry.training.freeze(smallest_plan(), at) for at in (1.0, 2.0)}
+    assert ids == {smallest_plan().id}
+    assert registry.training.freeze(smallest_plan("u"), 1.0) != smallest_plan().id
+    assert registry.training.plan(smallest_plan().id) == smallest_plan()
     with pytest.raises(UserError, match="there is no plan"):
-        registry.plan("0" * 64)
+        registry.training.plan("0" * 64)
 
 
 def test_one_run_at_a_time(registry: Registry) -> None:
-    frozen = registry.freeze(smallest_plan(), 1.0)
-    first = registry.start_run(frozen, 1.0)
+    frozen = registry.training.freeze(smallest_plan(), 1.0)
+    first = registry.training.start_run(frozen, 1.0)
     with pytest.raises(UserError, match=f"run {first} is under way"):
-        registry.start_run(frozen, 2.0)
-    registry.end_run(first, "failed", "why", None, 3.0)
-    second = registry.start_run(frozen, 4.0)
-    assert [(run.id, run.status, run.reason) for run in registry.runs()] == [
+        registry.training.start_run(frozen, 2.0)
+    registry.training.end_run(first, "failed", "why", None, 3.0)
+    second = registry.training.start_run(frozen, 4.0)
+    assert [(run.id, run.status, run.reason) for run in registry.training.runs()] == [
         (second, "running", ""),
         (first, "failed", "why"),
     ]
 
 
 def test_two_threads_cannot_both_start_a_run(registry: Registry) -> None:
-    frozen = registry.freeze(smallest_plan(), 1.0)
+    frozen = registry.training.freeze(smallest_plan(), 1.0)
     outcomes: list[str] = []
 
     def start() -> None:
         try:
-            outcomes.append(str(registry.start_run(frozen, 1.0)))
+            outcomes.append(str(registry.training.start_run(frozen, 1.0)))
         except UserError:
             outcomes.append("refused")
 
@@ -130,27 +132,27 @@ def test_two_threads_cannot_both_start_a_run(registry: Registry) -> None:
 
 def test_a_run_needs_a_frozen_plan(registry: Registry) -> None:
     with pytest.raises(sqlite3.IntegrityError):
-        registry.start_run("0" * 64, 1.0)
-    assert not registry.runs()
+        registry.training.start_run("0" * 64, 1.0)
+    assert not registry.training.runs()
 
 
 def test_the_newest_model_is_the_one_in_use_and_a_repeat_is_no_second_one(registry: Registry) -> None:
-    run = registry.start_run(registry.freeze(smallest_plan(), 1.0), 1.0)
+    run = registry.training.start_run(registry.training.freeze(smallest_plan(), 1.0), 1.0)
     for name, published in (("m1", 1e9), ("m2", 2.0), ("m2", 2.0)):  # the first while the clock was ahead
-        registry.publish(Model(name, run, {"plan": "t"}, published))
-    assert [model.id for model in registry.models()] == ["m2", "m1"]
-    assert registry.models()[0].card == {"plan": "t"}
+        registry.training.publish(PublishedModel(name, run, {"plan": "t"}, published))
+    assert [model.id for model in registry.training.models()] == ["m2", "m1"]
+    assert registry.training.models()[0].card == {"plan": "t"}
 
 
 def test_all_of_it_is_there_after_a_death_without_a_farewell(tmp_path: Path) -> None:
     dead = Registry(tmp_path / "r")
     dead.enrol("A", 1, b"c", 1.0)
-    run = dead.start_run(dead.freeze(smallest_plan(), 1.0), 1.0)
-    dead.publish(Model("m", run, {}, 1.0))
+    run = dead.training.start_run(dead.training.freeze(smallest_plan(), 1.0), 1.0)
+    dead.training.publish(PublishedModel("m", run, {}, 1.0))
     alive = Registry(tmp_path / "r")  # the other was never closed
     assert alive.holds("A", 1)
-    assert [r.status for r in alive.runs()] == ["running"]
-    assert [model.id for model in alive.models()] == ["m"]
+    assert [r.status for r in alive.training.runs()] == ["running"]
+    assert [model.id for model in alive.training.models()] == ["m"]
     alive.close()
     dead.close()
 
@@ -166,7 +168,7 @@ def test_a_registry_of_another_version_is_not_touched(tmp_path: Path) -> None:
 
 def test_a_registry_of_the_version_before_is_taken_on_with_all_that_is_in_it(tmp_path: Path) -> None:
     old = Registry(tmp_path / "r")
-    old.freeze(smallest_plan(), 1.0)
+    old.training.freeze(smallest_plan(), 1.0)
     old.enrol("A", 1, b"c", 1.0)
     old.close()
     with sqlite3.connect(tmp_path / "r") as db:
@@ -175,7 +177,7 @@ def test_a_registry_of_the_version_before_is_taken_on_with_all_that_is_in_it(tmp
     for _ in range(2):
         again = Registry(tmp_path / "r")
         assert again.ledger_of("A") is None
-        assert again.plan(smallest_plan().id) == smallest_plan()
+        assert again.training.plan(smallest_plan().id) == smallest_plan()
         assert again.holds("A", 1)
         assert again.sites()[0].ends is None
         again.used("A", 1, 90.0, 5.0)  # it comes again: from now on it is known how long it is good
@@ -198,12 +200,12 @@ def test_a_plan_that_another_ynet_froze_is_that_very_plan_or_refused(
     tmp_path: Path, old: str, new: str, words: str
 ) -> None:
     registry = Registry(tmp_path / "r")
-    plan_id = registry.freeze(smallest_plan(), 1.0)
+    plan_id = registry.training.freeze(smallest_plan(), 1.0)
     with sqlite3.connect(tmp_path / "r") as db:
         db.execute("UPDATE plans SET canonical=replace(canonical, ?, ?)", (old, new))
     db.close()
     with pytest.raises(UserError, match=words):
-        registry.plan(plan_id)
+        registry.training.plan(plan_id)
     registry.close()
 
 

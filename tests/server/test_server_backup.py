@@ -10,7 +10,7 @@ import pytest
 from ynet.errors import UserError
 from ynet.web.accounts import Accounts
 from ynet_server import audit, server_backup
-from ynet_server.audit import Audit
+from ynet_server.audit import ServerAudit
 from ynet_server.authority import certificates
 from ynet_server.registry import Registry
 
@@ -25,7 +25,7 @@ def home(tmp_path: Path) -> Path:
     certificates.authority_of(home, "lungs", NOW)
     with contextlib.closing(Registry(home / "registry.sqlite")) as registry:
         registry.invite("A", b"s" * 16, NOW.timestamp(), replace=False)
-    with contextlib.closing(Audit(home)) as log:
+    with contextlib.closing(ServerAudit(home)) as log:
         log.write("invited", "A")
         log.write("invited", "B")
     return home
@@ -41,7 +41,7 @@ def restored(file: Path, to: Path) -> None:
 
 def invitations(home: Path) -> int:
     with contextlib.closing(Registry(home / "registry.sqlite")) as registry:
-        return len(registry._rows("SELECT site FROM invitations"))
+        return len(registry._file.rows("SELECT site FROM invitations"))
 
 
 def test_a_restored_server_has_its_authority_and_no_open_invitation(home: Path, tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_server_whose_log_was_cut_or_whose_authority_is_gone_is_not_restored(h
 
 
 def test_a_model_that_is_not_what_its_id_says_is_not_restored(home: Path, tmp_path: Path) -> None:
-    with contextlib.closing(Registry(home / "registry.sqlite")) as registry, registry._transaction() as database:
+    with contextlib.closing(Registry(home / "registry.sqlite")) as registry, registry._file.transaction() as database:
         database.execute("INSERT INTO plans VALUES ('p', 'story', '{}', 1)")
         database.execute("INSERT INTO runs VALUES (1, 'p', 'finished', 1, 2, '', 'm')")
         database.execute("INSERT INTO models VALUES ('m', 1, ?, 2)", (json.dumps({}),))

@@ -59,7 +59,7 @@ def test_ports_that_were_found_free_are_kept_beside_the_rest(tmp_path: Path, tex
         ("federation: ''", "federation"),
         ('federation: "a\\e[2J"', "federation"),
         ("max_model_mb: 0", "max_model_mb"),
-        ("max_model_mb: 1\nmax_model_mb: 2", "stands twice"),
+        ("max_model_mb: 1\nmax_model_mb: 2", "written twice"),
     ],
 )
 def test_a_mistake_is_refused_and_not_remembered(tmp_path: Path, text: str, words: str) -> None:

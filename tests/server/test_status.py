@@ -15,10 +15,10 @@ from status_scene import NAME, PASSWORD, ROUNDS, SITES, Scene, known_of, scene
 from prometheus import free_ports
 from ynet.errors import UserError
 from ynet_server import audit
-from ynet_server.rounds.run_progress import MOST_POINTS, Course, Courses, Curve
+from ynet_server.rounds.run_progress import MOST_POINTS, Curve, RunProgress, RunProgressReader
 from ynet_server.settings import StatusSettings
-from ynet_server.status.app import Kept
-from ynet_server.status.books import Books
+from ynet_server.status.app import StateCache
+from ynet_server.status.audit_view import AuditView
 from ynet_server.status.serving import serving
 from ynet_server.status.snapshot import snapshot
 
@@ -123,13 +123,13 @@ def test_the_page_carries_its_state_and_no_script_of_its_own(tmp_path: Path) -> 
 
 def test_a_server_that_has_just_been_made_has_an_empty_state(tmp_path: Path) -> None:
     async def told(consortium: Consortium) -> None:
-        books = Books(tmp_path, consortium.audit, lambda: (consortium.authority.certificate, []))
-        state = snapshot(known_of(consortium, tmp_path), books, consortium.now.timestamp())
+        audit_view = AuditView(tmp_path, consortium.audit, lambda: (consortium.authority.certificate, []))
+        state = snapshot(known_of(consortium, tmp_path), audit_view, consortium.now.timestamp())
         assert state["run"] is None
         assert state["sites"] == state["runs"] == state["models"] == state["refusals"] == []
-        await books.close()
-        assert books.heads()["verified"]["fault"] == ""
-        await books.close()
+        await audit_view.close()
+        assert audit_view.heads()["verified"]["fault"] == ""
+        await audit_view.close()
 
     play(tmp_path, told)
 
@@ -140,11 +140,11 @@ def test_a_log_that_was_edited_is_shown_as_not_whole(tmp_path: Path) -> None:
             consortium.audit.write("asked", "A", f"{number} sites")
         path = tmp_path / audit.LOG
         path.write_bytes(path.read_bytes().replace(b"1 sites", b"9 sites"))
-        books = Books(tmp_path, consortium.audit, lambda: (consortium.authority.certificate, []))
-        books.heads()
-        await books.close()
-        assert books.heads()["verified"]["fault"]
-        await books.close()
+        audit_view = AuditView(tmp_path, consortium.audit, lambda: (consortium.authority.certificate, []))
+        audit_view.heads()
+        await audit_view.close()
+        assert audit_view.heads()["verified"]["fault"]
+        await audit_view.close()
 
     play(tmp_path, told)
 
@@ -156,7 +156,7 @@ def test_the_state_is_looked_up_once_for_all_who_ask_within_a_second() -> None:
         looks.append(1)
         return {"n": len(looks)}
 
-    kept = Kept(look, lambda: now)
+    kept = StateCache(look, lambda: now)
     first = kept.now()
     assert [kept.now() for _ in range(50)] == [first] * 50
     now = 1.5
@@ -199,20 +199,20 @@ def test_a_value_that_is_no_number_is_left_out_of_a_curve() -> None:
 
 
 def test_a_course_goes_on_where_it_was_read_to_and_waits_for_a_line_to_end(tmp_path: Path) -> None:
-    path, courses = tmp_path / "events.jsonl", Courses()
+    path, progress_reader = tmp_path / "events.jsonl", RunProgressReader()
     done = [
         json.dumps({"time": float(n), "kind": "round", "round": n, "rounds": 3, "seconds": 1.0, "sites": {}})
         for n in (1, 2)
     ]
     path.write_text(f"{done[0]}\n{done[1][:20]}", "utf-8")
-    assert courses.of(tmp_path).round == 1
+    assert progress_reader.of(tmp_path).round == 1
     with path.open("a", encoding="utf-8") as file:
         file.write(f"{done[1][20:]}\n")
-    assert courses.of(tmp_path).round == 2
+    assert progress_reader.of(tmp_path).round == 2
 
 
 def test_an_event_that_cannot_be_read_changes_nothing() -> None:
-    course = Course()
+    progress = RunProgress()
     for event in ({}, {"kind": "round"}, {"time": 1.0, "kind": "round", "round": "x", "seconds": 1, "sites": 5}):
-        course.add(event)
-    assert course.round == 0
+        progress.add(event)
+    assert progress.round == 0

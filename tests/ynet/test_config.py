@@ -82,7 +82,7 @@ def test_a_key_that_is_no_text_is_an_unknown_key(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["a: 1\na: 2\n", "b: {a: 1, a: 2}\n", "- {a: 1, a: 2}\n"])
 def test_a_key_that_stands_twice_is_refused(tmp_path: Path, text: str) -> None:
-    assert "stands twice" in refusal(tmp_path / "f", text).why
+    assert "written twice" in refusal(tmp_path / "f", text).why
 
 
 @pytest.mark.parametrize(

@@ -190,7 +190,7 @@ def test_what_has_no_default_cannot_be_left_out(tmp_path: Path, line: str) -> No
         ("size: 32", "size: 33", "multiple of 32"),
         ("channels: 1", "channels: 2", "image.channels"),
         ("[a, b]", "[a]", "classes"),
-        ("[a, b]", "[a, a]", "stands twice"),
+        ("[a, b]", "[a, a]", "listed twice"),
         ("[a, b]", "[a, '']", "classes.1"),
         ("[a, b]", "[a, ../b]", "classes.1"),
         ("[a, b]", '[a, "b\\n"]', "classes.1"),

@@ -1,7 +1,7 @@
 """The content of one message of the Flower apps as a file: one safetensors buffer, and its index beside it.
 
-Carried are named float32 arrays, and two kinds of small records: configs (text and numbers) and metrics (numbers).
-Nothing else is read, so that nothing else can be sent.
+A content holds named float32 arrays, and two kinds of small records: configs (text and numbers) and metrics (numbers).
+The reader accepts nothing else, so that nothing else can be sent.
 """
 
 import hashlib
@@ -29,15 +29,15 @@ MAX_METRICS_BYTES = 16 << 10  # a few figures: the server keeps them for every r
 
 @dataclass(frozen=True)
 class Content:
-    """What a message holds: record name -> key -> value."""
+    """The records of a message: record name -> key -> value."""
 
     arrays: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
     configs: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict)
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
-class Head(NamedTuple):
-    """What a file of arrays says of itself at its beginning."""
+class ContentHead(NamedTuple):
+    """The header of a file of arrays."""
 
     metadata: Mapping[str, str]
     values: int  # in all its arrays together
@@ -59,7 +59,7 @@ class Written(NamedTuple):
 
 
 def write(path: Path, content: Content) -> Written:
-    """Write `content` as one safetensors file, one array at a time: no second copy of the arrays is made."""
+    """Write `content` as one safetensors file, one array at a time, without a second copy of the arrays."""
     header, start = {}, 0
     for record, key, array in _each(content.arrays):
         size = array.size * 4
@@ -82,7 +82,7 @@ def write(path: Path, content: Content) -> Written:
 
 
 def read(path: Path) -> Content:
-    """The content that `write` wrote. Raises RefusedError when the file is anything else."""
+    """Read the content that `write` wrote. Raises RefusedError when the file is anything else."""
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
@@ -99,8 +99,8 @@ def read(path: Path) -> Content:
         raise _refused("it is not a content file of ynet") from None
 
 
-def head(path: Path) -> Head | None:
-    """The beginning of a safetensors file, of which perhaps no more has come; None while that is not whole.
+def head(path: Path) -> ContentHead | None:
+    """Read the header of a safetensors file that may still be arriving; None while the header is incomplete.
 
     Raises RefusedError where it is none.
     """
@@ -119,7 +119,7 @@ def head(path: Path) -> Head | None:
         values = sum(math.prod(map(_whole, one["shape"])) for one in entries.values())
     except (ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError):
         raise _refused("it is not a file of arrays") from None
-    return Head(metadata, values, 8 + size)
+    return ContentHead(metadata, values, 8 + size)
 
 
 def _whole(side: object) -> int:

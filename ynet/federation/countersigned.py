@@ -1,7 +1,8 @@
-"""Heads of audit logs, each signed by the other side: who rewrites all of a log cannot rewrite what others hold of it.
+"""Heads of audit logs, signed by the other side: rewriting a whole log does not change the heads that others hold.
 
-A site has the server sign how far its log goes, and signs the server's. Each keeps the signatures of its own log, and
-remembers how far it saw the other's: a head that is shorter, or another at the same length, is not signed.
+The server signs the heads of a site's log, and the site signs those of the server's. Each side stores the signatures of
+its own log, and the last head that it saw of the other's. It does not sign a shorter log, or another of the same
+length.
 """
 
 import datetime as dt
@@ -30,7 +31,7 @@ SERVER = ""
 
 @dataclass(frozen=True)
 class Countersigned:
-    """How far one side's log went, in the words of the other."""
+    """A position of one side's log, signed by the other side."""
 
     owner: str  # whose log
     by: str  # who signed
@@ -45,18 +46,18 @@ _SIGNED, _SEEN = TypeAdapter(Countersigned), TypeAdapter(dict[str, Head])
 
 
 class Witness:
-    """One side's part in it: signs the others' heads, keeps what they sign of its own. Any thread may call."""
+    """Signs the heads of the others' logs, and stores their signatures of its own. Safe to use from several threads."""
 
     def __init__(
         self, home: Path, name: str, own: Callable[[], Identity], authorities: bytes | Callable[[], bytes]
     ) -> None:
-        """`authorities`: those that the other side's certificate may be of, PEM; asked anew, where they may change."""
+        """`authorities`: possible issuers of the other side's certificate, PEM; a function where they may change."""
         self._home, self._name, self._own = home, name, own
         self._authorities = authorities if callable(authorities) else lambda: authorities
         self._lock = threading.Lock()
 
     def sign(self, owner: str, head: Head, now: dt.datetime) -> Countersigned:
-        """Sign how far another's log goes. Raises RefusedError when it once went farther, or was another."""
+        """Sign the head of another's log. Raises RefusedError when the log was longer, or had another content."""
         with self._lock:
             seen = self._seen()
             last = seen.get(owner, chain.BEGINNING)
@@ -72,7 +73,7 @@ class Witness:
         return Countersigned(owner, self._name, *head, time, signature.hex(), own.certificate.decode())
 
     def keep(self, one: Countersigned, by: str) -> None:
-        """Keep what the other side, `by`, signed of this one's log. Raises RefusedError when it did not."""
+        """Store a head of this side's log that `by` signed. Raises RefusedError when the signature is wrong."""
         if (one.owner, one.by) != (self._name, by):
             raise RefusedError("a signature was refused", "it is of another log", "tell the coordinator")
         check(one, self._authorities())
@@ -95,7 +96,7 @@ class Witness:
 
 
 def to_wire(one: Countersigned) -> pb.Countersignature:
-    """As it is sent; whose log it is and who signed, both sides know."""
+    """The wire form. It names neither side, since both know them."""
     certificate, signature = one.certificate.encode(), bytes.fromhex(one.signature)
     told = pb.Countersignature(number=one.number, digest=one.digest, time=one.time)
     told.signature, told.certificate = signature, certificate
@@ -103,7 +104,7 @@ def to_wire(one: Countersigned) -> pb.Countersignature:
 
 
 def from_wire(told: pb.Countersignature, owner: str, by: str) -> Countersigned:
-    """What was sent. Raises RefusedError when it cannot be read."""
+    """Read the wire form. Raises RefusedError when it cannot be read."""
     try:
         certificate = told.certificate.decode("ascii")
     except UnicodeDecodeError:
@@ -112,7 +113,7 @@ def from_wire(told: pb.Countersignature, owner: str, by: str) -> Countersigned:
 
 
 def check(one: Countersigned, authorities: bytes) -> None:
-    """Whether its signer, a member of the consortium at the time, signed this head. Raises RefusedError."""
+    """Check that its signer, a member of the consortium at the time, signed this head. Raises RefusedError."""
     try:
         certificate, at = one.certificate.encode(), dt.datetime.fromtimestamp(one.time, dt.UTC)
     except (ValueError, OverflowError, OSError):
@@ -123,7 +124,7 @@ def check(one: Countersigned, authorities: bytes) -> None:
 
 
 def kept(home: Path) -> Iterator[Countersigned]:
-    """What others signed of this side's log, the oldest first. Raises AuditError."""
+    """The heads of this side's log that others signed, the oldest first. Raises AuditError."""
     for line in _lines(home):
         try:
             yield _SIGNED.validate_json(line)
@@ -132,7 +133,7 @@ def kept(home: Path) -> Iterator[Countersigned]:
 
 
 def verify(home: Path, links: Iterable[Link], authorities: bytes, past: Iterable[Past] = ()) -> int:
-    """How many heads of a log others have signed; all must be good, and in the log. Raises AuditError.
+    """Check all signed heads of a log against the log. Returns their number. Raises AuditError.
 
     A signer's certificate may be of an authority of the `past`, where it was signed before that one's end.
     """

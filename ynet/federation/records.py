@@ -1,4 +1,4 @@
-"""The form of our messages in Flower's records, the same at both ends; the one place in `ynet` that knows Flower."""
+"""Messages as Flower's records, for both sides. The only module of `ynet` that imports Flower."""
 
 import io
 from typing import Any
@@ -15,26 +15,26 @@ ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
 """The names of the records in a message."""
 
 AWAITED = "awaited"
-"""The key, in a reply's config, that says for whose word the site waits before it takes part."""
+"""The key in a reply's config that names the person whose decision the site waits for."""
 
 LEDGER = "ledger"
-"""The key, in the config of a private round's reply, of how far the site's ledger goes: a number, a space, a digest."""
+"""The key in the config of a private round's reply with the ledger's position: a number, a space, a digest."""
 
 CASES = "num-examples"
 """The metric by which Flower weights a site: the cases it trained or was evaluated on."""
 
 INITIAL, TRAIN, EVALUATE = "query.initial", "train", "evaluate"
 KEYS, MASK, OPEN = "query.keys", "query.mask", "query.open"
-"""The kinds of message that a run has; the last three are those of a secure sum."""
+"""The kinds of message of a run; the last three belong to secure aggregation."""
 
 
 def weights_record(flat: Flat) -> ArrayRecord:
-    """A model's values as a few large blocks: Flower's own transport pays for each array."""
+    """A model's values as a few large blocks, since Flower's transport has a cost for each array."""
     return ArrayRecord({f"block{i:05d}": Array(block) for i, block in enumerate(weights.blocks(flat))})
 
 
 def flat_weights(record: ArrayRecord) -> Flat:
-    """The values that `weights_record` took."""
+    """The values in a record that `weights_record` made."""
     return weights.join([_view(record[key]) for key in sorted(record)])
 
 
@@ -44,7 +44,7 @@ def form(record: ArrayRecord) -> dict[str, tuple[int, ...]]:
 
 
 def to_records(content: Content) -> RecordDict:
-    """A content that came over the wire as Flower's records."""
+    """A received content as Flower's records."""
     records = RecordDict()
     for name, arrays in content.arrays.items():
         records[name] = ArrayRecord({key: Array(array) for key, array in arrays.items()})
@@ -56,7 +56,7 @@ def to_records(content: Content) -> RecordDict:
 
 
 def to_content(records: RecordDict) -> Content:
-    """Flower's records in the form that goes over the wire; the arrays are views of what the records hold."""
+    """Flower's records as a content; the arrays are views of the records' data."""
     arrays = {
         name: {key: _view(array) for key, array in record.items()} for name, record in records.array_records.items()
     }
@@ -66,7 +66,7 @@ def to_content(records: RecordDict) -> Content:
 
 
 def _view(array: Array) -> npt.NDArray[np.float32]:
-    """An Array's values without a copy: what `Array.numpy` copies is the .npy file that it holds. Raises ValueError."""
+    """An Array's values without the copy that `Array.numpy` makes of its .npy data. Raises ValueError."""
     file = io.BytesIO(array.data)
     if np.lib.format.read_magic(file) != (1, 0):
         raise ValueError("not an array of numpy's format 1.0")

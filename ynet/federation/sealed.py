@@ -1,11 +1,11 @@
-"""Sealed queries: what one site asks another, and the answer, pass the hub as ciphertext.
+"""Sealed queries: a site's query to another and the answer pass the hub as ciphertext.
 
-An answering site has a sealing key, made at its start and kept in memory only: what was recorded cannot be opened
-once it is gone. The site signs it with its certificate's key, so that others need not believe the hub whose key it is
-(a Card). An asking site begins a session with it once: a fresh secret, sealed by HPKE (RFC 9180) and signed (an
-Opening). The key is hybrid, ML-KEM-768 with X25519: a patient's data outlive today's ciphers. From the secret come two
-AES-256-GCM keys, one for each direction (HKDF); the nonce is the query's number in the session. All this is bound to
-who asks, who answers, the sealing key, the session and the opening: nothing sealed opens anywhere else.
+An answering site makes a sealing key at its start and keeps it in memory only, so that recorded traffic cannot be
+opened later. The site signs the key with its certificate's key, so that other sites need not trust the hub for it (a
+Card). An asking site begins a session with a fresh secret, sealed by HPKE (RFC 9180) and signed (an Opening). The key
+is hybrid, ML-KEM-768 with X25519, since patients' data must stay secret for decades. HKDF derives two AES-256-GCM keys
+from the secret, one for each direction; the nonce is the query's number in the session. Both sites' names, the sealing
+key, the session and the opening are bound to every ciphertext, so that it opens nowhere else.
 """
 
 import datetime as dt
@@ -37,7 +37,7 @@ _LENGTHS = struct.Struct(">II")  # of the body; of what the answer is padded to
 
 
 class Trust(NamedTuple):
-    """What others' certificates are checked by."""
+    """What a site needs to check the certificates of others."""
 
     authority: bytes  # PEM
     now: dt.datetime
@@ -53,7 +53,7 @@ class SealingKey(NamedTuple):
 
 
 class Recipient(NamedTuple):
-    """A site that queries may be sealed for: its card, checked."""
+    """A site that queries may be sealed for, from its verified card."""
 
     site: str
     key: bytes
@@ -63,7 +63,7 @@ class Recipient(NamedTuple):
 
 
 class Channel(NamedTuple):
-    """What two sites share in one session."""
+    """The keys that two sites share in one session."""
 
     query: AESGCM
     answer: AESGCM
@@ -80,15 +80,15 @@ class Begun(NamedTuple):
     channel: Channel
 
 
-class Asked(NamedTuple):
-    """A query as it was before it was sealed."""
+class FramedQuery(NamedTuple):
+    """A query before sealing."""
 
     body: bytes
     answer_bytes: int  # what its answer is padded to at least
 
 
 def fresh_key(own: Identity, site: str) -> SealingKey:
-    """A sealing key of the operating system's randomness, with a card signed by the site's own key.
+    """Make a sealing key from the operating system's randomness, with a card signed by the site's own key.
 
     Raises UserError where `cryptography` was built on a library without ML-KEM.
     """
@@ -106,7 +106,7 @@ def fresh_key(own: Identity, site: str) -> SealingKey:
 
 
 def read_card(card: bytes, site: str, trust: Trust) -> Recipient:
-    """The recipient that a card names, once all of it is checked. Raises RefusedError."""
+    """Check a card. Returns the recipient that it names. Raises RefusedError."""
     try:
         read = pb.Card.FromString(card)
     except DecodeError:
@@ -124,7 +124,7 @@ def read_card(card: bytes, site: str, trust: Trust) -> Recipient:
 
 
 def begin(own: Identity, asker: str, recipient: Recipient) -> Begun:
-    """A new session of site `asker` with another, under a fresh secret."""
+    """Begin a session of site `asker` with another, with a fresh secret."""
     session, secret = secrets.token_bytes(SESSION_BYTES), secrets.token_bytes(SECRET_BYTES)
     named = _named(asker, recipient.site, recipient.key, session)
     sealed = _sealed_secret(secret, recipient.key, named)
@@ -137,7 +137,7 @@ def begin(own: Identity, asker: str, recipient: Recipient) -> Begun:
 
 
 def accept(key: SealingKey, asker: str, session: bytes, opening: bytes, trust: Trust) -> Channel:
-    """The session that another site begins with this one. Raises RefusedError."""
+    """Accept the session that another site begins with this one. Raises RefusedError."""
     try:
         read = pb.Opening.FromString(opening)
     except DecodeError:
@@ -159,31 +159,31 @@ def accept(key: SealingKey, asker: str, session: bytes, opening: bytes, trust: T
     return _channel(secret, _joined(named, read.sealed), identity.read_leaf(read.certificate).ends, known_by)
 
 
-def frame_query(asked: Asked) -> bytes:
-    """A query, padded: what is sealed for each site that is asked. Raises RefusedError when it is too large."""
+def frame_query(asked: FramedQuery) -> bytes:
+    """Pad a query before it is sealed for each site. Raises RefusedError when it is too large."""
     if len(asked.body) > protocol.MAX_QUERY_BYTES:
         raise refused(f"the query has more than {protocol.MAX_QUERY_BYTES >> 10} KiB")
     return _padded(_LENGTHS.pack(len(asked.body), min(asked.answer_bytes, protocol.MAX_PADDED_BYTES)) + asked.body)
 
 
-def read_query(framed: bytes) -> Asked:
-    """The query of which `framed` was made. Raises RefusedError."""
+def read_query(framed: bytes) -> FramedQuery:
+    """The inverse of `frame_query`. Raises RefusedError."""
     body, answer_bytes = _unframed(framed)
-    return Asked(body, min(answer_bytes, protocol.MAX_PADDED_BYTES))
+    return FramedQuery(body, min(answer_bytes, protocol.MAX_PADDED_BYTES))
 
 
 def seal_query(channel: Channel, number: int, framed: bytes) -> bytes:
-    """A framed query, sealed under its number: each number seals one query of a session."""
+    """Seal a framed query under its number; each number may seal only one query of a session."""
     return channel.query.encrypt(_nonce(number), framed, _about(channel, b"query", number))
 
 
-def open_query(channel: Channel, number: int, ciphertext: bytes) -> Asked:
-    """A query that was sealed in this session under this number. Raises RefusedError."""
+def open_query(channel: Channel, number: int, ciphertext: bytes) -> FramedQuery:
+    """Open a query that was sealed in this session under this number. Raises RefusedError."""
     return read_query(_opened(channel.query, number, ciphertext, _about(channel, b"query", number)))
 
 
 def seal_answer(channel: Channel, number: int, body: bytes, at_least: int) -> bytes:
-    """The answer to a query, padded, to `at_least` bytes if it is shorter, and sealed.
+    """Pad the answer to a query, to `at_least` bytes or more, and seal it.
 
     Raises RefusedError when it is too large.
     """
@@ -194,12 +194,12 @@ def seal_answer(channel: Channel, number: int, body: bytes, at_least: int) -> by
 
 
 def open_answer(channel: Channel, number: int, ciphertext: bytes) -> bytes:
-    """The answer that was sealed in this session under this number. Raises RefusedError."""
+    """Open the answer that was sealed in this session under this number. Raises RefusedError."""
     return _unframed(_opened(channel.answer, number, ciphertext, _about(channel, b"answer", number)))[0]
 
 
 def refused(why: str) -> RefusedError:
-    """The refusal of something sealed. It says nothing of the content."""
+    """The refusal of something sealed, without a hint about the content."""
     return RefusedError("a sealed message was refused", why, "ask the coordinator, if it happens again")
 
 
@@ -234,7 +234,7 @@ def _about(channel: Channel, direction: bytes, number: int) -> bytes:
 
 
 def _lasting(own: Identity, site: str) -> tuple[bytes, bytes]:
-    """What a site shows of its lasting key beside its certificate; nothing where it has none."""
+    """The proof of a site's lasting key beside its certificate; empty without a lasting key."""
     if not own.lasting:
         return b"", b""
     return lasting_key.public_of(own.lasting), lasting_key.vouch(own.lasting, site, own.certificate)
@@ -264,5 +264,5 @@ def _named(asker: str, answering: str, key: bytes, session: bytes) -> bytes:
 
 
 def _joined(*parts: bytes) -> bytes:
-    """The parts, each with its length before it: no two lists of parts give the same bytes."""
+    """Join the parts, each with its length before it, so that two lists of parts never give the same bytes."""
     return b"".join(struct.pack(">I", len(part)) + part for part in parts)

@@ -1,11 +1,11 @@
-"""Secure aggregation: the server learns the sum of the sites' vectors, and of each vector nothing.
+"""Secure aggregation: the server learns the sum of the sites' vectors, and nothing about a single vector.
 
-Every two sites agree on a mask that one adds and the other subtracts (Bonawitz et al., CCS 2017, without its recovery
-of drop-outs: a sum that lost a site is begun again with fresh keys). Each adds a mask of its own as well, and gives
-that one away only when nobody is missing, and then never sums the same values again: a server that calls a site lost
-whose vector it has learns from the second sum, and nothing from the first. Keys are X25519, fresh for each sum, and
-signed with the key of the site's certificate; masks are AES-256 in counter mode; arithmetic is modulo 2^64, so that
-what is sent is uniform and the masks cancel without rounding.
+Each pair of sites agrees on a mask that one adds and the other subtracts (Bonawitz et al., CCS 2017, without the
+recovery of drop-outs: a sum that loses a site is restarted with fresh keys). Each site also adds a mask of its own. It
+sends this mask only when no site is missing, and then never sums the same values again. A server that falsely reports a
+site as lost therefore learns the second sum, and nothing from the first. Keys are X25519, fresh for each sum, and
+signed with the key of the site's certificate. Masks are AES-256 in counter mode. Arithmetic is modulo 2^64, so that
+masked values are uniform and the masks cancel without rounding.
 """
 
 import datetime as dt
@@ -44,7 +44,7 @@ Masked = npt.NDArray[np.uint64]
 
 
 class Purpose(NamedTuple):
-    """What a sum is for: keys are good for one of them."""
+    """The purpose of a sum; keys are valid for one purpose."""
 
     run: str  # the plan's id
     round: int
@@ -53,14 +53,14 @@ class Purpose(NamedTuple):
 
 
 def beginning(flat: Flat | None, proximal_mu: float) -> str:
-    """SHA-256 of what a round's training begins with and is steered by, hexadecimal."""
+    """SHA-256 of the weights and options that a round's training begins with, hexadecimal."""
     weights = b"" if flat is None else np.ascontiguousarray(flat, "<f4").tobytes()
     return hashlib.sha256(struct.pack("<d", proximal_mu) + weights).hexdigest()
 
 
 @dataclass(frozen=True, config=STRICT)
 class Offer:
-    """A site's part in one sum: its fresh key, signed."""
+    """A site's signed fresh key for one sum."""
 
     site: Annotated[str, Field(max_length=32)]
     certificate: Annotated[str, Field(max_length=4096)]  # PEM
@@ -72,7 +72,7 @@ _OFFER, _ROSTER = TypeAdapter(Offer), TypeAdapter(list[Offer])
 
 
 class Keys(NamedTuple):
-    """A site's secrets for one sum. They must sum once: who has two sums under the same keys has their difference."""
+    """A site's secrets for one sum. Use them once: two sums under the same keys reveal their difference."""
 
     purpose: Purpose
     offer: Offer
@@ -81,7 +81,7 @@ class Keys(NamedTuple):
 
 
 def fresh_keys(own: identity.Identity, site: str, purpose: Purpose) -> Keys:
-    """Keys for one sum, of the operating system's randomness, signed by the site's own."""
+    """Make keys for one sum from the operating system's randomness, signed with the site's own key."""
     secret = X25519PrivateKey.generate()
     public = secret.public_key().public_bytes_raw().hex()
     signature = identity.sign(own.key, _signed(purpose, site, public))
@@ -90,7 +90,7 @@ def fresh_keys(own: identity.Identity, site: str, purpose: Purpose) -> Keys:
 
 
 def mask(keys: Keys, values: Flat, weight: int, roster: Sequence[Offer]) -> Masked:
-    """`weight` times `values` as fixed-point numbers, masked; shape (values,). The roster is one that was checked.
+    """Mask `weight` times `values` as fixed-point numbers; shape (values,). The roster must be a checked one.
 
     The weight is the site's own word: were it the server's, a server could give all the others none. Raises
     RefusedError when the roster does not hold this site's offer, and for a value that is too large.
@@ -110,7 +110,7 @@ def mask(keys: Keys, values: Flat, weight: int, roster: Sequence[Offer]) -> Mask
 def check_roster(
     roster: Sequence[Offer], purpose: Purpose, authority: bytes, least: int, now: dt.datetime
 ) -> Sequence[Offer]:
-    """The roster, when all of it is in order: enough sites, each once, each key signed for this purpose.
+    """Check a roster: enough sites, each once, each key signed for this purpose. Returns it.
 
     Raises RefusedError.
     """
@@ -127,7 +127,7 @@ def check_roster(
 
 
 def check_offer(offer: Offer, purpose: Purpose, now: dt.datetime) -> None:
-    """What of an offer anybody can check: its signature, its key, its certificate's time. Raises RefusedError."""
+    """Check an offer's signature, its key, and its certificate's validity. Raises RefusedError."""
     certificate = offer.certificate.encode()
     try:
         leaf = identity.read_leaf(certificate)
@@ -140,7 +140,7 @@ def check_offer(offer: Offer, purpose: Purpose, now: dt.datetime) -> None:
 
 
 def add_up(masked: Sequence[Masked]) -> Masked:
-    """What all sites of one roster sent, added up: under their own masks still."""
+    """Add what all sites of one roster sent; the sum is still under the sites' own masks."""
     total = np.zeros_like(masked[0])
     for vector in masked:
         total += vector
@@ -148,7 +148,7 @@ def add_up(masked: Sequence[Masked]) -> Masked:
 
 
 def unmask(total: Masked, own_masks: Sequence[bytes]) -> npt.NDArray[np.float64]:
-    """The sum of the sites' weighted values: what `add_up` gave, without the sites' own masks.
+    """Remove the sites' own masks from the result of `add_up`. Returns the sum of the sites' weighted values.
 
     Raises RefusedError when the masks do not cancel: a site made its own for another roster, or named a wrong key.
     """
@@ -170,17 +170,17 @@ def fixed_point(values: Flat, weight: int) -> Masked:
 
 
 def from_fixed_point(total: Masked) -> npt.NDArray[np.float64]:
-    """The numbers that `fixed_point` made, or their sum."""
+    """The inverse of `fixed_point`, also for a sum of its results."""
     return total.view(np.int64) / float(1 << FRACTION_BITS)
 
 
 def to_wire(masked: Masked) -> Flat:
-    """The bits of a masked vector as twice as many float32: what a message carries. A view."""
+    """The bits of a masked vector as twice as many float32, for a message. A view."""
     return masked.view(np.float32)
 
 
 def from_wire(bits: Flat) -> Masked:
-    """The inverse of `to_wire`. Raises RefusedError when there is half a number too many."""
+    """The inverse of `to_wire`. Raises RefusedError for an odd number of values."""
     if bits.ndim != 1 or bits.size % 2:
         raise refused("a masked vector has half a number too many, or is none")
     return np.ascontiguousarray(bits).view(np.uint64)
@@ -193,12 +193,12 @@ def digest(purpose: Purpose, roster: Sequence[Offer]) -> bytes:
 
 
 def offer_to_json(offer: Offer) -> str:
-    """A site's part as it goes over the wire."""
+    """The wire form of an offer."""
     return json.dumps(asdict(offer))
 
 
 def offer_from_json(text: str) -> Offer:
-    """An offer that came over the wire, its signature not yet checked. Raises RefusedError."""
+    """Read the wire form of an offer, without checking its signature. Raises RefusedError."""
     try:
         return _OFFER.validate_json(text)
     except ValidationError:
@@ -206,12 +206,12 @@ def offer_from_json(text: str) -> Offer:
 
 
 def roster_to_json(roster: Sequence[Offer]) -> str:
-    """A roster as it goes over the wire."""
+    """The wire form of a roster."""
     return json.dumps([asdict(offer) for offer in roster])
 
 
 def roster_from_json(text: str) -> list[Offer]:
-    """A roster that came over the wire, its signatures not yet checked. Raises RefusedError."""
+    """Read the wire form of a roster, without checking its signatures. Raises RefusedError."""
     try:
         return _ROSTER.validate_json(text)
     except ValidationError:
@@ -219,7 +219,7 @@ def roster_from_json(text: str) -> list[Offer]:
 
 
 def _pair_key(secret: X25519PrivateKey, own: str, offer: Offer, bound: bytes) -> bytes:
-    """Of two sites and no others: who copies a key gets other masks with it."""
+    """Bind a pair of sites into their shared secret, so that a copied key yields other masks."""
     info = b"ynet secure sum 1\0" + _canonical(sorted([own, offer.site]))
     return HKDF(hashes.SHA256(), 32, salt=bound, info=info).derive(_shared(secret, offer))
 
@@ -235,7 +235,7 @@ def _shared(secret: X25519PrivateKey, offer: Offer) -> bytes:
 
 
 def _add_stream(total: Masked, key: bytes, *, is_added: bool) -> None:
-    """Add, or subtract, the mask of a key, in place. Each key makes one mask, so that the counter begins at 0."""
+    """Add or subtract the mask of a key, in place. Each key makes one mask, so the counter begins at 0."""
     stream = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
     zeros, out = bytes(8 * CHUNK_VALUES), bytearray(8 * CHUNK_VALUES + 15)
     for start in range(0, len(total), CHUNK_VALUES):
@@ -257,5 +257,5 @@ def _canonical(value: object) -> bytes:
 
 
 def refused(why: str) -> RefusedError:
-    """The refusal of a secure sum, for the server's eyes."""
+    """The refusal of a secure sum; the text is for the server."""
     return RefusedError("a secure sum was refused", why, "ask the coordinator; no update has left this site bare")

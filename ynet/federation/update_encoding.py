@@ -1,11 +1,12 @@
-"""A site's update in fewer bytes: its difference to the weights that were sent, in 16 or in 8 bits.
+"""Encodes a site's update in fewer bytes: its difference to the weights that were sent, in 16 or 8 bits per value.
 
-Only arrays of two dimensions or more are encoded, which are nearly all of a network. Vectors travel as they are:
-biases, norms, and what the detail code measures features by, which is measured and not trained, and must be right.
+Only arrays of two dimensions or more are encoded, which hold nearly all values of a network. Vectors are sent
+unencoded: biases, norms, and the feature statistics of the detail code, which are measured, not trained, and must be
+exact.
 
-With 8 bits, each run of up to RUN values of one array has a scale of its own: its largest value becomes 127. What an
-encoding leaves out is the site's to add to its next update (error feedback; Seide et al., Interspeech 2014; Karimireddy
-et al., ICML 2019), so that it is late, and not lost.
+With 8 bits, each run of up to RUN values of one array has its own scale: its largest value becomes 127. A site adds the
+rounding error to its next update (error feedback; Seide et al., Interspeech 2014; Karimireddy et al., ICML 2019), so
+that the error is delayed, and not lost.
 """
 
 from typing import Literal
@@ -23,7 +24,7 @@ _Places = npt.NDArray[np.int64]
 
 
 def encode(difference: Flat, layout: Layout, encoding: Encoding) -> Flat:
-    """An update as it travels: bits in the form of float32, in less values than `difference` has."""
+    """Encode an update as float32 bit patterns, in fewer values than `difference` has."""
     whole = _is_whole(layout)
     matrices = difference[~whole]
     if encoding == "float16":
@@ -42,7 +43,7 @@ def encode(difference: Flat, layout: Layout, encoding: Encoding) -> Flat:
 
 
 def decode(encoded: Flat, layout: Layout, encoding: Encoding) -> Flat:
-    """The difference that was encoded, as near as it is. Raises ValueError for what is none of this layout."""
+    """Decode a difference, up to rounding. Raises ValueError when it does not fit the layout."""
     if encoded.size != encoded_size(layout, encoding):
         raise ValueError("not as many values as the encoding has")
     whole, values = _is_whole(layout), np.ascontiguousarray(encoded).view(np.uint8)
@@ -61,7 +62,7 @@ def decode(encoded: Flat, layout: Layout, encoding: Encoding) -> Flat:
 
 
 def encoded_size(layout: Layout, encoding: Encoding) -> int:
-    """How many values an encoded update has, each of 4 bytes."""
+    """The number of 4-byte values of an encoded update."""
     matrices = sum(entry.size for entry in layout if len(entry.shape) > 1)
     vectors = sum(entry.size for entry in layout) - matrices
     size = 2 * matrices if encoding == "float16" else matrices + 4 * len(_runs(layout)[1])
@@ -69,12 +70,12 @@ def encoded_size(layout: Layout, encoding: Encoding) -> int:
 
 
 def _is_whole(layout: Layout) -> npt.NDArray[np.bool_]:
-    """Of each value, whether it travels as it is."""
+    """Whether each value travels unencoded."""
     return np.repeat([len(entry.shape) < 2 for entry in layout], [entry.size for entry in layout])
 
 
 def _runs(layout: Layout) -> tuple[_Places, _Places]:
-    """Where the runs of the encoded arrays begin, and how long they are."""
+    """Starts and lengths of the runs of encoded arrays."""
     sizes = [entry.size for entry in layout if len(entry.shape) > 1]
     lengths = [min(RUN, size - start) for size in sizes for start in range(0, size, RUN)]
     ends = np.cumsum([0, *lengths], dtype=np.int64)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ynet import plan as plans
 from ynet.errors import RefusedError, UserError
 from ynet.federation import content
-from ynet.federation.content import Head
+from ynet.federation.content import ContentHead
 from ynet.federation.records import CONFIG
 from ynet.network_size import network_values
 from ynet.plan import Plan
@@ -74,7 +74,7 @@ def _plan(text: object) -> Plan | None:
         return None
 
 
-def _fits(head: Head, values: int, size_bytes: int) -> bool:
+def _fits(head: ContentHead, values: int, size_bytes: int) -> bool:
     if head.values > values + SPARE_VALUES or size_bytes != head.bytes + 4 * head.values:
         raise _refused("it is larger than its plan's network")
     return True

@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import sealed
-from ynet.federation.sealed import Asked, Channel, Trust
+from ynet.federation.sealed import Channel, FramedQuery, Trust
 from ynet.trust.identity import Identity
 from ynet_client.membership.membership import Membership
 
@@ -124,5 +124,5 @@ class Answering:
         self._names: dict[str, set[bytes]] = {}  # of all sessions that the key has opened
 
 
-def _sealing(channel: Channel, number: int, asked: Asked) -> Callable[[bytes], bytes]:
+def _sealing(channel: Channel, number: int, asked: FramedQuery) -> Callable[[bytes], bytes]:
     return lambda body: sealed.seal_answer(channel, number, body, asked.answer_bytes)

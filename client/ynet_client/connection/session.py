@@ -20,7 +20,7 @@ from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol, sealed
 from ynet.federation import retrieval_pb2 as retrieval
 from ynet.federation.content import Content
-from ynet.federation.sealed import Asked
+from ynet.federation.sealed import FramedQuery
 from ynet.runtime.rates import Buckets, Rate
 from ynet.trust import expiry
 from ynet.trust.identity import HUB_NAME, Identity
@@ -211,7 +211,7 @@ class Session:
         if (channel := self._link.channel) is None:
             raise UnreachableError("the other sites cannot be asked", "the server is not connected", "try again later")
         until = asyncio.get_running_loop().time() + min(deadline_s, protocol.MAX_QUERY_S)
-        framed = sealed.frame_query(Asked(body, answer_bytes))
+        framed = sealed.frame_query(FramedQuery(body, answer_bytes))
         asked = Question(framed, sites, until, partial(self._count, name))
         self._asked += 1
         try:

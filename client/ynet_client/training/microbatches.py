@@ -16,7 +16,7 @@ from ynet.runtime.home import write_private
 
 FILE = "training.json"
 T = TypeVar("T")
-log = logging.getLogger("ynet.pieces")
+log = logging.getLogger("ynet.microbatches")
 
 
 class _Kept(NamedTuple):

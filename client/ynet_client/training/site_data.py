@@ -24,7 +24,7 @@ from ynet_client.training.took_part import TookPart
 
 Report = Callable[[Progress], None]
 
-log = logging.getLogger("ynet.local_site")
+log = logging.getLogger("ynet.site_data")
 
 
 class _Prepared(NamedTuple):

@@ -1,10 +1,10 @@
-"""The consortium's authority over the years: the one in force, its successor while both are, and those that are past.
+"""The consortium's authorities: the one in force, its successor while both are in force, and past ones.
 
-Each step is one file, written whole or not at all, and what a killed server has begun the next one ends:
+Each step writes one file atomically, and a restarted server completes the step that a killed one has begun:
 
-    rotate   next.pem is written: there are two
-    retire   past.json names the older one: it counts no more. Then next.pem takes its place, and its key is destroyed
-    replace  past.json names all there are; next.pem is made anew, and takes their place
+    rotate   next.pem is written: two authorities are in force
+    retire   past.json names the older one, which ends it. Then next.pem replaces it, and its key is destroyed
+    replace  past.json names all that are in force; a new next.pem is made, and replaces them
 """
 
 import datetime as dt
@@ -29,9 +29,9 @@ _PAST = TypeAdapter(list[dict[str, str | float]])
 
 
 class Authorities:
-    """A server's, in its home folder. `key` and `certificate` are those of the one that the hub shows itself with.
+    """The authorities in a server's home folder. `key` and `certificate` belong to the issuer of the hub's certificate.
 
-    While there are two, that is the older one: every site has pinned it.
+    While two are in force, that is the older one, which every site has pinned.
     """
 
     def __init__(self, home: Path, federation: str, now: dt.datetime) -> None:
@@ -55,31 +55,31 @@ class Authorities:
 
     @property
     def newest(self) -> Identity:
-        """The successor, or where there is none the one in force."""
+        """The successor, or the one in force when there is none."""
         return self.successor or self._current
 
     @property
     def in_force(self) -> list[bytes]:
-        """The certificates of those that are, PEM, the older one first."""
+        """The certificates of the authorities in force, PEM, the older one first."""
         return [self.certificate, *([self.successor.certificate] if self.successor else [])]
 
     @property
     def trusted(self) -> bytes:
-        """The same in one text."""
+        """The certificates in force in one text."""
         return b"".join(self.in_force)
 
     @property
     def past(self) -> list[Past]:
-        """Those that are in force no more, the oldest first."""
+        """The authorities that are no longer in force, the oldest first."""
         return [_past(one) for one in self._past]
 
     def life(self) -> Life:
-        """When all of them are in force; the end is the newest one's."""
+        """The validity of the authorities in force; it ends with the newest one."""
         lives = [identity.read_leaf(one).life for one in self.in_force]
         return Life(max(one.begins for one in lives), lives[-1].ends)
 
     def successions(self) -> list[dict[str, str | float]]:
-        """Who followed whom, for sites that were away: fingerprints, when it ended, and the older one's signature."""
+        """The signed successions, for sites that were away: fingerprints, end, and the older one's signature."""
         return [
             {
                 "authority": identity.fingerprint(str(one["certificate"]).encode()).hex(),
@@ -91,7 +91,7 @@ class Authorities:
         ]
 
     def rotate(self, now: dt.datetime) -> None:
-        """Make a successor. Raises UserError while there is one that is in force: another was made by a wrong clock."""
+        """Make a successor. Raises UserError while there is one that is valid by the current clock."""
         if self.successor is not None and identity.read_leaf(self.successor.certificate).life.has(now):
             do = "end that one first (ynet-server authority retire); ynet-server authority show says who is not ready"
             raise UserError("the authority was not rotated", "it has a successor already", do)
@@ -100,7 +100,7 @@ class Authorities:
         self.successor = made
 
     def retire(self, now: dt.datetime) -> None:
-        """The successor takes the older one's place, whose key is destroyed. Raises UserError where there is none."""
+        """Replace the older authority by the successor, and destroy its key. Raises UserError without a successor."""
         if self.successor is None:
             do = "begin with one: ynet-server authority rotate"
             raise UserError("no authority was retired", "there is only one", do)
@@ -109,7 +109,7 @@ class Authorities:
         self._put_successor(now)
 
     def replace(self, now: dt.datetime) -> None:
-        """A new one takes the place of all there are, whose keys are destroyed.
+        """Replace all authorities by a new one, and destroy their keys.
 
         No word of theirs, which a thief could give as well, vouches for it: sites learn of it by invitations alone.
         """
@@ -123,7 +123,7 @@ class Authorities:
             return
         kept = read_identity(self._folder / NEXT)
         if kept == self._current:
-            (self._folder / NEXT).unlink()  # it has taken its place, and the server was killed then
+            (self._folder / NEXT).unlink()  # the successor is in force, and the server was killed after that
         else:
             self.successor = kept
 
@@ -141,7 +141,7 @@ class Authorities:
         write_private(self._folder / PAST, json.dumps(self._past).encode())
 
     def _put_successor(self, now: dt.datetime) -> None:
-        """End what `_end` has begun: the successor, made anew where it is past itself, is the one in force."""
+        """Complete what `_end` has begun: put the successor in force, or a new one if that has ended."""
         if self.successor is None or self._is_past(self.successor.certificate):
             made = identity.make_authority(self._federation, now)
             _overwrite(self._folder / NEXT, made)
@@ -152,7 +152,7 @@ class Authorities:
 
 
 def kept_in(home: Path) -> tuple[bytes, list[Past]]:
-    """The certificates in force in a server's folder, PEM, and the past; nothing is changed. Raises UserError."""
+    """Read the certificates in force in a server's folder, PEM, and the past ones. Raises UserError."""
     in_force = [authority_in(home)]
     if (home / FOLDER / NEXT).exists():
         in_force.append(read_identity(home / FOLDER / NEXT).certificate)
@@ -171,7 +171,7 @@ def _past(kept: dict[str, str | float]) -> Past:
 
 
 def _overwrite(path: Path, made: Identity) -> None:
-    """Put a key and certificate in the place of others, and zeros over those, as far as the disk writes in place."""
+    """Replace a key and certificate, and overwrite the old file with zeros, as far as the disk writes in place."""
     if not path.exists():
         write_private(path, made.key + made.certificate)
         return

@@ -1,4 +1,4 @@
-"""The server's own certificates while it runs: the hub's is renewed, and who runs out of time is told in good time."""
+"""The server's own certificates: renewal of the hub's, and warnings before certificates end."""
 
 import asyncio
 import datetime as dt
@@ -21,9 +21,9 @@ from ynet_server.registry import Registry
 log = logging.getLogger("ynet.certificates")
 LONG_AGO = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 LOOK_EVERY_S = 1.0
-"""How often live connections are held against the registry."""
+"""How often live connections are checked against the registry."""
 THINK_EVERY_S = 600.0
-"""How often the hub's certificate and everybody's days are looked at."""
+"""How often the hub's certificate is checked for renewal, and all certificates for warnings."""
 
 
 def authority_of(home: Path, federation: str, now: dt.datetime) -> Identity:
@@ -40,31 +40,31 @@ def authority_in(home: Path) -> bytes:
 
 
 class HubCertificate:
-    """The hub's key and certificate, for both ports; renewed in the last third of its life, for who connects then."""
+    """The hub's key and certificate, for both ports; renewed in the last third of its life, for new connections."""
 
     def __init__(
         self, home: Path, authority: Signer, now: dt.datetime, trusted: Callable[[], bytes] | None = None
     ) -> None:
-        """`trusted`: the authorities that sites' certificates may be of, PEM, where it is not `authority` alone."""
+        """`trusted` returns the authorities that may have issued sites' certificates, PEM; default: `authority`."""
         self._folder, self._authority = home / "hub", authority
         self._trusted = trusted or (lambda: authority.certificate)
         self.identity = _kept(self._folder, lambda: identity.issue_hub(authority, now))
         self._is_new = False
-        self.news: list[str] = []  # to be said on the terminal
+        self.news: list[str] = []  # lines for the terminal
         self._tls = tls(self.identity, authority)
         self.renew(now)
 
     def follow(self) -> None:
-        """The authorities have changed: from the next handshake on, those that are in force count."""
+        """Use the authorities in force from the next handshake on, after they have changed."""
         self._is_new = True
 
     def renew(self, now: dt.datetime) -> bool:
-        """Put a new one in the old one's place, if that is due; whether it was."""
+        """Renew the certificate if that is due. Returns whether it was."""
         is_of_authority = identity.is_issued_by(self.identity.certificate, self._authority.certificate)
         if is_of_authority and not identity.due_for_renewal(self.identity.certificate, now):
             return False
         if now < (life := self.life()).begins:
-            self.news.append(f"the hub's certificate was {expiry.in_words(life, now)}; it is made anew")
+            self.news.append(f"the hub's certificate was {expiry.in_words(life, now)}; a new one is made")
         self.identity = identity.issue_hub(self._authority, now)
         _keep(self._folder, self.identity)
         _load(self._tls, self.identity, self._authority)
@@ -73,15 +73,15 @@ class HubCertificate:
         return True
 
     def life(self) -> Life:
-        """When the one in use is in force."""
+        """The validity of the certificate in use."""
         return identity.read_leaf(self.identity.certificate).life
 
     def tls(self) -> ssl.SSLContext:
-        """For the HTTPS port; a renewal changes it for the handshakes that follow."""
+        """The context of the HTTPS port; a renewal changes it for later handshakes."""
         return self._tls
 
     def grpc_credentials(self) -> grpc.ServerCredentials:
-        """For the hub's port; likewise."""
+        """The credentials of the hub's port; a renewal changes them for later handshakes."""
         return grpc.dynamic_ssl_server_credentials(self._configuration(), self._newer, True)  # type: ignore[arg-type]
 
     def _newer(self) -> grpc.ServerCertificateConfiguration | None:
@@ -96,7 +96,7 @@ class HubCertificate:
 
 
 def tls(hub: Identity, authority: Signer) -> ssl.SSLContext:
-    """TLS 1.3 with the hub's certificate, and the authority's behind it."""
+    """A TLS 1.3 context with the hub's certificate and the authority's."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     _load(context, hub, authority)
@@ -119,7 +119,7 @@ async def watch(
     say: Callable[[str], None],
     clock: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
 ) -> None:
-    """Cut off who does not count any more, renew the hub's certificate, and tell who runs out of time; for ever."""
+    """Close connections with invalid certificates, renew the hub's, warn before certificates end; until cancelled."""
     warnings, loop = Warnings(), asyncio.get_running_loop()
     due, begun = loop.time(), (clock(), loop.time())
     while True:
@@ -128,7 +128,7 @@ async def watch(
             hub.dismiss_ended(now)
             off_s = (now - begun[0]).total_seconds() - (loop.time() - begun[1])
             if abs(off_s) > CLOCK_SLACK.total_seconds():
-                due, begun = loop.time(), (now, loop.time())  # the certificates are as they are by the new one
+                due, begun = loop.time(), (now, loop.time())  # check all certificates by the new time
                 certificate.news.append(
                     f"this machine's clock was put {'forward' if off_s > 0 else 'back'} by {_span(off_s)}"
                 )
@@ -145,23 +145,23 @@ async def watch(
 
 
 def running_out(registry: Registry, authorities: bytes, warnings: Warnings, now: dt.datetime) -> list[str]:
-    """What is to be said, each once, of certificates that end within 30, 7 or 1 days, or are not in force."""
+    """Warnings, each given once, about certificates that end within 30, 7 or 1 days, or are not in force."""
     lines, in_force = [], identity.each_certificate(authorities)
-    do = "every site must be invited anew when it ends; give it a successor in time: ynet-server authority rotate"
+    do = "every site must be invited again when it ends; make a successor in time: ynet-server authority rotate"
     if len(in_force) > 1:
-        do = "every site must be invited anew when it ends; its successor is there: ynet-server authority retire"
+        do = "every site must be invited again when it ends; its successor exists: ynet-server authority retire"
     for whose, one in zip(("authority", "successor"), in_force, strict=False):
         life = identity.read_leaf(one).life
         if whose == "successor" and life.has(now):
             continue
-        if told := warnings.new(whose, life, now):
-            lines.append(f"the {whose}'s certificate: {told}; {_about_authority(whose, life, now) or do}")
+        if warning := warnings.new(whose, life, now):
+            lines.append(f"the {whose}'s certificate: {warning}; {_about_authority(whose, life, now) or do}")
     for site, life in _lives(registry).items():
-        if told := warnings.new(("site", site), life, now):
+        if warning := warnings.new(("site", site), life, now):
             is_early = now < life.begins
-            why = "the site cannot connect" if is_early else "a connected site renews it by itself"
+            why = "the site cannot connect" if is_early else "a connected site renews it automatically"
             way = f"ynet-server invite {site} --replace"
-            lines.append(f"the certificate of site {site}: {told}; {why} ({way if is_early else 'else: ' + way})")
+            lines.append(f"the certificate of site {site}: {warning}; {why} ({way if is_early else 'else: ' + way})")
     return lines
 
 
@@ -171,13 +171,13 @@ def _about_authority(whose: str, life: Life, now: dt.datetime) -> str:
     if whose == "successor":
         return "no site takes it before; make another: ynet-server authority rotate"
     return (
-        "no site can connect before; if this machine's clock is right now, begin anew, and invite every site:"
+        "no site can connect before; if this machine's clock is right now, replace it, and invite every site:"
         " ynet-server authority rotate --now"
     )
 
 
 def _lives(registry: Registry) -> dict[str, Life]:
-    """When the certificates are in force of the sites that are not shut out."""
+    """The validity of the certificates of all sites that are not revoked."""
     lives = registry.lives()
     for site in registry.sites():
         if site.name not in lives and site.ends is not None and not site.revoked:
@@ -186,7 +186,7 @@ def _lives(registry: Registry) -> dict[str, Life]:
 
 
 def _span(seconds: float) -> str:
-    """A length of time, as it is said: in days, hours or minutes."""
+    """A length of time in days, hours or minutes."""
     size, word = next(
         (one for one in ((86_400, "days"), (3_600, "hours")) if abs(seconds) >= 2 * one[0]), (60, "minutes")
     )
@@ -199,7 +199,7 @@ def days(ends: float | None, now: float) -> float | None:
 
 
 def read_identity(path: Path) -> Identity:
-    """A key and its certificate, out of one file. Raises UserError when it holds something else."""
+    """Read a key and its certificate from one file. Raises UserError when it holds something else."""
     pem = path.read_bytes()
     end = pem.find(b"-----BEGIN CERTIFICATE")
     if end < 0:
@@ -208,7 +208,7 @@ def read_identity(path: Path) -> Identity:
 
 
 def _kept(folder: Path, make: Callable[[], Identity]) -> Identity:
-    """The identity in `folder`, made at the first start. One file, so that key and certificate never part."""
+    """The identity in `folder`, made at the first start. One file holds key and certificate, so that they match."""
     path = folder / "identity.pem"
     if not path.exists():
         _keep(folder, make())

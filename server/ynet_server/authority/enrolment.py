@@ -1,4 +1,4 @@
-"""Enrolment over HTTPS: a site with an invitation gets its certificate. The only door without a client certificate."""
+"""Enrolment over HTTPS: a site with an invitation gets its certificate. The only port without client certificates."""
 
 import datetime as dt
 import hmac
@@ -20,13 +20,13 @@ from ynet.trust import identity, invitation
 from ynet.trust.identity import Signer
 from ynet.web.https_door import HttpsDoor
 from ynet_server.audit import Write, nowhere
-from ynet_server.authority.rate_limit import Attempts
+from ynet_server.authority.rate_limit import EnrolmentAttempts
 from ynet_server.registry import Registry, used_already
 
 MAX_REQUEST_BYTES = 16_384
 MOST_SUCCESSIONS = 32
 REFUSALS = Rate(120, 0.05)
-"""How often a refusal is written down, of all addresses together; beyond, how many there were is."""
+"""How often refusals of all addresses together are logged one by one; beyond, only their number is."""
 TOLD = "more requests for a certificate that were refused"
 log = logging.getLogger("ynet.enrolment")
 
@@ -39,15 +39,15 @@ def application(
     audit: Write = nowhere,
     successions: Callable[[], list[dict[str, str | float]]] = list,
 ) -> Starlette:
-    """GET /authority: its certificate. POST /enrol: a certificate for a signing request that proves an invitation.
+    """Serve GET /authority, its certificate, and POST /enrol, a certificate for a request that proves an invitation.
 
-    GET /successions: which authorities were in force before, and who followed them, for a site that was away.
+    GET /successions lists the past authorities and their successors, for a site that was away.
 
-    `enrolled` is told each site that has enrolled, perhaps in the place of an older one. Who was refused often must
-    wait (`attempts.py`); the invitation stays good: its secret has 128 bits, and a stranger who could spoil it by
-    guessing would keep a site out.
+    Calls `enrolled` with each site that has enrolled, also when it replaces an older one. An address that was refused
+    too often must wait (`rate_limit.py`). Refusals do not end an invitation: its secret has 128 bits, and otherwise a
+    stranger could keep a site out by guessing.
     """
-    attempts = Attempts()
+    attempts = EnrolmentAttempts()
     refusals = Restraint(
         REFUSALS, REFUSALS, lambda _, count: audit("too-many", about=TOLD, count=count), time.monotonic
     )
@@ -87,23 +87,23 @@ def application(
 
 
 def issue(registry: Registry, authority: Signer, site: str, csr: bytes, proof: bytes, now: dt.datetime) -> bytes:
-    """A certificate for `site`, PEM, once for each invitation and key. Raises RefusedError."""
+    """Issue a certificate for `site`, PEM, once for each invitation and key. Raises RefusedError."""
     # 1. There is an open invitation for this name.
     verifier, issued = registry.invited(site, now.timestamp())
-    # 2. The asker holds its secret, and made this request.
+    # 2. The request proves that its sender holds the invitation's secret.
     if not hmac.compare_digest(proof, invitation.proof(verifier, site, csr)):
         raise RefusedError(
             "enrolment refused",
             "the invitation is not the one made for this site",
             "check --site, or ask the coordinator for a new invitation",
         )
-    # 3. It was not used, or by this very key: then the answer was lost on its way, and is given again.
+    # 3. The invitation is unused, or was used with this key: then the answer was lost, and is sent again.
     public = identity.public_key_of(csr)
     if issued is not None:
         if identity.same_key(issued, public):
             return issued
         raise used_already()
-    # 4. Sign, and remember before answering: of two that ask at once, one is remembered.
+    # 4. Sign, and store the certificate before answering, so that of two simultaneous requests one succeeds.
     certificate = identity.issue_site(authority, site, csr, now)
     leaf = identity.read_leaf(certificate)
     registry.enrol(site, leaf.serial, certificate, now.timestamp(), leaf.ends.timestamp())
@@ -111,9 +111,9 @@ def issue(registry: Registry, authority: Signer, site: str, csr: bytes, proof: b
 
 
 async def serve(app: Starlette, tls: ssl.SSLContext, host: str, port: int) -> tuple[HttpsDoor, int]:
-    """Open the HTTPS port; the port. Raises OSError."""
-    door = HttpsDoor(app, tls, host, port)
-    return door, await door.begin()
+    """Open the HTTPS port. Returns the server and the port. Raises OSError."""
+    server = HttpsDoor(app, tls, host, port)
+    return server, await server.begin()
 
 
 async def _body(request: Request) -> bytes:
@@ -141,4 +141,4 @@ async def _refuse(_: Request, error: Exception) -> Response:
 
 
 async def _gone(_: Request, __: Exception) -> Response:
-    return Response(status_code=400)  # nobody reads it
+    return Response(status_code=400)  # the client has gone

@@ -1,4 +1,4 @@
-"""What a site asks of the hub about its certificate: a new one in its last third, and how it stands."""
+"""The hub's methods for certificates: a renewal in the last third of its life, and a probe of its state."""
 
 import datetime as dt
 import logging
@@ -13,7 +13,7 @@ from ynet.federation import protocol
 from ynet.trust import identity
 from ynet.trust.identity import CLOCK_SLACK, Signer
 from ynet_server.audit import Write, nowhere
-from ynet_server.hub.peers import Caller, caller
+from ynet_server.hub.peers import GrpcPeer, peer
 from ynet_server.registry import Registry
 
 log = logging.getLogger("ynet.renewal")
@@ -23,24 +23,28 @@ Context = grpc.aio.ServicerContext
 
 
 SuccessorFor = Callable[[Collection[bytes]], Signer | None]
-"""The authority that a site gets its certificate of, by the fingerprints of those that it has pinned, where that is the
-successor of the one in force."""
+"""Maps the fingerprints that a site has pinned to the successor, when that must issue the site's next certificate."""
 
 
 def no_successor(_: Collection[bytes]) -> Signer | None:
-    """Of an authority that has none."""
+    """The `SuccessorFor` of an authority without a successor."""
     return None
 
 
 def renew(
-    registry: Registry, authority: Signer, asked: Caller, csr: bytes, now: dt.datetime, successor: Signer | None = None
+    registry: Registry,
+    authority: Signer,
+    asked: GrpcPeer,
+    csr: bytes,
+    now: dt.datetime,
+    successor: Signer | None = None,
 ) -> bytes:
-    """The certificate that follows a site's own, PEM, for the key in `csr`. Raises RefusedError.
+    """Issue the certificate that follows a site's own, PEM, for the key in `csr`. Raises RefusedError.
 
-    With a `successor` it is of that one, and due at once where the site's own is not.
+    A `successor` issues it, if given, and then at once when the site's own certificate is not from it.
 
-    The same key may ask again, since an answer can be lost. Another one takes the place of a renewal that was never
-    used; and the certificate that the site has counts until it is.
+    The same key may ask again, since an answer can be lost. A request with another key replaces an unused renewal. The
+    site's current certificate stays valid until the renewal is used.
     """
     public, signer = identity.public_key_of(csr), successor or authority
     issued = registry.next_certificate(asked.site)
@@ -58,7 +62,7 @@ def renew(
 
 
 def _lasts(issued: bytes, now: dt.datetime) -> bool:
-    """Whether a renewal that was given can be given again: one that was made while the clock was ahead cannot."""
+    """Whether an issued renewal can be sent again; one that was made while the clock was ahead cannot."""
     return not identity.due_for_renewal(issued, now + CLOCK_SLACK)
 
 
@@ -70,15 +74,15 @@ def service(
     successor_for: SuccessorFor = no_successor,
     is_connected: Callable[[str], bool] = lambda _: False,
 ) -> grpc.GenericRpcHandler:
-    """The methods under their names on the wire. `is_connected`: whether a site is, at this moment."""
+    """The methods under their names on the wire. `is_connected` returns whether a site is connected now."""
 
     async def answer_renew(request: pb.RenewRequest, context: Context) -> pb.Renewal:
         if len(request.csr) > MAX_CSR_BYTES:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the signing request is too large")
         try:
             successor = successor_for(request.authorities)
-            certificate = renew(registry, authority, caller(), request.csr, clock(), successor)
-            audit("renewed", caller().site, identity.fingerprint(certificate).hex())
+            certificate = renew(registry, authority, peer(), request.csr, clock(), successor)
+            audit("renewed", peer().site, identity.fingerprint(certificate).hex())
             return pb.Renewal(certificate=certificate)
         except RefusedError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.why)
@@ -87,7 +91,7 @@ def service(
     async def answer_probe(_: pb.ProbeRequest, __: Context) -> pb.ProbeReply:
         oldest, newest = protocol.SPOKEN
         reply = pb.ProbeReply(protocol=newest, oldest=oldest, version=__version__)
-        reply.time, reply.site = clock().timestamp(), caller().site
+        reply.time, reply.site = clock().timestamp(), peer().site
         reply.connected = is_connected(reply.site)
         return reply
 

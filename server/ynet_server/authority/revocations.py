@@ -1,4 +1,4 @@
-"""Shutting a site out: at once in memory, then on the disk; where that is full, again until it is written down."""
+"""Revocations: in memory at once, then on disk; while the disk is full, writing is repeated."""
 
 import logging
 import sqlite3
@@ -17,22 +17,22 @@ WHY = "the site was revoked"
 
 
 class Revoked(NamedTuple):
-    """What came of it."""
+    """The result of a revocation."""
 
     at: float  # seconds since 1970
     was_connected: bool
-    is_written: bool  # else the next start of the server knows nothing of it
+    is_written: bool  # else the server loses it at its next start
 
 
 class Revocations:
-    """The one way in which a site is shut out."""
+    """Revokes sites; the only place that does."""
 
     def __init__(self, registry: Registry, hub: Hub, audit: Write, reserve: Reserve) -> None:
         self._registry, self._hub, self._audit, self._reserve = registry, hub, audit, reserve
         self._unaudited = set[str]()
 
     def revoke(self, site: str, now: float) -> Revoked:
-        """Shut a site out. Raises UserError for an unknown site."""
+        """Revoke a site. Raises UserError for an unknown site."""
         self._registry.shut_out(site, now)
         was_connected = site in self._hub.connected()
         self._hub.dismiss(site, WHY)
@@ -42,14 +42,14 @@ class Revocations:
         return Revoked(at or now, was_connected, at is not None and not self._unaudited)
 
     def settle(self, say: Callable[[str], None]) -> None:
-        """Write down what could not be written before; to be called now and then."""
+        """Write the revocations that could not be written before; call this at intervals."""
         for site in {*self._registry.shut_out_unwritten(), *self._unaudited}:
             when = self._registry.shut_out_unwritten().get(site, 0.0)
             if self._write(site, when) is not None and site not in self._unaudited:
                 say(f"the revocation of site {site} is written down now")
 
     def _write(self, site: str, now: float) -> float | None:
-        """When it was, where the registry has it now."""
+        """The time of a revocation, once the registry has stored it."""
         at = self._registered(site, now)
         if at is None and self._reserve.give_up():
             at = self._registered(site, now)

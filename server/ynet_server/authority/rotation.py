@@ -1,8 +1,8 @@
-"""The change from one authority to its successor, with all sites: told, pinned, moved; and the end of the older one.
+"""The rotation from one authority to its successor: all sites pin the successor, then move, then the older one ends.
 
-Certificates are of the older authority until every connected site has said that it pinned the successor too. Only then
-do sites get theirs of the successor: so whoever is shown one has the means to check it. The hub itself shows itself
-with the older one until the end, since a site that comes back may know no other.
+The older authority issues certificates until every connected site has reported that it pinned the successor. Only then
+does the successor issue them, so that every site can verify a certificate that it is shown. The hub's own certificate
+comes from the older authority until the end, since a site that was away may know no other.
 """
 
 import asyncio
@@ -29,12 +29,12 @@ log = logging.getLogger("ynet.rotation")
 LOOK_EVERY_S = 0.5
 
 Stage = Literal["moved", "pinned", "told", "away"]
-"""Of a site: its certificate is of the newest authority; it has pinned that; it is connected and has not; or it is away
-under the older one."""
+"""The stage of a site: its certificate is from the newest authority; it has pinned that; it is connected and has not
+pinned it; or it is away with a certificate of the older one."""
 
 
 class Follower(NamedTuple):
-    """How far a site is."""
+    """A site's stage in a rotation."""
 
     site: str
     stage: Stage
@@ -42,20 +42,20 @@ class Follower(NamedTuple):
 
 
 class Rotation:
-    """A running server's. Lives in the hub's event loop."""
+    """The rotation of a running server. Lives in the hub's event loop."""
 
     def __init__(
         self, authorities: Authorities, registry: Registry, hub: Hub, own: HubCertificate, audit: Write
     ) -> None:
         self._authorities, self._registry, self._hub, self._own, self._audit = authorities, registry, hub, own, audit
         self._moves = False
-        if authorities.past:  # a server that was killed while it ended one may not have come so far
+        if authorities.past:  # a server killed while ending one may not have done this
             registry.retire(self._is_in_force, dt.datetime.now(dt.UTC).timestamp())
         self.look()
         self._announce()
 
     def look(self) -> None:
-        """Let the sites move, once all that are connected have pinned the successor."""
+        """Let the sites move once all connected sites have pinned the successor."""
         if self._moves or self._authorities.successor is None:
             return
         newest = identity.fingerprint(self._authorities.newest.certificate)
@@ -67,14 +67,14 @@ class Rotation:
             self._announce()
 
     def successor_for(self, pinned: Collection[bytes]) -> Signer | None:
-        """The authority for a site's next certificate, where it is not the one in force."""
+        """The successor, when it must issue a site's next certificate."""
         successor = self._authorities.successor
         if successor is None or not self._moves or identity.fingerprint(successor.certificate) not in pinned:
             return None
         return successor
 
     def followers(self) -> list[Follower]:
-        """How far each site is that is not shut out."""
+        """The stage of each site that is not revoked."""
         newest, pinned = identity.fingerprint(self._authorities.newest.certificate), self._hub.pinned()
         versions = {site.name: site.version for site in self._registry.sites()}
 
@@ -89,13 +89,13 @@ class Rotation:
         return [Follower(site, stage(site, held), versions.get(site)) for site, held in found]
 
     def rotate(self, now: dt.datetime) -> None:
-        """Begin with a successor. Raises UserError while there is one."""
+        """Make a successor. Raises UserError while there is one."""
         self._authorities.rotate(now)
         self._audit("authority-rotated", about=identity.fingerprint(self._authorities.newest.certificate).hex())
         self._changed(now)
 
     def retire(self, now: dt.datetime, *, force: bool) -> tuple[list[str], list[str]]:
-        """End the older authority: the sites that are shut out by it, and whose open invitations are void.
+        """End the older authority. Returns the sites that this shuts out, and those whose open invitations are void.
 
         Raises UserError where there is none, and when sites would be shut out, unless `force`.
         """
@@ -113,7 +113,7 @@ class Rotation:
         return self._ended(now)
 
     def replace(self, now: dt.datetime) -> tuple[list[str], list[str]]:
-        """Begin anew, at once: the sites, which all must enrol anew, and whose open invitations are void."""
+        """Replace the authority at once. Returns the sites that must enrol again, and those with void invitations."""
         self._authorities.replace(now)
         self._audit("authority-replaced", about=identity.fingerprint(self._authorities.certificate).hex())
         return self._ended(now)
@@ -138,7 +138,7 @@ class Rotation:
         shut_out = self._registry.retire(self._is_in_force, now.timestamp())
         void = self._registry.void_invitations(now.timestamp())
         self._changed(now)
-        log.warning("an authority was ended; must enrol anew: %s", ", ".join(shut_out) or "nobody")
+        log.warning("an authority was ended; these sites must enrol again: %s", ", ".join(shut_out) or "nobody")
         return shut_out, void
 
     def _changed(self, now: dt.datetime) -> None:
@@ -149,12 +149,12 @@ class Rotation:
         self.look()
 
     def _announce(self) -> None:
-        told = pb.Authorities(moves=self._moves)
-        told.in_force.extend(identity.fingerprint(one) for one in self._authorities.in_force)
+        message = pb.Authorities(moves=self._moves)
+        message.in_force.extend(identity.fingerprint(one) for one in self._authorities.in_force)
         if self._authorities.successor is not None:
-            told.successor.certificate = self._authorities.successor.certificate
-            told.successor.signature = succession.sign(self._authorities, told.successor.certificate)
-        self._hub.announce(told)
+            message.successor.certificate = self._authorities.successor.certificate
+            message.successor.signature = succession.sign(self._authorities, message.successor.certificate)
+        self._hub.announce(message)
 
     def _is_in_force(self, certificate: bytes) -> bool:
         return identity.is_issued_by(certificate, self._authorities.trusted)
@@ -166,7 +166,7 @@ class Rotation:
 
 
 async def watch(rotation: Rotation) -> None:
-    """Look for ever."""
+    """Call `look` at intervals, until cancelled."""
     while True:
         try:
             rotation.look()
@@ -176,7 +176,7 @@ async def watch(rotation: Rotation) -> None:
 
 
 def routes(rotation: Rotation, clock: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC)) -> list[Route]:
-    """What the coordinator's commands ask of it. Bodies and answers are JSON."""
+    """The routes that the coordinator's commands call. Bodies and answers are JSON."""
 
     async def show(_: Request) -> Response:
         return JSONResponse(rotation.shown(clock()))

@@ -1,4 +1,4 @@
-"""The coordinator's commands about the consortium's authority: shown, rotated, retired."""
+"""The coordinator's commands that show, rotate and retire the consortium's authority."""
 
 from typing import Annotated, Any
 
@@ -9,7 +9,7 @@ from rich.text import Text
 from ynet.runtime import terminal
 from ynet_server.commands.options import Home, Json, call
 
-app = typer.Typer(help="Who vouches for all certificates, and who follows when its time is over.", no_args_is_help=True)
+app = typer.Typer(help="The authority that signs all certificates, and its successor.", no_args_is_help=True)
 STAGES = {
     "moved": "has moved",
     "pinned": "knows the new one, and is about to move",
@@ -28,23 +28,25 @@ def show(home: Home = None, as_json: Json = False) -> None:
 @app.command("rotate")
 def rotate(
     at_once: Annotated[
-        bool, typer.Option("--now", help="Its key was stolen: it counts no more, and every site enrols anew.")
+        bool, typer.Option("--now", help="Its key was stolen: it is refused at once, and every site must enrol again.")
     ] = False,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Make a new authority. Both count until `authority retire`; sites move over by themselves."""
+    """Make a new authority. Both are accepted until `authority retire`; sites move to the new one automatically."""
     done = call(home, "POST", "/authority/rotation", json={"now": at_once})
     terminal.show(done, as_json=as_json, human=lambda: _lines(done, *(_ended(done) if at_once else [])))
 
 
 @app.command("retire")
 def retire(
-    force: Annotated[bool, typer.Option("--force", help="Though sites have not moved: they must enrol anew.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Even if sites have not moved; they must enrol again.")
+    ] = False,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """End the old authority. It is accepted by nobody any more, and its key is destroyed."""
+    """End the old authority: nobody accepts it any more, and its key is destroyed."""
     done = call(home, "POST", "/authority/retirement", json={"force": force})
     terminal.show(done, as_json=as_json, human=lambda: _lines(done, *_ended(done)))
 
@@ -65,5 +67,5 @@ def _lines(shown: dict[str, Any], *beneath: str) -> Group:
 
 def _ended(done: dict[str, Any]) -> list[str]:
     out, void = ", ".join(done["shut_out"]), ", ".join(done["void"])
-    lines = [f"sites that must enrol anew (ynet-server invite SITE --replace): {out or 'none'}"]
-    return [*lines, *([f"invitations that are void, to be made anew: {void}"] if void else [])]
+    lines = [f"sites that must enrol again (ynet-server invite SITE --replace): {out or 'none'}"]
+    return [*lines, *([f"invitations that are void, and must be made again: {void}"] if void else [])]

@@ -1,4 +1,4 @@
-"""The commands by which the coordinator keeps a copy of the server, and makes a server of it."""
+"""The coordinator's commands that back the server up and restore it."""
 
 import time
 

@@ -60,11 +60,13 @@ def invite(
     site: Annotated[
         str, typer.Argument(help="The site's name: letters, digits, '-' and '_'.", autocompletion=completion.sites)
     ],
-    replace: Annotated[bool, typer.Option("--replace", help="The site enrols anew: its old certificate ends.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="The site enrols again: its old certificate ends.")
+    ] = False,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Print an invitation for one site: valid once, for 24 hours. What to do with it is said beside, on stderr."""
+    """Print an invitation for one site: valid once, for 24 hours. The next step is printed on stderr."""
     made = call(home, "POST", "/invitations", json={"site": site, "replace": replace})
     terminal.show(made, as_json=as_json, human=lambda: made["invitation"])
     terminal.hint(
@@ -104,7 +106,7 @@ def plan_check(plan: PlanFile, as_json: Json = False) -> None:
 
 @plan_app.command("freeze")
 def plan_freeze(plan: PlanFile, home: Home = None, as_json: Json = False) -> None:
-    """Keep a plan at the server under its id, and print that. A plan that changed is a new plan."""
+    """Store a plan at the server under its id, and print the id. A changed plan is a new plan."""
     from ynet import plan as plans
 
     frozen = call(home, "POST", "/plans", content=plans.read(plan).canonical())

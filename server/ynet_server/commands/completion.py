@@ -1,4 +1,4 @@
-"""What a shell completes at the server: names of sites, and numbers of runs. It reads the registry, running or not."""
+"""Shell completion: names of sites and numbers of runs, read from the registry, whether the server runs or not."""
 
 import contextlib
 import sqlite3
@@ -9,7 +9,7 @@ from ynet.errors import UserError
 from ynet_server.commands.options import home_of
 
 Found = list[tuple[str, str]]
-"""What may be typed, each with a word about it."""
+"""The possible values, each with a description."""
 SITES = "SELECT name, 'enrolled' FROM sites ORDER BY name"
 NEWEST_RUNS = "SELECT id, status FROM runs ORDER BY id DESC LIMIT 50"
 
@@ -26,7 +26,7 @@ def runs(context: click.Context, incomplete: str) -> Found:
 
 
 def _rows(context: click.Context, query: str) -> list[tuple[str, str]]:
-    """Nothing where there is no registry, or it cannot be read: a shell shows no error."""
+    """Query the registry. Returns nothing when it cannot be read, since a shell shows no error."""
     with contextlib.suppress(sqlite3.Error, UserError):
         file = home_of(context.params.get("home")) / "registry.sqlite"
         if file.exists():

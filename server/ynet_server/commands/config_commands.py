@@ -1,4 +1,4 @@
-"""The commands of the server's settings: which there are, and where each came from."""
+"""The command that shows the server's settings and their sources."""
 
 from pathlib import Path
 from typing import Annotated

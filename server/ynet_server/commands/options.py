@@ -1,4 +1,4 @@
-"""What the coordinator's commands have in common: which server is meant, and whether JSON is printed."""
+"""Options and calls that the coordinator's commands share: the server's home, and JSON output."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,10 +16,10 @@ PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="A plan, YAML.")]
 
 
 def home_of(given: Path | None) -> Path:
-    """The server's folder. Raises UserError where it is another user's."""
+    """The server's folder. Raises UserError when it belongs to another user."""
     return entered(given or default_home("server"))
 
 
 def call(home: Path | None, method: str, path: str, **request: Any) -> Any:
-    """Ask the running server. Raises UserError, UnreachableError when none runs."""
+    """Call the running server. Raises UserError, and UnreachableError when none runs."""
     return control_client.call(home_of(home), method, path, "the server", "ynet-server start", **request)

@@ -1,4 +1,4 @@
-"""The commands of runs: train a plan, see how it goes, end it, go on with it."""
+"""The commands of runs: train a plan, show its progress, cancel it, resume it."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ def train(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Train a plan with the sites that are connected, publish the model, and show how it goes."""
+    """Train a plan with the sites that are connected, publish the model, and show the progress."""
     from ynet import plan as plans  # pydantic: a tenth of a second that help and completion need not wait
 
     init = plans.init_file(plan)
@@ -46,9 +46,9 @@ def cancel(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """End the run that is under way. What its rounds have learnt is kept: `resume` goes on with it."""
+    """End the run that is under way. Its last complete round is kept; `resume` continues from it."""
     done = call(home, "POST", f"/runs/{run}/cancel")
-    lines = f"run {run} is being cancelled; to go on with it: ynet-server resume {run}"
+    lines = f"run {run} is being cancelled; to continue it: ynet-server resume {run}"
     terminal.show(done, as_json=as_json, human=lambda: lines)
 
 
@@ -59,7 +59,7 @@ def resume(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Go on with a run that failed or was cancelled, after its last whole round."""
+    """Resume a run that failed or was cancelled, after its last complete round."""
     already = len(call(home, "GET", f"/runs/{run}/events")["events"])
     begun = call(home, "POST", f"/runs/{run}/resume")
     ended = begun if detach else _shown(home, run, already, is_quiet=as_json)
@@ -81,7 +81,7 @@ def quorum(
 
 @app.command()
 def replan(
-    run: Annotated[int, typer.Argument(help="The run to go on from.", autocompletion=completion.runs)],
+    run: Annotated[int, typer.Argument(help="The run to continue from.", autocompletion=completion.runs)],
     out: Annotated[Path, typer.Option("--out", help="A new folder for the plan and the weights.")],
     quorum: Annotated[int, typer.Option("--quorum", help="Updates needed for a round of the new plan.")],
     min_sites: Annotated[
@@ -90,9 +90,9 @@ def replan(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Write a new plan that goes on from a run's last weights with fewer sites, which are asked about it.
+    """Write a new plan that continues from a run's last weights with fewer sites, which are asked to accept it.
 
-    The run itself is as it was: cancel it, then train the plan.
+    The run itself does not change: cancel it, then train the plan.
     """
     import yaml  # a part of a tenth of a second that help and completion need not wait
 
@@ -137,7 +137,7 @@ def runs(
 
 
 def _watch(home: Path | None, run: int | None, *, as_json: bool) -> None:
-    """Show a run's events, or else the newest run's, until it ends; with `as_json`, one object a line."""
+    """Show the events of a run, by default the newest, until it ends; with `as_json`, one object a line."""
     if run is None:
         listed = call(home, "GET", "/runs")["runs"]
         if not listed:
@@ -150,13 +150,13 @@ def _watch(home: Path | None, run: int | None, *, as_json: bool) -> None:
 
 
 def _shown(home: Path | None, number: int, since: int = 0, *, is_quiet: bool) -> dict[str, Any]:
-    """The run, when it has ended; meanwhile its events are shown, from number `since` on."""
+    """Show a run's events, starting with number `since`, until it ends. Returns the run."""
     with shown(is_quiet=is_quiet) as show:
         return _follow(home, number, show, since)
 
 
 def _follow(home: Path | None, number: int, show: Callable[[dict[str, Any]], None], since: int = 0) -> dict[str, Any]:
-    """Show a run's events from number `since` on as they come; the run, when it has ended. Raises UserError."""
+    """Pass a run's events to `show`, starting with number `since`, until it ends. Returns the run. Raises UserError."""
     while True:
         found = call(home, "GET", f"/runs/{number}/events", params={"since": since})
         _check_known(found, number)

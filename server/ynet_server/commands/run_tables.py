@@ -1,4 +1,4 @@
-"""A run's events and the list of runs as people read them."""
+"""A run's events and the list of runs, as text and tables."""
 
 import contextlib
 import sys
@@ -20,9 +20,9 @@ def describe_event(event: Mapping[str, Any]) -> str:
 
 @contextlib.contextmanager
 def shown(*, is_quiet: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """What a run's events are given to: lines; on a terminal with a bar of the rounds below, and when it will be over.
+    """Yield a function that shows events: as lines, and on a terminal with a progress bar of the rounds below.
 
-    `is_quiet`: nothing is shown.
+    With `is_quiet`, nothing is shown.
     """
     if is_quiet:
         yield lambda _: None
@@ -59,7 +59,7 @@ def run_table(runs: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _waits(waits: Mapping[str, Any] | None) -> str:
-    """Whom a run waits for."""
+    """The sites that a run waits for."""
     if not waits:
         return ""
     names = ", ".join(waits["missing"]) or "sites"
@@ -78,7 +78,7 @@ def _missing(event: Mapping[str, Any]) -> str:
 
 def _loss(values: Mapping[str, float]) -> str:
     pieces = f" (short of memory: in {values['pieces']:.0f} pieces)" if "pieces" in values else ""
-    loss = f" loss {values['loss']:.3f}" if "loss" in values else ""  # a private plan tells none
+    loss = f" loss {values['loss']:.3f}" if "loss" in values else ""  # a private plan reports none
     return f"{loss}{pieces}"
 
 
@@ -88,7 +88,7 @@ def _evaluated(event: Mapping[str, Any]) -> str:
 
 
 def _scored(values: Mapping[str, Any]) -> str:
-    """A site's scores with what they rest on: a count that a site tells is rounded up."""
+    """A site's scores and the counts behind them, which are rounded up."""
     classes = scores.classes_shown(values)
     by_class = f" ({classes})" if classes else ""
     return f"mAP {scores.shown(values, 'macro_map10')}{by_class} Dice {scores.shown(values, 'dice')}"
@@ -99,7 +99,7 @@ _LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "waiting": lambda e: f"waiting for sites: {e['connected']} of {e['needed']} are connected{_missing(e)}",
     "awaited": lambda e: f"site {e['site']} waits for its admin's yes to this plan",
     "started": lambda e: f"begun with {', '.join(e['sites'])}; {e['parameters']:,} parameters",
-    "resumed": lambda e: f"{_RESUMED[e.get('by', 'restart')]}; the run goes on after its last whole round",
+    "resumed": lambda e: f"{_RESUMED[e.get('by', 'restart')]}; the run continues after its last complete round",
     "round": _round,
     "evaluated": _evaluated,
     "site_failed": lambda e: f"site {e['site']} gave no result: {e['reason']}",
@@ -114,7 +114,7 @@ _LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "quorum_changed": lambda e: f"the coordinator lets rounds close with {e['quorum']} updates from now on",
     "sum_restarted": lambda e: f"round {e['round']}: the secure sum is begun again without {', '.join(e['without'])}",
     "round_lost": lambda e: f"round {e['round']} changed nothing: {e['reason']}",
-    "stalled": lambda e: f"standing still: {e['reason']}",
+    "stalled": lambda e: f"stalled: {e['reason']}",
     "cancelled": lambda _: "cancelled by the coordinator",
     "finished": lambda e: f"finished: model {e['model'][:16]} is published",
     "failed": lambda e: f"failed: {e['reason']} ({e['do']})",

@@ -16,7 +16,7 @@ def add(
     role: Annotated[Literal["admin", "viewer"], typer.Option(help="admin or viewer.")] = "viewer",
     home: Home = None,
 ) -> None:
-    """Make an account. The password is asked for, or is the line that is piped in."""
+    """Make an account. The command asks for the password, or reads it from a pipe."""
     from ynet.web import user_commands  # cryptography: a moment that help and completion need not wait
 
     user_commands.add(home_of(home), name, role)
@@ -24,7 +24,7 @@ def add(
 
 @app.command()
 def password(name: Name, home: Home = None) -> None:
-    """Give an account another password; who was signed in with the old one is signed out."""
+    """Change an account's password, and sign its sessions out."""
     from ynet.web import user_commands  # cryptography: a moment that help and completion need not wait
 
     user_commands.set_password(home_of(home), name)
@@ -32,7 +32,7 @@ def password(name: Name, home: Home = None) -> None:
 
 @app.command()
 def remove(name: Name, home: Home = None) -> None:
-    """Take an account away; it is signed out at once."""
+    """Remove an account, and sign its sessions out."""
     from ynet.web import user_commands  # cryptography: a moment that help and completion need not wait
 
     user_commands.remove(home_of(home), name)

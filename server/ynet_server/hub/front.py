@@ -1,7 +1,8 @@
-"""Before the hub's port: takes connections, bounds who says nothing, and passes the bytes on to gRPC as they are.
+"""The hub's open port: accepts connections, limits those of strangers, and passes the bytes on to gRPC unchanged.
 
-gRPC counts all connections alike, and would close a site's when strangers hold too many. Here a stranger makes room
-for the next who comes. TLS goes through untouched: who is a site the hub finds out, and says so of the connection.
+gRPC counts all connections alike, and would close a site's connection when strangers hold too many. Here a stranger's
+connection makes room for the next one. TLS passes through unchanged: the hub reads the certificate, and reports which
+site a connection belongs to.
 """
 
 import asyncio
@@ -19,17 +20,17 @@ from ynet.web.room import Guest, Room
 
 PART_BYTES = 256 << 10
 HANDSHAKE_RECORD = 22
-"""How every TLS connection begins; what begins otherwise is none."""
+"""The first byte of every TLS connection."""
 
 
 class Bounds(NamedTuple):
-    """Of the port."""
+    """The limits of the port."""
 
-    strangers: int = 512  # connections that no site has shown its certificate over
-    of_address: int = 64  # of those, from one address, behind which may be several hospitals
+    strangers: int = 512  # connections without a valid certificate so far
+    of_address: int = 64  # of those, from one address, which several hospitals may share
     of_site: int = 16
     first_within_s: float = 10.0  # the first bytes
-    call_within_s: float = 20.0  # a call with a certificate that counts
+    call_within_s: float = 20.0  # a call with a valid certificate
 
 
 BOUNDS = Bounds()
@@ -41,12 +42,12 @@ class Front:
     def __init__(self, host: str, port: int, bounds: Bounds = BOUNDS) -> None:
         self._host, self._port, self._bounds = host, port, bounds
         self.room = Room(bounds.strangers, bounds.of_address, bounds.of_site)
-        self._guests: dict[str, Guest] = {}  # by what gRPC calls their connection
+        self._guests: dict[str, Guest] = {}  # by gRPC's name of their connection
         self._numbers, self._tasks = itertools.count(), set[asyncio.Task[None]]()
         self._accepting: asyncio.Task[None] | None = None
 
     def listen(self) -> int:
-        """Listen; the port. Raises OSError when it cannot. Nobody is let in before `begin`."""
+        """Start to listen. Returns the port. Accepts nothing before `begin`. Raises OSError."""
         self._listening = addresses.listen(self._host, self._port, backlog=1024)
         self._listening.setblocking(False)
         self._folder = Path(tempfile.mkdtemp(prefix="ynet-"))  # 0700; its path is short enough for a socket
@@ -55,11 +56,11 @@ class Front:
 
     @property
     def target(self) -> str:
-        """Where gRPC is to listen, by its name for it."""
+        """The address where gRPC must listen, in gRPC's notation."""
         return f"unix:{self._path}"
 
     def begin(self) -> None:
-        """Let connections in: gRPC listens at `target` by now."""
+        """Accept connections. Call this once gRPC listens at `target`."""
         self._accepting = asyncio.create_task(accept(self._listening, self._serve, self._tasks))
 
     async def end(self) -> None:
@@ -72,7 +73,7 @@ class Front:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def know(self, peer: str, site: str) -> None:
-        """A site has shown a certificate that counts, over the connection that gRPC calls so."""
+        """Note that the connection with this gRPC name belongs to a site with a valid certificate."""
         if guest := self._guests.get(peer):
             self.room.know(guest, site)
 
@@ -93,7 +94,7 @@ class Front:
             self.room.leave(guest)
 
     async def _pass_on(self, guest: Guest, connection: socket.socket, first: bytes) -> None:
-        """Both ways, until one of the two ends."""
+        """Pass bytes on in both directions until one side ends."""
         loop, path = asyncio.get_running_loop(), self._folder / str(next(self._numbers))
         peer = f"unix:{path}"
         with socket.socket(socket.AF_UNIX) as behind:
@@ -120,7 +121,7 @@ class Front:
 
 
 async def _copy(source: socket.socket, target: socket.socket, first: bytes = b"") -> None:
-    """Pass bytes on until there are none."""
+    """Pass bytes on until the source ends."""
     loop, data = asyncio.get_running_loop(), first or await asyncio.get_running_loop().sock_recv(source, PART_BYTES)
     while data:
         await loop.sock_sendall(target, data)

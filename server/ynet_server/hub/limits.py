@@ -1,17 +1,18 @@
-"""How often a site may call the hub: held before a call is worked on, and before anything of it is written."""
+"""How often a site may call the hub, checked before a call is served and before anything of it is written."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from types import MappingProxyType
-from typing import Any
 
 import grpc
 
 from ynet.runtime.rates import FLUSH_EVERY_S, Rate, Restraint
 from ynet.runtime.reserve import Reserve
 from ynet_server.audit import Write
-from ynet_server.hub.peers import behaviour, calling_site
+from ynet_server.hub.interception import Around, AroundCalls, Context
+from ynet_server.hub.peers import calling_site
 
 ASK = "Ask"
 RATES: Mapping[str, Rate] = MappingProxyType(
@@ -23,13 +24,13 @@ RATES: Mapping[str, Rate] = MappingProxyType(
         "Probe": Rate(120, 1.0),
     }
 )
-"""Of one site, by method: those whose calls are written down somewhere. Transfers are bounded by what they are of."""
+"""Limits of one site, by method, for methods whose calls are stored somewhere. Transfers have limits of their own."""
 TOGETHER = 50.0
-"""All sites together may do so many times what one may."""
+"""The limit of all sites together is this many times the limit of one."""
 
 
-class Limits(grpc.aio.ServerInterceptor):
-    """Goes after the check of certificates, which says whose call it is."""
+class Limits(AroundCalls):
+    """Refuses calls of a site that calls too often. Stands behind the check of certificates, which names the site."""
 
     def __init__(
         self,
@@ -38,51 +39,34 @@ class Limits(grpc.aio.ServerInterceptor):
         rates: Mapping[str, Rate] = RATES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """What was refused stands in `audit`, a line for each site, method and minute."""
+        """Write refused calls to `audit`, one line for each site, method and minute."""
         self._reserve, self._restraints = reserve, dict[str, Restraint]()
         for method, rate in rates.items():
             together = Rate(rate.burst * TOGETHER, rate.per_s * TOGETHER)
-            self._restraints[method] = Restraint(rate, together, _telling(audit, method), clock)
+            self._restraints[method] = Restraint(rate, together, _reporting(audit, method), clock)
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        """Put the limit before the handler, where its method has one."""
-        handler: Any = await continuation(handler_call_details)
-        method = str(handler_call_details.method).rpartition("/")[2]
-        if handler is None or method not in self._restraints:
-            return handler
-        name = behaviour(handler)
-        inner = getattr(handler, name)
-        if handler.response_streaming:
+    def around(self, method: str) -> Around | None:
+        """The limit before the calls of a method that has one."""
 
-            async def streaming(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
-                await self._admit(method, context)
-                async for answer in inner(request, context):
-                    yield answer
-
-            return handler._replace(**{name: streaming})
-
-        async def single(request: Any, context: grpc.aio.ServicerContext) -> Any:
+        @asynccontextmanager
+        async def admitted(context: Context) -> AsyncIterator[None]:
             await self._admit(method, context)
-            return await inner(request, context)
+            yield
 
-        return handler._replace(**{name: single})
+        return Around(admitted) if method in self._restraints else None
 
-    async def keep_telling(self, every_s: float = FLUSH_EVERY_S) -> None:
-        """Write down what was refused, now and then; for ever."""
+    async def keep_reporting(self, every_s: float = FLUSH_EVERY_S) -> None:
+        """Write refused calls to the audit log at intervals, until cancelled."""
         while True:
             await asyncio.sleep(every_s)
             await asyncio.to_thread(self.flush)
 
     def flush(self) -> None:
-        """Write down what was refused."""
+        """Write refused calls to the audit log."""
         for restraint in self._restraints.values():
             restraint.flush()
 
-    async def _admit(self, method: str, context: grpc.aio.ServicerContext) -> None:
+    async def _admit(self, method: str, context: Context) -> None:
         site, restraint = calling_site(), self._restraints[method]
         if not restraint.admits(site):
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "the site calls too often: wait a while")
@@ -91,6 +75,6 @@ class Limits(grpc.aio.ServerInterceptor):
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "the server's disk is nearly full")
 
 
-def _telling(audit: Write, method: str) -> Callable[[str, int], None]:
+def _reporting(audit: Write, method: str) -> Callable[[str, int], None]:
     about = f"calls of {method} that were refused unheard"
     return lambda site, count: audit("too-many", site, about, count)

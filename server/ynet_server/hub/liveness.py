@@ -1,8 +1,8 @@
-"""Whether the process at the other end of a site's stream still answers: asked before another may take its place.
+"""Checks whether the process behind a site's stream still answers, before another process may replace it.
 
-A site has one process. A second one that comes with the same identity is a copy of its folder, or the same site that
-has restarted behind a line that broke without a word. The first answers at once, the second never: that tells them
-apart, within seconds, where pings of an idle line need half a minute.
+A site has one process. A second process with the same identity is either a copy of its folder, or the same site after a
+restart whose old connection broke unnoticed. In the first case the old process answers at once, in the second never.
+This takes seconds; pings on an idle connection need half a minute.
 """
 
 import asyncio
@@ -12,13 +12,13 @@ ANSWER_WITHIN_S = 8.0
 
 
 class Liveness:
-    """Of one stream. Lives in one event loop; many may ask at once."""
+    """The liveness of one stream. Lives in one event loop; several callers may ask at once."""
 
     def __init__(self) -> None:
         self._asked: asyncio.Future[bool] | None = None
 
     async def answers(self, ask: Callable[[], bool], within_s: float) -> bool:
-        """Whether an answer comes in time. `ask` sends the question; whether it could."""
+        """Return whether an answer comes in time. `ask` sends the question and returns whether it was sent."""
         if self._asked is None:
             self._asked = asyncio.get_running_loop().create_future()
             if not ask():
@@ -30,7 +30,7 @@ class Liveness:
             return False
 
     def settle(self, *, is_alive: bool) -> None:
-        """The answer has come, or none ever will: the stream has ended."""
+        """Note that the answer has come, or that the stream has ended without one."""
         if self._asked is not None and not self._asked.done():
             self._asked.set_result(is_alive)
         self._asked = None

@@ -1,11 +1,11 @@
-"""Who calls: the site's name, read from its certificate on every call, never from a message."""
+"""The calling site: its name is read from its certificate on every call, never from a message."""
 
 import asyncio
 import datetime as dt
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
@@ -15,16 +15,17 @@ from google.protobuf.message import DecodeError
 from ynet.federation import protocol
 from ynet.trust import identity
 from ynet.trust.identity import Leaf
+from ynet_server.hub.interception import Around, AroundCalls, Context
 from ynet_server.registry import Registry
 
-log = logging.getLogger("ynet.callers")
+log = logging.getLogger("ynet.hub.peers")
 AGAIN_AFTER_S = 1.0
-"""A call that goes on is checked again before what it moves next, this often at most."""
-_caller: ContextVar["Caller"] = ContextVar("caller")
+"""A call that is under way is checked again before its next message, at most this often."""
+_peer: ContextVar["GrpcPeer"] = ContextVar("peer")
 
 
-class Caller(NamedTuple):
-    """Who calls."""
+class GrpcPeer(NamedTuple):
+    """The site that makes a call."""
 
     site: str
     leaf: Leaf
@@ -33,16 +34,16 @@ class Caller(NamedTuple):
 
 def calling_site() -> str:
     """The site whose call is being served."""
-    return _caller.get().site
+    return _peer.get().site
 
 
-def caller() -> Caller:
-    """Whose call is being served, with the certificate."""
-    return _caller.get()
+def peer() -> GrpcPeer:
+    """The site whose call is being served, with its certificate."""
+    return _peer.get()
 
 
 def refusal(registry: Registry, site: str, leaf: Leaf, now: dt.datetime) -> str | None:
-    """Why a site's certificate does not count, in words for the site; None when it does."""
+    """The reason why a site's certificate is not valid, for the site to read; None when it is valid."""
     if not leaf.begins <= now <= leaf.ends:
         return "the certificate is out of its time"
     standing = registry.standing(site, leaf.serial)
@@ -53,58 +54,29 @@ def refusal(registry: Registry, site: str, leaf: Leaf, now: dt.datetime) -> str 
     return None if standing in ("current", "next") else "the certificate is no longer in use"
 
 
-def behaviour(handler: Any) -> str:
-    """Which of its four functions a gRPC handler has."""
-    names = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
-    return next(name for name in names if getattr(handler, name) is not None)
+class CertificateCheck(AroundCalls):
+    """Admits a call when its certificate belongs to a site, is within its validity, and is in use.
 
-
-class CertificateCheck(grpc.aio.ServerInterceptor):
-    """Lets a call through when its certificate is a site's, is in its time, and in use.
-
-    TLS has checked the chain once, at the handshake; a channel outlives that by far, and so may a call.
+    TLS checks the chain once, at the handshake. A channel, and a call, may last much longer.
     """
 
     def __init__(self, registry: Registry, known: Callable[[str, str], None] = lambda *_: None) -> None:
-        """`known` is told of each call that is let through: gRPC's name of its connection, and the site."""
+        """Call `known` for each admitted call, with gRPC's name of the connection and the site."""
         self._registry, self._known = registry, known
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        """Put the check before the handler, whichever kind it is."""
-        handler: Any = await continuation(handler_call_details)
-        if handler is None:
-            return handler
-        name = behaviour(handler)
-        inner = getattr(handler, name)
-        if handler.response_streaming:
+    def around(self, method: str) -> Around:  # noqa: ARG002 (every method is checked)
+        """The check before every call, and again while it streams; of a call that streams both ways, its responses."""
+        return Around(self._checked, requests=self._while_good, responses=self._while_good)
 
-            async def streaming(request: Any, context: grpc.aio.ServicerContext) -> Any:
-                await self._admit(context)
-                try:
-                    async with aclosing(inner(request, context)) as answers:
-                        async for answer in self._while_good(answers, context):
-                            yield answer
-                except Exception as error:  # noqa: BLE001 (told to the log)
-                    await _hide(error, context)
+    @asynccontextmanager
+    async def _checked(self, context: Context) -> AsyncIterator[None]:
+        await self._admit(context)
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 (it goes to the log)
+            await _hide(error, context)
 
-            return handler._replace(**{name: streaming})
-
-        async def single(request: Any, context: grpc.aio.ServicerContext) -> Any:
-            await self._admit(context)
-            try:
-                return await inner(
-                    self._while_good(request, context) if handler.request_streaming else request, context
-                )
-            except Exception as error:  # noqa: BLE001 (told to the log)
-                await _hide(error, context)
-
-        return handler._replace(**{name: single})
-
-    async def _admit(self, context: grpc.aio.ServicerContext) -> None:
+    async def _admit(self, context: Context) -> None:
         pem = next(iter(context.auth_context().get("x509_pem_cert", [])), b"")
         try:
             leaf = identity.read_leaf(pem)
@@ -113,18 +85,18 @@ class CertificateCheck(grpc.aio.ServerInterceptor):
         if leaf is None or leaf.site is None:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the certificate names no site")
             raise AssertionError
-        _caller.set(Caller(leaf.site, leaf, pem))
+        _peer.set(GrpcPeer(leaf.site, leaf, pem))
         await self._check(context)
         self._known(context.peer(), leaf.site)
 
-    async def _check(self, context: grpc.aio.ServicerContext) -> None:
-        site, leaf, _ = caller()
+    async def _check(self, context: Context) -> None:
+        site, leaf, _ = peer()
         if why := refusal(self._registry, site, leaf, dt.datetime.now(dt.UTC)):
             log.warning("a call of site %s was refused: %s", site, why)
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, why)
 
-    async def _while_good(self, parts: AsyncIterator[Any], context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
-        """The parts that a call moves, as long as its certificate counts."""
+    async def _while_good(self, parts: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+        """Pass the messages of a call on as long as its certificate is valid."""
         due = time.monotonic() + AGAIN_AFTER_S
         async for part in parts:
             if time.monotonic() >= due:
@@ -133,8 +105,8 @@ class CertificateCheck(grpc.aio.ServerInterceptor):
             yield part
 
 
-async def _hide(error: Exception, context: grpc.aio.ServicerContext) -> None:
-    """End a call that failed: gRPC would tell the caller the error's text, with paths in it."""
+async def _hide(error: Exception, context: Context) -> None:
+    """End a failed call without details: gRPC would send the error's text, which may contain paths, to the site."""
     if isinstance(error, grpc.aio.AbortError | grpc.aio.UsageError | grpc.RpcError):
         raise error
     if isinstance(error, DecodeError):

@@ -1,29 +1,22 @@
-"""The queries that are on their way through the hub, sealed: who has still to answer, and who may ask how much."""
+"""The sealed queries under way through the hub: which sites have still to answer, and the limits of each site."""
 
 import asyncio
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol
+from ynet_server.hub.connections import Connections
 
 K = TypeVar("K")
 PART_BYTES = 1 << 20
-"""Answers that have come are handed on when there is this much of them, when all have come, or at the deadline."""
+"""Answers are passed on when there is this much of them, when all have arrived, or at the deadline."""
 
 MAX_HELD_BYTES = 64 << 20
-"""Answers to one site that wait here until it takes them; beyond, those who answer it are said to be busy."""
-
-
-class Lines(NamedTuple):
-    """The connections, as far as queries go over them."""
-
-    everybody: Callable[[], Sequence[str]]  # the enrolled sites
-    card: Callable[[str], bytes | None]  # of a connected site; empty: it has told none
-    hand: Callable[[str, pb.ToSite], bool]  # whether a site is not so far behind that it cannot take another message
+"""Answers that may wait here for one site. Beyond, the answering sites are reported to it as busy."""
 
 
 @dataclass
@@ -54,7 +47,7 @@ class _Question:
         return [part for part in taken if part.ByteSize()]
 
     async def news(self, until: float) -> bool:
-        """Wait for something to hand on; whether there is, or has been till the deadline."""
+        """Wait for something to pass on. Returns False at the deadline."""
         try:
             async with asyncio.timeout_at(until):
                 await self.is_news.wait()
@@ -65,20 +58,21 @@ class _Question:
 
 
 class Relay:
-    """Passes queries on and their answers back; it could not read them if it would."""
+    """Passes queries on and their answers back. It has no key to read them."""
 
-    def __init__(self, lines: Lines) -> None:
-        self._lines = lines
+    def __init__(self, connections: Connections, enrolled: Callable[[], Sequence[str]]) -> None:
+        """`enrolled`: the names of all sites, connected or not."""
+        self._connections, self._enrolled = connections, enrolled
         self._questions: dict[str, _Question] = {}
         self._open_at: Counter[str] = Counter()  # queries that a site has still to answer
         self._open_of: Counter[tuple[str, str]] = Counter()  # of one site at another
 
     def is_open(self, query_id: str) -> bool:
-        """Whether anybody still waits for the answer."""
+        """Whether the asking site still waits for answers."""
         return query_id in self._questions
 
     async def ask(self, asker: str, question: pb.Question) -> AsyncIterator[pb.Answers]:
-        """Pass each site its query, and hand on what comes; nobody is left out without a word."""
+        """Pass each site its query, and yield the answers; each site without an answer is reported with the reason."""
         until = asyncio.get_running_loop().time() + min(question.deadline_ms / 1000, protocol.MAX_QUERY_S)
         query_id, asked = secrets.token_hex(16), _Question(asker)
         self._questions[query_id] = asked
@@ -95,7 +89,7 @@ class Relay:
             self._call_off(query_id, asked)
 
     def answered(self, site: str, answer: pb.Answer) -> None:
-        """Take a site's answer, if it is waited for and not too large."""
+        """Take a site's answer, if it is awaited and not too large."""
         asked = self._questions.get(answer.query_id)
         limit = protocol.MAX_ANSWER_BYTES + protocol.MAX_ENVELOPE_BYTES
         if asked is None or site not in asked.waiting or len(answer.body) > limit:
@@ -106,12 +100,12 @@ class Relay:
         elif answer.refusal == pb.NONE:
             asked.answered(site, answer.body)
         else:
-            asked.could_not_read(site, self._lines.card(site))
+            asked.could_not_read(site, self._connections.card(site))
         if not asked.waiting or asked.last_bytes >= PART_BYTES:
             asked.is_news.set()
 
     def lost(self, site: str) -> None:
-        """A site's connection has ended: nobody need wait for it."""
+        """Report a site whose connection has ended as missing."""
         for asked in self._questions.values():
             if site in asked.waiting:
                 self._close(asked, site)
@@ -121,8 +115,8 @@ class Relay:
 
     def _pass_on(self, query_id: str, asked: _Question, question: pb.Question) -> None:
         bodies = {one.site: one.body for one in question.queries}
-        for name in dict.fromkeys(question.sites or self._lines.everybody()):
-            card, body = self._lines.card(name), bodies.get(name)
+        for name in dict.fromkeys(question.sites or self._enrolled()):
+            card, body = self._connections.card(name), bodies.get(name)
             if name == asked.asker:
                 continue
             if card is None or (body is None and not card):
@@ -135,7 +129,7 @@ class Relay:
                 self._send(name, asked, pb.Query(id=query_id, from_site=asked.asker, body=body))
 
     def _send(self, site: str, asked: _Question, query: pb.Query) -> None:
-        if self._lines.hand(site, pb.ToSite(query=query)):
+        if self._connections.send_query(site, pb.ToSite(query=query)):
             asked.waiting.add(site)
             self._open_at[site] += 1
             self._open_of[asked.asker, site] += 1
@@ -150,10 +144,10 @@ class Relay:
         return all_taken or self._open_of[asker, site] >= protocol.MAX_OPEN_OF_ONE
 
     def _call_off(self, query_id: str, asked: _Question) -> None:
-        """Tell those who have not answered that nobody waits any more."""
+        """Cancel the query at the sites that have not answered."""
         for site in list(asked.waiting):
             self._close(asked, site)
-            self._lines.hand(site, pb.ToSite(cancel=pb.Cancel(query_id=query_id)))
+            self._connections.send_query(site, pb.ToSite(cancel=pb.Cancel(query_id=query_id)))
 
     def _close(self, asked: _Question, site: str) -> None:
         asked.waiting.discard(site)

@@ -1,7 +1,7 @@
-"""What sites were given to do and have not answered yet: each task stays open as long as somebody works on it.
+"""The tasks that sites have not answered yet.
 
-A task outlives the connection over which it was given. A site that comes back says what it still has: that goes on, and
-the rest it is given again. One that does not come back within GRACE_S is lost, with all its tasks.
+A task outlives the connection over which it was sent. A site that reconnects reports the tasks that it still has; these
+continue, and the others are sent again. A site that does not reconnect within GRACE_S is lost, with all its tasks.
 """
 
 import asyncio
@@ -13,21 +13,21 @@ from typing import Literal, NamedTuple
 
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol
+from ynet_server.clock import now
 from ynet_server.hub.reply_errors import FAILED, LOST, PASSING, REFUSED
 from ynet_server.hub.transfers import Arriving
-from ynet_server.registry import now
 
 GRACE_S = 60.0
-"""A lost line is noticed within 30 s by both ends, and a site tries again every 15 s at most: later, nobody comes."""
+"""Both ends notice a lost connection within 30 s, and a site retries at least every 15 s."""
 MOST_GIVEN = 5
-"""How often a task is given. A site that has lost it each time (say, it runs out of memory) will lose it again."""
+"""How often a task is sent. A site that has lost it each time, for example for want of memory, will lose it again."""
 
 Send = Callable[[str, pb.ToSite], bool]
-"""Puts a message on its way to a site; whether the site is connected."""
+"""Queues a message for a site. Returns whether the site is connected."""
 
 
 class TaskError(Exception):
-    """A task that came to nothing: the site refused, failed, or was lost. The text is for strangers' eyes."""
+    """A task that failed: the site refused, failed, or was lost. The text holds nothing confidential."""
 
     def __init__(self, reason: str, code: int = LOST) -> None:
         super().__init__(reason)
@@ -35,7 +35,7 @@ class TaskError(Exception):
 
 
 class Doing(NamedTuple):
-    """The newest task of a site, as it is shown."""
+    """The newest task of a site, for display."""
 
     kind: str
     state: Literal["working", "answered", "failed", "called off"]
@@ -43,8 +43,8 @@ class Doing(NamedTuple):
 
 
 @dataclass(eq=False)
-class Task:
-    """One message of the apps that a site was given."""
+class OpenTask:
+    """A message of the ServerApp that a site was sent."""
 
     id: str
     site: str
@@ -54,32 +54,32 @@ class Task:
     until: float  # in the loop's time
     done: asyncio.Future[Path]
     given: int = 0
-    arriving: Arriving | None = None  # what has come of its reply
+    arriving: Arriving | None = None  # the part of its reply that has arrived
 
     def fail(self, error: TaskError) -> None:
-        """It came to nothing, if it has not ended yet."""
+        """Fail the task, unless it has ended already."""
         if not self.done.done():
             self.done.set_exception(error)
 
 
-class Tasks:
+class OpenTasks:
     """The open tasks of all sites. Lives in the hub's event loop."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._open: dict[str, Task] = {}
+        self._open: dict[str, OpenTask] = {}
         self.newest: dict[str, Doing] = {}  # of each site
         self._away: dict[str, asyncio.TimerHandle] = {}
         self._is_closed = False
 
     async def run(self, site: str, kind: str, content: pb.Blob, limit_bytes: int, within_s: float | None) -> Path:
-        """Have a site do something; the file of its reply, which is then the caller's. Cancelled, it is called off.
+        """Send a task and wait for the reply. Returns the reply's file, which the caller must remove.
 
-        `within_s`: how long the caller will wait, for the site to know. Raises TaskError.
+        The site is told how long the caller waits, `within_s`. Cancelling this call cancels the task. Raises TaskError.
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + (protocol.LONGEST_TASK_S if within_s is None else within_s)
-        task = Task(secrets.token_hex(16), site, kind, content, limit_bytes, until, loop.create_future())
+        task = OpenTask(secrets.token_hex(16), site, kind, content, limit_bytes, until, loop.create_future())
         self._open[task.id] = task
         self.newest[site] = Doing(kind, "working", now())
         try:
@@ -105,17 +105,17 @@ class Tasks:
         """The kinds of the open tasks."""
         return [task.kind for task in self._open.values()]
 
-    def find(self, task_id: str, site: str) -> Task | None:
-        """A site's open task."""
+    def find(self, task_id: str, site: str) -> OpenTask | None:
+        """A site's open task with this id, if there is one."""
         task = self._open.get(task_id)
         return task if task is not None and task.site == site and not task.done.done() else None
 
     def expected(self) -> list[str]:
-        """The sites that were lost a moment ago, and may come back."""
+        """The sites that were lost a moment ago and may reconnect."""
         return list(self._away)
 
     def came(self, site: str, has: Sequence[str]) -> None:
-        """A site is there, and has these tasks: what it has for nobody is called off, what it has not it is given."""
+        """Note that a site has connected with these tasks: cancel those that are not open, send those that it lacks."""
         if waiting := self._away.pop(site, None):
             waiting.cancel()
         has = has[: protocol.MAX_TASKS]
@@ -127,28 +127,28 @@ class Tasks:
                 self._give(task)
 
     def lost(self, site: str, why: str, *, is_back_soon: bool) -> None:
-        """The connection to a site has ended. Its tasks fail, unless it may come back and go on with them."""
+        """Note that a site's connection has ended. Its tasks fail, now or when it does not reconnect in time."""
         if is_back_soon and not self._is_closed:
             self._away[site] = asyncio.get_running_loop().call_later(GRACE_S, self._give_up, site, why)
         else:
             self._give_up(site, why)
 
     def failed(self, site: str, failure: pb.TaskFailure) -> None:
-        """A site says that a task came to nothing."""
+        """Fail a task with the reason that its site reports."""
         if task := self.find(failure.task_id, site):
             reason = protocol.plain(failure.reason, protocol.MAX_REASON_CHARACTERS)
             code = PASSING if failure.passing else REFUSED if failure.refused else FAILED
             task.fail(TaskError(reason, code))
 
     def close(self) -> None:
-        """The hub ends: all is called off, and nobody is waited for any more."""
+        """Cancel all tasks, and wait for no site any more."""
         self._is_closed = True
         for task in self._open.values():
             self._send(task.site, pb.ToSite(cancel=pb.Cancel(task_id=task.id)))
         for site in {task.site for task in self._open.values()} | set(self._away):
             self._give_up(site, "the server stops")
 
-    def _give(self, task: Task) -> bool:
+    def _give(self, task: OpenTask) -> bool:
         if task.given == MOST_GIVEN:
             task.fail(TaskError("the site lost its work again and again"))
             return False
@@ -164,5 +164,5 @@ class Tasks:
         for task in self._of(site):
             task.fail(TaskError(why))
 
-    def _of(self, site: str) -> list[Task]:
+    def _of(self, site: str) -> list[OpenTask]:
         return [task for task in self._open.values() if task.site == site and not task.done.done()]

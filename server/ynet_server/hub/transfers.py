@@ -1,4 +1,4 @@
-"""Files on their way: what sites fetch, from any place on, and replies, which may arrive over several connections."""
+"""Transfers of files: downloads from any offset, and replies that may arrive over several connections."""
 
 import asyncio
 import hashlib
@@ -22,24 +22,24 @@ LEAST_PART_BYTES = 4_096
 Context = grpc.aio.ServicerContext
 
 
-class Offer(NamedTuple):
-    """A file that sites may fetch by its name, which nobody can guess."""
+class OfferedFile(NamedTuple):
+    """A file that sites may fetch by its random name."""
 
     path: Path
     blob: pb.Blob
 
 
-class Offers:
+class OfferedFiles:
     """The files that sites may fetch."""
 
     def __init__(self) -> None:
-        self._offers: dict[str, Offer] = {}
+        self._offers: dict[str, OfferedFile] = {}
         self._under_way: Counter[str] = Counter()
 
     def add(self, path: Path, sha256: str, size_bytes: int) -> pb.Blob:
         """Let sites fetch a file."""
         blob = pb.Blob(name=secrets.token_hex(16), sha256=sha256, size_bytes=size_bytes)
-        self._offers[blob.name] = Offer(path, blob)
+        self._offers[blob.name] = OfferedFile(path, blob)
         return blob
 
     def withdraw(self, blob: pb.Blob) -> None:
@@ -47,7 +47,7 @@ class Offers:
         self._offers.pop(blob.name, None)
 
     async def send(self, site: str, request: pb.DownloadRequest, context: Context) -> AsyncIterator[pb.Chunk]:
-        """An offered file from `offset` on, read from disk part by part: memory does not grow with it."""
+        """Send an offered file, starting at `offset`; it is read from disk part by part."""
         offer = self._offers.get(request.blob)
         if offer is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, "there is no such file any more")
@@ -61,7 +61,7 @@ class Offers:
 
 
 class Arriving:
-    """What has come of a reply, in a file. One upload at a time adds to it, the newest: a lost one may look alive."""
+    """The arrived part of a reply, in a file. Only the newest upload adds to it, since a lost one may look alive."""
 
     def __init__(self, spool: Path, header: pb.UploadHeader) -> None:
         self.path, self.size = spool / f"in-{secrets.token_hex(8)}", 0
@@ -73,13 +73,13 @@ class Arriving:
         return self._announced == (header.sha256, header.size_bytes)
 
     def stop(self) -> None:
-        """End the upload that adds to it."""
+        """Cancel the upload that adds to it."""
         if self._adding is not None:
             self._adding.cancel()
             self._adding = None
 
     async def add(self, parts: AsyncIterator[pb.UploadPart]) -> bool:
-        """Add what comes, to the announced size and no further; whether another upload took this one's place."""
+        """Add an upload's parts, up to the announced size. Returns False when another upload has replaced this one."""
         self.stop()
         adding = self._adding = asyncio.create_task(self._write(parts))
         try:
@@ -94,17 +94,17 @@ class Arriving:
 
     @property
     def is_short(self) -> bool:
-        """Whether some of it has not come yet."""
+        """Whether a part of it has not arrived yet."""
         return self.size < self._announced[1]
 
     def whole(self) -> Path | None:
-        """Its file, when it is what was announced."""
+        """Its file, when size and digest are those announced."""
         if (self._sha.hexdigest(), self.size) != self._announced:
             return None
         return self.path.rename(self.path.with_suffix(".whole"))
 
     def discard(self) -> None:
-        """Nobody wants it any more."""
+        """Cancel the upload and remove the file."""
         self.stop()
         self.path.unlink(missing_ok=True)
 
@@ -121,7 +121,7 @@ class Arriving:
 
 @contextmanager
 def more(under_way: "Counter[str]", site: str, amount: int = 1) -> Iterator[None]:
-    """Count something of a site as long as it lasts."""
+    """Count something of a site while the block runs."""
     under_way[site] += amount
     try:
         yield
@@ -130,6 +130,6 @@ def more(under_way: "Counter[str]", site: str, amount: int = 1) -> Iterator[None
 
 
 async def limit(is_reached: bool, of: str, context: Context) -> None:
-    """End the call when there is too much of something."""
+    """End the call when a limit is reached."""
     if is_reached:
         await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"too many {of} at a time")

@@ -1,4 +1,4 @@
-"""Audit logs, told to the other side: the server signs how far a site's goes, and keeps what sites sign of its own."""
+"""Witnessing of audit logs: the server signs the heads of sites' logs, and keeps their signatures of its own."""
 
 import datetime as dt
 import logging
@@ -12,10 +12,10 @@ from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol
 from ynet.federation.countersigned import SERVER, Witness, from_wire, to_wire
 from ynet.trust.chain import Head
-from ynet_server.audit import Audit, Write
+from ynet_server.audit import ServerAudit, Write
 from ynet_server.hub.peers import calling_site
 
-log = logging.getLogger("ynet.witness")
+log = logging.getLogger("ynet.hub.witness")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 Context = grpc.aio.ServicerContext
@@ -23,7 +23,7 @@ Context = grpc.aio.ServicerContext
 
 def service(
     witness: Witness,
-    audit: Audit,
+    audit: ServerAudit,
     write: Write,
     clock: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
 ) -> grpc.GenericRpcHandler:

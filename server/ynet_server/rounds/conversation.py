@@ -1,4 +1,4 @@
-"""The conversation of a run with its sites: messages out, and of what comes back only what was asked for."""
+"""The messages of a run: sends them to the sites, and separates good replies from errors and refusals."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -6,56 +6,58 @@ from typing import NamedTuple
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
+from ynet import weights
 from ynet.errors import UserError
 from ynet.federation.records import AWAITED, CONFIG
 from ynet.plan import Plan
+from ynet.weights import Layout
 from ynet_server.hub.reply_errors import PASSING, is_lost
 from ynet_server.rounds.run_folder import RunFolder
 
 
-class Reply(NamedTuple):
-    """What a node answered."""
+class SiteReply(NamedTuple):
+    """What a node replied."""
 
     node: int
     content: RecordDict
 
 
 class Conversation:
-    """What is said between one run and its sites; what goes wrong is an event of the run."""
+    """The exchange between one run and its sites. Each failure becomes an event of the run."""
 
     def __init__(self, grid: Grid, plan: Plan, folder: RunFolder, name_of: Callable[[int], str]) -> None:
         self._grid, self._plan, self._folder, self.name_of = grid, plan, folder, name_of
-        self.awaited = set[int]()  # nodes whose admins have not yet said whether they take part
-        self.refusal = ""  # why a site that is there gave nothing usable, the newest; whoever asks anew empties it
-        self.lost = set[int]()  # nodes that were away, or late, or whose data were away, when they were last asked
-        self.ailing = set[int]()  # of them those that are there, and said that what they lack will come back
+        self.awaited = set[int]()  # nodes whose admins have not decided about the plan yet
+        self.refusal = ""  # newest reason why a present site sent nothing usable; reset before each request
+        self.lost = set[int]()  # nodes that were away or late, or had no access to their data, at their last request
+        self.ailing = set[int]()  # those of them that are present and reported a temporary fault
 
     def present(self) -> list[int]:
         """The nodes that are connected now."""
         return sorted(self._grid.get_node_ids())
 
     def ask(
-        self, number: int, kind: str, nodes: Iterable[int], check: Callable[[Reply], object], **config: str | int
-    ) -> list[Reply]:
-        """The same question, beside the plan, to each of `nodes`; the good replies."""
+        self, number: int, kind: str, nodes: Iterable[int], check: Callable[[SiteReply], object], **config: str | int
+    ) -> list[SiteReply]:
+        """Send the plan and `config` to each of `nodes`. Returns the good replies."""
         content = RecordDict({CONFIG: ConfigRecord({"plan": self._plan.canonical(), **config})})
         messages = [Message(content=content, message_type=kind, dst_node_id=node) for node in nodes]
         return self.send(number, messages, check)
 
-    def send(self, number: int, messages: Iterable[Message], check: Callable[[Reply], object]) -> list[Reply]:
-        """Send, wait until all have answered or the deadline is over; the good replies in the order of the nodes.
+    def send(self, number: int, messages: Iterable[Message], check: Callable[[SiteReply], object]) -> list[SiteReply]:
+        """Send, and wait for all answers or the deadline. Returns the good replies in the order of the nodes.
 
-        `check` raises for a reply that is not what was asked for: it counts as none.
+        `check` raises for a bad reply, which is then ignored.
         """
         answers = self._grid.send_and_receive(messages, timeout=self._plan.cohort.round_deadline_s)
         return self.good(number, answers, check)
 
-    def late(self, number: int, answer: Message, check: Callable[[Reply], object]) -> Reply | None:
-        """The reply, when it is good, of a site that has answered after round `number`'s deadline."""
+    def late(self, number: int, answer: Message, check: Callable[[SiteReply], object]) -> SiteReply | None:
+        """The good reply in an answer that came after round `number`'s deadline, if it is one."""
         return next(iter(self.good(number, [answer], check)), None)
 
-    def good(self, number: int, answers: Iterable[Message], check: Callable[[Reply], object]) -> list[Reply]:
-        """The good replies among the answers, in the order of the nodes; of the others the run is told."""
+    def good(self, number: int, answers: Iterable[Message], check: Callable[[SiteReply], object]) -> list[SiteReply]:
+        """The good replies among the answers, in the order of the nodes. Records the others as events."""
         replies = []
         for answer in sorted(answers, key=lambda answer: answer.metadata.src_node_id):
             node = answer.metadata.src_node_id
@@ -65,7 +67,7 @@ class Conversation:
                 self._failed(number, node, answer.error)
             elif AWAITED in answer.content.config_records.get(CONFIG, {}):
                 self._await(node)
-            elif self._accept(number, reply := Reply(node, answer.content), check):
+            elif self._accept(number, reply := SiteReply(node, answer.content), check):
                 self.awaited.discard(node)
                 replies.append(reply)
         return replies
@@ -80,12 +82,12 @@ class Conversation:
             self.refusal = f"site {self.name_of(node)} said: {error.reason}"
 
     def _await(self, node: int) -> None:
-        """A site whose admin has not said yes yet: it is no refusal, and told once."""
+        """Record once that a site's admin has not decided yet; this is no refusal."""
         if node not in self.awaited:
             self.awaited.add(node)
             self._folder.event("awaited", site=self.name_of(node))
 
-    def _accept(self, number: int, reply: Reply, check: Callable[[Reply], object]) -> bool:
+    def _accept(self, number: int, reply: SiteReply, check: Callable[[SiteReply], object]) -> bool:
         try:
             check(reply)
         except (LookupError, TypeError, ValueError, OverflowError, UserError) as error:
@@ -95,6 +97,11 @@ class Conversation:
         return True
 
     def refuse(self, number: int, node: int, why: str) -> None:
-        """What a node sent in a round is not taken, and the run's events say why."""
+        """Record that what a node sent in a round is refused, and why."""
         self.refusal = f"what site {self.name_of(node)} sent was refused: {why}"
         self._folder.event("update_refused", round=number, site=self.name_of(node), reason=why)
+
+
+def round_config(plan: Plan, layout: Layout) -> ConfigRecord:
+    """The config of a round's messages: the plan, and the layout of the weights."""
+    return ConfigRecord({"plan": plan.canonical(), "layout": weights.layout_to_json(layout)})

@@ -1,7 +1,7 @@
-"""A Flower Grid over the hub's connections: the engine `hub`.
+"""A Flower Grid over the hub's connections.
 
-Everything here is a public class of Flower, but for one: a Message that a strategy makes asks TaskIdentity, which
-SuperLink sets, for the run; outside of SuperLink it must be set by hand (Flower 1.41).
+It uses public classes of Flower with one exception: a Message reads the run's id from TaskIdentity. SuperLink sets it;
+outside of SuperLink this file does (Flower 1.41).
 """
 
 import asyncio
@@ -35,11 +35,11 @@ LATE = "no answer before the deadline"
 
 
 class LetGoError(Exception):
-    """The run is let go: what its sites did not answer says nothing of them."""
+    """The run was cancelled, or the server stops. A missing answer is then no fault of a site."""
 
 
 def node_id(site: str) -> int:
-    """A site's number in Flower: the first 63 bits of its name's SHA-256."""
+    """A site's node id in Flower: the first 63 bits of the SHA-256 of its name."""
     return int.from_bytes(hashlib.sha256(site.encode()).digest()[:8], "big") >> 1
 
 
@@ -49,7 +49,7 @@ class _Sent(NamedTuple):
 
 
 class HubGrid(Grid):
-    """Flower's view of the connected sites. Used by the one thread that runs the ServerApp."""
+    """Flower's view of the connected sites. Used only by the thread that runs the ServerApp."""
 
     def __init__(
         self,
@@ -70,11 +70,11 @@ class HubGrid(Grid):
         TaskIdentity.node_id = 0
 
     def name_of(self, node: int) -> str:
-        """The site behind a node that `get_node_ids` gave."""
+        """The site of a node that `get_node_ids` returned."""
         return self._sites[node]
 
     def cases_of(self, node: int) -> int:
-        """The training cases that a site named when this run first saw it; the coordinator sees them too."""
+        """The training cases that a site reported when this run first saw it."""
         return self._cases[node]
 
     def set_run(self, run: Any) -> None:
@@ -83,17 +83,17 @@ class HubGrid(Grid):
 
     @property
     def run(self) -> Any:
-        """What `set_run` was given."""
+        """The description that `set_run` stored."""
         return self._run
 
     def create_message(
         self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
     ) -> Message:
-        """A message to one site."""
+        """Make a message to one site."""
         return Message(content=content, message_type=message_type, dst_node_id=dst_node_id, group_id=group_id, ttl=ttl)
 
     def get_node_ids(self) -> Iterable[int]:
-        """The sites that may be given something now. Raises LetGoError."""
+        """The nodes of the sites that can take a task now. Raises LetGoError."""
         self._check()
         present = self._hub.present()
         for site, state in present.items():
@@ -102,7 +102,7 @@ class HubGrid(Grid):
         return [node_id(site) for site in present]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Send each message to its site; contents that several messages share are written once. Their ids."""
+        """Send each message to its site, and write a shared content once. Returns the messages' ids."""
         return self._push(messages, None)
 
     def _push(self, messages: Iterable[Message], within_s: float | None) -> list[str]:
@@ -119,11 +119,11 @@ class HubGrid(Grid):
         return pushed
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """The replies that have come, each once. A lost, failing or refusing site's is an error."""
+        """The replies that have arrived, each once. A site that is lost, fails or refuses yields an error."""
         return [self._reply(self._sent.pop(i)) for i in message_ids if i in self._sent and self._sent[i].future.done()]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Send, wait until every site has answered or `timeout` seconds are over, and call off what is late.
+        """Send, wait until every site has answered or `timeout` seconds have passed, and cancel the rest.
 
         Raises LetGoError.
         """
@@ -140,9 +140,9 @@ class HubGrid(Grid):
     def send_and_keep(
         self, messages: Iterable[Message], *, timeout: float, open_s: float
     ) -> tuple[list[Message], dict[int, str]]:
-        """As `send_and_receive`, but what is late goes on for `open_s` seconds: by node, under which id to pull it.
+        """As `send_and_receive`, but late tasks continue for `open_s` seconds. Also returns their ids by node.
 
-        Of each late site there is an error among the answers. Raises LetGoError.
+        The answers hold an error for each late site. Raises LetGoError.
         """
         until = time.monotonic() + timeout
         ids = self._push(messages, open_s)
@@ -156,7 +156,7 @@ class HubGrid(Grid):
         return [*answers, *missing], {message.metadata.dst_node_id: i for i, message in late.items()}
 
     def call_off(self, message_ids: Iterable[str]) -> None:
-        """What of these was not pulled yet is waited for no more, and thrown away if it has come."""
+        """Cancel those of these messages that were not pulled yet, and remove their replies."""
         for message_id in message_ids:
             if (sent := self._sent.pop(message_id, None)) is not None and not sent.future.cancel():
                 with contextlib.suppress(TaskError, CancelledError):
@@ -184,14 +184,14 @@ class HubGrid(Grid):
             path.unlink(missing_ok=True)
 
     def _witness(self, site: str, records: RecordDict) -> None:
-        """Remember how far the site's privacy ledger goes, when the reply says so."""
+        """Store how far the site's privacy ledger goes, when the reply reports it."""
         if CONFIG in records.config_records and LEDGER in records.config_records[CONFIG]:
-            with contextlib.suppress(ValueError, sqlite3.Error):  # what cannot be read or kept vouches for nothing
+            with contextlib.suppress(ValueError, sqlite3.Error):  # an unreadable position proves nothing
                 self._hub.saw_ledger(site, Head.from_text(str(records.config_records[CONFIG][LEDGER])))
 
 
 class _Offers:
-    """The files of one push: each distinct content once, withdrawn when the last task that needs it is done."""
+    """The files of one push: one for each distinct content, withdrawn when the last task that needs it is done."""
 
     def __init__(self, hub: Hub, loop: asyncio.AbstractEventLoop, spool: Path) -> None:
         self._hub, self._loop, self._spool = hub, loop, spool

@@ -1,4 +1,4 @@
-"""What a model's card says of its patients' privacy: the statement that a release carries."""
+"""The privacy statement on a model's card."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,11 +11,11 @@ SCORES = {
     "once": "not covered: of each round that was evaluated each site scored one set of weights, without noise",
     "none": "none left the sites",
 }
-"""What is said of the sites' scores, by the plan's `privacy.scores`."""
+"""The statement about the sites' scores, by the plan's `privacy.scores`."""
 
 
 def statement(plan: Plan, events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Of a private plan the unit, the bound, how it was accounted, and each site's ledger after its last round."""
+    """For a private plan: the unit, the bound, the accounting, and each site's ledger after its last round."""
     said: dict[str, Any] = {"mode": plan.privacy.mode, "aggregation": plan.aggregation}
     if plan.privacy.mode == "off":
         return said

@@ -1,4 +1,4 @@
-"""A run's folder: its plan, its events as they happen, the weights after its last whole round, its model."""
+"""A run's folder: its plan, its events, the weights after its last complete round, its model."""
 
 import contextlib
 import hashlib
@@ -16,7 +16,7 @@ from ynet.runtime import private_files
 from ynet.runtime.home import write_private
 from ynet.trust import chain
 from ynet.weights import Arrays, Flat, Layout
-from ynet_server.registry import now
+from ynet_server.clock import now
 
 PLAN, EVENTS, STATE, MODEL = "plan.json", "events.jsonl", "state.safetensors", "model.safetensors"
 INIT, CARD, SEEN, QUORUM = "init.safetensors", "card.json", "seen.jsonl", "quorum"
@@ -24,32 +24,32 @@ AVERAGE = "average"  # the moving average's arrays, in the state: this, a slash 
 
 
 class State(NamedTuple):
-    """Where a run stands."""
+    """The state of a run after a round."""
 
-    round: int  # the last whole one; 0: initial weights
+    round: int  # the last complete one; 0: initial weights
     flat: Flat
     layout: Layout
-    cases: Mapping[str, int]  # by site: what its updates weigh at most
+    cases: Mapping[str, int]  # by site: the most that its updates weigh
     average: Flat | None = None  # the moving average over the rounds, where the plan has one
-    carried: Mapping[str, Flat] = MappingProxyType({})  # what the strategy carries to the next round, by its names
+    carried: Mapping[str, Flat] = MappingProxyType({})  # the strategy's state for the next round, by name
 
     @property
     def best(self) -> Flat:
-        """What is evaluated and published: the moving average, or else the weights."""
+        """The weights that are evaluated and published: the moving average, or else the weights themselves."""
         return self.flat if self.average is None else self.average
 
 
 class RunFolder:
-    """The folder of one run. What it holds is what every engine leaves behind."""
+    """The folder of one run; it has the same contents whatever carries the run."""
 
     def __init__(self, path: Path, on_event: Callable[[str, Mapping[str, Any]], None] = lambda *_: None) -> None:
-        """`on_event` is told each event's kind and values."""
+        """Call `on_event` with each event's kind and values."""
         self.path, self._on_event = path, on_event
 
     def create(self, frozen: Plan, init: Path | None = None) -> "RunFolder":
-        """Make the folder and keep the plan in it, and the weights that it begins with.
+        """Make the folder and store the plan in it, and the weights that it begins with.
 
-        Raises UserError when `init` is not the file that the plan means.
+        Raises UserError when `init` is not the file that the plan names.
         """
         content = _init_content(init, frozen.init.sha256) if init is not None and frozen.init is not None else None
         private_files.make_folder(self.path)
@@ -59,7 +59,7 @@ class RunFolder:
         return self
 
     def init(self) -> Arrays | None:
-        """The weights that the plan names to begin with, a part of a network's or all. Raises UserError."""
+        """The weights of the plan's `init`, of a part of the network or all of it. Raises UserError."""
         if self.plan().init is None:
             return None
         if not (self.path / INIT).exists():
@@ -72,7 +72,7 @@ class RunFolder:
         return plan.from_canonical((self.path / PLAN).read_text("utf-8", errors="replace"))
 
     def quorum(self) -> int:
-        """Updates needed for a round: the plan's, or what the coordinator has put it to, within the plan's terms."""
+        """Updates needed for a round: the plan's quorum, or a lower one that the coordinator has set."""
         cohort = self.plan().cohort
         try:
             asked = int((self.path / QUORUM).read_text("ascii"))
@@ -81,7 +81,7 @@ class RunFolder:
         return min(max(asked, cohort.floor), cohort.quorum)
 
     def lower_quorum(self, to: int) -> None:
-        """Let a run's rounds close with fewer updates from now on. Raises UserError beyond what its sites accepted."""
+        """Let rounds close with fewer updates from now on. Raises UserError below what the sites have accepted."""
         cohort = self.plan().cohort
         if not cohort.floor <= to <= cohort.quorum:
             why = f"its sites have said yes to rounds of {cohort.floor} to {cohort.quorum} updates"
@@ -92,16 +92,18 @@ class RunFolder:
         write_private(self.path / QUORUM, str(to).encode())
 
     def carry_over(self, quorum: int, min_sites: int) -> tuple[Plan, Path]:
-        """A plan for fewer sites that goes on from the last weights, for the rounds that are left; and the weights.
+        """A plan for fewer sites that continues from the last weights for the remaining rounds; and the weights' file.
 
-        Raises UserError when no round is whole yet, or none is left.
+        Raises UserError when no round is complete yet, or none is left.
         """
         old, state = self.plan(), self.state()
         what = "there is nothing to go on from"
         if state is None or state.round == 0:
-            raise UserError(what, "no round of this run is whole", "train another plan: ynet-server train --plan ...")
+            raise UserError(
+                what, "no round of this run is complete", "train another plan: ynet-server train --plan"
+            )
         if (left := old.training.rounds - state.round) <= 0:
-            raise UserError(what, "all its rounds are whole", "it publishes its model by itself: ynet-server runs")
+            raise UserError(what, "all its rounds are complete", "the server publishes its model: ynet-server runs")
         path = self.path / f"weights-{state.round:04d}.safetensors"
         weights.save(path, weights.unflatten(state.best, state.layout), {"plan": old.canonical()})
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -119,7 +121,7 @@ class RunFolder:
         line = json.dumps({"time": round(now(), 3), "kind": kind, **values}).encode() + b"\n"
         with open(self.path / EVENTS, "ab+", buffering=0, opener=private_files.opener) as file:
             if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n":
-                line = b"\n" + line  # a full disk cut the last one short
+                line = b"\n" + line  # the last line is incomplete: the disk was full
             file.write(line)
         self._on_event(kind, values)
 
@@ -128,11 +130,11 @@ class RunFolder:
         path = self.path / EVENTS
         if not path.exists():
             return []
-        lines = path.read_text("utf-8", errors="replace").split("\n")[:-1]  # what follows is still being written
+        lines = path.read_text("utf-8", errors="replace").split("\n")[:-1]  # the rest is still being written
         return [_event(line) for line in lines[since:]]
 
     def save_state(self, state: State) -> None:
-        """Keep the weights after a round, whole or not at all."""
+        """Store the weights after a round, completely or not at all."""
         named = dict(weights.unflatten(state.flat, state.layout))
         beside = dict(state.carried) if state.average is None else {AVERAGE: state.average, **state.carried}
         for part, flat in beside.items():
@@ -141,7 +143,7 @@ class RunFolder:
         weights.save(self.path / STATE, named, {**metadata, "cases": json.dumps(dict(state.cases))})
 
     def state(self) -> State | None:
-        """Where the run stands, if a round, or the start, was kept. Raises UserError when the file was spoilt."""
+        """The stored state, if there is one. Raises UserError when the file is damaged."""
         path = self.path / STATE
         if not path.exists():
             return None
@@ -149,17 +151,17 @@ class RunFolder:
         try:
             return _state(named, metadata)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            do = "put a copy of it back, or start the run anew"
+            do = "restore a copy of it, or start a new run"
             raise UserError(f"the run cannot go on from {STATE}", "it is not as it was written", do) from None
 
     def add_seen(self, digests: Mapping[bytes, int]) -> None:
-        """Keep digests of what sites have sent, each with its round: on the disk when this returns."""
+        """Store digests of what sites have sent, with their rounds; they are on disk when this returns."""
         if digests:
             line = json.dumps({digest.hex(): number for digest, number in digests.items()}).encode()
-            chain.append(self.path / SEEN, b"\n" + line + b"\n")  # what a full disk cut short stands alone
+            chain.append(self.path / SEEN, b"\n" + line + b"\n")  # an incomplete line of a full disk stays on its own
 
     def seen(self) -> dict[bytes, int]:
-        """All that was kept; of a line that was cut short nothing."""
+        """All stored digests, without those of incomplete lines."""
         path, found = self.path / SEEN, dict[bytes, int]()
         for line in path.read_bytes().splitlines() if path.exists() else ():
             with contextlib.suppress(ValueError, AttributeError, TypeError):
@@ -167,7 +169,7 @@ class RunFolder:
         return found
 
     def save_model(self, arrays: Arrays, card: Mapping[str, Any]) -> str:
-        """Keep the finished model with its card; its id."""
+        """Store the finished model with its card. Returns its id."""
         frozen = self.plan()
         model = weights.model_id(arrays, frozen.id)
         full = {"model_id": model, "plan_id": frozen.id, **card}
@@ -180,7 +182,7 @@ class RunFolder:
         return dict(json.loads((self.path / CARD).read_text("utf-8")))
 
     def add_attacks(self, found: Mapping[str, Any]) -> None:
-        """Keep what attacks found in the finished model's card; an attack that stands there already is replaced."""
+        """Store results of attacks in the finished model's card, in place of earlier results of the same attacks."""
         card = self.card()
         self._write_card({**card, "attacks": {**card.get("attacks", {}), **found}})
 

@@ -1,4 +1,4 @@
-"""The course of a run as its events tell it, read on from where the last look came to: for the metrics and the page."""
+"""The progress of a run, read from its events step by step; for the metrics and the status page."""
 
 import json
 import math
@@ -11,15 +11,15 @@ from typing import Any, NamedTuple
 from ynet_server.rounds.run_folder import EVENTS
 
 MOST_POINTS = 256
-"""Of one curve. Beyond, every second one is let go: a curve of ten thousand rounds is drawn as well from these."""
+"""Points of one curve. Beyond, every second one is dropped; a curve of ten thousand rounds looks the same."""
 MOST_TROUBLES = 100
 SCORES = ("macro_map10", "dice", "balanced_accuracy")
-"""Of a site's evaluation, those that are followed over the rounds."""
+"""The scores of a site's evaluation that are followed over the rounds."""
 TROUBLES = ("update_refused", "site_failed")
 
 
 class Trouble(NamedTuple):
-    """What a site sent that was not taken, or why it gave nothing."""
+    """A refused update, or the reason why a site sent none."""
 
     time: float
     kind: str  # of the event
@@ -29,7 +29,7 @@ class Trouble(NamedTuple):
 
 
 class Curve:
-    """A value over the rounds: the newest always, the others thinned to MOST_POINTS."""
+    """A value over the rounds: the newest one, and the others thinned to MOST_POINTS."""
 
     def __init__(self) -> None:
         self._kept: list[tuple[int, float]] = []
@@ -38,7 +38,7 @@ class Curve:
         self._is_known = False
 
     def add(self, number: int, value: float | None) -> None:
-        """The value after a round; None, and what is no number, is no point of it, and the newest value is none."""
+        """Add the value after a round. None and NaN add no point, and leave no newest value."""
         self._is_known = value is not None and math.isfinite(value)
         if value is None or not self._is_known:
             return
@@ -55,23 +55,23 @@ class Curve:
 
     @property
     def newest(self) -> float | None:
-        """The last value; None where it rested on nothing."""
+        """The last value; None when it was missing."""
         return self._last[1] if self._last and self._is_known else None
 
 
 @dataclass
-class Course:
-    """What is known of one run."""
+class RunProgress:
+    """The progress of one run."""
 
-    round: int = 0  # the last whole one
+    round: int = 0  # the last complete one
     last_event: float = 0.0  # seconds since 1970
     last_round: float = 0.0  # when it was done, or the run began or was resumed
     seconds: float = 0.0  # of the last round
     sites: tuple[str, ...] = ()  # those whose networks it began with
-    in_round: tuple[str, ...] = ()  # whose updates are in the last whole round
+    in_round: tuple[str, ...] = ()  # whose updates are in the last complete round
     waiting: Mapping[str, int] | None = None  # too few sites: connected, needed
-    missing: tuple[str, ...] = ()  # whom it waits for: sites that took part before, and are not there or gave nothing
-    awaited: set[str] = field(default_factory=set)  # sites whose admins have not said yes
+    missing: tuple[str, ...] = ()  # sites that took part before and are awaited
+    awaited: set[str] = field(default_factory=set)  # sites whose admins have not accepted the plan
     held_again: int = 0  # how often the round under way was under its quorum
     do: str = ""  # of a run that failed
     losses: dict[str, Curve] = field(default_factory=dict)
@@ -81,7 +81,7 @@ class Course:
     private: set[str] = field(default_factory=set)  # sites whose privacy ledgers have grown by it
 
     def add(self, event: Mapping[str, Any]) -> None:
-        """The next event. One that lacks what it should have is passed over: a full disk may have cut it."""
+        """Add the next event. An event that lacks a value is skipped: a full disk may have cut it."""
         try:
             kind, self.last_event = str(event["kind"]), float(event["time"])
             if kind in TROUBLES:
@@ -93,54 +93,55 @@ class Course:
             return
 
 
-def _started(course: Course, event: Mapping[str, Any]) -> None:
-    course.sites, course.waiting, course.last_round = tuple(event["sites"]), None, course.last_event
-    course.missing = ()
-    course.awaited.clear()
+def _started(progress: RunProgress, event: Mapping[str, Any]) -> None:
+    progress.sites, progress.waiting, progress.last_round = tuple(event["sites"]), None, progress.last_event
+    progress.missing = ()
+    progress.awaited.clear()
 
 
-def _resumed(course: Course, _: Mapping[str, Any]) -> None:
-    course.last_round, course.do, course.waiting = course.last_event, "", None
-    course.missing = ()
+def _resumed(progress: RunProgress, _: Mapping[str, Any]) -> None:
+    progress.last_round, progress.do, progress.waiting = progress.last_event, "", None
+    progress.missing = ()
 
 
-def _round(course: Course, event: Mapping[str, Any]) -> None:
-    course.round, course.seconds, course.last_round = int(event["round"]), float(event["seconds"]), course.last_event
-    course.waiting, course.held_again, course.in_round = None, 0, tuple(event["sites"])
-    course.missing = ()
-    course.awaited -= set(event["sites"])
-    course.private |= set(event.get("ledgers", ()))
+def _round(progress: RunProgress, event: Mapping[str, Any]) -> None:
+    progress.round, progress.seconds = int(event["round"]), float(event["seconds"])
+    progress.last_round = progress.last_event
+    progress.waiting, progress.held_again, progress.in_round = None, 0, tuple(event["sites"])
+    progress.missing = ()
+    progress.awaited -= set(event["sites"])
+    progress.private |= set(event.get("ledgers", ()))
     for site, figures in event["sites"].items():
         if "loss" in figures:
-            course.losses.setdefault(site, Curve()).add(course.round, float(figures["loss"]))
+            progress.losses.setdefault(site, Curve()).add(progress.round, float(figures["loss"]))
 
 
-def _evaluated(course: Course, event: Mapping[str, Any]) -> None:
+def _evaluated(progress: RunProgress, event: Mapping[str, Any]) -> None:
     for site, figures in event["sites"].items():
-        course.evaluated[site] = figures
+        progress.evaluated[site] = figures
         for score in SCORES:
             value = figures.get(score)
-            curve = course.scores[score].setdefault(site, Curve())
+            curve = progress.scores[score].setdefault(site, Curve())
             curve.add(int(event["round"]), None if value is None else float(value))
 
 
-def _waiting(course: Course, event: Mapping[str, Any]) -> None:
-    course.waiting = {"connected": int(event["connected"]), "needed": int(event["needed"])}
-    course.missing = tuple(map(str, event.get("missing", ())))
+def _waiting(progress: RunProgress, event: Mapping[str, Any]) -> None:
+    progress.waiting = {"connected": int(event["connected"]), "needed": int(event["needed"])}
+    progress.missing = tuple(map(str, event.get("missing", ())))
 
 
-def _under_quorum(course: Course, event: Mapping[str, Any]) -> None:
-    course.held_again += 1
-    course.waiting = {"connected": int(event["updates"]), "needed": int(event["quorum"])}
-    course.missing = tuple(map(str, event.get("missing", ())))
+def _under_quorum(progress: RunProgress, event: Mapping[str, Any]) -> None:
+    progress.held_again += 1
+    progress.waiting = {"connected": int(event["updates"]), "needed": int(event["quorum"])}
+    progress.missing = tuple(map(str, event.get("missing", ())))
 
 
-def _awaited(course: Course, event: Mapping[str, Any]) -> None:
-    course.awaited.add(str(event["site"]))
+def _awaited(progress: RunProgress, event: Mapping[str, Any]) -> None:
+    progress.awaited.add(str(event["site"]))
 
 
-def _failed(course: Course, event: Mapping[str, Any]) -> None:
-    course.do = str(event["do"])
+def _failed(progress: RunProgress, event: Mapping[str, Any]) -> None:
+    progress.do = str(event["do"])
 
 
 _TOLD = {
@@ -155,26 +156,26 @@ _TOLD = {
 }
 
 
-class Courses:
-    """The courses of runs, by their folders. Used in the server's event loop."""
+class RunProgressReader:
+    """Reads the progress of runs, by their folders. Used in the server's event loop."""
 
     def __init__(self) -> None:
-        self._read: dict[Path, tuple[Course, int]] = {}
+        self._read: dict[Path, tuple[RunProgress, int]] = {}
 
-    def of(self, folder: Path) -> Course:
-        """The course of the run in `folder`, as far as it has come. Only what is new since the last call is read."""
-        course, offset = self._read.get(folder, (Course(), 0))
+    def of(self, folder: Path) -> RunProgress:
+        """The progress of the run in `folder`. Reads only the events since the last call."""
+        progress, offset = self._read.get(folder, (RunProgress(), 0))
         path = folder / EVENTS
         if path.exists() and path.stat().st_size > offset:
             with path.open("rb") as file:
                 file.seek(offset)
                 new = file.read()
-            whole = new[: new.rfind(b"\n") + 1]  # what follows is still being written
+            whole = new[: new.rfind(b"\n") + 1]  # the rest is still being written
             for line in whole.splitlines():
-                course.add(_parsed(line))
+                progress.add(_parsed(line))
             offset += len(whole)
-        self._read[folder] = (course, offset)
-        return course
+        self._read[folder] = (progress, offset)
+        return progress
 
 
 def _parsed(line: bytes) -> Mapping[str, Any]:

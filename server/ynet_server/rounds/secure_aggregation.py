@@ -1,7 +1,7 @@
-"""The server's part in a secure sum: it brings the sites' masked updates together, and never sees one of them bare.
+"""The server's side of secure aggregation: it adds the sites' masked updates, and never sees a single unmasked update.
 
-What it has added up is on its disk before it asks for the sites' own masks: a site gives its mask away for one sum of
-a round only, so that a server which is started anew must go on with that sum.
+The sum is on disk before the server asks for the sites' own masks. A site gives its mask away for only one sum of a
+round, so that a restarted server must continue with that sum.
 """
 
 import datetime as dt
@@ -20,25 +20,25 @@ from ynet.federation.records import ARRAYS, CONFIG, KEYS, MASK, OPEN, flat_weigh
 from ynet.federation.secure_sum import Masked, Offer, Purpose
 from ynet.plan import MOST_SECURE, Plan
 from ynet.weights import Flat
-from ynet_server.rounds.conversation import Conversation, Reply
+from ynet_server.rounds.conversation import Conversation, SiteReply
 from ynet_server.rounds.run_folder import RunFolder
-from ynet_server.rounds.site_report import Said
+from ynet_server.rounds.site_report import SiteReport
 
 PENDING, TOTAL = "sum.safetensors", "total"
 POLL_S = 0.5
 
 
 class Sum(NamedTuple):
-    """A sum that waits for the sites' own masks."""
+    """A sum of masked updates, before the sites' own masks are removed."""
 
     round: int
     attempt: int
     total: Masked
-    sites: Mapping[int, Said]  # by node
+    sites: Mapping[int, SiteReport]  # by node
 
 
 class TooFewError(Exception):
-    """Too few sites are left for a sum."""
+    """Fewer sites than the quorum are left for a sum."""
 
     def __init__(self, left: int) -> None:
         super().__init__(f"{left} sites are left")
@@ -46,7 +46,7 @@ class TooFewError(Exception):
 
 
 class LostError(Exception):
-    """A sum that cannot be read: a site that is in it does not give its mask away. The text names it."""
+    """A sum that cannot be unmasked, since a site in it does not send its mask. The text names the site."""
 
 
 class SecureSums:
@@ -55,19 +55,21 @@ class SecureSums:
     def __init__(self, talk: Conversation, plan: Plan, folder: RunFolder) -> None:
         self._talk, self._plan, self._folder = talk, plan, folder
 
-    def check_offer(self, reply: Reply, purpose: Purpose) -> None:
-        """Whether the other sites will take the key that a site offers. Raises LookupError, UserError.
+    def check_offer(self, reply: SiteReply, purpose: Purpose) -> None:
+        """Check that the other sites will accept the key that a site offers. Raises LookupError, UserError.
 
-        An offer that they refuse would keep them all from the sum, and not the one who made it.
+        Without this check, one bad offer would make every other site refuse the sum.
         """
         offer = _offer(reply)
         name = self._talk.name_of(reply.node)
-        if name not in (str(reply.node), offer.site):  # a node without a name is called by its number
+        if name not in (str(reply.node), offer.site):  # a node without a name is named by its number
             raise UserError("offer", "it is another site's", "")
         secure_sum.check_offer(offer, purpose, dt.datetime.now(dt.UTC))
 
-    def collect(self, replies: Sequence[Reply], purpose: Purpose, said: Mapping[int, Said], size: int) -> Sum:
-        """The masked updates of all who trained, added up; begun again without those who are lost on the way.
+    def collect(
+        self, replies: Sequence[SiteReply], purpose: Purpose, reports: Mapping[int, SiteReport], size: int
+    ) -> Sum:
+        """Add the masked updates of all sites that trained, and restart without the sites that are lost.
 
         Raises TooFewError when fewer than the quorum are left.
         """
@@ -75,7 +77,7 @@ class SecureSums:
         while len(offers) >= self._folder.quorum():
             masked = self._masked(number, attempt, offers, size)
             if len(masked) == len(offers):
-                made = Sum(number, attempt, secure_sum.add_up(list(masked.values())), {n: said[n] for n in masked})
+                made = Sum(number, attempt, secure_sum.add_up(list(masked.values())), {n: reports[n] for n in masked})
                 self._keep(made)
                 return made
             attempt += 1
@@ -95,7 +97,7 @@ class SecureSums:
         return {reply.node: _vector(reply, size) for reply in replies}
 
     def read(self, made: Sum) -> Flat:
-        """The mean of the sites' updates, weighted by their cases. Raises LostError."""
+        """Collect the sites' own masks and unmask the mean of their updates, weighted by cases. Raises LostError."""
         own: dict[int, bytes] = {}
         config, self._talk.refusal = {"server-round": made.round, "attempt": made.attempt}, ""
         until = time.monotonic() + self._plan.cohort.round_deadline_s
@@ -111,12 +113,12 @@ class SecureSums:
             total = secure_sum.unmask(made.total, list(own.values()))
         except RefusedError as error:
             raise LostError(error.why) from None
-        return (total / sum(said.cases for said in made.sites.values())).astype(np.float32)
+        return (total / sum(report.cases for report in made.sites.values())).astype(np.float32)
 
     # --- on the disk
 
     def pending(self, number: int) -> Sum | None:
-        """The round's sum that was made before the server was started anew."""
+        """The round's sum that an earlier process saved, if any."""
         path = self._folder.path / PENDING
         if not path.exists():
             return None
@@ -124,7 +126,7 @@ class SecureSums:
         about: dict[str, Any] = json.loads(metadata["sum"])
         if about["round"] != number:
             return None
-        sites = {int(node): Said(*said) for node, said in about["sites"].items()}
+        sites = {int(node): SiteReport(*report) for node, report in about["sites"].items()}
         return Sum(number, about["attempt"], secure_sum.from_wire(arrays[TOTAL]), sites)
 
     def _keep(self, made: Sum) -> None:
@@ -132,16 +134,16 @@ class SecureSums:
         weights.save(self._folder.path / PENDING, {TOTAL: secure_sum.to_wire(made.total)}, {"sum": json.dumps(about)})
 
     def forget(self) -> None:
-        """The round is over, and its state kept."""
+        """Remove the saved sum once the round's state is saved."""
         (self._folder.path / PENDING).unlink(missing_ok=True)
 
 
-def _offer(reply: Reply) -> Offer:
+def _offer(reply: SiteReply) -> Offer:
     return secure_sum.offer_from_json(str(reply.content[CONFIG]["offer"]))
 
 
-def _offers(replies: Sequence[Reply]) -> dict[int, Offer]:
-    """Of replies that were checked, by node: each name and key once, as many as a sum may have."""
+def _offers(replies: Sequence[SiteReply]) -> dict[int, Offer]:
+    """The offers of checked replies, by node: each name and key once, at most MOST_SECURE."""
     offers: dict[int, Offer] = {}
     for reply in replies:
         offer = _offer(reply)
@@ -151,14 +153,14 @@ def _offers(replies: Sequence[Reply]) -> dict[int, Offer]:
     return offers
 
 
-def _vector(reply: Reply, size: int) -> Masked:
+def _vector(reply: SiteReply, size: int) -> Masked:
     masked = secure_sum.from_wire(flat_weights(reply.content.array_records[ARRAYS]))
     if masked.shape != (size,):
         raise UserError("update", f"it has {len(masked)} values, and the network {size}", "")
     return masked
 
 
-def _mask(reply: Reply) -> bytes:
+def _mask(reply: SiteReply) -> bytes:
     key = bytes.fromhex(str(reply.content[CONFIG]["mask"]))
     if len(key) != secure_sum.MASK_KEY_BYTES:
         raise ValueError("no key")

@@ -1,4 +1,4 @@
-"""What a site says of its round, beside the update."""
+"""A site's report on one round: what it sends beside the update."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,43 +8,43 @@ from flwr.app import MetricRecord
 from ynet.federation.records import CASES, CONFIG, LEDGER, METRICS
 from ynet.scores import from_wire
 from ynet.trust.ledger import Head
-from ynet_server.rounds.conversation import Reply
+from ynet_server.rounds.conversation import SiteReply
 
 CHANGE, LATE_BY = "change", "late"
 
 
-class Said(NamedTuple):
-    """A site's word on one round."""
+class SiteReport(NamedTuple):
+    """A site's report on one round."""
 
     site: str
     cases: int
     figures: Mapping[str, float]
     ledger: str  # how far its privacy ledger goes; empty without one
 
-    def with_change(self, change: float) -> "Said":
-        """With what the server measured: how far the site's weights are from those it was sent."""
+    def with_change(self, change: float) -> "SiteReport":
+        """Add what the server measured: the distance of the site's weights from those that it was sent."""
         return self._replace(figures={**self.figures, CHANGE: round(change, 6)})
 
 
-def said_late(said: "Said", staleness: int) -> "Said":
-    """With how many rounds the update was behind."""
-    return said._replace(figures={**said.figures, LATE_BY: float(staleness)})
+def with_staleness(report: SiteReport, staleness: int) -> SiteReport:
+    """Add by how many rounds the update was late."""
+    return report._replace(figures={**report.figures, LATE_BY: float(staleness)})
 
 
-def said_by(site: str, reply: Reply) -> Said:
-    """What a reply that was accepted says. Raises KeyError."""
+def report_of(site: str, reply: SiteReply) -> SiteReport:
+    """The report in an accepted reply. Raises KeyError."""
     cases: Any = reply.content.metric_records[METRICS][CASES]
-    return Said(site, int(cases), figures(reply), _ledger(reply))
+    return SiteReport(site, int(cases), figures(reply), _ledger(reply))
 
 
-def figures(reply: Reply) -> dict[str, float]:
-    """Its metrics. Raises KeyError."""
+def figures(reply: SiteReply) -> dict[str, float]:
+    """The metrics of a reply. Raises KeyError."""
     record: MetricRecord = reply.content.metric_records[METRICS]
     return {key: round(float(value), 6) for key, value in record.items() if not isinstance(value, list)}
 
 
-def scores(reply: Reply, classes: Sequence[str]) -> dict[str, Any]:
-    """Its scores and the counts that they rest on, each with its name; None for a score of nothing.
+def scores(reply: SiteReply, classes: Sequence[str]) -> dict[str, Any]:
+    """The scores of a reply and the counts behind them, by name; None for a score without cases.
 
     Raises KeyError, ValueError, TypeError.
     """
@@ -53,13 +53,13 @@ def scores(reply: Reply, classes: Sequence[str]) -> dict[str, Any]:
     return {**from_wire(record, classes), CASES: int(cases)}
 
 
-def ledgers(said: Sequence[Said]) -> dict[str, dict[str, str]]:
-    """How far the ledgers go, by site, as it stands in an event; nothing where nobody has one."""
-    found = {one.site: one.ledger for one in said if one.ledger}
+def ledgers(reports: Sequence[SiteReport]) -> dict[str, dict[str, str]]:
+    """The positions of the sites' ledgers, by site, as an event stores them; empty without ledgers."""
+    found = {one.site: one.ledger for one in reports if one.ledger}
     return {"ledgers": found} if found else {}
 
 
-def _ledger(reply: Reply) -> str:
+def _ledger(reply: SiteReply) -> str:
     try:
         return Head.from_text(str(reply.content.config_records[CONFIG][LEDGER])).to_text()
     except (KeyError, ValueError):

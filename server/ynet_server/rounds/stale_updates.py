@@ -1,9 +1,9 @@
 """Updates that come after their round's deadline: the next round may use them (`cohort.late_updates: use`).
 
-Such an update was trained from weights that have moved on since. What counts of it is the difference that it made to
-those, put onto the weights of now, beside what the site makes in the meantime; and it weighs less, by how many rounds
-it is behind (polynomial staleness: Xie et al. 2019, FedAsync; Nguyen et al. 2022, FedBuff, with the same exponent). It
-passes the gate as any other does.
+A late update was trained from older weights. Its difference to those is added to the current weights, beside the site's
+own update of the current round. Its weight falls with the number of rounds by which it is late (polynomial staleness:
+Xie et al. 2019, FedAsync; Nguyen et al. 2022, FedBuff, with the same exponent). It passes the update filter like any
+other update.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,77 +14,82 @@ from flwr.serverapp import Grid
 
 from ynet.federation.records import ARRAYS, CASES, METRICS, flat_weights, weights_record
 from ynet.weights import Flat
-from ynet_server.rounds.conversation import Conversation, Reply
+from ynet_server.rounds.conversation import Conversation, SiteReply
 from ynet_server.rounds.run_folder import RunFolder
 
 STALENESS_EXPONENT = -0.5
-"""What an update weighs that is s rounds behind: (1 + s) to this power of its cases."""
+"""An update that is s rounds late weighs (1 + s) to this power, times its cases."""
 ROUNDS_OPEN = 3
-"""How long a site may go on with an update, in deadlines: the rest of its round, an evaluation, the next round."""
+"""How long a site may continue an update, in deadlines: the rest of its round, an evaluation, the next round."""
 
 
 @runtime_checkable
-class KeepsLate(Protocol):
-    """A Grid that can leave open what is late. One that cannot, drops it."""
+class KeepsOpen(Protocol):
+    """A Grid that can keep late tasks open. Other Grids drop them."""
 
     def send_and_keep(
         self, messages: Iterable[Message], *, timeout: float, open_s: float
     ) -> tuple[list[Message], dict[int, str]]:
-        """As Flower's `send_and_receive`, but what is late goes on for `open_s`: by node, under which name."""
+        """As Flower's `send_and_receive`, but late tasks continue for `open_s` seconds; returns their ids by node."""
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """What has come of these, each once."""
+        """The replies to these messages that have arrived, each once."""
 
     def call_off(self, message_ids: Iterable[str]) -> None:
-        """Nobody waits for these any more."""
+        """Cancel these messages."""
 
 
-class Open(NamedTuple):
-    """An update that is awaited beyond its round."""
+class OpenUpdate(NamedTuple):
+    """An update that is awaited after its round."""
 
     id: str
     round: int
-    begun: Flat  # the weights that it is trained from
-    check: Callable[[Reply], object]  # raises for what is no update
+    begun: Flat  # the weights that it was trained from
+    check: Callable[[SiteReply], object]  # raises for a bad update
 
 
-class Arrived(NamedTuple):
-    """One that has come."""
+class StaleUpdate(NamedTuple):
+    """A late update that has arrived."""
 
-    reply: Reply
+    reply: SiteReply
     round: int
     begun: Flat
 
 
 def weight(staleness: int) -> float:
-    """The share of its cases that an update counts for, so many rounds behind; 1 for none."""
+    """The share of its cases that an update counts for when it is `staleness` rounds late."""
     return float((1 + staleness) ** STALENESS_EXPONENT)
 
 
-def rebased(late: Arrived, number: int, flat: Flat) -> Reply:
-    """A late update as round `number`'s strategy takes it: its difference on today's weights, at its weight."""
-    update = flat_weights(late.reply.content.array_records[ARRAYS])
-    late.reply.content[ARRAYS] = weights_record((flat + (update - late.begun)).astype(flat.dtype))
-    metrics = late.reply.content.metric_records[METRICS]
-    metrics[CASES] = float(metrics[CASES]) * weight(number - late.round)  # type: ignore[arg-type]
-    return late.reply
+def rebased(stale: StaleUpdate, number: int, flat: Flat) -> SiteReply:
+    """A late update as round `number` aggregates it: its difference on the current weights, weighted down."""
+    update = flat_weights(stale.reply.content.array_records[ARRAYS])
+    stale.reply.content[ARRAYS] = weights_record((flat + (update - stale.begun)).astype(flat.dtype))
+    metrics = stale.reply.content.metric_records[METRICS]
+    metrics[CASES] = float(metrics[CASES]) * weight(number - stale.round)  # type: ignore[arg-type]
+    return stale.reply
 
 
-class Late:
-    """Those of one run. Where the plan drops them, there are never any."""
+class StaleUpdates:
+    """The late updates of one run; always none where the plan drops them."""
 
     def __init__(self, grid: Grid, talk: Conversation, folder: RunFolder, *, uses: bool) -> None:
-        self._grid = grid if uses and isinstance(grid, KeepsLate) else None
+        self._grid = grid if uses and isinstance(grid, KeepsOpen) else None
         self._talk, self._folder = talk, folder
-        self._open: dict[int, Open] = {}  # by node
-        self._arrived: dict[int, Arrived] = {}
+        self._open: dict[int, OpenUpdate] = {}  # by node
+        self._arrived: dict[int, StaleUpdate] = {}
 
     def send(
-        self, number: int, messages: Sequence[Message], deadline_s: float, begun: Flat, check: Callable[[Reply], object]
+        self,
+        number: int,
+        messages: Sequence[Message],
+        deadline_s: float,
+        begun: Flat,
+        check: Callable[[SiteReply], object],
     ) -> list[Message] | None:
-        """What was answered before the deadline; None where late updates are dropped, and nothing was sent.
+        """Send, and return the answers before the deadline; where late updates are dropped, send nothing, return None.
 
-        What is late of the same round, which is held again, is called off: the sites begin it anew.
+        Cancels late updates of the same round when it is repeated: the sites start it again.
         """
         if self._grid is None:
             return None
@@ -94,19 +99,19 @@ class Late:
         for node, name in left_open.items():
             if node in self._open:
                 self._end(node, number, "it was not there before the next round's deadline either")
-            self._open[node] = Open(name, number, begun, check)
+            self._open[node] = OpenUpdate(name, number, begun, check)
         return answers
 
-    def arrived(self, number: int) -> list[Arrived]:
-        """The updates of the round before that came while round `number` was under way, in the order of the nodes."""
+    def arrived(self, number: int) -> list[StaleUpdate]:
+        """The updates of the round before that arrived during round `number`, in the order of the nodes."""
         return [one for _, one in sorted(self._arrived.items()) if one.round == number - 1]
 
-    def settle(self, number: int, refused: Mapping[int, str]) -> list[Arrived]:
-        """Round `number` counts: what it takes of those that arrived. The others, and what is later still, are dropped.
+    def settle(self, number: int, refused: Mapping[int, str]) -> list[StaleUpdate]:
+        """Return the arrived updates that round `number` uses, now that it counts, and drop the others.
 
-        `refused`: by node, why it was kept out.
+        `refused` maps a node to the reason why its update was refused.
         """
-        taken = list[Arrived]()
+        taken = list[StaleUpdate]()
         for node, one in sorted(self._arrived.items()):
             why = refused.get(node)
             if one.round != number - 1:
@@ -120,13 +125,13 @@ class Late:
         return taken
 
     def close(self) -> None:
-        """The run's rounds are over: nothing is waited for."""
+        """Cancel what is still open at the end of the run's rounds."""
         self._call_off(list(self._open))
 
     # --- within
 
     def _take(self) -> None:
-        """Look what has come of what was open."""
+        """Collect the open updates that have arrived."""
         assert self._grid is not None  # noqa: S101 (nothing is open without)
         names = {one.id: node for node, one in self._open.items()}
         for answer in self._grid.pull_messages(list(names)):
@@ -134,7 +139,7 @@ class Late:
             one = self._open.pop(node)
             reply = self._talk.late(one.round, answer, one.check)
             if reply is not None:
-                self._arrived[node] = Arrived(reply, one.round, one.begun)
+                self._arrived[node] = StaleUpdate(reply, one.round, one.begun)
 
     def _end(self, node: int, number: int, why: str) -> None:
         of = self._open[node].round

@@ -1,4 +1,4 @@
-"""Flower's own strategies, by the name that a plan gives them: what they are given, and what they carry on."""
+"""Flower's strategies by the names that plans use: their options, aggregation, and the state that they carry."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from ynet.federation.records import ARRAYS, CASES, METRICS, TRAIN, flat_weights,
 from ynet.plan import Plan
 from ynet.strategy_options import ROBUST, options
 from ynet.weights import Flat
-from ynet_server.rounds.conversation import Reply
+from ynet_server.rounds.conversation import SiteReply
 
 STRATEGIES: dict[str, Callable[..., FedAvg]] = {
     "fedavg": FedAvg,
@@ -51,23 +51,23 @@ def strategy(plan: Plan) -> FedAvg:
 
 
 class Aggregate(NamedTuple):
-    """What a strategy made of a round's updates."""
+    """The result of aggregating a round's updates."""
 
     flat: Flat
-    left_out: frozenset[int]  # the nodes of whose updates the strategy took nothing (the Krums, and Bulyan)
+    left_out: frozenset[int]  # nodes whose updates the strategy did not use (Krum, MultiKrum, Bulyan)
 
 
-def aggregate(chosen: FedAvg, plan: Plan, number: int, replies: Sequence[Reply], sent: Flat) -> Aggregate:
-    """The new weights of round `number`, in single precision: the adaptive strategies compute in double.
+def aggregate(chosen: FedAvg, plan: Plan, number: int, replies: Sequence[SiteReply], sent: Flat) -> Aggregate:
+    """Aggregate the updates of round `number` into new float32 weights; the adaptive strategies compute in float64.
 
-    Robust strategies are given what each site changed, and not its weights: it is the same by their definitions, and
-    Krum's distances, which Flower computes from squared norms in single precision, would be lost beside the weights'.
+    Robust strategies get each site's change instead of its weights. By their definitions the result is the same, and
+    Flower computes Krum's distances from squared norms in float32, which the size of the weights would drown.
     """
     is_robust = plan.training.strategy in ROBUST
     taken: list[RecordDict] = []
 
     def notice(contents: list[RecordDict], _: str) -> MetricRecord:
-        """Flower shows its strategies' choice here, to have the sites' figures merged: ours are kept by site."""
+        """Note which updates the strategy chose; Flower calls this to merge the sites' metrics."""
         taken.extend(contents)
         return MetricRecord()
 
@@ -82,8 +82,8 @@ def aggregate(chosen: FedAvg, plan: Plan, number: int, replies: Sequence[Reply],
     return Aggregate((sent + flat).astype(np.float32) if is_robust else flat, nodes)
 
 
-def _message(reply: Reply, less: Flat | None) -> Message:
-    """A reply in the form that a strategy aggregates; `less`: what is taken off its weights."""
+def _message(reply: SiteReply, less: Flat | None) -> Message:
+    """A reply in the form that a strategy aggregates, with `less` subtracted from its weights."""
     asked = Message(content=RecordDict(), message_type=TRAIN, dst_node_id=reply.node)
     weight = MetricRecord({CASES: reply.content.metric_records[METRICS][CASES]})  # its other figures are not merged
     arrays = reply.content.array_records[ARRAYS]
@@ -97,11 +97,11 @@ def _single(aggregated: ArrayRecord) -> Flat:
 
 
 CARRIED = ("momentum_vector", "m_t", "v_t")
-"""The attributes in which Flower's strategies carry something: FedAvgM a list of arrays, the others one by name."""
+"""The attributes in which Flower's strategies keep state: a list of arrays in FedAvgM, a dict in the others."""
 
 
 def carried(chosen: FedAvg) -> dict[str, Flat]:
-    """What a strategy carries from one round to the next, by name; each as long as the weights. Copies."""
+    """Copies of the state that a strategy carries from one round to the next, by name; each has the weights' size."""
     held: dict[str, Flat] = {}
     for name in CARRIED:
         value = getattr(chosen, name, None)
@@ -112,7 +112,7 @@ def carried(chosen: FedAvg) -> dict[str, Flat]:
 
 
 def carry_on(chosen: FedAvg, held: Mapping[str, Flat]) -> None:
-    """Give a strategy what another one carried, so that it goes on in that one's place."""
+    """Set the state that another instance of the strategy carried."""
     for name, flat in held.items():
         blocks = {key: array.numpy() for key, array in weights_record(flat).items()}
         setattr(chosen, name, list(blocks.values()) if name == "momentum_vector" else blocks)

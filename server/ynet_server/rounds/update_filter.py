@@ -1,4 +1,4 @@
-"""The gate: which of a round's updates are kept out of it, whatever the strategy, and why."""
+"""The update filter: refuses updates that are too far from the weights sent, unchanged, or replayed."""
 
 import hashlib
 import math
@@ -10,56 +10,56 @@ import numpy as np
 
 from ynet.federation.records import ARRAYS, flat_weights
 from ynet.weights import BLOCK_VALUES, Flat
-from ynet_server.rounds.conversation import Conversation, Reply
+from ynet_server.rounds.conversation import Conversation, SiteReply
 
 LEAST_TO_COMPARE = 3
-"""Of two updates nobody knows which one is the odd one."""
+"""Of two updates it is unknown which one is the outlier."""
 
 UNCHANGED = 1e-3
-"""Of the median: what moves less has not been trained."""
+"""As a share of the median change: an update that changes less was not trained."""
 
 
-class Judged(NamedTuple):
-    """What the gate found of a round's updates, by node."""
+class Judgement(NamedTuple):
+    """The filter's result for a round's updates, by node."""
 
-    change: dict[int, float]  # how far each is from the weights that it began with, as a Euclidean norm
+    change: dict[int, float]  # Euclidean distance of each from the weights that it began with
     refused: dict[int, str]  # why
 
 
-class Gate:
-    """The gate of one run. It remembers what every site has sent, by digests."""
+class UpdateFilter:
+    """The filter of one run. It remembers the digests of what every site has sent."""
 
     def __init__(self, factor: float, seen: Mapping[bytes, int] = MappingProxyType({})) -> None:
-        """`factor`: how many medians of the round's changes an update may be away from what was sent; 0: any number.
+        """`factor`: largest allowed distance from the weights sent, in medians of the round's changes; 0 allows any.
 
-        `seen`: what an earlier process's gate remembered.
+        `seen` holds the digests that an earlier process stored.
         """
         self._factor = factor
         self._seen = dict(seen)  # the digest of an update, or of what was sent, and its round
         self._news: dict[bytes, int] = {}
 
     def news(self) -> dict[bytes, int]:
-        """What it remembers since it was last asked: digests, and the rounds of which they are."""
+        """The digests that are new since the last call, with their rounds."""
         news, self._news = self._news, {}
         return news
 
     def admit(
         self,
         number: int,
-        replies: Sequence[Reply],
+        replies: Sequence[SiteReply],
         sent: Flat,
         talk: Conversation,
-        late: Sequence[tuple[Reply, Flat]] = (),
-    ) -> Judged:
-        """As `judge`; the run is told of what is refused.
+        stale: Sequence[tuple[SiteReply, Flat]] = (),
+    ) -> Judgement:
+        """As `judge`, and record each refusal in the run's events.
 
-        `late`: replies of the round before, with the weights that they began with; each stands under `late_key`.
+        `stale`: replies of the round before, with their first weights; `stale_key` gives their keys in the result.
         """
-        keyed = [*((late_key(reply.node), reply) for reply, _ in late), *((reply.node, reply) for reply in replies)]
+        keyed = [*((stale_key(reply.node), reply) for reply, _ in stale), *((reply.node, reply) for reply in replies)]
         updates = ((key, flat_weights(reply.content.array_records[ARRAYS])) for key, reply in keyed)
-        judged = self.judge(number, updates, sent, {late_key(reply.node): begun for reply, begun in late})
+        judged = self.judge(number, updates, sent, {stale_key(reply.node): begun for reply, begun in stale})
         for key, why in judged.refused.items():
-            talk.refuse(number, late_key(key) if key < 0 else key, why)
+            talk.refuse(number, stale_key(key) if key < 0 else key, why)
         return judged
 
     def judge(
@@ -68,13 +68,13 @@ class Gate:
         updates: Iterable[tuple[int, Flat]],
         sent: Flat,
         begun: Mapping[int, Flat] = MappingProxyType({}),
-    ) -> Judged:
-        """Which of round `number`'s updates, each with its node and looked at once, are refused.
+    ) -> Judgement:
+        """Decide which of round `number`'s updates, each with its node, are refused. Reads each update once.
 
-        `begun`: of updates that are of the round before, by their keys, the weights that they were trained from. They
-        come first: a site that sends one of them again, as its update of this round, has sent nothing new.
+        `begun` holds the weights from which updates of the round before were trained, by their keys. These updates come
+        first, so that a site which sends one of them again as its update of this round has sent nothing new.
 
-        A round that is held again may bring the same once more: only what an earlier round had is a replay.
+        A repeated round may bring the same update again: only an update of an earlier round is a replay.
         """
         self._see(sent, number - 1)
         change, first = dict[int, float](), dict[int, int]()
@@ -83,15 +83,15 @@ class Gate:
             first[node] = self._see(flat, number - (node in begun))
         median = float(np.median(list(change.values()))) if change else 0.0
         refused = dict[int, str]()
-        for node in change if median else ():  # where most change nothing, nobody stands out by it
+        for node in change if median else ():  # when most updates change nothing, none is an outlier
             if why := self._why(change[node], median, len(change)):
                 refused[node] = why
             elif first[node] < number - (node in begun):
                 refused[node] = f"it is not new: it is of round {first[node]}"
-        return Judged(change, refused)
+        return Judgement(change, refused)
 
     def _see(self, flat: Flat, number: int) -> int:
-        """The round in which this was first seen."""
+        """The round in which these values were first seen."""
         digest = _digest(flat)
         if digest not in self._seen:
             self._seen[digest] = self._news[digest] = number
@@ -108,8 +108,8 @@ class Gate:
         return None
 
 
-def late_key(node: int) -> int:
-    """Under what a node's late update stands beside its update of the round: below 0, and its own inverse."""
+def stale_key(node: int) -> int:
+    """The key of a node's late update, to tell it from its update of the round: negative, and its own inverse."""
     return ~node
 
 

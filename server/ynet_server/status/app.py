@@ -1,4 +1,4 @@
-"""The status page's app: one page, and the state that it asks for again and again, made once for all who look."""
+"""The status page's app: one page, and the state that it polls; all open pages share one computed state."""
 
 import hashlib
 import json
@@ -18,20 +18,20 @@ from ynet.web.sessions import LONGEST_S
 from ynet.web.web import Web
 
 AT_MOST_EVERY_S = 1.0
-"""How often the state is looked up, however many ask."""
+"""The state is computed at most this often, for any number of pages."""
 TITLE = "ynet status"
 
 
-class Kept:
-    """The state as JSON, and its digest: who has it already is told so in a few bytes."""
+class StateCache:
+    """The state as JSON with its digest, so that a page which has it already gets an empty 304."""
 
     def __init__(self, look: Callable[[], dict[str, Any]], clock: Callable[[], float] = time.monotonic) -> None:
-        """`look`: the state as it is now."""
+        """`look` returns the current state."""
         self._look, self._clock = look, clock
         self._until, self._data, self._tag = 0.0, b"", ""
 
     def now(self) -> tuple[bytes, str]:
-        """The state of a moment ago at most, and its tag."""
+        """The state, at most AT_MOST_EVERY_S old, and its tag."""
         if self._clock() >= self._until:
             self._data = json.dumps(self._look(), separators=(",", ":")).encode()
             self._tag = f'"{hashlib.sha256(self._data).hexdigest()[:24]}"'
@@ -45,7 +45,7 @@ def application(home: Path, look: Callable[[], dict[str, Any]], outside: Outside
     An open page may be left on a wall: a session lasts as long without use as it may last at all.
     """
     web = Web(home, "status", TITLE, Path(__file__).parent, idle_s=LONGEST_S, outside=outside)
-    kept = Kept(look)
+    kept = StateCache(look)
 
     async def page(request: Request) -> Response:
         data, tag = kept.now()

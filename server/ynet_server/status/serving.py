@@ -1,4 +1,4 @@
-"""The status page's port, open as long as the server runs, where the settings ask for it."""
+"""The status page's port, open while the server runs, if the settings enable it."""
 
 import contextlib
 import datetime as dt
@@ -16,17 +16,17 @@ from ynet_server.settings import StatusSettings
 from ynet_server.status.app import application
 
 LIFE_S = 600.0
-"""Of a connection, which a page keeps for its questions; then it opens another."""
+"""The longest life of a page's connection; the page then opens another."""
 
 MAX_OF_ONE = 96
-"""Connections from one address: many come through one proxy, or one `ssh -L`."""
+"""Connections from one address, which a proxy or `ssh -L` may share."""
 
 
 @contextlib.asynccontextmanager
 async def serving(
     home: Path, settings: StatusSettings, look: Callable[[], dict[str, Any]], now: dt.datetime
 ) -> AsyncIterator[list[str]]:
-    """Serve the page meanwhile; yields what is to be said of it, nothing where it is off. Raises UserError."""
+    """Serve the page while the block runs. Yields lines about it, none when it is off. Raises UserError."""
     if not settings.enabled:
         yield []
         return
@@ -34,9 +34,9 @@ async def serving(
     names = (*shown.names, settings.host, *names_of_machine(settings.host))
     outside = Outside(settings.outer_name, settings.trusted_proxies, names)
     most = MAX_CONNECTIONS if settings.trusted_proxies else MAX_OF_ONE
-    door = HttpsDoor(application(home, look, outside), shown.context, settings.host, settings.port, LIFE_S, most)
+    server = HttpsDoor(application(home, look, outside), shown.context, settings.host, settings.port, LIFE_S, most)
     try:
-        port = await door.begin()
+        port = await server.begin()
     except OSError as error:
         taken = error.errno == errno.EADDRINUSE
         why = "another process listens there" if taken else (error.strerror or "the address cannot be listened on")
@@ -45,7 +45,7 @@ async def serving(
     try:
         yield list(_said(home, settings, port, shown))
     finally:
-        await door.end()
+        await server.end()
 
 
 def _said(home: Path, settings: StatusSettings, port: int, shown: certificate.Presented) -> list[str]:

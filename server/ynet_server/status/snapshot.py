@@ -1,4 +1,4 @@
-"""All that the status page shows, as one value that goes to the browser as JSON. Times are seconds since 1970."""
+"""Everything that the status page shows, as one JSON value. Times are seconds since 1970."""
 
 import datetime as dt
 from collections.abc import Mapping
@@ -10,39 +10,40 @@ from ynet.scores import COARSE
 from ynet.trust import expiry
 from ynet.trust.expiry import Life
 from ynet_server.authority.certificates import LONG_AGO
-from ynet_server.hub.hub import SiteState
+from ynet_server.hub.connections import SiteState
 from ynet_server.hub.tasks import Doing
-from ynet_server.metrics import Known, epsilon_bounds
-from ynet_server.registry import Model, Run, Site
-from ynet_server.rounds.run_progress import SCORES, Course
-from ynet_server.status.books import Books
+from ynet_server.metrics import ServerState, epsilon_bounds
+from ynet_server.registry import SiteRecord
+from ynet_server.rounds.run_progress import SCORES, RunProgress
+from ynet_server.status.audit_view import AuditView
+from ynet_server.training_records import PublishedModel, Run
 
 MOST_RUNS, MOST_MODELS = 12, 6
 SHOWN = (*SCORES, *COARSE, "queries", "queries_per_class")
-"""Of a site's scores on a model's card."""
+"""The scores of a site that the page shows for a model."""
 
 
-def snapshot(known: Known, books: Books, now: float) -> dict[str, Any]:
-    """The server's state at `now`. Nothing in it changes while nothing happens: ages are the page's to tell."""
-    runs = known.runs.listed()
-    course = known.courses.of(known.runs.folder(runs[0].id).path) if runs else Course()
-    connected, doing = known.hub.connected(), known.hub.doing()
-    bounds = epsilon_bounds(known.registry, known.runs, known.courses)
-    models, lives = known.registry.models(), known.registry.lives()
+def snapshot(state: ServerState, audit_view: AuditView, now: float) -> dict[str, Any]:
+    """The server's state at `now`. It holds no ages, which the page computes, so that it changes only with events."""
+    runs = state.runs.listed()
+    progress = state.progress_reader.of(state.runs.folder(runs[0].id).path) if runs else RunProgress()
+    connected, doing = state.hub.connected(), state.hub.doing()
+    bounds = epsilon_bounds(state.registry, state.runs, state.progress_reader)
+    models, lives = state.registry.training.models(), state.registry.lives()
     return {
-        "federation": known.federation,
+        "federation": state.federation,
         "version": __version__,
-        "authority": _certificate(known.authority_life(), now),
-        "hub": _certificate(known.hub_life(), now),
-        "sites": [_site(site, lives.get(site.name), connected, doing, bounds, now) for site in known.registry.sites()],
+        "authority": _certificate(state.authority_life(), now),
+        "hub": _certificate(state.hub_life(), now),
+        "sites": [_site(site, lives.get(site.name), connected, doing, bounds, now) for site in state.registry.sites()],
         "invitations": [
-            {"site": site, "expires": expires} for site, expires in known.registry.invitations(now).items()
+            {"site": site, "expires": expires} for site, expires in state.registry.invitations(now).items()
         ],
-        "run": _run(known, runs[0], course, connected, doing) if runs else None,
-        "runs": [_listed(known, run) for run in runs[:MOST_RUNS]],
+        "run": _run(state, runs[0], progress, connected, doing) if runs else None,
+        "runs": [_listed(state, run) for run in runs[:MOST_RUNS]],
         "models": [_model(model, is_in_use=model is models[0]) for model in models[:MOST_MODELS]],
-        "refusals": books.refusals(),
-        "audit": books.heads(),
+        "refusals": audit_view.refusals(),
+        "audit": audit_view.heads(),
     }
 
 
@@ -53,7 +54,7 @@ def _certificate(life: Life, now: float) -> dict[str, Any]:
 
 
 def _site(
-    site: Site,
+    site: SiteRecord,
     life: Life | None,
     connected: Mapping[str, SiteState],
     doing: Mapping[str, Doing],
@@ -80,46 +81,45 @@ def _site(
 
 
 def _training(connected: Mapping[str, SiteState]) -> list[str]:
-    """Without those that only ask."""
+    """The connected sites without those that only ask."""
     return [name for name, state in connected.items() if state.cases]
 
 
 def _run(
-    known: Known, run: Run, course: Course, connected: Mapping[str, SiteState], doing: Mapping[str, Doing]
+    state: ServerState, run: Run, progress: RunProgress, connected: Mapping[str, SiteState], doing: Mapping[str, Doing]
 ) -> dict[str, Any]:
-    plan = known.registry.known_plan(run.plan)
-    cohort = sorted(
-        {*course.sites, *course.in_round, *course.awaited, *(_training(connected) if run.status == "running" else ())}
-    )
+    plan = state.registry.training.known_plan(run.plan)
+    present = _training(connected) if run.status == "running" else ()
+    cohort = sorted({*progress.sites, *progress.in_round, *progress.awaited, *present})
     return {
-        **_listed(known, run),
-        "do": course.do,
-        "stalled": known.runs.stalled() if run.status == "running" else "",
-        "round": course.round,
-        "seconds": course.seconds,
-        "last_round": course.last_round or None,
-        "waiting": course.waiting,
-        "missing": list(course.missing),
-        "quorum": known.runs.quorum(run.id),
-        "held_again": course.held_again,
-        "parts": {site: _part(site, run, course, connected, doing) for site in cohort},
+        **_listed(state, run),
+        "do": progress.do,
+        "stalled": state.runs.stalled() if run.status == "running" else "",
+        "round": progress.round,
+        "seconds": progress.seconds,
+        "last_round": progress.last_round or None,
+        "waiting": progress.waiting,
+        "missing": list(progress.missing),
+        "quorum": state.runs.quorum(run.id),
+        "held_again": progress.held_again,
+        "parts": {site: _part(site, run, progress, connected, doing) for site in cohort},
         "terms": _terms(plan) if plan else None,
         "curves": {
-            "loss": _points(course.losses),
-            **{score: _points(course.scores[score]) for score in SCORES},
+            "loss": _points(progress.losses),
+            **{score: _points(progress.scores[score]) for score in SCORES},
         },
     }
 
 
 def _part(
-    site: str, run: Run, course: Course, connected: Mapping[str, SiteState], doing: Mapping[str, Doing]
+    site: str, run: Run, progress: RunProgress, connected: Mapping[str, SiteState], doing: Mapping[str, Doing]
 ) -> dict[str, Any]:
     """What a site does in the round under way: `answered`, `working`, `failed`, `awaited`, `away` or `idle`."""
     newest = doing.get(site)
-    is_new = newest is not None and newest.since >= max(course.last_round, run.started)
+    is_new = newest is not None and newest.since >= max(progress.last_round, run.started)
     if run.status != "running":
         state = "idle"
-    elif site in course.awaited:
+    elif site in progress.awaited:
         state = "awaited"
     elif site not in connected:
         state = "away"
@@ -148,12 +148,12 @@ def _terms(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _listed(known: Known, run: Run) -> dict[str, Any]:
-    plan = known.registry.known_plan(run.plan)
+def _listed(state: ServerState, run: Run) -> dict[str, Any]:
+    plan = state.registry.training.known_plan(run.plan)
     return {**run._asdict(), "name": plan.name if plan else run.plan[:12]}
 
 
-def _model(model: Model, *, is_in_use: bool) -> dict[str, Any]:
+def _model(model: PublishedModel, *, is_in_use: bool) -> dict[str, Any]:
     card = model.card
     scores = {
         site: {name: figures[name] for name in SHOWN if name in figures}

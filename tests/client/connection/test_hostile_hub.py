@@ -180,7 +180,7 @@ def test_a_time_to_wait_that_is_none_does_no_harm(tmp_path: Path, within_s: floa
         (tmp_path / "c").write_bytes(b"c")
         blob = consortium.hub.offer(tmp_path / "c", sha256(b"c"), 1)
         task = hub.Task(id="1", kind="train", content=blob, within_s=within_s)
-        consortium.hub._send("A", hub.ToSite(task=task))
+        consortium.hub._connections.send("A", hub.ToSite(task=task))
         await until(lambda: worked)
         await until(lambda: not joined.session._given.held() and not list(joined.spool.iterdir()))
         assert worked == ["train"]
@@ -191,7 +191,7 @@ def test_a_time_to_wait_that_is_none_does_no_harm(tmp_path: Path, within_s: floa
 
 def test_what_the_hub_says_of_itself_is_shown_without_control_characters(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
-        consortium.hub._federation = "\x1b]0;owned\x07evil\n"
+        consortium.hub._greeter.federation = "\x1b]0;owned\x07evil\n"
         joined = await consortium.join("A")
         assert "evil" in joined.said[0]
         assert joined.said[0].isprintable()
@@ -209,10 +209,10 @@ class Meddler:
         self.hub, self._relay = consortium.hub, consortium.hub._relay
         self.queries: list[tuple[str, hub.Query]] = []
         self.answers: list[tuple[str, hub.Answer]] = []
-        self._hand, self._answered = self._relay._lines.hand, self._relay.answered
+        self._hand, self._answered = self.hub._connections.send_query, self._relay.answered
         self.deliver: Callable[[str, hub.ToSite], bool] = self._hand
         self.take: Callable[[str, hub.Answer], None] = self._answered
-        self._relay._lines = self._relay._lines._replace(hand=self._see_query)
+        self.hub._connections.send_query = self._see_query  # type: ignore[method-assign]
         self._relay.answered = self._see_answer  # type: ignore[method-assign]
 
     def _see_query(self, site: str, message: hub.ToSite) -> bool:
@@ -228,7 +228,7 @@ class Meddler:
         """What a site says to a query of the hub's making."""
         before = len(self.answers)
         query.id = f"made up {before}"
-        self.hub._send(site, hub.ToSite(query=query))
+        self.hub._connections.send(site, hub.ToSite(query=query))
         self._relay._questions[query.id] = _Question("nobody")  # or the hub would not send it
         await until(lambda: len(self.answers) > before)
         return self.answers[-1][1]
@@ -349,7 +349,7 @@ def test_a_card_that_the_hub_puts_in_the_place_of_a_sites_is_not_sealed_to(tmp_p
     async def story(consortium: Consortium) -> None:
         shown, work = counting()
         asker, _ = await consortium.join("A"), await consortium.join("B", work)
-        consortium.hub._connections["B"].card = forged(consortium, whose)
+        consortium.hub._connections.of("B").card = forged(consortium, whose)
         meddler = Meddler(consortium)
         found = await asker.session.ask(b"q", 5)
         assert (list(found.unreadable), bodies(found), shown, meddler.queries) == (["B"], {}, [], [])
@@ -387,7 +387,7 @@ def test_a_hub_that_goes_on_telling_of_sites_is_believed_once_of_each_and_of_few
 
     async def story(consortium: Consortium) -> None:
         asker, _ = await consortium.join("A"), await consortium.join("B")
-        endless = Endless(consortium.hub._connections["B"].card)
+        endless = Endless(consortium.hub._connections.of("B").card)
         consortium.hub._relay = endless  # type: ignore[assignment]
         found = await asker.session.ask(b"q", 5)
         told = [*found.missing, *found.late, *found.busy, *found.unreadable]

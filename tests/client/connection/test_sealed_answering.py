@@ -11,13 +11,13 @@ from loopback import Consortium
 from ynet.errors import RefusedError
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import sealed
-from ynet.federation.sealed import Asked
+from ynet.federation.sealed import FramedQuery
 from ynet_client.connection.question import MAX_TOTAL_BYTES, Question, _to_wire
 from ynet_client.connection.sealed_answering import KEY_S, MAX_SESSIONS, OPEN_SESSIONS, WINDOW, Answering, Window
 from ynet_client.connection.sealed_asking import SESSION_S, Asking, Sent
 from ynet_client.membership.membership import Membership
 
-FRAMED = sealed.frame_query(Asked(b"query", 0))
+FRAMED = sealed.frame_query(FramedQuery(b"query", 0))
 
 
 class Clock:

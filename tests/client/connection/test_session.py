@@ -17,7 +17,7 @@ from ynet.trust import identity
 from ynet_client.connection import retries, sealed_answering
 from ynet_client.connection import session as sessions
 from ynet_client.connection.session import Fetch
-from ynet_server.hub import hub as hubs
+from ynet_server.hub import greeting
 from ynet_server.hub.reply_errors import FAILED, REFUSED
 from ynet_server.hub.tasks import TaskError
 
@@ -94,7 +94,7 @@ class Other:
 def test_a_hub_with_no_common_protocol_ends_it_with_who_must_update(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, newest: int, behind: str, do: str
 ) -> None:
-    monkeypatch.setattr(hubs, "protocol", Other(max(1, newest - 1), newest))
+    monkeypatch.setattr(greeting, "protocol", Other(max(1, newest - 1), newest))
 
     async def story(consortium: Consortium) -> None:
         with pytest.raises(RefusedError) as caught:
@@ -284,7 +284,7 @@ def test_a_task_for_which_nobody_waits_after_a_lost_connection_is_called_off(tmp
         if hub == "older":
             (tmp_path / "c").write_bytes(b"")
             blob = consortium.hub.offer(tmp_path / "c", sha256(b""), 0)
-            consortium.hub._send("A", pb.ToSite(task=pb.Task(id="1", kind="train", content=blob)))
+            consortium.hub._connections.send("A", pb.ToSite(task=pb.Task(id="1", kind="train", content=blob)))
         else:
             waiting = asyncio.ensure_future(consortium.task("A"))
         await work.begun.wait()
@@ -354,7 +354,7 @@ def test_queries_go_on_while_sealing_keys_are_renewed(tmp_path: Path, monkeypatc
         for _ in range(20):
             found = await asker.session.ask(b"q", 5)
             assert [(one.site, one.body) for one in found.answers] == [("A", b"answer to B")]
-            cards.add(consortium.hub._connections["A"].card)
+            cards.add(consortium.hub._connections.of("A").card)
             await asyncio.sleep(0.03)
         assert 3 <= len(cards) <= 2 + (time.monotonic() - begun) / 0.1
         assert len(answers_to.session._answering._sessions) <= 1

@@ -81,7 +81,7 @@ def test_a_server_whose_log_was_cut_is_found_out_by_its_sites(tmp_path: Path) ->
         consortium.audit.close()
         for file in consortium.folder.glob("audit.*"):
             file.unlink()
-        consortium.audit = server_audit.Audit(consortium.folder)
+        consortium.audit = server_audit.ServerAudit(consortium.folder)
         await consortium.stop()
         await consortium.open()
         consortium.run(site.session)

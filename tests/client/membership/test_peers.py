@@ -96,7 +96,7 @@ def test_a_sealing_key_that_the_server_made_in_a_sites_name_is_not_sealed_to(tmp
             identity.issue_site(consortium.authority, "B", request, consortium.now),
             b"" if is_silent else lasting_key.new_key(),
         )
-        consortium.hub._connections["B"].card = sealed.fresh_key(false, "B").card
+        consortium.hub._connections.of("B").card = sealed.fresh_key(false, "B").card
         a._asking._known.clear()
         a._asking._cards.clear()  # as after a restart of A
         found = await a.ask(b"secret", 5)

@@ -21,7 +21,7 @@ from ynet_client.connection.doctor import examine, failure
 from ynet_client.membership import membership, renewal
 from ynet_client.membership.membership import FILE, KEY, NEXT_KEY, Membership
 from ynet_server.authority import renewal as renewals
-from ynet_server.hub.peers import Caller
+from ynet_server.hub.peers import GrpcPeer
 
 DAY = dt.timedelta(days=1)
 
@@ -78,7 +78,7 @@ def test_before_that_nothing_is_renewed_and_the_hub_would_not(tmp_path: Path) ->
         await asyncio.sleep(0.3)
         assert joined.session.member == old
         csr = identity.signing_request(identity.new_key(), "A")
-        asked = Caller("A", identity.read_leaf(old.certificate), old.certificate)
+        asked = GrpcPeer("A", identity.read_leaf(old.certificate), old.certificate)
         with pytest.raises(RefusedError, match="last third"):
             renewals.renew(consortium.registry, consortium.authority, asked, csr, consortium.now)
 
@@ -127,7 +127,7 @@ def test_the_other_sites_see_the_new_certificate_and_questions_go_both_ways(tmp_
         new = await renewed(joined, old)
         await until(lambda: "A" in consortium.hub.connected())
         trust = Trust(consortium.authority.certificate, consortium.now)
-        card = read_card(consortium.hub._connections["A"].card, "A", trust)
+        card = read_card(consortium.hub._connections.of("A").card, "A", trust)
         assert card.fingerprint == identity.fingerprint(new.certificate).hex()
         for one, body in ((other, b"answer to B"), (joined, b"answer to A")):
             assert [a.body for a in (await one.session.ask(b"q", 5)).answers] == [body]
@@ -223,7 +223,7 @@ def test_a_renewal_whose_connection_broke_before_it_was_used_is_not_asked_for_ag
 def test_a_lost_answer_is_given_again_for_the_same_key(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         home, old = enrolled(consortium, "A", 61 * DAY)
-        asked = Caller("A", identity.read_leaf(old.certificate), old.certificate)
+        asked = GrpcPeer("A", identity.read_leaf(old.certificate), old.certificate)
         csr = identity.signing_request(membership.next_key(home), "A")
         first = renewals.renew(consortium.registry, consortium.authority, asked, csr, consortium.now)
         again = identity.signing_request(membership.next_key(home), "A")

@@ -23,12 +23,12 @@ from ynet.federation import protocol
 from ynet.trust import expiry, identity
 from ynet.web.https_door import HttpsDoor
 from ynet_client.membership.membership import Membership
-from ynet_server import process
+from ynet_server import ports
 from ynet_server.authority import certificates, renewal
 from ynet_server.authority.authorities import Authorities
 from ynet_server.authority.certificates import HubCertificate
 from ynet_server.hub.hub import service
-from ynet_server.hub.peers import Caller, CertificateCheck
+from ynet_server.hub.peers import CertificateCheck, GrpcPeer
 from ynet_server.hub.tasks import TaskError
 
 DAY = dt.timedelta(days=1)
@@ -214,22 +214,20 @@ def test_the_hubs_certificate_is_renewed_on_both_ports_while_the_sites_stay_conn
         await consortium.stop()
         own = HubCertificate(tmp_path, consortium.authority, consortium.now)
         first = identity.read_leaf(own.identity.certificate).serial
-        consortium.server = grpc.aio.server(
-            interceptors=[CertificateCheck(consortium.registry)], options=process.OPTIONS
-        )
+        consortium.server = grpc.aio.server(interceptors=[CertificateCheck(consortium.registry)], options=ports.OPTIONS)
         consortium.server.add_generic_rpc_handlers([service(consortium.hub)])
         consortium.port = consortium.server.add_secure_port("127.0.0.1:0", own.grpc_credentials())
         await consortium.server.start()
         joined = await consortium.join("A")
         door = HttpsDoor(Starlette(), own.tls(), "127.0.0.1", 0)
-        ports = (consortium.port, await door.begin())
+        both = (consortium.port, await door.begin())
         authority = consortium.authority.certificate
-        assert [await asyncio.to_thread(shown, port, authority) for port in ports] == [first, first]
+        assert [await asyncio.to_thread(shown, port, authority) for port in both] == [first, first]
         assert not own.renew(consortium.now + 59 * DAY)
         assert own.renew(consortium.now + 61 * DAY)
         second = identity.read_leaf(own.identity.certificate).serial
         # Its life begins in 61 days: a client of today takes it for one of the future, so only the number is looked at.
-        assert [await asyncio.to_thread(unverified, port) for port in ports] == [second, second]
+        assert [await asyncio.to_thread(unverified, port) for port in both] == [second, second]
         assert first != second
         assert joined.session.connected
         assert HubCertificate(tmp_path, consortium.authority, consortium.now + 62 * DAY).identity == own.identity
@@ -330,7 +328,7 @@ def test_the_server_says_at_once_that_its_clock_was_put_and_which_certificates_a
 def test_a_renewal_made_while_the_clock_was_ahead_is_not_given_again(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         member, right = consortium.enrol("A"), consortium.now
-        asked = Caller("A", identity.read_leaf(member.certificate), member.certificate)
+        asked = GrpcPeer("A", identity.read_leaf(member.certificate), member.certificate)
         csr = identity.signing_request(identity.new_key(), "A")
         early = renewal.renew(consortium.registry, consortium.authority, asked, csr, right + MONTHS)
         assert renewal.renew(consortium.registry, consortium.authority, asked, csr, right + MONTHS) == early

@@ -18,7 +18,7 @@ from ynet.errors import RefusedError
 from ynet.trust import identity, invitation
 from ynet.web.https_door import HttpsDoor
 from ynet_server.authority import certificates, enrolment
-from ynet_server.authority.rate_limit import MAX_ADDRESSES, Attempts
+from ynet_server.authority.rate_limit import MAX_ADDRESSES, EnrolmentAttempts
 from ynet_server.registry import Registry
 
 NOW = dt.datetime.now(dt.UTC)
@@ -140,7 +140,7 @@ def test_a_revocation_voids_the_invitation_too(registry: Registry) -> None:
 
 
 def test_after_ten_refusals_an_address_waits_until_the_oldest_is_ten_minutes_old() -> None:
-    attempts = Attempts()
+    attempts = EnrolmentAttempts()
     for second in range(10):
         attempts.check("192.0.2.1", float(second))
         attempts.failed("192.0.2.1", float(second))
@@ -151,7 +151,7 @@ def test_after_ten_refusals_an_address_waits_until_the_oldest_is_ten_minutes_old
 
 
 def test_of_ipv6_a_whole_customers_network_counts_as_one_address() -> None:
-    attempts = Attempts()
+    attempts = EnrolmentAttempts()
     for number in range(10):
         attempts.failed(f"2001:db8::{number:x}", 0.0)
     with pytest.raises(RefusedError):
@@ -160,7 +160,7 @@ def test_of_ipv6_a_whole_customers_network_counts_as_one_address() -> None:
 
 
 def test_attempts_from_any_number_of_addresses_are_kept_in_bounded_memory() -> None:
-    attempts = Attempts()
+    attempts = EnrolmentAttempts()
     for number in range(3 * MAX_ADDRESSES):
         attempts.failed(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", 0.0)
     assert len(attempts._failures) == MAX_ADDRESSES

@@ -13,7 +13,7 @@ import pytest
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol
 from ynet.trust import identity
-from ynet_server import process
+from ynet_server import ports
 from ynet_server.authority import renewal
 from ynet_server.hub.front import Bounds, Front
 from ynet_server.hub.peers import CertificateCheck
@@ -79,7 +79,7 @@ def play(folder: Path, story: Story, bounds: Bounds = FEW) -> None:
     async def main() -> None:
         registry, front = Registry(folder / "registry.sqlite"), Front("127.0.0.1", 0, bounds)
         port = front.listen()
-        server = grpc.aio.server(interceptors=[CertificateCheck(registry, front.know)], options=process.OPTIONS)
+        server = grpc.aio.server(interceptors=[CertificateCheck(registry, front.know)], options=ports.OPTIONS)
         server.add_generic_rpc_handlers([renewal.service(registry, AUTHORITY)])
         pair = [(HUB.key, HUB.certificate)]
         server.add_secure_port(front.target, grpc.ssl_server_credentials(pair, AUTHORITY.certificate, True))

@@ -13,7 +13,7 @@ from loopback import Consortium, Site, hello, in_thread, play, sha256, until
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol
 from ynet.federation.content import Content
-from ynet_server import process
+from ynet_server import ports
 from ynet_server.hub import relay
 from ynet_server.hub.hub import MAX_QUESTION_BYTES, MAX_QUESTIONS
 from ynet_server.hub.transfers import MAX_TRANSFERS
@@ -264,8 +264,8 @@ def test_strangers_who_connect_and_say_nothing_are_few_and_soon_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = {"grpc.max_allowed_incoming_connections": 8, "grpc.server_handshake_timeout_ms": 500}
-    assert set(few) < {name for name, _ in process.OPTIONS}
-    monkeypatch.setattr(process, "OPTIONS", [*(one for one in process.OPTIONS if one[0] not in few), *few.items()])
+    assert set(few) < {name for name, _ in ports.OPTIONS}
+    monkeypatch.setattr(ports, "OPTIONS", [*(one for one in ports.OPTIONS if one[0] not in few), *few.items()])
 
     def is_closed(stranger: socket.socket) -> bool:
         try:

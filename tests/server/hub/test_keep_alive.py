@@ -7,7 +7,7 @@ import pytest
 from loopback import Consortium, play, until
 
 from ynet_client.connection import session as sessions
-from ynet_server import process
+from ynet_server import ports
 
 FASTER = 200  # than in earnest
 
@@ -24,7 +24,7 @@ def test_an_idle_site_that_pings_all_the_time_is_not_sent_away(
     often = dict(sessions.OPTIONS)["grpc.keepalive_time_ms"] // FASTER  # type: ignore[operator]
     monkeypatch.setattr(sessions, "OPTIONS", changed(sessions.OPTIONS, keepalive_time_ms=often))  # type: ignore[arg-type]
     if not is_lenient:
-        monkeypatch.setattr(process, "OPTIONS", changed(process.OPTIONS, http2__max_ping_strikes=2))  # type: ignore[arg-type]
+        monkeypatch.setattr(ports, "OPTIONS", changed(ports.OPTIONS, http2__max_ping_strikes=2))  # type: ignore[arg-type]
 
     async def story(consortium: Consortium) -> None:
         joined = await consortium.join("A")
@@ -39,7 +39,7 @@ def test_an_idle_site_that_pings_all_the_time_is_not_sent_away(
 
 
 def test_in_earnest_no_ping_comes_sooner_than_the_server_allows() -> None:
-    site, server = dict(sessions.OPTIONS), dict(process.OPTIONS)
+    site, server = dict(sessions.OPTIONS), dict(ports.OPTIONS)
     least_ms = server["grpc.http2.min_recv_ping_interval_without_data_ms"]
     assert site["grpc.keepalive_time_ms"] > least_ms  # type: ignore[operator]
     for options in (site, server):

@@ -13,7 +13,7 @@ from ynet.federation import protocol
 from ynet.runtime.rates import Rate
 from ynet.runtime.reserve import Reserve
 from ynet_server import audit
-from ynet_server.audit import Audit
+from ynet_server.audit import ServerAudit
 from ynet_server.hub.limits import Limits
 
 Code = grpc.StatusCode
@@ -38,7 +38,7 @@ def test_a_flood_of_questions_is_a_few_lines_of_the_log_and_another_site_is_hear
             now[0] += 10
             assert isinstance(await a.ask(body, "C", deadline_ms=1), pb.Answers)
 
-    with closing(Audit(tmp_path / "log")) as log:
+    with closing(ServerAudit(tmp_path / "log")) as log:
         limits = Limits(log.write, Reserve(tmp_path), {"Ask": Rate(30, 1.0)}, lambda: now[0])
         play(tmp_path, story, within=[limits], audit=log.write)
         limits.flush()

@@ -28,7 +28,7 @@ def one_site_plan(folder: Path, rounds: int = 1) -> Plan:
 
 
 def status_of(consortium: Consortium, number: int = 1) -> str:
-    return next(run.status for run in consortium.registry.runs() if run.id == number)
+    return next(run.status for run in consortium.registry.training.runs() if run.id == number)
 
 
 def test_a_stop_during_the_last_evaluation_publishes_no_model_without_scores(tmp_path: Path) -> None:
@@ -48,15 +48,15 @@ def test_a_stop_during_the_last_evaluation_publishes_no_model_without_scores(tmp
         first.stop()
         await consortium.stop()
         await asyncio.sleep(0.3)
-        assert [run.status for run in consortium.registry.runs()] == ["running"]
-        assert not consortium.registry.models()
+        assert [run.status for run in consortium.registry.training.runs()] == ["running"]
+        assert not consortium.registry.training.models()
 
         await consortium.open()
         await until(lambda: joined.session.connected)
         again = Runs(consortium.registry, consortium.hub, asyncio.get_running_loop(), tmp_path)
         again.resume()
-        await until(lambda: consortium.registry.runs()[0].status == "finished")
-        assert consortium.registry.models()[0].card["scores"]
+        await until(lambda: consortium.registry.training.runs()[0].status == "finished")
+        assert consortium.registry.training.models()[0].card["scores"]
         assert [event["kind"] for event in again.folder(number).events()] == [
             *("started", "round", "resumed", "evaluated", "finished")
         ]
@@ -180,14 +180,14 @@ def test_resumed_run_with_unreadable_plan_fails_and_the_server_stays(
 ) -> None:
     async def story(consortium: Consortium) -> None:
         registry = consortium.registry
-        number = registry.start_run(registry.freeze(one_site_plan(tmp_path), 1.0), 1.0)
+        number = registry.training.start_run(registry.training.freeze(one_site_plan(tmp_path), 1.0), 1.0)
         with sqlite3.connect(tmp_path / "registry.sqlite") as db:
             db.execute("UPDATE plans SET canonical=replace(canonical, ?, ?)", (key, other))
         db.close()
         again = Runs(registry, consortium.hub, asyncio.get_running_loop(), tmp_path)
         again.resume()
         assert status_of(consortium) == "failed"
-        assert why in registry.runs()[0].reason
+        assert why in registry.training.runs()[0].reason
         with pytest.raises(UserError, match=why):
             again.take_up(number)
         assert status_of(consortium) == "failed"

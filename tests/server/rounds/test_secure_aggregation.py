@@ -21,7 +21,7 @@ from ynet.trust import identity
 from ynet.trust.identity import Identity
 from ynet.weights import Flat
 from ynet_client.training.secure_aggregation import Party
-from ynet_server.rounds import conversation, secure_aggregation, server_app
+from ynet_server.rounds import attendance, conversation, secure_aggregation, server_app
 from ynet_server.rounds.grid import HubGrid
 from ynet_server.rounds.run_folder import MODEL, RunFolder
 
@@ -31,8 +31,8 @@ CASES = {"A": 30, "B": 20, "C": 10, "D": 40}
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(server_app, "WAIT_AFTER_FAILED_ROUND_S", 0.05)
-    monkeypatch.setattr(server_app, "POLL_S", 0.02)
+    monkeypatch.setattr(attendance, "WAIT_AFTER_FAILED_ROUND_S", 0.05)
+    monkeypatch.setattr(attendance, "POLL_S", 0.02)
     monkeypatch.setattr(secure_aggregation, "POLL_S", 0.05)
     return iter(())
 

@@ -23,14 +23,14 @@ from ynet.plan import Privacy
 from ynet.strategy_options import STRATEGY_OPTIONS
 from ynet.weights import Entry, Flat
 from ynet_server.commands import run_tables
-from ynet_server.rounds import server_app
+from ynet_server.rounds import attendance
 from ynet_server.rounds.run_folder import MODEL, STATE, RunFolder, State
 
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(server_app, "WAIT_AFTER_FAILED_ROUND_S", 0.05)
-    monkeypatch.setattr(server_app, "POLL_S", 0.02)
+    monkeypatch.setattr(attendance, "WAIT_AFTER_FAILED_ROUND_S", 0.05)
+    monkeypatch.setattr(attendance, "POLL_S", 0.02)
     return iter(())
 
 
@@ -364,10 +364,10 @@ def test_a_new_plan_goes_on_from_the_last_weights_with_the_sites_that_are_left(t
 
 def test_nothing_is_carried_over_from_a_run_without_a_whole_round_or_with_all(tmp_path: Path) -> None:
     empty = RunFolder(tmp_path / "run").create(plan())
-    with pytest.raises(UserError, match="no round of this run is whole"):
+    with pytest.raises(UserError, match="no round of this run is complete"):
         empty.carry_over(1, 1)
     apps, cases = honest("AB")
-    with pytest.raises(UserError, match="all its rounds are whole"):
+    with pytest.raises(UserError, match="all its rounds are complete"):
         run(tmp_path / "done", plan(), apps, cases).carry_over(1, 1)
 
 

@@ -11,7 +11,7 @@ from tiny_runs import TRAININGS, by_hand, events, federate, honest, model, plan
 
 from ynet.errors import UserError
 from ynet.weights import Flat
-from ynet_server.rounds import server_app
+from ynet_server.rounds import attendance
 from ynet_server.rounds.run_folder import RunFolder
 
 AWAY_S = 1.2
@@ -19,8 +19,8 @@ AWAY_S = 1.2
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(server_app, "WAIT_AFTER_FAILED_ROUND_S", 0.05)
-    monkeypatch.setattr(server_app, "POLL_S", 0.02)
+    monkeypatch.setattr(attendance, "WAIT_AFTER_FAILED_ROUND_S", 0.05)
+    monkeypatch.setattr(attendance, "POLL_S", 0.02)
     return iter(())
 
 
@@ -76,7 +76,7 @@ def test_a_share_that_is_away_for_longer_than_a_round_ends_no_run_that_needs_its
 
     play(tmp_path, story)
     np.testing.assert_allclose(model(folder), by_hand(2), rtol=1e-5)
-    assert server_app.REFUSED_AT_MOST < len(events(folder, "under_quorum")) < 20  # spaced: 0.05 s each would be 80
+    assert attendance.REFUSED_AT_MOST < len(events(folder, "under_quorum")) < 20  # spaced: 0.05 s each would be 80
     reasons = {event["reason"] for event in events(folder, "site_failed")}
     assert "the site cannot reach its data, or its disk is full, at the moment" in reasons
 

@@ -19,13 +19,13 @@ from ynet.federation.records import ARRAYS, CASES, METRICS, flat_weights, weight
 from ynet.strategy_options import ROBUST
 from ynet.weights import Flat
 from ynet_server.commands import run_tables
-from ynet_server.rounds import server_app
-from ynet_server.rounds.conversation import Reply
+from ynet_server.rounds import attendance, server_app
+from ynet_server.rounds.conversation import SiteReply
 from ynet_server.rounds.grid import HubGrid, LetGoError
 from ynet_server.rounds.run_folder import RunFolder
-from ynet_server.rounds.stale_updates import Arrived, KeepsLate, rebased, weight
+from ynet_server.rounds.stale_updates import KeepsOpen, StaleUpdate, rebased, weight
 from ynet_server.rounds.strategies import aggregate, strategy
-from ynet_server.rounds.update_filter import Gate, late_key
+from ynet_server.rounds.update_filter import UpdateFilter, stale_key
 
 SLOW, HOSTILE, DEADLINE_S = "C", "H", 3.0
 Vector = st.lists(st.floats(-100, 100, width=32), min_size=SIZE, max_size=SIZE).map(lambda v: np.array(v, np.float32))
@@ -33,25 +33,25 @@ Vector = st.lists(st.floats(-100, 100, width=32), min_size=SIZE, max_size=SIZE).
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(server_app, "WAIT_AFTER_FAILED_ROUND_S", 0.05)
-    monkeypatch.setattr(server_app, "POLL_S", 0.02)
+    monkeypatch.setattr(attendance, "WAIT_AFTER_FAILED_ROUND_S", 0.05)
+    monkeypatch.setattr(attendance, "POLL_S", 0.02)
     TaskIdentity.run_id = TaskIdentity.task_id = 1
     TaskIdentity.node_id = 0
     return iter(())
 
 
-def reply(node: int, flat: Flat, cases: int) -> Reply:
-    return Reply(node, RecordDict({ARRAYS: weights_record(flat), METRICS: MetricRecord({CASES: cases})}))
+def reply(node: int, flat: Flat, cases: int) -> SiteReply:
+    return SiteReply(node, RecordDict({ARRAYS: weights_record(flat), METRICS: MetricRecord({CASES: cases})}))
 
 
 @given(Vector, Vector, Vector)
 def test_an_update_that_is_no_round_behind_counts_as_any_other(now: Flat, one: Flat, other: Flat) -> None:
     frozen = plan()
 
-    def mean(first: Reply) -> Flat:
+    def mean(first: SiteReply) -> Flat:
         return aggregate(strategy(frozen), frozen, 5, [first, reply(2, other, 3)], now).flat
 
-    late = rebased(Arrived(reply(1, one, 7), 5, now), 5, now)
+    late = rebased(StaleUpdate(reply(1, one, 7), 5, now), 5, now)
     np.testing.assert_allclose(mean(late), mean(reply(1, one, 7)), atol=1e-4)
 
 
@@ -59,7 +59,7 @@ def test_an_update_that_is_no_round_behind_counts_as_any_other(now: Flat, one: F
 def test_of_one_that_is_behind_the_difference_that_it_made_counts_and_less_the_longer_ago(
     begun: Flat, trained: Flat, now: Flat
 ) -> None:
-    late = rebased(Arrived(reply(1, trained, 10), 4, begun), 5, now)
+    late = rebased(StaleUpdate(reply(1, trained, 10), 4, begun), 5, now)
     np.testing.assert_allclose(
         flat_weights(late.content.array_records[ARRAYS]) - now, trained - begun, rtol=1e-3, atol=1e-3
     )
@@ -171,15 +171,14 @@ def test_a_late_update_is_used_in_the_next_round_once_and_for_less_through_the_s
 
 
 def test_the_same_weights_sent_late_and_as_the_next_rounds_count_once() -> None:
-    gate, begun, now = Gate(10.0), np.zeros(SIZE, np.float32), np.ones(SIZE, np.float32)
+    gate, begun, now = UpdateFilter(10.0), np.zeros(SIZE, np.float32), np.ones(SIZE, np.float32)
     late, fresh = np.full(SIZE, 2, np.float32), np.full(SIZE, 3, np.float32)
     for _ in range(2):  # also when the round is held again
-        judged = gate.judge(5, [(late_key(1), late), (1, late), (2, fresh)], now, {late_key(1): begun})
+        judged = gate.judge(5, [(stale_key(1), late), (1, late), (2, fresh)], now, {stale_key(1): begun})
         assert judged.refused == {1: "it is not new: it is of round 4"}
-        assert judged.change[late_key(1)] == pytest.approx(2 * SIZE**0.5)
-    assert (
-        gate.judge(6, [(late_key(2), late)], fresh, {late_key(2): now}).refused[late_key(2)].startswith("it is not new")
-    )
+        assert judged.change[stale_key(1)] == pytest.approx(2 * SIZE**0.5)
+    again = gate.judge(6, [(stale_key(2), late)], fresh, {stale_key(2): now}).refused[stale_key(2)]
+    assert again.startswith("it is not new")
 
 
 def test_a_run_that_is_let_go_calls_off_what_was_late(tmp_path: Path) -> None:
@@ -208,4 +207,4 @@ def test_a_run_that_is_let_go_calls_off_what_was_late(tmp_path: Path) -> None:
 
 
 def test_the_hubs_grid_can_leave_open_what_is_late() -> None:
-    assert issubclass(HubGrid, KeepsLate)
+    assert issubclass(HubGrid, KeepsOpen)

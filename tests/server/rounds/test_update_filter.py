@@ -19,12 +19,12 @@ from ynet.federation.records import ARRAYS, CASES, METRICS, weights_record
 from ynet.strategy_options import ROBUST
 from ynet.weights import Flat
 from ynet_server.commands import run_tables
-from ynet_server.rounds import server_app
-from ynet_server.rounds.conversation import Reply
+from ynet_server.rounds import attendance, server_app
+from ynet_server.rounds.conversation import SiteReply
 from ynet_server.rounds.grid import HubGrid
 from ynet_server.rounds.run_folder import RunFolder, State
 from ynet_server.rounds.strategies import aggregate, strategy
-from ynet_server.rounds.update_filter import Gate
+from ynet_server.rounds.update_filter import UpdateFilter
 
 HOSTILE = "G"
 OTHERS = LARGEST.replace(HOSTILE, "")
@@ -33,8 +33,8 @@ Train = Callable[[int, Flat], Flat]
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(server_app, "WAIT_AFTER_FAILED_ROUND_S", 0.05)
-    monkeypatch.setattr(server_app, "POLL_S", 0.02)
+    monkeypatch.setattr(attendance, "WAIT_AFTER_FAILED_ROUND_S", 0.05)
+    monkeypatch.setattr(attendance, "POLL_S", 0.02)
     return iter(())
 
 
@@ -161,7 +161,7 @@ def test_a_hostile_site_does_not_end_the_run_while_an_honest_one_is_away_for_a_m
     frozen = plan(rounds=3, min_sites=4, quorum=3)
     folder = RunFolder(tmp_path / "run").create(frozen)
     apps, cases = honest("ABC")
-    held = server_app.REFUSED_AT_MOST + 2
+    held = attendance.REFUSED_AT_MOST + 2
 
     async def story(consortium: Consortium) -> None:
         loop, joined = asyncio.get_running_loop(), dict[str, Joined]()
@@ -213,7 +213,7 @@ SENT = np.zeros(3, np.float32)
 
 def refused(factor: float, *distances: float) -> set[int]:
     updates = [(node, at(distance)) for node, distance in enumerate(distances)]
-    return set(Gate(factor).judge(1, updates, SENT).refused)
+    return set(UpdateFilter(factor).judge(1, updates, SENT).refused)
 
 
 def test_of_two_updates_the_gate_cannot_tell_which_is_too_large() -> None:
@@ -299,12 +299,12 @@ def test_the_same_attacks_move_the_mean(tmp_path: Path, attack: Train) -> None:
     assert "left_out" not in event
 
 
-def replies(changes: np.ndarray, sent: Flat) -> list[Reply]:
+def replies(changes: np.ndarray, sent: Flat) -> list[SiteReply]:
     """Of a run that no Grid carries: a Message asks for it all the same."""
     TaskIdentity.run_id = TaskIdentity.task_id = 1
     TaskIdentity.node_id = 0
     return [
-        Reply(node, RecordDict({ARRAYS: weights_record(sent + change), METRICS: MetricRecord({CASES: 1.0})}))
+        SiteReply(node, RecordDict({ARRAYS: weights_record(sent + change), METRICS: MetricRecord({CASES: 1.0})}))
         for node, change in enumerate(changes.astype(np.float32), start=1)
     ]
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ynet.errors import RefusedError
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol, sealed
-from ynet.federation.sealed import Asked, Begun, Channel, SealingKey, Trust
+from ynet.federation.sealed import Begun, Channel, FramedQuery, SealingKey, Trust
 from ynet.trust import identity
 from ynet.trust.identity import Identity
 
@@ -72,9 +72,9 @@ def refused(words: str = "") -> "pytest.RaisesExc[RefusedError]":
 @given(body=SIZES, number=st.integers(0, 2**64 - 1), answer_bytes=st.integers(0, 2**17))
 def test_a_query_and_its_answer_open_to_what_was_sealed(body: bytes, number: int, answer_bytes: int) -> None:
     begun, answering = pair()
-    framed = sealed.frame_query(Asked(body, answer_bytes))
+    framed = sealed.frame_query(FramedQuery(body, answer_bytes))
     asked = sealed.open_query(answering, number, sealed.seal_query(begun.channel, number, framed))
-    assert asked == Asked(body, min(answer_bytes, protocol.MAX_PADDED_BYTES))
+    assert asked == FramedQuery(body, min(answer_bytes, protocol.MAX_PADDED_BYTES))
     ciphertext = sealed.seal_answer(answering, number, body, asked.answer_bytes)
     assert sealed.open_answer(begun.channel, number, ciphertext) == body
 
@@ -82,7 +82,7 @@ def test_a_query_and_its_answer_open_to_what_was_sealed(body: bytes, number: int
 @given(body=SIZES, number=st.integers(0, 2**64 - 1), bit=st.integers(0, 8 * 3000))
 def test_with_any_bit_flipped_nothing_opens(body: bytes, number: int, bit: int) -> None:
     begun, answering = pair()
-    query = sealed.seal_query(begun.channel, number, sealed.frame_query(Asked(body, 0)))
+    query = sealed.seal_query(begun.channel, number, sealed.frame_query(FramedQuery(body, 0)))
     answer = sealed.seal_answer(answering, number, body, 0)
     with refused():
         sealed.open_query(answering, number, flipped(query, bit))
@@ -137,7 +137,7 @@ def test_a_frame_that_no_site_makes_is_refused_or_read_and_never_a_fault(framed:
 @given(first=st.binary(max_size=1000), second=st.binary(max_size=1000))
 def test_below_one_step_of_padding_all_queries_and_all_answers_are_of_one_size(first: bytes, second: bytes) -> None:
     begun, answering = pair()
-    queries = {len(sealed.seal_query(begun.channel, 0, sealed.frame_query(Asked(b, 0)))) for b in (first, second)}
+    queries = {len(sealed.seal_query(begun.channel, 0, sealed.frame_query(FramedQuery(b, 0)))) for b in (first, second)}
     answers = {len(sealed.seal_answer(answering, 0, b, 0)) for b in (first, second)}
     assert queries == answers == {protocol.PADDING_BYTES + 16}
 
@@ -261,7 +261,7 @@ def test_a_site_cannot_take_over_the_session_of_another_by_signing_its_opening()
 
 def test_what_is_too_large_is_not_sealed() -> None:
     with refused("64 KiB"):
-        sealed.frame_query(Asked(bytes(protocol.MAX_QUERY_BYTES + 1), 0))
+        sealed.frame_query(FramedQuery(bytes(protocol.MAX_QUERY_BYTES + 1), 0))
     with refused("1 MiB"):
         sealed.seal_answer(pair().answering, 0, bytes(protocol.MAX_ANSWER_BYTES + 1), 0)
 

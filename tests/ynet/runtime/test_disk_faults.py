@@ -63,12 +63,12 @@ def test_a_registry_that_another_process_holds_is_waited_for_a_quarter_of_a_seco
 
 def test_a_registry_that_is_full_says_so_and_takes_more_when_there_is_room(tmp_path: Path) -> None:
     with contextlib.closing(Registry(tmp_path / "r")) as registry:
-        (pages,) = registry._db.execute("PRAGMA page_count").fetchone()
-        registry._db.execute(f"PRAGMA max_page_count = {pages}")
+        (pages,) = registry._file._db.execute("PRAGMA page_count").fetchone()
+        registry._file._db.execute(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(sqlite3.OperationalError) as caught:
             invite_many(registry)
         assert "is full" in three_lines(caught.value)[1]
-        registry._db.execute("PRAGMA max_page_count = 100000")
+        registry._file._db.execute("PRAGMA max_page_count = 100000")
         registry.invite("A", b"s" * 16, 0.0, replace=False)
 
 

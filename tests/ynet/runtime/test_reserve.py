@@ -11,7 +11,7 @@ from needs import needed
 from ynet.errors import UserError
 from ynet.runtime.reserve import FILE, Reserve
 from ynet_server import audit
-from ynet_server.audit import Audit
+from ynet_server.audit import ServerAudit
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def fill(disk: Path) -> None:
                 pass
 
 
-def write(log: Audit, times: int) -> None:
+def write(log: ServerAudit, times: int) -> None:
     for _ in range(times):
         log.write("asked", "A")
 
@@ -43,7 +43,7 @@ def write(log: Audit, times: int) -> None:
 def test_when_the_disk_is_full_the_log_goes_on_in_the_room_that_was_kept(small_disk: Path) -> None:
     reserve = Reserve(small_disk, 1 << 20, 1 << 20)
     assert (small_disk / FILE).stat().st_size == 1 << 20
-    with closing(Audit(small_disk, reserve.give_up)) as log:
+    with closing(ServerAudit(small_disk, reserve.give_up)) as log:
         log.write("asked", "A")
         fill(small_disk)
         for _ in range(100):
@@ -53,7 +53,7 @@ def test_when_the_disk_is_full_the_log_goes_on_in_the_room_that_was_kept(small_d
 
 
 def test_without_the_room_a_full_disk_is_an_error_of_three_lines_and_the_log_stays_whole(small_disk: Path) -> None:
-    with closing(Audit(small_disk)) as log:
+    with closing(ServerAudit(small_disk)) as log:
         log.write("asked", "A")
         fill(small_disk)
         with pytest.raises(UserError, match="could not be written"):

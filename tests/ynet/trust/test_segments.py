@@ -9,10 +9,10 @@ import pytest
 from ynet.trust import journal, segments
 from ynet.trust.journal import AuditError, Journal
 from ynet_server import audit
-from ynet_server.audit import KIND, LOG, Entry
+from ynet_server.audit import KIND, LOG, ServerEntry
 
 
-class Small(Journal[Entry]):
+class Small(Journal[ServerEntry]):
     """A log whose files hold a few entries each."""
 
     def __init__(self, home: Path, most_segments: int = 100) -> None:
@@ -20,7 +20,7 @@ class Small(Journal[Entry]):
 
     def ask(self, times: int) -> None:
         for _ in range(times):
-            self.add(lambda before: Entry(before.number + 1, 1.5, "asked", "A", "2 sites", before.digest))
+            self.add(lambda before: ServerEntry(before.number + 1, 1.5, "asked", "A", "2 sites", before.digest))
 
 
 def filled(home: Path, times: int, most_segments: int = 100) -> list[Path]:

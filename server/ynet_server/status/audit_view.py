@@ -1,4 +1,4 @@
-"""What the audit log says for the status page: its newest refusals, whether it is whole, whose heads were signed."""
+"""The audit log on the status page: newest refusals, the result of verifying it, and the heads that sites signed."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ from ynet.trust.succession import Past
 from ynet_server import audit
 
 TAIL_BYTES = 256 << 10
-"""Of the log's end, in which the newest refusals are looked for."""
+"""The part at the log's end that is searched for the newest refusals."""
 MOST_SHOWN = 50
 REFUSALS = (
     "update-refused",
@@ -28,14 +28,14 @@ REFUSALS = (
 )
 VERIFY_EVERY_S = 600.0
 Authorities = Callable[[], tuple[bytes, Sequence[Past]]]
-"""The certificates of those in force, PEM, and those that were."""
+"""The certificates of the authorities in force, PEM, and the past ones."""
 
 
-class Books:
-    """Looked up when the page asks; the whole chain is checked in a thread, now and then."""
+class AuditView:
+    """The audit log as the page shows it; the whole chain is verified in a thread every VERIFY_EVERY_S."""
 
-    def __init__(self, home: Path, log: audit.Audit, authorities: Authorities) -> None:
-        """`authorities`: whose signatures count."""
+    def __init__(self, home: Path, log: audit.ServerAudit, authorities: Authorities) -> None:
+        """`authorities` returns those whose signatures are accepted."""
         self._home, self._log, self._authorities = home, log, authorities
         self._read: tuple[int, list[dict[str, Any]]] = (-1, [])
         self._verified: dict[str, Any] = {"at": None, "entries": 0, "signed": 0, "fault": ""}
@@ -50,7 +50,7 @@ class Books:
         return self._read[1]
 
     def heads(self) -> dict[str, Any]:
-        """How far the log goes, what checking it found, and what each site's head was when it was last signed."""
+        """The log's length, the result of the last verification, and the last signed head of each site."""
         self._verify_if_due()
         head = self._log.head
         return {
@@ -61,7 +61,7 @@ class Books:
         }
 
     async def close(self) -> None:
-        """Wait for a check under way: it reads files of the home folder."""
+        """Wait for a verification under way, which reads files of the home folder."""
         if self._checking is not None:
             await self._checking
 
@@ -93,7 +93,7 @@ def _newest(path: Path) -> list[dict[str, Any]]:
 
 
 def _entry(line: bytes) -> Mapping[str, Any]:
-    """What is cut off, at the tail's beginning or by a full disk, is none."""
+    """An entry; empty for a line that is incomplete, at the beginning of the tail or after a full disk."""
     try:
         return dict(json.loads(line))
     except ValueError:

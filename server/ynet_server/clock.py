@@ -1,0 +1,8 @@
+"""The server's wall clock."""
+
+import time
+
+
+def now() -> float:
+    """Seconds since 1970."""
+    return time.time()
