@@ -135,7 +135,7 @@ def life(now: float, days: float) -> Life:
 
 
 def known_of(consortium: Consortium, home: Path, runs: Runs | None = None) -> ServerState:
-    """Where the state is looked up."""
+    """Make the sources of the state."""
     now = consortium.now.timestamp()
     return ServerState(
         "Alpine lesion consortium",

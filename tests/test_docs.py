@@ -1,4 +1,4 @@
-"""What the documentation says, held against the code."""
+"""Compare the documentation with the code."""
 
 import itertools
 import os
@@ -24,12 +24,15 @@ from ynet.federation import content, protocol
 from ynet.learning.model import build
 from ynet.network_size import MOST_VALUES
 from ynet.plan import Plan
+from ynet.search.hit import Hit
 from ynet_client import egress
 from ynet_client.commands.cli import app as client_app
 from ynet_client.connection.tasks import LARGE_BYTES, MOST_LARGE
 from ynet_client.connection.transfers import AGAIN_PART_BYTES
 from ynet_client.control_routes import ASK_WITHIN_S
 from ynet_client.gallery.gallery_results import Stats
+from ynet_client.retrieval.noise import Noise
+from ynet_client.retrieval.results import Answer, ConsultRequest
 from ynet_client.settings import ClientSettings
 from ynet_lab.cli import app as lab_app
 from ynet_server import ports
@@ -58,7 +61,7 @@ def commands() -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("program", "rest"), sorted(set(commands())))
-def test_every_command_in_the_documentation_exists_with_its_flags(program: str, rest: str) -> None:
+def test_documented_command_exists_with_its_flags(program: str, rest: str) -> None:
     command: Any = typer.main.get_command(PROGRAMS[program])
     words = rest.split()
     while isinstance(command, click.Group) and words:
@@ -71,7 +74,7 @@ def test_every_command_in_the_documentation_exists_with_its_flags(program: str, 
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_leads_somewhere(page: Path) -> None:
+def test_link_has_a_target(page: Path) -> None:
     for target, _, heading in re.findall(r"\]\(([^)#]*)(#([^)]+))?\)", page.read_text("utf-8")):
         led_to = page.parent / target if target else page
         assert led_to.exists(), target
@@ -81,7 +84,7 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_file_of_the_repository_that_is_named_exists(page: Path) -> None:
+def test_named_file_exists(page: Path) -> None:
     for name in re.findall(
         r"`((?:tests|ynet|ynet_server|ynet_client|ynet_lab|client|server|lab|configs)/[\w/.-]+)`",
         page.read_text("utf-8"),
@@ -94,7 +97,7 @@ TEST = re.compile(r"\b(tests/[\w/]+\.py)(?:::(\w+))?|`(test_\w+)`")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_test_that_is_named_exists(page: Path) -> None:
+def test_named_test_exists(page: Path) -> None:
     for file, function, name in TEST.findall(page.read_text("utf-8")):
         if file:
             assert (ROOT / file).is_file(), file
@@ -115,7 +118,7 @@ FLOWER = re.compile(r"^(flower-superlink|flower-supernode|flwr supernode registe
 @pytest.mark.parametrize(
     ("program", "rest"), FLOWER.findall((ROOT / "docs/how-to/superlink.md").read_text("utf-8").replace("\\\n", ""))
 )
-def test_every_flag_of_flower_in_the_documentation_exists(program: str, rest: str) -> None:
+def test_documented_flower_flag_exists(program: str, rest: str) -> None:
     name, *inner = program.split()
     quiet = {**os.environ, "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "COLUMNS": "200"}
     script = Path(sys.executable).parent / name
@@ -135,11 +138,11 @@ def table(page: str, head: str) -> list[list[str]]:
 
 
 def words(cell: str) -> set[str]:
-    """What stands in code in a cell."""
+    """Return the texts of a cell that are marked as code."""
     return set(re.findall(r"`([^`]+)`", cell))
 
 
-def test_every_class_of_what_leaves_a_site_is_described() -> None:
+def test_egress_page_has_every_class() -> None:
     documented = set().union(*(words(row[0]) for row in table("docs/reference/egress.md", "| class |")))
     assert documented == set(get_args(egress.Class))
 
@@ -163,6 +166,11 @@ def test_json_page_has_the_keys_of_the_code() -> None:
     assert set(Stats.__annotations__) <= keys["ynet-client status"]
     report = Report((Problem(1, "image", "error", "a", "b"),), 1, 1, {}, {}, {}).to_json()
     assert {*report, *report["problems"][0]} == keys["ynet-client check"]
+    hit = Hit(0, b"", None, 1, image="a.png")
+    noise = Noise(6.0, 2, 0.5)
+    answer = Answer("A", "a.png", (hit,), (), {}, {}, {}, {}, "", "", noise, "").to_json()
+    assert {*answer, *answer["hits"][0], *answer["noise"]} == keys["ynet-client query"]
+    assert {field.name for field in fields(ConsultRequest)} == keys["ynet-client consult send"]
 
 
 def test_json_page_has_every_command_that_takes_json() -> None:
@@ -180,11 +188,11 @@ def commands_with(flag: str) -> Iterator[str]:
         yield from below(typer.main.get_command(app), program)
 
 
-def test_every_kind_of_event_is_described() -> None:
+def test_run_events_page_has_every_kind() -> None:
     assert {row[0].strip("`") for row in table("docs/reference/run-events.md", "| kind |")} == set(run_tables._LINES)
 
 
-def test_every_error_in_the_table_is_one_that_the_code_raises() -> None:
+def test_frequent_error_is_raised_by_the_code() -> None:
     folders = ("ynet", "server/ynet_server", "client/ynet_client", "lab/ynet_lab")
     code = " ".join(path.read_text("utf-8") for folder in folders for path in sorted((ROOT / folder).rglob("*.py")))
     for cell, *_ in table("docs/how-to/troubleshoot.md", "| it says |"):
@@ -192,7 +200,7 @@ def test_every_error_in_the_table_is_one_that_the_code_raises() -> None:
             assert part.strip() in code, part
 
 
-def test_the_limits_of_the_protocol_are_those_of_the_code() -> None:
+def test_protocol_page_has_the_limits_of_the_code() -> None:
     shown = {row[0]: row[1] for row in table("docs/reference/protocol.md", "| limit |")}
     for name, text in {
         "greeting after the connection": f"{greeting.HELLO_WITHIN_S:g} s",
@@ -237,14 +245,14 @@ def test_the_limits_of_the_protocol_are_those_of_the_code() -> None:
 
 
 @pytest.mark.parametrize(("file", "kind"), [("server.yaml", ServerSettings), ("client.yaml", ClientSettings)])
-def test_the_settings_files_show_the_defaults(file: str, kind: type[Any]) -> None:
+def test_settings_file_shows_the_defaults(file: str, kind: type[Any]) -> None:
     values = read_yaml(ROOT / "configs" / file, "settings")
     assert parse(kind, values, file) == kind()
     assert set(values) == {field.name for field in fields(kind)}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs/plans").glob("*.yaml")), ids=lambda path: path.name)
-def test_every_plan_can_be_read_and_says_what_it_costs_and_must_score(path: Path) -> None:
+def test_shipped_plan_is_valid_and_states_cost_and_score(path: Path) -> None:
     assert plans.read(path).id
     head = path.read_text("utf-8").split("name:")[0]
     assert "minute" in head
@@ -263,7 +271,7 @@ def test_readme_is_short() -> None:
     assert len(text.split()) <= 1200
 
 
-def test_the_figure_of_the_network_has_its_shapes_and_no_others() -> None:
+def test_network_figure_has_the_shapes_of_the_network() -> None:
     text = (ROOT / "docs/explanation/y-net.md").read_text("utf-8")
     values = {**read_yaml(ROOT / "configs/plans/default.yaml", "plan"), "network": {}}
     net = build(parse(Plan, values, "the figure's plan"))

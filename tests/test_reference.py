@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-import reference
 from reference import PAGES, explanations, made, part_of
 from ynet.plan import Plan
 from ynet_client.settings import ClientSettings
@@ -39,6 +38,10 @@ def test_every_named_link_of_a_docstring_is_defined_on_its_page(page: str) -> No
     assert used == set(defined.findall(text))
 
 
-def test_writing_the_pages_again_changes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    reference.main()
-    assert capsys.readouterr().out == ""
+def test_errors_page_has_what_why_and_do() -> None:
+    rows = [
+        line.split(" | ") for line in (PAGES / "errors.md").read_text("utf-8").splitlines() if line.startswith("| ")
+    ]
+    assert len(rows) > 200
+    assert {len(row) for row in rows} == {3}
+    assert any("the invitation cannot be read" in row[0] for row in rows)

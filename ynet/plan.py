@@ -115,7 +115,7 @@ class Training:
     cooldown: Share = 0.0
     """Share of the rounds, at the end, without dropout and with mirroring as the only augmentation.
 
-    In these rounds the codes of the gallery become pure: cases of one class share a code.
+    The codes of the gallery become purer in these rounds: a code is shared by fewer classes.
     """
     strategy: Strategy = "fedavg"
     """Flower's strategy that combines the updates ([which, and how many sites each needs])."""
