@@ -1,4 +1,4 @@
-"""A line that breaks: TCP proxies between sites and a hub, slow, and cut again and again."""
+"""TCP proxies between sites and a hub that are slow and cut repeatedly."""
 
 import asyncio
 import contextlib
@@ -9,18 +9,18 @@ PART_BYTES = 16 << 10
 
 
 class Line:
-    """A proxy. What passes is counted in both directions; it cuts all connections when told, or by itself."""
+    """A TCP proxy that counts bytes in both directions and cuts all connections on request or periodically."""
 
     def __init__(self, port: int, bytes_per_s: float | None, cut_every_s: float | None) -> None:
         self._port, self.bytes_per_s, self._cut_every_s = port, bytes_per_s, cut_every_s
         self._open: set[asyncio.StreamWriter] = set()
         self._passing: set[asyncio.Task[None]] = set()
         self.up_bytes = self.down_bytes = self.cuts = 0
-        self.is_cut = False  # and stays so: who comes is sent away
+        self.is_cut = False  # new connections are refused until it is False again
 
     @property
     def address(self) -> str:
-        """Where it listens."""
+        """Return the address on which the proxy listens."""
         return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     def cut(self) -> None:
@@ -55,7 +55,7 @@ class Line:
             writer.transport.abort()
             return
         with contextlib.suppress(OSError, asyncio.CancelledError), contextlib.ExitStack() as ending:
-            ending.callback(writer.transport.abort)  # also when there is nobody at the other end
+            ending.callback(writer.transport.abort)  # even when the other end is closed
             other_reader, other_writer = await asyncio.open_connection("127.0.0.1", self._port, limit=PART_BYTES)
             both = {writer, other_writer}
             self._open |= both
@@ -88,7 +88,7 @@ class Line:
 
 @asynccontextmanager
 async def line_to(port: int, bytes_per_s: float | None = None, cut_every_s: float | None = None) -> AsyncIterator[Line]:
-    """A line to a port of this machine, with so much room in either direction, cut so often."""
+    """Open a line to a local port with this bandwidth in each direction, cut at this interval."""
     line = Line(port, bytes_per_s, cut_every_s)
     await line.start()
     try:

@@ -1,4 +1,4 @@
-"""What holds in all tests."""
+"""Settings for all tests."""
 
 from collections.abc import Iterator
 
@@ -6,17 +6,17 @@ import pytest
 from hypothesis import settings
 from needs import said_last
 
-settings.register_profile("ynet", deadline=None)  # a machine that is shared takes a hundred times as long now and then
+settings.register_profile("ynet", deadline=None)  # a shared machine is sometimes a hundred times slower
 settings.load_profile("ynet")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--no-skips", action="store_true", help="a test that is skipped has failed, unless it may_skip")
+    parser.addoption("--no-skips", action="store_true", help="a skipped test fails, unless it is marked may_skip")
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """Under --no-skips, what a machine can be given (programs, a compiler) is no reason to skip; a GPU is."""
+    """Turn a skip for a missing program or compiler into a failure under --no-skips; a missing GPU may still skip."""
     report = yield
     is_skip = report.skipped and not hasattr(report, "wasxfail")
     if is_skip and item.config.getoption("no_skips") and item.get_closest_marker("may_skip") is None:
@@ -26,7 +26,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
-    """The same of a whole file."""
+    """Do the same for a whole file."""
     report = yield
     if report.skipped and collector.config.getoption("no_skips"):
         report.outcome, report.longrepr = "failed", f"{_reason(report)}, and nothing may be skipped (--no-skips)"
@@ -35,10 +35,10 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
-    """The last lines: what was skipped for a missing program, and how to get it."""
+    """Print at the end which tests were skipped for missing programs, and the command that installs them."""
     yield
     reporter = session.config.pluginmanager.getplugin("terminalreporter")
-    if reporter is not None:  # it is in the process that shows the run, not in those that run the tests
+    if reporter is not None:  # only the controlling process has it, not the workers
         for line in said_last([_reason(report) for report in reporter.stats.get("skipped", [])]):
             reporter.write_line(line, yellow=True)
 

@@ -1,6 +1,6 @@
-"""An HTTP CONNECT proxy, as hospitals have them between their machines and the internet: a process of its own.
+"""An HTTP CONNECT proxy in its own process, as hospitals use between their machines and the internet.
 
-It prints its port, and one line for each CONNECT: the status that it answered, and the target.
+It prints its port, then one line for each CONNECT with status and target.
 """
 
 import argparse
@@ -17,14 +17,14 @@ REASONS = {200: "Connection established", 403: "Forbidden", 407: "Proxy Authenti
 
 
 class Proxy:
-    """One that runs, as a test sees it."""
+    """A running proxy, as a test sees it."""
 
     def __init__(self, folder: Path, arguments: Sequence[str]) -> None:
         self._folder, self._arguments, self._logs, self.port = folder, arguments, list[Path](), 0
         self.start()
 
     def start(self) -> None:
-        """Run; after `kill` at the same port."""
+        """Start the proxy; after `kill`, on the same port."""
         log = self._folder / f"proxy-{len(self._logs)}"
         command = [sys.executable, __file__, "--port", str(self.port), *self._arguments]
         with log.open("wb") as out:
@@ -38,18 +38,18 @@ class Proxy:
         self._logs.append(log)
 
     def asked(self) -> list[str]:
-        """What it was asked so far, with its answers: `200 hub.example:8440`."""
+        """Return the requests so far with their status: `200 hub.example:8440`."""
         return [line for log in self._logs for line in log.read_text().splitlines()[1:]]
 
     def kill(self) -> None:
-        """End it, and every connection through it."""
+        """End the proxy and every connection through it."""
         self._process.kill()
         self._process.wait()
 
 
 @contextlib.contextmanager
 def proxying(folder: Path, *arguments: str) -> Iterator[Proxy]:
-    """A proxy, until the end. `arguments`: see `main`."""
+    """Run a proxy inside the `with` block. `arguments`: see `main`."""
     folder.mkdir(exist_ok=True)
     proxy = Proxy(folder, arguments)
     try:
@@ -96,10 +96,10 @@ async def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--auth", default="", help="USER:PASSWORD that it asks for")
+    parser.add_argument("--auth", default="", help="required USER:PASSWORD")
     parser.add_argument("--refuse", type=int, default=0, help="answer every CONNECT with this status")
     parser.add_argument(
-        "--knows", nargs="*", default=[], help="HOST:PORT=HOST:PORT, or HOST=HOST: what it alone resolves"
+        "--knows", nargs="*", default=[], help="HOST:PORT=HOST:PORT, or HOST=HOST: names that only the proxy resolves"
     )
     settings = parser.parse_args()
     known = dict(one.split("=") for one in settings.knows)

@@ -1,4 +1,4 @@
-"""A synthetic hospital's images as its PACS holds them: studies with a canary in every text, masks as DICOM SEGs."""
+"""A synthetic hospital's PACS: studies with a canary in every text element, masks as DICOM SEGs."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ CANARY = "CANARY^Zebedee"
 
 
 class Pacs(NamedTuple):
-    """Files to be pushed, and what is known of them."""
+    """Files to push, and the facts that tests compare with."""
 
     images: list[Path]
     segmentations: list[Path]
@@ -31,7 +31,7 @@ class Pacs(NamedTuple):
 
 
 def names(**more: object) -> dict[str, object]:
-    """A patient's name wherever a text may stand."""
+    """Put a patient's name into every text element."""
     nested = Dataset()
     nested.PatientName, nested.TextComments = CANARY, CANARY
     inner = Dataset()
@@ -64,14 +64,14 @@ def names(**more: object) -> dict[str, object]:
 
 
 def with_private(made: Dataset) -> Dataset:
-    """The same, with a name in a private block, too."""
+    """Do the same, and add a name in a private block."""
     block = made.private_block(0x0029, CANARY, create=True)
     block.add_new(0x01, "LO", CANARY)
     return made
 
 
 def make(folder: Path, images: int, size: int = 48) -> Pacs:
-    """`images` of a synthetic hospital, a study for each patient, a SEG for each study that has a lesion."""
+    """Make `images` of a synthetic hospital: a study for each patient, a SEG for each study with a lesion."""
     make_federation(folder / "drawn", {"A": images}, seed=3, size=size)
     cases = manifest.read(folder / "drawn/A/manifest.csv").cases
     made = Pacs([], [], folder / "labels.csv", {}, [])
@@ -111,7 +111,7 @@ def make(folder: Path, images: int, size: int = 48) -> Pacs:
 
 
 def segmentation(sources: list[Dataset], masks: np.ndarray, *, labels: int = 1, by: str = "MANUAL") -> bytes:
-    """A DICOM SEG of bool (images, h, w), or of (images, h, w, segments); `by`: MANUAL, AUTOMATIC."""
+    """Make a DICOM SEG of bool (images, h, w), or of (images, h, w, segments); `by`: MANUAL, AUTOMATIC."""
     algorithm = highdicom.AlgorithmIdentificationSequence("x", codes.DCM.ArtificialIntelligence, "1")
     described = [
         SegmentDescription(

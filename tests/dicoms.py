@@ -1,4 +1,4 @@
-"""DICOM files of synthetic images, of every kind that a PACS may hold."""
+"""DICOM files of synthetic images, in every encoding that a PACS may hold."""
 
 import io
 import subprocess
@@ -45,7 +45,7 @@ def dicom(
     frames: bool = False,
     **elements: Any,
 ) -> bytes:
-    """A file of grey (h, w), colour (h, w, 3), or with `frames` several of them; other elements by keyword."""
+    """Encode a file of grey (h, w) or colour (h, w, 3), or several with `frames`; other elements by keyword."""
     if syntax in DCMTK:
         return _by_dcmtk(dataset(pixels, kind=kind, frames=frames, **elements), uid.UID(syntax))
     return to_bytes(dataset(pixels, syntax, kind=kind, frames=frames, **elements))
@@ -59,7 +59,7 @@ def dataset(
     frames: bool = False,
     **elements: Any,
 ) -> FileDataset:
-    """The same, before it is written."""
+    """Make the data set of the same file."""
     made = FileDataset("", {}, file_meta=FileMetaDataset(), preamble=bytes(128))
     values: Mapping[str, Any] = {
         "SOPClassUID": MR,
@@ -124,7 +124,7 @@ def _element(made: FileDataset, raw: bytes) -> Any:
 
 
 def _by_dcmtk(made: FileDataset, syntax: uid.UID) -> bytes:
-    """Coded by DCMTK: another library than the one that will read it."""
+    """Encode with DCMTK, a different library from the one that reads."""
     coder, *flags = DCMTK[syntax]
     with tempfile.TemporaryDirectory() as folder:
         plain, coded = Path(folder) / "plain.dcm", Path(folder) / "coded.dcm"

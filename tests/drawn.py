@@ -1,4 +1,4 @@
-"""Drawings as viewers and planning systems write them: DICOM SEGs of every kind of reference, and structure sets."""
+"""Drawings of viewers and planning systems: DICOM SEGs with every kind of reference, and structure sets."""
 
 import io
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ RTSTRUCT = uid.RTStructureSetStorage
 
 
 def edited(seg: bytes, **elements: Any) -> Dataset:
-    """A SEG, with other elements."""
+    """Return a SEG with changed elements."""
     made = dcmread(io.BytesIO(seg))
     for keyword, value in elements.items():
         setattr(made, keyword, value)
@@ -21,9 +21,9 @@ def edited(seg: bytes, **elements: Any) -> Dataset:
 
 
 def seg(sources: Sequence[Dataset], masks: np.ndarray, *, refers: str = "", **more: Any) -> Dataset:
-    """A SEG of masks (images, h, w) whose frames refer to nothing.
+    """Make a SEG of masks (images, h, w) whose frames refer to no image.
 
-    `refers`: `listed` keeps the list of images, `series` that of series alone; else there is none.
+    `refers`: `listed` keeps the list of images, `series` only that of series; other values keep none.
     """
     made = edited(segmentation(list(sources), masks, **more), SOPInstanceUID=uid.generate_uid())
     made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID
@@ -40,7 +40,7 @@ def seg(sources: Sequence[Dataset], masks: np.ndarray, *, refers: str = "", **mo
 def structure_set(
     source: Dataset, contours: Sequence[Sequence[np.ndarray]], *, kind: str = "CLOSED_PLANAR", **elements: Any
 ) -> Dataset:
-    """A structure set in the space of an image; a region for each list of contours (points, 3), in mm."""
+    """Make a structure set in the space of an image, with a region for each list of contours (points, 3), in mm."""
     own = {"StudyInstanceUID": source.StudyInstanceUID, "FrameOfReferenceUID": source.FrameOfReferenceUID}
     made = dataset(None, **{"SOPClassUID": RTSTRUCT, "Modality": "RTSTRUCT", "PatientID": source.PatientID, **own})
     made.StructureSetROISequence, made.ROIContourSequence = [], []
@@ -62,7 +62,7 @@ def structure_set(
 
 
 def refers_to(made: Dataset, sources: Sequence[Dataset]) -> Dataset:
-    """The same structure set, each contour of its first region with the image that it was drawn on."""
+    """Add to each contour of the first region the image that it was drawn on."""
     for contour, source in zip(made.ROIContourSequence[0].ContourSequence, sources, strict=True):
         image = Dataset()
         image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
@@ -71,7 +71,7 @@ def refers_to(made: Dataset, sources: Sequence[Dataset]) -> Dataset:
 
 
 def circle(center: Sequence[float], radius: float, count: int = 400) -> np.ndarray:
-    """Points of a circle in an axial plane, in mm."""
+    """Return the points of a circle in an axial plane, in mm."""
     angle = np.linspace(0, 2 * np.pi, count, endpoint=False)
     x, y, z = center
     return np.stack([x + radius * np.cos(angle), y + radius * np.sin(angle), np.full(count, z)], 1)

@@ -1,14 +1,15 @@
-"""Kills a process that changes a gallery, many times, and looks each time at what it left.
+"""Kill a process that changes a gallery, many times, and check each time what it left.
 
     python tests/gallery_kills.py --kills 1000 --seed 2
 
-The process is a real one, forked for each kill, and so is the file. It says what it begins and what it has done on a
-pipe; whatever it has said that it did must be in the gallery, and of the change under way all or nothing. How it dies:
+The process and the file are real; a process is forked for each kill. It reports on a pipe which change it begins and
+which it has finished. Every finished change must be in the gallery, and the interrupted one wholly or not at all.
+The kinds of death:
 
-- `delay`: SIGKILL from outside, some microseconds after it has begun a change of the wanted kind;
+- `delay`: SIGKILL from outside, some microseconds after the start of a change of the chosen kind;
 - `statement`: SIGKILL when SQLite begins the n-th statement of such changes;
-- `instruction`: SIGKILL in the midst of a statement, after n of the steps that SQLite takes;
-- `write`: SIGXFSZ within a write to the file or its log, of which the beginning stays written.
+- `instruction`: SIGKILL within a statement, after n steps of SQLite;
+- `write`: SIGXFSZ within a write to the file or its log; the beginning of the write stays.
 """
 
 import argparse
@@ -39,29 +40,29 @@ from ynet_client.gallery.gallery import Gallery
 OPENING = "opening"
 HOWS = ("statement", "instruction", "write", "delay")
 KILLS_OF_A_FILE = 12
-# About as many as SQLite takes for one change; when it takes fewer, the next change of the kind is cut off.
+# About as many as SQLite needs for one change; if it needs fewer, the next change of the kind is interrupted.
 STATEMENTS = dict(zip(KINDS, (350, 350, 350, 26, 18, 22, 24, 15), strict=True))
 INSTRUCTIONS = dict(zip(KINDS, (7000, 7000, 7000, 1100, 700, 1400, 2200, 350), strict=True))
-WRITTEN_BYTES = 60_000  # the log's, where it is brought into the file as often as here
+WRITTEN_BYTES = 60_000  # of the log, which is checkpointed often here
 STEP = 10  # instructions
 MOST_CHANGES = 200
-"""After so many without one of the wanted kind a process gives up, and is killed between two changes."""
+"""After this many changes without one of the chosen kind the process is killed between two changes."""
 
 
 class Death(NamedTuple):
-    """When and how a process is to die."""
+    """When and how a process dies."""
 
-    kind: str  # of the change under way
+    kind: str  # of the interrupted change
     how: str
     after: int  # changes
     count: int  # statements or instructions
     delay_s: float
-    share: float  # of WRITTEN_BYTES, beyond which no byte is written
+    share: float  # of WRITTEN_BYTES, the limit of the file size
 
 
 @dataclass
 class Seen:
-    """What the kills have met: of each kind how many were cut off, and how many of those were done all the same."""
+    """Counts by kind: how many changes were interrupted, and how many of those were applied nevertheless."""
 
     cut_off: Counter[str] = field(default_factory=Counter)
     done: Counter[str] = field(default_factory=Counter)
@@ -70,7 +71,7 @@ class Seen:
 
 
 def run(folder: Path, kills: int, seed: int) -> Seen:
-    """Kill so many times. Raises AssertionError when a gallery lost something, or made something up."""
+    """Kill this many times. Raises AssertionError when a gallery lost or invented something."""
     generator, seen = random.Random(seed), Seen()
     path, truth = folder, Truth()
     for number in range(kills):
@@ -99,7 +100,7 @@ _under_way: list[Change] = []
 
 
 def _kill_once(path: Path, truth: Truth, death: Death, seed: int, seen: Seen) -> Truth:
-    """What was acknowledged before the process died; the change under way is in `_under_way`."""
+    """Return the changes acknowledged before the process died; `_under_way` has the interrupted one."""
     out, into = os.pipe()
     process = os.fork()
     if process == 0:
@@ -122,7 +123,7 @@ def _kill_once(path: Path, truth: Truth, death: Death, seed: int, seen: Seen) ->
                 seen.changes += 1
             is_opening = word == b"o" or (is_opening and word == b"k")
     _, status = os.waitpid(process, 0)
-    assert os.WIFSIGNALED(status), f"the process ended by itself: {status}"
+    assert os.WIFSIGNALED(status), f"the process was not killed: {status}"
     assert os.WTERMSIG(status) in (signal.SIGKILL, signal.SIGXFSZ)
     seen.hows[death.how] += 1
     seen.cut_off[OPENING] += is_opening
@@ -134,20 +135,20 @@ def _draw(truth: Truth, death: Death, generator: random.Random) -> Change:
 
 
 def _check(path: Path, truth: Truth, generator: random.Random, seen: Seen) -> Truth:
-    """Open the gallery, look at everything; what is true from now on."""
+    """Open the gallery, check everything, and return the new truth."""
     opened, before = Gallery.open(path, SECRET), truth
     try:
         assert opened.verify()["damaged"] == []
         held = gallery_truth.holds(opened)
         for change in _under_way:
             seen.cut_off[change.kind] += 1
-            if held == gallery_truth.as_held(change.after):  # of a compaction there is no before
+            if held == gallery_truth.as_held(change.after):  # a compaction has no visible state before it
                 seen.done[change.kind] += 1
                 truth = change.after
         assert held == gallery_truth.as_held(truth)
         gallery_truth.assert_answers(opened, truth, generator)
         for change in _under_way:
-            if generator.random() < 0.5:  # repeated, it is done
+            if generator.random() < 0.5:  # repeated, it completes
                 change.do(opened)
                 truth = change.after
                 assert gallery_truth.holds(opened) == gallery_truth.as_held(truth)
@@ -159,12 +160,12 @@ def _check(path: Path, truth: Truth, generator: random.Random, seen: Seen) -> Tr
 
 
 def _traces(path: Path, images: Iterable[str]) -> list[str]:
-    """Those of some cases that are still named in a page of the file or its log."""
+    """Return those cases that a page of the file or its log still names."""
     held = b"".join(file.read_bytes() for file in path.parent.glob(f"{path.name}*"))
     return [image for image in images if image.encode() in held]
 
 
-# --- the process that is killed
+# --- the killed process
 
 
 def _change_until_killed(path: Path, truth: Truth, death: Death, seed: int, into: int) -> None:
@@ -174,7 +175,7 @@ def _change_until_killed(path: Path, truth: Truth, death: Death, seed: int, into
         os.write(into, b"O")
         if death.kind == OPENING:
             _die()
-        opened._database.execute("PRAGMA wal_autocheckpoint = 16")  # pages: so that many are met
+        opened._database.execute("PRAGMA wal_autocheckpoint = 16")  # pages: checkpoint often
         generator, left = random.Random(seed), itertools.count(death.count, -STEP if death.how == "instruction" else -1)
         for number in range(MOST_CHANGES):
             change = _draw(truth, death, generator)
@@ -185,14 +186,14 @@ def _change_until_killed(path: Path, truth: Truth, death: Death, seed: int, into
             os.write(into, b"d")
             truth = change.after
         _die()
-    except BaseException:  # noqa: BLE001 (told to the process that looks on)
+    except BaseException:  # noqa: BLE001 (reported to the parent process)
         os.write(into, b"f" + traceback.format_exc().encode())
     os._exit(1)
 
 
 @contextmanager
 def _aimed(opened: Gallery, death: Death, left: Iterator[int]) -> Iterator[None]:
-    """Within it the process may die."""
+    """Let the process die inside the block."""
 
     def count_down(*_: object) -> None:
         if next(left) <= 0:
@@ -211,7 +212,7 @@ def _aimed(opened: Gallery, death: Death, left: Iterator[int]) -> Iterator[None]
 
 @contextmanager
 def _shot(death: Death) -> Iterator[None]:
-    """Within it the process dies when it writes beyond some byte of a file."""
+    """Let the process die inside the block when it writes beyond some byte of a file."""
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -225,7 +226,7 @@ def _die() -> None:
 
 
 def small_parts() -> None:
-    """Cut segments, facts and tails so small that a gallery of a hundred cases has several of each."""
+    """Make segments, facts and tails so small that a gallery of a hundred cases has several of each."""
     stored_codes.SEGMENT_CASES, case_facts.CHUNK, gallery.MOST_TAIL = 32, 64, 48
 
 

@@ -1,4 +1,4 @@
-"""What a gallery must hold and answer after some changes: plain Python, by the law in ynet/search/ranking.py."""
+"""The expected content and answers of a gallery after changes: plain Python, ranked as in ynet/search/ranking.py."""
 
 import datetime as dt
 import hashlib
@@ -26,7 +26,7 @@ MOST_CASES = 150
 
 @dataclass(frozen=True)
 class Truth:
-    """Everything that was acknowledged."""
+    """All acknowledged changes."""
 
     cases: Mapping[str, GalleryCase] = field(default_factory=dict)  # by image
     forgotten: frozenset[str] = frozenset()  # patients
@@ -34,12 +34,12 @@ class Truth:
     active: str | None = None
 
     def missing(self, model: str) -> list[str]:
-        """The images without a code under a model."""
+        """Return the images without a code under a model."""
         return sorted(self.cases.keys() - self.coded.get(model, frozenset()))
 
 
 class Change(NamedTuple):
-    """One change of a gallery, and what is true when it is done."""
+    """One change of a gallery, and the truth after it."""
 
     kind: str
     do: Callable[[Gallery], object]
@@ -47,7 +47,7 @@ class Change(NamedTuple):
 
 
 def code_of(model: str, case: GalleryCase) -> CaseCode:
-    """What a model makes of a case, but for the case's number: few distinct codes, so that many are tied."""
+    """Return a model's code of a case. There are few distinct codes, so that many cases tie."""
     made = hashlib.sha256(f"{model}{case.sha256}".encode()).digest()
     centre = hashlib.sha256(f"{model}{made[0] % 5}".encode()).digest()[:8]
     flips = bytes([1 << made[2] % 8 if made[1] % 4 == 0 else 0])
@@ -55,7 +55,7 @@ def code_of(model: str, case: GalleryCase) -> CaseCode:
 
 
 def new_case(number: int, generator: random.Random) -> GalleryCase:
-    """A case that any generator may come up with again, perhaps as another file or with another description."""
+    """Draw a case that may recur, perhaps as another file or with another description."""
     sha256 = hashlib.sha256(f"{number} {generator.randrange(3)}".encode()).hexdigest()
     attributes = {"grade": generator.choice(GRADES), "date": f"2026-0{generator.randint(1, 9)}-01"}
     split, patient = generator.choice(SPLITS), f"p{number // 3}"
@@ -66,7 +66,7 @@ def new_case(number: int, generator: random.Random) -> GalleryCase:
 
 
 def draw(truth: Truth, generator: random.Random, kind: str = "") -> Change:
-    """A change that is possible: of a kind if that one is, else of any."""
+    """Draw a possible change, of the given kind if that is possible."""
     kinds = [one for one in KINDS if _is_possible(one, truth)]
     return _CHANGES[kind if kind in kinds else generator.choice(kinds)](truth, generator)
 
@@ -160,11 +160,11 @@ _CHANGES: Mapping[str, Callable[[Truth, random.Random], Change]] = dict(
 )
 
 
-# --- what it holds
+# --- content
 
 
 def holds(gallery: Gallery) -> Truth:
-    """What a gallery says that it holds; patients as their pseudonyms."""
+    """Read the content of a gallery; patients as pseudonyms."""
     rows = gallery._database.execute(
         "SELECT image, digest, label, split, attributes, pseudonym FROM cases"
         " JOIN descriptions ON descriptions.number = description JOIN patients ON patients.number = patient"
@@ -180,7 +180,7 @@ def holds(gallery: Gallery) -> Truth:
 
 
 def as_held(truth: Truth) -> Truth:
-    """The truth as `holds` would say it."""
+    """Return the truth in the form of `holds`."""
     names = {case.patient: pseudonym(SECRET, case.patient).hex() for case in truth.cases.values()}
     cases = {
         image: replace(case, patient=names[case.patient], sha256=digest(case.sha256).hex())
@@ -190,11 +190,11 @@ def as_held(truth: Truth) -> Truth:
     return Truth(cases, forgotten, {model: truth.coded.get(model, frozenset()) for model in MODELS}, truth.active)
 
 
-# --- what it answers
+# --- answers
 
 
 def assert_answers(gallery: Gallery, truth: Truth, generator: random.Random, questions: int = 4) -> None:
-    """Any question is answered as brute force answers it."""
+    """Check that a random query gets the answer of brute force."""
     if truth.active is None:
         assert gallery.active_model is None
         return
@@ -208,7 +208,7 @@ def assert_answers(gallery: Gallery, truth: Truth, generator: random.Random, que
 
 
 def tokens_of(gallery: Gallery, truth: Truth) -> dict[str, bytes]:
-    """Each coded case's token, by image: all are found, each names one case, and no two the same."""
+    """Return each coded case's token, by image; check that every token names exactly one case."""
     assert truth.active is not None
     (hits,) = gallery.search(truth.active, [bytes(8)], 2 * MOST_CASES)
     tokens = {gallery.case_of(hit.token).image: hit.token for hit in hits}
@@ -218,7 +218,7 @@ def tokens_of(gallery: Gallery, truth: Truth) -> dict[str, bytes]:
 
 
 def question(truth: Truth, generator: random.Random) -> tuple[bytes, bytes | None]:
-    """A code near to some case's, and sometimes a detail code."""
+    """Draw a code near some case's code, and sometimes a detail code."""
     made = code_of(str(truth.active), new_case(generator.randrange(50), generator))
     code = bytes([made.code[0] ^ generator.randrange(4)]) + made.code[1:]
     return code, generator.choice([None, made.detail])
@@ -251,7 +251,7 @@ def brute_force(
     is_one_per_patient: bool = False,
     exclude_sha256: Sequence[str] = (),
 ) -> list[Hit]:
-    """The law, word by word, over every case that counts."""
+    """Rank every case that passes the filter by the total order, literally."""
     rows = []
     for image, token in tokens.items():
         case = truth.cases[image]

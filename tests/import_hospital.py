@@ -1,4 +1,4 @@
-"""A hospital's folder of DICOM files with their labels, as tests of the import have it."""
+"""A hospital's folder of DICOM files with labels, for tests of the import."""
 
 import csv
 from pathlib import Path
@@ -19,7 +19,7 @@ GREY = (X * 60 + Y * 12).astype(np.uint16)
 
 
 class Hospital:
-    """A folder of DICOM files with their labels, to be imported."""
+    """A folder of DICOM files with labels, to import."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.pacs, self.out, self.home = folder, folder / "pacs", folder / "out", folder / "home"
@@ -28,7 +28,7 @@ class Hospital:
             each.mkdir()
 
     def image(self, name: str, pixels: np.ndarray | None = GREY, **elements: object) -> str:
-        """A file; its SOP instance UID."""
+        """Write a file and return its SOP instance UID."""
         own = {"StudyInstanceUID": self.study, "SeriesInstanceUID": self.series, "BitsStored": 12}
         made = dataset(pixels, **{**names(PatientID="CANARY-1"), **own, **elements})  # type: ignore[arg-type]
         (self.pacs / name).write_bytes(to_bytes(with_private(made)))
@@ -53,19 +53,19 @@ class Hospital:
         return list(csv.DictReader((self.out / "manifest.csv").read_text().splitlines()))
 
     def reasons(self) -> dict[str, str]:
-        """Why each object was left out, by its UID."""
+        """Return the reason of each object that was left out, by UID."""
         rows = csv.DictReader((self.home / "quarantine.csv").read_text().splitlines())
         return {row["instance"]: row["reason"] for row in rows}
 
     def rows_or_none(self) -> list[dict[str, str]]:
-        """The manifest's rows, of which there may be none."""
+        """Return the manifest's rows; there may be none."""
         return self.rows() if (self.out / "manifest.csv").exists() else []
 
     def origins(self) -> list[Origin]:
-        """Where every picture came from."""
+        """Return the origin of every picture."""
         return Records(self.home).origins
 
     def command(self) -> list[str]:
-        """The command of the last import."""
+        """Return the command of the last import."""
         places = [self.pacs, "--labels", self.folder / "labels.csv", "--out", self.out, "--home", self.home]
         return ["import", "--dicom", *map(str, places)]

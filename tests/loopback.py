@@ -57,7 +57,7 @@ def play(
     within: Sequence[grpc.aio.ServerInterceptor] = (),
     audit: Write = nowhere,
 ) -> T:
-    """Open a consortium, let `story` happen, close it again.
+    """Open a consortium, run `story`, and close it.
 
     `within`: interceptors after the check of certificates; `audit`: of the hub.
     """
@@ -73,7 +73,7 @@ def play(
             consortium.registry.close()
             consortium.audit.close()
 
-    gc.freeze()  # what was there before need not be looked through at the end
+    gc.freeze()  # older objects need no check at the end
     try:
         return asyncio.run(main())
     finally:
@@ -81,14 +81,14 @@ def play(
 
 
 async def until(true: Callable[[], object], within_s: float = 10.0) -> None:
-    """Back when `true()` is."""
+    """Wait until `true()` holds."""
     async with asyncio.timeout(within_s):
         while not true():
             await asyncio.sleep(0.005)
 
 
 async def in_thread(work: Callable[[], T]) -> T:
-    """`work` in a thread of its own that the end of a failing test need not wait for."""
+    """Run `work` in a daemon thread, so that a failing test need not wait for it."""
     loop, done = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
 
     def run() -> None:
@@ -104,7 +104,7 @@ async def in_thread(work: Callable[[], T]) -> T:
 
 
 class Consortium:
-    """A registry, an authority and a hub that can be stopped and opened again at the same address."""
+    """A registry, an authority and a hub that can stop and reopen at the same address."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.now = folder, dt.datetime.now(dt.UTC)
@@ -117,7 +117,7 @@ class Consortium:
         self.within: list[grpc.aio.ServerInterceptor] = []  # after it
         self.written: Write = nowhere
         self.answer_within_s = 8.0
-        self.renews = True  # a hub of an older version does not
+        self.renews = True  # not in a hub of an older version
         self._running: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
@@ -138,7 +138,7 @@ class Consortium:
         await self.server.start()
 
     async def stop(self) -> None:
-        """The hub goes away; the sites stay."""
+        """Stop the hub; the sites stay."""
         self.hub.close()
         await self.server.stop(None)
         del self.server
@@ -154,7 +154,7 @@ class Consortium:
     # --- sites
 
     def enrol(self, name: str, authority: Identity | None = None) -> Membership:
-        """A site that came by an invitation, as every site does; an older one of that name ends."""
+        """Enrol a site with an invitation; it replaces an older one of that name."""
         key, secret = identity.new_key(), invitation.new_secret()
         self.registry.invite(name, secret, self.now.timestamp(), replace=True)
         csr = identity.signing_request(key, name)
@@ -163,7 +163,7 @@ class Consortium:
         return Membership(name, f"127.0.0.1:{self.port}", key, certificate, self.authority.certificate)
 
     def session(self, member: Membership, work: "Site | None" = None, home: Path | None = None) -> "Joined":
-        """The real session of a site, running; with a `home` it renews its certificate."""
+        """Run the real session of a site; with a `home` it renews its certificate."""
         joined = Joined(self, member, work or Site(), home)
         self._running.append(joined.task)
         return joined
@@ -181,7 +181,7 @@ class Consortium:
 
     @asynccontextmanager
     async def wire(self, member: Membership) -> "AsyncIterator[Wire]":
-        """A bare channel with a site's certificate, for saying what no session would."""
+        """Open a bare channel with a site's certificate, for messages that no session would send."""
         credentials = grpc.ssl_channel_credentials(member.authority, member.key, member.certificate)
         options = [("grpc.ssl_target_name_override", HUB_NAME)]
         async with grpc.aio.secure_channel(f"127.0.0.1:{self.port}", credentials, options) as channel:
@@ -196,7 +196,7 @@ class Consortium:
 
 
 class Joined:
-    """A site's session and what it has said."""
+    """A site's session and its messages."""
 
     def __init__(self, consortium: Consortium, member: Membership, work: "Site", home: Path | None = None) -> None:
         self.said: list[str] = []
@@ -210,7 +210,7 @@ class Joined:
 
 @asynccontextmanager
 async def door_in(home: Path) -> AsyncIterator[None]:
-    """The commands' door of a client that runs in `home` and is connected."""
+    """Serve the control server of a connected client that runs in `home`."""
 
     async def status(_: Request) -> Response:
         return JSONResponse({"connected": True})
@@ -223,7 +223,7 @@ async def door_in(home: Path) -> AsyncIterator[None]:
 
 
 class Wire:
-    """The hub's methods, called by hand."""
+    """The hub's methods, called directly."""
 
     def __init__(self, channel: grpc.aio.Channel, enrolled: Callable[[], list[str]]) -> None:
         self._channel, self._enrolled = channel, enrolled
@@ -233,7 +233,7 @@ class Wire:
         return self._channel.stream_stream(path, pb.FromSite.SerializeToString, pb.ToSite.FromString)()
 
     async def attached(self, instance: bytes = b"") -> Any:
-        """A stream that was greeted."""
+        """Open a stream and send the greeting."""
         call, greeting = self.attach(), hello()
         greeting.hello.instance = instance
         await call.write(greeting)
@@ -242,7 +242,7 @@ class Wire:
 
     @asynccontextmanager
     async def answering(self, answer: Callable[[pb.Query], pb.Answer]) -> AsyncIterator[list[pb.Query]]:
-        """A greeted stream that answers all queries by hand; what was asked."""
+        """Open a greeted stream that answers all queries directly; return the queries."""
         call, asked = await self.attached(), list[pb.Query]()
 
         async def run() -> None:
@@ -256,7 +256,7 @@ class Wire:
         running.cancel()
 
     async def ask(self, body: bytes, *sites: str, deadline_ms: int = 2000) -> pb.Answers:
-        """The same body, for each of the sites or for all; all that came, in one."""
+        """Ask each of the sites, or all, with the same body; return all replies."""
         queries = [pb.Question.ToOne(site=site, body=body) for site in sites or self._enrolled()]
         return await self.put(pb.Question(queries=queries, sites=sites, deadline_ms=deadline_ms))
 
@@ -274,7 +274,7 @@ class Wire:
         await self.uploading(iter([*first, *(pb.UploadPart(data=part) for part in data)]))
 
     def uploading(self, parts: Iterator[pb.UploadPart] | None = None) -> Any:
-        """An upload of `parts`, or one that is written by hand."""
+        """Upload `parts`, or a hand-written sequence."""
         path = f"/{protocol.SERVICE}/Upload"
         return self._channel.stream_unary(path, pb.UploadPart.SerializeToString, pb.UploadReceipt.FromString)(parts)
 
@@ -287,7 +287,7 @@ class Wire:
         return b"".join([chunk.data async for chunk in self.downloading(blob, offset)])
 
     def downloading(self, blob: str, offset: int = 0) -> Any:
-        """A download that is read by hand."""
+        """Open a download that the test reads."""
         path = f"/{protocol.SERVICE}/Download"
         call = self._channel.unary_stream(path, pb.DownloadRequest.SerializeToString, pb.Chunk.FromString)
         return call(pb.DownloadRequest(blob=blob, offset=offset))
@@ -302,7 +302,7 @@ def sha256(data: bytes) -> str:
 
 
 class Site:
-    """A site's work without data: what it does is given to it."""
+    """A site without data whose behaviour is passed in."""
 
     def __init__(
         self,
@@ -331,7 +331,7 @@ class Site:
 
 
 def runs(app: ClientApp, cases: int) -> Site:
-    """A site whose work is a ClientApp."""
+    """A site that runs a ClientApp."""
     context = app_call.new_context()
 
     async def task(kind: str, received: Path) -> Content:
@@ -351,11 +351,11 @@ def tiny_app(
     party: Party | None = None,
     scores: Mapping[str, float] = MappingProxyType({}),
 ) -> ClientApp:
-    """A ClientApp with a few weights; `train` makes new ones of the round and the old ones.
+    """Make a ClientApp with a few weights; `train` computes new ones from the round and the old ones.
 
-    With a `party` its updates go into secure sums, by what a real site does. It claims `claims(round)` cases when that
-    is given, and `spoil` may change its updates, `spoil_initial` its initial weights, as no honest site would. To an
-    evaluation it answers with `scores`.
+    With a `party` its updates go into secure sums, as at a real site. It claims `claims(round)` cases if that is given.
+    `spoil` may change its updates and `spoil_initial` its initial weights, as a hostile site would. It answers an
+    evaluation with `scores`.
     """
     app = ClientApp()
 
@@ -390,5 +390,5 @@ def tiny_app(
 
 
 def answered(query: pb.Query) -> pb.Answer:
-    """An answer that the hub takes; no asking site could open it."""
+    """Make an answer that the hub accepts and no asking site could open."""
     return pb.Answer(query_id=query.id, body=b"x")

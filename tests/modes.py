@@ -1,4 +1,4 @@
-"""Who may read what a command has written."""
+"""Checks of file permissions after a command."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def open_to_others(*places: Path) -> list[str]:
-    """Files, folders and sockets that group or others have any right to: these places, and all that is in them."""
+    """Return files, folders and sockets under these paths to which group or others have any right."""
     found = [path for place in places for path in (place, *place.rglob("*"))]
     modes = [(path, path.lstat().st_mode) for path in found if os.path.lexists(path)]
     return sorted(f"{path} {mode & 0o777:o}" for path, mode in modes if mode & 0o077 and not stat.S_ISLNK(mode))
@@ -16,7 +16,7 @@ def open_to_others(*places: Path) -> list[str]:
 
 @contextlib.contextmanager
 def umask(value: int = 0) -> Iterator[None]:
-    """What this process and those that it starts meanwhile make would be open to all, if nothing were done."""
+    """Set a umask under which new files are open to all, unless the code under test restricts them."""
     before = os.umask(value)
     try:
         yield

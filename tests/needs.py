@@ -1,9 +1,9 @@
-"""How a test says which programs it needs: it is skipped where they are missing, and the run's last lines count it.
+"""How a test declares the programs that it needs: without them it is skipped, and the run's last lines count it.
 
-    subprocess.run([needed("fish"), "-c", script])   # where the program is started
-    pytestmark = needs("chromium")                    # before fixtures that cost something are made
+    subprocess.run([needed("fish"), "-c", script])   # where the program starts
+    pytestmark = needs("chromium")                    # before expensive fixtures
 
-The names are those of programs.py: a new one is added there, with its Debian package.
+The names are those of programs.py; add a new one there, with its Debian package.
 """
 
 import pytest
@@ -13,8 +13,8 @@ REASON = "missing here: "
 
 
 def needed(name: str) -> str:
-    """Where it is; the test is skipped where it is missing."""
-    __tracebackhide__ = True  # the test is where it was skipped
+    """Return the path of a program; skip the test if it is missing."""
+    __tracebackhide__ = True  # report the skip at the test
     found = find(name)
     if found is None:
         pytest.skip(REASON + name)
@@ -22,18 +22,18 @@ def needed(name: str) -> str:
 
 
 def needs(*names: str, unless: bool = False) -> pytest.MarkDecorator:
-    """The mark of a test that is skipped where one of them is missing, `unless` it can do without here."""
+    """Make a mark that skips a test if one of the programs is missing, `unless` the test works without it here."""
     gone = missing(names)
     return pytest.mark.skipif(bool(gone) and not unless, reason=REASON + ", ".join(gone))
 
 
 def said_last(reasons: list[str]) -> list[str]:
-    """What a run says at its end of the tests that it skipped for those reasons; nothing if no program was missing."""
+    """Return the last lines of a run about tests skipped for missing programs; empty if none was missing."""
     ours = [reason.partition(REASON)[2] for reason in reasons if REASON in reason]
     if not ours:
         return []
     names = sorted({name for one in ours for name in one.split(", ")})
     return [
-        f"{len(ours)} tests were skipped, because of what is missing here: {', '.join(names)}",
+        f"{len(ours)} tests were skipped, because these are missing here: {', '.join(names)}",
         f"`{COMMAND}` installs Debian's packages {' '.join(packages(names))}",
     ]

@@ -1,4 +1,4 @@
-"""A real PACS on loopback: Orthanc with its DICOMweb plug-in, and DCMTK's commands that speak to it by DICOM."""
+"""A real PACS on loopback: Orthanc with its DICOMweb plug-in, and DCMTK's commands that use DICOM."""
 
 import json
 import socket
@@ -21,7 +21,7 @@ READY_WITHIN_S = 60.0
 
 
 class Orthanc:
-    """Started with `with`; its own folder, its own ports."""
+    """An Orthanc process with its own folder and ports; a context manager."""
 
     def __init__(self, folder: Path, users: dict[str, str] | None = None) -> None:
         """`users`: passwords by name."""
@@ -75,13 +75,13 @@ class Orthanc:
         self._log.close()
 
     def call(self, path: str) -> Any:
-        """What Orthanc's own interface says."""
+        """Call Orthanc's own REST API."""
         auth = next(iter(self._users.items()), None)
         url = self.url.removesuffix("/dicom-web") + path
         return httpx.get(url, auth=auth, trust_env=False, timeout=10).json()
 
     def push(self, files: Sequence[Path]) -> None:
-        """C-STORE, by DCMTK, those of JPEG lossless as they are."""
+        """Send files by C-STORE with DCMTK; JPEG lossless is sent unchanged."""
         lossless = [path for path in files if b"1.2.840.10008.1.2.4.70" in path.read_bytes()[:400]]
         for flags, some in ((["-xs"], lossless), ([], [path for path in files if path not in lossless])):
             to = ["-aec", "ORTHANC", "127.0.0.1", str(self.dicom)]
@@ -91,7 +91,7 @@ class Orthanc:
                 )
 
     def get(self, folder: Path, *keys: str) -> list[Path]:
-        """C-GET, by DCMTK: what the keys, NAME=VALUE, find."""
+        """Fetch the objects that match the keys, NAME=VALUE, by C-GET with DCMTK."""
         folder.mkdir(exist_ok=True)
         to = ["-aec", "ORTHANC", "127.0.0.1", str(self.dicom)]
         asked = [word for key in keys for word in ("-k", key)]
@@ -115,7 +115,7 @@ class Orthanc:
 
 @contextmanager
 def tls_before(port: int, pem: Path) -> Iterator[int]:
-    """The port of a TLS end before a plain one, as many hospitals have it: Orthanc's own, in Debian 12, dies."""
+    """Terminate TLS before a plain port, and return the port. Orthanc's own TLS crashes in Debian 12."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(pem)
 

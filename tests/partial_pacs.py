@@ -1,4 +1,4 @@
-"""A PACS on loopback, by DICOMweb, that answers searches in part: what it leaves out and how it says so is chosen."""
+"""A DICOMweb PACS on loopback that answers searches partially: tests choose what it omits and how it reports that."""
 
 import gzip
 import json
@@ -15,34 +15,34 @@ LEVELS = {"series": ("0020000D", "0020000E"), "instances": ("0020000D", "0020000
 
 
 def held(study: str, series: str, instance: str, date: str = "", modality: str = "MR", patient: str = "P") -> Item:
-    """An object of the PACS, in the DICOM JSON model."""
+    """Make an object of the PACS, in the DICOM JSON model."""
     values = {"00100020": patient, "0020000D": study, "0020000E": series, "00080018": instance, "00080016": "1.4"}
     return {tag: {"Value": [value]} for tag, value in {**values, "00080020": date, "00080060": modality}.items()}
 
 
 @dataclass
 class PartialPacs:
-    """What is held, and how much of it is told."""
+    """The objects of the PACS, and how much of them it reports."""
 
     objects: list[Item]
     cap: int = 1000  # results in one answer, at most
-    has_limit: bool = True  # whether `limit` is heeded
+    has_limit: bool = True  # whether `limit` is obeyed
     has_offset: bool = True
-    has_dates: bool = True  # whether StudyDate is heeded
-    has_counts: bool = False  # whether series have their number of instances, and studies theirs of series
-    has_metadata: bool = False  # WADO-RS metadata, which no cap cuts
+    has_dates: bool = True  # whether StudyDate is obeyed
+    has_counts: bool = False  # whether series report their number of instances, and studies their number of series
+    has_metadata: bool = False  # WADO-RS metadata, which no limit truncates
     counts_more: int = 0  # than there are
-    warning: str = ""  # in the header of an answer that leaves out some
+    warning: str = ""  # header of a partial answer
     warns_always: bool = False
-    partial_status: int = 200  # of an answer that leaves out some
+    partial_status: int = 200  # of a partial answer
     rotates: bool = False  # another order for each page
-    clamps: bool = False  # beyond the end the last page comes again
+    clamps: bool = False  # beyond the end the last page repeats
     zipped: bool = False
-    hides: tuple[str, ...] = ()  # tags that are told of nothing
+    hides: tuple[str, ...] = ()  # tags that no answer has
     asked: list[str] = field(default_factory=list)
 
     def answer(self, path: str, query: dict[str, list[str]]) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body."""
+        """Return status, headers and body."""
         self.asked.append(path)
         parts = path.strip("/").split("/")[1:]
         level = parts[-1]
@@ -95,7 +95,7 @@ class PartialPacs:
 
 @contextmanager
 def served(pacs: PartialPacs) -> Iterator[str]:
-    """The URL of its DICOMweb services."""
+    """Serve the PACS and yield the URL of its DICOMweb services."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

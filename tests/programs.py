@@ -1,8 +1,8 @@
-"""The programs that tests start and pip does not install: as a script, it gets them from Debian's packages.
+"""Programs that tests start and pip does not install; as a script, install them from Debian packages.
 
-`python3 tests/programs.py` says what is missing and installs it, as root and where there is apt; else it says which
-command does. With `--all` it fails when something is missing at its end; names after it: those alone. It needs no
-other package than Python. What a test does to use a program is in needs.py.
+`python3 tests/programs.py` reports missing programs and installs them if it is root and apt exists; otherwise it prints
+the command that does. With `--all` it fails if something is still missing at the end; names restrict it to those. It
+needs only Python. needs.py is what tests use.
 """
 
 import os
@@ -38,23 +38,23 @@ PACKAGES = {
     "umount": "mount",
     "zsh": "zsh",
 }
-"""The Debian packages of each."""
+"""The Debian packages of each program."""
 
 FILES = {
     "ensurepip": f"{sysconfig.get_path('stdlib')}/ensurepip",
     "libOrthancDicomWeb.so": "/usr/share/orthanc/plugins/libOrthancDicomWeb.so",
 }
-"""Those that are no programs on PATH."""
+"""Names that are no programs on PATH."""
 
 SERVICES = {"orthanc", "prometheus"}
-"""Packages that start a service where systemd runs; tests start their own."""
+"""Packages that start a service under systemd; tests start their own process."""
 
 COMMAND = "sudo make programs"
 APT = ("apt-get", "-qq", "-o", "Acquire::Retries=1", "-o", "Acquire::http::Timeout=30")
 
 
 def find(name: str) -> str | None:
-    """Where it is; None: missing. ValueError of what PACKAGES does not name."""
+    """Return the path of a program, or None if it is missing. Raises ValueError for a name that PACKAGES lacks."""
     if name not in PACKAGES:
         raise ValueError(f"{name} is not in tests/programs.py: add it there, with its Debian package")
     if name in FILES:
@@ -63,17 +63,17 @@ def find(name: str) -> str | None:
 
 
 def missing(names: Iterable[str] = PACKAGES) -> list[str]:
-    """Those of the names that are not here."""
+    """Return the names whose program is missing."""
     return [name for name in names if find(name) is None]
 
 
 def packages(names: Iterable[str]) -> list[str]:
-    """The Debian packages that bring them."""
+    """Return the Debian packages of these programs."""
     return sorted({package for name in names for package in PACKAGES[name].split()})
 
 
 def install(names: list[str]) -> None:
-    """Take their packages from Debian, those that can be had if not all can."""
+    """Install their Debian packages; if some cannot be installed, install the others."""
     wanted = packages(names)
     print(f"Installing Debian's packages {' '.join(wanted)}: the tests need {', '.join(names)}", flush=True)
     is_fresh = _apt("update")
@@ -82,7 +82,7 @@ def install(names: list[str]) -> None:
             _apt("install", package)
     if Path("/run/systemd/system").exists():
         for service in SERVICES.intersection(wanted):
-            print(f"Stopping the service {service}, which its package has started: tests start their own")
+            print(f"Stopping the service {service}, which its package has started; tests start their own")
             subprocess.run(["systemctl", "--quiet", "disable", "--now", service], check=False)
 
 
@@ -96,7 +96,7 @@ def _apt(action: str, *wanted: str) -> bool:
 
 
 def main(*arguments: str) -> int:
-    """What the script does; its exit code."""
+    """Run the script and return its exit code."""
     names = [word for word in arguments if word != "--all"] or list(PACKAGES)
     gone = missing(names)
     if gone and os.geteuid() == 0 and shutil.which("apt-get"):

@@ -1,4 +1,4 @@
-"""A real Prometheus, of Debian's package, for the tests that ask one."""
+"""A real Prometheus (Debian's package) for tests."""
 
 import socket
 import subprocess
@@ -16,7 +16,7 @@ WITHIN_S = 60.0
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
+    """Return unused ports."""
     opened = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [int(one.getsockname()[1]) for one in opened]
     for one in opened:
@@ -25,7 +25,7 @@ def free_ports(count: int) -> list[int]:
 
 
 class Prometheus:
-    """One that runs, and its HTTP API."""
+    """A running Prometheus and its HTTP API."""
 
     def __init__(self, port: int) -> None:
         self._http = httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", trust_env=False, timeout=10)
@@ -34,7 +34,7 @@ class Prometheus:
         self._http.close()
 
     def ask(self, path: str, **query: str) -> Any:
-        """The data of an answer; None while it is not ready."""
+        """Return the data of an answer, or None while Prometheus is not ready."""
         try:
             answer = self._http.get(path, params=query)
         except httpx.TransportError:
@@ -42,12 +42,12 @@ class Prometheus:
         return answer.json()["data"] if answer.is_success else None
 
     def value(self, query: str) -> float | None:
-        """The one value that a query gives; None when it gives none."""
+        """Return the single value of a query, or None without one."""
         found = self.ask("/query", query=query)
         return float(found["result"][0]["value"][1]) if found and found["result"] else None
 
     def until(self, query: str, holds: Callable[[float], bool]) -> float:
-        """The value, once it is what it should be."""
+        """Wait for an expected value and return it."""
         end, value = time.monotonic() + WITHIN_S, None
         while time.monotonic() < end:
             value = self.value(query)
@@ -59,7 +59,7 @@ class Prometheus:
 
 @contextmanager
 def prometheus(folder: Path, config: Path, targets: Mapping[str, list[int]]) -> Iterator[Prometheus]:
-    """One that scrapes `targets`, by job, each second, with the rest of `config` as it is."""
+    """Run a Prometheus that scrapes `targets`, by job, each second, with the rest of `config` unchanged."""
     (port,) = free_ports(1)
     folder.mkdir()
     values = yaml.safe_load(config.read_text("utf-8"))

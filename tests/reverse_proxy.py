@@ -1,8 +1,8 @@
-"""A reverse proxy, as hospitals have them before their pages: HTTPS in, HTTPS on to one page. A process of its own.
+"""A reverse proxy in its own process: HTTPS in, HTTPS to one page, as hospitals put before their pages.
 
-It writes X-Forwarded-For as nginx's $proxy_add_x_forwarded_for does, and hands on the Host or, with --own-host, its
-own word for the page, as nginx does unless it is told otherwise. It prints its port. A request with X-Test-From is
-told on as one from that address.
+It writes X-Forwarded-For as nginx's $proxy_add_x_forwarded_for does. It forwards the Host header or, with --own-host,
+its own name for the page, which is nginx's default. It prints its port. A request with X-Test-From is forwarded as one
+from that address.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def proxied(certificate: Path, to: str, *arguments: str) -> Iterator[int]:
-    """A proxy before `to` (host:port), with this certificate and key (PEM); its port."""
+    """Run a proxy before `to` (host:port) with this certificate and key (PEM), and yield its port."""
     log = certificate.with_name(f"proxy-{time.monotonic_ns()}")
     command = [sys.executable, __file__, str(certificate), to, *arguments]
     with log.open("wb") as out:
@@ -36,7 +36,7 @@ def proxied(certificate: Path, to: str, *arguments: str) -> Iterator[int]:
 
 
 def rewritten(head: str, peer: str, own_host: str) -> str:
-    """The head of a request, as the page gets it."""
+    """Return the head of a request as the page receives it."""
     first, *lines = head.split("\r\n")
     fields = [line.partition(": ")[::2] for line in lines if line]
     forwarded = [value for name, value in fields if name.lower() == "x-forwarded-for"]

@@ -1,4 +1,4 @@
-"""DICOM files that public packages ship, decoded here and by pydicom side by side."""
+"""Compare DICOM files of public packages as decoded here and by pydicom."""
 
 import importlib.util
 from collections.abc import Callable, Iterator
@@ -14,26 +14,26 @@ from ynet.data.dicom import frame as dicom_frame
 from ynet.data.dicom.elements import UnfitError
 
 GREY_APART, COLOUR_APART = 2e-3, 1
-"""How far values may lie apart, as a share of white and in steps of 255, to be the same picture."""
+"""The greatest difference of equal pictures, as a share of white and in steps of 255."""
 OTHERWISE = {
     "OBXXXX1A_expb.dcm": "pydicom reads the words of a palette in big endian in the wrong order",
     "OBXXXX1A_expb_2frame.dcm": "the same",
 }
-"""Files that are shown otherwise than by pydicom, and why that is right."""
+"""Files shown differently from pydicom, and why that is right."""
 
 
 class Compared(NamedTuple):
-    """A file, and what came of it here and in pydicom."""
+    """A file, and its result here and in pydicom."""
 
     name: str
     outcome: str  # agree, differ, refused by both, refused here, refused by pydicom
-    here: str  # why it is refused
+    here: str  # reason of the refusal
     there: str
     apart: float | None = None
 
 
 def files() -> Iterator[Path]:
-    """What the installed packages bring."""
+    """Return the files of the installed packages."""
     for package in ("pydicom", "highdicom", "data_store"):
         found = importlib.util.find_spec(package)
         for folder in (found.submodule_search_locations or ()) if found else ():
@@ -41,7 +41,7 @@ def files() -> Iterator[Path]:
 
 
 def in_folder(folder: Path) -> Iterator[Path]:
-    """The DICOM files in it, known by their beginning."""
+    """Return the DICOM files of a folder, found by their preamble."""
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.suffix not in (".py", ".pyc", ".so"):
             with path.open("rb") as file:
@@ -50,7 +50,7 @@ def in_folder(folder: Path) -> Iterator[Path]:
 
 
 def compare(path: Path) -> Compared:
-    """One file, by its first, middle and last frame; pydicom reads it whatever its head says."""
+    """Compare the first, middle and last frame of a file; pydicom is forced to read any header."""
     here, why_here = _tried(lambda: ours(path))
     there, why_there = _tried(lambda: pydicoms(path))
     if here is None or there is None:
@@ -67,7 +67,7 @@ def ours(path: Path) -> list[np.ndarray]:
 
 
 def pydicoms(path: Path) -> list[np.ndarray]:
-    """Grey as a share of white, colour in 255 steps: from what pydicom's own functions make of it."""
+    """Return pydicom's picture: grey as a share of white, colour in 255 steps."""
     dataset = dcmread(path, force=True)
     pixels, count = dataset.pixel_array, int(dataset.get("NumberOfFrames") or 1)
     frames = [pixels] if count == 1 else [pixels[frame - 1] for frame in _chosen(count)]
@@ -79,7 +79,7 @@ def pydicoms(path: Path) -> list[np.ndarray]:
 
 
 def _of_frame(dataset: Dataset, number: int) -> Dataset:
-    """With what its functional groups say of a frame, which pydicom's functions do not look up."""
+    """Add a frame's functional groups, which pydicom's functions do not read."""
     groups = [*dataset.get("SharedFunctionalGroupsSequence", [])[:1]]
     groups += dataset.get("PerFrameFunctionalGroupsSequence", [])[number - 1 : number]
     for group in groups:
@@ -115,7 +115,7 @@ def _grey(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
 
 
 def _range(dataset: Dataset) -> tuple[float, float]:
-    """What pydicom shows as black and white: those of a table, or those of the values that can be stored."""
+    """Return pydicom's black and white: those of a table, or the range of stored values."""
     if dataset.get("VOILUTSequence"):
         table = dataset.VOILUTSequence[0].LUTData
         return 0, (1 << int(np.max(table)).bit_length()) - 1
@@ -137,7 +137,7 @@ def _tried(decode: Callable[[], list[np.ndarray]]) -> tuple[list[np.ndarray] | N
 
 
 def _apart(here: np.ndarray, there: np.ndarray) -> float:
-    """The greatest difference, in those that are allowed."""
+    """Return the greatest difference in units of the allowed one."""
     if here.shape != there.shape:
         return float("inf")
     allowed = COLOUR_APART if here.ndim == 3 else GREY_APART

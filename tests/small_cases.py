@@ -1,4 +1,4 @@
-"""A small plan, and cases that cost nothing, for tests of learning."""
+"""A small plan, and cheap cases, for tests of learning."""
 
 from collections.abc import Callable
 from typing import Any
@@ -41,7 +41,7 @@ class Cases:
 
 @pytest.fixture
 def make_plan() -> MakePlan:
-    """A plan of a small network without augmentation; `changes` go into its parts: training={...}, ..."""
+    """Make a plan of a small network without augmentation; `changes` update its parts: training={...}, ..."""
 
     def make(**changes: Any) -> Plan:
         values: dict[str, Any] = {
@@ -63,5 +63,5 @@ def make_plan() -> MakePlan:
 
 @pytest.fixture
 def make_cases() -> type[Cases]:
-    """Makes random cases."""
+    """Make random cases."""
     return Cases

@@ -1,4 +1,4 @@
-"""The smallest plan there is, for tests that need one and no training."""
+"""The smallest plan, for tests without training."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Takes the pictures of the status page that the documentation shows: python tests/status_pictures.py."""
+"""Take the documentation's screenshots of the status page: python tests/status_pictures.py."""
 
 import io
 import sys
@@ -33,7 +33,7 @@ def main() -> None:
                 sign_in(page, scene.url, NAME, PASSWORD)
                 page.wait_for_selector("#audit .chip.good")
                 page.wait_for_selector(".chart circle")
-                page.wait_for_timeout(500)  # the bar has moved to its place
+                page.wait_for_timeout(500)  # the progress bar has finished its animation
                 Image.open(io.BytesIO(page.screenshot())).convert("RGB").save(IMAGES / name, optimize=True)
 
 

@@ -1,4 +1,4 @@
-"""A consortium of four hospitals in the midst of a run, and its status page on a port: for tests, figures, pictures."""
+"""A consortium of four hospitals during a run, with its status page: for tests, benchmarks and screenshots."""
 
 import asyncio
 import contextlib
@@ -50,7 +50,7 @@ def plan_of(name: str, *, private: bool = True) -> Plan:
 
 
 class Scene:
-    """Its parts, and what may happen next in it."""
+    """The parts of the scene, and actions that change it."""
 
     def __init__(self, consortium: Consortium, runs: Runs, folder: RunFolder, url: str) -> None:
         self.consortium, self.runs, self.folder, self.url = consortium, runs, folder, url
@@ -58,7 +58,7 @@ class Scene:
         self.loop = asyncio.get_running_loop()
 
     def next_round(self, number: int) -> None:
-        """A round is done. Any thread may say so."""
+        """Finish a round. Any thread may call this."""
         add_round(self.folder, number, self._draw)
 
 
@@ -101,7 +101,7 @@ def _scores(number: int, place: int) -> dict[str, Any]:
 
 @asynccontextmanager
 async def scene(consortium: Consortium, port: int) -> AsyncIterator[Scene]:
-    """The page at `port`, with an account; four sites, one of which is away with a certificate that ends soon."""
+    """Serve the page at `port`, with an account and four sites; one is away, with a certificate that ends soon."""
     home, begun = consortium.folder, time.time() - 3 * 3600
     Accounts(home).add(NAME, "admin", PASSWORD, begun)
     consortium.registry.invite("harbour", b"s" * 16, time.time(), replace=False)
@@ -128,12 +128,12 @@ async def scene(consortium: Consortium, port: int) -> AsyncIterator[Scene]:
 
 
 def life(now: float, days: float) -> Life:
-    """Of a certificate that has so many days left."""
+    """Make the life of a certificate with this many days left."""
     return Life(*(dt.datetime.fromtimestamp(at, dt.UTC) for at in (now - DAY, now + days * DAY)))
 
 
 def known_of(consortium: Consortium, home: Path, runs: Runs | None = None) -> Known:
-    """Where the state is looked up."""
+    """Make the sources of the state."""
     now = consortium.now.timestamp()
     return Known(
         "Alpine lesion consortium",
@@ -161,7 +161,7 @@ def _earlier_run(consortium: Consortium, runs: Runs) -> None:
 
 
 async def _sites(consortium: Consortium) -> list["asyncio.Task[Path]"]:
-    """Three that are connected: one has answered, two work; the fourth was there some hours ago."""
+    """Three sites are connected: one has answered, two work. The fourth was last seen some hours ago."""
     today = consortium.now
     consortium.now = today - dt.timedelta(days=84, hours=20)
     consortium.enrol("north-clinic")
@@ -185,7 +185,7 @@ async def _sites(consortium: Consortium) -> list["asyncio.Task[Path]"]:
 
 @contextmanager
 def running_scene(folder: Path, port: int) -> Iterator[Scene]:
-    """The same beside the caller, in a thread with a loop of its own."""
+    """Run the scene in a thread with its own event loop."""
     ready, over, made = threading.Event(), threading.Event(), list[Scene]()
 
     async def story(consortium: Consortium) -> None:

@@ -1,4 +1,4 @@
-"""The structure of the house in figures, held against those of structure.yaml.
+"""Compute figures of the code's structure and compare them with the limits in structure.yaml.
 
 python tests/structure.py [--write] [--list]
 
@@ -37,7 +37,7 @@ FOLDERS = ("docs", "configs", "deploy", "tests", *(str(folder.relative_to(ROOT))
 
 
 def figures() -> dict[str, float]:
-    """Each figure by its name; of all of them, less is better."""
+    """Return each figure by name; for all of them less is better."""
     files = [path for folder in PACKAGES.values() for path in folder.rglob("*.py") if not path.name.endswith(GENERATED)]
     lengths = [len(path.read_text("utf-8").splitlines()) for path in files if path.name != "__init__.py"]
     graph = imports()
@@ -56,13 +56,13 @@ def figures() -> dict[str, float]:
 
 
 def imports() -> dict[str, set[str]]:
-    """What each module imports of the project, inside functions too; not what only a type checker sees."""
+    """Return the project modules that each module imports, inside functions too, except under TYPE_CHECKING."""
     graph = grimp.build_graph(*PACKAGES, exclude_type_checking_imports=True)
     return {module: set(graph.find_modules_directly_imported_by(module)) for module in graph.modules}
 
 
 def by_room(graph: Mapping[str, Set[str]]) -> dict[str, set[str]]:
-    """The same between rooms: folders, and the modules that lie in no folder of their package."""
+    """Return the imports between rooms: folders, and modules outside any folder of their package."""
     folders = {".".join(module.split(".")[:2]) for module in graph if module.count(".") > 1}
 
     def room(module: str) -> str:
@@ -77,7 +77,7 @@ def by_room(graph: Mapping[str, Set[str]]) -> dict[str, set[str]]:
 
 
 def circles(graph: Mapping[str, Set[str]]) -> list[list[str]]:
-    """Groups of nodes each of which is reached from all the others (Tarjan's strongly connected components)."""
+    """Return groups of nodes that reach each other (Tarjan's strongly connected components)."""
     found: list[list[str]] = []
     number: dict[str, int] = {}
     low: dict[str, int] = {}
@@ -106,13 +106,13 @@ def circles(graph: Mapping[str, Set[str]]) -> list[list[str]]:
 
 
 def exemptions() -> int:
-    """Imports that a contract would forbid and lets through."""
+    """Count the imports that a contract exempts."""
     tool = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]
     return sum(len(one.get("ignore_imports", ())) for one in tool["importlinter"]["contracts"])
 
 
 def unnamed(files: list[Path]) -> list[str]:
-    """Modules whose name does not stand in architecture.md's layout."""
+    """Return modules that architecture.md's layout does not name."""
     text = (ROOT / "docs/explanation/architecture.md").read_text("utf-8")
     layout = text.partition("## Layout")[2].partition("\n## ")[0]
     words = set(re.findall(r"\w+", layout))
@@ -120,7 +120,7 @@ def unnamed(files: list[Path]) -> list[str]:
 
 
 def repeated_classes(files: list[Path]) -> dict[str, int]:
-    """Names of classes that stand in more than one file."""
+    """Return class names that occur in more than one file."""
     names = Counter(name for path in files for name in set(_classes(path)))
     return {name: count for name, count in sorted(names.items()) if count > 1}
 
@@ -144,7 +144,7 @@ def unplain() -> dict[str, int]:
 
 
 def main() -> int:
-    """Print the table."""
+    """Print the table and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="put better figures into structure.yaml")
     parser.add_argument("--list", action="store_true", help="also list what is behind the figures that can be bettered")

@@ -1,4 +1,4 @@
-"""The public Python API: what may be imported by others, and stays."""
+"""The public Python API: the names that others may import."""
 
 import importlib
 
@@ -16,7 +16,7 @@ API = {
 
 
 @pytest.mark.parametrize("package", API)
-def test_package_exports_what_is_promised_and_no_more(package: str) -> None:
+def test_public_api_is_exactly_as_documented(package: str) -> None:
     module = importlib.import_module(package)
     assert set(module.__all__) == API[package]
     assert all(getattr(module, name) for name in API[package])

@@ -1,4 +1,4 @@
-"""The command line as a shell and a terminal see it: completion, examples, colours."""
+"""The command line in a shell and a terminal: completion, examples, colours."""
 
 import json
 import os
@@ -48,7 +48,7 @@ EVERY = {program: dict(every_command(typer.main.get_command(app))) for program, 
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_every_command_has_an_example_that_its_help_shows(program: str) -> None:
+def test_every_commands_help_shows_an_example(program: str) -> None:
     _, examples = PROGRAMS[program]
     assert set(EVERY[program]) == set(examples)
     for name, command in EVERY[program].items():
@@ -59,10 +59,10 @@ def test_every_command_has_an_example_that_its_help_shows(program: str) -> None:
 @pytest.mark.parametrize(
     "line", [line for _, examples in PROGRAMS.values() for lines in examples.values() for line in lines]
 )
-def test_an_example_is_a_command_line_that_is_taken(line: str) -> None:
+def test_every_example_parses(line: str) -> None:
     program, *words = shlex.split(line)
     name = next(name for name in EVERY[program] if words[: len(name.split())] == name.split())
-    EVERY[program][name].make_context(name, words[len(name.split()) :])  # raises what a user would be told
+    EVERY[program][name].make_context(name, words[len(name.split()) :])  # raises the error that a user would see
 
 
 # --- shells
@@ -70,7 +70,7 @@ def test_an_example_is_a_command_line_that_is_taken(line: str) -> None:
 
 @pytest.fixture(scope="module")
 def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
-    """A machine on which two sites have joined, one of which was sent a plan, and a server has had two runs."""
+    """Prepare a machine with two joined sites, one with a pending plan, and a server with two runs."""
     data = tmp_path_factory.mktemp("data")
     for site in ("Aarau", "Bern"):
         home = data / "ynet/sites" / site
@@ -103,7 +103,7 @@ CASES = [
     ("ynet-client egr", "egress"),
     ("ynet-server audit ver", "verify"),
     ("ynet-client status --site Aa", "Aarau"),
-    ("ynet-client accept --site Bern a1", PLAN),
+    ("ynet-client plan accept --site Bern a1", PLAN),
     ("ynet-server revoke Ch", "Chur"),
     ("ynet-server cancel 4", "42"),
 ]
@@ -130,7 +130,7 @@ def test_completion_installs_itself(surroundings: Mapping[str, str], tmp_path: P
     )
     own = {**surroundings, "HOME": str(tmp_path)}
     done = subprocess.run([needed("bash"), "-c", script], env=own, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "1"  # done again, it changes nothing
+    assert done.stdout.splitlines()[-1] == "1"  # a second installation changes nothing
     assert "_ynet_client_completion ynet-client" in done.stdout
 
 
@@ -143,7 +143,7 @@ def test_fish_completes(line: str, completed: str, surroundings: Mapping[str, st
 
 
 def test_zsh_completes(surroundings: Mapping[str, str]) -> None:
-    """Typed on a terminal, with the tabulator key: zsh has no other way."""
+    """Type on a terminal with the tab key: zsh offers no other way."""
     with Terminal([needed("zsh"), "-f", "-i"], surroundings) as zsh:
         zsh.type("unsetopt zle_bracketed_paste; PS1='prompt> '\n")
         zsh.type("autoload -U compinit && compinit -u -D\n")
@@ -153,11 +153,11 @@ def test_zsh_completes(surroundings: Mapping[str, str]) -> None:
         for line, completed in CASES[:5]:  # the last has two
             zsh.type(f"{line}\t")
             zsh.wait(completed)
-            zsh.type("\x15")  # the line is taken back
+            zsh.type("\x15")  # clear the line
 
 
 class Terminal:
-    """A program on a terminal of its own."""
+    """A program on its own pseudo-terminal."""
 
     def __init__(self, command: list[str], environment: Mapping[str, str]) -> None:
         self.shown = ""
@@ -179,7 +179,7 @@ class Terminal:
         os.write(self._child, keys.encode())
 
     def wait(self, word: str) -> None:
-        """Back when a word was shown after what was waited for before."""
+        """Wait until a text appears after the last awaited one."""
         until = time.monotonic() + WITHIN_S
         while word not in self.shown:
             assert time.monotonic() < until, self.shown
@@ -187,7 +187,7 @@ class Terminal:
         self.shown = self.shown.partition(word)[2]
 
     def all(self) -> str:
-        """What was shown until the program has ended."""
+        """Return all output until the program has ended."""
         while self._process.poll() is None:
             self._read(0.05)
         while self._read(0.0):
@@ -199,17 +199,17 @@ class Terminal:
             return False
         try:
             data = os.read(self._child, 65536)
-        except OSError:  # its end is closed
+        except OSError:  # the other end is closed
             return False
         self.shown += data.decode(errors="replace")
         return bool(data)
 
 
-# --- how long it takes, and what is shown
+# --- speed and display
 
 
-def test_completion_and_help_load_nothing_that_is_slow() -> None:
-    """What would be noticed: half a second and more of imports. Seconds are not held, for they are the machine's."""
+def test_completion_and_help_import_nothing_slow() -> None:
+    """Slow imports take half a second and more. The test checks the modules, since seconds depend on the machine."""
     slow = ("torch", "numpy", "pydantic", "httpx", "starlette", "uvicorn", "grpc", "flwr", "cryptography", "asyncio")
     for module in ("ynet_client.commands.cli", "ynet_server.commands.cli"):
         script = f"import sys, {module}; print([name for name in {slow!r} if name in sys.modules])"
@@ -222,7 +222,7 @@ def test_completion_and_help_load_nothing_that_is_slow() -> None:
 COLOUR = re.compile(r"\x1b\[[0-9;]*(?:3[0-7]|9[0-7])(?:;[0-9]+)*m")
 
 
-def test_there_are_colours_on_a_terminal_alone_and_none_where_they_are_not_wanted(
+def test_colours_only_on_a_terminal_that_wants_them(
     surroundings: Mapping[str, str],
 ) -> None:
     command = [sys.executable, "-m", "ynet_client", "join", "--help"]
@@ -236,7 +236,7 @@ def test_there_are_colours_on_a_terminal_alone_and_none_where_they_are_not_wante
     assert "\x1b" not in piped
 
 
-def test_a_runs_rounds_are_a_bar_with_the_time_left_on_a_terminal_and_lines_elsewhere(
+def test_rounds_are_a_progress_bar_on_a_terminal_else_lines(
     surroundings: Mapping[str, str],
 ) -> None:
     script = (
@@ -259,7 +259,7 @@ def test_a_runs_rounds_are_a_bar_with_the_time_left_on_a_terminal_and_lines_else
 
 def settings(module: str, home: Path, surroundings: Mapping[str, str], *more: str) -> dict[str, Any]:
     home.mkdir(exist_ok=True)
-    (home / "membership.json").touch()  # which makes it a site's
+    (home / "membership.json").touch()  # which makes it the home of a site
     command = [sys.executable, "-m", module, "config", "show", "--json", *more]
     environment = {**surroundings, "YNET_HOME": str(home)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
@@ -267,7 +267,7 @@ def settings(module: str, home: Path, surroundings: Mapping[str, str], *more: st
     return {**shown, **{one["key"]: (one["value"], one["source"]) for one in shown["settings"]}}
 
 
-def test_every_setting_says_where_it_came_from(tmp_path: Path, surroundings: Mapping[str, str]) -> None:
+def test_every_setting_shows_its_source(tmp_path: Path, surroundings: Mapping[str, str]) -> None:
     from ynet_client import settings as client_settings
 
     home, file = tmp_path / "home", tmp_path / "client.yaml"
@@ -284,7 +284,7 @@ def test_every_setting_says_where_it_came_from(tmp_path: Path, surroundings: Map
 
     client_settings.load(home, None, threads=1)  # the next start, with a flag
     remembered = home / "client.yaml"
-    remembered.write_text(remembered.read_text().replace("device: auto", "device: cpu"))  # and a hand
+    remembered.write_text(remembered.read_text().replace("device: auto", "device: cpu"))  # edited by hand
     shown = settings("ynet_client", home, surroundings)
     assert shown["threads"] == (1, "--threads")
     assert shown["policy.min_sites"] == (2, f"{file} line 4")
@@ -293,7 +293,7 @@ def test_every_setting_says_where_it_came_from(tmp_path: Path, surroundings: Map
 
 
 @pytest.mark.parametrize("part", ["server", "client"])
-def test_settings_that_nobody_named_are_found_in_the_users_folder(
+def test_default_settings_are_read_from_the_users_folder(
     part: str, tmp_path: Path, surroundings: Mapping[str, str]
 ) -> None:
     config = tmp_path / "config/ynet" / f"{part}.yaml"

@@ -1,22 +1,20 @@
 """What the documentation says, held against the code."""
 
+import itertools
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 import click
 import pytest
 import torch
 import typer
-import yaml
-from pydantic import TypeAdapter
 
-from documentation import table
 from ynet import config, errors
 from ynet import plan as plans
 from ynet.config import parse, read_yaml
@@ -26,7 +24,6 @@ from ynet.federation import content, protocol
 from ynet.learning.model import build
 from ynet.network_size import MOST_VALUES
 from ynet.plan import Plan
-from ynet.strategy_options import DEFAULTS, STRATEGY_OPTIONS
 from ynet_client import egress
 from ynet_client.commands.cli import app as client_app
 from ynet_client.connection.tasks import LARGE_BYTES, MOST_LARGE
@@ -47,14 +44,17 @@ from ynet_server.settings import ServerSettings
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = {"ynet-server": server_app, "ynet-client": client_app, "ynet-lab": lab_app}
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 COMMAND = re.compile(r"(ynet-(?:server|client|lab)) ([a-z][^\n`|]*)")
 
 
 def commands() -> Iterator[tuple[str, str]]:
     for page in PAGES:
         for program, rest in COMMAND.findall(page.read_text("utf-8")):
-            yield program, rest.split("(")[0].split(",")[0].strip()
+            yield program, re.split(r"[(),]", rest)[0].strip()
 
 
 @pytest.mark.parametrize(("program", "rest"), sorted(set(commands())))
@@ -90,6 +90,25 @@ def test_every_file_of_the_repository_that_is_named_exists(page: Path) -> None:
         assert any((place / name).exists() for place in places), name
 
 
+TEST = re.compile(r"\b(tests/[\w/]+\.py)(?:::(\w+))?|`(test_\w+)`")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_test_that_is_named_exists(page: Path) -> None:
+    for file, function, name in TEST.findall(page.read_text("utf-8")):
+        if file:
+            assert (ROOT / file).is_file(), file
+        if function:
+            assert function in functions_of(ROOT / file), f"{file}::{function}"
+        if name:
+            assert any(name in functions_of(path) for path in sorted((ROOT / "tests").rglob("test_*.py"))), name
+
+
+def functions_of(file: Path) -> set[str]:
+    """The names of a file's test functions."""
+    return set(re.findall(r"^ *def (test_\w+)", file.read_text("utf-8"), re.MULTILINE))
+
+
 FLOWER = re.compile(r"^(flower-superlink|flower-supernode|flwr supernode register|flwr run) (.*)$", re.MULTILINE)
 
 
@@ -107,15 +126,12 @@ def test_every_flag_of_flower_in_the_documentation_exists(program: str, rest: st
         assert re.search(rf"{flag}\b(?!-)", re.sub(r"\x1b\[[0-9;]*m", "", shown)), flag
 
 
-def keys(kind: type[Any], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Every key of a settings dataclass with its default; MISSING where it has none."""
-    for field in fields(kind):
-        inner = get_type_hints(kind)[field.name]
-        if is_dataclass(inner):
-            yield from keys(inner, f"{prefix}{field.name}.")  # type: ignore[arg-type]
-        else:
-            default = field.default_factory() if field.default_factory is not MISSING else field.default
-            yield prefix + field.name, default
+def table(page: str, head: str) -> list[list[str]]:
+    """Read the rows of the one table of a page whose head begins like this."""
+    lines = (ROOT / page).read_text("utf-8").splitlines()
+    (start,) = (number for number, line in enumerate(lines) if line.startswith(head))
+    rows = itertools.takewhile(lambda line: line.startswith("|"), lines[start + 2 :])
+    return [[one.strip() for one in row.strip("|").split("|")] for row in rows]
 
 
 def words(cell: str) -> set[str]:
@@ -123,71 +139,34 @@ def words(cell: str) -> set[str]:
     return set(re.findall(r"`([^`]+)`", cell))
 
 
-@pytest.mark.parametrize(
-    ("head", "kind"), [("| key |", Plan), ("| `server.yaml` |", ServerSettings), ("| `client.yaml` |", ClientSettings)]
-)
-def test_the_readme_has_every_key_with_its_default(head: str, kind: type[Any]) -> None:
-    rows = table("README.md", head)
-    documented = {key.strip("`"): yaml.safe_load(default) if default else MISSING for key, default, _ in rows}
-    assert documented == {key: list(value) if isinstance(value, tuple) else value for key, value in keys(kind)}
-
-
-def limits(schema: dict[str, Any], part: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Every limit that a JSON schema sets, with its key."""
-    for key, given in part["properties"].items():
-        inner = schema.get("$defs", {}).get(given.get("$ref", "").rpartition("/")[2])
-        if inner and "properties" in inner:
-            yield from limits(schema, inner, f"{prefix}{key}.")
-        for one in (given, given.get("items", {})):
-            for word in ("minimum", "maximum", "exclusiveMinimum", "multipleOf", "minItems", "maxItems"):
-                if word in one:
-                    yield prefix + key, f"{one[word]:.10g}"
-            if "exclusiveMaximum" in one:
-                yield prefix + key, f"{one['exclusiveMaximum'] - 1:.10g}"
-            for value in one.get("enum", []):
-                yield prefix + key, str(value)
-
-
-@pytest.mark.parametrize(
-    ("head", "kind"), [("| key |", Plan), ("| `server.yaml` |", ServerSettings), ("| `client.yaml` |", ClientSettings)]
-)
-def test_the_readme_has_the_limits_of_every_key(head: str, kind: type[Any]) -> None:
-    text = {key.strip("`"): row for key, _, row in table("README.md", head)}
-    schema = TypeAdapter(kind).json_schema()
-    found = [(key, limit) for key, limit in limits(schema, schema) if not key.endswith("_port")]
-    assert found
-    positive = "1"  # a whole number above 0
-    for key, limit in found:
-        shown = re.findall(r"[a-z]+\d*|\d+(?:\.\d+)?", text[key])
-        assert limit in shown or (limit == "0" and positive in shown), f"{key}: {limit}"
-
-
-def test_the_readme_has_the_options_of_every_strategy_and_our_defaults() -> None:
-    (cell,) = (text for key, _, text in table("README.md", "| key |") if key == "`training.strategy_options`")
-    assert words(cell) == set().union(*STRATEGY_OPTIONS.values())
-    for options in DEFAULTS.values():
-        for name, value in options.items():
-            assert f"`{name}` ({value:g})" in cell
-
-
 def test_every_class_of_what_leaves_a_site_is_described() -> None:
-    documented = set().union(*(words(row[0]) for row in table("docs/how-to/operating.md", "| class |")))
+    documented = set().union(*(words(row[0]) for row in table("docs/reference/egress.md", "| class |")))
     assert documented == set(get_args(egress.Class))
 
 
-def test_the_readme_has_the_keys_of_what_the_commands_print() -> None:
-    cells = {row[0]: words(row[1]) for row in table("README.md", "| command |")}
-    assert set(Run._fields) <= cells["`ynet-server train`"]
-    assert {*Model._fields, "in_use"} <= cells["`ynet-server models`"]
-    assert set(Stats.__annotations__) <= cells["`ynet-client status`"]
+def json_sections() -> dict[str, set[str]]:
+    """Read docs/reference/json.md: the keys of each command, inner ones too."""
+    text = (ROOT / "docs/reference/json.md").read_text("utf-8")
+    _, *parts = re.split(r"^### (.+)$", text, flags=re.MULTILINE)
+    found = {}
+    for heading, body in zip(parts[::2], parts[1::2], strict=True):
+        named = {part for cell in re.findall(r"^\| (`.+?) \|", body, re.MULTILINE) for part in words(cell)}
+        keys = {key for one in named for key in re.findall(r"\w+", one)}
+        found.update(dict.fromkeys(heading.split(", "), keys))
+    return found
+
+
+def test_json_page_has_the_keys_of_the_code() -> None:
+    keys = json_sections()
+    assert set(Run._fields) <= keys["ynet-server train"]
+    assert {*Model._fields, "in_use"} <= keys["ynet-server models"]
+    assert set(Stats.__annotations__) <= keys["ynet-client status"]
     report = Report((Problem(1, "image", "error", "a", "b"),), 1, 1, {}, {}, {}).to_json()
-    assert {*report, *report["problems"][0]} == cells["`ynet-client check`"]
+    assert {*report, *report["problems"][0]} == keys["ynet-client check"]
 
 
-def test_every_command_that_takes_json_has_its_keys_in_the_readme_and_no_other() -> None:
-    documented = {word for row in table("README.md", "| command |") for word in words(row[0])}
-    documented = {"ynet-server plan freeze" if word == "plan freeze" else word for word in documented}
-    assert documented == set(commands_with("--json"))
+def test_json_page_has_every_command_that_takes_json() -> None:
+    assert set(json_sections()) == set(commands_with("--json"))
 
 
 def commands_with(flag: str) -> Iterator[str]:
@@ -202,13 +181,13 @@ def commands_with(flag: str) -> Iterator[str]:
 
 
 def test_every_kind_of_event_is_described() -> None:
-    assert {row[0].strip("`") for row in table("docs/how-to/operating.md", "| kind |")} == set(run_tables._LINES)
+    assert {row[0].strip("`") for row in table("docs/reference/run-events.md", "| kind |")} == set(run_tables._LINES)
 
 
 def test_every_error_in_the_table_is_one_that_the_code_raises() -> None:
     folders = ("ynet", "server/ynet_server", "client/ynet_client", "lab/ynet_lab")
     code = " ".join(path.read_text("utf-8") for folder in folders for path in sorted((ROOT / folder).rglob("*.py")))
-    for cell, *_ in table("docs/how-to/operating.md", "| it says |"):
+    for cell, *_ in table("docs/how-to/troubleshoot.md", "| it says |"):
         for part in re.split(r"\([34]\)|;|:|\b[A-Z]+\b|'s$", cell.replace("plan FILE: ", "")):
             assert part.strip() in code, part
 
@@ -230,9 +209,9 @@ def test_the_limits_of_the_protocol_are_those_of_the_code() -> None:
         "a file that a site fetches": f"{protocol.MAX_BLOB_BYTES >> 20} MiB",
         "transfers of one site at a time": f"{transfers.MAX_TRANSFERS} downloads",
         "tasks that one site works on": f"{protocol.MAX_TASKS}",
-        "one part of a transfer that goes on": f"{AGAIN_PART_BYTES >> 10} KiB",
+        "one part of a resumed transfer": f"{AGAIN_PART_BYTES >> 10} KiB",
         "wait for a site whose connection was lost": f"{tasks.GRACE_S:g} s",
-        "how often one task is given": f"{tasks.MOST_GIVEN}",
+        "how often one task is sent": f"{tasks.MOST_GIVEN}",
         "queries that one site has open": f"{hub.MAX_QUESTIONS}",
         "sites that one query may name": f"{hub.MAX_NAMED}",
         "a query's body": f"{protocol.MAX_QUERY_BYTES} bytes",
@@ -272,21 +251,20 @@ def test_every_plan_can_be_read_and_says_what_it_costs_and_must_score(path: Path
     assert "must reach" in head
 
 
-def test_the_readme_has_the_exit_codes() -> None:
+def test_exit_codes_page_has_every_code() -> None:
+    codes = [int(row[0]) for row in table("docs/reference/exit-codes.md", "| code |")]
+    ours = (errors.EXIT_OUR_FAULT, errors.EXIT_YOURS, errors.EXIT_REFUSED, errors.EXIT_UNREACHABLE)
+    assert codes == [0, *ours, 130]
+
+
+def test_readme_is_short() -> None:
     text = (ROOT / "README.md").read_text("utf-8")
-    for code, word in (
-        (0, "done"),
-        (130, "interrupted"),
-        (errors.EXIT_OUR_FAULT, "a fault of ynet"),
-        (errors.EXIT_YOURS, "yours"),
-        (errors.EXIT_REFUSED, "refused"),
-        (errors.EXIT_UNREACHABLE, "unreachable"),
-    ):
-        assert f"{code} {word}" in text
+    assert len(text.splitlines()) <= 150
+    assert len(text.split()) <= 1200
 
 
 def test_the_figure_of_the_network_has_its_shapes_and_no_others() -> None:
-    text = (ROOT / "docs/explanation/network.md").read_text("utf-8")
+    text = (ROOT / "docs/explanation/y-net.md").read_text("utf-8")
     values = {**read_yaml(ROOT / "configs/plans/default.yaml", "plan"), "network": {}}
     net = build(parse(Plan, values, "the figure's plan"))
     modules = (

@@ -1,27 +1,25 @@
-"""The documentation's site, built as `make docs` builds it, and the newcomer's path, gone as the README has it."""
+"""The documentation's site, built as `make docs` builds it, and the tutorial's commands, run as they are written."""
 
 import os
 import re
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from needs import needed
 
 from ynet.data.synthetic import make_federation
-from ynet.plan import Plan, Training
 
 ROOT = Path(__file__).parents[1]
-SECTION = "## From a clone to a first query on your own images"
+TUTORIAL = ROOT / "docs/tutorial/first-query.md"
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "true"}
-    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(folder)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert built.returncode == 0, built.stdout + built.stderr
     return folder
@@ -36,25 +34,15 @@ def test_no_page_of_the_site_takes_anything_from_elsewhere(site: Path) -> None:
         assert not re.findall(r'<link[^>]+rel="(?:stylesheet|preconnect)"[^>]+href="(?:https?:)?//', text), page.name
 
 
-def test_the_plans_reference_has_every_key_with_its_type_and_explanation(site: Path) -> None:
-    text = (site / "reference/plan.html").read_text("utf-8")
-    rows = dict(re.findall(r"<tr>\s*<td><code>([\w.]+)</code></td>\s*<td>(.+?)</td>", text))
-    assert {field.name for field in fields(Plan)} <= {key.split(".")[0] for key in rows}
-    assert {f"training.{field.name}" for field in fields(Training)} <= set(rows)
-    assert rows["training.rounds"] == "whole number"
-    assert "<code>fedavg</code>" in rows["training.strategy"]
+def test_navigation_has_every_page(site: Path) -> None:
+    start = (site / "index.html").read_text("utf-8")
+    pages = [page.relative_to(ROOT / "docs").with_suffix(".html") for page in (ROOT / "docs").rglob("*.md")]
+    assert [page for page in pages if f'href="{page}"' not in start] == []
 
 
-def test_the_list_of_errors_says_what_to_do(site: Path) -> None:
-    text = re.sub(r"<[^>]+>", "", (site / "reference/errors.html").read_text("utf-8"))
-    assert "the invitation cannot be read" in text
-    assert "choose another --home" in text
-
-
-def test_the_newcomers_path_ends_with_a_first_query(tmp_path: Path) -> None:
-    """Every command between the two headings, as it stands there; only `make setup` has been done already."""
-    text = (ROOT / "README.md").read_text("utf-8").partition(SECTION)[2].partition("\n## ")[0]
-    blocks = re.findall(r"^```\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+def test_first_query_tutorial_ends_with_an_answer(tmp_path: Path) -> None:
+    """Runs every command of the tutorial as it is written, except `make setup`."""
+    blocks = re.findall(r"^```\n(.*?)^```$", TUTORIAL.read_text("utf-8"), re.MULTILINE | re.DOTALL)
     assert blocks[0].startswith("make setup\nexport PATH=$PWD/.venv/bin:$PATH\n")
     make_federation(tmp_path / "first", {"cases": 60}, seed=1)
     first_image = sorted((tmp_path / "first/cases/images").iterdir())[0].name

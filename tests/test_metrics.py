@@ -1,4 +1,4 @@
-"""The metrics of both sides: what they count, and that documentation, alerts and dashboard name what there is."""
+"""The metrics of both sides: their values, and that documentation, alerts and dashboard use existing names."""
 
 import asyncio
 import gc
@@ -46,7 +46,7 @@ def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None
 
 
 class Idle:
-    """Duties that have nothing yet."""
+    """An agent without cases and without an archive."""
 
     def cases(self) -> int:
         return 7
@@ -77,7 +77,7 @@ def server_registry(consortium: Consortium, folder: Path) -> tuple[CollectorRegi
 
 
 def private_run(consortium: Consortium, runs: Runs) -> RunFolder:
-    """A run of two rounds, at two private sites, one of whose updates was refused once."""
+    """Make a run of two rounds at two private sites; one update was refused once."""
     values = json.loads(smallest_plan().canonical())
     values["privacy"] = {"mode": "patient", "epsilon": 2.0, "delta": 1e-5}
     values["training"]["rounds"] = 5
@@ -108,7 +108,7 @@ def documented() -> set[str]:
 
 
 def shown_names(registry: CollectorRegistry) -> set[str]:
-    """Every metric as it is asked for: counters end in _total, infos in _info."""
+    """Return every metric by its exposed name: counters end in _total, infos in _info."""
     kinds = {"counter": "_total", "info": "_info"}
     return {one.name + kinds.get(one.type, "") for one in registry.collect() if one.name.startswith("ynet")}
 
@@ -139,7 +139,7 @@ def all_names(tmp_path: Path) -> Iterator[set[str]]:
     yield from both(tmp_path)
 
 
-def test_the_table_has_every_metric_and_no_other(all_names: set[str], documented: set[str]) -> None:
+def test_documented_metrics_are_those_of_the_code(all_names: set[str], documented: set[str]) -> None:
     assert documented == all_names
 
 
@@ -152,7 +152,7 @@ def expressions() -> Iterator[tuple[str, str]]:
             yield f"panel {panel['title']}", target["expr"]
 
 
-def test_rules_and_dashboard_ask_for_metrics_that_there_are(all_names: set[str]) -> None:
+def test_rules_and_dashboard_use_existing_metrics(all_names: set[str]) -> None:
     asked = list(expressions())
     assert len(asked) > 40
     for where, expression in asked:
@@ -180,7 +180,7 @@ def test_promtool_finds_no_fault_in_the_rules(arguments: tuple[str, ...]) -> Non
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_panel_of_the_dashboard_has_a_place_of_its_own() -> None:
+def test_dashboard_panels_do_not_overlap() -> None:
     panels = json.loads((ROOT / "deploy/grafana/ynet.json").read_text("utf-8"))["panels"]
     taken: set[tuple[int, int]] = set()
     for panel in panels:
@@ -192,7 +192,7 @@ def test_every_panel_of_the_dashboard_has_a_place_of_its_own() -> None:
     assert len({panel["id"] for panel in panels}) == len(panels)
 
 
-def test_the_server_tells_of_its_run_sites_and_certificates(tmp_path: Path) -> None:
+def test_server_metrics_cover_run_sites_and_certificates(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         registry, _, runs = server_registry(consortium, tmp_path)
         await consortium.join("A")
@@ -239,7 +239,7 @@ def test_score_of_nothing_has_no_sample(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
-def test_a_run_that_spends_nothing_and_a_plan_that_is_resumed_add_nothing_to_the_bound(tmp_path: Path) -> None:
+def test_resumed_or_unspent_run_adds_nothing_to_epsilon(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         registry, _, runs = server_registry(consortium, tmp_path)
         private_run(consortium, runs)
@@ -256,7 +256,7 @@ def test_a_run_that_spends_nothing_and_a_plan_that_is_resumed_add_nothing_to_the
     play(tmp_path, story)
 
 
-def test_bytes_queries_and_refused_calls_are_counted_around_the_hub(tmp_path: Path) -> None:
+def test_hub_counts_bytes_queries_and_refused_calls(tmp_path: Path) -> None:
     registry = CollectorRegistry()
     refused: list[str] = []
 
@@ -285,7 +285,7 @@ def test_bytes_queries_and_refused_calls_are_counted_around_the_hub(tmp_path: Pa
     play(tmp_path, story)
 
 
-def test_a_site_that_has_left_was_last_seen_when_it_left(tmp_path: Path) -> None:
+def test_last_seen_is_when_the_site_left(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         joined = await consortium.join("A")
         came = consortium.registry.sites()[0].last_seen
@@ -299,7 +299,7 @@ def test_a_site_that_has_left_was_last_seen_when_it_left(tmp_path: Path) -> None
     play(tmp_path, story)
 
 
-def test_an_invitation_is_listed_until_it_is_used_or_over(tmp_path: Path) -> None:
+def test_open_invitation_is_counted_until_used_or_expired(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         now = consortium.now.timestamp()
         consortium.registry.invite("D", b"s" * 16, now, replace=False)
@@ -310,7 +310,7 @@ def test_an_invitation_is_listed_until_it_is_used_or_over(tmp_path: Path) -> Non
     play(tmp_path, story)
 
 
-def test_what_the_ledger_says_is_shown_once_it_has_an_entry(tmp_path: Path) -> None:
+def test_ledger_metrics_appear_with_the_first_entry(tmp_path: Path) -> None:
     settings = ClientSettings().privacy
     spent = client.Spent(tmp_path, settings)
     asyncio.run(spent.refresh())
@@ -323,14 +323,14 @@ def test_what_the_ledger_says_is_shown_once_it_has_an_entry(tmp_path: Path) -> N
     assert sum(shown.values()) == pytest.approx(settings.max_epsilon, abs=1e-3)
 
 
-def test_a_ledger_that_cannot_be_trusted_shows_nothing(tmp_path: Path) -> None:
+def test_untrusted_ledger_has_no_metrics(tmp_path: Path) -> None:
     spent = client.Spent(tmp_path, ClientSettings().privacy)
     (tmp_path / LEDGER).write_text("{}\n", "utf-8")
     asyncio.run(spent.refresh(within_s=120.0))
     assert spent.summary is None
 
 
-def test_an_entry_of_the_audit_log_is_counted_and_a_refusal_among_them_by_kind() -> None:
+def test_audit_entries_and_refusals_are_counted_by_kind() -> None:
     registry = CollectorRegistry()
     written: list[str] = []
     write = server.Counts(registry).audited(lambda action, *_: written.append(action))
@@ -341,7 +341,7 @@ def test_an_entry_of_the_audit_log_is_counted_and_a_refusal_among_them_by_kind()
     assert value(registry, "ynet_server_audit_entries_total", action="invited") == 1
 
 
-def test_a_sites_counts_follow_its_audit_log(tmp_path: Path) -> None:
+def test_site_counters_follow_its_audit_log(tmp_path: Path) -> None:
     registry = CollectorRegistry()
     counts = client_counts.Counts(registry)
     log = Audit(tmp_path, counts.entered)
@@ -357,7 +357,7 @@ def test_a_sites_counts_follow_its_audit_log(tmp_path: Path) -> None:
         assert value(registry, "ynet_client_refusals_total", kind=kind) == 1
 
 
-def test_what_a_hostile_hub_calls_a_task_makes_no_label_of_its_own() -> None:
+def test_task_name_of_a_hostile_hub_makes_no_label() -> None:
     registry = CollectorRegistry()
     counts = client_counts.Counts(registry)
     for number in range(50):
@@ -367,7 +367,7 @@ def test_what_a_hostile_hub_calls_a_task_makes_no_label_of_its_own() -> None:
     assert value(registry, "ynet_client_received_bytes_total", method="other") == 50
 
 
-def test_a_question_that_fails_is_counted_and_not_timed() -> None:
+def test_failed_query_is_counted_and_not_timed() -> None:
     registry = CollectorRegistry()
     counts = client_counts.Counts(registry)
     with counts.asking():
@@ -389,14 +389,14 @@ async def scraped(registry: CollectorRegistry) -> httpx.Response:
         await server.end()
 
 
-def test_what_is_shown_is_prometheus_text_with_the_process_in_it() -> None:
+def test_metrics_are_prometheus_text_with_process_figures() -> None:
     answer = asyncio.run(scraped(prometheus.new_registry()))
     assert answer.headers["content-type"].startswith("text/plain")
     names = {family.name for family in text_string_to_metric_families(answer.text)}
     assert "process_resident_memory_bytes" in names
 
 
-def test_metrics_are_off_unless_a_port_is_named_and_a_taken_port_says_so() -> None:
+def test_metrics_need_a_port_and_report_a_taken_one() -> None:
     async def story() -> None:
         async with prometheus.serving(MetricsSettings(), CollectorRegistry()):
             pass

@@ -1,4 +1,4 @@
-"""What the package promises to those who install it."""
+"""Properties of the installed packages."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ def imports_without(module: str, *names: str) -> bool:
 
 
 @pytest.mark.parametrize("module", ["ynet_server.commands.cli", "ynet_server.process", "ynet_server.rounds.server_app"])
-def test_the_server_runs_where_torch_is_not_installed(module: str) -> None:
+def test_server_runs_without_torch(module: str) -> None:
     assert imports_without(module, "torch", "jaxtyping", "PIL", "opacus", "faiss", "ray")
 
 
@@ -25,7 +25,7 @@ def test_a_site_connects_before_torch_is_loaded() -> None:
     assert not imports_without("ynet_client.resources", "torch")
 
 
-def test_generated_code_is_what_the_protocol_files_say(tmp_path: Path) -> None:
+def test_generated_code_matches_proto_files(tmp_path: Path) -> None:
     sources = ["ynet/federation/hub.proto", "ynet/federation/retrieval.proto"]
     generate = [sys.executable, "-m", "grpc_tools.protoc", "-I.", f"--python_out={tmp_path}", *sources]
     subprocess.run(generate, cwd=ROOT, check=True)
@@ -34,7 +34,7 @@ def test_generated_code_is_what_the_protocol_files_say(tmp_path: Path) -> None:
         assert (tmp_path / generated).read_text("utf-8") == (ROOT / generated).read_text("utf-8")
 
 
-def test_a_server_whose_terminal_is_gone_still_stops_in_order(tmp_path: Path) -> None:
+def test_server_without_terminal_stops_cleanly(tmp_path: Path) -> None:
     config = tmp_path / "server.yaml"
     config.write_text("listen: {host: 127.0.0.1, hub_port: 0, enrolment_port: 0}\n")
     command = [sys.executable, "-m", "ynet_server", "start", "--home", tmp_path / "home", "--config", config]

@@ -1,4 +1,4 @@
-"""A machine without the programs that tests start: nothing fails there, and the run says what was left out."""
+"""On a machine without the programs that tests start nothing fails, and the run names what was skipped."""
 
 import ast
 import os
@@ -31,34 +31,34 @@ Done = subprocess.CompletedProcess[str]
 
 
 def without_programs(empty: Path, *command: object) -> Done:
-    """A Python command where PATH is an empty folder."""
+    """Run a Python command with an empty folder as PATH."""
     environment = {**os.environ, "PATH": str(empty)}
     line = [sys.executable, *map(str, command)]
     return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_with_an_empty_path_tests_are_skipped_and_the_last_lines_say_how_many_and_how_to_get_the_programs(
+def test_empty_path_skips_tests_and_names_the_install_command(
     tmp_path: Path,
 ) -> None:
     done = without_programs(tmp_path, "-m", "pytest", "-rs", "-p", "no:cacheprovider", *LACKING)
     assert done.returncode == 0, done.stdout + done.stderr
     total, how_many, how = done.stdout.splitlines()[-3:]
     skipped = int(re.findall(r"(\d+) skipped", total)[0])
-    assert how_many.startswith(f"{skipped} tests were skipped, because of what is missing here: ")
+    assert how_many.startswith(f"{skipped} tests were skipped, because these are missing here: ")
     assert set(how_many.partition(": ")[2].split(", ")) >= set(LACKING.values())
     assert how.startswith(f"`{COMMAND}` installs Debian's packages bash chromium dash dcmtk fish gcc ")
     assert all(re.search(rf"^SKIPPED .*missing here: .*\b{name}\b", done.stdout, re.M) for name in LACKING.values())
 
 
-def test_where_nothing_may_be_skipped_a_missing_program_is_a_failure(tmp_path: Path) -> None:
+def test_no_skips_makes_a_missing_program_a_failure(tmp_path: Path) -> None:
     some = "tests/test_completion.py::test_zsh_completes", "tests/ynet/learning/test_cuda.py"
     done = without_programs(tmp_path, "-m", "pytest", "-p", "no:cacheprovider", "--no-skips", *some)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "missing here: zsh, and nothing may be skipped (--no-skips)" in done.stdout
-    assert re.search(r"^1 failed, \d+ (skipped|passed)", done.stdout.splitlines()[-1])  # the GPU's may still be
+    assert re.search(r"^1 failed, \d+ (skipped|passed)", done.stdout.splitlines()[-1])  # GPU tests may still be skipped
 
 
-def test_the_script_says_what_is_missing_where_it_may_not_install(tmp_path: Path) -> None:
+def test_script_names_missing_programs_without_root(tmp_path: Path) -> None:
     for flags, exit_code in (((), 0), (("--all",), 1)):
         done = without_programs(tmp_path, "tests/programs.py", *flags, "zsh", "fish", "ensurepip")
         assert done.returncode == exit_code
@@ -66,7 +66,7 @@ def test_the_script_says_what_is_missing_where_it_may_not_install(tmp_path: Path
     assert without_programs(tmp_path, "tests/programs.py", "--all", "ensurepip").stdout == ""
 
 
-def test_the_change_check_allows_no_skips() -> None:
+def test_change_check_allows_no_skips() -> None:
     lines = (ROOT / ".ci/run").read_text("utf-8").splitlines()
     tests = [line for line in lines if re.match(r"\s*make test", line)]
     assert len(tests) == 2
@@ -77,8 +77,8 @@ def test_the_change_check_allows_no_skips() -> None:
     assert re.search(r"pytest .*--no-skips", shown.stdout)
 
 
-def test_a_test_asks_for_a_program_before_it_starts_it() -> None:
-    """`needed("fish")`, not `"fish"`: else it fails where that is missing."""
+def test_tests_start_programs_only_through_needed() -> None:
+    """A bare `"fish"` fails where fish is missing; `needed("fish")` skips."""
     others = {ROOT / "tests/programs.py", *(ROOT / "tests/benchmarks").rglob("*.py")}
     sources = set((ROOT / "tests").rglob("*.py")) - others
     assert len(sources) > 100
@@ -87,7 +87,7 @@ def test_a_test_asks_for_a_program_before_it_starts_it() -> None:
 
 
 def _bare_starts(path: Path) -> Iterator[int]:
-    """Lines that look for a program by themselves, or start one by its name alone."""
+    """Yield lines that search for a program, or start one by its bare name."""
     nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
     for call in nodes:
         name = ast.unparse(call.func) if isinstance(call, ast.Call) else ""
@@ -97,7 +97,7 @@ def _bare_starts(path: Path) -> Iterator[int]:
 
 
 def _values(of: ast.expr, nodes: list[ast.AST]) -> list[ast.expr]:
-    """The expression itself; of a name, what it is set to anywhere in the file."""
+    """Return the expression, or the values that a name is set to in the file."""
     if not isinstance(of, ast.Name):
         return [of]
     sets = [node for node in nodes if isinstance(node, ast.Assign)]

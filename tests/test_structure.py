@@ -1,4 +1,4 @@
-"""The house stands at least as well as structure.yaml says."""
+"""The figures of the structure stay within the limits of structure.yaml."""
 
 from pathlib import Path
 
@@ -9,13 +9,13 @@ import yaml
 from structure_trips import Trip
 
 
-def test_no_figure_of_the_structure_is_worse_than_the_file_says() -> None:
+def test_structure_figures_are_within_their_limits() -> None:
     kept = yaml.safe_load(structure.KEPT.read_text("utf-8"))
     worse = {name: (now, kept[name]) for name, now in structure.figures().items() if now > kept[name]}
     assert not worse, "now, at most: see tests/structure.py"
 
 
-def test_circles_are_found_however_long() -> None:
+def test_cycles_of_any_length_are_found() -> None:
     assert structure.circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
     assert structure.circles({"a": {"b"}, "b": set()}) == []
 

@@ -1,4 +1,4 @@
-"""Whole runs on the hub in this process, with sites whose training is a line of arithmetic."""
+"""Whole runs on a hub in this process, with sites whose training is one line of arithmetic."""
 
 import asyncio
 import json
@@ -52,7 +52,7 @@ async def federate(consortium: Consortium, folder: RunFolder) -> str:
 
 
 def run(tmp_path: Path, frozen: Plan, sites: dict[str, Any], cases: dict[str, int]) -> RunFolder:
-    """Train `frozen` with the sites' apps, joined in the order given; `cases` go into their greetings."""
+    """Train `frozen` with the sites' apps, joined in the given order; `cases` go into their greetings."""
     folder = RunFolder(tmp_path / "run").create(frozen)
 
     async def story(consortium: Consortium) -> None:
@@ -76,7 +76,7 @@ def events(folder: RunFolder, kind: str) -> list[dict[str, Any]]:
 
 
 def towards(seed: int) -> Callable[[int, Flat], Flat]:
-    """A training that depends on the round and on the weights that came."""
+    """Make a training that depends on the round and the received weights."""
     own = np.random.default_rng(seed).standard_normal(SIZE).astype(np.float32)
     return lambda number, flat: (0.5 * flat + own * np.float32(number)).astype(np.float32)
 
@@ -87,7 +87,7 @@ LARGEST = "ABCDEFG"
 
 
 def by_hand(rounds: int, names: str | Callable[[int], str] = "ABC") -> Flat:
-    """FedAvg as its paper has it: the mean of the sites' weights, each counted by its cases."""
+    """Compute FedAvg: the mean of the sites' weights, weighted by cases."""
     flat = np.zeros(SIZE)
     for number in range(1, rounds + 1):
         there = names if isinstance(names, str) else names(number)

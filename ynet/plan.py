@@ -32,37 +32,54 @@ Recipe = Literal[
 
 @dataclass(frozen=True, config=STRICT)
 class Image:
-    """What an image is turned into before the network sees it."""
+    """How an image is prepared for the network."""
 
     channels: Literal[1, 3]
-    size: Annotated[int, Field(ge=32, le=1024, multiple_of=32)]  # pixels, both sides
-    trim: bool = True  # cut away an empty margin first
+    """1 for grey, 3 for colour."""
+    size: Annotated[int, Field(ge=32, le=1024, multiple_of=32)]
+    """Pixels of each side."""
+    trim: bool = True
+    """Whether an empty margin is cut away first, so that the content fills the image."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class Network:
     """The size of the Y-Net."""
 
-    width: Annotated[int, Field(ge=4, le=256, multiple_of=4)] = 16  # channels of the stem
-    depth: tuple[Depth, Depth, Depth, Depth] = (2, 2, 2, 2)  # blocks of the encoder's four stages
+    width: Annotated[int, Field(ge=4, le=256, multiple_of=4)] = 16
+    """Channels of the stem."""
+    depth: tuple[Depth, Depth, Depth, Depth] = (2, 2, 2, 2)
+    """Blocks of the encoder's four stages."""
     block: Literal["basic", "bottleneck"] = "basic"
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5  # of the features that the code is read from, in training
+    """`bottleneck` is the paper's block."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Dropout, in training, of the features from which the code is computed."""
     code_bits: Literal[32, 64, 128, 256] = 64
-    codebook_seed: Annotated[int, Field(ge=0, lt=2**31)] = 1  # the same target codes at every site
+    """Length of the hash code."""
+    codebook_seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
+    """Seed of the target codes, the same at every site."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class Augmentation:
-    """Random changes of each training image, drawn anew every epoch."""
+    """Random changes of each training image, drawn again in every epoch."""
 
-    flip: bool = True  # left-right; off where the side is part of the class
-    rotate_deg: Annotated[float, Field(ge=0, le=180)] = 15.0  # at most, either way
-    scale: Annotated[float, Field(ge=0, le=0.5)] = 0.1  # at most, either way, as a share
-    shift: Annotated[float, Field(ge=0, le=0.5)] = 0.05  # at most, either way, as a share of the side
+    flip: bool = True
+    """Mirror left and right; set `false` where the side is part of the class."""
+    rotate_deg: Annotated[float, Field(ge=0, le=180)] = 15.0
+    """Largest rotation in degrees, in both directions."""
+    scale: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    """Largest change of scale, as a share."""
+    shift: Annotated[float, Field(ge=0, le=0.5)] = 0.05
+    """Largest shift, as a share of the side."""
     contrast: Annotated[float, Field(ge=0, le=0.9)] = 0.2
-    brightness: Annotated[float, Field(ge=0, le=2)] = 0.2  # in standard deviations of the image
-    noise: Annotated[float, Field(ge=0, le=1)] = 0.05  # standard deviation, likewise
-    transplant: Share = 0.0  # share of the lesions that are laid into an image without one
+    """Largest change of contrast, as a share."""
+    brightness: Annotated[float, Field(ge=0, le=2)] = 0.2
+    """Largest change of brightness, in standard deviations of the image."""
+    noise: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Standard deviation of added noise, in standard deviations of the image."""
+    transplant: Share = 0.0
+    """Share of the lesions that are copied into an image of the same site without a lesion."""
 
 
 LEAST_SECURE, MOST_SECURE = 3, 64
@@ -81,37 +98,77 @@ class Init:
 
 @dataclass(frozen=True, config=STRICT)
 class Training:
-    """How the rounds go."""
+    """Rounds, optimiser and aggregation."""
 
     rounds: Annotated[int, Field(gt=0, le=10_000)]
+    """Rounds of the run."""
     learning_rate: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
+    """AdamW's learning rate."""
     local_epochs: Annotated[int, Field(gt=0, le=100)] = 1
+    """Epochs that a site trains in one round."""
     batch_size: Annotated[int, Field(gt=0, le=4096)] = 32
+    """Images in a batch."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.05
-    schedule: Literal["constant", "cosine"] = "cosine"  # of the learning rate, over the rounds
-    cooldown: Share = 0.0  # share of the rounds, at the end, without augmentation but mirroring, and without dropout
+    """AdamW's weight decay."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """The learning rate over the rounds; `cosine` includes a warm-up."""
+    cooldown: Share = 0.0
+    """Share of the rounds, at the end, without dropout and with mirroring as the only augmentation.
+
+    In these rounds the codes of the gallery become pure: cases of one class share a code.
+    """
     strategy: Strategy = "fedavg"
-    strategy_options: dict[str, float] = field(default_factory=dict)  # e.g. proximal_mu, eta, tau
-    update_norm_limit: Annotated[float, Field(ge=0, le=1000)] = (
-        10.0  # distance from the weights sent, in medians; 0: any
-    )
+    """Flower's strategy that combines the updates ([which, and how many sites each needs])."""
+    strategy_options: dict[str, float] = field(default_factory=dict)
+    """Options of the strategy, listed [below](#options-of-the-strategies)."""
+    update_norm_limit: Annotated[float, Field(ge=0, le=1000)] = 10.0
+    """Largest distance of an update from the weights that were sent; 0 accepts any distance.
+
+    The distance is measured in medians of the round's updates. Values between 0 and 2 are refused, since they would
+    drop honest sites. The limit does not apply to secure sums, because nobody sees a single update.
+    """
     segmentation_weight: Annotated[float, Field(ge=0, le=100)] = 4.0
-    class_weights: tuple[Annotated[float, Field(gt=0, le=1000)], ...] = ()  # empty: all 1
-    moving_average: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the weights over the rounds: the share that stays
-    update_encoding: Literal["float32", "float16", "int8"] = "float32"  # of what a site sends after a round
-    evaluate_every: Positive = 5  # rounds between two local evaluations; the last round always has one
+    """Weight of the mask's loss relative to the code's loss; recipe `paper` does not use it."""
+    class_weights: tuple[Annotated[float, Field(gt=0, le=1000)], ...] = ()
+    """One weight for each class; empty means 1 for each."""
+    moving_average: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of the moving average of the weights over the rounds.
+
+    Above 0, the average is evaluated and published in place of the last round's weights.
+    """
+    update_encoding: Literal["float32", "float16", "int8"] = "float32"
+    """How a site's update is encoded for the network; needs `aggregation: plain`.
+
+    `float32` sends the weights. `float16` and `int8` send the difference to the weights that the site received
+    ([slow lines]).
+    """
+    evaluate_every: Positive = 5
+    """Rounds between two evaluations; the last round is always evaluated."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
+    """Seed of the initial weights, the order of the cases and the split."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class Cohort:
-    """Who must take part for a round to count."""
+    """How many sites must take part, and how long a round waits for them."""
 
-    min_sites: Annotated[int, Field(ge=1, le=10_000)]  # sites needed before the run starts
-    quorum: Annotated[int, Field(ge=1, le=10_000)]  # updates needed for a round to close
+    min_sites: Annotated[int, Field(ge=1, le=10_000)]
+    """Sites needed to start the run."""
+    quorum: Annotated[int, Field(ge=1, le=10_000)]
+    """Updates needed to close a round, at most `cohort.min_sites`; with fewer, the round is repeated."""
     round_deadline_s: Annotated[float, Field(gt=0, le=7 * 86_400)] = 1800.0
-    late_updates: Literal["drop", "use"] = "drop"  # after their round's deadline; use: in the next round
-    min_quorum: Annotated[int, Field(ge=1, le=10_000)] | None = None  # the coordinator may lower a run's quorum to it
+    """Seconds that a round waits for its sites."""
+    late_updates: Literal["drop", "use"] = "drop"
+    """Whether an update that misses its round's deadline is used in the next round, with a lower weight.
+
+    `use` needs `aggregation: plain` and a strategy that is not one of those against hostile sites ([late updates]).
+    """
+    min_quorum: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """Lowest quorum that the coordinator may set in a running run; null: the quorum itself.
+
+    The coordinator lowers the quorum with `ynet-server quorum` when a site is gone for good. A site compares this
+    value with its `policy.min_sites`. With `aggregation: secure` it must be at least 3.
+    """
 
     @property
     def floor(self) -> int:
@@ -125,18 +182,32 @@ def _yaml_off(value: object) -> object:
 
 @dataclass(frozen=True, config=STRICT)
 class Privacy:
-    """Differential privacy of the weights. No default of its mode: it is decided, never forgotten.
+    """Differential privacy of the weights. Each site's patients have (epsilon, delta) over the whole run.
 
-    Each site's patients have (epsilon, delta) over the whole run. There is nothing to set the noise, or a seed of it.
+    Neither the noise nor a seed of it can be set.
     """
 
     mode: Annotated[Literal["off", "patient"], BeforeValidator(_yaml_off)]
+    """`patient` trains with differential privacy, with all images of a patient as one unit."""
     epsilon: Annotated[float, Field(gt=0, le=100)] | None = None
-    delta: Annotated[float, Field(gt=0, lt=0.5)] | None = None  # at a site never above 1 / patients
-    max_grad_norm: Annotated[float, Field(gt=0, le=1000)] = 1.0  # of one patient's gradient
-    views: Annotated[int, Field(gt=0, le=64)] = 1  # of a patient in a step: images, each augmented anew
-    trained: Literal["all", "heads", "biases"] = "all"  # which weights; the others stay as they begin
-    scores: Literal["once", "none"] = "once"  # of a site's evaluations: one set of weights for a round, or none leave
+    """Privacy budget of each site's patients over the whole run."""
+    delta: Annotated[float, Field(gt=0, lt=0.5)] | None = None
+    """Delta over the whole run; a site refuses a delta above 1 / its patients."""
+    max_grad_norm: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    """Norm to which one patient's gradient is clipped."""
+    views: Annotated[int, Field(gt=0, le=64)] = 1
+    """Images of a patient in a step, each drawn and augmented independently."""
+    trained: Literal["all", "heads", "biases"] = "all"
+    """Which weights are trained; the others keep their initial values.
+
+    `heads` trains the hash layer, the location head and the last layer of the mask. `biases` trains the biases and the
+    scales of the norms.
+    """
+    scores: Literal["once", "none"] = "once"
+    """Whether a site sends scores of a private plan's evaluations; they are [not private].
+
+    With `once` a site scores one set of weights for each round that is evaluated. With `none` no score leaves the site.
+    """
 
     @property
     def bound(self) -> tuple[float, float]:
@@ -176,19 +247,31 @@ id that its sites have accepted and spent privacy under, and an older site can r
 
 @dataclass(frozen=True, config=STRICT)
 class Plan:
-    """What all sites agree on before training. Every default is filled in before it is named."""
+    """What all sites agree on before training. Its id is computed with every default filled in."""
 
     name: Name
+    """At most 64 letters, digits, `_`, `.`, `-`."""
     classes: Annotated[tuple[Name, ...], Field(min_length=2, max_length=256)]
+    """The labels' classes, fewer than the code has bits."""
     image: Image
     training: Training
     cohort: Cohort
     privacy: Privacy
     network: Network = field(default_factory=Network)
     recipe: Recipe = "default"
+    """The loss of the code; all but `default` and `paper` are there for comparison ([recipes])."""
     init: Init | None = None
+    """Initial weights, by a path relative to the plan's folder.
+
+    The file may hold all of the network's weights or some of them, by name. The plan carries the file's name and
+    SHA-256.
+    """
     augmentation: Augmentation = field(default_factory=Augmentation)
-    aggregation: Literal["plain", "secure"] = "plain"  # secure: the server learns the sites' sum, and no site's weights
+    aggregation: Literal["plain", "secure"] = "plain"
+    """`secure`: the server learns the sum of the sites' weights, and no single site's ([secure aggregation]).
+
+    It needs a `cohort.quorum` of 3 to 64.
+    """
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Plan":

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 ASK_WITHIN_S = 10.0
 MAX_SEEN = 10_000
 SHORTEST = 8  # characters of a token's beginning by which a hit is named
-WORDS = {
+DECISIONS = {
     pb.ConsultAnswer.YES: "yes",
     pb.ConsultAnswer.NO: "no",
     pb.ConsultAnswer.UNKNOWN: "unknown",
@@ -155,13 +155,13 @@ async def fetch_answers(books: Books, session: Session, user: str) -> str:
     return f"no answer from {', '.join(silent)}" if silent else ""
 
 
-def answer_consult(books: Books, id_: str, word: Any, text: str, user: str) -> Consult:
+def answer_consult(books: Books, id_: str, decision: Any, text: str, user: str) -> Consult:
     """Say yes or no to a request, for the asking site to fetch. Raises UserError."""
-    if word not in ("yes", "no"):
-        raise UserError("the request was not answered", f"{str(word)[:20]!r} is no answer", "say yes or no")
+    if decision not in ("yes", "no"):
+        raise UserError("the request was not answered", f"{str(decision)[:20]!r} is no answer", "say yes or no")
     now = time.time()
-    answered = books.consults.answer(id_, word, text, now)
-    books.audit.write(now, "answered", "consult-answer", {answered.site: word}, user=books.pseudonym(user))
+    answered = books.consults.answer(id_, decision, text, now)
+    books.audit.write(now, "answered", "consult-answer", {answered.site: decision}, user=books.pseudonym(user))
     return answered
 
 
@@ -200,7 +200,7 @@ def _raise_unless_kept(outcome: Outcome, owner: str) -> None:
         case "kept":
             return
         case "late":
-            do = "look at ynet-client consults later: it may have been kept"
+            do = "look at ynet-client consult list later: it may have been kept"
             raise UnreachableError(what, "it did not answer in time", do)
         case "missing":
             raise UnreachableError(what, outcome.reason, "try again when it is")
@@ -223,8 +223,8 @@ def _take_answers(books: Books, owner: str, answers: hub.Answers, asked: set[byt
         except UserError:
             return "unreadable"
         for said in reply.consult_answers.answers:
-            if said.id in asked and said.word in WORDS:
-                books.consults.settle(owner, said.id, WORDS[said.word], said.text, time.time())  # type: ignore[arg-type]
+            if said.id in asked and said.word in DECISIONS:
+                books.consults.settle(owner, said.id, DECISIONS[said.word], said.text, time.time())  # type: ignore[arg-type]
         return "found" if reply.WhichOneof("outcome") == "consult_answers" else "refused"
     if owner in answers.unconfirmed:
         return "unconfirmed"

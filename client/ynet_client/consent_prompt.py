@@ -17,7 +17,7 @@ def put_to_the_admin(plan: Plan, home: Path, display: Display) -> None:
     display.say("a plan that is new to this site waits for its admin's word:")
     for line in terms(plan):
         display.say(line)
-    display.say(f"say `ynet-client accept {plan.id[:16]} --home {home}`, or `ynet-client decline`")
+    display.say(f"say `ynet-client plan accept {plan.id[:16]} --home {home}`, or `ynet-client plan decline`")
     if sys.stdin.isatty():
         threading.Thread(target=_ask, args=(plan, home, display), daemon=True).start()
 

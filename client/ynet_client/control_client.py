@@ -92,9 +92,9 @@ def consults(home: Path) -> dict[str, Any]:
     return dict(_call(home, "POST", "/consults", params={"user": user_name()}))
 
 
-def answer_consult(home: Path, id_: str, word: str, text: str) -> dict[str, Any]:
+def answer_consult(home: Path, id_: str, decision: str, text: str) -> dict[str, Any]:
     """Say yes or no to a request. Raises UserError, RefusedError when it was answered already."""
-    said = {"id": id_.lower(), "word": word, "text": text, "user": user_name()}
+    said = {"id": id_.lower(), "decision": decision, "text": text, "user": user_name()}
     return dict(_call(home, "POST", "/consult-answer", json=said))
 
 

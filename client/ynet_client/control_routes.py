@@ -124,7 +124,7 @@ def _asking(site: str, duties: Duties, session: Session, spool: Path) -> list[Ro
     async def consult_answer(request: Request) -> Response:
         said = await request.json()
         answered = asking.answer_consult(
-            duties.books, str(said["id"]), said["word"], str(said["text"]), str(said["user"])
+            duties.books, str(said["id"]), said["decision"], str(said["text"]), str(said["user"])
         )
         return JSONResponse(answered.to_json())
 

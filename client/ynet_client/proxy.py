@@ -37,10 +37,12 @@ SAYS = {
 
 @settings_dataclass(frozen=True, config=STRICT)
 class ProxySettings:
-    """Which proxy leads to the server."""
+    """The [HTTP proxy] between the site and the server."""
 
-    url: str = ""  # http://HOST:PORT, or none: no proxy; empty: as the environment says (https_proxy, no_proxy)
-    credentials: str = ""  # a file with USER:PASSWORD for it, which its owner alone may read
+    url: str = ""
+    """`http://HOST:PORT`; `none` connects directly; empty follows the environment (`https_proxy`, `no_proxy`)."""
+    credentials: str = ""
+    """A file with one line `USER:PASSWORD` for the proxy, readable by its owner only."""
 
 
 class Proxy(NamedTuple):

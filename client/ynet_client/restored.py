@@ -61,7 +61,7 @@ def check_unsummed(home: Path, plan_id: str, *, is_accepted: bool) -> None:
     """
     if not is_accepted and (made := _made(home)):
         why = f"this site's record of its sums is from a backup of {made}: it may have been in one of this plan since"
-        do = f"if not, its admin says so: ynet-client accept {plan_id[:12]}; else train a plan with another seed"
+        do = f"if not, its admin says so: ynet-client plan accept {plan_id[:12]}; else train a plan with another seed"
         raise RefusedError("a secure sum was refused", why, do)
 
 

@@ -26,76 +26,124 @@ ColumnName = Annotated[str, Field(min_length=1, max_length=64)]
 
 @dataclass(frozen=True, config=STRICT)
 class PrivacySettings:
-    """What training may spend of the patients' privacy, over all runs."""
+    """How much of the patients' privacy training may spend, over all runs."""
 
-    max_epsilon: Annotated[float, Field(ge=0, le=100)] = 10.0  # at the delta of the plan that asks
-    data: Annotated[str, Field(min_length=1, max_length=64)] = "default"  # the same patients, the same name
+    max_epsilon: Annotated[float, Field(ge=0, le=100)] = 10.0
+    """The largest total epsilon, at the delta of the plan that asks; plans that need more are refused."""
+    data: Annotated[str, Field(min_length=1, max_length=64)] = "default"
+    """The data set's name in the ledger; give the same patients the same name."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class Policy:
-    """Which plans the site takes part in. Each that is allowed waits for a yes as well, unless `new_plans` is one."""
+    """The plans that the site takes part in.
+
+    A plan that the policy allows still waits for the admin's decision, unless `policy.new_plans` is `accept`.
+    """
 
     new_plans: Literal["ask", "accept"] = "ask"
-    recipes: tuple[Recipe, ...] = ()  # empty: any
-    privacy: Literal["any", "required"] = "any"  # required: private plans only; how private: privacy.max_epsilon
+    """`ask` waits for `ynet-client plan accept`; `accept` takes part in every plan that the policy allows."""
+    recipes: tuple[Recipe, ...] = ()
+    """The recipes that are allowed; empty allows all."""
+    privacy: Literal["any", "required"] = "any"
+    """`required` allows only plans with differential privacy; `privacy.max_epsilon` limits the epsilon."""
     aggregation: Literal["any", "secure"] = "any"
-    min_sites: Annotated[int, Field(ge=1, le=10_000)] = 1  # in each round
-    max_epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000  # rounds x local epochs
+    """`secure` allows only plans with secure aggregation."""
+    min_sites: Annotated[int, Field(ge=1, le=10_000)] = 1
+    """The smallest `cohort.quorum` and `cohort.min_quorum` that a plan may have."""
+    max_epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    """The largest number of rounds times local epochs."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class Disclosure:
-    """What other sites may learn from this site's gallery. Its own queries are not limited by it.
+    """What other sites may learn from this site's gallery. The site's own queries are not limited.
 
-    `minimum_group` keeps a filter from singling out few patients, and one left out from being found by subtraction.
-    It does not prevent: subtracting two larger groups that differ by few patients (an asker who knows enough to choose
-    them; the quotas make it slow), comparing answers of two days between which a patient came, or learning of one hit
-    what a hit says. A hit is one case: without a filter no number of hits is too small, or the rare case, which the
-    query is asked for, would be the one never found. `labels`, `distance_step` and `max_k` say what a hit tells.
+    `minimum_group` keeps a filter from singling out few patients, and prevents finding one left-out patient by
+    subtraction. It does not prevent three attacks: subtracting two larger groups that differ by few patients (the asker
+    must know enough to choose them, and the quotas slow it down), comparing the answers of two days between which a
+    patient was added, and reading what a hit itself says. A hit is one case. Without a filter no number of hits is too
+    small: otherwise a query could never find the rare case that it is asked for. `labels`, `distance_step` and `max_k`
+    limit what a hit says.
 
-    Distances to many chosen codes pin a case's code down; `distance_step` and the quotas make that slower and coarser.
-    The number of users is the asking site's word: what binds a site that lies is `queries_per_day_and_site`.
+    Distances to many chosen codes determine a case's code; `distance_step` and the quotas make that slower and coarser.
+    The asking site reports its users itself, so `queries_per_day_and_site` is the quota that binds a site that lies.
     """
 
-    answers: bool = True  # false: no other site is told anything
-    allow: tuple[SiteName, ...] = ()  # empty: all sites that are not denied
+    answers: bool = True
+    """`false` answers no other site."""
+    allow: tuple[SiteName, ...] = ()
+    """The sites that are answered; empty answers all that are not denied."""
     deny: tuple[SiteName, ...] = ()
-    minimum_group: Annotated[int, Field(ge=0, le=10_000)] = 5  # patients; smaller groups are suppressed; 0: none
-    queries_per_day_and_site: Annotated[int, Field(ge=0, le=10_000_000)] = 10_000  # UTC days; each code counts
+    """Sites that are not answered."""
+    minimum_group: Annotated[int, Field(ge=0, le=10_000)] = 5
+    """The fewest patients that a filter must select, and must exclude if it excludes any; 0 suppresses nothing."""
+    queries_per_day_and_site: Annotated[int, Field(ge=0, le=10_000_000)] = 10_000
+    """Codes that one site may ask about in a UTC day; each code of a batch counts, a repeated one does not."""
     queries_per_day_and_user: Annotated[int, Field(ge=0, le=10_000_000)] = 1_000
-    distance_step: Annotated[int, Field(ge=1, le=64)] = 1  # distances are rounded up to its multiples, then ranked
-    labels: bool = True  # false: hits have none, others filter by none, scores have no counts by class
-    attributes: tuple[ColumnName, ...] = ()  # of the manifest, by which others may filter; `date` for since and until
-    detail: bool = False  # whether detail codes are compared for others, and sent with this site's own queries
+    """Codes that one user of a site may ask about in a UTC day."""
+    distance_step: Annotated[int, Field(ge=1, le=64)] = 1
+    """Distances are rounded up to a multiple of this before ranking."""
+    labels: bool = True
+    """`false` sends hits without labels, refuses filters by label, and sends scores without counts by class."""
+    attributes: tuple[ColumnName, ...] = ()
+    """Columns of the manifest by which others may filter; `date` allows `since` and `until`."""
+    detail: bool = False
+    """Whether detail codes are compared for others, and sent with this site's own queries."""
     max_k: Annotated[int, Field(ge=1, le=100)] = 100
-    consults: bool = True  # whether requests for a consult are taken
+    """The most hits for one code."""
+    consults: bool = True
+    """Whether the site accepts requests for a consult."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class WorkbenchSettings:
-    """The radiologists' page, served while the site is joined."""
+    """The radiologists' [page], served while the site is joined."""
 
     enabled: bool = False
-    host: Annotated[str, AfterValidator(address.host)] = "127.0.0.1"  # the address to listen on
-    port: Annotated[int, Field(ge=0, le=65_535)] = 8450  # 0: any free one
-    certificate: str = ""  # PEM, with `key`: the intranet's own; without, one is made
+    """Whether the page is served; `join --workbench` sets it."""
+    host: Annotated[str, AfterValidator(address.host)] = "127.0.0.1"
+    """The address to listen on."""
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8450
+    """HTTPS; 0 takes a free port."""
+    certificate: str = ""
+    """PEM file of the intranet's certificate, with `workbench.key`; without one the client makes a certificate."""
     key: str = ""
-    outer_name: OuterName = ""  # HOST or HOST:PORT by which browsers reach a reverse proxy before it
-    trusted_proxies: tuple[TrustedProxy, ...] = ()  # addresses of reverse proxies whose X-Forwarded-For counts
+    """PEM file of that certificate's key, not encrypted."""
+    outer_name: OuterName = ""
+    """HOST or HOST:PORT under which browsers reach a [reverse proxy]."""
+    trusted_proxies: tuple[TrustedProxy, ...] = ()
+    """Addresses or networks of reverse proxies whose `X-Forwarded-For` is believed.
+
+    The header decides limits and log lines only, never access.
+    """
 
 
 @dataclass(frozen=True, config=STRICT)
 class ClientSettings:
     """configs/client.yaml."""
 
-    data: str = ""  # the manifest; set by `join --data`
-    trains: bool = True  # false: the site only asks others; it takes no task of a run, and needs no data
+    data: str = ""
+    """The [manifest]; `join --data` takes precedence."""
+    trains: bool = True
+    """`false`: the site [only asks]; `join --asks-only` and `--trains` set it."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    threads: Annotated[int, Field(ge=0, le=1024)] = 0  # for training on the CPU; 0: all cores
-    cache_mb: Annotated[int, Field(ge=0, le=1 << 20)] = 2048  # decoded images kept in memory
-    max_score_drop: Annotated[float, Field(ge=0, le=1)] = 1.0  # of a new model on own test cases; 1: any is taken up
-    sites: tuple[KnownSite, ...] = ()  # NAME=FINGERPRINT: other sites that are asked and answered, by no other key
+    """`auto` takes the best device that works; `join` tests the device with a small sum."""
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    """CPU threads for training; 0 uses all cores."""
+    cache_mb: Annotated[int, Field(ge=0, le=1 << 20)] = 2048
+    """Memory for decoded images, in MiB."""
+    max_score_drop: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """How much macro mAP@10 a new model may lose on the site's test cases; 1 accepts every model.
+
+    The new model is compared with the model in use. A model that loses more is not used. Where nothing can be
+    compared, the admin is asked ([the veto of a site]).
+    """
+    sites: tuple[KnownSite, ...] = ()
+    """Other sites, each `NAME=FINGERPRINT`, that need no `ynet-client sites trust`.
+
+    They are asked and answered under that key and no other ([who is asked]).
+    """
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
     policy: Policy = field(default_factory=Policy)
     disclosure: Disclosure = field(default_factory=Disclosure)

@@ -24,7 +24,8 @@ NOTES = (
     "patients who were forgotten since are there again: ynet-client forget --patient ID, for each",
     "private training waits until the server has told how far it saw the privacy ledger go; a ledger that does not go"
     " as far stops it, and only the newest ledger.jsonl and ledger.head mend that",
-    "plans with secure aggregation wait for ynet-client accept again: do not accept one that was trained here since",
+    "plans with secure aggregation wait for ynet-client plan accept again: do not accept one that was trained here"
+    " since",
     "private plans that were trained here before get no more scores from this site: it may have answered since",
     "a certificate that was renewed since is refused: ask for an invitation (ynet-server invite SITE --replace)",
     "the server says for a while that this site's audit log is shorter than it was: that is this restoring",

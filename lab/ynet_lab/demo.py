@@ -54,9 +54,9 @@ def run(data: Path | None, plan: Path | None, out: Path) -> dict[str, Any]:
             for site in trial.sites:
                 command("ynet_client", "sites", "trust", "--all", home=trial.home(site)).check_returncode()
         plan_id = plans.read(plan).id
-        with step(f"each site's admin takes part in the plan (ynet-client accept {plan_id[:16]}...)"):
+        with step(f"each site's admin takes part in the plan (ynet-client plan accept {plan_id[:16]}...)"):
             for site in trial.sites:
-                command("ynet_client", "accept", plan_id, home=trial.home(site)).check_returncode()
+                command("ynet_client", "plan", "accept", plan_id, home=trial.home(site)).check_returncode()
         print("training (ynet-server train)", flush=True)
         training = time.monotonic()
         model = train(trial, plan)

@@ -25,21 +25,37 @@ class Listen:
     """Where the server waits for sites."""
 
     host: Annotated[str, AfterValidator(address.host_or_all)] = "0.0.0.0"  # noqa: S104 (sites come from other machines)
-    hub_port: Port = 8440  # gRPC, mutual TLS
-    enrolment_port: Port = 8441  # HTTPS
+    """The address to listen on; `::` listens on every IPv6 and IPv4 address."""
+    hub_port: Port = 8440
+    """gRPC with mutual TLS 1.3; 0 takes a free port and keeps it."""
+    enrolment_port: Port = 8441
+    """HTTPS (TLS 1.3) for sites that join; 0 takes a free port and keeps it."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class StatusSettings:
-    """The coordinator's page, for people with accounts."""
+    """The coordinator's [status page], for people with accounts."""
 
     enabled: bool = False
-    host: Annotated[str, AfterValidator(address.host)] = "127.0.0.1"  # the address to listen on
-    port: Port = 8442  # HTTPS
-    certificate: str = ""  # PEM, with `key`: the intranet's own; without, one is made
+    """Whether the page is served."""
+    host: Annotated[str, AfterValidator(address.host)] = "127.0.0.1"
+    """The address to listen on."""
+    port: Port = 8442
+    """HTTPS (TLS 1.2 or 1.3); 0 takes a free port."""
+    certificate: str = ""
+    """PEM file of the intranet's certificate, with `status.key`.
+
+    Without one the server makes a certificate and prints its fingerprint.
+    """
     key: str = ""
-    outer_name: OuterName = ""  # HOST or HOST:PORT by which browsers reach a reverse proxy before it
-    trusted_proxies: tuple[TrustedProxy, ...] = ()  # addresses of reverse proxies whose X-Forwarded-For counts
+    """PEM file of that certificate's key, not encrypted."""
+    outer_name: OuterName = ""
+    """HOST or HOST:PORT under which browsers reach a [reverse proxy]."""
+    trusted_proxies: tuple[TrustedProxy, ...] = ()
+    """Addresses or networks of reverse proxies whose `X-Forwarded-For` is believed.
+
+    The header decides limits and log lines only, never access.
+    """
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -47,11 +63,16 @@ class ServerSettings:
     """configs/server.yaml."""
 
     federation: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}$")] = "ynet"
-    advertise: Annotated[str, AfterValidator(address.host)] = "127.0.0.1"  # how sites reach this machine
+    """The consortium's name, shown to every site; at most 64 letters, digits, spaces, `_`, `.`, `-`."""
+    advertise: Annotated[str, AfterValidator(address.host)] = "127.0.0.1"
+    """The host name or IP address under which sites reach this machine, without a port."""
     listen: Listen = field(default_factory=Listen)
     engine: Literal["hub"] = "hub"  # simulation: `ynet-lab simulate`; superlink: docs/how-to/superlink.md
-    asking_sites: Literal["accept", "refuse"] = "accept"  # those that train nothing, and only ask the others
-    max_model_mb: Annotated[int, Field(gt=0, le=4096)] = 1024  # refuse larger weights
+    """The only engine that the server runs."""
+    asking_sites: Literal["accept", "refuse"] = "accept"
+    """`refuse` rejects sites that have no training cases and [only ask]."""
+    max_model_mb: Annotated[int, Field(gt=0, le=4096)] = 1024
+    """Larger weights are refused; in MiB."""
     status: StatusSettings = field(default_factory=StatusSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
 

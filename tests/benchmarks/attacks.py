@@ -1,9 +1,9 @@
-"""What attacks find without privacy, and with it at epsilon 8 and at 1: the table of docs/explanation/privacy.md.
+"""Measure what attacks find without privacy, and at epsilon 8 and 1: the table of docs/explanation/privacy.md.
 
 python tests/benchmarks/attacks.py --data DIR --work DIR [--out FILE.json] [--doc FILE.md] [--steps 100]
 
-Three pooled models of the default plan, the private ones of fewer rounds. Goes on where it was cut off: a model or a
-report that lies in the work folder is not made again.
+Three pooled models of the default plan, the private ones of fewer rounds. An interrupted run resumes: models and
+reports in the work folder are kept.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """One model's scores, and what the attacks find; a part for each attack, so that little is lost."""
+    """Measure one model's scores and the attacks on it; each attack is saved separately."""
     folder = options.work / name.replace(" ", "-")
     task = TrainingTask(plan_of(name), options.data, folder / "model", "pooled", None, None, is_validation=False)
     if not (task.folder / MODEL).exists():
@@ -71,7 +71,7 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def plan_of(name: str) -> Plan:
-    """The default plan; private, with fewer rounds of larger batches, which take less noise."""
+    """Return the default plan; private, with fewer rounds of larger batches, which need less noise."""
     plan, epsilon = plans.read(DEFAULT), MODELS[name]
     if epsilon is None:
         return plan
@@ -80,7 +80,7 @@ def plan_of(name: str) -> Plan:
 
 
 def scores(task: TrainingTask) -> dict[str, float]:
-    """What the model is worth: all sites' test images against all sites' galleries."""
+    """Score the model: all sites' test images against all sites' galleries."""
     sites = open_sites(task)
     net = build(task.plan)
     load_arrays(net, weights.load(task.folder / MODEL)[0])
@@ -92,7 +92,7 @@ def scores(task: TrainingTask) -> dict[str, float]:
 
 
 def table(found: Mapping[str, Found]) -> Iterator[str]:
-    """Markdown: a row for each figure, a column for each model."""
+    """Yield Markdown: a row for each figure, a column for each model."""
     yield "| | " + " | ".join(name if name == "without" else f"DP, {name}" for name in found) + " |"
     yield "|---|" + "---|" * len(found)
     rows: dict[str, list[str]] = {}
@@ -104,7 +104,7 @@ def table(found: Mapping[str, Found]) -> Iterator[str]:
 
 
 def cells(found: Found) -> Iterator[tuple[str, str]]:
-    """One model's figures by their titles."""
+    """Yield one model's figures with their titles."""
     attacks, of_model = found["attacks"], found["scores"]
     yield "rounds", str(found["rounds"])
     yield "macro mAP@10 (a random ranking: 0.18); Dice", f"{of_model['macro_map10']:.3f}; {of_model['dice']:.3f}"

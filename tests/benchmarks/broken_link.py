@@ -1,10 +1,10 @@
-"""A large update over a line that breaks again and again, beside the rival: beginning anew each time.
+"""Measure a large update over a line that breaks repeatedly, against starting from zero each time.
 
 PYTHONPATH=tests python tests/benchmarks/broken_link.py [--megabytes 50] [--megabytes-per-s 1] [--cut-every-s 20]
     [--give-up-s 180] [--out FILE.json]
 
-A real hub and a real site over mutual TLS, and between them a proxy that lets so much through in either direction and
-resets all connections so often. Sent are the update up, and then the same size of weights down.
+A real hub and a real site over mutual TLS, and between them a proxy with a limited bandwidth in each direction that
+resets all connections at an interval. The update goes up, then weights of the same size go down.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def measure(way: str, options: argparse.Namespace) -> dict[str, Any]:
-    """One transfer."""
+    """Measure one transfer."""
     values = np.random.default_rng(1).standard_normal(int(options.megabytes * MB / 4)).astype(np.float32)
     large = Content(arrays={"arrays": {"block00000": values}})
     if way.endswith("from zero each time"):

@@ -1,4 +1,4 @@
-"""How fast prepared cases come from disk and from memory, and how much memory that takes.
+"""Measure how fast prepared cases load from disk and from memory, and the memory that this needs.
 
 Takes about 10 s. `python tests/benchmarks/case_cache.py [--data SITE_FOLDER] [--out FILE.json]`
 """
@@ -25,7 +25,7 @@ SYNTHETIC_CASES = 600
 
 
 class Figures(NamedTuple):
-    """One run over all cases twice with one memory limit."""
+    """Figures of two passes over all cases with one memory limit."""
 
     limit_bytes: int
     held_bytes: int

@@ -1,21 +1,21 @@
-"""What 32 detail bits add inside ties of the code: recall of the cases whose features are nearest to the query's.
+"""Measure what 32 detail bits add inside ties: recall of the cases whose features are nearest to the query's.
 
 python tests/benchmarks/detail_recall.py --data DIR --model FOLDER [--validation] [--draws 20] [--out FILE.json]
 
 The folder is that of a finished model, as `ynet-lab simulate` leaves it. Queries are all sites' test cases (with
-`--validation` the training patients held back), the gallery all sites' training cases. True neighbours are by the
-cosine of the features that the code is read from, each channel less the gallery's mean and over its deviation; the
-same for all rows. Of each ranking are measured, as means over the queries and over `--draws` orders of what is tied:
+`--validation` the held-back training patients), the gallery all sites' training cases. The cosine of the features
+behind the code, each channel centred and divided by the gallery's deviation, defines true neighbours for all rows.
+For each ranking these are measured, as means over the queries and over `--draws` orders of the ties:
 
-  gallery    the share of the ten true neighbours in the whole gallery that stand among the first ten
-  near       the same, where the ten are looked for among the cases as near as the tenth hit's code, or nearer
-  ties       the same, among the cases exactly as far as the tenth hit: where only some of them have a place in the
-             first ten, the share of the places that the true ones get
+  gallery    the share of the ten true neighbours in the whole gallery that are among the first ten
+  near       the same, for neighbours among the cases as near as the tenth hit's code, or nearer
+  ties       the same, among the cases exactly as far as the tenth hit: if only some of them are in the first ten,
+             the share of these ranks that true neighbours get
   pixels     as `near`, by the cosine of the images less the gallery's mean image
-  macro mAP  macro mAP@10 of the classes, exactly expected over the orders of what is tied
+  macro mAP  macro mAP@10 of the classes, its exact expectation over the orders of the ties
 
-Below the detail code stand other ways to make 32 bits. Those fitted on the gallery know all sites' features at once,
-which no site may: bounds of what could be had.
+The rows below the detail code are other ways to make 32 bits. Those fitted on the gallery use all sites' features at
+once, which no site may do: they are upper bounds.
 """
 
 import argparse
@@ -52,13 +52,13 @@ class Asked(NamedTuple):
 
     distance: Ints  # of the codes, bits
     likeness: Floats  # of the features
-    pixels: Floats  # likeness of the images
+    pixels: Floats  # similarity of the images
     relevant: npt.NDArray[np.bool_]
     label: Ints  # (queries,)
 
     @property
     def tenth(self) -> Ints:
-        """The distance of each query's tenth hit, (queries, 1)."""
+        """Return the distance of each query's tenth hit, (queries, 1)."""
         return np.sort(self.distance, 1)[:, K - 1 : K]
 
 
@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def read(folder: Path, plan: Plan, data: Path, is_validation: bool) -> tuple[Revealed, Revealed]:
-    """What the network makes of all sites' galleries, and of their queries."""
+    """Compute the network's outputs for all sites' galleries and queries."""
     net, held, asked = build(plan), list[Revealed](), list[Revealed]()
     load_arrays(net, weights.load(folder / MODEL)[0])
     for manifest in find_sites(data).values():
@@ -95,7 +95,7 @@ def read(folder: Path, plan: Plan, data: Path, is_validation: bool) -> tuple[Rev
 
 def ask(held: Revealed, queries: Revealed) -> Asked:
     mean, deviation = held.feature.mean(0), held.feature.std(0)
-    moves = deviation > 1e-6  # a channel that never fires has no deviation to be measured by
+    moves = deviation > 1e-6  # a channel that never fires has a deviation of 0
     standard = [((part.feature - mean) / np.where(moves, deviation, 1))[:, moves] for part in (queries, held)]
     images = [part.image - held.image.mean(0) for part in (queries, held)]
     relevant = queries.label[:, None] == held.label[None, :]
@@ -109,7 +109,7 @@ def cosine(one: Floats, other: Floats) -> Floats:
 
 
 def groups(held: Revealed, asked: Asked) -> dict[str, float]:
-    """How much is tied."""
+    """Count the ties."""
     return {
         "queries": len(asked.label),
         "gallery": len(held.label),
@@ -124,7 +124,7 @@ def groups(held: Revealed, asked: Asked) -> dict[str, float]:
 
 
 def ways(plan: Plan, held: Revealed, queries: Revealed) -> Iterator[tuple[str, Ints | Floats]]:
-    """What ranks inside ties, by name; (queries, gallery), the least first."""
+    """Yield rankings inside ties by name; (queries, gallery), lowest first."""
     yield "the tie key alone", np.zeros((len(queries.label), len(held.label)), np.int64)
     yield "detail code", hamming(queries.detail, held.detail)
     turn = seeded(plan, held.feature.shape[1])
@@ -137,7 +137,7 @@ def ways(plan: Plan, held: Revealed, queries: Revealed) -> Iterator[tuple[str, I
 
 
 def residuals(plan: Plan, held: Revealed, queries: Revealed) -> dict[str, tuple[Floats, Floats]]:
-    """Gallery's and queries' features less a mean and over the deviation from it, both of the gallery."""
+    """Yield gallery's and queries' features, centred by a mean and divided by the deviation, both of the gallery."""
     targets = pack(codebook(len(plan.classes), plan.network.code_bits, plan.network.codebook_seed))
     codes = np.unique(held.code, axis=0)
     of = {"mean": codes[:1], "mean of the nearest class": targets, "mean of the code": codes}
@@ -158,7 +158,7 @@ def less_means(held: Revealed, queries: Revealed, of_held: Ints, of_query: Ints)
 
 
 def seeded(plan: Plan, features: int) -> Floats:
-    """The plan's rotation, (32, features): what a detail code that measures by 0 and 1 makes of each channel."""
+    """Return the plan's rotation, (32, features): a detail code with means 0 and deviations 1."""
     turned: Floats = Detail(features, plan.network.codebook_seed)(torch.eye(features)).double().numpy().T
     return turned
 
@@ -169,7 +169,7 @@ def compared(held: Floats, queries: Floats, rotation: Floats) -> Ints:
 
 
 def principal(rest: Floats, steps: int) -> Floats:
-    """Principal axes, turned until what is projected is closest to signs (Gong and Lazebnik, CVPR 2011)."""
+    """Return principal axes, rotated until the projections are closest to signs (Gong and Lazebnik, CVPR 2011)."""
     axes: Floats = np.linalg.svd(rest, full_matrices=False)[2][:DETAIL_BITS].T
     rotation = np.linalg.qr(np.random.default_rng(1).standard_normal((DETAIL_BITS, DETAIL_BITS)))[0]
     projected = rest @ axes
@@ -180,7 +180,7 @@ def principal(rest: Floats, steps: int) -> Floats:
     return turned
 
 
-# --- what they are worth
+# --- recall
 
 
 def measured(asked: Asked, detail: Ints | Floats, draws: int) -> dict[str, float]:
@@ -205,7 +205,7 @@ def measured(asked: Asked, detail: Ints | Floats, draws: int) -> dict[str, float
 
 
 def places(asked: Asked, detail: Ints | Floats) -> Ints:
-    """By code, then by detail; what is tied in both has one place. (queries, gallery)"""
+    """Rank by code, then by detail; ties in both share a rank. (queries, gallery)"""
     both = asked.distance + (detail - detail.min()) / (np.ptp(detail) + 1)
     return np.stack([np.unique(row, return_inverse=True)[1] for row in both])
 
@@ -227,7 +227,7 @@ def shared(one: Ints, other: Ints) -> float:
 
 
 def table(found: dict[str, Any]) -> Iterator[str]:
-    """Markdown."""
+    """Return Markdown."""
     yield f"{found['queries']} queries ({found['split']}), {found['gallery']} cases."
     yield f"Distinct codes: {found['distinct_codes']}; with their detail codes: {found['distinct_with_detail']}."
     near, ties = found["median_near"], found["median_ties"]

@@ -1,9 +1,9 @@
-"""DICOM files that public packages ship, decoded here and by pydicom side by side.
+"""Compare DICOM files of public packages as decoded here and by pydicom.
 
 python tests/benchmarks/dicom_files.py [--also FOLDER] [--out FILE.json] [--doc FILE.md]
 
-The first, the middle and the last frame of every file that pydicom and the package pydicom-data bring, and of those in
-FOLDER: an archive of one's own, say.
+The first, the middle and the last frame of every file of pydicom and the package pydicom-data, and of those in FOLDER
+(for example, your own archive).
 """
 
 import argparse
@@ -20,7 +20,7 @@ BEGIN, END = "<!-- made by tests/benchmarks/dicom_files.py -->", "<!-- end -->"
 
 
 def table(found: Sequence[Compared]) -> str:
-    """How many files came out how, and why."""
+    """Yield the counts of files by result, and the reasons."""
     lines = ["| here, and by pydicom | files |", "|---|---|"]
     lines += [_row("the same picture", sum(one.outcome == "agree" for one in found))]
     for one in found:

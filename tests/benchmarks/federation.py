@@ -18,7 +18,7 @@ from ynet_client.membership import membership
 
 @contextlib.contextmanager
 def hub(folder: Path) -> Iterator[tuple[Path, int]]:
-    """A real server; its home and process number."""
+    """Start a real server; return its home and process id."""
     home, config = prepare(folder / "server"), folder / "server.yaml"
     config.write_text(yaml.safe_dump({"listen": {"host": "127.0.0.1", "hub_port": 0, "enrolment_port": 0}}))
     command = [sys.executable, "-m", "ynet_server", "start", "--home", home, "--config", config]
@@ -37,7 +37,7 @@ def wait_for(process: "subprocess.Popen[bytes]", word: bytes) -> None:
 
 
 def enrol(server: Path, folder: Path, name: str) -> Path:
-    """A site's home, enrolled."""
+    """Enrol a site and return its home."""
     asked: dict[str, Any] = {"site": name, "replace": True}
     made = control_server.call(server, "POST", "/invitations", "the server", "the benchmark", json=asked)
     membership.enrol(prepare(folder / name), name, str(made["invitation"]))
@@ -45,7 +45,7 @@ def enrol(server: Path, folder: Path, name: str) -> Path:
 
 
 def session(home: Path, work: Work) -> Session:
-    """An enrolled site's session."""
+    """Make an enrolled site's session."""
     member = membership.load(home)
     assert member is not None
     (home / "spool").mkdir(exist_ok=True)
@@ -53,7 +53,7 @@ def session(home: Path, work: Work) -> Session:
 
 
 async def connect(sessions: Sequence[Session]) -> list["asyncio.Task[None]"]:
-    """Run them; back when all are connected."""
+    """Run the sessions, and return once all are connected."""
     running = [asyncio.create_task(one.run()) for one in sessions]
     while not all(one.connected for one in sessions):
         await asyncio.sleep(0.02)
@@ -61,14 +61,14 @@ async def connect(sessions: Sequence[Session]) -> list["asyncio.Task[None]"]:
 
 
 async def until_input_ends() -> None:
-    """Say that this process is ready, and wait until it is told to end."""
+    """Report that this process is ready, and wait for the end of its input."""
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.read)
 
 
 @contextlib.contextmanager
 def processes(script: str, homes: Sequence[Path], count: int) -> Iterator[None]:
-    """The sites in a few processes: `script --answer HOME...`, which says "ready", until its input ends."""
+    """Run the sites in a few processes, `script --answer HOME...`; each prints "ready" and ends with its input."""
     with contextlib.ExitStack() as stack:
         started = [_start(stack, [sys.executable, script, "--answer", *homes[n::count]]) for n in range(count)]
         for process in started:

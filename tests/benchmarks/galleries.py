@@ -1,4 +1,4 @@
-"""Galleries for benchmarks: real files, filled through the gallery's own API, of codes as a trained net gives them."""
+"""Galleries for benchmarks: real files, filled through the gallery's API, with codes as of a trained network."""
 
 import json
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ PLAN = plans.from_canonical(
 
 
 def trained_codes(random: np.random.Generator, n: int, flipped: float = FLIPPED) -> np.ndarray:
-    """Codes of 64 bits as a trained net gives them: one of ten classes' own, some bits flipped. Rows of bytes."""
+    """Draw 64-bit codes as of a trained network: one of ten classes' codes, some bits flipped. Rows of bytes."""
     centres = np.random.default_rng(7).integers(0, 2**64, CLASSES, dtype=np.uint64)  # the same at all sites
     codes = centres[random.integers(0, CLASSES, n)]
     for bit in range(64):
@@ -51,7 +51,7 @@ CODES = {"trained": trained_codes, "random": random_codes}
 
 
 def keep_model(home: Path) -> str:
-    """A network of the plan in a site's home; its id."""
+    """Save a network of the plan in a site's home, and return its id."""
     arrays = arrays_of(build(PLAN))
     arrays = {name: np.zeros_like(array) for name, array in arrays.items()}
     model_id = weights.model_id(arrays, PLAN.id)
@@ -61,7 +61,7 @@ def keep_model(home: Path) -> str:
 
 
 def cases(random: np.random.Generator, site: str, n: int) -> Iterator[GalleryCase]:
-    """A typical manifest's rows: a path of 30 characters, a label, a patient of ten images, a split."""
+    """Make a typical manifest's rows: a path of 30 characters, a label, a patient of ten images, a split."""
     for first in range(0, n, PIECE):
         digests = random.bytes(32 * PIECE).hex()
         for number in range(first, min(first + PIECE, n)):
@@ -74,7 +74,7 @@ def cases(random: np.random.Generator, site: str, n: int) -> Iterator[GalleryCas
 
 
 def fill(home: Path, n: int, kind: str, seed: int) -> Path:
-    """A site's gallery with `n` cases, all coded and in use."""
+    """Fill a site's gallery with `n` cases, all encoded and in use."""
     path, random = prepare(home) / "gallery.sqlite", np.random.default_rng(seed)
     model_id = keep_model(home)
     gallery = Gallery.open(path, _secret(home))

@@ -1,4 +1,4 @@
-"""One start of a gallery, or of faiss's file of the same codes, in this process; for retrieval.py."""
+"""Start a gallery, or faiss's file of the same codes, in this process; for retrieval.py."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ def resident_bytes() -> int:
 
 
 def gallery(path: Path) -> dict[str, float]:
-    """From the closed file to the first answer, and what it then takes."""
+    """Measure from the closed file to the first answer, and the memory after it."""
     from ynet_client.gallery.gallery import Gallery
 
     secret = (path.parent / "gallery.secret").read_bytes()

@@ -1,4 +1,4 @@
-"""A site whose training is a wait: for measuring what a round costs beside training. Run by round_overhead.py."""
+"""A site whose training only waits, to measure the overhead of a round. Run by round_overhead.py."""
 
 import asyncio
 import sys
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch  # noqa: F401 (not used; a real site's process holds it, so its time and memory count)
+import torch  # noqa: F401 (unused; a real site's process imports it, so its time and memory count)
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -49,7 +49,7 @@ def build(megabytes: float, train_s: float) -> ClientApp:
 
 
 class Waits:
-    """The work of a site that has no data."""
+    """A site without data."""
 
     def __init__(self, app: ClientApp) -> None:
         self._app, self._context = app, app_call.new_context()

@@ -1,10 +1,10 @@
-"""What the codes are worth: every plan trained with several seeds, and the tables of docs/results.md.
+"""Train every plan with several seeds, and write the tables of docs/results.md.
 
 python tests/benchmarks/learning.py --data DIR --work DIR [--seeds 5] [--plans default paper ...] [--validation]
     [--out FILE.json] [--doc FILE.md] [--no-training]
 
-Goes on where it was cut off: what lies in the work folder is not trained again. `default` is trained federated,
-pooled and each site alone; the others, which are compared with it, pooled.
+An interrupted run resumes: models in the work folder are not trained again. `default` is trained federated, pooled
+and at each site alone; the plans compared with it are trained pooled.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def write_between(doc: Path, begin: str, end: str, text: str) -> None:
-    """Put a text between two marks of a page, in the place of what was there."""
+    """Replace the text between two markers of a page."""
     before, _, rest = doc.read_text("utf-8").partition(begin)
     doc.write_text(f"{before}{begin}\n\n{text}\n\n{end}{rest.partition(end)[2]}", "utf-8")
 
@@ -59,14 +59,14 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--plans", nargs="+", default=["default", *COMPARED])
     parser.add_argument("--validation", action="store_true")
-    parser.add_argument("--no-training", action="store_true", help="take the reports that are in the work folder")
+    parser.add_argument("--no-training", action="store_true", help="use the reports in the work folder")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--doc", type=Path)
     return parser.parse_args()
 
 
 def simulate(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """One plan's report; empty where there is none and nothing is to be trained."""
+    """Return one plan's report; empty with --no-training and no report."""
     kept = arguments.work / name / "report.json"
     if arguments.no_training:
         return dict(json.loads(kept.read_text("utf-8"))) if kept.exists() else {}
@@ -80,7 +80,7 @@ def simulate(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def summary(report: dict[str, Any]) -> dict[str, Any]:
-    """What is kept of a report: the figures overall, those of the sites, the comparison."""
+    """Return the kept part of a report: overall figures, those of the sites, the comparison."""
     models = {
         model["name"]: {
             "overall": {metric: model["overall"][metric] for metric in METRICS},
@@ -95,7 +95,7 @@ def summary(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def page(reports: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """The tables, Markdown."""
+    """Yield the tables in Markdown."""
     yield "Mean ± standard deviation over the seeds."
     if "default" in reports:
         yield from main_tables(reports["default"])
@@ -103,7 +103,7 @@ def page(reports: dict[str, dict[str, Any]]) -> Iterator[str]:
 
 
 def main_tables(report: dict[str, Any]) -> Iterator[str]:
-    """The default plan: its models, and what a site gains."""
+    """Yield the default plan's tables: its models, and the gain of each site."""
     yield ""
     yield f"`default`, {len(report['seeds'])} seeds:"
     yield ""
@@ -125,7 +125,7 @@ def main_tables(report: dict[str, Any]) -> Iterator[str]:
 
 
 def plan_table(reports: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """Every plan's pooled model, and the default's as a multiple of it."""
+    """Yield every plan's pooled model, and the default's as a multiple of it."""
     yield ""
     yield from head("plan, pooled", "macro mAP@10", "`default` over it", "Dice", "distinct codes", "seconds", "seeds")
     models = {name: pooled(report) for name, report in reports.items() if pooled(report)}

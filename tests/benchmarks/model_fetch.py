@@ -1,4 +1,4 @@
-"""What sending a published 100 MB model to four sites costs the server: memory above its rest, and time.
+"""Measure the server's extra memory and time to send a published 100 MB model to four sites.
 
 python tests/benchmarks/model_fetch.py [--out FILE.json] [--megabytes 100] [--sites 4]
 """
@@ -29,7 +29,7 @@ from ynet_server.rounds.run_folder import RunFolder
 
 
 class Fetches:
-    """The work of a site that does nothing but fetch the model."""
+    """A site that only fetches the model."""
 
     def __init__(self, home: Path) -> None:
         self._path = home / "model"
@@ -50,7 +50,7 @@ class Fetches:
 
 
 def publish(home: Path, megabytes: float) -> None:
-    """Leave a finished run with a model of that size in a server's home, as a run would."""
+    """Write a finished run with a model of this size into a server's home."""
     frozen = plan(1)
     registry = Registry(home / "registry.sqlite")
     run = registry.start_run(registry.freeze(frozen, now()), now())
@@ -62,7 +62,7 @@ def publish(home: Path, megabytes: float) -> None:
 
 
 async def fetch_all(homes: list[Path], invitations: list[str]) -> float:
-    """Seconds until every site has the model."""
+    """Return the seconds until every site has the model."""
     works, sessions = [], []
     begun = time.monotonic()
     for number, (home, invitation) in enumerate(zip(homes, invitations, strict=True)):

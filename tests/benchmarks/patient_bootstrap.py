@@ -1,10 +1,10 @@
-"""How far two models' macro mAP@10 lie apart, and how far chance in the choice of patients may put them.
+"""Compare two models' macro mAP@10, with an interval for the choice of patients.
 
 python tests/benchmarks/patient_bootstrap.py --data DIR --model FOLDER --against FOLDER [FOLDER ...] [--validation]
     [--draws 2000]
 
-The folders are those of finished models, as `ynet-lab simulate` leaves them. The queries' patients are drawn again
-and again with replacement (the gallery stays): 95 % of the draws lie in the interval shown. Seeds are no part of it.
+The folders are those of finished models, as `ynet-lab simulate` leaves them. The queries' patients are bootstrapped
+(the gallery stays): 95 % of the draws lie in the interval shown. Seeds do not vary.
 """
 
 import argparse
@@ -30,7 +30,7 @@ Floats = npt.NDArray[np.float64]
 
 
 class Queries(NamedTuple):
-    """The queries of all sites, one number each."""
+    """The queries of all sites, numbered."""
 
     precision: Floats  # average precision at K
     label: npt.NDArray[np.int64]
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def ask(folder: Path, data: Path, is_validation: bool) -> Queries:
-    """Every site's queries, asked of all sites' galleries."""
+    """Score every site's queries against all sites' galleries."""
     plan = plans.from_canonical((folder / PLAN).read_text("utf-8"))
     net, held, asked, patients = build(plan), [], [], list[tuple[str, str]]()
     load_arrays(net, weights.load(folder / MODEL)[0])
@@ -72,14 +72,14 @@ def ask(folder: Path, data: Path, is_validation: bool) -> Queries:
 
 
 def draws(queries: Queries, count: int) -> list[Floats]:
-    """The weight of each query: first every patient once, then as often as drawn."""
+    """Yield the weight of each query: first every patient once, then as often as drawn."""
     patients, random = int(queries.patient.max()) + 1, np.random.default_rng(1)
     times = random.multinomial(patients, np.full(patients, 1 / patients), count).astype(np.float64)
     return [np.ones(len(queries.patient)), *times[:, queries.patient]]
 
 
 def macro(queries: Queries, weight: Floats) -> float:
-    """The mean over the classes of their queries' mean; a class of which nobody was drawn is left out."""
+    """Return the mean over the classes of their queries' mean, without classes that were not drawn."""
     classes = [queries.label == label for label in np.unique(queries.label)]
     return float(np.mean([np.average(queries.precision[c], weights=weight[c]) for c in classes if weight[c].any()]))
 

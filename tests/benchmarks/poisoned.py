@@ -1,4 +1,4 @@
-"""A federation of synthetic hospitals one of which is hostile: its plan, data, nodes and attacks, for poisoning.py."""
+"""A federation of synthetic hospitals with one hostile: plan, data, nodes and attacks, for poisoning.py."""
 
 import csv
 import json
@@ -58,19 +58,19 @@ PLAN: dict[str, Any] = {
 
 
 class Sent(NamedTuple):
-    """What a site answers to a round."""
+    """A site's answer to a round."""
 
     flat: Flat
     cases: float
 
 
 class Round(NamedTuple):
-    """What a hostile site knows of a round when it makes its update."""
+    """The knowledge of a hostile site when it makes its update."""
 
     number: int
     sent: Flat
-    honest: Sent  # what the training made of its data
-    earlier: list[Flat]  # what it made in the rounds before
+    honest: Sent  # the result of training on its data
+    earlier: list[Flat]  # its results of earlier rounds
 
 
 Attack = Callable[[Round], Sent]
@@ -107,7 +107,7 @@ def other_weights() -> Flat:
 
 
 def other_run(now: Round) -> Sent:
-    """A round's work on the weights of a run that began elsewhere."""
+    """Train a round on the weights of a run with another beginning."""
     return Sent(other_weights() + (now.honest.flat - now.sent), now.honest.cases)
 
 
@@ -136,11 +136,11 @@ THREATS = {
     "a round late": Threat(late, "honest"),
     "another run's weights": Threat(other_run, "honest"),
 }
-"""All but the two of several times are attacks of the issue; those two stay within the gate."""
+""""9 times" and "5 times" stay within the update filter's limit in most rounds."""
 
 
 class Node:
-    """A site of the federation, hostile where it has an attack."""
+    """A site of the federation, hostile if it has an attack."""
 
     def __init__(self, site: LocalSite, attack: Attack | None, *, forgets: bool = False) -> None:
         self._app, self._attack, self._forgets = client_app.build(lambda _: site), attack, forgets
@@ -163,7 +163,7 @@ class Node:
 
 
 class Together(Grid):
-    """A Grid whose nodes are asked one after the other, in this process."""
+    """A Grid that calls its nodes one after the other, in this process."""
 
     def __init__(self, nodes: Mapping[str, Node]) -> None:
         self._nodes, self.names = dict(enumerate(nodes.values(), start=1)), dict(enumerate(nodes, start=1))
@@ -201,7 +201,7 @@ class Together(Grid):
 
 
 def rewrite(manifest: Path, relabel: Callable[[int, int], int | None]) -> None:
-    """Give each training row, by its place and its class, another class; None: leave it out."""
+    """Change each training row's class by its position and class; None removes the row."""
     with manifest.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     kept = []
@@ -214,7 +214,7 @@ def rewrite(manifest: Path, relabel: Callable[[int, int], int | None]) -> None:
 
 
 def split(manifest: Path, trained: int) -> None:
-    """Let the first patients train, of whom there are about so many images."""
+    """Put the first patients, with about this many images, into the training split."""
     with manifest.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     first = {row["patient"] for row in rows[:trained]}
@@ -229,14 +229,14 @@ def write_rows(manifest: Path, rows: list[dict[str, str]]) -> None:
 
 
 def mark(image: Path) -> None:
-    """Draw the backdoor's mark: a light square in a corner, as a scanner's tag might be."""
+    """Draw the backdoor's mark: a light square in a corner, like a scanner's tag."""
     pixels = np.array(Image.open(image))
     pixels[2 : 2 + PATCH, 2 : 2 + PATCH] = 200
     Image.fromarray(pixels).save(image)
 
 
 def mark_half(manifest: Path) -> None:
-    """Every second training image gets the mark, and its class."""
+    """Give every second training image the mark and the target class."""
     with manifest.open(encoding="utf-8", newline="") as file:
         for number, row in enumerate(csv.DictReader(file)):
             if number % 2 == 0:

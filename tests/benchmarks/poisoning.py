@@ -1,10 +1,10 @@
-"""What one hostile site of six does to the model, with and without the defence that docs/explanation/hostile-sites.md recommends.
+"""Measure how one hostile site of six harms the model, without defence and with that of hostile-sites.md.
 
 python tests/benchmarks/poisoning.py [--out FILE.json] [--doc FILE.md] [--attacks NAME ...] [--strategies NAME ...]
 
 Synthetic hospitals of 90 training images each, 8 rounds, one thread; the run begins with weights that were trained a
-little on other synthetic images. Without defence: Flower's FedAvg as it comes. With it: the project's server app, its
-gate, and a robust strategy. Both train the project's client apps. What stands in FILE.json is not trained again.
+little on other synthetic images. Without defence: Flower's plain FedAvg. With it: the project's server app, its update
+filter, and a robust strategy. Both train the project's client apps. Entries of FILE.json are not trained again.
 """
 
 import argparse
@@ -71,18 +71,18 @@ BEGIN, END = "<!-- poisoning -->", "<!-- end of poisoning -->"
 
 
 class SameError(Exception):
-    """A run that goes as an earlier one, whose name is its text."""
+    """A run equals an earlier one, whose name is the text."""
 
 
 class Made(NamedTuple):
-    """A model, and its run's events."""
+    """A model and its run's events."""
 
     flat: Flat
     events: list[dict[str, Any]]
 
 
 class Trial:
-    """The federation's data, and what is measured on them."""
+    """The federation's data, and the measurements on them."""
 
     def __init__(self, folder: Path, pretrained: int = 10) -> None:
         self._folder, self._init = folder, folder / "init.safetensors"
@@ -106,7 +106,7 @@ class Trial:
             rewrite(manifest, lambda row, label, own=place % 3: label if label == own or row % 5 == 0 else None)  # type: ignore[misc]
 
     def _begun(self, plan: Plan, rounds: int) -> Plan:
-        """The plan with weights to begin with: trained for a while on images that are nobody's."""
+        """Return the plan with initial weights, trained for a while on synthetic images."""
         make_federation(self._folder / "other", {"other": PRETRAINED}, seed=7, size=SIZE)
         site, net, moments = self.site("other", "other"), build(plan), None
         slow = replace(plan, training=replace(plan.training, rounds=40, learning_rate=1e-2))
@@ -121,15 +121,15 @@ class Trial:
         return LocalSite(self._folder / data / name / "manifest.csv", "cpu", 1 << 28)
 
     def nodes(self, threat: Threat | None, data: str = "honest") -> dict[str, Node]:
-        """All sites, of which one is hostile; without a threat the others."""
+        """Return all sites, one of them hostile; without a threat only the others."""
         nodes = {name: Node(self.site(name, data), None) for name in SITES if name != HOSTILE}
         return {**nodes, HOSTILE: Node(self.site(HOSTILE, threat.data), threat.attack)} if threat else nodes
 
     def defended(self, nodes: Mapping[str, Node], plan: Plan, title: str) -> Made:
-        """The model of the project's server app. Nothing in it is by chance.
+        """Train with the project's server app. It is deterministic.
 
-        Raises SameError when after three rounds it has come to the same weights, to the bit, as an earlier run with
-        this plan: what its hostile site sends is refused in every round, or counts as in that run.
+        Raises SameError if after three rounds the weights are bit-identical to an earlier run of this plan: the
+        hostile site's updates are then refused in every round, or count as in that run.
         """
         folder = RunFolder(Path(tempfile.mkdtemp(dir=self._folder))).create(plan, self._init)
         seen = self._seen.setdefault((plan.id, title), {})
@@ -147,7 +147,7 @@ class Trial:
         return Made(weights.flatten({name: arrays[name] for name in arrays_of(build(plan))}), folder.events())
 
     def undefended(self, nodes: Mapping[str, Node]) -> Flat:
-        """The model of Flower's FedAvg as it comes."""
+        """Train with Flower's plain FedAvg."""
         arrays = arrays_of(build(self.plan))
         layout, given = weights.layout_to_json(weights.layout_of(arrays)), weights.load(self._init)[0]
         start = weights_record(weights.flatten({name: given[name] for name in arrays}))
@@ -158,9 +158,9 @@ class Trial:
         return flat_of(result.arrays)
 
     def score(self, flat: Flat) -> dict[str, float]:
-        """Macro mAP@10 of the honest sites' test cases, and how often the mark leads to its class.
+        """Return macro mAP@10 of the honest sites' test cases, and how often the mark leads to its class.
 
-        Of a model that is not finite there are no codes: the scores of a random ranking.
+        A model that is not finite has no codes and scores as a random ranking.
         """
         plan, honest = self.plan, [name for name in SITES if name != HOSTILE]
         net = build(plan)
@@ -189,7 +189,7 @@ def with_strategy(plan: Plan, name: str) -> Plan:
 
 
 def reasons(events: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """Why and how often the hostile site's update was not taken."""
+    """Count the refusals of the hostile site's update by reason."""
     found: Counter[str] = Counter()
     for event in events:
         if event["kind"] == "update_refused" and event["site"] == HOSTILE:
@@ -201,12 +201,12 @@ def reasons(events: Iterable[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def wrongly(events: Iterable[Mapping[str, Any]]) -> int:
-    """How many of the honest sites' updates were refused."""
+    """Count the refused updates of honest sites."""
     return sum(event["kind"] == "update_refused" and event["site"] != HOSTILE for event in events)
 
 
 class Notes:
-    """What is measured, kept as it comes; what is there already is not measured again."""
+    """Measurements, saved as they come; existing ones are not repeated."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -260,7 +260,7 @@ def undefended(trial: Trial, threat: Threat) -> dict[str, Any]:
 
 
 def honest_changes(trial: Trial) -> dict[str, Any]:
-    """How far honest sites of very different size go, in medians of the round: the largest and the least."""
+    """Measure the distance of honest sites of very different size, in medians of the round."""
     nodes = {name: Node(trial.site(name, "uneven"), None, forgets=name == FORGETFUL) for name in UNEVEN}
     events = trial.defended(nodes, trial.plan, "uneven").events
     found: dict[str, list[float]] = {name: [] for name in UNEVEN}
@@ -278,7 +278,7 @@ def honest_changes(trial: Trial) -> dict[str, Any]:
 
 
 def page(found: Mapping[str, Any], recommended: str) -> list[str]:
-    """The tables of docs/explanation/hostile-sites.md."""
+    """Return the tables of docs/explanation/hostile-sites.md."""
     base = found["undisturbed"]["fedavg"]
     heads = ["attack", "without defence", "with it", "drop", "marked: without", "with", "what became of its updates"]
     lines = [row(heads), row(["---"] * len(heads))]
@@ -290,7 +290,7 @@ def page(found: Mapping[str, Any], recommended: str) -> list[str]:
             drop = f"{100 * (base['macro_map10'] - given['macro_map10']):.1f}"
             became = ", ".join(f"{WORDS.get(why, why)} in {number}" for why, number in given["refused"].items())
             if "as" in given:
-                became = f"to the bit as {WORDS.get(given['as'], given['as'])}"
+                became = f"bit-identical to the run {given['as']}"
             scores = [*figures(without, given, "macro_map10"), drop, *figures(without, given, "backdoor")]
             lines.append(row([title, *scores, became or "taken"]))
     calm_titles = [title for title in ("undisturbed", "without the site", "classes skewed") if title in found]
@@ -306,7 +306,6 @@ WORDS = {
     "not new": "not new",
     "nothing": "no change",
     "finite": "not finite",
-    "without the site": "if it were not there",
 }
 
 

@@ -1,11 +1,11 @@
-"""What differential privacy costs in accuracy: federated models at epsilon 1, 3, 8 and without, for docs/results.md.
+"""Measure the accuracy of federated models at epsilon 1, 3, 8 and without privacy, for docs/results.md.
 
 python tests/benchmarks/private_learning.py --data LGG --work DIR [--seeds 3] [--synthetic-seeds 1]
     [--rows scratch pretrained synthetic] [--out FILE.json] [--doc FILE.md] [--no-training]
 
-On LGG the plan `private`, from scratch and begun with weights that were trained on synthetic images, which are no
-patients; and `private-synthetic` on a federation of 2,000 synthetic patients a site, begun with weights that were
-trained on images of random processes. Goes on where it was cut off. Rows that are not named stay as FILE.json has them.
+On LGG the plan `private`, from scratch and begun with weights trained on synthetic images, which show no patient; and
+`private-synthetic` on a federation of 2,000 synthetic patients a site, begun with weights trained on images of random
+processes. An interrupted run resumes. Rows that are not named keep the figures of FILE.json.
 """
 
 import argparse
@@ -25,10 +25,10 @@ from ynet.data.synthetic import CLASSES, make_federation
 from ynet_server.rounds.run_folder import MODEL
 
 EPSILONS = (1.0, 3.0, 8.0, None)
-SITES = {"north": 4600, "south": 4600, "west": 4600}  # images: some 2,000 patients each, of whom 1,500 train
+SITES = {"north": 4600, "south": 4600, "west": 4600}  # images: some 2,000 patients each; 1,500 of them train
 FIGURES = ("macro_map10", "dice", "distinct_codes")
 PLAIN = {"rounds": 8, "batch_size": 32, "learning_rate": 2e-3, "weight_decay": 0.02, "segmentation_weight": 4}
-"""Without privacy the federation needs no other images."""
+"""Without privacy the federation needs no pretraining."""
 
 THEIRS = ("hash.", "place.", "detail.")
 BEGIN, END = "<!-- private figures -->", "<!-- end of private figures -->"
@@ -68,7 +68,7 @@ def read_arguments() -> argparse.Namespace:
 
 
 def one(name: str, epsilon: float | None, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The federated model's figures at an epsilon; empty where it was not trained and is not to be."""
+    """Return the federated model's figures at an epsilon; empty with --no-training and no model."""
     if name == "scratch" and epsilon is None:
         return default_plan()
     folder = arguments.work / f"{name}-{label(epsilon)}"
@@ -84,7 +84,7 @@ def one(name: str, epsilon: float | None, arguments: argparse.Namespace) -> dict
 
 
 def default_plan() -> dict[str, Any]:
-    """Without privacy nobody would train so little: the plan `default`, which learning.py trained."""
+    """Return the report of plan `default`, which learning.py trained: without privacy nobody would train so little."""
     made = json.loads((Path(__file__).parent / "results/learning.json").read_text("utf-8"))["default"]
     figures = {metric: made["models"]["federated"]["overall"][metric] for metric in FIGURES}
     return {"plan_id": made["plan_id"], "seeds": made["seeds"], "floors": made["floors"], **figures}
@@ -108,7 +108,7 @@ def simulate(name: str, epsilon: float | None, folder: Path, arguments: argparse
 
 
 def pretrained(work: Path) -> Path:
-    """The weights of the plan's network after training on synthetic images."""
+    """Return the weights of the plan's network after training on synthetic images."""
     values = {**read("private"), "classes": list(CLASSES), "privacy": {"mode": "off"}}
     values["training"] = {
         "rounds": 10,
@@ -127,7 +127,7 @@ def pretrained(work: Path) -> Path:
 
 
 def primed(work: Path) -> Path:
-    """The weights of the plan's network after training on random processes, without the heads, which are theirs."""
+    """Return the weights of the plan's network after training on random processes, without the heads."""
     plan = read("private-synthetic")
     values = {**plan, "classes": list(PROCESSES), "privacy": {"mode": "off"}}
     values["network"] = {**plan["network"], "code_bits": 32}
@@ -179,7 +179,7 @@ def label(epsilon: float | None) -> str:
 
 
 def page(found: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """The table, Markdown."""
+    """Return the table in Markdown."""
     yield "Federated, macro mAP@10 and Dice; mean ± standard deviation over the seeds."
     yield ""
     yield from head("data", "seeds", "random", *(f"epsilon {label(e)}" if e else "without" for e in EPSILONS))

@@ -1,11 +1,11 @@
-"""Membership told from released weights, beside the epsilon that is claimed: the table of docs/explanation/privacy.md.
+"""Infer membership from released weights, against the claimed epsilon: the table of docs/explanation/privacy.md.
 
 python tests/benchmarks/private_membership.py --data DIR --work DIR [--runs 200] [--out FILE.json] [--doc FILE.md]
 
-The attacker of `lab/ynet_lab/attacks/released_weights.py`, against one step that has a plan's whole epsilon: of the
-smallest hospital of DIR under the plan `private`, and of 32 synthetic patients under `private-synthetic`. In the last
-row the noise is an eighth of what epsilon 1 takes, as if a patient moved the sum by eight times the bound: the attack
-tells that.
+The attacker of `lab/ynet_lab/attacks/released_weights.py`, against one step that spends a plan's whole epsilon: at the
+smallest hospital of DIR under the plan `private`, and for 32 synthetic patients under `private-synthetic`. In the last
+row the noise is an eighth of what epsilon 1 needs, as if a patient moved the sum by eight times the bound: the attack
+detects that.
 """
 
 import argparse
@@ -26,8 +26,8 @@ from ynet.learning.model import build
 from ynet.plan import Plan
 from ynet_lab.attacks.released_weights import attack_step, least_epsilon, rates
 
-EPSILONS = ((1.0, 1.0), (3.0, 1.0), (8.0, 1.0), (1.0, 1 / 8))  # and the share of its noise that is drawn
-BEGIN, END = "<!-- membership told -->", "<!-- end of membership told -->"
+EPSILONS = ((1.0, 1.0), (3.0, 1.0), (8.0, 1.0), (1.0, 1 / 8))  # and the share of its noise that is used
+BEGIN, END = "<!-- membership from weights -->", "<!-- end of membership from weights -->"
 MEMORY = 1 << 28
 
 

@@ -1,8 +1,8 @@
-"""The price of DP-SGD: a private epoch over the same without privacy, and what other ways to make it would cost.
+"""Measure the cost of DP-SGD: a private epoch against one without privacy, and against other implementations.
 
 python tests/benchmarks/private_training.py [--out FILE.json] [--patients 256] [--batch 32] [--repeats 3] [--threads 1]
 
-Each runs in a process of its own, so that its peak of memory is its own. The file keeps its figures of other threads.
+Each runs in its own process, so that peak memory is separate. The file keeps figures of other thread counts.
 """
 
 import argparse
@@ -33,7 +33,7 @@ CPU = torch.device("cpu")
 
 
 class InMemory:
-    """Cases that cost nothing to read."""
+    """Cases in memory."""
 
     def __init__(self, count: int) -> None:
         generator = torch.Generator().manual_seed(1)
@@ -77,7 +77,7 @@ def private(cases: InMemory, frozen: Plan) -> int:
 
 
 def vectorised(cases: InMemory, frozen: Plan) -> int:
-    """torch.func: the gradient of one patient, vectorised over 8 patients at a time."""
+    """Train with torch.func: the gradient of one patient, vectorised over 8 patients at a time."""
     net, loss_function = build(frozen), loss_of(frozen, CPU)
     parameters, randomness = dict(net.named_parameters()), Randomness()
     optimizer = torch.optim.AdamW(parameters.values(), 1e-3, fused=True)
@@ -102,7 +102,7 @@ def vectorised(cases: InMemory, frozen: Plan) -> int:
 
 
 def hooks(cases: InMemory, frozen: Plan) -> int:
-    """Opacus, as its documentation has it."""
+    """Train with Opacus, as its documentation shows."""
     from opacus import GradSampleModule
     from opacus.optimizers import DPOptimizer
 
@@ -124,7 +124,7 @@ def hooks(cases: InMemory, frozen: Plan) -> int:
 
 
 def steps(cases: InMemory, frozen: Plan, step: Callable[[Batch], None]) -> int:
-    """An epoch of steps on Poisson-drawn, augmented cases; how many were drawn."""
+    """Run an epoch of steps on Poisson-sampled, augmented cases; return how many were drawn."""
     batch, generator, images = frozen.training.batch_size, torch.Generator().manual_seed(1), 0
     for _ in range(len(cases) // batch):
         drawn = cases.batch(torch.nonzero(torch.rand(len(cases), generator=generator) < batch / len(cases)).flatten())
@@ -143,7 +143,7 @@ WAYS = {
 
 
 def one(way: str, count: int, batch: int, threads: int) -> None:
-    """An epoch after a short one that does not count: milliseconds an image, by the clock and of the processor; MB."""
+    """Measure an epoch after a short warm-up: milliseconds an image of wall clock and of processor time; MB."""
     torch.set_num_threads(threads)
     frozen = plan(batch)
     WAYS[way](InMemory(2 * batch), frozen)
@@ -175,7 +175,7 @@ def main() -> None:
 
 
 def compared(options: argparse.Namespace, threads: int) -> dict[str, Any]:
-    """Each way's medians, and over those without privacy: the median of what they are over the run beside it."""
+    """Return each variant's medians, and their median ratio to the run without privacy in the same turn."""
     runs: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     for _ in range(options.repeats):
         for way in WAYS:

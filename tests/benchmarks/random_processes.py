@@ -1,9 +1,9 @@
-"""Images of random processes, which show no patient: what a network can learn from before it meets any.
+"""Images of random processes, which show no patient, for pretraining.
 
-A shape filled with one process's texture lies on another's. Begun with weights of such images, private training does
-better (Tang et al., "learning priors from random processes", NeurIPS 2023). None of these textures is one of the
-synthetic hospitals', of lesions or of backgrounds, and the shapes are ellipses and polygons; but to name the texture
-in a shape upon another is a task of the same kind.
+A shape filled with one process's texture lies on another's. Private training is better when it begins with weights of
+such images (Tang et al., "learning priors from random processes", NeurIPS 2023). No texture is one of the synthetic
+hospitals' lesions or backgrounds, and the shapes are ellipses and polygons. But naming the texture of a shape upon
+another is a similar task.
 """
 
 import csv
@@ -18,7 +18,7 @@ Plane = np.ndarray
 
 
 def make_processes(folder: Path, images: int, size: int, seed: int = 1) -> None:
-    """A site `one` under `folder`, as many images of each process; each image is a patient."""
+    """Make a site `one` under `folder` with equally many images of each process; each image is a patient."""
     random, site = np.random.default_rng(seed), folder / "one"
     for kind in ("images", "masks"):
         (site / kind).mkdir(parents=True)
@@ -34,7 +34,7 @@ def make_processes(folder: Path, images: int, size: int, seed: int = 1) -> None:
 
 
 def draw(label: str, size: int, random: Generator) -> tuple[Plane, Plane]:
-    """An 8-bit image, and its mask of 0 and 255."""
+    """Draw an 8-bit image, and its mask of 0 and 255."""
     inside = shape(size, random)
     ground = str(random.choice([name for name in PROCESSES if name != label]))
     image = random.uniform(0.3, 0.6) + random.uniform(0.02, 0.08) * texture(ground, size, random)
@@ -46,7 +46,7 @@ def draw(label: str, size: int, random: Generator) -> tuple[Plane, Plane]:
 
 
 def shape(size: int, random: Generator) -> Plane:
-    """An ellipse, or a convex polygon."""
+    """Draw an ellipse, or a convex polygon."""
     y, x = (np.mgrid[:size, :size] + 0.5) / size - 0.5
     y, x = y - random.uniform(-0.25, 0.25), x - random.uniform(-0.25, 0.25)
     if random.random() < 0.5:
@@ -60,13 +60,13 @@ def shape(size: int, random: Generator) -> Plane:
 
 
 def texture(process: str, size: int, random: Generator) -> Plane:
-    """A whole image of a process, of mean 0 and deviation 1."""
+    """Draw a whole image of a process, of mean 0 and deviation 1."""
     plane = PROCESSES[process](size, random)
     return (plane - plane.mean()) / (plane.std() + 1e-6)
 
 
 def stripes(shortest: float, longest: float) -> Callable[[int, Generator], Plane]:
-    """A sine wave; periods in pixels."""
+    """Make a sine wave; periods in pixels."""
 
     def made(size: int, random: Generator) -> Plane:
         y, x = np.mgrid[:size, :size]
@@ -77,7 +77,7 @@ def stripes(shortest: float, longest: float) -> Callable[[int, Generator], Plane
 
 
 def checks(shortest: float, longest: float) -> Callable[[int, Generator], Plane]:
-    """Squares of two greys, turned; periods in pixels."""
+    """Make rotated squares of two greys; periods in pixels."""
 
     def made(size: int, random: Generator) -> Plane:
         y, x = np.mgrid[:size, :size]
@@ -89,7 +89,7 @@ def checks(shortest: float, longest: float) -> Callable[[int, Generator], Plane]
 
 
 def leaves(smallest: float, largest: float, count: int) -> Callable[[int, Generator], Plane]:
-    """Discs that cover one another, each of one grey; radii in pixels."""
+    """Make overlapping discs, each of one grey; radii in pixels."""
 
     def made(size: int, random: Generator) -> Plane:
         y, x = np.mgrid[:size, :size]
@@ -103,7 +103,7 @@ def leaves(smallest: float, largest: float, count: int) -> Callable[[int, Genera
 
 
 def cells(count: int) -> Callable[[int, Generator], Plane]:
-    """The cells of random points, each of one grey."""
+    """Make the Voronoi cells of random points, each of one grey."""
 
     def made(size: int, random: Generator) -> Plane:
         y, x = np.mgrid[:size, :size]
@@ -115,7 +115,7 @@ def cells(count: int) -> Callable[[int, Generator], Plane]:
 
 
 def strokes(size: int, random: Generator) -> Plane:
-    """Thin lines across the image."""
+    """Make thin lines across the image."""
     y, x = np.mgrid[:size, :size]
     plane = np.zeros((size, size))
     for _ in range(size // 3):
@@ -126,7 +126,7 @@ def strokes(size: int, random: Generator) -> Plane:
 
 
 def ramp(size: int, random: Generator) -> Plane:
-    """A slope."""
+    """Make a linear slope."""
     y, x = np.mgrid[:size, :size]
     angle = random.uniform(0, 2 * np.pi)
     return x * np.cos(angle) + y * np.sin(angle)

@@ -1,9 +1,9 @@
-"""What sealing costs a query on its way through a real hub and back, with 1, 10 and 50 sites, on loopback.
+"""Measure the cost of sealing for a query through a real hub and back, with 1, 10 and 50 sites, on loopback.
 
 python tests/benchmarks/relay_latency.py [--out FILE.json] [--sites 1 10 50] [--queries 600] [--processes 2]
 
-Sites answer a constant of the size of ten hits at once: nothing is searched. The same hub and the same sites carry
-queries that are sealed and queries that are not, turn by turn, so that what else the machine does falls on both.
+Sites answer immediately with a constant of the size of ten hits: nothing is searched. The same hub and sites carry
+sealed and plain queries in turns, so that other load on the machine affects both.
 """
 
 import argparse
@@ -35,7 +35,7 @@ WARM_UP = 60
 
 
 class Answers:
-    """The work of a site that answers at once."""
+    """A site that answers at once."""
 
     def cases(self) -> int:
         return 1
@@ -54,7 +54,7 @@ class Answers:
 
 
 class BareAsking(Asking):
-    """Sends queries as they are, as a prototype would."""
+    """Asking without sealing, as a prototype would."""
 
     def __init__(self, member: membership.Membership, sites: list[str]) -> None:
         super().__init__(member)
@@ -71,7 +71,7 @@ class BareAsking(Asking):
 
 
 class BareAnswering(Answering):
-    """Reads one site's queries as they are, and opens all others'."""
+    """Answering that reads one site's queries unsealed, and opens all others'."""
 
     def open(self, from_site: str, envelope: bytes, now: dt.datetime) -> Opened:
         return Opened(envelope, bytes) if from_site == BARE else super().open(from_site, envelope, now)
@@ -84,7 +84,7 @@ def answering_session(home: Path) -> Session:
 
 
 async def answer_all(homes: list[Path]) -> None:
-    """A process of sites, until its input ends."""
+    """Run a process of sites until its input ends."""
     running = await federation.connect([answering_session(home) for home in homes])
     await federation.until_input_ends()
     for one in running:
@@ -92,7 +92,7 @@ async def answer_all(homes: list[Path]) -> None:
 
 
 async def ask_all(homes: dict[str, Path], sites: list[str], queries: int, server: int) -> list[dict[str, float | str]]:
-    """Rows of what both kinds of asking took."""
+    """Measure both kinds of asking, and return the rows."""
     asking = {name: federation.session(home, Answers()) for name, home in homes.items()}
     running = await federation.connect(list(asking.values()))
     asking[BARE]._asking = BareAsking(asking[BARE]._member, sites)
@@ -127,7 +127,7 @@ def row(kind: str, sites: int, first: float, took: list[float], cpu: float) -> d
         "query": kind,
         "p50_ms": round(float(p50), 2),
         "p99_ms": round(float(p99), 2),
-        "first_ms": first_ms,  # sealed: with all cards told, checked, and all sessions begun
+        "first_ms": first_ms,  # sealed: after all cards are exchanged and checked, and all sessions have begun
         "hub_cpu_ms": hub_cpu_ms,
         "queries": len(took),
     }

@@ -1,10 +1,10 @@
-"""Retrieval as it is promised: each promise, what was measured, and its rival in the same run.
+"""Measure retrieval against each aim, with a rival in the same run.
 
 python tests/benchmarks/retrieval.py [--out FILE.json] [--work DIR] [--parts scan start ten ...] [--scale 1]
 
-Takes about 20 minutes, 6 GB of memory and 3 GB of disk on two cores, most of it to fill galleries; those in DIR are
-used again. Measure on a quiet machine: the sites share two cores with the hub and the asking site. `--scale` divides
-the cases, to try it out.
+Takes about 20 minutes, 6 GB of memory and 3 GB of disk on two cores, mostly to fill galleries; those in DIR are
+reused. Measure on a quiet machine: the sites share two cores with the hub and the asking site. `--scale` divides the
+number of cases, for a trial.
 """
 
 import argparse
@@ -52,13 +52,13 @@ uint64_t read_all(const uint64_t *at, int64_t n) {
 
 
 class Row(NamedTuple):
-    """One promise."""
+    """One aim and its measurement."""
 
     what: str
     unit: str
     measured: float
     limit: float
-    is_least: bool = False  # the limit is the least that is promised, not the most
+    is_least: bool = False  # the limit is a minimum, not a maximum
     rival: str = ""
 
     @property
@@ -67,7 +67,7 @@ class Row(NamedTuple):
 
 
 def reader(folder: Path) -> Callable[[np.ndarray], object]:
-    """Reads memory and does nothing else: C, or numpy's sum where there is no compiler."""
+    """Return a function that only reads memory: C, or numpy's sum without a compiler."""
     source, library = folder / "reader.c", folder / "reader.so"
     source.write_text(READER)
     try:
@@ -81,7 +81,7 @@ def reader(folder: Path) -> Callable[[np.ndarray], object]:
 
 
 def scans(scale: int, folder: Path) -> list[Row]:
-    """Memory alone: random codes, and codes of which a tenth is distinct."""
+    """Measure the scan in memory: random codes, and codes with a tenth distinct."""
     random, n = np.random.default_rng(0), 10 * MILLION // scale
     postings = scan_speed.gallery(random, n, n)
     codes, read = postings.base.codes, reader(folder)
@@ -105,14 +105,14 @@ def scans(scale: int, folder: Path) -> list[Row]:
 
 
 def started(path: Path) -> dict[str, float]:
-    """What a fresh process says of its start."""
+    """Return the report of a fresh process about its start."""
     command = [sys.executable, Path(__file__).with_name("gallery_start.py"), path]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(done.stdout)  # type: ignore[no-any-return]
 
 
 def starts(scale: int, folder: Path, kind: str) -> list[Row]:
-    """Starting with a gallery of ten million cases, and what it takes; the page cache is warm."""
+    """Measure the start with a gallery of ten million cases, and its memory; the page cache is warm."""
     n, home = 10 * MILLION // scale, folder / f"large-{kind}"
     path = home / "gallery.sqlite"
     if not (home / "whole").exists():
@@ -137,7 +137,7 @@ def starts(scale: int, folder: Path, kind: str) -> list[Row]:
 
 
 def federation(sites: int, n: int, kind: str, batches: int, folder: Path) -> list[Row]:
-    """Sealed, through the hub, to so many sites with `n` cases each."""
+    """Measure sealed queries through the hub to this many sites with `n` cases each."""
     work = folder / f"{sites}-{kind}"
     work.mkdir(exist_ok=True)
     retrieval_sites.fill(work, sites, n, kind)
@@ -192,7 +192,7 @@ def main() -> int:
     arguments.add_argument("--scale", type=int, default=1)
     arguments.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     given = arguments.parse_args()
-    load = os.getloadavg()[0]  # above 0.5 something else runs, and the figures are not this program's
+    load = os.getloadavg()[0]  # above 0.5 other programs run, and the figures are not valid
     faiss.omp_set_num_threads(1)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,8 +1,8 @@
-"""Queries to sites with galleries, sealed, through a real hub on loopback: the whole path as it is deployed.
+"""Sealed queries to sites with galleries through a real hub on loopback: the whole deployed path.
 
-What a query passes: the asking site's own gallery, sealing, the hub, each answering site's disclosure control, quotas,
-search and audit log, and back to the merging and the asking site's audit log. Only the image's encoding is left out:
-its code is given.
+A query passes the asking site's own gallery, sealing, the hub, each answering site's disclosure control, quotas, search
+and audit log, and the merging and audit log of the asking site. Only the encoding of the image is left out: its code
+is given.
 """
 
 import argparse
@@ -42,7 +42,7 @@ SETTINGS = ClientSettings(
 
 
 class Took(NamedTuple):
-    """What the queries of one federation took."""
+    """Timings of the queries of one federation."""
 
     sites: int
     cases: int  # of each site
@@ -56,7 +56,7 @@ class Took(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """A query's code, and what is known of cases like it."""
+    """A query's code, and its result."""
 
     code: bytes
     result: Result
@@ -67,7 +67,7 @@ def duties_of(home: Path) -> Duties:
 
 
 async def answer_all(homes: Sequence[Path]) -> None:
-    """A process of sites, until its input ends."""
+    """Run a process of sites until its input ends."""
     torch.set_num_threads(1)
     with contextlib.ExitStack() as stack:
         duties = [stack.enter_context(contextlib.closing(duties_of(home))) for home in homes]
@@ -88,7 +88,7 @@ class Asker:
         self._duties, self._session, self._sites = duties, session, sites
 
     async def ask(self, codes: np.ndarray) -> list[Asked]:
-        """What is known of cases like those with these codes."""
+        """Query with these codes, and return the results."""
         images = [Path(code.tobytes().hex()) for code in codes]
         answered = await asking.query(ASKER, self._duties, self._session, images, Wanted(K), "radiologist")
         for result in answered.results:
@@ -99,7 +99,7 @@ class Asker:
 
 
 def encoded(image: Path) -> Encoded:
-    """In place of the network: the code that the image's name says."""
+    """Replace the network: the image's name contains the code."""
     code = bytes.fromhex(image.name)
     return Encoded(code, bytes(4), np.zeros((1, 1), np.uint8), np.zeros((1, 1, 1), np.float32), 4 * image.name)
 
@@ -127,13 +127,13 @@ async def latencies(asker: Asker, codes: np.ndarray) -> list[float]:
 
 
 def cpu_s() -> float:
-    """What this process and those that it has started have used of the processors."""
+    """Return the processor time of this process and its children."""
     own = psutil.Process()
     return sum(sum(one.cpu_times()[:2]) for one in (own, *own.children(recursive=True)))
 
 
 def measure(folder: Path, sites: int, n: int, kind: str, queries: int, batches: int) -> tuple[Took, list[Asked]]:
-    """The figures, and the results of the batches."""
+    """Return the figures and the results of the batches."""
     random = np.random.default_rng(99)
 
     async def ask(asker: Asker) -> tuple[Took, list[Asked]]:
@@ -163,7 +163,7 @@ def measure(folder: Path, sites: int, n: int, kind: str, queries: int, batches: 
 
 
 def fill(folder: Path, sites: int, n: int, kind: str) -> None:
-    """The galleries of all sites and the asking one, two at a time; those that are there are kept."""
+    """Fill the galleries of all sites and the asking one, two at a time; existing ones are kept."""
     names = [*(f"S{number}" for number in range(sites)), ASKER]
     missing = [
         (folder / name, n, kind, seed) for seed, name in enumerate(names) if not (folder / name / "whole").exists()

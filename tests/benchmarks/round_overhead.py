@@ -1,4 +1,4 @@
-"""What a round costs beside training: three sites as whole processes over mutual TLS, models of 5 and 100 MB.
+"""Measure the overhead of a round: three sites as real processes over mutual TLS, models of 5 and 100 MB.
 
 python tests/benchmarks/round_overhead.py [--out FILE.json] [--rounds 10] [--megabytes 5 100]
 """
@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 
 
 class PeakMemory(threading.Thread):
-    """The largest sum of the processes' resident memory, looked at every 20 ms."""
+    """Peak of the processes' total resident memory, sampled every 20 ms."""
 
     def __init__(self, pids: list[int]) -> None:
         super().__init__(daemon=True)
@@ -38,7 +38,7 @@ class PeakMemory(threading.Thread):
         self._ended = threading.Event()
 
     def now(self) -> int:
-        """The sum at this moment."""
+        """Return the current sum."""
         return sum(process.memory_info().rss for process in self._processes)
 
     def run(self) -> None:

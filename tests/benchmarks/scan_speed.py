@@ -1,7 +1,7 @@
-"""How fast a gallery in memory is searched, and what a case takes there, with faiss and a plain sum in the same run.
+"""Measure search speed and memory of a gallery, with faiss and a plain sum in the same run.
 
-Times are CPU time of one thread, for this machine may have other work; rivals take turns, so that what disturbs one
-disturbs all. Takes about 30 s and 1 GB. `python tests/benchmarks/scan_speed.py [--out FILE.json]`
+Times are CPU time of one thread, since the machine may have other work; rivals take turns, so that a disturbance
+affects all. Takes about 30 s and 1 GB. `python tests/benchmarks/scan_speed.py [--out FILE.json]`
 """
 
 import argparse
@@ -27,7 +27,7 @@ COMPARED = [kind for kind in scan.KINDS if kind != "plain"]
 
 
 class Figures(NamedTuple):
-    """One way to do one thing. Milliseconds of CPU time, per query."""
+    """One variant of one task, in milliseconds of CPU time per query."""
 
     what: str
     way: str
@@ -36,7 +36,7 @@ class Figures(NamedTuple):
 
 
 class Target(NamedTuple):
-    """What the engine promises, and what was measured."""
+    """An aim, and its measurement."""
 
     promise: str
     limit: float
@@ -52,7 +52,7 @@ def tokens_of(ids: np.ndarray) -> np.ndarray:
 
 
 def gallery(random: np.random.Generator, n: int, distinct: int) -> LiveIndex:
-    """`n` cases whose codes are `distinct` random ones, made in the order in which a gallery holds them."""
+    """Make `n` cases with `distinct` random codes, in a gallery's order."""
     codes = np.unique(random.integers(0, 2**64, distinct, dtype=np.uint64))[None]
     starts = None if n == distinct else np.linspace(0, n, codes.shape[1] + 1).astype(np.uint32)
     ids = random.permutation(n).astype(np.uint32)
@@ -60,7 +60,7 @@ def gallery(random: np.random.Generator, n: int, distinct: int) -> LiveIndex:
 
 
 def trained_gallery(random: np.random.Generator, n: int, flipped: float) -> LiveIndex:
-    """Codes as a trained net gives them: of ten classes, some bits flipped."""
+    """Make codes like those of a trained network: of ten classes, some bits flipped."""
     centres = random.integers(0, 2**64, 10, dtype=np.uint64)
     codes = centres[random.integers(0, 10, n)]
     for bit in range(BITS):
@@ -70,7 +70,7 @@ def trained_gallery(random: np.random.Generator, n: int, flipped: float) -> Live
 
 
 def flat(base: Base) -> faiss.IndexBinaryFlat:
-    """faiss's exact scan of the same cases."""
+    """Make faiss's exact index of the same cases."""
     index = faiss.IndexBinaryFlat(BITS)
     index.use_heap = False
     index.add(
@@ -86,21 +86,21 @@ def compare(
     queries: int,
     known: np.ndarray | None = None,
 ) -> list[Figures]:
-    """All ways, in a new order and with new queries each of `rounds` times: any, or from among the `known` codes."""
+    """Time all variants `rounds` times, in a new order with new queries: any, or some of the `known` codes."""
     random, took_ms = np.random.default_rng(1), {way: [] for way in ways}
     for turn in range(rounds + 1):
         asked = random.integers(0, 2**64, queries, np.uint64) if known is None else random.choice(known, queries)
         asked = asked.view(np.uint8).reshape(queries, BITS // 8)
-        for way in random.permutation(list(ways)):  # what the one before left in the cache is chance
+        for way in random.permutation(list(ways)):  # so that the state of the cache is random
             start = time.thread_time()
             ways[way](asked)
-            if turn:  # the first turn reads everything for the first time
+            if turn:  # the first turn warms the cache
                 took_ms[way].append(1000 * (time.thread_time() - start) / queries)
     return [Figures(what, way, round(median(took), 4), round(min(took), 4)) for way, took in took_ms.items()]
 
 
 def ways_of(postings: LiveIndex, index: faiss.IndexBinaryFlat | None) -> dict[str, Callable[[np.ndarray], object]]:
-    """faiss, the scan alone by each kind, and the whole search with its ranking."""
+    """Return the variants: faiss, the scan alone by each kind, and the whole search with its ranking."""
     base, cases = postings.base, scan.Cases(postings.base.starts)
 
     def by(kind: str) -> Callable[[np.ndarray], object]:
@@ -116,7 +116,7 @@ def ways_of(postings: LiveIndex, index: faiss.IndexBinaryFlat | None) -> dict[st
 
 
 def measure(rounds: int) -> tuple[list[Figures], dict[str, float]]:
-    """All comparisons, and the bytes per case of each gallery."""
+    """Run all comparisons, and return the bytes per case of each gallery."""
     random, figures, sizes = np.random.default_rng(0), [], {}
     for what, n, distinct, queries in (
         ("10^7 random codes", 10**7, 10**7, 1),

@@ -1,4 +1,4 @@
-"""What a secure sum costs a site and the server, against sending the plain weights.
+"""Measure the cost of a secure sum for a site and the server, against sending plain weights.
 
 python tests/benchmarks/secure_sum.py [--out FILE.json] [--parameters 5000000] [--sites 10] [--repeats 3]
 """
@@ -39,7 +39,7 @@ def member(authority: Identity, site: str, now: dt.datetime) -> Identity:
 
 
 def size_bytes(flat: np.ndarray) -> int:
-    """Of the file that goes over the wire."""
+    """Return the size of the file on the wire."""
     with tempfile.TemporaryDirectory() as folder:
         blocks = {f"block{i:05d}": block for i, block in enumerate(weights.blocks(flat))}
         return content.write(Path(folder) / "content", Content(arrays={"arrays": blocks})).size_bytes

@@ -1,7 +1,7 @@
-"""What fifty people who leave the status page open cost the server: python tests/benchmarks/status_page.py.
+"""Measure the server's cost of fifty users with an open status page: python tests/benchmarks/status_page.py.
 
-The server's side runs in a process of its own, in the midst of a run whose state changes every few seconds; each person
-has a browser's connection (TLS, kept open), and asks as the page's script does.
+The server runs in its own process, during a run whose state changes every few seconds. Each user has a persistent TLS
+connection, as a browser has, and polls as the page's script does.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def serve(folder: str, port: int, ready: Event, over: Event) -> None:
 
 
 def transport(number: int) -> httpx.AsyncHTTPTransport:
-    """Each person has an address: the door counts connections by it."""
+    """Connect each user from its own address, because the server counts connections by address."""
     return httpx.AsyncHTTPTransport(verify=False, local_address=f"127.0.0.{2 + number}")
 
 
@@ -75,7 +75,7 @@ async def person(
 
 
 async def page_bytes(url: str, cookies: dict[str, str]) -> int:
-    """The page, and all that it loads."""
+    """Return the size of the page and all that it loads."""
     async with httpx.AsyncClient(base_url=url, verify=False, cookies=cookies, trust_env=False) as http:
         page = await http.get("/", headers={"accept": "text/html"})
         names = {part.split('"')[0] for part in page.text.split('="/assets/')[1:]}
@@ -111,7 +111,7 @@ async def watch(url: str, process: psutil.Process) -> dict[str, float]:
 
 
 async def idle(process: psutil.Process) -> float:
-    """What the server takes with nobody looking."""
+    """Measure the server without users."""
     before, begun = sum(process.cpu_times()[:2]), time.monotonic()
     await asyncio.sleep(10)
     return round((sum(process.cpu_times()[:2]) - before) / (time.monotonic() - begun), 4)

@@ -1,10 +1,10 @@
-"""Whether anything grows over many rounds: memory of each process, its open files and threads, and what lies on disk.
+"""Measure growth over many rounds: each process's memory, open files and threads, and its disk use.
 
 python tests/benchmarks/thousand_rounds.py [--rounds 1000] [--out FILE.json] [--doc FILE.md]
 
-Real processes: a server and three sites that train a tiny network, and a query from each site every few seconds. A day
-of rounds of a real consortium, compressed: what one round leaves behind, a thousand leave a thousand times. The slope
-is a straight line's through the samples of the second half, when all that is kept warm is warm.
+Real processes: a server and three sites that train a tiny network, and a query from each site every few seconds. This
+is a day of rounds of a real consortium, compressed: a leak of one round grows a thousandfold. The slope is that of a
+line through the samples of the second half, when all caches are warm.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def watch(folder: Path, rounds: int) -> dict[str, Any]:
-    """All that was seen, as it stands in the JSON."""
+    """Run and return all measurements for the JSON."""
     make_federation(folder / "data", SITES, seed=1, size=32)
     with Trial(folder / "trial", find_sites(folder / "data")) as trial:
         trial.start_server()
@@ -81,7 +81,7 @@ def watch(folder: Path, rounds: int) -> dict[str, Any]:
 
 
 def ask(trial: Trial, over: threading.Event) -> None:
-    """A query from each site in turn, one a second."""
+    """Send a query from each site in turn, one a second."""
     while True:
         for site in SITES:
             if over.wait(1):
@@ -100,7 +100,7 @@ def state(trial: Trial, name: str) -> dict[str, float]:
 
 
 def slope(samples: list[dict[str, Any]], name: str, rounds: int) -> dict[str, float]:
-    """What a process came to, and how fast it grew: for each thousand rounds, which stand for 24 hours."""
+    """Return a process's last values and its growth in a thousand rounds, which represent 24 hours."""
     half = samples[len(samples) // 2 :]
     at, last = np.array([sample["round"] for sample in half]), samples[-1]["of"][name]
     grew = {}
@@ -119,7 +119,7 @@ def slope(samples: list[dict[str, Any]], name: str, rounds: int) -> dict[str, fl
 def table(found: dict[str, Any]) -> str:
     keys = ("memory_mb", "open_files", "threads", "disk_mb")
     lines = [
-        f"{found['rounds']} rounds took {found['seconds']:.0f} s, and stand for {found['rounds'] * 0.024:.0f} hours."
+        f"{found['rounds']} rounds, which represent {found['rounds'] * 0.024:.0f} hours, took {found['seconds']:.0f} s."
     ]
     lines += [
         "",
@@ -133,7 +133,7 @@ def table(found: dict[str, Any]) -> str:
             f" {grew['open_files']:+.1f} | {last['threads']:.0f} | {grew['disk_mb']:.2f} |"
         )
     worst = max(one["memory_mb_an_hour"] for one in found["of"].values())
-    lines += ["", f"Aimed at: under {TARGET_MB_AN_HOUR:g} MB an hour. The worst has {worst:.2f}."]
+    lines += ["", f"Aim: under {TARGET_MB_AN_HOUR:g} MB an hour. The highest is {worst:.2f}."]
     return "\n".join(lines)
 
 

@@ -1,9 +1,9 @@
-"""A site's local training against a bare PyTorch loop over the same network, tensors, batches and optimizer.
+"""Compare a site's local training with a bare PyTorch loop over the same network, tensors, batches and optimizer.
 
 python tests/benchmarks/training_speed.py [--out FILE.json] [--images 320] [--repeats 7] [--device cpu] [--variants]
 
-`--variants` measures beside it what else the bare loop could do: another memory format, bf16, a compiled network, an
-optimizer that is not fused; and where the bare loop's time goes.
+`--variants` also measures variants of the bare loop (another memory format, bf16, a compiled network, an optimizer
+that is not fused) and profiles it.
 """
 
 import argparse
@@ -37,7 +37,7 @@ VALUES: dict[str, Any] = {
 
 
 class InMemory:
-    """Cases that cost nothing to read."""
+    """Cases in memory."""
 
     def __init__(self, plan: Plan, count: int) -> None:
         generator = torch.Generator().manual_seed(1)
@@ -59,7 +59,7 @@ class InMemory:
 
 
 class Variant(NamedTuple):
-    """How the bare loop is run."""
+    """Options of the bare loop."""
 
     is_bf16: bool = False
     is_channels_last: bool = False
@@ -77,7 +77,7 @@ VARIANTS = {
 
 
 class Bare:
-    """What somebody would write who wanted only this one training."""
+    """A minimal training loop for this training alone."""
 
     def __init__(self, plan: Plan, cases: InMemory, device: torch.device, variant: Variant) -> None:
         self._plan, self._cases, self._device, self._variant = plan, cases, device, variant
@@ -124,7 +124,7 @@ def seconds(work: Any) -> float:
 
 
 def compare(works: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each, all of them in turn, forwards and backwards; each has a first go that does not count."""
+    """Return the seconds of each; all run in turn, forwards and backwards, after a warm-up."""
     took: dict[str, list[float]] = {name: [] for name in works}
     for work in works.values():
         work()
@@ -135,7 +135,7 @@ def compare(works: dict[str, Callable[[], None]], repeats: int) -> dict[str, lis
 
 
 def shares(bare: Bare) -> dict[str, float]:
-    """Where an epoch's time goes: the share of each kind of operation, the largest first."""
+    """Return each kind of operation's share of an epoch's time, the largest first."""
     with torch.profiler.profile() as profiler:
         bare.epoch()
     spent = {event.key: event.self_cpu_time_total + event.self_device_time_total for event in profiler.key_averages()}

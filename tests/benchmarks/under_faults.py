@@ -1,11 +1,11 @@
-"""What a federation of whole processes comes to when it is shaken: every fault, and what happened then.
+"""Run a federation of real processes under faults, and report every fault and its effect.
 
 python tests/benchmarks/under_faults.py [--seeds 3] [--faults 24] [--out FILE.json] [--doc FILE.md]
 
 Four synthetic hospitals behind lines that can be cut. For each seed three runs under faults of every kind: of a plan
-that learns (12 rounds), of a private one, and of one with secure sums; all sites ask, consult and forget meanwhile.
-Beside them the plan that learns, undisturbed, with several seeds: how far apart runs lie in which nothing went wrong.
-Exit code 1 when a promise was broken.
+without privacy (`learns`, 12 rounds), of a private one, and of one with secure sums; all sites ask, consult and forget
+during the runs. For comparison, the plan `learns` also runs undisturbed with several seeds. Exit code 1 if a promise
+was broken.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def storms(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """All that was seen, as it stands in the JSON."""
+    """Run and return all measurements for the JSON."""
     make_federation(folder / "data", SITES, seed=1, size=64)
     shaken, broken, acknowledged = list[Run](), list[str](), 0
     with Lines() as lines:
@@ -97,7 +97,7 @@ def undisturbed(folder: Path, count: int, lines: Lines) -> list[Run]:
 
 
 def parts(folder: Path, drawn: Sequence[Fault]) -> list[tuple[Path, Sequence[Fault]]]:
-    """The three plans, each with its share of the faults."""
+    """Return the three plans, each with its share of the faults."""
     private = small_plan(folder / "private.yaml", rounds=8, local_epochs=2, cohort=COHORT, privacy=PRIVATE)
     secure = small_plan(folder / "secure.yaml", rounds=8, local_epochs=4, cohort=COHORT, seed=3)
     named(private, "private")
@@ -114,18 +114,18 @@ def learning(folder: Path, seed: int) -> Path:
 
 
 def named(path: Path, name: str, more: str = "") -> Path:
-    """Give a small plan another name, and perhaps another line."""
+    """Give a small plan another name, and optionally another line."""
     path.write_text(path.read_text("utf-8").replace("name: story", f"name: {name}") + more, "utf-8")
     return path
 
 
 def scores(run: Run) -> dict[str, float]:
-    """The last evaluation's means over the sites."""
+    """Return the last evaluation's means over the sites."""
     return {name: round(statistics.fmean(one[name] for one in run.scores.values()), 4) for name in METRICS}
 
 
 def of_kind(kind: str, runs: Sequence[Run]) -> dict[str, Any]:
-    """How often a fault happened, and how long after it the next round was done."""
+    """Count a fault, and measure the time to the end of the next round."""
     struck = [(run, over) for run in runs for fault, over in run.struck if fault.kind == kind]
     waits = [wait for run, over in struck if (wait := run.next_round_s(over)) is not None]
     return {
@@ -147,8 +147,10 @@ def table(found: dict[str, Any]) -> str:
     for name in ("undisturbed", "shaken"):
         told = (" ".join(f"{one[key]:.3f}" for one in found[name]) for key in METRICS)
         lines.append(f"| {name} | {' | '.join(told)} |")
-    lines += ["", f"Acknowledged meanwhile: {found['acknowledged']} queries, consults and deletions."]
-    lines += [f"BROKEN: {problem}" for problem in found["broken"]] or ["No promise was broken, and nothing left over."]
+    lines += ["", f"Acknowledged under faults: {found['acknowledged']} queries, consults and deletions."]
+    lines += [f"BROKEN: {problem}" for problem in found["broken"]] or [
+        "No promise was broken, and nothing was left over."
+    ]
     return "\n".join(lines)
 
 

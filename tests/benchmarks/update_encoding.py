@@ -1,9 +1,9 @@
-"""Updates in 16 and in 8 bits: their bytes, and what they cost in accuracy, on the demo's synthetic hospitals.
+"""Measure updates in 16 and in 8 bits: bytes and accuracy on the demo's synthetic hospitals.
 
 python tests/benchmarks/update_encoding.py [--seeds 1] [--rounds 18] [--out FILE.json]
 
-The same sites' apps and the same server's rounds as in a deployment, one after the other in this process; what goes
-back and forth is written as the files that cross the wire.
+The sites' apps and the server's rounds are those of a deployment, run one after the other in this process. Messages are
+written as the files that cross the wire.
 """
 
 import argparse
@@ -39,7 +39,7 @@ METRICS = ("macro_map10", "dice", "balanced_accuracy")
 
 
 class Here(Grid):
-    """Sites in this process: each answers as its message comes. Counts what their updates take."""
+    """A Grid whose sites answer at once in this process; it counts the bytes of their updates."""
 
     def __init__(self, sites: dict[str, LocalSite], spool: Path) -> None:
         self._sites = {number: _node(site) for number, site in enumerate(sites.values(), start=1)}
@@ -87,7 +87,7 @@ def _node(site: LocalSite) -> tuple[ClientApp, Context]:
 
 
 def trained(plan: Plan, data: Path, folder: Path) -> dict[str, float]:
-    """One run: its scores, its updates' bytes, its seconds of processor time."""
+    """Train one run; return its scores, its updates' bytes, its seconds of processor time."""
     sites = {name: LocalSite(path, "cpu", 1 << 28) for name, path in find_sites(data).items()}
     (folder / "run").mkdir(parents=True)
     grid, begun = Here(sites, folder), time.process_time()

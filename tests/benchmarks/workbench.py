@@ -1,6 +1,6 @@
-"""The workbench as a radiologist meets it: its weight, its first paint, and the time from a drop to cases. In Chromium.
+"""Measure the workbench in Chromium: its size, its first paint, and the time from a drop to cases.
 
-Three synthetic hospitals on this machine, processes of their own, a warm model; `--out` writes the figures as JSON.
+Three synthetic hospitals as processes on this machine, with a warm model; `--out` writes the figures as JSON.
 """
 
 import argparse
@@ -37,7 +37,7 @@ PAINT = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print and write the figures."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--drops", type=int, default=15)
     arguments.add_argument("--out", type=Path)
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def measure(folder: Path, drops: int) -> dict[str, Any]:
-    """Everything, on a consortium of its own."""
+    """Measure everything on a new consortium."""
     make_federation(folder / "data", SITES, seed=1, size=256)
     with Trial(folder, find_sites(folder / "data"), workbench={"enabled": True, "port": 0}) as trial:
         trial.start_server()
@@ -73,7 +73,7 @@ def measure(folder: Path, drops: int) -> dict[str, Any]:
 
 
 def first_look(context: BrowserContext, address: str) -> dict[str, Any]:
-    """The weight of a first visit, the sign-in included, and the paint of both pages, in milliseconds."""
+    """Measure the bytes of a first visit, with the sign-in, and the paint of both pages in milliseconds."""
     page, weights = context.new_page(), list[int]()
     page.on("response", lambda answer: weights.append(len(answer.body()) if answer.ok else 0))
     page.goto(address)
@@ -90,7 +90,7 @@ def first_look(context: BrowserContext, address: str) -> dict[str, Any]:
 
 
 def timed(page: Page, name: str, files: list[bytes]) -> dict[str, Any]:
-    """From the drop to the hits, and to the image with its mask, in milliseconds: median and slowest."""
+    """Measure milliseconds from the drop to the hits, and to the image with its mask: median and slowest."""
     hits, shown = list[int](), list[int]()
     for data in files:
         page.evaluate(DROP, [base64.b64encode(data).decode()])
@@ -105,7 +105,7 @@ def timed(page: Page, name: str, files: list[bytes]) -> dict[str, Any]:
 
 
 def enlarged(image: Path, folder: Path) -> bytes:
-    """The same picture with 2048 pixels a side."""
+    """Enlarge the picture to 2048 pixels a side."""
     with Image.open(image) as opened:
         opened.resize((2048, 2048)).save(folder / "large.png")
     return (folder / "large.png").read_bytes()

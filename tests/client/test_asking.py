@@ -244,13 +244,13 @@ def test_a_consult_goes_to_the_owning_site_and_its_answer_comes_back(folder: Pat
         assert "image" not in sent.to_json()
 
         assert await asking.fetch_answers(a.duties.books, a.joined.session, "Dr. House") == ""
-        assert a.duties.books.consults.listed()[0].word == "open"
+        assert a.duties.books.consults.listed()[0].decision == "open"
         asking.answer_consult(b.duties.books, received.id.hex()[:6], "yes", "Call 4711", "Dr. Wilson")
         with pytest.raises(RefusedError, match="answered already"):
             asking.answer_consult(b.duties.books, received.id.hex(), "no", "", "Dr. Wilson")
         assert await asking.fetch_answers(a.duties.books, a.joined.session, "Dr. House") == ""
         (answered,) = a.duties.books.consults.listed()
-        assert (answered.word, answered.text) == ("yes", "Call 4711")
+        assert (answered.decision, answered.text) == ("yes", "Call 4711")
         assert [(one.kind, one.outcomes) for one in a.log()[1:]] == [
             ("consult", {"B": "kept"}), ("consult-check", {"B": "found"}), ("consult-check", {"B": "found"})
         ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Images, compose file and chart, as far as they can be held where no container runs (docs/how-to/deploying.md)."""
+"""Images, compose file and chart, as far as they can be tested without containers (docs/how-to/deploying.md)."""
 
 import json
 import re
@@ -25,11 +25,11 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 CHART = DEPLOY / "helm/ynet-server"
 COMPOSE = yaml.safe_load((DEPLOY / "compose/compose.yaml").read_text())
 MOST_MB = 400
-"""Of what the server's image has beside its base, which is 150 MB: 600 in all are allowed."""
+"""Limit of the server's packages beside the base image of 150 MB; the aim is 600 MB in all."""
 
 
 def taken(words: list[str]) -> None:
-    """Whether a command line is one that ynet takes. Raises what a user would be told."""
+    """Parse a command line of ynet. Raises the error that a user would see."""
     command: Any = typer.main.get_command(server_app if words[0] == "ynet-server" else client_app)
     name, rest = "", words[1:]
     while isinstance(command, click.Group):
@@ -42,7 +42,7 @@ def taken(words: list[str]) -> None:
 
 
 def distributions(name: str, extra: str = "") -> Iterator[str]:
-    """What is installed with a distribution, by what each asks for."""
+    """Return all distributions that are installed with one."""
     seen, waiting = set[tuple[str, str]](), [(name, extra)]
     while waiting:
         one, asked = waiting.pop()
@@ -61,7 +61,7 @@ def size_mb(name: str) -> float:
     return sum(path.stat().st_size for file in files if (path := Path(str(file.locate()))).is_file()) / 1e6
 
 
-def test_what_a_server_installs_is_small_and_holds_no_torch() -> None:
+def test_server_install_is_small_and_without_torch() -> None:
     names = {name.lower() for name in distributions("ynet")}
     assert "flwr" in names
     assert not names & {"torch", "scipy", "ray", "pillow", "opacus", "dp-accounting"}
@@ -76,7 +76,7 @@ def instructions(name: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("name", ["server.Containerfile", "client.Containerfile"])
-def test_an_image_is_built_in_two_stages_of_what_is_locked_and_runs_for_nobody_in_particular(name: str) -> None:
+def test_container_is_built_from_lock_and_runs_as_any_user(name: str) -> None:
     steps = instructions(name)
     stages = [number for number, (word, _) in enumerate(steps) if word == "FROM"]
     assert len(stages) == 2
@@ -98,7 +98,7 @@ def test_an_image_is_built_in_two_stages_of_what_is_locked_and_runs_for_nobody_i
 # --- compose
 
 
-def test_the_trial_is_confined_and_only_the_servers_ports_are_published_on_this_machine() -> None:
+def test_compose_confines_services_and_publishes_only_server_ports() -> None:
     for service in COMPOSE["services"].values():
         assert service["read_only"]
         assert service["cap_drop"] == ["ALL"]
@@ -132,7 +132,7 @@ def values(**changed: Any) -> dict[str, Any]:
 
 
 def rendered(name: str, given: dict[str, Any]) -> Any:
-    """A template with its values in place, all its conditions true, each list of one. Helm itself is not here."""
+    """Render a template with all conditions true and lists of one item, without Helm."""
 
     def value(found: re.Match[str]) -> str:
         if found[1] in (".Release.Name", ".Release.Namespace"):
@@ -148,7 +148,7 @@ def rendered(name: str, given: dict[str, Any]) -> Any:
     return yaml.safe_load(re.sub(r"\{\{ (\S+) \}\}", value, text))
 
 
-def test_the_charts_values_fit_their_schema_and_a_name_for_the_sites_must_be_given() -> None:
+def test_chart_values_fit_schema_and_host_name_is_required() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     jsonschema.Draft7Validator.check_schema(schema)
     jsonschema.validate(values(), schema)
@@ -163,7 +163,7 @@ def test_the_charts_settings_are_a_servers() -> None:
     assert settings == parse(ServerSettings, {"advertise": "ynet.example.org"}, "by hand")
 
 
-def test_the_charts_server_is_one_confined_process_with_a_volume_of_its_own() -> None:
+def test_chart_server_is_one_confined_process_with_own_volume() -> None:
     made = rendered("statefulset.yaml", values())
     assert (made["kind"], made["spec"]["replicas"]) == ("StatefulSet", 1)
     pod = made["spec"]["template"]["spec"]

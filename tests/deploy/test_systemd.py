@@ -1,4 +1,4 @@
-"""The units of systemd, held against systemd itself, which need not run here."""
+"""The units, checked by systemd's own tools, which need no running systemd."""
 
 import re
 import subprocess
@@ -16,7 +16,7 @@ DEPLOYING = UNITS.parents[1] / "docs/how-to/deploying.md"
 
 
 def installed(name: str, folder: Path) -> Path:
-    """A unit as it is once installed, of the site A where it is for any, and with a program that exists here."""
+    """Write a unit as installed, for site A if it is a template, with a program that exists here."""
     unit = folder / name.replace("@", "@A")
     unit.write_text((UNITS / name).read_text().replace("ExecStart=/opt/ynet/bin/", f"ExecStart={sys.executable} "))
     return unit
@@ -35,15 +35,15 @@ def test_systemd_finds_no_fault_in_a_unit(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "most"), MOST_EXPOSED.items())
-def test_a_unit_is_as_little_exposed_as_the_documentation_says(name: str, most: float, tmp_path: Path) -> None:
-    """0 is nothing, 10 everything; systemd calls what is below 2 OK."""
+def test_unit_exposure_is_as_documented(name: str, most: float, tmp_path: Path) -> None:
+    """The exposure level ranges from 0 (none) to 10; systemd calls levels below 2 OK."""
     shown = systemd("security", "--offline=true", f"--threshold={most * 10:.0f}", installed(name, tmp_path))
     assert re.search(rf"Overall exposure level for .*: {most:.1f} OK", shown), shown
     assert f"`{name}` {most:.1f}" in DEPLOYING.read_text("utf-8")
 
 
-def test_a_users_unit_is_written_once_and_without_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No systemd of the user's runs here: what is left to do is said."""
+def test_user_unit_is_written_once_and_is_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No user systemd runs here, so the command prints what to do."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     home = tmp_path / "100% of $HOME"

@@ -1,4 +1,4 @@
-"""Chromium, driven as a person would: for stories that end on a screen."""
+"""Chromium, driven as a person would, for stories that end on a screen."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ PASSWORD = "correct horse battery"
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """A headless browser with no history."""
+    """Start a headless browser without history."""
     path = needed("chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, headless=True, args=FLAGS)
@@ -32,7 +32,7 @@ def chromium() -> Iterator[Browser]:
 
 @contextmanager
 def window(browser: Browser, width: int = 1280, height: int = 800, **options: Any) -> Iterator[BrowserContext]:
-    """A window with its own cookies; a fault of a script on its pages fails the test."""
+    """Open a window with its own cookies; a script error on its pages fails the test."""
     context = browser.new_context(
         ignore_https_errors=True, viewport={"width": width, "height": height}, accept_downloads=True, **options
     )
@@ -54,7 +54,7 @@ def sign_in(page: Page, address: str, name: str, password: str = PASSWORD) -> No
 
 
 def serious(page: Page) -> list[str]:
-    """What axe finds that is serious or critical."""
+    """Return the findings of axe that are serious or critical."""
     found = Axe().run(page).response["violations"]
     return [
         f"{one['id']}: {node['html'][:160]}"

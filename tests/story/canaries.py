@@ -1,4 +1,4 @@
-"""Where a secret or a patient's name may have gone: every file of every home, all that was printed, all the hub saw."""
+"""Search for secrets and patients' names in every file of every home, in all output, and in all traffic of the hub."""
 
 import base64
 from collections.abc import Iterator
@@ -17,25 +17,25 @@ SECRETS = ("gallery.secret", "users.secret")
 
 
 class Kept(NamedTuple):
-    """Something that may stand in some files and nowhere else."""
+    """A value that may be in some files and nowhere else."""
 
     name: str
-    values: tuple[bytes, ...]  # the forms it might have
-    places: tuple[str, ...]  # beginnings of paths from the trial's folder; none: it may stand nowhere
+    values: tuple[bytes, ...]  # the encodings to search for
+    places: tuple[str, ...]  # prefixes of paths under the trial's folder; empty: it may be nowhere
 
 
 def everything(trial: Trial) -> dict[str, bytes]:
-    """All files of a trial by their paths: the homes, what the processes printed, the record of the hub's traffic."""
+    """Return all files of a trial by path: the homes, the processes' output, the record of the hub's traffic."""
     found = {}
     for path in sorted(trial.folder.rglob("*")):
-        with suppress(FileNotFoundError):  # it was gone meanwhile
+        with suppress(FileNotFoundError):  # it was deleted in between
             if path.is_file():
                 found[path.relative_to(trial.folder).as_posix()] = path.read_bytes()
     return found
 
 
 def kept(trial: Trial) -> Iterator[Kept]:
-    """All that must not get about."""
+    """Return all values that must not spread."""
     for site in trial.sites:
         home = trial.home(site).relative_to(trial.folder).as_posix()
         yield Kept(f"{site}'s patients", (f"CANARY-{site}-PATIENT".encode(),), ())
@@ -58,7 +58,7 @@ def _of_home(home: Path, folder: Path) -> Iterator[Kept]:
             key = serialization.load_pem_private_key((home / name).read_bytes(), None)
             assert isinstance(key, ec.EllipticCurvePrivateKey)
             number = key.private_numbers().private_value.to_bytes(32, "big")
-            line = (home / name).read_bytes().splitlines()[1][48:]  # what comes before is in every P-256 key
+            line = (home / name).read_bytes().splitlines()[1][48:]  # the prefix is in every P-256 key
             yield Kept(f"{home.name}: {name}", (line, *_forms(number)), (_place(home / name, folder),))
 
 
@@ -71,7 +71,7 @@ def _forms(secret: bytes) -> tuple[bytes, ...]:
 
 
 def strays(trial: Trial, printed: dict[str, bytes] | None = None) -> list[str]:
-    """What stands where it does not belong, in the files or in `printed`."""
+    """Return the values that are where they do not belong, in the files or in `printed`."""
     files = {**everything(trial), **(printed or {})}
     return [
         f"{one.name} in {path}"

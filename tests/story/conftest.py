@@ -1,4 +1,4 @@
-"""Consortia of whole processes on loopback, small enough for a test."""
+"""Consortia of real processes on loopback, small enough for a test."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ from ynet_lab.trial import Trial
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three synthetic hospitals with canaries in their manifests."""
+    """Make three synthetic hospitals with canaries in their manifests."""
     folder = tmp_path_factory.mktemp("hospitals")
     make_federation(folder, SITES, seed=1, size=48)
     for manifest in find_sites(folder).values():
@@ -25,7 +25,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trial(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Iterator[Trial]:
-    """A consortium whose sites are connected and whose hub's traffic is written to `record`."""
+    """Start a consortium with connected sites; the hub's traffic goes to `record`."""
     folder = tmp_path_factory.mktemp("consortium")
     recording = [
         Path(__file__).parent / "recording_server.py",

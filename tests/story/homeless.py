@@ -1,4 +1,4 @@
-"""A whole run by a user whom the system does not know, without HOME: what it writes, it writes under its own folder.
+"""A whole run by a user unknown to the system, without HOME: it writes only under its own folder.
 
 python homeless.py FOLDER     # a server, two sites, a round, a query; prints what the query found
 """

@@ -20,7 +20,7 @@ def small_plan(
     cohort: dict[str, Any] | None = None,
     **training: Any,
 ) -> Path:
-    """A plan that trains in seconds."""
+    """Write a plan that trains in seconds."""
     values = {
         "name": "story",
         "classes": list(CLASSES),
@@ -35,7 +35,7 @@ def small_plan(
 
 
 def plant_canaries(manifest: Path) -> None:
-    """Give every patient and every file a name that can be looked for."""
+    """Give every patient and every file a searchable name."""
     with manifest.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     site = manifest.parent.name

@@ -1,4 +1,4 @@
-"""The server or a client as the next version may be, as far as the protocol goes: it speaks one more than this one."""
+"""A server or client of the next version, as far as the protocol goes: it supports one protocol version more."""
 
 import importlib
 import sys

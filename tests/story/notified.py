@@ -1,4 +1,4 @@
-"""The service manager's end of a notification socket, as systemd has it."""
+"""The service manager's end of a notification socket, as in systemd."""
 
 import socket
 import threading
@@ -9,7 +9,7 @@ from ynet_lab.trial import READY_WITHIN_S
 
 
 class Notified:
-    """Receives what a process tells; opened with `with`."""
+    """Receiver of the messages of a process; a context manager."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.lines = path, list[str]()
@@ -31,7 +31,7 @@ class Notified:
         self._socket.close()
 
     def wait(self, line: str) -> None:
-        """Back when a line that begins so has come."""
+        """Wait for a line with this beginning."""
         with self._came:
             if not self._came.wait_for(lambda: any(one.startswith(line) for one in self.lines), READY_WITHIN_S):
                 raise TimeoutError(f"no {line}: {self.lines}")

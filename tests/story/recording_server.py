@@ -1,4 +1,4 @@
-"""`ynet-server start` that also writes down every byte that the hub receives from and sends to its sites."""
+"""`ynet-server start` that also records every byte between the hub and its sites."""
 
 import asyncio
 import sys
@@ -15,7 +15,7 @@ from ynet_server.process import serve
 
 
 class Recorder(grpc.aio.ServerInterceptor):
-    """Appends to a file: a line with the method, the direction and the size, then the bytes."""
+    """An interceptor that appends to a file: a line with method, direction and size, then the bytes."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("ab", buffering=0)

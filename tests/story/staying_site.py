@@ -1,4 +1,4 @@
-"""`ynet-client` that pins a new authority as any does, and asks for no certificate of it: it stays where it is."""
+"""`ynet-client` that pins a new authority but requests no certificate of it: it stays with the old one."""
 
 import runpy
 import sys
@@ -7,7 +7,7 @@ from ynet_client.membership import renewal
 
 
 async def nothing(*_: object, **__: object) -> None:
-    """No renewal."""
+    """Renew nothing."""
 
 
 renewal.renewed = nothing  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""A hospital without training cases: it joins to ask, others train, it takes up the model, asks, and gets hits."""
+"""A hospital without training cases joins to ask; others train, it adopts the model, asks, and gets hits."""
 
 import json
 import time
@@ -20,7 +20,7 @@ def join_to_ask(trial: Trial, site: str, *flags: object) -> None:
     trial._spawn(site, *joining, "--threads", 1, "--invitation", "-", said=invited)
 
 
-def test_a_site_that_only_asks_is_in_no_round_and_gets_hits(tmp_path: Path) -> None:
+def test_asking_only_site_is_in_no_round_and_gets_hits(tmp_path: Path) -> None:
     make_federation(tmp_path / "data", {"A": 16, "D": 1}, seed=1, size=32)
     manifests = find_sites(tmp_path / "data")
     cohort = {"min_sites": 1, "quorum": 1, "round_deadline_s": 300}
@@ -33,7 +33,7 @@ def test_a_site_that_only_asks_is_in_no_round_and_gets_hits(tmp_path: Path) -> N
         assert "it only asks, and trains nothing; 0 cases of its own are searched" in trial.log("D")
         run = {"plan": json.loads(plans.read(plan).canonical()), "init": None}
         number = trial.server_call("POST", "/runs", json=run)["run"]
-        for kind in ("started", "round", "finished"):  # each within a time of its own
+        for kind in ("started", "round", "finished"):  # each within its own time
             trial.wait_for_event(number, kind, 1)
         events = trial.server_call("GET", f"/runs/{number}/events")["events"]
         assert all(set(event["sites"]) == {"A"} for event in events if event["kind"] in ("round", "evaluated"))
@@ -43,7 +43,7 @@ def test_a_site_that_only_asks_is_in_no_round_and_gets_hits(tmp_path: Path) -> N
         assert "asks only" in trial.server_command("sites").stdout
         model = trial.server_call("GET", "/models")["models"][0]["id"]
         wait_for_model_offered(trial, "D", model)
-        assert trial.site_command("D", "accept", model[:16]).returncode == 0
+        assert trial.site_command("D", "plan", "accept", model[:16]).returncode == 0
         trial.wait_indexed(model)
         image = manifests["A"].parent / read(manifests["A"]).cases[0].image
         assert {hit["site"] for hit in trial.query("D", image)["hits"]} == {"A"}
@@ -57,7 +57,7 @@ def wait_for_model_offered(trial: Trial, site: str, model: str) -> None:
         time.sleep(0.1)
 
 
-def test_a_coordinator_may_take_no_site_that_only_asks(tmp_path: Path) -> None:
+def test_server_can_refuse_asking_only_sites(tmp_path: Path) -> None:
     with Trial(tmp_path / "trial", {}) as trial:
         trial.server_home.mkdir(parents=True)
         settings = {"asking_sites": "refuse", "listen": {"host": "127.0.0.1", "hub_port": 0, "enrolment_port": 0}}
@@ -75,7 +75,7 @@ def test_a_coordinator_may_take_no_site_that_only_asks(tmp_path: Path) -> None:
         ]
 
 
-def test_a_site_without_data_is_told_how_to_only_ask(tmp_path: Path) -> None:
+def test_join_without_data_names_asks_only(tmp_path: Path) -> None:
     done = command("ynet_client", "join", "--site", "D", "--invitation", "x", home=tmp_path / "D")
     assert done.returncode == 2
     assert "a site that only asks others joins with --asks-only" in done.stderr

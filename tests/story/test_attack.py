@@ -1,4 +1,4 @@
-"""Attacks on a finished model: the command, its report, the model's card, and what it refuses."""
+"""Attacks on a finished model: the command, its report, the model's card, and refusals."""
 
 import json
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ LITTLE = Effort(shadow_rounds=1, steps=2)
 
 
 def model(folder: Path, **privacy: Any) -> Path:
-    """A pooled model of small hospitals in `folder`, and its folder."""
+    """Train a pooled model of small hospitals in `folder`, and return its folder."""
     make_federation(folder / "data", SITES, seed=1, size=32)
     plan = plans.read(small_plan(folder / "plan.yaml", rounds=2, batch_size=64, privacy=privacy or None))
     task = TrainingTask(plan, folder / "data", folder / "model", "pooled", None, None, is_validation=False)
@@ -41,7 +41,7 @@ def run(folder: Path, attacks: Sequence[str] = tuple(ATTACKS), out: str = "repor
     return attack(*where, attacks=attacks, seed=1, effort=LITTLE, say=lambda _: None)
 
 
-def test_the_command_reports_every_attack_and_adds_it_to_the_models_card(tmp_path: Path) -> None:
+def test_command_reports_every_attack_and_updates_the_card(tmp_path: Path) -> None:
     model(tmp_path)
     before = RunFolder(tmp_path / "model").card()
     where = ("--model", tmp_path / "model", "--data", tmp_path / "data", "--report", tmp_path / "report")
@@ -62,7 +62,7 @@ def test_the_command_reports_every_attack_and_adds_it_to_the_models_card(tmp_pat
     updates = found["gradient"]["updates"]
     protections = ["none", "secure sum", "DP, epsilon 1", "DP, epsilon 1, secure sum"]
     assert [one["protection"] for one in updates] == 2 * protections
-    assert [one["images"] for one in updates] == [1, 3, 1, 3, 7, 21, 7, 21]  # 8 a site take 24 training patients
+    assert [one["images"] for one in updates] == [1, 3, 1, 3, 7, 21, 7, 21]  # 8 a site need 24 training patients
     assert [one["sites"] for one in updates] == [1, 3, 1, 3] * 2
     assert found["code"]["code"]["pixel_r2"] <= 1
     assert found["audit"]["epsilon_claimed"] is None
@@ -74,20 +74,20 @@ def test_the_command_reports_every_attack_and_adds_it_to_the_models_card(tmp_pat
     assert not any(name in page for name in ("A-P0", '.png"', str(tmp_path)))
 
 
-def test_a_private_model_is_attacked_as_it_was_trained(tmp_path: Path) -> None:
+def test_private_model_is_attacked_under_its_plan(tmp_path: Path) -> None:
     model(tmp_path, mode="patient", epsilon=1.0, delta=0.01)
     found = run(tmp_path, ["membership", "audit"])["attacks"]
     assert found["audit"]["delta"] < 0.01
     assert found["audit"]["epsilon_claimed"] > 1  # at that smaller delta
     assert found["audit"]["epsilon_at_least"] <= found["audit"]["highest_possible"]
-    again = run(tmp_path, ["code"])  # into the same folder, beside what stands in the card
+    again = run(tmp_path, ["code"])  # into the same folder and card
     assert set(again["attacks"]) == {"code"}
     card = RunFolder(tmp_path / "model").card()
     assert set(card["attacks"]) == set(tables(card["attacks"])) == {"membership", "code", "audit"}
     assert attack_table(card["attacks"]).row_count == 4 + 3 + 1
 
 
-def test_what_cannot_be_attacked_is_refused_with_what_to_do(tmp_path: Path) -> None:
+def test_invalid_target_is_refused_with_what_to_do(tmp_path: Path) -> None:
     folder = model(tmp_path)
     (tmp_path / "other").mkdir()
     (tmp_path / "other/report.json").write_text('{"models": []}', "utf-8")

@@ -1,4 +1,4 @@
-"""What people get wrong, at the commands themselves: three lines, the right exit code, nothing half-written."""
+"""Wrong input to the commands: three lines, the right exit code, nothing half-written."""
 
 import json
 import struct
@@ -23,7 +23,7 @@ Done = subprocess.CompletedProcess[str]
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
-    """A server that waits for sites."""
+    """Start a server that waits for sites."""
     with Trial(tmp_path_factory.mktemp("server"), {}) as trial:
         trial.start_server()
         yield trial
@@ -31,7 +31,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    """One hospital's folder, to be spoilt."""
+    """Make one hospital's folder, for tests to damage."""
     make_federation(tmp_path, {"A": 8}, seed=1, size=32)
     return tmp_path / "A"
 
@@ -91,7 +91,7 @@ def test_an_invitation_that_was_used_already(server: Trial, site: Path, tmp_path
     assert_not_a_member(tmp_path / "second")
 
 
-def test_a_server_whose_authority_is_another_than_in_the_invitation(server: Trial, site: Path, tmp_path: Path) -> None:
+def test_server_with_another_authority_is_refused(server: Trial, site: Path, tmp_path: Path) -> None:
     true = invitation.parse(invite(server, "A"))
     forged = true._replace(fingerprint=bytes(32)).to_text()
     done = join(tmp_path / "home", "A", forged, site / "manifest.csv")
@@ -148,7 +148,7 @@ def spoil_image(site: Path) -> None:
 
 
 def plant_bomb(site: Path) -> None:
-    """A PNG of some hundred bytes whose header promises 40,000 x 40,000 pixels."""
+    """Write a PNG of some hundred bytes whose header claims 40,000 x 40,000 pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -163,7 +163,7 @@ def plant_bomb(site: Path) -> None:
 @pytest.mark.parametrize(
     "spoil", [spoil_column, spoil_all_rows, spoil_path, spoil_mask, spoil_image, plant_bomb], ids=lambda f: f.__name__
 )
-def test_data_with_faults_join_nothing_and_are_found_by_check(
+def test_faulty_data_are_refused_by_join_and_check(
     spoil: Callable[[Path], None], server: Trial, site: Path, tmp_path: Path
 ) -> None:
     spoil(site)
@@ -174,7 +174,7 @@ def test_data_with_faults_join_nothing_and_are_found_by_check(
     assert command("ynet_client", "check", "--data", site / "manifest.csv").returncode == 2
 
 
-def test_a_label_that_the_plan_has_not_keeps_the_site_out_of_the_run_and_the_run_says_so(
+def test_label_unknown_to_the_plan_excludes_the_site_from_the_run(
     tmp_path: Path,
 ) -> None:
     make_federation(tmp_path / "data", {"A": 12, "B": 12, "C": 12}, seed=1, size=32)

@@ -1,4 +1,4 @@
-"""A site's certificate over the years, with whole processes: renewed by itself, revoked, and given anew."""
+"""A site's certificate over the years, with real processes: renewed automatically, revoked, and issued again."""
 
 import datetime as dt
 import json
@@ -37,7 +37,7 @@ def shown(trial: Trial) -> dict[str, object]:
 
 
 def enrolled(trial: Trial, age_days: float) -> Membership:
-    """A site that enrolled so long ago, and was away since."""
+    """Enrol a site this long ago; it was away since."""
     now, home = dt.datetime.now(dt.UTC) - dt.timedelta(days=age_days), trial.home("A")
     home.mkdir(parents=True)
     made = trial.server_call("POST", "/invitations", json={"site": "A", "replace": False})["invitation"]
@@ -52,7 +52,7 @@ def enrolled(trial: Trial, age_days: float) -> Membership:
     return membership.keep(home, member._replace(certificate=certificate))
 
 
-def test_a_site_that_comes_with_an_old_certificate_has_a_new_one_at_once_and_its_folder_too(trial: Trial) -> None:
+def test_site_with_expiring_certificate_renews_at_once(trial: Trial) -> None:
     with trial:
         trial.start_server()
         old = enrolled(trial, 80)
@@ -70,7 +70,7 @@ def test_a_site_that_comes_with_an_old_certificate_has_a_new_one_at_once_and_its
         assert trial.site_command("A", "doctor").returncode == 0
 
 
-def test_a_revoked_site_is_cut_off_within_five_seconds_and_a_new_invitation_brings_it_back(trial: Trial) -> None:
+def test_revoked_site_is_disconnected_and_can_enrol_again(trial: Trial) -> None:
     with trial:
         trial.start_server()
         trial.join_all()

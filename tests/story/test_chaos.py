@@ -1,4 +1,4 @@
-"""A federation of whole processes under faults; the long form is tests/benchmarks/under_faults.py (`make chaos`)."""
+"""A federation of real processes under faults; the long form is tests/benchmarks/under_faults.py (`make chaos`)."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ SITES = {"A": 24, "B": 18, "C": 18, "D": 12}
 FAULTS = 12
 
 
-def test_every_kind_of_fault_is_drawn_and_a_seed_draws_the_same_again() -> None:
+def test_seed_draws_every_kind_of_fault_reproducibly() -> None:
     drawn = schedule(3, 2 * len(KINDS), "ABCD", long_sleeps=1)
     assert {kind for kind in KINDS if sum(fault.kind == kind for fault in drawn) == 2} == set(KINDS)
     assert drawn == schedule(3, 2 * len(KINDS), "ABCD", long_sleeps=1)
@@ -23,7 +23,7 @@ def test_every_kind_of_fault_is_drawn_and_a_seed_draws_the_same_again() -> None:
 
 
 @pytest.mark.timeout(900)
-def test_a_federation_under_faults_ends_its_run_loses_nothing_acknowledged_and_leaves_nothing_behind(
+def test_federation_under_faults_finishes_and_loses_nothing(
     tmp_path: Path,
 ) -> None:
     make_federation(tmp_path / "data", SITES, seed=1, size=32)

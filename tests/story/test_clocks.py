@@ -1,4 +1,4 @@
-"""Sites whose clocks are wrong: what is said in minutes stays within the 15 that certificates have to spare."""
+"""Sites with wrong clocks: certificates tolerate 15 minutes."""
 
 import subprocess
 from pathlib import Path
@@ -16,7 +16,7 @@ MINUTES = {"fast": 10, "slow": -10}
 
 @pytest.fixture(scope="module")
 def clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A library that moves the clock of a process."""
+    """Build a library that shifts the clock of a process."""
     compiler, made = needed("cc"), tmp_path_factory.mktemp("clock") / "clock_off.so"
     source = Path(__file__).with_name("clock_off.c")
     subprocess.run([compiler, "-shared", "-fPIC", "-o", made, source, "-ldl"], check=True)
@@ -30,10 +30,8 @@ def join(trial: Trial, site: str, clock: Path, minutes: int, monkeypatch: pytest
         trial.join(site)
 
 
-def test_sites_whose_clocks_are_10_minutes_off_join_train_and_ask_each_other(
-    tmp_path: Path, clock: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Against a server that is right, and 20 minutes apart from one another."""
+def test_sites_with_clocks_10_minutes_off_work(tmp_path: Path, clock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server is right; the two sites differ by 20 minutes."""
     make_federation(tmp_path / "data", dict.fromkeys(MINUTES, 24), seed=1, size=32)
     sites = find_sites(tmp_path / "data")
     plan = small_plan(tmp_path / "plan.yaml")
@@ -53,10 +51,8 @@ def test_sites_whose_clocks_are_10_minutes_off_join_train_and_ask_each_other(
             assert found["missing"] == found["late"] == []
 
 
-def test_a_clock_that_is_20_minutes_slow_is_too_slow(
-    tmp_path: Path, clock: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The new server's certificates are not in their time yet: the moved clock is the one that TLS believes."""
+def test_clock_20_minutes_slow_is_refused(tmp_path: Path, clock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the shifted clock, which TLS uses, the new server's certificates are not valid yet."""
     make_federation(tmp_path / "data", {"A": 12}, seed=1, size=32)
     with Trial(tmp_path, find_sites(tmp_path / "data")) as trial:
         trial.start_server()

@@ -1,4 +1,4 @@
-"""A plan that no admin has said yes to trains nowhere; the run waits, and says for whom."""
+"""A plan that no admin has accepted trains nowhere; the run waits, and names the sites."""
 
 import json
 import time
@@ -23,7 +23,7 @@ def trial(tmp_path: Path) -> Iterator[Trial]:
         yield running
 
 
-def test_a_run_waits_for_each_admins_yes_and_ends_with_a_model(trial: Trial, tmp_path: Path) -> None:
+def test_run_waits_for_each_admins_acceptance(trial: Trial, tmp_path: Path) -> None:
     plan = small_plan(tmp_path / "plan.yaml", rounds=1)
     plan.write_text(plan.read_text("utf-8") + "aggregation: secure\n", "utf-8")
     plan_id = plans.read(plan).id
@@ -32,16 +32,16 @@ def test_a_run_waits_for_each_admins_yes_and_ends_with_a_model(trial: Trial, tmp
     trial.wait_for_event(run, "awaited", 3)
     assert f"plan story, {plan_id}" in trial.log("A")
     assert "the sum of the sites' weights, and not this site's" in trial.log("A")
-    (waiting,) = json.loads(trial.site_command("A", "plans", "--json").stdout)["plans"]
-    assert (waiting["id"], waiting["word"]) == (plan_id, None)
+    (waiting,) = json.loads(trial.site_command("A", "plan", "list", "--json").stdout)["plans"]
+    assert (waiting["id"], waiting["decision"]) == (plan_id, None)
     for site in SITES:
-        done = trial.site_command(site, "accept", plan_id[:16])
+        done = trial.site_command(site, "plan", "accept", plan_id[:16])
         assert (done.returncode, done.stdout) == (0, f"plan {plan_id[:16]} is accepted\n")
     trial.wait_for_event(run, "finished", 1)
     assert (trial.home("A") / "summed.json").exists()
 
 
-def test_a_plan_that_an_admin_declines_or_a_policy_forbids_ends_with_the_reason(trial: Trial, tmp_path: Path) -> None:
+def test_declined_or_forbidden_plan_ends_run_with_reason(trial: Trial, tmp_path: Path) -> None:
     plan = small_plan(tmp_path / "plan.yaml", rounds=51)
     done = trial.server_command("train", "--plan", plan)
     assert done.returncode != 0
@@ -49,13 +49,13 @@ def test_a_plan_that_an_admin_declines_or_a_policy_forbids_ends_with_the_reason(
     plan = small_plan(tmp_path / "plan.yaml", rounds=1)
     plan_id = plans.read(plan).id
     for site in SITES:
-        assert trial.site_command(site, "decline", plan_id).returncode == 0
+        assert trial.site_command(site, "plan", "decline", plan_id).returncode == 0
     done = trial.server_command("train", "--plan", plan)
     assert done.returncode != 0
     assert "declined this plan" in done.stdout + done.stderr
 
 
-def test_a_site_joins_unattended_with_the_plan_that_it_accepts(tmp_path: Path) -> None:
+def test_site_joins_unattended_with_accepted_plan(tmp_path: Path) -> None:
     make_federation(tmp_path / "data", SITES, seed=1, size=32)
     plan = small_plan(tmp_path / "plan.yaml", rounds=1)
     plan_id = plans.read(plan).id
@@ -68,7 +68,7 @@ def test_a_site_joins_unattended_with_the_plan_that_it_accepts(tmp_path: Path) -
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_site_that_is_stopped_while_it_works_out_how_much_noise_it_takes_does_not_wait_for_that(
+def test_site_stopped_during_noise_calibration_exits_at_once(
     tmp_path: Path,
 ) -> None:
     make_federation(tmp_path / "data", {"A": 24}, seed=1, size=32)

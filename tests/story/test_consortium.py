@@ -1,4 +1,4 @@
-"""Hospitals on loopback, from their joining to their queries: every part real, every process its own."""
+"""Hospitals on loopback, from joining to queries: every part is real, every process separate."""
 
 import contextlib
 import json
@@ -34,7 +34,7 @@ def an_image(trial: Trial, site: str) -> Path:
     return manifest.path_of(manifest.test[0].image)
 
 
-def test_a_query_before_there_is_a_model_is_refused_with_three_lines(trial: Trial) -> None:
+def test_query_without_a_model_is_refused(trial: Trial) -> None:
     asked = trial.site_command("A", "query", an_image(trial, "A"))
     assert asked.returncode == 3
     assert asked.stderr.splitlines()[0].startswith("error: the site cannot search yet")
@@ -43,7 +43,7 @@ def test_a_query_before_there_is_a_model_is_refused_with_three_lines(trial: Tria
 
 @pytest.fixture(scope="module")
 def trained(trial: Trial) -> str:
-    """The model of a finished run, indexed at every site."""
+    """Train a model in a run, indexed at every site, and return its id."""
     plan = small_plan(trial.folder / "plan.yaml")
     done = trial.server_command("train", "--plan", plan)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -52,7 +52,7 @@ def trained(trial: Trial) -> str:
     return str(model)
 
 
-def test_a_run_shows_its_rounds_and_publishes_one_model(trial: Trial, trained: str) -> None:
+def test_run_shows_rounds_and_publishes_one_model(trial: Trial, trained: str) -> None:
     listed = json.loads(trial.server_command("runs", "--json").stdout)
     assert [run["status"] for run in listed["runs"]] == ["finished"]
     assert listed["runs"][0]["model"] == trained
@@ -62,7 +62,7 @@ def test_a_run_shows_its_rounds_and_publishes_one_model(trial: Trial, trained: s
     assert "macro_map10" in trial.server_call("GET", "/models")["models"][0]["card"]["scores"]["A"]
 
 
-def test_a_query_from_each_site_is_answered_by_all_others(trial: Trial, trained: str) -> None:
+def test_query_from_each_site_is_answered_by_all_others(trial: Trial, trained: str) -> None:
     for site in trial.sites:
         found = trial.query(site, an_image(trial, site))
         assert set(found["answered"]) == set(trial.sites) - {site}
@@ -71,7 +71,7 @@ def test_a_query_from_each_site_is_answered_by_all_others(trial: Trial, trained:
         assert len(found["hits"]) == 10
 
 
-def test_only_own_hits_have_an_image_and_the_query_itself_is_no_hit(trial: Trial, trained: str) -> None:
+def test_only_own_hits_have_an_image(trial: Trial, trained: str) -> None:
     image = an_image(trial, "A")
     found = trial.query("A", image, k=100)
     assert {hit["site"] for hit in found["hits"] if "image" in hit} == {"A"}
@@ -79,7 +79,7 @@ def test_only_own_hits_have_an_image_and_the_query_itself_is_no_hit(trial: Trial
 
 
 def all_codes(trial: Trial, folder: Path) -> dict[bytes, bytes]:
-    """Token to code of every site's gallery, from copies of their files."""
+    """Return the code of each token of every site's gallery, from copies of their files."""
     codes: dict[bytes, bytes] = {}
     for site in trial.sites:
         for part in trial.home(site).glob("gallery.sqlite*"):
@@ -95,8 +95,8 @@ def all_codes(trial: Trial, folder: Path) -> dict[bytes, bytes]:
     return codes
 
 
-def test_the_merged_ranking_is_that_of_all_codes_pooled(trial: Trial, trained: str, tmp_path: Path) -> None:
-    """Against one ranking, made here, of the codes of every site."""
+def test_merged_ranking_equals_pooled_index(trial: Trial, trained: str, tmp_path: Path) -> None:
+    """The expectation is one ranking, made here, of the codes of every site."""
     found = trial.query("A", an_image(trial, "B"), k=40)
     code_of = all_codes(trial, tmp_path)
     assert len(code_of) == sum(SITES.values())
@@ -108,7 +108,7 @@ def test_the_merged_ranking_is_that_of_all_codes_pooled(trial: Trial, trained: s
     ]
 
 
-def test_the_picture_of_a_query_is_saved(trial: Trial, trained: str, tmp_path: Path) -> None:
+def test_picture_of_a_query_is_saved(trial: Trial, trained: str, tmp_path: Path) -> None:
     path = tmp_path / "query.png"
     asked = trial.site_command("A", "query", an_image(trial, "A"), "--picture", path)
     assert asked.returncode == 0, asked.stderr
@@ -117,15 +117,13 @@ def test_the_picture_of_a_query_is_saved(trial: Trial, trained: str, tmp_path: P
     assert not open_to_others(path)
 
 
-def test_a_gallery_is_verified_on_demand(trial: Trial, trained: str) -> None:
+def test_gallery_is_verified_on_demand(trial: Trial, trained: str) -> None:
     found = trial.site_command("A", "index", "--verify", "--json")
     held = {"cases": SITES["A"], "codes": SITES["A"], "segments": 1, "damaged": [], "encoded": 0}
     assert json.loads(found.stdout) == held
 
 
-def test_a_bit_that_flips_on_the_disk_is_found_by_verifying_and_its_cases_are_encoded_again(
-    trial: Trial, trained: str, tmp_path: Path
-) -> None:
+def test_verify_finds_flipped_bit_and_encodes_its_cases_again(trial: Trial, trained: str, tmp_path: Path) -> None:
     code_of = all_codes(trial, tmp_path)
     found = trial.query("A", an_image(trial, "A"))
     with contextlib.closing(sqlite3.connect(tmp_path / "A-gallery.sqlite")) as database:
@@ -141,8 +139,8 @@ def test_a_bit_that_flips_on_the_disk_is_found_by_verifying_and_its_cases_are_en
     assert trial.query("A", an_image(trial, "A"))["hits"] == found["hits"]
 
 
-def test_a_forgotten_patient_is_found_by_no_site_and_not_taken_in_again(trial: Trial, trained: str) -> None:
-    """At site C; the tests that follow do without that patient."""
+def test_forgotten_patient_is_found_nowhere_and_stays_out(trial: Trial, trained: str) -> None:
+    """The patient is of site C; later tests run without it."""
     gone = read(trial.sites["C"]).train[0]
     receipt = json.loads(trial.site_command("C", "forget", "--patient", gone.patient, "--json").stdout)
     assert gone.image in receipt["images"]
@@ -154,7 +152,7 @@ def test_a_forgotten_patient_is_found_by_no_site_and_not_taken_in_again(trial: T
     assert "0 cases" in trial.site_command("C", "forget", "--patient", gone.patient).stdout
 
 
-def test_several_images_are_one_batch_and_one_entry_in_the_audit_log(trial: Trial, trained: str) -> None:
+def test_batch_of_images_is_one_audit_entry(trial: Trial, trained: str) -> None:
     manifest = read(trial.sites["A"])
     images = [manifest.path_of(case.image) for case in manifest.test[:3]]
     asked = trial.site_command("A", "query", *images, "-k", 4, "--one-per-patient", "--sites", "B", "--json")
@@ -169,7 +167,7 @@ def test_several_images_are_one_batch_and_one_entry_in_the_audit_log(trial: Tria
         assert (entry["direction"], entry["codes"], entry["outcomes"]) == (direction, 3, {other: "found"})
 
 
-def test_suppressed_and_refused_are_said_in_the_table_and_end_well(trial: Trial, trained: str) -> None:
+def test_suppressed_and_refused_are_shown_and_exit_0(trial: Trial, trained: str) -> None:
     image = an_image(trial, "A")
     suppressed = trial.site_command("A", "query", image, "--label", "nobody has this")
     assert "suppressed: B" in suppressed.stdout
@@ -183,15 +181,13 @@ def test_suppressed_and_refused_are_said_in_the_table_and_end_well(trial: Trial,
     "flags",
     [("--split", "bogus"), ("--since", "May"), ("--attribute", "grade"), ("--epsilon", "0"), ("--sites", "../B")],
 )
-def test_a_query_that_cannot_be_meant_is_answered_with_three_lines(
-    flags: tuple[str, ...], trial: Trial, trained: str
-) -> None:
+def test_invalid_query_is_refused_in_three_lines(flags: tuple[str, ...], trial: Trial, trained: str) -> None:
     asked = trial.site_command("A", "query", an_image(trial, "A"), *flags)
     assert asked.returncode == 2
     assert len(asked.stderr.splitlines()) == 3
 
 
-def test_a_noised_query_says_so_and_keeps_own_cases_apart(trial: Trial, trained: str, tmp_path: Path) -> None:
+def test_query_with_noise_keeps_own_cases_apart(trial: Trial, trained: str, tmp_path: Path) -> None:
     path = tmp_path / "noised.png"
     noised = trial.site_command("A", "query", an_image(trial, "A"), "--epsilon", "6", "--picture", path)
     assert noised.returncode == 0, noised.stderr
@@ -199,23 +195,23 @@ def test_a_noised_query_says_so_and_keeps_own_cases_apart(trial: Trial, trained:
     assert path.exists()
 
 
-def test_a_consult_is_asked_listed_and_answered_by_commands(trial: Trial, trained: str) -> None:
+def test_consult_is_sent_listed_and_answered_by_commands(trial: Trial, trained: str) -> None:
     found = trial.query("A", an_image(trial, "A"), k=100)
     hit = next(hit for hit in found["hits"] if hit["site"] == "B")
-    sent = trial.site_command("A", "consult", hit["token"][:12], "--note", "How did it go on?", "--json")
+    sent = trial.site_command("A", "consult", "send", hit["token"][:12], "--note", "How did it go on?", "--json")
     assert sent.returncode == 0, sent.stderr
-    received = json.loads(trial.site_command("B", "consults", "--json").stdout)["consults"]
-    assert [(one["site"], one["note"], one["word"]) for one in received] == [("A", "How did it go on?", "open")]
+    received = json.loads(trial.site_command("B", "consult", "list", "--json").stdout)["consults"]
+    assert [(one["site"], one["note"], one["decision"]) for one in received] == [("A", "How did it go on?", "open")]
     assert received[0]["image"] in {case.image for case in read(trial.sites["B"]).cases}
-    answered = trial.site_command("B", "consult-answer", received[0]["id"], "yes", "--text", "Call me")
+    answered = trial.site_command("B", "consult", "answer", received[0]["id"], "yes", "--text", "Call me")
     assert answered.returncode == 0, answered.stderr
-    (listed,) = json.loads(trial.site_command("A", "consults", "--json").stdout)["consults"]
-    assert (listed["word"], listed["text"]) == ("yes", "Call me")
+    (listed,) = json.loads(trial.site_command("A", "consult", "list", "--json").stdout)["consults"]
+    assert (listed["decision"], listed["text"]) == ("yes", "Call me")
     assert "image" not in listed
-    assert "Call me" in trial.site_command("A", "consults").stdout
+    assert "Call me" in trial.site_command("A", "consult", "list").stdout
 
 
-def test_python_is_told_what_the_command_is_told(trial: Trial, trained: str) -> None:
+def test_python_api_returns_what_the_command_prints(trial: Trial, trained: str) -> None:
     site, image = Site(home=trial.home("A")), an_image(trial, "A")
     assert site.name == "A"
     told, found = site.query(image), trial.query("A", image)
@@ -228,7 +224,7 @@ def test_python_is_told_what_the_command_is_told(trial: Trial, trained: str) -> 
         Site("B", home=trial.home("A"))
 
 
-def test_every_outcome_and_filter_comes_to_python_by_its_name(trial: Trial, trained: str) -> None:
+def test_python_api_names_every_outcome_and_filter(trial: Trial, trained: str) -> None:
     site, image = Site(home=trial.home("A")), an_image(trial, "A")
     assert site.query(image, filters=Filters(labels=("nobody has this",))).outcomes["B"] is Outcome.SUPPRESSED
     refused = site.query(image, filters=Filters(attributes=(("background", "dark"),)), sites=["B"])
@@ -253,7 +249,7 @@ def test_the_examples_of_the_python_api_run(trial: Trial, trained: str, tmp_path
     manifest = read(trial.sites["A"])
     for case, name in zip(manifest.test, ("scan.png", "scan-2.png"), strict=False):
         shutil.copy(manifest.path_of(case.image), tmp_path / name)
-    (tmp_path / "ynet").symlink_to(trial.folder)  # the folder in which joined sites are looked for
+    (tmp_path / "ynet").symlink_to(trial.folder)  # the folder where joined sites are searched
     examples = re.findall(
         r"```python\n(.*?)```", (ROOT / "docs" / "reference" / "python-api.md").read_text("utf-8"), re.DOTALL
     )
@@ -276,7 +272,7 @@ def recorded(trial: Trial, since: int = 0) -> bytes:
 
 
 def messages(record: bytes) -> list[tuple[str, str, bytes]]:
-    """Method, direction and bytes of each message in a record."""
+    """Yield method, direction and bytes of each message of a record."""
     found, place = [], 0
     while place < len(record):
         end = record.index(b"\n", place + 1)
@@ -286,9 +282,9 @@ def messages(record: bytes) -> list[tuple[str, str, bytes]]:
     return found
 
 
-def test_of_a_query_the_hub_sees_neither_code_nor_model_nor_label_nor_token(trial: Trial, trained: str) -> None:
+def test_hub_sees_no_code_model_label_or_token_of_a_query(trial: Trial, trained: str) -> None:
     image = an_image(trial, "A")
-    trial.query("A", image)  # the sites know each other's sealing keys from here on
+    trial.query("A", image)  # from here on the sites know each other's sealing keys
     before = len(recorded(trial))
     found = trial.query("A", image)
     assert found["answered"]
@@ -312,7 +308,7 @@ def test_of_a_query_the_hub_sees_neither_code_nor_model_nor_label_nor_token(tria
     assert not any(file[place : place + 16] in everything for place in range(0, len(file) - 16, 16))
 
 
-def test_in_all_that_the_hub_ever_saw_is_no_patient_and_no_path(trial: Trial, trained: str) -> None:
+def test_hub_never_saw_a_patient_or_a_path(trial: Trial, trained: str) -> None:
     everything = recorded(trial)
     assert len(everything) > 100_000
     for canary in (b"CANARY", b"images/", b"masks/", str(trial.folder).encode()):
@@ -323,8 +319,8 @@ def test_in_all_that_the_hub_ever_saw_is_no_patient_and_no_path(trial: Trial, tr
         assert "CANARY" not in log.read_text("utf-8")
 
 
-def test_what_the_sites_list_as_having_left_them_is_what_the_hub_received(trial: Trial, trained: str) -> None:
-    """By class, of sites that are running; but for enrolment, which is no call to the hub."""
+def test_egress_list_equals_what_the_hub_received(trial: Trial, trained: str) -> None:
+    """Compare by class, for running sites, except enrolment, which is no call to the hub."""
 
     def listed() -> list[dict[str, int]]:
         shown = [json.loads(trial.site_command(site, "egress", "--json").stdout) for site in trial.sites]
@@ -344,7 +340,7 @@ def test_what_the_sites_list_as_having_left_them_is_what_the_hub_received(trial:
     assert "in all" in text
 
 
-def test_a_site_that_is_away_is_named_missing_and_answers_again_when_it_is_back(trial: Trial, trained: str) -> None:
+def test_absent_site_is_missing_and_answers_after_return(trial: Trial, trained: str) -> None:
     trial.stop("C")
     found = trial.query("A", an_image(trial, "A"))
     assert found["missing"] == ["C"]
@@ -354,7 +350,7 @@ def test_a_site_that_is_away_is_named_missing_and_answers_again_when_it_is_back(
     assert set(trial.query("A", an_image(trial, "A"))["answered"]) == {"B", "C"}
 
 
-def test_an_image_that_is_none_is_refused_by_the_query(trial: Trial, trained: str, tmp_path: Path) -> None:
+def test_query_refuses_a_file_that_is_no_image(trial: Trial, trained: str, tmp_path: Path) -> None:
     no_image = tmp_path / "report.png"
     no_image.write_text("not an image")
     asked = trial.site_command("A", "query", no_image)
@@ -363,9 +359,7 @@ def test_an_image_that_is_none_is_refused_by_the_query(trial: Trial, trained: st
     assert "Traceback" not in asked.stderr
 
 
-def test_the_server_forgets_nothing_when_it_is_killed_and_sites_come_back_by_themselves(
-    trial: Trial, trained: str
-) -> None:
+def test_killed_server_keeps_state_and_sites_reconnect(trial: Trial, trained: str) -> None:
     trial.kill("server")
     trial.start_server()
     trial.wait_connected(*trial.sites)
@@ -374,7 +368,7 @@ def test_the_server_forgets_nothing_when_it_is_killed_and_sites_come_back_by_the
 
 
 @pytest.mark.parametrize("end", [Trial.kill, Trial.stop])
-def test_a_run_goes_on_when_the_server_ended_in_the_middle(
+def test_run_resumes_after_server_stopped_in_the_middle(
     end: Callable[[Trial, str], None], trial: Trial, trained: str
 ) -> None:
     plan = small_plan(trial.folder / "long.yaml", rounds=12)
@@ -391,7 +385,7 @@ def test_a_run_goes_on_when_the_server_ended_in_the_middle(
     assert len(rounds) <= 13
 
 
-def test_a_site_that_is_killed_in_the_middle_and_started_again_misses_no_round(trial: Trial, trained: str) -> None:
+def test_site_killed_in_a_round_misses_no_round(trial: Trial, trained: str) -> None:
     plan = small_plan(trial.folder / "killed.yaml", rounds=6, seed=3, update_encoding="int8")
     assert trial.server_command("train", "--plan", plan, "--detach").returncode == 0
     number = trial.server_call("GET", "/runs")["runs"][0]["id"]
@@ -421,7 +415,7 @@ def test_the_paper_recipe_trains(trial: Trial, trained: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_model_published_while_a_site_is_away_waits_there_for_a_yes(trial: Trial, trained: str) -> None:
+def test_model_published_during_absence_waits_for_the_admin(trial: Trial, trained: str) -> None:
     plan = small_plan(trial.folder / "two.yaml", rounds=1, seed=2)
     plan.write_text(plan.read_text("utf-8").replace("min_sites: 3", "min_sites: 2").replace("quorum: 3", "quorum: 2"))
     trial.stop("C")
@@ -433,25 +427,27 @@ def test_a_model_published_while_a_site_is_away_waits_there_for_a_yes(trial: Tri
     while trial.site_call("C", "GET", "/status")["waiting"] != [model]:
         assert time.monotonic() < until
         time.sleep(0.1)
-    assert trial.site_command("C", "accept", model).returncode == 0
+    assert trial.site_command("C", "plan", "accept", model).returncode == 0
     trial.wait_indexed(model)
     assert set(trial.query("C", an_image(trial, "C"))["answered"]) == {"A", "B"}
 
 
-def test_at_the_end_no_secret_and_no_patient_is_anywhere_but_in_its_own_place(trial: Trial, trained: str) -> None:
+def test_secrets_and_patients_are_only_where_they_belong(trial: Trial, trained: str) -> None:
     printed = {
         path: json.dumps(trial.server_call("GET", path)).encode()
         for path in ("/status", "/sites", "/runs", "/runs/1/events", "/models")
     }
     for site in trial.sites:
         printed[f"status of {site}"] = json.dumps(trial.site_call(site, "GET", "/status")).encode()
-    commands = [trial.site_command("A", name, "--json") for name in ("egress", "ledger", "doctor", "plans")]
+    commands = [
+        trial.site_command("A", *name, "--json") for name in (["egress"], ["ledger"], ["doctor"], ["plan", "list"])
+    ]
     commands += [trial.site_command("A", "audit", "show", "--json"), trial.server_command("audit", "show", "--json")]
     for number, done in enumerate(commands):
         assert done.returncode == 0, done.stderr
         printed[f"command {number}"] = done.stdout.encode() + done.stderr.encode()
     assert not strays(trial, printed)
-    # And what is looked for would be found: each where it belongs, and all of it in one place where it does not.
+    # The search itself works: it finds each value where it belongs, and all of them in one place where they do not.
     assert len(strays(trial, {"leak": b"".join(one.values[-1] for one in kept(trial))})) == len(list(kept(trial)))
     files = everything(trial)
     assert {"server/audit.jsonl", "server/registry.sqlite", "server/server.log", "sites/A/client.log"} <= set(files)
@@ -459,6 +455,6 @@ def test_at_the_end_no_secret_and_no_patient_is_anywhere_but_in_its_own_place(tr
         places = [data for path, data in files.items() if path.startswith(one.places or ("\0",))]
         assert not places or any(value in data for value in one.values for data in places), one.name
     assert set(trial.invitations) == set(trial.sites)
-    # A note of one site's people to another's is theirs alone.
+    # Only the two sites have a note between their people.
     assert not [path for path, data in files.items() if path.startswith("server/") and b"How did it go on?" in data]
     assert b"How did it go on?" not in files["record"]

@@ -28,14 +28,14 @@ BENCH = {"enabled": True, "host": "::1", "port": 0, "outer_name": PAGE, "trusted
 
 @pytest.fixture(scope="module")
 def between(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    """The hospitals' proxy, which alone knows where the hub is, and asks for a password."""
+    """Start the hospitals' proxy, which alone can resolve the hub and requires a password."""
     with proxying(tmp_path_factory.mktemp("proxy"), "--auth", "site:s:cret", "--knows", f"{HUB}=::1") as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def trial(tmp_path_factory: pytest.TempPathFactory, data: Path, between: Proxy) -> Iterator[Trial]:
-    """Two sites that have trained a model, joined through the proxy."""
+    """Join two sites through the proxy and train a model."""
     folder = tmp_path_factory.mktemp("network")
     sites = {site: manifest for site, manifest in find_sites(data).items() if site in "AB"}
     config = folder / "listens.yaml"
@@ -83,7 +83,7 @@ def test_sites_join_train_and_ask_through_a_connect_proxy(trial: Trial, between:
     assert "cret" not in (trial.home("A") / "client.log").read_text()
 
 
-def test_doctor_goes_the_way_that_join_goes(trial: Trial, between: Proxy) -> None:
+def test_doctor_uses_the_proxy_of_join(trial: Trial, between: Proxy) -> None:
     done = trial.site_command("A", "doctor", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     steps = {step["step"]: step["found"] for step in json.loads(done.stdout)["steps"]}
@@ -113,7 +113,7 @@ def test_page_behind_a_reverse_proxy_signs_in_and_asks(trial: Trial, tmp_path: P
     assert f"behind a reverse proxy: https://{PAGE}/" in trial.log("A")
 
 
-def test_proxy_that_was_killed_is_named_and_the_sites_come_back_with_it(trial: Trial, between: Proxy) -> None:
+def test_dead_proxy_is_named_and_sites_reconnect(trial: Trial, between: Proxy) -> None:
     between.kill()
     wait_for(trial, "A", f"through the proxy 127.0.0.1:{between.port} (https_proxy): unavailable; trying again")
     done = trial.site_command("A", "doctor")
@@ -124,7 +124,7 @@ def test_proxy_that_was_killed_is_named_and_the_sites_come_back_with_it(trial: T
     trial.wait_connected("A", "B")
 
 
-def test_copy_of_a_folder_is_refused_and_a_killed_client_comes_back_at_once(trial: Trial) -> None:
+def test_copied_folder_is_refused_and_killed_client_reconnects(trial: Trial) -> None:
     copy = trial.folder / "sites" / "copy"
     shutil.copytree(trial.home("A"), copy, ignore=lambda *_: ["control.sock", "lock"])
     log = trial.folder / "copy.out"

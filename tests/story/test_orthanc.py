@@ -1,4 +1,4 @@
-"""A hospital's PACS: images pushed in by DICOM, imported, trained on, asked about; a mask given back and read there."""
+"""A hospital's PACS: images pushed by DICOM, imported, trained on, queried; a mask returned and read there."""
 
 import csv
 import datetime as dt
@@ -35,7 +35,7 @@ IMAGES = 50
 
 
 class Story(NamedTuple):
-    """A PACS, what was pushed into it, and the consortium of one site that was made of it."""
+    """A PACS, the pushed objects, and the consortium of one site made of it."""
 
     orthanc: Orthanc
     pacs: Pacs
@@ -44,7 +44,7 @@ class Story(NamedTuple):
     printed: list[str]
 
     def run(self, *arguments: object) -> str:
-        """A command of the site that succeeds; what it printed, which is looked through at the end."""
+        """Run a command of the site that must succeed; return its output, which is searched at the end."""
         done = self.trial.site_command("A", *arguments)
         self.printed.append(done.stdout + done.stderr)
         assert done.returncode == 0, done.stderr
@@ -69,7 +69,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         yield Story(orthanc, pacs, folder, trial, [])
 
 
-def test_the_images_are_imported_trained_on_and_asked_about_and_a_mask_goes_back(story: Story) -> None:
+def test_pacs_images_are_imported_trained_queried_and_a_mask_returned(story: Story) -> None:
     assert story.orthanc.call("/statistics")["CountInstances"] == IMAGES + len(story.pacs.segmentations)
 
     done = story.import_()
@@ -120,7 +120,7 @@ def assert_the_masks_are_those_of_the_segs(story: Story, manifest: Path) -> None
 
 
 def assert_a_frame_is_asked_about_by_its_number(story: Story) -> None:
-    """The same as that frame alone; without a number the file is refused, and the message says how to name one."""
+    """The answer is that of the frame alone; without a number the file is refused with how to name one."""
     one = dcmread(story.pacs.images[1])
     many = story.folder / "many.dcm"
     pixels = np.stack([np.zeros_like(one.pixel_array), one.pixel_array])
@@ -132,7 +132,7 @@ def assert_a_frame_is_asked_about_by_its_number(story: Story) -> None:
 
 
 def assert_dcmtk_reads_it(story: Story, seg: Path, instance: str, pixels: int) -> None:
-    """What DCMTK fetches by C-GET refers to the image, and has the mask's pixels."""
+    """Check that the object fetched by C-GET refers to the image and has the mask's pixels."""
     (uid,) = dump(seg, "0008,0018")
     fetched = story.orthanc.get(story.folder / "fetched", "QueryRetrieveLevel=IMAGE", f"SOPInstanceUID={uid}")
     (back,) = fetched
@@ -147,7 +147,7 @@ def assert_dcmtk_reads_it(story: Story, seg: Path, instance: str, pixels: int) -
 
 
 def dump(path: Path, tag: str) -> list[str]:
-    """The values of a tag wherever it stands, as DCMTK prints them."""
+    """Return the values of a tag at every level, as DCMTK prints them."""
     shown = subprocess.run(
         [needed("dcmdump"), "-q", "+L", "+P", tag, "+p", path], check=True, capture_output=True, text=True
     )
@@ -156,7 +156,7 @@ def dump(path: Path, tag: str) -> list[str]:
     ]
 
 
-def test_no_name_in_any_tag_has_got_into_what_the_site_keeps_prints_or_sends(story: Story) -> None:
+def test_no_name_of_any_tag_is_kept_printed_or_sent(story: Story) -> None:
     words = (CANARY, "Zebedee", "CANARY", CANARY.replace("^", " "))
     assert len(story.printed) >= 4
     for text in [*story.printed, story.trial.log("A"), story.trial.log("server")]:
@@ -170,7 +170,7 @@ def test_no_name_in_any_tag_has_got_into_what_the_site_keeps_prints_or_sends(sto
                 assert not any(word.encode() in data for word in words), path
 
 
-def test_a_pacs_with_tls_and_passwords_lets_in_who_has_them_and_says_what_is_missing(tmp_path: Path) -> None:
+def test_pacs_with_tls_and_passwords_reports_what_is_missing(tmp_path: Path) -> None:
     pacs = make(tmp_path / "pushed", 4)
     pem, file = certificate(tmp_path / "pacs.pem"), tmp_path / "credentials"
     file.write_text("ynet:s3cret-word\n")
@@ -195,7 +195,7 @@ def run(arguments: list[str]) -> Result:
 
 
 def certificate(path: Path) -> Path:
-    """A certificate for 127.0.0.1 that vouches for itself, with its key."""
+    """Write a self-signed certificate for 127.0.0.1, with its key."""
     key, now = ec.generate_private_key(ec.SECP256R1()), dt.datetime.now(dt.UTC)
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "pacs")])
     builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())

@@ -1,4 +1,4 @@
-"""The authority is rotated under a working consortium, with whole processes: who was there in time goes on."""
+"""Rotation of the authority under a running consortium, with real processes."""
 
 import datetime as dt
 import json
@@ -62,7 +62,7 @@ def invited(trial: Trial, site: str) -> str:
 
 
 def enrol(trial: Trial, site: str, invitation: str) -> None:
-    """As `join` does it first."""
+    """Enrol as `join` does first."""
     trial.home(site).mkdir(parents=True, exist_ok=True)
     membership.enrol(trial.home(site), site, invitation)
 
@@ -74,23 +74,21 @@ def kept(trial: Trial, site: str) -> Membership:
 
 
 def assert_well(trial: Trial, site: str) -> None:
-    """The site's doctor finds nothing."""
+    """Check that the site's doctor finds no fault."""
     assert doctor.failure(doctor.examine(trial.home(site), dt.datetime.now(dt.UTC))) is None
 
 
-def test_a_consortium_lives_through_its_authoritys_rotation_and_who_was_away_is_told_what_to_do(
-    tmp_path: Path, data: Path
-) -> None:
+def test_rotation_of_authority_under_a_running_consortium(tmp_path: Path, data: Path) -> None:
     found = find_sites(data)
     with Trial(tmp_path / "trial", found) as trial:
         trial.start_server()
         trial.join("A")
-        trial.join("C", script=STAYS)  # it pins what comes, and stays under the old authority
+        trial.join("C", script=STAYS)  # it pins the successor, and stays under the old authority
         trial.wait_connected("A", "C")
-        for site in "BD":  # these have enrolled, and are away
+        for site in "BD":  # these are enrolled and away
             enrol(trial, site, invited(trial, site))
         waiting, old = invited(trial, "E"), kept(trial, "A")
-        # 1. Two authorities. A moves over by itself, C stays; B comes back in time, to a server that was killed.
+        # 1. Two authorities. A moves automatically, C stays; B comes back in time, to a server that was killed.
         first = authority(trial, "show")
         assert (first["successor"], first["past"]) == (None, [])
         begun = authority(trial, "rotate")
@@ -101,13 +99,13 @@ def test_a_consortium_lives_through_its_authoritys_rotation_and_who_was_away_is_
         trial.join("B", "--data", found["B"], "--config", trial.config("B"))
         trial.wait_connected("A", "B", "C")
         until(lambda: stages(trial) == {"A": "moved", "B": "moved", "C": "pinned", "D": "away"})
-        # 2. Both generations train, sum secretly, and ask each other. An invitation from before is good.
+        # 2. Both generations train, use secure sums, and ask each other. An earlier invitation is valid.
         trains(trial, tmp_path, 1, aggregation="secure")
         all_ask(trial, "A", "B", "C")
         enrol(trial, "E", waiting)
         for site in "CE":
             assert_well(trial, site)
-        # 3. The end: first refused, for who is not ready.
+        # 3. Retirement is refused at first because of sites that are not ready.
         refused = trial.server_command("authority", "retire")
         assert refused.returncode == 2
         assert "C (pinned), D (away), E (away)" in refused.stderr
@@ -119,7 +117,7 @@ def test_a_consortium_lives_through_its_authoritys_rotation_and_who_was_away_is_
         assert (ended["shut_out"], ended["authority"], ended["successor"]) == (["D", "E"], begun["successor"], None)
         assert [one["authority"] for one in ended["past"]] == [first["authority"]]
         until(lambda: "in force no more" in trial.log("C"))
-        # 4. All goes on, under the new one alone, and after the server was started anew.
+        # 4. All continue under the new authority alone, also after a restart of the server.
         trial.kill("server")
         trial.start_server()
         trial.wait_connected("A", "B", "C")
@@ -129,19 +127,19 @@ def test_a_consortium_lives_through_its_authoritys_rotation_and_who_was_away_is_
             assert_well(trial, site)
         good(trial.site_command("A", "audit", "verify"))
         assert json.loads(good(trial.server_command("audit", "verify", "--json")))["signed"] >= 4
-        # 5. Who has a certificate of the old one is not let in, even by the way that trusts the new.
+        # 5. A certificate of the old authority is refused, even over a channel that trusts the new one.
         for trusts in (old, old._replace(authority=kept(trial, "A").authority)):
             with pytest.raises(grpc.RpcError) as caught:
                 doctor._probe(trusts, ways(ProxySettings(), {})(trusts.hub))
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
-        # 6. Who was away is told what to do, and it helps.
+        # 6. A site that was away is told what to do, and it works.
         told = trial.site_command("D", "doctor")
         assert told.returncode == 2
         assert "it was replaced while this site was away" in told.stderr
         assert "ynet-server invite D --replace" in told.stderr
         enrol(trial, "D", json.loads(good(trial.server_command("invite", "D", "--replace", "--json")))["invitation"])
         assert_well(trial, "D")
-        # 7. A thief has the key: all are shut out at once.
+        # 7. A thief has the key: all sites are disconnected at once.
         gone = authority(trial, "rotate", "--now")
         assert gone["shut_out"] == ["A", "B", "C", "D"]
         for site in "ABC":

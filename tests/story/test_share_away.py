@@ -1,4 +1,4 @@
-"""A hospital whose data lie on a share that is away for a while when a run begins."""
+"""A hospital whose data are on a network share that is away when a run begins."""
 
 import json
 import threading
@@ -13,7 +13,7 @@ from ynet_lab.trial import Trial
 AWAY_S = 12.0
 
 
-def test_a_run_has_the_update_of_a_site_whose_share_was_away_for_12_s(tmp_path: Path) -> None:
+def test_share_away_for_12_s_does_not_lose_the_update(tmp_path: Path) -> None:
     make_federation(tmp_path / "data", {"A": 12, "B": 12}, seed=1, size=32)
     plan = small_plan(tmp_path / "plan.yaml", rounds=1, cohort={"min_sites": 2, "quorum": 2, "round_deadline_s": 100})
     with Trial(tmp_path / "trial", find_sites(tmp_path / "data")) as trial:

@@ -1,4 +1,4 @@
-"""An experiment: Flower's simulation engine with the apps of the deployment, the references, and the report."""
+"""An experiment: Flower's simulation engine with the deployed apps, the references, and the report."""
 
 import contextlib
 import json
@@ -30,7 +30,7 @@ def simulate(folder: Path, *more: object) -> dict:
     return dict(json.loads(done.stdout))
 
 
-def test_an_experiment_reports_every_model_of_every_seed_and_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
+def test_experiment_reports_every_model_and_resumes(tmp_path: Path) -> None:
     make_federation(tmp_path / "data", SITES, seed=1, size=32)
     small_plan(tmp_path / "plan.yaml", rounds=2, evaluate_every=1)
     with umask():
@@ -49,7 +49,7 @@ def test_an_experiment_reports_every_model_of_every_seed_and_goes_on_where_it_wa
     assert page.count("data:image/png;base64,") >= 9
     assert json.loads((tmp_path / "report/report.json").read_text("utf-8")) == made
 
-    # Cut off: one model lost its scores, another stands after its first round.
+    # Simulate an interruption: one model lost its scores, another stopped after its first round.
     pooled = tmp_path / "report/seed-2/pooled"
     expected, _ = weights.load(pooled / MODEL)
     (pooled / "scores.json").unlink()
@@ -62,7 +62,7 @@ def test_an_experiment_reports_every_model_of_every_seed_and_goes_on_where_it_wa
     assert [event["round"] for event in RunFolder(pooled).events() if event["kind"] == "round"] == [1, 2]
 
 
-def test_choices_are_made_without_the_test_split(tmp_path: Path) -> None:
+def test_validation_never_uses_the_test_split(tmp_path: Path) -> None:
     make_federation(tmp_path / "data", SITES, seed=1, size=32)
     small_plan(tmp_path / "plan.yaml", rounds=1)
     for picture in (tmp_path / "data").glob("*/images/*"):
@@ -74,11 +74,13 @@ def test_choices_are_made_without_the_test_split(tmp_path: Path) -> None:
     assert made["split"] == "validation"
     held_back = {name: len(read(path).for_validation().test) for name, path in find_sites(tmp_path / "data").items()}
     assert {site["site"]: site["queries"] for site in made["sites"]} == held_back
-    assert 0 in held_back.values()  # nothing is evened out: a small site may have none, and is reported all the same
+    assert (
+        0 in held_back.values()
+    )  # the split is not balanced: a small site may have none, and is reported nevertheless
     assert any(held_back.values())
 
 
-def test_a_private_plan_is_trained_by_every_model_and_an_experiment_records_nothing(tmp_path: Path) -> None:
+def test_experiment_trains_private_plan_and_writes_no_ledger(tmp_path: Path) -> None:
     make_federation(tmp_path / "data", SITES, seed=1, size=32)
     private = {"mode": "patient", "epsilon": 8.0, "delta": 0.01}
     small_plan(tmp_path / "plan.yaml", rounds=2, batch_size=4, privacy=private)
@@ -92,7 +94,7 @@ def test_a_private_plan_is_trained_by_every_model_and_an_experiment_records_noth
     assert not list(tmp_path.rglob("ledger*"))
 
 
-def test_in_an_experiment_too_updates_can_be_summed_in_secret_and_the_model_is_the_same(tmp_path: Path) -> None:
+def test_experiment_with_secure_sum_gives_the_same_model(tmp_path: Path) -> None:
     make_federation(tmp_path / "data", SITES, seed=1, size=32)
     plan, models = small_plan(tmp_path / "plan.yaml", rounds=2), []
     for line in ("", "aggregation: secure\n"):
@@ -117,7 +119,7 @@ def test_in_an_experiment_too_updates_can_be_summed_in_secret_and_the_model_is_t
         np.testing.assert_allclose(secure[name], values, atol=1e-4, err_msg=name)
 
 
-def test_weights_that_the_plan_begins_with_are_what_every_model_begins_with(tmp_path: Path) -> None:
+def test_every_model_starts_from_the_plans_init(tmp_path: Path) -> None:
     make_federation(tmp_path / "data", SITES, seed=1, size=32)
     plan = small_plan(tmp_path / "plan.yaml", rounds=1, learning_rate=1e-9)
     simulate(tmp_path, "--models", "pooled")
@@ -134,7 +136,7 @@ def test_weights_that_the_plan_begins_with_are_what_every_model_begins_with(tmp_
         np.testing.assert_allclose(found["stem.conv.weight"], arrays["stem.conv.weight"], atol=1e-6)
 
 
-def test_what_cannot_be_an_experiment_is_refused_with_what_to_do(tmp_path: Path) -> None:
+def test_invalid_experiment_is_refused_with_what_to_do(tmp_path: Path) -> None:
     plan = small_plan(tmp_path / "plan.yaml")
     (tmp_path / "empty").mkdir()
     (tmp_path / "other").mkdir()
@@ -153,7 +155,7 @@ def test_what_cannot_be_an_experiment_is_refused_with_what_to_do(tmp_path: Path)
     assert (tmp_path / "other/notes.txt").read_text("utf-8") == "mine"
 
 
-def test_a_site_that_refuses_says_why_in_three_lines_of_its_own(tmp_path: Path) -> None:
+def test_refusing_site_reports_why_in_three_lines(tmp_path: Path) -> None:
     plan = small_plan(tmp_path / "plan.yaml", rounds=1, cohort={"min_sites": 3, "quorum": 3, "round_deadline_s": 120})
     make_federation(tmp_path / "data", {"A": 8, "B": 8, "C": 8}, seed=1, size=32)
     manifest = tmp_path / "data" / "B" / "manifest.csv"
@@ -166,8 +168,8 @@ def test_a_site_that_refuses_says_why_in_three_lines_of_its_own(tmp_path: Path) 
         assert said not in done.stderr.replace(str(tmp_path), "")
 
 
-def test_every_hospital_finds_more_at_the_others_with_the_federated_model_than_with_its_own(tmp_path: Path) -> None:
-    """The claim of the whole, in small: what a hospital has not seen it learns from the others.
+def test_federated_model_beats_each_hospitals_own_on_cross_site_queries(tmp_path: Path) -> None:
+    """The main claim, in small: a hospital learns from the others what it has not seen.
 
     C trains on some 20 cases, none of one class; A on ten times as many, none of another.
     """
@@ -189,7 +191,7 @@ def test_every_hospital_finds_more_at_the_others_with_the_federated_model_than_w
     assert all(gain["margin"]["mean"] > 0 for gain in gains)
 
 
-def test_an_experiment_that_is_killed_leaves_nobody_training(tmp_path: Path) -> None:
+def test_killed_experiment_leaves_no_process(tmp_path: Path) -> None:
     make_federation(tmp_path / "data", SITES, seed=1, size=32)
     plan = small_plan(tmp_path / "plan.yaml", rounds=10_000, evaluate_every=10_000)
     where = ["--plan", plan, "--data", tmp_path / "data", "--report", tmp_path / "report", "--models", "pooled"]
@@ -219,8 +221,8 @@ except ConnectionError as error:
 """
 
 
-def test_who_has_no_token_runs_nothing_in_an_experiment_and_reads_none_of_its_folders(tmp_path: Path) -> None:
-    """Ray listens on every interface of the machine, and runs what it is sent."""
+def test_caller_without_token_cannot_use_an_experiments_ray(tmp_path: Path) -> None:
+    """Ray listens on every interface of the machine and runs code that it receives."""
     make_federation(tmp_path / "data", SITES, seed=1, size=32)
     small_plan(tmp_path / "plan.yaml", rounds=30, local_epochs=4)
     where = ["--plan", tmp_path / "plan.yaml", "--data", tmp_path / "data", "--report", tmp_path / "report"]

@@ -1,4 +1,4 @@
-"""A consortium as its coordinator watches it: the status page in a real browser, the metrics in a real Prometheus."""
+"""The coordinator's view: the status page in a real browser, the metrics in a real Prometheus."""
 
 import json
 import subprocess
@@ -31,7 +31,7 @@ NEXT = """([heading, before]) => {
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Iterator[tuple[Trial, Prometheus]]:
-    """A connected consortium, server and two sites of which are scraped."""
+    """Start a connected consortium; Prometheus scrapes the server and two sites."""
     folder = tmp_path_factory.mktemp("watched")
     *given, page = free_ports(len(WATCHED) + 1)
     ports = dict(zip(WATCHED, given, strict=True))
@@ -45,7 +45,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Iterator[tu
 
 @pytest.fixture(scope="module")
 def page(watched: tuple[Trial, Prometheus]) -> Iterator[Page]:
-    """The status page before anything was trained, signed in to with an account that the command has made."""
+    """Open the status page before any run, signed in with an account made by the command."""
     trial, _ = watched
     add = [sys.executable, "-m", "ynet_server", "user", "add", NAME, "--role", "admin", "--home", trial.server_home]
     subprocess.run([*map(str, add)], input=f"{PASSWORD}\n", text=True, check=True, env=environment())
@@ -58,7 +58,7 @@ def page(watched: tuple[Trial, Prometheus]) -> Iterator[Page]:
 
 
 class Seen(NamedTuple):
-    """What the page showed of a run, and the model that came of it."""
+    """The texts that the page showed during a run, and the resulting model."""
 
     empty: str
     rounds: list[str]
@@ -67,7 +67,7 @@ class Seen(NamedTuple):
 
 @pytest.fixture(scope="module")
 def seen(watched: tuple[Trial, Prometheus], page: Page) -> Seen:
-    """A run, watched from before its beginning to its end on a page that is never loaded again."""
+    """Watch a run from before its start to its end on a page that is never reloaded."""
     trial, _ = watched
     page.evaluate("window.isTheSame = true")
     empty, rounds = page.inner_text("#run"), [""]
@@ -90,18 +90,18 @@ def trained(seen: Seen) -> str:
     return seen.model
 
 
-def test_before_anything_was_trained_the_page_says_what_to_do(seen: Seen) -> None:
+def test_page_without_a_run_says_what_to_do(seen: Seen) -> None:
     assert "ynet-server train --plan PLAN.yaml" in seen.empty
 
 
-def test_rounds_move_on_the_page_without_loading_it_again(seen: Seen) -> None:
+def test_rounds_update_without_reload(seen: Seen) -> None:
     numbers = [int(text.split()[0]) for text in seen.rounds]
     assert numbers == sorted(set(numbers))
     assert len(numbers) >= 2
     assert numbers[-1] == ROUNDS
 
 
-def test_the_page_shows_what_the_commands_say(watched: tuple[Trial, Prometheus], page: Page, seen: Seen) -> None:
+def test_page_agrees_with_the_commands(watched: tuple[Trial, Prometheus], page: Page, seen: Seen) -> None:
     trial, _ = watched
     sites = page.inner_text("#sites")
     for site in trial.server_call("GET", "/sites")["sites"]:
@@ -116,9 +116,7 @@ def test_the_page_shows_what_the_commands_say(watched: tuple[Trial, Prometheus],
     assert "CANARY" not in page.content()
 
 
-def test_a_site_that_goes_is_shown_as_away_and_one_that_comes_back_as_connected(
-    watched: tuple[Trial, Prometheus], page: Page, seen: Seen
-) -> None:
+def test_page_shows_site_as_away_and_connected_again(watched: tuple[Trial, Prometheus], page: Page, seen: Seen) -> None:
     trial, _ = watched
     trial.stop("C")
     page.wait_for_selector("#sites tr:has-text('C') .chip:has-text('away')", timeout=WITHIN_MS)
@@ -132,7 +130,7 @@ def test_axe_finds_nothing_serious_on_the_page(page: Page, seen: Seen) -> None:
         assert serious(page) == []
 
 
-def test_the_page_is_light_and_quick(page: Page, seen: Seen) -> None:
+def test_page_is_small_and_fast(page: Page, seen: Seen) -> None:
     sizes, paints = [], []
     for _ in range(3):
         page.reload()
@@ -149,7 +147,7 @@ def test_the_page_is_light_and_quick(page: Page, seen: Seen) -> None:
     assert min(paints) < 1_000
 
 
-def test_the_page_can_be_read_and_left_by_the_keyboard_alone(page: Page, seen: Seen) -> None:
+def test_page_works_by_keyboard(page: Page, seen: Seen) -> None:
     reached = set()
     page.keyboard.press("Tab")
     for _ in range(20):
@@ -159,7 +157,7 @@ def test_the_page_can_be_read_and_left_by_the_keyboard_alone(page: Page, seen: S
 
 
 def test_prometheus_scrapes_server_and_sites(watched: tuple[Trial, Prometheus], trained: str) -> None:
-    """Everything below is asked of Prometheus' HTTP API, and holds against what the commands say."""
+    """Query Prometheus' HTTP API and compare with the commands."""
     trial, asked = watched
     asked.until("sum(up)", lambda value: value == 3)
     asked.until('ynet_server_rounds_total{outcome="whole"}', lambda value: value == ROUNDS)
@@ -181,7 +179,7 @@ def test_prometheus_scrapes_server_and_sites(watched: tuple[Trial, Prometheus], 
     asked.until(days, lambda value: 89 < value <= 90)
 
 
-def test_prometheus_counts_the_queries_and_what_became_of_them(watched: tuple[Trial, Prometheus], trained: str) -> None:
+def test_prometheus_counts_queries_and_outcomes(watched: tuple[Trial, Prometheus], trained: str) -> None:
     trial, asked = watched
     manifest = read(trial.sites["A"])
     for case in manifest.test[:2]:
@@ -195,7 +193,7 @@ def test_prometheus_counts_the_queries_and_what_became_of_them(watched: tuple[Tr
     asked.until("ynet_server_queries_total", lambda value: value >= 2)
 
 
-def test_no_label_tells_of_a_patient_or_a_file(watched: tuple[Trial, Prometheus], trained: str) -> None:
+def test_no_label_names_a_patient_or_a_file(watched: tuple[Trial, Prometheus], trained: str) -> None:
     _, asked = watched
     shown = asked.ask("/label/__name__/values")
     assert "ynet_client_gallery_codes" in shown

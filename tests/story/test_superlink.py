@@ -1,4 +1,4 @@
-"""The same two apps on Flower's own infrastructure, with TLS and node authentication. Slow: it is Flower's pace."""
+"""The same two apps on Flower's own infrastructure, with TLS and node authentication. Flower makes it slow."""
 
 import datetime as dt
 import ipaddress
@@ -29,7 +29,7 @@ READY_WITHIN_S = 60.0
 
 
 def write_certificate(folder: Path) -> None:
-    """A certificate for 127.0.0.1 that vouches for itself: key.pem, certificate.pem."""
+    """Write a self-signed certificate for 127.0.0.1: key.pem, certificate.pem."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = dt.datetime.now(dt.UTC)
@@ -62,7 +62,7 @@ def free_port() -> int:
 
 @contextmanager
 def running(log: Path, environment: dict[str, str], *command: object) -> Iterator[None]:
-    """A process in a session of its own, ended with all its children."""
+    """Run a process in its own session, and end it with all its children."""
     with log.open("wb") as file:
         process = subprocess.Popen(
             [str(BIN / str(command[0])), *map(str, command[1:])],
@@ -95,7 +95,7 @@ def wait_until_listening(port: int) -> None:
 
 
 @pytest.mark.timeout(280)
-def test_one_round_with_two_sites_over_superlink_leaves_the_same_run_folder(tmp_path: Path) -> None:
+def test_superlink_round_leaves_the_same_run_folder(tmp_path: Path) -> None:
     make_federation(tmp_path / "data", {"A": 12, "B": 12}, seed=1, size=32)
     plan = small_plan(tmp_path / "plan.yaml", rounds=1)
     plan.write_text(plan.read_text("utf-8").replace("min_sites: 3", "min_sites: 2").replace("quorum: 3", "quorum: 2"))
@@ -135,7 +135,7 @@ def test_one_round_with_two_sites_over_superlink_leaves_the_same_run_folder(tmp_
         def node(site: str) -> tuple[object, ...]:
             manifest = tmp_path / "data" / site / "manifest.csv"
             home = tmp_path / "homes" / site
-            accepted = command("ynet_client", "accept", plans.read(plan).id, "--home", home)
+            accepted = command("ynet_client", "plan", "accept", plans.read(plan).id, "--home", home)
             assert accepted.returncode == 0, accepted.stderr
             own = ("--port", free_port(), "--node-config", f'manifest="{manifest}" home="{home}" device="cpu"')
             server = ("--superlink", f"127.0.0.1:{port}", "--root-certificates", root)

@@ -1,4 +1,4 @@
-"""A consortium in the midst of an update: its sites and its server are one protocol version apart, either way."""
+"""A consortium during an update: sites and server differ by one protocol version, in both directions."""
 
 import time
 from pathlib import Path
@@ -15,13 +15,11 @@ def versions(trial: Trial) -> dict[str, int | None]:
     return {site["site"]: site["protocol"] for site in trial.server_call("GET", "/sites")["sites"]}
 
 
-def test_sites_and_server_one_version_apart_train_and_answer_whichever_is_updated_first(
-    tmp_path: Path, data: Path
-) -> None:
+def test_neighbouring_versions_train_and_answer(tmp_path: Path, data: Path) -> None:
     now, later = protocol.VERSION, protocol.VERSION + 1
     plan = small_plan(tmp_path / "plan.yaml", rounds=1)
     with Trial(tmp_path / "trial", find_sites(data)) as trial:
-        # 1. A server of the next version; one site is as new, the others are of this one.
+        # 1. A server of the next version; one site is as new, the others are of this version.
         trial.start_server([NEXT, "ynet_server", "start", "--home", trial.server_home, "--config", _config(trial)])
         trial.join("A", script=[NEXT, "ynet_client"])
         trial.join("B")
@@ -34,7 +32,7 @@ def test_sites_and_server_one_version_apart_train_and_answer_whichever_is_update
         _ask(trial)
         assert f"protocol {later}" in " ".join(trial.server_command("sites").stdout.split())
         assert trial.site_command("B", "doctor").returncode == 0
-        # 2. The server goes back to this version; the sites come back to it as they are.
+        # 2. The server returns to this version; the sites reconnect unchanged.
         trial.stop("server")
         trial.start_server()
         trial.wait_connected("A", "B", "C")
@@ -52,7 +50,7 @@ def _config(trial: Trial) -> Path:
 
 
 def _ask(trial: Trial) -> None:
-    """Every site asks the two others; a site just back may have to be asked again for its card."""
+    """Let every site ask the two others; a site that has just returned may need a second query for its card."""
     for site in trial.sites:
         manifest, until = read(trial.sites[site]), time.monotonic() + 30
         while set(trial.query(site, manifest.path_of(manifest.test[0].image))["answered"]) != set("ABC") - {site}:

@@ -1,4 +1,4 @@
-"""Radiologists at their workbenches, in Chromium: an image dropped, cases found at three sites, a consult answered."""
+"""Radiologists at the workbench in Chromium: they drop an image, find cases at three sites, and answer a consult."""
 
 import base64
 import contextlib
@@ -45,7 +45,7 @@ LESION_PIXELS = """() => {
 
 @pytest.fixture(scope="module")
 def trial(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Iterator[Trial]:
-    """Three sites with a trained model, each with a workbench, a radiologist and an admin."""
+    """Start three sites with a trained model, each with a workbench, a radiologist and an admin."""
     folder = tmp_path_factory.mktemp("benches")
     with Trial(folder, find_sites(data), workbench={"enabled": True, "port": 0}) as running:
         running.start_server()
@@ -78,7 +78,7 @@ def opened(browser: Browser) -> Iterator[BrowserContext]:
 
 @pytest.fixture
 def page(opened: BrowserContext, trial: Trial) -> Page:
-    """Site A's workbench, signed in as a radiologist."""
+    """Open site A's workbench, signed in as a radiologist."""
     made = opened.new_page()
     sign_in(made, address(trial, "A"), "weber")
     expect(made.locator("#link")).to_have_text("connected")
@@ -101,7 +101,7 @@ def ask(page: Page, path: Path, name: str = "") -> None:
 
 
 class Caller:
-    """The calls of a page, without it: what a hostile account could send."""
+    """The calls of the page without the page: what a hostile account could send."""
 
     def __init__(self, trial: Trial, site: str, name: str) -> None:
         origin = address(trial, site).rstrip("/")
@@ -117,14 +117,14 @@ class Caller:
         self.client.close()
 
 
-def test_the_command_says_where_the_workbench_is(trial: Trial) -> None:
+def test_command_prints_the_workbench_address(trial: Trial) -> None:
     said = trial.site_command("A", "workbench", "--json")
     assert said.returncode == 0, said.stderr
     assert json.loads(said.stdout)["address"] == address(trial, "A")
     assert address(trial, "A") in trial.site_command("A", "workbench").stdout
 
 
-def test_a_dropped_image_is_answered_with_its_mask_and_cases_of_three_sites(trial: Trial, page: Page) -> None:
+def test_dropped_image_gets_mask_and_cases_of_three_sites(trial: Trial, page: Page) -> None:
     ask(page, image(trial))
     assert {card.split("\n")[0] for card in page.locator(".other-card strong").all_inner_texts()} == {"B", "C"}
     expect(page.locator("#own .own-card")).to_have_count(10)
@@ -132,13 +132,11 @@ def test_a_dropped_image_is_answered_with_its_mask_and_cases_of_three_sites(tria
     expect(page.locator("#film-lesion")).to_contain_text("lesion")
     covered = page.evaluate(LESION_PIXELS)
     page.keyboard.press("m")
-    page.wait_for_timeout(100)  # a frame, in which the canvas is drawn anew
+    page.wait_for_timeout(100)  # a frame, in which the canvas is redrawn
     assert page.evaluate(LESION_PIXELS) < covered
 
 
-def test_a_dropped_dicom_file_is_answered_and_its_patient_is_nowhere_on_the_page(
-    trial: Trial, page: Page, tmp_path: Path
-) -> None:
+def test_dropped_dicom_file_shows_no_patient(trial: Trial, page: Page, tmp_path: Path) -> None:
     with Image.open(image(trial)) as opened:
         grey = 16 * np.asarray(opened.convert("L"), np.uint16)
     names = {"PatientName": "CANARY^NAME", "PatientID": "CANARY-ID", "WindowCenter": 2048, "WindowWidth": 4096}
@@ -189,7 +187,7 @@ def pseudonym(trial: Trial, account: str) -> str:
     return str({one["name"]: one["pseudonym"] for one in users}[account])
 
 
-def test_the_page_loads_nothing_from_elsewhere_and_weighs_little(trial: Trial, opened: BrowserContext) -> None:
+def test_page_loads_nothing_external_and_is_small(trial: Trial, opened: BrowserContext) -> None:
     page, seen = opened.new_page(), list[tuple[str, int]]()
     page.on("response", lambda answer: seen.append((answer.url, len(answer.body()) if answer.ok else 0)))
     sign_in(page, address(trial, "A"), "weber")
@@ -198,7 +196,7 @@ def test_the_page_loads_nothing_from_elsewhere_and_weighs_little(trial: Trial, o
     assert 20_000 < sum(size for _, size in seen) < 500_000
 
 
-def test_an_own_case_is_picked_and_asked_about_with_the_keyboard_alone(trial: Trial, page: Page) -> None:
+def test_own_case_can_be_queried_by_keyboard(trial: Trial, page: Page) -> None:
     page.keyboard.press("c")
     expect(page.locator("#case-text")).to_be_focused()
     page.keyboard.type(image(trial).name)
@@ -211,14 +209,14 @@ def test_an_own_case_is_picked_and_asked_about_with_the_keyboard_alone(trial: Tr
     expect(page.locator(".entry").first).to_contain_text(image(trial).name)
 
 
-def noted_anew(route: Any) -> dict[str, Any]:
+def noted_again(route: Any) -> dict[str, Any]:
     told: dict[str, Any] = route.fetch().json()
     for one in told["consults"]:
         one["note"] = "Anew"
     return told
 
 
-def test_a_consult_is_asked_answered_at_the_other_site_and_read(trial: Trial, browser: Browser, page: Page) -> None:
+def test_consult_is_sent_answered_and_read(trial: Trial, browser: Browser, page: Page) -> None:
     ask(page, image(trial))
     card = page.locator(".other-card").filter(has=page.get_by_text("B", exact=True)).first
     card.get_by_role("button").click()
@@ -233,7 +231,7 @@ def test_a_consult_is_asked_answered_at_the_other_site_and_read(trial: Trial, br
         expect(there.locator("#received .note-text")).to_have_text("How did it go on? <b>Please</b>")
         expect(there.locator("#received img")).to_be_visible()
         there.locator("#received textarea").press_sequentially("Call ")
-        there.route("**/api/consults*", lambda route: route.fulfill(json=noted_anew(route)))
+        there.route("**/api/consults*", lambda route: route.fulfill(json=noted_again(route)))
         there.evaluate("dispatchEvent(new Event('hashchange'))")  # as if another request had come in the meantime
         expect(there.locator("#received .note-text")).to_have_text("Anew")
         there.unroute_all(behavior="wait")
@@ -247,9 +245,9 @@ def test_a_consult_is_asked_answered_at_the_other_site_and_read(trial: Trial, br
     expect(page.locator("#sent .chip")).to_have_text("yes")
 
 
-def test_only_a_radiologist_answers_and_only_a_hit_can_be_asked_about(trial: Trial) -> None:
+def test_only_radiologists_answer_and_only_hits_can_be_consulted(trial: Trial) -> None:
     with Caller(trial, "B", "it") as admin:
-        refused = admin.post("/api/consult-answer", json={"id": "00", "word": "yes"})
+        refused = admin.post("/api/consult-answer", json={"id": "00", "decision": "yes"})
         assert (refused.status_code, refused.json()["error"]["kind"]) == (409, "refused")
     with Caller(trial, "A", "weber") as radiologist:
         found = radiologist.post("/api/query?k=5&name=a.png", content=image(trial).read_bytes()).json()
@@ -257,7 +255,7 @@ def test_only_a_radiologist_answers_and_only_a_hit_can_be_asked_about(trial: Tri
         assert "names no hit" in radiologist.post("/api/consult", json=invented).json()["error"]["why"]
 
 
-def test_one_account_has_neither_the_answers_nor_the_history_of_another(trial: Trial) -> None:
+def test_accounts_do_not_share_answers_or_history(trial: Trial) -> None:
     with Caller(trial, "A", "weber") as one, Caller(trial, "A", "other") as other:
         found = one.post("/api/query?k=5&name=a.png", content=image(trial).read_bytes()).json()
         for part in ("pixels", "overlay", "mask.png", "report.html"):
@@ -271,13 +269,13 @@ def test_one_account_has_neither_the_answers_nor_the_history_of_another(trial: T
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "manifest.csv", "masks/x.png", "", "\0"])
-def test_no_file_is_shown_or_asked_about_that_is_no_case(trial: Trial, name: str) -> None:
+def test_only_cases_are_shown_or_queried(trial: Trial, name: str) -> None:
     with Caller(trial, "A", "weber") as client:
         assert client.get("/api/cases/picture", params={"image": name}).status_code == 409
         assert client.post("/api/query", params={"case": name or " ", "k": 5}).status_code == 409
 
 
-def test_an_account_is_the_asking_user_in_the_audit_logs(trial: Trial) -> None:
+def test_account_is_the_asking_user_in_the_audit_log(trial: Trial) -> None:
     with Caller(trial, "A", "other") as client:
         client.post("/api/query?k=5&name=a.png", content=image(trial).read_bytes())
     for site in ("A", "B"):
@@ -285,7 +283,7 @@ def test_an_account_is_the_asking_user_in_the_audit_logs(trial: Trial) -> None:
         assert queries[-1]["user"] == pseudonym(trial, "other")
 
 
-def test_a_backup_of_the_running_site_has_its_accounts_and_histories(trial: Trial, tmp_path: Path) -> None:
+def test_backup_of_running_site_has_accounts_and_histories(trial: Trial, tmp_path: Path) -> None:
     with Caller(trial, "A", "it") as client:
         client.post("/api/query?k=5&name=kept.png", content=image(trial).read_bytes())
     done = trial.site_command("A", "backup", tmp_path / "A.tar")
@@ -296,7 +294,7 @@ def test_a_backup_of_the_running_site_has_its_accounts_and_histories(trial: Tria
         assert [one["name"] for one in history.listed("it")] == ["kept.png"]
 
 
-def test_silence_is_said_in_words_that_differ(trial: Trial, page: Page) -> None:
+def test_outcomes_without_hits_are_worded_differently(trial: Trial, page: Page) -> None:
     page.keyboard.press("f")
     page.fill("[name=attribute_name]", "background")
     page.fill("[name=attribute_value]", "dark")
@@ -309,7 +307,7 @@ def test_silence_is_said_in_words_that_differ(trial: Trial, page: Page) -> None:
     expect(page.locator(".site-row.silent")).not_to_have_count(0)
 
 
-def test_what_is_no_image_is_said_with_what_why_and_do(trial: Trial, page: Page, tmp_path: Path) -> None:
+def test_file_that_is_no_image_is_refused_with_three_lines(trial: Trial, page: Page, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no image")
     drop(page, tmp_path / "a.png", "<img src=x onerror=alert(1)>.png")
     fault = page.locator("#fault")
@@ -319,8 +317,8 @@ def test_what_is_no_image_is_said_with_what_why_and_do(trial: Trial, page: Page,
     assert str(trial.home("A")) not in fault.inner_text()
 
 
-def test_what_another_site_says_is_shown_as_text(trial: Trial, page: Page) -> None:
-    """An answer of the real site, with labels that a hostile one could send."""
+def test_labels_of_another_site_are_escaped(trial: Trial, page: Page) -> None:
+    """The answer is of the real site, with labels that a hostile one could send."""
     evil = "<img src=x onerror=alert(1)><script>alert(2)</script>"
 
     def spoil(route: Any) -> None:
@@ -341,9 +339,7 @@ def test_what_another_site_says_is_shown_as_text(trial: Trial, page: Page) -> No
     expect(page.locator("#found script")).to_have_count(0)
 
 
-def test_the_report_is_one_file_that_needs_nothing_else(
-    trial: Trial, browser: Browser, page: Page, tmp_path: Path
-) -> None:
+def test_report_is_one_self_contained_file(trial: Trial, browser: Browser, page: Page, tmp_path: Path) -> None:
     ask(page, image(trial))
     with page.expect_download() as download:
         page.click("#get-report")
@@ -364,7 +360,7 @@ def test_the_report_is_one_file_that_needs_nothing_else(
     assert Path(download.value.path()).read_bytes().startswith(b"\x89PNG")
 
 
-def test_nothing_jumps_while_an_answer_comes(trial: Trial, page: Page) -> None:
+def test_layout_does_not_shift_while_an_answer_arrives(trial: Trial, page: Page) -> None:
     ask(page, image(trial))
     page.evaluate("""() => { window.shift = 0; new PerformanceObserver((list) => {
       for (const one of list.getEntries()) window.shift += one.value; }).observe({ type: "layout-shift" }); }""")
@@ -391,7 +387,7 @@ def test_axe_finds_nothing_serious(trial: Trial, browser: Browser, scheme: str) 
             assert not serious(page)
 
 
-def test_a_forgotten_patients_case_is_pictured_no_more(trial: Trial) -> None:
+def test_forgotten_patients_picture_is_gone(trial: Trial) -> None:
     case, other = read(trial.sites["C"]).train[0], read(trial.sites["C"]).train[-1]
     assert case.patient != other.patient
     with Caller(trial, "C", "weber") as client:
@@ -408,7 +404,7 @@ def test_a_forgotten_patients_case_is_pictured_no_more(trial: Trial) -> None:
         assert case.image not in left.text
 
 
-def test_a_case_that_only_the_manifest_has_lost_does_not_take_the_answer_with_it(trial: Trial) -> None:
+def test_case_missing_from_manifest_does_not_break_the_answer(trial: Trial) -> None:
     manifest = trial.sites["B"]
     lines = manifest.read_text().splitlines(keepends=True)
     lost, kept = read(manifest).train[0].image, read(manifest).train[1]
@@ -424,7 +420,7 @@ def test_a_case_that_only_the_manifest_has_lost_does_not_take_the_answer_with_it
         manifest.write_text(before)
 
 
-def test_an_import_beside_a_running_client_stands_in_its_audit_log(trial: Trial, tmp_path: Path) -> None:
+def test_import_during_a_running_client_is_audited(trial: Trial, tmp_path: Path) -> None:
     (tmp_path / "a.dcm").write_bytes(dicom(np.zeros((40, 40), np.uint16), PatientID="4711", Modality="MR"))
     (tmp_path / "labels.csv").write_text("patient,label\n4711,x\n")
     given = ("--dicom", tmp_path / "a.dcm", "--labels", tmp_path / "labels.csv", "--out", tmp_path / "out")
@@ -433,13 +429,13 @@ def test_an_import_beside_a_running_client_stands_in_its_audit_log(trial: Trial,
     assert audited(trial, "B")[-1]["about"] == "1 images, 0 objects left out"
 
 
-def test_patients_names_stay_out_of_the_page(trial: Trial) -> None:
+def test_patient_names_are_not_on_the_page(trial: Trial) -> None:
     with Caller(trial, "A", "weber") as client:
         said = client.get("/api/cases").text + client.post("/api/query?k=20", content=image(trial).read_bytes()).text
     assert "PATIENT" not in said
 
 
-def test_when_the_session_ends_the_page_says_so(trial: Trial, page: Page) -> None:
+def test_page_reports_an_expired_session(trial: Trial, page: Page) -> None:
     page.context.clear_cookies()
     drop(page, image(trial))
     expect(page.locator("#ended")).to_be_visible()

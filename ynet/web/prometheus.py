@@ -28,10 +28,15 @@ PATH = "/metrics"
 
 @dataclass(frozen=True, config=STRICT)
 class MetricsSettings:
-    """Where a process shows its metrics. Whoever reaches the port reads them: they name sites, and nobody else."""
+    """Where the process serves its [metrics]: plain HTTP without a login.
+
+    Everyone who reaches the port reads them. They name sites, and no person.
+    """
 
     host: Annotated[str, AfterValidator(address.host_or_all)] = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65_535)] = 0  # 0: nowhere
+    """The address to listen on."""
+    port: Annotated[int, Field(ge=0, le=65_535)] = 0
+    """0 serves no metrics."""
 
 
 class LookedUp(Collector):

@@ -34,7 +34,7 @@ class Admission:
         """
         word = self._offers.word_of(new.id)
         if word == "declined":
-            do = f"to take it up after all: ynet-client accept {new.id[:16]}"
+            do = f"to take it up after all: ynet-client plan accept {new.id[:16]}"
             raise RefusedError(f"model {new.id[:16]} is not taken up", "the site's admin declined it", do)
         # 1. The veto, which a yes does not go round: where it compared, and the model is worse, it stays.
         uncompared = self._uncompared(old, new, is_one_in_use)

@@ -4,7 +4,7 @@ Codes tell what the weights make them tell, so weights are not taken from anybod
 when its plan passed the site's policy and consent, and the model is, to the bit, the one that this site itself was sent
 to evaluate after the last round of that plan, in which it had trained. `took_part.json` in the home folder has which
 plans the site trained, and the id of the newest model that it evaluated at the end of each. Every other model waits for
-`ynet-client accept ID`, and lies in `offered/` meanwhile: `ID.json` says why, `ID.accepted`, `ID.declined` and
+`ynet-client plan accept ID`, and lies in `offered/` meanwhile: `ID.json` says why, `ID.accepted`, `ID.declined` and
 `ID.adopted` what became of it.
 
 That proves that the server put the model up as the outcome of a run in front of this site, and can put up no other one
@@ -97,5 +97,5 @@ def waits(model_id: str, why: tuple[str, ...]) -> WaitsError:
     return WaitsError(
         f"model {model_id[:16]} waits for this site's admin, and is not in use",
         "; ".join(why),
-        f"ask the coordinator where it comes from; then ynet-client accept {model_id[:16]}, or ynet-client decline",
+        f"ask the coordinator where it comes from; then ynet-client plan accept {model_id[:16]}, or plan decline",
     )

@@ -6,9 +6,8 @@ Imports that help and completion need not wait for stand in the commands (tests/
 import contextlib
 import datetime as dt
 import sys
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,9 +18,10 @@ from ynet.runtime.home import prepare
 from ynet_client import control_client, egress
 from ynet_client.commands import (
     backup_commands,
-    completion,
     config_commands,
+    consult_commands,
     import_commands,
+    plan_commands,
     retrieval_commands,
     segment_commands,
     sites_commands,
@@ -30,13 +30,14 @@ from ynet_client.commands import (
 )
 from ynet_client.commands.examples import EXAMPLES
 from ynet_client.commands.options import Home, Json, Site
+from ynet_client.commands.renamed import Commands
 from ynet_client.homes import home_of
 
 if TYPE_CHECKING:
     from ynet_client.membership.membership import Membership
     from ynet_client.proxy import Ways
 
-app = typer.Typer(name="ynet-client", help="A hospital's side of a consortium.", no_args_is_help=True)
+app = typer.Typer(name="ynet-client", cls=Commands, help="A hospital's side of a consortium.", no_args_is_help=True)
 
 
 def main() -> None:
@@ -196,7 +197,7 @@ def status(site: Site = None, home: Home = None, as_json: Json = False) -> None:
         ("certificate", f"good for {shown['certificate_days']:.0f} days"),
         ("doing", shown["doing"]),
         ("model", (shown["model"] or "none yet")[:16]),
-        *(("waits for a yes", f"model {one[:16]}: ynet-client plans says why") for one in shown["waiting"]),
+        *(("waits for a yes", f"model {one[:16]}: ynet-client plan list says why") for one in shown["waiting"]),
         *((key.replace("_", " "), _counted(value)) for key, value in shown["gallery"].items()),
     ]
     table = terminal.rows(f"site {shown['site']}", ("", ""), lines)
@@ -283,59 +284,6 @@ def forget(
     terminal.show(receipt, as_json=as_json, human=lambda: "\n".join(lines))
 
 
-@app.command("plans")
-def plans_(site: Site = None, home: Home = None, as_json: Json = False) -> None:
-    """Show the plans that the server has sent, their terms, what was said of each, and models that wait for a yes."""
-    from ynet_client.adoption.offered import Offers
-    from ynet_client.settings import Policy
-    from ynet_client.training.consent import Consent, terms
-
-    seen = list(Consent(home_of(home, site), Policy()).seen())
-    models = [one._asdict() for one in Offers(home_of(home, site)).listed()]
-    plans_seen = [{"id": one.plan.id, "word": one.word, "plan": asdict(one.plan)} for one in seen]
-    lines = [f"{(one.word or 'waits for a word').upper()}\n" + "\n".join(terms(one.plan)) for one in seen]
-    lines += [
-        f"{(one['word'] or 'waits for a word').upper()}\n"
-        + "\n".join([f"model {one['id']}, of plan {one['name']}", *(f"  why        {why}" for why in one["why"])])
-        for one in models
-    ]
-    shown = {"plans": plans_seen, "models": models}
-    terminal.show(shown, as_json=as_json, human=lambda: "\n\n".join(lines) or "no plan has come yet")
-
-
-PlanId = Annotated[
-    str,
-    typer.Argument(
-        help="The plan's id, or a waiting model's; of one that has come, the first 12 letters or more.",
-        autocompletion=completion.plans,
-    ),
-]
-
-
-@app.command()
-def accept(plan_id: PlanId, site: Site = None, home: Home = None) -> None:
-    """Take part in a plan, from now on; it may be one that has not come yet. Or take up a model that waits."""
-    print(f"{_say(home_of(home, site), plan_id, 'accepted')} is accepted")
-
-
-@app.command()
-def decline(plan_id: PlanId, site: Site = None, home: Home = None) -> None:
-    """Take no part in a plan, from now on. Or do not take up a model that waits."""
-    print(f"{_say(home_of(home, site), plan_id, 'declined')} is declined")
-
-
-def _say(folder: Path, plan_id: str, word: Literal["accepted", "declined"]) -> str:
-    from ynet_client.adoption.offered import Offers
-    from ynet_client.settings import Policy
-    from ynet_client.training.consent import Consent
-
-    offers = Offers(prepare(folder))
-    if (model_id := offers.find(plan_id)) is not None:
-        offers.say(model_id, word)
-        return f"model {model_id[:16]}"
-    return f"plan {Consent(folder, Policy()).say(plan_id, word)[:16]}"
-
-
 @app.command()
 def ledger(site: Site = None, home: Home = None, as_json: Json = False) -> None:
     """Show what training has spent of the patients' privacy, by run, and what is left."""
@@ -360,6 +308,8 @@ def ledger(site: Site = None, home: Home = None, as_json: Json = False) -> None:
 
 
 app.add_typer(retrieval_commands.app)
+app.add_typer(plan_commands.app)
+app.add_typer(consult_commands.app)
 app.add_typer(backup_commands.app)
 app.add_typer(config_commands.app)
 app.add_typer(sites_commands.app)

@@ -30,11 +30,11 @@ def peers(context: click.Context, incomplete: str) -> Found:
 
 
 def plans(context: click.Context, incomplete: str) -> Found:
-    """The plans that a server has sent, by their ids, those first that wait for a word."""
+    """The plans that a server has sent, by their ids, those first that wait for a decision."""
     try:
         folder = home_of(context.params.get("home"), context.params.get("site")) / "plans"
     except UserError:
         return []
     said = {path.stem: path.suffix[1:] for path in folder.glob("*.*ed")}
     ids = sorted((path.stem for path in folder.glob("*.json")), key=lambda plan: (plan in said, plan))
-    return [(plan, said.get(plan, "waits for a word")) for plan in ids if plan.startswith(incomplete)]
+    return [(plan, said.get(plan, "waits for a decision")) for plan in ids if plan.startswith(incomplete)]

@@ -3,7 +3,6 @@
 from ynet.runtime.command_line import Examples
 
 EXAMPLES: Examples = {
-    "accept": ("ynet-client accept 6b98b49ba0799dcc",),
     "audit show": ("ynet-client audit show", "ynet-client audit show --json"),
     "audit verify": ("ynet-client audit verify",),
     "backup": (
@@ -15,10 +14,9 @@ EXAMPLES: Examples = {
         "ynet-client check --data /data/manifest.csv --plan plan.yaml",
     ),
     "config show": ("ynet-client config show", "ynet-client config show --site A --json"),
-    "consult": ('ynet-client consult 3f9c21 --note "How did it go on?"',),
-    "consult-answer": ('ynet-client consult-answer 8a17f0 yes --text "Benign; followed for two years"',),
-    "consults": ("ynet-client consults",),
-    "decline": ("ynet-client decline 6b98b49ba0799dcc",),
+    "consult answer": ('ynet-client consult answer 8a17f0 yes --text "Benign; followed for two years"',),
+    "consult list": ("ynet-client consult list",),
+    "consult send": ('ynet-client consult send 3f9c21 --note "How did it go on?"',),
     "doctor": ("ynet-client doctor --site A",),
     "egress": ("ynet-client egress", "ynet-client egress --json"),
     "forget": ("ynet-client forget --patient -", "ynet-client forget --patient 4711"),
@@ -30,7 +28,9 @@ EXAMPLES: Examples = {
         "ynet-client join --site A --service",
     ),
     "ledger": ("ynet-client ledger",),
-    "plans": ("ynet-client plans",),
+    "plan accept": ("ynet-client plan accept 6b98b49ba0799dcc",),
+    "plan decline": ("ynet-client plan decline 6b98b49ba0799dcc",),
+    "plan list": ("ynet-client plan list", "ynet-client plan list --json"),
     "import": (
         "ynet-client import --dicom /export/mammo --labels labels.csv --out /data/mammo",
         'ynet-client import --dicomweb https://pacs/dicom-web --query "Modality=MR" --labels labels.csv --out /data/mr',

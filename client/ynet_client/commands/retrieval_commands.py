@@ -1,4 +1,4 @@
-"""The commands of retrieval: ask for cases like an image, and the people who have them; see who asked what."""
+"""The commands of retrieval: ask for cases like an image, and read the log of who asked what."""
 
 import base64
 from dataclasses import asdict
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ynet.errors import UserError
-from ynet.runtime import hidden_words, private_files, terminal
+from ynet.runtime import private_files, terminal
 from ynet_client import control_client
 from ynet_client.commands.options import Home, Json, Site
 from ynet_client.gallery.filters import Filters, attribute_of
@@ -108,59 +108,6 @@ def _who_answered(found: dict[str, Any]) -> str:
             f"image, and with probability {1 - noise['kept_share']:.3f} like another class's"
         )
     return "; ".join(parts)
-
-
-@app.command()
-def consult(
-    token: Annotated[str, typer.Argument(help="The hit's token, as query shows it.")],
-    note: Annotated[str, typer.Option(help="What you want to know: at most 2000 characters; -: from stdin.")],
-    to: Annotated[str, typer.Option(help="The site that has the case; needed for hits of an earlier start.")] = "",
-    site: Site = None,
-    home: Home = None,
-    as_json: Json = False,
-) -> None:
-    """Ask the people of the site that has a case about it. They see which case it is, and answer yes or no."""
-    sent = control_client.consult(home_of(home, site), token, hidden_words.text(note, "the note"), to)
-    shown = f"request {sent['id']} is at site {sent['site']}; ynet-client consults shows the answer"
-    terminal.show(sent, as_json=as_json, human=lambda: shown)
-
-
-@app.command()
-def consults(site: Site = None, home: Home = None, as_json: Json = False) -> None:
-    """Show the requests for a consult, sent and received; asks the other sites for their answers."""
-    shown = control_client.consults(home_of(home, site))
-    lines = [
-        (
-            one["id"],
-            f"from {one['site']}" if one["direction"] == "received" else f"to {one['site']}",
-            terminal.when(one["time"]),
-            one.get("image", one["token"][:12]),
-            one["note"],
-            one["word"],
-            one["text"],
-        )
-        for one in shown["consults"]
-    ]
-    columns = ("id", "", "time", "case", "note", "answer", "text")
-    terminal.show(shown, as_json=as_json, human=lambda: terminal.rows("requests for a consult", columns, lines))
-    if shown["note"] and not as_json:
-        terminal.say(shown["note"])
-
-
-@app.command("consult-answer")
-def consult_answer(
-    request: Annotated[str, typer.Argument(help="The request's id, or the beginning of it.")],
-    word: Annotated[str, typer.Argument(metavar="yes|no", help="Whether you can be asked about the case.")],
-    text: Annotated[str, typer.Option(help="What they should know: how to reach you, or why not; -: from stdin.")] = "",
-    site: Site = None,
-    home: Home = None,
-    as_json: Json = False,
-) -> None:
-    """Answer a request for a consult; the asking site fetches the answer. It cannot be taken back."""
-    said = hidden_words.text(text, "what they should know")
-    answered = control_client.answer_consult(home_of(home, site), request, word, said)
-    line = f"request {answered['id']} of site {answered['site']} is answered: {word}"
-    terminal.show(answered, as_json=as_json, human=lambda: line)
 
 
 @audit_app.command()

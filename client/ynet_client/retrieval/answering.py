@@ -100,7 +100,7 @@ def _to_check(books: Books, policy: Disclosure, from_site: str, asked: pb.Consul
     answers = pb.ConsultAnswers()
     for id_ in asked.ids:
         one = received.get(id_)
-        word = pb.ConsultAnswer.Word.Value(one.word.upper()) if one else pb.ConsultAnswer.UNKNOWN
+        word = pb.ConsultAnswer.Word.Value(one.decision.upper()) if one else pb.ConsultAnswer.UNKNOWN
         answers.answers.add(id=id_, word=word, text=one.text if one else "")
     return Reply(pb.Reply(consult_answers=answers).SerializeToString(), "found")
 

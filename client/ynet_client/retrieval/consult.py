@@ -29,7 +29,7 @@ CREATE TABLE consults (
 MAX_OPEN_OF_A_SITE = 100
 MAX_OF_A_SITE = 10_000
 """Requests that a site keeps of one other; no more are taken."""
-Word = Literal["open", "yes", "no", "unknown"]
+Decision = Literal["open", "yes", "no", "unknown"]
 _COLUMNS = "id, direction, site, user, token, image, note, time, word, text, answered"
 
 
@@ -44,12 +44,12 @@ class Consult(NamedTuple):
     image: str
     note: str
     time: float
-    word: str
+    decision: str
     text: str
     answered: float | None
 
     def to_json(self) -> dict[str, Any]:
-        """As `ynet-client consults --json` prints it; the image's path is for this site's own people."""
+        """As `ynet-client consult list --json` prints it; the image's path is for this site's own people."""
         shown = {**self._asdict(), "id": self.id.hex(), "token": self.token.hex()}
         return shown if self.direction == "received" else {key: shown[key] for key in shown if key != "image"}
 
@@ -91,32 +91,32 @@ class Consults:
         kept = self.of("received", site)
         if any(one.id == id_ for one in kept):
             return True
-        if len(kept) >= MAX_OF_A_SITE or sum(one.word == "open" for one in kept) >= MAX_OPEN_OF_A_SITE:
+        if len(kept) >= MAX_OF_A_SITE or sum(one.decision == "open" for one in kept) >= MAX_OPEN_OF_A_SITE:
             return False
         self._insert(Consult(id_, "received", site, user, token, image, plain_text(note), now, "open", "", None))
         return True
 
-    def answer(self, prefix: str, word: Literal["yes", "no"], text: str, now: float) -> Consult:
+    def answer(self, prefix: str, decision: Literal["yes", "no"], text: str, now: float) -> Consult:
         """Say yes or no to a received request, named by its id or the beginning of it. Raises UserError."""
         found = [one for one in self.listed() if one.direction == "received" and one.id.hex().startswith(prefix)]
         if len(found) != 1 or not prefix:
             why = f"{len(found)} received requests have an id that begins so"
-            raise UserError(f"no request {prefix[:40]!r}", why, "see ynet-client consults")
-        if found[0].word != "open":
+            raise UserError(f"no request {prefix[:40]!r}", why, "see ynet-client consult list")
+        if found[0].decision != "open":
             do = "nothing to do: the asking site may have read the answer"
-            raise RefusedError("the request is answered already", f"the answer was {found[0].word}", do)
-        self._settle("received", found[0].site, found[0].id, word, plain_text(text), now)
-        return found[0]._replace(word=word, text=plain_text(text), answered=now)
+            raise RefusedError("the request is answered already", f"the answer was {found[0].decision}", do)
+        self._settle("received", found[0].site, found[0].id, decision, plain_text(text), now)
+        return found[0]._replace(decision=decision, text=plain_text(text), answered=now)
 
-    def settle(self, site: str, id_: bytes, word: Word, text: str, now: float) -> None:
+    def settle(self, site: str, id_: bytes, decision: Decision, text: str, now: float) -> None:
         """Write down what the owning site said to a request that was sent to it."""
-        self._settle("sent", site, id_, word, plain_text(text), now)
+        self._settle("sent", site, id_, decision, plain_text(text), now)
 
     def waiting_for(self) -> dict[str, Sequence[bytes]]:
         """Sites that have not answered, and the ids of what they were asked, the oldest first."""
         waiting: dict[str, list[bytes]] = {}
         for one in reversed(self.listed()):
-            if (one.direction, one.word) == ("sent", "open"):
+            if (one.direction, one.decision) == ("sent", "open"):
                 waiting.setdefault(one.site, []).append(one.id)
         return dict(waiting)
 
@@ -127,9 +127,9 @@ class Consults:
     def _insert(self, one: Consult) -> None:
         self._database.write(f"INSERT INTO consults ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", one)  # noqa: S608
 
-    def _settle(self, direction: str, site: str, id_: bytes, word: Word, text: str, now: float) -> None:
+    def _settle(self, direction: str, site: str, id_: bytes, decision: Decision, text: str, now: float) -> None:
         self._database.write(
             "UPDATE consults SET word = ?, text = ?, answered = ?"
             " WHERE direction = ? AND site = ? AND id = ? AND word = 'open'",
-            (word, text, now, direction, site, id_),
+            (decision, text, now, direction, site, id_),
         )

@@ -65,7 +65,7 @@ class ConsultRequest:
     image: str | None  # where received: the own case that is meant
     note: str
     time: float  # seconds since 1970
-    word: Literal["open", "yes", "no", "unknown"]  # unknown: the owning site has the request no more
+    decision: Literal["open", "yes", "no", "unknown"]  # unknown: the owning site has the request no more
     text: str
     answered: float | None  # seconds since 1970
 

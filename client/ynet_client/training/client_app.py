@@ -235,7 +235,7 @@ def node_at(manifest: str, device: str, cache_mb: int, home: str, max_epsilon: f
 
 
 def _without_a_home(_: Plan) -> bool:
-    do = "give the node's config a `home`, and say `ynet-client accept PLAN_ID --home HOME`"
+    do = "give the node's config a `home`, and say `ynet-client plan accept PLAN_ID --home HOME`"
     raise RefusedError("a plan was refused", "the site has no place to keep its admin's yes", do)
 
 

@@ -108,7 +108,7 @@ class Consent:
         known = [path.stem for path in self._folder.glob("*.json")]
         found = [plan_id for plan_id in known if len(letters) >= 12 and plan_id.startswith(letters)]
         if len(found) != 1:
-            do = "give the whole id, 64 letters and digits, or see `ynet-client plans`"
+            do = "give the whole id, 64 letters and digits, or see `ynet-client plan list`"
             raise UserError(f"which plan {letters[:64]!r} is, is not clear", "no plan that was seen begins so", do)
         return found[0]
 

@@ -92,7 +92,9 @@ async def _state(bench: Bench, _: Request, visitor: Visitor) -> dict[str, Any]:
         classes = list(archive.active().plan.classes) if model else []
         return {"model": model, "cases": stats["cases"], "indexed": stats["indexed"], "classes": classes}
 
-    waiting = [one for one in bench.duties.books.consults.listed() if (one.direction, one.word) == ("received", "open")]
+    waiting = [
+        one for one in bench.duties.books.consults.listed() if (one.direction, one.decision) == ("received", "open")
+    ]
     return {
         "site": bench.site,
         "name": visitor.name,
@@ -280,7 +282,7 @@ async def _answer_consult(bench: Bench, request: Request, visitor: Visitor) -> d
     need(visitor, "radiologist")  # a yes is a physician's promise
     said, books = await _json(request), bench.duties.books
     answered = await asyncio.to_thread(
-        asking.answer_consult, books, str(said.get("id")), said.get("word"), str(said.get("text", "")), visitor.name
+        asking.answer_consult, books, str(said.get("id")), said.get("decision"), str(said.get("text", "")), visitor.name
     )
     return _consult_shown(answered, books.pseudonym(visitor.name))
 

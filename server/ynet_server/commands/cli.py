@@ -109,7 +109,9 @@ def plan_freeze(plan: PlanFile, home: Home = None, as_json: Json = False) -> Non
 
     frozen = call(home, "POST", "/plans", content=plans.read(plan).canonical())
     terminal.show(frozen, as_json=as_json, human=lambda: frozen["plan"])
-    terminal.hint(f"plan {frozen['name']} is frozen; a site says yes to it with: ynet-client accept {frozen['plan']}")
+    terminal.hint(
+        f"plan {frozen['name']} is frozen; a site says yes to it with: ynet-client plan accept {frozen['plan']}"
+    )
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""What can go wrong with a federation, drawn by a seed: which part, when, and how long it lasts."""
+"""Faults of a federation, drawn by a seed: which part, when, and for how long."""
 
 import random
 from collections.abc import Sequence
@@ -28,15 +28,15 @@ LASTS_S = {
     "server asleep": (0.5, 3.0),
 }
 LONG_S = (32.0, 40.0)
-"""Longer than a connection without an answer is kept."""
+"""Longer than the hub keeps a connection without an answer."""
 
 
 class Fault(NamedTuple):
-    """One thing that goes wrong."""
+    """One fault."""
 
     kind: Kind
-    site: str  # whose part it is, where it is not the server's
-    pause_s: float  # after the one before has ended
+    site: str  # the site, unless it is the server
+    pause_s: float  # after the end of the one before
     lasts_s: float
 
     def __str__(self) -> str:
@@ -45,7 +45,7 @@ class Fault(NamedTuple):
 
 
 def schedule(seed: int, count: int, sites: Sequence[str], long_sleeps: int = 0) -> list[Fault]:
-    """`count` faults, every kind as often as the others or once more; the first `long_sleeps` sleeps are long ones."""
+    """Draw `count` faults, all kinds equally often or once more; the first `long_sleeps` sleeps are long."""
     draw = random.Random(seed)
     kinds = [KINDS[number % len(KINDS)] for number in range(count)]
     draw.shuffle(kinds)

@@ -1,4 +1,4 @@
-"""Lines that can be cut from a test that is no coroutine: one for each site, in a thread of their own."""
+"""Lines that synchronous tests can cut: one for each site, in a thread."""
 
 import asyncio
 import threading
@@ -13,29 +13,29 @@ SLOW_BYTES_PER_S = 200_000.0
 
 
 class Line:
-    """One site's way to the server. Any thread may call."""
+    """One site's connection to the server. Any thread may call."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, line: broken_line.Line) -> None:
         self._loop, self._line = loop, line
         self.address = line.address
 
     def cut(self) -> None:
-        """Every connection breaks; new ones are let through."""
+        """Break every connection; new ones pass."""
         self._loop.call_soon_threadsafe(self._line.cut)
 
     def away(self, *, is_away: bool) -> None:
-        """Whether no connection is let through."""
+        """Set whether all connections are blocked."""
         self._line.is_cut = is_away
         if is_away:
             self.cut()
 
     def slow(self, *, is_slow: bool) -> None:
-        """Whether it carries SLOW_BYTES_PER_S only, in either direction."""
+        """Set whether it carries only SLOW_BYTES_PER_S, in each direction."""
         self._line.bytes_per_s = SLOW_BYTES_PER_S if is_slow else None
 
 
 class Lines:
-    """The thread in which all lines live; used with `with`."""
+    """The thread of all lines; a context manager."""
 
     def __enter__(self) -> "Lines":
         self._loop, self._lines = asyncio.new_event_loop(), list[broken_line.Line]()
@@ -54,7 +54,7 @@ class Lines:
         self._loop.close()
 
     def to(self, port: int) -> Line:
-        """A new line to a port of this machine."""
+        """Open a new line to a local port."""
         line = broken_line.Line(port, None, None)
         self._do(line.start)
         self._lines.append(line)
@@ -68,5 +68,5 @@ class Lines:
 
 
 async def _settled() -> None:
-    """The connections that were reset are closed: that takes the loop another turn or two."""
+    """Wait until the reset connections are closed, which takes the loop another iteration or two."""
     await asyncio.sleep(0.1)

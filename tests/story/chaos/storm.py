@@ -1,4 +1,4 @@
-"""A federation of whole processes that is shaken while it trains and is asked, and what must hold of it afterwards."""
+"""A federation of real processes under faults while it trains and answers, and the checks afterwards."""
 
 import json
 import os
@@ -30,32 +30,32 @@ CALMS_WITHIN_S = 120.0
 
 
 class Run(NamedTuple):
-    """One run, to its end."""
+    """One finished run."""
 
     number: int
     plan: Plan
     status: str
     events: list[dict[str, Any]]
     seconds: float
-    struck: list[tuple[Fault, float]]  # each with the time at which it was over, seconds since 1970
+    struck: list[tuple[Fault, float]]  # each with its end, seconds since 1970
 
     @property
     def scores(self) -> Mapping[str, Mapping[str, float]]:
-        """By site, those of the last evaluation."""
+        """Return the scores of the last evaluation by site."""
         return next((e["sites"] for e in reversed(self.events) if e["kind"] == "evaluated"), {})
 
     def count(self, kind: str) -> int:
-        """How many events of a kind it had."""
+        """Count the events of a kind."""
         return sum(event["kind"] == kind for event in self.events)
 
     def next_round_s(self, over: float) -> float | None:
-        """From a moment to the end of the next round, or of the run; None where it was over by then."""
+        """Return seconds from a moment to the end of the next round or of the run; None if the run was over."""
         times = [event["time"] for event in self.events if event["kind"] in ("round", "finished")]
         return min((time - over for time in times if time > over), default=None)
 
 
 class Federation:
-    """The hospitals of `data`, each behind a line of its own to the server, as processes in `folder`."""
+    """The hospitals of `data`, each behind its own line to the server, as processes in `folder`."""
 
     def __init__(self, folder: Path, data: Path, lines: Lines) -> None:
         self.trial, self._lines = Trial(folder, find_sites(data)), lines
@@ -77,7 +77,7 @@ class Federation:
         self.trial.wait_connected(*self.sites)
 
     def train(self, path: Path, faults: Sequence[Fault] = (), say: Callable[[str], None] = print) -> Run:
-        """Train a plan while `faults` happen one after the other; the run, when it is over and all faults are."""
+        """Train a plan while `faults` happen one after the other; return the run once it and all faults are over."""
         begun, plan, struck = time.monotonic(), plans.read(path), list[tuple[Fault, float]]()
         asked = {"plan": json.loads(plan.canonical()), "init": None}
         number = int(self.trial.server_call("POST", "/runs", json=asked)["run"])
@@ -129,7 +129,7 @@ class Federation:
 
     def _settings(self) -> Path:
         path = self.trial.folder / "client.json"
-        # What is measured must be answered: few patients, and many questions of one user.
+        # The measured queries must be answered: few patients, and many queries of one user.
         disclosure = {"minimum_group": 0, "queries_per_day_and_site": 1_000_000, "queries_per_day_and_user": 1_000_000}
         path.write_text(json.dumps({"policy": {"new_plans": "accept"}, "disclosure": disclosure}), "utf-8")
         return path
@@ -145,7 +145,7 @@ class Federation:
 
 
 class Asker(threading.Thread):
-    """Somebody at every site who asks, consults and forgets all the while, and remembers what was acknowledged."""
+    """A user at every site who asks, consults and forgets continuously, and remembers what was acknowledged."""
 
     def __init__(self, trial: Trial, seed: int) -> None:
         super().__init__(name="asker", daemon=True)
@@ -165,7 +165,7 @@ class Asker(threading.Thread):
                 self.refused += 1
 
     def end(self) -> None:
-        """Ask no more."""
+        """Stop asking."""
         self._over.set()
         self.join(60)
 
@@ -186,7 +186,7 @@ class Asker(threading.Thread):
 
 
 def broken_promises(federation: Federation, runs: Sequence[Run], asker: Asker) -> list[str]:
-    """What does not hold of a federation that has calmed down; empty when everything does."""
+    """Return the broken promises of a federation without faults; empty if none."""
     found = [problem for run in runs for problem in _of_run(run)]
     for site in federation.sites:
         found += [f"site {site}: {problem}" for problem in _of_site(federation, site, runs, asker)]
@@ -194,7 +194,7 @@ def broken_promises(federation: Federation, runs: Sequence[Run], asker: Asker) -
 
 
 def left_over(federation: Federation) -> list[str]:
-    """Processes, ports and files that are there although everything was stopped."""
+    """Return processes, ports and files that are left after everything was stopped."""
     trial = federation.trial
     homes = [trial.server_home, *(trial.home(site) for site in federation.sites)]
     found = [f"process {' '.join(p.cmdline())}" for p in psutil.process_iter() if _is_of(p, str(trial.folder))]
@@ -231,8 +231,8 @@ def _of_site(federation: Federation, site: str, runs: Sequence[Run], asker: Aske
         if (entry["direction"], entry["kind"]) == ("asked", "query")
     ]
     if len(asked) < asker.queries[site]:
-        found.append(f"{len(asked)} of {asker.queries[site]} answered queries stand in the audit log")
-    known = {one["id"] for one in json.loads(trial.site_command(site, "consults", "--json").stdout)["consults"]}
+        found.append(f"{len(asked)} of {asker.queries[site]} answered queries are in the audit log")
+    known = {one["id"] for one in json.loads(trial.site_command(site, "consult", "list", "--json").stdout)["consults"]}
     if lost := asker.consults[site] - known:
         found.append(f"{len(lost)} consults that were sent are not there")
     if patient := asker.forgotten.get(site):
@@ -242,14 +242,14 @@ def _of_site(federation: Federation, site: str, runs: Sequence[Run], asker: Aske
 
 
 def _of_ledger(home: Path, site: str, runs: Sequence[Run]) -> list[str]:
-    """Every round that used a site's update stands in its ledger, and the server's witness agrees with the chain."""
+    """Check that a site's rounds are in its ledger, and that the server's witness agrees with the chain."""
     entries, found = ledger.read(home), []
     digests = {(entry.number, entry.digest) for entry in entries}
     for run in runs:
         recorded = {entry.round for entry in entries if entry.plan == run.plan.id}
         used = {e["round"] for e in run.events if e["kind"] == "round" and site in e["sites"]}
         if unrecorded := used - recorded:
-            found.append(f"run {run.number}: the rounds {sorted(unrecorded)} stand in no ledger")
+            found.append(f"run {run.number}: the rounds {sorted(unrecorded)} are in no ledger")
         for event in run.events:
             if text := event.get("ledgers", {}).get(site):
                 number, digest = text.split(" ")

@@ -3,7 +3,7 @@ import { call } from "./call.js";
 import { $, count, day, make, showFault, toast } from "./dom.js";
 import { casePicture } from "./results.js";
 
-const WORDS = { open: ["waiting", ""], yes: ["yes", "good"], no: ["no", "bad"], unknown: ["gone there", "warn"] };
+const DECISIONS = { open: ["waiting", ""], yes: ["yes", "good"], no: ["no", "bad"], unknown: ["gone there", "warn"] };
 
 export class Consults {
   #about = null; #drafts = new Map(); #shown = "";
@@ -65,7 +65,7 @@ export class Consults {
     this.#shown = told;
     const { id = "", selectionStart, selectionEnd } = document.activeElement ?? {}; // somebody may be typing an answer
     const of = (direction) => consults.filter((one) => one.direction === direction);
-    const first = (one) => (one.word === "open" ? 0 : 1);
+    const first = (one) => (one.decision === "open" ? 0 : 1);
     const received = of("received").sort((a, b) => first(a) - first(b) || b.time - a.time);
     $("received").replaceChildren(...received.map((one) => this.#received(one)));
     $("sent").replaceChildren(...of("sent").map((one) => this.#sent(one)));
@@ -76,8 +76,8 @@ export class Consults {
   }
 
   #head(one, words) {
-    const [word, tone] = WORDS[one.word];
-    return make("div", { cls: "consult-head" }, make("strong", { text: words }), make("time", { cls: "quiet", text: day(one.time) }), make("span", { cls: `chip ${tone}`, text: word }));
+    const [text, tone] = DECISIONS[one.decision];
+    return make("div", { cls: "consult-head" }, make("strong", { text: words }), make("time", { cls: "quiet", text: day(one.time) }), make("span", { cls: `chip ${tone}`, text }));
   }
 
   #sent(one) {
@@ -88,7 +88,7 @@ export class Consults {
 
   #received(one) {
     const body = make("div", { cls: "consult-body" }, this.#head(one, `Site ${one.site} asks`), make("p", { cls: "note-text", text: one.note }), make("p", { cls: "quiet" }, make("code", { text: one.image })));
-    if (one.word !== "open") body.append(this.#said(one) ?? "");
+    if (one.decision !== "open") body.append(this.#said(one) ?? "");
     else if (this.role() === "radiologist") body.append(this.#form(one));
     else body.append(make("p", { cls: "quiet", text: "A radiologist of this site answers." }));
     const picture = make("img", { src: casePicture(one.image, 192), alt: `Our case ${one.image}`, width: 192, height: 192, loading: "lazy" });
@@ -96,9 +96,9 @@ export class Consults {
   }
 
   #said(one) {
-    if (one.word === "unknown") return make("p", { cls: "answer", text: "The other site has the request no more." });
-    if (one.word === "open") return null;
-    return make("p", { cls: "answer", text: one.text || "(no word beside it)" });
+    if (one.decision === "unknown") return make("p", { cls: "answer", text: "The other site no longer has the request." });
+    if (one.decision === "open") return null;
+    return make("p", { cls: "answer", text: one.text || "(no text)" });
   }
 
   #form(one) {
@@ -106,13 +106,13 @@ export class Consults {
     text.value = this.#drafts.get(one.id) ?? "";
     text.addEventListener("input", () => this.#drafts.set(one.id, text.value));
     const box = make("div", { cls: "fault-box", role: "alert", hidden: true });
-    const buttons = ["yes", "no"].map((word) => make("button", { type: "button", cls: word === "yes" ? "main" : "", text: word === "yes" ? "Yes, ask me" : "No", on: { click: () => answer(word) } }));
-    const answer = async (word) => {
+    const buttons = ["yes", "no"].map((decision) => make("button", { type: "button", cls: decision === "yes" ? "main" : "", text: decision === "yes" ? "Yes, ask me" : "No", on: { click: () => answer(decision) } }));
+    const answer = async (decision) => {
       for (const button of buttons) button.disabled = true;
       try {
-        await call("/api/consult-answer", { json: { id: one.id, word, text: text.value } });
+        await call("/api/consult-answer", { json: { id: one.id, decision, text: text.value } });
         this.#drafts.delete(one.id);
-        toast(`Answered ${word}. Site ${one.site} fetches the answer.`);
+        toast(`Answered ${decision}. Site ${one.site} fetches the answer.`);
         await this.show(false);
         document.dispatchEvent(new CustomEvent("changed"));
       } catch (fault) {

@@ -177,7 +177,7 @@ function todos(state) {
   if (run && run.status === "failed") add("bad", "run", `Run ${run.id} failed: ${run.reason}.`, `ynet-server resume ${run.id}`);
   if (run && run.status === "running") {
     const awaited = Object.keys(run.parts).filter((name) => run.parts[name].state === "awaited");
-    for (const name of awaited) add("warn", "consent", `The admin of ${name} has not said yes to the plan.`, `ynet-client accept ${run.plan.slice(0, 12)}`);
+    for (const name of awaited) add("warn", "consent", `The admin of ${name} has not said yes to the plan.`, `ynet-client plan accept ${run.plan.slice(0, 12)}`);
   }
   for (const site of state.sites) {
     if (site.revoked) continue;
