@@ -18,8 +18,10 @@ TRIPS = {
     "stays of a query's trip": Trip({"ynet", "ynet_client"}, {"Query"}),
     "stays of a round's trip": Trip({"ynet_server"}, {"Reply", "SiteReply"}, {"flwr.app.Message"}),
 }
-"""A `Query` is what a person asks: it goes from the command or page to the own search and to the wire. A round's weights
-leave the server as Flower's messages and come back as the sites' replies."""
+"""A `Query` is what a person asks: it goes from the command or page to the own search and to the wire.
+
+A round's weights leave the server as Flower's messages and come back as the sites' replies.
+"""
 
 
 def stays(trip: Trip, packages: Mapping[str, Path]) -> list[str]:
