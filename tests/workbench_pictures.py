@@ -1,4 +1,4 @@
-"""Takes the pictures of the workbench, with head phantoms: python tests/first_picture.py [--work DIR].
+"""Takes the pictures of the workbench, with head phantoms: python tests/workbench_pictures.py [--work DIR].
 
 Three synthetic hospitals train the demonstration's plan on `ynet.data.phantom` (no patient's data), which takes about
 four minutes on two cores. With `--work` the trained consortium stays there, and a second run only takes the picture.
