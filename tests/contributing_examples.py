@@ -230,7 +230,7 @@ from pathlib import Path
 import httpx
 
 from ynet.web.accounts import Accounts
-from ynet.web.outside import Outside
+from ynet.web.public_address import PublicAddress
 from ynet_server.status.app import application
 
 NAME, PASSWORD, URL = "weber", "a lamp, a river and 7 stones", "https://127.0.0.1"
@@ -239,7 +239,7 @@ STATE = {"runs": [{"id": 3, "name": "<b>liver</b>", "status": "finished"}]}
 
 def test_runs_page_lists_runs_after_sign_in_and_escapes_names(tmp_path: Path) -> None:
     Accounts(tmp_path).add(NAME, "admin", PASSWORD, time.time())
-    app = httpx.ASGITransport(application(tmp_path, lambda: STATE, Outside("", (), ("127.0.0.1",))))
+    app = httpx.ASGITransport(application(tmp_path, lambda: STATE, PublicAddress("", (), ("127.0.0.1",))))
 
     async def visit() -> None:
         headers = {"origin": URL, "accept": "text/html"}

@@ -15,23 +15,25 @@ class Trip(NamedTuple):
 
 
 TRIPS = {
-    "stays of a query's trip": Trip({"ynet", "ynet_client"}, {"Query", "CodedQuery", "Hit"}),
+    "stays of a query's trip": Trip({"ynet", "ynet_client"}, {"Query", "CodedQuery"}),
     "stays of a round's trip": Trip({"ynet_server"}, {"SiteReply"}, {"flwr.app.Message"}),
 }
-"""A query is carried from the command or page to the search and back; a round's weights from the strategy to the sites
-and back."""
+"""A `Query` is what a person asks: it goes from the command or page to the own search and to the wire.
+
+A round's weights leave the server as Flower's messages and come back as the sites' replies.
+"""
 
 
 def stays(trip: Trip, packages: Mapping[str, Path]) -> list[str]:
-    """Return the modules that define or name a carrier. Raises LookupError when a carrier is no class of the packages.
+    """Return the modules that define or name a carrier. Raises LookupError when no class has a carrier's name.
 
     A name counts for the class that it is imported from, so that two classes of one name in different modules, or a
     protobuf message, are told apart.
     """
     trees = {name: tree for package in sorted(trip.packages) for name, tree in _modules(package, packages[package])}
     defined = {f"{module}.{name}": name for module, tree in trees.items() for name in _classes(tree)}
-    if missing := trip.carriers - set(defined.values()):
-        raise LookupError(f"no class is called {sorted(missing)[0]}: if it was renamed, put its name into {__file__}")
+    if not trip.carriers & set(defined.values()):
+        raise LookupError(f"no class is called {min(trip.carriers)}: if it was renamed, put its name into {__file__}")
     carriers = {full for full, name in defined.items() if name in trip.carriers} | trip.foreign
     return sorted(module for module, tree in trees.items() if carriers & set(_named(module, tree)))
 

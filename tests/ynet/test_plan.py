@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from ynet import plan as plans
 from ynet.config import RENAMED
 from ynet.errors import UserError
-from ynet.plan import Plan
-from ynet.strategy_options import DEFAULTS, ROBUST, STRATEGY_OPTIONS, Strategy
+from ynet.plan import BATCH_COUPLED, SEPARABLE, Plan, Recipe, coupling
+from ynet.strategy_options import DEFAULTS, ROBUST, STRATEGY_OPTIONS, SUMMABLE, Strategy
 
 ROOT = Path(__file__).parents[2]
 SMALLEST = """
@@ -287,11 +287,21 @@ def test_options_under_which_a_robust_strategy_defends_nothing_are_refused(
         robust(strategy, 7, **options)
 
 
-@pytest.mark.parametrize("strategy", sorted(ROBUST))
-def test_who_sees_only_a_sum_can_compare_no_updates(strategy: str) -> None:
+@pytest.mark.parametrize("strategy", sorted(set(STRATEGY_OPTIONS) - SUMMABLE))
+def test_strategy_that_needs_each_update_is_refused_with_secure_aggregation(strategy: str) -> None:
     values = json.loads(robust(strategy, 7).canonical()) | {"aggregation": "secure"}
     with pytest.raises(UserError, match="sees none of them"):
         plans.from_canonical(json.dumps(values))
+
+
+def test_robust_strategy_is_not_summable_and_recipe_is_separable_or_says_why() -> None:
+    assert not SUMMABLE & ROBUST
+    assert SEPARABLE | set(BATCH_COUPLED) == set(get_args(Recipe))
+    assert not SEPARABLE & set(BATCH_COUPLED)
+
+
+def test_recipe_that_no_list_names_counts_as_coupled() -> None:
+    assert coupling("new") == "its loss was not shown to be a sum over samples"  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("factor", [0.5, 1, 1.99, -1, 1001])

@@ -1,4 +1,4 @@
-"""Takes the first picture of README.md, the workbench with head phantoms: python tests/first_picture.py [--work DIR].
+"""Takes the pictures of the workbench, with head phantoms: python tests/workbench_pictures.py [--work DIR].
 
 Three synthetic hospitals train the demonstration's plan on `ynet.data.phantom` (no patient's data), which takes about
 four minutes on two cores. With `--work` the trained consortium stays there, and a second run only takes the picture.
@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import yaml
 from PIL import Image
@@ -27,11 +28,16 @@ from ynet.web.accounts import Accounts
 from ynet_lab.demo import measure, shipped_plan, write_plan
 from ynet_lab.trial import Trial
 
-PICTURE = Path(__file__).parents[1] / "docs/images/first-screen.png"
+IMAGES = Path(__file__).parents[1] / "docs/images"
 SITES = {"Northside": 180, "Lakeview": 120, "Harbour": 90}
 ASKING, LABEL, USER = "Northside", "glioma", "weber"
 ROUNDS = 8
-WIDTH, HEIGHT = 1440, 900
+PICTURES: dict[str, tuple[int, int, Literal["light", "dark"]]] = {
+    "first-screen.png": (1440, 900, "light"),
+    "workbench-1280.png": (1280, 800, "light"),
+    "workbench-1920.png": (1920, 1080, "light"),
+    "workbench-dark.png": (1440, 900, "dark"),
+}
 DROP = """([name, data]) => {
   const bytes = Uint8Array.from(atob(data), (char) => char.charCodeAt(0));
   const transfer = new DataTransfer();
@@ -53,7 +59,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--work", type=Path, help="keep the consortium in this folder")
     arguments.add_argument("--case", type=int, default=0, help="which of the asking site's test cases of the class")
-    arguments.add_argument("--out", type=Path, default=PICTURE)
+    arguments.add_argument("--out", type=Path, default=IMAGES, help="the folder for the pictures")
     asked = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         work = asked.work or Path(folder)
@@ -62,7 +68,8 @@ def main() -> None:
             make_federation(data, SITES, seed=1, size=256, appearance=BRAIN)
         with Trial(work, find_sites(data), workbench={"enabled": True, "port": 0}) as trial:
             ready(trial, work)
-            take(trial, asked.case, asked.out)
+            for name, (width, height, scheme) in PICTURES.items():
+                take(trial, asked.case, asked.out / name, width, height, scheme)
 
 
 def ready(trial: Trial, work: Path) -> None:
@@ -88,11 +95,11 @@ def plan(work: Path, manifests: Mapping[str, Manifest]) -> Path:
     return path
 
 
-def take(trial: Trial, number: int, out: Path) -> None:
+def take(trial: Trial, number: int, out: Path, width: int, height: int, scheme: Literal["light", "dark"]) -> None:
     """Drop a test case on the asking site's page, and keep what the page then shows."""
     image = chosen(read(trial.sites[ASKING]), number)
     address = trial.site_call(ASKING, "GET", "/workbench")["address"]
-    with chromium() as browser, window(browser, WIDTH, HEIGHT, color_scheme="light") as opened:
+    with chromium() as browser, window(browser, width, height, color_scheme=scheme) as opened:
         page = opened.new_page()
         sign_in(page, address, USER)
         page.wait_for_selector("#link.good")
@@ -102,8 +109,7 @@ def take(trial: Trial, number: int, out: Path) -> None:
         page.wait_for_load_state("networkidle")
         page.evaluate(THIN_MASK)
         page.wait_for_timeout(500)  # the last small pictures are drawn
-        picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-        picture.quantize(256, dither=Image.Dither.NONE).save(out, optimize=True)  # a third smaller
+        Image.open(io.BytesIO(page.screenshot())).convert("RGB").save(out, optimize=True)
     print(f"{out}: {image.name}")
 
 
