@@ -1,4 +1,4 @@
-"""The hospital's side: joins, trains, indexes, answers. From Python it is asked through `Site` (docs/reference/python-api.md)."""
+"""The hospital's side. `Site` is the Python API (docs/reference/python-api.md)."""
 
 from ynet.errors import RefusedError, UnreachableError, UserError
 from ynet_client.gallery.filters import Filters
