@@ -36,7 +36,9 @@ def model(folder: Path, **privacy: Any) -> Path:
     return task.folder
 
 
-def run(folder: Path, attacks: Sequence[str] = tuple(ATTACKS), out: str = "report", data: str = "data") -> dict[str, Any]:
+def run(
+    folder: Path, attacks: Sequence[str] = tuple(ATTACKS), out: str = "report", data: str = "data"
+) -> dict[str, Any]:
     where = (folder / "model", folder / data, folder / out)
     return attack(*where, attacks=attacks, seed=1, effort=LITTLE, say=lambda _: None)
 
