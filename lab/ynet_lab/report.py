@@ -1,4 +1,4 @@
-"""The figures of an experiment, brought together over its seeds: what `report.json` holds (docs/how-to/experiments.md)."""
+"""Aggregate an experiment's figures over its seeds: the content of `report.json` (docs/how-to/experiments.md)."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
