@@ -109,19 +109,19 @@ def _kill_once(path: Path, truth: Truth, death: Death, seed: int, seen: Seen) ->
     os.close(into)
     generator, is_opening = random.Random(seed), False
     _under_way.clear()
-    with os.fdopen(out, "rb", buffering=0) as said:
-        while word := said.read(1):
-            if word == b"f":
-                raise AssertionError(said.read().decode())
-            if word == b"k":
+    with os.fdopen(out, "rb", buffering=0) as pipe:
+        while message := pipe.read(1):
+            if message == b"f":
+                raise AssertionError(pipe.read().decode())
+            if message == b"k":
                 time.sleep(death.delay_s)
                 os.kill(process, signal.SIGKILL)
-            if word == b"b":
+            if message == b"b":
                 _under_way.append(_draw(truth, death, generator))
-            if word == b"d":
+            if message == b"d":
                 truth = _under_way.pop().after
                 seen.changes += 1
-            is_opening = word == b"o" or (is_opening and word == b"k")
+            is_opening = message == b"o" or (is_opening and message == b"k")
     _, status = os.waitpid(process, 0)
     assert os.WIFSIGNALED(status), f"the process was not killed: {status}"
     assert os.WTERMSIG(status) in (signal.SIGKILL, signal.SIGXFSZ)

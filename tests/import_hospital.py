@@ -10,7 +10,7 @@ from pydicom import uid
 
 from ynet_client.dicom import folder_files, import_labels, import_run
 from ynet_client.dicom.deidentify import Pseudonyms
-from ynet_client.dicom.folder_files import Found
+from ynet_client.dicom.folder_files import ImportCandidate
 from ynet_client.dicom.import_records import Origin, Records
 from ynet_client.dicom.import_run import Choice, Summary
 
@@ -46,7 +46,7 @@ class Hospital:
             lambda *_: None,
         )
 
-    def found(self) -> list[Found]:
+    def found(self) -> list[ImportCandidate]:
         return list(folder_files.in_folders([self.pacs]))
 
     def rows(self) -> list[dict[str, str]]:

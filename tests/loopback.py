@@ -29,8 +29,10 @@ from ynet.federation.records import ARRAYS, CASES, CONFIG, METRICS, flat_weights
 from ynet.runtime import control_server
 from ynet.trust import identity, invitation
 from ynet.trust.identity import HUB_NAME, Identity
-from ynet.weights import Entry, Flat, Layout
-from ynet_client.connection.session import Fetch, Session
+from ynet.weights import Flat, Layout, LayoutEntry
+from ynet_client.adoption.adopting import Fetch
+from ynet_client.connection.hooks import SessionHooks
+from ynet_client.connection.session import Session
 from ynet_client.membership import renewal
 from ynet_client.membership.membership import Membership
 from ynet_client.training import app_call, secure_aggregation
@@ -47,7 +49,7 @@ from ynet_server.registry import Registry
 
 T = TypeVar("T")
 MAX_MODEL_BYTES = 1 << 20
-LAYOUT: Layout = (Entry("a", (2, 2)), Entry("b", (3,)))
+LAYOUT: Layout = (LayoutEntry("a", (2, 2)), LayoutEntry("b", (3,)))
 
 
 def play(
@@ -132,8 +134,8 @@ class Consortium:
         is_connected = lambda site: site in self.hub.connected()  # noqa: E731
         answers = renewals.service(self.registry, self.authority, lambda: self.now, is_connected=is_connected)
         witness = Witness(self.folder, SERVER, lambda: self.hub_identity, self.authority.certificate)
-        told = witnesses.service(witness, self.audit, self.audit.write, lambda: self.now)
-        self.server.add_generic_rpc_handlers([service(self.hub), *([answers, told] if self.renews else [])])
+        witnessing = witnesses.service(witness, self.audit, self.audit.write, lambda: self.now)
+        self.server.add_generic_rpc_handlers([service(self.hub), *([answers, witnessing] if self.renews else [])])
         self.port = self.server.add_secure_port(f"127.0.0.1:{self.port}", credentials)
         await self.server.start()
 
@@ -204,22 +206,22 @@ class Joined:
         self.spool.mkdir()
         self.work = work
         renew = renewal.renewing(home, self.said.append, lambda: consortium.now) if home else renewal.never
-        self.session = Session(member, self.spool, work, self.said.append, renew)
+        self.session = Session(member, self.spool, work, self.said.append, SessionHooks(renew=renew))
         self.task = asyncio.ensure_future(self.session.run())
 
 
 @asynccontextmanager
-async def door_in(home: Path) -> AsyncIterator[None]:
+async def control_server_in(home: Path) -> AsyncIterator[None]:
     """Serve the control server of a connected client that runs in `home`."""
 
     async def status(_: Request) -> Response:
         return JSONResponse({"connected": True})
 
-    door = await control_server.serve(home, [Route("/status", status)])
+    server = await control_server.serve(home, [Route("/status", status)])
     try:
         yield
     finally:
-        await door.end()
+        await server.end()
 
 
 class Wire:

@@ -76,10 +76,10 @@ class PartialPacs:
         return (modality is None or one["00080060"]["Value"] == modality) and (not self.has_dates or is_then)
 
     def _told(self, found: list[Item], level: str) -> list[Item]:
-        told: dict[tuple[str, ...], Item] = {}
+        reported: dict[tuple[str, ...], Item] = {}
         for one in found:
-            told.setdefault(tuple(one[tag]["Value"][0] for tag in LEVELS[level]), dict(one))
-        for one in told.values():
+            reported.setdefault(tuple(one[tag]["Value"][0] for tag in LEVELS[level]), dict(one))
+        for one in reported.values():
             if level == "series":
                 del one["00080018"], one["00080016"]
                 if self.has_counts:
@@ -90,7 +90,7 @@ class PartialPacs:
                     one["00201209"] = {"Value": [own + self.counts_more]}
             for tag in self.hides:
                 one.pop(tag, None)
-        return list(told.values())
+        return list(reported.values())
 
 
 @contextmanager

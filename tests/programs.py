@@ -24,6 +24,7 @@ PACKAGES = {
     "ensurepip": "python3-venv",  # makes .venv
     "fish": "fish",
     "getscu": "dcmtk",
+    "git": "git",
     "libOrthancDicomWeb.so": "orthanc-dicomweb",
     "Orthanc": "orthanc",
     "make": "make",

@@ -61,8 +61,8 @@ async def _serve(settings: argparse.Namespace, reader: asyncio.StreamReader, wri
     with contextlib.suppress(OSError, asyncio.IncompleteReadError):
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").removesuffix("\r\n\r\n")
         onward, page = await asyncio.open_connection(host.strip("[]"), int(port), ssl=unverified)
-        said = [line.partition(": ")[2] for line in head.split("\r\n") if line.lower().startswith("x-test-from: ")]
-        peer = said[0] if said else writer.get_extra_info("peername")[0]
+        claimed = [line.partition(": ")[2] for line in head.split("\r\n") if line.lower().startswith("x-test-from: ")]
+        peer = claimed[0] if claimed else writer.get_extra_info("peername")[0]
         page.write(rewritten(head, peer, settings.to if settings.own_host else "").encode("latin-1"))
         up = asyncio.create_task(_copy(reader, page))
         await _copy(onward, writer)

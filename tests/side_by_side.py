@@ -11,7 +11,7 @@ from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut
 
 from ynet.data.dicom import elements
 from ynet.data.dicom import frame as dicom_frame
-from ynet.data.dicom.elements import UnfitError
+from ynet.data.dicom.faults import UnfitError
 
 GREY_APART, COLOUR_APART = 2e-3, 1
 """The greatest difference of equal pictures, as a share of white and in steps of 255."""

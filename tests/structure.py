@@ -1,6 +1,6 @@
 """Compute figures of the code's structure and compare them with the limits in structure.yaml.
 
-python tests/structure.py [--write]
+python tests/structure.py [--write] [--list]
 
 Prints a table; exit code 1 when a figure is worse than the file says. `--write` puts better figures into the file.
 """
@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 
 import grimp
+import structure_trips
 import yaml
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +30,10 @@ PACKAGES = {
 GENERATED = ("_pb2.py", "_pb2_grpc.py")
 UNNAMED = ("__init__", "__main__")
 """Files that architecture.md need not name."""
+WORDS = re.compile(r"\b(anew|of\s+which|likewise|meanwhile|goes\s+on|by\s+itself|stands\s+beside)\b", re.IGNORECASE)
+"""Words that mark a sentence as a translation: each has a plainer one."""
+TEXTS = ("*.md", "*.py", "*.js", "*.html", "*.css", "*.proto", "*.c", "*.yaml", "*.yml", "*.toml", "Makefile")
+FOLDERS = ("docs", "configs", "deploy", "tests", *(str(folder.relative_to(ROOT)) for folder in PACKAGES.values()))
 
 
 def figures() -> dict[str, float]:
@@ -43,6 +48,8 @@ def figures() -> dict[str, float]:
         "exemptions in the import contracts": exemptions(),
         "modules that architecture.md does not name": len(unnamed(files)),
         "class names that occur more than once": len(repeated_classes(files)),
+        **{name: len(structure_trips.stays(trip, PACKAGES)) for name, trip in structure_trips.TRIPS.items()},
+        "unplain words": sum(unplain().values()),
         "lines of the longest file": max(lengths),
         "lines of the median file": int(statistics.median(lengths)),
     }
@@ -124,19 +131,47 @@ def _classes(path: Path) -> Iterator[str]:
             yield node.name
 
 
+def unplain() -> dict[str, int]:
+    """Files of the documentation and the source with words of WORDS, and how many; those that count them left out."""
+    paths = [path for folder in FOLDERS for kind in TEXTS for path in (ROOT / folder).rglob(kind)]
+    paths += [path for kind in TEXTS for path in ROOT.glob(kind)]
+    counts = {
+        str(path.relative_to(ROOT)): len(WORDS.findall(path.read_text("utf-8")))
+        for path in sorted(paths)
+        if path.is_file() and not path.name.endswith(GENERATED) and not path.name.startswith("structure")
+    }
+    return {name: count for name, count in counts.items() if count}
+
+
 def main() -> int:
     """Print the table and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="put better figures into structure.yaml")
+    parser.add_argument("--list", action="store_true", help="also list what is behind the figures that can be bettered")
     asked = parser.parse_args()
     kept, now = yaml.safe_load(KEPT.read_text("utf-8")) if KEPT.exists() else {}, figures()
     print(f"{'':45}{'at most':>8}{'now':>8}")
     for name, figure in now.items():
         print(f"{name:45}{kept.get(name, '-'):>8}{figure:>8}" + ("  worse" if figure > kept.get(name, figure) else ""))
+    if asked.list:
+        _list()
     if asked.write:
         better = {name: min(figure, kept.get(name, figure)) for name, figure in now.items()}
         KEPT.write_text(yaml.safe_dump(better, sort_keys=False), "utf-8")
     return int(any(figure > kept.get(name, figure) for name, figure in now.items()))
+
+
+def _list() -> None:
+    for name, trip in structure_trips.TRIPS.items():
+        print(f"\n{name}:", *structure_trips.stays(trip, PACKAGES), sep="\n  ")
+    print("\nunplain words:", *(f"{name}: {count}" for name, count in unplain().items()), sep="\n  ")
+    files = [path for folder in PACKAGES.values() for path in folder.rglob("*.py") if not path.name.endswith(GENERATED)]
+    repeated = repeated_classes(files)
+    print(
+        "\nclass names that occur more than once:",
+        *(f"{name}: {count}" for name, count in repeated.items()),
+        sep="\n  ",
+    )
 
 
 if __name__ == "__main__":

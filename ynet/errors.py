@@ -1,4 +1,4 @@
-"""The failures that are the user's to mend, each with what happened, why, and what to do."""
+"""Errors that the user can fix: what happened, why, and what to do."""
 
 from typing import ClassVar
 
@@ -7,13 +7,13 @@ EXIT_YOURS = 2
 EXIT_REFUSED = 3
 EXIT_UNREACHABLE = 4
 MOST_SHOWN = 1_000
-"""Characters of each of an error's lines."""
+"""Most characters per line of an error."""
 
 
 class UserError(Exception):
-    """Something the user can mend. Shown as three lines; exit code 2, no traceback.
+    """An error that the user can fix, shown as three lines without a traceback. Exit code 2.
 
-    `what` happened, in one clause; `why`, the cause found; `do`, a command or an edit that mends it.
+    `what` happened, in one clause; `why`, the cause; `do`, a command or an edit that fixes it.
     """
 
     exit_code: ClassVar[int] = EXIT_YOURS
@@ -27,22 +27,22 @@ class UserError(Exception):
 
 
 def _line(text: str) -> str:
-    """One line of a terminal: what stands in others' files is shown without its control characters, and not all."""
+    """Make a text safe for a terminal: without control characters, and not too long."""
     shown = text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
     return "".join(c if c.isprintable() else " " for c in shown)
 
 
 class RefusedError(UserError):
-    """A policy, a plan or the other side said no; exit code 3."""
+    """A policy, a plan or the other side refused. Exit code 3."""
 
     exit_code: ClassVar[int] = EXIT_REFUSED
 
 
 class UnreachableError(UserError):
-    """The other side could not be reached; exit code 4."""
+    """The other side could not be reached. Exit code 4."""
 
     exit_code: ClassVar[int] = EXIT_UNREACHABLE
 
 
 class PassingError(UserError):
-    """What may succeed when it is tried again, without anybody's help: a disk that is full, a share that is away."""
+    """A failure that may pass without help, such as a full disk or an absent network share."""

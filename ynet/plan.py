@@ -13,12 +13,21 @@ from pydantic.dataclasses import dataclass
 from ynet.config import STRICT, parse, read_yaml
 from ynet.errors import UserError
 from ynet.network_size import MOST_BATCH_VALUES, MOST_VALUES, batch_values, network_values
-from ynet.strategy_options import ROBUST, Strategy, fault
+from ynet.strategy_options import ROBUST, SUMMABLE, Strategy, fault
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Positive = Annotated[int, Field(gt=0, le=1_000_000)]
 Depth = Annotated[int, Field(gt=0, le=64)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Recipe = Literal[
+    "default",
+    "paper",
+    "circle",
+    "csq",
+    "dpsh",
+    "plain",
+]
+"""By which loss the code is trained: ynet/learning/losses.py."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -208,12 +217,21 @@ class Privacy:
         return self.epsilon, self.delta
 
 
+SEPARABLE = frozenset({"default", "csq", "plain"})
+"""Recipes whose loss is a sum over samples. Only these can be private, or be cut into micro-batches: clipping each
+patient's gradient bounds nothing where one patient's removal changes the gradients of others."""
+
 BATCH_COUPLED = {
     "paper": "its circle loss compares the samples of a batch",
     "circle": "it compares the samples of a batch",
     "dpsh": "it compares the samples of a batch",
 }
-"""Recipes in which one patient's removal changes the gradients of others, so that clipping gives no bound."""
+"""Why a recipe is not SEPARABLE, by its name."""
+
+
+def coupling(recipe: Recipe) -> str | None:
+    """Say why a sample's loss depends on the other samples of its batch; None where it does not."""
+    return None if recipe in SEPARABLE else BATCH_COUPLED.get(recipe, "its loss was not shown to be a sum over samples")
 
 
 LATER = (
@@ -240,7 +258,7 @@ class Plan:
     cohort: Cohort
     privacy: Privacy
     network: Network = field(default_factory=Network)
-    recipe: Literal["default", "paper", "circle", "csq", "dpsh", "plain"] = "default"
+    recipe: Recipe = "default"
     """The loss of the code; all but `default` and `paper` are there for comparison ([recipes])."""
     init: Init | None = None
     """Initial weights, by a path relative to the plan's folder.
@@ -307,9 +325,9 @@ class Plan:
             raise ValueError(
                 "'cohort.late_updates: use' is for 'aggregation: plain': a masked update is in its own round's sum only"
             )
-        if self.training.strategy in ROBUST:
+        if self.training.strategy not in SUMMABLE:
             raise ValueError(
-                f"strategy {self.training.strategy!r} compares the sites' updates, and with 'aggregation: secure' the"
+                f"strategy {self.training.strategy!r} needs each site's update, and with 'aggregation: secure' the"
                 " server sees none of them: choose one of the two"
             )
 
@@ -320,8 +338,8 @@ class Plan:
             return
         if self.privacy.epsilon is None or self.privacy.delta is None:
             raise ValueError("'privacy' needs 'epsilon' and 'delta' in mode 'patient'")
-        if self.recipe in BATCH_COUPLED:
-            raise ValueError(f"recipe {self.recipe!r} cannot be private: {BATCH_COUPLED[self.recipe]}")
+        if why := coupling(self.recipe):
+            raise ValueError(f"recipe {self.recipe!r} cannot be private: {why}")
         if self.training.strategy == "fedprox":
             raise ValueError("strategy 'fedprox' cannot be private: its pull is no part of a patient's gradient")
         if self.augmentation.transplant:

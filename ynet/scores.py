@@ -1,4 +1,4 @@
-"""What a model scores, and on how many cases. A score that rests on no case is None, and never a number."""
+"""A model's scores, and the numbers of cases that they rest on. A score without a case is None."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,33 +6,33 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 COUNT_STEP = 5
-"""Counts that leave a site are rounded up to its multiples: none from 1 to 4 is told. 0 stays 0."""
+"""Counts that leave a site are rounded up to multiples of this, so that 1 to 4 are not sent. 0 stays 0."""
 
 Wire = dict[str, float]
-"""Scores as a site sends them: those that are None are left out, counts are coarse, `queries.3` is of class 3."""
+"""Scores as a site sends them: without those that are None, with coarse counts; `queries.3` is class 3's count."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Queries against a gallery, all shares in [0, 1]. The floors are scored by the same formulas.
+    """The scores of queries against a gallery, all shares in [0, 1]. The floors have the same formulas.
 
-    A ranking is scored on `ranked` queries: those of whose class the gallery has cases, and cases of others beside.
+    Rankings are scored on the `ranked` queries: the gallery has cases of their class and of others.
     """
 
     map10: float | None
     macro_map10: float | None
     macro_map10_over_k: float | None  # divided by K
-    map10_over_k: float | None  # divided by K, over all queries alike: what the paper's table has
+    map10_over_k: float | None  # divided by K, mean over all queries: as in the paper's table
     macro_hr10: float | None
     macro_rr10: float | None
     macro_map10_random: float | None  # floor: a random ranking
-    macro_map10_majority: float | None  # floor: the most frequent class first, whatever is asked
+    macro_map10_majority: float | None  # floor: the most frequent class first, whatever the query
     map10_random: float | None
     map10_majority: float | None
     dice: float | None  # over the queries with a mask
     iou: float | None
     empty_kept: float | None  # over the queries whose mask is empty
-    balanced_accuracy: float | None  # of the class that the first K results hold most of; over the ranked queries
+    balanced_accuracy: float | None  # of the most frequent class among the first K results; over the ranked queries
     distinct_codes: int  # in the gallery
     queries: int
     gallery: int
@@ -43,11 +43,11 @@ class Scores:
     gallery_per_class: Mapping[str, int]
 
     def to_metrics(self) -> dict[str, Any]:
-        """All of them by name, as JSON has them."""
+        """Return all scores by name, for JSON."""
         return asdict(self)
 
     def to_wire(self, *, tells_classes: bool) -> Wire:
-        """As they leave a site; `tells_classes`: with the counts by class."""
+        """Return the scores in the form that leaves a site; `tells_classes` adds the counts by class."""
         found: Wire = {name: value for name in SHARES if (value := getattr(self, name)) is not None}
         found |= {name: getattr(self, name) for name in TOTALS}
         found |= {name: coarse(getattr(self, name)) for name in COARSE}
@@ -62,19 +62,22 @@ COARSE = ("ranked", "masks", "empty_masks")
 TOTALS = ("distinct_codes", "queries", "gallery")
 SHARES = tuple(one.name for one in fields(Scores) if one.name not in (*PER_CLASS, *COARSE, *TOTALS))
 RESTS_ON = {"macro_map10": "ranked", "balanced_accuracy": "ranked", "dice": "masks"}
-"""Of the scores that are followed over the rounds, the count of the queries that each is a mean over."""
+"""For the scores that are tracked over the rounds, the count of the queries in each mean."""
 
 
 def coarse(count: int) -> int:
-    """A count as it leaves a site."""
+    """Round a count up to the form that leaves a site."""
     return -(-count // COUNT_STEP) * COUNT_STEP
 
 
 def from_wire(record: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
-    """What a site has sent, as JSON has it: every score, None where it sent none; counts None where it told none.
+    """Convert scores that a site sent for JSON. Scores and counts that it did not send are None.
 
-    An older site tells no counts, and 0 for a score of nothing; figures of a later one are kept. Raises ValueError,
-    TypeError.
+    An older version of ynet sends no counts, and 0 for a score without a case. Unknown scores of a newer one are kept.
+
+    Raises:
+        ValueError: A score or a count is out of range.
+        TypeError: A value is not a number.
     """
     found: dict[str, Any] = {
         name: round(float(value), 6)
@@ -91,7 +94,7 @@ def _share(value: Any) -> float | None:
         return None
     share = round(float(value), 6)
     if not 0 <= share <= 1:
-        raise ValueError("a score is none")
+        raise ValueError("a score is not in [0, 1]")
     return share
 
 
@@ -100,7 +103,7 @@ def _count(value: Any) -> int | None:
         return None
     count = int(value)
     if count != value or not 0 <= count < 2**53:
-        raise ValueError("a count is none")
+        raise ValueError("a count is not a whole number")
     return count
 
 
@@ -111,18 +114,18 @@ def _by_class(record: Mapping[str, Any], key: str, classes: Sequence[str]) -> di
 
 
 def shown(scores: Mapping[str, Any], name: str) -> str:
-    """A score and the coarse count that it rests on, in words: `0.731 of <= 25`, `none of 0`."""
+    """Format a score and the coarse count that it rests on: `0.731 of <= 25`, `none of 0`."""
     value, count = scores.get(name), scores.get(RESTS_ON[name])
     text = "none" if value is None else f"{value:.3f}"
     return text if count is None else f"{text} of {at_most(count)}"
 
 
 def at_most(count: int | float) -> str:
-    """A count that was rounded up."""
+    """Format a count that was rounded up."""
     return f"<= {count:.0f}" if count else "0"
 
 
 def classes_shown(scores: Mapping[str, Any]) -> str:
-    """The queries by class, in words; empty where the site does not tell."""
+    """Format the queries by class; empty where the site did not send them."""
     found = scores.get("queries_per_class") or {}
     return ", ".join(f"{name} {at_most(count)}" for name, count in found.items())

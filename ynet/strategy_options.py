@@ -43,6 +43,9 @@ DEFAULTS: dict[str, dict[str, float]] = {
 }
 """What an option is where neither a plan nor Flower's own default is to decide."""
 
+SUMMABLE = frozenset({"fedavg", "fedavgm", "fedprox", "fedadam", "fedyogi"})
+"""Strategies that need nothing but the updates' mean, weighted by cases: only these go with `aggregation: secure`."""
+
 ROBUST = frozenset({"fedmedian", "fedtrimmedavg", "krum", "multikrum", "bulyan"})
 """The strategies that some of the sites cannot lead where they want. They must see each site's update."""
 

@@ -22,10 +22,10 @@ Arrays = Mapping[str, npt.NDArray[np.float32]]
 Flat = npt.NDArray[np.float32]
 
 BLOCK_VALUES = 1 << 20
-"""Values in one block of the flat form (4 MiB). Few large arrays: Flower's own transport pays for each one."""
+"""Values per block of the flat form (4 MiB). Few large arrays: Flower's transport has a cost per array."""
 
 
-class Entry(NamedTuple):
+class LayoutEntry(NamedTuple):
     """One array of a layout."""
 
     name: str
@@ -33,28 +33,32 @@ class Entry(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many values it has."""
+        """The number of values."""
         return math.prod(self.shape)
 
 
-Layout = tuple[Entry, ...]
+Layout = tuple[LayoutEntry, ...]
 """The names and shapes of a network's arrays, in the order in which the flat form holds them."""
 
 
 def layout_of(arrays: Arrays) -> Layout:
-    """The layout of `arrays`, in their own order."""
-    return tuple(Entry(name, tuple(array.shape)) for name, array in arrays.items())
+    """Return the layout of `arrays`, in their order."""
+    return tuple(LayoutEntry(name, tuple(array.shape)) for name, array in arrays.items())
 
 
 def layout_to_json(layout: Layout) -> str:
-    """A layout as it travels beside the weights."""
+    """Serialise a layout for the wire."""
     return json.dumps([[entry.name, list(entry.shape)] for entry in layout], separators=(",", ":"))
 
 
 def layout_from_json(text: str) -> Layout:
-    """The layout that `layout_to_json` wrote. Raises UserError when it is none."""
+    """Parse the layout that `layout_to_json` wrote.
+
+    Raises:
+        UserError: The text is not a layout.
+    """
     try:
-        layout = tuple(Entry(str(name), tuple(int(side) for side in shape)) for name, shape in json.loads(text))
+        layout = tuple(LayoutEntry(str(name), tuple(int(side) for side in shape)) for name, shape in json.loads(text))
         names = {entry.name for entry in layout}
         if all(side >= 0 for entry in layout for side in entry.shape) and len(names) == len(layout):
             return layout
@@ -64,12 +68,16 @@ def layout_from_json(text: str) -> Layout:
 
 
 def flatten(arrays: Arrays) -> Flat:
-    """All values one after the other, shape (total,)."""
+    """Concatenate all values, shape (total,)."""
     return np.concatenate([np.ravel(array).astype(np.float32, copy=False) for array in arrays.values()])
 
 
 def unflatten(flat: Flat, layout: Layout) -> dict[str, npt.NDArray[np.float32]]:
-    """The named arrays in `flat`, as views. Raises UserError when the number of values is another."""
+    """Return the named arrays in `flat`, as views.
+
+    Raises:
+        UserError: The number of values is not the layout's.
+    """
     expected = sum(entry.size for entry in layout)
     if flat.size != expected:
         raise UserError(
@@ -85,19 +93,20 @@ def unflatten(flat: Flat, layout: Layout) -> dict[str, npt.NDArray[np.float32]]:
 
 
 def blocks(flat: Flat) -> list[Flat]:
-    """`flat` cut into pieces of at most BLOCK_VALUES values, as views."""
+    """Split `flat` into blocks of at most BLOCK_VALUES values, as views."""
     return [flat[start : start + BLOCK_VALUES] for start in range(0, max(flat.size, 1), BLOCK_VALUES)]
 
 
-def join(pieces: Sequence[Flat]) -> Flat:
-    """The inverse of `blocks`; a copy."""
-    return np.concatenate(list(pieces))
+def join(parts: Sequence[Flat]) -> Flat:
+    """Invert `blocks`. Returns a copy."""
+    return np.concatenate(list(parts))
 
 
 def begun_with(own: Arrays, given: Arrays) -> dict[str, npt.NDArray[np.float32]]:
-    """A network's weights `own` with those that are `given` in their place, which may be a part of them.
+    """Return the network's weights `own` with some of them replaced by `given`.
 
-    Raises UserError when a name is none of the network's, or its shape another.
+    Raises:
+        UserError: A name is not the network's, its shape differs, or a value is not finite.
     """
     do = "export the weights with the network's names and shapes, or leave 'init' out of the plan"
     if not given:
@@ -116,7 +125,7 @@ def begun_with(own: Arrays, given: Arrays) -> dict[str, npt.NDArray[np.float32]]
 
 
 def digest(arrays: Arrays) -> str:
-    """SHA-256 over names, shapes and little-endian values, independent of order; 64 hexadecimal digits."""
+    """Return the SHA-256 of names, shapes and little-endian values, independent of order; 64 hexadecimal digits."""
     sha = hashlib.sha256()
     for name in sorted(arrays):
         array = np.asarray(arrays[name], dtype="<f4", order="C")
@@ -126,17 +135,21 @@ def digest(arrays: Arrays) -> str:
 
 
 def model_id(arrays: Arrays, plan_id: str) -> str:
-    """SHA-256 of the weights and the plan: the name of a model, carried by each of its codes."""
+    """Return a model's id, the SHA-256 of its weights and its plan. Each of its codes carries it."""
     return hashlib.sha256(f"{digest(arrays)}:{plan_id}".encode()).hexdigest()
 
 
 def save(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> None:
-    """Write `arrays` as safetensors, whole or not at all. Raises OSError when the disk takes no more."""
+    """Write `arrays` as safetensors, atomically.
+
+    Raises:
+        OSError: The disk is full or broken.
+    """
     partial = path.with_name(path.name + ".partial")
     private_files.begin(partial)
     try:
         save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, partial, dict(metadata))
-    except SafetensorError as error:  # it hides the system's errors in its text
+    except SafetensorError as error:  # its text contains the system's error
         if found := re.search(r"\(os error (\d+)\)", str(error)):
             raise OSError(int(found[1]), os.strerror(int(found[1])), str(partial)) from None
         raise
@@ -146,12 +159,16 @@ def save(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> None:
 
 
 def load(path: Path) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, str]]:
-    """The arrays and the metadata of a safetensors file. Raises UserError when it is none, or not float32."""
+    """Read the arrays and the metadata of a safetensors file.
+
+    Raises:
+        UserError: It is not a safetensors file, or not float32.
+    """
     try:
         with safe_open(path, framework="numpy") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
             metadata = dict(file.metadata() or {})
-    except (SafetensorError, OSError, TypeError) as error:  # TypeError: a kind of number that numpy has not
+    except (SafetensorError, OSError, TypeError) as error:  # TypeError: a dtype that numpy does not have
         raise UserError(f"the weights in {path.name} cannot be read", str(error), "fetch the file again") from None
     for name, array in arrays.items():
         if array.dtype != np.float32:

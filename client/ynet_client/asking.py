@@ -12,7 +12,7 @@ from ynet.federation import hub_pb2 as hub
 from ynet.federation import retrieval_pb2 as pb
 from ynet.search.ranking import TOKEN_BYTES
 from ynet.trust.identity import SITE_NAME
-from ynet_client.agent import Duties
+from ynet_client.agent import Agent
 from ynet_client.connection.session import ANSWER_BYTES, Session
 from ynet_client.egress import Class
 from ynet_client.membership.peers import UNCONFIRMED
@@ -21,7 +21,7 @@ from ynet_client.retrieval.consult import Consult
 from ynet_client.retrieval.merging import Result
 from ynet_client.retrieval.own_search import Encoding, OwnSearch
 from ynet_client.retrieval.query import Query
-from ynet_client.retrieval.stores import Books
+from ynet_client.retrieval.stores import Stores
 from ynet_client.retrieval.wire import MAX_CHECKED, SiteOutcome
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 ASK_WITHIN_S = 10.0
 MAX_SEEN = 10_000
-SHORTEST = 8  # characters of a token's beginning by which a hit is named
+SHORTEST = 8  # characters of a token that name a hit
 DECISIONS = {
     pb.ConsultAnswer.YES: "yes",
     pb.ConsultAnswer.NO: "no",
@@ -62,14 +62,14 @@ class TokenOwners:
             try:
                 token = bytes.fromhex(beginning)
             except ValueError:
-                raise UserError(what, "it is no token", "copy it from the hits of ynet-client query") from None
+                raise UserError(what, "it is not a token", "copy it from the hits of ynet-client query") from None
             found = {token: site or self._site_of.get(token, "")}
         else:
             matching = self._site_of.items() if len(beginning) >= SHORTEST else ()
             found = {token: at for token, at in matching if token.hex().startswith(beginning) and site in ("", at)}
         if len(found) != 1:
-            why = f"{len(found)} hits of this client's queries have a token that begins so"
-            raise UserError(what, why, "give the whole token, of query --json, and --to SITE")
+            why = f"{len(found)} hits of this client's queries have a token with this beginning"
+            raise UserError(what, why, "give the whole token, from query --json, and --to SITE")
         ((token, owner),) = found.items()
         if not SITE_NAME.match(owner):
             raise UserError(what, "its site is no longer known", "say --to SITE")
@@ -77,25 +77,25 @@ class TokenOwners:
 
 
 async def query(
-    site: str, duties: Duties, session: Session, images: Sequence[Path], query: Query, user: str
+    site: str, agent: Agent, session: Session, images: Sequence[Path], query: Query, user: str
 ) -> list[Result]:
     """Ask the own gallery and the other sites about some images. Raises UserError."""
-    with duties.counts.asking():
-        return await _query(site, duties, session, images, query, user)
+    with agent.counts.asking():
+        return await _query(site, agent, session, images, query, user)
 
 
 async def _query(
-    site: str, duties: Duties, session: Session, images: Sequence[Path], query: Query, user: str
+    site: str, agent: Agent, session: Session, images: Sequence[Path], query: Query, user: str
 ) -> list[Result]:
-    books = duties.books
-    encodings = [await duties.search(partial(own_search.encode, image=image)) for image in images[:-1]]
-    own = await duties.search(lambda archive: _search_own(archive, duties, encodings, images[-1], query))
-    coded = own_search.coded(own, query, is_detail_sent=duties.disclosure.detail)
-    pseudonym = books.pseudonym(user)
+    stores = agent.stores
+    encodings = [await agent.search(partial(own_search.encode, image=image)) for image in images[:-1]]
+    own = await agent.search(lambda archive: _search_own(archive, agent, encodings, images[-1], query))
+    coded = own_search.coded(own, query, is_detail_sent=agent.disclosure.detail)
+    pseudonym = stores.pseudonym(user)
     body = wire.write_query(coded, pseudonym)
     answers, note = await _ask(session, body, query.sites, wire.room_for_hits(coded))
     outcomes = merging.outcomes(site, answers, coded)
-    books.audit.write(
+    stores.audit.write(
         time.time(),
         "asked",
         "query",
@@ -111,19 +111,21 @@ async def _query(
 
 
 def _search_own(
-    archive: "Archive", duties: Duties, before: Sequence[Encoding], last: Path, query: Query
+    archive: "Archive", agent: Agent, before: Sequence[Encoding], last: Path, query: Query
 ) -> list[OwnSearch]:
     """Encode the last image and search for all. The others were encoded one by one, so that other work had its turn."""
-    encodings, has_detail = [*before, own_search.encode(archive, last)], duties.disclosure.detail
-    return own_search.search(archive, duties.books.drawn, encodings, query, is_detail_compared=has_detail)
+    encodings, has_detail = [*before, own_search.encode(archive, last)], agent.disclosure.detail
+    return own_search.search(archive, agent.stores.drawn, encodings, query, is_detail_compared=has_detail)
 
 
-async def consult(site: str, books: Books, session: Session, token: bytes, owner: str, note: str, user: str) -> Consult:
-    """Send a hit's token and a note to the site that owns the case. Raises UserError when it does not take it."""
+async def consult(
+    site: str, stores: Stores, session: Session, token: bytes, owner: str, note: str, user: str
+) -> Consult:
+    """Send a hit's token and a note to the site that owns the case. Raises UserError when that site refuses."""
     if owner == site:
         raise UserError("the request cannot be sent", "the case is this site's own", "ask a colleague")
-    pseudonym = books.pseudonym(user)
-    sent = books.consults.send(owner, pseudonym, token, note, time.time())
+    pseudonym = stores.pseudonym(user)
+    sent = stores.consults.send(owner, pseudonym, token, note, time.time())
     outcome = SiteOutcome("unreachable")
     try:
         body = pb.Request(user=pseudonym, consult=pb.Consult(id=sent.id, token=token, note=sent.note))
@@ -131,41 +133,41 @@ async def consult(site: str, books: Books, session: Session, token: bytes, owner
         outcome = _consult_outcome(answers, owner)
     finally:
         if outcome.kind not in ("kept", "late"):
-            books.consults.withdraw(sent)
-        books.audit.write(time.time(), "asked", "consult", {owner: outcome.kind}, user=pseudonym)
+            stores.consults.withdraw(sent)
+        stores.audit.write(time.time(), "asked", "consult", {owner: outcome.kind}, user=pseudonym)
     _raise_unless_kept(outcome, owner)
     return sent
 
 
-async def fetch_answers(books: Books, session: Session, user: str) -> str:
-    """Ask the owning sites for their answers to what was sent; why not all were asked, or empty."""
-    pseudonym, silent = books.pseudonym(user), []
-    for owner, ids in books.consults.waiting_for().items():
+async def fetch_answers(stores: Stores, session: Session, user: str) -> str:
+    """Ask the owning sites for their answers to this site's requests; return why not all were asked, or empty."""
+    pseudonym, silent = stores.pseudonym(user), []
+    for owner, ids in stores.consults.waiting_for().items():
         for start in range(0, len(ids), MAX_CHECKED):
             body = pb.Request(user=pseudonym, check=pb.ConsultCheck(ids=ids[start : start + MAX_CHECKED]))
             answers, note = await _ask(session, body.SerializeToString(), [owner], name="consults")
             if note:
                 return note
-            kind = _take_answers(books, owner, answers, set(ids))
-            books.audit.write(time.time(), "asked", "consult-check", {owner: kind}, user=pseudonym)
+            kind = _take_answers(stores, owner, answers, set(ids))
+            stores.audit.write(time.time(), "asked", "consult-check", {owner: kind}, user=pseudonym)
             if kind != "found":
                 silent.append(owner)
                 break
     return f"no answer from {', '.join(silent)}" if silent else ""
 
 
-def answer_consult(books: Books, id_: str, decision: Any, text: str, user: str) -> Consult:
-    """Say yes or no to a request, for the asking site to fetch. Raises UserError."""
+def answer_consult(stores: Stores, id_: str, decision: Any, text: str, user: str) -> Consult:
+    """Record the answer to a request; the asking site fetches it. Raises UserError."""
     if decision not in ("yes", "no"):
-        raise UserError("the request was not answered", f"{str(decision)[:20]!r} is no answer", "say yes or no")
+        raise UserError("the request was not answered", f"{str(decision)[:20]!r} is not an answer", "say yes or no")
     now = time.time()
-    answered = books.consults.answer(id_, decision, text, now)
-    books.audit.write(now, "answered", "consult-answer", {answered.site: decision}, user=books.pseudonym(user))
+    answered = stores.consults.answer(id_, decision, text, now)
+    stores.audit.write(now, "answered", "consult-answer", {answered.site: decision}, user=stores.pseudonym(user))
     return answered
 
 
 def _of_batch(outcomes: Mapping[str, SiteOutcome]) -> dict[str, str]:
-    """For the log a site that found nothing for any image is `empty`."""
+    """Return the outcomes for the log: `empty` for a site that found nothing for any image."""
     return {site: "empty" if one.kind == "found" and not any(one.hits) else one.kind for site, one in outcomes.items()}
 
 
@@ -187,7 +189,7 @@ def _read_consult(body: bytes) -> SiteOutcome:
         case "consult_kept":
             return SiteOutcome("kept")
         case "no_such_case":
-            return SiteOutcome("no_such_case", "the token names no case there, or one that is gone")
+            return SiteOutcome("no_such_case", "the token names no case there, or one that was removed")
         case "refused":
             return wire.read_refusal(reply.refused)
     return SiteOutcome("unreadable", "the two sites do not understand each other")
@@ -199,7 +201,7 @@ def _raise_unless_kept(outcome: SiteOutcome, owner: str) -> None:
         case "kept":
             return
         case "late":
-            do = "look at ynet-client consult list later: it may have been kept"
+            do = "look at ynet-client consult list later: that site may have the request"
             raise UnreachableError(what, "it did not answer in time", do)
         case "missing":
             raise UnreachableError(what, outcome.reason, "try again when it is")
@@ -212,8 +214,8 @@ def _raise_unless_kept(outcome: SiteOutcome, owner: str) -> None:
     raise RefusedError(what, outcome.reason, "ask that site's people by other means")
 
 
-def _take_answers(books: Books, owner: str, answers: hub.Answers, asked: set[bytes]) -> str:
-    """Write down what the owning site said; the outcome."""
+def _take_answers(stores: Stores, owner: str, answers: hub.Answers, asked: set[bytes]) -> str:
+    """Record the owning site's answers; return the outcome."""
     for one in answers.answers:
         if one.site != owner:
             continue
@@ -223,7 +225,7 @@ def _take_answers(books: Books, owner: str, answers: hub.Answers, asked: set[byt
             return "unreadable"
         for said in reply.consult_answers.answers:
             if said.id in asked and said.word in DECISIONS:
-                books.consults.settle(owner, said.id, DECISIONS[said.word], said.text, time.time())  # type: ignore[arg-type]
+                stores.consults.settle(owner, said.id, DECISIONS[said.word], said.text, time.time())  # type: ignore[arg-type]
         return "found" if reply.WhichOneof("outcome") == "consult_answers" else "refused"
     if owner in answers.unconfirmed:
         return "unconfirmed"
@@ -233,7 +235,7 @@ def _take_answers(books: Books, owner: str, answers: hub.Answers, asked: set[byt
 async def _ask(
     session: Session, body: bytes, sites: Sequence[str], answer_bytes: int = ANSWER_BYTES, name: Class = "queries"
 ) -> tuple[hub.Answers, str]:
-    """The other sites' answers, padded to `answer_bytes`; without a connection none, and why."""
+    """Return the other sites' answers, padded to `answer_bytes`; without a connection none, and the reason."""
     try:
         return await session.ask(body, ASK_WITHIN_S, sites, answer_bytes, name), ""
     except UnreachableError as error:

@@ -1,8 +1,7 @@
-"""A site's audit log: what left it, what came, and what its people decided, in an append-only hash chain.
+"""A site's audit log: its questions, its answers and its people's decisions, in an append-only hash chain.
 
-It says who asked whom, when, how much and with what result, which plans were accepted, which rounds were trained. It
-holds no code, no label, no filter's value, no note, no token and no patient: the log may be shown to an auditor, and
-what it tells is what an auditor must know.
+The log holds who asked whom, when, how much and with what outcome, which plans were accepted, which rounds were
+trained. It holds no code, label, filter value, note, token or patient, so that it may be shown to an auditor.
 """
 
 import json
@@ -15,7 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from ynet.trust import chain, journal
-from ynet.trust.chain import Head
+from ynet.trust.chain import ChainHead
 from ynet.trust.journal import AuditError as AuditError
 from ynet.trust.journal import Journal, Kind
 
@@ -33,11 +32,11 @@ Act = Literal[
     "authority-refused",  # outcome: why
     "restored",  # the folder, from a backup
     "site-confirmed",  # about: another site's name and the fingerprint of its lasting key
-    "site-unconfirmed",  # likewise: it showed a key that the admin has not confirmed
-    "copy-refused",  # by the server: another process came with this site's identity
+    "site-unconfirmed",  # as above: it showed a key that the admin has not confirmed
+    "copy-refused",  # by the server: another process used this site's identity
     "imported",  # about: how many images, how many were left out
     "segmented",  # a mask as a DICOM SEG; about: the model's id
-    "too-many",  # what was refused unheard, `count` of it; about: messages of the server, by their kind
+    "too-many",  # refused without being read, `count` of them; about: messages of the server, by kind
     "let-go",  # the log's oldest entries; about: the number and the digest of the last of them
 ]
 
@@ -46,7 +45,7 @@ _JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 @dataclass(frozen=True)
 class Entry:
-    """One question, or one thing that the site did."""
+    """One question, or one action of the site."""
 
     number: int  # from 1
     time: float  # seconds since 1970, UTC
@@ -60,11 +59,11 @@ class Entry:
     filters: tuple[str, ...] = ()  # kinds, not values
     epsilon: Annotated[float, Field(allow_inf_nan=False)] = 0.0  # of randomised response; 0: the true code was sent
     previous: str = field(default=chain.NOTHING)  # SHA-256 of the line before
-    about: str = ""  # what was done; of a question nothing
-    count: int = 1  # how often; a line has it where it was not once
+    about: str = ""  # of an action, its object; of a question, empty
+    count: int = 1  # how often; the line has it where it is not 1
 
     def line(self) -> bytes:
-        """The entry as it stands in the file."""
+        """Return the entry as a line of the file."""
         unsaid = {"about": "", "count": 1}
         shown = {key: value for key, value in vars(self).items() if key not in unsaid or value != unsaid[key]}
         return _JSON.encode(shown).encode() + b"\n"
@@ -75,7 +74,7 @@ class Entry:
         return chain.digest(self.line())
 
 
-def _letting_go(before: Head, about: str) -> Entry:
+def _letting_go(before: ChainHead, about: str) -> Entry:
     number, at = before.number + 1, round(time.time(), 3)
     return Entry(number, at, "did", "let-go", {"": "done"}, {}, "", previous=before.digest, about=about)
 
@@ -93,26 +92,26 @@ class Audit(Journal[Entry]):
     def __init__(
         self,
         home: Path,
-        told: Callable[[Entry], None] = lambda _: None,
+        added: Callable[[Entry], None] = lambda _: None,
         make_room: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Cut off what a power cut tore, and see that the end is the one that was. Raises AuditError.
+        """Open the log, cut off a line that a power cut left incomplete, and check its end. Raises AuditError.
 
-        `told`: of each entry, once it is written. `make_room` is asked when the disk is full.
+        `added` is called with each entry after it is written, `make_room` when the disk is full.
         """
         super().__init__(home, KIND, make_room)
-        self._told = told
+        self._added = added
 
-    def add(self, made: Callable[[Head], Entry]) -> None:
-        """Add the entry that follows a head. Raises UserError when the disk takes no more."""
-        added: list[Entry] = []
+    def add(self, made: Callable[[ChainHead], Entry]) -> None:
+        """Add the entry that follows a head. Raises UserError when the disk is full."""
+        entries: list[Entry] = []
 
-        def making(before: Head) -> Entry:
-            added.append(made(before))
-            return added[0]
+        def making(before: ChainHead) -> Entry:
+            entries.append(made(before))
+            return entries[0]
 
         super().add(making)
-        self._told(added[0])
+        self._added(entries[0])
 
     def write(
         self,
@@ -129,9 +128,9 @@ class Audit(Journal[Entry]):
         epsilon: float = 0.0,
         count: int = 1,
     ) -> None:
-        """Add one question; a batch is one. `now` in seconds since 1970. `count`: of one kind, in one line."""
+        """Add one question; a batch is one. `now` in seconds since 1970. `count`: several of a kind in one line."""
 
-        def entry(before: Head) -> Entry:
+        def entry(before: ChainHead) -> Entry:
             said, given = dict(outcomes), dict(hits or {})
             number, at, last = before.number + 1, round(now, 3), before.digest
             return Entry(number, at, direction, kind, said, given, user, codes, k, filters, epsilon, last, count=count)
@@ -139,7 +138,7 @@ class Audit(Journal[Entry]):
         self.add(entry)
 
     def did(self, now: float, act: Act, about: str = "", outcome: str = "done", user: str = "", count: int = 1) -> None:
-        """Add something that the site, or its people, did. `user`: whose pseudonym it is, where somebody asked."""
+        """Add an action of the site or of its people. `user`: the pseudonym of the person who asked for it."""
         self.add(
             lambda before: Entry(
                 before.number + 1,
@@ -157,10 +156,10 @@ class Audit(Journal[Entry]):
 
 
 def read(home: Path) -> Iterator[Entry]:
-    """The entries, first to last, which another process may be adding to. Raises AuditError at one that is spoilt."""
+    """Yield the entries, first to last; another process may add entries. Raises AuditError at a changed one."""
     return journal.read(home, KIND)
 
 
-def verify(home: Path) -> Head:
-    """The head of the log, every line checked. Raises AuditError when it was edited or cut."""
+def verify(home: Path) -> ChainHead:
+    """Check every line of the log and return its head. Raises AuditError when it was edited or cut."""
     return journal.verify(home, KIND)

@@ -2,7 +2,6 @@
 
 import base64
 import datetime as dt
-import importlib
 import io
 import secrets
 import time
@@ -10,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -21,7 +20,7 @@ from ynet.errors import UserError
 from ynet.runtime import backup_files
 from ynet.trust.expiry import days_left
 from ynet_client import asking
-from ynet_client.agent import Duties
+from ynet_client.agent import Agent
 from ynet_client.asking import ASK_WITHIN_S as ASK_WITHIN_S
 from ynet_client.asking import TokenOwners
 from ynet_client.connection.session import Session
@@ -32,41 +31,43 @@ from ynet_client.retrieval.query import Query, read_query
 from ynet_client.retrieval.wire import MAX_CODES
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from ynet_client.gallery.indexer import Archive
 
 MAX_IMAGE_BYTES = 64 << 20
 
 
-def routes(site: str, duties: Duties, session: Session, spool: Path) -> list[Route]:
+def routes(site: str, agent: Agent, session: Session, spool: Path) -> list[Route]:
     """Return the routes of the control socket. Answers are JSON."""
 
     async def status(_: Request) -> Response:
-        state = {"site": site, "connected": session.connected, "doing": duties.doing}
+        state = {"site": site, "connected": session.connected, "doing": agent.doing}
         ends = session.member.ends
         life = {
             "certificate_ends": ends.timestamp(),
             "certificate_days": round(days_left(ends, dt.datetime.now(dt.UTC)), 2),
         }
-        waiting = {"waiting": [one.id for one in duties.offers.listed() if one.word is None]}
-        return JSONResponse({**state, **life, **await duties.search(_gallery_state), **waiting})
+        waiting = {"waiting": [one.id for one in agent.offers.listed() if one.decision is None]}
+        return JSONResponse({**state, **life, **await agent.search(_gallery_state), **waiting})
 
     async def index(_: Request) -> Response:
-        return JSONResponse(await duties.index())
+        return JSONResponse(await agent.index())
 
     async def verify(_: Request) -> Response:
-        return JSONResponse(await duties.verify())
+        return JSONResponse(await agent.verify())
 
     async def forget(request: Request) -> Response:
-        return JSONResponse(await duties.forget(str((await request.json())["patient"])))
+        return JSONResponse(await agent.forget(str((await request.json())["patient"])))
 
     async def copies(_: Request) -> Response:
-        await duties.copy_databases(spool.parent / backup_files.ASIDE)
+        await agent.copy_databases(spool.parent / backup_files.ASIDE)
         return JSONResponse({})
 
     async def imported(request: Request) -> Response:
         said = await request.json()
         about = import_records.counted(int(said["images"]), int(said["left_out"]))
-        duties.books.audit.did(time.time(), "imported", about)
+        agent.stores.audit.did(time.time(), "imported", about)
         return JSONResponse({})
 
     async def sites(_: Request) -> Response:
@@ -81,46 +82,46 @@ def routes(site: str, duties: Duties, session: Session, spool: Path) -> list[Rou
         Route("/index", index, methods=["POST"]),
         Route("/verify", verify, methods=["POST"]),
         Route("/forget", forget, methods=["POST"]),
-        *_asking(site, duties, session, spool),
+        *_asking(site, agent, session, spool),
     ]
 
 
-def _asking(site: str, duties: Duties, session: Session, spool: Path) -> list[Route]:
+def _asking(site: str, agent: Agent, session: Session, spool: Path) -> list[Route]:
     owners = TokenOwners()
 
     async def query(request: Request) -> Response:
         asked = request.query_params
         sizes = [int(size) for size in asked.getlist("size")]
         async with images_of(request, spool, sizes, asked.getlist("frame")) as images:
-            results = await asking.query(site, duties, session, images, query_of(asked), asked.get("user", ""))
+            results = await asking.query(site, agent, session, images, query_of(asked), asked.get("user", ""))
         owners.add(results)
         named = list(zip(results, asked.getlist("name") or [""] * len(results), strict=True))
-        answers = [await duties.search(partial(merging.answer, result=one, name=name)) for one, name in named]
+        answers = [await agent.search(partial(merging.answer, result=one, name=name)) for one, name in named]
         is_drawn = asked.get("picture") == "1"
-        drawn = await duties.search(partial(_png, result=named[0][0], name=named[0][1])) if is_drawn else None
+        drawn = await agent.search(partial(_png, result=named[0][0], name=named[0][1])) if is_drawn else None
         return JSONResponse({"queries": [one.to_json() for one in answers], "picture": drawn})
 
     async def segment(request: Request) -> Response:
         async with images_of(request, spool, frames=request.query_params.getlist("frame")) as (image,):
-            found = await duties.search(lambda archive: _segment(archive, image))
-        user = duties.books.pseudonym(request.query_params.get("user", ""))
-        duties.books.audit.did(time.time(), "segmented", found["model"], user=user)
+            found = await agent.search(lambda archive: _segment(archive, image))
+        user = agent.stores.pseudonym(request.query_params.get("user", ""))
+        agent.stores.audit.did(time.time(), "segmented", found["model"], user=user)
         return JSONResponse(found)
 
     async def consult(request: Request) -> Response:
         asked = await request.json()
         token, owner = owners.find(str(asked["token"]), str(asked["to"]))
-        sent = await asking.consult(site, duties.books, session, token, owner, str(asked["note"]), str(asked["user"]))
+        sent = await asking.consult(site, agent.stores, session, token, owner, str(asked["note"]), str(asked["user"]))
         return JSONResponse(sent.to_json())
 
     async def consults(request: Request) -> Response:
-        note = await asking.fetch_answers(duties.books, session, request.query_params.get("user", ""))
-        return JSONResponse({"consults": [one.to_json() for one in duties.books.consults.listed()], "note": note})
+        note = await asking.fetch_answers(agent.stores, session, request.query_params.get("user", ""))
+        return JSONResponse({"consults": [one.to_json() for one in agent.stores.consults.listed()], "note": note})
 
     async def consult_answer(request: Request) -> Response:
         said = await request.json()
         answered = asking.answer_consult(
-            duties.books, str(said["id"]), said["decision"], str(said["text"]), str(said["user"])
+            agent.stores, str(said["id"]), said["decision"], str(said["text"]), str(said["user"])
         )
         return JSONResponse(answered.to_json())
 
@@ -144,17 +145,19 @@ def _gallery_state(archive: "Archive") -> dict[str, object]:
 
 def _segment(archive: "Archive", image: Path) -> dict[str, str]:
     """Predict the lesion of an image, as `control_client.segment` returns it. Raises UserError."""
+    from PIL import Image  # with torch, which the search has loaded
+
     (model_id, plan, *_), encoded = own_search.encode(archive, image)
-    images: Any = importlib.import_module("PIL.Image")  # with torch, which the search has loaded
-    return {"mask": _base64(images.fromarray(encoded.mask * 255)), "model": model_id, "plan": plan.name}
+    return {"mask": _base64(Image.fromarray(encoded.mask * 255)), "model": model_id, "plan": plan.name}
 
 
 def _png(archive: "Archive", result: Result, name: str) -> str:
-    drawing: Any = importlib.import_module("ynet_client.retrieval.query_picture")  # torch, which the search has loaded
-    return _base64(drawing.draw_result(archive, result, name))
+    from ynet_client.retrieval import query_picture  # torch, which the search has loaded
+
+    return _base64(query_picture.draw_result(archive, result, name))
 
 
-def _base64(image: Any) -> str:
+def _base64(image: "Image.Image") -> str:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()
@@ -164,9 +167,9 @@ def _base64(image: Any) -> str:
 async def images_of(
     request: Request, spool: Path, sizes: Sequence[int] = (), frames: Sequence[str] = ()
 ) -> AsyncIterator[list[Path]]:
-    """The images in a request's body, files in `spool` meanwhile, each with the frame that is meant, if one is.
+    """Yield the images of a request's body as files in `spool`, each with its frame where one was named.
 
-    `sizes` in bytes, none for a single image; `frames` as they stand in the request. Raises UserError.
+    `sizes` in bytes, none for a single image; `frames` as in the request. Raises UserError.
     """
     images: list[Path] = []
     try:
@@ -178,13 +181,13 @@ async def images_of(
 
 
 def _framed(images: Sequence[Path], frames: Sequence[str]) -> list[Path]:
-    """The images with the frames that are meant; none where a request says nothing of frames."""
+    """Return the images with their frames; a request without frames means none."""
     asked = [*frames, *[""] * len(images)][: len(images)]
     return [framed(path, int(frame) if frame else None) for path, frame in zip(images, asked, strict=True)]
 
 
 async def _receive(request: Request, spool: Path, sizes: Sequence[int], images: list[Path]) -> None:
-    """Write the images of a request, one after the other, into `spool`; `sizes` in bytes, none for a single one."""
+    """Write the images of a request into `spool`, one after the other; `sizes` in bytes, none for a single image."""
     if len(sizes) > MAX_CODES:
         do = f"ask about at most {MAX_CODES} images at a time"
         raise UserError("the query cannot be asked", f"it has {len(sizes)} images", do)

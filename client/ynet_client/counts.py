@@ -1,6 +1,6 @@
-"""What a site counts as it happens: the counters and histograms that Prometheus reads.
+"""A site's counters and histograms for Prometheus, incremented as events happen.
 
-Labels are words from short lists in the code: no metric names a patient, a file, a user or another site.
+Label values come from short lists in the code: no metric names a patient, a file, a user or another site.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ OTHER = "other"
 
 
 class Counts:
-    """What is counted as it happens. From zero at each start, as Prometheus expects."""
+    """The counters and histograms. They start from zero with the process, as Prometheus expects."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def counter(name: str, text: str, label: str, known: tuple[str, ...]) -> Counter:
@@ -47,14 +47,14 @@ class Counts:
 
         kinds = tuple(OF_KIND)
         self._tasks = Counter(
-            "ynet_client_tasks", "Messages of runs, by what became of them.", ["kind", "outcome"], registry=registry
+            "ynet_client_tasks", "Messages of runs, by outcome.", ["kind", "outcome"], registry=registry
         )
         for kind in kinds:
             for outcome in TASKS:
                 self._tasks.labels(kind, outcome)
         self._task_seconds = Histogram(
             "ynet_client_task_seconds",
-            "Work on a message of a run that came to something.",
+            "Work on a message of a run that was done.",
             ["kind"],
             registry=registry,
             buckets=LONG_BUCKETS_S,
@@ -66,29 +66,29 @@ class Counts:
         self._queries = counter(
             "queries", "Questions of this site's people; a batch is one.", "outcome", ("done", "failed")
         )
-        self._replies = counter("query_replies", "What became of them at each other site.", "outcome", REPLIES)
+        self._replies = counter("query_replies", "Outcomes of these queries at each other site.", "outcome", REPLIES)
         self._query_seconds = Histogram(
             "ynet_client_query_seconds",
             "A question, from the image to all sites' hits.",
             registry=registry,
             buckets=SHORT_BUCKETS_S,
         )
-        self._answers = counter("answers", "Queries of other sites, by what they were told.", "outcome", ANSWERS)
+        self._answers = counter("answers", "Queries of other sites, by outcome.", "outcome", ANSWERS)
         self._answer_seconds = Histogram(
             "ynet_client_answer_seconds", "Answering another site.", registry=registry, buckets=SHORT_BUCKETS_S
         )
-        self._refusals = counter("refusals", "What this site did not do for others, by kind.", "kind", REFUSALS)
+        self._refusals = counter("refusals", "Requests of others that this site refused, by kind.", "kind", REFUSALS)
 
     def sent(self, of: Class, size_bytes: int) -> None:
-        """A message has left."""
+        """Count a message to the server."""
         self._sent.labels(of).inc(size_bytes)
 
     def received(self, method: str, size_bytes: int) -> None:
-        """A message has come."""
+        """Count a message from the server."""
         self._received.labels(_known(method, METHODS)).inc(size_bytes)
 
     def entered(self, entry: Entry) -> None:
-        """An entry of the audit log."""
+        """Count an entry of the audit log."""
         outcomes = list(entry.outcomes.values())
         if (entry.direction, entry.kind) == ("asked", "query"):
             for outcome in outcomes:
@@ -99,7 +99,7 @@ class Counts:
             self._refusals.labels(_known(entry.kind, REFUSALS)).inc()
 
     def task(self, kind: str, outcome: str, seconds: float) -> None:
-        """A message of a run was worked on."""
+        """Count work on a message of a run."""
         name = _known(kind, tuple(OF_KIND))
         self._tasks.labels(name, outcome).inc()
         if outcome == "done":
@@ -107,7 +107,7 @@ class Counts:
 
     @contextlib.contextmanager
     def asking(self) -> Iterator[None]:
-        """Around a question of this site's people."""
+        """Count and time a query of this site's people."""
         begun, outcome = time.monotonic(), "failed"
         try:
             yield
@@ -118,7 +118,7 @@ class Counts:
 
     @contextlib.contextmanager
     def answering(self) -> Iterator[None]:
-        """Around an answer to another site."""
+        """Time an answer to another site."""
         with self._answer_seconds.time():
             yield
 

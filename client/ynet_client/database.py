@@ -1,4 +1,4 @@
-"""The small SQLite files in a site's home: one process has each, any of its threads may use it."""
+"""The small SQLite files of a site's home, each used by one process and any of its threads."""
 
 import contextlib
 import sqlite3
@@ -9,18 +9,25 @@ from typing import Any
 
 from ynet.errors import UserError
 
-COPY_PAGES = 256  # between which others have their turn
-BUSY_S = 2.0  # for a process that is just ending
+COPY_PAGES = 256  # per step of a copy, between which writers may run
+BUSY_S = 2.0  # time for another process to end
 
 
 class Database:
-    """One open file with one table. What is committed survives a killed process."""
+    """One open file with one table. A commit survives a killed process."""
 
     def __init__(self, path: Path, schema: str, version: int, *, is_synced: bool, is_shared: bool = False) -> None:
-        """`is_synced`: what is committed survives a power cut too, at about half a millisecond a commit.
+        """Open the file; create it when it is missing.
 
-        `is_shared`: other processes may have it open too.
-        Raises UserError when the file is in use, spoilt, or of another version.
+        Args:
+            path: the file.
+            schema: creates the table.
+            version: the number of the schema.
+            is_synced: a commit survives a power cut too, which takes about half a millisecond.
+            is_shared: other processes may open the file too.
+
+        Raises:
+            UserError: the file is in use, broken, or of another version.
         """
         self._lock, self.path = threading.Lock(), path
         path.touch(mode=0o600)
@@ -29,29 +36,27 @@ class Database:
             self._open(schema, version, is_synced, is_shared)
         except sqlite3.Error as error:
             self._connection.close()
-            do = "stop the other ynet-client, or put a good copy of the file in its place"
+            do = "stop the other ynet-client, or restore the file from a backup"
             raise UserError(f"the file {path} cannot be opened", str(error), do) from None
         _OPEN.add(self)
 
     def copy_to(self, folder: Path) -> None:
-        """Copy the file, as it is at one moment, into a folder."""
-        (folder / self.path.name).touch(mode=0o600)
-        with contextlib.closing(sqlite3.connect(folder / self.path.name)) as copied:
-            self._connection.backup(copied, pages=COPY_PAGES)
+        """Copy a consistent state of the file into a folder."""
+        copy(self._connection, folder / self.path.name)
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         _OPEN.discard(self)
         with self._lock:
             self._connection.close()
 
     def read(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        """The rows of a query."""
+        """Return the rows of a query."""
         with self._lock:
             return self._connection.execute(query, values).fetchall()
 
     def write(self, statement: str, *rows: tuple[object, ...]) -> int:
-        """One statement, done for each row, all or nothing; how many rows it changed. Raises UserError: the disk."""
+        """Execute a statement for each row, atomically; return how many rows changed. Raises UserError."""
         with self._lock:
             try:
                 if len(rows) == 1:
@@ -84,8 +89,15 @@ class Database:
 _OPEN: "weakref.WeakSet[Database]" = weakref.WeakSet()
 
 
+def copy(database: sqlite3.Connection, path: Path) -> None:
+    """Copy a consistent state of a database to `path`; readers and writers continue during the copy."""
+    path.touch(mode=0o600)
+    with contextlib.closing(sqlite3.connect(path)) as copied:
+        database.backup(copied, pages=COPY_PAGES)
+
+
 def copy_open(aside: Path) -> None:
-    """Copy what this process has open of the home folder in which `aside` lies into `aside`. Raises UserError."""
+    """Copy the open databases of the home folder that contains `aside` into `aside`. Raises UserError."""
     for database in list(_OPEN):
         if database.path.parent == aside.parent:
             database.copy_to(aside)

@@ -1,4 +1,4 @@
-"""What `join` shows while it runs: progress bars on a terminal, plain lines elsewhere."""
+"""Show what `join` does: progress bars on a terminal, plain lines elsewhere."""
 
 import sys
 import threading
@@ -21,10 +21,10 @@ class Display:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._bar = Progress(*columns, console=self._console, transient=True) if sys.stdout.isatty() else None
         self._task: TaskID | None = None
-        self._told = 0.0
+        self._last_line = 0.0
 
     def say(self, line: str) -> None:
-        """One line, with the time."""
+        """Print one line, with the time."""
         stamped = f"{time.strftime('%H:%M:%S')}  {line}"
         with self._lock:
             if self._bar:
@@ -33,15 +33,15 @@ class Display:
                 terminal.say(stamped)
 
     def progress(self, title: str, done: int, total: int) -> None:
-        """How far a piece of work is; the bar goes when it is done. Without a terminal, a line now and then."""
+        """Show the progress of some work; the bar disappears at its end. Without a terminal, a line every 10 s."""
         if self._bar:
             self._draw(title, done, total)
-        elif time.monotonic() - self._told > LINE_EVERY_S:
-            self._told = time.monotonic()
+        elif time.monotonic() - self._last_line > LINE_EVERY_S:
+            self._last_line = time.monotonic()
             self.say(f"{title}: {done} of {total}")
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Remove the bar."""
         if self._bar:
             self._bar.stop()
 

@@ -1,7 +1,7 @@
-"""What has left the site, by class: how often, how many bytes, when first and last. No patient, file or query is named.
+"""Count what has left the site, by class: messages, bytes, first and last time. No patient, file or query is named.
 
-Counted is what goes into messages to the server, before it is encrypted for the line: without the framing of TLS and
-HTTP/2. What is sent again counts again. At most a second after it left, it is on the disk.
+A message to the server counts with its size before encryption, without the framing of TLS and HTTP/2. A message that is
+sent again counts again. The counts are on the disk within a second.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from ynet.errors import UserError
-from ynet.runtime.background_sync import Synced
+from ynet.runtime.background_sync import BackgroundSync
 from ynet_client.database import Database
 
 log = logging.getLogger("ynet.egress")
@@ -40,15 +40,15 @@ Class = Literal[
     "audit heads",
     "requests",
 ]
-"""What leaves. `requests`: for files, and how far an upload has come."""
+"""The classes. `requests`: for files, and for the progress of an upload."""
 
 T = TypeVar("T")
 Count = Callable[[Class, int], None]
-"""Told of each message, just before it leaves: its class and its size in bytes."""
+"""Called with the class and the size in bytes of each message, just before it is sent."""
 
 
 class Row(NamedTuple):
-    """One class."""
+    """The totals of one class."""
 
     name: str
     messages: int
@@ -58,11 +58,11 @@ class Row(NamedTuple):
 
 
 def nowhere(_: Class, __: int) -> None:
-    """Of a site that keeps no books."""
+    """Count nothing."""
 
 
 def counted(write: Callable[[T], bytes], of: Callable[[T], Class], count: Count) -> Callable[[T], bytes]:
-    """A message's serializer that also counts what it makes."""
+    """Return a message's serializer that also counts each message."""
 
     def counting(message: T) -> bytes:
         data = write(message)
@@ -73,23 +73,23 @@ def counted(write: Callable[[T], bytes], of: Callable[[T], Class], count: Count)
 
 
 class Egress:
-    """The counts in a site's home folder. Several processes may add to them, and any may read."""
+    """The counts in a site's home folder. Several processes may add to them and read them."""
 
     def __init__(self, home: Path, now: Callable[[], float] = time.time) -> None:
-        """Raises UserError when the file cannot be opened."""
+        """Open the file. Raises UserError when it cannot be opened."""
         self._database = Database(home / FILE, _SCHEMA, 1, is_synced=True, is_shared=True)
         self._now, self._lock, self._new = now, threading.Lock(), dict[str, Row]()
-        self._synced = Synced(self._sync, "egress")
+        self._synced = BackgroundSync(self._sync, "egress")
 
     def count(self, name: Class, size_bytes: int) -> None:
-        """One message of a class is about to leave."""
+        """Count a message that is about to be sent."""
         now = self._now()
         with self._lock:
             self._add(Row(name, 1, size_bytes, now, now))
         self._synced.wrote()
 
     def close(self) -> None:
-        """Everything is on the disk when this returns."""
+        """Write the counts to the disk and close the file."""
         self._synced.close()
         self._database.close()
 
@@ -100,7 +100,7 @@ class Egress:
             if new:
                 self._database.write(_ADD, *new.values())
         except UserError as error:
-            log.error("what left the site could not be written down: %s", error.why)
+            log.error("the counts of sent messages could not be written: %s", error.why)
             with self._lock:
                 for row in new.values():
                     self._add(row)
@@ -113,7 +113,7 @@ class Egress:
 
 
 def read(home: Path) -> list[Row]:
-    """The classes of which something has left, by name; of a site that is running or not. Raises UserError."""
+    """Return the totals of each class that was sent, by name; the client need not run. Raises UserError."""
     if not (home / FILE).exists():
         return []
     with contextlib.closing(Database(home / FILE, _SCHEMA, 1, is_synced=True, is_shared=True)) as database:
@@ -123,7 +123,7 @@ def read(home: Path) -> list[Row]:
 
 
 def to_json(rows: Iterable[Row]) -> dict[str, Any]:
-    """As `ynet-client egress --json` shows it."""
+    """Return the rows as `ynet-client egress --json` prints them."""
     listed = list(rows)
     classes = [{"class": row.name, **{key: getattr(row, key) for key in Row._fields[1:]}} for row in listed]
     total = {key: sum(getattr(row, key) for row in listed) for key in ("messages", "bytes")}

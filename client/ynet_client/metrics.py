@@ -1,6 +1,6 @@
-"""The site's metrics: what happens is counted as it happens, what is so is looked up when Prometheus asks.
+"""The site's gauges for Prometheus: they are read at scrape time. Counters are in `counts`.
 
-Labels are words from short lists in the code, the data set's name in the ledger, and the site's own name: no metric
+Label values come from short lists in the code, the data set's name in the ledger, and the site's own name: no metric
 names a patient, a file, a user or another site.
 """
 
@@ -20,7 +20,7 @@ from ynet.web import prometheus
 from ynet_client.settings import PrivacySettings
 
 if TYPE_CHECKING:
-    from ynet_client.agent import Duties
+    from ynet_client.agent import Agent
     from ynet_client.connection.session import Session
 
 SHORT_ID = 12
@@ -28,10 +28,10 @@ WAIT_S, READ_EVERY_S = 2.0, 60.0
 
 
 class Spent:
-    """What the privacy ledger says.
+    """The newest summary of the privacy ledger.
 
-    The accountant takes seconds for its sum: it is made anew when the ledger has grown, at most every READ_EVERY_S, and
-    whoever asks meanwhile is told the old one.
+    The accountant needs seconds for a summary. It computes one when the ledger has grown, at most every READ_EVERY_S;
+    until it is done, the summary before stays.
     """
 
     def __init__(self, home: Path, settings: PrivacySettings) -> None:
@@ -42,7 +42,7 @@ class Spent:
         self.summary: dict[str, Any] | None = None
 
     async def refresh(self, within_s: float = WAIT_S) -> None:
-        """Read the ledger if it has grown, and wait for that, but not for long."""
+        """Read the ledger if it has grown, and wait for at most `within_s`."""
         try:
             found = (self._home / ledger.LEDGER).stat()
         except OSError:
@@ -64,46 +64,46 @@ class Spent:
 
         try:
             return summary(ledger.read(self._home), self._settings)
-        except UserError:  # it cannot be trusted: training says so, and `ynet-client ledger`
+        except UserError:  # the ledger was changed: training and `ynet-client ledger` report it
             return None
 
 
 class Known(NamedTuple):
-    """Where the site's state is looked up."""
+    """The sources of the gauges."""
 
     site: str
     home: Path
     session: "Session"
-    duties: "Duties"
+    agent: "Agent"
     spent: Spent
 
 
 def state(known: Known) -> prometheus.LookedUp:
-    """What is so, looked up in the client's event loop each time that it is asked for."""
+    """Return a collector that reads the gauges in the client's event loop at each scrape."""
     return prometheus.LookedUp(lambda: _now(known))
 
 
 def _now(known: Known) -> Iterator[Metric]:
-    site, home, session, duties, spent = known
+    site, home, session, agent, spent = known
     yield InfoMetricFamily("ynet_client", "Which site this is.", {"version": __version__, "site": site})
     yield GaugeMetricFamily("ynet_client_connected", "1: the server is there.", float(session.connected))
-    yield GaugeMetricFamily("ynet_client_cases", "Training cases.", duties.cases())
+    yield GaugeMetricFamily("ynet_client_cases", "Training cases.", agent.cases())
     yield GaugeMetricFamily("ynet_client_tasks_held", "Messages of runs that are worked on.", session.tasks_held)
     begins, ends = (at.timestamp() for at in session.member.life)
     yield GaugeMetricFamily("ynet_client_certificate_ends_timestamp_seconds", "When the site's certificate ends.", ends)
     name = "ynet_client_certificate_begins_timestamp_seconds"
     yield GaugeMetricFamily(name, "When the site's certificate begins.", begins)
-    yield from _gallery(duties)
+    yield from _gallery(agent)
     yield from _epsilon(spent.summary)
-    yield from _gpu() if duties.archive_if_ready() else ()
+    yield from _gpu() if agent.archive_if_ready() else ()
     yield from prometheus.disk("ynet_client", home)
 
 
-def _gallery(duties: "Duties") -> Iterator[Metric]:
+def _gallery(agent: "Agent") -> Iterator[Metric]:
     model = InfoMetricFamily("ynet_client_model", "The model in use.", labels=["model", "plan"])
     codes = GaugeMetricFamily("ynet_client_gallery_codes", "Cases that answers are searched in.")
-    damaged = GaugeMetricFamily("ynet_client_gallery_damaged_parts", "Parts of its file that wait to be made anew.")
-    if archive := duties.archive_if_ready():
+    damaged = GaugeMetricFamily("ynet_client_gallery_damaged_parts", "Damaged parts of its file, to be encoded again.")
+    if archive := agent.archive_if_ready():
         codes.add_metric([], archive.gallery.indexed)
         damaged.add_metric([], archive.gallery.damaged_parts)
         if archive.model_id:
@@ -115,7 +115,7 @@ def _gallery(duties: "Duties") -> Iterator[Metric]:
 def _epsilon(summary: dict[str, Any] | None) -> Iterator[Metric]:
     for key, text in {
         "spent": "Of the patients' privacy, what training has spent.",
-        "reserved": "What the runs that have begun will spend yet.",
+        "reserved": "What the runs that have begun will still spend.",
         "left": "What may still be spent.",
     }.items():
         epsilon = GaugeMetricFamily(f"ynet_client_epsilon_{key}", text, labels=["data"])
@@ -125,7 +125,7 @@ def _epsilon(summary: dict[str, Any] | None) -> Iterator[Metric]:
 
 
 def _gpu() -> Iterator[Metric]:
-    """Of a process that has loaded torch and uses CUDA."""
+    """Yield the GPU's memory, where the process has loaded torch and uses CUDA."""
     cuda: Any = getattr(sys.modules.get("torch"), "cuda", None)
     used = GaugeMetricFamily("ynet_client_gpu_memory_used_bytes", "In tensors.", labels=["device"])
     reserved = GaugeMetricFamily("ynet_client_gpu_memory_reserved_bytes", "Held for them.", labels=["device"])

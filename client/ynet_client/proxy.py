@@ -1,7 +1,7 @@
-"""The way to the server, straight or through an HTTP proxy: decided here for every connection that a site opens to it.
+"""The choice between a direct connection to the server and an HTTP proxy, for every connection of a site.
 
-gRPC, curl and Python's libraries read the environment by rules that differ; one rule holds here, and gRPC is told its
-outcome (decision 37). `doctor` asks this very code.
+gRPC, curl and Python's libraries interpret the environment differently. This module applies one rule for all, and
+passes the outcome to gRPC (decision 37). `doctor` uses the same code.
 """
 
 import base64
@@ -23,7 +23,7 @@ from ynet.runtime.address import Address
 
 VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy", "all_proxy")
 EXCEPTIONS = ("no_grpc_proxy", "no_proxy")
-"""The first that says anything counts, written small or in capitals (HTTP_PROXY is another: a web server sets it)."""
+"""The first one that is set counts, in lower or upper case, except HTTP_PROXY, which a web server may set."""
 SETTING, NONE, USUAL_PORT = "proxy.url", "none", 80
 MAX_ANSWER_BYTES = 65_536
 SAYS = {
@@ -46,9 +46,9 @@ class ProxySettings:
 
 
 class Proxy(NamedTuple):
-    """A proxy, and where it was named."""
+    """A proxy, and the setting that names it."""
 
-    source: str  # an environment's variable, or SETTING
+    source: str  # an environment variable, or SETTING
     address: Address
     credentials: str = ""  # USER:PASSWORD
 
@@ -57,12 +57,12 @@ class Proxy(NamedTuple):
 
 
 class ProxyError(ConnectionError):
-    """A proxy does not lead to the server: the proxy's doing, in words."""
+    """A proxy does not connect to the server; the message says why."""
 
 
 @dataclass(frozen=True)
 class Way:
-    """The way to one address."""
+    """The connection to one address, direct or through a proxy."""
 
     target: Address
     proxy: Proxy | None = None
@@ -71,7 +71,7 @@ class Way:
         return f"{self.target} through {self.proxy}" if self.proxy else str(self.target)
 
     def open(self, within_s: float) -> socket.socket:
-        """A connection to the target. Raises ProxyError where the proxy is to blame, else OSError."""
+        """Connect to the target. Raises ProxyError for faults of the proxy, and OSError."""
         if self.proxy is None:
             return socket.create_connection(self.target, within_s)
         try:
@@ -86,11 +86,11 @@ class Way:
         return connection
 
     def grpc_target(self) -> str:
-        """What gRPC is to connect to."""
+        """Return the address that gRPC connects to."""
         return str(self.proxy.address if self.proxy else self.target)
 
     def grpc_options(self) -> list[tuple[str, Any]]:
-        """What makes gRPC go this way, and leave the environment alone."""
+        """Return the channel options that make gRPC use this proxy and ignore the environment."""
         options: list[tuple[str, Any]] = [("grpc.enable_http_proxy", 0)]
         if self.proxy is not None:
             options.append(("grpc.http_connect_server", str(self.target)))
@@ -116,16 +116,16 @@ class Way:
 
 
 Ways = Callable[[str], Way]
-"""The way to a `host:port`. Raises UserError where the proxy that is named cannot be used."""
+"""Returns the `Way` to a `host:port`. Raises UserError when the configured proxy cannot be used."""
 
 
 def refusal(status: int) -> str:
-    """A proxy's status that is no success, with what it means."""
+    """Describe a proxy's status that is no success."""
     return f"{status}: {SAYS.get(status, 'it does not let this connection through')}"
 
 
 def ways(settings: ProxySettings, environment: Mapping[str, str] = os.environ) -> Ways:
-    """What the settings say, or else the environment."""
+    """Return the choice by the settings, or by the environment when they are empty."""
 
     def way(text: str) -> Way:
         try:
@@ -133,7 +133,7 @@ def ways(settings: ProxySettings, environment: Mapping[str, str] = os.environ) -
         except ValueError as error:
             why = f"nothing answers at {text}: {error}"
             raise UnreachableError(
-                "the server could not be reached", why, "ask the coordinator to invite anew"
+                "the server could not be reached", why, "ask the coordinator for a new invitation"
             ) from None
         return Way(target, chosen(target, settings, environment))
 
@@ -144,7 +144,7 @@ BY_ENVIRONMENT = ways(ProxySettings())
 
 
 def chosen(target: Address, settings: ProxySettings, environment: Mapping[str, str]) -> Proxy | None:
-    """The proxy to a target, if any. Raises UserError where the one that is named cannot be used."""
+    """Return the proxy for a target, if any. Raises UserError when the configured one cannot be used."""
     if settings.credentials and settings.url in ("", NONE):
         do = "set proxy.url, or leave proxy.credentials out"
         raise UserError("proxy.credentials cannot be used", "it is for the proxy in proxy.url, which names none", do)
@@ -157,12 +157,12 @@ def chosen(target: Address, settings: ProxySettings, environment: Mapping[str, s
 
 
 def is_excepted(target: Address, listed: str) -> bool:
-    """Whether a list such as no_proxy's names a target: names with all below them, addresses, networks, `*`."""
+    """Return whether a list such as no_proxy covers a target: domains, addresses, networks, `*`."""
     return any(_covers(one.lower(), target) for one in listed.replace(",", " ").split())
 
 
 def in_words(error: OSError) -> str:
-    """What went wrong with a connection."""
+    """Describe a connection error."""
     if isinstance(error, ConnectionRefusedError):
         return "nobody listens there"
     if isinstance(error, TimeoutError):
@@ -211,14 +211,14 @@ def _of_settings(settings: ProxySettings) -> Proxy:
     if not settings.credentials:
         return proxy
     what = f"the proxy's credentials {settings.credentials}"
-    said = hidden_words.of_file(Path(settings.credentials), what).strip()
-    if ":" not in said or not said.isprintable():
+    text = hidden_words.of_file(Path(settings.credentials), what).strip()
+    if ":" not in text or not text.isprintable():
         raise UserError(f"{what} cannot be used", "it has not one line USER:PASSWORD", "write that line")
-    return proxy._replace(credentials=said)
+    return proxy._replace(credentials=text)
 
 
 def _read(source: str, value: str) -> Proxy:
-    """A proxy's URL. Raises UserError, which shows nothing of it: it may hold a password."""
+    """Parse a proxy's URL. Raises UserError, which does not show the URL: it may hold a password."""
     what = f"the proxy in {source} cannot be used"
     do = f"write {source} as http://HOST:PORT"
     scheme = value.partition("://")[0].lower() if "://" in value else "http"

@@ -1,30 +1,32 @@
-"""What a site works with: its data, its ClientApp, its archive. Importing this loads torch, which takes seconds."""
+"""A site's resources: its data, ClientApp and archive. Importing this module loads torch, which takes seconds."""
 
-import secrets
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from flwr.clientapp import ClientApp
 
-from ynet.runtime.home import write_private
+from ynet.runtime.private_files import secret_in
 from ynet_client.adoption.admission import Admission
-from ynet_client.adoption.offered import Offers
+from ynet_client.adoption.offered import OfferedModels
 from ynet_client.gallery.gallery import FILE as GALLERY
 from ynet_client.gallery.gallery import Gallery
 from ynet_client.gallery.indexer import Archive
 from ynet_client.settings import ClientSettings
 from ynet_client.training import client_app, microbatches
 from ynet_client.training.consent import Consent, only_asks
-from ynet_client.training.microbatches import Pieces
+from ynet_client.training.microbatches import MicroBatches
 from ynet_client.training.privacy_budget import Recorded
 from ynet_client.training.secure_aggregation import party_at
 from ynet_client.training.site_data import LocalSite
 from ynet_client.training.took_part import TookPart
 
+SECRET = "gallery.secret"  # noqa: S105 (a file's name)
+"""The key of this site's case tokens and patient pseudonyms."""
 
-class Equipment(NamedTuple):
-    """Everything between a message and its answer."""
+
+class Resources(NamedTuple):
+    """The data, the ClientApp, the archive and the privacy budget of a site."""
 
     site: LocalSite
     app: ClientApp
@@ -32,12 +34,12 @@ class Equipment(NamedTuple):
     budget: Recorded
 
 
-def prepare(home: Path, settings: ClientSettings, consent: Consent) -> Equipment:
-    """Open what the home folder holds. Raises UserError."""
+def prepare(home: Path, settings: ClientSettings, consent: Consent) -> Resources:
+    """Load the resources of a home folder. Raises UserError."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
     budget = Recorded(home, settings.privacy)
-    gallery = Gallery.open(home / GALLERY, _secret(home))
+    gallery = Gallery.open(home / GALLERY, secret_in(home / SECRET))
     site = LocalSite(
         settings.archive,
         settings.device,
@@ -47,18 +49,12 @@ def prepare(home: Path, settings: ClientSettings, consent: Consent) -> Equipment
         admits=consent.admits if settings.trains else only_asks,
         trains=settings.trains,
         forgotten=gallery.forgotten,
-        pieces=Pieces(home / microbatches.FILE),
+        micro_batches=MicroBatches(home / microbatches.FILE),
         took_part=TookPart(home),
         tells_classes=settings.disclosure.labels,
     )
-    admission = Admission(site, consent, Offers(home), settings.max_score_drop, has_detail=settings.disclosure.detail)
+    admission = Admission(
+        site, consent, OfferedModels(home), settings.max_score_drop, has_detail=settings.disclosure.detail
+    )
     archive = Archive(home / "models", site, gallery, admission.check)
-    return Equipment(site, client_app.build(lambda _: site), archive, budget)
-
-
-def _secret(home: Path) -> bytes:
-    """What makes this site's case tokens and patient pseudonyms its own."""
-    path = home / "gallery.secret"
-    if not path.exists():
-        write_private(path, secrets.token_bytes(32))
-    return path.read_bytes()
+    return Resources(site, client_app.build(lambda _: site), archive, budget)

@@ -1,7 +1,7 @@
-"""That a site's folder came out of a backup: what it may have forgotten, and so does not do before somebody knows.
+"""The mark of a folder that was restored from a backup, and the checks that follow from it.
 
-Three things that are kept for good count what has left the site: the privacy ledger, which secure sums the site was
-in, and which evaluations of private plans it answered. An older copy of one would let the same be done twice.
+Three permanent records say what has left the site: the privacy ledger, the secure sums that it took part in, and the
+evaluations of private plans that it answered. An older copy of one would allow the same to happen twice.
 """
 
 import json
@@ -19,9 +19,9 @@ FILE = "restored.json"
 
 
 class Restored(NamedTuple):
-    """A restoring, in seconds since 1970."""
+    """When a backup was made and restored, in seconds since 1970."""
 
-    made: float  # the backup
+    made: float  # when the backup was made
     at: float
 
 
@@ -29,23 +29,23 @@ _RESTORED = TypeAdapter(Restored)
 
 
 def write(home: Path, restored: Restored) -> None:
-    """Keep that the folder is as old as its backup."""
+    """Record that the folder was restored."""
     write_private(home / FILE, json.dumps(restored).encode())
 
 
 def check_vouched(home: Path, *, is_witnessed: bool) -> None:
-    """Whether the ledger counts: a server has told how far it saw it go, or nothing was restored. Raises RefusedError.
+    """Raise RefusedError when the ledger was restored and no server has sent the head that it saw last.
 
-    The hub tells that when the site connects, if it has seen any of it; then the ledger is held against it.
+    The hub sends that head when the site connects, and the ledger is compared with it.
     """
     if not is_witnessed and (made := _made(home)):
-        why = f"this site's ledger is from a backup of {made}, and no server says how far it went since"
+        why = f"this site's ledger is from a backup of {made}, and no server has confirmed that nothing is missing"
         do = f"if nothing private was trained here since then, take {FILE} out of the site's folder, and start again"
         raise RefusedError("private training was refused", why, do)
 
 
 def at(home: Path) -> float | None:
-    """When the folder was restored, in seconds since 1970; None where it was not, infinity where nobody knows."""
+    """Return when the folder was restored, in seconds since 1970; None if it was not, infinity if unknown."""
     if not (home / FILE).exists():
         return None
     try:
@@ -55,18 +55,18 @@ def at(home: Path) -> float | None:
 
 
 def check_unsummed(home: Path, plan_id: str, *, is_accepted: bool) -> None:
-    """Whether a secure sum of a plan may be the first of its round here. Raises RefusedError.
+    """Raise RefusedError when the folder was restored, so that the site may have been in a sum of this plan already.
 
-    `is_accepted`: the site's admin has said yes to the plan since.
+    `is_accepted`: the site's admin has accepted the plan since.
     """
     if not is_accepted and (made := _made(home)):
         why = f"this site's record of its sums is from a backup of {made}: it may have been in one of this plan since"
-        do = f"if not, its admin says so: ynet-client plan accept {plan_id[:12]}; else train a plan with another seed"
+        do = f"if it was not, run ynet-client plan accept {plan_id[:12]}; otherwise train a plan with another seed"
         raise RefusedError("a secure sum was refused", why, do)
 
 
 def _made(home: Path) -> str | None:
-    """When the backup was made, as people write it; None where the folder is no restored one."""
+    """Return when the backup was made, as text; None if the folder was not restored."""
     if not (home / FILE).exists():
         return None
     try:

@@ -9,10 +9,11 @@ from pydantic.dataclasses import dataclass
 
 from ynet.config import STRICT, parse, read_yaml
 from ynet.errors import UserError
+from ynet.plan import Recipe
 from ynet.runtime import address, setting_sources
 from ynet.runtime.home import write_private
-from ynet.web.outside import OuterName, TrustedProxy
 from ynet.web.prometheus import MetricsSettings
+from ynet.web.public_address import OuterName, TrustedProxy
 from ynet_client.proxy import ProxySettings
 
 FILE = "client.yaml"
@@ -42,7 +43,7 @@ class Policy:
 
     new_plans: Literal["ask", "accept"] = "ask"
     """`ask` waits for `ynet-client plan accept`; `accept` takes part in every plan that the policy allows."""
-    recipes: tuple[Literal["default", "paper", "circle", "csq", "dpsh", "plain"], ...] = ()
+    recipes: tuple[Recipe, ...] = ()
     """The recipes that are allowed; empty allows all."""
     privacy: Literal["any", "required"] = "any"
     """`required` allows only plans with differential privacy; `privacy.max_epsilon` limits the epsilon."""

@@ -1,22 +1,20 @@
-"""A site's settings held against this machine, where they are given: what is wrong with them is not left to a run."""
+"""Checks of a site's settings against this machine, before a run needs them."""
 
-import importlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from ynet.errors import UserError
 from ynet.runtime import listening
-from ynet.runtime.listening import Place
+from ynet.runtime.listening import ListenAddress
 from ynet.trust import lasting_key
 from ynet.trust.identity import check_site_name
 from ynet_client.settings import ClientSettings
 
 
 def check(settings: ClientSettings) -> None:
-    """Raise UserError for the first setting that this machine cannot do. Torch is loaded where a GPU is named."""
+    """Raise UserError for the first setting that does not work on this machine. Loads torch when a GPU is named."""
     check_device(settings.device)
     listening.check(list(_places(settings)))
     _check_page(settings)
@@ -27,28 +25,27 @@ def check(settings: ClientSettings) -> None:
 
 
 def check_device(name: str) -> None:
-    """Raise UserError where the device cannot be used. `auto` and `cpu` always can."""
+    """Raise UserError when the device cannot be used. `auto` and `cpu` always work."""
     if name not in ("auto", "cpu"):
-        device: Any = importlib.import_module(
-            "ynet.learning.device"
-        )  # torch: two seconds that the others need not wait
+        from ynet.learning import device  # torch takes two seconds to load
+
         device.choose(name)
 
 
 def unknown_attributes(settings: ClientSettings, columns: Sequence[str]) -> list[str]:
-    """Of the attributes that others may filter by, those that are no column of the manifest."""
+    """Return the attributes for filters that are not a column of the manifest."""
     return [name for name in settings.disclosure.attributes if name not in columns]
 
 
-def _places(settings: ClientSettings) -> Iterator[Place]:
+def _places(settings: ClientSettings) -> Iterator[ListenAddress]:
     if settings.workbench.enabled:
-        yield Place("workbench.port", settings.workbench.host, settings.workbench.port)
+        yield ListenAddress("workbench.port", settings.workbench.host, settings.workbench.port)
     if settings.metrics.port:
-        yield Place("metrics.port", settings.metrics.host, settings.metrics.port)
+        yield ListenAddress("metrics.port", settings.metrics.host, settings.metrics.port)
 
 
 def _check_page(settings: ClientSettings) -> None:
-    """Whether the files of the workbench's certificate are there to be read; what is in them, its start looks at."""
+    """Check that the files of the workbench's certificate are readable; their content is checked at its start."""
     page = settings.workbench
     if not page.enabled:
         return

@@ -13,8 +13,8 @@ from ynet_client.retrieval.query import Query
 from ynet_client.retrieval.results import Answer, ConsultRequest, Consults, read_consult
 
 if TYPE_CHECKING:
-    from ynet_client.agent import Receipt
-    from ynet_client.gallery.gallery import Stats
+    from ynet_client.forgetting import Receipt
+    from ynet_client.gallery.gallery_results import Stats
 
 EVERY_CASE = Filters()
 Image: TypeAlias = str | Path | bytes

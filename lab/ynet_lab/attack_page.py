@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ynet_lab.html_page import MISSING, Row, Table, figure, template
+from ynet_lab.html_page import MISSING, HtmlTable, TableRow, figure, template
 
 SCORES = {"loss": "loss threshold", "likelihood_ratio": "likelihood ratio"}
 READ_FROM = {
@@ -15,7 +15,7 @@ READ_FROM = {
 }
 
 
-class Picture(NamedTuple):
+class CaptionedPicture(NamedTuple):
     """An image and what it is."""
 
     caption: str
@@ -26,7 +26,7 @@ class Strip(NamedTuple):
     """Pictures that belong beside each other."""
 
     title: str
-    pictures: Sequence[Picture]
+    pictures: Sequence[CaptionedPicture]
 
 
 def render(report: Mapping[str, Any], strips: Mapping[str, Sequence[Strip]]) -> str:
@@ -42,7 +42,7 @@ def render(report: Mapping[str, Any], strips: Mapping[str, Sequence[Strip]]) -> 
     )
 
 
-def tables(attacks: Mapping[str, Any]) -> dict[str, Table]:
+def tables(attacks: Mapping[str, Any]) -> dict[str, HtmlTable]:
     """What each attack that was run came to."""
     return {name: write(attacks[name]) for name, write in _TABLES.items() if name in attacks}
 
@@ -53,9 +53,9 @@ def _protection(privacy: Mapping[str, Any]) -> str:
     return f"epsilon {privacy['epsilon']:g} at delta {privacy['delta']:g}, of each site's patients"
 
 
-def _membership(found: Mapping[str, Any]) -> Table:
+def _membership(found: Mapping[str, Any]) -> HtmlTable:
     rows = [
-        Row(
+        TableRow(
             f"{title}, by {unit}",
             [
                 f"{figure(one['auc'])} ± {figure(one['auc_std'])}",
@@ -71,31 +71,31 @@ def _membership(found: Mapping[str, Any]) -> Table:
     ]
     caption = f"Telling members from others; {found['shadows']} shadow models of {found['shadow_rounds']} rounds"
     head = ["AUC", "TPR at 1 % FPR", "TPR at 0.1 % FPR", "smallest FPR", "members", "others"]
-    return Table(caption, "attack", head, [("", rows)])
+    return HtmlTable(caption, "attack", head, [("", rows)])
 
 
-def _gradient(found: Mapping[str, Any]) -> Table:
+def _gradient(found: Mapping[str, Any]) -> HtmlTable:
     columns = ("best_ssim", "floor_mean_image", "floor_other_image", "mean_ssim", "gradient_distance")
-    groups: dict[str, list[Row]] = {}
+    groups: dict[str, list[TableRow]] = {}
     for one in found["updates"]:
         heading = f"{one['batch']} image{'s' * (one['batch'] > 1)} in a site's step"
         cells = [str(one["images"]), *(figure(one[column]) for column in columns)]
-        groups.setdefault(heading, []).append(Row(one["protection"], cells))
+        groups.setdefault(heading, []).append(TableRow(one["protection"], cells))
     head = ["images", "best SSIM", "floor: mean image", "floor: another image", "mean SSIM", "distance left"]
     caption = f"Images found from one step's update in {found['steps']} steps"
-    return Table(caption, "protection", head, list(groups.items()))
+    return HtmlTable(caption, "protection", head, list(groups.items()))
 
 
-def _code(found: Mapping[str, Any]) -> Table:
+def _code(found: Mapping[str, Any]) -> HtmlTable:
     columns = ("pixel_r2", "accuracy", "balanced_accuracy")
-    rows = [Row(title, [figure(found[what][column]) for column in columns]) for what, title in READ_FROM.items()]
-    rows.append(Row("floor: the most frequent class", [MISSING, figure(found["majority_accuracy"]), MISSING]))
+    rows = [TableRow(title, [figure(found[what][column]) for column in columns]) for what, title in READ_FROM.items()]
+    rows.append(TableRow("floor: the most frequent class", [MISSING, figure(found["majority_accuracy"]), MISSING]))
     caption = f"A decoder of {found['public']} images, scored on {found['secret']} of other patients"
-    return Table(caption, "given", ["pixel R²", "label accuracy", "balanced accuracy"], [("", rows)])
+    return HtmlTable(caption, "given", ["pixel R²", "label accuracy", "balanced accuracy"], [("", rows)])
 
 
-def _audit(found: Mapping[str, Any]) -> Table:
-    row = Row(
+def _audit(found: Mapping[str, Any]) -> HtmlTable:
+    row = TableRow(
         "one run",
         [
             figure(found["epsilon_at_least"]),
@@ -107,18 +107,18 @@ def _audit(found: Mapping[str, Any]) -> Table:
     )
     head = ["epsilon is at least", "claimed", "highest it could show", "right guesses", "canaries"]
     caption = f"A model of {found['rounds']} rounds, each patient in it by a coin; 95 % confidence"
-    return Table(f"{caption}, delta {found['delta']:g}", "audit", head, [("", [row])])
+    return HtmlTable(f"{caption}, delta {found['delta']:g}", "audit", head, [("", [row])])
 
 
 _TABLES = {"membership": _membership, "gradient": _gradient, "code": _code, "audit": _audit}
 
 
-def _sites(sites: Sequence[Mapping[str, Any]]) -> Table:
+def _sites(sites: Sequence[Mapping[str, Any]]) -> HtmlTable:
     columns = ("members", "member_patients", "non_members", "non_member_patients")
     head = ["training images", "training patients", "test images", "test patients"]
-    return Table(
+    return HtmlTable(
         "Cases at each site",
         "site",
         head,
-        [("", [Row(site["site"], [str(site[column]) for column in columns]) for site in sites])],
+        [("", [TableRow(site["site"], [str(site[column]) for column in columns]) for site in sites])],
     )

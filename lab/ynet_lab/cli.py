@@ -1,25 +1,36 @@
-"""The commands of an experimenter: all sites on one machine, and attacks on what was trained there."""
+"""The command line `ynet-lab`: a consortium on one machine, and attacks on its models."""
 
+import contextlib
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ynet.data.manifest import find_sites
 from ynet.errors import UserError
 from ynet.runtime import terminal
-from ynet.runtime.cli_examples import show as show_examples
+from ynet.runtime.command_line import Json, show_examples
 from ynet_lab.examples import EXAMPLES
-from ynet_lab.tables import attack_table, model_table
-from ynet_server.commands.options import Json
+from ynet_lab.tables import attack_table, model_table, skew_table
 
 app = typer.Typer(name="ynet-lab", help="A consortium's experiments on one machine.", no_args_is_help=True)
 
 
 def main() -> None:
-    """Entry point."""
+    """Run the command line."""
     terminal.run(app)
+
+
+@contextlib.contextmanager
+def needs_extra(what: str) -> Iterator[None]:
+    """Turn an ImportError of the extra `simulation` (torch, Ray, the client) into a UserError."""
+    try:
+        yield
+    except ImportError as error:
+        raise UserError(f"{what} cannot run", str(error), "pip install 'ynet[simulation]'") from None
 
 
 @app.command()
@@ -27,25 +38,24 @@ def simulate(
     plan: Annotated[Path, typer.Option("--plan", help="The plan, YAML.")],
     data: Annotated[Path, typer.Option("--data", help="A folder of sites, each with a manifest.csv.")],
     report: Annotated[
-        Path, typer.Option("--report", help="The folder for report.html, report.json and the models; goes on there.")
+        Path,
+        typer.Option("--report", help="The folder for report.html, report.json and models; a run resumes there."),
     ],
-    seeds: Annotated[int, typer.Option("--seeds", min=1, max=100, help="How often, each time with another seed.")] = 1,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, max=100, help="How many times, each with another seed.")] = 1,
     models: Annotated[
-        str, typer.Option("--models", help="Which: federated, pooled, alone (each site by itself).")
+        str, typer.Option("--models", help="Which: federated, pooled, alone (each site without the others).")
     ] = "federated,pooled,alone",
     validation: Annotated[
-        bool, typer.Option("--validation", help="Score on held-back training patients; leave the test split alone.")
+        bool, typer.Option("--validation", help="Score on held-back training patients instead of the test split.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Train a plan federated, pooled and each site alone on this machine, and report what each model scores.
+    """Train a plan federated, pooled and alone at each site on this machine; report each model's scores.
 
     Needs the extra `simulation`.
     """
-    try:
-        from ynet_lab import experiment, simulate  # torch, Ray and the client: only here
-    except ImportError as error:
-        raise UserError("the simulation is not installed", str(error), "pip install 'ynet[simulation]'") from None
+    with needs_extra("the simulation"):
+        from ynet_lab import experiment, simulate
 
     kinds = [kind for kind in simulate.KINDS if kind in models.split(",")]
     if unknown := set(models.split(",")) - set(kinds):
@@ -71,39 +81,39 @@ def attack(
     attacks: Annotated[
         str, typer.Option("--attacks", help="Which: membership, gradient, code, audit.")
     ] = "membership,gradient,code,audit",
-    seed: Annotated[int, typer.Option("--seed", min=0, max=2**20, help="Of all that is drawn but noise.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**20, help="Seed of all random draws but the noise.")] = 1,
     shadow_pairs: Annotated[
         int, typer.Option("--shadow-pairs", min=2, max=128, help="Pairs of shadow models, for membership.")
     ] = 2,
     shadow_rounds: Annotated[
-        int | None, typer.Option("--shadow-rounds", min=1, help="Theirs, and the audit's. Default: the plan's.")
+        int | None,
+        typer.Option("--shadow-rounds", min=1, help="Their rounds, also the audit's. Default: the plan's."),
     ] = None,
-    steps: Annotated[int, typer.Option("--steps", min=1, max=100_000, help="To invert a gradient.")] = 300,
+    steps: Annotated[int, typer.Option("--steps", min=1, max=100_000, help="Steps of a gradient inversion.")] = 300,
     epsilon: Annotated[
-        float, typer.Option("--epsilon", min=0.01, max=100, help="Of protected gradients, where the plan has none.")
+        float,
+        typer.Option("--epsilon", min=0.01, max=100, help="Of protected gradients, where the plan has none."),
     ] = 8.0,
     as_json: Json = False,
 ) -> None:
-    """Attack a finished model before it is given away: what can be learnt of its patients, at least.
+    """Attack a finished model before it is given away: measure what it reveals of its patients, at least.
 
     Needs the extra `simulation`.
     """
-    try:
-        from ynet_lab import attack_run as attacking  # torch and the client: only here
-    except ImportError as error:
-        raise UserError("the attacks are not installed", str(error), "pip install 'ynet[simulation]'") from None
+    with needs_extra("the attacks"):
+        from ynet_lab import attack_figures, attack_run, attack_target
 
-    chosen = [name for name in attacking.ATTACKS if name in attacks.split(",")]
+    chosen = [name for name in attack_figures.ATTACKS if name in attacks.split(",")]
     if unknown := set(attacks.split(",")) - set(chosen):
-        known = ", ".join(attacking.ATTACKS)
+        known = ", ".join(attack_figures.ATTACKS)
         raise UserError(f"there is no attack {sorted(unknown)[0]!r}", f"there are {known}", "separate them by commas")
-    made = attacking.attack(
+    made = attack_run.attack(
         model,
         data,
         report,
         attacks=chosen,
         seed=seed,
-        effort=attacking.Effort(shadow_pairs, shadow_rounds, steps, epsilon),
+        effort=attack_target.Effort(shadow_pairs, shadow_rounds, steps, epsilon),
         say=lambda line: print(line, flush=True, file=sys.stderr),
     )
     print(f"report: {report / 'report.html'}", flush=True, file=sys.stderr)
@@ -113,26 +123,81 @@ def attack(
 @app.command()
 def demo(
     data: Annotated[
-        Path | None, typer.Option("--data", help="A folder of hospitals, each with a manifest.csv. Default: made.")
+        Path | None,
+        typer.Option("--data", help="A folder of hospitals, each with a manifest.csv. Default: synthetic."),
     ] = None,
     plan: Annotated[Path | None, typer.Option("--plan", help="A plan; its classes are replaced by the data's.")] = None,
-    out: Annotated[Path, typer.Option("--out", help="The folder for all that it makes; emptied first.")] = Path(
-        "demo-out"
-    ),
+    out: Annotated[Path, typer.Option("--out", help="The output folder; emptied first.")] = Path("demo-out"),
     report: Annotated[Path | None, typer.Option("--report", help="Write the figures there, JSON.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Run a consortium on this machine: hospitals join over TLS, train, index, and one asks the others."""
-    try:
-        from ynet_lab import demo as demonstration  # torch: only here
-    except ImportError as error:
-        raise UserError("the demonstration is not installed", str(error), "pip install 'ynet[simulation]'") from None
+    """Run a consortium on this machine: hospitals join over TLS, train, index, and query each other."""
+    with needs_extra("the demonstration"):
+        from ynet_lab import demo as demonstration
 
     figures = demonstration.run(data, plan, out)
     if report:
         report.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
     if as_json:
         print(json.dumps(figures))
+
+
+@app.command()
+def report(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="FOLDER...", help="What simulate wrote with --report; several: compared.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The folder for report.html and report.json.")],
+    as_json: Json = False,
+) -> None:
+    """Make the report of a finished experiment again, or compare several with the first.
+
+    Reads the scores that simulate has kept: no data, no images, no training. Needs the extra `simulation`.
+    """
+    with needs_extra("the report"):
+        from ynet_lab import report_run
+
+    made = report_run.report(folders, out)
+    print(f"report: {out / 'report.html'}", flush=True, file=sys.stderr)
+    terminal.show(made, as_json=as_json, human=lambda: report_run.table(made))
+
+
+@app.command()
+def skew(
+    data: Annotated[Path, typer.Argument(help="A folder of sites, each with a manifest.csv.")],
+    out: Annotated[Path, typer.Argument(help="A new folder for the re-cut sites.")],
+    sites: Annotated[
+        int | None, typer.Option("--sites", min=2, max=26, help="How many. Default: as many as the data have.")
+    ] = None,
+    sizes: Annotated[
+        str | None, typer.Option("--sizes", help="Largest to smallest, such as 40:1. Default: the data's sizes.")
+    ] = None,
+    missing: Annotated[int, typer.Option("--missing", min=0, help="Sites that lack a class each.")] = 0,
+    alone: Annotated[int, typer.Option("--alone", min=0, help="Classes that one site alone has.")] = 0,
+    appearance: Annotated[
+        float, typer.Option("--appearance", min=0, max=1, help="How unlike the sites' images look.")
+    ] = 0.0,
+    fold: Annotated[
+        str | None,
+        typer.Option("--fold", help="Test on this fold of patients, such as 1/3. Default: the data's split."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**20)] = 1,
+    as_json: Json = False,
+) -> None:
+    """Re-cut a federation: sites that lack classes, of unlike sizes and looks. Without options the sites are alike."""
+    from ynet_lab import skew as cutting
+
+    cut = cutting.Cut(
+        sites or len(find_sites(data)),
+        cutting.ratio_of(sizes),
+        missing,
+        alone,
+        appearance,
+        *cutting.fold_of(fold),
+        seed=seed,
+    )
+    made = cutting.skew(data, out, cut)
+    terminal.show(made, as_json=as_json, human=lambda: skew_table(made))
 
 
 show_examples(app, EXAMPLES)

@@ -87,7 +87,7 @@ def write_plan(template: Path, manifests: Mapping[str, Manifest], path: Path) ->
     if classes != values["classes"]:
         values["training"].pop("class_weights", None)  # they are those of the template's classes
     values["classes"] = classes
-    values["cohort"].update(minimum=len(manifests), quorum=len(manifests))
+    values["cohort"].update(min_sites=len(manifests), quorum=len(manifests))
     path.write_text(yaml.safe_dump(values, sort_keys=False), "utf-8")
     return path
 

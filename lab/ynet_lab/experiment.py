@@ -21,7 +21,7 @@ from ynet import plan as plans
 from ynet import weights
 from ynet.data.manifest import find_sites
 from ynet.errors import UserError
-from ynet.learning.evaluate import Encoded, by_radius, encode, floors, join, score
+from ynet.learning.evaluate import EncodedCases, by_radius, encode, floors, join, map10_per_class, score
 from ynet.learning.model import YNet, build, load_arrays
 from ynet.plan import Plan
 from ynet.runtime import private_files
@@ -29,7 +29,7 @@ from ynet_client.training.site_data import LocalSite
 from ynet_lab import report
 from ynet_lab.report_examples import examples
 from ynet_lab.report_page import render
-from ynet_lab.simulate import Kind, Task, Watch, open_sites, train_federated, train_reference
+from ynet_lab.simulate import Kind, TrainingTask, Watch, open_sites, train_federated, train_reference
 from ynet_server.rounds.run_folder import MODEL, RunFolder
 
 Say = Callable[[str], None]
@@ -37,7 +37,7 @@ GPU_BYTES_EACH = 4 << 30
 """What one training is given of a GPU's memory; the plans of this repository take 1 GiB."""
 EXPERIMENT, SCORES = "experiment.json", "scores.json"
 
-Coded = Mapping[str, tuple[Encoded, Encoded]]
+Coded = Mapping[str, tuple[EncodedCases, EncodedCases]]
 """By site: what a network makes of its gallery, and of its queries."""
 
 
@@ -51,7 +51,7 @@ def experiment(
     plan, names = plans.read(plan_file), list(find_sites(data))
     _claim(out, {"plan_id": plan.id, "sites": names, "split": "validation" if is_validation else "test"})
     tasks = [
-        Task(seeded, data, out / folder, kind, site, plans.init_file(plan_file), is_validation)
+        TrainingTask(seeded, data, out / folder, kind, site, plans.init_file(plan_file), is_validation)
         for seeded, folder, kind, site in _models(plan, seeds, kinds, names)
     ]
     todo = [task for task in tasks if not _is_scored(task)]
@@ -91,7 +91,7 @@ def _claim(out: Path, what: Mapping[str, Any]) -> None:
     private_files.write(note, json.dumps(what))
 
 
-def _work_off(todo: Sequence[Task], say: Say) -> None:
+def _work_off(todo: Sequence[TrainingTask], say: Say) -> None:
     """Federated models one after the other, each on all cores; then the references beside each other."""
     for number, task in enumerate(federated := [task for task in todo if task.kind == "federated"], start=1):
         say(f"seed {task.plan.training.seed}, {task.name}: training ({number} of {len(federated)})")
@@ -130,7 +130,7 @@ def _begin_worker(threads: int) -> None:
         threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
 
 
-def _train_and_score(task: Task) -> None:
+def _train_and_score(task: TrainingTask) -> None:
     sites = open_sites(task)
     watch = _watch(task.plan, sites)
     net = train_federated(task, watch) if task.kind == "federated" else train_reference(task, sites, watch)
@@ -162,7 +162,7 @@ def _coded(net: YNet, plan: Plan, sites: Mapping[str, LocalSite]) -> Coded:
     return found
 
 
-def _together(coded: Coded) -> tuple[Encoded, Encoded]:
+def _together(coded: Coded) -> tuple[EncodedCases, EncodedCases]:
     """All sites' galleries, and all sites' queries."""
     galleries, queries = zip(*coded.values(), strict=True)
     return join(galleries), join(queries)
@@ -182,10 +182,18 @@ def _scores(coded: Coded, plan: Plan) -> dict[str, Any]:
     }
     radius = [point._asdict() for point in by_radius(held, asked, plan.network.code_bits)]
     overall = score(held, asked, plan).to_metrics()
-    return {"overall": overall, "within": within, "cross": cross, "matrix": matrix, "radius": radius}
+    per_class = map10_per_class(held, asked, plan.classes)
+    return {
+        "overall": overall,
+        "within": within,
+        "cross": cross,
+        "matrix": matrix,
+        "radius": radius,
+        "map10_per_class": per_class,
+    }
 
 
-def _pair(held: Encoded, asked: Encoded, plan: Plan) -> float | None:
+def _pair(held: EncodedCases, asked: EncodedCases, plan: Plan) -> float | None:
     """Macro mAP@10 of one site's queries against another's gallery; None where no ranking of it says anything."""
     return score(held, asked, plan).macro_map10
 
@@ -213,33 +221,33 @@ def _curve(events: Sequence[Mapping[str, Any]]) -> list[dict[str, float | None]]
 _TOLD = {"macro_map10": "macro mAP@10", "dice": "Dice"}
 
 
-def _is_scored(task: Task) -> bool:
+def _is_scored(task: TrainingTask) -> bool:
     """Whether a model's scores are there, with their counts: an older version kept none."""
     path = task.folder / SCORES
     return path.exists() and "ranked" in json.loads(path.read_text("utf-8"))["overall"]
 
 
-def _result(task: Task) -> report.Result:
+def _result(task: TrainingTask) -> report.ModelResult:
     found = json.loads((task.folder / SCORES).read_text("utf-8"))
-    return report.Result(task.name, task.kind, task.site, task.plan.training.seed, found)
+    return report.ModelResult(task.name, task.kind, task.site, task.plan.training.seed, found)
 
 
-def _told(task: Task) -> str:
+def _told(task: TrainingTask) -> str:
     overall = _result(task).found["overall"]
     told = [f"{text} {'none' if overall[key] is None else format(overall[key], '.3f')}" for key, text in _TOLD.items()]
     ranked, masks = (f"{overall[key]} of {overall['queries']} queries" for key in ("ranked", "masks"))
     return f"seed {task.plan.training.seed}, {task.name}: {told[0]} over {ranked}, {told[1]} over {masks}"
 
 
-def _census(plan: Plan, sites: Mapping[str, LocalSite]) -> list[report.Site]:
+def _census(plan: Plan, sites: Mapping[str, LocalSite]) -> list[report.SiteLabels]:
     found = []
     for name, site in sites.items():
         gallery, queries = site.cases(plan)
-        found.append(report.Site(name, gallery.label.numpy(), queries.label.numpy()))
+        found.append(report.SiteLabels(name, gallery.label.numpy(), queries.label.numpy()))
     return found
 
 
-def _network(task: Task) -> YNet:
+def _network(task: TrainingTask) -> YNet:
     arrays, _ = weights.load(task.folder / MODEL)
     net = build(task.plan)
     load_arrays(net, arrays)

@@ -11,20 +11,20 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 MISSING = "–"
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """A named row of a table."""
 
     name: str
     cells: list[str]
 
 
-class Table(NamedTuple):
+class HtmlTable(NamedTuple):
     """A table; its rows stand in groups, each with a heading or none."""
 
     caption: str
     corner: str  # what the rows are
     head: list[str]
-    groups: list[tuple[str, list[Row]]]
+    groups: list[tuple[str, list[TableRow]]]
 
 
 def template(name: str) -> Template:

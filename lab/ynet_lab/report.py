@@ -18,7 +18,7 @@ Mean and deviation are over those that are there; where none is, the figure is N
 """
 
 
-class Site(NamedTuple):
+class SiteLabels(NamedTuple):
     """What a site brought to the experiment: the labels of its gallery and of its queries, as classes of the plan."""
 
     name: str
@@ -26,7 +26,7 @@ class Site(NamedTuple):
     queries: npt.NDArray[np.int64]
 
 
-class Result(NamedTuple):
+class ModelResult(NamedTuple):
     """One trained model and what it scored."""
 
     name: str
@@ -39,13 +39,13 @@ class Result(NamedTuple):
 def compose(
     plan: Plan,
     seeds: int,
-    sites: Sequence[Site],
+    sites: Sequence[SiteLabels],
     floors: Mapping[str, Mapping[str, float | None]],
-    results: Sequence[Result],
+    results: Sequence[ModelResult],
     is_validation: bool,
 ) -> dict[str, Any]:
     """The report of `results`, which hold each model once for every seed from 1 to `seeds`."""
-    by_name: dict[str, list[Result]] = {}
+    by_name: dict[str, list[ModelResult]] = {}
     for result in sorted(results, key=lambda result: result.seed):
         by_name.setdefault(result.name, []).append(result)
     names = [site.name for site in sites]
@@ -66,7 +66,7 @@ def compose(
     }
 
 
-def _site(site: Site, classes: Sequence[str]) -> dict[str, Any]:
+def _site(site: SiteLabels, classes: Sequence[str]) -> dict[str, Any]:
     gallery, queries = (
         dict(zip(classes, np.bincount(label, minlength=len(classes)).tolist(), strict=True))
         for label in (site.gallery, site.queries)
@@ -80,7 +80,7 @@ def _site(site: Site, classes: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _model(of_seeds: Sequence[Result], sites: Sequence[str]) -> dict[str, Any]:
+def _model(of_seeds: Sequence[ModelResult], sites: Sequence[str]) -> dict[str, Any]:
     first, found = of_seeds[0], [result.found for result in of_seeds]
     return {
         "name": first.name,
@@ -95,6 +95,7 @@ def _model(of_seeds: Sequence[Result], sites: Sequence[str]) -> dict[str, Any]:
             }
             for site in sites
         ],
+        "map10_per_class": _metrics([one.get("map10_per_class") for one in found]),
         "matrix": [[_mean(one["matrix"].get(a, {}).get(b) for one in found) for b in sites] for a in sites],
         "curve": _curve([one["curve"] for one in found]),
         "radius": _radius([one["radius"] for one in found]),
@@ -102,19 +103,19 @@ def _model(of_seeds: Sequence[Result], sites: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _over_pooled(by_name: Mapping[str, Sequence[Result]]) -> dict[str, Figure | None] | None:
+def _over_pooled(by_name: Mapping[str, Sequence[ModelResult]]) -> dict[str, Figure | None] | None:
     if not {"federated", "pooled"} <= by_name.keys():
         return None
     pairs = list(zip(by_name["federated"], by_name["pooled"], strict=True))
     return {metric: _ratio(pairs, metric) for metric in ("macro_map10", "dice")}
 
 
-def _ratio(pairs: Iterable[tuple[Result, Result]], metric: str) -> Figure | None:
+def _ratio(pairs: Iterable[tuple[ModelResult, ModelResult]], metric: str) -> Figure | None:
     values = [(a.found["overall"][metric], b.found["overall"][metric]) for a, b in pairs]
     return _figure([None if above is None or not below else above / below for above, below in values])
 
 
-def _over_alone(by_name: Mapping[str, Sequence[Result]], sites: Sequence[str]) -> list[dict[str, Any]]:
+def _over_alone(by_name: Mapping[str, Sequence[ModelResult]], sites: Sequence[str]) -> list[dict[str, Any]]:
     """Each site's queries at the other sites: with the federated model, and with the one it trained by itself."""
     rows = []
     for site in sites:

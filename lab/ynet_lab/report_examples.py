@@ -19,7 +19,7 @@ from ynet.learning.model import YNet
 from ynet.plan import Plan
 from ynet_client.retrieval.picture import overlaid, shown
 from ynet_client.training.site_data import LocalSite
-from ynet_lab.report_page import Example, Hit
+from ynet_lab.report_page import Example, ExampleHit
 
 HITS = 5
 MOST_SITES = 8
@@ -75,10 +75,12 @@ def _query(net: YNet, plan: Plan, manifest: Manifest, case: Case) -> tuple[npt.N
     return pack(output.code), _png(_with_mask(picture, manifest, case))
 
 
-def _hit(plan: Plan, held: _Held, distance: int, label: str) -> Hit:
+def _hit(plan: Plan, held: _Held, distance: int, label: str) -> ExampleHit:
     picture = shown(images.decode(held.manifest.path_of(held.case.image), plan.image.channels), HIT_SIDE)
     is_relevant = held.case.label == label
-    return Hit(held.site, held.case.label, distance, is_relevant, _png(_with_mask(picture, held.manifest, held.case)))
+    return ExampleHit(
+        held.site, held.case.label, distance, is_relevant, _png(_with_mask(picture, held.manifest, held.case))
+    )
 
 
 def _with_mask(picture: Image.Image, manifest: Manifest, case: Case) -> Image.Image:

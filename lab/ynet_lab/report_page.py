@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ynet.scores import COARSE, PER_CLASS, TOTALS
-from ynet_lab.html_page import MISSING, Row, Table, figure, mean_std, number_of, template
+from ynet_lab.html_page import MISSING, HtmlTable, TableRow, figure, mean_std, number_of, template
 
 WIDTH, HEIGHT = 640, 380  # of a chart, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 68, 624, 14, 326  # the edges of its plot
@@ -16,7 +16,7 @@ MOST_DOTS = 30  # a longer line is drawn without a dot at each value
 BLUES = ((247, 251, 255), (198, 219, 239), (107, 174, 214), (33, 113, 181), (8, 48, 107))  # ColorBrewer, 0 to 1
 
 
-class Hit(NamedTuple):
+class ExampleHit(NamedTuple):
     """One of the nearest cases to an example query."""
 
     site: str
@@ -32,7 +32,7 @@ class Example(NamedTuple):
     site: str
     label: str
     picture: bytes  # PNG: the image with the outlines of its true and its predicted mask
-    hits: Sequence[Hit]
+    hits: Sequence[ExampleHit]
 
 
 class Column(NamedTuple):
@@ -73,7 +73,7 @@ class Tick(NamedTuple):
     text: str
 
 
-class Line(NamedTuple):
+class ChartLine(NamedTuple):
     """One model in a chart; points as SVG writes them."""
 
     name: str
@@ -92,7 +92,7 @@ class Chart(NamedTuple):
     y_label: str
     x_ticks: list[Tick]
     y_ticks: list[Tick]
-    lines: list[Line]
+    lines: list[ChartLine]
 
 
 RETRIEVAL = (
@@ -137,49 +137,51 @@ def _cells(metrics: Mapping[str, Any], columns: Iterable[Column]) -> list[str]:
     return [figure(metrics.get(column.metric), column.digits) for column in columns]
 
 
-def _headline(report: Mapping[str, Any]) -> Table:
+def _headline(report: Mapping[str, Any]) -> HtmlTable:
     columns = (*RETRIEVAL, RANKED, *OF_QUERIES, MASKS, DISTINCT, SECONDS)
     models = [
-        Row(model["name"], _cells({**model["overall"], "seconds": model.get("seconds")}, columns))
+        TableRow(model["name"], _cells({**model["overall"], "seconds": model.get("seconds")}, columns))
         for model in report["models"]
     ]
-    floors = [Row(FLOORS.get(name, name), _cells(metrics, columns)) for name, metrics in report["floors"].items()]
+    floors = [TableRow(FLOORS.get(name, name), _cells(metrics, columns)) for name, metrics in report["floors"].items()]
     caption = "All sites' queries against all sites' galleries"
-    return Table(caption, "model", [column.title for column in columns], [("", models + floors)])
+    return HtmlTable(caption, "model", [column.title for column in columns], [("", models + floors)])
 
 
-def _over_pooled(comparison: Mapping[str, Any]) -> Table | None:
+def _over_pooled(comparison: Mapping[str, Any]) -> HtmlTable | None:
     ratios = comparison.get("federated_over_pooled")
     if not ratios:
         return None
     titles = {column.metric: column.title for column in (*RETRIEVAL, *OF_QUERIES)}
-    rows = [Row(titles.get(metric, metric), [figure(ratio)]) for metric, ratio in ratios.items()]
-    return Table("Federated over pooled, the ratio seed by seed", "metric", ["federated / pooled"], [("", rows)])
+    rows = [TableRow(titles.get(metric, metric), [figure(ratio)]) for metric, ratio in ratios.items()]
+    return HtmlTable("Federated over pooled, the ratio seed by seed", "metric", ["federated / pooled"], [("", rows)])
 
 
-def _over_alone(comparison: Mapping[str, Any]) -> Table | None:
+def _over_alone(comparison: Mapping[str, Any]) -> HtmlTable | None:
     """The cross-site queries of each site, asked with the federated model and with the site's own."""
     rows = [
-        Row(one["site"], [figure(one.get("alone")), figure(one.get("federated")), figure(one.get("margin"), sign="+")])
+        TableRow(
+            one["site"], [figure(one.get("alone")), figure(one.get("federated")), figure(one.get("margin"), sign="+")]
+        )
         for one in comparison.get("federated_over_alone") or ()
     ]
     caption = "Federated against each site alone: macro mAP@10 of the site's queries against the other sites' galleries"
-    return Table(caption, "site", ["alone", "federated", "margin"], [("", rows)]) if rows else None
+    return HtmlTable(caption, "site", ["alone", "federated", "margin"], [("", rows)]) if rows else None
 
 
-def _site_table(report: Mapping[str, Any], part: str, columns: Sequence[Column]) -> Table:
+def _site_table(report: Mapping[str, Any], part: str, columns: Sequence[Column]) -> HtmlTable:
     """Each site's queries under every model, and under the floors of that very set of queries."""
     groups = []
     for site in report["sites"]:
         found = [(model["name"], _at_site(model, site["site"], part)) for model in report["models"]]
-        rows = [Row(name, _cells(metrics, columns)) for name, metrics in found]
+        rows = [TableRow(name, _cells(metrics, columns)) for name, metrics in found]
         any_model = next((metrics for _, metrics in found if metrics), {})
         for floor, title in FLOORS.items():
             known = {metric: any_model.get(f"{metric}_{floor}") for metric in ("macro_map10", "map10")}
-            rows.append(Row(title, _cells(known, columns)))
+            rows.append(TableRow(title, _cells(known, columns)))
         groups.append((f"{site['site']}, {site['queries']} queries", rows))
     where = {"within": "its own gallery", "cross": "the other sites' galleries only"}[part]
-    return Table(
+    return HtmlTable(
         f"{part.capitalize()}: each site's queries against {where}",
         "model",
         [column.title for column in columns],
@@ -191,15 +193,17 @@ def _at_site(model: Mapping[str, Any], site: str, part: str) -> Mapping[str, Any
     return next((row.get(part) or {} for row in model["sites"] if row["site"] == site), {})
 
 
-def _everything(models: Sequence[Mapping[str, Any]]) -> Table:
+def _everything(models: Sequence[Mapping[str, Any]]) -> HtmlTable:
     """Whatever the report holds of all sites' queries, known to this page or not."""
     overall = [_flat(model["overall"]) for model in models]
     rows = [
-        Row(metric, [figure(found.get(metric), 0 if metric.partition(":")[0] in COUNTS else 3) for found in overall])
+        TableRow(
+            metric, [figure(found.get(metric), 0 if metric.partition(":")[0] in COUNTS else 3) for found in overall]
+        )
         for metric in dict.fromkeys(metric for found in overall for metric in found)
     ]
     caption = "All sites' queries against all sites' galleries, under the names of report.json"
-    return Table(caption, "metric", [model["name"] for model in models], [("", rows)])
+    return HtmlTable(caption, "metric", [model["name"] for model in models], [("", rows)])
 
 
 def _flat(overall: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,7 +217,7 @@ def _flat(overall: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _sites(report: Mapping[str, Any]) -> Table:
+def _sites(report: Mapping[str, Any]) -> HtmlTable:
     sites = report["sites"]
     classes = list(dict.fromkeys([*report["plan"]["classes"], *(name for site in sites for name in site["classes"])]))
     by_class = ("classes", "queries_per_class")
@@ -221,10 +225,10 @@ def _sites(report: Mapping[str, Any]) -> Table:
         [site["gallery"], site["queries"], *(site.get(part, {}).get(name, 0) for part in by_class for name in classes)]
         for site in sites
     ]
-    rows = [Row(site["site"], [str(n) for n in row]) for site, row in zip(sites, counts, strict=True)]
-    total = Row("all sites", [str(sum(column)) for column in zip(*counts, strict=True)])
+    rows = [TableRow(site["site"], [str(n) for n in row]) for site, row in zip(sites, counts, strict=True)]
+    total = TableRow("all sites", [str(sum(column)) for column in zip(*counts, strict=True)])
     head = ["gallery", "queries", *(f"{part}: {name}" for part in ("gallery", "queries") for name in classes)]
-    return Table("Cases at each site", "site", head, [("", [*rows, total])])
+    return HtmlTable("Cases at each site", "site", head, [("", [*rows, total])])
 
 
 def _heat(model: Mapping[str, Any], report: Mapping[str, Any]) -> Heat:
@@ -296,7 +300,7 @@ def _chart(
         edge = [place(p.x, p.y + p.std) for p in line] + [place(p.x, p.y - p.std) for p in reversed(line)]
         band = _joined(edge) if any(point.std for point in line) else ""
         dots = middle if len(middle) <= MOST_DOTS else []
-        lines.append(Line(name, number % COLOURS, DASHES[number % len(DASHES)], _joined(middle), band, dots))
+        lines.append(ChartLine(name, number % COLOURS, DASHES[number % len(DASHES)], _joined(middle), band, dots))
     x_ticks = [Tick(place(x, 0)[0], f"{x:.6g}") for x in _ticks(x_low, x_high, is_whole=True)]
     y_ticks = [Tick(place(x_low, y)[1], f"{y:.6g}".replace("-", "−")) for y in _ticks(y_low, y_high, is_whole=False)]
     return Chart(title, *labels, x_ticks, y_ticks, lines)

@@ -37,7 +37,7 @@ from ynet.trust.identity import Identity
 from ynet_client.training import client_app
 from ynet_client.training.secure_aggregation import Party
 from ynet_client.training.site_data import LocalSite
-from ynet_lab.pooled import Pooled
+from ynet_lab.concat import Concat
 from ynet_server.hub.reply_errors import REFUSED
 from ynet_server.rounds.run_folder import MODEL, RunFolder, State
 from ynet_server.rounds.server_app import federate, moving_average
@@ -52,7 +52,7 @@ Watch = Callable[[YNet], Mapping[str, Any]]
 """Asked after every `evaluate_every` rounds, and after the last, with the network as it is then: its scores."""
 
 
-class Task(NamedTuple):
+class TrainingTask(NamedTuple):
     """One model to train."""
 
     plan: Plan
@@ -69,18 +69,18 @@ class Task(NamedTuple):
         return f"alone: {self.site}" if self.site else self.kind
 
 
-def open_sites(task: Task) -> dict[str, LocalSite]:
+def open_sites(task: TrainingTask) -> dict[str, LocalSite]:
     """The sites of the task's data, by name. Raises UserError."""
     manifests = find_sites(task.data)
     limit = CACHE_BYTES // len(manifests)
     return {name: LocalSite(path, "auto", limit, is_validation=task.is_validation) for name, path in manifests.items()}
 
 
-def train_reference(task: Task, sites: Mapping[str, LocalSite], watch: Watch) -> YNet:
+def train_reference(task: TrainingTask, sites: Mapping[str, LocalSite], watch: Watch) -> YNet:
     """A model without a federation, on one site's training cases or on all sites': its rounds are a site's rounds."""
     plan, folder = task.plan, RunFolder(task.folder).create(task.plan, task.init)
     chosen = [site for name, site in sites.items() if task.site in (None, name)]
-    cases, device = Pooled([site.cases(plan)[0] for site in chosen]), chosen[0].device
+    cases, device = Concat([site.cases(plan)[0] for site in chosen]), chosen[0].device
     net, shown = build(plan).to(device), build(plan).to(device)
     state = folder.state() or _start(net, folder)
     load_arrays(net, weights.unflatten(state.flat, state.layout))
@@ -121,7 +121,7 @@ def _start(net: YNet, folder: RunFolder) -> State:
     return State(0, weights.flatten(arrays), weights.layout_of(arrays), {})
 
 
-def train_federated(task: Task, watch: Watch) -> YNet:
+def train_federated(task: TrainingTask, watch: Watch) -> YNet:
     """The federated model: every site a virtual node of Flower's simulation engine."""
     plan, folder = task.plan, RunFolder(task.folder).create(task.plan, task.init)
     manifests = find_sites(task.data)

@@ -46,6 +46,17 @@ def attack_table(attacks: Mapping[str, Any]) -> Table:
     return terminal.rows("lower bounds, no proofs", ("attack", "found"), lines)
 
 
+def skew_table(made: Mapping[str, Any]) -> Table:
+    """The sites of a re-cut federation: cases to train and to test on, of each class."""
+    lines = [
+        (site, *(f"{counts['train'].get(name, 0)} / {counts['test'].get(name, 0)}" for name in made["classes"]))
+        for site, counts in made["sites"].items()
+    ]
+    left_out = ", ".join(f"{name} {count}" for name, count in made["left_out"].items())
+    title = "cases to train / to test on" + (f"; left out: {left_out}" if left_out else "")
+    return terminal.rows(title, ("site", *made["classes"]), lines)
+
+
 def _figure(figure: Mapping[str, Any] | None) -> str:
     if figure is None:
         return "none"

@@ -3,13 +3,13 @@
 import asyncio
 import contextlib
 import datetime as dt
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from ynet.runtime import private_files
 from ynet.runtime.home import Lock
 from ynet.runtime.reserve import Reserve
 from ynet.web import prometheus
@@ -68,7 +68,7 @@ def assembled(home: Path, settings: ServerSettings) -> Iterator[ServerParts]:
         hub = Hub(
             registry,
             settings.federation,
-            _emptied(home / "spool"),
+            private_files.empty_folder(home / "spool"),
             settings.max_model_mb << 20,
             write,
             takes_askers=settings.asking_sites == "accept",
@@ -96,10 +96,3 @@ def assembled(home: Path, settings: ServerSettings) -> Iterator[ServerParts]:
             state=state,
             audit_view=AuditView(home, audit, lambda: (authority.trusted, authority.past)),
         )
-
-
-def _emptied(spool: Path) -> Path:
-    """The folder for files in transit, without those that an earlier process left."""
-    shutil.rmtree(spool, ignore_errors=True)
-    spool.mkdir(mode=0o700)
-    return spool

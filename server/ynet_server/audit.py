@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Protocol
 from pydantic import Field, TypeAdapter
 
 from ynet.trust import chain, journal
-from ynet.trust.chain import Head
+from ynet.trust.chain import ChainHead
 from ynet.trust.journal import AuditError as AuditError
 from ynet.trust.journal import Journal, Kind
 from ynet_server.clock import now
@@ -74,7 +74,7 @@ class ServerEntry:
         return chain.digest(self.line())
 
 
-def _letting_go(before: Head, about: str) -> ServerEntry:
+def _letting_go(before: ChainHead, about: str) -> ServerEntry:
     return ServerEntry(before.number + 1, round(now(), 3), "let-go", "", about, before.digest)
 
 
@@ -114,6 +114,6 @@ def read(home: Path) -> Iterator[ServerEntry]:
     return journal.read(home, KIND)
 
 
-def verify(home: Path) -> Head:
+def verify(home: Path) -> ChainHead:
     """Check every line. Returns the log's head. Raises AuditError when the log was edited or cut."""
     return journal.verify(home, KIND)

@@ -9,7 +9,7 @@ from ynet.errors import RefusedError, UserError
 from ynet.trust import invitation
 from ynet.trust.expiry import Life
 from ynet.trust.identity import CLOCK_SLACK, check_site_name, read_leaf
-from ynet.trust.ledger import Head
+from ynet.trust.ledger import ChainHead
 from ynet_server.registry_file import RegistryFile
 from ynet_server.training_records import TrainingRecords
 
@@ -220,7 +220,7 @@ class Registry:
         with self._file.transaction() as db:
             db.execute("UPDATE sites SET last_seen=? WHERE name=?", (now, site))
 
-    def saw_ledger(self, site: str, head: Head) -> None:
+    def saw_ledger(self, site: str, head: ChainHead) -> None:
         """Store how far a site's privacy ledger goes, as the site reports it; the farthest position counts."""
         with self._file.transaction() as db:
             db.execute(
@@ -229,10 +229,10 @@ class Registry:
                 (site, *head),
             )
 
-    def ledger_of(self, site: str) -> Head | None:
+    def ledger_of(self, site: str) -> ChainHead | None:
         """The farthest position of a site's privacy ledger that the site has reported."""
         rows = self._file.rows("SELECT number, digest FROM ledgers WHERE site=?", site)
-        return Head(*rows[0]) if rows else None
+        return ChainHead(*rows[0]) if rows else None
 
 
 def used_already() -> RefusedError:

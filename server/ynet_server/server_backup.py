@@ -9,7 +9,7 @@ from ynet import __version__, weights
 from ynet.errors import UserError
 from ynet.federation import countersigned
 from ynet.runtime import backup, backup_files
-from ynet.runtime.backup import Manifest, Packed
+from ynet.runtime.backup import BackupManifest, Packed
 from ynet.runtime.home import Lock, write_private
 from ynet.trust import journal
 from ynet_server import audit
@@ -39,7 +39,7 @@ def pack(home: Path, out: Path, now: float, passphrase: str | None) -> Packed:
     if not (home / REGISTRY).exists():
         raise UserError(f"there is no server in {home}", "none was ever started there", "give another --home")
     settings = server_settings.load(home, None)
-    about = Manifest(backup.FORMAT, "server", settings.federation, now, __version__, {})
+    about = BackupManifest(backup.FORMAT, "server", settings.federation, now, __version__, {})
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(UserError):  # it is running: its databases are shared
             stack.enter_context(Lock(home, "ynet-server"))
@@ -69,10 +69,10 @@ def _authority(folder: Path) -> dict[str, bytes]:
         before = now
 
 
-def unpack(file: Path, home: Path, now: float, passphrase: Callable[[], str]) -> Manifest:
+def unpack(file: Path, home: Path, now: float, passphrase: Callable[[], str]) -> BackupManifest:
     """Restore a server into an empty folder; it is not started. Raises UserError."""
 
-    def check(unpacked: Path, manifest: Manifest) -> None:
+    def check(unpacked: Path, manifest: BackupManifest) -> None:
         _check(unpacked)
         with contextlib.closing(Registry(unpacked / REGISTRY)) as registry:
             registry.void_invitations(now)

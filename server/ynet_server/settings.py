@@ -12,9 +12,9 @@ from pydantic.dataclasses import dataclass
 from ynet.config import STRICT, parse, read_yaml
 from ynet.runtime import address, setting_sources
 from ynet.runtime.home import write_private
-from ynet.runtime.listening import Place
-from ynet.web.outside import OuterName, TrustedProxy
+from ynet.runtime.listening import ListenAddress
 from ynet.web.prometheus import MetricsSettings
+from ynet.web.public_address import OuterName, TrustedProxy
 
 FILE = "server.yaml"
 Port = Annotated[int, Field(ge=0, le=65_535)]  # 0: any free one, remembered in the home folder
@@ -77,15 +77,15 @@ class ServerSettings:
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
 
 
-def places(settings: ServerSettings) -> list[Place]:
+def places(settings: ServerSettings) -> list[ListenAddress]:
     """The addresses on which the server must listen."""
     at, page, metrics = settings.listen, settings.status, settings.metrics
     found = [
-        Place("listen.hub_port", at.host, at.hub_port),
-        Place("listen.enrolment_port", at.host, at.enrolment_port),
+        ListenAddress("listen.hub_port", at.host, at.hub_port),
+        ListenAddress("listen.enrolment_port", at.host, at.enrolment_port),
     ]
-    found += [Place("status.port", page.host, page.port)] if page.enabled else []
-    return found + ([Place("metrics.port", metrics.host, metrics.port)] if metrics.port else [])
+    found += [ListenAddress("status.port", page.host, page.port)] if page.enabled else []
+    return found + ([ListenAddress("metrics.port", metrics.host, metrics.port)] if metrics.port else [])
 
 
 def load(home: Path, config: Path | None) -> ServerSettings:

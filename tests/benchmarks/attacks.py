@@ -19,9 +19,11 @@ from ynet import weights
 from ynet.learning.evaluate import evaluate
 from ynet.learning.model import build, load_arrays
 from ynet.plan import Plan, Privacy
-from ynet_lab.attack_run import ATTACKS, Effort, attack
-from ynet_lab.pooled import Pooled
-from ynet_lab.simulate import Task, open_sites, train_reference
+from ynet_lab.attack_figures import ATTACKS
+from ynet_lab.attack_run import attack
+from ynet_lab.attack_target import Effort
+from ynet_lab.concat import Concat
+from ynet_lab.simulate import TrainingTask, open_sites, train_reference
 from ynet_server.rounds.run_folder import MODEL, RunFolder
 
 DEFAULT = Path(__file__).parents[2] / "configs/plans/default.yaml"
@@ -54,7 +56,7 @@ def main() -> None:
 def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Measure one model's scores and the attacks on it; each attack is saved separately."""
     folder = options.work / name.replace(" ", "-")
-    task = Task(plan_of(name), options.data, folder / "model", "pooled", None, None, is_validation=False)
+    task = TrainingTask(plan_of(name), options.data, folder / "model", "pooled", None, None, is_validation=False)
     if not (task.folder / MODEL).exists():
         say(f"{name}: training")
         train_reference(task, open_sites(task), lambda _: {})
@@ -77,13 +79,13 @@ def plan_of(name: str) -> Plan:
     return replace(plan, training=training, privacy=Privacy("patient", epsilon, DELTA))
 
 
-def scores(task: Task) -> dict[str, float]:
+def scores(task: TrainingTask) -> dict[str, float]:
     """Score the model: all sites' test images against all sites' galleries."""
     sites = open_sites(task)
     net = build(task.plan)
     load_arrays(net, weights.load(task.folder / MODEL)[0])
     parts = [site.cases(task.plan) for site in sites.values()]
-    galleries, queries = (Pooled(part) for part in zip(*parts, strict=True))
+    galleries, queries = (Concat(part) for part in zip(*parts, strict=True))
     device = next(iter(sites.values())).device
     found = evaluate(net.to(device), galleries, queries, task.plan, device).to_metrics()
     return {metric: found[metric] for metric in ("macro_map10", "macro_map10_random", "dice")}

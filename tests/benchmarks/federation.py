@@ -12,7 +12,8 @@ import yaml
 
 from ynet.runtime import control_server
 from ynet.runtime.home import prepare
-from ynet_client.connection.session import Session, Work
+from ynet_client.connection.hooks import Work
+from ynet_client.connection.session import Session
 from ynet_client.membership import membership
 
 

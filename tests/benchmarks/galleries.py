@@ -10,10 +10,11 @@ from ynet import plan as plans
 from ynet import weights
 from ynet.learning.model import arrays_of, build
 from ynet.runtime.home import prepare
+from ynet.runtime.private_files import secret_in
 from ynet_client.gallery.case_rows import GalleryCase
 from ynet_client.gallery.gallery import Gallery
 from ynet_client.gallery.stored_codes import CaseCode
-from ynet_client.resources import _secret
+from ynet_client.resources import SECRET
 
 CLASSES = 10
 FLIPPED = 0.02
@@ -77,7 +78,7 @@ def fill(home: Path, n: int, kind: str, seed: int) -> Path:
     """Fill a site's gallery with `n` cases, all encoded and in use."""
     path, random = prepare(home) / "gallery.sqlite", np.random.default_rng(seed)
     model_id = keep_model(home)
-    gallery = Gallery.open(path, _secret(home))
+    gallery = Gallery.open(path, secret_in(home / SECRET))
     gallery.sync_cases(cases(random, home.name, n))
     codes = CODES[kind](random, n).tobytes()
     ids = [case.id for case in gallery.missing(model_id)]

@@ -27,7 +27,7 @@ def gallery(path: Path) -> dict[str, float]:
     assert len(hits) == K
     assert not opened.stats()["damaged"]
     resident = resident_bytes() - before
-    base, facts = opened._searched.postings.base, opened._facts  # type: ignore[union-attr]
+    base, facts = opened._loaded.live_index.base, opened._cases.facts  # type: ignore[union-attr]
     array_bytes = base.nbytes + sum(part.nbytes for part in facts)
     return {"seconds": seconds, "array_bytes": array_bytes, "resident_bytes": resident}
 

@@ -16,7 +16,8 @@ from ynet.federation import hub_pb2 as pb
 from ynet.federation.content import Content
 from ynet.federation.records import ARRAYS, CASES, CONFIG, METRICS, weights_record
 from ynet.runtime.home import prepare
-from ynet_client.connection.session import Fetch, Session
+from ynet_client.adoption.adopting import Fetch
+from ynet_client.connection.session import Session
 from ynet_client.membership import membership
 from ynet_client.training import app_call
 
@@ -26,7 +27,7 @@ ARRAY_COUNT = 80
 def build(megabytes: float, train_s: float) -> ClientApp:
     app = ClientApp()
     values = int(megabytes * 1e6 / 4 / ARRAY_COUNT)
-    layout = tuple(weights.Entry(f"layer{i:02d}", (values,)) for i in range(ARRAY_COUNT))
+    layout = tuple(weights.LayoutEntry(f"layer{i:02d}", (values,)) for i in range(ARRAY_COUNT))
 
     @app.query("initial")
     def initial(message: Message, context: Context) -> Message:

@@ -22,7 +22,8 @@ from ynet.federation import hub_pb2 as pb
 from ynet.federation.content import Content
 from ynet.runtime import control_server
 from ynet.runtime.home import prepare
-from ynet_client.connection.session import Fetch, Session
+from ynet_client.adoption.adopting import Fetch
+from ynet_client.connection.session import Session
 from ynet_client.membership import membership
 from ynet_server.clock import now
 from ynet_server.registry import Registry

@@ -67,9 +67,9 @@ def measured(name: str, site: Manifest, epsilon: float, share: float, runs: int)
     noise = share * accountant.noise_multiplier(epsilon, delta, 1.0, 1)
     owners, secret = [case.patient for case in cases], secrets.token_bytes(32)
     print(f"{name}: {len(patients)} patients, epsilon {epsilon:g}, noise x {share:g}", file=sys.stderr, flush=True)
-    told = attack_step(build(plan), plan, cache, owners, patients[-1], noise, secret=secret, runs=runs)
-    hits, alarms, judged = rates(told)
-    least = least_epsilon(told, delta)
+    released = attack_step(build(plan), plan, cache, owners, patients[-1], noise, secret=secret, runs=runs)
+    hits, alarms, judged = rates(released)
+    least = least_epsilon(released, delta)
     about = {"patients": len(patients), "epsilon": epsilon, "delta": delta, "noise_share": share, "runs": runs}
     return {**about, "found": hits, "false_alarms": alarms, "judged": judged, "epsilon_at_least": least}
 

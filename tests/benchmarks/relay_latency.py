@@ -23,9 +23,10 @@ import federation
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import sealed
 from ynet.federation.content import Content
+from ynet_client.adoption.adopting import Fetch
 from ynet_client.connection.sealed_answering import Answering, Opened
 from ynet_client.connection.sealed_asking import Asking, Sent
-from ynet_client.connection.session import Fetch, Session
+from ynet_client.connection.session import Session
 from ynet_client.membership import membership
 
 QUERY, ANSWER = os.urandom(110), os.urandom(420)

@@ -29,10 +29,13 @@ import galleries
 import retrieval_sites
 import scan_speed
 from retrieval_sites import Asked
+from ynet.runtime.private_files import secret_in
 from ynet.search import scan
-from ynet.search.ranking import Index
 from ynet_client.gallery.gallery import Gallery
-from ynet_client.resources import _secret
+from ynet_client.resources import SECRET
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from pooled_search import pooled_search
 
 K = 10
 MILLION = 1_000_000
@@ -156,20 +159,20 @@ def merged(folder: Path, sites: int, results: list[Asked]) -> Row:
     names, results = [*(f"S{number}" for number in range(sites)), retrieval_sites.ASKER], results[:1000]
     codes, tokens, owners = [], [], []
     for name in names:
-        gallery = Gallery.open(folder / name / "gallery.sqlite", _secret(folder / name))
-        searched = gallery._searched
-        assert searched is not None
-        base = searched.postings.base
+        gallery = Gallery.open(folder / name / "gallery.sqlite", secret_in(folder / name / SECRET))
+        loaded = gallery._loaded
+        assert loaded is not None
+        base = loaded.live_index.base
         sizes = 1 if base.starts is None else np.diff(base.starts)
         codes.append(np.repeat(base.codes[0], sizes).view(np.uint8).reshape(-1, 8))
-        tokens.append(searched.tokens.of(base.ids))
+        tokens.append(loaded.tokens.of(base.ids))
         owners += [name] * len(base.ids)
         gallery.close()
-    pooled = Index(np.concatenate(codes), np.concatenate(tokens), owners)
+    all_codes, all_tokens = np.concatenate(codes), np.concatenate(tokens)
     differing = 0
     for code, result in results:
         hits = [(one.site, one.distance, one.token) for one in result.hits]
-        wanted = pooled.search(code, K)
+        wanted = pooled_search(all_codes, all_tokens, owners, code, K)
         differing += hits != [(one.label, one.distance, one.token) for one in wanted]
     what = f"  of {len(results):,} merged answers, other than one pooled index's"
     return Row(what, "answers", differing, 0)

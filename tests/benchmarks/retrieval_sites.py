@@ -21,10 +21,10 @@ import torch
 import federation
 import galleries
 from ynet_client import asking
-from ynet_client.agent import Duties
+from ynet_client.agent import Agent
 from ynet_client.connection.session import Session
 from ynet_client.display import Display
-from ynet_client.gallery.indexer import Encoded
+from ynet_client.gallery.indexer import EncodedImage
 from ynet_client.retrieval.merging import Result
 from ynet_client.retrieval.query import Query
 from ynet_client.settings import ClientSettings, Disclosure
@@ -63,19 +63,19 @@ class Asked(NamedTuple):
     result: Result
 
 
-def duties_of(home: Path) -> Duties:
-    return Duties(home, SETTINGS, Display(), 1, Consent(home, SETTINGS.policy))
+def agent_of(home: Path) -> Agent:
+    return Agent(home, SETTINGS, Display(), 1, Consent(home, SETTINGS.policy))
 
 
 async def answer_all(homes: Sequence[Path]) -> None:
     """Run a process of sites until its input ends."""
     torch.set_num_threads(1)
     with contextlib.ExitStack() as stack:
-        duties = [stack.enter_context(contextlib.closing(duties_of(home))) for home in homes]
-        for one in duties:
+        agents = [stack.enter_context(contextlib.closing(agent_of(home))) for home in homes]
+        for one in agents:
             await one.search(lambda archive: archive)
         running = await federation.connect(
-            [federation.session(home, one) for home, one in zip(homes, duties, strict=True)]
+            [federation.session(home, one) for home, one in zip(homes, agents, strict=True)]
         )
         await federation.until_input_ends()
         for task in running:
@@ -85,13 +85,13 @@ async def answer_all(homes: Sequence[Path]) -> None:
 class Asker:
     """The asking site, connected."""
 
-    def __init__(self, duties: Duties, session: Session, sites: int) -> None:
-        self._duties, self._session, self._sites = duties, session, sites
+    def __init__(self, agent: Agent, session: Session, sites: int) -> None:
+        self._agent, self._session, self._sites = agent, session, sites
 
     async def ask(self, codes: np.ndarray) -> list[Asked]:
         """Query with these codes, and return the results."""
         images = [Path(code.tobytes().hex()) for code in codes]
-        results = await asking.query(ASKER, self._duties, self._session, images, Query(K), "radiologist")
+        results = await asking.query(ASKER, self._agent, self._session, images, Query(K), "radiologist")
         for result in results:
             assert len(result.outcomes) == self._sites, result.outcomes
             assert all(one.kind == "found" for one in result.outcomes.values()), result.outcomes
@@ -99,21 +99,21 @@ class Asker:
         return [Asked(*each) for each in zip((code.tobytes() for code in codes), results, strict=True)]
 
 
-def encoded(image: Path) -> Encoded:
+def encoded(image: Path) -> EncodedImage:
     """Replace the network: the image's name contains the code."""
     code = bytes.fromhex(image.name)
-    return Encoded(code, bytes(4), np.zeros((1, 1), np.uint8), np.zeros((1, 1, 1), np.float32), 4 * image.name)
+    return EncodedImage(code, bytes(4), np.zeros((1, 1), np.uint8), np.zeros((1, 1, 1), np.float32), 4 * image.name)
 
 
 async def ask_all(home: Path, sites: int, ask: "Callable[[Asker], object]") -> object:
     torch.set_num_threads(1)
-    with contextlib.closing(duties_of(home)) as duties:
-        archive = await duties.search(lambda archive: archive)
+    with contextlib.closing(agent_of(home)) as agent:
+        archive = await agent.search(lambda archive: archive)
         archive.encode = encoded  # type: ignore[method-assign]
-        session = federation.session(home, duties)
+        session = federation.session(home, agent)
         (running,) = await federation.connect([session])
         try:
-            return await ask(Asker(duties, session, sites))  # type: ignore[misc]
+            return await ask(Asker(agent, session, sites))  # type: ignore[misc]
         finally:
             running.cancel()
 

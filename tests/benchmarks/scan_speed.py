@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ynet.search import scan
-from ynet.search.live_index import Postings
+from ynet.search.live_index import LiveIndex
 from ynet.search.sorted_codes import Base, sort
 
 BITS, K, BATCH = 64, 10, 64
@@ -51,22 +51,22 @@ def tokens_of(ids: np.ndarray) -> np.ndarray:
     return np.stack([ids, ids], axis=1).astype(np.uint64).view(np.uint8)
 
 
-def gallery(random: np.random.Generator, n: int, distinct: int) -> Postings:
+def gallery(random: np.random.Generator, n: int, distinct: int) -> LiveIndex:
     """Make `n` cases with `distinct` random codes, in a gallery's order."""
     codes = np.unique(random.integers(0, 2**64, distinct, dtype=np.uint64))[None]
     starts = None if n == distinct else np.linspace(0, n, codes.shape[1] + 1).astype(np.uint32)
     ids = random.permutation(n).astype(np.uint32)
-    return Postings(Base(codes, starts, ids, None, ids // 10), BITS, tokens_of)
+    return LiveIndex(Base(codes, starts, ids, None, ids // 10), BITS, tokens_of)
 
 
-def trained_gallery(random: np.random.Generator, n: int, flipped: float) -> Postings:
+def trained_gallery(random: np.random.Generator, n: int, flipped: float) -> LiveIndex:
     """Make codes like those of a trained network: of ten classes, some bits flipped."""
     centres = random.integers(0, 2**64, 10, dtype=np.uint64)
     codes = centres[random.integers(0, 10, n)]
     for bit in range(BITS):
         codes ^= (random.random(n) < flipped).astype(np.uint64) << np.uint64(bit)
     ids = np.arange(n, dtype=np.uint32)
-    return Postings(sort(codes.view(np.uint8).reshape(n, 8), ids, None, ids // 10), BITS, tokens_of)
+    return LiveIndex(sort(codes.view(np.uint8).reshape(n, 8), ids, None, ids // 10), BITS, tokens_of)
 
 
 def flat(base: Base) -> faiss.IndexBinaryFlat:
@@ -99,7 +99,7 @@ def compare(
     return [Figures(what, way, round(median(took), 4), round(min(took), 4)) for way, took in took_ms.items()]
 
 
-def ways_of(postings: Postings, index: faiss.IndexBinaryFlat | None) -> dict[str, Callable[[np.ndarray], object]]:
+def ways_of(postings: LiveIndex, index: faiss.IndexBinaryFlat | None) -> dict[str, Callable[[np.ndarray], object]]:
     """Return the variants: faiss, the scan alone by each kind, and the whole search with its ranking."""
     base, cases = postings.base, scan.Cases(postings.base.starts)
 

@@ -145,8 +145,8 @@ def table(found: dict[str, Any]) -> str:
     lines += ["", "; ".join(f"{count} runs of plan `{plan}` {status}" for (plan, status), count in ended.items()) + "."]
     lines += ["", "| the plan that learns, each run | macro mAP@10 | Dice |", "|---|---|---|"]
     for name in ("undisturbed", "shaken"):
-        told = (" ".join(f"{one[key]:.3f}" for one in found[name]) for key in METRICS)
-        lines.append(f"| {name} | {' | '.join(told)} |")
+        cells = (" ".join(f"{one[key]:.3f}" for one in found[name]) for key in METRICS)
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", f"Acknowledged under faults: {found['acknowledged']} queries, consults and deletions."]
     lines += [f"BROKEN: {problem}" for problem in found["broken"]] or [
         "No promise was broken, and nothing was left over."

@@ -1,4 +1,4 @@
-"""Two hospitals and a hub on loopback: what the one asks, the other tells, and both have written down."""
+"""Two hospitals and a hub on loopback: queries and consults, their answers, and both audit logs."""
 
 import shutil
 from collections.abc import Awaitable, Callable
@@ -18,7 +18,7 @@ from ynet.errors import RefusedError, UnreachableError, UserError
 from ynet.federation import hub_pb2 as hub
 from ynet.learning.model import arrays_of, build
 from ynet_client import asking, audit
-from ynet_client.agent import Duties
+from ynet_client.agent import Agent
 from ynet_client.display import Display
 from ynet_client.gallery.filters import Filters
 from ynet_client.gallery.stored_codes import CaseCode
@@ -44,22 +44,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Hospital:
-    """A site's duties, its session, and where its data lie."""
+    """A site's agent, its session, and the paths of its data."""
 
     def __init__(self, folder: Path, home: Path, name: str, disclosure: Disclosure) -> None:
         self.name, self.home, self.folder = name, home, folder
         home.mkdir(exist_ok=True)
         self.manifest = folder / "data" / name / "manifest.csv"
         settings = ClientSettings(data=str(self.manifest), device="cpu", disclosure=disclosure)
-        self.duties = Duties(home, settings, Display(), 1, Consent(home, settings.policy))
+        self.agent = Agent(home, settings, Display(), 1, Consent(home, settings.policy))
         self.joined: Joined
 
     async def adopt(self) -> None:
         async def fetch(_: hub.Blob, path: Path) -> None:
             shutil.copy(self.folder / "published.safetensors", path)
 
-        self.duties.offers.say((self.folder / "model").read_text(), "accepted")
-        await self.duties.model(hub.Model(id=(self.folder / "model").read_text()), fetch)
+        self.agent.offers.say((self.folder / "model").read_text(), "accepted")
+        await self.agent.model(hub.Model(id=(self.folder / "model").read_text()), fetch)
 
     def images(self, count: int) -> list[Path]:
         manifest = read(self.manifest)
@@ -67,10 +67,10 @@ class Hospital:
 
     async def query(self, count: int = 1, **wanted: Any) -> list[Result]:
         asked = Query(**wanted)
-        return await asking.query(self.name, self.duties, self.joined.session, self.images(count), asked, "Dr. House")
+        return await asking.query(self.name, self.agent, self.joined.session, self.images(count), asked, "Dr. House")
 
     def log(self) -> list[audit.Entry]:
-        """Of what it asked and answered; not of what it did."""
+        """Return its questions and answers, without its other actions."""
         return [entry for entry in audit.read(self.home) if entry.direction != "did"]
 
 
@@ -80,9 +80,9 @@ def two(
     story: Callable[[Hospital, Hospital], Awaitable[None]],
     disclosure: Disclosure = OPEN,
 ) -> None:
-    """Let `story` happen between A and B; B discloses as it is told."""
+    """Run `story` between A and B; `disclosure` is B's."""
 
-    async def told(consortium: Consortium) -> None:
+    async def joined(consortium: Consortium) -> None:
         sites = [
             Hospital(folder, tmp_path / f"home-{name}", name, policy)
             for name, policy in (("A", replace(OPEN, detail=True)), ("B", disclosure))
@@ -90,37 +90,42 @@ def two(
         try:
             for site in sites:
                 await site.adopt()
-                site.joined = await consortium.join(site.name, site.duties)  # type: ignore[arg-type]
+                site.joined = await consortium.join(site.name, site.agent)  # type: ignore[arg-type]
             await story(*sites)
         finally:
             for site in sites:
-                site.duties.close()
+                site.agent.close()
 
-    play(tmp_path, told)
+    play(tmp_path, joined)
 
 
-def test_a_batch_is_answered_for_each_image_and_is_one_entry_in_both_logs(folder: Path, tmp_path: Path) -> None:
+def test_batch_has_result_per_image_and_one_log_entry(folder: Path, tmp_path: Path) -> None:
     async def story(a: Hospital, b: Hospital) -> None:
         results = await a.query(3, k=5, filters=Filters(split="train"))
         for number, result in enumerate(results):
             assert result.outcomes["B"].kind == "found"
             assert len(result.by_site["B"]) == 5
             (alone,) = await asking.query(
-                "A", a.duties, a.joined.session, [a.images(3)[number]], Query(5, Filters(split="train")), "Dr. House"
+                "A", a.agent, a.joined.session, [a.images(3)[number]], Query(5, Filters(split="train")), "Dr. House"
             )
             assert (alone.hits, alone.by_site, alone.outcomes) == (result.hits, result.by_site, result.outcomes)
-        (asked, *_), (told, *_) = a.log(), b.log()
+        (asked, *_), (answered, *_) = a.log(), b.log()
         assert (asked.direction, asked.codes, asked.outcomes, asked.hits) == ("asked", 3, {"B": "found"}, {"B": 15})
-        assert (told.direction, told.codes, told.outcomes, told.hits) == ("answered", 3, {"A": "found"}, {"A": 15})
-        assert asked.user == told.user != ""
-        assert told.filters == ("split",)
+        assert (answered.direction, answered.codes, answered.outcomes, answered.hits) == (
+            "answered",
+            3,
+            {"A": "found"},
+            {"A": 15},
+        )
+        assert asked.user == answered.user != ""
+        assert answered.filters == ("split",)
         for home in (a.home, b.home):
             assert "House" not in (home / audit.LOG).read_text("utf-8")
 
     two(folder, tmp_path, story)
 
 
-def test_suppressed_refused_and_empty_are_three_answers(folder: Path, tmp_path: Path) -> None:
+def test_suppressed_refused_and_empty_differ(folder: Path, tmp_path: Path) -> None:
     async def story(a: Hospital, b: Hospital) -> None:
         suppressed = (await a.query(filters=Filters(labels=("no such label",))))[0]
         assert suppressed.outcomes["B"].kind == "suppressed"
@@ -133,9 +138,9 @@ def test_suppressed_refused_and_empty_are_three_answers(folder: Path, tmp_path: 
     two(folder, tmp_path, story, Disclosure(minimum_group=3))
 
 
-def test_a_site_with_another_model_says_which(folder: Path, tmp_path: Path) -> None:
+def test_site_with_other_model_names_it(folder: Path, tmp_path: Path) -> None:
     async def story(a: Hospital, b: Hospital) -> None:
-        gallery = (await b.duties.search(lambda archive: archive)).gallery
+        gallery = (await b.agent.search(lambda archive: archive)).gallery
         gallery.add_codes("b" * 64, [CaseCode(case.id, bytes(8)) for case in gallery.missing("b" * 64)])
         gallery.activate("b" * 64)
         outcome = (await a.query())[0].outcomes["B"]
@@ -144,9 +149,7 @@ def test_a_site_with_another_model_says_which(folder: Path, tmp_path: Path) -> N
     two(folder, tmp_path, story)
 
 
-def test_a_site_that_is_denied_is_told_so_and_the_others_are_not_asked_when_some_are_named(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_denied_site_is_refused_and_only_named_sites_are_asked(folder: Path, tmp_path: Path) -> None:
     async def story(a: Hospital, b: Hospital) -> None:
         assert (await a.query())[0].outcomes["B"].code == "not_on_the_list"
         assert (await b.query())[0].outcomes["A"].kind == "found"
@@ -156,20 +159,18 @@ def test_a_site_that_is_denied_is_told_so_and_the_others_are_not_asked_when_some
     two(folder, tmp_path, story, replace(OPEN, deny=("A",)))
 
 
-def test_a_noised_query_sends_a_classs_centre_the_same_each_time_and_ranks_own_hits_apart(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_noised_query_sends_same_target_code_each_time(folder: Path, tmp_path: Path) -> None:
     async def story(a: Hospital, b: Hospital) -> None:
         first = await a.query(4, epsilon=0.5)
         again = await a.query(4, epsilon=0.5)
         assert [one.own.sent for one in first] == [one.own.sent for one in again]
-        plan = (await a.duties.search(lambda archive: archive.active())).plan
+        plan = (await a.agent.search(lambda archive: archive.active())).plan
         assert {one.own.sent for one in first} <= set(own_search.target_codes(plan))
         true = await a.query(4)
         for noised, plain in zip(first, true, strict=True):
             assert [hit[:5] for hit in noised.by_site["A"]] == [hit[:5] for hit in plain.by_site["A"]]
             assert {one.site for one in noised.hits} == {"B"}
-        shown = (await a.duties.search(lambda archive: merging.answer(archive, first[0]))).to_json()
+        shown = (await a.agent.search(lambda archive: merging.answer(archive, first[0]))).to_json()
         assert shown["noise"]["epsilon"] == 0.5
         assert {one["site"] for one in shown["own"]} == {"A"}
         assert [entry.epsilon for entry in a.log()] == [0.5, 0.5, 0.0]
@@ -179,9 +180,7 @@ def test_a_noised_query_sends_a_classs_centre_the_same_each_time_and_ranks_own_h
 
 
 @pytest.mark.parametrize("is_allowed", [True, False])
-def test_detail_codes_are_compared_where_both_sites_allow_it_and_never_for_a_noised_query(
-    folder: Path, tmp_path: Path, is_allowed: bool
-) -> None:
+def test_detail_codes_need_both_sites_and_no_noise(folder: Path, tmp_path: Path, is_allowed: bool) -> None:
     def compared(result: Result, site: str) -> set[bool]:
         return {hit.detail is not None for hit in result.by_site[site]}
 
@@ -196,9 +195,9 @@ def test_detail_codes_are_compared_where_both_sites_allow_it_and_never_for_a_noi
     two(folder, tmp_path, story, replace(OPEN, detail=is_allowed))
 
 
-def test_an_image_has_the_detail_code_that_the_gallery_has_of_it(folder: Path, tmp_path: Path) -> None:
+def test_detail_code_of_image_matches_gallery(folder: Path, tmp_path: Path) -> None:
     async def story(a: Hospital, b: Hospital) -> None:
-        archive = await a.duties.search(lambda archive: archive)
+        archive = await a.agent.search(lambda archive: archive)
         for image in a.images(3):
             seen = archive.encode(image)
             (found,) = archive.gallery.search(archive.active().id, [seen.code], 24, details=[seen.detail])
@@ -209,7 +208,7 @@ def test_an_image_has_the_detail_code_that_the_gallery_has_of_it(folder: Path, t
     two(folder, tmp_path, story)
 
 
-def test_what_was_asked_today_counts_after_a_restart(folder: Path, tmp_path: Path) -> None:
+def test_quota_survives_restart(folder: Path, tmp_path: Path) -> None:
     async def story(a: Hospital, b: Hospital) -> None:
         outcomes = [(await a.query(count))[0].outcomes["B"].kind for count in (2, 2, 3)]
         assert outcomes == ["found", "found", "refused"]
@@ -228,7 +227,7 @@ def test_what_was_asked_today_counts_after_a_restart(folder: Path, tmp_path: Pat
     two(folder, other, next_start, policy)
 
 
-def test_a_consult_goes_to_the_owning_site_and_its_answer_comes_back(folder: Path, tmp_path: Path) -> None:
+def test_consult_is_answered_by_owning_site(folder: Path, tmp_path: Path) -> None:
     async def story(a: Hospital, b: Hospital) -> None:
         result = (await a.query())[0]
         owners = asking.TokenOwners()
@@ -237,20 +236,20 @@ def test_a_consult_goes_to_the_owning_site_and_its_answer_comes_back(folder: Pat
         token, owner = owners.find(hit.token.hex()[:12], "")
         assert (token, owner) == (hit.token, "B")
         note = "How did it\x1b[2J go on?\nRegards"
-        sent = await asking.consult("A", a.duties.books, a.joined.session, token, owner, note, "Dr. House")
-        (received,) = b.duties.books.consults.listed()
+        sent = await asking.consult("A", a.agent.stores, a.joined.session, token, owner, note, "Dr. House")
+        (received,) = b.agent.stores.consults.listed()
         assert (received.id, received.site, received.note) == (sent.id, "A", "How did it[2J go on?\nRegards")
-        archive = await b.duties.search(lambda archive: archive)
+        archive = await b.agent.search(lambda archive: archive)
         assert received.image == archive.gallery.case_of(hit.token).image
         assert "image" not in sent.to_json()
 
-        assert await asking.fetch_answers(a.duties.books, a.joined.session, "Dr. House") == ""
-        assert a.duties.books.consults.listed()[0].decision == "open"
-        asking.answer_consult(b.duties.books, received.id.hex()[:6], "yes", "Call 4711", "Dr. Wilson")
-        with pytest.raises(RefusedError, match="answered already"):
-            asking.answer_consult(b.duties.books, received.id.hex(), "no", "", "Dr. Wilson")
-        assert await asking.fetch_answers(a.duties.books, a.joined.session, "Dr. House") == ""
-        (answered,) = a.duties.books.consults.listed()
+        assert await asking.fetch_answers(a.agent.stores, a.joined.session, "Dr. House") == ""
+        assert a.agent.stores.consults.listed()[0].decision == "open"
+        asking.answer_consult(b.agent.stores, received.id.hex()[:6], "yes", "Call 4711", "Dr. Wilson")
+        with pytest.raises(RefusedError, match="has an answer already"):
+            asking.answer_consult(b.agent.stores, received.id.hex(), "no", "", "Dr. Wilson")
+        assert await asking.fetch_answers(a.agent.stores, a.joined.session, "Dr. House") == ""
+        (answered,) = a.agent.stores.consults.listed()
         assert (answered.decision, answered.text) == ("yes", "Call 4711")
         assert [(one.kind, one.outcomes) for one in a.log()[1:]] == [
             ("consult", {"B": "kept"}), ("consult-check", {"B": "found"}), ("consult-check", {"B": "found"})
@@ -264,38 +263,38 @@ def test_a_consult_goes_to_the_owning_site_and_its_answer_comes_back(folder: Pat
     two(folder, tmp_path, story)
 
 
-def test_a_consult_about_no_case_there_or_at_a_site_that_is_away_is_not_kept(folder: Path, tmp_path: Path) -> None:
+def test_consult_that_fails_is_not_kept(folder: Path, tmp_path: Path) -> None:
     async def story(a: Hospital, b: Hospital) -> None:
-        books, session = a.duties.books, a.joined.session
+        stores, session = a.agent.stores, a.joined.session
         with pytest.raises(UserError, match="names no case there"):
-            await asking.consult("A", books, session, bytes(16), "B", "hello", "u")
+            await asking.consult("A", stores, session, bytes(16), "B", "hello", "u")
         with pytest.raises(UnreachableError, match="not connected"):
-            await asking.consult("A", books, session, bytes(16), "C", "hello", "u")
+            await asking.consult("A", stores, session, bytes(16), "C", "hello", "u")
         with pytest.raises(UserError, match="no note"):
-            await asking.consult("A", books, session, bytes(16), "B", " \x00", "u")
-        assert books.consults.listed() == b.duties.books.consults.listed() == []
+            await asking.consult("A", stores, session, bytes(16), "B", " \x00", "u")
+        assert stores.consults.listed() == b.agent.stores.consults.listed() == []
         assert [entry.outcomes for entry in a.log()] == [{"B": "no_such_case"}, {"C": "missing"}]
 
     two(folder, tmp_path, story)
 
 
-def test_an_answer_is_told_to_nobody_but_the_site_that_asked(folder: Path, tmp_path: Path) -> None:
+def test_consult_answer_goes_to_asking_site_only(folder: Path, tmp_path: Path) -> None:
     async def story(a: Hospital, b: Hospital) -> None:
         hit = (await a.query())[0].by_site["B"][0]
-        sent = await asking.consult("A", a.duties.books, a.joined.session, hit.token, "B", "hello", "u")
-        asking.answer_consult(b.duties.books, sent.id.hex(), "yes", "secret", "u")
-        assert b.duties.books.consults.of("received", "C") == []
+        sent = await asking.consult("A", a.agent.stores, a.joined.session, hit.token, "B", "hello", "u")
+        asking.answer_consult(b.agent.stores, sent.id.hex(), "yes", "secret", "u")
+        assert b.agent.stores.consults.of("received", "C") == []
         body = asking.pb.Request(user="u", check=asking.pb.ConsultCheck(ids=[sent.id])).SerializeToString()
-        reply = wire.read_reply(await b.duties.answer("C", body))
+        reply = wire.read_reply(await b.agent.answer("C", body))
         assert (reply.consult_answers.answers[0].word, reply.consult_answers.answers[0].text) == (3, "")
 
     two(folder, tmp_path, story)
 
 
-def test_hostile_bytes_are_answered_as_unreadable_and_written_down(folder: Path, tmp_path: Path) -> None:
+def test_hostile_bytes_are_unreadable_and_logged(folder: Path, tmp_path: Path) -> None:
     async def story(a: Hospital, b: Hospital) -> None:
         for body in (b"", b"\xff" * 100, b"\x0a\x05\x1b[2J!"):
-            reply = wire.read_reply(await b.duties.answer("A", body))
+            reply = wire.read_reply(await b.agent.answer("A", body))
             assert reply.WhichOneof("outcome") == "unreadable"
         assert [entry.outcomes for entry in b.log()] == [{"A": "unreadable"}] * 3
 

@@ -30,7 +30,7 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_what_was_written_is_read_and_is_whole(home: Path) -> None:
+def test_log_round_trips_and_verifies(home: Path) -> None:
     assert audit.verify(home).number == 5
     entry = list(audit.read(home))[-1]
     assert (entry.number, entry.codes, entry.k, entry.filters) == (5, 64, 10, ("label",))
@@ -41,7 +41,7 @@ def test_what_was_written_is_read_and_is_whole(home: Path) -> None:
     assert audit.verify(home).number == 7
 
 
-def test_a_log_that_was_never_written_is_whole(tmp_path: Path) -> None:
+def test_empty_log_verifies(tmp_path: Path) -> None:
     assert audit.verify(tmp_path).number == 0
 
 
@@ -57,7 +57,7 @@ SPOILS: dict[str, Callable[[list[bytes]], list[bytes]]] = {
 
 
 @pytest.mark.parametrize("spoil", SPOILS.values(), ids=list(SPOILS))
-def test_a_log_that_was_edited_or_cut_is_told(home: Path, spoil: Callable[[list[bytes]], list[bytes]]) -> None:
+def test_edited_or_cut_log_is_detected(home: Path, spoil: Callable[[list[bytes]], list[bytes]]) -> None:
     lines = (home / LOG).read_bytes().splitlines(keepends=True)
     (home / LOG).write_bytes(b"".join(spoil(lines)))
     with pytest.raises(AuditError, match="cannot be trusted") as caught:
@@ -65,21 +65,21 @@ def test_a_log_that_was_edited_or_cut_is_told(home: Path, spoil: Callable[[list[
     assert caught.value.exit_code == 3
 
 
-def test_a_log_whose_end_was_cut_off_is_not_written_on(home: Path) -> None:
+def test_log_with_missing_end_is_not_appended(home: Path) -> None:
     lines = (home / LOG).read_bytes().splitlines(keepends=True)
     (home / LOG).write_bytes(b"".join(lines[:-1]))
     with pytest.raises(AuditError, match="had 5"):
         Audit(home)
 
 
-def test_without_its_head_it_is_not_trusted(home: Path) -> None:
+def test_log_without_head_is_rejected(home: Path) -> None:
     (home / HEAD).unlink()
     for open_it in (audit.verify, Audit):
-        with pytest.raises(AuditError, match="is gone"):
+        with pytest.raises(AuditError, match="is missing"):
             open_it(home)
 
 
-def test_a_half_written_last_line_is_mended_at_the_next_start(home: Path) -> None:
+def test_half_written_line_is_cut_off_at_start(home: Path) -> None:
     with (home / LOG).open("ab") as file:
         file.write(b'{"codes":64,"direction":"ans' + b"x" * 100_000)
     assert audit.verify(home).number == 5
@@ -89,7 +89,7 @@ def test_a_half_written_last_line_is_mended_at_the_next_start(home: Path) -> Non
     assert audit.verify(home).number == 6
 
 
-def test_several_threads_make_one_chain(tmp_path: Path) -> None:
+def test_threads_write_one_chain(tmp_path: Path) -> None:
     log = Audit(tmp_path)
     threads = [threading.Thread(target=write, args=(log, 50, str(n))) for n in range(4)]
     for thread in threads:
@@ -111,8 +111,8 @@ for number in range(10**6):
 """
 
 
-def test_a_kill_at_any_moment_loses_nothing_acknowledged(tmp_path: Path) -> None:
-    told = 0
+def test_kill_loses_no_acknowledged_entry(tmp_path: Path) -> None:
+    reported = 0
     for attempt in range(8):
         writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE)
         assert writer.stdout
@@ -124,15 +124,15 @@ def test_a_kill_at_any_moment_loses_nothing_acknowledged(tmp_path: Path) -> None
         seen += writer.stdout.read().splitlines(keepends=True)
         writer.wait()
         writer.stdout.close()
-        told += sum(line.endswith(b"\n") for line in seen)
+        reported += sum(line.endswith(b"\n") for line in seen)
         chained = list(audit.read(tmp_path))
-        assert len(chained) >= told
+        assert len(chained) >= reported
         Audit(tmp_path).close()
         assert audit.verify(tmp_path).number == len(chained)
-        told = len(chained)
+        reported = len(chained)
 
 
-def test_hundreds_of_questions_a_second_can_be_written(tmp_path: Path) -> None:
+def test_log_takes_hundreds_of_entries_per_second(tmp_path: Path) -> None:
     log = Audit(tmp_path)
     start = time.perf_counter()
     write(log, 500)
@@ -141,7 +141,7 @@ def test_hundreds_of_questions_a_second_can_be_written(tmp_path: Path) -> None:
     assert took_s < 1.0
 
 
-def test_a_log_holds_the_kinds_of_what_was_asked_and_nothing_else(home: Path) -> None:
+def test_log_holds_filter_kinds_without_values(home: Path) -> None:
     held = set(json.loads((home / LOG).read_bytes().splitlines()[0]))
     chain = {"number", "time", "previous"}
     assert held - chain == {"direction", "kind", "outcomes", "hits", "user", "codes", "k", "filters", "epsilon"}

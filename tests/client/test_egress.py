@@ -16,6 +16,7 @@ from ynet.federation import protocol
 from ynet.federation.content import Content
 from ynet.runtime import background_sync
 from ynet_client import egress
+from ynet_client.connection.hooks import SessionHooks
 from ynet_client.connection.session import Session
 from ynet_client.egress import Egress, Row
 
@@ -48,7 +49,7 @@ METHODS = {
 }
 
 
-def test_the_totals_are_what_the_hub_received(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_totals_equal_bytes_at_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder, home, spool = Recorder(), tmp_path / "home", tmp_path / "site"
     home.mkdir()
     spool.mkdir()
@@ -69,7 +70,7 @@ def test_the_totals_are_what_the_hub_received(tmp_path: Path, monkeypatch: pytes
                 return Content(metrics={"metrics": {"dice": 0.5}})
             return Content(configs={"c": {"padding": "x" * (protocol.CHUNK_BYTES + 9)}})  # two parts
 
-        session = Session(consortium.enrol("A"), spool, Site(task=task), said.append, count=left.count)
+        session = Session(consortium.enrol("A"), spool, Site(task=task), said.append, SessionHooks(sent=left.count))
         running = asyncio.create_task(session.run())
         await until(lambda: session.connected)
         for kind in ("query.initial", "evaluate", "query.mask"):
@@ -95,7 +96,7 @@ def test_the_totals_are_what_the_hub_received(tmp_path: Path, monkeypatch: pytes
     assert (shown["messages"], shown["bytes"]) == (recorder.messages.total(), recorder.bytes.total())
 
 
-def test_counts_grow_from_one_start_to_the_next_and_keep_their_first_and_last_time(tmp_path: Path) -> None:
+def test_counts_survive_restart_with_first_and_last_time(tmp_path: Path) -> None:
     for now in (1.0, 2.0, 3.0):
         left = Egress(tmp_path, lambda now=now: now)  # type: ignore[misc]
         left.count("answers", 10)
@@ -104,7 +105,7 @@ def test_counts_grow_from_one_start_to_the_next_and_keep_their_first_and_last_ti
     assert egress.read(tmp_path) == [Row("answers", 6, 45, 1.0, 3.0)]
 
 
-def test_it_can_be_read_and_added_to_while_a_client_runs_and_is_on_the_disk_within_a_second(tmp_path: Path) -> None:
+def test_counts_are_shared_and_on_disk_within_a_second(tmp_path: Path) -> None:
     first, second = Egress(tmp_path), Egress(tmp_path)
     first.count("updates", 3)
     second.count("enrolment", 4)
@@ -121,7 +122,7 @@ def test_it_can_be_read_and_added_to_while_a_client_runs_and_is_on_the_disk_with
     second.close()
 
 
-def test_nothing_has_left_a_site_that_never_joined(tmp_path: Path) -> None:
+def test_site_that_never_joined_has_no_counts(tmp_path: Path) -> None:
     assert egress.read(tmp_path) == []
     assert egress.to_json([]) == {"classes": [], "messages": 0, "bytes": 0}
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""A patient who is forgotten is gone from every store, wherever the command was killed."""
+"""A forgotten patient is removed from every store, wherever the command was killed."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ import pytest
 from ynet.data.synthetic import make_federation
 from ynet.errors import UserError
 from ynet_client import forgetting
-from ynet_client.agent import Duties
+from ynet_client.agent import Agent
 from ynet_client.dicom.deidentify import Pseudonyms
 from ynet_client.dicom.import_records import Origin, Records
 from ynet_client.display import Display
@@ -32,14 +32,14 @@ KILLED = """
 import asyncio, os, signal, sys
 from pathlib import Path
 from test_forgetting import PACS_ID, site_at_work
-with site_at_work(Path(sys.argv[1])) as duties:
-    duties.forgetting.insert(int(sys.argv[2]), lambda _: os.kill(os.getpid(), signal.SIGKILL))
-    asyncio.run(duties.forget(PACS_ID))
+with site_at_work(Path(sys.argv[1])) as agent:
+    agent.forgetting.listeners.insert(int(sys.argv[2]), lambda _: os.kill(os.getpid(), signal.SIGKILL))
+    asyncio.run(agent.forget(PACS_ID))
 """
 
 
 class Stores(NamedTuple):
-    """Where the patient's images are still named."""
+    """Return the files that still name the patient's images."""
 
     gallery: set[str]
     history: set[str]
@@ -47,22 +47,22 @@ class Stores(NamedTuple):
 
 
 @contextlib.contextmanager
-def site_at_work(folder: Path) -> Iterator[Duties]:
-    """A site's duties with the workbench's history, without a hub."""
+def site_at_work(folder: Path) -> Iterator[Agent]:
+    """A site's agent with the workbench's history, without a hub."""
     settings = ClientSettings(data=str(folder / "data" / "A" / "manifest.csv"), device="cpu")
     home = folder / "home"
     with (
-        contextlib.closing(Duties(home, settings, Display(), 1, Consent(home, settings.policy))) as duties,
+        contextlib.closing(Agent(home, settings, Display(), 1, Consent(home, settings.policy))) as agent,
         contextlib.closing(History(home)) as history,
     ):
-        duties.forgetting.append(history.forget)
-        yield duties
-        duties._worker.submit(int).result()  # what was begun is done
+        agent.forgetting.listeners.append(history.forget)
+        yield agent
+        agent._worker.submit(int).result()  # what was begun is done
 
 
 @pytest.fixture
 def imported(tmp_path: Path) -> tuple[Path, set[str]]:
-    """A site with an import, of which one patient has two images; those."""
+    """Make a site with an import in which one patient has two images; return those."""
     home = tmp_path / "home"
     home.mkdir()
     make_federation(tmp_path / "data", {"A": 6}, seed=1, size=32)
@@ -91,7 +91,7 @@ def imported(tmp_path: Path) -> tuple[Path, set[str]]:
 
 
 def stores(folder: Path, images: set[str]) -> Stores:
-    """What each store still has of some images."""
+    """Return what each store still has of some images."""
     home = folder / "home"
     secret = (home / "gallery.secret").read_bytes()
     name = Pseudonyms.of(home).patient(PACS_ID, "")
@@ -109,7 +109,7 @@ def stores(folder: Path, images: set[str]) -> Stores:
 
 
 def killed(folder: Path, hook: int) -> None:
-    """A process that forgets the patient, and dies before (0) or after (1) the history's turn."""
+    """Start a process that forgets the patient and dies before (0) or after (1) the history is changed."""
     command = [sys.executable, "-c", KILLED, str(folder), str(hook)]
     done = subprocess.run(command, cwd=Path(__file__).parent, check=False, capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
@@ -122,8 +122,8 @@ def test_a_forgetting_that_was_killed_is_ended_at_the_next_start(hook: int, impo
     killed(folder, hook)
     assert stores(folder, images) == Stores(set(), images if hook == 0 else set(), images)
     assert PACS_ID not in (folder / "home" / forgetting.FILE).read_text()
-    with site_at_work(folder) as duties:
-        asyncio.run(duties.end_forgetting())
+    with site_at_work(folder) as agent:
+        asyncio.run(agent.resume_forgetting())
     assert stores(folder, images) == Stores(set(), set(), set())
     assert not (folder / "home" / forgetting.FILE).exists()
 
@@ -131,18 +131,18 @@ def test_a_forgetting_that_was_killed_is_ended_at_the_next_start(hook: int, impo
 def test_a_second_forgetting_ends_what_a_kill_left_of_the_first(imported: tuple[Path, set[str]]) -> None:
     folder, images = imported
     killed(folder, 0)
-    with site_at_work(folder) as duties:
-        receipt = asyncio.run(duties.forget(PACS_ID))
+    with site_at_work(folder) as agent:
+        receipt = asyncio.run(agent.forget(PACS_ID))
         assert (receipt["removed"], set(receipt["images"]), receipt["cases"]) == (2, images, 4)
-        assert asyncio.run(duties.forget(PACS_ID))["removed"] == 0
+        assert asyncio.run(agent.forget(PACS_ID))["removed"] == 0
     assert stores(folder, images) == Stores(set(), set(), set())
 
 
 def test_images_that_were_never_indexed_are_forgotten_by_the_manifest(imported: tuple[Path, set[str]]) -> None:
     folder, images = imported
     (folder / "home" / "gallery.sqlite").unlink()
-    with site_at_work(folder) as duties:
-        assert asyncio.run(duties.forget(PACS_ID))["removed"] == 0
+    with site_at_work(folder) as agent:
+        assert asyncio.run(agent.forget(PACS_ID))["removed"] == 0
     assert stores(folder, images) == Stores(set(), set(), set())
 
 
@@ -160,5 +160,5 @@ def test_an_intent_of_the_same_patient_is_joined_and_ended_alone(tmp_path: Path)
 
 def test_an_intent_that_cannot_be_read_is_said_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / forgetting.FILE).write_text("[{")
-    with pytest.raises(UserError, match="not as it was written"):
+    with pytest.raises(UserError, match="cannot be read"):
         forgetting.begun(tmp_path)

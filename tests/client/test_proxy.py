@@ -1,4 +1,4 @@
-"""Which proxy leads to the server: one rule for enrolment, the connection and the doctor, through real proxies."""
+"""The choice of a proxy: one rule for enrolment, the connection and the doctor, with real proxies."""
 
 import asyncio
 import base64
@@ -15,6 +15,7 @@ from ynet.runtime.address import Address
 from ynet.trust import identity, invitation
 from ynet_client import proxy
 from ynet_client.connection import doctor
+from ynet_client.connection.hooks import SessionHooks
 from ynet_client.connection.session import Session
 from ynet_client.membership import membership
 from ynet_client.proxy import BY_ENVIRONMENT, ProxySettings, Way, ways
@@ -119,7 +120,7 @@ def test_ipv6_server_is_named_in_brackets_to_the_proxy(tmp_path: Path) -> None:
 
 
 async def _everything(consortium: Consortium, folder: Path, environment: dict[str, str], between: list[str]) -> None:
-    """Enrol, connect and ask the doctor, all at names that the proxy alone knows."""
+    """Enrol, connect and run the doctor, with host names that only the proxy resolves."""
     app = enrolment.application(consortium.registry, consortium.authority, HUB, lambda _: None)
     tls = certificates.tls(consortium.hub_identity, consortium.authority)
     door, port = await enrolment.serve(app, tls, "127.0.0.1", 0)
@@ -138,7 +139,7 @@ async def _everything(consortium: Consortium, folder: Path, environment: dict[st
         assert "s:cret" not in str(steps)
         said: list[str] = []
         (folder / "of A").mkdir()
-        session = Session(member, folder / "of A", Site(), said.append, ways=way)
+        session = Session(member, folder / "of A", Site(), said.append, SessionHooks(ways=way))
         task = consortium.run(session)
         await until(lambda: session.connected)
         name = next(iter(where))
@@ -172,7 +173,9 @@ def test_session_says_that_the_proxy_refuses(tmp_path: Path, arguments: list[str
             said: list[str] = []
             where = {"https_proxy": f"http://me:secret@127.0.0.1:{between.port}"}
             member = consortium.enrol("A")._replace(hub="hub.invalid:8440")
-            consortium.run(Session(member, tmp_path, Site(), said.append, ways=ways(ProxySettings(), where)))
+            consortium.run(
+                Session(member, tmp_path, Site(), said.append, SessionHooks(ways=ways(ProxySettings(), where)))
+            )
             await until(lambda: said)
             assert f"no connection to hub.invalid:8440 through the proxy 127.0.0.1:{between.port}" in said[0]
             assert words in said[0]
@@ -208,7 +211,7 @@ def test_grpc_follows_the_decision_whatever_the_environment_says(
             target = Address("127.0.0.1", consortium.port)
             choices: list[Callable[[str], Way]] = [lambda _: Way(target, through), lambda _: Way(target)]
             for choice, asked in zip(choices, (1, 1), strict=True):
-                session = Session(member, tmp_path, Site(), print, ways=choice)
+                session = Session(member, tmp_path, Site(), print, SessionHooks(ways=choice))
                 task = consortium.run(session)
                 await until(lambda: session.connected)  # noqa: B023 (awaited here)
                 task.cancel()

@@ -1,4 +1,4 @@
-"""A site's settings are tried where they are given, and kept only when this machine can do them."""
+"""A site's settings are checked when they are given, and stored only when they work on this machine."""
 
 import socket
 from pathlib import Path

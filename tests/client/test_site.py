@@ -1,4 +1,4 @@
-"""The Python API without a running client: what it refuses by itself, what it loads, what its page says."""
+"""The Python API without a running client: what it refuses, what it imports, and its page."""
 
 import re
 import subprocess
@@ -19,7 +19,7 @@ def site(tmp_path: Path) -> Site:
     return Site("A", home=tmp_path)
 
 
-def test_a_client_that_does_not_run_is_said_with_the_command_that_starts_it(site: Site) -> None:
+def test_missing_client_error_names_join_command(site: Site) -> None:
     for ask in (site.status, site.consults, lambda: site.query(b"an image"), lambda: site.forget("P")):
         with pytest.raises(UnreachableError, match="is not running") as raised:
             ask()
@@ -37,19 +37,19 @@ def test_a_client_that_does_not_run_is_said_with_the_command_that_starts_it(site
         Filters(since="2026-02-01", until="2026-01-01"),
     ],
 )
-def test_a_filter_that_cannot_be_meant_is_refused_before_anything_is_sent(filters: Filters, site: Site) -> None:
+def test_invalid_filter_is_refused_before_sending(filters: Filters, site: Site) -> None:
     with pytest.raises(UserError, match="the filter cannot be used"):
         site.query(b"an image", filters=filters)
 
 
-def test_an_epsilon_of_nothing_and_a_file_that_is_not_there_are_refused(site: Site, tmp_path: Path) -> None:
+def test_zero_epsilon_and_missing_file_are_refused(site: Site, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be noised"):
         site.query(b"an image", epsilon=0)
     with pytest.raises(UserError, match="cannot be read"):
         site.query(tmp_path / "no such file.png")
 
 
-def test_importing_the_api_loads_no_numpy_and_no_torch() -> None:
+def test_api_import_loads_no_numpy_and_no_torch() -> None:
     code = "import sys, ynet_client; sys.exit(bool({'torch', 'numpy', 'flwr', 'grpc'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -60,7 +60,7 @@ def rows(head: str) -> set[str]:
     return {word for line in table.splitlines()[2:] for word in re.findall(r"`([^`]+)`", line.split("|")[1])}
 
 
-def test_the_page_has_every_field_and_every_outcome() -> None:
+def test_page_documents_every_field_and_outcome() -> None:
     for kind in (Answer, ConsultRequest):
         assert rows(f"`{kind.__name__}`") == {field.name for field in fields(kind)}
     assert rows("`Hit`") == set(Hit._fields)

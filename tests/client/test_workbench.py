@@ -1,4 +1,4 @@
-"""The workbench's parts: what is drawn, kept, told and named, each by the law that it must hold."""
+"""The workbench's parts: image view, recent answers, history, answer view, names of downloads."""
 
 import io
 from pathlib import Path
@@ -33,9 +33,7 @@ def pixels(channels: int, height: int, width: int) -> np.ndarray:
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("height", "width"), [(40, 60), (3000, 1500), (1, 7)])
-def test_what_is_shown_has_a_mask_of_its_own_size_and_the_file_the_full_one(
-    channels: int, height: int, width: int
-) -> None:
+def test_shown_mask_fits_image_and_file_mask_is_full_size(channels: int, height: int, width: int) -> None:
     mask = np.zeros((height, width), np.uint8)
     mask[: max(1, height // 2)] = 1
     shown = show(pixels(channels, height, width), mask)
@@ -51,13 +49,13 @@ def test_what_is_shown_has_a_mask_of_its_own_size_and_the_file_the_full_one(
         assert max(small.size) <= 96
 
 
-def test_sixteen_bit_are_not_made_eight() -> None:
+def test_sixteen_bits_are_kept() -> None:
     grey = np.array([[[0, 1 / 65535, 2 / 65535, 1]]], np.float32)
     shown = show(grey, np.zeros((1, 4), np.uint8))
     assert np.frombuffer(shown.pixels, "<u2").tolist() == [0, 1, 2, 65535]
 
 
-def test_an_image_without_contrast_and_without_a_lesion_is_shown() -> None:
+def test_image_without_contrast_or_lesion_is_shown() -> None:
     shown = show(np.full((1, 8, 8), 0.5, np.float32), np.zeros((8, 8), np.uint8))
     assert (shown.low, shown.high, shown.share) == (0.0, 1.0, 0.0)
 
@@ -66,7 +64,7 @@ def nothing() -> ImageView:
     return show(pixels(1, 4, 4), np.zeros((4, 4), np.uint8))
 
 
-def test_answers_are_kept_for_their_own_account_and_not_without_end() -> None:
+def test_recent_answers_are_bounded_and_per_account() -> None:
     answers, shown = RecentAnswers(), nothing()
     kept = [answers.keep("anna", "a.png", 0.0, shown, {}) for _ in range(MOST_OF_ONE + 1)]
     with pytest.raises(UserError):
@@ -80,7 +78,7 @@ def test_answers_are_kept_for_their_own_account_and_not_without_end() -> None:
         answers.find(kept[-1].id, "anna")
 
 
-def test_a_history_is_bounded_by_number_and_age_and_is_each_accounts_own(tmp_path: Path) -> None:
+def test_history_is_bounded_and_per_account(tmp_path: Path) -> None:
     history = History(tmp_path)
     history.add("anna", 0.0, "old.png", "", b"jpeg", {})
     for number in range(histories.MOST_OF_ONE + 5):
@@ -97,7 +95,7 @@ def test_a_history_is_bounded_by_number_and_age_and_is_each_accounts_own(tmp_pat
     history.close()
 
 
-def test_of_an_own_case_no_picture_is_kept_for_its_patient_may_be_forgotten(tmp_path: Path) -> None:
+def test_history_keeps_no_thumbnail_of_own_case(tmp_path: Path) -> None:
     history = History(tmp_path)
     history.add("anna", 1.0, "a.png", "images/a.png", b"jpeg", {})
     (entry,) = history.listed("anna")
@@ -105,7 +103,7 @@ def test_of_an_own_case_no_picture_is_kept_for_its_patient_may_be_forgotten(tmp_
     history.close()
 
 
-def test_a_history_forgets_a_patients_cases_and_whoever_is_no_account_any_more(tmp_path: Path) -> None:
+def test_history_forgets_patients_and_removed_accounts(tmp_path: Path) -> None:
     history = History(tmp_path)
     accounts = Accounts(tmp_path)
     for name in ("anna", "bert"):
@@ -126,7 +124,7 @@ def test_a_history_forgets_a_patients_cases_and_whoever_is_no_account_any_more(t
     history.close()
 
 
-def test_answers_forget_a_patients_cases() -> None:
+def test_recent_answers_forget_patient() -> None:
     answers, shown = RecentAnswers(), nothing()
     hits = [{"image": "a.png"}, {"image": "b.png"}]
     gone = answers.keep("anna", "a.png", 0.0, shown, {"own": hits}, case="a.png")
@@ -141,7 +139,7 @@ OWN = OwnSearch("a" * 64, None, [], bytes(8))  # type: ignore[arg-type]  # of no
 KINDS = ("found", "empty", "suppressed", "refused", "other_model", "late", "missing", "busy", "unreadable")
 
 
-def test_every_way_of_not_answering_has_words_of_its_own() -> None:
+def test_each_outcome_has_its_own_words() -> None:
     outcomes = {kind: SiteOutcome(kind, "the quota of today is spent") for kind in KINDS}
     result = Result("A", OWN, [], {"A": []}, outcomes)
     words = {one["kind"]: one["words"] for one in answer_view.outcomes(result)}
@@ -149,14 +147,14 @@ def test_every_way_of_not_answering_has_words_of_its_own() -> None:
     assert len(set(words.values())) == len(KINDS)
 
 
-def test_labels_are_counted_by_site_the_own_first_and_an_untold_one_is_counted_too() -> None:
+def test_spread_counts_labels_by_site_own_first() -> None:
     hits = [Hit(0, bytes([n] * 16), label, 1) for n, label in enumerate(["x", "y", "x", None])]
     spread = answer_view.spread(Result("B", OWN, [], {"A": hits[:1], "B": hits}, {}))
     assert [(one["site"], one["is_own"], one["total"]) for one in spread] == [("B", True, 4), ("A", False, 1)]
     assert dict(spread[0]["labels"]) == {"x": 2, "y": 1, "": 1}
 
 
-def test_a_report_says_every_filter() -> None:
+def test_report_names_every_filter() -> None:
     filters = Filters(("G2",), "test", (("grade", "high"),), "2020-01-01", "2021-01-01")
     said = " ".join(answer_view.asked(Query(7, filters, 3, True, ("B",))))
     for word in ("7", "G2", "test", "grade is high", "2020-01-01", "2021-01-01", "3 bits", "patient once", "B only"):
@@ -166,7 +164,7 @@ def test_a_report_says_every_filter() -> None:
 @pytest.mark.parametrize(
     "asked", ['{"epsilon": 0}', '{"epsilon": "0.0"}', '{"epsilon": "x"}', '{"k": "x"}', "", '{"radius": "x"}', "[]"]
 )
-def test_a_query_is_not_sent_without_the_noise_or_the_bounds_that_were_meant(asked: str) -> None:
+def test_query_with_invalid_noise_or_bounds_is_refused(asked: str) -> None:
     with pytest.raises(UserError):
         query_of({"query": asked})
     assert query_of({"query": '{"k": "5", "epsilon": null, "radius": null}'}) == Query(5)
@@ -175,7 +173,7 @@ def test_a_query_is_not_sent_without_the_noise_or_the_bounds_that_were_meant(ask
 @pytest.mark.parametrize(
     "name", ['a"; x=".html', "a\r\nset-cookie: b", "../../etc/passwd", "ü<script>", "x" * 5000, ""]
 )
-def test_a_downloads_name_cannot_leave_its_header(name: str) -> None:
+def test_download_name_cannot_break_header(name: str) -> None:
     header = attachment(name)
     assert header.isascii()
     assert header.isprintable()
@@ -184,7 +182,7 @@ def test_a_downloads_name_cannot_leave_its_header(name: str) -> None:
     assert "/" not in header
 
 
-def test_the_workbench_is_off_until_it_is_switched_on_and_then_stays_on(tmp_path: Path) -> None:
+def test_workbench_setting_is_off_by_default_and_remembered(tmp_path: Path) -> None:
     assert not settings.load(tmp_path, None).workbench.enabled
     assert settings.load(tmp_path, None, is_workbench_enabled=True).workbench.enabled
     assert settings.load(tmp_path, None).workbench.enabled

@@ -29,7 +29,7 @@ from ynet_server.rounds.run_folder import RunFolder, State
 
 COLOURS = np.random.default_rng(1).integers(0, 256, (24, 17, 3), np.uint8)
 PLAN = plans.read(Path(__file__).parents[2] / "configs/plans/default.yaml").canonical()
-LAYOUT = (weights.Entry("w", (3, 5)), weights.Entry("b", (4,)), weights.Entry("v", (2, 300)))
+LAYOUT = (weights.LayoutEntry("w", (3, 5)), weights.LayoutEntry("b", (4,)), weights.LayoutEntry("v", (2, 300)))
 
 
 def image(kind: str, mode: str, **how: Any) -> bytes:

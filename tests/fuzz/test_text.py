@@ -16,7 +16,7 @@ from ynet.data import manifest
 from ynet.federation import countersigned
 from ynet.federation.countersigned import SERVER, SIGNED, Witness
 from ynet.trust import chain, identity, invitation, ledger
-from ynet.trust.chain import Head
+from ynet.trust.chain import ChainHead
 from ynet.trust.identity import Identity
 from ynet.trust.ledger import Ledger, Reservation
 from ynet_client import audit as site_audit
@@ -145,8 +145,8 @@ def _countersigned(home: Path) -> None:
     hub = identity.issue_hub(AUTHORITY, NOW)
     other = Witness(home / "other", SERVER, lambda: hub, AUTHORITY.certificate)
     (home / "other").mkdir(exist_ok=True)
-    own.keep(other.sign("A", Head(1, "0" * 64), NOW), SERVER)
-    own.sign(SERVER, Head(3, "0" * 64), NOW)
+    own.keep(other.sign("A", ChainHead(1, "0" * 64), NOW), SERVER)
+    own.sign(SERVER, ChainHead(3, "0" * 64), NOW)
 
 
 def _events(home: Path) -> None:
@@ -165,14 +165,14 @@ def _pieces(home: Path) -> None:
 
 
 def _sees(home: Path) -> None:
-    Witness(home, "A", lambda: SITE, AUTHORITY.certificate).sign(SERVER, Head(4, "1" * 64), NOW)
+    Witness(home, "A", lambda: SITE, AUTHORITY.certificate).sign(SERVER, ChainHead(4, "1" * 64), NOW)
 
 
 def _keeps(home: Path) -> None:
     hub = identity.issue_hub(AUTHORITY, NOW)
     other = Witness(home / "third", SERVER, lambda: hub, AUTHORITY.certificate)
     (home / "third").mkdir(exist_ok=True)
-    signed = other.sign("A", Head(2, "2" * 64), NOW)
+    signed = other.sign("A", ChainHead(2, "2" * 64), NOW)
     Witness(home, "A", lambda: SITE, AUTHORITY.certificate).keep(signed, SERVER)
 
 
@@ -227,6 +227,6 @@ def test_a_file_in_a_home(tmp_path: Path, name: str, data: st.DataObject) -> Non
 
 
 @fuzzed(100)
-@given(mangled(Head(7, "0" * 64).to_text().encode()))
+@given(mangled(ChainHead(7, "0" * 64).to_text().encode()))
 def test_a_head_that_is_told(data: bytes) -> None:
-    holds(lambda: chain.Head.from_text(data.decode("utf-8", "surrogateescape")), ValueError)
+    holds(lambda: chain.ChainHead.from_text(data.decode("utf-8", "surrogateescape")), ValueError)

@@ -318,7 +318,7 @@ def test_a_site_s_session(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
             await until(lambda: "A" in consortium.hub.connected())
             consortium.hub._connections.send("A", message)
             await asyncio.sleep(0)
-        await until(lambda: joined.session.connected and not joined.session._given.held(), within_s=30)
+        await until(lambda: joined.session.connected and not joined.session.tasks_held, within_s=30)
         (consortium.folder / "good").write_bytes(b"good")
         blob = consortium.hub.offer(consortium.folder / "good", sha256(b"good"), 4)
         assert (await consortium.hub.task("A", "train", blob)).exists()

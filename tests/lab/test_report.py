@@ -8,7 +8,7 @@ import pytest
 from smallest_plan import smallest_plan
 
 from ynet_lab import report, report_page, tables
-from ynet_lab.report import Result, Site
+from ynet_lab.report import ModelResult, SiteLabels
 from ynet_server.commands import run_tables
 
 PLAN = smallest_plan()
@@ -21,7 +21,7 @@ def scored(macro_map10: float | None, dice: float | None, masks: int = 3) -> dic
     return {**shares, "ranked": 4, "masks": masks, "queries": 4, **by_class}
 
 
-def result(name: str, seed: int, scores: dict[str, Any]) -> Result:
+def result(name: str, seed: int, scores: dict[str, Any]) -> ModelResult:
     found = {
         "overall": scores,
         "within": {"A": scores},
@@ -31,13 +31,13 @@ def result(name: str, seed: int, scores: dict[str, Any]) -> Result:
         "curve": [{"round": 1, "loss": None, "macro_map10": scores["macro_map10"], "dice": scores["dice"]}],
         "seconds": 1.0,
     }
-    return Result(name, name.partition(":")[0], "A" if ":" in name else None, seed, found)
+    return ModelResult(name, name.partition(":")[0], "A" if ":" in name else None, seed, found)
 
 
-def composed(*results: Result) -> dict[str, Any]:
+def composed(*results: ModelResult) -> dict[str, Any]:
     label = np.array([0, 0, 1, 1])
     floors: dict[str, dict[str, float | None]] = {"random": {"macro_map10": None}}
-    made = report.compose(PLAN, 2, [Site("A", label, label[:3])], floors, results, is_validation=False)
+    made = report.compose(PLAN, 2, [SiteLabels("A", label, label[:3])], floors, results, is_validation=False)
     return dict(json.loads(json.dumps(made, allow_nan=False)))
 
 

@@ -14,7 +14,7 @@ from xml.etree.ElementTree import Element
 import pytest
 
 from ynet_lab import report_page
-from ynet_lab.report_page import Example, Hit
+from ynet_lab.report_page import Example, ExampleHit
 
 CLASSES = ("ring", "smooth", "spiculated")
 SITES = ("alder", "birch", "cedar")
@@ -108,7 +108,9 @@ def png(shade: int, size: int = 16) -> bytes:
 
 def example() -> Example:
     hits = [
-        Hit(SITES[rank % 3], CLASSES[rank % 2], 3 * rank, rank % 2 == 0, png(20 * rank))  # every second one relevant
+        ExampleHit(
+            SITES[rank % 3], CLASSES[rank % 2], 3 * rank, rank % 2 == 0, png(20 * rank)
+        )  # every second one relevant
         for rank in range(10)
     ]
     return Example("alder", "ring", png(200), hits)
@@ -231,7 +233,7 @@ def test_text_of_the_report_cannot_break_out_of_its_place(evil: str) -> None:
     )
     report["plan"]["name"] = report["models"][0]["name"] = report["split"] = report["ynet"] = evil
     report["models"][0]["overall"][evil] = 0.5
-    hit = Hit(evil, evil, 1, True, png(0))
+    hit = ExampleHit(evil, evil, 1, True, png(0))
     page = parsed(report, (example()._replace(site=evil, label=evil, hits=[hit] * 10),))
     assert [one.text for one in page.iter("h1")] == [evil]
     assert next(one.text for one in page.iter("title")) == f"{evil}: report"

@@ -14,9 +14,11 @@ from ynet import plan as plans
 from ynet import weights
 from ynet.data.synthetic import make_federation
 from ynet.errors import UserError
+from ynet_lab.attack_figures import ATTACKS
 from ynet_lab.attack_page import tables
-from ynet_lab.attack_run import ATTACKS, Effort, attack
-from ynet_lab.simulate import Task, open_sites, train_reference
+from ynet_lab.attack_run import attack
+from ynet_lab.attack_target import Effort
+from ynet_lab.simulate import TrainingTask, open_sites, train_reference
 from ynet_lab.tables import attack_table
 from ynet_lab.trial import command
 from ynet_server.rounds.run_folder import RunFolder
@@ -29,12 +31,14 @@ def model(folder: Path, **privacy: Any) -> Path:
     """Train a pooled model of small hospitals in `folder`, and return its folder."""
     make_federation(folder / "data", SITES, seed=1, size=32)
     plan = plans.read(small_plan(folder / "plan.yaml", rounds=2, batch_size=64, privacy=privacy or None))
-    task = Task(plan, folder / "data", folder / "model", "pooled", None, None, is_validation=False)
+    task = TrainingTask(plan, folder / "data", folder / "model", "pooled", None, None, is_validation=False)
     train_reference(task, open_sites(task), lambda _: {})
     return task.folder
 
 
-def run(folder: Path, attacks: Sequence[str] = ATTACKS, out: str = "report", data: str = "data") -> dict[str, Any]:
+def run(
+    folder: Path, attacks: Sequence[str] = tuple(ATTACKS), out: str = "report", data: str = "data"
+) -> dict[str, Any]:
     where = (folder / "model", folder / data, folder / out)
     return attack(*where, attacks=attacks, seed=1, effort=LITTLE, say=lambda _: None)
 

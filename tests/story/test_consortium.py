@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -133,8 +133,10 @@ def test_verify_finds_flipped_bit_and_encodes_its_cases_again(trial: Trial, trai
             if (place := opened.read().find(codes)) >= 0:
                 opened.seek(place)
                 opened.write(bytes([codes[0] ^ 1]))
-    said = trial.site_command("A", "index", "--verify")
-    assert f"damaged: segment 0 ({SITES['A']} cases); {SITES['A']} cases encoded again" in " ".join(said.stdout.split())
+    verified = trial.site_command("A", "index", "--verify")
+    assert f"damaged: segment 0 ({SITES['A']} cases); {SITES['A']} cases encoded again" in " ".join(
+        verified.stdout.split()
+    )
     assert all_codes(trial, tmp_path) == code_of
     assert trial.query("A", an_image(trial, "A"))["hits"] == found["hits"]
 
@@ -214,11 +216,11 @@ def test_consult_is_sent_listed_and_answered_by_commands(trial: Trial, trained: 
 def test_python_api_returns_what_the_command_prints(trial: Trial, trained: str) -> None:
     site, image = Site(home=trial.home("A")), an_image(trial, "A")
     assert site.name == "A"
-    told, found = site.query(image), trial.query("A", image)
-    assert (told.site, told.model, told.code, told.name) == ("A", trained, found["code"], image.name)
-    assert [asdict(hit) for hit in told.hits] == [{"image": None, **hit} for hit in found["hits"]]
-    assert told.outcomes == found["outcomes"] == {"B": "found", "C": "found"}
-    assert site.query([image, image.read_bytes()]) == [told, replace(told, name="")]
+    answer, found = site.query(image), trial.query("A", image)
+    assert (answer.site, answer.model, answer.code, answer.name) == ("A", trained, found["code"], image.name)
+    assert [asdict(hit) for hit in answer.hits] == [{"image": None, **hit} for hit in found["hits"]]
+    assert answer.outcomes == found["outcomes"] == {"B": "found", "C": "found"}
+    assert site.query([image, image.read_bytes()]) == [answer, replace(answer, name="")]
     assert site.query([]) == []
     with pytest.raises(UserError, match="it is site A's"):
         Site("B", home=trial.home("A"))

@@ -107,9 +107,9 @@ def backups(services: Trial) -> dict[str, Any]:
     """Back up server and site during a run, and (the site sealed) after it."""
     folder = services.folder / "backups"
     folder.mkdir()
-    word = folder / "passphrase"
-    word.write_text(PASSPHRASE + "\n")
-    word.chmod(0o600)
+    passphrase = folder / "passphrase"
+    passphrase.write_text(PASSPHRASE + "\n")
+    passphrase.chmod(0o600)
     cohort = {"min_sites": 2, "quorum": 2, "round_deadline_s": 60}
     plan = small_plan(folder / "plan.yaml", cohort=cohort)
     run = json.loads(services.server_command("train", "--plan", plan, "--detach", "--json").stdout)["run"]
@@ -119,10 +119,10 @@ def backups(services: Trial) -> dict[str, Any]:
     services.wait_for_event(run, "finished", 1)
     model = services.server_call("GET", "/models")["in_use"]
     services.wait_indexed(model)
-    seal = ("--passphrase-file", word)
+    seal = ("--passphrase-file", passphrase)
     return {
         "folder": folder,
-        "word": word,
+        "passphrase": passphrase,
         "model": model,
         "server": packed(services.server_command("backup", folder / "server.tar", "--json")),
         "A": packed(services.site_command("A", "backup", folder / "A.tar", *seal, "--json")),
@@ -167,7 +167,7 @@ def test_server_and_site_resume_from_backups(services: Trial, backups: dict[str,
         home.rename(home.with_name(home.name + ".lost"))
     restored = services.server_command("restore", backups["server"]["file"], "--json")
     assert packed(restored)["files"] == backups["server"]["files"]
-    restored = services.site_command("A", "restore", backups["A"]["file"], "--passphrase-file", backups["word"])
+    restored = services.site_command("A", "restore", backups["A"]["file"], "--passphrase-file", backups["passphrase"])
     assert restored.returncode == 0, restored.stderr
     services.start_server()
     services.join("A")

@@ -139,15 +139,15 @@ def test_copied_folder_is_refused_and_killed_client_reconnects(trial: Trial) -> 
             time.sleep(0.05)
         assert "site A is already connected from elsewhere" in log.read_text()
         assert "trying again in about 60 s" in log.read_text()
-        wait_for(trial, "A", "another process came with this site's identity")
-        told = subprocess.run(
+        wait_for(trial, "A", "refused another process with this site's identity")
+        doctor = subprocess.run(
             [sys.executable, "-m", "ynet_client", "doctor", "--home", str(copy)],
             env=environment(),
             capture_output=True,
             text=True,
             check=False,
         )
-        assert (told.returncode, "a copy of it" in told.stderr) == (2, True)
+        assert (doctor.returncode, "a copy of it" in doctor.stderr) == (2, True)
         for home, program in ((trial.home("A"), "ynet_client"), (trial.server_home, "ynet_server")):
             assert '"copy-refused"' in (home / "audit.jsonl").read_text(), program
         trial.kill("A")

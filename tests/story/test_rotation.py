@@ -130,13 +130,13 @@ def test_rotation_of_authority_under_a_running_consortium(tmp_path: Path, data: 
         # 5. A certificate of the old authority is refused, even over a channel that trusts the new one.
         for trusts in (old, old._replace(authority=kept(trial, "A").authority)):
             with pytest.raises(grpc.RpcError) as caught:
-                doctor._probe(trusts, ways(ProxySettings(), {})(trusts.hub))
+                doctor.ask_hub(trusts, ways(ProxySettings(), {})(trusts.hub))
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
         # 6. A site that was away is told what to do, and it works.
-        told = trial.site_command("D", "doctor")
-        assert told.returncode == 2
-        assert "it was replaced while this site was away" in told.stderr
-        assert "ynet-server invite D --replace" in told.stderr
+        report = trial.site_command("D", "doctor")
+        assert report.returncode == 2
+        assert "it was replaced while this site was away" in report.stderr
+        assert "ynet-server invite D --replace" in report.stderr
         enrol(trial, "D", json.loads(good(trial.server_command("invite", "D", "--replace", "--json")))["invitation"])
         assert_well(trial, "D")
         # 7. A thief has the key: all sites are disconnected at once.

@@ -164,8 +164,8 @@ def test_refusing_site_reports_why_in_three_lines(tmp_path: Path) -> None:
     done = command("ynet_lab", "simulate", *where)
     assert done.returncode == 2, done.stderr
     assert done.stderr.splitlines()[-3].startswith(f"error: site B: manifest {manifest} has no column 'label'")
-    for said in ("Traceback", "ray", "ip=", "127.0.0.1"):
-        assert said not in done.stderr.replace(str(tmp_path), "")
+    for text in ("Traceback", "ray", "ip=", "127.0.0.1"):
+        assert text not in done.stderr.replace(str(tmp_path), "")
 
 
 def test_federated_model_beats_each_hospitals_own_on_cross_site_queries(tmp_path: Path) -> None:

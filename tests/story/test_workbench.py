@@ -118,9 +118,9 @@ class Caller:
 
 
 def test_command_prints_the_workbench_address(trial: Trial) -> None:
-    said = trial.site_command("A", "workbench", "--json")
-    assert said.returncode == 0, said.stderr
-    assert json.loads(said.stdout)["address"] == address(trial, "A")
+    shown = trial.site_command("A", "workbench", "--json")
+    assert shown.returncode == 0, shown.stderr
+    assert json.loads(shown.stdout)["address"] == address(trial, "A")
     assert address(trial, "A") in trial.site_command("A", "workbench").stdout
 
 
@@ -210,10 +210,10 @@ def test_own_case_can_be_queried_by_keyboard(trial: Trial, page: Page) -> None:
 
 
 def noted_again(route: Any) -> dict[str, Any]:
-    told: dict[str, Any] = route.fetch().json()
-    for one in told["consults"]:
+    content: dict[str, Any] = route.fetch().json()
+    for one in content["consults"]:
         one["note"] = "Anew"
-    return told
+    return content
 
 
 def test_consult_is_sent_answered_and_read(trial: Trial, browser: Browser, page: Page) -> None:
@@ -323,14 +323,14 @@ def test_labels_of_another_site_are_escaped(trial: Trial, page: Page) -> None:
 
     def spoil(route: Any) -> None:
         answer = route.fetch()
-        told = answer.json()
-        for hit in told["others"]:
+        content = answer.json()
+        for hit in content["others"]:
             hit["label"] = evil
-        for one in told["spread"]:
+        for one in content["spread"]:
             one["labels"] = [[evil, one["total"]]]
-        for one in told["outcomes"]:
+        for one in content["outcomes"]:
             one["words"] = evil
-        route.fulfill(response=answer, json=told)
+        route.fulfill(response=answer, json=content)
 
     page.route("**/api/query?*", spoil)
     ask(page, image(trial), evil.replace("/", "") + ".png")
@@ -392,8 +392,8 @@ def test_forgotten_patients_picture_is_gone(trial: Trial) -> None:
     assert case.patient != other.patient
     with Caller(trial, "C", "weber") as client:
         asked = {"image": case.image}
-        asked = [{"case": one.image, "query": '{"k": 50}'} for one in (case, other)]
-        answers = [client.post("/api/query", params=each).json() for each in asked]
+        queries = [{"case": one.image, "query": '{"k": 50}'} for one in (case, other)]
+        answers = [client.post("/api/query", params=each).json() for each in queries]
         assert {case.image, other.image} <= {hit["image"] for answer in answers for hit in answer["own"]}
         assert client.get("/api/cases/picture", params=asked).status_code == 200
         assert trial.site_command("C", "forget", "--patient", case.patient).returncode == 0
@@ -432,8 +432,9 @@ def test_import_during_a_running_client_is_audited(trial: Trial, tmp_path: Path)
 
 def test_patient_names_are_not_on_the_page(trial: Trial) -> None:
     with Caller(trial, "A", "weber") as client:
-        said = client.get("/api/cases").text + client.post(query_url(20), content=image(trial).read_bytes()).text
-    assert "PATIENT" not in said
+        query = client.post(query_url(20), content=image(trial).read_bytes())
+        replies = client.get("/api/cases").text + query.text
+    assert "PATIENT" not in replies
 
 
 def test_page_reports_an_expired_session(trial: Trial, page: Page) -> None:

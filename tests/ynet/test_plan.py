@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from ynet import plan as plans
 from ynet.config import RENAMED
 from ynet.errors import UserError
-from ynet.plan import Plan
-from ynet.strategy_options import DEFAULTS, ROBUST, STRATEGY_OPTIONS, Strategy
+from ynet.plan import BATCH_COUPLED, SEPARABLE, Plan, Recipe, coupling
+from ynet.strategy_options import DEFAULTS, ROBUST, STRATEGY_OPTIONS, SUMMABLE, Strategy
 
 ROOT = Path(__file__).parents[2]
 SMALLEST = """
@@ -287,11 +287,21 @@ def test_options_under_which_a_robust_strategy_defends_nothing_are_refused(
         robust(strategy, 7, **options)
 
 
-@pytest.mark.parametrize("strategy", sorted(ROBUST))
-def test_who_sees_only_a_sum_can_compare_no_updates(strategy: str) -> None:
+@pytest.mark.parametrize("strategy", sorted(set(STRATEGY_OPTIONS) - SUMMABLE))
+def test_strategy_that_needs_each_update_is_refused_with_secure_aggregation(strategy: str) -> None:
     values = json.loads(robust(strategy, 7).canonical()) | {"aggregation": "secure"}
     with pytest.raises(UserError, match="sees none of them"):
         plans.from_canonical(json.dumps(values))
+
+
+def test_robust_strategy_is_not_summable_and_recipe_is_separable_or_says_why() -> None:
+    assert not SUMMABLE & ROBUST
+    assert SEPARABLE | set(BATCH_COUPLED) == set(get_args(Recipe))
+    assert not SEPARABLE & set(BATCH_COUPLED)
+
+
+def test_recipe_that_no_list_names_counts_as_coupled() -> None:
+    assert coupling("new") == "its loss was not shown to be a sum over samples"  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("factor", [0.5, 1, 1.99, -1, 1001])
@@ -329,7 +339,7 @@ def _fields_of(kind: object) -> tuple[Field[Any], ...]:
     return fields(kind) if isinstance(kind, type) and is_dataclass(kind) else ()
 
 
-def test_an_update_encoding_is_another_plan_and_none_leaves_the_id_that_plans_had_before_there_was_one() -> None:
+def test_update_encoding_changes_the_id_and_its_default_does_not() -> None:
     assert "update_encoding" not in smallest().canonical()
     named = changed(("training", "update_encoding"), "float32")
     assert plans.from_canonical(json.dumps(named)).id == smallest().id
@@ -348,7 +358,7 @@ def test_a_secure_sum_uses_nothing_that_is_late() -> None:
         plans.from_canonical(json.dumps(secure))
 
 
-def test_scores_are_the_private_plans_own_matter_and_once_keeps_the_id_of_plans_from_before() -> None:
+def test_privacy_scores_change_the_id_and_once_does_not() -> None:
     private = {"mode": "patient", "epsilon": 4.0, "delta": 1e-2}
     before, once, none = (
         plans.from_canonical(json.dumps(values() | {"privacy": private | more}))

@@ -85,7 +85,7 @@ def test_the_values_do_not_depend_on_how_the_arrays_lie_in_memory(tmp_path: Path
 
 @pytest.mark.parametrize("difference", [-1, 1])
 def test_another_number_of_values_does_not_fit_a_layout(difference: int) -> None:
-    layout = (weights.Entry("w", (2, 3)),)
+    layout = (weights.LayoutEntry("w", (2, 3)),)
     with pytest.raises(UserError, match="do not fit"):
         weights.unflatten(np.zeros(6 + difference, np.float32), layout)
 

@@ -1,1 +1,1 @@
-"""A hospital's images, masks and labels: read, checked, prepared."""
+"""Reading, checking and preparation of a hospital's images, masks and labels."""

@@ -1,9 +1,9 @@
-"""Files that hold other files, known by how they begin."""
+"""Detection of archive files by their first bytes."""
 
-from ynet.data.dicom.elements import UnfitError
+from ynet.data.dicom.faults import UnfitError
 
 STARTS_IN = 262
-"""Bytes of a file by which `kind` knows it."""
+"""Bytes that `kind` needs from the start of a file."""
 ZIP = "ZIP archive"
 _STARTS = {
     ZIP: (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08"),
@@ -17,13 +17,13 @@ _STARTS = {
 
 
 def kind(start: bytes) -> str:
-    """What archive begins so; empty where it is none."""
+    """Return the archive format of a file by its first bytes; empty where it is not an archive."""
     if start[257:262] == b"ustar":
         return "tar archive"
     return next((name for name, starts in _STARTS.items() if start.startswith(starts)), "")
 
 
 def refuse(start: bytes) -> None:
-    """Raise UnfitError of a file that is an archive, by how it begins."""
+    """Raise UnfitError if a file is an archive, by its first bytes."""
     if found := kind(start):
-        raise UnfitError(f"it is a {found}, not an image", "unpack it, and name the images that it holds")
+        raise UnfitError(f"it is a {found}, not an image", "unpack it, and name the images in it")

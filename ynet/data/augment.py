@@ -1,4 +1,4 @@
-"""Random changes of a batch of training images, their masks changed alike."""
+"""Random augmentation of a batch of training images and their masks."""
 
 import math
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from ynet.plan import Augmentation
 
 
 class Augmented(NamedTuple):
-    """A batch after its changes; masks are still 0 or 1."""
+    """An augmented batch; masks are still 0 or 1."""
 
     image: Float[Tensor, "batch channels size size"]
     mask: Float[Tensor, "batch 1 size size"]
@@ -24,12 +24,11 @@ def augment(
     settings: Augmentation,
     generator: torch.Generator,
 ) -> Augmented:
-    """Each image of a standardised batch flipped, turned, scaled, shifted, then changed in contrast and brightness.
+    """Flip, rotate, scale and shift each image of a standardised batch, then change its contrast and brightness.
 
-    With `transplant` a lesion may lie in another image of the batch, one without a lesion: what its own background
-    says of its class cannot be learnt. The mask follows the geometry alone. A setting of 0 or false draws nothing;
-    all of them give the input back.
-    The input is never written to.
+    `transplant` moves a lesion into another image of the batch, one without a lesion, so that the network cannot learn
+    the class from the background. The mask follows the geometric changes only. A setting of 0 or false draws no random
+    number; if all are, the result is the input. The input is not modified.
     """
     if settings.rotate_deg or settings.scale or settings.shift:
         image, mask = _move(image, mask, settings, generator)
@@ -41,22 +40,22 @@ def augment(
 
 
 def _move(image: Tensor, mask: Tensor, settings: Augmentation, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """One resampling of the batch: bilinear for images, edges repeated; nearest for masks, 0 outside."""
+    """Resample the batch once: bilinear with repeated edges for images, nearest with 0 outside for masks."""
     grid = sampling_grid(_affine(image.shape[0], settings, generator).to(image.device, image.dtype), image.shape[-1])
     moved = functional.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
     return moved, functional.grid_sample(mask, grid, mode="nearest", padding_mode="zeros", align_corners=False)
 
 
 def sampling_grid(theta: Float[Tensor, "batch 2 3"], size: int) -> Float[Tensor, "batch size size 2"]:
-    """What `affine_grid` gives, as one sum of a term for the columns and one for the rows: several times faster."""
+    """Compute `affine_grid` as the sum of a column term and a row term, which is several times faster."""
     centres = (torch.arange(size, device=theta.device, dtype=theta.dtype) * 2 + 1) / size - 1
     of_column = theta[:, :, 0, None, None] * centres
     of_row = (theta[:, :, 1, None] * centres + theta[:, :, 2, None]).unsqueeze(-1)
-    return (of_column + of_row).permute(0, 2, 3, 1)  # x and y apart in memory: the sum runs along whole rows
+    return (of_column + of_row).permute(0, 2, 3, 1)  # x and y are separate in memory, so the sum runs along whole rows
 
 
 def _affine(batch: int, settings: Augmentation, generator: torch.Generator) -> Float[Tensor, "batch 2 3"]:
-    """Where each pixel of the output comes from, in units of half a side."""
+    """Return the affine maps from output to input pixels, in units of half a side."""
     angle = _signed(batch, settings.rotate_deg, generator) * (math.pi / 180)
     shrink = 1 / (1 + _signed(batch, settings.scale, generator))
     cos, sin = torch.cos(angle) * shrink, torch.sin(angle) * shrink
@@ -73,7 +72,7 @@ def _flip(image: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tens
 
 
 def _transplant(image: Tensor, mask: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Give a share of the lesions the background of an image without one; the seam is blurred over two pixels."""
+    """Put a share of the lesions onto the background of an image without one; blur the seam over two pixels."""
     has_lesion = mask.flatten(1).any(1)
     hosts = torch.nonzero(~has_lesion).flatten()
     drawn = torch.rand(len(image), generator=generator) < share
@@ -99,7 +98,7 @@ def _recolour(image: Tensor, settings: Augmentation, generator: torch.Generator)
 
 
 def _signed(batch: int, most: float, generator: torch.Generator) -> Float[Tensor, " batch"]:
-    """Uniform draws between -most and most; none is drawn for 0."""
+    """Draw uniformly between -most and most; draw nothing for 0."""
     if not most:
         return torch.zeros(batch, device=generator.device)
     return torch.empty(batch, device=generator.device).uniform_(-most, most, generator=generator)

@@ -1,4 +1,4 @@
-"""A site's cases prepared for the network, kept in memory as far as a limit allows."""
+"""A site's cases, prepared for the network and cached in memory up to a limit."""
 
 import threading
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from ynet.plan import Image
 
 
 class CaseCache:
-    """Cases by position; the first ones that fit under the limit are decoded once, the others each time.
+    """Cases by position; those that fit under the limit are decoded once, the others on each access.
 
-    Which cases are kept is settled by their position and nothing is thrown out again: in training every case is
-    wanted once an epoch, in random order, and there no rule of eviction beats a fixed set. Images are held as
-    float16, masks as bytes, whether kept or decoded again, so the limit changes no value. Threads may share it.
+    The cache holds a fixed set of cases, the first ones, and never evicts: training reads every case once per epoch in
+    random order, where no eviction policy beats a fixed set. Cached or not, images pass through float16 and masks
+    through bytes, so the limit changes no value. Thread-safe.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class CaseCache:
         classes: Sequence[str],
         memory_limit_bytes: int,
     ) -> None:
-        """Decodes nothing yet. Raises UserError when a label is none of `classes`."""
+        """Prepare the cache without decoding. Raises UserError when a label is not in `classes`."""
         self._manifest, self._cases, self._image = manifest, tuple(cases), image
         self.label: Int64[Tensor, " cases"] = torch.tensor(
             [_position(case, classes) for case in self._cases], dtype=torch.int64
@@ -41,7 +41,7 @@ class CaseCache:
         area = image.size * image.size
         self._bytes_per_case = 2 * image.channels * area + area
         room = min(len(self._cases), max(0, memory_limit_bytes) // self._bytes_per_case)
-        # Not touched, hence not taken from the machine, until a case is written there.
+        # The OS allocates these pages only when a case is written to them.
         self._images = torch.empty(room, image.channels, image.size, image.size, dtype=torch.float16)
         self._masks = torch.empty(room, 1, image.size, image.size, dtype=torch.uint8)
         self._held = torch.zeros(len(self._cases), dtype=torch.bool)
@@ -53,11 +53,11 @@ class CaseCache:
 
     @property
     def nbytes(self) -> int:
-        """The bytes of images and masks now held; never above the limit."""
+        """Bytes of the cached images and masks; never above the limit."""
         return self._held_count * self._bytes_per_case
 
     def batch(self, positions: Int64[Tensor, " batch"]) -> Batch:
-        """The cases at `positions`, in that order. Raises UserError when a file cannot be used, IndexError."""
+        """Return the cases at `positions`, in that order. Raises UserError when a file cannot be used, IndexError."""
         label, drawn = self.label.index_select(0, positions), self._drawn.index_select(0, positions)
         if self._held_count < len(self._cases):
             missing = positions[~self._held.index_select(0, positions)]
@@ -68,7 +68,7 @@ class CaseCache:
         return Batch(image, self._masks.index_select(0, positions).float(), label, drawn)
 
     def _assembled(self, positions: Tensor, decoded: dict[int, tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """The images and masks of a batch of which some cases are beyond the limit."""
+        """Assemble the images and masks of a batch with cases beyond the limit."""
         pairs = [
             decoded[position] if position in decoded else (self._images[position], self._masks[position])
             for position in positions.tolist()
@@ -77,7 +77,7 @@ class CaseCache:
         return image, torch.stack([mask for _, mask in pairs]).float()
 
     def _prepare(self, position: int) -> tuple[Float16[Tensor, "channels size size"], UInt8[Tensor, "1 size size"]]:
-        """One case decoded, and kept where there is room for it."""
+        """Decode one case, and cache it if there is room."""
         image, mask = _decode(self._manifest, self._cases[position], self._image)
         with self._lock:
             if position < len(self._images) and not self._held[position]:
@@ -91,8 +91,8 @@ def _position(case: Case, classes: Sequence[str]) -> int:
     if case.label not in classes:
         raise UserError(
             f"row {case.row} of the manifest cannot be used",
-            f"its label {case.label!r} is none of the plan's classes ({', '.join(classes)})",
-            "correct the label, take the row out, or ask the coordinator for a plan with that class",
+            f"its label {case.label!r} is not one of the plan's classes ({', '.join(classes)})",
+            "correct the label, remove the row, or ask the coordinator for a plan with that class",
         )
     return classes.index(case.label)
 

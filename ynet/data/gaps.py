@@ -1,4 +1,4 @@
-"""What a split leaves without a patient to train on or to test on."""
+"""Classes that have no case in the training or the test split."""
 
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
@@ -10,18 +10,18 @@ _VERBS: dict[Split, str] = {"train": "train on", "test": "test on"}
 
 
 class Gap(NamedTuple):
-    """The split in which a class has nobody; names no patient."""
+    """A split in which a class has no case; names no patient."""
 
     split: Split
-    label: str  # empty: the whole site
+    label: str  # empty: all classes
     what: str
     do: str
 
 
 def gaps(cases: Sequence[Case], classes: Collection[str] | None = None) -> Iterator[Gap]:
-    """What `cases` lack in either split, by class; a split without any case is one gap, and its classes are none.
+    """Yield the classes that have cases but none in one of the splits; an empty split is a single gap.
 
-    A class of which there is no case is no gap of the split. `classes`: only these are looked at.
+    `classes` limits the check to these classes.
     """
     labels = sorted({case.label for case in cases if classes is None or case.label in classes})
     for split, verb in _VERBS.items():
@@ -33,7 +33,7 @@ def gaps(cases: Sequence[Case], classes: Collection[str] | None = None) -> Itera
             if label not in there:
                 patients = len({case.patient for case in cases if case.label == label})
                 what = f"the class {label!r} has no case to {verb} (it has {patients} patient{'s' * (patients != 1)})"
-                yield Gap(split, label, what, f"nothing, if so few are meant; else {_as_column(split)}")
+                yield Gap(split, label, what, f"nothing, if so few are intended; else {_as_column(split)}")
 
 
 def _whole(split: Split, verb: str) -> Gap:

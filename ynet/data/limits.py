@@ -1,6 +1,6 @@
-"""How large a file of images may be, and what it may open into."""
+"""Bounds on the size of image files and of the images in them."""
 
 MAX_FILE_BYTES = 64 << 20
-"""Of an image file; of what a deflated one opens into, too."""
+"""Of an image file, and of a deflated file after inflation."""
 MAX_PIXELS = 50_000_000
-"""Of one image, or of one frame of several."""
+"""Of one image or frame."""

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from ynet.data import sheet
 from ynet.data.frames import source
 from ynet.data.sheet import MAX_FILE_BYTES as MAX_FILE_BYTES
-from ynet.data.sheet import Row as Row
+from ynet.data.sheet import SheetRow as SheetRow
 from ynet.data.split import is_held_back
 from ynet.errors import UserError
 
@@ -17,31 +17,31 @@ Split = Literal["train", "test"]
 REQUIRED = ("image", "mask", "label", "patient")
 COLUMNS = (*REQUIRED, "split")
 UNDRAWN = "unknown"
-"""In the column `mask`: nobody has said whether there is a lesion, nor where."""
+"""In the column `mask`: whether and where there is a lesion is unknown."""
 VALIDATION_SEED = 2026
-SHORTENED = "a spreadsheet has made a number of it and left digits out"
-_FORM = sheet.Form(
+SHORTENED = "a spreadsheet turned it into a number and dropped digits"
+_SPEC = sheet.TableSpec(
     "manifest", "a manifest", "manifest.csv", REQUIRED, ("split",), paths=("image", "mask"), has_more=True
 )
 
 
 @dataclass(frozen=True)
 class Case:
-    """One row: an image with its mask, label and patient. Paths are relative to the manifest's folder."""
+    """A row: an image with its mask, label and patient. Paths are relative to the manifest's folder."""
 
-    row: int  # as a spreadsheet counts: the header is row 1
+    row: int  # as spreadsheets count: the header is row 1
     image: str
-    mask: str  # empty: no lesion, or none that is known
+    mask: str  # empty: no lesion, or unknown
     label: str
     patient: str
     split: Split
     attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
-    is_drawn: bool = True  # False: nobody has said whether there is a lesion, nor where
+    is_drawn: bool = True  # False: whether and where there is a lesion is unknown
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A site's cases and the folder that their files must lie in."""
+    """A site's cases, and the folder that must contain their files."""
 
     root: Path
     cases: tuple[Case, ...]
@@ -57,30 +57,30 @@ class Manifest:
         return tuple(case for case in self.cases if case.split == "test")
 
     def for_validation(self) -> "Manifest":
-        """The training cases alone, some of their patients as test cases: what choices may be made on.
+        """Split the training cases again, for model selection: about a quarter of their patients become test cases.
 
-        Each patient is decided alone, whatever split the site chose: about a quarter are test cases.
+        Each patient is assigned independently of all others and of the site's own split.
         """
         return Manifest(self.root, tuple(replace(case, split=_validation(case.patient)) for case in self.train))
 
     def without(self, patients: Collection[str]) -> "Manifest":
-        """The manifest without some patients' cases."""
+        """Return the manifest without the cases of some patients."""
         return Manifest(self.root, tuple(case for case in self.cases if case.patient not in patients))
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The names of the attributes."""
+        """The names of the attribute columns."""
         return tuple(self.cases[0].attributes) if self.cases else ()
 
     def path_of(self, relative: str) -> Path:
-        """The file at `relative`. Raises UserError when it lies outside the root, by a symbolic link too."""
+        """Return the file at `relative`. Raises UserError when it lies outside the root, links included."""
         if fault := path_fault(self.root, relative):
             raise UserError(f"path {relative!r} cannot be used", fault.why, fault.do)
         return self.root / relative
 
 
 class Fault(NamedTuple):
-    """What is wrong with one cell of the manifest; holds no patient's id."""
+    """A fault in one cell of the manifest; holds no patient id."""
 
     column: str
     why: str
@@ -88,10 +88,10 @@ class Fault(NamedTuple):
 
 
 def read(path: Path, split_seed: int = 1, *, is_labelled: bool = True) -> Manifest:
-    """The manifest at `path`. Without a `split` column, each patient's id and `split_seed` alone decide.
+    """Read the manifest at `path`. Without a `split` column, patient id and `split_seed` decide the split.
 
-    Without `is_labelled` a row may have no label. Raises UserError at the first fault. Whether the files named are
-    there and fit is for `check` to say.
+    With `is_labelled` false a row needs no label. Raises UserError at the first fault. The named files are not opened;
+    `check` does that.
     """
     rows = read_rows(path)
     for row in rows:
@@ -104,30 +104,30 @@ def read(path: Path, split_seed: int = 1, *, is_labelled: bool = True) -> Manife
 
 
 def find_sites(folder: Path) -> dict[str, Path]:
-    """The manifests of a folder of sites, by the sites' names. Raises UserError when there is none."""
+    """Find the manifests in a folder of sites, by site name. Raises UserError when there is none."""
     found = {path.parent.name: path for path in sorted(folder.glob("*/manifest.csv"))}
     if not found:
-        raise UserError(f"{folder} holds no sites", "no folder in it has a manifest.csv", "name a folder of sites")
+        raise UserError(f"{folder} holds no sites", "no subfolder has a manifest.csv", "name a folder of sites")
     return found
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a manifest whose columns are right, blank rows left out (`sheet.read`). Raises UserError."""
-    rows = sheet.read(path, _FORM).rows
+def read_rows(path: Path) -> list[SheetRow]:
+    """Read the rows of a manifest without its blank rows (`sheet.read`). Raises UserError for wrong columns."""
+    rows = sheet.read(path, _SPEC).rows
     if not rows:
-        raise UserError(f"manifest {path} is empty", "it has a header and no case", "add a row for each image")
+        raise UserError(f"manifest {path} is empty", "it has a header and no cases", "add a row for each image")
     return rows
 
 
-def faults(root: Path, row: Row) -> Iterator[Fault]:
-    """Every cell of `row` that cannot be used; files are not opened."""
+def faults(root: Path, row: SheetRow) -> Iterator[Fault]:
+    """Yield a fault for every invalid cell of `row`; files are not opened."""
     for column in ("image", "label", "patient"):
         if not row.cells[column]:
-            yield Fault(column, "it is empty", f"fill in the {column}, or take the row out")
+            yield Fault(column, "it is empty", f"fill in the {column}, or remove the row")
     if sheet.is_shortened(row.cells["patient"]):
-        yield Fault("patient", SHORTENED, "make its cells text, and write the ids again")
+        yield Fault("patient", SHORTENED, "format its cells as text, and enter the ids again")
     if row.cells.get("split", "train") not in ("train", "test"):
-        yield Fault("split", f"it is {row.cells['split']!r}", "write train or test, or take the column out")
+        yield Fault("split", f"it is {row.cells['split']!r}", "write train or test, or remove the column")
     for column in ("image", "mask"):
         if (
             row.cells[column]
@@ -138,7 +138,7 @@ def faults(root: Path, row: Row) -> Iterator[Fault]:
 
 
 def path_fault(root: Path, relative: str) -> Fault | None:
-    """Why `relative` is no path inside `root`, or None."""
+    """Return why `relative` is not a path inside `root`; None if it is."""
     inside = "put the file into the manifest's folder and write its path relative to it"
     if not relative.isprintable():
         return Fault("", "it holds a control character", inside)
@@ -147,18 +147,18 @@ def path_fault(root: Path, relative: str) -> Fault | None:
     if "\\" in relative:
         return Fault("", "it holds a backslash", "write / between folders")
     if ".." in PurePosixPath(relative).parts:
-        return Fault("", "it leaves the manifest's folder by '..'", inside)
+        return Fault("", "it leaves the manifest's folder through '..'", inside)
     try:
         resolved = source(root / relative).path.resolve()
     except (OSError, RuntimeError):
-        return Fault("", "its symbolic links lead nowhere", inside)
+        return Fault("", "it is a broken symbolic link", inside)
     if not resolved.is_relative_to(root.resolve()):
-        return Fault("", "it leaves the manifest's folder by a symbolic link", inside)
+        return Fault("", "it leaves the manifest's folder through a symbolic link", inside)
     return None
 
 
-def to_cases(rows: Sequence[Row], split_seed: int) -> tuple[Case, ...]:
-    """Rows without faults as cases. What split a patient is in depends on no other patient's rows."""
+def to_cases(rows: Sequence[SheetRow], split_seed: int) -> tuple[Case, ...]:
+    """Convert rows without faults to cases. A patient's split does not depend on other patients."""
     return tuple(
         Case(
             row=row.number,
@@ -174,7 +174,7 @@ def to_cases(rows: Sequence[Row], split_seed: int) -> tuple[Case, ...]:
     )
 
 
-def _split(row: Row, seed: int) -> Split:
+def _split(row: SheetRow, seed: int) -> Split:
     if "split" in row.cells:
         return "test" if row.cells["split"] == "test" else "train"
     return "test" if is_held_back(row.cells["patient"], seed) else "train"

@@ -1,5 +1,7 @@
-"""A mask's file read: of a DICOM SEG what it says of the image, of a picture what is not black."""
+"""Reading of mask files: pictures, DICOM images, DICOM SEGs and structure sets."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,43 +11,47 @@ from PIL import Image, ImageOps
 from ynet.data import deep, lesion
 from ynet.data.dicom import drawings, elements
 from ynet.data.dicom import frame as dicom_frame
-from ynet.data.dicom.elements import UnfitError
+from ynet.data.dicom.faults import UnfitError
+from ynet.data.dicom.matching import Subject
 from ynet.data.frames import source
 from ynet.data.lesion import Lesion
 from ynet.data.opening import MASK, ONE_CHANNEL, is_inverted, mended, opened, plain_colours, reading, sixteen_bit
 
 
 def decode_mask(path: Path, image: Path | None = None) -> UInt8[np.ndarray, "h w"]:
-    """The mask in a file: 1 = lesion. A DICOM SEG or structure set is matched to `image`. Raises UserError.
+    """Read the mask in a file: 1 = lesion. A DICOM SEG or structure set is matched to `image`. Raises UserError.
 
-    Of any other file: what is not black is lesion, where it is of one value or colour, its edges cut half-way
-    (`ynet.data.lesion`). `FILE#2` is the lesion where the value, or the palette's number, is 2; of a DICOM SEG its
-    segment 2. Where that cannot be told, the file is refused: a mask is empty only if its file is black all over.
+    In any other file the lesion is what is not black, if it has one value or colour; edges are thresholded half-way
+    (`ynet.data.lesion`). `FILE#2` selects the pixels with value or palette index 2, or segment 2 of a DICOM SEG. An
+    ambiguous file is refused: a mask is empty only if its file is entirely black.
     """
-    return read_mask(path, image).pixels
+    return read_mask(path, partial(subject_of, image)).pixels
 
 
-def read_mask(path: Path, image: Path | None = None) -> Lesion:
-    """As `decode_mask`, with what else its file says. Raises UserError."""
-    file_path, number = source(path)
-    with reading(path, MASK) as (data, _):
+def subject_of(image: Path | None) -> Subject | None:
+    """Return the image in a DICOM file as drawings refer to it; None for any other file. Raises UserError."""
+    if image is None:
+        return None
+    with reading(image) as (data, frame):
+        return None if data is None else drawings.subject(data, frame)
+
+
+def read_mask(path: Path, subject: Callable[[], Subject | None] = lambda: None) -> Lesion:
+    """Read a mask and facts about its file. `subject` is called for drawings only. Raises UserError."""
+    with reading(path, MASK) as (data, number):
         if data is not None and not drawings.is_drawing(data):
             return _dicom_mask(data, number)
-    if data is None:
-        return _picture_mask(file_path, number)
-    reference = None
-    if image is not None:
-        with reading(image) as (of, frame):
-            reference = None if of is None else drawings.subject(of, frame)
-    with reading(path, MASK) as (data, segment):
-        if data is None or reference is None:
-            why = "it is a DICOM SEG or structure set, and its image is no DICOM file"
-            raise UnfitError(why, "name the DICOM file as the image, or save the mask as PNG")
-        return Lesion(np.asarray(drawings.decode(data, reference, segment), np.uint8), 2, is_named=True)
+        if data is not None:
+            image = subject()
+            if image is None:
+                why = "it is a DICOM SEG or structure set, and its image is no DICOM file"
+                raise UnfitError(why, "name the DICOM file as the image, or save the mask as PNG")
+            return Lesion(np.asarray(drawings.decode(data, image, number), np.uint8), 2, is_named=True)
+    return _picture_mask(source(path).path, number)
 
 
 def _picture_mask(path: Path, number: int | None) -> Lesion:
-    """The mask in a PNG, JPEG or TIFF; `number` is the lesion's, where one was named."""
+    """Read the mask in a PNG, JPEG or TIFF; `number` is the lesion's value, if one was named."""
     with opened(path, MASK) as image:
         how = deep.halves(image)
         is_lossy = image.format == "JPEG" or image.info.get("compression") in ("jpeg", "tiff_jpeg")
@@ -57,7 +63,7 @@ def _picture_mask(path: Path, number: int | None) -> Lesion:
 
 
 def _shallow_mask(image: Image.Image, number: int | None, *, is_lossy: bool) -> Lesion:
-    """The mask in an image that Pillow reads whole."""
+    """Read the mask in an image that Pillow decodes with all of its bits."""
     white, inverted, fine = deep.white(image), is_inverted(image), deep.colour_map(image)
     upright = ImageOps.exif_transpose(image)
     if upright.mode == "P":
@@ -76,12 +82,12 @@ def _shallow_mask(image: Image.Image, number: int | None, *, is_lossy: bool) -> 
 
 
 def _dicom_mask(data: bytes, frame: int | None) -> Lesion:
-    """The mask in a DICOM image that is no SEG. Raises UnfitError."""
+    """Read the mask in a DICOM image that is not a SEG. Raises UnfitError."""
     if dicom_frame.is_colour(data):
         return lesion.of_colours(np.moveaxis(np.asarray(dicom_frame.decode(data, frame)), -1, 0), 255)
     header = elements.read(data, dicom_frame.SHAPE).dataset
     if frame is None and dicom_frame.frames(data) > 1:
-        dicom_frame.decode(data)  # says which frames there are
+        dicom_frame.decode(data)  # its error lists the frames
     if str(header.get("PhotometricInterpretation", "")) != "MONOCHROME2":
         raise UnfitError("its grey is inverted (MONOCHROME1)", "save it as a DICOM SEG, or as PNG")
     values = dicom_frame.stored(data, frame or 1)
@@ -89,7 +95,7 @@ def _dicom_mask(data: bytes, frame: int | None) -> Lesion:
 
 
 def _grey_values(image: Image.Image, white: int, *, inverted: bool) -> tuple[np.ndarray, int]:
-    """The values of a grey image without alpha as they are saved, and its white."""
+    """Return the stored values of a grey image without alpha, and its value of white."""
     if image.mode == "1":
         return np.asarray(image).astype(np.uint8) * np.uint8(255), 255
     if image.mode == "L":
@@ -99,7 +105,7 @@ def _grey_values(image: Image.Image, white: int, *, inverted: bool) -> tuple[np.
 
 
 def _palette(image: Image.Image, fine: np.ndarray | None) -> tuple[np.ndarray, int]:
-    """Red, green, blue and alpha of each of a palette's numbers, and their greatest value."""
+    """Return the RGBA colour of each palette index, and the maximal value of a channel."""
     if fine is not None:
         return np.concatenate([fine, np.full((len(fine), 1), deep.FULL)], 1), deep.FULL
     image.apply_transparency()

@@ -1,4 +1,4 @@
-"""A file of an image or a mask opened within bounds on bytes and pixels; what is wrong with it is a UserError."""
+"""Opening of image and mask files within bounds on bytes and pixels; faults become UserErrors."""
 
 import stat
 import struct
@@ -13,20 +13,26 @@ from jaxtyping import Integer
 from PIL import Image, UnidentifiedImageError
 
 from ynet.data import archives, deep
-from ynet.data.dicom.elements import STARTS_IN, UnfitError, is_dicom
+from ynet.data.dicom.elements import STARTS_IN, is_dicom
+from ynet.data.dicom.faults import UnfitError
 from ynet.data.frames import source
 from ynet.data.limits import MAX_FILE_BYTES, MAX_PIXELS
 from ynet.errors import UserError
 
-FORMATS = ("PNG", "JPEG", "TIFF")
+SIGNATURES = {
+    "PNG": (b"\x89PNG",),
+    "JPEG": (b"\xff\xd8",),
+    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+}
+"""The formats that Pillow reads here, by its names, with their first bytes. `ynet.data.dicom` reads DICOM."""
+FORMATS = tuple(SIGNATURES)
 SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 ONE_CHANNEL = ("1", "L", *SIXTEEN_BIT)
 GREY = (*ONE_CHANNEL, "LA", "La")
 IMAGE, MASK = "image", "mask"
-_SIGNATURES = {"PNG": (b"\x89PNG",), "JPEG": (b"\xff\xd8",), "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")}
-_INVERTED = 0  # TIFF's PhotometricInterpretation "WhiteIsZero"; Pillow mends it in 8 bit only
+_INVERTED = 0  # TIFF's PhotometricInterpretation "WhiteIsZero"; Pillow handles it for 8 bits only
 _PHOTOMETRIC, _SAMPLE_FORMAT, _SIGNED = 262, 339, 2
-# What Pillow's parsers raise on a damaged file. Warning: they also warn, and a caller may make that an error.
+# What Pillow's parsers raise on a damaged file. Warning: a caller may have turned warnings into errors.
 _DAMAGED = (
     OSError,
     SyntaxError,
@@ -44,13 +50,13 @@ _DAMAGED = (
     Warning,
 )
 
-# For good, at import: `catch_warnings` would change the filters under other threads.
+# Set once at import, since `catch_warnings` would change the filters of other threads.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
 @contextmanager
 def reading(path: Path, kind: str = IMAGE) -> Iterator[tuple[bytes | None, int | None]]:
-    """The bytes of a DICOM file, None of any other, and the frame that is named; what goes wrong is a UserError."""
+    """Read a DICOM file's bytes, None for another file, and the named frame. Faults inside become UserErrors."""
     file_path, frame = source(path)
     with mended(file_path, kind):
         with file_path.open("rb") as file:
@@ -65,7 +71,7 @@ def reading(path: Path, kind: str = IMAGE) -> Iterator[tuple[bytes | None, int |
 
 @contextmanager
 def opened(path: Path, kind: str = IMAGE) -> Iterator[Image.Image]:
-    """The image in `path`, not yet decoded, within bounds; what goes wrong inside is a UserError too."""
+    """Open the image in `path` without decoding it, within bounds. Faults in the block become UserErrors."""
     with mended(path, kind), path.open("rb") as file:
         try:
             image = Image.open(file, formats=FORMATS)
@@ -78,7 +84,7 @@ def opened(path: Path, kind: str = IMAGE) -> Iterator[Image.Image]:
 
 @contextmanager
 def mended(path: Path, kind: str = IMAGE) -> Iterator[None]:
-    """What goes wrong with an image's file inside, said as a UserError; a file that is too large, before it begins."""
+    """Turn faults of an image's file in the block into UserErrors; refuse a file that is too large before it."""
     what = f"{kind} {path} cannot be read"
     try:
         status = path.stat()
@@ -93,7 +99,7 @@ def mended(path: Path, kind: str = IMAGE) -> Iterator[None]:
     except FileNotFoundError:
         raise UserError(what, "there is no such file", "check the path") from None
     except PermissionError:
-        raise UserError(what, "its rights do not let you read it", "change its rights") from None
+        raise UserError(what, "you have no permission to read it", "change its permissions") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         why, do = _too_many_pixels("far")
         raise UserError(what, why, do) from None
@@ -102,14 +108,14 @@ def mended(path: Path, kind: str = IMAGE) -> Iterator[None]:
 
 
 def _unidentified(path: Path) -> UnfitError:
-    """Why Pillow does not open a file: it is none of these, or of a kind that it does not know."""
+    """Return why Pillow does not open a file: another format, or an unsupported kind of a known one."""
     with path.open("rb") as file:
         start = file.read(4)
-    for name, signatures in _SIGNATURES.items():
+    for name, signatures in SIGNATURES.items():
         if start.startswith(signatures):
-            why = f"it is damaged, or a {name} of a kind that is not read"
+            why = f"it is damaged, or an unsupported kind of {name}"
             return UnfitError(why, "save it as PNG of 8 or 16 bit, grey or RGB")
-    why = f"it is no {', '.join(FORMATS)} or DICOM image"
+    why = f"it is not a {', '.join(FORMATS)} or DICOM image"
     return UnfitError(why, "save it as PNG, JPEG, TIFF or DICOM")
 
 
@@ -119,7 +125,7 @@ def _refuse_unfit(image: Image.Image) -> None:
     if getattr(image, "is_animated", False):
         raise UnfitError("it holds several frames", "save each frame as a file of its own")
     if image.mode == "F":
-        raise UnfitError("its pixels are floating point", "save it with 8 or 16 bit whole numbers")
+        raise UnfitError("its pixels are floating point", "save it with 8- or 16-bit integers")
     if image.mode == "L" and _SIGNED in getattr(image, "tag_v2", {}).get(_SAMPLE_FORMAT, ()):
         raise UnfitError("its values may be below 0", "save it with 8 or 16 bit, unsigned")
     if image.mode == "LAB":
@@ -134,12 +140,12 @@ def _too_many_pixels(size: str) -> tuple[str, str]:
 
 
 def is_inverted(image: Image.Image) -> bool:
-    """Whether 0 is white in an image of 12 or 16 bit grey, and Pillow has not turned it."""
+    """Return whether 0 is white in a 12- or 16-bit grey image, which Pillow does not invert."""
     return image.mode in SIXTEEN_BIT and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _INVERTED
 
 
 def sixteen_bit(image: Image.Image) -> Integer[np.ndarray, "h w"]:
-    """The values of grey of more than 8 bit. Raises UnfitError when 16 bit do not hold them."""
+    """Return the values of a grey image of more than 8 bits. Raises UnfitError when they exceed 16 bits."""
     values = np.asarray(image)
     if values.min() < 0 or values.max() > deep.FULL:
         raise UnfitError("it has values below 0 or above 65535", "save it with 8 or 16 bit, unsigned")
@@ -147,5 +153,5 @@ def sixteen_bit(image: Image.Image) -> Integer[np.ndarray, "h w"]:
 
 
 def plain_colours(image: Image.Image) -> str:
-    """The mode, without a palette and without colours that are multiplied with alpha, that holds an image's pixels."""
+    """Return the mode, without palette or premultiplied alpha, that holds an image's pixels."""
     return {"P": "RGBA", "PA": "RGBA", "RGBa": "RGBA", "La": "LA"}.get(image.mode, "RGB")

@@ -1,4 +1,4 @@
-"""The report of a check: problems with their rows, beside counts of what the site holds."""
+"""The report of a check: problems by row, and counts of the site's data."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,21 +14,21 @@ COLOURS: Mapping[Severity, str] = {"error": "red", "warning": "yellow"}
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with one cell of the manifest, or with the file it names.
+    """A problem with one cell of the manifest, or with the file that it names.
 
-    Holds neither a path nor a patient's id: it may be logged, and sent to whoever helps.
+    Holds neither a path nor a patient id, so it may be logged and sent to whoever helps.
     """
 
-    row: int  # as a spreadsheet counts: row 1, the header, stands for the whole manifest
+    row: int  # as spreadsheets count; row 1, the header, stands for the whole manifest
     column: str
-    severity: Severity  # an error must be mended before the site joins
+    severity: Severity  # an error must be fixed before the site joins
     what: str
     do: str
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was found, in the order of the rows. Counts are of rows whose cells can be used."""
+    """All problems in row order, and counts of the valid rows."""
 
     problems: tuple[Problem, ...]
     cases: int
@@ -39,28 +39,28 @@ class Report:
 
     @property
     def errors(self) -> tuple[Problem, ...]:
-        """The problems that must be mended."""
+        """The problems that must be fixed."""
         return tuple(problem for problem in self.problems if problem.severity == "error")
 
     @property
     def warnings(self) -> tuple[Problem, ...]:
-        """The problems that may be meant."""
+        """The problems that may be intended."""
         return tuple(problem for problem in self.problems if problem.severity == "warning")
 
     def to_json(self) -> dict[str, Any]:
-        """The report in the form for JSON, which is a public interface.
+        """Return the report as JSON, a public interface.
 
         `ok` (no error), `errors` and `warnings` (how many), `cases`, `patients`, `cases_per_class`,
         `cases_per_split` (`train`, `test`), `images_per_size` (`"width x height"`), and `problems`, a list of `row`
-        (as a spreadsheet counts; 1 stands for the whole manifest), `column`, `severity` (`error`, `warning`),
-        `what` and `do`. No path and no patient's id is in it.
+        (as spreadsheets count; 1 stands for the whole manifest), `column`, `severity` (`error`, `warning`),
+        `what` and `do`. It holds no path and no patient id.
         """
         counts = {"ok": not self.errors, "errors": len(self.errors), "warnings": len(self.warnings)}
         return counts | asdict(self) | {"problems": [asdict(problem) for problem in self.problems]}
 
 
 def table(report: Report) -> Table:
-    """Every problem as a row for the terminal, with the counts below; no rows, and no head, when there is none."""
+    """Format the report for the terminal: one row per problem, with the counts below; no header without problems."""
     shown = Table(caption=_counts(report), caption_justify="left", expand=True)
     if not report.problems:
         shown.show_header, shown.box = False, None

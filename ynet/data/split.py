@@ -1,4 +1,4 @@
-"""The split of a site's patients into those to train on and those to test on."""
+"""The split of a site's patients into training and test patients."""
 
 import hashlib
 from typing import Literal
@@ -9,10 +9,10 @@ Purpose = Literal["test", "validation"]
 
 
 def is_held_back(patient: str, seed: int, purpose: Purpose = "test") -> bool:
-    """Whether a patient is held back: a quarter are, by a digest of `purpose`, `seed` and the patient's id alone.
+    """Return whether a patient is held back; about a quarter are, by a digest of `purpose`, `seed` and patient id.
 
-    Nothing of any other patient, and no label, is looked at: whoever comes or goes moves nobody else. How many of a
-    class are held back is therefore left to chance. What the purposes hold back is independent, under one seed too.
+    The result does not depend on other patients or on labels, so adding or removing a patient moves nobody else. The
+    share that is held back varies by class. The purposes are independent, even under one seed.
     """
     digest = hashlib.sha256(f"{purpose}\0{seed}\0{patient}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < TEST_SHARE * 2**64

@@ -1,9 +1,9 @@
-"""Synthetic hospitals, in which a lesion's texture and outline decide the class while the background misleads."""
+"""Synthetic hospitals: a lesion's texture and outline determine its class; the background is a distractor."""
 
 import csv
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,8 +21,8 @@ COLUMNS = ("image", "mask", "label", "patient", "split", "age", "background")
 Plane = Float[np.ndarray, "size size"]
 
 
-class _Scanner(NamedTuple):
-    """What makes one site's images unlike another's."""
+class Scanner(NamedTuple):
+    """The properties in which sites' images differ."""
 
     gain: float
     offset: float
@@ -30,8 +30,8 @@ class _Scanner(NamedTuple):
     noise: float
 
 
-class _Patient(NamedTuple):
-    """What all images of one patient share."""
+class Patient(NamedTuple):
+    """The properties that all images of a patient share."""
 
     name: str
     label: str
@@ -40,35 +40,48 @@ class _Patient(NamedTuple):
     body: tuple[float, float, float]  # half axes as a share of the side, and how square it is
 
 
-def make_federation(root: Path, sites: Mapping[str, int], seed: int, size: int = 96) -> None:
-    """One folder per site under `root`, with `manifest.csv`, `images/` and `masks/`, and as many images as asked.
+class Appearance(NamedTuple):
+    """What the images show: the classes, and a function that draws one image and its mask."""
 
-    A site depends on `seed`, its name and its number of images alone. Classes are even and so are backgrounds,
-    drawn per patient and without regard to the class; lesions of all classes have the same area and the same mean
-    and spread of grey, so neither background nor histogram tells them apart.
+    classes: tuple[str, ...]
+    draw: Callable[[Patient, int, Scanner, Generator], tuple[np.ndarray, np.ndarray]]
+
+
+def make_federation(
+    root: Path, sites: Mapping[str, int], seed: int, size: int = 96, appearance: Appearance | None = None
+) -> None:
+    """Write one folder per site under `root`, with `manifest.csv`, `images/` and `masks/`.
+
+    `sites` gives the number of images of each site. A site depends only on `seed`, its name, that number and the
+    `appearance`. Classes are balanced. Backgrounds are drawn per patient, independently of the class. With the default
+    appearance, lesions of all classes have the same area and the same mean and spread of grey, so neither background
+    nor histogram separates the classes.
     """
     for site, images in sites.items():
         digest = hashlib.sha256(f"{seed}\0{site}".encode()).digest()
-        _make_site(root / site, site, images, size, np.random.default_rng(list(digest)), seed)
+        random = np.random.default_rng(list(digest))
+        _make_site(root / site, site, images, size, random, seed, appearance or TEXTURES)
 
 
-def _make_site(folder: Path, site: str, images: int, size: int, random: Generator, seed: int) -> None:
+def _make_site(
+    folder: Path, site: str, images: int, size: int, random: Generator, seed: int, appearance: Appearance
+) -> None:
     for kind in ("images", "masks"):
         (folder / kind).mkdir(parents=True, exist_ok=True)
-    scanner = _Scanner(
+    scanner = Scanner(
         gain=random.uniform(0.6, 1.0),
         offset=random.uniform(0.0, 0.15),
         gamma=random.uniform(0.8, 1.25),
         noise=random.uniform(0.01, 0.04),
     )
-    patients = _patients(site, images, random)
+    patients = _patients(site, images, appearance.classes, random)
     held_back = _held_back(patients, seed)
     with (folder / "manifest.csv").open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(COLUMNS)
         for number, patient in enumerate(patients, start=1):
             name = f"{site}_{number:04d}.png"
-            image, mask = _draw(patient, size, scanner, random)
+            image, mask = appearance.draw(patient, size, scanner, random)
             Image.fromarray(image).save(folder / "images" / name)
             Image.fromarray(mask).save(folder / "masks" / name)
             split = "test" if patient.name in held_back else "train"
@@ -76,15 +89,15 @@ def _make_site(folder: Path, site: str, images: int, size: int, random: Generato
             rows.writerow((*paths, patient.label, patient.name, split, patient.age, patient.background))
 
 
-def _patients(site: str, images: int, random: Generator) -> list[_Patient]:
-    """The patient of each image, one to four images each; classes in turn, as even as patients allow."""
-    of_image: list[_Patient] = []
-    left = dict.fromkeys(CLASSES, 0)
+def _patients(site: str, images: int, classes: Sequence[str], random: Generator) -> list[Patient]:
+    """Return the patient of each image, one to four images per patient, with classes as balanced as possible."""
+    of_image: list[Patient] = []
+    left = dict.fromkeys(classes, 0)
     number = 0
     while len(of_image) < images:
         number += 1
-        label = min(CLASSES, key=lambda name: left[name])
-        patient = _Patient(
+        label = min(classes, key=lambda name: left[name])
+        patient = Patient(
             name=f"{site}-P{number:03d}",
             label=label,
             background=str(random.choice(BACKGROUNDS)),
@@ -97,17 +110,17 @@ def _patients(site: str, images: int, random: Generator) -> list[_Patient]:
     return of_image
 
 
-def _held_back(patients: Sequence[_Patient], seed: int) -> frozenset[str]:
-    """The patients to test on: a quarter of each class's, by rank, at least one left to train on.
+def _held_back(patients: Sequence[Patient], seed: int) -> frozenset[str]:
+    """Choose the test patients: a quarter of each class, by rank, with at least one left for training.
 
-    Whose split this is depends on the others, so that small classes come out even: drawn hospitals may, for they
-    write it into their column `split`. A manifest without one is never split so.
+    A patient's split depends on the other patients here, which balances small classes. That is safe because synthetic
+    hospitals write it into their `split` column; a manifest without that column is split by `is_held_back`.
     """
     of_class: defaultdict[str, list[str]] = defaultdict(list)
     for patient in dict.fromkeys(patients):
         of_class[patient.label].append(patient.name)
     held_back: set[str] = set()
-    owed = 0.0  # what rounding in one class left over goes to the next
+    owed = 0.0  # rounding error, carried to the next class
     for label in sorted(of_class):
         names = sorted(of_class[label], key=lambda name: hashlib.sha256(f"{seed}\0{name}".encode()).digest())
         owed += TEST_SHARE * len(names)
@@ -117,13 +130,13 @@ def _held_back(patients: Sequence[_Patient], seed: int) -> frozenset[str]:
     return frozenset(held_back)
 
 
-def _draw(patient: _Patient, size: int, scanner: _Scanner, random: Generator) -> tuple[np.ndarray, np.ndarray]:
-    """An 8-bit image, and its mask of 0 and 255."""
+def _draw(patient: Patient, size: int, scanner: Scanner, random: Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draw an 8-bit image and its mask of 0 and 255."""
     y, x = (np.mgrid[:size, :size] + 0.5) / size - 0.5
     half_height, half_width, power = patient.body
     depth = 1 - (np.abs(y / half_height) ** power + np.abs(x / half_width) ** power) ** (1 / power)
     tissue = 0.38 + 0.07 * _background(patient.background, size, random)
-    tissue += 0.06 * _field(size, random, 1, 3)  # uneven illumination, in every background
+    tissue += 0.06 * field(size, random, 1, 3)  # uneven illumination, in every background
     radius = random.uniform(0.14, 0.19)
     reach, angle = random.uniform(0, 0.20), random.uniform(0, 2 * np.pi)
     dy, dx = y - reach * np.sin(angle), x - reach * np.cos(angle)
@@ -142,7 +155,7 @@ def _draw(patient: _Patient, size: int, scanner: _Scanner, random: Generator) ->
 def _lesion(
     label: str, dy: Plane, dx: Plane, radius: float, size: int, random: Generator
 ) -> tuple[Bool[np.ndarray, "size size"], Plane]:
-    """Which pixels a lesion takes, and its grey inside, for which only mean and spread will be evened out."""
+    """Draw a lesion's mask and its grey pattern; mean and spread of the pattern are normalised later."""
     distance, angle = np.hypot(dy, dx), np.arctan2(dy, dx)
     outline = 1 + sum(
         random.uniform(0.03, 0.09) * np.cos(wave * angle + random.uniform(0, 2 * np.pi)) for wave in (2, 3)
@@ -154,24 +167,24 @@ def _lesion(
     relative = distance / outline
     if label == "ring":
         rim = np.exp(-((relative - 0.78) ** 2) / 0.02)
-        pattern = rim + 0.15 * _field(size, random, 3, 8)
+        pattern = rim + 0.15 * field(size, random, 3, 8)
     elif label == "smooth":
-        pattern = _field(size, random, 2, 6)
+        pattern = field(size, random, 2, 6)
     else:
-        pattern = _field(size, random, 14, 30)
+        pattern = field(size, random, 14, 30)
     return relative < 1, pattern
 
 
 def _background(kind: str, size: int, random: Generator) -> Plane:
     if kind == "cloudy":
-        return _field(size, random, 3, 9)
+        return field(size, random, 3, 9)
     if kind == "granular":
-        return _field(size, random, 9, 16)
-    return _field(size, random, 4, 24, direction=random.uniform(0, np.pi))
+        return field(size, random, 9, 16)
+    return field(size, random, 4, 24, direction=random.uniform(0, np.pi))
 
 
-def _field(size: int, random: Generator, low: int, high: int, direction: float | None = None) -> Plane:
-    """Noise of mean 0 and deviation 1 with `low` to `high` waves a side, all along one direction if given."""
+def field(size: int, random: Generator, low: int, high: int, direction: float | None = None) -> Plane:
+    """Draw noise of mean 0 and deviation 1 with `low` to `high` waves per side, along `direction` if given."""
     fy, fx = np.meshgrid(np.fft.fftfreq(size, 1 / size), np.fft.rfftfreq(size, 1 / size), indexing="ij")
     frequency = np.hypot(fy, fx)
     kept = np.exp(-((frequency / high) ** 4)) * (1 - np.exp(-((frequency / low) ** 4)))
@@ -188,3 +201,6 @@ def _blur(plane: Plane, pixels: float) -> Plane:
     fy, fx = np.meshgrid(np.fft.fftfreq(size), np.fft.rfftfreq(size), indexing="ij")
     kept = np.exp(-2 * (np.pi * pixels) ** 2 * (fy**2 + fx**2))
     return np.asarray(np.fft.irfft2(np.fft.rfft2(plane) * kept, s=plane.shape))
+
+
+TEXTURES = Appearance(CLASSES, _draw)

@@ -18,7 +18,7 @@ from ynet.errors import RefusedError
 from ynet.federation import hub_pb2 as pb
 from ynet.runtime.home import write_private
 from ynet.trust import chain, identity
-from ynet.trust.chain import Head, Link
+from ynet.trust.chain import ChainHead, ChainLink
 from ynet.trust.identity import Identity
 from ynet.trust.journal import AuditError
 from ynet.trust.succession import Past
@@ -42,7 +42,7 @@ class Countersigned:
     certificate: str  # PEM, the signer's
 
 
-_SIGNED, _SEEN = TypeAdapter(Countersigned), TypeAdapter(dict[str, Head])
+_SIGNED, _SEEN = TypeAdapter(Countersigned), TypeAdapter(dict[str, ChainHead])
 
 
 class Witness:
@@ -56,7 +56,7 @@ class Witness:
         self._authorities = authorities if callable(authorities) else lambda: authorities
         self._lock = threading.Lock()
 
-    def sign(self, owner: str, head: Head, now: dt.datetime) -> Countersigned:
+    def sign(self, owner: str, head: ChainHead, now: dt.datetime) -> Countersigned:
         """Sign the head of another's log. Raises RefusedError when the log was longer, or had another content."""
         with self._lock:
             seen = self._seen()
@@ -87,7 +87,7 @@ class Witness:
             else:
                 write_private(self._home / SIGNED, b"".join([*lines[-MOST_SIGNED:], line]))
 
-    def _seen(self) -> Mapping[str, Head]:
+    def _seen(self) -> Mapping[str, ChainHead]:
         file = self._home / SEEN
         try:
             return _SEEN.validate_json(file.read_bytes()) if file.exists() else {}
@@ -119,7 +119,7 @@ def check(one: Countersigned, authorities: bytes) -> None:
     except (ValueError, OverflowError, OSError):
         raise RefusedError("a signature was refused", "it names no time", "update ynet") from None
     identity.check_member(certificate, one.by or None, authorities, at)
-    message = _message(one.owner, one.by, Head(one.number, one.digest), one.time)
+    message = _message(one.owner, one.by, ChainHead(one.number, one.digest), one.time)
     identity.check_signature(certificate, bytes.fromhex(one.signature), message)
 
 
@@ -132,7 +132,7 @@ def kept(home: Path) -> Iterator[Countersigned]:
             raise _broken("a signature of its heads cannot be read") from None
 
 
-def verify(home: Path, links: Iterable[Link], authorities: bytes, past: Iterable[Past] = ()) -> int:
+def verify(home: Path, links: Iterable[ChainLink], authorities: bytes, past: Iterable[Past] = ()) -> int:
     """Check all signed heads of a log against the log. Returns their number. Raises AuditError.
 
     A signer's certificate may be of an authority of the `past`, where it was signed before that one's end.
@@ -155,7 +155,7 @@ def verify(home: Path, links: Iterable[Link], authorities: bytes, past: Iterable
     return len(signed)
 
 
-def _message(owner: str, by: str, head: Head, time: float) -> bytes:
+def _message(owner: str, by: str, head: ChainHead, time: float) -> bytes:
     return b"ynet audit head 1\0" + json.dumps([owner, by, head.number, head.digest, time]).encode()
 
 

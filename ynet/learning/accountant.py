@@ -1,7 +1,7 @@
-"""What DP-SGD spends: privacy loss distributions of the Poisson-sampled Gaussian mechanism, by dp-accounting.
+"""The privacy accountant of DP-SGD: the Poisson-sampled Gaussian mechanism, composed by dp-accounting.
 
-The unit is a patient: neighbouring data sets differ in one patient's presence. Epsilons are upper bounds, by
-dp-accounting's pessimistic discretisation (Doroshenko et al., PETS 2022).
+Neighbouring data sets differ in one patient's presence. dp-accounting composes privacy loss distributions with a
+pessimistic discretisation (Doroshenko et al., PETS 2022), so epsilons are upper bounds.
 """
 
 import math
@@ -15,22 +15,22 @@ from dp_accounting.rdp import RdpAccountant
 
 from ynet.errors import UserError
 
-PRECISION = 1e-3  # of a noise multiplier that is solved for, as a share of it
-LOOSE = 0.5  # Renyi accounting asks for no more than twice the noise that is needed
-ORDERS = (*range(2, 65), 80, 96, 128, 192, 256, 512, 1024)  # whole ones: the others are sums that may not end
+PRECISION = 1e-3  # relative precision of a calibrated noise multiplier
+LOOSE = 0.5  # Renyi accounting needs at most twice the necessary noise
+ORDERS = (*range(2, 65), 80, 96, 128, 192, 256, 512, 1024)  # integers: other orders need infinite sums
 MOST_NOISE = 1e4  # beyond it there is no signal left
 
 
-class Spent(NamedTuple):
-    """Some steps of one mechanism."""
+class MechanismSteps(NamedTuple):
+    """A number of steps of one mechanism."""
 
     noise_multiplier: float  # standard deviation of the noise over the clipping norm; above 0
-    sampling_rate: float  # the chance of each patient to be in a step; above 0, at most 1
+    sampling_rate: float  # each patient's probability to be in a step; above 0, at most 1
     steps: int
 
 
-def epsilon(spent: Iterable[Spent], delta: float) -> float:
-    """The epsilon at `delta` of all that was spent on the same patients. 0 for nothing."""
+def epsilon(spent: Iterable[MechanismSteps], delta: float) -> float:
+    """Return the epsilon at `delta` of all steps on the same patients; 0 for no step."""
     accountant, is_empty = PLDAccountant(), True
     for steps in together(spent):
         is_empty = False
@@ -40,15 +40,16 @@ def epsilon(spent: Iterable[Spent], delta: float) -> float:
 
 @cache
 def noise_multiplier(target: float, delta: float, sampling_rate: float, steps: int) -> float:
-    """The least noise multiplier, to PRECISION and rounded up, with which `steps` stay within (target, delta)-DP.
+    """Return the least noise multiplier with which `steps` steps are (target, delta)-DP, rounded up to PRECISION.
 
-    Raises UserError when no reasonable noise does.
+    Raises:
+        UserError: No reasonable noise is enough.
     """
 
     def made(noise: float) -> dp.DpEvent:
         return dp.SelfComposedDpEvent(_event(noise, sampling_rate), steps)
 
-    # Renyi accounting first: it is loose, and takes no memory for too little noise, of which the other takes terabytes.
+    # Renyi accounting gives the bracket: for too little noise, privacy loss distributions would need terabytes.
     try:
         renyi = partial(RdpAccountant, ORDERS)
         above = dp.calibrate_dp_mechanism(renyi, made, target, delta, dp.LowerEndpointAndGuess(0.0, 1.0))
@@ -58,18 +59,18 @@ def noise_multiplier(target: float, delta: float, sampling_rate: float, steps: i
         above = math.inf
     if above > MOST_NOISE:
         why = f"no reasonable noise keeps {steps} steps within epsilon {target:g} at delta {delta:g}"
-        raise UserError("the plan's privacy cannot be had", why, "raise epsilon, or train fewer rounds")
+        raise UserError("the plan's privacy cannot be reached", why, "raise epsilon, or train fewer rounds")
     return float(found)
 
 
-def together(spent: Iterable[Spent]) -> list[Spent]:
-    """The steps of equal mechanisms added up, in the mechanisms' order: to compose them so is cheaper, and the same."""
+def together(spent: Iterable[MechanismSteps]) -> list[MechanismSteps]:
+    """Add up the steps of equal mechanisms, sorted by mechanism: the composition is the same, but cheaper."""
     steps: dict[tuple[float, float], int] = {}
     for noise, rate, count in spent:
         if not noise > 0:
             raise ValueError("a mechanism without noise has no epsilon")
         steps[noise, rate] = steps.get((noise, rate), 0) + count
-    return [Spent(noise, rate, count) for (noise, rate), count in sorted(steps.items())]
+    return [MechanismSteps(noise, rate, count) for (noise, rate), count in sorted(steps.items())]
 
 
 def _event(noise: float, rate: float) -> dp.DpEvent:

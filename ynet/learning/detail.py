@@ -1,8 +1,8 @@
-"""The detail code: 32 bits that rank cases whose codes are equally far from a query's.
+"""The detail code: 32 bits that break ties between cases whose codes are equally far from the query's.
 
-The signs of a rotation of the feature that the code is read from, once each of its channels is measured by its mean and
-its standard deviation. The rotation is the plan's. Mean and deviation are arrays of the network that no gradient moves:
-each round a site puts those of its own training cases there, and the sites' are averaged as all weights are.
+The detail code is the signs of a rotation of the standardised feature. The plan's seed fixes the rotation. The mean and
+the standard deviation of each channel are arrays of the network without a gradient: each round a site sets them to
+those of its training cases, and the server averages them like all weights.
 """
 
 import torch
@@ -12,29 +12,29 @@ from torch import Tensor, nn
 from ynet.learning.hashing import codebook
 
 DETAIL_BITS = 32
-QUIET = 1e-3  # a channel whose deviation is less counts as one with this: most that are so never fire
-FARTHEST = 4.0  # deviations from the mean; what lies beyond counts as this far, so that no channel decides all bits
+QUIET = 1e-3  # smallest standard deviation: most channels below it are always 0
+FARTHEST = 4.0  # clip, in standard deviations, so that no channel decides all bits
 
 
 class Detail(nn.Module):
-    """What a feature is measured by, and the rotation of what comes out."""
+    """Standardises a feature and rotates it."""
 
     def __init__(self, features: int, seed: int) -> None:
         super().__init__()
         self.centre = nn.Parameter(torch.zeros(features), requires_grad=False)
         self.spread = nn.Parameter(torch.ones(features), requires_grad=False)
-        # Orthogonal rows of -1 and +1, cut to the number of channels: no generator, no rounding, the same everywhere.
+        # Orthogonal rows of -1 and +1, cut to the number of channels: without a generator, equal on every machine.
         self._rotation = codebook(DETAIL_BITS, 1 << (features - 1).bit_length(), seed)[:, :features]
 
     def forward(self, feature: Float[Tensor, "batch features"]) -> Float[Tensor, "batch 32"]:
-        """The detail code's values, signed; their signs are the bits."""
+        """Return the detail code's signed values; their signs are the bits."""
         measured = (feature.float() - self.centre) / self.spread.clamp(min=QUIET)
         values: Tensor = measured.clamp(-FARTHEST, FARTHEST) @ self._rotation.T.to(feature.device)
         return values
 
 
-class Seen:
-    """The features of a round's training images, summed."""
+class FeatureSums:
+    """Running sums of the features of a round's training images."""
 
     def __init__(self) -> None:
         self._images = 0
@@ -42,13 +42,13 @@ class Seen:
         self._squares: Tensor | float = 0.0
 
     def add(self, feature: Float[Tensor, "batch features"]) -> None:
-        """Count the features of some images."""
-        values = feature.detach().double().cpu()  # single precision would lose a small deviation beside a large mean
+        """Add the features of some images."""
+        values = feature.detach().double().cpu()  # single precision loses a small deviation from a large mean
         self._images += len(values)
         self._sum, self._squares = self._sum + values.sum(0), self._squares + values.square().sum(0)
 
     def measure(self, detail: Detail) -> None:
-        """From now on features are measured by those seen here, of which there is at least one."""
+        """Set the mean and the deviation of `detail` to those of the added features, at least one."""
         mean = torch.as_tensor(self._sum) / self._images
         variance = torch.as_tensor(self._squares) / self._images - mean.square()
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Where the network runs, and whether it has room there."""
+"""The device that the network runs on, and errors of its memory."""
 
 import logging
 
@@ -10,9 +10,10 @@ log = logging.getLogger("ynet.learning.device")
 
 
 def choose(name: str) -> torch.device:
-    """The device of that name (`cpu`, `cuda`, `mps`), after a small sum on it; for `auto` the best that does one.
+    """Return the named device (`cpu`, `cuda`, `mps`) after a test computation; for `auto` the best that passes it.
 
-    Raises UserError when the device that is named cannot be used.
+    Raises:
+        UserError: The named device cannot be used.
     """
     if name != "auto":
         if why := _unusable(name):
@@ -37,7 +38,7 @@ def _is_there(name: str) -> bool:
 
 
 def _unusable(name: str) -> str:
-    """Why a device cannot be used; empty where it did a small sum."""
+    """Return why a device cannot be used; empty where a test computation succeeds."""
     if not _is_there(name):
         if name == "cuda" and torch.version.cuda is None:
             return f"the torch that is installed here ({torch.__version__}) is built without CUDA"
@@ -51,7 +52,7 @@ def _unusable(name: str) -> str:
 
 
 def ran_out_of_memory(error: Exception) -> bool:
-    """Whether an allocation failed: Python's, numpy's or torch's, which on a CPU has no error of its own for it."""
+    """Return whether an allocation failed: Python's, numpy's or torch's, which on a CPU has no error class for it."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

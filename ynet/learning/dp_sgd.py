@@ -1,13 +1,13 @@
-"""DP-SGD with the patient as its unit: each patient's gradient clipped, the sum noised (Abadi et al., CCS 2016).
+"""Patient-level DP-SGD: clip each patient's gradient, add noise to the sum (Abadi et al., CCS 2016).
 
-Neighbouring data sets differ in one patient, whose images, masks and labels count in one of them and not in the other;
-how many patients there are is known (Kairouz et al., ICML 2021: "zero-out"). A step takes each patient with the same
-chance, independently (Poisson sampling), and of each one some views: images of that patient, drawn anew and augmented,
-whose mean loss gives the patient's one gradient.
+Neighbouring data sets differ in one patient, whose images, masks and labels count in only one of them; the number of
+patients is public (Kairouz et al., ICML 2021: "zero-out"). A step samples each patient independently with the same
+probability (Poisson sampling). For each sampled patient it draws some views: augmented images of that patient, whose
+mean loss gives the patient's one gradient.
 
-What is drawn for a patient in a step depends on a secret, the step and that patient, and on nobody else: without one
-patient the others' gradients are the same, and the sum moves by one clipped gradient. The secret and the noise come
-from the operating system's randomness: who knows a seed takes the noise out again.
+A patient's draws in a step depend on a secret, the step and that patient only. So removing one patient leaves the
+others' gradients unchanged, and the sum moves by one clipped gradient. The secret and the noise come from the operating
+system's randomness: a known seed would allow to subtract the noise.
 """
 
 import hashlib
@@ -20,37 +20,38 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
 from ynet.learning import accountant
-from ynet.learning.accountant import Spent
+from ynet.learning.accountant import MechanismSteps
 from ynet.learning.grid_noise import Randomness, off_grid, on_grid
 from ynet.learning.per_patient_gradients import Gradient, Whole
 from ynet.plan import Plan
 
 ROUNDING = 4e-6
-"""Of the bound: by how much a patient's clipped gradient may move when it is computed beside other patients, in single
-precision (measured: 1e-6). Of each patient so much is kept free under the bound."""
+"""Share of the bound by which a patient's clipped gradient may change with the other patients of its pass, in single
+precision (measured: 1e-6). The bound is lowered by this share for each patient."""
 
 LONGEST = 1e30
-"""A gradient longer than this counts as not finite: single precision cannot shorten it to the bound."""
+"""A longer gradient counts as not finite: single precision cannot scale it to the bound."""
 
 
 class Mechanism(NamedTuple):
-    """What a site's steps do, the same in all rounds of a run."""
+    """The parameters of a site's private steps, the same in all rounds of a run."""
 
     noise_multiplier: float  # standard deviation of the noise over the clipping norm
-    sampling_rate: float  # each patient's chance to be in a step
+    sampling_rate: float  # each patient's probability to be in a step
     steps: int  # of one round
     max_grad_norm: float
-    batch: float  # patients expected in a step
+    batch: float  # expected number of patients in a step
 
-    def spends(self, rounds: int = 1) -> Spent:
-        """What some rounds cost."""
-        return Spent(self.noise_multiplier, self.sampling_rate, self.steps * rounds)
+    def spends(self, rounds: int = 1) -> MechanismSteps:
+        """Return the steps of some rounds, for the accountant."""
+        return MechanismSteps(self.noise_multiplier, self.sampling_rate, self.steps * rounds)
 
 
 def mechanism(plan: Plan, patients: int) -> Mechanism:
-    """The mechanism with which a site of so many patients keeps the plan's epsilon and delta over all its rounds.
+    """Return the mechanism with which a site of `patients` patients keeps the plan's epsilon and delta in all rounds.
 
-    Raises UserError when no noise does.
+    Raises:
+        UserError: No reasonable noise is enough.
     """
     training, (epsilon, delta) = plan.training, plan.privacy.bound
     rate = min(1.0, training.batch_size / patients)
@@ -60,17 +61,17 @@ def mechanism(plan: Plan, patients: int) -> Mechanism:
 
 
 class Draw(NamedTuple):
-    """A patient's part in one step."""
+    """A patient's draw in one step."""
 
-    positions: Int64[Tensor, " views"]  # of the images that are shown, among all cases
-    generator: torch.Generator  # of their augmentation and of dropout
+    positions: Int64[Tensor, " views"]  # of the views' images, among all cases
+    generator: torch.Generator  # for their augmentation and dropout
 
 
 class Patients:
-    """Positions of a site's cases by patient, and what a round draws for each patient."""
+    """The positions of a site's cases by patient, and the sampling of patients."""
 
     def __init__(self, patient_of: Sequence[str]) -> None:
-        """`patient_of`: the patient of each case, in the cases' order."""
+        """Group the cases. `patient_of` is the patient of each case, in order."""
         self._patient_of = patient_of
         by_name: dict[str, list[int]] = {}
         for position, name in enumerate(patient_of):
@@ -79,17 +80,17 @@ class Patients:
 
     @staticmethod
     def together(parts: "Sequence[Patients]") -> "Patients":
-        """The patients of several sites whose cases stand one behind the other; none is at two of them."""
+        """Join the patients of several sites whose cases are concatenated. Sites share no patient."""
         return Patients([f"{site}/{name}" for site, part in enumerate(parts) for name in part._patient_of])
 
     def __len__(self) -> int:
         return len(self._positions)
 
     def draw(self, rate: float, views: int, step: int, secret: bytes) -> Iterator[Draw]:
-        """The patients of one step; none, now and then. A patient's draw depends on the patient, step and secret alone.
+        """Sample the patients of one step; there may be none. A draw depends on patient, step and secret only.
 
-        `secret`: 32 bytes, new in each round. The draws are those of a keyed hash (BLAKE2b), so nobody without the
-        secret can tell who takes part; what a patient's generator draws may be known (any fixed draws keep the bound).
+        `secret` has 32 bytes and is new in each round. A keyed hash (BLAKE2b) decides, so nobody without the secret
+        can tell who takes part. A patient's generator may be public: any fixed draws keep the bound.
         """
         for name, positions in self._positions.items():
             message = step.to_bytes(8, "big") + name.encode()
@@ -102,18 +103,18 @@ class Patients:
 
 
 class Clipped:
-    """The sum of patients' gradients, none of which moves it by more than the bound."""
+    """The sum of clipped gradients: no patient changes it by more than the bound."""
 
     def __init__(self, parameters: Sequence[nn.Parameter], max_grad_norm: float, patients: int = 1) -> None:
-        """`patients`: at most so many are in the sum; ROUNDING of each of them is left free under the bound."""
+        """Start an empty sum. `patients` is the largest number of patients in it, for ROUNDING."""
         self._max_grad_norm, self._bound = max_grad_norm, max_grad_norm / (1 + ROUNDING * patients)
         self._like = list(parameters)
         self.total = [torch.zeros_like(parameter, dtype=torch.float64) for parameter in parameters]
 
     def add(self, gradients: Sequence[Gradient | Float[Tensor, "patients ..."]]) -> Float64[Tensor, " patients"]:
-        """Add patients' gradients, one for each parameter; their lengths before clipping, which are not private.
+        """Clip and add patients' gradients, one for each parameter; return their norms before clipping (not private).
 
-        A gradient that is not finite counts as 0: one NaN would make all NaN.
+        A gradient that is not finite counts as 0: one NaN would spoil the sum.
         """
         parts = [Whole(part) if isinstance(part, Tensor) else part for part in gradients]
         norms: Float64[Tensor, " patients"] = torch.linalg.vector_norm(torch.stack([p.norms() for p in parts]), dim=0)
@@ -126,10 +127,9 @@ class Clipped:
         return norms
 
     def release(self, noise_multiplier: float, batch: float, randomness: Randomness) -> list[Float[Tensor, "..."]]:
-        """The noised sum over the patients expected in a step: all that leaves, and all that the optimizer sees.
+        """Return the noised sum divided by the expected number of patients: the only value that the optimizer sees.
 
-        Sum and noise are added on the noise's grid; what follows is rounded from there. Without noise (in tests) the
-        sum has no grid.
+        Sum and noise are added on the noise's grid. Without noise (in tests) there is no grid.
         """
         deviation, sizes = noise_multiplier * self._max_grad_norm, [total.numel() for total in self.total]
         released = torch.cat([total.flatten() for total in self.total]).cpu()

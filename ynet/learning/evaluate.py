@@ -1,4 +1,4 @@
-"""Encoding cases, and scoring a network on them: retrieval, segmentation, classification, and the floors."""
+"""Encode cases and score a network on them: retrieval, segmentation, classification, and baseline floors."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,26 +18,26 @@ K = 10
 BATCH = 64
 
 
-class Encoded(NamedTuple):
-    """What a network makes of some cases; one row or number for each."""
+class EncodedCases(NamedTuple):
+    """A network's output on some cases; one row or number per case."""
 
     codes: npt.NDArray[np.uint8]  # (cases, bits / 8), packed
     label: npt.NDArray[np.int64]  # (cases,)
     both: npt.NDArray[np.float64]  # pixels in the predicted and in the true mask
     predicted: npt.NDArray[np.float64]  # pixels in the predicted mask
-    true: npt.NDArray[np.float64]  # pixels in the true mask; NaN where it is not known
+    true: npt.NDArray[np.float64]  # pixels in the true mask; NaN where there is none
 
 
 class RadiusPoint(NamedTuple):
-    """What a search by radius finds."""
+    """Precision and recall of a search by radius."""
 
     radius: int  # Hamming, in bits
-    precision: float | None  # over the queries that find anything; None where none does
-    recall: float | None  # None where no query has both relevant and other cases to find
+    precision: float | None  # over the queries with a result; None without such a query
+    recall: float | None  # None where no query has both relevant and other cases in the gallery
 
 
-def encode(net: YNet, cases: CaseSource, device: torch.device) -> Encoded:
-    """Codes and mask overlaps of all cases, in their order."""
+def encode(net: YNet, cases: CaseSource, device: torch.device) -> EncodedCases:
+    """Compute codes and mask overlaps of all cases, in their order."""
     codes, pixels = [], []
     for positions in torch.split(torch.arange(len(cases)), BATCH):
         batch = cases.batch(positions)
@@ -49,21 +49,21 @@ def encode(net: YNet, cases: CaseSource, device: torch.device) -> Encoded:
         codes.append(pack(output.code.float()))
     both, predicted_pixels, true_pixels = np.concatenate(pixels, 1)
     label = cases.label.numpy()
-    return Encoded(np.concatenate(codes), label, both, predicted_pixels, true_pixels)
+    return EncodedCases(np.concatenate(codes), label, both, predicted_pixels, true_pixels)
 
 
-def join(parts: Sequence[Encoded]) -> Encoded:
-    """Several sites' cases as one, in the order of the parts."""
-    return Encoded(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+def join(parts: Sequence[EncodedCases]) -> EncodedCases:
+    """Concatenate several sites' cases."""
+    return EncodedCases(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def evaluate(net: YNet, gallery: CaseSource, queries: CaseSource, plan: Plan, device: torch.device) -> Scores:
-    """`score` of what the network makes of the cases. Neither may be empty."""
+    """Encode the cases and score them. Neither gallery nor queries may be empty."""
     return score(encode(net, gallery, device), encode(net, queries, device), plan)
 
 
-def score(held: Encoded, asked: Encoded, plan: Plan) -> Scores:
-    """Each query's class sought among the gallery's codes; masks and classes of the queries. Neither may be empty."""
+def score(held: EncodedCases, asked: EncodedCases, plan: Plan) -> Scores:
+    """Score retrieval of each query's class, and the queries' masks and classes. Gallery and queries are not empty."""
     distances, classes = hamming(asked.codes, held.codes), plan.classes
     found = _summary(metrics.ranking(distances, asked.label[:, None] == held.label[None, :], K), asked.label)
     floor = floors(held.label, asked.label)
@@ -92,7 +92,7 @@ def score(held: Encoded, asked: Encoded, plan: Plan) -> Scores:
 
 
 def _ranked(held: npt.NDArray[np.int64], asked: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Which queries have both cases of their class and others in the gallery: a ranking of the rest says nothing."""
+    """Return which queries have cases of their class and of others in the gallery. Other rankings say nothing."""
     return np.isin(asked, held) & (len(np.unique(held)) > 1)
 
 
@@ -100,8 +100,14 @@ def _per_class(label: npt.NDArray[np.int64], classes: Sequence[str]) -> dict[str
     return dict(zip(classes, np.bincount(label, minlength=len(classes)).tolist(), strict=True))
 
 
+def map10_per_class(held: EncodedCases, asked: EncodedCases, classes: Sequence[str]) -> dict[str, float | None]:
+    """Return the mean AP@10 of each class's queries; None where none of them is ranked. `macro_map10` is their mean."""
+    ranked = metrics.ranking(hamming(asked.codes, held.codes), asked.label[:, None] == held.label[None, :], K)
+    return {name: metrics.mean(ranked.ap[asked.label == place]) for place, name in enumerate(classes)}
+
+
 def floors(held: npt.NDArray[np.int64], asked: npt.NDArray[np.int64]) -> dict[str, dict[str, float | None]]:
-    """The retrieval metrics of knowing nothing, from the labels alone: a random ranking, the majority class first."""
+    """Return the retrieval metrics of two baselines: a random ranking, and the majority class first."""
     relevant = asked[:, None] == held[None, :]
     constant = np.broadcast_to((held != np.bincount(held).argmax()).astype(np.int64), relevant.shape)
     return {
@@ -122,7 +128,7 @@ def _summary(ranked: metrics.Ranking, label: npt.NDArray[np.int64]) -> dict[str,
 
 
 def _named(distances: npt.NDArray[np.int64], label: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.int64]:
-    """For each query the class of which most are expected among the first K results."""
+    """Return for each query the class with the largest expected number among the first K results."""
     shares = [
         metrics.ranking(distances, np.broadcast_to(label == one, distances.shape), K).hit_ratio
         for one in range(classes)
@@ -131,8 +137,8 @@ def _named(distances: npt.NDArray[np.int64], label: npt.NDArray[np.int64], class
     return named
 
 
-def by_radius(held: Encoded, asked: Encoded, bits: int) -> list[RadiusPoint]:
-    """Precision and recall of what lies within each Hamming radius from 0 to `bits`, means over classes."""
+def by_radius(held: EncodedCases, asked: EncodedCases, bits: int) -> list[RadiusPoint]:
+    """Return precision and recall within each Hamming radius from 0 to `bits`, as means over classes."""
     relevant = asked.label[:, None] == held.label[None, :]
     precision, recall = metrics.within_radius(hamming(asked.codes, held.codes), relevant, bits)
     return [

@@ -1,14 +1,14 @@
-"""Gaussian noise in whole steps of a fixed grid, drawn from the operating system's randomness.
+"""Gaussian noise on a fixed grid, drawn from the operating system's randomness.
 
-A normal number in floating point betrays what it was added to: of the sum's low bits, some values can only come from
-one of two data sets (Mironov, CCS 2012). So noise is a whole number of steps, 2^34 of them a standard deviation: what a
-normal number is rounded to. Added to a sum that lies on the same grid, it is the Gaussian mechanism's answer, rounded,
-and rounding is post-processing: the accountant's epsilon of the Gaussian mechanism holds. (Canonne, Kamath, Steinke,
-NeurIPS 2020, prove the same of the discrete Gaussian, which on so fine a grid is the same to 2^-60 of each value.)
+Floating-point Gaussian noise leaks: some low bits of the sum can only come from one of two data sets (Mironov, CCS
+2012). So noise is an integer number of steps, with 2^34 steps per standard deviation: a normal number, rounded. Added
+to a sum on the same grid, it is the rounded answer of the Gaussian mechanism. Rounding is post-processing, so the
+accountant's epsilon holds. (Canonne, Kamath, Steinke, NeurIPS 2020, prove the same for the discrete Gaussian, which on
+this grid equals ours to 2^-60 of each probability.)
 
-Each step is drawn with its probability, to 2^-48 of it; only beyond 9 deviations, where 2^-62 of all draws lie, it is
-less exact. Over n values drawn, that is at most n * 2^-47 more epsilon and n * 2^-61 more delta: for a million weights
-in a thousand steps less than 1e-5 and 1e-9.
+Each step is drawn with its probability up to a relative error of 2^-48; the error is larger only beyond 9 deviations,
+where 2^-62 of all draws lie. Over n values, that adds at most n * 2^-47 to epsilon and n * 2^-61 to delta: for a
+million weights in a thousand steps less than 1e-5 and 1e-9.
 """
 
 import secrets
@@ -24,17 +24,17 @@ from jaxtyping import Float64, Int64, UInt64
 from torch import Tensor
 
 STEPS_BITS = 34
-STEPS = 1 << STEPS_BITS  # of the grid in a standard deviation
+STEPS = 1 << STEPS_BITS  # steps of the grid per standard deviation
 CELL_BITS = 28
-CELL = 1 << CELL_BITS  # steps of a cell; a value is drawn by its cell, then by its place in the cell
-REACH = 12  # standard deviations on either side: 2^-108 of a normal number's draws lie beyond
+CELL = 1 << CELL_BITS  # steps per cell; a draw selects a cell, then a step within the cell
+REACH = 12  # standard deviations on either side: 2^-108 of all draws lie beyond
 FIRST = -REACH * (STEPS // CELL)  # number of the first cell
 PRECISION_BITS = 192  # of the table's computation
-PIECE = 1 << 16  # values that are drawn at a time: they stay in the processor's cache
+CHUNK = 1 << 16  # values per step, so that they stay in the processor's cache
 
 
 class _Table(NamedTuple):
-    """Where each cell begins, as a share of all draws: the upper 64 bits, and all 128."""
+    """Each cell's start in the cumulative distribution: the upper 64 bits, and all 128."""
 
     upper: UInt64[np.ndarray, " cells"]
     whole: list[int]
@@ -42,37 +42,37 @@ class _Table(NamedTuple):
 
 
 class Randomness:
-    """Draws that nobody can repeat: AES-256 in counter mode under a fresh key of the operating system's."""
+    """A generator that nobody can repeat: AES-256 in counter mode with a fresh key from the operating system."""
 
     def __init__(self) -> None:
         self._stream = Cipher(algorithms.AES256(secrets.token_bytes(32)), modes.CTR(bytes(16))).encryptor()
 
     def words(self, count: int) -> UInt64[np.ndarray, " count"]:
-        """Uniform 64-bit numbers."""
+        """Return uniform 64-bit numbers."""
         return np.frombuffer(self._stream.update(bytes(8 * count)), np.uint64)
 
     def normal(self, count: int) -> Int64[Tensor, " count"]:
-        """Normal numbers of standard deviation 1, in steps of 1 / STEPS."""
+        """Return normal numbers of standard deviation 1, in steps of 1 / STEPS."""
         drawn = np.empty(count, np.int64)
-        for start in range(0, count, PIECE):
-            piece = drawn[start : start + PIECE]
-            piece[:] = self._cells(len(piece)) * CELL
-            within, is_taken = self._within(piece)
-            np.add(piece, within, out=piece, where=is_taken)
-            waiting = np.flatnonzero(~is_taken)
+        for start in range(0, count, CHUNK):
+            chunk = drawn[start : start + CHUNK]
+            chunk[:] = self._cells(len(chunk)) * CELL
+            within, is_accepted = self._within(chunk)
+            np.add(chunk, within, out=chunk, where=is_accepted)
+            waiting = np.flatnonzero(~is_accepted)
             while len(waiting):
-                within, is_taken = self._within(piece[waiting])
-                piece[waiting[is_taken]] += within[is_taken]
-                waiting = waiting[~is_taken]
+                within, is_accepted = self._within(chunk[waiting])
+                chunk[waiting[is_accepted]] += within[is_accepted]
+                waiting = waiting[~is_accepted]
         return torch.from_numpy(drawn)
 
     def _cells(self, count: int) -> Int64[np.ndarray, " count"]:
-        """Numbers of cells, each drawn with its share."""
+        """Draw cells with their probabilities."""
         table, words = _table(), self.words(count)
         after = table.guide[words >> np.uint64(48)]
         further = np.flatnonzero(table.upper[np.minimum(after, len(table.upper) - 1)] <= words)
         after[further] = np.searchsorted(table.upper, words[further], side="right")
-        # Where the upper halves are equal, the lower ones decide: once in 2^53 draws.
+        # Equal upper halves need the lower ones: about once in 2^53 draws.
         for position in np.flatnonzero(table.upper[after - 1] == words).tolist():
             drawn = int(words[position]) << 64 | int(self.words(1)[0])
             after[position] = bisect_right(table.whole, drawn)
@@ -80,7 +80,7 @@ class Randomness:
         return cells
 
     def _within(self, start: Int64[np.ndarray, " count"]) -> tuple[np.ndarray, np.ndarray]:
-        """Steps from a cell's start, all alike, and which of them are taken: with the density's share of its most."""
+        """Draw uniform steps within cells and accept each with its density relative to the cell's largest."""
         words = self.words(2 * len(start)).reshape(2, -1)
         within = (words[0] >> np.uint64(64 - CELL_BITS)).astype(np.int64)
         at, densest = start + within, np.where(start >= 0, start, start + CELL)
@@ -89,18 +89,18 @@ class Randomness:
 
 
 def on_grid(values: Float64[Tensor, "..."], deviation: float) -> Int64[Tensor, "..."]:
-    """Values in steps of the grid of noise of this deviation, rounded to the nearest."""
+    """Convert values to steps of the grid for noise of this deviation, rounded to the nearest."""
     return (values * (STEPS / deviation)).round().long()
 
 
 def off_grid(steps: Int64[Tensor, "..."], deviation: float) -> Float64[Tensor, "..."]:
-    """What so many steps of the grid are."""
+    """Convert steps of the grid to values."""
     return steps.double() * (deviation / STEPS)
 
 
 @cache
 def _table() -> _Table:
-    """The normal distribution at half a step before each cell: where what is rounded into the cell begins."""
+    """Tabulate the normal distribution half a step before each cell: values beyond that are rounded into the cell."""
     with mpmath.workprec(PRECISION_BITS):
         starts = [(mpmath.mpf(cell) * CELL - mpmath.mpf(0.5)) / STEPS for cell in range(FIRST, -FIRST)]
         whole = [0, *(int(mpmath.floor(mpmath.ncdf(start) * 2**128)) for start in starts[1:])]

@@ -1,4 +1,4 @@
-"""What the recipes minimise; each a loss of every sample, so that a batch's loss is their mean."""
+"""The losses of the recipes, each per sample: a batch's loss is the mean."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,13 +16,13 @@ from ynet.plan import Plan
 ORTHO_SCALE, ORTHO_MARGIN = 8.0, 0.2
 CIRCLE_SCALE, CIRCLE_MARGIN = 32.0, 0.25
 PAPER_SHARE = 0.5
-SIGN_PULL = 0.1  # without it nothing holds the code's length, and its gradient falls with it
+SIGN_PULL = 0.1  # bounds the code's length: its gradient vanishes as the length grows
 CSQ_QUANTISATION = 1e-4
 DPSH_QUANTISATION = 0.1
 
 
 class Parts(NamedTuple):
-    """A loss and what it is the sum of; each of shape (batch,)."""
+    """A loss and its summands; each of shape (batch,)."""
 
     total: Float[Tensor, " batch"]
     classification: Float[Tensor, " batch"]
@@ -34,7 +34,7 @@ CodeLoss = Callable[[Output, Batch], Float[Tensor, " batch"]]
 
 
 def loss_of(plan: Plan, device: torch.device) -> Loss:
-    """The loss of the plan's recipe."""
+    """Return the loss of the plan's recipe."""
     code_loss, weights = CODE_LOSSES[plan.recipe](plan, device), _class_weights(plan, device)
     is_paper, share = plan.recipe == "paper", plan.training.segmentation_weight
 
@@ -84,8 +84,8 @@ CODE_LOSSES: dict[str, Callable[[Plan, torch.device], CodeLoss]] = {
     "dpsh": _dpsh,
     "plain": _plain,
 }
-"""By recipe. All but `default` are there to be compared with; in the paper's, two cases without a lesion are a pair
-that belongs together, and the hash layer is trained."""
+"""The code's loss by recipe. All but `default` are baselines. Unlike in the paper, recipe `paper` treats two cases
+without a lesion as a positive pair, and trains the hash layer."""
 
 
 def ortho_hash(
@@ -113,14 +113,14 @@ def circle(code: Float[Tensor, "batch bits"], label: Int64[Tensor, " batch"]) ->
 
 
 def from_signs(code: Float[Tensor, "batch bits"]) -> Float[Tensor, " batch"]:
-    """How far the values of a code are from -1 and +1, the mean square."""
+    """Return the mean squared distance of a code's values from -1 or +1."""
     return (code.abs() - 1).square().mean(1)
 
 
 def central_similarity(
     code: Float[Tensor, "batch bits"], label: Int64[Tensor, " batch"], targets: Float[Tensor, "classes bits"]
 ) -> Float[Tensor, " batch"]:
-    """CSQ: cross-entropy of each bit with the class's centre, and a pull towards -1 and +1 (Yuan et al., CVPR 2020)."""
+    """CSQ: cross-entropy of each bit with the class's centre, plus quantisation (Yuan et al., CVPR 2020)."""
     bits = (targets[label] + 1) / 2
     central = F.binary_cross_entropy_with_logits(2 * code, bits, reduction="none").mean(1)  # sigmoid(2x) = (tanh+1)/2
     quantisation = torch.log(torch.cosh(code.tanh().abs() - 1)).sum(1)
@@ -128,7 +128,7 @@ def central_similarity(
 
 
 def pairwise_likelihood(code: Float[Tensor, "batch bits"], label: Int64[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-    """DPSH: likelihood of which pairs of a batch belong together, and a pull towards the signs (Li et al., 2016)."""
+    """DPSH: likelihood of the pairwise similarities in a batch, plus quantisation (Li et al., 2016)."""
     theta = code @ code.T / 2
     is_same = (label[:, None] == label[None, :]).to(theta.dtype)
     others = 1 - torch.eye(len(label), device=label.device, dtype=theta.dtype)
@@ -137,12 +137,12 @@ def pairwise_likelihood(code: Float[Tensor, "batch bits"], label: Int64[Tensor, 
 
 
 def bce(logits: Float[Tensor, "batch 1 h w"], mask: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, " batch"]:
-    """Binary cross-entropy per image, the mean over its pixels."""
+    """Return the binary cross-entropy per image, the mean over its pixels."""
     return F.binary_cross_entropy_with_logits(logits, mask, reduction="none").mean((1, 2, 3))
 
 
 def soft_dice(logits: Float[Tensor, "batch 1 h w"], mask: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, " batch"]:
-    """Soft Dice coefficient per image, in [0, 1]. An image whose mask and prediction are both empty scores 1."""
+    """Return the soft Dice coefficient per image, in [0, 1]; 1 where mask and prediction are both empty."""
     probability = logits.sigmoid()
     both = (probability * mask).sum((1, 2, 3))
     return (2 * both + 1) / (probability.sum((1, 2, 3)) + mask.sum((1, 2, 3)) + 1)

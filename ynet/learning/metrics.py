@@ -1,4 +1,4 @@
-"""Figures of merit for retrieval and segmentation; every retrieval metric is the expectation over the order of ties."""
+"""Metrics of retrieval and segmentation. Retrieval metrics are expectations over the order of ties."""
 
 from typing import NamedTuple
 
@@ -10,13 +10,13 @@ Floats = npt.NDArray[np.float64]
 
 
 class Ranking(NamedTuple):
-    """One figure for each query, shape (queries,); NaN where the gallery holds nothing relevant, or nothing else.
+    """One value per query, shape (queries,). NaN where none or all of the gallery is relevant.
 
-    Where all is relevant every ranking is perfect: the figure would be 1 whatever the distances are.
+    Where all is relevant every ranking is perfect, whatever the distances are.
     """
 
     ap: Floats  # sum of P(i) rel(i) over the first K, divided by min(K, R)
-    ap_over_k: Floats  # the same divided by K, as the paper's tables have it
+    ap_over_k: Floats  # the same sum divided by K, as in the paper's tables
     hit_ratio: Floats  # share of relevant results in the first K
     reciprocal_rank: Floats  # 1 / rank of the first relevant result, 0 beyond K
 
@@ -24,10 +24,10 @@ class Ranking(NamedTuple):
 def ranking(
     distances: Int[np.ndarray, "queries gallery"], relevant: Bool[np.ndarray, "queries gallery"], k: int
 ) -> Ranking:
-    """The metrics at K of the ranking by distance, expected over all orders of equal distances (closed form).
+    """Return the metrics at K of the ranking by distance: the expectation over all orders of ties, in closed form.
 
-    At place j of a tie group with n cases of which r are relevant, behind N cases of which R are: the case there is
-    relevant with probability r / n, and then among its j - 1 predecessors in the group (j - 1) (r - 1) / (n - 1) are.
+    Consider position j of a tie group with n cases, r of them relevant, after N cases, R of them relevant. The case at
+    j is relevant with probability r / n; then (j - 1) (r - 1) / (n - 1) of its j - 1 predecessors in the group are.
     """
     size, good = _groups(distances, relevant, int(distances.max(initial=0)) + 1)
     before, good_before = np.cumsum(size, 1) - size, np.cumsum(good, 1) - good
@@ -55,9 +55,9 @@ def ranking(
 def within_radius(
     distances: Int[np.ndarray, "queries gallery"], relevant: Bool[np.ndarray, "queries gallery"], bits: int
 ) -> tuple[Floats, Floats]:
-    """Precision and recall of what lies at most r bits away, each (queries, bits + 1) for r = 0 to `bits`.
+    """Return precision and recall within r bits, each of shape (queries, bits + 1), for r = 0 to `bits`.
 
-    NaN: precision where nothing lies within r, and both where the gallery holds nothing relevant, or nothing else.
+    Precision is NaN where nothing lies within r; both are NaN where none or all of the gallery is relevant.
     """
     size, good = (np.cumsum(counts, 1) for counts in _groups(distances, relevant, bits + 1))
     total = relevant.sum(1)[:, None]
@@ -67,7 +67,7 @@ def within_radius(
 
 
 def macro(values: Floats, label: Shaped[np.ndarray, " queries"]) -> float | None:
-    """The mean over classes of the mean over each class's queries; queries without a value are left out.
+    """Return the mean over classes of the mean over each class's queries, without queries that are NaN.
 
     None where no query has a value.
     """
@@ -80,28 +80,28 @@ def macro(values: Floats, label: Shaped[np.ndarray, " queries"]) -> float | None
 
 
 class Overlap(NamedTuple):
-    """How well predicted masks lie over true ones."""
+    """The overlap of predicted and true masks."""
 
     dice: float | None  # mean over the images whose true mask is not empty
-    iou: float | None  # likewise
+    iou: float | None  # over the same images
     empty_kept: float | None  # share of the images with an empty true mask whose predicted mask is empty
 
 
 def overlap(both: Floats, predicted: Floats, true: Floats) -> Overlap:
-    """From pixel counts of each image: in both masks, in the predicted, in the true one; None for no image."""
-    has, is_empty = true > 0, true == 0  # neither: it is not known
+    """Compute the overlap from each image's pixel counts: in both masks, in the predicted, in the true one."""
+    has, is_empty = true > 0, true == 0  # both are False where the true mask is unknown (NaN)
     dice = 2 * both[has] / (predicted[has] + true[has])
     iou = both[has] / (predicted[has] + true[has] - both[has])
     return Overlap(mean(dice), mean(iou), mean((predicted[is_empty] == 0).astype(float)))
 
 
 def balanced_accuracy(predicted: Int[np.ndarray, " n"], label: Int[np.ndarray, " n"]) -> float | None:
-    """The mean over classes of the share of each class's cases that are named rightly; None without a case."""
+    """Return the mean over classes of the share of correctly classified cases; None without a case."""
     return macro((predicted == label).astype(float), label)
 
 
 def mean(values: Float[np.ndarray, " n"]) -> float | None:
-    """The mean of those that are finite; None where none is."""
+    """Return the mean of the finite values; None where none is finite."""
     known = values[np.isfinite(values)]
     return float(known.mean()) if len(known) else None
 
@@ -109,7 +109,7 @@ def mean(values: Float[np.ndarray, " n"]) -> float | None:
 def _groups(
     distances: Int[np.ndarray, "queries gallery"], relevant: Bool[np.ndarray, "queries gallery"], bins: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """For each query and distance below `bins`: the cases at it, and the relevant ones among them."""
+    """Count for each query and distance below `bins` the cases, and the relevant cases."""
     size = np.stack([np.bincount(row, minlength=bins) for row in distances]) if len(distances) else np.zeros((0, bins))
     good = [np.bincount(row[is_good], minlength=bins) for row, is_good in zip(distances, relevant, strict=True)]
     return size.astype(np.int64), np.array(good, np.int64).reshape(len(distances), bins)

@@ -1,7 +1,7 @@
-"""The Y-Net: one encoder, a segmentation branch and a classification branch, and a hash layer (Fang et al. 2021).
+"""The Y-Net: one encoder, a segmentation branch, a classification branch and a hash layer (Fang et al. 2021).
 
-Where the paper has BatchNorm stands GroupNorm: it couples no samples, so it suits unlike sites and DP-SGD. The hash
-layer is a signed projection that is trained; the paper's code is not.
+GroupNorm replaces the paper's BatchNorm: it does not couple samples, so it suits heterogeneous sites and DP-SGD. The
+hash layer is a trained signed projection; the paper's is not trained.
 """
 
 from collections.abc import Mapping
@@ -18,25 +18,25 @@ from ynet.errors import UserError
 from ynet.learning.detail import Detail
 from ynet.learning.pooling import max_and_mean, rmac
 from ynet.plan import Plan
-from ynet.weights import Entry, Layout
+from ynet.weights import Layout, LayoutEntry
 
 STAGES = (1, 2, 4, 8)  # channels of a stage, in units of the first one's
 EXPANSION = 4  # of a bottleneck's planes
 LATERAL = 32  # channels of the segmentation branch
-FAINT = 0.002  # a mask of this share of the image is taken for half a lesion, an emptier one for less
+FAINT = 0.002  # a mask that covers this share of the image counts half, a smaller one less
 
 
 class Output(NamedTuple):
-    """What the network says of some images in training."""
+    """The network's output in training."""
 
     mask_logits: Float[Tensor, "batch 1 size size"]
     code: Float[Tensor, "batch bits"]  # signed; its signs are the bits
-    feature: Float[Tensor, "batch features"]  # what the code's look is read from
-    class_logits: Float[Tensor, "batch classes"] | None = None  # recipe `plain` alone has them
+    feature: Float[Tensor, "batch features"]  # the input of the code's appearance branch
+    class_logits: Float[Tensor, "batch classes"] | None = None  # of recipe `plain` only
 
 
 class Reading(NamedTuple):
-    """What the network says of some images outside of training."""
+    """The network's output in inference."""
 
     mask_logits: Float[Tensor, "batch 1 size size"]
     code: Float[Tensor, "batch bits"]
@@ -45,14 +45,14 @@ class Reading(NamedTuple):
 
 
 class Dropped(NamedTuple):
-    """What a pass in training leaves out of the code, drawn before it."""
+    """The dropout of a training pass, drawn before it."""
 
-    feature: Float[Tensor, "batch features"]  # what each value is multiplied by: 0, or 1 / (1 - dropout)
-    branch: Float[Tensor, "batch 1"]  # uniform: under 1/3 without the look, from 2/3 on without the place
+    feature: Float[Tensor, "batch features"]  # factor of each value: 0, or 1 / (1 - dropout)
+    branch: Float[Tensor, "batch 1"]  # uniform: below 1/3 drops the appearance, from 2/3 on the location
 
 
 class YNet(nn.Module):
-    """The network of a plan. Every parameter but the detail code's has its gradient from both branches' losses' sum."""
+    """The network of a plan. Every parameter but the detail code's gets its gradient from the sum of both losses."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()
@@ -73,19 +73,19 @@ class YNet(nn.Module):
             )
         )
         self.segmentation = Segmentation(channels)
-        self.pooled = Pooled(channels[-1], plan.recipe)
+        self.pooled = PooledFeature(channels[-1], plan.recipe)
         is_paper = plan.recipe == "paper"
         self.hash = nn.Linear(self.pooled.features + (0 if is_paper else sum(channels)), bits)
-        self.place = None if is_paper else Place(bits)
+        self.place = None if is_paper else Location(bits)  # `place` is part of the arrays' names in stored weights
         self.classifier = nn.Linear(bits, len(plan.classes)) if plan.recipe == "plain" else None
         self.detail = Detail(self.hash.in_features, network.codebook_seed)
-        self.dropout = network.dropout  # the training turns it off when it settles
+        self.dropout = network.dropout  # training turns it off for the cooldown
         self._is_mirrored = plan.augmentation.flip
 
     def read(self, image: Float[Tensor, "batch channels size size"]) -> Reading:
-        """What is said of images outside of training: no gradient; one word for an image and its mirror image.
+        """Run inference: without gradients, and averaged over the image and its flip.
 
-        The latter where the plan flips images in training, which says that the side is no part of the class.
+        The flip is used where the plan flips images in training: then the side carries no information on the class.
         """
         self.eval()
         with torch.inference_mode():
@@ -99,17 +99,16 @@ class YNet(nn.Module):
             return Reading(mask, code, feature, self.detail(feature))
 
     def draw_dropped(self, rows: int, generator: torch.Generator) -> Dropped | None:
-        """What a pass over so many images leaves out; None where the network has no dropout."""
+        """Draw the dropout of a pass over `rows` images; None where the network has no dropout."""
         if not self.dropout:
             return None
         kept = torch.rand(rows, self.hash.in_features, generator=generator) >= self.dropout
         return Dropped(kept / (1 - self.dropout), torch.rand(rows, 1, generator=generator))
 
     def forward(self, image: Float[Tensor, "batch channels size size"], dropped: Dropped | None = None) -> Output:
-        """Mask logits and code values of each image, as training needs them.
+        """Return mask logits and code values of each image.
 
-        In training, what was not drawn beforehand as `dropped` is drawn from torch's global generator, by the images'
-        places in the batch.
+        In training without `dropped`, the dropout is drawn from torch's global generator, in the order of the batch.
         """
         h, maps = self.stem(image), []
         for stage in self.stages:
@@ -122,27 +121,27 @@ class YNet(nn.Module):
         return Output(mask, code, feature, None if self.classifier is None else self.classifier(code))
 
     def _feature(self, maps: list[Tensor], logits: Tensor) -> Float[Tensor, "batch features"]:
-        """What image and lesion look like."""
+        """Return the appearance of the image and of its lesion."""
         whole: Tensor = self.pooled(maps[-1])
         return whole if self.place is None else torch.cat([whole, lesion_means(maps, logits)], 1)
 
     def _code(self, feature: Tensor, logits: Tensor, dropped: Dropped | None) -> Float[Tensor, "batch bits"]:
-        """The sum of what image and lesion look like and of where the lesion lies.
+        """Return the sum of the appearance branch and the location branch.
 
-        In training a third of the samples, drawn anew, must do with the one, a third with the other: by itself the
-        look, which has more parameters by far, learns the cases by heart and leaves nothing for the place to explain.
+        In training each branch is dropped for a random third of the samples. Otherwise the appearance branch, which
+        has far more parameters, memorises the cases and leaves nothing for the location branch to explain.
         """
-        look: Tensor
+        appearance: Tensor
         if self.place is None:
-            look = self.hash(feature)
-            return look
+            appearance = self.hash(feature)
+            return appearance
         if self.training and self.dropout:
             dropped = dropped or self._drop(feature)
-            look, place = self.hash(feature * dropped.feature), self.place(logits)
-            look, place = look * (dropped.branch > 1 / 3), place * (dropped.branch < 2 / 3)
+            appearance, location = self.hash(feature * dropped.feature), self.place(logits)
+            appearance, location = appearance * (dropped.branch > 1 / 3), location * (dropped.branch < 2 / 3)
         else:
-            look, place = self.hash(feature), self.place(logits)
-        total: Tensor = look + place
+            appearance, location = self.hash(feature), self.place(logits)
+        total: Tensor = appearance + location
         return total
 
     def _drop(self, feature: Float[Tensor, "batch features"]) -> Dropped:
@@ -151,7 +150,7 @@ class YNet(nn.Module):
 
 
 class Stem(nn.Module):
-    """The first convolution: to half the image's sides, and with the pool of a ResNet to a quarter."""
+    """The first convolution: halves the image's sides; with a ResNet's max-pool, quarters them."""
 
     def __init__(self, channels: int, width: int, *, has_pool: bool) -> None:
         super().__init__()
@@ -160,13 +159,13 @@ class Stem(nn.Module):
         self._has_pool = has_pool
 
     def forward(self, image: Tensor) -> Tensor:
-        """The stem's map."""
+        """Return the stem's feature map."""
         h = F.relu(self.norm(self.conv(image)))
         return F.max_pool2d(h, 3, 2, 1) if self._has_pool else h
 
 
 class Basic(nn.Module):
-    """ResNet's two 3x3 with a shortcut (He et al., CVPR 2016): for small networks."""
+    """ResNet's basic block, two 3x3 convolutions with a shortcut (He et al., CVPR 2016): for small networks."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -175,13 +174,13 @@ class Basic(nn.Module):
         self.shortcut = shortcut(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The block's map."""
+        """Return the block's feature map."""
         h = F.relu(self.first_norm(self.first(x)))
         return F.relu(self.second_norm(self.second(h)) + self.shortcut(x))
 
 
 class Bottleneck(nn.Module):
-    """ResNet's 1x1, 3x3, 1x1 with a shortcut: the paper's."""
+    """ResNet's bottleneck block, 1x1, 3x3, 1x1 convolutions with a shortcut: the paper's."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -192,23 +191,23 @@ class Bottleneck(nn.Module):
         self.shortcut = shortcut(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The block's map."""
+        """Return the block's feature map."""
         h = F.relu(self.reduce_norm(self.reduce(x)))
         h = F.relu(self.spatial_norm(self.spatial(h)))
         return F.relu(self.expand_norm(self.expand(h)) + self.shortcut(x))
 
 
 def shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
-    """What stands beside a block: nothing, or a 1x1 convolution where the block changes the shape."""
+    """Return a block's shortcut: the identity, or a 1x1 convolution where the block changes the shape."""
     if stride == 1 and inputs == outputs:
         return nn.Identity()
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm(outputs))
 
 
 class Segmentation(nn.Module):
-    """A feature pyramid: from the smallest map to the largest, each is added to what comes from below it and smoothed.
+    """A feature pyramid (Lin et al., CVPR 2017): 1x1 laterals, bilinear upsampling, 3x3 convolutions.
 
-    1x1 laterals, 3x3 convolutions, bilinear steps (Lin et al., CVPR 2017); one logit a pixel of the largest map.
+    Returns one logit per pixel of the largest map.
     """
 
     def __init__(self, channels: list[int]) -> None:
@@ -218,7 +217,7 @@ class Segmentation(nn.Module):
         self.logit = nn.Conv2d(LATERAL, 1, 1)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
-        """Logits at the size of the largest map."""
+        """Return logits at the size of the largest map."""
         *larger, top = [lateral(h) for lateral, h in zip(self.laterals, maps, strict=True)]
         *steps, last = self.smooth
         for lateral, step in zip(reversed(larger), steps, strict=True):
@@ -228,12 +227,12 @@ class Segmentation(nn.Module):
 
 
 def smooth() -> nn.Sequential:
-    """A 3x3 convolution of the segmentation branch."""
+    """Return a 3x3 convolution of the segmentation branch."""
     return nn.Sequential(nn.Conv2d(LATERAL, LATERAL, 3, 1, 1, bias=False), norm(LATERAL), nn.ReLU())
 
 
-class Pooled(nn.Module):
-    """The classification branch: a 3x3 convolution, then one feature for the whole image."""
+class PooledFeature(nn.Module):
+    """The classification branch: a 3x3 convolution, then global pooling."""
 
     def __init__(self, channels: int, recipe: str) -> None:
         super().__init__()
@@ -243,12 +242,12 @@ class Pooled(nn.Module):
         self.features = out if recipe == "paper" else 2 * out
 
     def forward(self, h: Tensor) -> Float[Tensor, "batch features"]:
-        """The pooled feature."""
+        """Return the pooled feature."""
         return self._pool(F.relu(self.conv_norm(self.conv(h))))
 
 
-class Place(nn.Module):
-    """Where the predicted lesion lies, how large and how long it is: moments of the mask, read by a small network."""
+class Location(nn.Module):
+    """The location branch: a small network on the moments of the predicted mask (position, size, shape)."""
 
     MOMENTS, HIDDEN = 6, 32
 
@@ -258,14 +257,14 @@ class Place(nn.Module):
         self.hash = nn.Linear(self.HIDDEN, bits)
 
     def forward(self, mask_logits: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, "batch bits"]:
-        """The place's part of the code."""
+        """Return the location's part of the code."""
         h = F.relu(self.first(moments(mask_logits.float().sigmoid())))
         code: Tensor = self.hash(F.relu(self.second(h)))
         return code
 
 
 def lesion_means(maps: list[Tensor], mask_logits: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, "batch channels"]:
-    """The mean of every map's channels over the predicted lesion, near 0 where none is seen."""
+    """Return the mean of every map's channels over the predicted lesion; near 0 without a lesion."""
     probability, means = mask_logits.sigmoid(), []
     for h in maps:
         mask = F.adaptive_avg_pool2d(probability, (h.shape[2], h.shape[3]))
@@ -274,9 +273,9 @@ def lesion_means(maps: list[Tensor], mask_logits: Float[Tensor, "batch 1 h w"]) 
 
 
 def moments(probability: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, "batch 6"]:
-    """Centre (y, x), spread (y, x), slant and size of a mask; about 1 for what is usual, 0 for an empty one's centre.
+    """Return centre (y, x), spread (y, x), slant and size of a mask, scaled to about 1; an empty mask's centre is 0.
 
-    Coordinates go from -1 to 1, so that the resolution drops out.
+    Coordinates run from -1 to 1, so the moments do not depend on the resolution.
     """
     mask = probability[:, 0]
     y, x = (torch.linspace(-1, 1, side, device=mask.device) for side in mask.shape[1:])
@@ -292,12 +291,12 @@ def moments(probability: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, "batch 6
 
 
 def norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm with the most groups, at most 8, that divide the channels."""
+    """Return GroupNorm with the largest number of groups up to 8 that divides the channels."""
     return nn.GroupNorm(max(groups for groups in range(1, 9) if channels % groups == 0), channels)
 
 
 def build(plan: Plan) -> YNet:
-    """The plan's network with the initial weights of the plan's seed; the global generator is left as it was."""
+    """Build the plan's network with the initial weights of the plan's seed. Does not change the global generator."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(plan.training.seed)  # torch.manual_seed would seed the GPUs too
         # channels_last would train a tenth faster on a CPU, but Opacus' per-sample gradients of it are silently wrong.
@@ -305,22 +304,26 @@ def build(plan: Plan) -> YNet:
 
 
 def layout_of_plan(plan: Plan) -> Layout:
-    """The names and shapes of the plan's network, without room for one value of it."""
+    """Return the names and shapes of the network's arrays, without allocating them."""
     with torch.device("meta"):
-        return tuple(Entry(name, tuple(value.shape)) for name, value in YNet(plan).state_dict().items())
+        return tuple(LayoutEntry(name, tuple(value.shape)) for name, value in YNet(plan).state_dict().items())
 
 
 def arrays_of(net: nn.Module) -> dict[str, npt.NDArray[np.float32]]:
-    """The network's weights by name, as copies on the CPU."""
+    """Copy the network's weights to the CPU, by name."""
     return {name: value.detach().cpu().numpy().copy() for name, value in net.state_dict().items()}
 
 
 def load_arrays(net: nn.Module, arrays: Mapping[str, npt.NDArray[np.float32]]) -> None:
-    """Put weights into a network, all or none. Raises UserError unless they fit: names, shapes, finite float32."""
+    """Load weights into a network, all or none.
+
+    Raises:
+        UserError: Names or shapes differ, or a value is not finite float32.
+    """
     own = net.state_dict()
     if own.keys() != arrays.keys():
         odd = sorted(own.keys() ^ arrays.keys())[0]
-        raise _unfit(f"the array {odd!r} stands on one side only")
+        raise _unfit(f"only one side has the array {odd!r}")
     for name, array in arrays.items():
         if tuple(own[name].shape) != array.shape:
             raise _unfit(f"{name!r} has the shape {array.shape}, the network {tuple(own[name].shape)}")

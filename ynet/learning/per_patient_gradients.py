@@ -1,9 +1,9 @@
-"""The gradients of single patients, made in one pass over all of them.
+"""Per-patient gradients of a whole batch in one backward pass.
 
-A batch's gradient is a sum in which nobody can tell what one patient adds. So the pass makes gradients of activations
-alone, and each layer, told the gradient of its output, makes its weights' by itself: whole, patient by patient, where
-that is small; else as the two factors that it is the product of, from which both its length and the clipped sum can be
-had ("ghost norm", Goodfellow 2015, Li et al., ICLR 2022; "book-keeping", Bu et al., ICML 2023).
+A batch's gradient is a sum, from which one patient's part cannot be recovered. So the backward pass computes gradients
+of activations only, and hooks compute the weights' gradients per layer: as one tensor per patient where that is small,
+else as two factors, from which both the norm and the clipped sum follow ("ghost norm", Goodfellow 2015, Li et al., ICLR
+2022; "book-keeping", Bu et al., ICML 2023).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,12 +16,12 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor, nn
 
-ROUNDING = 1e-6  # of what a patient's positions could add up to: the sum is made in single precision
-DOUBLE = 2  # times the work of single precision
+ROUNDING = 1e-6  # share of a patient's largest possible sum over positions: the sum is in single precision
+DOUBLE = 2  # cost of double precision relative to single precision
 
 
 class Geometry(NamedTuple):
-    """Of a convolution; each pair (y, x)."""
+    """The geometry of a convolution; each pair is (y, x)."""
 
     kernel: tuple[int, int] = (1, 1)
     stride: tuple[int, int] = (1, 1)
@@ -30,8 +30,8 @@ class Geometry(NamedTuple):
     groups: int = 1
 
     def weights(self, x: Tensor, shape: Sequence[int], gradient: Tensor) -> Tensor:
-        """The gradient of weights of this shape, summed over all rows, in single precision on every device."""
-        like = gradient.new_empty(shape)  # torch.nn.grad's is a single number that a call writes out as many times
+        """Return the gradient of weights of this shape, summed over all rows, in single precision on every device."""
+        like = gradient.new_empty(shape)  # torch.nn.grad expands a single number, which the call then copies
         geometry = (self.stride, self.padding, self.dilation, False, (0, 0), self.groups)
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if x.is_cuda else nullcontext():
             made = torch.ops.aten.convolution_backward(gradient, x, like, None, *geometry, (False, True, False))
@@ -41,59 +41,59 @@ class Geometry(NamedTuple):
 
 @dataclass(frozen=True)
 class Factored:
-    """The gradient of a convolution's weights for each patient, by what it is made of."""
+    """The gradient of a convolution's weights for each patient, as two factors."""
 
     inputs: Float[Tensor, "patients views in h w"]
     outputs: Float[Tensor, "patients views out h2 w2"]  # the gradients of them
     geometry: Geometry
 
     def norms(self) -> Float64[Tensor, " patients"]:
-        """Lengths, not less than those of what `sum` adds up.
+        """Return upper bounds of the norms of the gradients that `sum` adds.
 
-        In double precision: where a patient's positions cancel out, the little that is left would be mostly rounding.
+        In double precision: where a patient's positions cancel, the small rest would be mostly rounding error.
         """
         squares = self._products_of_inputs() * products(self.outputs.double())
         longest = squares.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt().sum(1)
         return squares.sum((1, 2)).clamp(min=0).sqrt() + ROUNDING * longest
 
     def _products_of_inputs(self) -> Float64[Tensor, "patients positions positions"]:
-        """Between what the kernel sees at each position: sums of products of single pixels, each made only once."""
+        """Return the inner products of the input patches at each pair of positions, from products of single pixels."""
         (ky, kx), (sy, sx), (y, x), (dy, dx), _ = self.geometry
         padded = F.pad(self.inputs.double(), (x, x, y, y))
         (patients, views, _, height, width), (h, w) = padded.shape, self.outputs.shape[-2:]
         pixels = products(padded).contiguous()
-        # Pixel (view, row, column) with (view', row', column'); both of a pair move as the kernel's pixel does.
+        # Pixel (view, row, column) times (view', row', column'); both move with the kernel's pixel.
         one, other = (height * width * across for across in (views * height * width, 1))
         column, row = (views * height * width, 1), (views * height * width * width, width)
         strides = (pixels.stride(0), one, row[0] * sy, column[0] * sx, other, row[1] * sy, column[1] * sx)
-        seen = pixels.as_strided((patients, *(views, h, w) * 2, ky, kx), (*strides, sum(row) * dy, sum(column) * dx))
-        return seen.sum((-2, -1)).view(patients, views * h * w, -1)
+        patches = pixels.as_strided((patients, *(views, h, w) * 2, ky, kx), (*strides, sum(row) * dy, sum(column) * dx))
+        return patches.sum((-2, -1)).view(patients, views * h * w, -1)
 
     def sum(self, scales: Float[Tensor, " patients"]) -> Float[Tensor, "out in kernel kernel"]:
-        """The patients' gradients, each times its scale, added up."""
+        """Return the sum of the patients' gradients, each times its scale."""
         inputs, outputs = self.inputs.flatten(0, 1), (self.outputs * scales.view(-1, 1, 1, 1, 1)).flatten(0, 1)
         return self.geometry.weights(inputs, (outputs.shape[1], inputs.shape[1], *self.geometry.kernel), outputs)
 
     def only(self, chosen: Bool[Tensor, " patients"]) -> "Factored":
-        """Those of some patients."""
+        """Select patients."""
         return replace(self, inputs=self.inputs[chosen], outputs=self.outputs[chosen])
 
     def is_cheap(self) -> bool:
-        """Whether the length costs less from the factors than from the gradient itself."""
+        """Return whether the norm is cheaper from the factors than from the gradient itself."""
         (_, views, inputs, h, w), (_, _, outputs, h2, w2) = self.inputs.shape, self.outputs.shape
         (ky, kx), (y, x), seen = self.geometry.kernel, self.geometry.padding, views * h2 * w2
         by_products = (views * (h + 2 * y) * (w + 2 * x)) ** 2 * inputs + seen**2 * (outputs + ky * kx)
         return self.geometry.groups == 1 and DOUBLE * by_products < inputs * ky * kx * outputs * seen
 
     def each(self) -> Float[Tensor, "patients out in kernel kernel"]:
-        """The gradients themselves."""
+        """Return each patient's gradient."""
         patients, views, outputs = self.outputs.shape[:3]
         (inputs, *_), rows, (ky, kx) = self.inputs.shape[2:], patients * views, self.geometry.kernel
         if self.geometry == Geometry(stride=self.geometry.stride):
             seen = self.inputs[..., :: self.geometry.stride[0], :: self.geometry.stride[1]]
             matrices: Tensor = self.outputs.flatten(3) @ seen.flatten(3).mT
             return matrices.sum(1)[..., None, None]
-        # Each row is a group of its own of one large convolution, whose weights' gradient has the rows side by side.
+        # One grouped convolution with a group per row: its weights' gradient holds the rows' gradients.
         beside = [part.reshape(1, -1, *part.shape[3:]) for part in (self.inputs, self.outputs)]
         geometry = self.geometry._replace(groups=rows * self.geometry.groups)
         shape = (outputs, inputs // self.geometry.groups, ky, kx)
@@ -102,7 +102,7 @@ class Factored:
 
 
 def products(rows: Float64[Tensor, "patients views channels h w"]) -> Float64[Tensor, "patients positions positions"]:
-    """Between all positions of a patient's views, over the channels."""
+    """Return the inner products over the channels of all pairs of positions in a patient's views."""
     positions = rows.transpose(1, 2).flatten(2)
     return positions.mT @ positions
 
@@ -119,12 +119,12 @@ class Whole:
         return found
 
     def sum(self, scales: Float[Tensor, " patients"]) -> Float[Tensor, "..."]:
-        """The patients' tensors, each times its scale, added up."""
+        """Return the sum of the patients' tensors, each times its scale."""
         total: Tensor = torch.tensordot(scales, self.each.float(), dims=1)
         return total
 
     def only(self, chosen: Bool[Tensor, " patients"]) -> "Whole":
-        """Those of some patients."""
+        """Select patients."""
         return Whole(self.each[chosen])
 
 
@@ -132,10 +132,14 @@ Gradient = Factored | Whole
 
 
 class PatientGradients:
-    """What makes patients' gradients with respect to some parameters of a network, in the order of the parameters."""
+    """Computes per-patient gradients with respect to some parameters of a network, in the parameters' order."""
 
     def __init__(self, net: nn.Module, parameters: Sequence[nn.Parameter]) -> None:
-        """Raises TypeError where a parameter belongs to a kind of layer of which no patient's gradient can be made."""
+        """Find the layers of the parameters.
+
+        Raises:
+            TypeError: A layer's kind is not supported, or a parameter is shared.
+        """
         self._net, self._parameters = net, parameters
         wanted, self._layers = {id(parameter) for parameter in parameters}, []
         for name, layer in net.named_modules():
@@ -145,24 +149,28 @@ class PatientGradients:
         shared = [name for name, one in net.named_parameters(remove_duplicate=False) if id(one) in wanted]
         if len(shared) != len(parameters):
             raise TypeError(
-                "a patient's gradient cannot be made: a parameter is used by two layers, or not the network's"
+                "per-patient gradients are not supported: two layers share a parameter, or it is not the network's"
             )
 
     def __call__(self, patients: int, loss: Callable[[], Float[Tensor, " rows"]]) -> list[Gradient]:
-        """The gradients of patients' losses: of the mean of as many rows as each has, one patient after the other.
+        """Return the gradients of each patient's mean loss.
 
-        `loss` uses the network; no row of what it gives may depend on another row's image. Raises RuntimeError where
-        it uses a layer twice, or changes what a layer was given.
+        Args:
+            patients: Their number. Each has the same number of rows, those of the first patient first.
+            loss: Runs the network. No row of its result may depend on another row's image.
+
+        Raises:
+            RuntimeError: The network uses a layer twice, or changes a layer's input in place.
         """
-        heard = _Heard(self._parameters, patients)
-        with _no_weight_gradients(self._net), _listening(self._layers, heard):
+        recorder = _Recorder(self._parameters, patients)
+        with _no_weight_gradients(self._net), _recording(self._layers, recorder):
             rows = loss()
             (rows.sum() * (patients / len(rows))).backward()  # type: ignore[no-untyped-call]
-        return heard.gradients()
+        return recorder.gradients()
 
 
-class _Heard:
-    """What the layers told in one pass."""
+class _Recorder:
+    """Records the gradients that the layers' hooks compute in one pass."""
 
     def __init__(self, parameters: Sequence[nn.Parameter], patients: int) -> None:
         self._parameters, self._patients = parameters, patients
@@ -172,11 +180,11 @@ class _Heard:
         return id(parameter) in self._gradients
 
     def put(self, parameter: nn.Parameter, rows: Float[Tensor, "rows ..."]) -> None:
-        """Take down a parameter's gradient of every row."""
+        """Record a parameter's gradient of every row."""
         self._gradients[id(parameter)] = Whole(self._by_patient(rows).sum(1).view(self._patients, *parameter.shape))
 
     def put_product(self, layer: Any, geometry: Geometry, inputs: Tensor, outputs: Tensor) -> None:
-        """Take down the gradients of a layer's weight and bias, by its inputs and the gradients of its outputs."""
+        """Record the gradients of a layer's weight and bias from its inputs and its outputs' gradients."""
         if self.wants(layer.bias):
             self.put(layer.bias, outputs.sum((2, 3), dtype=torch.float32))
         if self.wants(layer.weight):
@@ -187,7 +195,7 @@ class _Heard:
         return rows.float().reshape(self._patients, -1, *rows.shape[1:])
 
     def gradients(self) -> list[Gradient]:
-        """Those of all parameters: 0 where the loss did not depend on one."""
+        """Return the gradients of all parameters; 0 where the loss does not depend on one."""
         found = [self._gradients[id(parameter)] for parameter in self._parameters]
         return [
             gradient or Whole(parameter.new_zeros(()).expand(self._patients, *parameter.shape))
@@ -198,12 +206,12 @@ class _Heard:
 def _refuse_unknown(name: str, layer: nn.Module) -> None:
     odd = isinstance(layer, nn.Conv2d) and (layer.padding_mode != "zeros" or isinstance(layer.padding, str))
     if type(layer) not in LAYERS or odd:
-        raise TypeError(f"a patient's gradient cannot be made: {name!r} is {layer}, and no known kind of layer")
+        raise TypeError(f"per-patient gradients are not supported: {name!r} is {layer}, an unknown kind of layer")
 
 
 @contextmanager
 def _no_weight_gradients(net: nn.Module) -> Iterator[None]:
-    """Let the pass stop at weights, so that none of it is spent on the sum of the patients' gradients."""
+    """Switch off the weights' gradients: the backward pass does not compute the sum over the patients."""
     before = [parameter for parameter in net.parameters() if parameter.requires_grad]
     try:
         for parameter in before:
@@ -215,16 +223,16 @@ def _no_weight_gradients(net: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _listening(layers: Sequence[nn.Module], heard: _Heard) -> Iterator[None]:
-    """Let each layer tell what it makes of the gradient of its output."""
+def _recording(layers: Sequence[nn.Module], recorder: _Recorder) -> Iterator[None]:
+    """Replace each layer's forward by one that records its gradients."""
     used: set[nn.Module] = set()
 
     def forward_of(layer: nn.Module) -> Callable[[Tensor], Tensor]:
         def forward(x: Tensor) -> Tensor:
             if layer in used:
-                raise RuntimeError(f"a patient's gradient cannot be made: {layer} is used twice")
+                raise RuntimeError(f"per-patient gradients are not supported: {layer} is used twice")
             used.add(layer)
-            return LAYERS[type(layer)](layer, x, heard)
+            return LAYERS[type(layer)](layer, x, recorder)
 
         return forward
 
@@ -237,51 +245,51 @@ def _listening(layers: Sequence[nn.Module], heard: _Heard) -> Iterator[None]:
             del layer.__dict__["forward"]
 
 
-def _told(y: Tensor, x: Tensor, tell: Callable[[Tensor, Tensor], None]) -> Tensor:
-    """The output, which tells of its input and its own gradient once that is known."""
+def _hooked(y: Tensor, x: Tensor, record: Callable[[Tensor, Tensor], None]) -> Tensor:
+    """Return the output with a hook that records the input and the output's gradient."""
     held, version = [x.detach()], x._version
     if not y.requires_grad:
         y.requires_grad_()
 
     def hook(gradient: Tensor) -> None:
         if held[0]._version != version:
-            raise RuntimeError("a patient's gradient cannot be made: what a layer was given has been changed in place")
-        tell(held.pop(), gradient)
+            raise RuntimeError("per-patient gradients are not supported: a layer's input was changed in place")
+        record(held.pop(), gradient)
 
     y.register_hook(hook)  # type: ignore[no-untyped-call]
     return y
 
 
-def _convolution(layer: Any, x: Float[Tensor, "rows in h w"], heard: _Heard) -> Tensor:
+def _convolution(layer: Any, x: Float[Tensor, "rows in h w"], recorder: _Recorder) -> Tensor:
     geometry = Geometry(layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups)
-    return _told(nn.Conv2d.forward(layer, x), x, lambda *factors: heard.put_product(layer, geometry, *factors))
+    return _hooked(nn.Conv2d.forward(layer, x), x, lambda *factors: recorder.put_product(layer, geometry, *factors))
 
 
-def _linear(layer: Any, x: Float[Tensor, "rows ... in"], heard: _Heard) -> Tensor:
-    """A convolution whose kernel is one pixel."""
+def _linear(layer: Any, x: Float[Tensor, "rows ... in"], recorder: _Recorder) -> Tensor:
+    """Treat the layer as a convolution with a kernel of one pixel."""
 
-    def tell(*factors: Tensor) -> None:
+    def record(*factors: Tensor) -> None:
         as_images = (part.flatten(1, -2).mT[..., None] if part.ndim > 2 else part[..., None, None] for part in factors)
-        heard.put_product(layer, Geometry(), *as_images)
+        recorder.put_product(layer, Geometry(), *as_images)
 
-    return _told(nn.Linear.forward(layer, x), x, tell)
+    return _hooked(nn.Linear.forward(layer, x), x, record)
 
 
-def _group_norm(layer: Any, x: Float[Tensor, "rows channels ..."], heard: _Heard) -> Tensor:
-    """Each row's channels and groups beside the others', with a scale and a bias of its own for each row's channel."""
+def _group_norm(layer: Any, x: Float[Tensor, "rows channels ..."], recorder: _Recorder) -> Tensor:
+    """Run one GroupNorm over the channels of all rows, with a separate scale and bias for each row's channel."""
     rows, channels = x.shape[:2]
-    beside = x.reshape(1, rows * channels, *x.shape[2:])
-    weight, bias = (_repeated(part, rows, heard) for part in (layer.weight, layer.bias))
-    return F.group_norm(beside, rows * layer.num_groups, weight, bias, layer.eps).view_as(x)
+    flat = x.reshape(1, rows * channels, *x.shape[2:])
+    weight, bias = (_repeated(part, rows, recorder) for part in (layer.weight, layer.bias))
+    return F.group_norm(flat, rows * layer.num_groups, weight, bias, layer.eps).view_as(x)
 
 
-def _repeated(parameter: nn.Parameter, rows: int, heard: _Heard) -> Float[Tensor, " rows_channels"]:
+def _repeated(parameter: nn.Parameter, rows: int, recorder: _Recorder) -> Float[Tensor, " rows_channels"]:
     each = parameter.detach().expand(rows, -1).flatten()
-    if heard.wants(parameter):
+    if recorder.wants(parameter):
         each.requires_grad_()
-        each.register_hook(lambda gradient: heard.put(parameter, gradient.view(rows, -1)))  # type: ignore[no-untyped-call]
+        each.register_hook(lambda gradient: recorder.put(parameter, gradient.view(rows, -1)))  # type: ignore[no-untyped-call]
     return each
 
 
 LAYERS: dict[type, Callable[..., Tensor]] = {nn.Conv2d: _convolution, nn.Linear: _linear, nn.GroupNorm: _group_norm}
-"""What there is to a layer's output in a pass that is listened to, by the layer's kind."""
+"""The recorded forward of each kind of layer."""

@@ -1,4 +1,4 @@
-"""From a feature map to one feature."""
+"""Global pooling: one feature per feature map."""
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -9,14 +9,14 @@ Map = Float[Tensor, "batch channels h w"]
 
 
 def max_and_mean(h: Map) -> Float[Tensor, "batch twice"]:
-    """Each channel's maximum and mean: what is there, and how much of it."""
+    """Return each channel's maximum and mean."""
     return torch.cat([h.amax((2, 3)), h.mean((2, 3))], 1)
 
 
 def rmac(h: Map, levels: int = 3) -> Float[Tensor, "batch channels"]:
-    """R-MAC: the maxima of square regions at `levels` scales, 14 at 3, each of unit length, summed, normalised again.
+    """Return R-MAC (Tolias, Sicre, Jégou, ICLR 2016).
 
-    Tolias, Sicre, Jégou, ICLR 2016.
+    The maxima of square regions at `levels` scales (14 regions at 3 scales) are normalised, summed, and normalised.
     """
     total = torch.zeros(h.shape[:2], device=h.device, dtype=h.dtype)
     for level in range(1, levels + 1):
@@ -29,7 +29,7 @@ def rmac(h: Map, levels: int = 3) -> Float[Tensor, "batch channels"]:
 
 
 def _starts(length: int, side: int, count: int) -> list[int]:
-    """`count` even places for a region of `side` in `length`."""
+    """Return `count` evenly spaced offsets of a region of `side` in `length`."""
     if count == 1:
         return [(length - side) // 2]
     return [round(i * (length - side) / (count - 1)) for i in range(count)]

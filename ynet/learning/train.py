@@ -1,4 +1,4 @@
-"""One site's training in one round: the loop that everything else is for."""
+"""One site's training in one round."""
 
 import math
 import time
@@ -15,17 +15,17 @@ from torch import Tensor, nn
 from ynet.data.augment import augment
 from ynet.data.batch import Batch, CaseSource
 from ynet.errors import UserError
-from ynet.learning.detail import Seen
+from ynet.learning.detail import FeatureSums
 from ynet.learning.losses import loss_of
 from ynet.learning.model import Output, YNet
 from ynet.plan import NO_AUGMENTATION, Augmentation, Plan
 
 GRADIENT_NORM = 5.0
-WARM_UP = 0.1  # share of the rounds in which the learning rate rises, under the cosine schedule
+WARM_UP = 0.1  # share of the rounds with a rising learning rate, in the cosine schedule
 
 
 class Progress(NamedTuple):
-    """Where a local training is."""
+    """The progress of a local training."""
 
     epoch: int  # from 1
     epochs: int
@@ -35,7 +35,7 @@ class Progress(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """What AdamW has learnt of the gradients, to go on with in the next round; each flat, as the weights are."""
+    """AdamW's state, for the next round; flat, like the weights."""
 
     steps: int
     first: Float32[np.ndarray, " parameters"]
@@ -43,7 +43,7 @@ class Moments(NamedTuple):
 
 
 class TrainResult(NamedTuple):
-    """What a local training came to: means over its images, and the optimizer's moments."""
+    """The result of a local training: means over its images, and the optimizer's moments."""
 
     loss: float
     classification: float
@@ -54,7 +54,7 @@ class TrainResult(NamedTuple):
 
 
 class DivergedError(UserError):
-    """The loss or its gradient is no longer a finite number."""
+    """The loss or its gradient is not finite."""
 
 
 def train(
@@ -68,22 +68,33 @@ def train(
     on_progress: Callable[[Progress], None] | None = None,
     proximal_mu: float = 0.0,
     moments: Moments | None = None,
-    pieces: int = 1,
+    micro_batches: int = 1,
 ) -> TrainResult:
-    """Train `net` on `cases` for the local epochs of one round (from 1). Order and augmentation come from `generator`.
+    """Train `net` on `cases` for the local epochs of one round.
 
-    `proximal_mu` pulls towards the weights that came (FedProx, Li et al. 2020, eq. 2). `moments` are those of the
-    round before: without them AdamW's first steps are as long as the learning rate in every weight. With `pieces` a
-    batch is computed in so many, one after the other, and their gradients are added up: the same training in less
-    memory, for losses that do not compare the samples of a batch. Raises DivergedError, and UserError where there are
-    no cases.
+    Args:
+        net: Trained in place.
+        cases: The training cases.
+        plan: The plan.
+        round_number: From 1.
+        device: Where the network is.
+        generator: Draws the order of the cases and their augmentation.
+        on_progress: Called after each batch.
+        proximal_mu: Strength of the pull towards the initial weights (FedProx, Li et al. 2020, eq. 2).
+        moments: Those of the previous round. Without them AdamW's first steps are as long as the learning rate.
+        micro_batches: Parts in which a batch is computed, with accumulated gradients: the same training in less
+            memory, for losses that do not compare the samples of a batch.
+
+    Raises:
+        DivergedError: The loss or its gradient is not finite.
+        UserError: There are no cases.
     """
     if not len(cases):
         raise UserError("there is nothing to train on", "the site has no training cases", "name some in the manifest")
     training, begun = plan.training, time.perf_counter()
     loss_function = loss_of(plan, device)
     start = [parameter.detach().clone() for parameter in net.parameters()] if proximal_mu else []
-    seen = Seen()
+    features = FeatureSums()
     optimizer = optimizer_of([one for one in net.parameters() if one.requires_grad], plan, round_number, moments)
     per_epoch = math.ceil(len(cases) / training.batch_size)
     total_batches = per_epoch * training.local_epochs
@@ -93,16 +104,16 @@ def train(
         for done, batch in enumerate(_batches(cases, plan, augmentation, device, generator), start=1):
             optimizer.zero_grad()
             value = torch.zeros((), device=device)
-            for piece in _cut(batch, pieces):
+            for part in _split(batch, micro_batches):
                 with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                    output = net(piece.image)
-                parts = loss_function(single_precision(output), piece)
-                share = len(piece.label) / len(batch.label)
+                    output = net(part.image)
+                parts = loss_function(single_precision(output), part)
+                share = len(part.label) / len(batch.label)
                 loss = share * (parts.total.mean() + proximal_mu / 2 * _distance(net, start))
                 loss.backward()  # type: ignore[no-untyped-call]
                 value += loss.detach()
-                seen.add(output.feature)
-                sums += torch.stack([part.detach().sum() for part in parts])
+                features.add(output.feature)
+                sums += torch.stack([loss_part.detach().sum() for loss_part in parts])
             norm = nn.utils.clip_grad_norm_(net.parameters(), GRADIENT_NORM)
             newest = _finite(value, norm)
             optimizer.step()
@@ -110,7 +121,7 @@ def train(
             if on_progress:
                 epoch = (done - 1) // per_epoch + 1
                 on_progress(Progress(epoch, training.local_epochs, done, total_batches, newest))
-    seen.measure(net.detail)
+    features.measure(net.detail)
     total, classification, segmentation = (sums / max(images, 1)).tolist()
     seconds = time.perf_counter() - begun
     return TrainResult(total, classification, segmentation, images, seconds, moments_of(optimizer))
@@ -119,29 +130,32 @@ def train(
 def optimizer_of(
     parameters: Sequence[nn.Parameter], plan: Plan, round_number: int, moments: Moments | None
 ) -> torch.optim.AdamW:
-    """The optimizer of a round, which goes on from the moments of the round before."""
+    """Build the optimizer of a round; `moments` are those of the previous round."""
     rate = learning_rate(plan, round_number)
     optimizer = torch.optim.AdamW(parameters, rate, weight_decay=plan.training.weight_decay, fused=True)
     if moments:
-        _go_on(optimizer, moments)
+        _load_moments(optimizer, moments)
     return optimizer
 
 
 def begin(net: YNet, plan: Plan, round_number: int) -> Augmentation:
-    """Set the network to training as the round (from 1) has it; what the round does with images."""
-    settles = is_settling(plan, round_number)
-    net.dropout = 0.0 if settles else plan.network.dropout
+    """Prepare the network for a round (from 1); return the round's augmentation.
+
+    Rounds of the cooldown use neither dropout nor augmentation other than flips.
+    """
+    is_cooldown = is_cooling_down(plan, round_number)
+    net.dropout = 0.0 if is_cooldown else plan.network.dropout
     net.train()
-    return replace(NO_AUGMENTATION, flip=plan.augmentation.flip) if settles else plan.augmentation
+    return replace(NO_AUGMENTATION, flip=plan.augmentation.flip) if is_cooldown else plan.augmentation
 
 
-def is_settling(plan: Plan, round_number: int) -> bool:
-    """Whether a round (from 1) is one of the last, in which images are taken as they are."""
+def is_cooling_down(plan: Plan, round_number: int) -> bool:
+    """Return whether a round (from 1) belongs to the cooldown, the last share of the rounds."""
     return round_number > plan.training.rounds * (1 - plan.training.cooldown)
 
 
 def learning_rate(plan: Plan, round_number: int) -> float:
-    """The rate of a round (from 1): constant, or a rise over the first tenth of the rounds and half a cosine down."""
+    """Return the learning rate of a round (from 1): constant, or a linear warm-up followed by a cosine decay."""
     training = plan.training
     if training.schedule == "constant":
         return training.learning_rate
@@ -155,7 +169,7 @@ def learning_rate(plan: Plan, round_number: int) -> float:
 def _batches(
     cases: CaseSource, plan: Plan, augmentation: Augmentation, device: torch.device, generator: torch.Generator
 ) -> Iterator[Batch]:
-    """The batches of all local epochs, augmented, each epoch in an order of its own."""
+    """Yield the augmented batches of all local epochs; each epoch has a new order."""
     for _ in range(plan.training.local_epochs):
         order = torch.randperm(len(cases), generator=generator)
         for positions in torch.split(order, plan.training.batch_size):
@@ -164,16 +178,16 @@ def _batches(
             yield Batch(image.to(device), mask.to(device), batch.label.to(device), batch.drawn.to(device))
 
 
-def _cut(batch: Batch, pieces: int) -> Iterator[Batch]:
-    """A batch in pieces that are as equal as can be; in one, as it is."""
-    size = math.ceil(len(batch.label) / pieces)
+def _split(batch: Batch, micro_batches: int) -> Iterator[Batch]:
+    """Split a batch into parts of nearly equal size."""
+    size = math.ceil(len(batch.label) / micro_batches)
     for parts in zip(*(torch.split(part, size) for part in batch), strict=True):
         yield Batch(*parts)
 
 
 @contextmanager
 def dropout_from(generator: torch.Generator, device: torch.device) -> Iterator[None]:
-    """Dropout draws from torch's global generators: here from the generator's seed, and then as if it had not drawn."""
+    """Seed torch's global generators, from which dropout draws, with the generator's seed; restore them afterwards."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(generator.initial_seed())
         if device.type == "cuda":
@@ -182,13 +196,13 @@ def dropout_from(generator: torch.Generator, device: torch.device) -> Iterator[N
 
 
 def moments_of(optimizer: torch.optim.AdamW) -> Moments:
-    """What to give the next round's optimizer; it must have made a step."""
+    """Return the moments for the next round. The optimizer must have made a step."""
     states = [optimizer.state[parameter] for group in optimizer.param_groups for parameter in group["params"]]
     first, second = (torch.cat([state[name].flatten() for state in states]) for name in ("exp_avg", "exp_avg_sq"))
     return Moments(int(states[0]["step"]), first.cpu().numpy(), second.cpu().numpy())
 
 
-def _go_on(optimizer: torch.optim.AdamW, moments: Moments) -> None:
+def _load_moments(optimizer: torch.optim.AdamW, moments: Moments) -> None:
     start = 0
     for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
         part = slice(start, start := start + parameter.numel())
@@ -198,13 +212,13 @@ def _go_on(optimizer: torch.optim.AdamW, moments: Moments) -> None:
 
 
 def single_precision(output: Output) -> Output:
-    """What autocast left in half precision, for the loss."""
+    """Convert an output of autocast to single precision, for the loss."""
     mask, code, feature, logits = output
     return Output(mask.float(), code.float(), feature, None if logits is None else logits.float())
 
 
 def _distance(net: YNet, start: list[Tensor]) -> Tensor | float:
-    """The squared distance of the parameters from where they began."""
+    """Return the squared distance of the parameters from their initial values."""
     if not start:
         return 0.0
     squares = [((parameter - origin) ** 2).sum() for parameter, origin in zip(net.parameters(), start, strict=True)]
@@ -212,7 +226,7 @@ def _distance(net: YNet, start: list[Tensor]) -> Tensor | float:
 
 
 def _finite(loss: Tensor, gradient_norm: Tensor) -> float:
-    """The loss as a number. Asked before the step, so that a network which diverges keeps its last finite weights."""
+    """Return the loss as a number. Called before the step: a diverging network keeps its last finite weights."""
     value, norm = torch.stack([loss.detach(), gradient_norm]).tolist()
     for what, number in (("loss", value), ("gradient", norm)):
         if not math.isfinite(number):

@@ -1,4 +1,4 @@
-"""One site's training in one round under differential privacy: DP-SGD's loop, clipped patient by patient."""
+"""One site's training in one round under differential privacy: DP-SGD with per-patient clipping."""
 
 import secrets
 import time
@@ -22,8 +22,8 @@ from ynet.learning.train import Moments, Progress, TrainResult, begin, moments_o
 from ynet.plan import Augmentation, Plan
 
 HEADS = ("hash", "place", "segmentation.logit", "classifier")
-ROWS = 32  # images at most whose activations are held at a time: more are no faster
-MULTIPLE = 4  # of which the number of images is one
+ROWS = 32  # largest number of images per pass: more are no faster
+MULTIPLE = 4  # the number of images per pass is a multiple of this
 
 
 def train_privately(
@@ -38,14 +38,28 @@ def train_privately(
     secret: bytes | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     moments: Moments | None = None,
-    pieces: int = 1,
+    micro_batches: int = 1,
 ) -> TrainResult:
-    """Train `net` for the mechanism's steps. Of the result only the weights and moments are private, not the losses.
+    """Train `net` for the mechanism's steps. Only the result's weights and moments are private, not its losses.
 
-    A patient's gradient is that of the mean loss of the patient's views, clipped in float32. `secret`, 32 bytes, is
-    what each patient's sampling, views, augmentation and dropout are drawn from; without one it is drawn afresh, and so
-    it must be wherever the weights are released. The noise has no seed at all. With `pieces` so many times fewer images
-    are computed at a time, in less memory and more slowly. Raises UserError where there are no cases.
+    A patient's gradient is that of the mean loss of the patient's views, clipped in float32. The noise has no seed.
+
+    Args:
+        net: Trained in place.
+        cases: The training cases.
+        patients: The patients of the cases.
+        plan: The plan.
+        round_number: From 1.
+        mechanism: The steps, their noise and their clipping.
+        device: Where the network is.
+        secret: 32 bytes from which each patient's sampling, views, augmentation and dropout are drawn. It must be None,
+            a fresh secret, wherever the weights are released.
+        on_progress: Called after each step.
+        moments: Those of the previous round.
+        micro_batches: Factor by which fewer images are computed at a time, to save memory.
+
+    Raises:
+        UserError: There are no cases.
     """
     if not len(cases):
         raise UserError("there is nothing to train on", "the site has no training cases", "name some in the manifest")
@@ -54,16 +68,16 @@ def train_privately(
     parameters = list(chosen.values())
     gradients_of = _gradients(net, parameters, loss_of(plan, device), device)
     optimizer = optimizer_of(parameters, plan, round_number, moments)
-    show = partial(_shown, net, cases, begin(net, plan, round_number))
-    sums, seen = torch.zeros(3, device=device), 0
+    views_of = partial(_views, net, cases, begin(net, plan, round_number))
+    sums, count = torch.zeros(3, device=device), 0
     for step in range(1, mechanism.steps + 1):
         clipped = Clipped(parameters, mechanism.max_grad_norm, len(patients))
         drawn = list(patients.draw(mechanism.sampling_rate, views, step, secret))
-        for part, own in _pieces(drawn, views, max(MULTIPLE, ROWS // pieces)):
-            gradients, parts = gradients_of(show(part), len(part), own)
+        for part, own in _passes(drawn, views, max(MULTIPLE, ROWS // micro_batches)):
+            gradients, parts = gradients_of(views_of(part), len(part), own)
             clipped.add(gradients)
             sums += parts.nan_to_num().sum(0)
-            seen += own
+            count += own
         released = clipped.release(mechanism.noise_multiplier, mechanism.batch, randomness)
         for parameter, gradient in zip(parameters, released, strict=True):
             parameter.grad = gradient
@@ -71,15 +85,15 @@ def train_privately(
         if on_progress:
             epoch = (step - 1) * plan.training.local_epochs // mechanism.steps + 1
             on_progress(Progress(epoch, plan.training.local_epochs, step, mechanism.steps, float("nan")))
-    total, classification, segmentation = (sums / max(seen, 1)).tolist()
+    total, classification, segmentation = (sums / max(count, 1)).tolist()
     seconds = time.perf_counter() - begun
-    return TrainResult(total, classification, segmentation, seen * views, seconds, moments_of(optimizer))
+    return TrainResult(total, classification, segmentation, count * views, seconds, moments_of(optimizer))
 
 
-def _pieces(drawn: list[Draw], views: int, rows: int) -> Iterator[tuple[list[Draw], int]]:
-    """The patients of a step in pieces of at most `rows` images or one patient's, and how many of a piece count.
+def _passes(drawn: list[Draw], views: int, rows: int) -> Iterator[tuple[list[Draw], int]]:
+    """Split a step's patients into passes of at most `rows` images, or of one patient; with the number that count.
 
-    The others fill it up: a convolution prepares itself anew for each number of images that it has not seen lately.
+    The other patients of a pass are padding: a convolution is planned again for each new number of images.
     """
     most, multiple = max(1, rows // views), max(1, MULTIPLE // views)
     for start in range(0, len(drawn), most):
@@ -87,62 +101,62 @@ def _pieces(drawn: list[Draw], views: int, rows: int) -> Iterator[tuple[list[Dra
         yield own + own[:1] * (-len(own) % multiple), len(own)
 
 
-class _Shown(NamedTuple):
-    """Patients' views as the network is shown them, and what it leaves out."""
+class _PatientViews(NamedTuple):
+    """The augmented views of some patients, and the dropout of their pass."""
 
     batch: Batch
     dropped: Dropped | None
 
 
-def _shown(net: YNet, cases: CaseSource, augmentation: Augmentation, drawn: Sequence[Draw]) -> _Shown:
-    """The views of some patients, one patient behind the other: each augmented by itself, from its own draw.
+def _views(net: YNet, cases: CaseSource, augmentation: Augmentation, drawn: Sequence[Draw]) -> _PatientViews:
+    """Load and augment the views of some patients, one patient after the other.
 
-    In one call for all, what a patient gets would depend on how many stand before it.
+    Each patient has its own generator: with one call for all, a patient's augmentation would depend on the others.
     """
     views, count = cases.batch(torch.cat([draw.positions for draw in drawn])), len(drawn[0].positions)
     images, masks, dropped = [], [], []
     for number, draw in enumerate(drawn):
         own = slice(number * count, (number + 1) * count)
-        generator = draw.generator.clone_state()  # whoever fills a piece up is drawn once more, and alike
+        generator = draw.generator.clone_state()  # a patient that is also padding gets the same views
         augmented = augment(views.image[own], views.mask[own], augmentation, generator)
         images.append(augmented.image)
         masks.append(augmented.mask)
         dropped.append(net.draw_dropped(count, generator))
     batch = Batch(torch.cat(images), torch.cat(masks), views.label, views.drawn)
     some = [one for one in dropped if one is not None]
-    return _Shown(batch, Dropped(*(torch.cat(parts) for parts in zip(*some, strict=True))) if some else None)
+    return _PatientViews(batch, Dropped(*(torch.cat(parts) for parts in zip(*some, strict=True))) if some else None)
 
 
 def _gradients(
     net: YNet, parameters: Sequence[nn.Parameter], loss_function: Loss, device: torch.device
-) -> Callable[[_Shown, int, int], tuple[list[Gradient], Float[Tensor, "own 3"]]]:
-    """What gives patients' gradients and their losses' parts; a batch has each patient's views one behind the other.
+) -> Callable[[_PatientViews, int, int], tuple[list[Gradient], Float[Tensor, "own 3"]]]:
+    """Return a function that computes each patient's gradients and the parts of its loss.
 
-    The gradients of those behind the patients that count are 0. In single precision on every device: half precision
-    would let a patient's gradient move with who else is in the batch by more than ROUNDING.
+    The gradients of padding patients are 0. Single precision on every device: in half precision a patient's gradient
+    would depend on the other patients of the batch by more than ROUNDING.
     """
     gradients_of = PatientGradients(net, parameters)
 
-    def gradients(shown: _Shown, patients: int, own: int) -> tuple[list[Gradient], Float[Tensor, "own 3"]]:
-        batch = Batch(*(part.to(device) for part in shown.batch))
-        dropped = shown.dropped and Dropped(*(part.to(device) for part in shown.dropped))
-        seen = []
+    def gradients(views: _PatientViews, patients: int, own: int) -> tuple[list[Gradient], Float[Tensor, "own 3"]]:
+        batch = Batch(*(part.to(device) for part in views.batch))
+        dropped = views.dropped and Dropped(*(part.to(device) for part in views.dropped))
+        losses = []
 
         def loss() -> Float[Tensor, " rows"]:
             parts = loss_function(net(batch.image, dropped), batch)
-            seen.append(torch.stack([part.detach() for part in parts], 1))
+            losses.append(torch.stack([part.detach() for part in parts], 1))
             rows = torch.arange(len(parts.total), device=device)
             return torch.where(rows < own * len(rows) // patients, parts.total, 0.0)
 
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             found = gradients_of(patients, loss)
-        return found, seen[0].view(patients, -1, 3)[:own].mean(1)
+        return found, losses[0].view(patients, -1, 3)[:own].mean(1)
 
     return gradients
 
 
 def trained(net: YNet, plan: Plan) -> dict[str, nn.Parameter]:
-    """The parameters that the plan trains, by name; never the detail code's, which no gradient moves."""
+    """Return the parameters that the plan trains, by name; never the detail code's, which have no gradient."""
     which = plan.privacy.trained
     return {
         name: parameter

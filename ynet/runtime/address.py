@@ -1,4 +1,4 @@
-"""Hosts and ports: `host:port` read and written, and sockets that listen, the same way for IPv4, IPv6 and names."""
+"""Hosts and ports: parse and format `host:port`, and listen, for IPv4, IPv6 and names."""
 
 import ipaddress
 import re
@@ -11,7 +11,7 @@ IP = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class Address(NamedTuple):
-    """Where a server is reached. Its text is `host:port`, an IPv6 address in brackets: what `read` reads."""
+    """A server's address. Its text is `host:port`, with brackets around an IPv6 address; `read` parses it."""
 
     host: str  # a name, or an IP address without brackets
     port: int
@@ -21,7 +21,11 @@ class Address(NamedTuple):
 
 
 def read(text: str) -> Address:
-    """The address in `host:port`. Raises ValueError, also for an IPv6 address without brackets: its port is unclear."""
+    """Parse `host:port`.
+
+    Raises:
+        ValueError: Also for an IPv6 address without brackets, whose port is ambiguous.
+    """
     name, colon, port = text.rpartition(":")
     if not colon or (":" in name and not name.startswith("[")):
         raise ValueError("it is not HOST:PORT (an IPv6 address in brackets: [::1]:8440)")
@@ -31,7 +35,11 @@ def read(text: str) -> Address:
 
 
 def host(text: str) -> str:
-    """A name or an IP address, without brackets. Raises ValueError for anything else, such as one with a port."""
+    """Parse a name or an IP address; return it without brackets.
+
+    Raises:
+        ValueError: It is neither, or it has a port.
+    """
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     if (found := ip(bare)) is not None and (bare == text or found.version == 6):
         return str(found)
@@ -41,12 +49,12 @@ def host(text: str) -> str:
 
 
 def host_or_all(text: str) -> str:
-    """As `host`; an empty one stands for every IPv4 address of the machine."""
+    """Parse a host as `host` does. An empty one means every IPv4 address of the machine."""
     return host(text) if text else text
 
 
 def ip(text: str) -> IP | None:
-    """The IP address that a text is, without brackets; None of a name. One of IPv4 that IPv6 carries is of IPv4."""
+    """Parse an IP address without brackets; None for a name. An IPv4-mapped IPv6 address becomes IPv4."""
     try:
         found = ipaddress.ip_address(text)
     except ValueError:
@@ -55,18 +63,18 @@ def ip(text: str) -> IP | None:
 
 
 def in_brackets(bare: str) -> str:
-    """A host as it stands before a port, or in a URL."""
+    """Format a host for `host:port` or a URL."""
     return f"[{bare}]" if ":" in bare else bare
 
 
 def is_loopback(bare: str) -> bool:
-    """Whether a host is this machine alone."""
+    """Return whether a host is a loopback address."""
     found = ip(bare)
     return bare.lower() == "localhost" if found is None else found.is_loopback
 
 
 def neighbourhood(address: str) -> str:
-    """An IPv4 address; of an IPv6 address the /64 that one customer has whole."""
+    """Return the unit that rate limits count: an IPv4 address, or an IPv6 address's /64, which has one owner."""
     found = ip(address)
     if found is None:
         return address
@@ -74,9 +82,10 @@ def neighbourhood(address: str) -> str:
 
 
 def place(bare: str, port: int) -> tuple[int, Any]:
-    """The family and the socket address at which a host is listened on. Raises OSError.
+    """Return the family and the socket address for listening on a host. IPv4 is preferred for a name with both.
 
-    Of a name with addresses of both, that of IPv4 counts.
+    Raises:
+        OSError: The name is unknown.
     """
     found = socket.getaddrinfo(bare or "0.0.0.0", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)  # noqa: S104
     family, _, _, _, where = min(found, key=lambda one: one[0] != socket.AF_INET)
@@ -84,7 +93,11 @@ def place(bare: str, port: int) -> tuple[int, Any]:
 
 
 def listen(bare: str, port: int, backlog: int = 128) -> socket.socket:
-    """A socket that listens at a host's `place`: `::` at every address of the machine, of IPv4 too. Raises OSError."""
+    """Return a socket that listens on a host; `::` listens on every address of the machine, including IPv4.
+
+    Raises:
+        OSError: The address is in use or not this machine's.
+    """
     family, where = place(bare, port)
     is_all = family == socket.AF_INET6 and where[0] == "::"
     is_dual = is_all and socket.has_dualstack_ipv6()

@@ -1,4 +1,4 @@
-"""What is written is brought to the disk a moment later, by a thread of its own: disks are slow, and callers wait."""
+"""Sync files to disk in a background thread, so that callers do not wait for slow disks."""
 
 import logging
 import threading
@@ -8,10 +8,10 @@ log = logging.getLogger("ynet.runtime.background_sync")
 SYNC_S = 1.0
 
 
-class Synced:
-    """Calls `sync` at most SYNC_S after something was written, and once more when it is closed.
+class BackgroundSync:
+    """Calls `sync` within SYNC_S of each write, and once more on close.
 
-    Where the disk takes nothing, it is tried again: a full disk must not end the thread that will write when it is not.
+    A failed sync is tried again: a full disk must not end the thread.
     """
 
     def __init__(self, sync: Callable[[], None], name: str) -> None:
@@ -20,21 +20,21 @@ class Synced:
         self._thread.start()
 
     def wrote(self) -> None:
-        """Something is to be brought to the disk."""
+        """Request a sync."""
         self._is_dirty.set()
 
     def close(self) -> None:
-        """Everything is on the disk when this returns."""
+        """Stop the thread; return once everything is on the disk."""
         self._is_closed.set()
         self._is_dirty.set()
         self._thread.join()
-        self._try()  # what was written while the thread was in its last call
+        self._try()  # writes during the thread's last call
 
     def _try(self) -> None:
         try:
             self._sync()
         except OSError as error:
-            log.error("%s could not be brought to the disk: %s", self._thread.name, error.strerror)
+            log.error("%s could not be synced to the disk: %s", self._thread.name, error.strerror)
             self._is_dirty.set()
 
     def _keep_synced(self) -> None:

@@ -1,8 +1,9 @@
-"""A home folder in one file: packed while its process runs, and unpacked only where every byte is as it was.
+"""Backups: pack a home folder into one file while its process runs, and unpack it after verifying every byte.
 
-The file is a tar, sealed with a passphrase or not; its last member, the manifest, has the SHA-256 of every other.
-What must be consistent in itself (databases; a key and its certificate) is laid aside first; of the rest, what names
-something else is copied before what it names: heads before their logs, an update before the ledger that paid for it.
+The file is a tar archive, optionally encrypted with a passphrase. Its last member, the manifest, has the SHA-256 of
+every other member. Files that must be consistent with each other (databases; a key and its certificate) are copied
+aside first. Of the other files, those that refer to others are copied first: heads before their logs, an update before
+the ledger entry that it belongs to.
 """
 
 import contextlib
@@ -31,7 +32,7 @@ MANIFEST, FORMAT = "manifest.json", "ynet backup 1"
 MAX_MANIFEST_BYTES = 64 << 20
 PART_BYTES = 1 << 20
 MOST_LEVELS, MOST_NAME_BYTES, MOST_FILES = 32, 1_024, 500_000
-"""Of a file's path in a home folder, and of one backup."""
+"""Limits of a file's path in a home folder, and the number of files in a backup."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -43,33 +44,37 @@ class File:
 
 
 @dataclass(frozen=True, config=STRICT)
-class Manifest:
-    """What a backup holds."""
+class BackupManifest:
+    """The content of a backup."""
 
     format: str
     kind: str  # `server` or `client`
     name: str  # of the federation, or the site
     made: float  # seconds since 1970
-    version: str  # of the ynet that made it
+    version: str  # of ynet
     files: dict[str, File]
 
 
 class Packed(NamedTuple):
-    """What was written."""
+    """A written backup."""
 
     path: Path
     bytes: int
-    manifest: Manifest
+    manifest: BackupManifest
     is_sealed: bool
 
 
-_MANIFEST = TypeAdapter(Manifest)
+_MANIFEST = TypeAdapter(BackupManifest)
 Lay = Callable[[Path], None]
-"""Lays copies of what must be consistent in itself into a folder, by their paths in the home folder."""
+"""Copies the files that must be consistent with each other into a folder, under their relative paths."""
 
 
-def pack(home: Path, out: Path, about: Manifest, lay: Lay, passphrase: str | None) -> Packed:
-    """Write the backup of a home folder to `out`, for its owner only; `about` has no files yet. Raises UserError."""
+def pack(home: Path, out: Path, about: BackupManifest, lay: Lay, passphrase: str | None) -> Packed:
+    """Write the backup of a home folder to `out`, for its owner only; `about` has no files yet.
+
+    Raises:
+        UserError: `out` exists, another backup is being made, or the disk is full.
+    """
     if out.exists():
         raise UserError(f"the backup {out} was not made", "there is such a file already", "give another name")
     with _alone(home, out):
@@ -78,7 +83,7 @@ def pack(home: Path, out: Path, about: Manifest, lay: Lay, passphrase: str | Non
 
 @contextlib.contextmanager
 def _alone(home: Path, out: Path) -> Iterator[None]:
-    """One backup of a home at a time: each begins by throwing away what one that was killed has laid aside."""
+    """Allow one backup of a home at a time: each deletes the copies of an interrupted one."""
     folder = os.open(home, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -89,7 +94,7 @@ def _alone(home: Path, out: Path) -> Iterator[None]:
         os.close(folder)
 
 
-def _pack(home: Path, out: Path, about: Manifest, lay: Lay, passphrase: str | None) -> Packed:
+def _pack(home: Path, out: Path, about: BackupManifest, lay: Lay, passphrase: str | None) -> Packed:
     aside = home / ASIDE
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(mode=0o700)
@@ -111,11 +116,14 @@ def _pack(home: Path, out: Path, about: Manifest, lay: Lay, passphrase: str | No
 
 
 def unpack(
-    file: Path, home: Path, kind: str, passphrase: Callable[[], str], check: Callable[[Path, Manifest], None]
-) -> Manifest:
-    """Unpack a backup into an empty folder: all of it, once all is verified, and else nothing.
+    file: Path, home: Path, kind: str, passphrase: Callable[[], str], check: Callable[[Path, BackupManifest], None]
+) -> BackupManifest:
+    """Verify a backup and unpack it into an empty folder, completely or not at all.
 
-    `check` is given what was unpacked, raises UserError where it is no such home, and may change it. Raises UserError.
+    `check` receives the unpacked folder and the manifest. It may change the folder, and raises UserError to reject it.
+
+    Raises:
+        UserError: The folder is not empty, or the backup is broken, of another kind or rejected.
     """
     what = f"the backup {file} was not restored"
     if home.exists() and any(home.iterdir()):
@@ -136,35 +144,39 @@ def unpack(
 
 @contextlib.contextmanager
 def _all_or_nothing(home: Path) -> Iterator[None]:
-    """Empty a folder, which was empty before, when something fails. Raises UserError where the disk or the file did."""
+    """Empty the folder again when something fails.
+
+    Raises:
+        UserError: The disk or the file failed.
+    """
     try:
         yield
     except BaseException as error:
-        for path in sorted(home.iterdir(), key=lambda path: path.name == RESTORING):  # while it is there, none starts
+        for path in sorted(home.iterdir(), key=lambda path: path.name == RESTORING):  # last
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink()
         if not isinstance(error, OSError | tarfile.TarError):
             raise
-        why = (error.strerror if isinstance(error, OSError) else None) or "it is no backup of ynet, or was cut off"
+        why = (error.strerror if isinstance(error, OSError) else None) or "it is not a backup of ynet, or truncated"
         do = "check the file and the disk, or take another copy"
         raise UserError("the backup was not restored", why, do) from None
 
 
-def _write(file: IO[bytes], home: Path, aside: Path, about: Manifest, passphrase: str | None) -> Manifest:
+def _write(file: IO[bytes], home: Path, aside: Path, about: BackupManifest, passphrase: str | None) -> BackupManifest:
     sealing = Sealing(file, passphrase) if passphrase is not None else None
     written: dict[str, File] = {}
     with tarfile.open(fileobj=cast(IO[bytes], sealing or file), mode="w|", format=tarfile.PAX_FORMAT) as tar:
         for name in sorted({*files(home), *files(aside)}, key=turn):
             if not _is_short(name.as_posix()):
-                why = f"{name.as_posix()[:80]}... lies too deep, or has a name that no file of ynet has"
-                raise UserError("the backup was not made", why, "take that out of the folder")
+                why = f"{name.as_posix()[:80]}... is too deep, or has a name that no file of ynet has"
+                raise UserError("the backup was not made", why, "move it out of the folder")
             laid = aside / name
             if one := _add(tar, name.as_posix(), laid if laid.exists() else home / name):
                 written[name.as_posix()] = one
         values = {key: value for key, value in vars(about).items() if not key.startswith("_")}
-        manifest = Manifest(**{**values, "files": written})
+        manifest = BackupManifest(**{**values, "files": written})
         content = _MANIFEST.dump_json(manifest, indent=1)
         tar.addfile(_header(MANIFEST, len(content), about.made), io.BytesIO(content))
     if sealing:
@@ -173,7 +185,7 @@ def _write(file: IO[bytes], home: Path, aside: Path, about: Manifest, passphrase
 
 
 def _add(tar: tarfile.TarFile, name: str, path: Path) -> File | None:
-    """Add one file as it is now; of a log, the whole lines. None where it went meanwhile."""
+    """Add one file in its current state; of a log, only complete lines. None where the file has disappeared."""
     try:
         opened = path.open("rb")
     except FileNotFoundError:
@@ -188,7 +200,7 @@ def _add(tar: tarfile.TarFile, name: str, path: Path) -> File | None:
 
 
 class _Hashing:
-    """A file that is hashed while it is read."""
+    """A file that hashes the bytes that are read."""
 
     def __init__(self, file: IO[bytes], digest: "hashlib._Hash") -> None:
         self._file, self._digest = file, digest
@@ -200,7 +212,7 @@ class _Hashing:
 
 
 def _whole_lines(file: IO[bytes], size: int) -> int:
-    """How far the last whole line within `size` bytes goes; the file stands at its beginning afterwards."""
+    """Return the end of the last complete line within `size` bytes. Leaves the file's position at 0."""
     end = size
     while end:
         start = max(0, end - PART_BYTES)
@@ -219,21 +231,27 @@ def _header(name: str, size: int, mtime: float) -> tarfile.TarInfo:
     return info
 
 
-def _read(source: IO[bytes], into: Path, what: str) -> Manifest:
-    """Unpack and verify. Raises UserError, OSError, TarError."""
+def _read(source: IO[bytes], into: Path, what: str) -> BackupManifest:
+    """Unpack and verify.
+
+    Raises:
+        UserError: The content is not a backup's, or was changed.
+        OSError: The disk failed.
+        TarError: It is not a tar archive.
+    """
     found: dict[str, File] = {}
     with tarfile.open(fileobj=source, mode="r|") as tar:
         for member in tar:
             is_file = member.isreg() and not member.issparse()
             content = tar.extractfile(member) if is_file and len(found) < MOST_FILES else None
             if content is None or not _is_inside(member.name) or member.name in found:
-                raise UserError(what, "it holds what no backup of ynet holds", "take another copy")
+                raise UserError(what, "it has content that no backup of ynet has", "take another copy")
             if member.name == MANIFEST:
                 return _held_against(_manifest(content.read(MAX_MANIFEST_BYTES), what), found, what)
             for folder in (PurePosixPath(member.name).parents)[-2::-1]:
                 (into / folder).mkdir(mode=0o700, exist_ok=True)
             found[member.name] = _lay_down(content, into / member.name)
-    raise UserError(what, "it has no manifest: it was cut off", "take another copy")
+    raise UserError(what, "it has no manifest: it is truncated", "take another copy")
 
 
 def _is_inside(name: str) -> bool:
@@ -250,7 +268,7 @@ def _is_inside(name: str) -> bool:
 
 
 def _is_short(name: str) -> bool:
-    """Whether a path can be laid down, and taken away again, on any file system."""
+    """Return whether a path is short enough for any file system."""
     size = len(name.encode(errors="surrogateescape"))
     return size <= MOST_NAME_BYTES and name.count("/") < MOST_LEVELS and name.isprintable()
 
@@ -266,7 +284,7 @@ def _lay_down(content: IO[bytes], path: Path) -> File:
     return File(size, digest.hexdigest())
 
 
-def _manifest(content: bytes, what: str) -> Manifest:
+def _manifest(content: bytes, what: str) -> BackupManifest:
     try:
         if json.loads(content).get("format") != FORMAT:
             raise UserError(what, "it is of another format", "restore it with the ynet that wrote it, or a newer one")
@@ -275,14 +293,14 @@ def _manifest(content: bytes, what: str) -> Manifest:
         raise UserError(what, "its manifest cannot be read", "take another copy") from None
 
 
-def _held_against(manifest: Manifest, found: dict[str, File], what: str) -> Manifest:
+def _held_against(manifest: BackupManifest, found: dict[str, File], what: str) -> BackupManifest:
     if wrong := next((name for name in {**manifest.files, **found} if manifest.files.get(name) != found.get(name)), ""):
-        raise UserError(what, f"{wrong} is not as it was packed", "take another copy")
+        raise UserError(what, f"{wrong} was changed after it was packed", "take another copy")
     return manifest
 
 
 def _take_in(into: Path, home: Path) -> None:
-    """Move what was verified to its place. While `into` exists, no process starts in `home`."""
+    """Move the verified files into `home`. While `into` exists, no process starts in `home`."""
     for path in sorted(into.iterdir()):
         path.rename(home / path.name)
     for folder in (*_folders(home), home.parent):

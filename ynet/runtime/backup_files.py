@@ -1,4 +1,4 @@
-"""What is kept of a home folder in a backup, and how its databases are copied while they are written."""
+"""The files of a home folder that a backup contains, and copies of databases in use."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ from ynet.runtime import private_files
 from ynet.runtime.home import RESTORING
 
 ASIDE = "backup.partial"
-"""A folder in a home: copies of what must be consistent in itself, while a backup is made."""
+"""A folder in a home while a backup is made: copies of files that must be consistent with each other."""
 BUSY_S = 5.0
 _OTHERS = {"spool", "reserve", ASIDE, RESTORING}
 _OF_A_PROCESS = ("*.partial", "*.lock", "lock", "control.sock", "control.json", "ledger.open")
@@ -18,12 +18,16 @@ _TRANSIENT = (*_OF_A_PROCESS, "*-wal", "*-shm", "*-journal", "*.log", "*.log.*")
 
 
 def databases(home: Path) -> list[Path]:
-    """The SQLite files of a home folder, by their paths in it."""
+    """Return the SQLite files of a home folder, as relative paths."""
     return [name for name in files(home) if name.suffix == ".sqlite"]
 
 
 def lay_databases(home: Path, aside: Path) -> None:
-    """Copy every database that another process may have open, but for those that lie there. Raises UserError."""
+    """Copy every database that is not yet in `aside`; other processes may have them open.
+
+    Raises:
+        UserError: A process locks a database.
+    """
     for name in databases(home):
         if not (aside / name).exists():
             private_files.make_folder((aside / name).parent)
@@ -31,7 +35,11 @@ def lay_databases(home: Path, aside: Path) -> None:
 
 
 def copy_database(source: Path, target: Path) -> None:
-    """Copy a database as it is at one moment. Raises UserError where another process keeps it for itself."""
+    """Copy a consistent snapshot of a database.
+
+    Raises:
+        UserError: A process locks it.
+    """
     try:
         target.touch(mode=0o600)
         with (
@@ -40,12 +48,16 @@ def copy_database(source: Path, target: Path) -> None:
         ):
             opened.backup(copied)
     except sqlite3.Error as error:
-        do = "is its process in the midst of starting or ending? try again"
+        do = "try again: its process may be starting or stopping"
         raise UserError(f"the database {source} cannot be copied", str(error), do) from None
 
 
 def check_databases(home: Path) -> None:
-    """Let SQLite look at every page of every database. Raises UserError."""
+    """Run SQLite's integrity check on every database.
+
+    Raises:
+        UserError: A database is broken.
+    """
     for name in databases(home):
         try:
             with contextlib.closing(sqlite3.connect(home / name)) as opened:
@@ -57,9 +69,9 @@ def check_databases(home: Path) -> None:
 
 
 def files(home: Path) -> list[Path]:
-    """What is kept of a home folder, by the paths in it: not what belongs to a running process, and no log of faults.
+    """Return the files that a backup contains, as relative paths in the order of copying.
 
-    In the order in which it is copied.
+    Files of a running process (locks, sockets, spool) and diagnostic logs are left out.
     """
     found = []
     for folder, inner, names in os.walk(home):
@@ -70,12 +82,12 @@ def files(home: Path) -> list[Path]:
 
 
 def is_kept(path: PurePath) -> bool:
-    """Whether a path in a home folder is of what is kept."""
+    """Return whether a backup contains this path."""
     return not any(path.match(one) for one in _TRANSIENT) and not set(path.parts) & _OTHERS
 
 
 def turn(path: Path) -> tuple[int, str]:
-    """What names something else goes first; logs, which only grow, go last."""
+    """Return the sort key of the copying order: files that refer to others first; logs, which only grow, last."""
     if path.suffix == ".sqlite":
         return 0, str(path)
     if path.suffix == ".head" or path.name.endswith(".signed.jsonl"):

@@ -1,4 +1,4 @@
-"""How a command reaches the process that runs in a home folder: HTTP over the socket in it."""
+"""The client of the control socket: a command calls the process that runs in a home folder, by HTTP."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from http.client import HTTPConnection
 
 OLD = "control.json"
-"""Of versions that listened on a port of 127.0.0.1: where that was, and its token."""
+"""A file of older versions, which listened on a port of 127.0.0.1: the port and its token."""
 
 
 def call(
@@ -30,11 +30,14 @@ def call(
     json: Any = None,
     content: bytes | str = b"",
 ) -> Any:
-    """Call the process that runs in `home`; its JSON.
+    """Call the process that runs in `home`; return its JSON.
 
-    Raises UserError, UnreachableError when none runs there, RefusedError when what listens there is another user's.
+    Raises:
+        UserError: The process reported it, or has another version.
+        UnreachableError: No process runs there, or it did not answer in time.
+        RefusedError: The process belongs to another user.
     """
-    import http.client  # ssl and email: help and completion need not wait for them
+    import http.client  # ssl and email: `--help` and completion do not wait for them
 
     body = content if json is None else dumps(json)
     target = f"{path}?{urlencode(params, doseq=True)}" if params else path
@@ -58,9 +61,7 @@ def call(
 
 
 def _exchange(connection: "HTTPConnection", method: str, target: str, body: bytes) -> tuple[int, bytes]:
-    with suppress(
-        BrokenPipeError, ConnectionResetError
-    ):  # it may answer before it has everything: that it is too large
+    with suppress(BrokenPipeError, ConnectionResetError):  # it may answer early: the request is too large
         connection.request(method, target, body)
     answer = connection.getresponse()
     return answer.status, answer.read()
@@ -74,7 +75,7 @@ def _gone(home: Path, what: str, start: str) -> UserError:
 
 
 def _other_version(what: str, start: str, why: str) -> UserError:
-    return UserError(f"{what} is of another version of ynet", why, f"stop it, and start it anew: {start}")
+    return UserError(f"{what} is of another version of ynet", why, f"stop it, and start it again: {start}")
 
 
 def _user_error(error: dict[str, Any]) -> UserError:

@@ -1,4 +1,4 @@
-"""Faults of a disk, a share or a database: the user's to mend, and many pass by themselves."""
+"""Faults of a disk, a network share or a database. The user can fix them; many are temporary."""
 
 import errno
 import sqlite3
@@ -9,7 +9,7 @@ from ynet.errors import PassingError, UserError
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 AWAY = {
-    errno.ESTALE,  # NFS: the server was started anew, or exports another file system
+    errno.ESTALE,  # NFS: the server was restarted, or exports another file system
     errno.ENOTCONN,  # FUSE: the process behind the mount has ended
     errno.ETIMEDOUT,
     errno.EHOSTDOWN,
@@ -20,7 +20,7 @@ AWAY = {
     errno.ENODEV,
     errno.ENXIO,
 }
-"""What a share answers while its server, or the way there, is gone."""
+"""Errors of a share whose server cannot be reached."""
 DISK = {*FULL, *AWAY, errno.EIO, errno.EROFS}
 HELD = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
@@ -28,36 +28,35 @@ WHAT = "nothing was done"
 
 
 def is_of_disk(error: BaseException) -> bool:
-    """Whether a disk is full or broken, a share away, or a database held: what failed can be done again."""
+    """Return whether a disk is full or broken, a share is away, or a database is locked: a retry may succeed."""
     if isinstance(error, sqlite3.Error):
         return _code(error) in _FULL | HELD
     return isinstance(error, OSError) and error.errno in DISK
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether what failed may succeed when it is tried again: a fault of a disk or a share caused it.
+    """Return whether a retry may succeed: a fault of a disk or a share is the error or one of its causes.
 
-    The causes are looked at as well: a UserError that was made of such a fault may pass like the fault. A missing file
-    may come back where its whole folder is gone or empty, as an unmounted share leaves it; or it is back already.
+    A missing file may come back if its whole folder is missing or empty, as after the loss of a mount.
     """
     return any(_passes(one) for one in _with_causes(error))
 
 
 def in_words(error: BaseException) -> UserError | None:
-    """Such a fault in three lines; None of any other. No path is in it."""
+    """Convert such a fault to a UserError, without a path; None for any other error."""
     if not is_of_disk(error):
         return None
     if isinstance(error, sqlite3.Error):
         if _code(error) in HELD:
-            do = "end what holds it (an sqlite3 shell, a copy that is being made), and repeat the command"
+            do = "end the process that locks it (an sqlite3 shell, a copy), and repeat the command"
             return UserError(WHAT, f"another process holds a database of this folder: {error}", do)
         why = f"a database of this folder cannot be written: {error}"
     elif isinstance(error, OSError) and error.errno in AWAY:
-        do = "see that the share is mounted and its server can be reached, and repeat the command"
+        do = "check that the share is mounted and its server can be reached, and repeat the command"
         return UserError(WHAT, f"a disk or share is away: {error.strerror}", do)
     else:
         why = f"the disk takes no more: {error.strerror}" if isinstance(error, OSError) else ""
-    return UserError(WHAT, why, "see that the disk has room and can be written to, and repeat the command")
+    return UserError(WHAT, why, "check that the disk has space and can be written to, and repeat the command")
 
 
 def _passes(error: BaseException) -> bool:
@@ -67,7 +66,7 @@ def _passes(error: BaseException) -> bool:
 
 
 def _may_return(path: Path) -> bool:
-    """Whether a file that was not there is there now, or its folder is gone or empty."""
+    """Return whether a missing file exists now, or its folder is missing or empty."""
     try:
         return path.exists() or not any(path.parent.iterdir())
     except OSError:
@@ -75,7 +74,7 @@ def _may_return(path: Path) -> bool:
 
 
 def _with_causes(error: BaseException) -> Iterator[BaseException]:
-    """An error, what it was made of, and so on. `raise ... from None` hides a cause from tracebacks only."""
+    """Yield an error and its causes. `raise ... from None` hides a cause from tracebacks only."""
     seen = set[int]()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:
@@ -85,5 +84,5 @@ def _with_causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _code(error: sqlite3.Error) -> int:
-    """SQLite's result code without its details; 0 of an error of the module's own."""
+    """Return SQLite's primary result code; 0 for an error of Python's module."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF

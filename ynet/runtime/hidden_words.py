@@ -1,4 +1,4 @@
-"""Words that other users of the machine must not read: they stand in no command line, which `ps` shows to everybody."""
+"""Secret values of options, kept out of the command line, which `ps` shows to every user of the machine."""
 
 import stat
 import sys
@@ -13,9 +13,12 @@ MOST_BYTES = 64 << 10
 
 
 def secret(given: str, what: str) -> str:
-    """The value of an option: `-` is what comes on stdin (unseen, where it is typed), `@FILE` what a file says.
+    """Resolve an option's value: `-` reads stdin (hidden input on a terminal), `@FILE` reads a file, else the value.
 
-    Anything else is the value itself. `what`: "the invitation". Raises UserError.
+    `what` names the value in prompts and errors, such as "the invitation".
+
+    Raises:
+        UserError: The file cannot be read, or other users can read it.
     """
     if given == STDIN:
         return _piped() if not sys.stdin.isatty() else str(typer.prompt(what, hide_input=True, err=True)).strip()
@@ -23,19 +26,23 @@ def secret(given: str, what: str) -> str:
 
 
 def stands_in_the_open(given: str) -> bool:
-    """Whether the value of an option is in the list of processes."""
+    """Return whether an option's value is visible in the list of processes."""
     return bool(given) and given != STDIN and not given.startswith(AT_FILE)
 
 
 def text(given: str, what: str) -> str:
-    """The value of an option: `-` is what comes on stdin, anything else the value itself."""
+    """Resolve an option's value: `-` reads stdin, anything else is the value."""
     if given != STDIN:
         return given
     return _piped() if not sys.stdin.isatty() else str(typer.prompt(what, err=True)).strip()
 
 
 def of_file(file: Path, what: str) -> str:
-    """What a file says that is its owner's alone. Raises UserError."""
+    """Read a private file.
+
+    Raises:
+        UserError: It cannot be read, or other users can read it.
+    """
     fault = f"{what} cannot be used"
     try:
         found = file.stat()

@@ -1,4 +1,4 @@
-"""The folder in which a server or a site keeps what it must not lose: keys, settings, databases, models."""
+"""The home folder of a server or a site: its keys, settings, databases and models."""
 
 import contextlib
 import fcntl
@@ -16,11 +16,15 @@ from ynet.runtime import private_files
 LOCK = "lock"
 _HOMELESS = ("home directory", "getpwuid")
 RESTORING = "restoring.partial"
-"""A folder within a home: what is being restored, and not yet whole."""
+"""A folder in a home while a backup is being restored."""
 
 
 def default_home(part: str) -> Path:
-    """`YNET_HOME` when it is set, else the folder `part` in the user's data directory. Raises UserError."""
+    """Return `YNET_HOME` if it is set, else the folder `part` of the user's data directory.
+
+    Raises:
+        UserError: The user has no home directory.
+    """
     chosen = os.environ.get("YNET_HOME")
     if chosen:
         return Path(chosen)
@@ -30,7 +34,7 @@ def default_home(part: str) -> Path:
 
 @contextlib.contextmanager
 def needs_a_home() -> Iterator[None]:
-    """Raise UserError where what is done inside finds no home directory of this user, as in many containers."""
+    """Turn the error of a user without a home directory, as in many containers, into a UserError."""
     try:
         yield
     except (RuntimeError, KeyError) as error:
@@ -40,16 +44,16 @@ def needs_a_home() -> Iterator[None]:
 
 
 def homeless(error: Exception) -> UserError | None:
-    """What pathlib, platformdirs or getpwuid says of a user without a home directory, in three lines; else None."""
+    """Convert an error of pathlib, platformdirs or getpwuid about a missing home directory; None for other errors."""
     if isinstance(error, RuntimeError | KeyError) and any(part in str(error).lower() for part in _HOMELESS):
-        why = f"HOME is not set, and the system knows no user of the number {os.getuid()}"
+        why = f"HOME is not set, and the system has no user with the id {os.getuid()}"
         do = "export HOME=DIR, a folder that this user may write to; ynet's own folder alone: --home, or YNET_HOME"
         return UserError("this user has no home directory", why, do)
     return None
 
 
 def user_name() -> str:
-    """The user of this process, for the audit log: the login name, or the number of one without a name."""
+    """Return the user of this process for the audit log: the login name, or else the user id."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -57,14 +61,18 @@ def user_name() -> str:
 
 
 def home_source(given: Path | None) -> str:
-    """Where it was said which folder is meant."""
+    """Return how the home folder was chosen."""
     if given:
         return "--home"
     return "environment: YNET_HOME" if os.environ.get("YNET_HOME") else "default"
 
 
 def prepare(home: Path) -> Path:
-    """Make the folder, for its owner only. Raises UserError."""
+    """Make the home folder, for its owner only.
+
+    Raises:
+        UserError: It cannot be made, or a restore in it was interrupted.
+    """
     try:
         private_files.own_folder(home)
     except OSError as error:
@@ -73,12 +81,16 @@ def prepare(home: Path) -> Path:
         ) from None
     if (home / RESTORING).exists():
         do = "empty the folder, and restore the backup again"
-        raise UserError(f"the home folder {home} cannot be used", "a backup was not restored to its end", do)
+        raise UserError(f"the home folder {home} cannot be used", "a restore in it was interrupted", do)
     return home
 
 
 def entered(home: Path) -> Path:
-    """The folder, be it there or not. Raises UserError where it is closed to this user."""
+    """Return the folder, whether it exists or not.
+
+    Raises:
+        UserError: This user may not enter it.
+    """
     try:
         (home / LOCK).exists()
     except PermissionError:
@@ -87,7 +99,7 @@ def entered(home: Path) -> Path:
 
 
 def not_yours(home: Path) -> UserError:
-    """What is said to a user who came to another's folder."""
+    """Return the error for a folder that belongs to another user."""
     return UserError(
         f"the home folder {home} cannot be entered",
         "it is another user's, or lies in a folder of another's",
@@ -96,12 +108,12 @@ def not_yours(home: Path) -> UserError:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write a file that only its owner may read, whole or not at all, a power cut included."""
+    """Write a file that only its owner can read, atomically and durably."""
     private_files.write(path, data, is_synced=True)
 
 
 def is_held(home: Path) -> bool:
-    """Whether a process holds the folder's lock."""
+    """Return whether a process holds the folder's lock."""
     try:
         with (home / LOCK).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -113,7 +125,7 @@ def is_held(home: Path) -> bool:
 
 
 class Lock:
-    """One process per home: held from `with` to its end, and let go by the system when the process dies."""
+    """The lock of a home folder: one process at a time. The system releases it when the process dies."""
 
     def __init__(self, home: Path, what: str) -> None:
         self._path, self._what = home / LOCK, what

@@ -1,4 +1,4 @@
-"""Whether the addresses that settings name can be listened on: tried before anything is begun."""
+"""Check early that the addresses in the settings can be listened on."""
 
 import socket
 from collections.abc import Sequence
@@ -8,20 +8,23 @@ from ynet.errors import UserError
 from ynet.runtime import address
 
 
-class Place(NamedTuple):
-    """Where a process is to listen."""
+class ListenAddress(NamedTuple):
+    """An address that a process will listen on."""
 
     key: str  # of the setting with the port
     host: str
     port: int  # 0: any free one
 
 
-def check(places: Sequence[Place]) -> None:
-    """Raise UserError where two places are one, or a host is no address of this machine.
+def check(places: Sequence[ListenAddress]) -> None:
+    """Check that no two addresses are equal and that each host is an address of this machine.
 
-    Which ports are free, the process finds when it listens.
+    Does not check which ports are free: that shows when the process listens.
+
+    Raises:
+        UserError: Two addresses are equal, or a host is not this machine's.
     """
-    taken: dict[int, Place] = {}
+    taken: dict[int, ListenAddress] = {}
     for place in places:
         if place.port and (other := taken.setdefault(place.port, place)) is not place and _meet(place.host, other.host):
             why = f"{other.key} is {place.port} too"
@@ -39,11 +42,11 @@ def _meet(one: str, other: str) -> bool:
 
 
 def _unfit(host: str) -> str:
-    """Why a host cannot be listened on; empty where it can."""
+    """Return why a host cannot be listened on; empty where it can."""
     try:
         family, where = address.place(host, 0)
         with socket.socket(family, socket.SOCK_STREAM) as tried:
             tried.bind(where)
     except OSError as error:
-        return "the name is not known here" if isinstance(error, socket.gaierror) else error.strerror or "it cannot be"
+        return "the name is unknown here" if isinstance(error, socket.gaierror) else error.strerror or "bind failed"
     return ""

@@ -1,7 +1,7 @@
-"""A stream sealed with a passphrase: scrypt makes the key of it, ChaCha20-Poly1305 seals the stream part by part.
+"""A stream encrypted with a passphrase: scrypt derives the key, ChaCha20-Poly1305 encrypts the stream in parts.
 
-The nonce of a part is a random prefix, the part's number, and whether it is the last (STREAM, Hoang et al., CRYPTO
-2015): parts cannot be exchanged, left out or cut off unnoticed.
+A part's nonce is a random prefix, the part's number, and a flag for the last part (STREAM, Hoang et al., CRYPTO 2015).
+So reordering, removing or truncating parts is detected.
 """
 
 import io
@@ -18,18 +18,18 @@ MAGIC = b"ynet sealed 1\n"
 SALT_BYTES, PREFIX_BYTES, TAG_BYTES = 16, 7, 16
 PART_BYTES = 1 << 20
 COST = 1 << 17
-"""scrypt's N, with r = 8 and p = 1: 128 MiB of memory, and a third of a second, for each guess."""
+"""scrypt's N, with r = 8 and p = 1: each guess takes 128 MiB of memory and a third of a second."""
 
 
 class Sink(Protocol):
-    """What a sealed stream is written into."""
+    """The target of an encrypted stream."""
 
     def write(self, data: bytes, /) -> int:
-        """Write bytes; how many."""
+        """Write bytes; return their number."""
 
 
 class Sealing:
-    """Seals what is written to it; whole only after `finish`."""
+    """Encrypts the bytes written to it. The stream is complete after `finish`."""
 
     def __init__(self, sink: Sink, passphrase: str) -> None:
         salt, prefix = os.urandom(SALT_BYTES), os.urandom(PREFIX_BYTES)
@@ -37,31 +37,39 @@ class Sealing:
         sink.write(MAGIC + salt + prefix)
 
     def write(self, data: bytes) -> int:
-        """Seal some bytes."""
+        """Encrypt some bytes."""
         self._held += data
-        while len(self._held) > PART_BYTES:  # the last part is told by `finish` alone
+        while len(self._held) > PART_BYTES:  # only `finish` knows the last part
             self._sink.write(self._parts.seal(bytes(self._held[:PART_BYTES]), is_last=False))
             del self._held[:PART_BYTES]
         return len(data)
 
     def finish(self) -> None:
-        """Seal what is left, and the end."""
+        """Encrypt the rest and mark the end."""
         self._sink.write(self._parts.seal(bytes(self._held), is_last=True))
 
 
 class Unsealing:
-    """Reads what `Sealing` has written."""
+    """Decrypts a stream that `Sealing` wrote."""
 
     def __init__(self, file: BinaryIO, passphrase: str) -> None:
-        """`file` stands at its beginning. Raises UserError when it is not sealed."""
+        """Read the header from the start of `file`.
+
+        Raises:
+            UserError: The file is not encrypted.
+        """
         header = file.read(len(MAGIC) + SALT_BYTES + PREFIX_BYTES)
         if not header.startswith(MAGIC) or len(header) < len(MAGIC) + SALT_BYTES + PREFIX_BYTES:
-            raise UserError("the file cannot be opened", "it is not sealed with a passphrase", "give no passphrase")
+            raise UserError("the file cannot be opened", "it is not encrypted", "give no passphrase")
         self._file, self._parts, self._held = file, _Parts(passphrase, header), io.BytesIO()
         self._next = file.read(PART_BYTES + TAG_BYTES)
 
     def read(self, size: int) -> bytes:
-        """At most `size` bytes, fewer at the end alone. Raises UserError: another passphrase, or another file."""
+        """Return `size` bytes, fewer only at the end.
+
+        Raises:
+            UserError: The passphrase is wrong, or the file was changed.
+        """
         found = self._held.read(size)
         while len(found) < size and self._next:
             part, self._next = self._next, self._file.read(PART_BYTES + TAG_BYTES)
@@ -71,14 +79,14 @@ class Unsealing:
 
 
 def is_sealed(file: BinaryIO) -> bool:
-    """Whether a file, which stands at its beginning and does so afterwards, is sealed."""
+    """Return whether a file is encrypted. The file's position is 0 before and after."""
     begins = file.read(len(MAGIC))
     file.seek(0)
     return begins == MAGIC
 
 
 class _Parts:
-    """The parts of one stream, in their order."""
+    """Encrypts or decrypts the parts of one stream, in order."""
 
     def __init__(self, passphrase: str, header: bytes) -> None:
         salt = header[len(MAGIC) : len(MAGIC) + SALT_BYTES]
@@ -92,7 +100,7 @@ class _Parts:
         try:
             return self._cipher.decrypt(self._nonce(is_last), part, self._header)
         except InvalidTag:
-            why = "the passphrase is another one, or the file was changed or cut off"
+            why = "the passphrase is wrong, or the file was changed or truncated"
             raise UserError("the file cannot be opened", why, "try the passphrase again, or another copy") from None
 
     def _nonce(self, is_last: bool) -> bytes:

@@ -1,4 +1,4 @@
-"""A file that holds a part of the disk, for what must still be written when all the rest of it is full."""
+"""A file that reserves disk space for writes that must succeed on a full disk."""
 
 import logging
 import os
@@ -14,12 +14,12 @@ log = logging.getLogger("ynet.runtime.reserve")
 FILE = "reserve"
 RESERVE_BYTES = 16 << 20
 FLOOR_BYTES = 128 << 20
-"""With less than this free on the disk, what others ask for is refused before anything of it is written."""
+"""With less free space than this, requests of others are refused before they write anything."""
 LOOK_EVERY_S = 1.0
 
 
 class Reserve:
-    """The file in a home folder. Any thread may call."""
+    """The reserve file of a home folder. Thread-safe."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Reserve:
         self.keep()
 
     def is_low(self) -> bool:
-        """Whether little is free; looked up once a second at most."""
+        """Return whether the disk has little free space; checked at most once a second."""
         with self._lock:
             if (now := self._clock()) >= self._due:
                 self._due = now + LOOK_EVERY_S
@@ -41,16 +41,16 @@ class Reserve:
             return self._is_low
 
     def give_up(self) -> bool:
-        """Make the room that the file holds; whether there was any. It is held again when there is enough."""
+        """Free the reserved space; return whether there was any. `keep` reserves it again."""
         with self._lock:
             if not self._path.exists() or not self._path.stat().st_size:
                 return False
             self._path.unlink()
-        log.error("the disk is full: the room that was kept for this is in use now; make more")
+        log.error("the disk is full: the reserved space is in use now; free some space")
         return True
 
     def keep(self) -> None:
-        """Hold the room, where it is not held and there is enough beside it."""
+        """Reserve the space where it is not reserved and enough is free."""
         with self._lock:
             if self._path.exists() and self._path.stat().st_size >= self._reserve_bytes:
                 return
@@ -60,7 +60,7 @@ class Reserve:
                 with open(self._path, "wb", opener=private_files.opener) as file:
                     os.posix_fallocate(file.fileno(), 0, self._reserve_bytes)
             except OSError as error:
-                log.warning("no room could be kept on the disk: %s", error.strerror)
+                log.warning("no disk space could be reserved: %s", error.strerror)
                 self._path.unlink(missing_ok=True)
 
     def _free(self) -> int:

@@ -1,4 +1,4 @@
-"""Where each value of a server's or a site's settings came from: in a remembered file it stands behind the value."""
+"""The source of each setting: a default, a file and its line, a flag. Remembered files note it behind the value."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -17,29 +17,29 @@ _NOTE = "  # "
 
 
 class Value(NamedTuple):
-    """One key of the settings."""
+    """A setting."""
 
     key: str  # with dots
     value: Any
     source: str
 
 
-class Source(NamedTuple):
-    """What settings are read from."""
+class SettingsSource(NamedTuple):
+    """The file that settings are read from."""
 
-    file: Path | None  # None: nothing, they are the defaults
-    is_remembered: bool  # it is the home folder's own, in which a note stands behind each value
+    file: Path | None  # None: all settings have their defaults
+    is_remembered: bool  # the file in the home folder, with a note behind each value
 
 
-def source_of(home: Path, name: str, config: Path | None) -> Source:
-    """`config`, else what is remembered in `home` under that name, else the user's or the machine's file, if any."""
+def source_of(home: Path, name: str, config: Path | None) -> SettingsSource:
+    """Find the settings file: `config`, else the remembered file in `home`, else the user's or the machine's file."""
     kept = home / name
     file = config or (kept if kept.exists() else _found(name))
-    return Source(file, is_remembered=file == kept)
+    return SettingsSource(file, is_remembered=file == kept)
 
 
 def values(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every key of a settings dataclass with its value."""
+    """Yield every key of a settings dataclass with its value."""
     for name, value in vars(settings).items():
         if is_dataclass(value):
             yield from values(value, f"{prefix}{name}.")
@@ -47,8 +47,12 @@ def values(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + name, value
 
 
-def sources(settings: Any, read_from: Source) -> dict[str, str]:
-    """Where each key's value came from, of settings that were read from there. Raises UserError."""
+def sources(settings: Any, read_from: SettingsSource) -> dict[str, str]:
+    """Return the source of each key's value.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
     file, is_remembered = read_from
     text = _read(file) if file else ""
     lines, rows = _lines(text), text.splitlines()
@@ -59,14 +63,14 @@ def sources(settings: Any, read_from: Source) -> dict[str, str]:
             return DEFAULT
         noted = rows[lines[key] - 1].rpartition(_NOTE)[::2] if is_remembered else ()
         note = noted[1] if noted and noted[0] else ""
-        was_edited = note == DEFAULT and value != usual[key]  # by hand, in the remembered file
+        was_edited = note == DEFAULT and value != usual[key]  # by a person, in the remembered file
         return note if note and not was_edited else f"{file} line {lines[key]}"
 
     return {key: source(key, value) for key, value in values(settings)}
 
 
 def remembered(settings: Any, known: Mapping[str, str]) -> bytes:
-    """The settings as YAML; behind each value where it came from."""
+    """Format the settings as YAML with each value's source in a comment."""
     text = yaml.safe_dump(asdict(settings), width=1 << 20, allow_unicode=True, sort_keys=False)
     rows = text.splitlines()
     for key, line in _lines(text).items():
@@ -75,8 +79,12 @@ def remembered(settings: Any, known: Mapping[str, str]) -> bytes:
     return ("\n".join(rows) + "\n").encode()
 
 
-def listed(settings: Any, read_from: Source) -> list[Value]:
-    """Every key with its value and where that came from. Raises UserError."""
+def listed(settings: Any, read_from: SettingsSource) -> list[Value]:
+    """List every key with its value and its source.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
     known = sources(settings, read_from)
     return [
         Value(key, list(value) if isinstance(value, tuple) else value, known[key]) for key, value in values(settings)
@@ -84,15 +92,15 @@ def listed(settings: Any, read_from: Source) -> list[Value]:
 
 
 def _found(name: str) -> Path | None:
-    """A settings file that nobody named: the user's own, else the machine's."""
-    places = [SYSTEM / name]
+    """Find the user's settings file, else the machine's."""
+    paths = [SYSTEM / name]
     with contextlib.suppress(RuntimeError):  # a user without a home directory
-        places.insert(0, user_config_path("ynet", appauthor=False) / name)
-    return next((place for place in places if place.exists()), None)
+        paths.insert(0, user_config_path("ynet", appauthor=False) / name)
+    return next((path for path in paths if path.exists()), None)
 
 
 def _lines(text: str) -> dict[str, int]:
-    """In which line, from 1, each key with a value stands."""
+    """Return the line number, from 1, of each key with a value."""
 
     def below(node: yaml.Node | None, prefix: str) -> Iterator[tuple[str, int]]:
         if not isinstance(node, yaml.MappingNode):

@@ -1,4 +1,4 @@
-"""What a process tells the service manager that started it (systemd): that it is ready, what it does, that it lives."""
+"""Notifications to the service manager (systemd): readiness, status and watchdog."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,7 @@ STATUS_EVERY_S = 5.0
 
 
 def tell(*lines: str) -> None:
-    """Send lines such as `READY=1` (sd_notify(3)); nothing happens where nobody asked, or nobody listens."""
+    """Send lines such as `READY=1` (sd_notify(3)). Does nothing without a service manager."""
     address = os.environ.get(SOCKET, "")
     if not address.startswith(("/", "@")):
         return
@@ -23,9 +23,9 @@ def tell(*lines: str) -> None:
 
 @contextlib.asynccontextmanager
 async def told(status: Callable[[], str]) -> AsyncIterator[None]:
-    """The time from being ready to stopping; meanwhile `status`, a line, is told whenever it has changed.
+    """Report readiness on entry and stopping on exit; in between, report `status` whenever it changes.
 
-    That the event loop still turns is told as often as the service manager wants to hear it.
+    The event loop also sends the watchdog's keep-alive, at the interval that the service manager asks for.
     """
     tell("READY=1", _status(status()))
     telling = asyncio.create_task(_keep_telling(status))
@@ -37,7 +37,7 @@ async def told(status: Callable[[], str]) -> AsyncIterator[None]:
 
 
 def watchdog_s() -> float | None:
-    """Within how many seconds the service manager wants a sign of life of this process; None where it does not."""
+    """Return the watchdog's interval in seconds; None where this process has no watchdog."""
     given, pid = os.environ.get(WATCHDOG, ""), os.environ.get(WATCHDOG_PID, "")
     return int(given) / 1e6 if given.isdigit() and pid in ("", str(os.getpid())) else None
 

@@ -1,4 +1,4 @@
-"""How the commands speak: three lines for a user's error, JSON on request, and the exit codes."""
+"""The output of commands: three lines for a user's error, JSON on request, exit codes, logs."""
 
 import contextlib
 import json
@@ -27,10 +27,13 @@ LOG_BYTES, LOGS_KEPT = 10 << 20, 3
 
 
 def run(app: typer.Typer) -> None:
-    """Run a command line: 0 done, 1 our fault, 2 yours, 3 refused, 4 unreachable. What it writes is private."""
+    """Run a command line and exit: 0 done, 1 a fault of ynet, 2 a user's error, 3 refused, 4 unreachable.
+
+    Files that the command writes are private.
+    """
     private_files.as_default()
     if os.environ.get("HOME") == "":
-        del os.environ["HOME"]  # else ~ is the root of the file system
+        del os.environ["HOME"]  # otherwise ~ is the root of the file system
     try:
         app()
     except UserError as error:
@@ -64,26 +67,26 @@ def show(value: Any, *, as_json: bool, human: Callable[[], object]) -> None:
 
 
 def hint(text: str) -> None:
-    """Say to a person what comes next; on stderr, so that what a script takes from stdout is the result alone."""
+    """Print a hint for a person on stderr; stdout holds the result only."""
     if sys.stderr.isatty():
         print(text, file=sys.stderr)  # noqa: T201
 
 
 def leave() -> None:
-    """End the process now, well: what a thread still computes ends with it, as it would by a kill."""
+    """End the process now with exit code 0, without waiting for threads."""
     logging.shutdown()
     sys.stdout.flush()
     os._exit(0)
 
 
 def say(line: str) -> None:
-    """Print a line at once; nothing when nobody reads any more: a server goes on when its terminal is gone."""
+    """Print a line and flush it. Ignores a closed terminal, so that a server keeps running."""
     with contextlib.suppress(BrokenPipeError):
         print(line, flush=True)  # noqa: T201
 
 
 def rows(title: str, columns: Sequence[str], lines: Sequence[Sequence[object]]) -> Table:
-    """A table of text."""
+    """Return a table of text."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
@@ -93,7 +96,7 @@ def rows(title: str, columns: Sequence[str], lines: Sequence[Sequence[object]]) 
 
 
 def show_settings(title: str, home: str, source: str, listed: Sequence[tuple[str, Any, str]], *, as_json: bool) -> None:
-    """Print settings, each a key, a value and where that came from, and before them the home folder."""
+    """Print the home folder, then each setting's key, value and source."""
     shown = [{"key": key, "value": value, "source": where} for key, value, where in listed]
     lines = [("(home)", home, source), *((key, json.dumps(value), where) for key, value, where in listed)]
     table = rows(f"settings of the {title}", ("", "value", "from"), lines)
@@ -101,9 +104,9 @@ def show_settings(title: str, home: str, source: str, listed: Sequence[tuple[str
 
 
 def log_to(path: Path) -> None:
-    """Send this process's log to a file of its own; Flower's and the web server's own lines stay out of sight.
+    """Send this process's log to a file; drop the informational lines of Flower and of the web server.
 
-    What is older than LOG_BYTES goes to `.1`, and so on to LOGS_KEPT: a disk is not filled in years.
+    The file is rotated at LOG_BYTES; LOGS_KEPT old files are kept.
     """
     path.touch(mode=0o600)
     handler = RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=LOGS_KEPT, encoding="utf-8")
@@ -118,10 +121,10 @@ def log_to(path: Path) -> None:
 
 
 def when(seconds: float | None) -> str:
-    """A time as date and minute, in this machine's time zone."""
+    """Format a time as date and minute, in this machine's time zone."""
     return "" if seconds is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
 def clock(seconds: float) -> str:
-    """A time as hours, minutes, seconds."""
+    """Format a time as hours, minutes, seconds."""
     return time.strftime("%H:%M:%S", time.localtime(seconds))

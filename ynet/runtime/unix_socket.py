@@ -1,6 +1,6 @@
-"""The socket in a home folder, by which commands reach the process that runs there, and whose process is at an end.
+"""The control socket in a home folder, and the user at its other end.
 
-A connection carries the user id of the process at either end, and the system vouches for it: unix(7), SO_PEERCRED.
+The kernel reports the user id of the process at the other end of a connection: unix(7), SO_PEERCRED.
 """
 
 import os
@@ -21,9 +21,12 @@ _RETRY_S = 0.05
 
 
 def listen(home: Path) -> socket.socket:
-    """Listen in `home`, for its owner alone; in the place of what a process that was killed has left there.
+    """Listen in `home`, for its owner only; replace a socket that a killed process left.
 
-    Whoever calls holds the folder's lock. Raises UserError where the file system has no sockets.
+    The caller holds the folder's lock.
+
+    Raises:
+        UserError: The file system has no sockets.
     """
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -43,15 +46,18 @@ def listen(home: Path) -> socket.socket:
 
 
 def remove(home: Path) -> None:
-    """Take the socket away; for the process that listens on it."""
+    """Remove the socket. Only the process that listens on it calls this."""
     with suppress(OSError):
         (home / NAME).unlink()
 
 
 def connect(home: Path, timeout_s: float) -> socket.socket:
-    """Connect to the process that listens in `home`; every call on the connection may then take `timeout_s`.
+    """Connect to the process that listens in `home`; `timeout_s` is the timeout of each call on the connection.
 
-    Raises OSError where none listens, UserError where the folder is another user's, RefusedError where the process is.
+    Raises:
+        OSError: No process listens.
+        UserError: The folder belongs to another user.
+        RefusedError: The process belongs to another user.
     """
     try:
         with _opened(home) as (folder, owner):
@@ -65,24 +71,24 @@ def connect(home: Path, timeout_s: float) -> socket.socket:
         connection.close()
         why = f"in {home} a process of another user listens, of uid {uid}"
         do = f"find out whose it is: ss -xlp | grep {NAME}; and make the folder yours alone: chmod 700 {home}"
-        raise RefusedError("the command was not carried out", why, do)
+        raise RefusedError("the command was not executed", why, do)
     return connection
 
 
 def peer(connection: socket.socket) -> int:
-    """The user id of the process at the other end, as it was when that connected, or began to listen."""
+    """Return the user id of the process at the other end, from when it connected or began to listen."""
     found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     return int(_CREDENTIALS.unpack(found)[1])
 
 
 def may_tell(uid: int, owner: int) -> bool:
-    """Whether user `uid` has a say over what is `owner`'s: themselves and root, who can do everything anyway."""
+    """Return whether user `uid` may give commands to a process of `owner`: the owner and root may."""
     return uid in (0, owner)
 
 
 @contextmanager
 def _opened(home: Path) -> Iterator[tuple[Path, int]]:
-    """The folder and its owner; by a path that is short however long its own is: a socket's has 107 bytes at most."""
+    """Yield a short path of the folder, and its owner. A socket's path has at most 107 bytes."""
     folder = os.open(home, os.O_PATH | os.O_DIRECTORY)
     try:
         yield Path(f"/proc/self/fd/{folder}"), os.fstat(folder).st_uid
@@ -98,7 +104,7 @@ def _connect(path: Path, timeout_s: float) -> socket.socket:
         while True:
             try:
                 connection.connect(str(path))
-            except BlockingIOError:  # as many wait as may: a connection with a timeout does not wait for its turn
+            except BlockingIOError:  # the backlog is full: a connection with a timeout does not wait
                 if time.monotonic() > until:
                     raise TimeoutError from None
                 time.sleep(_RETRY_S)

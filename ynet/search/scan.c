@@ -1,12 +1,12 @@
-/* Exact scan of packed binary codes: which lie within the distance of the k-th nearest case, ties included.
+/* Exact scan of packed binary codes: find all codes within the distance of the k-th nearest case, including ties.
  *
- * A code stands for one case, or for those of a posting list. For each query the scan keeps a reach: the least
- * distance within which it has met k cases so far. A kernel says which codes of a block lie within the reach; only
- * those are looked at one by one, and the reach falls. All queries of a batch pass over a block while it is in the
- * processor's cache. Kernels: AVX-512 (VPOPCNTDQ), AVX2 (a table of nibbles: Mula, Kurz, Lemire, 2018), plain C; the
- * caller chooses one that `ynet_scan_best` allows. Nothing is allocated here and no state outlives a call.
+ * A code belongs to one case, or to the cases of a posting list. For each query the scan keeps a reach: the least
+ * distance within which it has found k cases so far. A kernel marks the codes of a block within the reach; only those
+ * are examined one by one, and lower the reach. All queries of a batch scan a block while it is in the processor's
+ * cache. Kernels: AVX-512 (VPOPCNTDQ), AVX2 (a table of nibbles: Mula, Kurz, Lemire, 2018), plain C; the caller chooses
+ * one that `ynet_scan_best` allows. This file allocates nothing and keeps no state between calls.
  *
- * Codes stand in rows of words, 64 bits a word and a row for each word of a code, or one row of 32-bit words when
+ * Codes are stored as rows of words: one row of 64-bit words for each word of a code, or one row of 32-bit words when
  * `code_bytes` is 4. */
 
 #include <stddef.h>
@@ -21,10 +21,10 @@
 #endif
 
 #define BLOCK 2048       /* codes: 16 KiB of 64-bit ones, half of a first-level cache */
-#define LONG_BLOCK 262144 /* for one query: the less often a run through memory is interrupted the better */
-#define RUN 8            /* groups of 64 codes that AVX-512 first asks together whether any is near */
-#define AHEAD 256        /* codes that are fetched before they are asked: a processor's own foresight ends with a page */
-#define AROUND 256       /* codes before and behind the query's own place that foretell its reach */
+#define LONG_BLOCK 262144 /* for one query: long sequential reads are fastest */
+#define RUN 8            /* groups of 64 codes that AVX-512 first tests together */
+#define AHEAD 256        /* codes to prefetch: the hardware prefetcher stops at the end of a page */
+#define AROUND 256       /* codes before and after the query's position that estimate its reach */
 #define FLAT static inline __attribute__((always_inline))
 
 enum { PLAIN, AVX2, AVX512 };
@@ -201,7 +201,7 @@ static const kernel KERNELS[3][4] = {{plain_4, plain_8, plain_16, plain_32},
 
 /* ---- the scan ---- */
 
-/* What the caller and this file agree on; another number means another library. */
+/* Version of the interface; the caller refuses a library of another version. */
 int32_t ynet_scan_version(void) { return 2; }
 
 /* The best kernel that this processor can run. */
@@ -246,7 +246,7 @@ static int64_t cases_at(const scan *s, int64_t code) {
     return count;
 }
 
-/* Drop what is stored for a query and now lies beyond its reach. */
+/* Drop a query's stored codes that lie beyond its reach now. */
 static void tidy(const scan *s, int64_t q) {
     uint32_t *positions = s->positions + q * s->capacity;
     uint16_t *distances = s->distances + q * s->capacity;
@@ -263,7 +263,7 @@ static void tidy(const scan *s, int64_t q) {
 static void store(const scan *s, int64_t q, int64_t code, int distance) {
     if (s->stored[q] == s->capacity) {
         tidy(s, q);
-        if (s->stored[q] > s->capacity - s->capacity / 4 - 1) s->stored[q] = -1; /* tidying again would not pay */
+        if (s->stored[q] > s->capacity - s->capacity / 4 - 1) s->stored[q] = -1; /* the next pass would free too little */
     }
     if (s->stored[q] < 0) return;
     s->positions[q * s->capacity + s->stored[q]] = (uint32_t)code;
@@ -282,8 +282,8 @@ static void look(const scan *s, int64_t q, int64_t code) {
     while (s->within[q] - cases[s->reach[q]] >= s->k) s->within[q] -= cases[s->reach[q]--];
 }
 
-/* Lower a query's reach before the scan. The k-th nearest of any few codes is no nearer than that of all; where codes
- * are sorted, those around the query's own place are near it, and few codes are looked at after that. */
+/* Lower a query's reach before the scan. The k-th nearest of a subset is no nearer than the k-th nearest of all codes.
+ * Sorted codes around the query's own position are near it, so this bound is tight and few codes are examined later. */
 static void foresee(const scan *s, int64_t q) {
     const uint64_t *query = s->queries + 4 * q;
     int64_t low = 0, high = s->n, cases[BINS] = {0}, within = 0;
@@ -311,11 +311,11 @@ void ynet_scan(const scan *s) {
     memset(s->stored, 0, sizeof(int64_t) * (size_t)s->query_count);
     memset(s->within, 0, sizeof(int64_t) * (size_t)s->query_count);
     for (int64_t q = 0; q < s->query_count && s->n > 64 * AROUND; q++) foresee(s, q);
-    /* Whole blocks start where a line of the cache does. */
+    /* Blocks start at a cache line. */
     while (at < s->n && ((uintptr_t)s->codes + (uintptr_t)(at * word)) % 64) at++;
     for (int64_t q = 0; q < s->query_count; q++)
         for (int64_t code = 0; code < at; code++) look(s, q, code);
-    /* The first block is small, for little may be beyond the reach yet. */
+    /* The first block is small: the reach may still exclude little. */
     for (int64_t size = 64; s->n - at >= 64; at += size, size = size < most ? 2 * size : most) {
         if (size > s->n - at) size = (s->n - at) / 64 * 64;
         const char *block = (const char *)s->codes + at * word;

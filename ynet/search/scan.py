@@ -1,6 +1,6 @@
-"""Exact scan of packed binary codes: those within the distance of the k-th nearest case, ties included.
+"""Exact scan of packed binary codes: find all codes no farther than the k-th nearest case, including ties.
 
-`scan.c` does it where it could be compiled, else numpy. Codes are rows of words, so that each row is read in one run.
+The compiled `scan.c` is used where there is one, else numpy. Codes are rows of words: each row is contiguous.
 """
 
 import ctypes
@@ -16,33 +16,33 @@ LIBRARY = Path(__file__).with_name("_scan.so")
 _VERSION = 2  # of scan.c
 _COMPILED = ("plain", "avx2", "avx512")  # in the order of scan.c
 _MOST_WORDS = 4
-DISTANCES = 64 * _MOST_WORDS + 1  # that the widest codes can have
-_ROOM = 1 << 12  # codes within reach that are expected of a query
+DISTANCES = 64 * _MOST_WORDS + 1  # the number of possible distances of the widest codes
+_CAPACITY = 1 << 12  # codes within reach that a query is expected to have
 
 
 class Near(NamedTuple):
-    """The codes within reach of the queries of a batch, those of the first query first, each query's ascending."""
+    """The codes within reach of a batch's queries: those of the first query first, ascending within each query."""
 
     ends: Int64[np.ndarray, " queries"]  # where each query's codes end
     positions: UInt32[np.ndarray, " near"]
     distances: UInt16[np.ndarray, " near"]
-    reach: Int32[np.ndarray, " queries"]  # that of the k-th nearest case, or the radius
+    reach: Int32[np.ndarray, " queries"]  # distance of the k-th nearest case, or the radius
     cases: Int64[np.ndarray, "queries 257"]  # by distance; 0 beyond the reach
 
 
 class Cases(NamedTuple):
-    """Which cases the codes stand for, and which of them count."""
+    """The cases of the codes, and which of them may be returned."""
 
     starts: UInt32[np.ndarray, " n+1"] | None = None  # where each code's cases start; None: one case per code
-    live: UInt8[np.ndarray, " bytes"] | None = None  # a bit per case, the lowest first; None: all
+    live: UInt8[np.ndarray, " bytes"] | None = None  # a bit per case, lowest bit first; None: all
     allowed: Bool[np.ndarray, " cases"] | None = None  # None: all
 
     def sizes(self, positions: UInt32[np.ndarray, " m"]) -> Int64[np.ndarray, " m"]:
-        """How many cases count at each of these codes."""
+        """Return the number of returnable cases at each of these codes."""
         return np.bincount(self.at(positions)[1], minlength=len(positions))
 
     def at(self, positions: UInt32[np.ndarray, " m"]) -> tuple[Int64[np.ndarray, " c"], Int64[np.ndarray, " c"]]:
-        """The cases that count at these codes, and for each the number in `positions` that it is of."""
+        """Return the returnable cases at these codes, and for each its index in `positions`."""
         firsts = positions.astype(np.int64)
         cases, of_code = firsts, np.arange(len(firsts))
         if self.starts is not None:
@@ -61,7 +61,7 @@ ALL = Cases()
 
 
 def words(codes: UInt8[np.ndarray, "n bytes"]) -> Words:
-    """Packed codes of 32, 64, 128 or 256 bits as rows of words, little-endian."""
+    """Convert packed codes of 32, 64, 128 or 256 bits to rows of little-endian words."""
     width = "<u4" if codes.shape[1] == 4 else "<u8"
     return np.ascontiguousarray(np.ascontiguousarray(codes).view(width).T)
 
@@ -74,20 +74,21 @@ def nearest(
     cases: Cases = ALL,
     kind: str | None = None,
 ) -> Near:
-    """Of each query, all codes that have a case no farther than the k-th nearest one, nor than the radius.
+    """Return for each query all codes with a case no farther than the k-th nearest case and the radius.
 
-    `kind` is one of KINDS, for comparison; None is the best. Takes one thread and, compiled, no lock of Python's.
+    `kind` is one of KINDS; None selects the fastest. Uses one thread; the compiled kinds release the GIL.
     """
     kind = kind or KIND
     radius = np.minimum(radius, 8 * codes.itemsize * len(codes), dtype=np.int32)
     if kind == "numpy":
         each = [_by_numpy(codes, query, k, int(most), cases) for query, most in zip(queries.T, radius, strict=True)]
         return _joined(each)
-    return _compiled(codes, queries, k, radius, cases, _COMPILED.index(kind), min(codes.shape[1], max(_ROOM, 4 * k)))
+    capacity = min(codes.shape[1], max(_CAPACITY, 4 * k))
+    return _compiled(codes, queries, k, radius, cases, _COMPILED.index(kind), capacity)
 
 
 def _joined(each: Sequence[Near]) -> Near:
-    """Queries one after the other."""
+    """Concatenate the results of several queries."""
     return Near(
         np.cumsum([len(near.positions) for near in each]),
         np.concatenate([near.positions for near in each]),
@@ -108,17 +109,17 @@ def _by_numpy(codes: Words, query: Shaped[np.ndarray, " words"], k: int, radius:
         counts = cases.sizes(near)
         if counts.sum() >= k or most == radius:
             break
-        expected *= 8  # codes whose cases do not count stood in between
+        expected *= 8  # some of the near codes have no returnable case
     sizes = np.bincount(distances[near], counts, DISTANCES).astype(np.int64)
     reach = min(radius, int(np.searchsorted(np.cumsum(sizes), k)))
-    sizes[reach + 1 :] = 0  # not all of those were met
+    sizes[reach + 1 :] = 0  # the counts beyond the reach are incomplete
     near = near[(counts > 0) & (distances[near] <= reach)]
     found = near.astype(np.uint32), distances[near].astype(np.uint16)
     return Near(np.array([len(near)]), *found, np.array([reach], np.int32), sizes[None])
 
 
 def _distance_of(distances: Shaped[np.ndarray, " n"], number: int) -> int:
-    """The least distance within which `number` of these lie, or beyond all when there are fewer."""
+    """Return the least distance within which `number` of these lie, or DISTANCES when there are fewer."""
     lowest, highest = 0, DISTANCES
     while lowest < highest:
         middle = (lowest + highest) // 2
@@ -130,7 +131,7 @@ def _distance_of(distances: Shaped[np.ndarray, " n"], number: int) -> int:
 
 
 class _Scan(ctypes.Structure):
-    """`scan` of scan.c."""
+    """The struct `scan` of scan.c."""
 
     _fields_ = [
         ("codes", ctypes.c_void_p),
@@ -156,7 +157,7 @@ class _Scan(ctypes.Structure):
 
 
 def _load(path: Path) -> ctypes.CDLL | None:
-    """The compiled scan, when there is one and it is of this version."""
+    """Load the compiled scan; return None when there is none of this version."""
     try:
         library = ctypes.CDLL(str(path))
         library.ynet_scan.argtypes, library.ynet_scan.restype = (ctypes.POINTER(_Scan),), None
@@ -167,30 +168,30 @@ def _load(path: Path) -> ctypes.CDLL | None:
 
 
 COMPILED = _load(LIBRARY)
-"""scan.c and topk.c, where they could be compiled."""
+"""The library of scan.c and topk.c; None where it was not compiled."""
 KINDS = ("numpy",) if COMPILED is None else ("numpy", *_COMPILED[: COMPILED.ynet_scan_best() + 1])
-"""What can scan here, the slowest first."""
+"""The kernels that this machine can run, the slowest first."""
 KIND = KINDS[-1]
-"""What scans here: one of "numpy", "plain" (compiled), "avx2", "avx512"."""
+"""The kernel in use: "numpy", "plain" (compiled), "avx2" or "avx512"."""
 
 
 def _compiled(
-    codes: Words, queries: Words, k: int, radius: Int32[np.ndarray, " queries"], cases: Cases, kind: int, room: int
+    codes: Words, queries: Words, k: int, radius: Int32[np.ndarray, " queries"], cases: Cases, kind: int, capacity: int
 ) -> Near:
-    """Of each query, when at most `room` codes are within its reach at once; if not, each is asked again with more."""
+    """Call scan.c with room for `capacity` codes per query; repeat each query with more room where that is too few."""
     assert COMPILED is not None  # noqa: S101
     (rows, n), count = codes.shape, queries.shape[1]
     words = np.zeros((count, _MOST_WORDS), np.uint64)
     words[:, :rows] = queries.T
     reach, of_each = radius.copy(), np.empty((2, count), np.int64)
     of_cases, of_codes = np.zeros((2, count, DISTANCES), np.int64)
-    positions, distances = np.empty((count, room), np.uint32), np.empty((count, room), np.uint16)
+    positions, distances = np.empty((count, capacity), np.uint32), np.empty((count, capacity), np.uint16)
     addresses = [address(part) for part in (of_each[0], of_each[1], of_cases, of_codes, positions, distances)]
     COMPILED.ynet_scan(
         _Scan(
             address(codes), n, codes.strides[0] // codes.itemsize, rows * codes.itemsize, kind,
             *(None if part is None else address(part) for part in cases),
-            address(words), count, k, room, address(reach), *addresses,
+            address(words), count, k, capacity, address(reach), *addresses,
         )
     )  # fmt: skip
     stored = of_each[0].tolist()
@@ -202,13 +203,17 @@ def _compiled(
             reach,
             of_cases,
         )
-    needed = [max(room, int(sizes[: most + 1].sum())) for sizes, most in zip(of_codes, reach, strict=True)]
+    needed = [max(capacity, int(sizes[: most + 1].sum())) for sizes, most in zip(of_codes, reach, strict=True)]
     ones = [slice(query, query + 1) for query in range(count)]
     return _joined([_compiled(codes, queries[:, one], k, reach[one], cases, kind, needed[one.start]) for one in ones])
 
 
 def address(array: Shaped[np.ndarray, "..."]) -> int:
-    """Where the array's memory starts. Raises ValueError when a row of it is not one aligned run."""
+    """Return the address of the array's memory.
+
+    Raises:
+        ValueError: A row is not contiguous and aligned.
+    """
     if not (array.flags.aligned and (array.shape[-1] < 2 or array.strides[-1] == array.itemsize)):
         raise ValueError("the scan reads aligned runs of memory only")
     address: int = array.__array_interface__["data"][0]

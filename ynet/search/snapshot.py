@@ -1,6 +1,6 @@
-"""Ranked search of one state of a gallery: codes scanned, their cases ranked, ties to the group's end.
+"""Search of one immutable state of a gallery: scan the codes, then rank their cases by the total order.
 
-The order is (distance, distance of the detail codes, tie key, token), ascending; tie keys: `ynet.search.ranking`.
+The order is (distance, detail distance, tie key, token), ascending; see `ynet.search.ranking`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,71 +17,71 @@ from ynet.search.ranking import TOKEN_BYTES, tie_keys_many
 
 TokensOf = Callable[[UInt32[np.ndarray, " m"]], UInt8[np.ndarray, "m 16"]]
 _DETAILS = topk.DETAILS
-_MORE = 8  # times as many cases are looked at when too few groups were among them
+_MORE = 8  # factor by which a search widens when its cases belong to too few groups
 
 
-class Found(NamedTuple):
-    """One case of a gallery, found by a query."""
+class Neighbour(NamedTuple):
+    """One case of this gallery that a query found."""
 
     distance: int  # Hamming, in bits
-    detail: int | None  # Hamming distance of the detail codes; None: the query or the gallery has none
+    detail: int | None  # Hamming distance of the detail codes; None: the query or the gallery has no detail codes
     case_id: int
     token: bytes
-    ties: int  # cases of this gallery that count and are at this distance, this one among them
+    ties: int  # returnable cases of this gallery at this distance, including this one
 
 
-class Part(NamedTuple):
-    """Codes that are scanned in one go, and the cases they stand for, those of the first code first."""
+class Segment(NamedTuple):
+    """Codes that one scan covers, and their cases, those of the first code first."""
 
     codes: scan.Words
     starts: UInt32[np.ndarray, " codes+1"] | None  # where each code's cases start; None: one case per code
     ids: UInt32[np.ndarray, " cases"]
     details: Shaped[np.ndarray, " cases"] | None  # UInt32 or UInt64
     groups: UInt32[np.ndarray, " cases"]
-    live: UInt8[np.ndarray, " bytes"] | None  # a bit per case, the lowest first; None: all
+    live: UInt8[np.ndarray, " bytes"] | None  # a bit per case, lowest bit first; None: all
 
 
-def is_live(part: Part) -> Bool[np.ndarray, " cases"]:
-    """Which of a part's cases can be found."""
+def is_live(part: Segment) -> Bool[np.ndarray, " cases"]:
+    """Return a mask of the segment's live cases."""
     if part.live is None:
         return np.ones(len(part.ids), bool)
     return np.unpackbits(part.live, count=len(part.ids), bitorder="little").astype(bool)
 
 
-class _Met(NamedTuple):
-    """Cases that the queries of a batch have met, those of the first query first."""
+class _Candidates(NamedTuple):
+    """Candidate cases of a batch's queries, those of the first query first."""
 
     query: Int64[np.ndarray, " m"]
-    rank: Int64[np.ndarray, " m"]  # distance, then that of the details
+    rank: Int64[np.ndarray, " m"]  # distance * _DETAILS + detail distance
     ids: UInt32[np.ndarray, " m"]
     groups: UInt32[np.ndarray, " m"]
 
-    def where(self, chosen: Shaped[np.ndarray, "..."] | slice) -> "_Met":
-        """Those that a mask, a list of numbers or a slice names."""
-        return _Met(*(each[chosen] for each in self))
+    def where(self, chosen: Shaped[np.ndarray, "..."] | slice) -> "_Candidates":
+        """Select by a mask, indices or a slice."""
+        return _Candidates(*(each[chosen] for each in self))
 
 
 @dataclass(frozen=True)
 class View:
-    """One state of a gallery. It never changes, and any thread may search it.
+    """One immutable state of a gallery. Any thread may search it.
 
-    Positions number its cases as `ids` has them; a mask of what is allowed goes with the view whose `ids` it is of.
+    A position is an index into `ids`. A mask of allowed positions is valid for this view only.
     """
 
     bits: int
-    parts: tuple[Part, ...]
+    parts: tuple[Segment, ...]
     tokens_of: TokensOf
-    token_key: bytes | None = None  # of AES-128, when tokens are case ids enciphered, zeros behind them: ranks sooner
+    token_key: bytes | None = None  # AES-128, when a token is the zero-padded case id encrypted: then topk.c ranks
 
     @property
     def ids(self) -> UInt32[np.ndarray, " positions"]:
-        """The case at each position; cases removed since the last compaction are still there, and never found."""
+        """The case id at each position, including removed cases until the next compaction."""
         ids = [part.ids for part in self.parts]
         return ids[0] if len(ids) == 1 else np.concatenate(ids)
 
     @property
     def live_ids(self) -> UInt32[np.ndarray, " cases"]:
-        """The cases that can be found."""
+        """The ids of the live cases."""
         ids = [part.ids if part.live is None else part.ids[is_live(part)] for part in self.parts if len(part.ids)]
         return ids[0] if len(ids) == 1 else np.concatenate([*ids, np.zeros(0, np.uint32)])
 
@@ -94,11 +94,19 @@ class View:
         allowed: Bool[np.ndarray, " positions"] | None = None,
         radius: int | None = None,
         is_one_per_group: bool = False,
-    ) -> list[Found]:
-        """The k first cases by the law of ranking, or all when there are fewer.
+    ) -> list[Neighbour]:
+        """Return the k first cases by the total order, or all when there are fewer.
 
-        `allowed`: only these cases count; `radius`: only those no farther, in bits; `is_one_per_group`: the best case
-        of each of k groups. Raises UserError when the code is not as wide as the gallery's.
+        Args:
+            code: The query's packed code.
+            k: The number of cases.
+            detail: The query's detail code; None ranks without it.
+            allowed: Mask of the positions that may be returned; None: all.
+            radius: Greatest distance in bits; None: no limit.
+            is_one_per_group: Return only the best case of each group (patient).
+
+        Raises:
+            UserError: The code is not as wide as the gallery's.
         """
         found = self.search_many([code], k, [detail], allowed=allowed, radius=radius, is_one_per_group=is_one_per_group)
         return found[0]
@@ -112,20 +120,20 @@ class View:
         allowed: Bool[np.ndarray, " positions"] | None = None,
         radius: int | None = None,
         is_one_per_group: bool = False,
-    ) -> list[list[Found]]:
-        """What `search` answers to each code, in one pass over the gallery. `details` has one entry per code."""
+    ) -> list[list[Neighbour]]:
+        """Run `search` for each code, in one pass over the gallery. `details` has one entry per code."""
         batch = self._batch(codes, details, allowed, self.bits if radius is None else min(radius, self.bits))
         if k < 1 or batch.radius < 0:
             raise ValueError(f"k is {k}, the radius {radius}")
         if self.token_key is not None and topk.IS_COMPILED and not is_one_per_group:
             return self._first(batch, k, self.token_key)
         choose = _best_of_groups if is_one_per_group else _first_ranks
-        answers: list[list[Found]] = [[] for _ in codes]
+        answers: list[list[Neighbour]] = [[] for _ in codes]
         pending, wanted = np.arange(len(codes)), k
         while len(pending):
-            met, sizes = self._meet(batch, wanted)
+            met, sizes = self._candidates(batch, wanted)
             chosen, is_enough = choose(met, len(pending), k)
-            is_answered = is_enough | (sizes.sum(axis=1) < wanted)  # or there is no more to meet
+            is_answered = is_enough | (sizes.sum(axis=1) < wanted)  # or there are no more cases
             if not is_answered.all():
                 chosen = chosen.where(is_answered[chosen.query])
             for query, found in self._rank(batch, chosen, sizes, k, is_one_per_group):
@@ -155,23 +163,23 @@ class View:
             raise ValueError(f"a detail code has more than {8 * own.itemsize} bits")
         return _Batch(codes, words, asked, allowed, radius)
 
-    def _first(self, batch: "_Batch", k: int, key: bytes) -> list[list[Found]]:
-        """The k first cases of each query, or all. What is asked twice is searched for once."""
+    def _first(self, batch: "_Batch", k: int, key: bytes) -> list[list[Neighbour]]:
+        """Rank with topk.c: return the k first cases of each query, or all. Search duplicate queries once."""
         asked = list(zip(batch.codes, batch.details, strict=True))
         if not asked:
             return []
-        places = {one: place for place, one in enumerate(dict.fromkeys(asked))}
-        if len(places) < len(asked):
-            once = self._first(batch.of(np.array([asked.index(one) for one in places])), k, key)
-            return [list(once[places[one]]) for one in asked]
+        positions = {one: position for position, one in enumerate(dict.fromkeys(asked))}
+        if len(positions) < len(asked):
+            once = self._first(batch.of(np.array([asked.index(one) for one in positions])), k, key)
+            return [list(once[positions[one]]) for one in asked]
         scanned, sizes = self._scan(batch, k)
-        wanted = topk.Asked(batch.codes, batch.details, k)
+        wanted = topk.QueryBatch(batch.codes, batch.details, k)
         per_part = [topk.first(one.near, one.cases, one.part.ids, one.part.details, wanted, key) for one in scanned]
         rows = per_part[0] if len(per_part) == 1 else [sorted(chain(*each))[:k] for each in zip(*per_part, strict=True)]
-        return [list(_told(*each)) for each in zip(rows, sizes, batch.details, strict=True)]
+        return [list(_neighbours(*each)) for each in zip(rows, sizes, batch.details, strict=True)]
 
     def _scan(self, batch: "_Batch", k: int) -> tuple[list["_Scanned"], Int64[np.ndarray, "queries distances"]]:
-        """Of each part the codes no farther than the k-th nearest case, and how many cases there are by distance."""
+        """Return each segment's codes no farther than the k-th nearest case, and the number of cases by distance."""
         reach = np.full(len(batch.codes), batch.radius, np.int32)
         sizes = np.zeros((len(batch.codes), scan.DISTANCES), np.int64)
         scanned: list[_Scanned] = []
@@ -186,16 +194,21 @@ class View:
             sizes[np.arange(scan.DISTANCES) > _reach(sizes, reach, k)[:, None]] = 0
         return scanned, sizes
 
-    def _meet(self, batch: "_Batch", k: int) -> tuple[_Met, Int64[np.ndarray, "queries distances"]]:
-        """All cases no farther than the k-th nearest one, and how many there are by distance."""
+    def _candidates(self, batch: "_Batch", k: int) -> tuple[_Candidates, Int64[np.ndarray, "queries distances"]]:
+        """Return all cases no farther than the k-th nearest one, and their number by distance."""
         scanned, sizes = self._scan(batch, k)
         parts = [_cases(*one, batch.details) for one in scanned]
         return (parts[0] if len(parts) == 1 else _joined(parts, _reach(sizes, scanned[-1].near.reach, k))), sizes
 
     def _rank(
-        self, batch: "_Batch", met: _Met, sizes: Int64[np.ndarray, "queries distances"], k: int, is_one_per_group: bool
-    ) -> Iterator[tuple[int, Found]]:
-        """Each query's answer in its order, with the number of the query."""
+        self,
+        batch: "_Batch",
+        met: _Candidates,
+        sizes: Int64[np.ndarray, "queries distances"],
+        k: int,
+        is_one_per_group: bool,
+    ) -> Iterator[tuple[int, Neighbour]]:
+        """Yield each query's neighbours in order, with the query's index."""
         if not len(met.ids):
             return iter(())
         tokens = self.tokens_of(met.ids)
@@ -204,7 +217,7 @@ class View:
 
 
 class _Batch(NamedTuple):
-    """What is asked in one pass over a gallery."""
+    """The queries of one pass over a gallery."""
 
     codes: Sequence[bytes]
     words: scan.Words
@@ -213,15 +226,15 @@ class _Batch(NamedTuple):
     radius: int
 
     def of(self, queries: Int64[np.ndarray, " queries"]) -> "_Batch":
-        """Only these queries of it."""
+        """Select these queries."""
         codes, details = ([each[query] for query in queries.tolist()] for each in (self.codes, self.details))
         return self._replace(codes=codes, words=self.words[:, queries], details=details)
 
 
 class _Scanned(NamedTuple):
-    """A part of the gallery, and what a scan found in it."""
+    """A segment of the gallery, and the result of its scan."""
 
-    part: Part
+    part: Segment
     cases: scan.Cases
     near: scan.Near
 
@@ -229,25 +242,27 @@ class _Scanned(NamedTuple):
 def _reach(
     sizes: Int64[np.ndarray, "queries distances"], reach: Int32[np.ndarray, " queries"], k: int
 ) -> Int32[np.ndarray, " queries"]:
-    """The distance within which k cases are, if there is one nearer than `reach`."""
+    """Return the distance within which k cases lie, or `reach` when fewer lie within it."""
     is_met = np.cumsum(sizes, axis=1) >= k
     nearer: Int32[np.ndarray, " queries"] = np.where(is_met[:, -1], is_met.argmax(axis=1), reach).astype(np.int32)
     return nearer
 
 
-def _told(first: Sequence[topk.First], sizes: Int64[np.ndarray, " distances"], detail: int | None) -> Iterator[Found]:
-    """What is told of the first cases of a query."""
+def _neighbours(
+    first: Sequence[topk.RankedCase], sizes: Int64[np.ndarray, " distances"], detail: int | None
+) -> Iterator[Neighbour]:
+    """Convert the ranked cases of a query."""
     for one in first:
         distance, of_detail = divmod(one.rank, _DETAILS)
-        yield Found(distance, None if detail is None else of_detail, one.id, one.token, int(sizes[distance]))
+        yield Neighbour(distance, None if detail is None else of_detail, one.id, one.token, int(sizes[distance]))
 
 
-def _occupied(parts: Sequence[Part]) -> Sequence[Part]:
+def _occupied(parts: Sequence[Segment]) -> Sequence[Segment]:
     return [part for part in parts if len(part.ids)] or parts[:1]
 
 
-def _cases(part: Part, cases: scan.Cases, near: scan.Near, details: Sequence[int | None]) -> _Met:
-    """The cases at the codes that a scan found near."""
+def _cases(part: Segment, cases: scan.Cases, near: scan.Near, details: Sequence[int | None]) -> _Candidates:
+    """Return the cases at the codes that a scan found."""
     numbers, of_code = cases.at(near.positions)
     query = np.searchsorted(near.ends, of_code, "right")
     rank = near.distances[of_code].astype(np.int64) * _DETAILS
@@ -255,12 +270,12 @@ def _cases(part: Part, cases: scan.Cases, near: scan.Near, details: Sequence[int
         asked = np.array([detail or 0 for detail in details], part.details.dtype)[query]
         is_asked = np.array([detail is not None for detail in details])[query]
         rank += is_asked * np.bitwise_count(part.details[numbers] ^ asked)
-    return _Met(query, rank, part.ids[numbers], part.groups[numbers])
+    return _Candidates(query, rank, part.ids[numbers], part.groups[numbers])
 
 
-def _joined(parts: Sequence[_Met], reach: Int32[np.ndarray, " queries"]) -> _Met:
-    """The cases of all parts that are within reach, those of the first query first."""
-    met = _Met(*(np.concatenate(each) for each in zip(*parts, strict=True)))
+def _joined(parts: Sequence[_Candidates], reach: Int32[np.ndarray, " queries"]) -> _Candidates:
+    """Concatenate the cases of all segments that are within reach, those of the first query first."""
+    met = _Candidates(*(np.concatenate(each) for each in zip(*parts, strict=True)))
     met = met.where(met.rank // _DETAILS <= reach[met.query])
     return met.where(np.argsort(met.query, kind="stable"))
 
@@ -268,7 +283,7 @@ def _joined(parts: Sequence[_Met], reach: Int32[np.ndarray, " queries"]) -> _Met
 def _last_rank(
     query: Int64[np.ndarray, " m"], rank: Int64[np.ndarray, " m"], queries: int, k: int
 ) -> tuple[Int64[np.ndarray, " queries"], Int64[np.ndarray, " queries"]]:
-    """Of each query, the rank that is the k-th (or the last one, when there are fewer), and how many there are."""
+    """Return for each query its k-th rank (or its last one, when there are fewer), and the number of its cases."""
     span = scan.DISTANCES * _DETAILS
     ordered = np.sort(query * span + rank)
     counts = np.bincount(query, minlength=queries)
@@ -276,14 +291,14 @@ def _last_rank(
     return (ordered[last] % span if len(ordered) else last), counts
 
 
-def _first_ranks(met: _Met, queries: int, k: int) -> tuple[_Met, Bool[np.ndarray, " queries"]]:
-    """The cases among which are the k first of each query; whether a query has enough: here always."""
+def _first_ranks(met: _Candidates, queries: int, k: int) -> tuple[_Candidates, Bool[np.ndarray, " queries"]]:
+    """Select a superset of each query's k first cases. The mask says which queries have enough: all of them."""
     last, _ = _last_rank(met.query, met.rank, queries, k)
     return met.where(met.rank <= last[met.query]), np.ones(queries, bool)
 
 
-def _best_of_groups(met: _Met, queries: int, k: int) -> tuple[_Met, Bool[np.ndarray, " queries"]]:
-    """The cases among which are the best ones of the k first groups; whether a query has met k groups."""
+def _best_of_groups(met: _Candidates, queries: int, k: int) -> tuple[_Candidates, Bool[np.ndarray, " queries"]]:
+    """Select a superset of the best cases of each query's k first groups. The mask says which queries have k groups."""
     met = met.where(np.lexsort((met.rank, met.groups, met.query)))
     is_first = np.ones(len(met.ids), bool)
     is_first[1:] = (met.query[1:] != met.query[:-1]) | (met.groups[1:] != met.groups[:-1])
@@ -294,25 +309,25 @@ def _best_of_groups(met: _Met, queries: int, k: int) -> tuple[_Met, Bool[np.ndar
 
 
 def _in_order(
-    codes: Sequence[bytes], met: _Met, tokens: UInt8[np.ndarray, "m 16"], k: int, is_one_per_group: bool
+    codes: Sequence[bytes], met: _Candidates, tokens: UInt8[np.ndarray, "m 16"], k: int, is_one_per_group: bool
 ) -> Int64[np.ndarray, " chosen"]:
-    """The numbers of the k first cases of each query, each the best of its group if so asked, by the law of ranking."""
+    """Return the indices of each query's k first cases by the total order; with groups, the best case of each."""
     keys = tie_keys_many(codes, met.query, tokens)
     group = met.query << 32 | met.groups if is_one_per_group else np.arange(len(keys))
     first = np.arange(len(keys))
-    if len(keys) > _MORE * k * len(codes):  # most are tied: leave the bulk of them out before the rest is sorted
+    if len(keys) > _MORE * k * len(codes):  # most cases are tied: drop the bulk before the sort
         first = _least_of_groups(keys, group) if is_one_per_group else _least(keys, met, k)
     high, low = tokens[first].view(">u8").T
     first = first[np.lexsort((low, high, keys[first], met.rank[first], met.query[first]))]
     if is_one_per_group:
         first = first[np.sort(np.unique(group[first], return_index=True)[1])]
     query = met.query[first]
-    place = np.arange(len(first)) - np.searchsorted(query, query)
-    return first[place < k]
+    number = np.arange(len(first)) - np.searchsorted(query, query)
+    return first[number < k]
 
 
-def _least(keys: UInt64[np.ndarray, " m"], met: _Met, k: int) -> Int64[np.ndarray, " chosen"]:
-    """The cases that can be among the k first, when only those of each query's last rank are too many."""
+def _least(keys: UInt64[np.ndarray, " m"], met: _Candidates, k: int) -> Int64[np.ndarray, " chosen"]:
+    """Drop the cases of each query's last rank whose tie keys are too high for the k first."""
     chosen, ends = [], np.flatnonzero(np.append(met.query[1:] != met.query[:-1], True)) + 1
     for start, end in zip(np.append(0, ends[:-1]).tolist(), ends.tolist(), strict=True):
         ranks, key = met.rank[start:end], keys[start:end]
@@ -327,7 +342,7 @@ def _least(keys: UInt64[np.ndarray, " m"], met: _Met, k: int) -> Int64[np.ndarra
 
 
 def _least_of_groups(keys: UInt64[np.ndarray, " m"], group: Int64[np.ndarray, " m"]) -> Int64[np.ndarray, " chosen"]:
-    """The cases that can be the best of their group, when all of a group have one rank."""
+    """Select the cases with their group's least tie key; all cases of a group have one rank."""
     numbers, of_group = np.unique(group, return_inverse=True)
     least = np.full(len(numbers), np.iinfo(np.uint64).max, np.uint64)
     np.minimum.at(least, of_group, keys)
@@ -335,15 +350,15 @@ def _least_of_groups(keys: UInt64[np.ndarray, " m"], group: Int64[np.ndarray, " 
 
 
 def _found(
-    met: _Met,
+    met: _Candidates,
     tokens: UInt8[np.ndarray, "m 16"],
     sizes: Int64[np.ndarray, "queries distances"],
     details: Sequence[int | None],
-) -> Iterator[tuple[int, Found]]:
-    """The query and the answer that each case is; `details`: what each query asked for."""
+) -> Iterator[tuple[int, Neighbour]]:
+    """Yield each case as a neighbour, with its query's index. `details` holds each query's detail code."""
     distances, of_details = np.divmod(met.rank, _DETAILS)
     names, ties = tokens.tobytes(), sizes[met.query, distances]
     rows = zip(*(one.tolist() for one in (met.query, distances, of_details, met.ids, ties)), strict=True)
     for at, (query, distance, detail, case, tied) in zip(range(0, len(names), TOKEN_BYTES), rows, strict=True):
         name = names[at : at + TOKEN_BYTES]
-        yield query, Found(distance, None if details[query] is None else detail, case, name, tied)
+        yield query, Neighbour(distance, None if details[query] is None else detail, case, name, tied)

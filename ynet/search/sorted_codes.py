@@ -1,4 +1,4 @@
-"""The cases of a gallery in the order of their codes: distinct codes, and for each the cases that have it."""
+"""The cases of a gallery sorted by code: the distinct codes, and for each a posting list of its cases."""
 
 from typing import NamedTuple
 
@@ -8,47 +8,47 @@ from jaxtyping import Bool, Int64, Shaped, UInt8, UInt32
 from ynet.search import scan
 
 Ids = UInt32[np.ndarray, " n"]
-Details = Shaped[np.ndarray, " n"]  # UInt32 or UInt64, a detail code each
+Details = Shaped[np.ndarray, " n"]  # UInt32 or UInt64: one detail code per case
 
 
 class Base(NamedTuple):
-    """The cases of a gallery in the order of their codes: by the first word, then the second, and so on.
+    """The cases of a gallery sorted by code: by the first word, then the second, and so on.
 
-    The arrays may be views of read-only bytes, aligned to their numbers' size.
+    The arrays may be views of read-only bytes. Each is aligned to the size of its numbers.
     """
 
     codes: scan.Words  # distinct
     starts: UInt32[np.ndarray, " distinct+1"] | None  # where each code's cases start; None: one case per code
-    ids: UInt32[np.ndarray, " cases"]  # each case's own
+    ids: UInt32[np.ndarray, " cases"]
     details: Details | None
     groups: UInt32[np.ndarray, " cases"]  # the patient
 
     @property
     def nbytes(self) -> int:
-        """What it takes in memory."""
+        """Bytes in memory."""
         return sum(part.nbytes for part in self if part is not None)
 
 
 def sort(codes: UInt8[np.ndarray, "n bytes"], ids: Ids, details: Details | None, groups: Ids) -> Base:
-    """Cases in any order, case i with row i of each, as the base of a gallery."""
+    """Sort cases by code. Case i has row i of each array."""
     return sort_words(scan.words(codes), ids, details, groups)
 
 
 def sort_words(words: scan.Words, ids: Ids, details: Details | None, groups: Ids) -> Base:
-    """The same of codes that are rows of words."""
+    """Sort cases whose codes are rows of words."""
     order = in_order(words)
     details = None if details is None else details[order]
     return of_sorted(np.ascontiguousarray(words[:, order]), ids[order], details, groups[order])
 
 
 def in_order(words: scan.Words) -> Int64[np.ndarray, " n"]:
-    """What brings codes that are rows of words into the order of a base."""
+    """Return the permutation that sorts codes that are rows of words."""
     order: Int64[np.ndarray, " n"] = np.argsort(words[0]) if len(words) == 1 else np.lexsort(words[::-1])
     return order
 
 
 def of_sorted(words: scan.Words, ids: Ids, details: Details | None, groups: Ids) -> Base:
-    """Cases whose codes are in order as the base of a gallery."""
+    """Build a base from cases that are sorted already."""
     is_first = np.ones(len(ids), bool)
     is_first[1:] = (words[:, 1:] != words[:, :-1]).any(axis=0)
     if is_first.all():
@@ -58,25 +58,26 @@ def of_sorted(words: scan.Words, ids: Ids, details: Details | None, groups: Ids)
 
 
 def merge(base: Base, live: Bool[np.ndarray, " cases"], more: Base) -> Base:
-    """The live cases of one base and all cases of another, without sorting those of the first again."""
+    """Merge the live cases of `base` with all cases of `more`. Does not sort `base` again."""
     base = _only(base, live)
-    sizes, at = _sizes(base), places_of(base.codes, more.codes)
+    sizes, at = _sizes(base), insertion_points(base.codes, more.codes)
     is_known = is_at(base.codes, more.codes, at)
     is_new = ~is_known
-    starts = np.append(0, np.cumsum(sizes))[at + is_known]  # behind the cases that have the code already
+    starts = np.append(0, np.cumsum(sizes))[at + is_known]  # behind the cases with the same code
     sizes[at[is_known]] += _sizes(more)[is_known]
     sizes = np.insert(sizes, at[is_new], _sizes(more)[is_new])
     codes = np.insert(base.codes, at[is_new], more.codes[:, is_new], axis=1)
-    places = np.repeat(starts, _sizes(more))
-    ids, groups = (np.insert(one, places, other) for one, other in ((base.ids, more.ids), (base.groups, more.groups)))
+    positions = np.repeat(starts, _sizes(more))
+    both = (base.ids, more.ids), (base.groups, more.groups)
+    ids, groups = (np.insert(old, positions, new) for old, new in both)
     details = None
     if base.details is not None and more.details is not None:
-        details = np.insert(base.details, places, more.details)
+        details = np.insert(base.details, positions, more.details)
     return Base(np.ascontiguousarray(codes), _starts(sizes), ids, details, groups)
 
 
 def _only(base: Base, live: Bool[np.ndarray, " cases"]) -> Base:
-    """The live cases of a base."""
+    """Select the live cases."""
     if live.all():
         return base
     sizes = live_sizes(base, live)
@@ -86,12 +87,12 @@ def _only(base: Base, live: Bool[np.ndarray, " cases"]) -> Base:
 
 
 def _sizes(base: Base) -> Int64[np.ndarray, " distinct"]:
-    """How many cases have each code."""
+    """Return the number of cases of each code."""
     return np.ones(base.codes.shape[1], np.int64) if base.starts is None else np.diff(base.starts.astype(np.int64))
 
 
 def live_sizes(base: Base, live: Bool[np.ndarray, " cases"]) -> Int64[np.ndarray, " distinct"]:
-    """How many live cases have each code."""
+    """Return the number of live cases of each code."""
     if base.starts is None or not len(live):
         return live.astype(np.int64)
     return np.add.reduceat(live, base.starts[:-1].astype(np.int64), dtype=np.int64)
@@ -101,8 +102,8 @@ def _starts(sizes: Int64[np.ndarray, " distinct"]) -> UInt32[np.ndarray, " disti
     return None if (sizes == 1).all() else np.append(0, np.cumsum(sizes)).astype(np.uint32)
 
 
-def places_of(codes: scan.Words, wanted: scan.Words) -> Int64[np.ndarray, " m"]:
-    """For each wanted code, how many of the ascending `codes` are below it."""
+def insertion_points(codes: scan.Words, wanted: scan.Words) -> Int64[np.ndarray, " m"]:
+    """Return for each wanted code how many of the ascending `codes` are less: `np.searchsorted` over several words."""
     if len(codes) == 1:
         return np.asarray(np.searchsorted(codes[0], wanted[0]))
     low = np.zeros(wanted.shape[1], np.int64)
@@ -110,7 +111,7 @@ def places_of(codes: scan.Words, wanted: scan.Words) -> Int64[np.ndarray, " m"]:
     while (low < high).any():
         middle = (low + high) // 2
         is_below = np.zeros(len(low), bool)
-        for row, word in zip(codes[::-1], wanted[::-1], strict=True):  # the first word decides last
+        for row, word in zip(codes[::-1], wanted[::-1], strict=True):  # the first word is the most significant
             there = row[np.minimum(middle, codes.shape[1] - 1)]
             is_below = (there < word) | ((there == word) & is_below)
         is_open = low < high
@@ -119,26 +120,29 @@ def places_of(codes: scan.Words, wanted: scan.Words) -> Int64[np.ndarray, " m"]:
     return low
 
 
-def is_at(codes: scan.Words, wanted: scan.Words, places: Int64[np.ndarray, " m"]) -> Bool[np.ndarray, " m"]:
-    """Whether each wanted code is the one at its place."""
+def is_at(codes: scan.Words, wanted: scan.Words, positions: Int64[np.ndarray, " m"]) -> Bool[np.ndarray, " m"]:
+    """Return for each wanted code whether it is the one at its position."""
     if not codes.shape[1]:
-        return np.zeros(len(places), bool)
-    is_same = (codes[:, np.minimum(places, codes.shape[1] - 1)] == wanted).all(axis=0)
-    return np.asarray(is_same & (places < codes.shape[1]))
+        return np.zeros(len(positions), bool)
+    is_same = (codes[:, np.minimum(positions, codes.shape[1] - 1)] == wanted).all(axis=0)
+    return np.asarray(is_same & (positions < codes.shape[1]))
 
 
 def distinct(base: Base, live: Bool[np.ndarray, " cases"], more: Base) -> int:
-    """How many different codes the live cases of one base and all cases of another have."""
-    sizes, places = live_sizes(base, live), places_of(base.codes, more.codes)
-    is_known = is_at(base.codes, more.codes, places)
-    is_known[is_known] = sizes[places[is_known]] > 0
+    """Count the distinct codes of the live cases of `base` and all cases of `more`."""
+    sizes, positions = live_sizes(base, live), insertion_points(base.codes, more.codes)
+    is_known = is_at(base.codes, more.codes, positions)
+    is_known[is_known] = sizes[positions[is_known]] > 0
     return int(np.count_nonzero(sizes) + np.count_nonzero(~is_known))
 
 
 def check(base: Base, bits: int) -> None:
-    """Refuse arrays that are no codes of so many bits or do not fit together. Raises ValueError.
+    """Validate that the arrays hold codes of `bits` bits and fit together.
 
-    What this lets pass, the compiled scan reads without leaving its memory.
+    The compiled scan stays within the memory of arrays that pass.
+
+    Raises:
+        ValueError: They do not.
     """
     codes, starts, ids, details, groups = base
     of_each = [ids, groups] if details is None else [ids, groups, details]

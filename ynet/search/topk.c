@@ -1,11 +1,11 @@
-/* The first cases of those that a scan found, by the law of ranking (ynet/search/ranking.py); part of scan.c.
+/* Select the k first cases of a scan by the total order (ynet/search/ranking.py); included by scan.c.
  *
- * Of each case within reach the token is made (AES-128 of its number, by the processor's own instructions), of that the
- * tie key, and the k first are kept in a heap. A tie group of a trained net holds tens of thousands: nothing of them is
- * written to memory. What is made here is what ynet_client/gallery/case_tokens.py makes; tests compare the two. */
+ * Compute the token of each case within reach (AES-128 of its number, by the processor's AES instructions) and from it
+ * the tie key; keep the k first in a heap. A tie group of a trained network holds tens of thousands of cases: none of
+ * them is written to memory. ynet_client/gallery/case_tokens.py computes the same tokens; tests compare the two. */
 
-#define BATCHED 64 /* tokens made at a time: AES works on eight at once */
-#define DETAILS 65 /* distances that detail codes can have */
+#define BATCHED 64 /* tokens per step: AES works on eight at once */
+#define DETAILS 65 /* possible distances of detail codes */
 
 typedef struct {
     int64_t query_count;
@@ -21,7 +21,7 @@ typedef struct {
     int32_t detail_bytes;
     const uint64_t *asked;     /* per query: its detail code */
     const uint8_t *is_asked;   /* per query: whether it has one */
-    const uint64_t *digests;   /* per query: two words of the law */
+    const uint64_t *digests;   /* per query: q0 and q1 of the total order */
     const uint8_t *key;        /* 16 bytes */
     int64_t *counts;           /* per query; out: cases in `first` */
     struct first *first;       /* per query `capacity`; out: the first cases, in order */
@@ -30,7 +30,7 @@ typedef struct {
 typedef struct first {
     uint64_t token[2];
     uint64_t key;
-    uint32_t rank; /* distance, then that of the details */
+    uint32_t rank; /* distance * DETAILS + detail distance */
     uint32_t id;
 } first;
 
@@ -46,7 +46,7 @@ FLAT int is_before(const first *a, const first *b) {
     return memcmp(a->token, b->token, 16) < 0;
 }
 
-/* The heap's root is the last of those kept. */
+/* The heap's root is the last of the kept cases. */
 static void sink(first *heap, int64_t count, int64_t at, first one) {
     for (int64_t child; (child = 2 * at + 1) < count; at = child) {
         if (child + 1 < count && is_before(&heap[child], &heap[child + 1])) child++;
@@ -117,7 +117,7 @@ FLAT uint32_t rank_of(const ranking *r, int64_t q, int64_t number, uint32_t dist
     return distance * DETAILS + (uint32_t)__builtin_popcountll(detail ^ r->asked[q]);
 }
 
-/* Cases of one query that wait for their tokens, and those kept so far. */
+/* One query's cases without a token yet, and the kept cases. */
 typedef struct {
     first *heap;
     int64_t count, k, waiting;

@@ -1,6 +1,6 @@
-"""The first cases of those that a scan found, by the law of ranking: what topk.c does, where it could be compiled.
+"""The binding of topk.c: rank the cases that a scan found, and return the k first by the total order.
 
-It makes the case tokens itself, which needs a processor with AES; without one, numpy ranks (ynet/search/snapshot.py).
+topk.c computes the case tokens itself and needs a processor with AES. Elsewhere numpy ranks: ynet/search/snapshot.py.
 """
 
 import ctypes
@@ -16,12 +16,12 @@ from ynet.search.ranking import TOKEN_BYTES
 
 IS_COMPILED = scan.COMPILED is not None and bool(scan.COMPILED.ynet_rank_can())
 DETAILS = 65
-"""Distances that detail codes can have: a rank is a case's distance times this, and that of its detail code."""
+"""The number of possible detail distances: a rank is distance * DETAILS + detail distance."""
 _FIRST = np.dtype([("token", "u1", TOKEN_BYTES), ("key", "<u8"), ("rank", "<u4"), ("id", "<u4")])
 
 
-class First(NamedTuple):
-    """A case, in the order of the law."""
+class RankedCase(NamedTuple):
+    """A case; its fields are in the order of the sort key."""
 
     rank: int
     key: int
@@ -29,8 +29,8 @@ class First(NamedTuple):
     id: int
 
 
-class Asked(NamedTuple):
-    """What a batch asks for."""
+class QueryBatch(NamedTuple):
+    """The queries of a batch."""
 
     codes: Sequence[bytes]
     details: Sequence[int | None]
@@ -38,7 +38,7 @@ class Asked(NamedTuple):
 
 
 class _Ranking(ctypes.Structure):
-    """`ranking` of topk.c."""
+    """The struct `ranking` of topk.c."""
 
     _fields_ = [
         ("query_count", ctypes.c_int64),
@@ -66,10 +66,13 @@ def first(
     cases: scan.Cases,
     ids: UInt32[np.ndarray, " cases"],
     details: Shaped[np.ndarray, " cases"] | None,
-    asked: Asked,
+    asked: QueryBatch,
     key: bytes,
-) -> list[list[First]]:
-    """Of each query the k first of the cases at the codes that a scan found, or all. `key`: of the tokens, AES-128."""
+) -> list[list[RankedCase]]:
+    """Return for each query the k first of the cases that a scan found, or all.
+
+    `key` is the AES-128 key of the tokens.
+    """
     assert scan.COMPILED is not None  # noqa: S101
     count = len(asked.codes)
     capacity = max(1, min(asked.k, int(near.cases.sum(axis=1).max())))
@@ -94,8 +97,8 @@ def first(
     return [_read(row[:end]) for row, end in zip(found, counts.tolist(), strict=True)]
 
 
-def _read(row: Shaped[np.ndarray, " found"]) -> list[First]:
+def _read(row: Shaped[np.ndarray, " found"]) -> list[RankedCase]:
     tokens = row["token"].tobytes()
     names = [tokens[at : at + TOKEN_BYTES] for at in range(0, len(tokens), TOKEN_BYTES)]
     ranks, keys, ids = (row[column].tolist() for column in ("rank", "key", "id"))
-    return list(map(First, ranks, keys, names, ids))
+    return list(map(RankedCase, ranks, keys, names, ids))

@@ -1,6 +1,6 @@
-"""A hash chain in a file of lines: each line holds the SHA-256 of the one before, and a head beside it the last.
+"""A hash chain in a file of lines: each line holds the SHA-256 of the previous one, and a head file that of the last.
 
-The two together show what was edited or cut off. That both were rolled back shows only a witness who was told a head.
+Together they reveal edits and truncation. Only a witness who stored an earlier head reveals a rollback of both.
 """
 
 import hashlib
@@ -19,8 +19,8 @@ from ynet.runtime.home import write_private
 NOTHING = "0" * 64  # the digest before the first line
 
 
-class Link(Protocol):
-    """What one line holds, at the least."""
+class ChainLink(Protocol):
+    """The fields of every chain's lines."""
 
     @property
     def number(self) -> int:
@@ -28,83 +28,89 @@ class Link(Protocol):
 
     @property
     def previous(self) -> str:
-        """SHA-256 of the line before."""
+        """SHA-256 of the previous line."""
 
     @property
     def digest(self) -> str:
         """SHA-256 of the line."""
 
 
-class Head(NamedTuple):
-    """How far a chain goes."""
+class ChainHead(NamedTuple):
+    """The end of a chain: its number of lines and the last line's digest."""
 
     number: int
     digest: str
 
     def to_text(self) -> str:
-        """As it is told to a witness: the number, a space, the digest."""
+        """Return the form that is sent to a witness: the number, a space, the digest."""
         return f"{self.number} {self.digest}"
 
     @staticmethod
-    def from_text(text: str) -> "Head":
-        """What `to_text` wrote. Raises ValueError."""
+    def from_text(text: str) -> "ChainHead":
+        """Parse the form of `to_text`.
+
+        Raises:
+            ValueError: The text is not a head.
+        """
         found = re.fullmatch(r"(\d{1,12}) ([0-9a-f]{64})", text, re.ASCII)
         if not found:
-            raise ValueError("no head of a chain")
-        return Head(int(found[1]), found[2])
+            raise ValueError("not the head of a chain")
+        return ChainHead(int(found[1]), found[2])
 
 
-BEGINNING = Head(0, NOTHING)
-_HEAD = TypeAdapter(Head)
-_PART = 1 << 16  # bytes read at a time
+BEGINNING = ChainHead(0, NOTHING)
+_HEAD = TypeAdapter(ChainHead)
+_PART = 1 << 16  # bytes per read
 Broken = Callable[[str], Exception]
 
 
 def digest(line: bytes) -> str:
-    """SHA-256 of a line with its end, 64 hexadecimal digits."""
+    """Return the SHA-256 of a line including its newline, 64 hexadecimal digits."""
     return hashlib.sha256(line).hexdigest()
 
 
-def follow(links: Iterable[Link], head: Head | None, head_file: str, broken: Broken, since: Head = BEGINNING) -> Head:
-    """The head of a whole chain that must hold `head`, as it was written down. Raises what `broken(why)` makes.
+def follow(
+    links: Iterable[ChainLink], head: ChainHead | None, head_file: str, broken: Broken, since: ChainHead = BEGINNING
+) -> ChainHead:
+    """Verify a whole chain against its stored head; return its actual head. Raises `broken(why)` where it is broken.
 
-    `since`: what its first link follows.
+    `since` is the head that the first link follows.
     """
     last, seen = since, {since.number: since.digest}
     for expected, link in enumerate(links, start=since.number + 1):
         if link.number != expected or link.previous != last.digest:
-            raise broken(f"its line {expected} does not follow from the one before")
-        last = Head(expected, link.digest)
+            raise broken(f"its line {expected} does not follow the previous one")
+        last = ChainHead(expected, link.digest)
         if head is not None and head.number == expected:
             seen[expected] = link.digest
     if head is None:
         if last.number:
-            raise broken(f"its head, {head_file}, is gone")
+            raise broken(f"its head, {head_file}, is missing")
         return last
     if head.number > last.number:
-        raise broken(f"it has {last.number} entries, and had {head.number}")
+        raise broken(f"it has {last.number} entries, but had {head.number}")
     if seen.get(head.number) != head.digest:
-        raise broken(f"its entry {head.number} is another one than it was")
+        raise broken(f"its entry {head.number} was changed")
     return last
 
 
-def read_head(file: Path, broken: Broken) -> Head | None:
-    """The head that was written down, or None. Raises what `broken(why)` makes."""
+def read_head(file: Path, broken: Broken) -> ChainHead | None:
+    """Read the head file; None where there is none. Raises `broken(why)` where it cannot be read."""
     if not file.exists():
         return None
     try:
-        return Head.from_text(_HEAD.validate_json(file.read_bytes()).to_text())
+        return ChainHead.from_text(_HEAD.validate_json(file.read_bytes()).to_text())
     except ValueError:
         raise broken(f"its head, {file.name}, cannot be read") from None
 
 
-def write_head(file: Path, head: Head) -> None:
-    """Write a head down, whole or not at all."""
+def write_head(file: Path, head: ChainHead) -> None:
+    """Write a head file atomically."""
     write_private(file, json.dumps(head._asdict()).encode())
 
 
 def cut_torn(file: Path) -> None:
-    """Take away a last line without an end: one that was cut off while it was written, and so never counted."""
+    """Remove an incomplete last line, whose write was interrupted."""
     if not file.exists():
         return
     with file.open("rb+") as opened:
@@ -122,7 +128,7 @@ def cut_torn(file: Path) -> None:
 
 
 def append(file: Path, line: bytes) -> None:
-    """Add a line; on the disk when this returns."""
+    """Append a line and sync it to disk."""
     is_new = not file.exists()
     with open(file, "ab", opener=private_files.opener) as opened:
         opened.write(line)

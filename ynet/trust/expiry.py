@@ -1,6 +1,6 @@
-"""How long a certificate is still good, and when to say so: 30, 7 and 1 days before its end, and before its beginning.
+"""The validity of certificates, and warnings 30, 7 and 1 days before the end, and before the beginning.
 
-One that is not in force yet was made while a clock was ahead. It is as bad as one that has ended.
+A certificate that is not valid yet was made while a clock was ahead. It is as useless as an expired one.
 """
 
 import datetime as dt
@@ -12,23 +12,23 @@ DAY = dt.timedelta(days=1)
 
 
 class Life(NamedTuple):
-    """When a certificate is in force."""
+    """A certificate's validity period."""
 
     begins: dt.datetime
     ends: dt.datetime
 
     def has(self, now: dt.datetime) -> bool:
-        """Whether it is in force."""
+        """Return whether the certificate is valid at `now`."""
         return self.begins <= now <= self.ends
 
 
 def days_left(ends: dt.datetime, now: dt.datetime) -> float:
-    """Days from `now` to `ends`; below 0 when it is over."""
+    """Return the days from `now` to `ends`; negative after the end."""
     return (ends - now) / DAY
 
 
 def reached(life: Life, now: dt.datetime) -> int | None:
-    """The last of the thresholds that was passed, in days; 0 while it is not in force; None with more than 30 left."""
+    """Return the smallest threshold that was passed, in days; 0 while it is not valid; None with more than 30 left."""
     if not life.has(now):
         return 0
     left = days_left(life.ends, now)
@@ -36,7 +36,7 @@ def reached(life: Life, now: dt.datetime) -> int | None:
 
 
 def in_words(life: Life, now: dt.datetime) -> str:
-    """How long it is good, as it is shown."""
+    """Format the validity period for people."""
     left, day = days_left(life.ends, now), life.ends.strftime("%Y-%m-%d %H:%M UTC")
     if now < life.begins:
         return f"not in force before {life.begins:%Y-%m-%d %H:%M UTC}: a clock is wrong, or was when it was made"
@@ -46,13 +46,13 @@ def in_words(life: Life, now: dt.datetime) -> str:
 
 
 class Warnings:
-    """Which thresholds of which certificates were told: each once."""
+    """Reports each threshold of each certificate once."""
 
     def __init__(self) -> None:
         self._told: dict[Hashable, tuple[Life, int, bool]] = {}
 
     def new(self, whose: Hashable, life: Life, now: dt.datetime) -> str | None:
-        """What is to be said of a certificate now; None when nothing is, or it was said. A new one begins anew."""
+        """Return the warning that is due for a certificate; None where there is none, or it was returned before."""
         threshold, has_begun = reached(life, now), life.begins <= now
         if threshold is None or self._told.get(whose) == (life, threshold, has_begun):
             return None

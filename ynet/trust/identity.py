@@ -1,7 +1,7 @@
-"""Certificates of a consortium: its authority, the hub's, the sites'; P-256 throughout.
+"""Certificates of a consortium: of its authority, its hub and its sites, all with P-256 keys.
 
-gRPC's TLS refuses Ed25519 certificates. The hub is known by a constant name that only its certificate carries,
-so that a new address or host name needs no new certificate.
+gRPC's TLS does not support Ed25519 certificates. The hub's certificate has a constant name, so that a new address or
+host name needs no new certificate.
 """
 
 import datetime as dt
@@ -19,7 +19,7 @@ from ynet.errors import RefusedError, UserError
 from ynet.trust.expiry import Life
 
 HUB_NAME = "hub.ynet.invalid"
-"""What a site expects in the hub's certificate, wherever the hub is."""
+"""The name in the hub's certificate, wherever the hub is."""
 
 SITE_URI = "ynet://site/"
 SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}\Z")
@@ -27,11 +27,11 @@ SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}\Z")
 AUTHORITY_LIFE = dt.timedelta(days=3650)
 LEAF_LIFE = dt.timedelta(days=90)
 CLOCK_SLACK = dt.timedelta(minutes=15)
-"""Certificates begin this long before they are made: clocks differ."""
+"""Certificates are valid from this long before they are made: clocks differ."""
 
 
 class Identity(NamedTuple):
-    """A private key and its certificate, both PEM; of a site also its lasting key (`lasting.py`), PEM or empty."""
+    """A private key and its certificate, PEM; of a site also its lasting key (`lasting_key.py`), PEM or empty."""
 
     key: bytes
     certificate: bytes
@@ -39,7 +39,7 @@ class Identity(NamedTuple):
 
 
 class Signer(Protocol):
-    """A key and its certificate as they are at the moment: an Identity, or an authority that another may follow."""
+    """A current key and its certificate: an Identity, or an authority that may be rotated."""
 
     @property
     def key(self) -> bytes:
@@ -51,7 +51,11 @@ class Signer(Protocol):
 
 
 def check_site_name(name: str) -> str:
-    """`name`, when it may name a site. Raises UserError."""
+    """Return `name` if it is a valid site name.
+
+    Raises:
+        UserError: It is not.
+    """
     if not SITE_NAME.match(name):
         raise UserError(
             f"{name[:40]!r} cannot name a site",
@@ -62,14 +66,14 @@ def check_site_name(name: str) -> str:
 
 
 def new_key() -> bytes:
-    """A fresh P-256 key, PEM (PKCS 8, not encrypted)."""
+    """Make a P-256 key, PEM (PKCS 8, not encrypted)."""
     return ec.generate_private_key(ec.SECP256R1()).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
 
 
 def make_authority(federation: str, now: dt.datetime) -> Identity:
-    """The consortium's own certificate authority."""
+    """Make the consortium's certificate authority."""
     key = _private(new_key())
     name = _name(f"ynet authority of {federation}")
     certificate = (
@@ -83,7 +87,7 @@ def make_authority(federation: str, now: dt.datetime) -> Identity:
 
 
 def issue_hub(authority: Signer, now: dt.datetime) -> Identity:
-    """A key and a certificate for the hub's two ports."""
+    """Make a key and a certificate for the hub's two ports."""
     key = _private(new_key())
     alternative = x509.SubjectAlternativeName([x509.DNSName(HUB_NAME)])
     certificate = _issue(authority, HUB_NAME, key.public_key(), alternative, ExtendedKeyUsageOID.SERVER_AUTH, now)
@@ -91,20 +95,28 @@ def issue_hub(authority: Signer, now: dt.datetime) -> Identity:
 
 
 def issue_site(authority: Signer, site: str, csr: bytes, now: dt.datetime) -> bytes:
-    """A site's certificate, PEM, for the key in `csr`. The request's own names are ignored. Raises RefusedError."""
+    """Issue a site's certificate, PEM, for the key in `csr`. The request's names are ignored.
+
+    Raises:
+        RefusedError: The request cannot be used.
+    """
     public = public_key_of(csr)
     alternative = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(SITE_URI + check_site_name(site))])
     return _issue(authority, site, public, alternative, ExtendedKeyUsageOID.CLIENT_AUTH, now)
 
 
 def signing_request(key: bytes, site: str) -> bytes:
-    """A certificate signing request, PEM, proving possession of `key`."""
+    """Make a certificate signing request, PEM, which proves possession of `key`."""
     builder = x509.CertificateSigningRequestBuilder().subject_name(_name(site))
     return builder.sign(_private(key), hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
 def public_key_of(csr: bytes) -> ec.EllipticCurvePublicKey:
-    """The P-256 key that a PEM request proves possession of. Raises RefusedError."""
+    """Return the P-256 key of a PEM signing request.
+
+    Raises:
+        RefusedError: The request cannot be read, or its signature or key is wrong.
+    """
     try:
         request = x509.load_pem_x509_csr(csr)
         public, is_signed = request.public_key(), request.is_signature_valid
@@ -118,33 +130,58 @@ def public_key_of(csr: bytes) -> ec.EllipticCurvePublicKey:
 
 
 def same_key(certificate: bytes, public: ec.EllipticCurvePublicKey) -> bool:
-    """Whether a PEM certificate is for `public`. Raises ValueError when it is none."""
+    """Return whether a PEM certificate is for `public`.
+
+    Raises:
+        ValueError: It is not a certificate.
+    """
     return _public(certificate) == public
 
 
 def has_key(certificate: bytes, key: bytes) -> bool:
-    """Whether a PEM certificate is for a PEM private key. Raises ValueError, TypeError when one of them is none."""
+    """Return whether a PEM certificate is for a PEM private key.
+
+    Raises:
+        ValueError: One of them cannot be read.
+        TypeError: The key is not an elliptic-curve key.
+    """
     return same_key(certificate, _private(key).public_key())
 
 
 def fingerprint(certificate: bytes) -> bytes:
-    """SHA-256 of the DER form of a PEM certificate, 32 bytes. Raises ValueError when it is none."""
+    """Return the SHA-256 of the DER form of a PEM certificate, 32 bytes.
+
+    Raises:
+        ValueError: It is not a certificate.
+    """
     return _loaded(certificate).fingerprint(hashes.SHA256())
 
 
 def public_bytes(certificate: bytes) -> bytes:
-    """The key of a PEM certificate, DER. Raises ValueError when it is none."""
+    """Return the key of a PEM certificate, DER.
+
+    Raises:
+        ValueError: It is not a certificate.
+    """
     form = serialization.PublicFormat.SubjectPublicKeyInfo
     return _public(certificate).public_bytes(serialization.Encoding.DER, form)
 
 
 def first_certificate(pem: bytes) -> bytes:
-    """The first certificate in a PEM text, alone: whatever follows it is trusted by nobody. Raises ValueError."""
+    """Return the first certificate in a PEM text without anything that follows.
+
+    Raises:
+        ValueError: There is none.
+    """
     return _loaded(pem).public_bytes(serialization.Encoding.PEM)
 
 
 def each_certificate(pem: bytes) -> list[bytes]:
-    """The certificates in a PEM text, each alone, in their order. Raises ValueError when there is none."""
+    """Return the certificates in a PEM text, each alone, in order.
+
+    Raises:
+        ValueError: There is none.
+    """
     try:
         found = x509.load_pem_x509_certificates(pem)
     except x509.InvalidVersion as error:
@@ -153,7 +190,7 @@ def each_certificate(pem: bytes) -> list[bytes]:
 
 
 def is_issued_by(certificate: bytes, authorities: bytes) -> bool:
-    """Whether one of the authorities in a PEM text signed a PEM certificate; False also where one of them is none."""
+    """Return whether one of the authorities in a PEM text signed a PEM certificate; False if one cannot be read."""
     try:
         parsed, issuers = _loaded(certificate), x509.load_pem_x509_certificates(authorities)
     except (ValueError, x509.InvalidVersion):
@@ -170,7 +207,7 @@ def _is_directly_issued_by(certificate: x509.Certificate, issuer: x509.Certifica
 
 
 class Leaf(NamedTuple):
-    """What a hub or a site reads in a certificate."""
+    """The contents of a hub's or a site's certificate."""
 
     site: str | None
     serial: int
@@ -179,12 +216,16 @@ class Leaf(NamedTuple):
 
     @property
     def life(self) -> Life:
-        """When it is in force."""
+        """The validity period."""
         return Life(self.begins, self.ends)
 
 
 def read_leaf(certificate: bytes) -> Leaf:
-    """The site (from its SAN URI), serial number and life of a PEM certificate. Raises ValueError."""
+    """Read the site (from the SAN URI), the serial number and the validity of a PEM certificate.
+
+    Raises:
+        ValueError: It is not a certificate.
+    """
     parsed = _loaded(certificate)
     try:
         names = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -199,12 +240,16 @@ def read_leaf(certificate: bytes) -> Leaf:
 
 
 def sign(key: bytes, message: bytes) -> bytes:
-    """The signature of `message` by a PEM key (ECDSA, SHA-256)."""
+    """Sign `message` with a PEM key (ECDSA, SHA-256)."""
     return _private(key).sign(message, ec.ECDSA(hashes.SHA256()))
 
 
 def check_signature(certificate: bytes, signature: bytes, message: bytes) -> None:
-    """Whether the key of a PEM certificate made the signature. Raises RefusedError."""
+    """Verify a signature by the key of a PEM certificate.
+
+    Raises:
+        RefusedError: The signature is wrong.
+    """
     try:
         public = _public(certificate)
         if not isinstance(public, ec.EllipticCurvePublicKey):
@@ -215,9 +260,10 @@ def check_signature(certificate: bytes, signature: bytes, message: bytes) -> Non
 
 
 def check_member(certificate: bytes, site: str | None, authorities: bytes, now: dt.datetime) -> None:
-    """Whether a PEM certificate is for `site`, or for the hub, in force, and of one of the authorities, PEM.
+    """Verify that a PEM certificate is for `site` (None: the hub), valid, and issued by one of the PEM authorities.
 
-    Raises RefusedError.
+    Raises:
+        RefusedError: It is not.
     """
     try:
         leaf, issuers = read_leaf(certificate), each_certificate(authorities)
@@ -236,7 +282,7 @@ def _untrusted(why: str) -> RefusedError:
 
 
 def due_for_renewal(certificate: bytes, now: dt.datetime) -> bool:
-    """Whether two thirds of a certificate's life are over, or it has not begun: it was made while a clock was ahead."""
+    """Return whether two thirds of a certificate's validity are over, or it has not begun (a clock was ahead)."""
     leaf = read_leaf(certificate)
     return now < leaf.begins or now >= leaf.begins + (leaf.ends - leaf.begins) * 2 / 3
 
@@ -281,7 +327,7 @@ def _builder(
 
 
 def key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    """What a key may sign: certificates and lists of revoked ones, or else anything but those."""
+    """Return the key usage: certificates and revocation lists, or digital signatures only."""
     return x509.KeyUsage(
         digital_signature=not signs_certificates,
         key_cert_sign=signs_certificates,
@@ -300,7 +346,7 @@ def _name(common: str) -> x509.Name:
 
 
 def _loaded(certificate: bytes) -> x509.Certificate:
-    """A PEM certificate. Raises ValueError."""
+    """Load a PEM certificate; raises ValueError."""
     try:
         return x509.load_pem_x509_certificate(certificate)
     except x509.InvalidVersion as error:
@@ -308,7 +354,7 @@ def _loaded(certificate: bytes) -> x509.Certificate:
 
 
 def _public(certificate: bytes) -> CertificatePublicKeyTypes:
-    """The key of a PEM certificate. Raises ValueError."""
+    """Return the key of a PEM certificate; raises ValueError."""
     try:
         return _loaded(certificate).public_key()
     except UnsupportedAlgorithm as error:

@@ -1,4 +1,4 @@
-"""An invitation: address, one-use secret and authority fingerprint in one string that can be read out and pasted."""
+"""An invitation: address, one-time secret and the authority's fingerprint in one string for copying."""
 
 import base64
 import binascii
@@ -16,25 +16,29 @@ SECRET_BYTES = 16
 
 
 class Invitation(NamedTuple):
-    """What a coordinator gives to one site's admin, over a channel that they trust."""
+    """An invitation of one site, which the coordinator sends to its admin over a trusted channel."""
 
     address: str  # host:port of enrolment
     secret: bytes  # 16 bytes
     fingerprint: bytes  # SHA-256 of the authority's certificate, 32 bytes
 
     def to_text(self) -> str:
-        """One word: `ynet1.` and base64url of secret, fingerprint, address and a CRC-32 of them."""
+        """Return `ynet1.` followed by base64url of secret, fingerprint, address and their CRC-32."""
         body = self.secret + self.fingerprint + self.address.encode("ascii")
         return PREFIX + base64.urlsafe_b64encode(body + _checksum(body)).rstrip(b"=").decode()
 
 
 def new_secret() -> bytes:
-    """A secret for one enrolment."""
+    """Make a secret for one enrolment."""
     return secrets.token_bytes(SECRET_BYTES)
 
 
 def parse(text: str) -> Invitation:
-    """The invitation that `to_text` wrote. Raises UserError when it is none or was not copied whole."""
+    """Parse an invitation.
+
+    Raises:
+        UserError: It is not an invitation, or not complete.
+    """
     text = "".join(text.split())
     fault = UserError(
         "the invitation cannot be read",
@@ -57,12 +61,12 @@ def parse(text: str) -> Invitation:
 
 
 def proof(verifier: bytes, site: str, csr: bytes) -> bytes:
-    """HMAC by which a site shows that it holds the invitation, bound to its name and its request."""
+    """Return the HMAC that proves possession of the invitation, bound to the site's name and its request."""
     return hmac.new(verifier, b"ynet enrolment 1\0" + site.encode() + b"\0" + csr, hashlib.sha256).digest()
 
 
 def verifier(secret: bytes) -> bytes:
-    """What the server keeps of a secret."""
+    """Return the hash of a secret that the server stores."""
     return hashlib.sha256(b"ynet invitation 1\0" + secret).digest()
 
 

@@ -1,8 +1,8 @@
-"""A log that cannot lie: an append-only file of lines, each with the SHA-256 of the one before, and its head beside it.
+"""A tamper-evident log: an append-only hash chain of lines (`chain.py`) with a head file.
 
-A line is with the system when `add` returns: a process that is killed loses none. The disk has it, and the head
-that shows what was cut off, at most a second later: a power cut may lose that second. A file that has grown large is
-put aside as a segment (segments.py), and the chain goes on in a new one.
+`add` returns once the line is in the OS cache, so a killed process loses no line. fsync of the lines and of the head
+follows within one second; a power cut may lose that second. A large file is rotated into a segment (`segments.py`), and
+the chain continues in a new file.
 """
 
 import itertools
@@ -15,58 +15,62 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from ynet.errors import RefusedError, UserError
 from ynet.runtime import private_files
-from ynet.runtime.background_sync import Synced
+from ynet.runtime.background_sync import BackgroundSync
 from ynet.runtime.home import write_private
 from ynet.trust import chain, segments
-from ynet.trust.chain import Head, Link
+from ynet.trust.chain import ChainHead, ChainLink
 
 log = logging.getLogger("ynet.journal")
 SEGMENT_BYTES, MOST_SEGMENTS = 16 << 20, 64
-"""Of one file of a log, before another is begun; and of those put aside that are kept, 1 GiB in all."""
+"""The size at which a file is rotated, and the number of older segments that are kept (1 GiB in all)."""
 
 
-class Line(Link, Protocol):
-    """An entry that knows its line."""
+class JournalEntry(ChainLink, Protocol):
+    """An entry that can be written."""
 
     def line(self) -> bytes:
-        """As it stands in the file, with its end."""
+        """Return the entry's line in the file, with its newline."""
 
 
-E = TypeVar("E", bound=Line)
+E = TypeVar("E", bound=JournalEntry)
 
 
 class AuditError(RefusedError):
-    """The audit log was changed by something other than this program: it proves nothing. Exit code 3."""
+    """The audit log was changed by something other than this program. Exit code 3."""
 
 
 class Kind(NamedTuple, Generic[E]):
-    """What sort of log it is."""
+    """The files and the entries of one kind of log."""
 
     log: str  # the names of its files
     head: str
     parse: Callable[[bytes], E]  # raises ValueError
-    letting_go: Callable[[Head, str], E]  # the entry after a head that says which entries were let go
-    let_go: Callable[[E], str]  # what such an entry says, and of any other nothing
+    letting_go: Callable[[ChainHead, str], E]  # makes the entry that records which entries were deleted
+    let_go: Callable[[E], str]  # what such an entry records; empty for any other entry
 
     def broken(self, why: str) -> AuditError:
-        """The log is not to be trusted."""
+        """Return the error for a changed log."""
         do = f"find out who did it; keep {self.log} and {self.head} elsewhere, and start a new log by taking them out"
         return AuditError("the audit log cannot be trusted", why, f"{do} of the folder")
 
     def parsed(self, line: bytes, number: int | None) -> E:
-        """The entry in a line, exactly as it was written. Raises AuditError."""
-        place = "its last line" if number is None else f"its line {number}"
+        """Parse a line, which must be exactly as it was written.
+
+        Raises:
+            AuditError: It is not.
+        """
+        which = "its last line" if number is None else f"its line {number}"
         try:
             entry = self.parse(line)
         except ValueError:
-            raise self.broken(f"{place} cannot be read") from None
+            raise self.broken(f"{which} cannot be read") from None
         if entry.line() != line:
-            raise self.broken(f"{place} is not as it was written")
+            raise self.broken(f"{which} was changed")
         return entry
 
 
 class Journal(Generic[E]):
-    """One such log in a home folder. One process has it open at a time, any of its threads may write."""
+    """One log in a home folder. One process has it open; any of its threads may write."""
 
     def __init__(
         self,
@@ -76,9 +80,12 @@ class Journal(Generic[E]):
         segment_bytes: int = SEGMENT_BYTES,
         most_segments: int = MOST_SEGMENTS,
     ) -> None:
-        """Cut off what a power cut tore, and see that the end is the one that was. Raises AuditError.
+        """Open the log, remove an incomplete last line, and check the end against the head.
 
-        `make_room` is asked when the disk is full; whether it made any.
+        `make_room` is called when the disk is full; it returns whether it freed space.
+
+        Raises:
+            AuditError: The log was changed.
         """
         self._home, self._kind, self._make_room = home, kind, make_room
         self._segment_bytes, self._most_segments = segment_bytes, most_segments
@@ -89,50 +96,54 @@ class Journal(Generic[E]):
         self._file = self._open()
         self._sync()
         private_files.sync_folder(home)
-        self._synced = Synced(self._sync, kind.log)
+        self._background = BackgroundSync(self._sync, kind.log)
 
     @property
-    def head(self) -> Head:
-        """How far it goes."""
+    def head(self) -> ChainHead:
+        """The head of the log."""
         with self._lock:
             return self._head
 
-    def add(self, made: Callable[[Head], E]) -> None:
-        """Add the entry that follows a head. Raises UserError when the disk takes no more."""
+    def add(self, made: Callable[[ChainHead], E]) -> None:
+        """Append the entry that `made` returns for the current head.
+
+        Raises:
+            UserError: The disk is full.
+        """
         with self._lock:
             self._add(made)
             if os.fstat(self._file).st_size >= self._segment_bytes:
                 try:
                     self._begin_another()
                 except (OSError, UserError):  # the line is written; the next one tries again
-                    log.exception("the log's file could not be put aside")
-        self._synced.wrote()
+                    log.exception("the log's file could not be rotated")
+        self._background.wrote()
 
     def close(self) -> None:
-        """Everything is on the disk when this returns."""
-        self._synced.close()
+        """Sync everything to disk and close the log."""
+        self._background.close()
         with self._lock:
             os.close(self._file)
-            self._file = -1  # the number may soon be another file's
+            self._file = -1  # the descriptor may be reused
 
     def _open(self) -> int:
         return os.open(self._home / self._kind.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
-    def _add(self, made: Callable[[Head], E]) -> None:
+    def _add(self, made: Callable[[ChainHead], E]) -> None:
         entry = made(self._head)
         line = entry.line()
         self._append(line)
-        self._head = Head(entry.number, chain.digest(line))
+        self._head = ChainHead(entry.number, chain.digest(line))
 
     def _append(self, line: bytes) -> None:
         why = self._tried(line)
         if why and self._make_room():
             why = self._tried(line)
         if why:
-            raise UserError("the audit log could not be written", why, "make room on the disk, or check it")
+            raise UserError("the audit log could not be written", why, "free space on the disk, or check it")
 
     def _tried(self, line: bytes) -> str:
-        """Write a line, whole or not at all; why it could not be."""
+        """Write a line completely or not at all; return why it failed."""
         try:
             written = os.write(self._file, line)
         except OSError as error:
@@ -143,7 +154,7 @@ class Journal(Generic[E]):
         return "the disk is full"
 
     def _begin_another(self) -> None:
-        """Put the file aside, whole; and where there are too many, let the oldest go, which the log then says."""
+        """Rotate the file; delete the oldest segments beyond the limit, and record that in the log."""
         path = self._home / self._kind.log
         os.fsync(self._file)
         path.rename(segments.path_of(path, self._head.number))
@@ -154,7 +165,7 @@ class Journal(Generic[E]):
         while len(aside) > self._most_segments:
             oldest = aside.pop(0)
             last = self._kind.parsed(segments.last_line(oldest) or b"", None)
-            said = Head(last.number, last.digest).to_text()
+            said = ChainHead(last.number, last.digest).to_text()
             self._add(lambda before, said=said: self._kind.letting_go(before, said))  # type: ignore[misc]
             os.fsync(self._file)
             oldest.unlink()
@@ -175,21 +186,28 @@ class Journal(Generic[E]):
 
 
 def read(home: Path, kind: Kind[E]) -> Iterator[E]:
-    """The entries, first to last, which another process may be adding to. Raises AuditError."""
+    """Yield the entries, first to last; another process may append to them.
+
+    Raises:
+        AuditError: A line was changed.
+    """
     for number, line in enumerate(segments.lines(home / kind.log), start=1):
         yield kind.parsed(line, number)
 
 
-def verify(home: Path, kind: Kind[E]) -> Head:
-    """The head of the log, every line of all its files checked. Raises AuditError when it was edited or cut.
+def verify(home: Path, kind: Kind[E]) -> ChainHead:
+    """Verify every line of the log; return its head.
 
-    Where its beginning is not there, an entry must say that it was let go.
+    If the beginning is missing, an entry must record that it was deleted.
+
+    Raises:
+        AuditError: The log was edited or truncated.
     """
-    head = chain.read_head(home / kind.head, kind.broken)  # before the entries: they may grow meanwhile
+    head = chain.read_head(home / kind.head, kind.broken)  # before the entries, which may grow
     entries, let_go, since = read(home, kind), set[str](), chain.BEGINNING
     first = list(itertools.islice(entries, 1))
     for entry in first:
-        since = Head(entry.number - 1, entry.previous)
+        since = ChainHead(entry.number - 1, entry.previous)
 
     def followed() -> Iterator[E]:
         for entry in itertools.chain(first, entries):
@@ -198,14 +216,14 @@ def verify(home: Path, kind: Kind[E]) -> Head:
 
     found = chain.follow(followed(), head, kind.head, kind.broken, since)
     if since.number and since.to_text() not in let_go:
-        raise kind.broken(f"its first {since.number} entries are gone, and it does not say that they were let go")
+        raise kind.broken(f"its first {since.number} entries are missing, and it does not record their deletion")
     return found
 
 
 def lay(home: Path, aside: Path, kind: Kind[E], *heads: str) -> None:
-    """Copy a log's heads, and then the file that is written to: between the two it may have grown, never shrunk.
+    """Copy a log's heads, then its current file, which may have grown in between but never shrinks.
 
-    `heads`: files beside the head that say how far the log goes.
+    `heads` are further files with heads of the log.
     """
     path = home / kind.log
     while True:
@@ -218,23 +236,23 @@ def lay(home: Path, aside: Path, kind: Kind[E], *heads: str) -> None:
             return
 
 
-def _last(home: Path, kind: Kind[E]) -> Head:
-    """The newest entry of a log without a torn line; it must be what the head says.
+def _last(home: Path, kind: Kind[E]) -> ChainHead:
+    """Return the head of a log whose last line is complete, after a check against the head file.
 
-    Only the end is looked at, so that a long log costs a start nothing; `verify` reads all of it.
+    Reads only the end, so that the start does not depend on the log's length; `verify` reads everything.
     """
     head = chain.read_head(home / kind.head, kind.broken)
     files = [*segments.listed(home / kind.log), home / kind.log]
     line = next((found for found in map(segments.last_line, reversed(files)) if found is not None), None)
     if line is None:
         if head and head.number:
-            raise kind.broken(f"it has no entry, and had {head.number}")
+            raise kind.broken(f"it has no entry, but had {head.number}")
         return chain.BEGINNING
     last = kind.parsed(line, None)
     if head is None or last.number < head.number:
         raise kind.broken(
-            f"it has {last.number} entries, and had {head.number}" if head else f"its head, {kind.head}, is gone"
+            f"it has {last.number} entries, but had {head.number}" if head else f"its head, {kind.head}, is missing"
         )
     if last.number == head.number and last.digest != head.digest:
-        raise kind.broken(f"its entry {head.number} is another one than it was")
-    return Head(last.number, last.digest)
+        raise kind.broken(f"its entry {head.number} was changed")
+    return ChainHead(last.number, last.digest)

@@ -1,9 +1,9 @@
-"""A site's lasting key: by it other sites know it again, whatever certificate the server gives in its name.
+"""A site's lasting key: other sites recognise the site by it, whatever certificate the server issues in its name.
 
-Certificates are the authority's word, whose key the server holds; they change every few weeks. The lasting key
-(Ed25519) is made once at the site, never leaves it, and signs each certificate that the site uses. What two admins
-compare by telephone is a fingerprint of it. A site with an older ynet has none: then the fingerprint is of its
-certificate's key, and is another after each renewal.
+The server holds the authority's key, so it can issue certificates for any site; and they change every few weeks. The
+lasting key (Ed25519) is made once at the site, never leaves it, and signs each certificate that the site uses. Two
+admins compare its fingerprint by telephone. A site with an older version has no lasting key: then the fingerprint is
+of its certificate's key, and changes with each renewal.
 """
 
 import hashlib
@@ -17,31 +17,40 @@ from ynet.errors import RefusedError, UserError
 from ynet.trust import identity
 
 FINGERPRINT_BYTES = 16
-"""Nobody finds another key with the same 128 bits for a given name; 32 digits can still be read out."""
+"""128 bits are enough against a second key with the same fingerprint; 32 digits can still be read out."""
 _FINGERPRINT = re.compile(r"[0-9a-f]{32}")
 
 
 def new_key() -> bytes:
-    """A fresh key, PEM."""
+    """Make a new key, PEM."""
     return Ed25519PrivateKey.generate().private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
 
 
 def public_of(key: bytes) -> bytes:
-    """The public half of a PEM key, 32 bytes. Raises ValueError when it is none."""
+    """Return the public half of a PEM key, 32 bytes.
+
+    Raises:
+        ValueError: It is not an Ed25519 key.
+    """
     return _private(key).public_key().public_bytes_raw()
 
 
 def vouch(key: bytes, site: str, certificate: bytes) -> bytes:
-    """The key's signature that a PEM certificate is the one that `site` uses. Raises ValueError."""
+    """Sign the statement that `site` uses a PEM certificate.
+
+    Raises:
+        ValueError: The key is not an Ed25519 key, or the certificate is not PEM.
+    """
     return _private(key).sign(_message(site, certificate))
 
 
 def fingerprint(site: str, certificate: bytes, public: bytes, vouched: bytes) -> str:
-    """By what `site` is known again, 32 hexadecimal digits; of its lasting key, if it shows one.
+    """Return the site's fingerprint, 32 hexadecimal digits: of its lasting key, or else of its certificate's key.
 
-    Raises RefusedError where the lasting key did not sign the PEM certificate.
+    Raises:
+        RefusedError: The lasting key did not sign the PEM certificate.
     """
     if not public and not vouched:
         return _digest(site, b"certificate", identity.public_bytes(certificate))
@@ -54,21 +63,25 @@ def fingerprint(site: str, certificate: bytes, public: bytes, vouched: bytes) ->
 
 
 def fingerprint_of(site: str, public: bytes) -> str:
-    """The fingerprint of a lasting key, public, 32 bytes."""
+    """Return the fingerprint of a public lasting key, 32 bytes."""
     return _digest(site, b"lasting", public)
 
 
 def spoken(printed: str) -> str:
-    """A fingerprint in groups of four, as it is read out."""
+    """Format a fingerprint in groups of four digits, for reading out."""
     return " ".join(printed[start : start + 4] for start in range(0, len(printed), 4))
 
 
 def read(text: str) -> str:
-    """A fingerprint as somebody has typed it, in groups or not. Raises UserError."""
+    """Parse a typed fingerprint, with or without groups.
+
+    Raises:
+        UserError: It is not a fingerprint.
+    """
     found = re.sub(r"[\s:-]", "", text).lower()
     if not _FINGERPRINT.fullmatch(found):
         do = "copy it from the first line of that site's `ynet-client sites`"
-        raise UserError(f"{text[:60]!r} is no site's fingerprint", "one has 32 digits, 0-9 and a-f", do)
+        raise UserError(f"{text[:60]!r} is not a site's fingerprint", "a fingerprint has 32 digits, 0-9 and a-f", do)
     return found
 
 

@@ -1,4 +1,4 @@
-"""The files of a log that has grown: the one written to, and those put aside, named by their last entry's number."""
+"""The segments of a rotated log: the current file, and older files named by their last entry's number."""
 
 import contextlib
 import os
@@ -11,27 +11,27 @@ _TAIL_BYTES = 1 << 16
 
 
 def path_of(log: Path, last: int) -> Path:
-    """Where a log's file is put aside whose last entry has this number."""
+    """Return the path of the segment whose last entry has this number."""
     return log.with_name(f"{log.stem}.{last:012}{log.suffix}")
 
 
 def listed(log: Path) -> list[Path]:
-    """The files that were put aside, the oldest first."""
+    """List the older segments, the oldest first."""
     name = re.compile(rf"{re.escape(log.stem)}\.\d{{12}}{re.escape(log.suffix)}")
     return sorted(path for path in log.parent.glob(f"{log.stem}.*{log.suffix}") if name.fullmatch(path.name))
 
 
 def lines(log: Path) -> Iterator[bytes]:
-    """The whole lines of all files, the oldest first, while another process may be adding to them."""
+    """Yield the complete lines of all segments, the oldest first; another process may append to them."""
     with contextlib.ExitStack() as stack:
         for file in _opened(log, stack):
             for line in file:
-                if line.endswith(b"\n"):  # else it is being written
+                if line.endswith(b"\n"):  # otherwise it is being written
                     yield line
 
 
 def last_line(file: Path) -> bytes | None:
-    """The last line of a file, None where it has none."""
+    """Return the last line of a file; None where it has none."""
     if not file.exists() or not (size := file.stat().st_size):
         return None
     part = _TAIL_BYTES
@@ -45,7 +45,7 @@ def last_line(file: Path) -> bytes | None:
 
 
 def tail(log: Path, size_bytes: int) -> list[bytes]:
-    """The last lines of a log, about so many bytes of them; the first may be cut off."""
+    """Return the last lines of a log, about `size_bytes` bytes; the first may be incomplete."""
     found = b""
     for path in reversed([*listed(log), log]):
         if path.exists() and len(found) < size_bytes:
@@ -56,7 +56,7 @@ def tail(log: Path, size_bytes: int) -> list[bytes]:
 
 
 def _opened(log: Path, stack: contextlib.ExitStack) -> list[BinaryIO]:
-    """All files, opened before one is read: the newest may be put aside meanwhile, the oldest be let go."""
+    """Open all segments before reading one: a rotation may rename the newest and delete the oldest."""
     while True:
         try:
             newest: list[BinaryIO] = [stack.enter_context(log.open("rb"))] if log.exists() else []
@@ -67,9 +67,9 @@ def _opened(log: Path, stack: contextlib.ExitStack) -> list[BinaryIO]:
 
 
 def drop_double(log: Path) -> None:
-    """Empty the file that is written to where it is one that was put aside, or the beginning of it.
+    """Empty the current file if an older segment contains it.
 
-    That is so in a backup during which it was put aside: it was copied before, and is there under both names.
+    A backup has both when the log was rotated during the backup: the file was copied under both names.
     """
     with contextlib.ExitStack() as stack:
         files = _opened(log, stack)
@@ -79,7 +79,7 @@ def drop_double(log: Path) -> None:
 
 
 def _first(file: BinaryIO) -> bytes:
-    """The first line; the file stands at its beginning afterwards."""
+    """Return the first line. Leaves the file's position at 0."""
     line = file.readline()
     file.seek(0)
     return line

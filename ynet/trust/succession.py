@@ -1,6 +1,6 @@
-"""How one authority follows another: the older one's key signs the newer one's certificate, in a statement of its own.
+"""The succession of authorities: the old authority's key signs a statement on the new one's certificate.
 
-It is no certificate: authorities are made with a path of length 0, and nothing is to chain through them.
+The statement is not a certificate: authorities have a path length of 0, so no certificate may chain through them.
 """
 
 import datetime as dt
@@ -14,19 +14,23 @@ MAX_CERTIFICATE_BYTES = 8 * 1_024
 
 
 class Past(NamedTuple):
-    """An authority that is in force no more. What was signed under it before its end stays signed."""
+    """A retired authority. Its signatures from before its end stay valid."""
 
     certificate: bytes  # PEM
     until: float  # seconds since 1970
 
 
 def sign(authority: Signer, successor: bytes) -> bytes:
-    """The authority's word that a PEM certificate is its successor's."""
+    """Sign the statement that a PEM certificate is the authority's successor's."""
     return identity.sign(authority.key, _message(authority.certificate, successor))
 
 
 def check(successor: bytes, signature: bytes, authority: bytes, now: dt.datetime) -> bytes:
-    """The successor's PEM certificate, alone, when the authority of a PEM certificate named it. Raises RefusedError."""
+    """Verify that `authority`, a PEM certificate, signed the successor; return the successor's PEM certificate alone.
+
+    Raises:
+        RefusedError: The signature is wrong, or the certificate is not a valid authority's.
+    """
     try:
         if len(successor) > MAX_CERTIFICATE_BYTES:
             raise ValueError
@@ -39,14 +43,14 @@ def check(successor: bytes, signature: bytes, authority: bytes, now: dt.datetime
     except RefusedError:
         raise refused("it is not signed by the one that this site has pinned") from None
     if leaf.site is not None or not identity.is_issued_by(certificate, certificate):
-        raise refused("its certificate is no authority's")
+        raise refused("its certificate is not an authority's")
     if not leaf.begins <= now <= leaf.ends:
         raise refused("its certificate is not in force")
     return certificate
 
 
 def is_signed(authority: bytes, successor_sha256: bytes, signature: bytes) -> bool:
-    """Whether the authority of a PEM certificate once named the successor of this fingerprint."""
+    """Return whether the authority of a PEM certificate signed the successor with this fingerprint."""
     try:
         identity.check_signature(authority, signature, _named(identity.fingerprint(authority), successor_sha256))
     except (RefusedError, ValueError):
@@ -55,8 +59,8 @@ def is_signed(authority: bytes, successor_sha256: bytes, signature: bytes) -> bo
 
 
 def refused(why: str) -> RefusedError:
-    """The refusal of a successor."""
-    do = "ask the coordinator whether the authority was rotated; if not, somebody else answers in the server's place"
+    """Return the error for a refused successor."""
+    do = "ask the coordinator whether the authority was rotated; if not, somebody impersonates the server"
     return RefusedError("a new authority was refused", why, do)
 
 

@@ -1,4 +1,4 @@
-"""Taking connections from a listening socket, each served by a task of its own."""
+"""Accept connections from a listening socket and serve each in its own task."""
 
 import asyncio
 import logging
@@ -8,7 +8,7 @@ from typing import Any
 
 log = logging.getLogger("ynet.accepting")
 AGAIN_S = 0.1
-"""Until the next try, where a connection could not be taken."""
+"""Delay after a failed accept."""
 
 
 async def accept(
@@ -16,13 +16,13 @@ async def accept(
     serve: Callable[[socket.socket, str], Coroutine[Any, Any, None]],
     tasks: set[asyncio.Task[None]],
 ) -> None:
-    """Serve each connection, given with its address, for ever; `tasks` holds those that are being served."""
+    """Serve each connection, forever. `serve` receives the connection and its address; `tasks` holds the open ones."""
     loop = asyncio.get_running_loop()
     while True:
         try:
             connection, address = await loop.sock_accept(listening)
-        except OSError as error:  # no more files, or who came is gone already
-            log.warning("a connection could not be taken: %s", error.strerror)
+        except OSError as error:  # no more file descriptors, or the peer has gone
+            log.warning("a connection could not be accepted: %s", error.strerror)
             await asyncio.sleep(AGAIN_S)
             continue
         task = asyncio.create_task(serve(connection, str(address[0])))

@@ -1,4 +1,4 @@
-"""Local accounts: a name, a role and an Argon2id hash for each, in one file of the home folder."""
+"""Local accounts in a file of the home folder: each with a name, a role and an Argon2id hash."""
 
 import contextlib
 import fcntl
@@ -21,15 +21,15 @@ FILE = "accounts.json"
 Role = Literal["radiologist", "admin", "viewer"]
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 SHORTEST, LONGEST = 12, 256
-"""Characters of a password."""
+"""The shortest and the longest password, in characters."""
 MEMORY_KIB, ITERATIONS = 32 * 1024, 3
-"""Argon2id's cost, some 80 ms of one core; OWASP's least is 19 MiB and 2."""
+"""Argon2id's cost, about 80 ms of one core; OWASP's minimum is 19 MiB and 2."""
 MAX_ACCOUNTS = 10_000
 
 
 @dataclass(frozen=True)
 class Account:
-    """Somebody who may sign in."""
+    """A person who may sign in."""
 
     name: str
     role: Role
@@ -38,7 +38,7 @@ class Account:
 
 
 class Accounts:
-    """The accounts in a home folder, read anew when the file has changed. Any thread may call."""
+    """The accounts in a home folder, read again when the file changes. Thread-safe."""
 
     def __init__(self, home: Path) -> None:
         self._path = home / FILE
@@ -47,7 +47,11 @@ class Accounts:
         self._nobody = hashed(secrets.token_urlsafe())
 
     def all(self) -> dict[str, Account]:
-        """By name. Raises UserError when the file is spoilt."""
+        """Return all accounts by name.
+
+        Raises:
+            UserError: The file cannot be read.
+        """
         with self._lock:
             state = self._state()
             if state != self._read[0]:
@@ -55,21 +59,25 @@ class Accounts:
             return dict(self._read[1])
 
     def find(self, name: str) -> Account | None:
-        """The account of that name."""
+        """Return the account with this name; None where there is none."""
         return self.all().get(name)
 
     def verify(self, name: str, password: str) -> Account | None:
-        """The account, if the password is its own. It takes as long when there is no such account."""
+        """Return the account if the password is right. An unknown name takes the same time."""
         account = self.find(name)
         is_right = _is_right(account.hash if account else self._nobody, password)
         return account if is_right else None
 
     def add(self, name: str, role: Role, password: str, now: float) -> Account:
-        """A new account. Raises UserError."""
+        """Make an account.
+
+        Raises:
+            UserError: The name or the password cannot be used, or the name is taken.
+        """
         what = f"the account {name[:40]!r} was not made"
         if not NAME.fullmatch(name):
             do = "at most 32 small letters, digits, '.', '_' and '-', a letter or digit first"
-            raise UserError(what, "it is no name for an account", do)
+            raise UserError(what, "the name cannot be used", do)
         made = Account(name, role, hashed(check(name, password)), now)
         with self._alone():
             accounts = self.all()
@@ -81,7 +89,11 @@ class Accounts:
         return made
 
     def set_password(self, name: str, password: str) -> Account:
-        """Another password; who is signed in with the old one is signed out. Raises UserError."""
+        """Change a password, which ends the account's sessions.
+
+        Raises:
+            UserError: There is no such account, or the password cannot be used.
+        """
         self._known(name)
         hash_ = hashed(check(name, password))
         with self._alone():
@@ -91,14 +103,18 @@ class Accounts:
         return changed
 
     def remove(self, name: str) -> None:
-        """No account any more. Raises UserError."""
+        """Remove an account.
+
+        Raises:
+            UserError: There is no such account.
+        """
         with self._alone():
             self._known(name)
             self._write({key: one for key, one in self.all().items() if key != name})
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """One change at a time, also of several processes: another one's would be lost."""
+        """Lock the file against changes by other processes, which would be lost."""
         try:
             file = self._path.with_suffix(".lock").open("a")
         except FileNotFoundError:  # no folder: no account
@@ -127,18 +143,22 @@ class Accounts:
 
 
 def check(name: str, password: str) -> str:
-    """The password, if it may be one. Raises UserError."""
+    """Return the password if it is acceptable.
+
+    Raises:
+        UserError: It is too short, too long or too easy to guess.
+    """
     what = "the password cannot be used"
     if not SHORTEST <= len(password) <= LONGEST:
         why = f"it has {len(password)} characters"
-        raise UserError(what, why, f"take {SHORTEST} to {LONGEST}: a few words that do not belong together are good")
+        raise UserError(what, why, f"take {SHORTEST} to {LONGEST}; a few unrelated words are good")
     if name in password.lower() or len(set(password)) < 5:
-        raise UserError(what, "it would be guessed: it holds the name, or few different characters", "take another")
+        raise UserError(what, "it is easy to guess: it has the name, or few different characters", "take another")
     return password
 
 
 def hashed(password: str) -> str:
-    """The password's hash, with a salt of its own."""
+    """Hash a password with a new salt."""
     salt = secrets.token_bytes(16)
     made = Argon2id(salt=salt, length=32, iterations=ITERATIONS, lanes=1, memory_cost=MEMORY_KIB)
     return made.derive_phc_encoded(password.encode())

@@ -1,4 +1,4 @@
-"""The files that every page of an app loads: read once, served under a folder whose name is their digest."""
+"""The static files of an app's pages: read once, and served under a path that contains their digest."""
 
 import hashlib
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ FOR_EVER = "public, max-age=31536000, immutable"
 
 
 class Assets:
-    """All files of some folders, by name; a later folder goes before. They are no secret: no sign-in is needed."""
+    """The files of some folders by name; a later folder takes precedence. They are public: no sign-in is needed."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
         paths = {path.name: path for folder in folders for path in sorted(folder.glob("*")) if path.suffix in TYPES}
@@ -29,7 +29,7 @@ class Assets:
         self.place = f"/assets/{digest.hexdigest()[:16]}"
 
     def route(self) -> Route:
-        """Whose names are looked up, never a path that is opened."""
+        """Return the route. It looks names up in memory and opens no path."""
 
         async def asset(request: Request) -> Response:
             name = request.path_params["name"]

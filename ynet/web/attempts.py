@@ -1,4 +1,4 @@
-"""How often a password may be tried: for one account from one address, from one address, and for one account."""
+"""Limits on failed sign-ins: per account and address, per address, and per account."""
 
 from collections import OrderedDict, deque
 
@@ -6,20 +6,20 @@ from ynet.runtime.address import neighbourhood
 
 WITHIN_S = 900.0
 MOST_OF_PAIR, MOST_OF_ADDRESS, MOST_OF_ACCOUNT = 8, 40, 100
-"""Failures in WITHIN_S, after which it waits. The last is high, so that a stranger does not shut out an owner soon."""
+"""Failures within WITHIN_S before a wait. The last is high, so that a stranger cannot easily lock an account."""
 MAX_KEPT = 8_192
 
 
 class Attempts:
-    """The newest failures, in bounded memory; what failed longest ago is forgotten first."""
+    """Recent failures in bounded memory; the oldest are dropped first."""
 
     def __init__(self) -> None:
         self._failures: OrderedDict[tuple[str, str], deque[float]] = OrderedDict()
 
     def begin(self, account: str, address: str, now: float) -> float:
-        """Count an attempt before it is made, so that many at once do not pass; 0.0, or for how many seconds to wait.
+        """Count an attempt before the password is checked; return 0.0, or the seconds to wait.
 
-        An attempt that must wait is not counted.
+        Counting first also limits parallel attempts. An attempt that must wait is not counted.
         """
         limits = _limits(account, address)
         wait_s = max(self._wait(key, most, now) for key, most in limits.items())
@@ -34,7 +34,7 @@ class Attempts:
         return 0.0
 
     def succeeded(self, account: str, address: str) -> None:
-        """The attempt that was just begun is no failure; what failed before for this pair is forgiven."""
+        """Take back the count of an attempt, and clear the failures of this account and address."""
         for key in _limits(account, address):
             times = self._failures.get(key)
             if times:
@@ -43,7 +43,7 @@ class Attempts:
 
     def _wait(self, key: tuple[str, str], most: int, now: float) -> float:
         times = self._failures.get(key)
-        if times and times[-1] > now:  # the clock was put back: nobody waits longer than WITHIN_S for that
+        if times and times[-1] > now:  # the clock was set back: limit the wait to WITHIN_S
             times = self._failures[key] = deque((min(time, now) for time in times), maxlen=times.maxlen)
         return WITHIN_S - (now - times[0]) if times is not None and len(times) == most else 0.0
 

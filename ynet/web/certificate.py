@@ -1,4 +1,4 @@
-"""The certificate of a page: the intranet's own, or one made here, known by its fingerprint."""
+"""The TLS certificate of a page: the intranet's, or a self-signed one, which people verify by its fingerprint."""
 
 import datetime as dt
 import ipaddress
@@ -22,18 +22,21 @@ RENEWED_BEFORE = dt.timedelta(days=60)
 
 
 class Presented(NamedTuple):
-    """What a browser is shown."""
+    """The certificate that a browser sees."""
 
     context: ssl.SSLContext
     fingerprint: str  # SHA-256 of the certificate, hexadecimal
-    is_own: bool  # made here: browsers do not know it
-    names: tuple[str, ...]  # that it is for
+    is_own: bool  # self-signed: browsers warn
+    names: tuple[str, ...]  # its host names
 
 
 def present(home: Path, certificate: str, key: str, host: str, now: dt.datetime) -> Presented:
-    """TLS 1.2 and 1.3 with the PEM files named, or with a certificate in `home`, made when none is good for long.
+    """Configure TLS 1.2 and 1.3 with the named PEM files, or with a self-signed certificate in `home`.
 
-    Raises UserError when the files named cannot be used.
+    The self-signed certificate is made again before it expires.
+
+    Raises:
+        UserError: The named files cannot be used.
     """
     if bool(certificate) != bool(key):
         raise _unfit("one of certificate and key is missing", "name both in the settings, or neither")
@@ -54,9 +57,9 @@ def present(home: Path, certificate: str, key: str, host: str, now: dt.datetime)
 
 
 def address(host: str, port: int) -> str:
-    """The page's address for a browser on this machine: of the very socket that the page listens on.
+    """Return the page's URL for a browser on this machine, with the IP address that the page listens on.
 
-    Not `localhost`, which a browser takes for ::1 first: there another user of the machine may listen.
+    Not `localhost`: a browser tries ::1 first, where another user of the machine may listen.
     """
     try:
         read = ipaddress.ip_address("127.0.0.1" if host.lower() == "localhost" else host)
@@ -105,7 +108,7 @@ def _names(host: str) -> list[x509.GeneralName]:
 
 
 def _make(host: str, now: dt.datetime) -> bytes:
-    """Key and certificate in one PEM."""
+    """Make a key and a self-signed certificate in one PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ynet")])
     made = (

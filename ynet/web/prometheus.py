@@ -21,7 +21,7 @@ from starlette.routing import Route
 from ynet.config import STRICT
 from ynet.errors import UserError
 from ynet.runtime import address
-from ynet.web.https_door import HttpsDoor
+from ynet.web.https_server import HttpsServer
 
 PATH = "/metrics"
 
@@ -40,13 +40,13 @@ class MetricsSettings:
 
 
 class LookedUp(Collector):
-    """Metrics that are looked up, in the process's event loop, each time that they are asked for."""
+    """Gauges that are read at scrape time, in the process's event loop."""
 
     def __init__(self, look: Callable[[], Iterator[Metric]]) -> None:
         self._look = look
 
     def describe(self) -> list[Metric]:
-        """Nothing: the registry need not look to know that no name is taken twice."""
+        """Return nothing, so that the registry does not read the gauges on registration."""
         return []
 
     def collect(self) -> Iterator[Metric]:
@@ -55,25 +55,25 @@ class LookedUp(Collector):
 
 
 def disk(program: str, home: Path) -> Iterator[Metric]:
-    """The size of the disk with the home folder, and what is free of it; `program` begins their names."""
+    """Yield the size and the free space of the home folder's disk; `program` is the prefix of the names."""
     found = shutil.disk_usage(home)
     yield GaugeMetricFamily(f"{program}_disk_size_bytes", "The disk with the home folder.", found.total)
     yield GaugeMetricFamily(f"{program}_disk_free_bytes", "Free on that disk.", found.free)
 
 
 async def nothing() -> None:
-    """Of metrics that are known at any time."""
+    """Do nothing, for metrics that need no preparation."""
 
 
 def new_registry() -> CollectorRegistry:
-    """A registry that has the process's own metrics (memory, CPU seconds, open files) and no others."""
+    """Make a registry with the process metrics only (memory, CPU seconds, open files)."""
     registry = CollectorRegistry(auto_describe=True)
     ProcessCollector(registry=registry)
     return registry
 
 
 def application(registry: CollectorRegistry, before: Callable[[], Awaitable[None]] = nothing) -> Starlette:
-    """GET /metrics. `before` is awaited first: what takes long to find out must not keep the event loop."""
+    """Return an app that serves GET /metrics. It awaits `before` first, which collects slow metrics in a thread."""
 
     async def show(request: Request) -> Response:
         await before()
@@ -87,18 +87,22 @@ def application(registry: CollectorRegistry, before: Callable[[], Awaitable[None
 async def serving(
     settings: MetricsSettings, registry: CollectorRegistry, before: Callable[[], Awaitable[None]] = nothing
 ) -> AsyncIterator[None]:
-    """Show them meanwhile, unless that is off. Raises UserError when the port cannot be listened on."""
+    """Serve the metrics in the `with` block, unless they are off.
+
+    Raises:
+        UserError: The port cannot be listened on.
+    """
     if not settings.port:
         yield
         return
-    server = HttpsDoor(application(registry, before), None, settings.host, settings.port)
+    server = HttpsServer(application(registry, before), None, settings.host, settings.port)
     try:
         await server.begin()
     except OSError as error:
         taken = error.errno == errno.EADDRINUSE
         why = "another process listens there" if taken else (error.strerror or "the address cannot be listened on")
-        do = "set another metrics.port (0: off) in the config, or mend metrics.host"
-        raise UserError(f"the metrics cannot be shown on port {settings.port}", why, do) from None
+        do = "set another metrics.port (0: off) in the config, or correct metrics.host"
+        raise UserError(f"the metrics cannot be served on port {settings.port}", why, do) from None
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Who is signed in: sessions in this process's memory, each found by the secret in its browser's cookie."""
+"""Sessions of signed-in people, in this process's memory; a cookie's secret identifies a session."""
 
 import hashlib
 import secrets
@@ -10,19 +10,19 @@ from ynet.web.accounts import Account, Accounts, Role
 
 IDLE_S = 30 * 60.0
 LONGEST_S = 10 * 3600.0
-"""A session ends so long after its last use, and so long after its beginning at the latest; or with the process."""
+"""A session ends IDLE_S after its last use, LONGEST_S after its beginning, or with the process."""
 MAX_SESSIONS = 1_000
 MAX_OF_ONE = 10
-"""Sessions of one account; a further one ends its oldest."""
+"""Sessions of one account; another one ends the oldest."""
 
 
 @dataclass(frozen=True)
 class Visitor:
-    """Who asks."""
+    """A signed-in person."""
 
     name: str
     role: Role
-    csrf: str  # what a call that changes something must carry
+    csrf: str  # the token that changes must carry
 
 
 @dataclass
@@ -34,19 +34,19 @@ class _Session:
 
 
 def elapsed() -> float:
-    """Seconds since some moment, those of a machine's sleep too; setting the clock does not change them."""
+    """Return the seconds of a monotonic clock that includes the machine's sleep."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class Sessions:
-    """By the digest of each cookie: whoever reads the memory of a list does not have the cookies. One thread calls."""
+    """The sessions, keyed by their cookies' digests, so that memory holds no cookie. For one thread."""
 
     def __init__(self, accounts: Accounts, idle_s: float = IDLE_S, longest_s: float = LONGEST_S) -> None:
         self._accounts, self._idle_s, self._longest_s = accounts, idle_s, longest_s
         self._sessions: OrderedDict[bytes, _Session] = OrderedDict()
 
     def begin(self, account: Account, now: float) -> str:
-        """A new session; the secret for its cookie."""
+        """Begin a session; return the secret for its cookie."""
         token = secrets.token_urlsafe(32)
         visitor = Visitor(account.name, account.role, secrets.token_urlsafe(32))
         self._drop_ended(now)
@@ -59,7 +59,13 @@ class Sessions:
         return token
 
     def find(self, token: str, now: float, *, is_use: bool = True) -> Visitor | None:
-        """Whose the cookie is, if the session lasts. What a page does by itself is no use. Raises UserError."""
+        """Return the person of a cookie while the session lasts.
+
+        `is_use` is False for background requests of a page, which do not prolong the session.
+
+        Raises:
+            UserError: The accounts cannot be read.
+        """
         session = self._sessions.get(_key(token))
         if session is None:
             return None
@@ -73,7 +79,7 @@ class Sessions:
         return session.visitor
 
     def end(self, token: str) -> None:
-        """Sign out."""
+        """End a session."""
         self._sessions.pop(_key(token), None)
 
     def _has_ended(self, one: _Session, now: float) -> bool:

@@ -1,40 +1,89 @@
-"""What the commands `user add`, `user password`, `user remove` and `user list` of both sides do."""
+"""The group `user`, which manages the accounts of either program's web page."""
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import click
 import typer
 
 from ynet.errors import UserError
 from ynet.runtime import terminal
+from ynet.runtime.command_line import Json, with_options
 from ynet.runtime.home import prepare
-from ynet.web.accounts import Accounts, Role, check
+
+if TYPE_CHECKING:
+    from ynet.web.accounts import Accounts, Role
+
+Name = Annotated[str, typer.Argument(help="At most 32 small letters, digits, '.', '_' and '-'.")]
+PseudonymOf = Callable[[Path], Callable[[str], str]]
+"""Returns, for a home folder, the function from an account's name to its pseudonym."""
 
 
-def add(home: Path, name: str, role: Role) -> None:
-    """Make an account; the password comes from a prompt, or is the first line of what is piped in."""
-    accounts = Accounts(prepare(home))
-    made = accounts.add(name, role, _password(name), time.time())
-    terminal.say(f"account {made.name} is made, role {made.role}")
+def user_app(
+    help_: str,
+    home_options: Callable[..., Path],
+    roles: Sequence[str],
+    default_role: str | None = None,
+    pseudonym_of: PseudonymOf | None = None,
+) -> typer.Typer:
+    """Return the group `user`.
+
+    Args:
+        help_: The group's help.
+        home_options: Declares the program's options for its home folder, and returns the folder.
+        roles: The roles that the program knows.
+        default_role: None makes `--role` required.
+        pseudonym_of: Given where `list` shows pseudonyms.
+    """
+    app = typer.Typer(name="user", help=help_, no_args_is_help=True)
+    role_type = click.Choice(roles)
+    default: Any = ... if default_role is None else default_role
+
+    def add(
+        name: Name,
+        home: Path,
+        role: Annotated[str, typer.Option(click_type=role_type, help=f"{' or '.join(roles)}.")] = default,
+    ) -> None:
+        """Make an account. Read the password from a prompt, or from the first line of the standard input."""
+        account = _accounts(prepare(home)).add(name, _role(role), _password(name), time.time())
+        terminal.say(f"account {account.name} is made, role {account.role}")
+
+    def password(name: Name, home: Path) -> None:
+        """Set an account's password, and end its sessions."""
+        _accounts(prepare(home)).set_password(name, _password(name))
+        terminal.say(f"account {name} has a new password; its sessions are ended")
+
+    def remove(name: Name, home: Path) -> None:
+        """Remove an account, and end its sessions."""
+        _accounts(home).remove(name)
+        terminal.say(f"account {name} is removed, and its sessions are ended")
+
+    def list_(home: Path, as_json: Json = False) -> None:
+        """List the accounts."""
+        _show(_accounts(home), pseudonym_of(home) if pseudonym_of else None, as_json=as_json)
+
+    if pseudonym_of:
+        list_.__doc__ = "List the accounts, each with its pseudonym in queries and audit logs."
+    for command, words in ((add, "add"), (password, "password"), (remove, "remove"), (list_, "list")):
+        app.command(words)(with_options(command, "home", home_options))
+    return app
 
 
-def set_password(home: Path, name: str) -> None:
-    """Another password for an account, asked for like a new one."""
-    Accounts(prepare(home)).set_password(name, _password(name))
-    terminal.say(f"account {name} has a new password; who was signed in with the old one is signed out")
+def _accounts(home: Path) -> "Accounts":
+    from ynet.web.accounts import Accounts  # cryptography: `--help` and completion do not wait for it
+
+    return Accounts(home)
 
 
-def remove(home: Path, name: str) -> None:
-    """Take an account away."""
-    Accounts(home).remove(name)
-    terminal.say(f"account {name} is removed, and signed out")
+def _role(name: str) -> "Role":
+    role: Role = name  # type: ignore[assignment]  # click.Choice has checked it
+    return role
 
 
-def show(home: Path, *, as_json: bool, pseudonym: Callable[[str], str] | None = None) -> None:
-    """List the accounts; `pseudonym`: under which name an account's acts stand in logs."""
+def _show(accounts: "Accounts", pseudonym: Callable[[str], str] | None, *, as_json: bool) -> None:
     rows: list[Mapping[str, Any]] = [
         {
             "name": one.name,
@@ -42,7 +91,7 @@ def show(home: Path, *, as_json: bool, pseudonym: Callable[[str], str] | None = 
             "made": one.made,
             **({"pseudonym": pseudonym(one.name)} if pseudonym else {}),
         }
-        for one in Accounts(home).all().values()
+        for one in accounts.all().values()
     ]
     lines = [(one["name"], one["role"], terminal.when(one["made"]), one.get("pseudonym", "")) for one in rows]
     table = terminal.rows("accounts", ("name", "role", "made", "pseudonym" if pseudonym else ""), lines)
@@ -50,7 +99,13 @@ def show(home: Path, *, as_json: bool, pseudonym: Callable[[str], str] | None = 
 
 
 def _password(name: str) -> str:
-    """Never from the command line, which every process of the machine may read. Raises UserError."""
+    """Read a new password. It never comes from the command line, which every process of the machine can read.
+
+    Raises:
+        UserError: None was given, or it is too weak.
+    """
+    from ynet.web.accounts import check
+
     if not sys.stdin.isatty():
         line = sys.stdin.readline().rstrip("\r\n")
         if not line:

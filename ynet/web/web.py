@@ -1,4 +1,4 @@
-"""An app behind a sign-in: its routes guarded, its pages in the common frame, its errors in words."""
+"""Web apps with a sign-in: protected routes, pages with a common frame, and readable errors."""
 
 import asyncio
 import logging
@@ -22,15 +22,15 @@ from ynet.runtime import disk_faults
 from ynet.web.accounts import LONGEST, NAME, Accounts, Role
 from ynet.web.assets_folder import Assets
 from ynet.web.attempts import Attempts
-from ynet.web.gate import SAFE, Gate
-from ynet.web.https_door import signed_in
-from ynet.web.outside import Outside
+from ynet.web.csrf import SAFE, CsrfMiddleware
+from ynet.web.https_server import signed_in
+from ynet.web.public_address import PublicAddress
 from ynet.web.sessions import IDLE_S, LONGEST_S, Sessions, Visitor, elapsed
 
 log = logging.getLogger("ynet.web")
 HERE = Path(__file__).parent
 MAX_FORM_BYTES = 8 << 10
-MAX_HASHING = 2  # passwords that are held against their hash at a time
+MAX_HASHING = 2  # passwords that are checked at the same time
 Endpoint = Callable[[Request], Awaitable[Response]]
 WRONG = "The name or the password is not right."
 
@@ -48,11 +48,19 @@ class Web:
         clock: Callable[[], float] = elapsed,
         idle_s: float = IDLE_S,
         longest_s: float = LONGEST_S,
-        outside: Outside = Outside(),  # noqa: B008 (it is frozen)
+        outside: PublicAddress = PublicAddress(),  # noqa: B008 (it is frozen)
     ) -> None:
-        """`cookie`: a word for the cookie's name, which all ports of a host share: another app there has another.
+        """Configure the app.
 
-        `folder` holds the app's `templates` and `assets`.
+        Args:
+            home: Holds the accounts.
+            cookie: Part of the cookie's name, unique on a host: all ports of a host share cookies.
+            title: Title of the pages.
+            folder: Holds the app's `templates` and `assets`.
+            clock: Monotonic seconds.
+            idle_s: A session ends this long after its last use.
+            longest_s: A session ends this long after its beginning.
+            outside: The names under which clients reach the page.
         """
         self.accounts, self._attempts, self._clock = Accounts(home), Attempts(), clock
         self._sessions = Sessions(self.accounts, idle_s, longest_s)
@@ -69,7 +77,7 @@ class Web:
         self._hashing = asyncio.Semaphore(MAX_HASHING)
 
     def application(self, routes: Sequence[Route]) -> Starlette:
-        """The app: `routes` behind the sign-in, and the sign-in itself."""
+        """Return the app: `routes` behind the sign-in, and the sign-in itself."""
         own = [
             Route("/login", self._login_page, methods=["GET"]),
             Route("/login", self._login, methods=["POST"]),
@@ -87,18 +95,18 @@ class Web:
             500: self._fault,
         }
         return Starlette(
-            routes=[*own, *inner], exception_handlers=handlers, middleware=[Middleware(Gate, self._outside)]
+            routes=[*own, *inner], exception_handlers=handlers, middleware=[Middleware(CsrfMiddleware, self._outside)]
         )
 
     def page(self, request: Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:
-        """A page from a template."""
+        """Render a template as a page."""
         base = request.scope.get("root_path", "")
         visitor = getattr(request.state, "visitor", None)
         shared = {"base": base, "assets": base + self.assets.place, "title": self._title, "visitor": visitor}
         shared["csrf_field"] = _field(visitor)
         return HTMLResponse(self._templates.get_template(template).render(**shared, **values), status)
 
-    # --- who asks
+    # --- authentication
 
     def _guarded(self, endpoint: Endpoint) -> Endpoint:
         async def checked(request: Request) -> Response:
@@ -110,7 +118,7 @@ class Web:
             request.state.visitor = visitor
             signed_in(request)
             if request.method not in SAFE and not await _carries_token(request, visitor):
-                return _refused("the page is from another session", "load the page anew")
+                return _refused("the page is from another session", "reload the page")
             return await endpoint(request)
 
         return checked
@@ -136,7 +144,7 @@ class Web:
         address = self._outside.asker(peer, request.headers.getlist("x-forwarded-for"))
         wait_s = self._attempts.begin(name[:64], address, now)
         if wait_s > 0:
-            log.warning("a sign-in from %s must wait: too many failed", address)
+            log.warning("a sign-in from %s was refused: too many failed", address)
             said = f"Too many attempts failed. Try again in {int(wait_s // 60) + 1} minutes."
             answer = self._sign_in(request, there, said, 429)
             answer.headers["retry-after"] = str(int(wait_s) + 1)
@@ -165,7 +173,7 @@ class Web:
     def _sign_in(self, request: Request, there: str, said: str, status: int = 200) -> Response:
         return self.page(request, "login.html", status, next=there, said=said, has_accounts=bool(self.accounts.all()))
 
-    # --- errors, in words
+    # --- errors
 
     async def _user_error(self, request: Request, error: Exception) -> Response:
         fault = error if isinstance(error, UserError) else disk_faults.in_words(error)
@@ -177,7 +185,7 @@ class Web:
         return _error_json(error.what, error.why, error.do, 409, error.exit_code)
 
     async def _gone(self, request: Request, _: Exception) -> Response:
-        what, why, do = "there is no such page", "the address names nothing here", "go back to the beginning"
+        what, why, do = "there is no such page", "the address is unknown here", "go back to the start page"
         if _wants_page(request):
             return self.page(request, "fault.html", 404, what=what, why=why, do=do)
         return _error_json(what, why, do, 404)
@@ -188,21 +196,25 @@ class Web:
 
 
 async def _nobody(_: Request, __: Exception) -> Response:
-    """Who asked is gone, in the midst of it."""
+    """Answer a client that has disconnected."""
     return Response(status_code=400)
 
 
 def visitor_of(request: Request) -> Visitor:
-    """Who is signed in; of a route of `Web.application` there always is somebody."""
+    """Return the signed-in person of a request to a route of `Web.application`."""
     visitor: Visitor = request.state.visitor
     return visitor
 
 
 def need(visitor: Visitor, *roles: Role) -> None:
-    """Go on only with one of these roles. Raises RefusedError."""
+    """Require one of these roles.
+
+    Raises:
+        RefusedError: The person has another role.
+    """
     if visitor.role not in roles:
         why = f"the account {visitor.name} has the role {visitor.role}"
-        raise RefusedError("this is not yours to do", why, f"ask somebody with the role {' or '.join(roles)}")
+        raise RefusedError("your role does not allow this", why, f"ask somebody with the role {' or '.join(roles)}")
 
 
 def _field(visitor: Visitor | None) -> Markup:
@@ -218,7 +230,7 @@ async def _carries_token(request: Request, visitor: Visitor) -> bool:
 
 
 async def _form(request: Request) -> dict[str, str] | None:
-    """The fields of a small form; None of one that is too large. It can be read again."""
+    """Read the fields of a small form; None for one that is too large. May be called again."""
     kept: dict[str, str] | None = getattr(request.state, "form", None)
     if kept is not None:
         return kept
@@ -240,7 +252,7 @@ def _base(request: Request) -> str:
 
 
 def _next(request: Request, there: str) -> str:
-    """Where to go after the sign-in: a path of this very app."""
+    """Return the target after the sign-in: a path of this app only."""
     base = _base(request)
     is_path = there.startswith(f"{base}/") and not there.startswith(("//", "/\\"))
     is_plain = there.isascii() and there.isprintable() and "\\" not in there

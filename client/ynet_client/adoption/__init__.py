@@ -1,1 +1,1 @@
-"""Which of the server's models this site takes up, and what it checks first."""
+"""The adoption of models: which of the server's models this site uses, and what it checks first."""

@@ -1,13 +1,12 @@
-"""What can be read of a site's own images from the codes that a new model makes of them, before it is taken up.
+"""A check, before adoption, of what a new model's codes reveal about the site's own images.
 
-Who chooses the weights chooses what codes tell: a network can be trained so that a code is a small picture. So a linear
-decoder (ridge regression) learns, from some of the site's own cases, to draw the others of which it is given the codes
-alone. How much of the pixels' variance it explains is held against the codes of the model in use, and against as many
-random projections of the same pixels, cut to bits, which tell of the
-picture as much as bits chosen blindly can.
+Whoever chooses the weights chooses what codes reveal: a network can be trained so that a code is a small picture. A
+linear decoder (ridge regression) is trained on some of the site's cases to reconstruct the images of the others from
+their codes. The share of the pixels' variance that it explains is compared with two references: the codes of the model
+in use, and as many random projections of the same pixels, reduced to their signs.
 
-It sees what a linear decoder sees in a few hundred cases of this site. A code that hides the picture from it, by a
-cipher for one, or that tells another thing of a patient than the picture, passes.
+The check sees only what a linear decoder sees in a few hundred cases. A code that hides the picture, for instance by
+encryption, or that reveals something else about a patient, passes.
 """
 
 from typing import NamedTuple
@@ -22,48 +21,48 @@ from ynet_client.adoption.model_check import ActiveModel
 from ynet_client.training.site_data import LocalSite
 
 SIDE = 16
-"""Pixels a side of the pictures that are drawn."""
+"""The side of the reconstructed pictures, in pixels."""
 MOST_CASES, FEWEST_CASES, FEWEST_PATIENTS = 500, 100, 20
 BATCH, FOLDS = 64, 4
 TOO_FEW = (
-    f"what its codes tell of images could not be looked at: that needs {FEWEST_CASES} cases"
+    f"what its codes reveal about images could not be measured: that needs {FEWEST_CASES} cases"
     f" of {FEWEST_PATIENTS} patients"
 )
 MOST_EXPLAINED, SHARE_OF_RANDOM = 0.1, 0.25
-"""A model waits where its codes explain more than both: this share of the pixels' variance, and this share of what
-random projections do. Networks trained as they should be explain 0.00 to 0.06, one whose codes are thumbnails 0.5."""
+"""A model waits for the admin when its codes explain more than both: this share of the pixels' variance, and this share
+of what random projections explain. Honest networks explain 0.00 to 0.06, one whose codes are thumbnails 0.5."""
 PENALTIES = (1.0, 10.0, 100.0, 1_000.0)
 
 Floats = npt.NDArray[np.float64]
 
 
 class Readable(NamedTuple):
-    """The share of the pixels' variance, of cases that the decoder has not learnt from, that it explains."""
+    """The share of the pixels' variance that the decoder explains, on cases that it was not trained on."""
 
     new: float
-    old: float | None  # of the model in use; None where there is none
-    random: float  # of random projections, as many as the new code has bits
+    old: float | None  # for the model in use; None when there is none
+    random: float  # for as many random projections as the new code has bits
     cases: int
 
     @property
     def is_too_much(self) -> bool:
-        """Whether the admin is to be asked."""
-        # The model in use is no measure: what a server raises little by little would never be too much.
+        """Whether the admin must accept the model first."""
+        # Not compared with the model in use: a server could raise the share little by little.
         return not self.new <= max(MOST_EXPLAINED, SHARE_OF_RANDOM * self.random)
 
     def words(self) -> str:
-        """For the terminal."""
+        """Describe the result for the terminal."""
         old = "" if self.old is None else f", from those of the model in use {self.old:.2f}"
         return (
-            f"a linear decoder draws {self.new:.2f} of the pixels' variance of this site's own images from its codes"
+            f"a linear decoder explains {self.new:.2f} of the pixels' variance of this site's own images from its codes"
             f"{old}, from random projections of as many bits {self.random:.2f} ({self.cases} cases)"
         )
 
 
-def look(site: LocalSite, old: ActiveModel | None, new: ActiveModel, *, has_detail: bool = False) -> Readable | None:
-    """Measure what codes tell; None where the site has too few cases or patients to say. Raises UserError.
+def measure(site: LocalSite, old: ActiveModel | None, new: ActiveModel, *, has_detail: bool = False) -> Readable | None:
+    """Measure what codes reveal; None when the site has too few cases or patients. Raises UserError.
 
-    `has_detail`: whether detail codes leave this site, and so count with the code.
+    `has_detail`: whether detail codes leave this site, so that they count too.
     """
     manifest = site.manifest(new.plan.training.seed)
     step = max(1, -(-len(manifest.cases) // MOST_CASES))
@@ -81,9 +80,12 @@ def look(site: LocalSite, old: ActiveModel | None, new: ActiveModel, *, has_deta
 
 
 def explained(codes: Floats, pixels: Floats, folds: npt.NDArray[np.int64]) -> float:
-    """The share of the variance of `pixels`, shape (cases, pixels), that a ridge regression on `codes` explains.
+    """Return the share of the pixels' variance that a ridge regression on codes explains, cross-validated.
 
-    Shape of `codes` (cases, bits). In each fold it has learnt from the others; the best of a few penalties counts.
+    Args:
+        codes: shape (cases, bits).
+        pixels: shape (cases, pixels).
+        folds: the fold of each case. The best of a few penalties counts.
     """
     shares = []
     for penalty in PENALTIES:
@@ -107,7 +109,7 @@ def _drawn(codes: Floats, pixels: Floats, held: Floats, penalty: float) -> Float
 
 
 def _folds(patients: list[str]) -> npt.NDArray[np.int64]:
-    """A fold for each case, all of one patient's in the same: else one image would be drawn from its neighbour."""
+    """Assign a fold to each case, the same to all cases of a patient, since images of a patient are similar."""
     numbers = {patient: number % FOLDS for number, patient in enumerate(sorted(set(patients)))}
     return np.array([numbers[patient] for patient in patients], np.int64)
 
@@ -116,7 +118,7 @@ def _folds(patients: list[str]) -> npt.NDArray[np.int64]:
 def _read(
     site: LocalSite, manifest: Manifest, cases: tuple[Case, ...], model: ActiveModel, *, has_detail: bool
 ) -> tuple[Floats, Floats]:
-    """Codes, shape (cases, bits), as -1 and 1; and small grey pictures, shape (cases, SIDE * SIDE)."""
+    """Return codes as -1 and 1, shape (cases, bits), and small grey pictures, shape (cases, SIDE * SIDE)."""
     codes, pixels = [], []
     for start in range(0, len(cases), BATCH):
         part = cases[start : start + BATCH]

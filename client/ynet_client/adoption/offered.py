@@ -1,14 +1,13 @@
-"""Models that a server offers: which of them this site takes up by itself, and which wait for its admin's word.
+"""The models that wait for the site admin's decision, in the home folder's `offered/`.
 
-Codes tell what the weights make them tell, so weights are not taken from anybody. A site takes a model up by itself
-when its plan passed the site's policy and consent, and the model is, to the bit, the one that this site itself was sent
-to evaluate after the last round of that plan, in which it had trained. `took_part.json` in the home folder has which
-plans the site trained, and the id of the newest model that it evaluated at the end of each. Every other model waits for
-`ynet-client plan accept ID`, and lies in `offered/` meanwhile: `ID.json` says why, `ID.accepted`, `ID.declined` and
-`ID.adopted` what became of it.
+The weights of a model determine what its codes reveal, so a site does not adopt just any model. It adopts a model
+without asking when two conditions hold: its policy and consent cover the plan, and the site trained in that run and
+evaluated exactly these weights after the last round. `took_part.json` records both. Every other model waits for
+`ynet-client plan accept ID`: `offered/ID.json` says why, and `ID.accepted`, `ID.declined` or `ID.adopted` say what was
+decided.
 
-That proves that the server put the model up as the outcome of a run in front of this site, and can put up no other one
-afterwards. It does not prove that the server made it out of the sites' updates: what codes tell, `code_check` looks at.
+The conditions prove that the server presented the model to this site as the result of the run, and cannot replace it
+later. They do not prove that it was aggregated from the sites' updates; `code_check` measures what its codes reveal.
 """
 
 import json
@@ -25,75 +24,77 @@ FOLDER = "offered"
 MODEL_ID = re.compile(r"[0-9a-f]{64}")
 SHORTEST = 12
 
-ModelWord = Literal["accepted", "declined", "adopted"]
-WORDS: tuple[ModelWord, ...] = ("declined", "accepted", "adopted")
+ModelDecision = Literal["accepted", "declined", "adopted"]
+DECISIONS: tuple[ModelDecision, ...] = ("declined", "accepted", "adopted")
 
 
 class WaitsError(RefusedError):
-    """A model is not taken up before the admin has said so."""
+    """A model is not adopted before the admin accepts it."""
 
 
-class Offered(NamedTuple):
-    """A model that waits, or has waited, for the admin's word."""
+class OfferedModel(NamedTuple):
+    """A model that waits, or has waited, for the admin's decision."""
 
     id: str
     plan: str  # its id
     name: str  # the plan's
     why: tuple[str, ...]
-    word: ModelWord | None
+    decision: ModelDecision | None
 
 
-class Offers:
-    """The models that wait in a home folder, and the admin's words about them."""
+class OfferedModels:
+    """The models that wait in a home folder, and the admin's decisions on them."""
 
     def __init__(self, home: Path) -> None:
         self._folder = home / FOLDER
 
-    def word_of(self, model_id: str) -> ModelWord | None:
-        """What was said of a model, or that it was in use here before."""
-        return next((word for word in WORDS if (self._folder / f"{model_id}.{word}").exists()), None)
+    def decision_on(self, model_id: str) -> ModelDecision | None:
+        """Return the admin's decision on a model, or that the site used it before; None when it is open."""
+        return next((decision for decision in DECISIONS if (self._folder / f"{model_id}.{decision}").exists()), None)
 
     def put(self, model_id: str, plan: Plan, why: tuple[str, ...]) -> None:
-        """A model waits, and why."""
+        """Store that a model waits, and why."""
         prepare(self._folder)
         kept = {"plan": plan.id, "name": plan.name, "why": list(why)}
         write_private(self._folder / f"{model_id}.json", json.dumps(kept).encode())
 
     def adopted(self, model_id: str) -> None:
-        """A model is in use: it may come back later, without a word."""
+        """Record that a model is in use. It may be adopted again later without a decision."""
         prepare(self._folder)
         write_private(self._folder / f"{model_id}.adopted", b"")
         self.drop(model_id)
 
     def drop(self, model_id: str) -> None:
-        """A model waits no longer."""
+        """Remove a model from those that wait."""
         (self._folder / f"{model_id}.json").unlink(missing_ok=True)
 
     def find(self, letters: str) -> str | None:
-        """The id of the waiting model that begins so, with twelve letters or more; None where none does, or several."""
+        """Return the id of the only waiting model that begins with `letters`, at least twelve; None otherwise."""
         known = [path.stem for path in self._folder.glob("*.json")]
         found = [one for one in known if len(letters) >= SHORTEST and one.startswith(letters)]
         return found[0] if len(found) == 1 else None
 
-    def say(self, model_id: str, word: Literal["accepted", "declined"]) -> None:
-        """Keep the admin's word about a model."""
-        other = "accepted" if word == "declined" else "declined"
+    def say(self, model_id: str, decision: Literal["accepted", "declined"]) -> None:
+        """Store the admin's decision on a model."""
+        other = "accepted" if decision == "declined" else "declined"
         prepare(self._folder)
-        write_private(self._folder / f"{model_id}.{word}", b"")
+        write_private(self._folder / f"{model_id}.{decision}", b"")
         (self._folder / f"{model_id}.{other}").unlink(missing_ok=True)
 
-    def listed(self) -> Iterator[Offered]:
-        """The models that wait, or were declined."""
+    def listed(self) -> Iterator[OfferedModel]:
+        """Yield the models that wait or were declined."""
         for path in sorted(self._folder.glob("*.json")):
             try:
                 kept = json.loads(path.read_text("utf-8"))
-                yield Offered(path.stem, kept["plan"], kept["name"], tuple(kept["why"]), self.word_of(path.stem))
+                yield OfferedModel(
+                    path.stem, kept["plan"], kept["name"], tuple(kept["why"]), self.decision_on(path.stem)
+                )
             except (ValueError, LookupError, TypeError):
                 continue
 
 
 def waits(model_id: str, why: tuple[str, ...]) -> WaitsError:
-    """That a model waits for the admin's word."""
+    """Return the error that a model waits for the admin's decision."""
     return WaitsError(
         f"model {model_id[:16]} waits for this site's admin, and is not in use",
         "; ".join(why),

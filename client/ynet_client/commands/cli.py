@@ -1,4 +1,4 @@
-"""The commands of a hospital: its admin's and its radiologists'.
+"""The commands of a hospital's admin and radiologists.
 
 Imports that help and completion need not wait for stand in the commands (tests/test_completion.py).
 """
@@ -13,7 +13,7 @@ import typer
 
 from ynet.errors import UserError
 from ynet.runtime import hidden_words, terminal
-from ynet.runtime.cli_examples import show as show_examples
+from ynet.runtime.command_line import show_examples
 from ynet.runtime.home import prepare
 from ynet_client import control_client, egress
 from ynet_client.commands import (
@@ -65,7 +65,7 @@ def join(
     ] = None,
     accept: Annotated[list[str] | None, typer.Option(help="Take part in the plan of this id; remembered.")] = None,
     service: Annotated[
-        bool, typer.Option("--service", help="Leave it to systemd: write and start a unit of the user's, and return.")
+        bool, typer.Option("--service", help="Run under systemd: write and start a user unit, and return.")
     ] = False,
     home: Home = None,
 ) -> None:
@@ -121,7 +121,7 @@ def _member(folder: Path, site: str, given: str, ways: "Ways") -> "Membership":
             member = membership.enrol(folder, site, invitation, left.count, ways)
         print(f"site {site} is enrolled; its key stays in {folder}", flush=True)
         if hidden_words.stands_in_the_open(given):
-            print("the invitation stood on the command line, which others here can read: next time --invitation -")
+            print("others on this machine could read the invitation on the command line: next time --invitation -")
     if member is None:
         raise UserError(
             f"site {site} cannot join",
@@ -135,15 +135,15 @@ def _leave_to_systemd(site: str, folder: Path) -> None:
     from ynet_client.commands.user_service import install
 
     made = install(site, folder)
-    print(f"{made.unit} {'is written' if made.is_new else 'is as it was'}")
+    print(f"{made.unit} {'is written' if made.is_new else 'is unchanged'}")
     if made.is_started:
-        print(f"it is running, and starts by itself: systemctl --user status {made.unit.name}")
+        print(f"it is running, and starts with the machine: systemctl --user status {made.unit.name}")
     for command in made.todo:
         print(f"to run: {command}")
 
 
 def _preflight(manifest: Path, *, is_archive: bool) -> None:
-    """`is_archive`: what is only searched needs neither labels nor a split. Raises UserError."""
+    """Check a site's data; `is_archive`: they are only searched, without labels and split. Raises UserError."""
     from ynet.data.check import check as check_data
     from ynet.data.report import table
 
@@ -158,7 +158,7 @@ def _preflight(manifest: Path, *, is_archive: bool) -> None:
 @app.command()
 def check(
     data: Annotated[Path | None, typer.Option(help="The manifest, CSV. Default: the joined site's.")] = None,
-    plan: Annotated[Path | None, typer.Option(help="A plan: are its classes and channels those of the data?")] = None,
+    plan: Annotated[Path | None, typer.Option(help="A plan whose classes and channels the data must have.")] = None,
     site: Site = None,
     home: Home = None,
     as_json: Json = False,
@@ -219,7 +219,7 @@ def egress_(site: Site = None, home: Home = None, as_json: Json = False) -> None
 
 @app.command()
 def doctor(site: Site = None, home: Home = None, as_json: Json = False) -> None:
-    """Find out why this site cannot connect: every step of a connection, and of the first that fails what to do."""
+    """Test every step of this site's connection; say what to do about the first that fails."""
     from ynet_client.connection.doctor import (  # gRPC: half a second that the other commands need not wait
         examine,
         failure,
@@ -260,24 +260,24 @@ def _indexed(counts: dict[str, Any]) -> str:
 def _verified(found: dict[str, Any]) -> str:
     held = f"{found['cases']} cases, {found['codes']} codes in {found['segments']} segments"
     if not found["damaged"]:
-        return f"{held}: as they were written"
+        return f"{held}: undamaged"
     return f"damaged: {', '.join(found['damaged'])}; {found['encoded']} cases encoded again"
 
 
 @app.command()
 def forget(
     patient: Annotated[
-        str, typer.Option(help="The patient's id, as the manifest has it, or the PACS of an import; -: from stdin.")
+        str, typer.Option(help="The patient's id in the manifest, or in the PACS of an import; -: from stdin.")
     ],
     site: Site = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Take a patient out of gallery and training, for good: a manifest that has the patient still does not help."""
+    """Take a patient out of gallery and training, for good, even where the manifest still has the patient."""
     receipt = control_client.forget(home_of(home, site), hidden_words.text(patient, "the patient's id"))
     lines = [
         f"forgotten at {receipt['at']}: {receipt['removed']} cases with their codes; {receipt['cases']} are left",
-        f"the patient is kept out by the pseudonym {receipt['pseudonym']}",
+        f"the patient stays excluded, by the pseudonym {receipt['pseudonym']}",
         "what this does not change: the image files, backups of this folder, models that were trained before",
         *(f"  {image}" for image in receipt["images"]),
     ]

@@ -1,4 +1,4 @@
-"""What a shell completes at a site: names of sites, and plans that have come. It reads names of files alone."""
+"""Complete names of sites and ids of plans in a shell, from the names of files."""
 
 import click
 
@@ -7,11 +7,11 @@ from ynet.runtime.home import default_home
 from ynet_client.homes import MEMBER, home_of
 
 Found = list[tuple[str, str]]
-"""What may be typed, each with a word about it."""
+"""Completions, each with a description."""
 
 
 def sites(incomplete: str) -> Found:
-    """The sites that have joined from here."""
+    """Return the sites that have joined from here."""
     try:
         folders = sorted(path.parent.name for path in default_home("sites").glob(f"*/{MEMBER}"))
     except UserError:
@@ -20,7 +20,7 @@ def sites(incomplete: str) -> Found:
 
 
 def peers(context: click.Context, incomplete: str) -> Found:
-    """The other sites that were seen."""
+    """Return the other sites that were seen."""
     try:
         folder = home_of(context.params.get("home"), context.params.get("site")) / "peers"
     except UserError:
@@ -30,7 +30,7 @@ def peers(context: click.Context, incomplete: str) -> Found:
 
 
 def plans(context: click.Context, incomplete: str) -> Found:
-    """The plans that a server has sent, by their ids, those first that wait for a decision."""
+    """Return the ids of the plans that a server has sent, undecided ones first."""
     try:
         folder = home_of(context.params.get("home"), context.params.get("site")) / "plans"
     except UserError:

@@ -22,13 +22,13 @@ app = typer.Typer(
 @app.command()
 def send(
     token: Annotated[str, typer.Argument(help="The hit's token, as query shows it.")],
-    note: Annotated[str, typer.Option(help="What you want to know: at most 2000 characters; -: from stdin.")],
+    note: Annotated[str, typer.Option(help="Your question, at most 2000 characters; -: from stdin.")],
     to: Annotated[str, typer.Option(help="The site that has the case; needed for hits of an earlier start.")] = "",
     site: Site = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Ask the people of the site that has a case about it. They see which case it is, and answer yes or no."""
+    """Ask the people of the site that has a case. They see which case it is, and answer yes or no."""
     sent = control_client.consult(home_of(home, site), token, hidden_words.text(note, "the note"), to)
     shown = f"request {sent['id']} is at site {sent['site']}; ynet-client consult list shows the answer"
     terminal.show(sent, as_json=as_json, human=lambda: shown)
@@ -60,13 +60,13 @@ def list_(site: Site = None, home: Home = None, as_json: Json = False) -> None:
 def answer(
     request: Annotated[str, typer.Argument(help="The request's id, or the beginning of it.")],
     decision: Annotated[str, typer.Argument(metavar="yes|no", help="Whether you can be asked about the case.")],
-    text: Annotated[str, typer.Option(help="What they should know: how to reach you, or why not; -: from stdin.")] = "",
+    text: Annotated[str, typer.Option(help="For the asking site: how to reach you, or why not; -: from stdin.")] = "",
     site: Site = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
     """Answer a request for a consult; the asking site fetches the answer. It cannot be taken back."""
-    said = hidden_words.text(text, "what they should know")
+    said = hidden_words.text(text, "the text")
     answered = control_client.answer_consult(home_of(home, site), request, decision, said)
     line = f"request {answered['id']} of site {answered['site']} is answered: {decision}"
     terminal.show(answered, as_json=as_json, human=lambda: line)

@@ -1,6 +1,6 @@
-"""What `ynet-client COMMAND --help` shows as examples; tests hold each against the command."""
+"""The examples that `ynet-client COMMAND --help` shows; tests parse each with its command."""
 
-from ynet.runtime.cli_examples import Examples
+from ynet.runtime.command_line import Examples
 
 EXAMPLES: Examples = {
     "audit show": ("ynet-client audit show", "ynet-client audit show --json"),

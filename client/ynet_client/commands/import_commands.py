@@ -1,4 +1,4 @@
-"""The command that makes a site's data of DICOM files or of what a PACS holds."""
+"""The command that makes a site's images and manifest from DICOM files or a PACS."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ from ynet_client.dicom import import_labels
 from ynet_client.display import LINE_EVERY_S
 
 if TYPE_CHECKING:
-    from ynet.data.dicom.frame import Window
+    from ynet.data.dicom.frame import DisplayWindow
     from ynet_client.dicom.import_run import Summary
 
 app = typer.Typer()
@@ -49,7 +49,7 @@ def import_(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Make de-identified images and a manifest of DICOM files, or of what a PACS holds. Started again, it goes on."""
+    """Make de-identified images and a manifest from DICOM files or a PACS. Started again, it resumes."""
     from ynet_client.dicom import import_run  # pydicom: the other commands need not wait for it
     from ynet_client.dicom.deidentify import Dates, Pseudonyms
     from ynet_client.dicom.import_records import Records
@@ -85,7 +85,7 @@ def import_(
 
 
 def _write_down(folder: Path, images: int, left_out: int) -> None:
-    """In the site's audit log, which a running client has for itself. Raises UserError."""
+    """Record the import in the site's audit log, by the running client if there is one. Raises UserError."""
     from ynet_client.audit import Audit
     from ynet_client.dicom.import_records import counted
 
@@ -101,32 +101,32 @@ def _write_down(folder: Path, images: int, left_out: int) -> None:
 
 @contextlib.contextmanager
 def _found(places: list[Path], url: str, query: str, credentials: Path | None, ca: Path | None) -> Iterator[Any]:
-    from ynet_client.dicom import dicomweb, folder_files, import_run
+    from ynet_client.dicom import dicomweb, folder_files, import_run, pacs_credentials
 
     if bool(places) == bool(url):
         do = "say --dicom DIR, or --dicomweb URL with --query"
-        raise UserError("what to import is not clear", "one source is wanted, of two kinds", do)
+        raise UserError("it is not clear what to import", "one source is needed, of two kinds", do)
     if places:
         yield folder_files.in_folders(places)
         return
-    headers = dicomweb.read_credentials(dicomweb.environment(), credentials)
+    headers = pacs_credentials.read_credentials(pacs_credentials.environment(), credentials)
     with dicomweb.DicomWeb(url, headers, ca) as pacs:
         yield import_run.in_pacs(pacs, query)
 
 
 @contextlib.contextmanager
 def _shown() -> Iterator[Callable[[int, int], None]]:
-    """How far the import is, on stderr: a bar with the time left on a terminal, elsewhere a line now and then."""
+    """Show the import's progress on stderr: a bar on a terminal, elsewhere a line every few seconds."""
     columns = (TextColumn("importing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    is_terminal, told = terminal.err.is_terminal, time.monotonic()
+    is_terminal, last_line = terminal.err.is_terminal, time.monotonic()
     with Progress(*columns, console=terminal.err, transient=True, disable=not is_terminal) as bar:
         task = bar.add_task("", total=None)
 
         def progress(done: int, total: int) -> None:
-            nonlocal told
+            nonlocal last_line
             bar.update(task, completed=done, total=total)
-            if not is_terminal and time.monotonic() - told > LINE_EVERY_S:
-                told = time.monotonic()
+            if not is_terminal and time.monotonic() - last_line > LINE_EVERY_S:
+                last_line = time.monotonic()
                 print(f"importing: {done} of {total}", file=sys.stderr, flush=True)
 
         yield progress
@@ -139,12 +139,12 @@ def _said(done: "Summary", out: Path, folder: Path) -> Iterator[str]:
     yield f"{done.imported} images imported; {out / 'manifest.csv'} has {done.images} of {done.patients} patients,"
     yield f"{done.masks} with a mask"
     if done.updated:
-        yield f"{done.updated} images were made anew: their file, mask, drawings or the options have changed"
+        yield f"{done.updated} images were made again: their file, mask, drawings or the options have changed"
     if done.undrawn:
-        yield f"{done.undrawn} images have no mask, and nobody says that they have no lesion: they take no part in the"
-        yield "mask's training and scores; write none into the labels' column mask, or say --no-mask-means-healthy"
+        yield f"{done.undrawn} images have no mask, and are not marked as without lesion: they take no part in the"
+        yield "mask's training and scores; write none into the labels' column mask, or give --no-mask-means-healthy"
     if done.stale:
-        yield f"stale: {done.stale} images are as an earlier import made them, and something has changed since; import"
+        yield f"stale: {done.stale} images are from an earlier import, and something has changed since; import"
         yield "them again with their files, labels and options, or take their rows out of the manifest"
     if done.unlabelled:
         yield f"{done.unlabelled} objects have no label, and were not fetched"
@@ -152,16 +152,16 @@ def _said(done: "Summary", out: Path, folder: Path) -> Iterator[str]:
     means = {**QUARANTINE, **LEFT_OUT}
     for reason, count in done.left_out.items():
         yield f"left out: {count} {reason}" + (f" ({means[reason]})" if reason in means else "")
-    yield f"for the site alone: {folder / 'imported.csv'} (which picture is which in the PACS),"
+    yield f"for the site alone: {folder / 'imported.csv'} (which image is which in the PACS),"
     yield f"{folder / 'quarantine.csv'} (what was left out, and why)"
     yield f"next: ynet-client check --data {out / 'manifest.csv'}"
 
 
 def _said_unmatched(done: "Summary") -> Iterator[str]:
     if done.unmatched_labels:
-        yield f"{done.unmatched_labels} names in the labels match nothing that was found"
+        yield f"{done.unmatched_labels} names in the labels match no object"
     if done.unlabelled_patients:
-        yield f"{done.unlabelled_patients} patients were found of whom the labels say nothing"
+        yield f"{done.unlabelled_patients} patients have objects but no label"
     for reason, count in done.unmatched_why.items():
         yield f"{count} of them have an id that differs from such a name only {import_labels.USUAL[reason]}"
     if done.unmatched_labels and done.unlabelled_patients and not done.unmatched_why:
@@ -175,12 +175,12 @@ def _one_of(flag: str, given: str, words: tuple[str, ...]) -> str:
 
 
 def _segment(given: str) -> int | str | None:
-    """A number, or a name."""
+    """Read a number or a name."""
     return int(given) if given.isascii() and given.isdigit() else given.strip() or None
 
 
-def _window(given: str) -> "Window | None":
-    from ynet.data.dicom.frame import Window
+def _window(given: str) -> "DisplayWindow | None":
+    from ynet.data.dicom.frame import DisplayWindow
 
     if not given:
         return None
@@ -190,4 +190,4 @@ def _window(given: str) -> "Window | None":
         center, width = 0.0, 0.0
     if not width > 0:
         raise UserError("--window cannot be used", f"it is {given[:40]!r}", "say CENTER,WIDTH, e.g. 40,400")
-    return Window(center, width)
+    return DisplayWindow(center, width)

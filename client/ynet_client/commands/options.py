@@ -1,10 +1,11 @@
-"""What the site's commands have in common: which site is meant, and whether JSON is printed."""
+"""Options that the site's commands share: the site, its home folder, and JSON output."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ynet.runtime.command_line import Json as Json
 from ynet_client.commands import completion
 
 Site = Annotated[
@@ -16,4 +17,3 @@ Site = Annotated[
 Home = Annotated[
     Path | None, typer.Option("--home", help="The site's folder. Default: YNET_HOME, or your data directory.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -1,4 +1,4 @@
-"""What the commands that speak with a PACS have in common: who asks, and whom they trust."""
+"""Options of the commands that call a PACS: credentials and the certificate authority."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""The commands about plans: what the server proposes to train, and the admin's decision on it."""
+"""The commands about plans: list what the server proposes, accept or decline it."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -27,15 +27,15 @@ PlanId = Annotated[
 @app.command("list")
 def list_(site: Site = None, home: Home = None, as_json: Json = False) -> None:
     """Show the plans that the server has sent, their terms, this site's decisions, and models that wait for a yes."""
-    from ynet_client.adoption.offered import Offers
+    from ynet_client.adoption.offered import OfferedModels
     from ynet_client.settings import Policy
     from ynet_client.training.consent import Consent, terms
 
     folder = home_of(home, site)
     seen = list(Consent(folder, Policy()).seen())
-    models = [_model(one._asdict()) for one in Offers(folder).listed()]
-    plans_seen = [{"id": one.plan.id, "decision": one.word, "plan": asdict(one.plan)} for one in seen]
-    lines = ["\n".join([_heading(one.word), *terms(one.plan)]) for one in seen]
+    models = [one._asdict() for one in OfferedModels(folder).listed()]
+    plans_seen = [{"id": one.plan.id, "decision": one.decision, "plan": asdict(one.plan)} for one in seen]
+    lines = ["\n".join([_heading(one.decision), *terms(one.plan)]) for one in seen]
     lines += ["\n".join([_heading(one["decision"]), *_model_lines(one)]) for one in models]
     shown = {"plans": plans_seen, "models": models}
     terminal.show(shown, as_json=as_json, human=lambda: "\n\n".join(lines) or "no plan has come yet")
@@ -54,11 +54,11 @@ def decline(plan_id: PlanId, site: Site = None, home: Home = None) -> None:
 
 
 def _decide(folder: Path, plan_id: str, decision: Literal["accepted", "declined"]) -> str:
-    from ynet_client.adoption.offered import Offers
+    from ynet_client.adoption.offered import OfferedModels
     from ynet_client.settings import Policy
     from ynet_client.training.consent import Consent
 
-    offers = Offers(prepare(folder))
+    offers = OfferedModels(prepare(folder))
     if (model_id := offers.find(plan_id)) is not None:
         offers.say(model_id, decision)
         return f"model {model_id[:16]}"
@@ -67,10 +67,6 @@ def _decide(folder: Path, plan_id: str, decision: Literal["accepted", "declined"
 
 def _heading(decision: str | None) -> str:
     return (decision or "waits for a decision").upper()
-
-
-def _model(listed: dict[str, Any]) -> dict[str, Any]:
-    return {("decision" if key == "word" else key): value for key, value in listed.items()}
 
 
 def _model_lines(model: dict[str, Any]) -> list[str]:

@@ -21,10 +21,10 @@ app = typer.Typer()
 audit_app = typer.Typer(name="audit", help="The log of every question asked and answered.", no_args_is_help=True)
 app.add_typer(audit_app)
 NOT_CONFIRMED = (
-    "not asked, for this site's admin has not confirmed who they are: {0} (see `ynet-client sites`, compare the"
+    "not asked, because this site's admin has not confirmed them: {0} (see `ynet-client sites`, compare the"
     " fingerprints with their admins by telephone, then `ynet-client sites trust {0}`)"
 )
-SUPPRESSED = "the group is too small to speak of"
+SUPPRESSED = "the group is too small for an answer"
 
 
 @app.command()
@@ -49,7 +49,7 @@ def query(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Ask: have we, or has anyone, seen a case like this? Only the image's code leaves this site."""
+    """Find the cases most like an image, here and at the other sites. Only the image's code leaves this site."""
     if picture and len(images) > 1:
         raise UserError("the picture cannot be drawn", "several images were given", "ask about one, or leave it out")
     attributes = tuple(attribute_of(given) for given in attribute or [])
@@ -109,7 +109,7 @@ def _who_answered(answer: Answer) -> str:
 
 @audit_app.command()
 def verify(site: Site = None, home: Home = None, as_json: Json = False) -> None:
-    """Check the whole chain of the audit log, and the heads that the server signed. Exit code 3 when it was changed."""
+    """Check the chain of the audit log, and the heads that the server signed. Exit code 3 when it was changed."""
     from ynet.federation import countersigned
     from ynet_client import audit as audit_log
     from ynet_client.membership import membership
@@ -126,7 +126,7 @@ def verify(site: Site = None, home: Home = None, as_json: Json = False) -> None:
 
 @audit_app.command()
 def show(site: Site = None, home: Home = None, as_json: Json = False) -> None:
-    """Show every question that this site asked or answered, and what it did, the oldest first."""
+    """Show every question that this site asked or answered, and its other actions, the oldest first."""
     from ynet_client import audit as audit_log
 
     entries = list(audit_log.read(home_of(home, site)))

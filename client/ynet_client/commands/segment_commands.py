@@ -1,4 +1,4 @@
-"""The command that predicts a lesion's mask and gives it back to the PACS."""
+"""The command that predicts a lesion's mask and stores it in the PACS."""
 
 import base64
 import datetime as dt
@@ -28,7 +28,7 @@ def segment(
     dicomweb_: Annotated[str, typer.Option("--dicomweb", metavar="URL", help="Fetch it from this PACS.")] = "",
     instance: Annotated[str, typer.Option(metavar="UID", help="Which one: its SOP instance UID.")] = "",
     frame: Annotated[int | None, typer.Option(min=1, help="Which frame of it.")] = None,
-    store: Annotated[str, typer.Option(metavar="URL", help="Give the SEG to this PACS, too, by STOW-RS.")] = "",
+    store: Annotated[str, typer.Option(metavar="URL", help="Also store the SEG in this PACS, by STOW-RS.")] = "",
     credentials: Credentials = None,
     ca: Ca = None,
     site: Site = None,
@@ -36,9 +36,10 @@ def segment(
     as_json: Json = False,
 ) -> None:
     """Predict the lesion on a DICOM image, as a DICOM SEG that refers to it; the running client does it."""
-    from ynet_client.dicom import dicomweb, predicted_segmentation  # highdicom: the other commands need not wait for it
+    # highdicom: the other commands need not wait for it
+    from ynet_client.dicom import dicomweb, pacs_credentials, predicted_segmentation
 
-    headers = dicomweb.read_credentials(dicomweb.environment(), credentials)
+    headers = pacs_credentials.read_credentials(pacs_credentials.environment(), credentials)
     picture = _source(image, dicomweb_, instance, frame, headers, ca)
     found = control_client.segment(home_of(home, site), picture)
     mask = predicted_segmentation.read_mask(base64.b64decode(found["mask"]))
@@ -64,12 +65,12 @@ def _source(
 
     if bool(image) == bool(url) or bool(url) != bool(instance):
         do = "name FILE.dcm, or say --dicomweb URL --instance UID"
-        raise UserError("which image is meant is not clear", "one is wanted, from one place", do)
+        raise UserError("it is not clear which image is meant", "one image from one source is needed", do)
     if image:
         picture = control_client.read_image(image)
     else:
         with dicomweb.DicomWeb(url, headers, ca) as pacs:
             picture = ImageFile("", pacs.fetch(pacs.instance(instance)))
     if not is_dicom(picture.data):
-        raise UserError("no DICOM SEG can be made of the image", "it is no DICOM file", "give the file of the PACS")
+        raise UserError("no DICOM SEG can be made of the image", "it is not a DICOM file", "give the file of the PACS")
     return picture if frame is None else picture._replace(frame=frame)

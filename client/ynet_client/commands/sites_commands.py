@@ -19,7 +19,7 @@ Name = Annotated[str, typer.Argument(help="The other site.", autocompletion=comp
 
 @app.callback(invoke_without_command=True)
 def sites(context: typer.Context, site: Site = None, home: Home = None, as_json: Json = False) -> None:
-    """The other sites: who is asked and answered, and by which keys they are known. Without a word more: `list`."""
+    """The other sites: which are asked and answered, and their keys. Without a command: `list`."""
     if context.invoked_subcommand is None:
         list_(site, home, as_json)
 
@@ -58,7 +58,7 @@ def trust(
     folder = home_of(home, site)
     if bool(names) == everyone or (fingerprint and len(names or []) != 1):
         do = "say ynet-client sites trust NAME, or --all; --fingerprint goes with one name"
-        raise UserError("no site was confirmed", "which one is meant is not clear", do)
+        raise UserError("no site was confirmed", "it is not clear which", do)
     note, peers = _look_round(folder), _peers(folder)
     wanted = [one.site for one in peers.listed() if one.state == "new" and one.fingerprint] if everyone else names or []
     made = [peers.trust(name, fingerprint) for name in wanted]
@@ -70,9 +70,9 @@ def trust(
 
 @app.command()
 def distrust(name: Name, site: Site = None, home: Home = None, as_json: Json = False) -> None:
-    """Ask and answer a site no longer, whatever it shows."""
+    """Stop asking and answering a site, whatever key it shows."""
     made = _peers(home_of(home, site)).distrust(name)
-    line = f"site {made.site} is neither asked nor answered any more"
+    line = f"site {made.site} is no longer asked or answered"
     terminal.show({"sites": [made._asdict()]}, as_json=as_json, human=lambda: line)
 
 
@@ -84,7 +84,7 @@ def _peers(folder: Path) -> Any:
 
 
 def _own(folder: Path) -> dict[str, str]:
-    """The site's name, and the fingerprint by which the others know it. Raises UserError."""
+    """Return the site's name, and the fingerprint that the others see. Raises UserError."""
     from ynet.trust import lasting_key
     from ynet_client.membership import membership
 
@@ -99,11 +99,11 @@ def _own(folder: Path) -> dict[str, str]:
 
 
 def _look_round(folder: Path) -> str:
-    """Have the running client see who is connected; why it did not, or empty."""
+    """Let the running client ask which sites are connected; return why it could not, or empty."""
     try:
         control_client.look_round(folder)
     except UnreachableError as error:
-        return f"{error.why}: what is shown was seen before"
+        return f"{error.why}: this is an earlier state"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""A site's client as a service of the user who has joined: a unit of the user's own systemd, written and started."""
+"""Run a site's client as a systemd user service: write the unit and start it."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ from ynet.runtime.home import needs_a_home, user_name, write_private
 WITHIN_S = 60.0
 LINGER = Path("/var/lib/systemd/linger")
 UNIT = """\
-# Written by `ynet-client join --service`, which writes it anew.
+# Written by `ynet-client join --service`, which overwrites it.
 [Unit]
 Description=ynet client of site {site}
 StartLimitIntervalSec=10min
@@ -43,12 +43,12 @@ WantedBy=default.target
 
 
 class Service(NamedTuple):
-    """What came of it."""
+    """The result of an installation."""
 
     unit: Path
-    is_new: bool  # or as it was
+    is_new: bool  # else it was unchanged
     is_started: bool
-    todo: tuple[str, ...]  # commands that are left to run
+    todo: tuple[str, ...]  # commands still to run
 
 
 def install(site: str, home: Path) -> Service:
@@ -76,20 +76,20 @@ def install(site: str, home: Path) -> Service:
 
 
 def _command(site: str, home: Path) -> list[str]:
-    """How this very program joins again, with what it remembers in `home`."""
+    """Return the command that joins again, with the settings remembered in `home`."""
     program = Path(sys.argv[0])
     started = [str(program.resolve())] if os.access(program, os.X_OK) and program.suffix != ".py" else []
     return [*(started or [sys.executable, "-m", "ynet_client"]), "join", f"--site={site}", f"--home={home.resolve()}"]
 
 
 def _quoted(word: str) -> str:
-    """A word as systemd reads it: what would be a specifier or a variable is none."""
+    """Quote a word for systemd: no specifier and no variable is expanded."""
     escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
     return f'"{escaped}"' if escaped != word or " " in word or "'" in word else word
 
 
 def _is_reachable() -> bool:
-    """Whether a systemd of this user's is running."""
+    """Return whether this user's systemd is running."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     return bool(shutil.which("systemctl")) and (Path(runtime) / "systemd/private").exists() and bool(runtime)
 

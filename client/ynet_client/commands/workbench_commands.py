@@ -1,4 +1,4 @@
-"""The command that says where a site's workbench is."""
+"""The command that prints the address of a site's workbench."""
 
 import webbrowser
 from typing import Annotated, Any
@@ -21,7 +21,7 @@ def workbench(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Say where the radiologists' page of the joined site is."""
+    """Print the address of the joined site's page for radiologists."""
     found = control_client.workbench(home_of(home, site))
     if not found["enabled"] and not as_json:
         do = "start the client with it: ynet-client join --site=SITE --workbench"

@@ -1,4 +1,4 @@
-"""A channel to the hub that counts what comes over it, before it is read."""
+"""A channel to the hub that counts received messages before they are parsed."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -6,38 +6,38 @@ from typing import Any, cast
 import grpc
 
 Count = Callable[[str, int], None]
-"""Told of each message as it arrives: the method's name and the size in bytes."""
+"""Is called for each message that arrives, with the method's name and the size in bytes."""
 
 
 def uncounted(_: str, __: int) -> None:
-    """Of a site that does not count."""
+    """Count nothing."""
 
 
 def around(channel: grpc.aio.Channel, count: Count) -> grpc.aio.Channel:
-    """A channel with the counting around its calls; whoever opened it closes it."""
+    """Wrap a channel with counting. The caller that opened it closes it."""
     return cast(grpc.aio.Channel, CountedChannel(channel, count))
 
 
 class CountedChannel:
-    """The four sorts of calls of a `grpc.aio.Channel`, which it leaves to that one."""
+    """A `grpc.aio.Channel` whose four kinds of calls count what they receive."""
 
     def __init__(self, channel: grpc.aio.Channel, count: Count) -> None:
         self._channel, self._count = channel, count
 
     def unary_unary(self, method: str, write: Any, read: Any) -> Any:
-        """As the channel's."""
+        """Call the channel's method."""
         return self._channel.unary_unary(method, write, self._counted(method, read))
 
     def unary_stream(self, method: str, write: Any, read: Any) -> Any:
-        """As the channel's."""
+        """Call the channel's method."""
         return self._channel.unary_stream(method, write, self._counted(method, read))
 
     def stream_unary(self, method: str, write: Any, read: Any) -> Any:
-        """As the channel's."""
+        """Call the channel's method."""
         return self._channel.stream_unary(method, write, self._counted(method, read))
 
     def stream_stream(self, method: str, write: Any, read: Any) -> Any:
-        """As the channel's."""
+        """Call the channel's method."""
         return self._channel.stream_stream(method, write, self._counted(method, read))
 
     def _counted(self, method: str, read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:

@@ -1,6 +1,6 @@
-"""How much of a file from the server is fetched: what its own beginning says, held against the plan that it is of.
+"""Limits for files from the server: a file's size is checked against the network of its plan.
 
-A file tells its arrays' sizes and its plan in its first bytes. Nothing more of it is fetched before these are read.
+The first bytes of a file hold its plan and the sizes of its arrays. The rest is fetched only after they were checked.
 """
 
 from collections.abc import Callable
@@ -16,33 +16,32 @@ from ynet.network_size import network_values
 from ynet.plan import Plan
 
 SPARE_VALUES = 1_024
-"""Beside a network's: nothing has more today."""
+"""Values that a file may hold beyond those of the network."""
 
-Look = Callable[[Path, int], bool | None]
-"""Looks at what has come of a file that will have so many bytes: None while that is too little to say, then whether the
-rest is wanted. Raises RefusedError where it is too large."""
+IsWanted = Callable[[Path, int], bool | None]
+"""Says of a partial file of a given full size whether the rest is fetched; None when more bytes are needed to
+say. Raises RefusedError when the file is too large."""
 
 
-def everything(_: Path, __: int) -> bool:
-    """Of a site without a plan to hold it against."""
+def accept_all(_: Path, __: int) -> bool:
+    """Fetch every file."""
     return True
 
 
-class Looks(NamedTuple):
-    """Those of a site."""
+class DownloadLimits(NamedTuple):
+    """The limits of a site."""
 
-    task: Look = everything  # at a message of a run
-    model: Look = everything  # at a model's file
-
-
-UNSEEN = Looks()
-"""Of a site that looks at nothing."""
+    task: IsWanted = accept_all  # for a message of a run
+    model: IsWanted = accept_all  # for a model's file
 
 
-def of_task(takes_part: Callable[[Plan], bool]) -> Look:
-    """A message of a run: its arrays are wanted where the site takes part in the plan, and are no more than needed."""
+UNLIMITED = DownloadLimits()
 
-    def look(path: Path, size_bytes: int) -> bool | None:
+
+def of_task(takes_part: Callable[[Plan], bool]) -> IsWanted:
+    """Return the limit for messages of a run: arrays are fetched only for a plan in which the site takes part."""
+
+    def is_wanted(path: Path, size_bytes: int) -> bool | None:
         head = content.head(path)
         if head is None:
             return None
@@ -53,11 +52,11 @@ def of_task(takes_part: Callable[[Plan], bool]) -> Look:
             return False
         return _fits(head, network_values(plan), size_bytes)
 
-    return look
+    return is_wanted
 
 
 def of_model(path: Path, size_bytes: int) -> bool | None:
-    """A model's file: it is no larger than its plan's network."""
+    """Say whether a model's file is fetched: it must be no larger than its plan's network. Raises RefusedError."""
     head = content.head(path)
     if head is None:
         return None

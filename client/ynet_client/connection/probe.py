@@ -1,4 +1,4 @@
-"""The way to the hub, layer by layer: name, port, proxy, TLS. For finding out which of them is broken."""
+"""The connection to the hub, tested layer by layer: name, port, proxy, TLS."""
 
 import contextlib
 import datetime as dt
@@ -17,23 +17,23 @@ from cryptography.hazmat.primitives import serialization
 
 from ynet.trust import identity
 from ynet.trust.identity import HUB_NAME
-from ynet_client.membership.https_call import Answer, exchange
+from ynet_client.membership.https_call import HttpReply, exchange
 from ynet_client.membership.membership import Membership
 from ynet_client.proxy import Way, Ways
 
 WITHIN_S = 5.0
-ENROLMENT_PORT = 8441  # the default, for a site that enrolled before it was remembered
+ENROLMENT_PORT = 8441  # the default, for a site that enrolled with an older ynet
 MAX_SUCCESSIONS_BYTES = 1 << 16
 
 
-class Shown(NamedTuple):
-    """The certificate that a server shows."""
+class ServerCertificate(NamedTuple):
+    """The certificate that a server presents."""
 
     certificate: x509.Certificate
 
     @property
     def names(self) -> list[str]:
-        """The host names that it is for."""
+        """The host names that it is valid for."""
         with contextlib.suppress(x509.ExtensionNotFound, ValueError):
             found = self.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
             return found.value.get_values_for_type(x509.DNSName)
@@ -41,51 +41,51 @@ class Shown(NamedTuple):
 
     @property
     def issuer(self) -> str:
-        """Who issued it, by its own word."""
+        """The issuer that it names."""
         return self.certificate.issuer.rfc4514_string()
 
     @property
     def begins(self) -> dt.datetime:
-        """Its first moment."""
+        """The start of its validity."""
         return self.certificate.not_valid_before_utc
 
     @property
     def ends(self) -> dt.datetime:
-        """Its last one."""
+        """The end of its validity."""
         return self.certificate.not_valid_after_utc
 
     def is_issued_by(self, authority: bytes) -> bool:
-        """Whether the authority, or one of several (PEM), signed it."""
+        """Return whether the authority, or one of several (PEM), signed it."""
         return identity.is_issued_by(self.certificate.public_bytes(serialization.Encoding.PEM), authority)
 
 
-class Line:
-    """From this machine to the server, the way that every connection of the site goes."""
+class Probe:
+    """Tests the connection to the server, through the same proxy that the site uses."""
 
     def __init__(self, way: Way) -> None:
         self.way = way
 
     def addresses(self) -> list[str]:
-        """The addresses of the server's machine. Raises OSError."""
+        """Resolve the server's host name. Raises OSError."""
         found = socket.getaddrinfo(*self.way.target, type=socket.SOCK_STREAM)
         return list(dict.fromkeys(str(one[4][0]) for one in found))
 
     def open(self) -> socket.socket:
-        """A connection to the target, through the proxy if there is one. Raises OSError."""
+        """Connect to the target, through the proxy if there is one. Raises OSError."""
         return self.way.open(WITHIN_S)
 
-    def handshake(self) -> Shown:
-        """What the target shows when TLS 1.3 begins. Raises OSError, of which ssl.SSLError is one."""
+    def handshake(self) -> ServerCertificate:
+        """Return the certificate of the target in a TLS 1.3 handshake. Raises OSError, ssl.SSLError included."""
         with self.open() as plain, _unverified().wrap_socket(plain, server_hostname=HUB_NAME) as tls:
             der = tls.getpeercert(binary_form=True)
         if der is None:
-            raise ssl.SSLError("no certificate was shown")
-        return Shown(x509.load_der_x509_certificate(der))
+            raise ssl.SSLError("no certificate was presented")
+        return ServerCertificate(x509.load_der_x509_certificate(der))
 
     def takes(self, member: Membership) -> bool:
-        """Whether the target goes on once it has seen the site's certificate; gRPC hangs up without a word."""
+        """Return whether the target accepts the site's certificate; gRPC closes the connection if not."""
         context = _unverified()
-        with tempfile.TemporaryDirectory() as folder:  # the ssl module reads keys from files only; this one is 0700
+        with tempfile.TemporaryDirectory() as folder:  # the ssl module reads keys from files only; the folder is 0700
             pem = Path(folder) / "pem"
             pem.write_bytes(member.key + member.certificate)
             context.load_cert_chain(pem)
@@ -96,14 +96,14 @@ class Line:
             return False
 
 
-class Door:
-    """The enrolment port, as somebody who does not trust it yet sees it."""
+class EnrolmentPort:
+    """The enrolment port, read without trusting it."""
 
     def __init__(self, way: Way) -> None:
         self._way = way
 
     def time(self) -> dt.datetime | None:
-        """The server's time, by its own word; None where it says none."""
+        """Return the time that the server sends; None if there is none."""
         if self._answer is None:
             return None
         with contextlib.suppress(KeyError, ValueError, TypeError):
@@ -111,32 +111,32 @@ class Door:
         return None
 
     def authority(self) -> bytes:
-        """The authority that it shows, PEM; empty where it shows none."""
+        """Return the authority that it sends, PEM; empty if there is none."""
         return self._answer.content if self._answer is not None else b""
 
     def successions(self) -> list[object]:
-        """Which authorities were followed by which, by their own signatures; empty where it shows none."""
+        """Return the signed successions of authorities that it sends; empty if there are none."""
         answer = self._get("/successions")
         return [] if answer is None else read_successions(answer.content)
 
     @cached_property
-    def _answer(self) -> Answer | None:
+    def _answer(self) -> HttpReply | None:
         return self._get("/authority")
 
-    def _get(self, path: str) -> Answer | None:
+    def _get(self, path: str) -> HttpReply | None:
         try:
             return exchange(self._way, _unverified(alpn=False), "GET", path, WITHIN_S)
         except (OSError, HTTPException):
             return None
 
 
-def enrolment_of(member: Membership, ways: Ways) -> Door:
-    """Where the site enrolled; where that was not kept, the default port of the hub's machine. Raises UserError."""
-    return Door(ways(member.enrolment or str(ways(member.hub).target._replace(port=ENROLMENT_PORT))))
+def enrolment_of(member: Membership, ways: Ways) -> EnrolmentPort:
+    """Return the port where the site enrolled, by default on the hub's machine. Raises UserError."""
+    return EnrolmentPort(ways(member.enrolment or str(ways(member.hub).target._replace(port=ENROLMENT_PORT))))
 
 
 def fingerprint_of(pem: bytes) -> str:
-    """SHA-256 of a certificate, hexadecimal; empty when it is none."""
+    """Return a certificate's SHA-256, hexadecimal; empty when it is no certificate."""
     try:
         return identity.fingerprint(identity.first_certificate(pem)).hex()
     except ValueError:
@@ -144,7 +144,7 @@ def fingerprint_of(pem: bytes) -> str:
 
 
 def read_successions(content: bytes) -> list[object]:
-    """What the enrolment port tells of earlier authorities; nothing where it cannot be read."""
+    """Parse the successions of authorities; empty when they cannot be read."""
     with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):
         if len(content) <= MAX_SUCCESSIONS_BYTES:
             return list(json.loads(content)["successions"])
@@ -154,7 +154,7 @@ def read_successions(content: bytes) -> list[object]:
 def _unverified(*, alpn: bool = True) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # what is shown is what is looked at
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # the certificate itself is examined
     if alpn:
         context.set_alpn_protocols(["h2"])
     return context

@@ -1,4 +1,4 @@
-"""The queries that others seal for this site: its sealing key, and which query of which session was here before."""
+"""The opening of queries that others seal for this site: its sealing key, and protection against replays."""
 
 import datetime as dt
 import time
@@ -14,28 +14,28 @@ from ynet.trust.identity import Identity
 from ynet_client.membership.membership import Membership
 
 KEY_S = 86_400.0
-"""A sealing key's life. With it go all sessions: what was recorded meanwhile, nobody can open any more."""
+"""The lifetime of a sealing key. Sessions end with it, so recorded traffic cannot be opened later."""
 OPEN_SESSIONS = 8
-"""Sessions of one asking site that are kept; its oldest is closed for a new one."""
+"""Open sessions per asking site; the oldest is closed for a new one."""
 MAX_SESSIONS = 1_024
-"""Sessions of one asking site in one key's life. An honest one begins one an hour, and one at each start."""
+"""Sessions per asking site in one key's life. An honest site begins one per hour, and one at each start."""
 WINDOW = 1_024
-"""A query may come this many numbers late, and no later."""
+"""How many numbers late a query may arrive."""
 
 
-class Window:
-    """The numbers of one session that were seen, in constant memory (as in IPsec: RFC 4303, 3.4.3)."""
+class ReplayWindow:
+    """The numbers seen in one session, in constant memory (as in IPsec: RFC 4303, 3.4.3)."""
 
     def __init__(self) -> None:
         self._next, self._seen = 0, 0  # bit i of `_seen`: the number `_next - 1 - i`
 
     def is_new(self, number: int) -> bool:
-        """Whether a number was not seen yet, and is not so old that nobody knows."""
+        """Return whether a number was not seen, and is recent enough to know."""
         age = self._next - 1 - number
         return age < 0 or (age < WINDOW and not self._seen >> age & 1)
 
     def see(self, number: int) -> None:
-        """From now on the number is not new."""
+        """Record a number as seen."""
         if number >= self._next:
             ahead = min(number + 1 - self._next, WINDOW)
             self._seen, self._next = self._seen << ahead & ((1 << WINDOW) - 1), number + 1
@@ -43,24 +43,24 @@ class Window:
 
 
 class Opened(NamedTuple):
-    """A query that this site could read."""
+    """A query that was opened."""
 
     body: bytes
     seal: Callable[[bytes], bytes]
-    """The answer, sealed; to be called once."""
+    """Seals the answer; call it once."""
     known_by: str  # the fingerprint of the asking site's lasting key
 
 
 class _Session(NamedTuple):
     channel: Channel
-    window: Window
+    window: ReplayWindow
 
 
 class Answering:
-    """The sealing key and the sessions of others with it; all of it in memory only.
+    """The sealing key and the sessions that others opened with it, in memory only.
 
-    Time plays no part in what is refused, but for certificates: a session is known by its name, and that it was closed
-    is remembered as long as the key could open it again. So no clock, wrong at whichever site, locks anybody out.
+    Apart from certificates, no decision depends on time: a session has a name, and a closed name is remembered for as
+    long as the key could open it again. So a wrong clock at either site locks nobody out.
     """
 
     def __init__(self, member: Membership, clock: Callable[[], float] = time.monotonic) -> None:
@@ -69,26 +69,26 @@ class Answering:
         self._renew()
 
     def sign_with(self, own: Identity) -> None:
-        """Show a new certificate from now on, on the card of a new sealing key; sessions under the old one end."""
+        """Use a new certificate, with a new sealing key. Sessions under the old key end."""
         self._own = own
         self._renew()
 
     def trust(self, authorities: bytes) -> None:
-        """From now on, who begins a session has a certificate of these, PEM."""
+        """Accept only sessions of sites that these authorities (PEM) certify."""
         self._authority = authorities
 
     def card(self) -> bytes:
-        """What others seal with, as it goes to the hub. A key whose time is over is replaced first."""
+        """Return the card that others seal with. An expired key is replaced first."""
         if self.renew_in_s() <= 0:
             self._renew()
         return self._key.card
 
     def renew_in_s(self) -> float:
-        """How long the key is still to be used."""
+        """Return the remaining lifetime of the key, in seconds."""
         return self._made + KEY_S - self._clock()
 
     def open(self, from_site: str, envelope: bytes, now: dt.datetime) -> Opened:
-        """A query, when it is `from_site`'s, for this site, whole, and here for the first time. Raises RefusedError."""
+        """Open a query and check its sender, integrity and freshness. Raises RefusedError."""
         try:
             read = pb.Envelope.FromString(envelope)
         except DecodeError:
@@ -99,7 +99,7 @@ class Answering:
         if now > session.channel.ends:
             raise sealed.refused("the certificate of the asking site is not in force")
         if not session.window.is_new(read.number):
-            raise sealed.refused("it was here before, or is too late for anybody to know")
+            raise sealed.refused("it was received before, or is too late to know")
         asked = sealed.open_query(session.channel, read.number, read.ciphertext)
         session.window.see(read.number)
         return Opened(asked.body, _sealing(session.channel, read.number, asked), session.channel.known_by)
@@ -107,7 +107,7 @@ class Answering:
     def _begin(self, asker: str, read: pb.Envelope, now: dt.datetime) -> _Session:
         names = self._names.get(asker, set())
         if read.session in names or not read.opening:
-            raise sealed.refused("its session is closed, or was never begun")
+            raise sealed.refused("its session is closed, or was never opened")
         if len(names) >= MAX_SESSIONS:
             raise sealed.refused("the asking site began too many sessions")
         channel = sealed.accept(self._key, asker, read.session, read.opening, Trust(self._authority, now))
@@ -115,7 +115,7 @@ class Answering:
         sessions = self._sessions.setdefault(asker, {})
         if len(sessions) >= OPEN_SESSIONS:
             del sessions[next(iter(sessions))]
-        session = sessions[read.session] = _Session(channel, Window())
+        session = sessions[read.session] = _Session(channel, ReplayWindow())
         return session
 
     def _renew(self) -> None:

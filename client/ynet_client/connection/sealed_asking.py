@@ -1,4 +1,4 @@
-"""The queries that this site seals for others: their cards, checked once, and one session with each."""
+"""The sealing of queries for other sites: their cards, checked once, and one session with each."""
 
 import datetime as dt
 import logging
@@ -17,9 +17,9 @@ from ynet_client.membership.peers import Confirmed, Everybody
 
 log = logging.getLogger("ynet.sealed_asking")
 SESSION_S = 3_600.0
-"""How long this site keeps a session with another; then it begins a new one."""
+"""The lifetime of a session with another site."""
 MAX_KNOWN = 1_024
-"""Sites whose cards are kept."""
+"""The largest number of sites whose cards are stored."""
 
 
 EVERYBODY = Everybody()
@@ -30,11 +30,11 @@ class _Session:
     begun: Begun
     until: float
     next: int = 0
-    is_confirmed: bool = False  # the site has answered in it, so that it need not be told the opening again
+    is_confirmed: bool = False  # the site has answered in it, so the opening is not sent again
 
 
 class Sent(NamedTuple):
-    """A query to one site, as it left."""
+    """A query to one site, as it was sent."""
 
     envelope: bytes
     session: _Session
@@ -42,7 +42,7 @@ class Sent(NamedTuple):
 
 
 class Asking:
-    """What this site knows of the others, and its sessions with them; all of it in memory only."""
+    """The cards of other sites and the sessions with them, in memory only."""
 
     def __init__(
         self, member: Membership, clock: Callable[[], float] = time.monotonic, peers: Confirmed = EVERYBODY
@@ -54,20 +54,20 @@ class Asking:
         self._sessions: dict[str, _Session] = {}
 
     def sign_with(self, own: Identity) -> None:
-        """Begin sessions with a new key and certificate from now on, and none is gone on with under the old ones."""
+        """Use a new key and certificate: end all sessions and begin new ones."""
         self._own = own
         self._sessions.clear()
 
     def trust(self, authorities: bytes) -> None:
-        """From now on, cards are of these, PEM."""
+        """Accept only cards that these authorities (PEM) certify."""
         self._authority = authorities
 
     def known(self) -> list[str]:
-        """The sites whose cards are known."""
+        """Return the sites whose cards are known."""
         return list(self._known)
 
     def learn(self, site: str, card: bytes, now: dt.datetime) -> bool:
-        """Take another site's card, and end the session under an older one. Whether it is in order."""
+        """Store another site's card, and end the session under an older card. Returns whether the card is valid."""
         if card == self._cards.get(site):
             return True
         if site == self._site or len(card) > protocol.MAX_CARD_BYTES:
@@ -75,31 +75,31 @@ class Asking:
         try:
             recipient = sealed.read_card(card, site, Trust(self._authority, now))
         except RefusedError as refused:
-            log.warning("a card of site %s was thrown away: %s", protocol.plain(site, 32), refused.why)
+            log.warning("an invalid card of site %s was dropped: %s", protocol.plain(site, 32), refused.why)
             return False
         if site not in self._known and len(self._known) >= MAX_KNOWN:
             self._forget(next(iter(self._known)))
-        # Who holds the authority's key could make a certificate in this name: two sites can compare what they see.
+        # The holder of the authority's key can forge a certificate; two sites detect that by comparing logs.
         log.info("queries are sealed for site %s, certificate SHA-256 %s", site, recipient.fingerprint)
         self._known[site], self._cards[site] = recipient, card
         self._sessions.pop(site, None)
         return True
 
     def is_confirmed(self, site: str) -> bool:
-        """Whether a site whose card is known may be asked: the admin has confirmed the key that it shows."""
+        """Return whether the admin has confirmed the lasting key of a site whose card is known."""
         return self._peers.is_trusted(site, self._known[site].known_by)
 
     def end(self, site: str, sent: "Sent | None") -> None:
-        """End the session in which that was sent, if it still is the one in use: the site could not read it."""
+        """End the session of a query that the site could not read, if it is still in use."""
         if sent is not None and self._sessions.get(site) is sent.session:
             del self._sessions[site]
 
     def seal(self, framed: bytes, sites: Iterable[str], now: dt.datetime) -> dict[str, Sent]:
-        """A framed query, sealed for each of the sites whose card is known and in force, and that are confirmed."""
-        return {site: self._sealed(framed, site) for site in sites if self._is_good(site, now)}
+        """Seal a framed query for each of the sites that is confirmed and has a valid card."""
+        return {site: self._sealed(framed, site) for site in sites if self._may_be_asked(site, now)}
 
     def open(self, sent: Sent, ciphertext: bytes) -> bytes:
-        """The answer to what was sent. Raises RefusedError."""
+        """Open the answer to a query. Raises RefusedError."""
         body = sealed.open_answer(sent.session.begun.channel, sent.number, ciphertext)
         sent.session.is_confirmed = True
         return body
@@ -119,7 +119,7 @@ class Asking:
         )
         return Sent(envelope.SerializeToString(), session, number)
 
-    def _is_good(self, site: str, now: dt.datetime) -> bool:
+    def _may_be_asked(self, site: str, now: dt.datetime) -> bool:
         recipient = self._known.get(site)
         if recipient is not None and now > recipient.ends:
             self._forget(site)

@@ -1,4 +1,4 @@
-"""Files on their way between a site and the hub. A transfer that broke off goes on from where it came to."""
+"""File transfers between a site and the hub. An interrupted transfer resumes."""
 
 import asyncio
 import hashlib
@@ -14,14 +14,14 @@ from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol
 from ynet.runtime import private_files
 from ynet.runtime.reserve import FLOOR_BYTES
-from ynet_client.connection.download_limit import Look, everything
+from ynet_client.connection.download_limit import IsWanted, accept_all
 from ynet_client.egress import Class, Count, counted
 
 AGAIN_PART_BYTES = 64 << 10
-"""One part of a transfer that goes on: of a line that breaks often, what a part had sent when it broke is lost."""
+"""The size of one part of a resumed transfer. A part that breaks off is sent again, so it is small."""
 
 
-class Reply(NamedTuple):
+class ReplyFile(NamedTuple):
     """The reply to a task, in a file."""
 
     task_id: str
@@ -38,12 +38,25 @@ async def fetch(
     count: Count,
     *,
     is_again: bool = False,
-    look: Look = everything,
+    is_wanted: IsWanted = accept_all,
 ) -> bool:
-    """Fetch a file, part by part, beginning after what `path` holds of it, and check its digest.
+    """Fetch a file to `path`, resuming after what `path` already holds, and check its digest.
 
-    `look` is shown what has come until it says whether the rest is wanted; whether it was. Raises
-    grpc.aio.AioRpcError when it broke off, and UserError for what is not the file that was announced.
+    Args:
+        channel: the connection to the hub.
+        blob: the announced file.
+        path: where it is written.
+        count: counts the bytes of the request.
+        is_again: this is a second attempt, so parts are small.
+        is_wanted: is shown the partial file until it decides.
+
+    Returns:
+        False when `is_wanted` declined the rest of the file.
+
+    Raises:
+        grpc.aio.AioRpcError: the transfer broke off.
+        UserError: what arrived is not the announced file.
+
     """
     if blob.size_bytes > protocol.MAX_BLOB_BYTES:
         raise RefusedError("a transfer was refused", "it is larger than any model may be", "tell the coordinator")
@@ -53,8 +66,8 @@ async def fetch(
     was_begun, part_bytes = size > 0, AGAIN_PART_BYTES if is_again or size else 0
     sha = await asyncio.to_thread(_digest, path) if size else hashlib.sha256()
     if size < blob.size_bytes or not size:
-        is_wanted = look(path, blob.size_bytes) if size else None
-        if is_wanted is False:
+        decision = is_wanted(path, blob.size_bytes) if size else None
+        if decision is False:
             return False
         _check_room(path, blob.size_bytes - size)
         with open(path, "ab", buffering=0, opener=private_files.opener) as file:
@@ -64,18 +77,18 @@ async def fetch(
                     break
                 sha.update(chunk.data)
                 file.write(chunk.data)
-                if is_wanted is None and (is_wanted := look(path, blob.size_bytes)) is False:
+                if decision is None and (decision := is_wanted(path, blob.size_bytes)) is False:
                     return False
     if size == blob.size_bytes and sha.hexdigest() == blob.sha256:
         return True
     path.unlink()
-    if was_begun:  # perhaps of another file
-        return await fetch(channel, blob, path, count, is_again=True, look=look)
+    if was_begun:  # `path` may have held a part of another file
+        return await fetch(channel, blob, path, count, is_again=True, is_wanted=is_wanted)
     raise UserError("a transfer failed", "what arrived is not what was announced", "it will be tried again")
 
 
-async def upload(channel: grpc.aio.Channel, reply: Reply, count: Count, *, is_again: bool = False) -> None:
-    """Send a reply, beginning after what the hub has of it. Raises grpc.aio.AioRpcError."""
+async def upload(channel: grpc.aio.Channel, reply: ReplyFile, count: Count, *, is_again: bool = False) -> None:
+    """Send a reply; `is_again`: resume after what the hub has of it. Raises grpc.aio.AioRpcError."""
     header = pb.UploadHeader(task_id=reply.task_id, sha256=reply.sha256, size_bytes=reply.size_bytes)
     part_bytes = protocol.CHUNK_BYTES
     if is_again:
@@ -94,7 +107,7 @@ async def upload(channel: grpc.aio.Channel, reply: Reply, count: Count, *, is_ag
 
 
 async def _arrived(channel: grpc.aio.Channel, header: pb.UploadHeader, count: Count) -> int:
-    """How much of a reply the hub has; an older hub keeps nothing."""
+    """Return how many bytes of a reply the hub has; an older hub keeps none."""
     request = counted(pb.UploadHeader.SerializeToString, lambda _: "requests", count)
     ask = channel.unary_unary(f"/{protocol.SERVICE}/Resume", request, pb.Resumed.FromString)
     try:
@@ -107,7 +120,7 @@ async def _arrived(channel: grpc.aio.Channel, header: pb.UploadHeader, count: Co
 
 
 def _check_room(path: Path, size_bytes: int) -> None:
-    """Whether the disk takes a file, and has room left for what must be written. Raises PassingError."""
+    """Raise PassingError when the disk has no room for a file and the reserve."""
     if shutil.disk_usage(path.parent).free < size_bytes + FLOOR_BYTES:
         raise PassingError("a transfer was refused", "the site's disk has no room for it", "make room on the disk")
 

@@ -1,1 +1,1 @@
-"""What a hospital's PACS gives, and what is given back to it."""
+"""Import from a hospital's PACS, and export of predicted masks to it."""

@@ -1,8 +1,7 @@
-"""What of a DICOM file may leave the PACS: an allow-list, keyed pseudonyms, and what must be looked at first."""
+"""De-identification: an allow-list of tags, keyed pseudonyms, and a quarantine for images that need a review."""
 
 import hashlib
 import hmac
-import secrets
 import unicodedata
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from pydicom.dataset import Dataset
 from ynet.data.dicom import segmentation
 from ynet.data.dicom.character_sets import plain_text
 from ynet.data.dicom.values import numbers, text
-from ynet.runtime.home import write_private
+from ynet.runtime import private_files
 
 SECRET = "import.secret"  # noqa: S105 (a file's name)
 
@@ -32,8 +31,8 @@ BODY_PARTS = frozenset(
 )
 
 
-class Kept(NamedTuple):
-    """A tag that survives, as a column of the manifest; what it may say, so that no text of the file gets through."""
+class AllowedTag(NamedTuple):
+    """A DICOM tag that becomes a column of the manifest, limited to fixed terms or numbers: no free text passes."""
 
     column: str
     rule: str
@@ -45,19 +44,19 @@ def _one_of(terms: frozenset[str]) -> Callable[[Dataset, str], str]:
 
 
 def _number(header: Dataset, keyword: str) -> str:
-    """The first number, three digits of it; empty where it is none."""
+    """Return an element's first number to three digits; empty where it has none."""
     first = next(iter(numbers(header, keyword)), None)
     return "" if first is None else f"{first:.3g}"
 
 
-ALLOWED: Mapping[str, Kept] = {
-    "Modality": Kept("modality", f"one of {len(MODALITIES)} terms", _one_of(MODALITIES)),
-    "BodyPartExamined": Kept("body_part", f"one of {len(BODY_PARTS)} terms", _one_of(BODY_PARTS)),
-    "MagneticFieldStrength": Kept("field_t", "a number", _number),
-    "SliceThickness": Kept("slice_mm", "a number", _number),
-    "PixelSpacing": Kept("pixel_mm", "a number, the first", _number),
+ALLOWED: Mapping[str, AllowedTag] = {
+    "Modality": AllowedTag("modality", f"one of {len(MODALITIES)} terms", _one_of(MODALITIES)),
+    "BodyPartExamined": AllowedTag("body_part", f"one of {len(BODY_PARTS)} terms", _one_of(BODY_PARTS)),
+    "MagneticFieldStrength": AllowedTag("field_t", "a number", _number),
+    "SliceThickness": AllowedTag("slice_mm", "a number", _number),
+    "PixelSpacing": AllowedTag("pixel_mm", "a number, the first", _number),
 }
-"""All of a file that an import keeps beside its pixels."""
+"""Everything that an import keeps of a file besides its pixels."""
 
 Dates = Literal["none", "year", "month"]
 HEADER = (
@@ -66,11 +65,11 @@ HEADER = (
     *("Rows", "PixelRepresentation"),
     *ALLOWED,
 )
-"""What is read of a file to decide what becomes of it."""
+"""The elements that decide whether and how a file is imported."""
 
 
 def kept(header: Dataset, dates: Dates) -> dict[str, str]:
-    """The manifest's columns that the allow-list makes of a file; `date`, coarse, where it is asked for."""
+    """Return the manifest's columns for a file by the allow-list, with a coarse `date` unless `dates` is none."""
     made = {one.column: one.made(header, keyword) for keyword, one in ALLOWED.items()}
     if dates == "none":
         return made
@@ -81,26 +80,23 @@ def kept(header: Dataset, dates: Dates) -> dict[str, str]:
 
 
 class Pseudonyms:
-    """Names in place of those of a PACS, by HMAC-SHA-256: without the key they cannot be made, nor tried out."""
+    """Pseudonyms by HMAC-SHA-256: without the key nobody can compute them or test a guessed name."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
 
     @classmethod
     def of(cls, folder: Path) -> "Pseudonyms":
-        """With the key in a folder, made at first use; who has it can tell whether a name is some patient's."""
-        path = folder / SECRET
-        if not path.exists():
-            write_private(path, secrets.token_bytes(32))
-        return cls(path.read_bytes())
+        """Load the key from a folder; create it at first use. Whoever has the key can test guessed names."""
+        return cls(private_files.secret_in(folder / SECRET))
 
     def patient(self, patient: str, study: str) -> str:
-        """The same for all studies of a patient; where the file names none, each study is a patient's."""
+        """Return a patient's pseudonym, the same for all studies. A file without a patient id is named by its study."""
         plain = plain_text(patient)
         return "P" + (self._made("patient", plain) if plain else self._made("study", study))[:16]
 
     def image(self, instance: str, frame: int | None) -> str:
-        """The name of an image, or of one frame of several."""
+        """Return the name of an image, or of one of its frames."""
         return self._made("image", instance if frame is None else f"{instance}#{frame}")[:24]
 
     def _made(self, kind: str, name: str) -> str:
@@ -108,9 +104,9 @@ class Pseudonyms:
 
 
 def known_as(folder: Path, patient: str) -> list[str]:
-    """A patient's id, however its characters are composed, and the pseudonym that an import has put in its place.
+    """Return the forms under which a site may have stored a patient: the id in each Unicode form, and the pseudonym.
 
-    The pseudonym is there where the key in `folder` is.
+    The pseudonym is included if `folder` holds the key.
     """
     plain = plain_text(patient)
     written = dict.fromkeys([patient, plain, unicodedata.normalize("NFD", plain)]) if plain else [patient]
@@ -126,7 +122,7 @@ QUARANTINE: Mapping[str, str] = {
     "recognizable": "its file says that the patient may be recognised in it",
     "not-an-image": "it is a document, a report or another object without an image",
 }
-"""Why an object is not imported until somebody has looked at it: each reason's word, and what it means."""
+"""Reasons for which an object is not imported until a person has reviewed it, with their explanations."""
 _OFTEN_BURNED_IN = frozenset(("US", "ECHO", "IVUS", "ES", "GM", "XC", "OP", "OT", "SC", "DG", "PX", "HC", "DOC", ""))
 _SCREENS = ("SCREEN SAVE", "SCREENSAVE", "SCREEN CAPTURE", "DOSE INFO", "DOSE_INFO", "PATIENT PROTOCOL", "PROTOCOL")
 _SECONDARY = "1.2.840.10008.5.1.4.1.1.7"
@@ -135,14 +131,14 @@ _STILL_IMAGES = ("1.2.840.10008.5.1.4.1.1.481.1",)
 
 
 def not_an_image(sop_class: str) -> bool:
-    """Whether objects of a SOP class are documents, reports, waveforms or the like; a DICOM SEG is none of them."""
+    """Return whether a SOP class holds documents, reports, waveforms or the like. A DICOM SEG is not one of them."""
     if sop_class in (*segmentation.SEGMENTATIONS, *_STILL_IMAGES):
         return False
     return any(sop_class == kind or sop_class.startswith(f"{kind}.") for kind in _NO_IMAGE)
 
 
 def quarantine(header: Dataset) -> str | None:
-    """Why a file must be looked at before it is imported: a key of QUARANTINE; None where nothing speaks against."""
+    """Return the key of QUARANTINE for which a person must review a file first; None if it may be imported."""
     sop_class, modality = str(header.get("SOPClassUID", "")), str(header.get("Modality", "")).strip()
     types = [str(part).strip().upper() for part in _values(header.get("ImageType"))]
     burned_in = str(header.get("BurnedInAnnotation", "")).strip().upper()

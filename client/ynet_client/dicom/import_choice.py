@@ -1,9 +1,9 @@
-"""How an import is asked for, and what it says of itself in the end."""
+"""The options of an import, and its summary."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from ynet.data.dicom.frame import Window
+from ynet.data.dicom.frame import DisplayWindow
 from ynet.data.dicom.matching import Segment
 from ynet_client.dicom.deidentify import Dates
 
@@ -12,18 +12,18 @@ FrameChoice = Literal["refuse", "middle", "all"]
 
 @dataclass(frozen=True)
 class Choice:
-    """How images are imported."""
+    """The options of an import."""
 
     frames: FrameChoice = "refuse"
-    window: Window | None = None  # in place of each file's own
+    window: DisplayWindow | None = None  # replaces each file's own
     dates: Dates = "none"
-    segment: Segment = None  # of a drawing with several
-    automatic_masks: bool = False  # drawings that no person made are taken as masks, too
-    no_mask_means_healthy: bool = False  # an image on which nobody has drawn has no lesion
-    release: frozenset[str] = frozenset()  # reasons of quarantine, or ids in it
+    segment: Segment = None  # the lesion's segment in a drawing with several
+    automatic_masks: bool = False  # also use drawings that a model made
+    no_mask_means_healthy: bool = False  # an image without a drawing has no lesion
+    release: frozenset[str] = frozenset()  # quarantine reasons, or ids of quarantined objects
 
-    def said(self, *, is_frame: bool) -> str:
-        """What of it a picture depends on, as it stands in the records; `is_frame`: of an object with several."""
+    def recorded(self, *, is_frame: bool) -> str:
+        """Return the options that determine a picture, as the records store them. `is_frame`: one of several frames."""
         words = {
             "frames": self.frames if is_frame else "",
             "window": "{:g},{:g}".format(*self.window) if self.window else "",
@@ -36,17 +36,17 @@ class Choice:
 
 
 class Summary(NamedTuple):
-    """What an import did."""
+    """The counts that an import reports."""
 
     images: int  # in the manifest now
     patients: int
     masks: int
-    imported: int  # of them, now
-    unlabelled: int  # objects of which the labels say nothing; not fetched
-    left_out: dict[str, int]  # by the reason
-    unmatched_labels: int  # names in the labels that nothing had
-    unlabelled_patients: int  # found, of whom no object has a label
-    unmatched_why: dict[str, int]  # in what their ids alone differ from such names: `import_labels.USUAL`
-    undrawn: int = 0  # in the manifest now, of which nobody has said where a lesion is
-    updated: int = 0  # that were there, and were made anew because something had changed
-    stale: int = 0  # that are there as they were, although something has changed
+    imported: int  # new images of this import
+    unlabelled: int  # objects without a label; not fetched
+    left_out: dict[str, int]  # objects, by reason
+    unmatched_labels: int  # ids in the labels that match no object
+    unlabelled_patients: int  # patients found, none of whose objects has a label
+    unmatched_why: dict[str, int]  # how such patients' ids differ from unmatched labels: `import_labels.USUAL`
+    undrawn: int = 0  # images in the manifest whose lesion is unknown
+    updated: int = 0  # existing images that were imported again because something changed
+    stale: int = 0  # existing images that were kept although something changed

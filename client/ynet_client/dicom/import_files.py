@@ -1,4 +1,4 @@
-"""What an import writes into the site's folder: pictures, masks, and the manifest of them."""
+"""The files that an import writes into the site's folder: pictures, masks and the manifest."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ Rows = dict[str, dict[str, str]]
 
 
 class Made(NamedTuple):
-    """A picture that was written, and what will be said of it."""
+    """A written picture, with its row of the manifest and its record."""
 
     row: dict[str, str]
     origin: Origin
@@ -29,15 +29,15 @@ class Made(NamedTuple):
 
 
 def picture_of(origin: Origin) -> str:
-    """The manifest's name of a picture."""
+    """Return a picture's path in the manifest."""
     return f"images/{origin.image}.png"
 
 
 class Pictures:
-    """The pictures of a folder, with their rows and records; nothing is said of them until they are saved."""
+    """The pictures of a folder, with their rows and records; `save` writes the manifest and the records."""
 
     def __init__(self, out: Path, records: Records) -> None:
-        """Raises UserError when there is a manifest that cannot be read."""
+        """Read the folder's manifest. Raises UserError when it cannot be read."""
         self._out, self._records = out, records
         for kind in ("images", "masks"):
             private_files.own_folder(out / kind)
@@ -45,34 +45,34 @@ class Pictures:
         self.rows = {image: row for image, row in rows.items() if row["patient"] not in records.forgotten}
 
     def save(self, *, has_split: bool) -> None:
-        """Write the manifest, and what only the site may know."""
+        """Write the manifest and the records."""
         _write_manifest(self._out / "manifest.csv", self.rows, has_split=has_split)
         self._records.save()
 
     def counted(self) -> tuple[int, int, int]:
-        """How many pictures there are, of how many patients, with how many masks."""
+        """Return the number of pictures, of patients and of masks."""
         rows = self.rows.values()
         return len(rows), len({row["patient"] for row in rows}), sum(row["mask"] not in ("", UNDRAWN) for row in rows)
 
     @property
     def undrawn(self) -> int:
-        """Of how many nobody has said where a lesion is."""
+        """The number of pictures whose lesion is unknown."""
         return sum(row["mask"] == UNDRAWN for row in self.rows.values())
 
     def has(self, origin: Origin) -> bool:
-        """Whether a picture is there, in the manifest and as a file."""
+        """Return whether a picture exists, in the manifest and as a file."""
         image = picture_of(origin)
         return image in self.rows and (self._out / image).exists()
 
     def write(self, origin: Origin, pixels: np.ndarray) -> None:
-        """A picture's file: grey in 16 bit, which loses nothing of 12; colour as it is."""
+        """Write a picture's file: grey in 16 bit, which keeps all 12 bits of a DICOM image; colour unchanged."""
         deep = (pixels * np.float32(65535)).round().astype(np.uint16) if pixels.ndim == 2 else pixels
         _write_png(self._out / picture_of(origin), deep)
 
     def keep(self, instance: str, made: Sequence[Made], *, is_healthy: bool) -> int:
-        """Say of pictures that they are there, in place of those that were made of their object before.
+        """Add pictures to the manifest; they replace the earlier pictures of the same object.
 
-        `is_healthy`: where nobody has drawn, there is no lesion. How many were there before.
+        `is_healthy`: an image without a drawing has no lesion. Returns how many of the pictures existed before.
         """
         images = {each.row["image"] for each in made}
         again = len(images & self.rows.keys())
@@ -85,13 +85,13 @@ class Pictures:
                 row["mask"] = path
             else:
                 (self._out / path).unlink(missing_ok=True)
-                row["mask"] = "" if mask.is_said or is_healthy else UNDRAWN
+                row["mask"] = "" if mask.is_known or is_healthy else UNDRAWN
             self.rows[row["image"]] = row
             self._records.add(origin)
         return again
 
     def remove(self, instance: str, but: Collection[str] = ()) -> None:
-        """Take out the pictures of an object, but some."""
+        """Remove the pictures of an object except `but`."""
         names = {picture_of(origin): origin.image for origin in self._records.of(instance)}
         for image in names.keys() - set(but):
             self.rows.pop(image, None)
@@ -100,27 +100,27 @@ class Pictures:
                 (self._out / path).unlink(missing_ok=True)
 
     def discard(self, made: Sequence[Made]) -> None:
-        """Take away the files of pictures that are in no row."""
+        """Delete the files of pictures that are not in the manifest."""
         for image in {each.row["image"] for each in made} - self.rows.keys():
             (self._out / image).unlink(missing_ok=True)
 
 
 def _write_png(path: Path, pixels: np.ndarray) -> None:
-    """Whole or not at all."""
+    """Write a PNG atomically."""
     made = io.BytesIO()
     Image.fromarray(pixels).save(made, "PNG", compress_level=1)
     private_files.write(path, made.getvalue())
 
 
 def _read_manifest(path: Path) -> Rows:
-    """The rows of an earlier import."""
+    """Read the rows of earlier imports."""
     if not path.exists():
         return {}
     return {row.cells["image"]: dict(row.cells) for row in manifest.read_rows(path)}
 
 
 def _write_manifest(path: Path, rows: Rows, *, has_split: bool) -> None:
-    """Columns in which no row says anything are left out; so is `split`, but where the labels have it."""
+    """Write the manifest without its empty columns; `split` is written only if the labels have it."""
     if not rows:
         path.unlink(missing_ok=True)
         return

@@ -1,7 +1,7 @@
-"""The masks of a patient's images: what the labels name, else what the patient's drawings say of each image.
+"""The masks of a patient's images: the file that the labels name, else the patient's drawings.
 
-No image is taken as one without a lesion because its mask was not found: somebody says so, or it is left out, or the
-manifest says that nobody has drawn it.
+A missing mask never means "no lesion". Such an image needs a statement by a person; otherwise it is skipped, or the
+manifest marks its mask as unknown.
 """
 
 import hashlib
@@ -14,92 +14,93 @@ import numpy as np
 
 from ynet.data import images, manifest
 from ynet.data.dicom import drawings
-from ynet.data.dicom.elements import UnfitError, is_dicom
+from ynet.data.dicom.elements import is_dicom
+from ynet.data.dicom.faults import UnfitError
 from ynet.data.dicom.matching import BesideError, Drawing, Segment, Subject
 from ynet.data.frames import source
 from ynet.data.limits import MAX_FILE_BYTES
 from ynet.errors import UserError
-from ynet_client.dicom.folder_files import Found
+from ynet_client.dicom.folder_files import ImportCandidate
 from ynet_client.dicom.import_labels import NO_LESION, Label
 from ynet_client.dicom.import_records import LeftOutError, Quarantined
 
 AUTOMATIC = "automatic-mask"
 LEFT_OUT = {
-    AUTOMATIC: "a model has drawn it, and no person; --automatic-masks takes such drawings too",
-    "mask-unclear": "there is a mask, and which it is cannot be told; name it, or none, in the labels' column mask",
+    AUTOMATIC: "a model has drawn it, not a person; --automatic-masks uses such drawings too",
+    "mask-unclear": "it is unclear which drawing is its mask; name the mask, or none, in the labels' column mask",
 }
-"""Reasons for which drawings and images are left out, and what they mean."""
+"""Reasons for which drawings and images are skipped, with their explanations."""
 
 
 @dataclass
 class _Drawn:
-    """A drawing of a patient, or one that cannot be read."""
+    """A patient's drawing, or a drawing that cannot be read."""
 
     study: str
     drawing: Drawing | None
-    why: str = ""  # it cannot be read
-    matched: set[int] = field(default_factory=set)  # its marks that lie on images of this import
+    why: str = ""  # why it cannot be read
+    matched: set[int] = field(default_factory=set)  # positions of its marks that lie on images of this import
 
 
-class Waiting(NamedTuple):
-    """A drawing that may be of an image on which it does not lie, but for the others on which it does."""
+class PendingDrawing(NamedTuple):
+    """A drawing that may belong to an image although it lies beside it; the other images may resolve this."""
 
     drawn: _Drawn
-    places: frozenset[int]  # its marks beside the image
+    positions: frozenset[int]  # its marks beside the image
 
     @property
-    def is_over(self) -> bool:
-        """Whether it lies on another, and so do the marks beside the image."""
-        return bool(self.drawn.matched) and self.places <= self.drawn.matched
+    def is_resolved(self) -> bool:
+        """Whether the drawing, with all marks beside this image, lies on other images."""
+        return bool(self.drawn.matched) and self.positions <= self.drawn.matched
 
 
 class Mask(NamedTuple):
-    """What is known of an image's lesion."""
+    """The mask of an image, as far as it is known."""
 
     pixels: np.ndarray | None  # (h, w), 0 and 1
-    is_said: bool  # what is lesion, or that nothing is
-    waits: tuple[Waiting, ...] = ()
+    is_known: bool  # a person has drawn the lesion, or stated that there is none
+    pending: tuple[PendingDrawing, ...] = ()
 
 
 class PatientMasks:
-    """The drawings of one patient, fetched when they are first needed."""
+    """The drawings of one patient, fetched on first use."""
 
     def __init__(
         self,
-        patient: Sequence[Found],
+        patient: Sequence[ImportCandidate],
         quarantined: dict[str, Quarantined],
-        fetch: Callable[[Found], bytes],
-        leave_out: Callable[[Found, str, str], None],
+        fetch: Callable[[ImportCandidate], bytes],
+        leave_out: Callable[[ImportCandidate, str, str], None],
         segment: Segment,
         *,
         takes_automatic: bool,
     ) -> None:
-        """`fetch` raises LeftOutError; `leave_out` hears which drawings are none, and why."""
+        """`fetch` raises LeftOutError; `leave_out` is called with each drawing that is not used, and why."""
         self._files = [one for one in patient if one.sop_class in drawings.CLASSES]
         images = [one for one in patient if one.sop_class not in drawings.CLASSES]
         self._known = frozenset(name for one in images for name in (one.instance, one.series)) - {""}
         self._quarantined, self._fetch, self._leave_out = quarantined, fetch, leave_out
         self._segment, self._takes_automatic = segment, takes_automatic
         self._drawn: list[_Drawn] | None = None
-        self._told: set[str] = set()  # automatic ones
+        self._reported: set[str] = set()  # automatic drawings
 
     def is_state(self, state: str) -> bool:
-        """Whether the drawings that count are those by which something was made; known ones are not fetched."""
+        """Return whether `state` matches the drawings in use; drawings that are known as automatic are not fetched."""
         if state != self.state() and self._drawn is None:
             self._load()
         return state == self.state()
 
     def state(self) -> str:
-        """What stands for the drawings that count: another one where one was added, removed or corrected."""
+        """Return a digest of the drawings in use; it changes when one is added, removed or corrected."""
         counting = sorted(f"{one.instance}@{one.digest}" for one in self._files if not self._is_automatic(one))
         return hashlib.sha256("\n".join(counting).encode()).hexdigest()[:32] if counting else ""
 
-    def say(self, of: Callable[[], Subject]) -> Mask:
-        """What the drawings say of an image. Raises LeftOutError where it cannot be told, UnfitError of the image."""
+    def mask_of(self, of: Callable[[], Subject]) -> Mask:
+        """Return an image's mask by the drawings. Raises LeftOutError where it is unclear, UnfitError of the image."""
         drawn = self._drawn if self._drawn is not None else self._load()
         if not drawn:
-            return Mask(None, is_said=False)
-        image, found, named, waits = of(), list[np.ndarray](), 0, list[Waiting]()
+            return Mask(None, is_known=False)
+        image, found, named, pending = of(), list[np.ndarray](), 0, list[PendingDrawing]()
         for one in drawn:
             if one.drawing is None:
                 if one.study in (image.study, ""):
@@ -111,13 +112,13 @@ class PatientMasks:
                 continue
             named += image.instance in one.drawing.instances
             if on or self._may_lie_elsewhere(one.drawing, image):
-                waits.append(Waiting(one, on))
+                pending.append(PendingDrawing(one, on))
         if len(found) + named > 1:
-            raise LeftOutError("mask-unclear", "several drawings of its patient speak of it")
-        return Mask(found[0] if found else None, is_said=bool(found or named), waits=tuple(waits))
+            raise LeftOutError("mask-unclear", "several drawings of its patient refer to it")
+        return Mask(found[0] if found else None, is_known=bool(found or named), pending=tuple(pending))
 
-    def see(self, of: Subject) -> None:
-        """Look which drawings lie on an image that is there already."""
+    def compare(self, of: Subject) -> None:
+        """Record which drawings lie on an image that was imported before."""
         for one in self._drawn or ():
             if one.drawing is not None:
                 try:
@@ -126,20 +127,20 @@ class PatientMasks:
                     continue
 
     def _on(self, one: _Drawn, image: Subject) -> np.ndarray | frozenset[int]:
-        """The mask of a drawing that lies on an image, else those of its marks that lie beside it."""
+        """Return the mask of a drawing that lies on an image, else the positions of its marks beside the image."""
         try:
-            part = drawings.part(one.drawing, image, self._segment, self._known) if one.drawing else None
+            found = drawings.mask_on(one.drawing, image, self._segment, self._known) if one.drawing else None
         except BesideError as error:
-            return error.places
+            return error.positions
         except UnfitError as error:
             raise LeftOutError("mask-unclear", f"of a drawing of its patient: {error.why}") from None
-        if part is None:
+        if found is None:
             return frozenset()
-        one.matched |= part.places
-        return part.mask
+        one.matched |= found.positions
+        return found.mask
 
     def _may_lie_elsewhere(self, drawing: Drawing, image: Subject) -> bool:
-        """Whether a drawing that is not on an image may be of it, but for the others on which it lies."""
+        """Return whether a drawing that is not on an image may belong to it unless it lies on other images."""
         if drawing.is_known(self._known) and all(mark.references for mark in drawing.marks):
             return False
         return drawing.study in (image.study, "") or drawing.concerns(image, self._known)
@@ -148,8 +149,8 @@ class PatientMasks:
         self._drawn = [drawn for one in self._files for drawn in self._read(one)]
         return self._drawn
 
-    def _read(self, one: Found) -> Iterable[_Drawn]:
-        """A drawing that may be a mask. What a model has drawn, ynet's own too, is none that another learns from."""
+    def _read(self, one: ImportCandidate) -> Iterable[_Drawn]:
+        """Yield a drawing that may be a mask. Drawings of models, ynet's included, must not train another model."""
         if self._is_automatic(one):
             return
         try:
@@ -164,29 +165,29 @@ class PatientMasks:
             if not drawing.is_automatic or self._takes_automatic:
                 yield _Drawn(one.study, drawing)
                 return
-            self._told.add(one.instance)
+            self._reported.add(one.instance)
             self._leave_out(one, AUTOMATIC, LEFT_OUT[AUTOMATIC])
 
-    def _is_automatic(self, one: Found) -> bool:
-        """Whether a drawing is known to be a model's; which need not be fetched again."""
+    def _is_automatic(self, one: ImportCandidate) -> bool:
+        """Return whether a drawing is recorded as automatic, so that it need not be fetched."""
         before = self._quarantined.get(one.instance)
         if self._takes_automatic or before is None or before.reason != AUTOMATIC or before.digest != one.digest:
             return False
-        if one.instance not in self._told:
-            self._told.add(one.instance)
+        if one.instance not in self._reported:
+            self._reported.add(one.instance)
             self._leave_out(one, AUTOMATIC, before.why)
         return True
 
 
-def by_patient(found: Iterable[Found]) -> list[list[Found]]:
-    """Objects in groups, each once: of a patient, or of one study, whatever it calls its patient."""
-    objects: dict[str, Found] = {}
+def by_patient(found: Iterable[ImportCandidate]) -> list[list[ImportCandidate]]:
+    """Group distinct objects by patient; objects of one study belong together whatever patient id they have."""
+    objects: dict[str, ImportCandidate] = {}
     for one in found:
         objects.setdefault(one.instance, one)
     same: dict[str, str] = {}
 
     def first(name: str) -> str:
-        """The name that stands for all that are found to be the same."""
+        """Return the representative of a name's group (union-find)."""
         while same.setdefault(name, name) != name:
             same[name] = name = same[same[name]]
         return name
@@ -194,22 +195,22 @@ def by_patient(found: Iterable[Found]) -> list[list[Found]]:
     for one in objects.values():
         if one.patient.strip() and one.study:
             same[first(f"patient {one.patient.strip()}")] = first(f"study {one.study}")
-    groups: dict[str, list[Found]] = {}
+    groups: dict[str, list[ImportCandidate]] = {}
     for one in objects.values():
         name = first(f"study {one.study}" if one.study else f"patient {one.patient.strip()}")
         groups.setdefault(name, []).append(one)
     return list(groups.values())
 
 
-def settled(mask: Mask) -> Mask:
-    """What is said of an image once all images of its patient were looked at. Raises LeftOutError."""
-    if not all(one.is_over for one in mask.waits):
+def resolved(mask: Mask) -> Mask:
+    """Return a mask after all images of its patient were compared. Raises LeftOutError where it is still unclear."""
+    if not all(one.is_resolved for one in mask.pending):
         raise LeftOutError("mask-unclear", "a drawing of its patient lies beside it, or on no image of this import")
     return mask
 
 
 def named(folder: Path, relative: str, of: Callable[[], Subject], segment: Segment) -> np.ndarray:
-    """The mask that the labels name for an image: a picture, or a drawing. Raises LeftOutError, UnfitError."""
+    """Read the mask that the labels name for an image: a picture or a drawing. Raises LeftOutError, UnfitError."""
     try:
         path = manifest.Manifest(folder, ()).path_of(relative)
         file, number = source(path)
@@ -224,7 +225,7 @@ def named(folder: Path, relative: str, of: Callable[[], Subject], segment: Segme
 
 
 def state_of(label: Label, folder: Path) -> str:
-    """What stands for the mask that the labels name: another one where its file has other content."""
+    """Return a digest of the mask that the labels name; it changes with the file's content."""
     if label.mask in ("", NO_LESION):
         return label.mask
     try:

@@ -1,6 +1,6 @@
-"""What an import keeps for the site alone: where each picture came from, and what was left out and why.
+"""An import's private records: the origin of each picture, and the objects that were skipped, with reasons.
 
-Both lie beside the pseudonyms' key, not beside the pictures: who has the pictures alone has no identifier.
+They lie beside the pseudonyms' key, not beside the pictures, so that a copy of the pictures holds no identifier.
 """
 
 import csv
@@ -18,22 +18,22 @@ _PSEUDONYM = re.compile(r"P[0-9a-f]{16}")
 
 
 class Origin(NamedTuple):
-    """A picture, and what it is in the PACS: no name, but the PACS's own numbers."""
+    """A picture and its origin in the PACS, by UIDs only."""
 
-    image: str  # without folder and ending
+    image: str  # file name without folder and suffix
     study: str
     series: str
     instance: str
     frame: int | None
-    # What its row was made by: where one of these is another, it is made anew.
+    # The inputs of the picture and its row; if one of them changes, the object is imported again.
     source: str = ""  # SHA-256 of the object's file
     options: str = ""
-    mask: str = ""  # of the mask that the labels name: its digest, or `none`
-    drawings: str = ""  # of the drawings that its patient has
+    mask: str = ""  # digest of the mask that the labels name, or `none`
+    drawings: str = ""  # digest of the patient's drawings
 
 
 class LeftOutError(Exception):
-    """An object that is not imported: a reason's word, and why."""
+    """An object is not imported; holds the reason's key and an explanation."""
 
     def __init__(self, reason: str, why: str) -> None:
         super().__init__(reason)
@@ -41,27 +41,27 @@ class LeftOutError(Exception):
 
 
 class Quarantined(NamedTuple):
-    """An object that was left out."""
+    """A skipped object."""
 
-    id: str  # by which it can be released
+    id: str  # accepted by --release
     instance: str
     reason: str
     why: str
-    digest: str = ""  # SHA-256 of its file, where a folder held it
+    digest: str = ""  # SHA-256 of its file, if it came from a folder
 
 
 def is_pseudonym(name: str) -> bool:
-    """Whether a patient's name may be one that an import has given."""
+    """Return whether a patient id has the form of an import's pseudonym."""
     return bool(_PSEUDONYM.fullmatch(name))
 
 
 def counted(images: int, left_out: int) -> str:
-    """What the audit log says of an import."""
+    """Return the audit log's text for an import."""
     return f"{images} images, {left_out} objects left out"
 
 
 class Records:
-    """The two files, in memory until they are saved."""
+    """The records, in memory until they are saved."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -74,31 +74,31 @@ class Records:
 
     @property
     def origins(self) -> list[Origin]:
-        """Where every picture came from."""
+        """The origin of every picture."""
         return list(self._origins.values())
 
     def of(self, instance: str) -> list[Origin]:
-        """The pictures that were made of an object."""
+        """Return the pictures of an object."""
         return [self._origins[image] for image in self._of.get(instance, []) if image in self._origins]
 
     def add(self, origin: Origin) -> None:
-        """A picture was made; its object is left out no more."""
+        """Add a picture; its object no longer counts as skipped."""
         if origin.image not in self._origins:
             self._of[origin.instance].append(origin.image)
         self._origins[origin.image] = origin
         self.quarantined.pop(origin.instance, None)
 
     def remove(self, image: str) -> None:
-        """A picture is there no more."""
+        """Remove a picture."""
         origin = self._origins.pop(image)
         self._of[origin.instance].remove(image)
 
     def leave_out(self, one: Quarantined) -> None:
-        """An object was left out."""
+        """Record a skipped object."""
         self.quarantined[one.instance] = one
 
     def forget(self, names: Iterable[str], images: Iterable[str]) -> None:
-        """Nothing says any more where a patient's pictures came from; of names the pseudonyms are kept, and saved."""
+        """Erase a patient's origins and save; keep the pseudonyms so that no later import adds the patient."""
         for image in images:
             self._origins.pop(Path(image).stem, None)
         self.forgotten |= {name for name in names if is_pseudonym(name)}
@@ -106,14 +106,14 @@ class Records:
         self.save()
 
     def save(self) -> None:
-        """Write both, each whole or not at all, for their owner only."""
+        """Write both files atomically, readable by their owner only."""
         origins = [one._replace(frame=one.frame or "") for _, one in sorted(self._origins.items())]  # type: ignore[arg-type]
         _write(self._folder / ORIGINS, Origin._fields, origins)
         _write(self._folder / QUARANTINED, Quarantined._fields, [one for _, one in sorted(self.quarantined.items())])
 
 
 def _origin(row: dict[str, str]) -> Origin:
-    """A line of the file; those of earlier versions say less."""
+    """Read a row; files of earlier versions have fewer columns."""
     known = {name: row[name] for name in Origin._fields if row.get(name) is not None}
     return Origin(**{**known, "frame": int(row["frame"]) if row["frame"] else None})  # type: ignore[arg-type]
 

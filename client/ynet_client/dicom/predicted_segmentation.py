@@ -1,4 +1,4 @@
-"""A predicted mask as a DICOM SEG that refers to the image it was predicted on, for the PACS that the image is in."""
+"""A predicted mask as a DICOM SEG that refers to its image, for export to the PACS."""
 
 import datetime as dt
 import io
@@ -17,7 +17,8 @@ from pydicom.sr.codedict import codes
 
 from ynet.data.dicom import elements
 from ynet.data.dicom import frame as dicom_frame
-from ynet.data.dicom.elements import UnfitError, items, parsing
+from ynet.data.dicom.elements import items
+from ynet.data.dicom.faults import UnfitError, parsing
 from ynet.errors import UserError
 
 LABEL = "Lesion (predicted)"
@@ -25,7 +26,7 @@ _EMPTY_AT_LEAST = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime"),
     *("AccessionNumber", "ReferringPhysicianName"),
 )
-_PLACE = {
+_GEOMETRY = {
     "PlanePositionSequence": ("ImagePositionPatient",),
     "PlaneOrientationSequence": ("ImageOrientationPatient",),
     "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
@@ -33,14 +34,14 @@ _PLACE = {
 
 
 def read_mask(png: bytes) -> UInt8[np.ndarray, "h w"]:
-    """1 where a mask's picture is not black."""
+    """Read a mask's picture: 1 where it is not black."""
     return (np.asarray(Image.open(io.BytesIO(png))) > 0).astype(np.uint8)
 
 
 def of_file(
     source: bytes, frame: int | None, mask: UInt8[np.ndarray, "h w"], model_id: str, plan: str, now: dt.datetime
 ) -> bytes:
-    """As `make`; a file of one frame needs none named. Raises UserError in place of UnfitError."""
+    """Make a SEG as `make` does; `frame` is ignored for a file of one frame. Raises UserError instead of UnfitError."""
     try:
         chosen = (frame or 1) if dicom_frame.frames(source) > 1 else None
         return make(source, chosen, mask, model_id, plan, now)
@@ -52,10 +53,10 @@ def of_file(
 def make(
     source: bytes, frame: int | None, mask: UInt8[np.ndarray, "h w"], model_id: str, plan: str, now: dt.datetime
 ) -> bytes:
-    """The file of a SEG with one segment, of 1 in `mask`, on an image's file or one frame of it.
+    """Make a SEG file with one segment, the pixels of 1 in `mask`, for an image file or one of its frames.
 
-    Patient and study are the image's: it goes back to where that came from. The same image under the same model has
-    the same UIDs. Raises UnfitError when the image's file cannot be used.
+    Patient and study are those of the image, since the SEG goes back to the same PACS. The same image and model always
+    give the same UIDs. Raises UnfitError when the image's file cannot be used.
     """
     image = _one_frame(pydicom.dcmread(io.BytesIO(elements.plain(source)), stop_before_pixels=True), frame)
     if "FrameOfReferenceUID" not in image and str(image.get("Modality", "")) in ("MR", "CT", "PT", "NM"):
@@ -102,7 +103,7 @@ def _described(model_id: str) -> SegmentDescription:
 
 
 def _one_frame(image: Dataset, frame: int | None) -> Dataset:
-    """The image as if it had this frame alone, with the frame's place in the patient."""
+    """Reduce an image to one frame, with that frame's position in the patient."""
     for keyword in _EMPTY_AT_LEAST:
         if keyword not in image:
             setattr(image, keyword, "")
@@ -119,14 +120,14 @@ def _one_frame(image: Dataset, frame: int | None) -> Dataset:
 
 
 def _placed(groups: Sequence[Dataset]) -> dict[str, object]:
-    """Where a frame lies in the patient, by its functional groups; the last say counts."""
+    """Return a frame's position in the patient by its functional groups; later groups override earlier ones."""
     return {
-        keyword: place.get(keyword)
+        keyword: macro.get(keyword)
         for group in groups
-        for sequence, keywords in _PLACE.items()
-        for place in items(group, sequence)
+        for sequence, keywords in _GEOMETRY.items()
+        for macro in items(group, sequence)
         for keyword in keywords
-        if keyword in place
+        if keyword in macro
     }
 
 

@@ -1,4 +1,4 @@
-"""Read a PACS's list page by page, and judge whether all of it was told: a list that is cut may look whole."""
+"""Page through a PACS's search results, and detect a list that the PACS has truncated without saying so."""
 
 import datetime as dt
 from collections.abc import Callable, Mapping
@@ -13,15 +13,15 @@ MOST_PAGES = 20_000
 
 
 class Doubt(Enum):
-    """Why a list may not be whole."""
+    """Why a list may be incomplete."""
 
-    CUT = "it says that it cuts its answers (a warning, or status 206)"
-    REPEATED = "it ignores `offset`: it tells the same again as the next page, so that a limit of its own would hide"
-    SHIFTED = "its pages overlap, so that others may have been missed between them"
-    FEWER = "it counts more of them than it tells"
-    ENDLESS = f"it has not come to an end after {MOST_PAGES} pages"
-    OTHERS = "it tells what was not asked for, so that a smaller question cannot be asked"
-    UNDATED = "what it tells has no date by which a smaller question could be asked"
+    CUT = "it says that its answers are truncated (a warning, or status 206)"
+    REPEATED = "it ignores `offset` and repeats the same page, so a limit of its own would go unnoticed"
+    SHIFTED = "its pages overlap, so results between them may be missing"
+    FEWER = "it counts more of them than it lists"
+    ENDLESS = f"its list has not ended after {MOST_PAGES} pages"
+    OTHERS = "it lists results outside the query, so the query cannot be split into smaller ones"
+    UNDATED = "its results have no study date by which the query could be split into smaller ones"
 
 
 class Page(NamedTuple):
@@ -32,17 +32,18 @@ class Page(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """What the pages of one search brought."""
+    """The results of all pages of one search."""
 
-    found: Mapping[str, Item]  # by key, each once
-    doubt: Doubt | None  # None: it is whole
+    found: Mapping[str, Item]  # by key, without repetitions
+    doubt: Doubt | None  # None: the list is complete
     longest: int  # items in the longest page
 
 
-def read(ask: Callable[[int], Page], key: Callable[[Item], str], said: int | None = None) -> Listing:
-    """Ask for page after page until one is empty or brings nothing new. `ask` takes the offset.
+def read(ask: Callable[[int], Page], key: Callable[[Item], str], expected: int | None = None) -> Listing:
+    """Request pages until one is empty or has no new result.
 
-    `said`: how many results the PACS counts, where it does; when they are there, no further page is asked for.
+    `ask` takes the offset of a page. `expected` is the number of results by the PACS's own count, if it gives one; no
+    further page is requested once that many have arrived.
     """
     found: dict[str, Item] = {}
     offset, longest, is_cut, has_shifted = 0, 0, False, False
@@ -56,7 +57,7 @@ def read(ask: Callable[[int], Page], key: Callable[[Item], str], said: int | Non
         has_shifted = has_shifted or len(new) < len(keyed)
         found |= keyed
         offset, longest = offset + len(page.items), max(longest, len(page.items))
-        if said is not None and len(found) >= said and not is_cut:
+        if expected is not None and len(found) >= expected and not is_cut:
             return Listing(found, None, longest)
     return Listing(found, Doubt.ENDLESS, longest)
 
@@ -70,23 +71,23 @@ def _doubt(is_cut: bool, is_repeated: bool, has_shifted: bool) -> Doubt | None:
 
 
 def partial(doubt: Doubt) -> UserError:
-    """The error of a list that may not be whole."""
+    """Return the error for a list that may be incomplete."""
     do = (
-        "ask for less at once (a date, a patient: --query ...&StudyDate=20240101-20240131),"
-        " or ask its admin to raise the limit of QIDO-RS and to heed `offset`"
+        "narrow the query (by date or patient: --query ...&StudyDate=20240101-20240131),"
+        " or ask its admin to raise the limit of QIDO-RS and to support `offset`"
     )
-    return UserError("the PACS does not tell all that it holds, or cannot be known to", doubt.value, do)
+    return UserError("the PACS does not list everything that it holds, or may not", doubt.value, do)
 
 
 class Span(NamedTuple):
-    """Days of studies, both ends included; None: open."""
+    """A range of study dates, both ends included; None is an open end."""
 
     first: dt.date | None
     last: dt.date | None
 
     @classmethod
     def of(cls, text: str) -> "Span | None":
-        """From a query's StudyDate: YYYYMMDD, YYYYMMDD-, -YYYYMMDD, YYYYMMDD-YYYYMMDD; None where it is none."""
+        """Parse a query's StudyDate: YYYYMMDD, YYYYMMDD-, -YYYYMMDD or YYYYMMDD-YYYYMMDD; None if it is not a date."""
         first, dash, last = text.partition("-")
         try:
             ends = tuple(day(end) if end else None for end in (first, last if dash else first))
@@ -95,16 +96,16 @@ class Span(NamedTuple):
         return cls(*ends)
 
     def text(self) -> str:
-        """As QIDO-RS takes it."""
+        """Return the range as QIDO-RS writes it."""
         first, last = (f"{end:%Y%m%d}" if end else "" for end in self)
         return first if first == last else f"{first}-{last}"
 
     def holds(self, one: dt.date) -> bool:
-        """Whether a day lies in it."""
+        """Return whether a day lies in the range."""
         return (self.first is None or self.first <= one) and (self.last is None or one <= self.last)
 
     def split(self, days: list[dt.date]) -> list["Span"]:
-        """Smaller spans that cover it, by the days of what was found in it; none where it is a single day."""
+        """Split the range into smaller ones by the days of the results found in it; none for a single day."""
         days = sorted(days)
         if self.first is not None and self.first == self.last:
             return []
@@ -121,5 +122,5 @@ _DAY = dt.timedelta(days=1)
 
 
 def day(text: str) -> dt.date:
-    """YYYYMMDD as a date. Raises ValueError."""
+    """Parse YYYYMMDD. Raises ValueError."""
     return dt.datetime.strptime(text, "%Y%m%d").date()

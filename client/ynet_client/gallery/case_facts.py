@@ -1,7 +1,7 @@
-"""What filters and groups need of each case, by its number: its description and its patient, both as numbers.
+"""The facts that filters and groups need of each case: the numbers of its description and its patient.
 
-The truth is in the rows of the gallery's file; the same in packed, checksummed chunks beside them spares a start the
-reading of a million rows. A chunk whose checksum is wrong is made anew from the rows.
+They are derived from the rows of the gallery's file and stored a second time in packed, checksummed chunks, so that a
+start does not read a million rows. A chunk with a wrong checksum is rebuilt from the rows.
 """
 
 import sqlite3
@@ -15,24 +15,24 @@ from jaxtyping import Integer, Shaped, UInt32
 CHUNK = 1 << 13  # cases
 _WIDTHS = (1, 2, 4)  # bytes of a description's number
 
-Row = tuple[int, int]  # description, patient; both 0: no case has the number
+Row = tuple[int, int]  # description, patient; both are 0 when no case has the number
 
 
 class Facts(NamedTuple):
-    """By case number; 0 where there is no such case. Never written to: a change makes new ones.
+    """Two columns indexed by case number, 0 where no such case exists. Immutable: a change makes new arrays.
 
-    Descriptions, of which there are few, are in as few bytes each as they need.
+    Descriptions are few, so their numbers use the smallest integer type that holds them.
     """
 
     descriptions: Shaped[np.ndarray, " numbers"]
     patients: UInt32[np.ndarray, " numbers"]
 
     def description(self, number: int) -> int:
-        """The description of one case; 0 when there is no such case."""
+        """Return the number of a case's description; 0 when no such case exists."""
         return int(self.descriptions[number]) if number < len(self.descriptions) else 0
 
     def with_rows(self, rows: Mapping[int, Row]) -> "Facts":
-        """The same with some cases' rows changed."""
+        """Return a copy with some cases' rows changed."""
         size = _round_up(max(rows, default=-1) + 1)
         descriptions, patients = (np.pad(part, (0, max(0, size - len(part)))) for part in self)
         if rows:
@@ -44,13 +44,13 @@ class Facts(NamedTuple):
 
 
 def at(column: Shaped[np.ndarray, " numbers"], ids: Integer[np.ndarray, " cases"]) -> Shaped[np.ndarray, " cases"]:
-    """A column's values for some cases; 0, or False, for one that is newer than the column."""
+    """Return a column's values for some cases; 0 or False for a case that is newer than the column."""
     found: Shaped[np.ndarray, " cases"] = np.where(ids < len(column), column[np.minimum(ids, len(column) - 1)], 0)
     return found.astype(column.dtype)
 
 
 def distinct(numbers: UInt32[np.ndarray, " cases"]) -> int:
-    """How many different numbers there are, 0 aside: marked, not sorted, for they are given out from 1 on."""
+    """Count the different numbers other than 0. Numbers are assigned from 1, so a bitmap is faster than sorting."""
     is_there = np.zeros(int(numbers.max(initial=0)) + 1, bool)
     is_there[numbers] = True
     is_there[0] = False
@@ -58,13 +58,13 @@ def distinct(numbers: UInt32[np.ndarray, " cases"]) -> int:
 
 
 def write(database: sqlite3.Connection, facts: Facts, numbers: Iterable[int]) -> None:
-    """Keep the chunks in which some cases are."""
+    """Store the chunks that hold some cases."""
     for chunk in sorted({number // CHUNK for number in numbers}):
         _keep(database, chunk, _pack(facts, chunk))
 
 
 def read(database: sqlite3.Connection) -> tuple[Facts, list[int]]:
-    """All facts, and the chunks that were made anew from the rows."""
+    """Read all facts; return them with the chunks that were rebuilt from the rows."""
     kept = {number: (checksum, data) for number, checksum, data in database.execute("SELECT * FROM facts")}
     (last,) = database.execute("SELECT max(id) FROM cases").fetchone()
     chunks = range(max([*kept, (last or 0) // CHUNK]) + 1)
@@ -76,13 +76,13 @@ def read(database: sqlite3.Connection) -> tuple[Facts, list[int]]:
 
 
 def mend(database: sqlite3.Connection, chunks: Iterable[int]) -> None:
-    """Make chunks anew from the rows."""
+    """Rebuild chunks from the rows."""
     for chunk in chunks:
         _keep(database, chunk, _pack_of_rows(database, chunk))
 
 
 def faults(database: sqlite3.Connection) -> list[int]:
-    """The chunks that are not what the rows say."""
+    """Return the chunks that differ from the rows."""
     facts, mended = read(database)
     chunks = range(len(facts.patients) // CHUNK)
     return [chunk for chunk in chunks if chunk in mended or _pack(facts, chunk) != _pack_of_rows(database, chunk)]
@@ -106,7 +106,7 @@ def _pack_of_rows(database: sqlite3.Connection, chunk: int) -> bytes:
 
 
 def _pack(facts: Facts, chunk: int) -> bytes:
-    """Patients, then descriptions in as few bytes each as the chunk's need: mostly one."""
+    """Pack a chunk: patients, then descriptions in the fewest bytes that the chunk needs, mostly one each."""
     descriptions, patients = (part[chunk * CHUNK : (chunk + 1) * CHUNK] for part in facts)
     width = next(width for width in _WIDTHS if int(descriptions.max()) < 1 << (8 * width))
     return patients.astype("<u4").tobytes() + descriptions.astype(f"<u{width}").tobytes()

@@ -1,4 +1,4 @@
-"""The cases' rows in a gallery's file: taken in from the manifest, and taken out again."""
+"""The rows of cases in a gallery's file: synchronised with the manifest, and removed."""
 
 import datetime as dt
 import hashlib
@@ -21,39 +21,39 @@ DIGEST_BYTES = 16
 class GalleryCase:
     """One case as the manifest has it."""
 
-    image: str  # relative to the manifest's folder; names the case
+    image: str  # relative to the manifest's folder; identifies the case
     sha256: str  # of the image file, hexadecimal
     label: str
-    patient: str  # kept only as a pseudonym
+    patient: str  # stored only as a pseudonym
     split: Split
     attributes: Mapping[str, str] = field(default_factory=dict)
 
 
 class SyncCounts(NamedTuple):
-    """What `sync_cases` found. A case whose image file changed counts as changed, and loses its codes."""
+    """The result of `sync_cases`. A case whose image file changed counts as changed and loses its codes."""
 
     added: int
     changed: int
     removed: int
     unchanged: int
-    forgotten: int = 0  # left out: their patients are not to come back
+    forgotten: int = 0  # left out, because their patients were forgotten
 
 
 class Description(NamedTuple):
-    """What many cases share."""
+    """The values that many cases share."""
 
     label: str
     split: str
     attributes: str  # JSON, keys sorted
 
 
-class Synced(NamedTuple):
-    """What changed in the rows."""
+class RowChanges(NamedTuple):
+    """The changes in the rows."""
 
     counts: SyncCounts
-    rows: dict[int, Row]  # of the cases that are new or changed, and zeros of those that went
+    rows: dict[int, Row]  # of new or changed cases, and zeros for removed ones
     gone: list[int]
-    is_regrouped: bool  # a case that stays has another patient
+    is_regrouped: bool  # a remaining case has another patient now
 
 
 class _Wanted(NamedTuple):
@@ -63,20 +63,20 @@ class _Wanted(NamedTuple):
 
 
 def pseudonym(secret: bytes, patient: str) -> bytes:
-    """What stands for a patient in the file: 16 bytes of HMAC-SHA256 that only this site can make."""
+    """Return the patient's pseudonym in the file: 16 bytes of HMAC-SHA256 that only this site can compute."""
     return hmac.new(secret, f"patient\0{patient}".encode(), hashlib.sha256).digest()[:DIGEST_BYTES]
 
 
 def digest(sha256: str) -> bytes:
-    """What is kept of an image file's SHA-256."""
+    """Return the stored prefix of an image file's SHA-256."""
     return bytes.fromhex(sha256[: 2 * DIGEST_BYTES])
 
 
-def sync(database: sqlite3.Connection, cases: Iterable[GalleryCase], secret: bytes) -> Synced:
-    """Make the rows those of `cases`, but for patients that were forgotten.
+def sync(database: sqlite3.Connection, cases: Iterable[GalleryCase], secret: bytes) -> RowChanges:
+    """Make the rows those of `cases`, except cases of forgotten patients.
 
-    Another file under the same name is another case: old codes and tokens must not stand for it. Raises UserError when
-    two cases contradict each other.
+    A changed file under the same name is a new case, so that old codes and tokens do not refer to it. Raises UserError
+    when two cases contradict each other.
     """
     wanted, left_out = _wanted(database, cases, secret)
     had: dict[str, tuple[int, _Wanted]] = {}
@@ -96,11 +96,11 @@ def sync(database: sqlite3.Connection, cases: Iterable[GalleryCase], secret: byt
     changes = len(replaced) + len(described)
     counts = SyncCounts(len(added), changes, len(removed), len(wanted) - len(added) - changes, left_out)
     is_regrouped = any(had[image][1].patient != wanted[image].patient for image in described)
-    return Synced(counts, {**dict.fromkeys(gone, (0, 0)), **changed, **new}, gone, is_regrouped)
+    return RowChanges(counts, {**dict.fromkeys(gone, (0, 0)), **changed, **new}, gone, is_regrouped)
 
 
 def remove(database: sqlite3.Connection, case_ids: Sequence[int]) -> None:
-    """Take cases out, and their codes that are in no segment; those in one are dead until it is written anew."""
+    """Remove cases and their codes in the tail; codes in a segment are marked dead until it is rewritten."""
     numbers = [(case_id,) for case_id in case_ids]
     database.executemany("DELETE FROM cases WHERE id = ?", numbers)
     for (model,) in database.execute("SELECT number FROM models").fetchall():
@@ -109,19 +109,19 @@ def remove(database: sqlite3.Connection, case_ids: Sequence[int]) -> None:
 
 
 def forget(database: sqlite3.Connection, pseudonym: bytes, case_ids: Sequence[int], now: dt.datetime) -> None:
-    """Take a patient's cases out, and remember that the patient is not to come back."""
+    """Remove a patient's cases and record the pseudonym, so that later manifests leave the patient out."""
     database.execute("INSERT OR IGNORE INTO forgotten VALUES (?, ?)", (pseudonym, now.isoformat(timespec="seconds")))
     remove(database, case_ids)
     database.execute("DELETE FROM patients WHERE pseudonym = ?", (pseudonym,))
 
 
 def forgotten(database: sqlite3.Connection) -> set[bytes]:
-    """The pseudonyms of patients that are not to come back."""
+    """Return the pseudonyms of forgotten patients."""
     return {name for (name,) in database.execute("SELECT pseudonym FROM forgotten")}
 
 
 def of_patient(database: sqlite3.Connection, pseudonym: bytes) -> list[int]:
-    """The numbers of a patient's cases."""
+    """Return the numbers of a patient's cases."""
     rows = database.execute(
         "SELECT id FROM cases WHERE patient = (SELECT number FROM patients WHERE pseudonym = ?) ORDER BY id",
         (pseudonym,),
@@ -130,7 +130,7 @@ def of_patient(database: sqlite3.Connection, pseudonym: bytes) -> list[int]:
 
 
 def with_digest(database: sqlite3.Connection, sha256: str) -> list[int]:
-    """The numbers of the cases whose file has a SHA-256."""
+    """Return the numbers of the cases whose image file has a SHA-256."""
     kept = digest(sha256)
     rows = database.execute(
         "SELECT id FROM cases WHERE substr(digest, 1, 3) = substr(?1, 1, 3) AND digest = ?1", (kept,)
@@ -139,7 +139,7 @@ def with_digest(database: sqlite3.Connection, sha256: str) -> list[int]:
 
 
 def descriptions(database: sqlite3.Connection) -> dict[int, Description]:
-    """All descriptions, by number."""
+    """Return all descriptions by number."""
     rows = database.execute("SELECT number, label, split, attributes FROM descriptions")
     return {number: Description(*row) for number, *row in rows}
 
@@ -147,7 +147,7 @@ def descriptions(database: sqlite3.Connection) -> dict[int, Description]:
 def _wanted(
     database: sqlite3.Connection, cases: Iterable[GalleryCase], secret: bytes
 ) -> tuple[dict[str, _Wanted], int]:
-    """The rows that the cases ask for, by image; how many cases are of patients that were forgotten."""
+    """Return the rows for the cases, by image, and the number of cases of forgotten patients."""
     barred = forgotten(database)
     number_of_description = cache(partial(_number_of_description, database))
     name_of = cache(partial(pseudonym, secret))
@@ -165,13 +165,13 @@ def _wanted(
         )
         if rows.setdefault(case.image, row) is not row and rows[case.image] != row:
             what = "the gallery cannot take in the manifest"
-            raise UserError(what, f"{case.image!r} stands in it twice, differently", "take one of the rows out")
+            raise UserError(what, f"{case.image!r} is in two rows that differ", "remove one of the rows")
     patients.keep()
     return rows, left_out
 
 
 class _Patients:
-    """The patients' numbers: those of the file, and new ones for those that it does not have."""
+    """The patients' numbers: those in the file, and new ones for new patients."""
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
@@ -186,7 +186,7 @@ class _Patients:
         return number
 
     def keep(self) -> None:
-        """Write the new ones into the file, in its own order: each page of it once."""
+        """Write the new numbers to the file in key order, so that each page is written once."""
         self._database.executemany("INSERT INTO patients VALUES (?, ?)", sorted(self._new))
 
 
@@ -197,7 +197,7 @@ def _number_of_description(database: sqlite3.Connection, *shared: str) -> int:
 
 
 def _insert(database: sqlite3.Connection, new: Iterable[tuple[str, _Wanted]]) -> dict[int, Row]:
-    """Insert cases under numbers that no case ever had; their rows by number."""
+    """Insert cases under numbers that were never used, and return their rows by number."""
     (last,) = database.execute("SELECT max(seq) FROM sqlite_sequence WHERE name = 'cases'").fetchone()
     inserted: dict[int, Row] = {}
 

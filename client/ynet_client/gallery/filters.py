@@ -1,4 +1,4 @@
-"""Filters: which cases of a gallery a query is about."""
+"""Filters: the cases of a gallery that a query is limited to."""
 
 import datetime as dt
 from collections.abc import Mapping
@@ -8,16 +8,16 @@ from ynet.errors import UserError
 from ynet.federation.protocol import MAX_LABEL
 
 MAX_VALUES = 16
-"""Labels, and attributes, that one filter may name."""
+"""The largest number of labels, and of attributes, in one filter."""
 DATE = "date"
-"""The manifest's column that `since` and `until` look at, ISO 8601: YYYY-MM-DD, or a time that begins so."""
+"""The manifest's column that `since` and `until` compare with, ISO 8601: YYYY-MM-DD, or a time that begins so."""
 
 
 @dataclass(frozen=True)
 class Filters:
-    """What a case must be to be found; an empty one admits all. A case without a readable date has none.
+    """The conditions that a case must meet; an empty filter admits all. Without a valid date no date filter admits it.
 
-    A site answers a filter by label where it tells labels, one by attribute or date where its settings name that.
+    A site answers a filter by label if it discloses labels, and one by attribute or date if its settings name it.
     """
 
     labels: tuple[str, ...] = ()  # any of them
@@ -28,7 +28,7 @@ class Filters:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """What it filters by, without the values: what an audit log may hold."""
+        """The kinds of conditions, without values, as an audit log may hold them."""
         return tuple(
             kind
             for kind, given in (
@@ -41,7 +41,7 @@ class Filters:
         )
 
     def admits(self, label: str | None, split: str, attributes: Mapping[str, str]) -> bool:
-        """Whether a case passes."""
+        """Return whether a case meets all conditions."""
         return (
             (not self.labels or label in self.labels)
             and self.split in ("", split)
@@ -57,34 +57,34 @@ class Filters:
 
 
 def check(filters: Filters) -> Filters:
-    """The same filters. Raises UserError when they cannot be meant."""
+    """Return the filters. Raises UserError when they are invalid."""
     if isinstance(filters.labels, str) or not all(len(pair) == 2 for pair in filters.attributes):
-        raise _unfit("labels are no list, or attributes no pairs", 'write ("G2",) and (("grade", "G2"),)')
+        raise _unfit("labels are not a list, or attributes are not pairs", 'write ("G2",) and (("grade", "G2"),)')
     if filters.split not in ("", "train", "test"):
-        raise _unfit(f"the split is {filters.split[:40]!r}", "say train or test, or leave it out")
+        raise _unfit(f"the split is {filters.split[:40]!r}", "use train or test, or leave it out")
     for flag, day in (("since", filters.since), ("until", filters.until)):
         if day and not is_day(day):
             raise _unfit(f"{flag} is {day[:40]!r}", "write the day as YYYY-MM-DD")
     if filters.since and filters.until and filters.since > filters.until:
-        raise _unfit(f"it ends on {filters.until}, before it begins", "exchange the two days")
+        raise _unfit(f"it ends on {filters.until}, before it begins", "swap the two days")
     if max(len(filters.labels), len(filters.attributes)) > MAX_VALUES:
-        raise _unfit(f"it names more than {MAX_VALUES} labels or attributes", "ask several queries")
+        raise _unfit(f"it names more than {MAX_VALUES} labels or attributes", "send several queries")
     texts = [*filters.labels, *(text for pair in filters.attributes for text in pair)]
     if not all(text.isprintable() and len(text) <= MAX_LABEL for text in texts):
-        raise _unfit(f"a label or an attribute is no text of at most {MAX_LABEL} characters", "correct it")
+        raise _unfit(f"a label or an attribute is not a text of at most {MAX_LABEL} characters", "correct it")
     return filters
 
 
 def attribute_of(given: str) -> tuple[str, str]:
-    """The name and the value of NAME=VALUE. Raises UserError."""
+    """Split NAME=VALUE. Raises UserError."""
     name, equals, value = given.partition("=")
     if not (name and equals):
-        raise _unfit(f"{given[:60]!r} is no NAME=VALUE", "say --attribute grade=G2")
+        raise _unfit(f"{given[:60]!r} is not NAME=VALUE", "use --attribute grade=G2")
     return name, value
 
 
 def is_day(text: str) -> bool:
-    """Whether it is YYYY-MM-DD, a day that there is."""
+    """Return whether a text is a valid day, YYYY-MM-DD."""
     try:
         return len(text) == 10 and dt.date.fromisoformat(text).isoformat() == text
     except ValueError:

@@ -1,244 +1,185 @@
-"""A site's gallery: its cases and their codes, kept in one SQLite file and searched from memory.
+"""A site's gallery: its cases and their codes, stored in one SQLite file and searched in memory.
 
-The file is the only truth. A change is first on disk, then in memory; what is in memory can always be built again.
+Every change is committed to the file first and then applied in memory, so that memory can always be rebuilt from the
+file.
 """
 
-import contextlib
 import datetime as dt
-import hashlib
-import hmac
 import json
-import logging
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, UInt32
+from jaxtyping import UInt32
 
 from ynet.errors import RefusedError, UserError
 from ynet.runtime import memory
-from ynet.search import scan, sorted_codes
-from ynet.search.live_index import Postings
-from ynet.search.ranking import CODE_BYTES, Hit
-from ynet.search.snapshot import Found, View
-from ynet_client.gallery import case_facts, case_rows, gallery_file, stored_codes
-from ynet_client.gallery.case_facts import Facts, at
+from ynet.search.ranking import Hit
+from ynet.search.snapshot import Neighbour, View
+from ynet_client import database as databases
+from ynet_client.gallery import case_facts, case_rows, gallery_file, loaded_codes, stored_codes
 from ynet_client.gallery.case_rows import GalleryCase, SyncCounts
 from ynet_client.gallery.case_tokens import Tokens
+from ynet_client.gallery.damage_report import DamageReport
 from ynet_client.gallery.filters import Filters
-from ynet_client.gallery.stored_codes import CaseCode, Codes, Damage, Model
+from ynet_client.gallery.gallery_results import CaseRow, Forgotten, GroupSize, MissingCase, Stats, Verified
+from ynet_client.gallery.known_cases import ALL, KnownCases
+from ynet_client.gallery.loaded_codes import LoadedCodes
+from ynet_client.gallery.stored_codes import CaseCode, Codes, StoredModel
 
-log = logging.getLogger("ynet.gallery")
 FILE = "gallery.sqlite"
-COPY_PAGES = 256  # between which others have their turn
-MOST_TAIL = 1 << 16  # codes outside of segments, or an eighth of all if that is more
-ALL = Filters()
-
-
-class CaseRow(NamedTuple):
-    """One case as the gallery has it."""
-
-    id: int
-    image: str
-    label: str
-    split: str
-    attributes: dict[str, str]
-    patient: int  # a number that means something in this gallery only
-
-
-class MissingCase(NamedTuple):
-    """A case without a code under some model."""
-
-    id: int
-    image: str
-
-
-class GroupSize(NamedTuple):
-    """How many a filter leaves."""
-
-    cases: int
-    patients: int
-
-
-class Forgotten(NamedTuple):
-    """What was known of a patient and is no longer."""
-
-    pseudonym: str
-    images: list[str]
-
-
-class Stats(TypedDict):
-    """What a gallery holds, as `ynet-client status` shows it."""
-
-    cases: int
-    patients: int
-    indexed: int  # cases with a code under the model in use
-    distinct_codes: int
-    cases_per_label: dict[str, int]
-    cases_per_split: dict[str, int]
-    damaged: list[str]  # parts of the file that were not as they were written, and wait to be encoded again
-
-
-class Verified(TypedDict):
-    """What `ynet-client index --verify` found."""
-
-    cases: int
-    codes: int
-    segments: int
-    damaged: list[str]
-
-
-class _Searched(NamedTuple):
-    """The model in use and its codes."""
-
-    model: Model
-    tokens: Tokens
-    postings: Postings
+MOST_TAIL = 1 << 16
+"""Codes outside of segments before a compaction, or an eighth of all codes if that is more."""
 
 
 class _Counted(NamedTuple):
-    """How large one state of the gallery is. Neither of the two ever changes: another state has others."""
+    """The size of one state of the gallery. View and cases are immutable, so a new state has other objects."""
 
     view: View
-    facts: Facts
+    cases: KnownCases
     size: GroupSize
 
 
 class Gallery:
-    """The cases and codes in one file. Any thread may call; a search of codes waits for no writer."""
+    """The cases and codes in one file. Any thread may call; a search of codes does not wait for a writer."""
 
     def __init__(self, database: sqlite3.Connection, secret: bytes) -> None:
         self._database, self._secret = database, secret
         self._lock = threading.RLock()
         (self._salt,) = database.execute("SELECT salt FROM site").fetchone()
-        self._facts, mended = case_facts.read(database)
-        self._descriptions = case_rows.descriptions(database)
-        self._damaged: list[str] = []
-        self._searched: _Searched | None = None
+        facts, mended = case_facts.read(database)
+        self._cases = KnownCases(facts, case_rows.descriptions(database))
+        self._damage = DamageReport()
+        self._loaded: LoadedCodes | None = None
         self._counted: _Counted | None = None
         self._mend_facts(mended)
         self._load()
 
     @classmethod
     def open(cls, path: Path, secret: bytes) -> "Gallery":
-        """The gallery at `path`, made when there is none. `secret` makes tokens and pseudonyms this site's own.
+        """Open the gallery at `path`; create it when the file is missing.
 
-        Raises UserError when the file is in use, is no gallery, is broken, of another version, or has another secret.
+        Args:
+            path: the SQLite file.
+            secret: the key of this site's case tokens and patient pseudonyms.
+
+        Raises:
+            UserError: the file is in use, is no gallery, is broken, or has another version or another secret.
+
         """
-        check = hmac.new(secret, b"check\0", hashlib.sha256).digest()[:16]
-        database = gallery_file.open_file(path, check)
+        database = gallery_file.open_file(path, secret)
         try:
             gallery = cls(database, secret)
-            memory.give_back()  # what was read, before it was put in place
+            memory.give_back()  # the buffers of reading
             return gallery
         except sqlite3.DatabaseError as error:
             database.close()
             raise UserError(f"the gallery {path} cannot be opened", str(error), gallery_file.REBUILD) from None
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         with self._lock:
             self._database.close()
 
     # --- cases
 
     def sync_cases(self, cases: Iterable[GalleryCase]) -> SyncCounts:
-        """Make the gallery hold exactly `cases`, but for patients that were forgotten.
+        """Make the gallery hold exactly `cases`, except those of forgotten patients.
 
         Raises UserError when two of them contradict each other.
         """
         with self._lock:
             with self._writing() as database:
                 synced = case_rows.sync(database, cases, self._secret)
-                facts = self._facts.with_rows(synced.rows)
+                facts = self._cases.facts.with_rows(synced.rows)
                 case_facts.write(database, facts, synced.rows)
                 descriptions = case_rows.descriptions(database)
-            self._descriptions, self._facts = descriptions, facts
+            self._cases = KnownCases(facts, descriptions)
             if synced.is_regrouped:
                 self._load()
-            elif self._searched:
-                self._searched.postings.remove(np.array(synced.gone, np.uint32))
-            self._forget_damage_that_is_mended()
+            elif self._loaded:
+                self._loaded.live_index.remove(np.array(synced.gone, np.uint32))
+            self._clear_mended_damage()
         return synced.counts
 
     def known(self, patient: str) -> Forgotten:
-        """What there is of a patient: who it is here, and the images."""
+        """Return a patient's pseudonym and images."""
         name = case_rows.pseudonym(self._secret, patient)
         with self._lock:
-            gone = case_rows.of_patient(self._database, name)
-            return Forgotten(name.hex(), [self._row(case_id).image for case_id in gone])
+            case_ids = case_rows.of_patient(self._database, name)
+            return Forgotten(name.hex(), [self._row(case_id).image for case_id in case_ids])
 
     def forget(self, patient: str, now: dt.datetime) -> Forgotten:
-        """Take out a patient's cases and codes; as `forget_named`."""
+        """Remove a patient's cases and codes, as `forget_named` does."""
         return self.forget_named(case_rows.pseudonym(self._secret, patient), now)
 
     def forget_named(self, name: bytes, now: dt.datetime) -> Forgotten:
-        """Take out the cases and codes of a pseudonym, from memory and from every page of the file, for good.
+        """Remove the cases and codes of a pseudonym from memory and overwrite them in the file.
 
-        The patient is left out of every manifest from then on; the pseudonym, that only this site can make, remains to
-        know it by. Forgetting again finishes what a crash broke off. Raises UserError when the disk fails.
+        The pseudonym stays in the file, so that `sync_cases` leaves the patient out of every later manifest. A second
+        call completes one that a crash interrupted. Raises UserError when the disk fails.
         """
         with self._lock:
             with self._writing() as database:
                 gone = case_rows.of_patient(database, name)
                 images = [self._row(case_id).image for case_id in gone]
                 case_rows.forget(database, name, gone, now)
-                facts = self._facts.with_rows(dict.fromkeys(gone, (0, 0)))
+                facts = self._cases.facts.with_rows(dict.fromkeys(gone, (0, 0)))
                 case_facts.write(database, facts, gone)
-            self._facts = facts
+            self._cases = self._cases._replace(facts=facts)
             self.compact()
             gallery_file.empty_log(self._database)
         return Forgotten(name.hex(), images)
 
     def forgotten(self, patients: Iterable[str]) -> set[str]:
-        """Which of some patients were forgotten."""
+        """Return those of the patients that were forgotten."""
         with self._lock:
             names = case_rows.forgotten(self._database)
         return {patient for patient in set(patients) if case_rows.pseudonym(self._secret, patient) in names}
 
     def case_of(self, token: bytes) -> CaseRow:
-        """The case that one of this site's own tokens names. Raises UserError when there is none (any more)."""
+        """Return the case that one of this site's tokens names. Raises UserError when no such case exists."""
         with self._lock:
             for model in stored_codes.models(self._database):
                 case_id = self._tokens(model).case_id(token)
-                if case_id is not None and self._is_case(case_id):
+                if case_id is not None and self._cases.has(case_id):
                     return self._row(case_id)
-        why = "no case here has this token: it is another site's, or of an older model, or its case is gone"
-        raise UserError("the case was not found", why, "ask the query again")
+        why = "no case here has this token: it is another site's, or of an older model, or its case was removed"
+        raise UserError("the case was not found", why, "repeat the query")
 
     # --- codes
 
     def missing(self, model_id: str) -> list[MissingCase]:
-        """The cases that have no code under a model."""
+        """Return the cases that have no code under a model."""
         with self._lock:
-            live = np.flatnonzero(self._facts.patients)
+            live = np.flatnonzero(self._cases.facts.patients)
             wanted = set(live[~np.isin(live, self._coded(model_id))].tolist())
             rows = self._database.execute("SELECT id, image FROM cases ORDER BY id") if wanted else ()
             return [MissingCase(*row) for row in rows if row[0] in wanted]
 
     def add_codes(self, model_id: str, codes: Sequence[CaseCode]) -> int:
-        """Keep the codes of some cases under a model; on disk when this returns. Returns how many were kept.
+        """Store codes of cases under a model and return how many were stored. They are on disk on return.
 
-        A case that went while it was encoded is passed over. Raises ValueError when a code is not as wide as the rest.
+        A case that was removed during its encoding is skipped. Raises ValueError when code widths differ.
         """
         with self._lock:
             with self._writing() as database:
-                kept = [one for one in codes if self._is_case(one.case_id)]
+                kept = [one for one in codes if self._cases.has(one.case_id)]
                 model = stored_codes.known(database, model_id, codes)
                 stored_codes.add(database, model, kept)
             if model_id == self.active_model:
-                self._take_in(model, stored_codes.stack(kept, model))
-                self._forget_damage_that_is_mended()
+                self._add(stored_codes.stack(kept, model))
+                self._clear_mended_damage()
         return len(kept)
 
     def activate(self, model_id: str) -> None:
-        """Answer with this model from now on. Raises RefusedError while a case has no code under it.
+        """Answer queries with this model from now on, and delete the codes of all others.
 
-        Tokens of the model before still name their cases; its codes go.
+        Tokens of the previous model still name their cases. Raises RefusedError while a case has no code under it.
         """
         with self._lock:
             if missing := self.missing(model_id):
@@ -248,27 +189,28 @@ class Gallery:
                 return
             with self._writing() as database:
                 model = stored_codes.known(database, model_id)
-                stored_codes.compact(database, model, self._facts.patients > 0)
+                stored_codes.compact(database, model, self._cases.facts.patients > 0)
                 stored_codes.use(database, model)
             gallery_file.give_back_pages(self._database)
             self._load()
-            self._forget_damage_that_is_mended()
+            self._clear_mended_damage()
 
     def compact(self) -> None:
-        """Write the codes of the model in use anew, in order and without those of cases that went."""
+        """Rewrite the codes of the model in use: sorted, and without those of removed cases."""
         with self._lock:
-            if self._searched is None:
+            if self._loaded is None:
                 return
             with self._writing() as database:
-                self._found_damaged(stored_codes.compact(database, self._searched.model, self._facts.patients > 0))
+                is_case = self._cases.facts.patients > 0
+                self._damage.add(stored_codes.compact(database, self._loaded.model, is_case))
             gallery_file.give_back_pages(self._database)
             self._load()
 
     @property
     def active_model(self) -> str | None:
-        """The id of the model that queries are answered with."""
-        searched = self._searched
-        return searched.model.id if searched else None
+        """The id of the model that answers queries."""
+        loaded = self._loaded
+        return loaded.model.id if loaded else None
 
     # --- queries
 
@@ -284,220 +226,168 @@ class Gallery:
         is_one_per_patient: bool = False,
         exclude_sha256: Sequence[str] = (),
     ) -> list[list[Hit]]:
-        """For each code the k nearest cases by the law of `ynet.search.ranking`, of those that the filters leave.
+        """Find for each code the k nearest cases, in the order that `ynet.search.ranking` defines.
 
-        `details`: the detail codes of the queries, one for each or none; `radius`: none farther, in bits;
-        `is_one_per_patient`: of each patient the best; `exclude_sha256`: for each code, or none, the image whose copies
-        are no hits. Raises RefusedError when the model is not the one in use, UserError when the codes do not fit.
+        Args:
+            model_id: the model of the codes.
+            codes: one code per query.
+            k: the number of hits per query.
+            details: one detail code per query, or none.
+            filters: what a case must be.
+            radius: the largest distance in bits; None for any.
+            is_one_per_patient: return the best case of each patient only.
+            exclude_sha256: one digest per query, or none; cases whose image has it are no hits.
+
+        Raises:
+            RefusedError: the model is not the one in use.
+            UserError: a code is not as wide as the gallery's.
+
         """
-        searched, facts = self._answering(model_id), self._facts
-        width = searched.model.code_bytes
-        if not width:
-            return [[] for _ in codes]
-        if odd := next((code for code in codes if len(code) != width), None):
-            why = f"the code has {8 * len(odd)} bits, the gallery's have {8 * width}"
-            raise UserError("the gallery cannot be searched", why, "ask with the model that the gallery has")
-        fit = [int.from_bytes(one, "little") if len(one) == searched.model.detail_bytes else None for one in details]
-        view = searched.postings.view()
-
-        def found(numbers: Sequence[int], excluded: Sequence[int]) -> list[list[Found]]:
-            is_kept = self._kept(filters, facts, excluded)
-            return view.search_many(
-                [codes[number] for number in numbers],
-                k,
-                [fit[number] for number in numbers] if fit else None,
-                allowed=None if is_kept is None else at(is_kept, view.ids),
-                radius=radius,
-                is_one_per_group=is_one_per_patient,
-            )
-
-        copies = self._with_digests(exclude_sha256)
-        alone = [number for number in range(len(codes)) if number not in copies]
-        each = dict(zip(alone, found(alone, ()), strict=True)) if alone else {}
-        each |= {number: found([number], excluded)[0] for number, excluded in copies.items()}
-        return [[hit for one in each[number] if (hit := self._hit(one, facts))] for number in range(len(codes))]
+        loaded, cases = self._answering(model_id), self._cases
+        found = loaded.search(
+            cases,
+            codes,
+            k,
+            details=details,
+            filters=filters,
+            radius=radius,
+            is_one_per_patient=is_one_per_patient,
+            copies=self._with_digests(exclude_sha256),
+        )
+        return [[hit for one in each if (hit := self._hit(one, cases))] for each in found]
 
     def count(self, model_id: str, filters: Filters) -> GroupSize:
-        """How many cases that can be found, and how many patients, the filters leave.
+        """Count the cases that can be found and their patients, after filtering.
 
-        Without filters it is counted once for each state of the gallery: disclosure control asks for every query.
+        Disclosure control needs the count without filters for every query: it is cached per state of the gallery.
         """
-        view, facts = self._answering(model_id).postings.view(), self._facts
-        counted = self._counted
-        if filters == ALL and counted and counted.view is view and counted.facts is facts:
-            return counted.size
-        is_kept = self._kept(filters, facts, ())
-        kept = view.live_ids if is_kept is None else view.live_ids[at(is_kept, view.live_ids)]
-        size = GroupSize(len(kept), case_facts.distinct(at(facts.patients, kept)))
-        if filters == ALL:
-            self._counted = _Counted(view, facts, size)
-        return size
+        loaded, cases, counted = self._answering(model_id), self._cases, self._counted
+        if filters != ALL:
+            return loaded.count(cases, filters)
+        view = loaded.live_index.view()
+        if counted is None or counted.view is not view or counted.cases is not cases:
+            self._counted = counted = _Counted(view, cases, loaded.count(cases, ALL))
+        return counted.size
 
     @property
     def indexed(self) -> int:
-        """The cases that are searched."""
+        """The number of cases that can be found."""
         with self._lock:
-            searched = self._searched
-        return len(searched.postings) if searched else 0
+            loaded = self._loaded
+        return len(loaded.live_index) if loaded else 0
 
     @property
     def damaged_parts(self) -> int:
-        """How many parts of its file were not as they were written, and wait to be encoded again."""
-        return len(self._damaged)
+        """The number of parts of the file that failed their checksum and must be encoded again."""
+        return len(self._damage.parts)
 
     def stats(self) -> Stats:
-        """What the gallery holds."""
+        """Return the content of the gallery in figures."""
         with self._lock:
-            facts, searched, descriptions = self._facts, self._searched, self._descriptions
-        per_label, per_split = dict[str, int](), dict[str, int]()
-        numbers, counts = np.unique(facts.descriptions[facts.patients > 0], return_counts=True)
-        for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
-            for per, key in ((per_label, descriptions[number].label), (per_split, descriptions[number].split)):
-                per[key] = per.get(key, 0) + count
+            cases, loaded = self._cases, self._loaded
+        per_label, per_split = cases.per_label_and_split()
         return Stats(
-            cases=int(counts.sum()),
-            patients=case_facts.distinct(facts.patients[facts.patients > 0]),
-            indexed=len(searched.postings) if searched else 0,
-            distinct_codes=searched.postings.distinct if searched else 0,
-            cases_per_label=dict(sorted(per_label.items())),
-            cases_per_split=dict(sorted(per_split.items())),
-            damaged=list(self._damaged),
+            cases=sum(per_split.values()),
+            patients=cases.patients(),
+            indexed=len(loaded.live_index) if loaded else 0,
+            distinct_codes=loaded.live_index.distinct if loaded else 0,
+            cases_per_label=per_label,
+            cases_per_split=per_split,
+            damaged=list(self._damage.parts),
         )
 
     def verify(self) -> Verified:
-        """Read the whole file again and hold it against its checksums and rows; damage is named, and dropped.
+        """Read the whole file again and compare it with its checksums and rows; drop and report what is damaged.
 
-        The cases of a damaged segment count as not encoded from then on. Raises UserError when the file is broken.
+        The cases of a damaged segment then count as not encoded. Raises UserError when the file is broken.
         """
         with self._lock:
             gallery_file.let_go_of_pages(self._database)
             gallery_file.check_integrity(self._database)
             self._mend_facts(case_facts.faults(self._database))
-            self._facts, _ = case_facts.read(self._database)
+            self._cases = self._cases._replace(facts=case_facts.read(self._database)[0])
             self._load()
             (segments,) = self._database.execute("SELECT count(*) FROM segments").fetchone()
             stats = self.stats()
             return Verified(cases=stats["cases"], codes=stats["indexed"], segments=segments, damaged=stats["damaged"])
 
     def copy_to(self, folder: Path) -> None:
-        """Copy the file, as it is at one moment, into a folder. Searches and writes go on meanwhile."""
-        (folder / FILE).touch(mode=0o600)
-        with contextlib.closing(sqlite3.connect(folder / FILE)) as copied:
-            self._database.backup(copied, pages=COPY_PAGES)
+        """Copy a consistent state of the file into a folder; searches and writes continue during the copy."""
+        databases.copy(self._database, folder / FILE)
 
-    # --- within
+    # --- private
 
     def _load(self) -> None:
-        """Read the codes of the model in use; damaged ones are named, and dropped."""
+        """Load the codes of the model in use from the file; drop and report damaged ones."""
         model = stored_codes.in_use(self._database)
         if model is None:
             return
-        codes, damaged = stored_codes.segments(self._database, model)
-        since, lost = stored_codes.tail(self._database, model)
-        if damaged + lost:
+        loaded, damaged = loaded_codes.load(self._database, model, self._tokens(model), self._cases)
+        if damaged:
             with self._writing() as database:
-                stored_codes.drop(database, damaged + lost)
-            self._found_damaged(damaged + lost)
-        if not model.code_bytes:  # the gallery has no case yet
-            codes = codes._replace(codes=np.zeros((0, CODE_BYTES[0]), np.uint8))
-        tokens = self._tokens(model)
-        groups, details = self._facts.patients[codes.ids], self._details(model, codes)
-        base = sorted_codes.of_sorted(scan.words(codes.codes), codes.ids, details, groups)
-        made = Postings(base, 8 * codes.codes.shape[1], tokens.of, tokens.key)
-        made.remove(np.array([case_id for (case_id,) in self._database.execute("SELECT case_id FROM dead")], np.uint32))
-        self._add(made, model, since)
-        self._searched, self._counted = _Searched(model, tokens, made), None  # which would keep the old codes
+                stored_codes.drop(database, damaged)
+            self._damage.add(damaged)
+        self._loaded, self._counted = loaded, None  # `_counted` would keep the old codes in memory
+
+    def _add(self, codes: Codes) -> None:
+        """Add codes of the model in use, which are on disk, in memory."""
+        if self._loaded is None or not self._loaded.model.code_bytes:
+            self._load()
+            return
+        self._loaded.add(codes, self._cases)
+        if self._loaded.live_index.tail > max(MOST_TAIL, len(self._loaded.live_index) // 8):
+            self.compact()
 
     def _mend_facts(self, faulty: Sequence[int]) -> None:
-        """Write chunks of facts anew from the rows, in the file."""
+        """Rewrite chunks of facts in the file from the rows."""
         if faulty:
             with self._writing() as database:
                 case_facts.mend(database, faulty)
-            self._damaged += [f"facts {chunk} (made anew)" for chunk in faulty]
+            self._damage.add_rebuilt(faulty)
 
-    def _forget_damage_that_is_mended(self) -> None:
-        """What was damaged is named until every case has a code again."""
-        if self._damaged and not (self._searched and self.missing(self._searched.model.id)):
-            self._damaged = []
-
-    def _take_in(self, model: Model, codes: Codes) -> None:
-        """Codes of the model in use that are on disk, into memory."""
-        searched = self._searched
-        if searched is None or not searched.model.code_bytes:
-            self._load()
-            return
-        self._add(searched.postings, model, codes)
-        if searched.postings.tail > max(MOST_TAIL, len(searched.postings) // 8):
-            self.compact()
-
-    def _add(self, to: Postings, model: Model, codes: Codes) -> None:
-        if len(codes.ids):
-            to.add(codes.codes, codes.ids, self._details(model, codes), self._facts.patients[codes.ids])
-
-    def _details(self, model: Model, codes: Codes) -> UInt32[np.ndarray, " cases"] | None:
-        return codes.details.view(f"<u{model.detail_bytes}")[:, 0] if model.detail_bytes else None
-
-    def _found_damaged(self, damaged: Sequence[Damage]) -> None:
-        self._damaged += [str(one) for one in damaged]
-        for one in damaged:
-            log.warning("gallery: %s is not as it was written; its cases wait to be encoded again", one)
+    def _clear_mended_damage(self) -> None:
+        if self._damage.parts and not (self._loaded and self.missing(self._loaded.model.id)):
+            self._damage.clear()
 
     def _coded(self, model_id: str) -> UInt32[np.ndarray, " cases"]:
-        """The cases that have a code under a model."""
-        searched = self._searched
-        if searched and searched.model.id == model_id:
-            return searched.postings.live_ids
+        """Return the numbers of the cases that have a code under a model."""
+        if self._loaded and self._loaded.model.id == model_id:
+            return self._loaded.live_index.live_ids
         model = next((model for model in stored_codes.models(self._database) if model.id == model_id), None)
         return stored_codes.tail(self._database, model)[0].ids if model else np.zeros(0, np.uint32)
 
-    def _answering(self, model_id: str) -> _Searched:
-        """What answers. Raises RefusedError for another model."""
-        searched, what = self._searched, "the gallery cannot be searched"
-        if searched is None:
+    def _answering(self, model_id: str) -> LoadedCodes:
+        """Return the loaded codes. Raises RefusedError when they are of another model."""
+        loaded, what = self._loaded, "the gallery cannot be searched"
+        if loaded is None:
             raise RefusedError(what, "it has no model", "wait for the end of the first run (ynet-client status)")
-        if searched.model.id != model_id:
-            why = f"the query is of model {model_id[:16]}, the gallery of {searched.model.id[:16]}"
-            raise RefusedError(what, why, "ask again when both sites have the same model")
-        return searched
+        if loaded.model.id != model_id:
+            why = f"the query is of model {model_id[:16]}, the gallery of {loaded.model.id[:16]}"
+            raise RefusedError(what, why, "repeat the query when both sites have the same model")
+        return loaded
 
-    def _kept(self, filters: Filters, facts: Facts, excluded: Sequence[int]) -> Bool[np.ndarray, " numbers"] | None:
-        """Which cases, by number, may be found; None for all."""
-        if filters == ALL and not excluded:
+    def _hit(self, found: Neighbour, cases: KnownCases) -> Hit | None:
+        """Return the hit for a found case; None when the case was removed during the search."""
+        shared = cases.description(found.case_id) or self._cases.description(found.case_id)
+        if shared is None:
             return None
-        descriptions = self._descriptions
-        fits = np.zeros(max(descriptions, default=0) + 1, bool)
-        for number, shared in descriptions.items():
-            fits[number] = filters.admits(shared.label, shared.split, json.loads(shared.attributes))
-        is_kept: Bool[np.ndarray, " numbers"] = fits[facts.descriptions]
-        is_kept[list(excluded)] = False
-        return is_kept
+        return Hit(distance=found.distance, detail=found.detail, token=found.token, label=shared.label, ties=found.ties)
 
-    def _hit(self, found: Found, facts: Facts) -> Hit | None:
-        """What is told of a case; None of one that went while it was searched for."""
-        number = facts.description(found.case_id) or self._facts.description(found.case_id)
-        if number == 0:
-            return None
-        label = self._descriptions[number].label
-        return Hit(distance=found.distance, detail=found.detail, token=found.token, label=label, ties=found.ties)
-
-    def _tokens(self, model: Model) -> Tokens:
+    def _tokens(self, model: StoredModel) -> Tokens:
         return Tokens(self._secret, self._salt, model.id)
 
     def _with_digests(self, sha256: Sequence[str]) -> dict[int, list[int]]:
-        """The cases that are copies of each image that has any, by its place."""
+        """Return, by position of the digest, the cases whose image has it; positions without one are left out."""
         if not sha256:
             return {}
         with self._lock:
-            found = ((place, case_rows.with_digest(self._database, one)) for place, one in enumerate(sha256))
-            return {place: ids for place, ids in found if ids}
-
-    def _is_case(self, case_id: int) -> bool:
-        return case_id < len(self._facts.patients) and bool(self._facts.patients[case_id])
+            found = ((at, case_rows.with_digest(self._database, one)) for at, one in enumerate(sha256))
+            return {at: case_ids for at, case_ids in found if case_ids}
 
     def _row(self, case_id: int) -> CaseRow:
         row = self._database.execute("SELECT image, description FROM cases WHERE id = ?", (case_id,)).fetchone()
-        shared = self._descriptions[row[1]]
-        patient = int(self._facts.patients[case_id])
+        shared = self._cases.descriptions[row[1]]
+        patient = int(self._cases.facts.patients[case_id])
         return CaseRow(case_id, row[0], shared.label, shared.split, json.loads(shared.attributes), patient)
 
     @contextmanager

@@ -1,10 +1,12 @@
-"""The SQLite file of a gallery: its tables, and how it is opened and written so that nothing acknowledged is lost.
+"""The SQLite file of a gallery: its tables, and durable writes.
 
-One process has the file at a time (locking mode EXCLUSIVE), with one connection. What is committed is on disk
-(write-ahead log, synchronous FULL).
+One process at a time opens the file (locking mode EXCLUSIVE), with one connection. A commit returns when the data is on
+disk (write-ahead log, synchronous FULL).
 """
 
 import contextlib
+import hashlib
+import hmac
 import secrets
 import sqlite3
 from collections.abc import Iterator
@@ -61,22 +63,23 @@ CREATE TABLE tail (                      -- codes that are in no segment yet, or
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE dead (case_id INTEGER PRIMARY KEY) STRICT;  -- gone since the segments were written
 """
-BUSY_S = 2.0  # for a process that is just ending
-REBUILD = "move it away and start the site again: it is built anew from the images"
+BUSY_S = 2.0  # time for another process to end
+REBUILD = "move it away and restart the site: it is rebuilt from the images"
 
 
-def open_file(path: Path, secret_check: bytes) -> sqlite3.Connection:
-    """The file at `path`, made when there is none. `secret_check` shows whether it was made with the same secret.
+def open_file(path: Path, secret: bytes) -> sqlite3.Connection:
+    """Open the file at `path`; create it when it is missing.
 
-    Raises UserError when the file is in use, is no gallery, is of another version, or has another secret.
+    Raises UserError when the file is in use, is no gallery, or has another version or another secret.
     """
+    secret_check = hmac.new(secret, b"check\0", hashlib.sha256).digest()[:16]
     what = f"the gallery {path} cannot be opened"
-    with suppress(OSError):  # which SQLite says better
+    with suppress(OSError):  # SQLite reports it better
         path.touch(mode=0o600)
     try:
         database = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
     except sqlite3.Error as error:
-        raise UserError(what, str(error), "check the folder and its rights") from None
+        raise UserError(what, str(error), "check the folder and its permissions") from None
     try:
         _configure(database)
         _prepare(database, what, secret_check)
@@ -96,7 +99,7 @@ def open_file(path: Path, secret_check: bytes) -> sqlite3.Connection:
 
 @contextmanager
 def transaction(database: sqlite3.Connection) -> Iterator[None]:
-    """All of it is on disk when it ends, or it is as if it had never been. Raises UserError when the disk fails."""
+    """Write atomically: everything is on disk at the end, or nothing. Raises UserError when the disk fails."""
     try:
         database.execute("BEGIN IMMEDIATE")
         yield
@@ -104,7 +107,7 @@ def transaction(database: sqlite3.Connection) -> Iterator[None]:
     except sqlite3.OperationalError as error:
         if _primary(error) not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY):
             raise
-        do = "see that its disk has room and can be written to, then repeat the command"
+        do = "make sure that its disk has room and is writable, then repeat the command"
         raise UserError("the gallery could not be written", str(error), do) from None
     finally:
         if database.in_transaction:
@@ -112,44 +115,44 @@ def transaction(database: sqlite3.Connection) -> Iterator[None]:
 
 
 def check_integrity(database: sqlite3.Connection) -> None:
-    """Let SQLite look at every page. Raises UserError when the file is broken."""
+    """Let SQLite check every page. Raises UserError when the file is broken."""
     what = "the gallery is broken"
     try:
-        (said,) = database.execute("PRAGMA integrity_check(1)").fetchone()
+        (result,) = database.execute("PRAGMA integrity_check(1)").fetchone()
     except sqlite3.DatabaseError as error:
         raise UserError(what, str(error), REBUILD) from None
-    if said != "ok":
-        raise UserError(what, str(said), REBUILD)
+    if result != "ok":
+        raise UserError(what, str(result), REBUILD)
 
 
 def let_go_of_pages(database: sqlite3.Connection) -> None:
-    """Keep no page of the file in memory: what is read from now on is what the disk has."""
+    """Drop cached pages, so that later reads come from the disk."""
     empty_log(database)
     database.execute("PRAGMA shrink_memory")
 
 
 def give_back_pages(database: sqlite3.Connection) -> None:
-    """Cut what is free in the file off it: codes wait in a tail before they are sorted, and leave as much behind."""
-    with contextlib.suppress(sqlite3.OperationalError):  # a full disk: they are used for what comes next
+    """Return free pages of the file to the disk: sorting the tail leaves as many as it had."""
+    with contextlib.suppress(sqlite3.OperationalError):  # a full disk: the pages are reused later
         database.executescript("PRAGMA incremental_vacuum")  # `execute` would stop after the first page
 
 
 def empty_log(database: sqlite3.Connection) -> None:
-    """Bring the write-ahead log into the file and cut it to nothing: it held what was deleted."""
+    """Move the write-ahead log into the file and truncate it: it held deleted data."""
     database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
 def _configure(database: sqlite3.Connection) -> None:
-    """One process, and nothing acknowledged before it is on disk."""
+    """Set exclusive locking and durable commits."""
     database.execute("PRAGMA locking_mode = EXCLUSIVE")
-    database.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new file
+    database.execute("PRAGMA auto_vacuum = INCREMENTAL")  # applies to a new file
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = FULL")
-    database.execute("PRAGMA secure_delete = ON")  # what was forgotten is not to be found in free pages
+    database.execute("PRAGMA secure_delete = ON")  # free pages must not hold forgotten data
 
 
 def _prepare(database: sqlite3.Connection, what: str, secret_check: bytes) -> None:
-    """Make the tables of a new file, or see that those of an old one are this site's. Raises UserError."""
+    """Create the tables of a new file, or check that an old one is this site's. Raises UserError."""
     database.execute("BEGIN IMMEDIATE")
     (version,) = database.execute("PRAGMA user_version").fetchone()
     (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -167,5 +170,5 @@ def _prepare(database: sqlite3.Connection, what: str, secret_check: bytes) -> No
 
 
 def _primary(error: sqlite3.Error) -> int:
-    """SQLite's result code without its details."""
+    """Return SQLite's primary result code."""
     return error.sqlite_errorcode & 0xFF

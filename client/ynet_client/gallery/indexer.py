@@ -1,4 +1,4 @@
-"""The site's archive under the model in use: encodes images, keeps the gallery in step with the manifest."""
+"""The site's archive: encodes images under the model in use and keeps the gallery in step with the manifest."""
 
 import contextlib
 import threading
@@ -29,17 +29,17 @@ from ynet_client.training.site_data import LocalSite
 ENCODE_BATCH = 64
 TRIED = ".tried"
 MOST_MODELS = 8
-"""Files of models that are kept: the newest, and the one in use."""
+"""The number of model files that are kept: the newest, and the one in use."""
 Progress = Callable[[str, int, int], None]
 Admit = Callable[[ActiveModel | None, ActiveModel, bool], None]
-"""Given the model in use, a new one, and whether there is one in use, though its file may be lost."""
+"""Checks a new model. Arguments: the model in use, the new one, and whether one is in use even if its file is lost."""
 
 
-class Encoded(NamedTuple):
-    """A query image as the network sees it."""
+class EncodedImage(NamedTuple):
+    """A query image and what the network computes from it."""
 
     code: bytes
-    detail: bytes  # what ranks within a distance
+    detail: bytes  # ranks cases of the same distance
     mask: npt.NDArray[np.uint8]  # (height, width) of the image, 0 or 1
     pixels: npt.NDArray[np.float32]  # (channels, height, width), 0 to 1
     sha256: str
@@ -49,37 +49,37 @@ class Archive:
     """The gallery and the network that fills it."""
 
     def __init__(self, folder: Path, site: LocalSite, gallery: Gallery, admit: Admit = lambda *_: None) -> None:
-        """`admit` is given the model in use and the new one, and raises RefusedError where that is not taken up."""
+        """`admit` raises RefusedError for a new model that must not be adopted."""
         private_files.make_folder(folder)
         self._folder, self._site, self.gallery, self._admit = folder, site, gallery, admit
         self._lock = threading.Lock()
         self._active: ActiveModel | None = None
         if gallery.active_model is not None:
-            with contextlib.suppress(UserError):  # then the hub's greeting names it, and it is fetched again
+            with contextlib.suppress(UserError):  # the hub announces it on connecting, and it is fetched again
                 self._active = self._load(gallery.active_model, self.file_of(gallery.active_model))
 
     @property
     def model_id(self) -> str | None:
-        """The model in use."""
+        """The id of the model in use."""
         return self._active.id if self._active else None
 
     def file_of(self, model_id: str) -> Path:
-        """Where a model's weights are kept."""
+        """Return the path of a model's weights."""
         return self._folder / f"{model_id}.safetensors"
 
     @property
     def manifest_file(self) -> Path | None:
-        """Where the manifest is, if there is one."""
+        """The path of the manifest; None if there is none."""
         return self._site.manifest_file
 
     def manifest(self) -> Manifest:
-        """The manifest as it is now, split as the model's plan splits it. Raises UserError."""
+        """Read the manifest, split as the model's plan says. Raises UserError."""
         return self._site.manifest(self.active().plan.training.seed)
 
     def adopt(self, model_id: str, path: Path, progress: Progress) -> dict[str, int]:
-        """Check a model, encode every case under it, then switch; the old one answers until then.
+        """Check a model, encode every case under it, then switch. The old model answers until then.
 
-        Raises RefusedError when it is not to be taken up, and UserError.
+        Raises RefusedError when the model must not be adopted, and UserError.
         """
         with self._trying(model_id):
             model = self._load(model_id, path)
@@ -90,31 +90,31 @@ class Archive:
         with self._lock:
             self.gallery.activate(model_id)
             self._active = model
-        self._let_go_of_old()
+        self._delete_old_files()
         return counts
 
-    def _let_go_of_old(self) -> None:
+    def _delete_old_files(self) -> None:
         files = sorted(self._folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
         for path in files[MOST_MODELS:]:
             if path.stem != self.model_id:
                 path.unlink(missing_ok=True)
 
     def update(self, progress: Progress) -> dict[str, int]:
-        """Encode what the manifest has gained, drop what it has lost. Raises RefusedError before there is a model."""
+        """Encode new cases of the manifest and remove old ones. Raises RefusedError before there is a model."""
         return self._encode_missing(self.active(), progress)
 
     def active(self) -> ActiveModel:
-        """The model in use. Raises RefusedError before there is one."""
+        """Return the model in use. Raises RefusedError before there is one."""
         if self._active is None:
             raise RefusedError(
                 "the site cannot search yet",
                 "it has no model",
-                "wait for the end of the first run; or does a model wait for a yes? (ynet-client status)",
+                "wait for the end of the first run, or accept a model that waits (ynet-client status)",
             )
         return self._active
 
-    def encode(self, path: Path) -> Encoded:
-        """The code and the predicted mask of an image. Raises UserError when it is no image."""
+    def encode(self, path: Path) -> EncodedImage:
+        """Compute the code and the mask of an image. Raises UserError when the file is no image."""
         model = self.active()
         settings = model.plan.image
         pixels = images.decode(path, settings.channels)
@@ -123,20 +123,20 @@ class Archive:
         mask = (output.mask_logits[0, 0] > 0).to(torch.uint8).cpu().numpy()
         code, detail = (hashing.pack(values.float().cpu())[0].tobytes() for values in (output.code, output.detail))
         full = restore_mask(mask, prepared.region, *pixels.shape[1:])
-        return Encoded(code, detail, full, pixels, images.digest(path))
+        return EncodedImage(code, detail, full, pixels, images.digest(path))
 
     @contextlib.contextmanager
     def _trying(self, model_id: str) -> Iterator[None]:
-        """A mark lies beside a model while it is tried: one that is there before is of a process that did not live.
+        """Keep a mark beside a model while it is tried, to detect that a process died during an earlier attempt.
 
-        Raises RefusedError where there is one.
+        Raises RefusedError when there is a mark.
         """
         mark = self.file_of(model_id).with_suffix(TRIED)
         if mark.exists():
             raise RefusedError(
-                f"model {model_id[:16]} was not taken up",
-                "this site's process ended while it was tried before, perhaps for want of memory",
-                f"look at the machine's memory; then, to try it again, remove {mark}",
+                f"model {model_id[:16]} was not adopted",
+                "this site's process ended during an earlier attempt, perhaps out of memory",
+                f"check the machine's memory; then, to try it again, delete {mark}",
             )
         write_private(mark, b"")
         try:
@@ -145,15 +145,15 @@ class Archive:
             mark.unlink(missing_ok=True)
 
     def _load(self, model_id: str, path: Path) -> ActiveModel:
-        """A model that is what its id says. Raises UserError, and then does not keep the file: it is fetched again."""
+        """Load a model and check its id. Raises UserError and deletes the file, so that it is fetched again."""
         try:
             arrays, metadata = weights.load(path)
             plan = plans.from_canonical(metadata.get("plan", ""))
             if weights.model_id(arrays, plan.id) != model_id:
-                why = "its weights and plan are not those of its id"
+                why = "its weights and plan do not match its id"
                 raise UserError("a model was refused", why, "it is fetched again")
             if {*weights.layout_of(arrays)} != {*layout_of_plan(plan)}:
-                why = "its arrays are not those of its plan's network"
+                why = "its arrays do not match its plan's network"
                 raise UserError("a model was refused", why, "tell the coordinator")
             net = build(plan)
             load_arrays(net, arrays)
@@ -176,7 +176,7 @@ class Archive:
         return {"cases": len(manifest.cases), "encoded": len(missing)}
 
     def _codes(self, model: ActiveModel, manifest: Manifest, cases: Sequence[Case]) -> list[tuple[bytes, bytes]]:
-        """Code and detail code of each case."""
+        """Compute code and detail code of each case."""
         source = self._site.to_encode(manifest, cases, model.plan)
         batch = source.batch(torch.arange(len(cases)))
         output = model.net.read(batch.image.to(self._site.device))
@@ -185,7 +185,7 @@ class Archive:
 
 
 def rehearse(model: ActiveModel, device: torch.device) -> None:
-    """Encode a batch of empty images: what takes too much memory does so here."""
+    """Encode a batch of empty images, so that a model that needs too much memory fails here."""
     image = model.plan.image
     model.net.read(torch.zeros(ENCODE_BATCH, image.channels, image.size, image.size, device=device))
 
@@ -195,5 +195,7 @@ def _gallery_case(manifest: Manifest, case: Case) -> GalleryCase:
         digest = images.digest(manifest.path_of(case.image))
     except OSError as error:
         what = f"row {case.row} of the manifest cannot be used"
-        raise UserError(what, f"its image cannot be read: {error.strerror}", "check the file and its rights") from None
+        raise UserError(
+            what, f"its image cannot be read: {error.strerror}", "check the file and its permissions"
+        ) from None
     return GalleryCase(case.image, digest, case.label, case.patient, case.split, case.attributes)

@@ -1,8 +1,8 @@
-"""A model's codes on disk: sorted segments with a checksum each, and a tail of the codes that came since.
+"""A model's codes on disk: sorted segments, and a tail of newer codes.
 
-A segment is a row of the gallery's file: codes in ascending order, the cases' numbers and detail codes beside them, and
-a CRC-32 over all three, so that a gallery of millions opens at once. A code of the tail has one of its own. What has a
-wrong checksum is not used, and named: its cases are encoded again.
+A segment is a row of the gallery's file: codes in ascending order, with the cases' numbers, their detail codes, and a
+CRC-32 of the three. So a gallery of millions opens without sorting. Each code of the tail has its own checksum. Codes
+with a wrong checksum are reported and not used; their cases are encoded again.
 """
 
 import sqlite3
@@ -22,23 +22,23 @@ _MODELS = "SELECT number, id, code_bytes, detail_bytes FROM models"
 
 
 class CaseCode(NamedTuple):
-    """What a model makes of a case."""
+    """The code of one case."""
 
     case_id: int
     code: bytes
-    detail: bytes = b""  # empty where the model makes none
+    detail: bytes = b""  # empty when the model makes none
 
 
 class Codes(NamedTuple):
-    """Cases' codes under one model, row by row."""
+    """The codes of cases under one model, one row per case."""
 
     codes: UInt8[np.ndarray, "cases bytes"]
     ids: UInt32[np.ndarray, " cases"]
-    details: UInt8[np.ndarray, "cases detail_bytes"]  # no columns where the model makes none
+    details: UInt8[np.ndarray, "cases detail_bytes"]  # no columns when the model makes none
 
 
-class Model(NamedTuple):
-    """A model that the gallery has codes of, or had."""
+class StoredModel(NamedTuple):
+    """A model that the gallery has or had codes of."""
 
     number: int
     id: str
@@ -47,32 +47,32 @@ class Model(NamedTuple):
 
 
 class Damage(NamedTuple):
-    """A segment, or some codes of the tail, that are not what was written."""
+    """A segment, or some codes of the tail, with a wrong checksum."""
 
     model: int
-    number: int | None  # of the segment; None: the tail
+    number: int | None  # of the segment; None for the tail
     cases: int
-    in_tail: tuple[int, ...] = ()  # the numbers under which they stand there
+    in_tail: tuple[int, ...] = ()  # the case numbers
 
     def __str__(self) -> str:
         return f"{'tail' if self.number is None else f'segment {self.number}'} ({self.cases} cases)"
 
 
-def in_use(database: sqlite3.Connection) -> Model | None:
-    """The model that queries are answered with."""
+def in_use(database: sqlite3.Connection) -> StoredModel | None:
+    """Return the model that answers queries; None before there is one."""
     row = database.execute(f"{_MODELS} WHERE activation > 0 ORDER BY activation DESC LIMIT 1").fetchone()
-    return Model(*row) if row else None
+    return StoredModel(*row) if row else None
 
 
-def models(database: sqlite3.Connection) -> list[Model]:
-    """The one in use, the one before it, and one that is being encoded."""
-    return [Model(*row) for row in database.execute(f"{_MODELS} ORDER BY activation DESC")]
+def models(database: sqlite3.Connection) -> list[StoredModel]:
+    """Return the model in use, the previous one, and one that is being encoded."""
+    return [StoredModel(*row) for row in database.execute(f"{_MODELS} ORDER BY activation DESC")]
 
 
-def known(database: sqlite3.Connection, model_id: str, codes: Sequence[CaseCode] = ()) -> Model:
-    """A model's row, made when it is new. Raises ValueError when codes are not as wide as those that it has."""
+def known(database: sqlite3.Connection, model_id: str, codes: Sequence[CaseCode] = ()) -> StoredModel:
+    """Return a model's row, created when it is new. Raises ValueError when code widths differ."""
     database.execute("INSERT OR IGNORE INTO models (id) VALUES (?)", (model_id,))
-    model = Model(*database.execute(f"{_MODELS} WHERE id = ?", (model_id,)).fetchone())
+    model = StoredModel(*database.execute(f"{_MODELS} WHERE id = ?", (model_id,)).fetchone())
     widths = {(len(one.code), len(one.detail)) for one in codes}
     if not widths or widths == {model[2:]}:
         return model
@@ -84,8 +84,8 @@ def known(database: sqlite3.Connection, model_id: str, codes: Sequence[CaseCode]
     return model._replace(code_bytes=code_bytes, detail_bytes=detail_bytes)
 
 
-def use(database: sqlite3.Connection, model: Model) -> None:
-    """Answer with a model from now on. All others' codes go; of the one before, its name stays for its tokens."""
+def use(database: sqlite3.Connection, model: StoredModel) -> None:
+    """Answer with a model from now on. Other models' codes are deleted; the previous id stays, for its tokens."""
     database.execute(
         "UPDATE models SET activation = 1 + (SELECT max(activation) FROM models) WHERE number = ?", (model.number,)
     )
@@ -96,28 +96,28 @@ def use(database: sqlite3.Connection, model: Model) -> None:
     )
 
 
-def add(database: sqlite3.Connection, model: Model, codes: Sequence[CaseCode]) -> None:
-    """Keep codes in the tail; they count before those of the same cases in segments."""
+def add(database: sqlite3.Connection, model: StoredModel, codes: Sequence[CaseCode]) -> None:
+    """Store codes in the tail; they take precedence over codes of the same cases in segments."""
     rows = [(model.number, *one, _checksum_of(one)) for one in codes]
     database.executemany("INSERT OR REPLACE INTO tail VALUES (?, ?, ?, ?, ?)", rows)
 
 
-def tail(database: sqlite3.Connection, model: Model) -> tuple[Codes, list[Damage]]:
-    """The codes that are in no segment, or newer than the one that is; and those that cannot be used."""
-    whole, spoilt = list[CaseCode](), list[int]()
+def tail(database: sqlite3.Connection, model: StoredModel) -> tuple[Codes, list[Damage]]:
+    """Return the codes of the tail, and the damaged ones."""
+    whole, damaged_ids = list[CaseCode](), list[int]()
     rows = database.execute("SELECT case_id, code, detail, checksum FROM tail WHERE model = ?", (model.number,))
     for case_id, code, detail, checksum in rows:
         one = CaseCode(case_id, code, detail)
         if (len(code), len(detail)) == model[2:] and _checksum_of(one) == checksum:
             whole.append(one)
         else:
-            spoilt.append(case_id)
-    damaged = [Damage(model.number, None, len(spoilt), tuple(spoilt))] if spoilt else []
+            damaged_ids.append(case_id)
+    damaged = [Damage(model.number, None, len(damaged_ids), tuple(damaged_ids))] if damaged_ids else []
     return stack(whole, model), damaged
 
 
-def stack(codes: Sequence[CaseCode], model: Model) -> Codes:
-    """Codes as arrays."""
+def stack(codes: Sequence[CaseCode], model: StoredModel) -> Codes:
+    """Convert codes to arrays."""
     bits, details = b"".join(one.code for one in codes), b"".join(one.detail for one in codes)
     return Codes(
         np.frombuffer(bits, np.uint8).reshape(len(codes), model.code_bytes),
@@ -126,8 +126,8 @@ def stack(codes: Sequence[CaseCode], model: Model) -> Codes:
     )
 
 
-def segments(database: sqlite3.Connection, model: Model) -> tuple[Codes, list[Damage]]:
-    """A model's sorted codes, and the segments of it that cannot be used."""
+def segments(database: sqlite3.Connection, model: StoredModel) -> tuple[Codes, list[Damage]]:
+    """Return a model's sorted codes, and the damaged segments."""
     whole: list[Sequence[bytes]] = [(b"", b"", b"")]
     damaged = []
     for number, cases, is_whole, blobs in _segments(database, model):
@@ -145,17 +145,17 @@ def segments(database: sqlite3.Connection, model: Model) -> tuple[Codes, list[Da
 
 
 def drop(database: sqlite3.Connection, damaged: Sequence[Damage]) -> None:
-    """Forget what cannot be used, so that its cases count as not encoded."""
+    """Delete damaged codes, so that their cases count as not encoded."""
     for one in damaged:
         database.execute("DELETE FROM segments WHERE model = ? AND number = ?", (one.model, one.number))
         rows = [(one.model, case_id) for case_id in one.in_tail]
         database.executemany("DELETE FROM tail WHERE model = ? AND case_id = ?", rows)
 
 
-def compact(database: sqlite3.Connection, model: Model, is_case: Bool[np.ndarray, " numbers"]) -> list[Damage]:
-    """Write a model's segments anew: its tail sorted in, without those that are no case any more.
+def compact(database: sqlite3.Connection, model: StoredModel, is_case: Bool[np.ndarray, " numbers"]) -> list[Damage]:
+    """Rewrite a model's segments: merge the tail, drop codes of removed cases.
 
-    Returns what was damaged: its cases have no code now.
+    Returns the damaged parts, whose cases have no code now.
     """
     if not model.code_bytes:
         return []
@@ -170,7 +170,7 @@ def compact(database: sqlite3.Connection, model: Model, is_case: Bool[np.ndarray
     return damaged + lost
 
 
-def _write(database: sqlite3.Connection, model: Model, codes: Codes) -> None:
+def _write(database: sqlite3.Connection, model: StoredModel, codes: Codes) -> None:
     database.execute("DELETE FROM segments WHERE model = ?", (model.number,))
     for number, start in enumerate(range(0, len(codes.ids), SEGMENT_CASES)):
         end = min(start + SEGMENT_CASES, len(codes.ids))
@@ -179,7 +179,7 @@ def _write(database: sqlite3.Connection, model: Model, codes: Codes) -> None:
         database.execute("INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
 
-def _segments(database: sqlite3.Connection, model: Model) -> Iterator[tuple[int, int, bool, Sequence[bytes]]]:
+def _segments(database: sqlite3.Connection, model: StoredModel) -> Iterator[tuple[int, int, bool, Sequence[bytes]]]:
     widths = (model.code_bytes, 4, model.detail_bytes)
     rows = database.execute(
         "SELECT number, cases, checksum, codes, ids, details FROM segments WHERE model = ? ORDER BY number",

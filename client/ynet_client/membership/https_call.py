@@ -1,4 +1,4 @@
-"""One HTTPS request to the server's enrolment port, over the way that leads to it."""
+"""One HTTPS request to the server's enrolment port, through the proxy if one is set."""
 
 import ssl
 from http import HTTPStatus
@@ -10,22 +10,22 @@ from ynet_client.proxy import Way
 MAX_BYTES = 1 << 20
 
 
-class Answer(NamedTuple):
-    """What came."""
+class HttpReply(NamedTuple):
+    """The reply."""
 
     status: int
-    date: str  # the header; empty where there is none
+    date: str  # the header; empty when it is missing
     content: bytes
 
     @property
     def is_good(self) -> bool:
-        """Whether it is what was asked for."""
+        """Whether the status is no error."""
         return self.status < HTTPStatus.BAD_REQUEST
 
 
-def exchange(way: Way, tls: ssl.SSLContext, method: str, path: str, within_s: float, body: bytes = b"") -> Answer:
-    """Ask for `path`. Raises OSError (of which ssl.SSLError and ProxyError are), http.client.HTTPException."""
-    import http.client  # a tenth of a second that help and completion need not wait
+def exchange(way: Way, tls: ssl.SSLContext, method: str, path: str, within_s: float, body: bytes = b"") -> HttpReply:
+    """Send a request. Raises OSError (ssl.SSLError and ProxyError included) and http.client.HTTPException."""
+    import http.client  # takes 0.1 s to load, which help and completion do not need
 
     connection = http.client.HTTPConnection(HUB_NAME, timeout=within_s)
     with way.open(within_s) as plain:
@@ -36,6 +36,6 @@ def exchange(way: Way, tls: ssl.SSLContext, method: str, path: str, within_s: fl
             content = answer.read(MAX_BYTES + 1)
             if len(content) > MAX_BYTES:
                 raise http.client.HTTPException("the answer is too large")
-            return Answer(answer.status, answer.getheader("date", ""), content)
+            return HttpReply(answer.status, answer.getheader("date", ""), content)
         finally:
             connection.close()

@@ -1,4 +1,4 @@
-"""Becoming and being a member: enrolment by invitation, and the key and certificates that come of it."""
+"""A site's membership: enrolment with an invitation, and the key and certificates in its home folder."""
 
 import datetime as dt
 import hashlib
@@ -18,11 +18,11 @@ from ynet.trust.succession import Past
 from ynet_client import proxy
 from ynet_client.egress import Count, nowhere
 from ynet_client.homes import MEMBER
-from ynet_client.membership.https_call import Answer, exchange
+from ynet_client.membership.https_call import HttpReply, exchange
 from ynet_client.proxy import ProxyError, Way
 
 FILE, KEY, NEXT_KEY, LASTING = MEMBER, "site.key", "site.next.key", "site.lasting.key"
-"""The certificate in FILE says which key counts: a renewal writes the next key, then FILE, then moves the key. So a
+"""The certificate in FILE determines which key is used: a renewal writes the next key, then FILE, then moves the key. A
 crash at any point leaves a key and a certificate that belong together."""
 TIMEOUT_S = 20.0
 OUT_OF_TIME = (9, 10)  # OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED
@@ -35,20 +35,20 @@ class Membership(NamedTuple):
     hub: str  # host:port
     key: bytes  # PEM
     certificate: bytes  # PEM
-    authority: bytes  # PEM; while one follows another, both, the older first
+    authority: bytes  # PEM; two during a rotation, the older first
     enrolment: str = ""  # host:port where it enrolled; empty when it enrolled with an older ynet
     invitation: str = ""  # digest of the invitation that it enrolled with
     past: tuple[Past, ...] = ()  # the authorities that it trusted before
-    lasting: bytes = b""  # PEM, by which other sites know it again; empty before the first `join` with this ynet
+    lasting: bytes = b""  # PEM, by which other sites recognise it; empty before the first `join` with this ynet
 
     @property
     def identity(self) -> Identity:
-        """The key and the certificate, and what vouches for them."""
+        """The key and certificate, with the lasting key that signs for them."""
         return Identity(self.key, self.certificate, self.lasting)
 
     @property
     def life(self) -> Life:
-        """When its certificate is in force."""
+        """The validity period of its certificate."""
         return identity.read_leaf(self.certificate).life
 
     @property
@@ -58,7 +58,7 @@ class Membership(NamedTuple):
 
 
 def load(home: Path) -> Membership | None:
-    """The membership kept in `home`, if the site has enrolled."""
+    """Read the membership in `home`; None when the site has not enrolled. Raises UserError."""
     path = home / FILE
     if not path.exists():
         return None
@@ -66,7 +66,7 @@ def load(home: Path) -> Membership | None:
         try:
             return _read(home)
         except (OSError, LookupError):
-            return _read(home)  # a renewal moved the key meanwhile
+            return _read(home)  # a renewal moved the key between two reads
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise UserError(
             f"the membership in {home} cannot be read",
@@ -96,7 +96,7 @@ def _read(home: Path) -> Membership:
 
 
 def with_lasting(home: Path, member: Membership) -> Membership:
-    """The membership with its lasting key, which is made where there is none yet."""
+    """Return the membership with its lasting key; make the key when it is missing."""
     if not (home / LASTING).exists():
         write_private(home / LASTING, lasting_key.new_key())
     return member._replace(lasting=(home / LASTING).read_bytes())
@@ -105,24 +105,34 @@ def with_lasting(home: Path, member: Membership) -> Membership:
 def enrol(
     home: Path, site: str, text: str, count: Count = nowhere, ways: proxy.Ways = proxy.BY_ENVIRONMENT
 ) -> Membership:
-    """Enrol with an invitation; the key is made here and never leaves. Raises UserError, and then keeps only the key.
+    """Enrol with an invitation. The private key is made here and never leaves the site.
 
-    A repeat after a lost answer uses the same key, and the server gives the same certificate again; a repeat by a site
-    that has enrolled with this invitation changes nothing. One that enrols anew makes new keys, the lasting one too.
+    A repeat after a lost answer uses the same key and gets the same certificate. A repeat with an invitation that the
+    site has used already changes nothing. A site that enrols a second time makes new keys, the lasting one included.
+
+    Args:
+        home: the site's folder.
+        site: its name.
+        text: the invitation.
+        count: counts the bytes that leave.
+        ways: chooses the proxy.
+
+    Raises:
+        UserError: enrolment failed; only the key is stored.
     """
     invited = invitation.parse(text)
     identity.check_site_name(site)
     old, used = load_or_none(home), hashlib.sha256(b"ynet used invitation 1\0" + invited.secret).hexdigest()
     if old is not None and (old.site, old.invitation) == (site, used):
         return old
-    # 1. The authority's certificate, over a connection not yet trusted: its fingerprint is in the invitation.
+    # 1. Get the authority's certificate over an untrusted connection; the invitation holds its fingerprint.
     way = ways(invited.address)
     authority = _pinned(_request(way, _unverified(), "GET", "/authority").content, invited)
-    # 2. A key of our own, and a request signed with it.
+    # 2. Make a key, and sign a request with it.
     key = next_key(home) if old is not None else _key(home)
     csr = identity.signing_request(key, site)
     proof = invitation.proof(invitation.verifier(invited.secret), site, csr)
-    # 3. The certificate, over a connection that the authority vouches for.
+    # 3. Get the site's certificate over a connection that the authority's certificate secures.
     body = json.dumps({"site": site, "csr": csr.decode(), "proof": proof.hex()}).encode()
     count("enrolment", len(body))
     hub, certificate = _granted(_request(way, _verified(authority), "POST", "/enrol", body))
@@ -131,13 +141,13 @@ def enrol(
     member = keep(
         home, Membership(site, hub, key, certificate, authority, invited.address, used, _past(old, authority))
     )
-    if old is not None:  # who enrols anew may do so because keys were stolen: the others' admins say yes again
+    if old is not None:  # its keys may have been stolen: the other admins must confirm the new lasting key
         (home / LASTING).unlink(missing_ok=True)
     return with_lasting(home, member)
 
 
 def keep(home: Path, member: Membership) -> Membership:
-    """Store a membership; its key is in `home` already, as the one in use or the next. Raises RefusedError."""
+    """Store a membership. Its key is in `home` already, as the current or the next one. Raises RefusedError."""
     if not identity.has_key(member.certificate, member.key):
         raise RefusedError("the certificate was refused", "it is not for this site's key", "ask the coordinator")
     _write(home, member)
@@ -147,7 +157,7 @@ def keep(home: Path, member: Membership) -> Membership:
 
 
 def pin(home: Path, member: Membership) -> None:
-    """Store the authorities of a membership. Its key and certificate stay as stored: a renewal may have come between.
+    """Store the authorities of a membership. The stored key and certificate stay: a renewal may have changed them.
 
     Raises UserError, OSError.
     """
@@ -170,7 +180,7 @@ def _write(home: Path, member: Membership) -> None:
 
 
 def _past(old: Membership | None, authority: bytes) -> tuple[Past, ...]:
-    """The authorities that a site trusted before it enrolled anew: what others signed of its audit log stays signed."""
+    """Return the authorities that a site trusted before, so that older signatures on its audit log stay valid."""
     if old is None:
         return ()
     now = round(dt.datetime.now(dt.UTC).timestamp(), 3)
@@ -179,18 +189,18 @@ def _past(old: Membership | None, authority: bytes) -> tuple[Past, ...]:
 
 
 def next_key(home: Path) -> bytes:
-    """A new key, to be used once it has a certificate; asked again, the same, as long as it has none.
+    """Return the key of the next certificate; the same one until that certificate is stored.
 
     Raises UserError when the membership in `home` cannot be read.
     """
     member = load(home)
     if (home / NEXT_KEY).exists() and member and (home / NEXT_KEY).read_bytes() == member.key:
-        (home / NEXT_KEY).replace(home / KEY)  # a crash came between
+        (home / NEXT_KEY).replace(home / KEY)  # a crash interrupted `keep`
     return _key(home, NEXT_KEY)
 
 
 def load_or_none(home: Path) -> Membership | None:
-    """The membership kept in `home`; None also where it cannot be read."""
+    """Read the membership in `home`; None also when it cannot be read."""
     try:
         return load(home)
     except UserError:
@@ -205,7 +215,7 @@ def _key(home: Path, name: str = KEY) -> bytes:
 
 
 def _pinned(shown: bytes, invited: Invitation) -> bytes:
-    """The one certificate, of those shown, whose fingerprint is in the invitation. Raises RefusedError."""
+    """Return the server's authority if its fingerprint is in the invitation. Raises RefusedError."""
     try:
         authority = identity.first_certificate(shown)
     except ValueError:
@@ -218,13 +228,13 @@ def _pinned(shown: bytes, invited: Invitation) -> bytes:
 def _another_authority() -> RefusedError:
     return RefusedError(
         "enrolment refused",
-        "the server's authority is not the one in the invitation: this may be another server, or somebody between",
+        "the server's authority is not the one in the invitation: this may be another server, or an interception",
         "compare the fingerprint with the coordinator's (ynet-server status), and ask for a new invitation",
     )
 
 
-def _granted(answer: Answer) -> tuple[str, bytes]:
-    """The hub's address and the certificate that a site was given. Raises UserError."""
+def _granted(answer: HttpReply) -> tuple[str, bytes]:
+    """Read the hub's address and the site's certificate from an answer. Raises UserError."""
     try:
         granted = json.loads(answer.content)
         hub, certificate = str(granted["hub"]), str(granted["certificate"]).encode()
@@ -242,7 +252,7 @@ def _unverified() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE  # what comes is checked against the invitation's fingerprint
+    context.verify_mode = ssl.CERT_NONE  # the certificate is checked against the invitation's fingerprint
     return context
 
 
@@ -253,8 +263,8 @@ def _verified(authority: bytes) -> ssl.SSLContext:
     return context
 
 
-def _request(way: Way, context: ssl.SSLContext, method: str, path: str, body: bytes = b"") -> Answer:
-    from http.client import HTTPException  # a tenth of a second that help and completion need not wait
+def _request(way: Way, context: ssl.SSLContext, method: str, path: str, body: bytes = b"") -> HttpReply:
+    from http.client import HTTPException  # takes 0.1 s to load, which help and completion do not need
 
     try:
         answer = exchange(way, context, method, path, TIMEOUT_S, body)
@@ -264,14 +274,14 @@ def _request(way: Way, context: ssl.SSLContext, method: str, path: str, body: by
         raise UnreachableError(
             "the server could not be reached",
             str(error),
-            "mend the proxy's address, have it let CONNECT through to that port, or go without:"
+            "correct the proxy's address, let the proxy allow CONNECT to that port, or use no proxy:"
             f" export no_proxy={way.target.host}",
         ) from None
     except (OSError, HTTPException):
         raise UnreachableError(
             "the server could not be reached",
             f"nothing answers at {way}",
-            "check that ynet-server runs there and that the firewall lets this machine out to that port",
+            "check that ynet-server runs there and that the firewall allows connections to that port",
         ) from None
     if answer.status == HTTPStatus.FORBIDDEN:
         raise _refusal(answer)
@@ -283,14 +293,14 @@ def _request(way: Way, context: ssl.SSLContext, method: str, path: str, body: by
 def _out_of_its_time() -> RefusedError:
     return RefusedError(
         "enrolment refused",
-        "the server's certificate is not in force by this machine's clock: that clock is wrong, or the server's is",
+        "the server's certificate is not valid by this machine's clock: that clock is wrong, or the server's is",
         "set this machine's clock (NTP); if it is right, tell the coordinator: the server says it on its terminal",
     )
 
 
-def _refusal(answer: Answer) -> UserError:
+def _refusal(answer: HttpReply) -> UserError:
     try:
-        told = json.loads(answer.content)
-        return RefusedError(*(" ".join(str(told[part]).split()) for part in ("what", "why", "do")))
+        refusal = json.loads(answer.content)
+        return RefusedError(*(" ".join(str(refusal[part]).split()) for part in ("what", "why", "do")))
     except (ValueError, KeyError, TypeError):
         return _strange_answer(f"is {answer.status}, and not ynet's")

@@ -1,12 +1,12 @@
-"""Which other sites this one asks and answers: those whose lasting keys its admin has confirmed, and nobody else.
+"""The other sites that this one asks and answers: those whose lasting keys its admin has confirmed.
 
-The server gives out the certificates, so it could give itself one in any site's name, or in that of a site that does
-not exist. So each site is known by its lasting key's fingerprint, and nothing is asked of it, nor told to it, before
-the admin has compared that with the other site's admin: `ynet-client sites trust NAME`, or `sites` in client.yaml.
+The server issues the certificates, so it could issue itself one in the name of any site, real or invented. Therefore a
+site is identified by the fingerprint of its lasting key. Nothing is sent to it before the admin has compared the
+fingerprint with the other site's admin: `ynet-client sites trust NAME`, or `sites` in client.yaml.
 
-In the home folder's `peers/` lie, each in a file of its own, what was seen of a site (`NAME.seen`, written by the
-running client), which fingerprint the admin has confirmed (`NAME.trusted`) and that the admin has said no
-(`NAME.distrusted`). Commands write the last two while the client runs; it heeds them with the next query.
+The home folder's `peers/` holds up to three files per site: the fingerprint that it showed (`NAME.seen`, written by the
+running client), the one that the admin confirmed (`NAME.trusted`), and that the admin refused the site
+(`NAME.distrusted`). Commands write the last two while the client runs; they take effect with the next query.
 """
 
 import json
@@ -27,41 +27,41 @@ from ynet.trust.identity import check_site_name
 FOLDER = "peers"
 SEEN, TRUSTED, DISTRUSTED = "seen", "trusted", "distrusted"
 MOST_SEEN = 1_024
-"""Sites that are remembered: a server that invents ever new ones fills no disk."""
+"""The largest number of sites that are remembered, so that a hostile server cannot fill the disk."""
 
 State = Literal["trusted", "new", "changed", "distrusted"]
 UNCONFIRMED = "this site's admin has not confirmed it: compare fingerprints by telephone, see ynet-client sites"
 
 
 class Sighting(NamedTuple):
-    """What a site showed, and since when; seconds since 1970."""
+    """The fingerprint that a site shows, and since when; seconds since 1970."""
 
     fingerprint: str
     since: float
 
 
 class Peer(NamedTuple):
-    """Another site, as the admin sees it."""
+    """Another site, as `ynet-client sites` shows it."""
 
     site: str
     state: State
-    fingerprint: str  # that it shows; empty when it was not seen yet
-    trusted: str  # that the admin has confirmed; empty: none
-    since: float  # since when it shows the fingerprint; 0 when it was not seen yet
+    fingerprint: str  # that it shows; empty before it was seen
+    trusted: str  # that the admin has confirmed; empty if none
+    since: float  # since when it shows the fingerprint; 0 before it was seen
 
 
 class Confirmed(Protocol):
-    """Says who may be asked and answered."""
+    """Decides which sites may be asked and answered."""
 
     def is_trusted(self, site: str, fingerprint: str) -> bool:
-        """Whether a site that shows this fingerprint is one that the admin has confirmed."""
+        """Return whether the admin has confirmed the site with this fingerprint."""
 
 
 class Everybody:
-    """Of a site that keeps no list: an experiment, a measurement."""
+    """Admits every site, for experiments and benchmarks."""
 
-    def is_trusted(self, site: str, fingerprint: str) -> bool:  # noqa: ARG002 (one form for all)
-        """Always."""
+    def is_trusted(self, site: str, fingerprint: str) -> bool:  # noqa: ARG002 (as `Confirmed` has it)
+        """Return True."""
         return True
 
 
@@ -70,52 +70,55 @@ _SIGHTING = TypeAdapter(Sighting)
 
 
 class Peers:
-    """The other sites, by what the home folder and the settings hold. Any thread may ask."""
+    """The other sites, as the home folder and the settings know them. Any thread may call."""
 
     def __init__(
         self, home: Path, pinned: Mapping[str, str] = MappingProxyType({}), tell: Tell = lambda _: None
     ) -> None:
-        """`pinned`: fingerprints by site, from the settings; for these sites no other counts.
+        """Open the peers of a home folder.
 
-        `tell` is given each site that shows another fingerprint than it did when it was last seen, or a first one.
+        Args:
+            home: the site's folder.
+            pinned: fingerprints by site, from the settings; they override what commands confirmed.
+            tell: is called with each site that shows a new fingerprint.
         """
         self._folder, self._tell = home / FOLDER, tell
         self._pinned = {site: lasting_key.read(text) for site, text in pinned.items()}
         self._lock, self._seen = threading.Lock(), dict[str, str]()
 
     def is_trusted(self, site: str, fingerprint: str) -> bool:
-        """Whether a site that shows this fingerprint is one that the admin has confirmed. What it shows is kept."""
+        """Return whether the admin has confirmed the site with this fingerprint, and store what it shows."""
         self._see(site, fingerprint)
         return self._state(site, fingerprint) == "trusted"
 
     def listed(self) -> list[Peer]:
-        """Every site that was seen, confirmed or refused, by name."""
+        """Return every site that was seen, confirmed or refused, sorted by name."""
         files = (path.stem for path in self._folder.glob("*.*") if path.suffix[1:] in (SEEN, TRUSTED, DISTRUSTED))
         return [self._peer(site) for site in sorted({*files, *self._pinned})]
 
     def trust(self, site: str, fingerprint: str = "") -> Peer:
-        """Confirm a site: by the fingerprint that its admin has read out, else by that which it shows now.
+        """Confirm a site by the fingerprint that its admin read out, or by the one that it shows now.
 
-        Raises UserError where it was not seen yet, or shows another one.
+        Raises UserError when it was not seen yet, or shows another fingerprint.
         """
         check_site_name(site)
-        shown, said = self._sighting(site).fingerprint, lasting_key.read(fingerprint) if fingerprint else ""
-        if said and shown and said != shown:
-            why = f"it shows {lasting_key.spoken(shown)}: somebody else may stand between, or it was read out wrongly"
+        shown, read_out = self._sighting(site).fingerprint, lasting_key.read(fingerprint) if fingerprint else ""
+        if read_out and shown and read_out != shown:
+            why = f"it shows {lasting_key.spoken(shown)}: another party may intercept, or it was read out wrongly"
             raise UserError(f"site {site} is not confirmed", why, "call its admin again, and then the coordinator")
-        if (pinned := self._pinned.get(site)) and pinned != (said or shown):
+        if (pinned := self._pinned.get(site)) and pinned != (read_out or shown):
             why = f"the settings name another fingerprint, {lasting_key.spoken(pinned)}"
             raise UserError(f"site {site} is not confirmed", why, f"edit `sites.{site}` in client.yaml, and join again")
-        if not (said or shown):
+        if not (read_out or shown):
             do = "join, then see `ynet-client sites`; or give --fingerprint as its admin reads it out"
             raise UserError(f"site {site} is not confirmed", "it was not seen yet", do)
         prepare(self._folder)
-        write_private(self._file(site, TRUSTED), (said or shown).encode())
+        write_private(self._file(site, TRUSTED), (read_out or shown).encode())
         self._file(site, DISTRUSTED).unlink(missing_ok=True)
         return self._peer(site)
 
     def distrust(self, site: str) -> Peer:
-        """From now on a site is not asked and not answered, whatever it shows. Raises UserError."""
+        """Refuse a site from now on, whatever fingerprint it shows. Raises UserError."""
         check_site_name(site)
         prepare(self._folder)
         write_private(self._file(site, DISTRUSTED), b"")
@@ -124,18 +127,18 @@ class Peers:
 
     def _peer(self, site: str) -> Peer:
         fingerprint, since = self._sighting(site)
-        return Peer(site, self._state(site, fingerprint), fingerprint, self._word(site), since)
+        return Peer(site, self._state(site, fingerprint), fingerprint, self._confirmed(site), since)
 
     def _state(self, site: str, fingerprint: str) -> State:
         if self._file(site, DISTRUSTED).exists():
             return "distrusted"
-        word = self._word(site)
-        if not word:
+        confirmed = self._confirmed(site)
+        if not confirmed:
             return "new"
-        return "trusted" if fingerprint in ("", word) else "changed"
+        return "trusted" if fingerprint in ("", confirmed) else "changed"
 
-    def _word(self, site: str) -> str:
-        """The fingerprint that was confirmed; empty where none was. The settings' goes before."""
+    def _confirmed(self, site: str) -> str:
+        """Return the confirmed fingerprint, that of the settings first; empty if there is none."""
         if pinned := self._pinned.get(site):
             return pinned
         try:
@@ -168,7 +171,7 @@ class Peers:
 
 
 def advice(peer: Peer, home: Path) -> list[str]:
-    """What the terminal says of a site that was seen; nothing of one that was confirmed."""
+    """Return the lines that the terminal shows for a site; none for one that the admin has decided on."""
     if peer.state in ("trusted", "distrusted"):
         return []
     shown = lasting_key.spoken(peer.fingerprint)
@@ -179,5 +182,5 @@ def advice(peer: Peer, home: Path) -> list[str]:
         what = f"site {peer.site} shows another key, and is not asked or answered any more: {shown} (confirmed: {was})"
     return [
         what,
-        f"compare it with that site's admin by telephone, then say `ynet-client sites trust {peer.site} --home {home}`",
+        f"compare it with that site's admin by telephone, then run `ynet-client sites trust {peer.site} --home {home}`",
     ]

@@ -1,4 +1,4 @@
-"""Renewal of a site's certificate over its live connection: a new key, a request, and both kept together."""
+"""The renewal of a site's certificate over its live connection, with a new key."""
 
 import datetime as dt
 import logging
@@ -21,12 +21,12 @@ WITHIN_S = 30.0
 
 
 Renew = Callable[[Membership, grpc.aio.Channel, bool], Awaitable[Membership | None]]
-"""The membership with a new certificate; None while there is none. The last argument: whether the hub gives those of a
-new authority now, so that one of the older is due."""
+"""Returns the membership with a new certificate; None while none is due. The last argument says whether the hub issues
+certificates of a new authority, so that one of the older authority must be renewed."""
 
 
 async def never(_: Membership, __: grpc.aio.Channel, ___: bool) -> Membership | None:
-    """Of a site that keeps its membership nowhere: no renewal."""
+    """Do not renew: the site stores its membership nowhere."""
     return None
 
 
@@ -36,7 +36,7 @@ def renewing(
     clock: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     count: Count = egress.nowhere,
 ) -> Renew:
-    """What a connected site does about its certificate again and again: renews it, or says how long it is good."""
+    """Return a function that renews the certificate when it is due, and warns when it is about to expire."""
     warnings = expiry.Warnings()
 
     async def renew(member: Membership, channel: grpc.aio.Channel, moves: bool) -> Membership | None:
@@ -51,9 +51,11 @@ def renewing(
         newest = made or member
         if made:
             say(f"the certificate was renewed: {expiry.in_words(newest.life, clock())}")
-        if told := warnings.new(member.site, newest.life, clock()):
-            log.warning("this site's certificate: %s", told)
-            say(f"this site's certificate: {told}; its renewal has failed so far, and {home / 'client.log'} says why")
+        if warning := warnings.new(member.site, newest.life, clock()):
+            log.warning("this site's certificate: %s", warning)
+            say(
+                f"this site's certificate: {warning}; its renewal has failed so far, and {home / 'client.log'} says why"
+            )
         return made
 
     return renew
@@ -68,32 +70,32 @@ async def renewed(
     *,
     moves: bool = False,
 ) -> Membership | None:
-    """The membership with a new key and certificate, kept in `home`; None while that is not due.
+    """Return the membership with a new key and certificate, stored in `home`; None while that is not due.
 
-    Nothing is lost when this ends anywhere in between: until the new certificate is used, the hub takes the old one
-    too, and a repeat asks with the same key. Raises grpc.aio.AioRpcError, and RefusedError for an answer that is none.
+    It may be interrupted at any point: the hub accepts the old certificate until the new one is used, and a repeat uses
+    the same key. Raises grpc.aio.AioRpcError, and RefusedError for a bad certificate.
     """
     kept = membership.load(home)
     if kept is not None and kept.certificate != member.certificate:
-        return kept  # renewed already, and not yet used: the connection broke in between
+        return kept  # renewed before the connection broke, and not used yet
     moves = moves and succession.is_behind(member)
     if not moves and not identity.due_for_renewal(member.certificate, now):
         return None
-    # 1. A key of our own, kept beside the one in use, and a request signed with it.
+    # 1. Make a key, stored beside the current one, and sign a request with it.
     key = membership.next_key(home)
     write = egress.counted(pb.RenewRequest.SerializeToString, lambda _: "certificates", count)
     ask = channel.unary_unary(f"/{protocol.SERVICE}/Renew", write, pb.Renewal.FromString)
     request = pb.RenewRequest(csr=identity.signing_request(key, member.site), authorities=succession.pinned(member))
     answer = await ask(request, timeout=WITHIN_S)
-    # 2. The certificate is the authority's, for this site and this key, and good for longer, or of the newer authority.
+    # 2. Check the certificate: issued by the authority, for this site and key, and newer than the current one.
     certificate = _checked(answer.certificate, member, key, now)
     if not moves and member.life.begins <= now and identity.read_leaf(certificate).ends <= member.ends:
         raise _refused("it ends no later than the one before")
     if moves and succession.is_behind(member._replace(certificate=certificate)):
         raise _refused("it is not of the new authority")
-    # 3. From here on it is the one that counts.
+    # 3. Store it.
     log.info("the certificate was renewed, SHA-256 %s", identity.fingerprint(certificate).hex())
-    newest = membership.load(home) or member  # another authority may have been pinned meanwhile
+    newest = membership.load(home) or member  # another authority may have been pinned since
     return membership.keep(home, newest._replace(key=key, certificate=certificate))
 
 

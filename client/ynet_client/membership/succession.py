@@ -1,6 +1,6 @@
-"""What a site does when it is told which authorities are in force: it pins a successor that the one it trusts signed.
+"""The rotation of authorities at a site: it pins a successor that the authority it trusts has signed.
 
-Nothing that a hub says makes a site trust another authority, or let go of the newest one it trusts.
+No message of a hub can make a site trust another authority, or drop the newest one that it trusts.
 """
 
 import datetime as dt
@@ -18,36 +18,36 @@ from ynet_client.membership.membership import Membership
 
 log = logging.getLogger("ynet.succession")
 MOST_REFUSED = 16
-"""Refusals that are told and written down in one process's life: no hub fills a site's disk with them."""
+"""The largest number of refusals that one process reports and records, so that a hub cannot fill the disk."""
 
 Follow = Callable[[Membership, pb.Authorities], Membership]
-"""The membership after what was told. Raises RefusedError, and then nothing is changed."""
+"""Returns the membership after an announcement of the hub. Raises RefusedError, and then changes nothing."""
 Did = Callable[[Act, str, str], None]
-"""Writes an act, what it was about, and its outcome into the audit log."""
+"""Writes an action, its object and its outcome to the audit log."""
 
 
 def pinned(member: Membership) -> list[bytes]:
-    """The SHA-256 of the authorities that a site has pinned, the older one first."""
+    """Return the SHA-256 of the authorities that a site has pinned, the older first."""
     return [identity.fingerprint(one) for one in identity.each_certificate(member.authority)]
 
 
 def is_behind(member: Membership) -> bool:
-    """Whether the site's own certificate is of another authority than the newest that it has pinned."""
+    """Return whether the site's own certificate was issued by an older authority than the newest pinned one."""
     return not identity.is_issued_by(member.certificate, identity.each_certificate(member.authority)[-1])
 
 
-def followed(member: Membership, told: pb.Authorities, now: dt.datetime) -> Membership:
-    """The membership with the authorities that are in force. Raises RefusedError for a successor that is none.
+def followed(member: Membership, announced: pb.Authorities, now: dt.datetime) -> Membership:
+    """Return the membership with the authorities that are in force. Raises RefusedError for an invalid successor.
 
-    1. A successor is pinned when the newest that the site has pinned signed it: no other could vouch for it.
-    2. An older one is let go when it is in force no more, and the site's own certificate does not need it.
+    1. A successor is pinned if the newest pinned authority has signed it.
+    2. An older authority is dropped if it has ended and the site's own certificate does not need it.
     """
     have = identity.each_certificate(member.authority)
-    if told.HasField("successor"):
-        shown = _first(told.successor.certificate)
+    if announced.HasField("successor"):
+        shown = _first(announced.successor.certificate)
         if shown not in have:
-            have.append(succession.check(told.successor.certificate, told.successor.signature, have[-1], now))
-    keep = [one for one in have[:-1] if identity.fingerprint(one) in told.in_force] + have[-1:]
+            have.append(succession.check(announced.successor.certificate, announced.successor.signature, have[-1], now))
+    keep = [one for one in have[:-1] if identity.fingerprint(one) in announced.in_force] + have[-1:]
     if not identity.is_issued_by(member.certificate, b"".join(keep)):
         keep = have
     gone = [Past(one, round(now.timestamp(), 3)) for one in have if one not in keep]
@@ -60,30 +60,30 @@ def following(
     did: Did = lambda *_: None,
     clock: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
 ) -> Follow:
-    """What a site does that keeps its membership in `home`: it is on disk before anybody is told of it."""
+    """Return a function that follows announcements and stores the membership in `home` before it reports a change."""
     refused = 0
 
-    def follow(member: Membership, told: pb.Authorities) -> Membership:
+    def follow(member: Membership, announced: pb.Authorities) -> Membership:
         nonlocal refused
         try:
-            made = followed(member, told, clock())
+            made = followed(member, announced, clock())
         except RefusedError as error:
             refused += 1
             if refused <= MOST_REFUSED:
                 log.warning("%s: %s", error.what, error.why)
-                did("authority-refused", _named(told.successor.certificate), error.why)
+                did("authority-refused", _fingerprint(announced.successor.certificate), error.why)
                 say(str(error))
             raise
         if made.authority == member.authority:
             return member
         membership.pin(home, made)
-        _tell(member, made, say, did)
+        _report(member, made, say, did)
         return made
 
     return follow
 
 
-def _tell(old: Membership, new: Membership, say: Callable[[str], None], did: Did) -> None:
+def _report(old: Membership, new: Membership, say: Callable[[str], None], did: Did) -> None:
     before, after = pinned(old), pinned(new)
     for one in after:
         if one not in before:
@@ -95,21 +95,21 @@ def _tell(old: Membership, new: Membership, say: Callable[[str], None], did: Did
             say(f"the consortium's old authority is in force no more: SHA-256 {one.hex()}")
 
 
-def unkept(member: Membership, told: pb.Authorities) -> Membership:
-    """Of a site that keeps its membership nowhere."""
-    return followed(member, told, dt.datetime.now(dt.UTC))
+def unkept(member: Membership, announced: pb.Authorities) -> Membership:
+    """Follow an announcement without storing the membership."""
+    return followed(member, announced, dt.datetime.now(dt.UTC))
 
 
 def ended(successions: Sequence[object], authorities: bytes) -> dt.datetime | None:
-    """When the authority that a site has pinned ended, where it has said itself, by a signature, who follows it.
+    """Return when a pinned authority ended, if it has signed its successor; None otherwise.
 
-    `successions` as the enrolment port tells them.
+    `successions` is what the enrolment port sends.
     """
     for one in successions:
         try:
-            told = one if isinstance(one, dict) else {}
-            signature, successor = bytes.fromhex(str(told["signature"])), bytes.fromhex(str(told["successor"]))
-            at = dt.datetime.fromtimestamp(float(told["ended"]), dt.UTC)
+            values = one if isinstance(one, dict) else {}
+            signature, successor = bytes.fromhex(str(values["signature"])), bytes.fromhex(str(values["successor"]))
+            at = dt.datetime.fromtimestamp(float(values["ended"]), dt.UTC)
         except (ValueError, KeyError, TypeError, OverflowError, OSError):
             continue
         if any(succession.is_signed(mine, successor, signature) for mine in identity.each_certificate(authorities)):
@@ -124,7 +124,7 @@ def _first(certificate: bytes) -> bytes:
         return b""
 
 
-def _named(certificate: bytes) -> str:
-    """The SHA-256 by which a certificate is known; of what is none, nothing."""
+def _fingerprint(certificate: bytes) -> str:
+    """Return a certificate's SHA-256; empty when it is no certificate."""
     first = _first(certificate)
     return identity.fingerprint(first).hex() if first else ""

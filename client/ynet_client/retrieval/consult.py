@@ -1,4 +1,4 @@
-"""Requests for a consult: a hit's token and a note, kept at both sites, and the owning site's yes or no."""
+"""Requests for a consult, kept at both sites: a hit's token, a note, and the owning site's yes or no."""
 
 import secrets
 from collections.abc import Sequence
@@ -28,13 +28,13 @@ CREATE TABLE consults (
 """
 MAX_OPEN_OF_A_SITE = 100
 MAX_OF_A_SITE = 10_000
-"""Requests that a site keeps of one other; no more are taken."""
+"""The most requests of one other site that are kept."""
 Decision = Literal["open", "yes", "no", "unknown"]
 _COLUMNS = "id, direction, site, user, token, image, note, time, word, text, answered"
 
 
 class Consult(NamedTuple):
-    """One request."""
+    """One request, as a row of the file."""
 
     id: bytes
     direction: str
@@ -49,45 +49,45 @@ class Consult(NamedTuple):
     answered: float | None
 
     def to_json(self) -> dict[str, Any]:
-        """As `ynet-client consult list --json` prints it; the image's path is for this site's own people."""
+        """Return the request as `ynet-client consult list --json` prints it; an image's path only where received."""
         shown = {**self._asdict(), "id": self.id.hex(), "token": self.token.hex()}
         return shown if self.direction == "received" else {key: shown[key] for key in shown if key != "image"}
 
 
-class Consults:
+class ConsultStore:
     """The requests that a site has sent and received. Any thread may call."""
 
     def __init__(self, home: Path) -> None:
-        """Raises UserError when the file cannot be opened."""
+        """Open the file. Raises UserError when it cannot be opened."""
         self._database = Database(home / FILE, SCHEMA, 1, is_synced=True)
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         self._database.close()
 
     def listed(self) -> list[Consult]:
-        """All of them, the newest first."""
+        """Return all requests, the newest first."""
         return self._read("")
 
     def of(self, direction: str, site: str) -> list[Consult]:
-        """Those sent to, or received from, one site."""
+        """Return the requests sent to one site, or received from it."""
         return self._read("WHERE direction = ? AND site = ?", direction, site)
 
     def send(self, site: str, user: str, token: bytes, note: str, now: float) -> Consult:
-        """Write down a request before it leaves; it has its id from here. Raises UserError when the note is empty."""
+        """Record a request with a new id, before it is sent. Raises UserError when the note is empty."""
         if not plain_text(note):
-            raise UserError("the request cannot be sent", "it has no note", "say what you want to know: --note '...'")
+            raise UserError("the request cannot be sent", "it has no note", "write what you want to know: --note '...'")
         id_ = secrets.token_bytes(CONSULT_ID_BYTES)
         made = Consult(id_, "sent", site, user, token, "", plain_text(note), now, "open", "", None)
         self._insert(made)
         return made
 
     def withdraw(self, sent: Consult) -> None:
-        """Forget a request that the other site did not take."""
+        """Delete a request that the other site did not take."""
         self._database.write("DELETE FROM consults WHERE direction = 'sent' AND id = ?", (sent.id,))
 
     def receive(self, id_: bytes, site: str, user: str, token: bytes, image: str, note: str, now: float) -> bool:
-        """Keep another site's request; whether there was room. One that came before is kept as it came."""
+        """Keep another site's request; return whether there was room. A request that came again changes nothing."""
         kept = self.of("received", site)
         if any(one.id == id_ for one in kept):
             return True
@@ -97,23 +97,23 @@ class Consults:
         return True
 
     def answer(self, prefix: str, decision: Literal["yes", "no"], text: str, now: float) -> Consult:
-        """Say yes or no to a received request, named by its id or the beginning of it. Raises UserError."""
+        """Answer a received request, named by its id or the beginning of it. Raises UserError."""
         found = [one for one in self.listed() if one.direction == "received" and one.id.hex().startswith(prefix)]
         if len(found) != 1 or not prefix:
-            why = f"{len(found)} received requests have an id that begins so"
+            why = f"{len(found)} received requests have an id with this beginning"
             raise UserError(f"no request {prefix[:40]!r}", why, "see ynet-client consult list")
         if found[0].decision != "open":
             do = "nothing to do: the asking site may have read the answer"
-            raise RefusedError("the request is answered already", f"the answer was {found[0].decision}", do)
+            raise RefusedError("the request has an answer already", f"the answer was {found[0].decision}", do)
         self._settle("received", found[0].site, found[0].id, decision, plain_text(text), now)
         return found[0]._replace(decision=decision, text=plain_text(text), answered=now)
 
     def settle(self, site: str, id_: bytes, decision: Decision, text: str, now: float) -> None:
-        """Write down what the owning site said to a request that was sent to it."""
+        """Record the owning site's answer to a request that was sent to it."""
         self._settle("sent", site, id_, decision, plain_text(text), now)
 
     def waiting_for(self) -> dict[str, Sequence[bytes]]:
-        """Sites that have not answered, and the ids of what they were asked, the oldest first."""
+        """Return the sites that have not answered, each with the ids of its open requests, the oldest first."""
         waiting: dict[str, list[bytes]] = {}
         for one in reversed(self.listed()):
             if (one.direction, one.decision) == ("sent", "open"):

@@ -1,6 +1,6 @@
-"""Disclosure control: what a site's settings let it tell another, and how coarsely.
+"""Disclosure control: what a site's settings allow it to answer, and how coarsely.
 
-Arithmetic on a policy, a query and a gallery; what was asked before is remembered in `quotas`.
+It computes on a policy, a query and a gallery and has no state; `quotas` counts earlier queries.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,8 +18,8 @@ from ynet_client.retrieval.wire import CodedQuery, Reason
 from ynet_client.settings import Disclosure
 
 
-class Coarse(NamedTuple):
-    """A hit among those of one coarse distance, and what ranks it."""
+class RankedHit(NamedTuple):
+    """A hit with a coarse distance, and its key in the total order."""
 
     rank: tuple[int, int, int, bytes]
     hit: Hit
@@ -49,15 +49,15 @@ def site_refusal(policy: Disclosure, from_site: str) -> Reason | None:
 
 
 def is_suppressed(policy: Disclosure, gallery: Gallery, model_id: str, filters: Filters) -> bool:
-    """Whether the filters admit too few patients, or leave out so few that they are known by subtraction.
+    """Return whether the filters admit too few patients, or exclude so few that subtraction would reveal them.
 
-    Left out are too few when their cases are fewer than the minimum, or the patients all of whose cases are.
-    A group of nobody is as small as one of few: that a label does not occur is told of nobody either.
+    Excluded are too few when there are fewer excluded cases than the minimum, or fewer patients of whom every case is
+    excluded. A group of zero patients is suppressed too: a site does not say that a label does not occur.
     """
     everyone = gallery.count(model_id, Filters())
     group = gallery.count(model_id, filters) if filters.kinds else everyone
-    left_out = (everyone.cases - group.cases, everyone.patients - group.patients)
-    return group.patients < policy.minimum_group or any(0 < number < policy.minimum_group for number in left_out)
+    excluded = (everyone.cases - group.cases, everyone.patients - group.patients)
+    return group.patients < policy.minimum_group or any(0 < number < policy.minimum_group for number in excluded)
 
 
 def hits(policy: Disclosure, gallery: Gallery, coded: CodedQuery) -> list[list[Hit]]:
@@ -80,19 +80,19 @@ def hits(policy: Disclosure, gallery: Gallery, coded: CodedQuery) -> list[list[H
 
 
 def coarse(distance: int, step: int, bits: int) -> int:
-    """A distance rounded up to a multiple of `step`, but not beyond the code's own width."""
+    """Round a distance up to a multiple of `step`, but not beyond the width of the code."""
     return min(-(-distance // step) * step, bits)
 
 
 def _coarse_hits(step: int, gallery: Gallery, coded: CodedQuery, code: bytes, detail: bytes | None) -> list[Hit]:
-    """The hits that the law of ranking gives when coarse distances are all there is.
+    """Return the first k hits of the total order over coarse distances.
 
-    Everything is by the coarse distance: which cases are within the radius, which of a patient's is the nearest, which
-    are among the first k. Each of the three, done finely, would let the exact order through.
+    Three choices use the coarse distance: the cases within the radius, the nearest case of a patient, the first k.
+    Each of them, made by the exact distance, would reveal the exact order.
     """
     query, bits = coded.query, 8 * len(code)
     radius = bits if query.radius is None else query.radius
-    within = bits if radius >= bits else radius // step * step  # the last step that lies within it
+    within = bits if radius >= bits else radius // step * step  # the last step within it
     farthest = within
     if not query.one_per_patient:
         nearest = _search(gallery, coded, code, query.k, within, None)
@@ -118,7 +118,7 @@ def _ranked(found: Sequence[Hit], code: bytes, step: int) -> list[Hit]:
     tokens = np.frombuffer(b"".join(hit.token for hit in rounded), np.uint8).reshape(len(rounded), TOKEN_BYTES)
     keys = tie_keys(code, tokens).tolist()
     pairs = [
-        Coarse((*nearness(hit), key, hit.token), hit._replace(ties=ties[hit.distance]))
+        RankedHit((*nearness(hit), key, hit.token), hit._replace(ties=ties[hit.distance]))
         for hit, key in zip(rounded, keys, strict=True)
     ]
     return [pair.hit for pair in sorted(pairs, key=lambda pair: pair.rank)]

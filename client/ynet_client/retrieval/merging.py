@@ -74,15 +74,12 @@ def merge(
     by_site: dict[str, Sequence[Sequence[Hit]]] = {own_site: [one.hits for one in own], **others}
     is_noised = any(one.noise for one in own)
     merged = merge_many(others if is_noised else by_site, [one.sent for one in own], k)
+    found = [
+        _ranked({site: per_image[number] for site, per_image in by_site.items()}, hits)
+        for number, hits in enumerate(merged)
+    ]
     return [
-        Result(
-            own_site,
-            one,
-            merged[number],
-            {site: _ranked(site, per_image[number], merged[number]) for site, per_image in by_site.items()},
-            of_image(outcomes, number),
-            note,
-        )
+        Result(own_site, one, merged[number], found[number], of_image(outcomes, number), note)
         for number, one in enumerate(own)
     ]
 
@@ -116,10 +113,15 @@ def answer(archive: "Archive", result: Result, name: str = "") -> Answer:
     )
 
 
-def _ranked(site: str, hits: Sequence[Hit], merged: Sequence[Hit]) -> list[Hit]:
-    """Return a site's hits with its name, and those among the merged hits with their ranks."""
-    ranked = {hit.token: hit for hit in merged if hit.site == site}
-    return [ranked.get(hit.token) or (hit if hit.site else hit._replace(site=site)) for hit in hits]
+def _ranked(by_site: Mapping[str, Sequence[Hit]], merged: Sequence[Hit]) -> dict[str, list[Hit]]:
+    """Return the hits of each site with its name, and those among the merged hits with their ranks."""
+    ranked: dict[str, dict[bytes, Hit]] = {}
+    for hit in merged:
+        ranked.setdefault(hit.site, {})[hit.token] = hit
+    return {
+        site: [ranked.get(site, {}).get(hit.token) or (hit if hit.site else hit._replace(site=site)) for hit in hits]
+        for site, hits in by_site.items()
+    }
 
 
 def _located(site: str, archive: "Archive", hit: Hit) -> Hit:

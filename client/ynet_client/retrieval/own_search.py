@@ -1,9 +1,8 @@
 """Search this site's own gallery for the images of a query, and make the codes that the other sites are asked with."""
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ynet.errors import RefusedError
 from ynet.search.hit import Hit
@@ -15,21 +14,21 @@ from ynet_client.retrieval.wire import CodedQuery
 if TYPE_CHECKING:
     from ynet.plan import Plan
     from ynet_client.adoption.model_check import ActiveModel
-    from ynet_client.gallery.indexer import Archive, Encoded
+    from ynet_client.gallery.indexer import Archive, EncodedImage
 
 
 class Encoding(NamedTuple):
     """An image's code, and the model that made it."""
 
     model: "ActiveModel"
-    encoded: "Encoded"
+    encoded: "EncodedImage"
 
 
 class OwnSearch(NamedTuple):
     """The result of one image in the own gallery, and the code for the other sites."""
 
     model_id: str
-    encoded: "Encoded"
+    encoded: "EncodedImage"
     hits: list[Hit]  # by the true code, always
     sent: bytes  # the code that others are asked with
     noise: Noise | None = None
@@ -70,7 +69,8 @@ def search(
 
 def target_codes(plan: "Plan") -> list[bytes]:
     """Return the target code of each class: the codebook that all sites of a plan share."""
-    hashing: Any = importlib.import_module("ynet.learning.hashing")  # torch, which the search has loaded
+    from ynet.learning import hashing  # torch, which the search has loaded
+
     book = hashing.codebook(len(plan.classes), plan.network.code_bits, plan.network.codebook_seed)
     return [row.tobytes() for row in hashing.pack(book)]
 

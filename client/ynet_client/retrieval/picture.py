@@ -1,4 +1,4 @@
-"""One picture of a query and its answers: own cases as thumbnails, other sites' as cards without an image."""
+"""Draw a query and its answers as one picture: own cases as thumbnails, other sites' cases as cards."""
 
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -41,10 +41,10 @@ WIDTH = MARGIN + QUERY_SIDE + GUTTER + GRID_WIDTH + MARGIN
 
 @dataclass(frozen=True)
 class QueryImage:
-    """The image that was asked about."""
+    """The image of the query."""
 
     pixels: Pixels  # (1 or 3, height, width), 0 to 1
-    mask: Mask  # (height, width), 1 where the network sees the lesion
+    mask: Mask  # (height, width), 1 where the network predicts the lesion
     name: str = ""
 
 
@@ -59,7 +59,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Drawing:
-    """What is drawn beside the query's image."""
+    """The hits and remarks that are drawn next to the query's image."""
 
     own: Sequence[Tile]
     others: Sequence[Hit]
@@ -68,7 +68,7 @@ class Drawing:
 
 
 def draw(site: str, query: QueryImage, drawing: Drawing, code_bits: int) -> Image.Image:
-    """The picture, RGB, 1300 pixels wide and as high as the hits need."""
+    """Draw the picture: RGB, 1300 pixels wide, as high as the hits need."""
     own_height = _section_height(len(drawing.own), TILE_SIDE + CAPTION_HEIGHT)
     others_height = _section_height(len(drawing.others), CARD_HEIGHT)
     lines = [*drawing.remarks, *([_no_answer(drawing.no_answer)] if drawing.no_answer else [])]
@@ -178,7 +178,7 @@ def _cell(x: int, y: int, position: int, cell_height: int) -> tuple[int, int]:
 
 
 def shown(pixels: Pixels, side: int) -> Image.Image:
-    """An image as large as fits a square of `side`; grey is windowed to its own range, colour left as it is."""
+    """Scale an image to fit a square of `side`; grey is windowed to its own range, colour is unchanged."""
     if pixels.ndim != 3 or pixels.shape[0] not in (1, 3):
         raise ValueError(f"pixels of shape {pixels.shape} are no image")
     if pixels.shape[0] == 1:
@@ -192,14 +192,14 @@ def shown(pixels: Pixels, side: int) -> Image.Image:
 
 
 def overlaid(image: Image.Image, mask: Mask, fill: float, line: float, colour: Colour = LESION) -> Image.Image:
-    """`image` with a line of `line` pixels along the mask's edge, dark beside it, and `fill` of its colour inside."""
+    """Draw the mask over `image`: a line of `line` pixels along its edge, and inside its colour with opacity `fill`."""
     if not mask.any():
         return image
     cover = np.asarray(Image.fromarray((mask != 0).astype(np.float32)).resize(image.size, Image.Resampling.BOX))
     cover = cover / cover.max()
     blur = ImageFilter.GaussianBlur(SOFTNESS)
     inside = np.asarray(Image.fromarray(np.rint(255 * cover).astype(np.uint8)).filter(blur), np.float32) / 255
-    inside = np.clip(inside / min(1.0, 1.25 * inside.max()), 0, 1)  # a lesion smaller than a pixel is still shown
+    inside = np.clip(inside / min(1.0, 1.25 * inside.max()), 0, 1)  # so that a lesion smaller than a pixel is shown
     from_edge = _pixels_from_edge()[np.rint(255 * inside).astype(np.uint8)]
     pixels = _blend(np.asarray(image, np.float32), colour, fill * inside)
     pixels = _blend(pixels, GROUND, 0.5 * np.clip(line / 2 + 1.5 - from_edge, 0, 1))
@@ -209,19 +209,19 @@ def overlaid(image: Image.Image, mask: Mask, fill: float, line: float, colour: C
 
 @cache
 def _pixels_from_edge() -> Pixels:
-    """How far from a straight edge a blur of SOFTNESS has each of the 256 values."""
+    """Return for each of the 256 values its distance from a straight edge after a blur of SOFTNESS."""
     normal = NormalDist(sigma=SOFTNESS)
     return np.array([abs(normal.inv_cdf((value + 0.5) / 256)) for value in range(256)], np.float32)
 
 
 def _blend(pixels: Pixels, colour: Colour, opacity: Pixels) -> Pixels:
-    """RGB pixels (h, w, 3) under a colour of some opacity (h, w)."""
+    """Blend a colour with an opacity (h, w) over RGB pixels (h, w, 3)."""
     blended: Pixels = pixels + (np.array(colour, np.float32) - pixels) * opacity[..., None]
     return blended
 
 
 class _Canvas:
-    """What is drawn on: the image, and the few shapes that the picture is made of."""
+    """The image that is drawn, and its shapes."""
 
     def __init__(self, width: int, height: int) -> None:
         self.image = Image.new("RGB", (width, height), GROUND)
@@ -231,37 +231,37 @@ class _Canvas:
     def text(
         self, x: int, y: int, text: str, size: int, colour: Colour, width: int | None = None, bold: bool = False
     ) -> None:
-        """One line, cut with an ellipsis at `width` pixels; the font has no bold, so bold is drawn thicker."""
+        """Draw one line, cut with an ellipsis at `width` pixels. The font has no bold: bold is a thicker stroke."""
         shown = _drawable(text) if width is None else _cut(_drawable(text), size, width)
         self._draw.text((x, y), shown, colour, _font(size), stroke_width=0.35 if bold else 0)
 
     def width_of(self, text: str, size: int) -> int:
-        """In pixels, of one line."""
+        """Return the width of one line, in pixels."""
         return round(_font(size).getlength(_drawable(text)))
 
     def heading(self, x: int, y: int, text: str, colour: Colour, remark: str) -> None:
-        """The head of a section, with a remark at its right end."""
+        """Draw the head of a section, with a remark at its right end."""
         end = x + GRID_WIDTH - self.width_of(remark, 13)
         self.text(x, y + 6, text, 16, colour, end - x - GAP, bold=True)
         self.text(end, y + 9, remark, 13, DIM)
 
     def note(self, x: int, y: int, text: str) -> None:
-        """What stands where there is nothing to show."""
+        """Draw a sentence in place of hits."""
         self.panel(x, y, GRID_WIDTH, 46, PANEL)
         self.text(x + 16, y + 14, text, 14, DIM)
 
     def panel(self, x: int, y: int, width: int, height: int, colour: Colour, radius: int = 6) -> None:
-        """A filled rectangle with round corners."""
+        """Draw a filled rectangle with round corners."""
         self.image.paste(colour, (x, y), _rounded(width, height, radius))
 
     def badge(self, x: int, y: int, text: str) -> None:
-        """A short text on a dark patch, legible on any image."""
+        """Draw a short text on a dark patch."""
         width = self.width_of(text, 13) + 12
         self.panel(x, y, width, 20, GROUND)
         self.text(x + 6, y + 3, text, 13, BRIGHT)
 
     def picture(self, x: int, y: int, side: int, picture: Image.Image) -> None:
-        """An image in the middle of a square with an edge."""
+        """Draw an image in the middle of a square with an edge."""
         square = Image.new("RGB", (side, side), (0, 0, 0))
         square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
         self.panel(x - 1, y - 1, side + 2, side + 2, EDGE, radius=7)
@@ -269,7 +269,7 @@ class _Canvas:
 
 
 def _cut(text: str, size: int, width: int) -> str:
-    """`text`, or as much of its beginning as fits in `width` pixels with an ellipsis."""
+    """Return `text`, or its beginning with an ellipsis, within `width` pixels."""
     if _font(size).getlength(text) <= width:
         return text
     kept = len(text) - 1
@@ -279,7 +279,7 @@ def _cut(text: str, size: int, width: int) -> str:
 
 
 def _drawable(text: str) -> str:
-    """`text` in the characters that Pillow's own font has: accents are dropped, others become question marks."""
+    """Return `text` in the characters of Pillow's own font: without accents, other characters as question marks."""
     plain = "".join(char for char in unicodedata.normalize("NFD", text) if not unicodedata.combining(char))
     return "".join(char if " " <= char <= "~" or char in "·…" else "?" for char in plain)
 
@@ -293,7 +293,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 @cache
 def _rounded(width: int, height: int, radius: int) -> Image.Image:
-    """The opacity of a rectangle with smooth round corners."""
+    """Return the opacity of a rectangle with smooth round corners."""
     large = Image.new("L", (4 * width, 4 * height))
     ImageDraw.Draw(large).rounded_rectangle((0, 0, 4 * width - 1, 4 * height - 1), 4 * radius, fill=255)
     return large.resize((width, height), Image.Resampling.BOX)

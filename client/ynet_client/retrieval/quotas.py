@@ -1,7 +1,7 @@
-"""Quotas: how many different codes each site, and each of its users, has asked about today.
+"""Quotas: the number of different codes that each site, and each of its users, has asked about today.
 
-Kept in a file, so that a restart forgets nothing. A code asked about again on the same day in the same way spends
-nothing: the law of ranking answers it as before, as long as the gallery is as before.
+The counts are in a file and survive a restart. The same question on the same day spends nothing: its answer is the
+same, as long as the gallery is.
 """
 
 import datetime as dt
@@ -27,22 +27,22 @@ CREATE TABLE asked (
 
 
 class Quotas:
-    """What was asked today. Any thread may call."""
+    """The questions of today. Any thread may call."""
 
     def __init__(self, home: Path) -> None:
-        """Raises UserError when the file cannot be opened."""
-        self._database = Database(home / FILE, SCHEMA, 1, is_synced=False)  # a power cut may give a few back
+        """Open the file. Raises UserError when it cannot be opened."""
+        self._database = Database(home / FILE, SCHEMA, 1, is_synced=False)  # a power cut may lose a few
         self._lock = threading.Lock()
         self._day = ""
         self._of_site: dict[str, int] = {}
         self._of_user: dict[tuple[str, str], set[bytes]] = {}
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         self._database.close()
 
     def spend(self, policy: Disclosure, site: str, user: str, questions: Sequence[bytes], now: float) -> bool:
-        """Count the questions that are new today, all or none; whether the quotas allow it. `now` as time.time()."""
+        """Count the questions that are new today, all or none; return whether the quotas allow it. `now` in s."""
         with self._lock:
             self._begin_day(dt.datetime.fromtimestamp(now, dt.UTC).date().isoformat())
             of_user = self._of_user.get((site, user), set())
@@ -50,7 +50,7 @@ class Quotas:
             if not new:
                 return True
             if self._of_site.get(site, 0) + len(new) > policy.queries_per_day_and_site:
-                return False  # two users' same question counts twice: users are the asking site's word
+                return False  # the same question of two users counts twice: users are named by the asking site
             if len(of_user) + len(new) > policy.queries_per_day_and_user:
                 return False
             rows = [(self._day, site, user, question) for question in new]
@@ -60,7 +60,7 @@ class Quotas:
             return True
 
     def _begin_day(self, day: str) -> None:
-        """Forget the days before; take up what was asked on this one before a restart."""
+        """Drop the days before; load the questions of this day from before a restart."""
         if day == self._day:
             return
         self._database.write("DELETE FROM asked WHERE day < ?", (day,))

@@ -13,14 +13,14 @@ class Outcome(StrEnum):
     """The outcome of a query at one other site. Each equals its name: `Outcome.FOUND == "found"`."""
 
     FOUND = "found"
-    EMPTY = "empty"  # asked, answered, and no case fits
-    SUPPRESSED = "suppressed"  # fewer patients fit than the site speaks of
+    EMPTY = "empty"  # it answered, and no case fits
+    SUPPRESSED = "suppressed"  # too few patients fit for an answer
     REFUSED = "refused"  # by its policy
-    OTHER_MODEL = "other_model"  # its gallery is of another model
+    OTHER_MODEL = "other_model"  # its gallery has codes of another model
     LATE = "late"  # no answer in time
     MISSING = "missing"  # not connected
     BUSY = "busy"  # too much to do
-    UNREADABLE = "unreadable"  # it could not be opened, or not understood
+    UNREADABLE = "unreadable"  # its answer could not be opened or read
     UNCONFIRMED = "unconfirmed"  # not asked: this site's admin has not confirmed it
 
 
@@ -90,7 +90,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class ConsultRequest:
-    """A question to the people who have a case, and what they said."""
+    """A question to the people who have a case, and their answer."""
 
     id: str
     direction: Literal["sent", "received"]
@@ -100,7 +100,7 @@ class ConsultRequest:
     image: str | None  # where received: the own case that is meant
     note: str
     time: float  # seconds since 1970
-    decision: Literal["open", "yes", "no", "unknown"]  # unknown: the owning site has the request no more
+    decision: Literal["open", "yes", "no", "unknown"]  # unknown: the owning site no longer has the request
     text: str
     answered: float | None  # seconds since 1970
 
@@ -114,5 +114,5 @@ class Consults:
 
 
 def read_consult(one: Mapping[str, Any]) -> ConsultRequest:
-    """A request for a consult, from what the running client says."""
+    """Read a request for a consult from the client's JSON."""
     return ConsultRequest(**{**one, "image": one.get("image")})

@@ -18,10 +18,10 @@ MAX_CODES = 64
 MAX_ID = 64  # characters of a model's id, hexadecimal
 MAX_USER = 32  # characters of a pseudonym
 MAX_NOTE = 2_000  # characters of a note or a text
-MAX_CHECKED = 16  # requests for a consult that are asked after at a time
+MAX_CHECKED = 16  # requests for a consult in one check
 CONSULT_ID_BYTES = 8
 HIT_BYTES = 34  # on the wire, at most
-ROOM_FOR_LABELS = 2_048  # more need names of dozens of letters for dozens of classes
+ROOM_FOR_LABELS = 2_048  # exceeded only by dozens of classes with names of dozens of letters
 Reason: TypeAlias = pb.Refused.Reason
 REASONS: dict[int, str] = {
     pb.Refused.OTHER: "the site refused",

@@ -1,4 +1,4 @@
-"""One message of the hub run through a Flower ClientApp, as Flower itself would run it."""
+"""The call of a Flower ClientApp with one message, as Flower's own runtime does it."""
 
 import time
 from pathlib import Path
@@ -16,17 +16,17 @@ LIFE_S = 7 * 86_400.0
 
 
 def new_context() -> Context:
-    """The state that a ClientApp keeps between messages."""
+    """Create the state that a ClientApp keeps between messages."""
     return Context(run_id=0, node_id=0, node_config={}, state=RecordDict(), run_config={})
 
 
 def load(path: Path) -> RecordDict:
-    """The content of a message in Flower's form. Raises RefusedError."""
+    """Read a message's content in Flower's form. Raises RefusedError."""
     return to_records(content.read(path))
 
 
 def call(app: ClientApp, context: Context, kind: str, received: RecordDict) -> Content:
-    """The app's reply to a message of `kind`. Raises RefusedError for an unknown kind, and what the app raises."""
+    """Return the app's reply. Raises RefusedError for an unknown kind, and what the app raises."""
     if kind not in KINDS:
         raise RefusedError("a message of the server was refused", f"its kind {kind[:40]!r} is unknown", "update ynet")
     metadata = Metadata(

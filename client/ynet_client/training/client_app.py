@@ -1,4 +1,4 @@
-"""The Flower ClientApp: what a site does for a run. It is the installed one, always; the server sends no code."""
+"""The Flower ClientApp that runs a site's part of a run. It is always the installed one; the server sends no code."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -26,8 +26,8 @@ from ynet_client import settings as client_settings
 from ynet_client.training import encoded_update, secure_aggregation
 from ynet_client.training.answered_evaluations import Scores
 from ynet_client.training.consent import Consent
-from ynet_client.training.privacy_budget import Asked, Experiment, Recorded
-from ynet_client.training.request import Request, read_request, refused
+from ynet_client.training.privacy_budget import Experiment, PrivateRound, Recorded
+from ynet_client.training.request import RoundRequest, read_request, refused
 from ynet_client.training.secure_aggregation import Party, party_at
 from ynet_client.training.site_data import LocalSite
 
@@ -35,14 +35,14 @@ PIECES = "pieces"
 MOMENTS, FIRST, SECOND = "moments", "moments.first", "moments.second"
 
 Locate = Callable[[Context], LocalSite]
-Work = Callable[[LocalSite, Context, Request], RecordDict]
+Work = Callable[[LocalSite, Context, RoundRequest], RecordDict]
 
 AWAITING = RecordDict({CONFIG: ConfigRecord({AWAITED: "admin"})})
-"""The reply of a site whose admin has not yet said whether it takes part."""
+"""The reply of a site whose admin has not decided on the plan yet."""
 
 
 def build(locate: Locate, mods: Sequence[Mod] = ()) -> ClientApp:
-    """The app for the site that `locate` finds for a context; `mods` are Flower's, around each message's work."""
+    """Build the app for the site that `locate` returns for a context; `mods` are Flower's, around each handler."""
     app = ClientApp(mods=list(mods))
 
     def when_admitted(work: Work) -> Callable[[Message, Context], Message]:
@@ -57,7 +57,7 @@ def build(locate: Locate, mods: Sequence[Mod] = ()) -> ClientApp:
     app.train()(when_admitted(_train_round))
     app.evaluate()(when_admitted(_evaluate))
 
-    def party_to(context: Context, request: Request) -> Party:
+    def party_to(context: Context, request: RoundRequest) -> Party:
         site = locate(context)
         if not site.admits(request.plan):
             raise refused("the site's admin has not accepted this plan")
@@ -67,15 +67,15 @@ def build(locate: Locate, mods: Sequence[Mod] = ()) -> ClientApp:
     return app
 
 
-def _begin(site: LocalSite, context: Context, request: Request) -> RecordDict:  # noqa: ARG001 (one form for all)
-    """The weights that the plan's seed makes, and the site's cases. Never of the site's network: it was trained."""
+def _begin(site: LocalSite, context: Context, request: RoundRequest) -> RecordDict:  # noqa: ARG001 (one form for all)
+    """Return initial weights from the plan's seed, and the number of cases. The site's trained network is not used."""
     arrays = arrays_of(build_network(request.plan))
     config = ConfigRecord({"layout": weights.layout_to_json(weights.layout_of(arrays))})
     metrics = MetricRecord({CASES: len(site.cases(request.plan)[0])})
     return RecordDict({ARRAYS: weights_record(weights.flatten(arrays)), CONFIG: config, METRICS: metrics})
 
 
-def _train_round(site: LocalSite, context: Context, request: Request) -> RecordDict:
+def _train_round(site: LocalSite, context: Context, request: RoundRequest) -> RecordDict:
     is_secure = request.plan.aggregation == "secure"
     if is_secure:
         secure_aggregation.check_unsummed(site.party, context, request)
@@ -94,7 +94,7 @@ def _train_round(site: LocalSite, context: Context, request: Request) -> RecordD
     return reply
 
 
-def _evaluate(site: LocalSite, context: Context, request: Request) -> RecordDict:  # noqa: ARG001 (one form for all)
+def _evaluate(site: LocalSite, context: Context, request: RoundRequest) -> RecordDict:  # noqa: ARG001 (one form for all)
     net, plan = _loaded(site, request), request.plan
     site.took_part.evaluated(plan, request.round, weights.model_id(arrays_of(net), plan.id))
     gallery, queries = site.cases(plan)
@@ -108,16 +108,16 @@ def _evaluate(site: LocalSite, context: Context, request: Request) -> RecordDict
     if plan.privacy.mode == "off":
         scores = score()
     else:
-        asked = Asked(plan, request.round, weights.flatten(arrays_of(net)), len(site.patients(plan)))
+        asked = PrivateRound(plan, request.round, weights.flatten(arrays_of(net)), len(site.patients(plan)))
         scores = site.budget.scores(asked, score)
     return RecordDict({METRICS: MetricRecord({**scores, CASES: int(scores[CASES])})})
 
 
-def _train(site: LocalSite, context: Context, request: Request) -> tuple[Flat, MetricRecord]:
-    """A round's update, and figures about it."""
+def _train(site: LocalSite, context: Context, request: RoundRequest) -> tuple[Flat, MetricRecord]:
+    """Train a round; return the update and its metrics."""
     cases, _ = site.cases(request.plan)
 
-    def anew(pieces: int) -> tuple[YNet, TrainResult]:
+    def train_in(count: int) -> tuple[YNet, TrainResult]:
         net = _loaded(site, request)
         return net, train(
             net,
@@ -129,29 +129,29 @@ def _train(site: LocalSite, context: Context, request: Request) -> tuple[Flat, M
             on_progress=site.report,
             proximal_mu=request.proximal_mu,
             moments=_recall(context, request),
-            pieces=pieces,
+            micro_batches=count,
         )
 
-    net, result = site.pieces.run(request.plan, anew)
+    net, result = site.micro_batches.run(request.plan, train_in)
     _remember(context, request, result.moments)
-    metrics = MetricRecord({CASES: len(cases), "loss": result.loss, "seconds": result.seconds, **_pieces(site)})
+    metrics = MetricRecord({CASES: len(cases), "loss": result.loss, "seconds": result.seconds, **_micro_batches(site)})
     return weights.flatten(arrays_of(net)), metrics
 
 
-def _train_privately(site: LocalSite, context: Context, request: Request) -> tuple[Flat, MetricRecord]:
-    """The same under differential privacy: recorded, trained, kept, in this order. The loss stays here.
+def _train_privately(site: LocalSite, context: Context, request: RoundRequest) -> tuple[Flat, MetricRecord]:
+    """Train a round under differential privacy: record the spending, train, store the update, in this order.
 
-    What the same round made before is sent again as it is: it spends nothing.
+    A repeated round returns the stored update, which spends nothing. The loss does not leave the site.
     """
-    net, told = _loaded(site, request), dict[str, int]()
+    net, extra = _loaded(site, request), dict[str, int]()
     cases, patients = site.cases(request.plan)[0], site.patients(request.plan)
-    asked = Asked(request.plan, request.round, weights.flatten(arrays_of(net)), len(patients))
+    asked = PrivateRound(request.plan, request.round, weights.flatten(arrays_of(net)), len(patients))
     begun = time.perf_counter()
     update = site.budget.kept(asked)
     if update is None:
         mechanism = site.budget.reserve(asked)
 
-        def anew(pieces: int) -> TrainResult:
+        def train_in(count: int) -> TrainResult:
             return train_privately(
                 _loaded(site, request),
                 cases,
@@ -162,30 +162,30 @@ def _train_privately(site: LocalSite, context: Context, request: Request) -> tup
                 device=site.device,
                 on_progress=site.report,
                 moments=_recall(context, request),
-                pieces=pieces,
+                micro_batches=count,
             )
 
-        result = site.pieces.run(request.plan, anew)
+        result = site.micro_batches.run(request.plan, train_in)
         update = weights.flatten(arrays_of(net))
         site.budget.keep(asked, update)
         _remember(context, request, result.moments)
-        told = _pieces(site)
-    return update, MetricRecord({CASES: len(cases), "seconds": time.perf_counter() - begun, **told})
+        extra = _micro_batches(site)
+    return update, MetricRecord({CASES: len(cases), "seconds": time.perf_counter() - begun, **extra})
 
 
-def _pieces(site: LocalSite) -> dict[str, int]:
-    """In how many pieces a batch was trained just now, where memory did not allow one."""
-    return {PIECES: site.pieces.newest} if site.pieces.newest > 1 else {}
+def _micro_batches(site: LocalSite) -> dict[str, int]:
+    """Return the number of micro-batches of the last training, if memory required more than one."""
+    return {PIECES: site.micro_batches.newest} if site.micro_batches.newest > 1 else {}
 
 
-def _remember(context: Context, request: Request, moments: Moments) -> None:
-    """Keep the optimizer's moments in the node's state, where Flower keeps what is a node's own."""
+def _remember(context: Context, request: RoundRequest, moments: Moments) -> None:
+    """Store the optimizer's moments in the node's state."""
     context.state[MOMENTS] = ConfigRecord({"plan": request.plan.id, "round": request.round, "steps": moments.steps})
     context.state[FIRST], context.state[SECOND] = weights_record(moments.first), weights_record(moments.second)
 
 
-def _recall(context: Context, request: Request) -> Moments | None:
-    """The moments that the round before left, if this site took part in it and has lived since."""
+def _recall(context: Context, request: RoundRequest) -> Moments | None:
+    """Return the moments of the previous round; None when this process did not train it."""
     kept = context.state.config_records.get(MOMENTS)
     if kept is None or kept["plan"] != request.plan.id or kept["round"] != request.round - 1:
         return None
@@ -193,12 +193,12 @@ def _recall(context: Context, request: Request) -> Moments | None:
     return Moments(int(str(kept["steps"])), first, second)
 
 
-def _loaded(site: LocalSite, request: Request) -> YNet:
-    """The site's network with the weights that came: those of the plan's own network, or refused."""
+def _loaded(site: LocalSite, request: RoundRequest) -> YNet:
+    """Load the received weights into the site's network. Raises RefusedError when they do not fit."""
     if request.flat is None:
         raise refused("it brings no weights")
-    if request.flat.size != (needed := network_values(request.plan)):  # before anything is built for them
-        raise refused(f"{request.flat.size} values came, {needed} are needed")
+    if request.flat.size != (needed := network_values(request.plan)):  # checked before memory is allocated
+        raise refused(f"it has {request.flat.size} values, the plan's network has {needed}")
     net = site.network(request.plan)
     layout = weights.layout_of(arrays_of(net))
     try:
@@ -210,7 +210,7 @@ def _loaded(site: LocalSite, request: Request) -> YNet:
 
 @cache
 def site_at(manifest: str, device: str, cache_mb: int, is_validation: bool, party: Party) -> LocalSite:
-    """The site whose manifest this is, in an experiment; the same one as long as the process lives."""
+    """Return the site of a manifest in an experiment, the same object for the life of the process."""
     return LocalSite(
         Path(manifest), device, cache_mb << 20, is_validation=is_validation, budget=Experiment(), party=lambda: party
     )
@@ -218,7 +218,7 @@ def site_at(manifest: str, device: str, cache_mb: int, is_validation: bool, part
 
 @cache
 def node_at(manifest: str, device: str, cache_mb: int, home: str, max_epsilon: float | None) -> LocalSite:
-    """The site of a node, the same one as long as the process lives."""
+    """Return the site of a SuperNode, the same object for the life of the process."""
     if not home:
         return LocalSite(Path(manifest), device, cache_mb << 20, admits=_without_a_home)
     settings = client_settings.read(Path(home))
@@ -235,15 +235,15 @@ def node_at(manifest: str, device: str, cache_mb: int, home: str, max_epsilon: f
 
 
 def _without_a_home(_: Plan) -> bool:
-    do = "give the node's config a `home`, and say `ynet-client plan accept PLAN_ID --home HOME`"
-    raise RefusedError("a plan was refused", "the site has no place to keep its admin's yes", do)
+    do = "give the node's config a `home`, and run `ynet-client plan accept PLAN_ID --home HOME`"
+    raise RefusedError("a plan was refused", "the site has no folder to store its admin's decision in", do)
 
 
 def from_node_config(context: Context) -> LocalSite:
-    """The site that a SuperNode's --node-config describes.
+    """Return the site that a SuperNode's --node-config describes.
 
-    `manifest`, `home`, the site's folder, and if need be `device`, `cache-mb` and `max-epsilon`. In `home` are the
-    settings, the plans that were accepted, the privacy ledger, and for secure sums the membership.
+    Its keys are `manifest`, `home` (the site's folder), and optionally `device`, `cache-mb` and `max-epsilon`. `home`
+    holds the settings, the accepted plans, the privacy ledger, and for secure sums the membership.
     """
     config = context.node_config
     if "manifest" not in config:

@@ -1,7 +1,7 @@
-"""Which plans a site takes part in: what its policy allows, and what its admin has said yes to.
+"""A site's consent to plans: the policy must allow a plan, and the site admin must accept it.
 
-A plan is known by its id, the SHA-256 of all that is in it: one that changed is a new plan. Each that was ever seen
-lies in the home folder, `plans/ID.json`, and the admin's word beside it, `ID.accepted` or `ID.declined`.
+A plan's id is the SHA-256 of its content, so a changed plan is a new plan. The home folder holds every plan that was
+received, `plans/ID.json`, and the admin's decision on it, `ID.accepted` or `ID.declined`.
 """
 
 import re
@@ -19,45 +19,49 @@ from ynet_client.settings import Policy
 FOLDER = "plans"
 PLAN_ID = re.compile(r"[0-9a-f]{64}")
 MOST_KEPT = 1000
-"""Plans that wait for a word: a server that sends new ones without end fills no disk."""
+"""The largest number of plans that wait for a decision, so that a hostile server cannot fill the disk."""
 
-Word = Literal["accepted", "declined"]
+Decision = Literal["accepted", "declined"]
 
 
-class Seen(NamedTuple):
+class SeenPlan(NamedTuple):
     """A plan that a server has sent."""
 
     plan: Plan
-    word: Word | None
+    decision: Decision | None
 
 
 class Consent:
-    """The plans of one site, and what is to become of them."""
+    """The plans that a site received, and its decisions on them."""
 
     def __init__(
         self,
         home: Path,
         policy: Policy,
         tell: Callable[[Plan], None] = lambda _: None,
-        note: Callable[[str, Word], None] = lambda *_: None,
+        note: Callable[[str, Decision], None] = lambda *_: None,
     ) -> None:
-        """`tell` is given each plan that waits for the admin's word, `note` the id of each that has it, and the word.
+        """Open the plans of a home folder.
 
-        Both once while the process lives.
+        Args:
+            home: the site's folder.
+            policy: what the settings allow.
+            tell: is called once per process with each plan that waits for a decision.
+            note: is called once per process with the id of each decided plan, and the decision.
         """
         self._folder, self._policy, self._tell, self._note = home / FOLDER, policy, tell, note
-        self._lock, self._told, self._noted = threading.Lock(), set[str](), set[tuple[str, Word]]()
+        self._lock, self._told, self._noted = threading.Lock(), set[str](), set[tuple[str, Decision]]()
 
     def admits(self, plan: Plan) -> bool:
-        """Whether the site takes part; False while its admin has not said. Raises RefusedError for a no."""
+        """Return whether the site takes part; False while the decision is open. Raises RefusedError if not."""
         check(plan, self._policy)
-        word = self.word_of(plan.id) or ("accepted" if self._policy.new_plans == "accept" else None)
-        if word and (plan.id, word) not in self._noted:
-            self._noted.add((plan.id, word))
-            self._note(plan.id, word)
-        if word == "declined":
+        decision = self.decision_on(plan.id) or ("accepted" if self._policy.new_plans == "accept" else None)
+        if decision and (plan.id, decision) not in self._noted:
+            self._noted.add((plan.id, decision))
+            self._note(plan.id, decision)
+        if decision == "declined":
             raise _refused("the site's admin declined this plan")
-        if word == "accepted":
+        if decision == "accepted":
             return True
         with self._lock:
             if plan.id not in self._told:
@@ -67,67 +71,67 @@ class Consent:
         return False
 
     def takes_part(self, plan: Plan) -> bool:
-        """Whether the site takes part, as far as that is said already; nothing is kept or told of it."""
+        """Return whether the site takes part, without side effects; False while the decision is open."""
         return not self.objection(plan)
 
     def objection(self, plan: Plan) -> str:
-        """Why a model of this plan is not one that the site has agreed to; empty where it has."""
+        """Return why the site has not agreed to this plan; empty when it has."""
         try:
             check(plan, self._policy)
         except RefusedError as error:
             return f"its plan: {error.why}"
-        word = self.word_of(plan.id) or ("accepted" if self._policy.new_plans == "accept" else None)
-        return "" if word == "accepted" else f"its plan was {'declined' if word else 'never accepted'} here"
+        decision = self.decision_on(plan.id) or ("accepted" if self._policy.new_plans == "accept" else None)
+        return "" if decision == "accepted" else f"its plan was {'declined' if decision else 'never accepted'} here"
 
-    def say(self, plan_id: str, word: Word) -> str:
-        """Keep the admin's word about a plan; the plan's id. Raises UserError.
+    def say(self, plan_id: str, decision: Decision) -> str:
+        """Store the admin's decision on a plan and return the plan's id.
 
-        Of a plan that was seen the first letters of the id will do, twelve or more.
+        For a plan that was received, twelve or more first letters of the id are enough. Raises UserError.
         """
         found = plan_id if PLAN_ID.fullmatch(plan_id) else self._meant(plan_id)
         prepare(self._folder)
-        write_private(self._folder / f"{found}.{word}", b"")
-        (self._folder / f"{found}.{'accepted' if word == 'declined' else 'declined'}").unlink(missing_ok=True)
+        write_private(self._folder / f"{found}.{decision}", b"")
+        (self._folder / f"{found}.{'accepted' if decision == 'declined' else 'declined'}").unlink(missing_ok=True)
         return found
 
-    def seen(self) -> Iterator[Seen]:
-        """All plans that a server has sent, those first that wait for a word.
+    def seen(self) -> Iterator[SeenPlan]:
+        """Yield the plans that a server has sent, undecided ones first.
 
-        One that was kept by another ynet, newer or older, is passed over where it would not be the same plan here.
+        A plan that another version of ynet stored is skipped when this version would read it as another plan.
         """
-        files = sorted(self._folder.glob("*.json"), key=lambda path: (self.word_of(path.stem) or "", path.stem))
+        files = sorted(self._folder.glob("*.json"), key=lambda path: (self.decision_on(path.stem) or "", path.stem))
         for path in files:
             try:
                 plan = plans.from_canonical(path.read_text("utf-8", errors="replace"))
             except UserError:
                 continue
             if plan.id == path.stem:
-                yield Seen(plan, self.word_of(path.stem))
+                yield SeenPlan(plan, self.decision_on(path.stem))
 
     def _meant(self, letters: str) -> str:
         known = [path.stem for path in self._folder.glob("*.json")]
         found = [plan_id for plan_id in known if len(letters) >= 12 and plan_id.startswith(letters)]
         if len(found) != 1:
             do = "give the whole id, 64 letters and digits, or see `ynet-client plan list`"
-            raise UserError(f"which plan {letters[:64]!r} is, is not clear", "no plan that was seen begins so", do)
+            raise UserError(f"the plan {letters[:64]!r} was not found", "no single plan has an id that begins so", do)
         return found[0]
 
-    def word_of(self, plan_id: str) -> Word | None:
-        """What was said of a plan."""
-        words: tuple[Word, ...] = ("declined", "accepted")
-        return next((word for word in words if (self._folder / f"{plan_id}.{word}").exists()), None)
+    def decision_on(self, plan_id: str) -> Decision | None:
+        """Return the decision on a plan; None while it is open."""
+        decisions: tuple[Decision, ...] = ("declined", "accepted")
+        return next((decision for decision in decisions if (self._folder / f"{plan_id}.{decision}").exists()), None)
 
     def _keep(self, plan: Plan) -> None:
         prepare(self._folder)
         if (file := self._folder / f"{plan.id}.json").exists():
             return
-        if sum(self.word_of(path.stem) is None for path in self._folder.glob("*.json")) >= MOST_KEPT:
-            raise _refused("too many plans wait for a word of the site's admin")
+        if sum(self.decision_on(path.stem) is None for path in self._folder.glob("*.json")) >= MOST_KEPT:
+            raise _refused("too many plans wait for a decision of the site's admin")
         write_private(file, plan.canonical().encode())
 
 
 def check(plan: Plan, policy: Policy) -> None:
-    """Whether a site's policy lets it take part in a plan. Raises RefusedError with the reason, fit for strangers."""
+    """Raise RefusedError when a site's policy forbids a plan. The reason names nothing private."""
     epochs = plan.training.rounds * plan.training.local_epochs
     for is_against, why in (
         (policy.recipes and plan.recipe not in policy.recipes, f"the recipe {plan.recipe!r}"),
@@ -141,17 +145,17 @@ def check(plan: Plan, policy: Policy) -> None:
 
 
 def in_none(_: Plan) -> bool:
-    """As `takes_part`, of a site that only asks."""
+    """Take part in no plan: `takes_part` of a site that only asks."""
     return False
 
 
 def only_asks(_: Plan) -> bool:
-    """As `admits`, of a site that only asks. Raises RefusedError."""
+    """Refuse every plan: `admits` of a site that only asks. Raises RefusedError."""
     raise _refused("this site only asks: it trains nothing")
 
 
 def terms(plan: Plan) -> list[str]:
-    """What a plan asks of a site, a line each."""
+    """Return what a plan asks of a site, one line each."""
     training, private = plan.training, plan.privacy
     weights = {
         "plain": "in the open: the server sees this site's weights after each round",

@@ -1,4 +1,4 @@
-"""A site's update as its plan wants it sent. What the encoding left out stays at the site, for the next round's."""
+"""A site's update in its plan's encoding, with error feedback: the encoding error is added to the next update."""
 
 import numpy as np
 from flwr.app import ConfigRecord, Context
@@ -8,14 +8,14 @@ from ynet.federation import update_encoding
 from ynet.federation.records import flat_weights, weights_record
 from ynet.learning.model import arrays_of
 from ynet.weights import Flat
-from ynet_client.training.request import Request
+from ynet_client.training.request import RoundRequest
 from ynet_client.training.site_data import LocalSite
 
-LEFT_OUT, VALUES = "left-out", "left-out.values"  # in the node's own state, never sent
+LEFT_OUT, VALUES = "left-out", "left-out.values"  # in the node's state, never sent
 
 
-def encode(site: LocalSite, context: Context, request: Request, update: Flat) -> Flat:
-    """The update in the plan's encoding: of a difference to the weights that were sent, but for float32."""
+def encode(site: LocalSite, context: Context, request: RoundRequest, update: Flat) -> Flat:
+    """Encode an update. Every encoding but float32 encodes the difference to the received weights."""
     encoding = request.plan.training.update_encoding
     if encoding == "float32" or request.flat is None:
         return update
@@ -26,15 +26,15 @@ def encode(site: LocalSite, context: Context, request: Request, update: Flat) ->
     return encoded
 
 
-def _recall(context: Context, request: Request) -> Flat | np.float32:
-    """What the round before left out, if this site took part in it and has lived since."""
+def _recall(context: Context, request: RoundRequest) -> Flat | np.float32:
+    """Return the encoding error of the previous round; 0 when this process did not train it."""
     kept = context.state.config_records.get(LEFT_OUT)
     if kept is None or kept["plan"] != request.plan.id or kept["round"] != request.round - 1:
         return np.float32(0)
     return flat_weights(context.state.array_records[VALUES])
 
 
-def _remember(context: Context, request: Request, left_out: Flat) -> None:
+def _remember(context: Context, request: RoundRequest, left_out: Flat) -> None:
     if np.isfinite(left_out).all():
         context.state[LEFT_OUT] = ConfigRecord({"plan": request.plan.id, "round": request.round})
         context.state[VALUES] = weights_record(left_out)

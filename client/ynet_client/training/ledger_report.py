@@ -1,18 +1,18 @@
-"""What a site's privacy ledger says, for its admin."""
+"""A summary of a site's privacy ledger for its admin."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from ynet.learning import accountant
-from ynet.learning.accountant import Spent
-from ynet.trust.ledger import Entry
+from ynet.learning.accountant import MechanismSteps
+from ynet.trust.ledger import LedgerEntry
 from ynet_client.settings import PrivacySettings
 
 
-def summary(entries: Sequence[Entry], settings: PrivacySettings) -> dict[str, Any]:
-    """Of the data set of the settings: what its runs have spent, what they will to their ends, and what is left.
+def summary(entries: Sequence[LedgerEntry], settings: PrivacySettings) -> dict[str, Any]:
+    """Summarise the data set of the settings: epsilon spent, reserved for running plans, and left.
 
-    All epsilons are at the smallest delta of the runs, together as one: they compose to less than their sum.
+    All epsilons use the smallest delta of the runs. The runs are composed by the accountant, to less than their sum.
     """
     own = [entry for entry in entries if entry.data == settings.data]
     delta = min((entry.delta for entry in own), default=None)
@@ -35,19 +35,19 @@ def summary(entries: Sequence[Entry], settings: PrivacySettings) -> dict[str, An
     }
 
 
-def spent(entries: Sequence[Entry]) -> list[Spent]:
-    """The entries as the accountant takes them."""
-    return [Spent(entry.noise_multiplier, entry.sampling_rate, entry.steps) for entry in entries]
+def spent(entries: Sequence[LedgerEntry]) -> list[MechanismSteps]:
+    """Convert entries to the accountant's form."""
+    return [MechanismSteps(entry.noise_multiplier, entry.sampling_rate, entry.steps) for entry in entries]
 
 
-def to_come(run: Sequence[Entry]) -> list[Spent]:
-    """What the rounds of one plan that have no entry yet would spend."""
+def to_come(run: Sequence[LedgerEntry]) -> list[MechanismSteps]:
+    """Return what the remaining rounds of one plan would spend."""
     last = run[-1]
     rounds = last.rounds - max(entry.round for entry in run)
-    return [Spent(last.noise_multiplier, last.sampling_rate, last.steps * rounds)] if rounds else []
+    return [MechanismSteps(last.noise_multiplier, last.sampling_rate, last.steps * rounds)] if rounds else []
 
 
-def _run(plan: str, run: Sequence[Entry], delta: float | None) -> dict[str, Any]:
+def _run(plan: str, run: Sequence[LedgerEntry], delta: float | None) -> dict[str, Any]:
     return {
         "plan": plan,
         "round": max(entry.round for entry in run),

@@ -1,4 +1,4 @@
-"""Waits for faults that pass by themselves, a share that is away or a full disk, and tries again."""
+"""Retries for transient faults, such as an unavailable network share or a full disk."""
 
 import asyncio
 import random
@@ -13,27 +13,32 @@ T = TypeVar("T")
 FIRST_WAIT_S, LAST_WAIT_S = 0.5, 30.0
 LONGEST_S = 3_600.0
 SHARE = 0.9
-"""Of the time that a task has: what succeeds later than that has no time left for its work."""
+"""The share of a task's time that retries may use; the rest is for the work itself."""
 
 Pause = Callable[[float], Awaitable[None]]
-"""Waits so many seconds; ends early, by an exception, when nobody wants the result any more."""
+"""Waits so many seconds. Raises an exception when the result is no longer wanted."""
 
 
 class Patience:
-    """One site's. A fault is waited out once: the time begins when it is first seen, and ends with a success.
+    """Retries work until it succeeds or a time limit ends. The limit starts at the first fault, and resets on success.
 
-    A site whose data stay away does not keep every round waiting: after the first it says so at once.
+    So a site whose data stay unavailable delays one round only: later calls fail at once.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
-        self._since: float | None = None  # when the fault of the moment was first seen, in the monotonic clock's time
+        self._since: float | None = None  # when the current fault was first seen, monotonic
 
     async def keep(self, work: Callable[[], Awaitable[T]], within_s: float, pause: Pause = asyncio.sleep) -> T:
-        """What `work` makes; tried again while it fails of what may pass, for SHARE of `within_s` since it first did.
+        """Return the result of `work`, retried with exponential backoff and jitter while its faults are transient.
 
-        At most LONGEST_S. The tries are spaced exponentially, with jitter. Raises what `work` raises when it cannot
-        pass, or the time is over.
+        Args:
+            work: is called for each attempt.
+            within_s: the time of the task; retries end after SHARE of it, at most LONGEST_S.
+            pause: waits between attempts.
+
+        Raises:
+            Exception: the last one of `work`, when it is not transient or the time is over.
         """
         wait_s = FIRST_WAIT_S
         while True:
@@ -60,4 +65,4 @@ class Patience:
 
 def _in_words(error: Exception) -> str:
     found = error if isinstance(error, UserError) else disk_faults.in_words(error)
-    return f"{found.what}: {found.why}" if found else f"what is needed cannot be read: {type(error).__name__}"
+    return f"{found.what}: {found.why}" if found else f"a file cannot be read: {type(error).__name__}"

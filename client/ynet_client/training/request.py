@@ -1,4 +1,4 @@
-"""What the server asks of a site's ClientApp: arrays, and a config of known keys. Anything else is refused."""
+"""The server's request to a site's ClientApp: arrays and a config of known keys. Anything else is refused."""
 
 from typing import NamedTuple
 
@@ -16,8 +16,8 @@ KNOWN_KEYS = frozenset({"plan", "layout", "server-round", "proximal-mu", "attemp
 MOST_ATTEMPTS = 1000
 
 
-class Request(NamedTuple):
-    """What the server asks for."""
+class RoundRequest(NamedTuple):
+    """A valid request."""
 
     plan: Plan
     round: int
@@ -28,12 +28,12 @@ class Request(NamedTuple):
 
     @property
     def begins(self) -> str:
-        """What the training begins with, and what steers it: all sites of a secure sum must have the same."""
+        """A digest of the weights and of proximal_mu. All sites of a secure sum must have the same."""
         return secure_sum.beginning(self.flat, self.proximal_mu)
 
 
-def read_request(message: Message) -> Request:
-    """What the server asks for. Raises RefusedError when it is anything but arrays and known settings."""
+def read_request(message: Message) -> RoundRequest:
+    """Read a request. Raises RefusedError when it holds anything but arrays and known settings."""
     content = message.content
     if set(content.metric_records) or set(content.config_records) != {CONFIG} or set(content.array_records) - {ARRAYS}:
         raise refused("it holds records that no round has")
@@ -48,8 +48,8 @@ def read_request(message: Message) -> Request:
         raise refused(f"its plan cannot be read by ynet {__version__}, which this site has: {error.what}") from None
     mu = config.get("proximal-mu", 0.0)
     if not isinstance(mu, int | float) or not 0 <= mu <= 1000 or (mu and plan.training.strategy != "fedprox"):
-        raise refused("its proximal-mu is none of the plan's")
-    return Request(
+        raise refused("its proximal-mu does not fit the plan")
+    return RoundRequest(
         plan,
         _whole(config, "server-round", 0, plan.training.rounds),
         float(mu),
@@ -60,7 +60,7 @@ def read_request(message: Message) -> Request:
 
 
 def _weights(record: ArrayRecord | None) -> Flat | None:
-    """The values of a message's blocks, shape (values,)."""
+    """Return the values of a message's blocks, shape (values,)."""
     if record is None:
         return None
     try:
@@ -80,5 +80,5 @@ def _whole(config: ConfigRecord, key: str, least: int, most: int) -> int:
 
 
 def refused(why: str) -> RefusedError:
-    """The refusal of a message, for the server's eyes."""
+    """Return the refusal of a message. The server reads it."""
     return RefusedError("a message of the server was refused", why, "ask the coordinator which ynet version to install")

@@ -1,9 +1,10 @@
-"""A site's part in the secure sums of a run: its update leaves masked, in one sum of each round and never in another.
+"""A site's part in secure aggregation: its update leaves masked, in exactly one sum per round.
 
-A round goes so. (1) Trained, the site keeps its update and offers a fresh key. (2) The server shows who offered what;
-the site checks it, and sends the update masked. (3) When all masked vectors have come, it asks each site for its own
-mask. When one has not, it asks the others for fresh keys instead, and (2) follows again. A site that gave its own mask
-away answers neither (1) nor (2) for that round again: a second sum, of fewer sites, would show who is missing from it.
+A round has three steps. (1) After training the site stores its update and offers a fresh key. (2) The server sends the
+roster of offers; the site checks it and sends the masked update. (3) When all masked updates have arrived, the server
+asks each site for the key of its own mask. If one is missing, it asks the others for fresh keys and repeats step 2. A
+site that has sent the key of its own mask refuses steps 1 and 2 for that round: the difference of two sums would be the
+update of a single site.
 """
 
 import datetime as dt
@@ -27,33 +28,33 @@ from ynet_client import restored
 from ynet_client.membership import membership
 from ynet_client.settings import Policy
 from ynet_client.training.consent import Consent
-from ynet_client.training.request import Request, read_request
+from ynet_client.training.request import RoundRequest, read_request
 
-STATE, UPDATE = "sum", "sum.update"  # in the node's own state, never sent
+STATE, UPDATE = "sum", "sum.update"  # in the node's state, never sent
 OFFERED, MASKED, OPENED = "offered", "masked", "opened"
 SUMMED = "summed.json"
 
 
 class Party(NamedTuple):
-    """Who a site is in a secure sum."""
+    """A site's identity in a secure sum."""
 
     site: str
     own: Identity
-    authority: bytes  # PEM: whose certificates the others must have
-    home: Path | None  # where it is kept which rounds were summed; None in an experiment, where the node's state does
+    authority: bytes  # PEM; it must have issued the others' certificates
+    home: Path | None  # holds which rounds were summed; None in an experiment, where the node's state holds it
 
 
-FindParty = Callable[[Context, Request], Party]
+FindParty = Callable[[Context, RoundRequest], Party]
 
 
 def party_at(home: Path) -> Party | None:
-    """The party that a home folder's membership makes; None where the site has not enrolled. Raises UserError."""
+    """Return the party of a home folder's membership; None when the site has not enrolled. Raises UserError."""
     member = membership.load(home)
     return member and Party(member.site, member.identity, member.authority, home)
 
 
 def add_to(app: ClientApp, find: FindParty) -> None:
-    """Give a ClientApp the three messages of a secure sum."""
+    """Add the handlers of the three messages of a secure sum to a ClientApp."""
 
     @app.query("keys")
     def keys(message: Message, context: Context) -> Message:
@@ -74,37 +75,37 @@ def add_to(app: ClientApp, find: FindParty) -> None:
         return Message(RecordDict({CONFIG: ConfigRecord({"mask": key.hex()})}), reply_to=message)
 
 
-def check_unsummed(party: Party, context: Context, request: Request) -> None:
-    """Whether the round may be trained for a sum: the site was in none of it yet. Raises RefusedError."""
+def check_unsummed(party: Party, context: Context, request: RoundRequest) -> None:
+    """Raise RefusedError when the site's update of this round was summed already."""
     if party.home is not None:
-        is_accepted = Consent(party.home, Policy()).word_of(request.plan.id) == "accepted"
+        is_accepted = Consent(party.home, Policy()).decision_on(request.plan.id) == "accepted"
         restored.check_unsummed(party.home, request.plan.id, is_accepted=is_accepted)
     last = _last_summed(party, context, request.plan.id)
     if request.round <= last:
         raise refused(f"round {request.round} of this plan is over: this site's update of round {last} was summed")
 
 
-def offer(party: Party, context: Context, request: Request, update: Flat, weight: int) -> ConfigRecord:
-    """Keep the update of a round, to be weighed by `weight`; what is sent in its place, an offer of a key."""
+def offer(party: Party, context: Context, request: RoundRequest, update: Flat, weight: int) -> ConfigRecord:
+    """Store the update of a round, weighted by `weight`, and return the offer of a key that is sent instead."""
     context.state[UPDATE] = weights_record(update)
     return _keep(party, context, request, weight, request.begins)
 
 
-def renew(party: Party, context: Context, request: Request) -> ConfigRecord:
-    """An offer for the round's next attempt, when a site was lost. Raises RefusedError."""
+def renew(party: Party, context: Context, request: RoundRequest) -> ConfigRecord:
+    """Return an offer for the round's next attempt, after a site was lost. Raises RefusedError."""
     kept = _kept(context, request)
     if kept["stage"] == OPENED:
         raise refused("this site's update of the round was summed already")
     if request.attempt != kept["attempt"] + 1:
-        raise refused(f"attempt {kept['attempt'] + 1} comes next, not {request.attempt}")
+        raise refused(f"the next attempt is {kept['attempt'] + 1}, not {request.attempt}")
     return _keep(party, context, request, kept["weight"], kept["begins"])
 
 
-def mask_update(party: Party, context: Context, request: Request, now: dt.datetime) -> Flat:
-    """The update, masked for a roster, as it goes over the wire. Once for each key. Raises RefusedError."""
+def mask_update(party: Party, context: Context, request: RoundRequest, now: dt.datetime) -> Flat:
+    """Return the update, masked for a roster, in its wire form; once per key. Raises RefusedError."""
     kept = _kept(context, request)
     if kept["stage"] != OFFERED or kept["attempt"] != request.attempt:
-        raise refused("these keys are used up, or another attempt's")
+        raise refused("these keys were used already, or are of another attempt")
     keys = Keys(
         Purpose(request.plan.id, request.round, request.attempt, kept["begins"]),
         secure_sum.offer_from_json(kept["offer"]),
@@ -113,13 +114,13 @@ def mask_update(party: Party, context: Context, request: Request, now: dt.dateti
     )
     roster = roster_from_json(request.roster)
     secure_sum.check_roster(roster, keys.purpose, party.authority, request.plan.cohort.floor, now)
-    context.state[STATE] = ConfigRecord({**kept, "stage": MASKED, "secret": b""})  # used up, whatever comes of it
+    context.state[STATE] = ConfigRecord({**kept, "stage": MASKED, "secret": b""})  # even if the masking fails
     update = flat_weights(context.state.array_records[UPDATE])
     return secure_sum.to_wire(secure_sum.mask(keys, update, kept["weight"], roster))
 
 
-def give_own_mask(party: Party, context: Context, request: Request) -> bytes:
-    """The key of the site's own mask: the sum it is in can then be read, and it is in no other. Raises RefusedError."""
+def give_own_mask(party: Party, context: Context, request: RoundRequest) -> bytes:
+    """Return the key of the site's own mask, which opens the sum, and delete the update. Raises RefusedError."""
     kept = _kept(context, request)
     if kept["stage"] not in (MASKED, OPENED) or kept["attempt"] != request.attempt:
         raise refused("nothing was masked for this attempt")
@@ -131,8 +132,8 @@ def give_own_mask(party: Party, context: Context, request: Request) -> bytes:
     return key
 
 
-def _keep(party: Party, context: Context, request: Request, weight: int, begins: str) -> ConfigRecord:
-    """Fresh keys in the node's state; what is sent of them."""
+def _keep(party: Party, context: Context, request: RoundRequest, weight: int, begins: str) -> ConfigRecord:
+    """Store fresh keys in the node's state and return the public offer."""
     purpose = Purpose(request.plan.id, request.round, request.attempt, begins)
     keys = secure_sum.fresh_keys(party.own, party.site, purpose)
     text = secure_sum.offer_to_json(keys.offer)
@@ -151,15 +152,15 @@ def _keep(party: Party, context: Context, request: Request, weight: int, begins:
     return ConfigRecord({"offer": text})
 
 
-def _kept(context: Context, request: Request) -> dict[str, Any]:
+def _kept(context: Context, request: RoundRequest) -> dict[str, Any]:
     kept = context.state.config_records.get(STATE)
     if kept is None or kept["plan"] != request.plan.id or kept["round"] != request.round:
-        raise refused("this site has no update of that round; it may have been started anew since")
+        raise refused("this site has no update of that round; it may have restarted since")
     return dict(kept)
 
 
 def _last_summed(party: Party, context: Context, plan_id: str) -> int:
-    """The last round of a plan in whose sum this site was; 0: none."""
+    """Return the last round of a plan whose sum includes this site; 0 for none."""
     kept = context.state.config_records.get(STATE)
     here = int(str(kept["round"])) if kept and kept["plan"] == plan_id and kept["stage"] == OPENED else 0
     return max(here, _recorded(party).get(plan_id, 0))
@@ -179,7 +180,7 @@ def _recorded(party: Party) -> dict[str, int]:
 
 
 def _record_summed(party: Party, plan_id: str, number: int, *, is_again: bool) -> None:
-    """On the disk before the mask leaves. Raises RefusedError when the round was summed elsewhere, in another run."""
+    """Record on disk that a round is summed. Raises RefusedError when another run summed it."""
     if party.home is None:
         return
     with (party.home / f"{SUMMED}.lock").open("a") as file:

@@ -1,4 +1,4 @@
-"""What a site keeps warm between two messages: its manifest, its decoded cases, its network."""
+"""A site's data and network, cached between messages: manifest, decoded cases, model."""
 
 import logging
 import threading
@@ -17,7 +17,7 @@ from ynet.learning.dp_sgd import Patients
 from ynet.learning.model import YNet, build
 from ynet.learning.train import Progress
 from ynet.plan import Plan
-from ynet_client.training.microbatches import Pieces
+from ynet_client.training.microbatches import MicroBatches
 from ynet_client.training.privacy_budget import Budget
 from ynet_client.training.secure_aggregation import Party
 from ynet_client.training.took_part import TookPart
@@ -28,7 +28,7 @@ log = logging.getLogger("ynet.site_data")
 
 
 class _Prepared(NamedTuple):
-    """A site's cases as a plan has them."""
+    """A site's cases, prepared for one plan."""
 
     plan_id: str
     manifest: Manifest
@@ -37,7 +37,7 @@ class _Prepared(NamedTuple):
 
 
 class LocalSite:
-    """One hospital's data and network. One thread trains or evaluates at a time; any may encode."""
+    """One hospital's data and network. One thread at a time trains or evaluates; any thread may encode."""
 
     def __init__(
         self,
@@ -51,22 +51,31 @@ class LocalSite:
         party: Callable[[], Party | None] = lambda: None,
         admits: Callable[[Plan], bool] = lambda _: True,
         forgotten: Callable[[Iterable[str]], set[str]] = lambda _: set(),
-        pieces: Pieces | None = None,
+        micro_batches: MicroBatches | None = None,
         took_part: TookPart | None = None,
         tells_classes: bool = True,
         trains: bool = True,
     ) -> None:
-        """`manifest`: None of a site without cases. `trains`: False of one that only asks; its cases need no labels.
+        """Describe the site; its data is read when a plan needs it.
 
-        `is_validation`: the test cases are left out, and some training patients stand in for them.
-
-        Without a `budget` the site trains no private plan; without a `party` it is in no secure sum. `admits`
-        says whether it takes part in a plan; False while nobody has said. `forgotten` says whose cases are no more,
-        `took_part` keeps which runs the site was in; `tells_classes`: how many cases of each class scores are of.
+        Args:
+            manifest: the manifest's path; None for a site without cases.
+            device: where the network runs.
+            cache_bytes: memory for decoded cases.
+            report: is called with the progress of a training.
+            is_validation: use some training patients in place of the test cases.
+            budget: the privacy budget; without it the site trains no private plan.
+            party: returns who the site is in secure sums; without it the site takes part in none.
+            admits: says whether the site takes part in a plan; False while the decision is open.
+            forgotten: returns which patients were forgotten.
+            micro_batches: remembers how many micro-batches fit into memory.
+            took_part: records in which runs the site took part.
+            tells_classes: whether scores include the number of cases of each class.
+            trains: False for a site that only asks; its cases need no labels.
         """
         self._path, self._cache_bytes, self._is_validation = manifest, cache_bytes, is_validation
         self.device, self.report, self._budget, self._party = choose(device), report, budget, party
-        self.admits, self._forgotten, self.pieces = admits, forgotten, pieces or Pieces()
+        self.admits, self._forgotten, self.micro_batches = admits, forgotten, micro_batches or MicroBatches()
         self.took_part, self.tells_classes = took_part or TookPart(), tells_classes
         self.trains = trains
         self._lock = threading.Lock()
@@ -93,15 +102,15 @@ class LocalSite:
 
     @property
     def budget(self) -> Budget:
-        """What private training may spend. Raises RefusedError where the site has none."""
+        """The site's privacy budget. Raises RefusedError when it has none."""
         if self._budget is None:
-            do = "give the node's config a `home`, in which its privacy ledger is kept"
+            do = "give the node's config a `home`, which holds its privacy ledger"
             raise RefusedError("private training was refused", "the site has no privacy ledger", do)
         return self._budget
 
     @property
     def party(self) -> Party:
-        """Who the site is in secure sums. Raises RefusedError where it has not enrolled."""
+        """The site's identity in secure sums. Raises RefusedError when it has not enrolled."""
         party = self._party()
         if party is None:
             do = "give the node's config the `home` of a site that has joined"
@@ -109,30 +118,33 @@ class LocalSite:
         return party
 
     def to_encode(self, manifest: Manifest, cases: Sequence[Case], plan: Plan) -> CaseCache:
-        """Cases as the plan's network sees them, none kept. Raises UserError for labels that the plan has not.
+        """Prepare cases for the plan's network, without a cache.
 
-        Where the site only asks, labels are no matter.
+        Raises UserError for labels that the plan does not have. A site that only asks may have any labels.
         """
         classes = plan.classes if self.trains else sorted({case.label for case in cases})
         return CaseCache(manifest, cases, plan.image, classes, 0)
 
     def drop_cases(self) -> None:
-        """Let go of the decoded cases: the next message reads the manifest again."""
+        """Drop the cached cases: the next message reads the manifest again."""
         with self._lock:
             self._prepared = None
 
     def patients(self, plan: Plan) -> Patients:
-        """Whose the training cases are. Raises UserError."""
+        """Return the patients of the training cases. Raises UserError."""
         return Patients([case.patient for case in self._prepare(plan).manifest.train])
 
     def network(self, plan: Plan) -> YNet:
-        """The plan's network on the site's device; its weights are whatever the last message left."""
+        """Return the plan's network on the site's device, with the weights that the last message left."""
         if self._network is None or self._network[0] != plan.id:
             self._network = (plan.id, build(plan).to(self.device))
         return self._network[1]
 
     def generator(self, plan: Plan, round_number: int) -> torch.Generator:
-        """The order of cases and their augmentation in a round without privacy; whoever has the plan can draw it."""
+        """Return the generator for the order of cases and their augmentation in a round without privacy.
+
+        It depends on the plan and the round alone, so it is not secret.
+        """
         return torch.Generator().manual_seed(plan.training.seed * 1_000_003 + round_number)
 
     def _prepare(self, plan: Plan) -> "_Prepared":

@@ -1,4 +1,4 @@
-"""Which runs this site took part in, and the id of the model that it saw at the end of each: `took_part.json`."""
+"""The record of the runs that this site took part in, with the final model of each: `took_part.json`."""
 
 import json
 import threading
@@ -15,36 +15,36 @@ FILE = "took_part.json"
 MOST_PLANS = 1_000
 
 
-class Part(NamedTuple):
-    """What the site did for a plan."""
+class Participation(NamedTuple):
+    """A site's part in the run of one plan."""
 
-    rounds: int = 0  # trained, the same one again counted again
-    ended_with: str = ""  # the id of the newest model that it evaluated after the last round
+    rounds: int = 0  # trained; a repeated round counts again
+    ended_with: str = ""  # the id of the newest model that was evaluated after the last round
 
 
-Change = Callable[[Part], Part]
-_PARTS = TypeAdapter(dict[str, Part])
+Change = Callable[[Participation], Participation]
+_BY_PLAN = TypeAdapter(dict[str, Participation])
 
 
 class TookPart:
-    """The runs that the site took part in. Any thread may write; one process does."""
+    """The runs that the site took part in. Any thread of one process may write."""
 
     def __init__(self, home: Path | None = None) -> None:
-        """Without a `home` nothing is kept: of an experiment."""
+        """Without a `home`, as in an experiment, nothing is recorded."""
         self._file, self._lock = home and home / FILE, threading.Lock()
 
     def trained(self, plan: Plan) -> None:
-        """A round of a plan was trained here."""
+        """Record that a round of a plan was trained."""
         self._note(plan, lambda part: part._replace(rounds=part.rounds + 1))
 
     def evaluated(self, plan: Plan, round_number: int, model_id: str) -> None:
-        """A plan's weights have come to be evaluated; those after the last round are what the run ends with."""
+        """Record the weights that were evaluated. Those after the last round are the run's final model."""
         if round_number == plan.training.rounds:
             self._note(plan, lambda part: part._replace(ended_with=model_id))
 
     def doubt(self, plan: Plan, model_id: str) -> str:
-        """Why a model is not one that this site took part in; empty where it is."""
-        part = self._read().get(plan.id, Part())
+        """Return why a model is not the result of a run that this site took part in; empty when it is."""
+        part = self._read().get(plan.id, Participation())
         if not part.rounds:
             return "this site has trained no round of its plan"
         if not part.ended_with:
@@ -58,15 +58,15 @@ class TookPart:
             return
         with self._lock:
             parts = self._read()
-            part = parts.pop(plan.id, Part())
-            parts[plan.id] = change(part)  # last: the newest
+            part = parts.pop(plan.id, Participation())
+            parts[plan.id] = change(part)  # the newest comes last
             kept = dict(list(parts.items())[-MOST_PLANS:])
             write_private(self._file, json.dumps(kept).encode())
 
-    def _read(self) -> dict[str, Part]:
+    def _read(self) -> dict[str, Participation]:
         if self._file is None or not self._file.exists():
             return {}
         try:
-            return _PARTS.validate_json(self._file.read_bytes())
+            return _BY_PLAN.validate_json(self._file.read_bytes())
         except ValueError:
-            return {}  # then models wait for the admin's word
+            return {}  # then models wait for the admin's decision

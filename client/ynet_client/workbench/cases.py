@@ -1,4 +1,4 @@
-"""The site's own cases for the page: a list that can be searched, and pictures of those in it and of no other file."""
+"""The site's own cases for the page: a list to search, and pictures of listed cases only."""
 
 import threading
 from collections import OrderedDict
@@ -19,8 +19,8 @@ MAX_CACHED_BYTES = 32 << 20
 MAX_TEXT = 200
 
 
-class Wanted(NamedTuple):
-    """Which of the own cases are listed."""
+class CaseFilter(NamedTuple):
+    """The filter of the list of own cases."""
 
     text: str = ""  # in the file's name, the label or an attribute
     label: str = ""
@@ -28,7 +28,7 @@ class Wanted(NamedTuple):
 
 
 class OwnCases:
-    """The manifest as it is now, and the newest thumbnails. Any thread may call."""
+    """The current manifest, and a cache of thumbnails. Any thread may call."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -36,8 +36,8 @@ class OwnCases:
         self._thumbnails: OrderedDict[tuple[object, ...], bytes] = OrderedDict()
         self._bytes = 0
 
-    def listed(self, archive: "Archive", wanted: Wanted) -> dict[str, Any]:
-        """A part of the cases that fit, how many fit, and all labels. Of a patient nothing is told.
+    def listed(self, archive: "Archive", wanted: CaseFilter) -> dict[str, Any]:
+        """Return a page of the cases that fit, how many fit, and all labels; nothing about patients.
 
         Raises UserError, RefusedError before there is a model.
         """
@@ -57,14 +57,14 @@ class OwnCases:
         }
 
     def find(self, archive: "Archive", image: str) -> tuple[Manifest, Case]:
-        """The case of that image. Raises UserError when the site has none (any more)."""
+        """Return the case of an image. Raises UserError when the site does not have it."""
         manifest, cases = self._manifest(archive)
         if image not in cases:
-            raise UserError("the case was not found", "this site has no such case (any more)", "choose another")
+            raise UserError("the case was not found", "this site does not have this case", "choose another")
         return manifest, cases[image]
 
     def picture(self, archive: "Archive", image: str, side: int, *, is_outlined: bool) -> bytes:
-        """A case as a JPEG of at most `side` pixels a side, the annotated lesion outlined or not. Raises UserError."""
+        """Return a case as a JPEG of at most `side` pixels a side, with or without its outline. Raises UserError."""
         manifest, case = self.find(archive, image)
         if side not in SIDES:
             raise UserError("the picture cannot be made", f"{side} is no size", f"say one of {SIDES}")
@@ -89,7 +89,7 @@ class OwnCases:
             self._bytes -= len(self._thumbnails.popitem(last=False)[1])
 
     def _manifest(self, archive: "Archive") -> tuple[Manifest, dict[str, Case]]:
-        """Read anew when the file, the model or the number of cases has changed: who was forgotten is gone at once."""
+        """Return the manifest; read it again when the file, the model or the number of cases has changed."""
         status = archive.manifest_file.stat() if archive.manifest_file else None
         size, changed = (status.st_size, status.st_mtime_ns) if status else (0, 0)
         state = (changed, size, archive.model_id, archive.gallery.stats()["cases"])
@@ -104,7 +104,7 @@ class OwnCases:
 
 
 def describe(case: Case) -> dict[str, Any]:
-    """What the page shows of an own case; not whose it is."""
+    """Return what the page shows of an own case; not the patient."""
     return {
         "image": case.image,
         "label": case.label,

@@ -1,10 +1,9 @@
-"""The mask of an answer as a DICOM SEG on the file that was asked about, which the page sends once more for it."""
+"""Write the mask of an answer as a DICOM SEG. The page sends the queried DICOM file again for it."""
 
 import datetime as dt
 import hashlib
-import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ynet.data.dicom.elements import starts_as_dicom
 from ynet.errors import UserError
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def digest(path: Path) -> str:
-    """Of a DICOM file its SHA-256, by which it is known again; empty for another file."""
+    """Return the SHA-256 of a DICOM file, to recognise it later; empty for another file."""
     with path.open("rb") as file:
         if not starts_as_dicom(file):
             return ""
@@ -23,11 +22,11 @@ def digest(path: Path) -> str:
 
 
 def made(kept: "KeptAnswer", path: Path, now: dt.datetime) -> bytes:
-    """The SEG of the mask that the page shows. Raises UserError where the file is another, or does not serve for it."""
+    """Return the SEG of the mask that the page shows. Raises UserError when the file is another or not fit."""
     if not kept.dicom or digest(path) != kept.dicom:
         raise UserError("no DICOM SEG was made", "it is not the DICOM file that was asked about", "ask again")
-    drawing: Any = importlib.import_module(
-        "ynet_client.dicom.predicted_segmentation"
-    )  # highdicom: a second for who needs it
-    mask = drawing.read_mask(kept.view.mask_png)
-    return bytes(drawing.of_file(path.read_bytes(), kept.frame, mask, kept.answer["model"], kept.answer["plan"], now))
+    from ynet_client.dicom import predicted_segmentation  # highdicom takes a second to load
+
+    mask = predicted_segmentation.read_mask(kept.view.mask_png)
+    model, plan = kept.answer["model"], kept.answer["plan"]
+    return predicted_segmentation.of_file(path.read_bytes(), kept.frame, mask, model, plan, now)

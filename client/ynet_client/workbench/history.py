@@ -1,4 +1,4 @@
-"""What each account has asked, for itself: bounded, deletable, and never sent anywhere."""
+"""The history of each account's queries: visible to that account, bounded, deletable, never sent."""
 
 import json
 import math
@@ -30,17 +30,17 @@ class History:
     """The entries of all accounts. Any thread may call."""
 
     def __init__(self, home: Path) -> None:
-        """Raises UserError when the file cannot be opened."""
+        """Open the file. Raises UserError when it cannot be opened."""
         self._database = Database(home / FILE, SCHEMA, 1, is_synced=False)
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         self._database.close()
 
     def add(
         self, account: str, now: float, name: str, own_case: str, thumbnail: bytes, summary: dict[str, Any]
     ) -> None:
-        """One more; what is too old or too much goes. Of an own case no picture is kept: it may be forgotten."""
+        """Add an entry; drop what is too old or too much. An own case has no thumbnail: it may be forgotten."""
         row = (account, now, name[:MAX_NAME], own_case, b"" if own_case else thumbnail, json.dumps(summary))
         self._database.write(
             "INSERT INTO asked (account, time, name, own_case, thumbnail, summary) VALUES (?, ?, ?, ?, ?, ?)", row
@@ -53,7 +53,7 @@ class History:
         )
 
     def listed(self, account: str) -> list[dict[str, Any]]:
-        """An account's own, the newest first."""
+        """Return an account's own entries, the newest first."""
         rows = self._database.read(
             "SELECT id, time, name, own_case, length(thumbnail), summary FROM asked WHERE account = ? ORDER BY id DESC",
             account,
@@ -71,22 +71,22 @@ class History:
         ]
 
     def thumbnail(self, account: str, number: int) -> bytes:
-        """The small picture of one of an account's own entries; empty where there is none."""
+        """Return the thumbnail of one of an account's own entries; empty where there is none."""
         rows = self._database.read("SELECT thumbnail FROM asked WHERE account = ? AND id = ?", account, number)
         return bytes(rows[0][0]) if rows else b""
 
     def forget(self, images: Sequence[str]) -> None:
-        """Whoever asked about these own cases: nothing says so any more."""
+        """Delete all entries about these own cases."""
         self._database.write("DELETE FROM asked WHERE own_case = ?", *((image,) for image in images))
 
     def tidy(self, accounts: Mapping[str, Account]) -> None:
-        """What was asked by accounts that are removed goes: who is given such a name anew is somebody else."""
+        """Delete the entries of removed accounts: a new account of the same name is another person's."""
         for (name,) in self._database.read("SELECT DISTINCT account FROM asked"):
             since = accounts[name].made if name in accounts else math.inf
             self._database.write("DELETE FROM asked WHERE account = ? AND time < ?", (name, since))
 
     def delete(self, account: str, number: int | None = None) -> int:
-        """One of an account's own entries, or all; how many went."""
+        """Delete one of an account's own entries, or all; return how many."""
         if number is None:
             return self._database.write("DELETE FROM asked WHERE account = ?", (account,))
         return self._database.write("DELETE FROM asked WHERE account = ? AND id = ?", (account, number))

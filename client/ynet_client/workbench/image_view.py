@@ -1,4 +1,4 @@
-"""A query's image as the page draws it: pixels that can be windowed, the mask over them, and both as files."""
+"""Prepare a query's image for the page: pixels that can be windowed, the mask, and both as files."""
 
 import io
 from typing import NamedTuple
@@ -10,12 +10,12 @@ from PIL import Image
 from ynet_client.retrieval.picture import overlaid
 
 MOST_SIDE = 2048
-"""Pixels a side at which the page shows an image; a larger one is scaled down for it, not for the network."""
+"""The longest side on the page, in pixels. A larger image is scaled down for the page, not for the network."""
 THUMBNAIL_SIDE = 96
 
 
 class ImageView(NamedTuple):
-    """An image and its mask, of one size."""
+    """An image and its mask, of the same size."""
 
     width: int
     height: int
@@ -30,7 +30,7 @@ class ImageView(NamedTuple):
 
 
 def show(pixels: npt.NDArray[np.float32], mask: npt.NDArray[np.uint8]) -> ImageView:
-    """Pixels (1 or 3, h, w) in [0, 1] and a mask (h, w) of 0 and 1, as the page draws them."""
+    """Prepare pixels (1 or 3, h, w) in [0, 1] and a mask (h, w) of 0 and 1 for the page."""
     height, width = mask.shape
     scale = min(1.0, MOST_SIDE / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -49,7 +49,7 @@ def show(pixels: npt.NDArray[np.float32], mask: npt.NDArray[np.uint8]) -> ImageV
 
 
 def drawn(view: ImageView, low: float, high: float, side: int) -> Image.Image:
-    """The image in a window with the mask's outline, RGB, at most `side` pixels a side; small ones are enlarged."""
+    """Draw the image in a window with the mask's outline: RGB, the longest side `side` pixels."""
     plain = windowed(view, low, high)
     scale = side / max(plain.size)
     large = plain.resize((max(1, round(plain.width * scale)), max(1, round(plain.height * scale))))
@@ -58,7 +58,7 @@ def drawn(view: ImageView, low: float, high: float, side: int) -> Image.Image:
 
 
 def windowed(view: ImageView, low: float, high: float) -> Image.Image:
-    """The image between two values of its range, RGB."""
+    """Draw the image between two values of its range, RGB."""
     kind, top, shape = ("<u2", 65535, (view.height, view.width))
     if view.channels == 3:
         kind, top, shape = "u1", 255, (view.height, view.width, 3)  # type: ignore[assignment]
@@ -68,14 +68,14 @@ def windowed(view: ImageView, low: float, high: float) -> Image.Image:
 
 
 def thumbnail(view: ImageView) -> bytes:
-    """A small JPEG of the image, without the mask."""
+    """Return a small JPEG of the image, without the mask."""
     small = windowed(view, view.low, view.high)
     small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     return jpeg(small)
 
 
 def jpeg(image: Image.Image) -> bytes:
-    """As a JPEG, for looking at."""
+    """Return the image as a JPEG."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=88)
     return buffer.getvalue()

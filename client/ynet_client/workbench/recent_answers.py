@@ -11,12 +11,12 @@ from ynet_client.workbench.image_view import ImageView
 
 MOST_OF_ONE = 4
 MOST = 24
-"""Answers of one account, and of all; an image of 2048 x 2048 takes 12 MB, most take less than one."""
+"""Answers kept of one account, and of all. An image of 2048 x 2048 takes 12 MB, most images less than one."""
 
 
 @dataclass(frozen=True)
 class KeptAnswer:
-    """One answer."""
+    """One answer with its image."""
 
     id: str
     account: str

@@ -1,4 +1,4 @@
-"""An answer as one HTML file with its pictures in it, to be kept or printed."""
+"""Write an answer as one HTML file that contains its pictures, to store or to print."""
 
 import base64
 import time
@@ -26,7 +26,7 @@ _TEMPLATES = Environment(
 
 
 def write(archive: "Archive", own_cases: OwnCases, kept: KeptAnswer, low: float, high: float) -> str:
-    """The file. `low`, `high`: the window that the reader chose, as shares of the range."""
+    """Return the file. `low`, `high`: the window that the reader chose, as shares of the range."""
     pictures = {hit["image"]: _picture(archive, own_cases, hit["image"]) for hit in kept.answer["own"]}
     return _TEMPLATES.get_template("report.html").render(
         **kept.answer,
@@ -43,7 +43,7 @@ def write(archive: "Archive", own_cases: OwnCases, kept: KeptAnswer, low: float,
 def _picture(archive: "Archive", own_cases: OwnCases, image: str) -> str:
     try:
         return _data_uri(own_cases.picture(archive, image, 192, is_outlined=True))
-    except UserError:  # the case went, or its file cannot be read now: the rest is worth having
+    except UserError:  # the case was removed, or its file cannot be read: the report goes without it
         return ""
 
 

@@ -1,4 +1,4 @@
-"""What the page asks of the site's process: each call in the name of who is signed in."""
+"""The routes of the page; each call is made by the account that is signed in."""
 
 import asyncio
 import datetime as dt
@@ -20,7 +20,7 @@ from ynet.errors import UserError
 from ynet.web.sessions import Visitor
 from ynet.web.web import Web, need, visitor_of
 from ynet_client import asking
-from ynet_client.agent import Duties
+from ynet_client.agent import Agent
 from ynet_client.connection.session import Session
 from ynet_client.control_routes import images_of, query_of
 from ynet_client.retrieval.consult import Consult
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 MAX_JSON_BYTES = 64 << 10
-MAX_AT_A_TIME = 2  # pictures that are made at a time: each may need 200 MB
+MAX_AT_A_TIME = 2  # pictures made at the same time: each may need 200 MB
 
 
 class Bench(NamedTuple):
-    """What the calls work on."""
+    """The state that the routes share."""
 
     site: str
-    duties: Duties
+    agent: Agent
     session: Session
     spool: Path
     web: Web
@@ -54,7 +54,7 @@ class Bench(NamedTuple):
 
 
 def routes(bench: Bench) -> list[Route]:
-    """All routes behind the sign-in."""
+    """Return all routes behind the sign-in."""
 
     def call(path: str, endpoint: "Callable[[Bench, Request, Visitor], Any]", method: str = "GET") -> Route:
         async def asked(request: Request) -> Response:
@@ -94,17 +94,17 @@ async def _state(bench: Bench, _: Request, visitor: Visitor) -> dict[str, Any]:
         return {"model": model, "cases": stats["cases"], "indexed": stats["indexed"], "classes": classes}
 
     waiting = [
-        one for one in bench.duties.books.consults.listed() if (one.direction, one.decision) == ("received", "open")
+        one for one in bench.agent.stores.consults.listed() if (one.direction, one.decision) == ("received", "open")
     ]
     return {
         "site": bench.site,
         "name": visitor.name,
         "role": visitor.role,
         "connected": bench.session.connected,
-        "doing": bench.duties.doing,
+        "doing": bench.agent.doing,
         "sites": sorted(bench.session.known()),
         "waiting": len(waiting),
-        **await bench.duties.search(found),
+        **await bench.agent.search(found),
     }
 
 
@@ -113,7 +113,7 @@ async def _state(bench: Bench, _: Request, visitor: Visitor) -> dict[str, Any]:
 
 async def _cases(bench: Bench, request: Request, _: Visitor) -> dict[str, Any]:
     asked = request.query_params
-    wanted = cases.Wanted(asked.get("text", ""), asked.get("label", ""), _number(asked.get("offset", "0")))
+    wanted = cases.CaseFilter(asked.get("text", ""), asked.get("label", ""), _number(asked.get("offset", "0")))
     return await _with_archive(bench, lambda archive: bench.own_cases.listed(archive, wanted))
 
 
@@ -146,7 +146,7 @@ async def _query(bench: Bench, request: Request, visitor: Visitor) -> dict[str, 
     async with bench.drawing:
         picture = await asyncio.to_thread(image_view.show, result.own.encoded.pixels, result.own.encoded.mask)
         small = b"" if own_case else await asyncio.to_thread(image_view.thumbnail, picture)
-    shown = await bench.duties.search(partial(answer_view.shown, own_cases=bench.own_cases, result=result, query=query))
+    shown = await bench.agent.search(partial(answer_view.shown, own_cases=bench.own_cases, result=result, query=query))
     frame = None if own_case else source(image).frame
     kept = bench.answers.keep(visitor.name, name, time.time(), picture, shown, case=own_case, dicom=dicom, frame=frame)
     summary = _summary(shown, query)
@@ -157,7 +157,7 @@ async def _query(bench: Bench, request: Request, visitor: Visitor) -> dict[str, 
 async def _asked(bench: Bench, image: Path, name: str, query: Query, visitor: Visitor) -> Result:
     """Ask about one image; an error names the image, not its path here."""
     try:
-        (result,) = await asking.query(bench.site, bench.duties, bench.session, [image], query, visitor.name)
+        (result,) = await asking.query(bench.site, bench.agent, bench.session, [image], query, visitor.name)
         return result
     except UserError as error:
         what = error.what
@@ -210,12 +210,12 @@ async def _mask(bench: Bench, request: Request, visitor: Visitor) -> Response:
 
 
 async def _segmentation(bench: Bench, request: Request, visitor: Visitor) -> Response:
-    """On the DICOM file in the body: it names a patient, and is not kept between the calls."""
+    """Return the SEG for the DICOM file in the body. The file names a patient and is not kept between calls."""
     kept = _kept(bench, request, visitor)
     async with images_of(request, bench.spool) as (file,), bench.drawing:
         seg = await asyncio.to_thread(export_seg.made, kept, file, dt.datetime.now())
-    books = bench.duties.books
-    books.audit.did(time.time(), "segmented", kept.answer["model"], user=books.pseudonym(visitor.name))
+    stores = bench.agent.stores
+    stores.audit.did(time.time(), "segmented", kept.answer["model"], user=stores.pseudonym(visitor.name))
     return Response(seg, media_type="application/dicom")
 
 
@@ -255,17 +255,17 @@ async def _delete(bench: Bench, request: Request, visitor: Visitor) -> dict[str,
 
 
 async def _consults(bench: Bench, request: Request, visitor: Visitor) -> dict[str, Any]:
-    """All of the site's; with `refresh=1` the other sites are asked for their answers first."""
-    books, note = bench.duties.books, ""
+    """Return all requests of the site; with `refresh=1` ask the other sites for their answers first."""
+    stores, note = bench.agent.stores, ""
     if request.query_params.get("refresh") == "1":
-        note = await asking.fetch_answers(books, bench.session, visitor.name)
-    listed = await asyncio.to_thread(books.consults.listed)
-    own = books.pseudonym(visitor.name)
+        note = await asking.fetch_answers(stores, bench.session, visitor.name)
+    listed = await asyncio.to_thread(stores.consults.listed)
+    own = stores.pseudonym(visitor.name)
     return {"consults": [_consult_shown(one, own) for one in listed], "note": note}
 
 
 async def _consult(bench: Bench, request: Request, visitor: Visitor) -> dict[str, Any]:
-    """About a hit of an answer that this account was given; of nothing else."""
+    """Send a request about a hit of one of this account's answers; about no other case."""
     said = await _json(request)
     kept = bench.answers.find(str(said.get("answer")), visitor.name)
     hits = [
@@ -275,18 +275,23 @@ async def _consult(bench: Bench, request: Request, visitor: Visitor) -> dict[str
         raise UserError("the request cannot be sent", "it names no hit of this answer", "ask again")
     token, owner, note = bytes.fromhex(hits[0]["token"]), str(hits[0]["site"]), str(said.get("note", ""))
     if not note.strip():
-        raise UserError("the request cannot be sent", "it has no note", "say what you want to know")
-    sent = await asking.consult(bench.site, bench.duties.books, bench.session, token, owner, note, visitor.name)
+        raise UserError("the request cannot be sent", "it has no note", "write what you want to know")
+    sent = await asking.consult(bench.site, bench.agent.stores, bench.session, token, owner, note, visitor.name)
     return _consult_shown(sent, sent.user)
 
 
 async def _answer_consult(bench: Bench, request: Request, visitor: Visitor) -> dict[str, Any]:
     need(visitor, "radiologist")  # a yes is a physician's promise
-    said, books = await _json(request), bench.duties.books
+    said, stores = await _json(request), bench.agent.stores
     answered = await asyncio.to_thread(
-        asking.answer_consult, books, str(said.get("id")), said.get("decision"), str(said.get("text", "")), visitor.name
+        asking.answer_consult,
+        stores,
+        str(said.get("id")),
+        said.get("decision"),
+        str(said.get("text", "")),
+        visitor.name,
     )
-    return _consult_shown(answered, books.pseudonym(visitor.name))
+    return _consult_shown(answered, stores.pseudonym(visitor.name))
 
 
 def _consult_shown(one: Consult, own: str) -> dict[str, Any]:
@@ -297,8 +302,8 @@ def _consult_shown(one: Consult, own: str) -> dict[str, Any]:
 
 
 async def _with_archive(bench: Bench, work: "Callable[[Archive], T]") -> T:
-    """Do something with files of the archive in a thread of its own: the one that searches has queries to answer."""
-    archive = await bench.duties.search(lambda archive: archive)
+    """Work on files of the archive in another thread than the one that searches."""
+    archive = await bench.agent.search(lambda archive: archive)
     async with bench.drawing:
         return await asyncio.to_thread(work, archive)
 
@@ -318,7 +323,7 @@ async def _json(request: Request) -> dict[str, Any]:
     except (ValueError, RecursionError):
         said = None
     if not isinstance(said, dict):
-        raise UserError("the request cannot be read", "it is no JSON object", "load the page anew")
+        raise UserError("the request cannot be read", "it is not a JSON object", "reload the page")
     return said
 
 
@@ -330,7 +335,7 @@ def _number(text: str) -> int:
     try:
         return max(0, int(text[:12]))
     except ValueError:
-        raise UserError("the request cannot be read", f"{text[:12]!r} is no number", "load the page anew") from None
+        raise UserError("the request cannot be read", f"{text[:12]!r} is not a number", "reload the page") from None
 
 
 def _share(text: str | None, default: float) -> float:
@@ -342,6 +347,6 @@ def _share(text: str | None, default: float) -> float:
 
 
 def attachment(name: str) -> str:
-    """How a file is named for a browser's downloads, whatever stands in the name."""
+    """Return the header that names a download; safe for any name."""
     plain = "".join(char if char.isascii() and (char.isalnum() or char in "-_. ") else "_" for char in name)[-120:]
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name[-120:], safe='')}"

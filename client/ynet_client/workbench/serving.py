@@ -1,4 +1,4 @@
-"""The workbench while the site is joined: opened where the settings say so, and told to who asks for its address."""
+"""Serve the workbench while the site is joined, where the settings enable it; answer commands with its address."""
 
 import asyncio
 import contextlib
@@ -12,10 +12,10 @@ from starlette.routing import Route
 
 from ynet.errors import UserError
 from ynet.web import certificate
-from ynet.web.https_door import MAX_CONNECTIONS, HttpsDoor
-from ynet.web.outside import Outside, names_of_machine
+from ynet.web.https_server import MAX_CONNECTIONS, HttpsServer
+from ynet.web.public_address import PublicAddress, names_of_machine
 from ynet.web.web import Web
-from ynet_client.agent import Duties
+from ynet_client.agent import Agent
 from ynet_client.connection.session import Session
 from ynet_client.settings import WorkbenchSettings
 from ynet_client.workbench.cases import OwnCases
@@ -24,9 +24,9 @@ from ynet_client.workbench.recent_answers import RecentAnswers
 from ynet_client.workbench.routes import MAX_AT_A_TIME, Bench, routes
 
 LIFE_S = 300.0
-"""Of one connection of a browser; it opens another."""
+"""The longest life of one connection; the browser opens another."""
 MOST_OF_ONE = 64
-"""Connections from one address, behind which may be many people: a terminal server's."""
+"""Connections from one address; behind a terminal server's are many people."""
 OFF = {"enabled": False, "address": None, "fingerprint": None, "own_certificate": None}
 
 
@@ -35,36 +35,36 @@ async def serving(
     home: Path,
     settings: WorkbenchSettings,
     site: str,
-    duties: Duties,
+    agent: Agent,
     session: Session,
     spool: Path,
     say: Callable[[str], None],
 ) -> AsyncIterator[Route]:
-    """The page is open inside; the route tells the site's own commands where. Raises UserError."""
-    told = dict[str, object](OFF)
+    """Serve the page inside the context; the route answers the site's commands with its address. Raises UserError."""
+    state = dict[str, object](OFF)
 
     async def where(_: Request) -> Response:
-        return JSONResponse(told)
+        return JSONResponse(state)
 
     route = Route("/workbench", where)
     if not settings.enabled:
-        with _kept_history(home, duties):
+        with _kept_history(home, agent):
             yield route
         return
     presented = certificate.present(home, settings.certificate, settings.key, settings.host, dt.datetime.now(dt.UTC))
     with contextlib.closing(History(home)) as history:
         names = (*presented.names, settings.host, *names_of_machine(settings.host))
-        outside = Outside(settings.outer_name, settings.trusted_proxies, names)
+        outside = PublicAddress(settings.outer_name, settings.trusted_proxies, names)
         web = Web(home, f"site-{site}", f"ynet · site {site}", Path(__file__).parent, outside=outside)
         answers = RecentAnswers()
-        duties.forgetting += [history.forget, answers.forget]
+        agent.forgetting.listeners += [history.forget, answers.forget]
         history.tidy(web.accounts.all())
-        bench = Bench(site, duties, session, spool, web, history, OwnCases(), answers, asyncio.Semaphore(MAX_AT_A_TIME))
+        bench = Bench(site, agent, session, spool, web, history, OwnCases(), answers, asyncio.Semaphore(MAX_AT_A_TIME))
         most = MAX_CONNECTIONS if settings.trusted_proxies else MOST_OF_ONE
         app = web.application(routes(bench))
-        door = HttpsDoor(app, presented.context, settings.host, settings.port, LIFE_S, most)
+        door = HttpsServer(app, presented.context, settings.host, settings.port, LIFE_S, most)
         address = certificate.address(settings.host, await _begin(door, settings))
-        told.update(
+        state.update(
             enabled=True,
             address=address,
             fingerprint=presented.fingerprint,
@@ -84,15 +84,15 @@ async def serving(
 
 
 @contextlib.contextmanager
-def _kept_history(home: Path, duties: Duties) -> Iterator[None]:
-    """What was asked while the page was on: a patient is forgotten there too."""
+def _kept_history(home: Path, agent: Agent) -> Iterator[None]:
+    """Keep the history of a page that is off now: patients are forgotten in it too."""
     with contextlib.ExitStack() as stack:
         if (home / FILE).exists():
-            duties.forgetting.append(stack.enter_context(contextlib.closing(History(home))).forget)
+            agent.forgetting.listeners.append(stack.enter_context(contextlib.closing(History(home))).forget)
         yield
 
 
-async def _begin(door: HttpsDoor, settings: WorkbenchSettings) -> int:
+async def _begin(door: HttpsServer, settings: WorkbenchSettings) -> int:
     try:
         return await door.begin()
     except OSError as error:

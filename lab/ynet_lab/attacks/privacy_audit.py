@@ -18,7 +18,7 @@ STEPS = 25  # of bisection
 MOST = 64.0  # an epsilon beyond all bounds
 
 
-class Audit(NamedTuple):
+class AuditResult(NamedTuple):
     """What one run gave away."""
 
     epsilon_at_least: float  # at 95 % confidence
@@ -29,7 +29,7 @@ class Audit(NamedTuple):
     delta: float
 
 
-def audit(score: Float[np.ndarray, " canaries"], is_in: Bool[np.ndarray, " canaries"], delta: float) -> Audit:
+def audit(score: Float[np.ndarray, " canaries"], is_in: Bool[np.ndarray, " canaries"], delta: float) -> AuditResult:
     """Guess that the highest scores were in and the lowest out, for a share of the canaries; the best share's bound.
 
     There are len(SHARES) chances to be lucky, so each has to be that much surer (Bonferroni).
@@ -42,7 +42,7 @@ def audit(score: Float[np.ndarray, " canaries"], is_in: Bool[np.ndarray, " canar
         tried.append((lower_bound(len(score), 2 * each, right, delta, 1 - unsure), 2 * each, right))
     bound, guesses, right = max(tried)
     highest = max(lower_bound(len(score), count, count, delta, 1 - unsure) for _, count, _ in tried)
-    return Audit(bound, highest, len(score), guesses, right, delta)
+    return AuditResult(bound, highest, len(score), guesses, right, delta)
 
 
 def lower_bound(canaries: int, guesses: int, right: int, delta: float, confidence: float = CONFIDENCE) -> float:

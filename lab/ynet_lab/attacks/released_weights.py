@@ -16,7 +16,7 @@ from jaxtyping import Float64
 from scipy import stats
 
 from ynet.data.batch import CaseSource
-from ynet.data.part import Part
+from ynet.data.subset import Subset
 from ynet.learning.dp_sgd import Mechanism, Patients
 from ynet.learning.model import YNet, arrays_of, load_arrays
 from ynet.learning.train_private import train_privately, trained
@@ -54,7 +54,7 @@ def attack_step(
 ) -> Told:
     """Train one private step of `net` `runs` times with and without `target`, with fresh noise, and score what came."""
     kept = [position for position, name in enumerate(patient_of) if name != target]
-    without = _Side(Part(cases, torch.tensor(kept)), Patients([patient_of[position] for position in kept]))
+    without = _Side(Subset(cases, torch.tensor(kept)), Patients([patient_of[position] for position in kept]))
     sides = (_Side(cases, Patients(patient_of)), without)
     bound, begun = plan.privacy.max_grad_norm, arrays_of(net)
     loud = Mechanism(noise_multiplier, 1.0, 1, bound, float(len(sides[0].patients)))

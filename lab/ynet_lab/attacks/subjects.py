@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int64, Shaped
 
 from ynet.data.batch import CaseSource
-from ynet.data.part import Part
+from ynet.data.subset import Subset
 from ynet.learning.dp_sgd import Patients
 
 
@@ -26,7 +26,7 @@ class Subjects(NamedTuple):
 
     def part(self, chosen: Bool[np.ndarray, " cases"]) -> CaseSource:
         """The chosen cases, in order."""
-        return Part(self.cases, torch.from_numpy(np.flatnonzero(chosen)))
+        return Subset(self.cases, torch.from_numpy(np.flatnonzero(chosen)))
 
     def of(self, patients: Bool[np.ndarray, " patients"]) -> tuple[CaseSource, Patients]:
         """The images of the chosen patients, and whose they are: something to train on."""

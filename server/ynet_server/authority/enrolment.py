@@ -18,7 +18,7 @@ from ynet.errors import RefusedError, UserError
 from ynet.runtime.rates import Rate, Restraint
 from ynet.trust import identity, invitation
 from ynet.trust.identity import Signer
-from ynet.web.https_door import HttpsDoor
+from ynet.web.https_server import HttpsServer
 from ynet_server.audit import Write, nowhere
 from ynet_server.authority.rate_limit import EnrolmentAttempts
 from ynet_server.registry import Registry, used_already
@@ -110,9 +110,9 @@ def issue(registry: Registry, authority: Signer, site: str, csr: bytes, proof: b
     return certificate
 
 
-async def serve(app: Starlette, tls: ssl.SSLContext, host: str, port: int) -> tuple[HttpsDoor, int]:
+async def serve(app: Starlette, tls: ssl.SSLContext, host: str, port: int) -> tuple[HttpsServer, int]:
     """Open the HTTPS port. Returns the server and the port. Raises OSError."""
-    server = HttpsDoor(app, tls, host, port)
+    server = HttpsServer(app, tls, host, port)
     return server, await server.begin()
 
 

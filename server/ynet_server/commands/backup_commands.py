@@ -1,35 +1,27 @@
-"""The coordinator's commands that back the server up and restore it."""
+"""The commands `backup` and `restore` of the server."""
 
-import time
+from functools import partial
 
-import typer
-
-from ynet.runtime.backup_options import Backup, Encrypt, Out, PassphraseFile, passphrase, show_packed, show_unpacked
-from ynet_server.commands.options import Home, Json, home_of
-
-app = typer.Typer()
+from ynet.runtime.backup_commands import Pack, RestoreTarget, backup_app
+from ynet_server.commands.options import Home, home_of
 
 
-@app.command()
-def backup(
-    out: Out,
-    encrypt: Encrypt = False,
-    passphrase_file: PassphraseFile = None,
-    home: Home = None,
-    as_json: Json = False,
-) -> None:
-    """Write the server's folder, keys and all, into one file; the server may be running."""
-    from ynet_server.server_backup import pack  # gRPC: a second that the other commands need not wait
+def _pack(home: Home = None) -> Pack:
+    from ynet_server.server_backup import pack  # gRPC: `--help` and completion do not wait for it
 
-    word = passphrase(passphrase_file, is_new=True) if encrypt or passphrase_file else None
-    show_packed(pack(home_of(home), out, time.time(), word), as_json=as_json)
+    return partial(pack, home_of(home))
 
 
-@app.command()
-def restore(file: Backup, passphrase_file: PassphraseFile = None, home: Home = None, as_json: Json = False) -> None:
-    """Unpack a backup into an empty folder, once every byte of it is verified. The server is not started."""
+def _target(home: Home = None) -> RestoreTarget:
     from ynet_server.server_backup import NOTES, unpack
 
     folder = home_of(home)
-    manifest = unpack(file, folder, time.time(), lambda: passphrase(passphrase_file, is_new=False))
-    show_unpacked(manifest, folder, list(NOTES), as_json=as_json)
+    return RestoreTarget(folder, lambda file, now, passphrase: unpack(file, folder, now, passphrase), NOTES)
+
+
+app = backup_app(
+    "Write the server's folder, including its keys, into one file. The server may be running.",
+    "Verify a backup and unpack it into an empty folder. The server is not started.",
+    _pack,
+    _target,
+)

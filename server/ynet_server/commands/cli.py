@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ynet.runtime import terminal
-from ynet.runtime.cli_examples import show as show_examples
+from ynet.runtime.command_line import show_examples
 from ynet.runtime.home import prepare
 from ynet_server.commands import (
     authority_commands,

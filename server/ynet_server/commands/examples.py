@@ -1,6 +1,6 @@
 """What `ynet-server COMMAND --help` shows as examples; tests hold each against the command."""
 
-from ynet.runtime.cli_examples import Examples
+from ynet.runtime.command_line import Examples
 
 EXAMPLES: Examples = {
     "audit show": ("ynet-server audit show", "ynet-server audit show --json"),

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 import typer
 
 from ynet.runtime import control_client
+from ynet.runtime.command_line import Json as Json
 from ynet.runtime.home import default_home, entered
 
 Home = Annotated[
     Path | None, typer.Option("--home", help="The server's folder. Default: YNET_HOME, or your data directory.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="A plan, YAML.")]
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from ynet.runtime import address as addresses
 from ynet.web.accepting import accept
-from ynet.web.room import Guest, Room
+from ynet.web.connection_limit import ConnectionLimit, LimitedConnection
 
 PART_BYTES = 256 << 10
 HANDSHAKE_RECORD = 22
@@ -41,8 +41,8 @@ class Front:
 
     def __init__(self, host: str, port: int, bounds: Bounds = BOUNDS) -> None:
         self._host, self._port, self._bounds = host, port, bounds
-        self.room = Room(bounds.strangers, bounds.of_address, bounds.of_site)
-        self._guests: dict[str, Guest] = {}  # by gRPC's name of their connection
+        self.room = ConnectionLimit(bounds.strangers, bounds.of_address, bounds.of_site)
+        self._guests: dict[str, LimitedConnection] = {}  # by gRPC's name of their connection
         self._numbers, self._tasks = itertools.count(), set[asyncio.Task[None]]()
         self._accepting: asyncio.Task[None] | None = None
 
@@ -80,7 +80,7 @@ class Front:
     async def _serve(self, connection: socket.socket, address: str) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 (it is one)
-        guest = Guest(address, task.cancel)
+        guest = LimitedConnection(address, task.cancel)
         self.room.enter(guest)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
@@ -93,7 +93,7 @@ class Front:
         finally:
             self.room.leave(guest)
 
-    async def _pass_on(self, guest: Guest, connection: socket.socket, first: bytes) -> None:
+    async def _pass_on(self, guest: LimitedConnection, connection: socket.socket, first: bytes) -> None:
         """Pass bytes on in both directions until one side ends."""
         loop, path = asyncio.get_running_loop(), self._folder / str(next(self._numbers))
         peer = f"unix:{path}"

@@ -11,7 +11,7 @@ import grpc
 
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol
-from ynet.trust.ledger import Head
+from ynet.trust.ledger import ChainHead
 from ynet_server.audit import Write, nowhere
 from ynet_server.hub.connections import Connections, SiteConnection, SiteState, checked_card, checked_fingerprints
 from ynet_server.hub.greeting import Greeter
@@ -114,7 +114,7 @@ class Hub:
         limit_bytes = max(self._max_model_bytes, content.size_bytes) + (1 << 20)
         return await self._tasks.run(site, kind, content, limit_bytes, within_s)
 
-    def saw_ledger(self, site: str, head: Head) -> None:
+    def saw_ledger(self, site: str, head: ChainHead) -> None:
         """Store how far a site's privacy ledger goes; the site is told at its next greeting."""
         self._registry.saw_ledger(site, head)
 
@@ -122,7 +122,7 @@ class Hub:
         """Cancel all tasks. Call this before the connections are closed."""
         self._tasks.close()
 
-    def dismiss(self, site: str, why: str = "the site enrolled anew") -> None:
+    def dismiss(self, site: str, why: str = "the site enrolled again") -> None:
         """End a site's connection, since its certificate is no longer in use."""
         if connection := self._connections.of(site):
             self._connections.drop(site, connection, why, is_back_soon=False)

@@ -1,4 +1,4 @@
-"""Uploads of replies: a reply may arrive over several connections, each of which resumes where the last one ended."""
+"""Uploads of replies: a reply may arrive over several connections, and each upload resumes after the last one."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

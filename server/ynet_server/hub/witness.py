@@ -11,7 +11,7 @@ from ynet.errors import RefusedError
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol
 from ynet.federation.countersigned import SERVER, Witness, from_wire, to_wire
-from ynet.trust.chain import Head
+from ynet.trust.chain import ChainHead
 from ynet_server.audit import ServerAudit, Write
 from ynet_server.hub.peers import calling_site
 
@@ -36,7 +36,7 @@ def service(
         try:
             if request.HasField("signed"):
                 witness.keep(from_wire(request.signed, SERVER, site), site)
-            signed = witness.sign(site, Head(request.head.number, request.head.digest), clock())
+            signed = witness.sign(site, ChainHead(request.head.number, request.head.digest), clock())
         except RefusedError as error:
             log.warning("of site %s: %s: %s", site, error.what, error.why)
             write("audit-refused", site, error.why)

@@ -25,7 +25,7 @@ from ynet.errors import UserError
 from ynet.federation import content
 from ynet.federation import hub_pb2 as pb
 from ynet.federation.records import CONFIG, LEDGER, to_content, to_records
-from ynet.trust.ledger import Head
+from ynet.trust.ledger import ChainHead
 from ynet_server.hub.hub import Hub
 from ynet_server.hub.reply_errors import FAILED, LOST
 from ynet_server.hub.tasks import TaskError
@@ -187,7 +187,7 @@ class HubGrid(Grid):
         """Store how far the site's privacy ledger goes, when the reply reports it."""
         if CONFIG in records.config_records and LEDGER in records.config_records[CONFIG]:
             with contextlib.suppress(ValueError, sqlite3.Error):  # an unreadable position proves nothing
-                self._hub.saw_ledger(site, Head.from_text(str(records.config_records[CONFIG][LEDGER])))
+                self._hub.saw_ledger(site, ChainHead.from_text(str(records.config_records[CONFIG][LEDGER])))
 
 
 class _Offers:

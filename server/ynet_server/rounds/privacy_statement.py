@@ -27,7 +27,7 @@ def statement(plan: Plan, events: Sequence[Mapping[str, Any]]) -> dict[str, Any]
         "epsilon": plan.privacy.epsilon,
         "delta": plan.privacy.delta,
         "covers": "the weights that each site sent, over all rounds",
-        "sampling": "Poisson, each patient by itself, in each step",
+        "sampling": "Poisson, each patient independently, in each step",
         "draws": "a patient's views, augmentation and dropout by that patient alone, from a secret of the round",
         "noise": "Gaussian, rounded to a grid of 2^-34 of its deviation",
         "accountant": ACCOUNTANT,

@@ -7,7 +7,7 @@ from flwr.app import MetricRecord
 
 from ynet.federation.records import CASES, CONFIG, LEDGER, METRICS
 from ynet.scores import from_wire
-from ynet.trust.ledger import Head
+from ynet.trust.ledger import ChainHead
 from ynet_server.rounds.conversation import SiteReply
 
 CHANGE, LATE_BY = "change", "late"
@@ -61,6 +61,6 @@ def ledgers(reports: Sequence[SiteReport]) -> dict[str, dict[str, str]]:
 
 def _ledger(reply: SiteReply) -> str:
     try:
-        return Head.from_text(str(reply.content.config_records[CONFIG][LEDGER])).to_text()
+        return ChainHead.from_text(str(reply.content.config_records[CONFIG][LEDGER])).to_text()
     except (KeyError, ValueError):
         return ""

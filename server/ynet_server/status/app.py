@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ynet.web.outside import Outside
+from ynet.web.public_address import PublicAddress
 from ynet.web.sessions import LONGEST_S
 from ynet.web.web import Web
 
@@ -39,7 +39,7 @@ class StateCache:
         return self._data, self._tag
 
 
-def application(home: Path, look: Callable[[], dict[str, Any]], outside: Outside) -> Starlette:
+def application(home: Path, look: Callable[[], dict[str, Any]], outside: PublicAddress) -> Starlette:
     """GET /: the page. GET /state: what it shows; 304 where `if-none-match` has its tag.
 
     An open page may be left on a wall: a session lasts as long without use as it may last at all.

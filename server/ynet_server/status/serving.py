@@ -10,8 +10,8 @@ from typing import Any
 from ynet.errors import UserError
 from ynet.web import certificate
 from ynet.web.accounts import Accounts
-from ynet.web.https_door import MAX_CONNECTIONS, HttpsDoor
-from ynet.web.outside import Outside, names_of_machine
+from ynet.web.https_server import MAX_CONNECTIONS, HttpsServer
+from ynet.web.public_address import PublicAddress, names_of_machine
 from ynet_server.settings import StatusSettings
 from ynet_server.status.app import application
 
@@ -32,9 +32,9 @@ async def serving(
         return
     shown = certificate.present(home, settings.certificate, settings.key, settings.host, now)
     names = (*shown.names, settings.host, *names_of_machine(settings.host))
-    outside = Outside(settings.outer_name, settings.trusted_proxies, names)
+    outside = PublicAddress(settings.outer_name, settings.trusted_proxies, names)
     most = MAX_CONNECTIONS if settings.trusted_proxies else MAX_OF_ONE
-    server = HttpsDoor(application(home, look, outside), shown.context, settings.host, settings.port, LIFE_S, most)
+    server = HttpsServer(application(home, look, outside), shown.context, settings.host, settings.port, LIFE_S, most)
     try:
         port = await server.begin()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Which models a site takes up by itself: of a plan that it agreed to, of a run that it was in to the end."""
+"""A site adopts without asking only a model of an accepted plan whose run it was in to the end."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from ynet.federation.records import ARRAYS, CONFIG, EVALUATE, TRAIN, weights_rec
 from ynet.learning.model import arrays_of, build
 from ynet.plan import Plan
 from ynet_client.adoption.admission import Admission
-from ynet_client.adoption.offered import Offers, WaitsError
+from ynet_client.adoption.offered import OfferedModels, WaitsError
 from ynet_client.gallery.gallery import Gallery
 from ynet_client.gallery.indexer import Archive
 from ynet_client.settings import Policy
@@ -48,7 +48,7 @@ class Hospital:
 
     def __init__(self, home: Path, data: Path, policy: Policy) -> None:
         home.mkdir(exist_ok=True)
-        self.home, self.consent, self.offers = home, Consent(home, policy), Offers(home)
+        self.home, self.consent, self.offers = home, Consent(home, policy), OfferedModels(home)
         site = LocalSite(data, "cpu", 0, admits=self.consent.admits, took_part=TookPart(home))
         self._app, self._context = client_app.build(lambda _: site), app_call.new_context()
         admission = Admission(site, self.consent, self.offers, 1.0, has_detail=False)
@@ -77,9 +77,7 @@ def plan(tmp_path: Path) -> Plan:
     return plans.read(small_plan(tmp_path / "plan.yaml"))
 
 
-def test_a_model_of_an_accepted_plan_whose_run_the_site_was_in_to_the_end_is_taken_up(
-    tmp_path: Path, data: Path, plan: Plan
-) -> None:
+def test_model_of_own_accepted_run_is_adopted(tmp_path: Path, data: Path, plan: Plan) -> None:
     site = Hospital(tmp_path / "A", data, Policy())
     site.consent.say(plan.id, "accepted")
     site.message(TRAIN, plan, 1)
@@ -97,7 +95,7 @@ def test_a_model_of_no_plan_that_was_accepted_waits_and_says_why(tmp_path: Path,
     assert "trained no round" in caught.value.why
     assert site.archive.model_id is None
     (waiting,) = site.offers.listed()
-    assert (waiting.plan, waiting.word) == (plan.id, None)
+    assert (waiting.plan, waiting.decision) == (plan.id, None)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +108,7 @@ def test_a_model_of_no_plan_that_was_accepted_waits_and_says_why(tmp_path: Path,
         (((TRAIN, 1, 1), (EVALUATE, 2, 8)), "was sent another model"),
     ],
 )
-def test_a_model_that_the_site_did_not_see_at_the_end_of_a_run_of_its_own_waits_though_its_plan_was_accepted(
+def test_model_not_evaluated_at_the_end_of_own_run_waits(
     tmp_path: Path, data: Path, plan: Plan, messages: tuple[tuple[str, int, int], ...], why: str
 ) -> None:
     site = Hospital(tmp_path / "A", data, Policy(new_plans="accept"))
@@ -122,9 +120,7 @@ def test_a_model_that_the_site_did_not_see_at_the_end_of_a_run_of_its_own_waits_
     assert site.archive.model_id is None
 
 
-def test_a_yes_takes_a_waiting_model_up_a_no_never_and_one_that_was_in_use_comes_back_without_a_word(
-    tmp_path: Path, data: Path, plan: Plan
-) -> None:
+def test_decision_adopts_or_drops_waiting_model(tmp_path: Path, data: Path, plan: Plan) -> None:
     site = Hospital(tmp_path / "A", data, Policy())
     for seed in (1, 2, 3):
         with pytest.raises(WaitsError):
@@ -134,10 +130,10 @@ def test_a_yes_takes_a_waiting_model_up_a_no_never_and_one_that_was_in_use_comes
     for seed, word in ((1, "accepted"), (2, "accepted"), (3, "declined")):
         site.offers.say(ids[seed], word)  # type: ignore[arg-type]
     assert site.offer(plan, 1) == site.archive.model_id
-    site.offers.adopted(ids[1])  # as `Duties` notes it
+    site.offers.adopted(ids[1])  # as `Agent` notes it
     assert site.offer(plan, 2) == site.archive.model_id
     assert site.offer(plan, 1) == site.archive.model_id
-    with pytest.raises(RefusedError, match="not taken up") as caught:
+    with pytest.raises(RefusedError, match="is not adopted") as caught:
         site.offer(plan, 3)
     assert "declined" in caught.value.why
 

@@ -1,4 +1,4 @@
-"""What a linear decoder reads of images in codes: next to nothing of a class's code, much of a thumbnail."""
+"""A linear decoder reconstructs little from a code of the class, and much from a thumbnail."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ CASES, SIDE, CLASSES, BITS = 400, 16, 4, 64
 
 @pytest.fixture(scope="module")
 def pictures() -> np.ndarray:
-    """Smooth pictures, as grey images of a hospital are, shape (cases, 256)."""
+    """Make smooth pictures, similar to a hospital's grey images, shape (cases, 256)."""
     random = np.random.default_rng(1)
     small = random.normal(size=(CASES, 8, 8))
     return small.repeat(2, 1).repeat(2, 2).reshape(CASES, -1) + 0.2 * random.normal(size=(CASES, SIDE * SIDE))
@@ -22,7 +22,7 @@ def readable(codes: np.ndarray, pictures: np.ndarray) -> Readable:
     return Readable(explained(codes, pictures, folds), None, explained(blind, pictures, folds), CASES)
 
 
-def test_a_code_that_is_a_thumbnail_is_too_much_and_one_that_names_the_class_is_not(pictures: np.ndarray) -> None:
+def test_thumbnail_code_reveals_too_much_and_class_code_does_not(pictures: np.ndarray) -> None:
     random = np.random.default_rng(3)
     thumbnail = np.sign(pictures.reshape(CASES, 8, 2, 8, 2).mean((2, 4)).reshape(CASES, -1))
     found = readable(thumbnail, pictures)
@@ -37,7 +37,7 @@ def test_a_code_that_is_a_thumbnail_is_too_much_and_one_that_names_the_class_is_
 
 
 def test_a_thumbnail_behind_a_secret_mixing_is_read_as_well(pictures: np.ndarray) -> None:
-    """Who mixes the thumbnail's pixels before they are cut to bits hides nothing from a linear decoder."""
+    """Mixing a thumbnail's pixels linearly before their signs are taken hides nothing from a linear decoder."""
     mix = np.linalg.qr(np.random.default_rng(4).normal(size=(64, 64)))[0]
     small = pictures.reshape(CASES, 8, 2, 8, 2).mean((2, 4)).reshape(CASES, -1)
     assert readable(np.sign(small @ mix), pictures).is_too_much

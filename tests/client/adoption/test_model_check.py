@@ -1,4 +1,4 @@
-"""A site's veto: which models it takes up, by its own test cases."""
+"""A site's veto against models that score worse on its own test cases."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from ynet.learning.train import train
 from ynet.plan import Plan
 from ynet_client.adoption.admission import Admission
 from ynet_client.adoption.model_check import ActiveModel, check, score
-from ynet_client.adoption.offered import Offers, WaitsError
+from ynet_client.adoption.offered import OfferedModels, WaitsError
 from ynet_client.gallery.gallery import Gallery
 from ynet_client.gallery.indexer import Archive
 from ynet_client.settings import Policy
@@ -62,12 +62,12 @@ def archive(home: Path, data: Path, max_score_drop: float) -> Archive:
     gallery = Gallery.open(home / "gallery.sqlite", b"of this site")
     site = LocalSite(data, "cpu", 0, took_part=TookPart(home))
     consent = Consent(home, Policy(new_plans="accept"))
-    admission = Admission(site, consent, Offers(home), max_score_drop, has_detail=False)
+    admission = Admission(site, consent, OfferedModels(home), max_score_drop, has_detail=False)
     return Archive(home / "models", site, gallery, admission.check)
 
 
 def adopt(archive: Archive, model: ActiveModel) -> None:
-    """As at a site that took part in the run which the model is of."""
+    """Record that the site took part in the model's run."""
     path = archive.file_of(model.id)
     took_part = TookPart(path.parent.parent)
     took_part.trained(model.plan)
@@ -82,14 +82,12 @@ def scores(data: Path, models: dict[str, ActiveModel]) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def test_a_model_that_finds_own_test_cases_much_worse_is_not_taken_up_and_the_old_one_goes_on_answering(
-    tmp_path: Path, data: Path, models: dict[str, ActiveModel]
-) -> None:
+def test_much_worse_model_is_not_adopted(tmp_path: Path, data: Path, models: dict[str, ActiveModel]) -> None:
     found = scores(data, models)
     assert found["good"] > found["bad"] + 0.2
     opened = archive(tmp_path, data, 0.05)
     adopt(opened, models["good"])
-    with pytest.raises(RefusedError, match="not taken up") as caught:
+    with pytest.raises(RefusedError, match="was not adopted") as caught:
         adopt(opened, models["bad"])
     assert f"{found['bad']:.3f}" in caught.value.why
     assert f"{found['good']:.3f}" in caught.value.why
@@ -132,9 +130,7 @@ def test_the_first_model_is_compared_with_nothing(tmp_path: Path, data: Path, mo
     opened.gallery.close()
 
 
-def test_where_nothing_can_be_compared_the_admin_is_asked_and_the_veto_never_passed_over(
-    data: Path, models: dict[str, ActiveModel]
-) -> None:
+def test_admin_is_asked_when_veto_cannot_compare(data: Path, models: dict[str, ActiveModel]) -> None:
     rows = data.read_text("utf-8").splitlines()
     only_training = data.with_name("training.csv")
     only_training.write_text("\n".join([rows[0], *(row.replace(",test", ",train") for row in rows[1:])]), "utf-8")
@@ -145,7 +141,7 @@ def test_where_nothing_can_be_compared_the_admin_is_asked_and_the_veto_never_pas
     cells = [row.split(",") for row in rows[1:]]
     same = [",".join([*row[:label], models["good"].plan.classes[0], *row[label + 1 :]]) for row in cells]
     one_class.write_text("\n".join([rows[0], *same]), "utf-8")
-    assert "none to rank" in check(LocalSite(one_class, "cpu", 0), models["good"], models["bad"], 0.0)
+    assert "none that can be ranked" in check(LocalSite(one_class, "cpu", 0), models["good"], models["bad"], 0.0)
 
     other = replace(models["good"].plan, classes=("ring", "smooth", "spiculated", "none"))
     site = LocalSite(data, "cpu", 0)
@@ -153,10 +149,10 @@ def test_where_nothing_can_be_compared_the_admin_is_asked_and_the_veto_never_pas
     turned = replace(models["good"].plan, classes=tuple(reversed(models["good"].plan.classes)))
     assert "other classes" in check(site, models["good"], _named(build(turned), turned), 0.0)
     colour = replace(models["good"].plan, image=replace(models["good"].plan.image, channels=3))
-    assert "reads images otherwise" in check(site, models["good"], _named(build(colour), colour), 0.0)
+    assert "reads images differently" in check(site, models["good"], _named(build(colour), colour), 0.0)
 
 
-def test_a_veto_cannot_be_stepped_around_by_other_classes_or_by_losing_the_model_in_use(
+def test_veto_is_not_bypassed_by_other_classes_or_a_lost_model(
     tmp_path: Path, data: Path, models: dict[str, ActiveModel]
 ) -> None:
     opened = archive(tmp_path, data, 0.05)
@@ -174,7 +170,7 @@ def test_a_veto_cannot_be_stepped_around_by_other_classes_or_by_losing_the_model
         adopt(again, models["bad"])
     assert "is lost" in caught.value.why
     assert again.gallery.active_model == models["good"].id
-    Offers(tmp_path).say(other.id, "accepted")
+    OfferedModels(tmp_path).say(other.id, "accepted")
     adopt(again, other)
     assert again.model_id == other.id
     again.gallery.close()

@@ -1,4 +1,4 @@
-"""Slow and broken lines between a site and the hub: work goes on, and what is sent arrives once, whole."""
+"""Slow and broken connections between a site and the hub: work continues, and every file arrives once and whole."""
 
 import asyncio
 import contextlib
@@ -21,9 +21,9 @@ from ynet.federation import hub_pb2 as pb
 from ynet.federation.content import Content
 from ynet.trust.identity import Identity
 from ynet.weights import Flat
+from ynet_client.adoption.adopting import Fetch
 from ynet_client.connection import current_channel as links
 from ynet_client.connection import retries
-from ynet_client.connection.session import Fetch
 from ynet_client.training.secure_aggregation import Party
 from ynet_server.hub import hub as hubs
 from ynet_server.hub import tasks
@@ -49,7 +49,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 async def joined_over(
     consortium: Consortium, work: Site, bytes_per_s: float | None = None, cut_every_s: float | None = None
 ) -> AsyncIterator[tuple[Joined, Line]]:
-    """A site whose line breaks."""
+    """A site with an unreliable connection."""
     consortium.hub._max_model_bytes = 64 << 20
     async with line_to(consortium.port, bytes_per_s, cut_every_s) as line:
         joined = consortium.session(consortium.enrol("A")._replace(hub=line.address), work)
@@ -98,7 +98,7 @@ def test_weights_of_50_mb_reach_a_site_over_a_line_that_breaks_all_the_time(tmp_
 
 
 class Slow(Site):
-    """Works until it is let go."""
+    """Works until the test releases it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -181,14 +181,14 @@ def test_a_task_that_was_called_off_while_the_site_was_away_stops_when_it_is_bac
             assert not work.was_called_off
             line.is_cut = False
             await until(lambda: work.was_called_off)
-            await until(lambda: not joined.session._given.held() and not list(joined.spool.iterdir()))
+            await until(lambda: not joined.session.tasks_held and not list(joined.spool.iterdir()))
             assert not list(consortium.spool.iterdir())
 
     play(tmp_path, story)
 
 
 def test_a_site_that_never_comes_back_in_time_stops_by_itself(tmp_path: Path) -> None:
-    """The hub has told how long it waits, so that no clock need be right."""
+    """The hub sends how long it waits, so clocks may differ."""
 
     async def story(consortium: Consortium) -> None:
         work = Slow()
@@ -206,7 +206,7 @@ def test_a_site_that_never_comes_back_in_time_stops_by_itself(tmp_path: Path) ->
     play(tmp_path, story)
 
 
-def test_a_site_whose_process_was_killed_gets_its_task_again_when_it_is_started_anew(tmp_path: Path) -> None:
+def test_restarted_site_gets_its_task_again(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         work = Slow()
         async with joined_over(consortium, work) as (killed, line):
@@ -246,8 +246,8 @@ def test_a_site_that_loses_its_work_again_and_again_is_not_given_it_for_ever(tmp
     play(tmp_path, story)
 
 
-def test_a_model_goes_on_where_its_fetching_broke_off_though_the_server_was_started_anew(tmp_path: Path) -> None:
-    """It then has another name there; what counts is what is in it."""
+def test_model_fetch_resumes_after_server_restart(tmp_path: Path) -> None:
+    """The file has a new name at the restarted server; its content decides."""
     body, path = bytes(range(256)) * 20_000, tmp_path / "model.partial"
 
     class Fetching(Site):
@@ -297,7 +297,7 @@ def test_what_a_fetch_finds_of_another_file_does_not_spoil_it(tmp_path: Path) ->
 
 @pytest.mark.parametrize("aggregation", ["plain", "secure"])
 def test_a_run_over_lines_that_break_all_the_time_is_that_over_whole_ones(tmp_path: Path, aggregation: str) -> None:
-    """Each site trains each round once, no round is held again, and no sum is begun again."""
+    """Each site trains each round once, and no round or sum is repeated."""
     trained, cases, names, rounds = Counter[tuple[str, int]](), 10, "ABC", 4
     values = {
         "name": "t",
@@ -345,7 +345,7 @@ def test_a_run_over_lines_that_break_all_the_time_is_that_over_whole_ones(tmp_pa
 
 @contextlib.asynccontextmanager
 async def broken_off(consortium: Consortium, body: bytes, part: int) -> "AsyncIterator[tuple[object, pb.UploadHeader]]":
-    """A wire over which the first `part` bytes of a reply were sent, and no more."""
+    """A connection that carried only the first `part` bytes of a reply."""
     async with consortium.wire(consortium.enrol("A")) as wire:
         stream = await wire.attached()
         waiting = asyncio.ensure_future(consortium.task("A"))
@@ -398,7 +398,7 @@ def test_only_the_same_reply_goes_on_and_from_where_it_broke_off(tmp_path: Path)
 
 
 def test_to_a_hub_of_an_older_version_a_reply_is_sent_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has no method Resume, and begins each upload from the start."""
+    """An older hub has no method Resume, so each upload starts at the beginning."""
     handlers = hubs.grpc.method_handlers_generic_handler
 
     def without_resume(service: str, methods: dict[str, object]) -> object:

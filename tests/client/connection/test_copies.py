@@ -1,4 +1,4 @@
-"""A site has one process: a copy of its folder is refused with the reason while the first lives, and waits."""
+"""A site has one process: a copy of its folder is refused with the reason, and waits, while the first process lives."""
 
 import asyncio
 import datetime as dt
@@ -10,6 +10,7 @@ from loopback import Consortium, Site, play, until
 
 from ynet.federation import hub_pb2 as pb
 from ynet_client.connection import doctor, retries
+from ynet_client.connection.hooks import SessionHooks
 from ynet_client.connection.retries import Retries
 from ynet_client.connection.session import Session
 from ynet_client.membership import membership
@@ -24,15 +25,17 @@ def test_second_process_of_a_site_is_refused_with_the_reason_and_waits_minutes(t
         said: list[str] = []
         member = consortium.enrol("A")
         (tmp_path / "of A").mkdir()
-        first = Session(member, tmp_path / "of A", Site(), said.append, copied=lambda: copies.append(True))
+        first = Session(
+            member, tmp_path / "of A", Site(), said.append, SessionHooks(copied=lambda: copies.append(True))
+        )
         running = consortium.run(first)
         await until(lambda: first.connected)
         second = consortium.session(member)
         await until(lambda: second.said)
         assert second.said[0].startswith("site A is already connected from elsewhere")
         assert second.said[0].endswith("trying again in about 60 s")
-        assert (await consortium.task("A")).exists()  # the first goes on
-        assert any("another process came with this site's identity" in line for line in said)
+        assert (await consortium.task("A")).exists()  # the first continues
+        assert any("refused another process with this site's identity" in line for line in said)
         assert copies == [True]
         assert [one[:2] for one in written if one[0] == "copy-refused"] == [("copy-refused", "A")]
         running.cancel()  # whoever stops the first can start the second at once

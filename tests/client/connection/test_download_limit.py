@@ -1,4 +1,4 @@
-"""What a hub sends is fetched as far as its plan needs it, and no byte of its arrays for a plan without a yes."""
+"""A hub's file is fetched only as far as its plan needs, and without its arrays when the plan is not accepted."""
 
 import asyncio
 from pathlib import Path
@@ -15,7 +15,8 @@ from ynet.federation.content import Content
 from ynet.network_size import network_values
 from ynet.plan import Plan
 from ynet_client.connection import download_limit
-from ynet_client.connection.download_limit import Looks
+from ynet_client.connection.download_limit import DownloadLimits
+from ynet_client.connection.hooks import SessionHooks
 from ynet_client.connection.session import Session
 from ynet_server.hub.tasks import TaskError
 
@@ -31,7 +32,7 @@ def message(folder: Path, values: int, plan: Plan = PLAN) -> bytes:
 
 
 def told(tmp_path: Path, values: int, *, takes_part: bool) -> tuple[list[Content], list[int], str]:
-    """What a site's work was given of a message, the sizes of what lay in its spool, and why it was refused."""
+    """Return what a site's work received of a message, the sizes of its spool files, and why it was refused."""
     given, sizes, refusals = list[Content](), list[int](), list[str]()
 
     async def work(kind: str, received: Path) -> Content:
@@ -47,7 +48,7 @@ def told(tmp_path: Path, values: int, *, takes_part: bool) -> tuple[list[Content
             spool,
             Site(task=work),
             lambda _: None,
-            looks=Looks(download_limit.of_task(lambda _: takes_part)),
+            SessionHooks(limits=DownloadLimits(download_limit.of_task(lambda _: takes_part))),
         )
         consortium.run(session)
         await until(lambda: session.connected)
@@ -138,7 +139,9 @@ def test_few_large_messages_are_at_a_site_at_a_time(tmp_path: Path) -> None:
         spool = tmp_path / "site"
         spool.mkdir()
         look = lambda *_: True  # noqa: E731 (an accepted plan with a large network)
-        session = Session(consortium.enrol("A"), spool, Site(task=work), lambda _: None, looks=Looks(look))
+        session = Session(
+            consortium.enrol("A"), spool, Site(task=work), lambda _: None, SessionHooks(limits=DownloadLimits(look))
+        )
         consortium.run(session)
         await until(lambda: session.connected)
         body = message(tmp_path, size)

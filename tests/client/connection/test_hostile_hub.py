@@ -1,4 +1,4 @@
-"""What a hub that means harm can do to a site: waste its time, and nothing that lasts."""
+"""A hostile hub can waste a site's time, and cause no lasting harm."""
 
 import asyncio
 from collections import Counter
@@ -21,11 +21,11 @@ from ynet.federation.content import Content
 from ynet.learning.model import arrays_of, build
 from ynet.search.ranking import Hit
 from ynet.trust.identity import Identity
-from ynet_client.agent import Duties
+from ynet_client.agent import Agent
 from ynet_client.connection.sealed_answering import Answering
 from ynet_client.display import Display
 from ynet_client.gallery.gallery import Gallery
-from ynet_client.gallery.indexer import Archive, Encoded
+from ynet_client.gallery.indexer import Archive, EncodedImage
 from ynet_client.retrieval import merging, wire
 from ynet_client.retrieval.own_search import OwnSearch
 from ynet_client.retrieval.query import Query
@@ -46,7 +46,7 @@ def manifest(tmp_path: Path) -> Path:
 
 
 def archive(home: Path, manifest: Path) -> Archive:
-    """The site's archive, opened as at each start."""
+    """The site's archive, opened as at every start."""
     gallery = Gallery.open(home / "gallery.sqlite", b"secret")
     return Archive(home / "models", LocalSite(manifest, "cpu", 1 << 20), gallery)
 
@@ -61,7 +61,7 @@ def model(folder: Path) -> tuple[str, Path]:
 
 
 def quiet(*_: object) -> None:
-    """No progress is shown."""
+    """Show no progress."""
 
 
 # --- models
@@ -79,12 +79,12 @@ def test_a_models_name_is_no_path(tmp_path: Path, manifest: Path, name: str) -> 
     async def story() -> None:
         settings = ClientSettings(data=str(manifest), device="cpu")
         home = tmp_path / "home"
-        duties = Duties(home, settings, Display(), 1, Consent(home, settings.policy))
+        agent = Agent(home, settings, Display(), 1, Consent(home, settings.policy))
         try:
             with pytest.raises(RefusedError, match="id"):
-                await duties.model(hub.Model(id=name.format(tmp=tmp_path)), fetch)
+                await agent.model(hub.Model(id=name.format(tmp=tmp_path)), fetch)
         finally:
-            duties.close()
+            agent.close()
 
     asyncio.run(story())
     assert not fetched
@@ -92,9 +92,7 @@ def test_a_models_name_is_no_path(tmp_path: Path, manifest: Path, name: str) -> 
 
 
 @pytest.mark.parametrize("kept", [b"", b"cut off", None], ids=["empty", "cut", "gone"])
-def test_a_model_file_that_a_power_cut_spoilt_is_fetched_again_after_the_next_start(
-    tmp_path: Path, manifest: Path, kept: bytes | None
-) -> None:
+def test_damaged_model_file_is_fetched_again_after_restart(tmp_path: Path, manifest: Path, kept: bytes | None) -> None:
     model_id, published = model(tmp_path)
     first = archive(tmp_path, manifest)
     first.file_of(model_id).write_bytes(published.read_bytes())
@@ -182,7 +180,7 @@ def test_a_time_to_wait_that_is_none_does_no_harm(tmp_path: Path, within_s: floa
         task = hub.Task(id="1", kind="train", content=blob, within_s=within_s)
         consortium.hub._connections.send("A", hub.ToSite(task=task))
         await until(lambda: worked)
-        await until(lambda: not joined.session._given.held() and not list(joined.spool.iterdir()))
+        await until(lambda: not joined.session.tasks_held and not list(joined.spool.iterdir()))
         assert worked == ["train"]
         assert joined.session.connected
 
@@ -203,7 +201,7 @@ def test_what_the_hub_says_of_itself_is_shown_without_control_characters(tmp_pat
 
 
 class Meddler:
-    """The hub's hands on queries and answers: what passes is kept, and may be changed."""
+    """A hub that records queries and answers, and may change them."""
 
     def __init__(self, consortium: Consortium) -> None:
         self.hub, self._relay = consortium.hub, consortium.hub._relay
@@ -225,7 +223,7 @@ class Meddler:
         self.take(site, answer)
 
     async def told(self, site: str, query: hub.Query) -> hub.Answer:
-        """What a site says to a query of the hub's making."""
+        """Return a site's reply to a query that the hub has made."""
         before = len(self.answers)
         query.id = f"made up {before}"
         self.hub._connections.send(site, hub.ToSite(query=query))
@@ -235,7 +233,7 @@ class Meddler:
 
 
 def counting() -> tuple[list[tuple[str, bytes]], Site]:
-    """A site's work, and the queries that it was shown."""
+    """A site's work, and the queries that it received."""
     shown: list[tuple[str, bytes]] = []
 
     async def answer(from_site: str, body: bytes) -> bytes:
@@ -249,7 +247,7 @@ def bodies(found: hub.Answers) -> dict[str, bytes]:
     return {one.site: one.body for one in found.answers}
 
 
-def test_a_query_that_the_hub_sends_again_is_refused_and_its_site_is_told_nothing_of_why(tmp_path: Path) -> None:
+def test_replayed_query_is_refused_without_a_reason(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         shown, work = counting()
         asker, _ = await consortium.join("A"), await consortium.join("B", work)
@@ -370,7 +368,7 @@ def forged(consortium: Consortium, whose: str) -> bytes:
 
 def test_a_hub_that_goes_on_telling_of_sites_is_believed_once_of_each_and_of_few(tmp_path: Path) -> None:
     class Endless:
-        """A relay that makes up sites, and calls one unreadable again and again."""
+        """A relay that invents sites, and repeatedly reports one as unreadable."""
 
         def __init__(self, card: bytes) -> None:
             self._card, self.asked = card, 0
@@ -415,10 +413,10 @@ def test_a_site_says_nothing_of_a_query_in_its_log(tmp_path: Path, caplog: pytes
 def test_a_hub_that_floods_a_site_with_queries_gets_busy_and_then_silence(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         joined = await consortium.join("A")
-        session = joined.session
+        outbox: asyncio.Queue[hub.FromSite | None] = asyncio.Queue()
         for number in range(4 * protocol.MAX_OPEN_QUERIES):
-            session._take(hub.Query(id=str(number), from_site="B", body=b"x"))
-        waiting = [session._outbox.get_nowait().answer.refusal for _ in range(session._outbox.qsize())]
+            joined.session._queries.take(hub.Query(id=str(number), from_site="B", body=b"x"), outbox)
+        waiting = [outbox.get_nowait().answer.refusal for _ in range(outbox.qsize())]
         assert 0 < waiting.count(hub.BUSY) <= protocol.MAX_OPEN_QUERIES
         assert len(waiting) <= 2 * protocol.MAX_OPEN_QUERIES
 
@@ -439,7 +437,7 @@ def combined(*answers: tuple[str, bytes]) -> Any:
     given = hub.Answers(answers=[{"site": site, "body": body} for site, body in answers])
     image = np.zeros((1, 4, 4), np.float32)
     mask = np.zeros((4, 4), np.uint8)
-    encoded = Encoded(bytes(8), bytes(4), mask, image, "0" * 64)
+    encoded = EncodedImage(bytes(8), bytes(4), mask, image, "0" * 64)
     own = OwnSearch(query.model_id, encoded, [Hit(3, b"o" * 16, "x", 1)], bytes(8))
     (result,) = merging.merge("A", [own], merging.outcomes("A", given, query), 5)
     return result
@@ -461,7 +459,7 @@ def test_another_sites_model_is_named_without_control_characters(tmp_path: Path)
     assert result.outcomes["B"].reason.isprintable()
 
 
-def test_late_missing_empty_and_suppressed_are_four_outcomes_and_one_that_answered_is_not_late() -> None:
+def test_late_missing_empty_and_suppressed_are_four_outcomes() -> None:
     query = CodedQuery("a" * 64, (bytes(8),), Query(5))
     suppressed = retrieval_pb2.Reply(suppressed=retrieval_pb2.Suppressed()).SerializeToString()
     bodies = [{"site": "B", "body": found()}, {"site": "C", "body": suppressed}, {"site": "B", "body": suppressed}]

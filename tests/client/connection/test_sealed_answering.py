@@ -1,4 +1,4 @@
-"""A site opens each query that is sealed for it once, and keeps little for it."""
+"""A site opens each sealed query once, in bounded memory."""
 
 import datetime as dt
 from pathlib import Path
@@ -13,7 +13,7 @@ from ynet.federation import hub_pb2 as pb
 from ynet.federation import sealed
 from ynet.federation.sealed import FramedQuery
 from ynet_client.connection.question import MAX_TOTAL_BYTES, Question, _to_wire
-from ynet_client.connection.sealed_answering import KEY_S, MAX_SESSIONS, OPEN_SESSIONS, WINDOW, Answering, Window
+from ynet_client.connection.sealed_answering import KEY_S, MAX_SESSIONS, OPEN_SESSIONS, WINDOW, Answering, ReplayWindow
 from ynet_client.connection.sealed_asking import SESSION_S, Asking, Sent
 from ynet_client.membership.membership import Membership
 
@@ -21,7 +21,7 @@ FRAMED = sealed.frame_query(FramedQuery(b"query", 0))
 
 
 class Clock:
-    """Time that passes when it is told to."""
+    """A clock that the test moves."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -31,7 +31,7 @@ class Clock:
 
 
 class Two:
-    """A asks and B answers; the hub's part is played by hand."""
+    """A asks and B answers; the test acts as the hub."""
 
     def __init__(self, folder: Path) -> None:
         consortium = Consortium(folder)
@@ -78,8 +78,8 @@ def refused(words: str) -> "pytest.RaisesExc[RefusedError]":
 
 
 @given(numbers=st.lists(st.integers(0, 4 * WINDOW) | st.integers(2**63, 2**63 + 2 * WINDOW), max_size=200))
-def test_a_window_lets_each_number_through_once_and_forgets_only_what_is_far_behind(numbers: list[int]) -> None:
-    window, seen = Window(), set[int]()
+def test_replay_window_admits_each_number_once(numbers: list[int]) -> None:
+    window, seen = ReplayWindow(), set[int]()
     for number in numbers:
         newest = max(seen, default=-1)
         assert window.is_new(number) == (number not in seen and number > newest - WINDOW)
@@ -94,7 +94,7 @@ def test_a_query_is_answered_once_in_whatever_order_they_come(two: Two) -> None:
     for one in reversed(sent):
         two.open(one)
     for one in sent:
-        with refused("here before"):
+        with refused("received before"):
             two.open(one)
     two.exchange()
 
@@ -140,7 +140,7 @@ def test_what_was_sealed_to_an_older_key_opens_no_more(two: Two) -> None:
     assert two.answering.card() == old
     two.clock.now += 1
     assert two.answering.card() != old
-    for one, words in ((sent, "signature"), (waiting, "never begun")):
+    for one, words in ((sent, "signature"), (waiting, "never opened")):
         with refused(words):
             two.open(one)
     two.learn()
@@ -164,7 +164,7 @@ def test_a_query_in_another_sites_name_is_refused_also_in_an_open_session(two: T
     with refused("another site's"):
         two.open(sent, from_site="C")
     two.asking.open(sent, two.open(sent))
-    with refused("never begun"):
+    with refused("never opened"):
         two.open(two.seal(), from_site="C")
 
 
@@ -200,7 +200,7 @@ def test_of_made_up_sites_nothing_is_kept(two: Two) -> None:
 
 @pytest.mark.parametrize("envelope", [b"", b"\xff", b"\x0a\x10" + bytes(16)], ids=["empty", "garbage", "no opening"])
 def test_an_envelope_that_is_none_is_refused(two: Two, envelope: bytes) -> None:
-    with refused("envelope" if envelope == b"\xff" else "never begun"):
+    with refused("envelope" if envelope == b"\xff" else "never opened"):
         two.answering.open("A", envelope, two.now)
 
 

@@ -1,4 +1,4 @@
-"""A site's connection to a real hub: it comes back, does what it is given, and tells strangers little."""
+"""A site's connection to a real hub: it reconnects, does its tasks, and reveals little about failures."""
 
 import asyncio
 import time
@@ -14,9 +14,9 @@ from ynet.federation import content, protocol
 from ynet.federation import hub_pb2 as pb
 from ynet.federation.content import Content
 from ynet.trust import identity
+from ynet_client.adoption.adopting import Fetch
 from ynet_client.connection import retries, sealed_answering
 from ynet_client.connection import session as sessions
-from ynet_client.connection.session import Fetch
 from ynet_server.hub import greeting
 from ynet_server.hub.reply_errors import FAILED, REFUSED
 from ynet_server.hub.tasks import TaskError
@@ -78,7 +78,7 @@ def test_a_certificate_that_is_no_longer_in_use_ends_it_with_what_to_do(tmp_path
 
 
 class Other:
-    """A side of the protocol that speaks other versions."""
+    """A protocol with other versions."""
 
     def __init__(self, oldest: int, newest: int) -> None:
         self.SPOKEN, self.VERSION = protocol.Spoken(oldest, newest), newest
@@ -163,7 +163,7 @@ def raising(error: Exception) -> Callable[[str, Path], object]:
     ],
     ids=["refusal", "user's", "fault"],
 )
-def test_what_went_wrong_is_told_in_full_at_the_site_and_in_one_sentence_to_strangers(
+def test_failure_is_detailed_at_the_site_and_one_sentence_for_others(
     tmp_path: Path, error: Exception, public: str, code: int
 ) -> None:
     async def story(consortium: Consortium) -> None:
@@ -241,7 +241,7 @@ def test_a_task_that_was_called_off_knows_it_and_sends_nothing(tmp_path: Path) -
 
 
 class Patient(Site):
-    """Works on a task until it is called off."""
+    """Works on a task until it is cancelled."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -274,9 +274,9 @@ def test_a_site_that_leaves_stops_what_it_works_on(tmp_path: Path, is_connected:
     play(tmp_path, story)
 
 
-@pytest.mark.parametrize("hub", ["started anew", "older"])
+@pytest.mark.parametrize("hub", ["restarted", "older"])
 def test_a_task_for_which_nobody_waits_after_a_lost_connection_is_called_off(tmp_path: Path, hub: str) -> None:
-    """A hub that was started anew knows nothing of it; one of an older version has answered for it at once."""
+    """A restarted hub does not know the task; an older hub has reported its failure at once."""
 
     async def story(consortium: Consortium) -> None:
         work = Patient()
@@ -289,7 +289,7 @@ def test_a_task_for_which_nobody_waits_after_a_lost_connection_is_called_off(tmp
             waiting = asyncio.ensure_future(consortium.task("A"))
         await work.begun.wait()
         await consortium.stop()
-        if hub == "started anew":
+        if hub == "restarted":
             with pytest.raises(TaskError):
                 await waiting
             await consortium.open()

@@ -1,4 +1,4 @@
-"""A site and its server sign how far each other's audit log goes, over a real connection."""
+"""A site and its server sign the heads of each other's audit logs, over a real connection."""
 
 from pathlib import Path
 
@@ -8,13 +8,14 @@ from ynet.federation import countersigned
 from ynet.federation.countersigned import SERVER, Witness
 from ynet_client import audit
 from ynet_client.audit import Audit
+from ynet_client.connection.hooks import SessionHooks
 from ynet_client.connection.session import Session
-from ynet_client.connection.witness import telling
+from ynet_client.connection.witness import exchanging
 from ynet_server import audit as server_audit
 
 
 class Told:
-    """A site whose session tells its audit log."""
+    """A site whose session exchanges audit log heads."""
 
     def __init__(self, consortium: Consortium, home: Path) -> None:
         home.mkdir()
@@ -22,14 +23,14 @@ class Told:
         member, self.said = consortium.enrol("A"), list[str]()
         self.home, self.log = home, Audit(home)
         witness = Witness(home, "A", lambda: self.session.identity, member.authority)
-        tell = telling("A", self.log, witness, self.said.append, lambda: consortium.now)
-        self.session = Session(member, home / "spool", Site(), self.said.append, tell=tell)
+        exchange = exchanging("A", self.log, witness, self.said.append, lambda: consortium.now)
+        self.session = Session(member, home / "spool", Site(), self.said.append, SessionHooks(exchange_heads=exchange))
 
     def signed(self, by: str = SERVER) -> list[int]:
         return [one.number for one in countersigned.kept(self.home) if one.by == by]
 
 
-def test_on_each_connection_both_heads_are_signed_and_what_was_signed_is_in_the_logs(tmp_path: Path) -> None:
+def test_each_connection_signs_both_heads(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         site = Told(consortium, tmp_path / "A")
         consortium.audit.write("invited", "A")

@@ -1,4 +1,4 @@
-"""A PACS that is slow, broken or hostile is borne, and no answer or error repeats a name."""
+"""The DICOMweb client survives a slow, broken or hostile PACS; no answer or error repeats a name."""
 
 import json
 import threading
@@ -16,16 +16,17 @@ from pydicom.uid import RTStructureSetStorage, SegmentationStorage
 
 from ynet.data.limits import MAX_FILE_BYTES
 from ynet.errors import RefusedError, UnreachableError, UserError
-from ynet_client.dicom.dicomweb import PAGE, DicomWeb, Listed, read_credentials, read_query
+from ynet_client.dicom.dicomweb import PAGE, DicomWeb, Listed, read_query
 from ynet_client.dicom.dicomweb_answers import wait_s
 from ynet_client.dicom.pacs_connection import TRIES
+from ynet_client.dicom.pacs_credentials import read_credentials
 
 ONE = Listed("P", "1.1", "1.2", "1.3", "1.4")
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
 class Pacs:
-    """An HTTP server that does what a test says; and what it was asked."""
+    """An HTTP server with answers set by the test; records its requests."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -82,7 +83,7 @@ def torn(handler: BaseHTTPRequestHandler) -> None:
     handler.wfile.write(b"half")
 
 
-def test_a_fault_that_passes_is_outlasted_and_one_that_stays_is_said(pacs: tuple[Pacs, DicomWeb]) -> None:
+def test_transient_fault_is_retried_and_lasting_fault_is_reported(pacs: tuple[Pacs, DicomWeb]) -> None:
     server, web = pacs
     server.answer = in_turn(server.said(503, Retry_After="1"), torn, server.said(200, b"file"))
     assert web.fetch(ONE) == b"file"
@@ -94,18 +95,18 @@ def test_a_fault_that_passes_is_outlasted_and_one_that_stays_is_said(pacs: tuple
     assert len(server.asked) == TRIES
 
 
-def test_a_file_of_several_kinds_of_answer_is_found_in_it(pacs: tuple[Pacs, DicomWeb]) -> None:
+def test_fetch_accepts_bare_and_multipart_answers(pacs: tuple[Pacs, DicomWeb]) -> None:
     server, web = pacs
     body = b"--x\r\nContent-Type: application/dicom\r\n\r\nDICM\r\n--no\r\n\r\n--x--\r\n"
     server.answer = server.said(200, body, Content_Type='multipart/related; type="application/dicom"; boundary=x')
     assert web.fetch(ONE) == b"DICM\r\n--no\r\n"
     for cut in (b"nothing", b"", body[:-6], body[:-20], body.replace(b"\r\n\r\n", b"\r\n")):
         server.answer = server.said(200, cut, Content_Type="multipart/related; boundary=x")
-        with pytest.raises(UserError, match="no multipart message, or was cut off"):
+        with pytest.raises(UserError, match="not a multipart message, or it is truncated"):
             web.fetch(ONE)
 
 
-def test_an_answer_that_is_too_large_is_not_read_to_its_end(pacs: tuple[Pacs, DicomWeb]) -> None:
+def test_too_large_answer_is_not_read_to_its_end(pacs: tuple[Pacs, DicomWeb]) -> None:
     server, web = pacs
     sent = 0
 
@@ -126,12 +127,12 @@ def test_an_answer_that_is_too_large_is_not_read_to_its_end(pacs: tuple[Pacs, Di
     assert sent < 2 * MAX_FILE_BYTES
 
 
-def test_credentials_go_nowhere_else(pacs: tuple[Pacs, DicomWeb], tmp_path: Path) -> None:
+def test_credentials_reach_no_other_host(pacs: tuple[Pacs, DicomWeb], tmp_path: Path) -> None:
     server, web = pacs
     server.answer = server.said(302, Location="http://127.0.0.1:1/")
     with pytest.raises(UserError, match="it answered 302"):
         web.fetch(ONE)
-    with pytest.raises(UserError, match="in the clear"):
+    with pytest.raises(UserError, match="unencrypted"):
         DicomWeb("http://pacs.example/dicom-web", {"authorization": "x"}, None)
     for own in ("127.0.0.1", "127.0.0.2", "localhost", "[::1]"):
         DicomWeb(f"http://{own}:1/dicom-web", {"authorization": "x"}, None)
@@ -149,7 +150,7 @@ def test_credentials_go_nowhere_else(pacs: tuple[Pacs, DicomWeb], tmp_path: Path
         web.fetch(ONE)
 
 
-def test_what_is_found_is_read_in_pages_whether_the_pacs_knows_of_pages_or_not(pacs: tuple[Pacs, DicomWeb]) -> None:
+def test_find_reads_all_pages_with_and_without_offset(pacs: tuple[Pacs, DicomWeb]) -> None:
     server, web = pacs
 
     def answer(has_pages: bool) -> Answer:
@@ -176,11 +177,11 @@ def test_what_is_found_is_read_in_pages_whether_the_pacs_knows_of_pages_or_not(p
         assert len(list(web.find("Modality=MR"))) == PAGE + 7
 
 
-def test_what_is_no_list_or_has_odd_identifiers_in_it_is_refused(pacs: tuple[Pacs, DicomWeb]) -> None:
+def test_answer_without_list_or_valid_uids_is_refused(pacs: tuple[Pacs, DicomWeb]) -> None:
     server, web = pacs
     for body in (b"CANARY", b"{}", b"[1]", b"[" * 100_000):
         server.answer = server.said(200, body)
-        with pytest.raises(UserError, match="no list in JSON") as error:
+        with pytest.raises(UserError, match="not a JSON list") as error:
             list(web.find(""))
         assert "CANARY" not in str(error.value)
     for odd in ({"0020000D": {"Value": ["../CANARY"]}, "0020000E": {"Value": [["x"]]}}, {"0020000D": 7}):
@@ -200,7 +201,7 @@ def multipart(*files: bytes) -> bytes:
     return parts + b"--x--\r\n"
 
 
-def test_file_among_several_parts_is_the_one_asked_for(pacs: tuple[Pacs, DicomWeb]) -> None:
+def test_fetch_returns_requested_file_of_several_parts(pacs: tuple[Pacs, DicomWeb]) -> None:
     server, web = pacs
     kind = 'multipart/related; type="application/dicom"; boundary="x"'
     one, other = dicom_of(ONE.instance), dicom_of("1.9")
@@ -212,12 +213,12 @@ def test_file_among_several_parts_is_the_one_asked_for(pacs: tuple[Pacs, DicomWe
             web.fetch(ONE)
 
 
-def test_file_that_is_not_there_or_not_whole_is_an_error(pacs: tuple[Pacs, DicomWeb]) -> None:
+def test_missing_or_truncated_file_is_an_error(pacs: tuple[Pacs, DicomWeb]) -> None:
     server, web = pacs
     empty: Answer = lambda handler: (handler.send_response(204), handler.end_headers(), None)[-1]  # noqa: E731
     for answer, what in (
-        (empty, "gave no file"),
-        (server.said(200), "gave no file"),
+        (empty, "sent no file"),
+        (server.said(200), "sent no file"),
         (server.said(206, b"half"), "a part of the file"),
     ):
         server.answer = answer
@@ -225,7 +226,7 @@ def test_file_that_is_not_there_or_not_whole_is_an_error(pacs: tuple[Pacs, Dicom
             web.fetch(ONE)
 
 
-def test_refused_form_of_a_file_is_asked_for_in_another_and_remembered(pacs: tuple[Pacs, DicomWeb]) -> None:
+def test_refused_media_type_falls_back_and_is_remembered(pacs: tuple[Pacs, DicomWeb]) -> None:
     server, web = pacs
     for plain in ('multipart/related; type="application/dicom"', "application/dicom"):
         for status in (406, 400):
@@ -245,21 +246,21 @@ def test_refused_form_of_a_file_is_asked_for_in_another_and_remembered(pacs: tup
     assert server.accepted == ["application/dicom+json", "application/json"]
 
 
-def test_waiting_is_as_long_as_the_pacs_asks() -> None:
-    def told(**headers: str) -> float:
+def test_retry_waits_as_long_as_retry_after_says() -> None:
+    def waits(**headers: str) -> float:
         return wait_s(httpx.Response(503, headers={name.replace("_", "-"): text for name, text in headers.items()}), 7)
 
-    assert told(Retry_After="3") == 3
-    assert told(Retry_After="9999") == 60
+    assert waits(Retry_After="3") == 3
+    assert waits(Retry_After="9999") == 60
     at = {"Date": "Mon, 30 Nov 2026 10:00:00 GMT"}
-    assert told(Retry_After="Mon, 30 Nov 2026 10:00:12 GMT", **at) == 12
-    assert told(Retry_After="Mon, 30 Nov 2026 09:00:00 GMT", **at) == 0
+    assert waits(Retry_After="Mon, 30 Nov 2026 10:00:12 GMT", **at) == 12
+    assert waits(Retry_After="Mon, 30 Nov 2026 09:00:00 GMT", **at) == 0
     for odd in ("", "-1", "soon", "Mon, 30 Nov 2026 10:00:12 GMT"):
-        assert told(Retry_After=odd) == 7
+        assert waits(Retry_After=odd) == 7
 
 
-def test_uid_of_one_image_finds_no_other(pacs: tuple[Pacs, DicomWeb]) -> None:
-    """A PACS may pay no heed to the query, and tell of all that it holds."""
+def test_instance_returns_no_other_object(pacs: tuple[Pacs, DicomWeb]) -> None:
+    """A PACS may ignore the query and list everything that it holds."""
     server, web = pacs
     all_ = [held("1.1", "1.2", f"1.3.{number}") for number in range(4)]
 
@@ -269,20 +270,20 @@ def test_uid_of_one_image_finds_no_other(pacs: tuple[Pacs, DicomWeb]) -> None:
 
     server.answer = deaf
     assert web.instance("1.3.3").instance == "1.3.3"
-    with pytest.raises(UserError, match="knows no such"):
+    with pytest.raises(UserError, match="has no object"):
         web.instance("1.3.9")
 
 
-def test_receipt_that_names_a_failure_or_nothing_is_no_success(pacs: tuple[Pacs, DicomWeb]) -> None:
+def test_receipt_with_failure_or_without_success_is_refused(pacs: tuple[Pacs, DicomWeb]) -> None:
     server, web = pacs
     failed, kept = {"00081198": {"Value": [{}]}}, {"00081199": {"Value": [{"00081155": {"Value": ["1.3"]}}]}}
     xml = b'<NativeDicomModel><DicomAttribute tag="00081198" keyword="FailedSOPSequence"/></NativeDicomModel>'
     for status, body, what in (
-        (200, json.dumps(failed).encode(), "did not keep"),
-        (202, json.dumps({**failed, **kept}).encode(), "did not keep"),
-        (200, xml, "did not keep"),
-        (202, b"", "may not have kept"),
-        (202, b"{}", "may not have kept"),
+        (200, json.dumps(failed).encode(), "did not store"),
+        (202, json.dumps({**failed, **kept}).encode(), "did not store"),
+        (200, xml, "did not store"),
+        (202, b"", "may not have stored"),
+        (202, b"{}", "may not have stored"),
     ):
         server.answer = server.said(status, body)
         with pytest.raises(RefusedError, match=what):
@@ -297,7 +298,7 @@ def test_receipt_that_names_a_failure_or_nothing_is_no_success(pacs: tuple[Pacs,
     assert web.store(b"file") == "it left out data elements"
 
 
-def test_a_query_is_of_dicoms_attributes() -> None:
+def test_query_with_unknown_attribute_is_refused() -> None:
     assert read_query("Modality=MR&StudyDate=20240101-20241231&00100020=x")[0] == ("Modality", "MR")
     with pytest.raises(UserError, match="did you mean Modality"):
         read_query("Modalty=CANARY")
@@ -305,7 +306,7 @@ def test_a_query_is_of_dicoms_attributes() -> None:
         read_query("MR")
 
 
-def test_the_drawings_of_a_patient_are_found_in_all_studies_and_no_others(pacs: tuple[Pacs, DicomWeb]) -> None:
+def test_find_adds_all_drawings_of_the_patient_only(pacs: tuple[Pacs, DicomWeb]) -> None:
     server, web = pacs
     series = [
         ("P", "1.1", "1.1.1", "MR"),

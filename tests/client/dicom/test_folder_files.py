@@ -1,4 +1,4 @@
-"""What lies in folders is found by its content: in archives, on media; and a patient is the same by every way in."""
+"""DICOM files are found by content in folders, archives and on media; a patient gets one pseudonym from all sources."""
 
 import io
 import struct
@@ -16,9 +16,9 @@ from pydicom.fileset import FileSet
 from ynet.data import images
 from ynet.data.dicom import frame as reader
 from ynet.errors import UserError
-from ynet_client.dicom import dicomweb, import_labels, import_run, zip_files
+from ynet_client.dicom import dicom_json, import_labels, import_run, zip_files
 from ynet_client.dicom.deidentify import Pseudonyms, kept, known_as
-from ynet_client.dicom.folder_files import Found, in_folders
+from ynet_client.dicom.folder_files import ImportCandidate, in_folders
 from ynet_client.dicom.import_records import Records
 from ynet_client.dicom.import_run import Choice
 
@@ -38,13 +38,13 @@ def zipped(members: dict[str, bytes], how: int = zipfile.ZIP_DEFLATED) -> bytes:
     return made.getvalue()
 
 
-def found(folder: Path) -> tuple[list[Found], Counter[str]]:
-    """The objects that can be read, and for what reasons the others cannot."""
+def found(folder: Path) -> tuple[list[ImportCandidate], Counter[str]]:
+    """The readable objects, and the reasons of the others."""
     every = list(in_folders([folder]))
     return [one for one in every if not one.unreadable], Counter(one.reason for one in every if one.unreadable)
 
 
-def test_the_dicom_files_of_a_zip_archive_are_found_by_their_content(tmp_path: Path) -> None:
+def test_zip_members_are_found_by_content(tmp_path: Path) -> None:
     members = {"a/IM0": image("P1"), "a/b/notes.txt": b"nothing", "c.dcm": image("P2"), "d": image("P3")[132:]}
     (tmp_path / "export.bin").write_bytes(zipped(members))
     objects, left_out = found(tmp_path)
@@ -53,7 +53,7 @@ def test_the_dicom_files_of_a_zip_archive_are_found_by_their_content(tmp_path: P
     assert [one.fetch() for one in objects] == [members["a/IM0"], members["c.dcm"], members["d"]]
 
 
-def test_archives_that_are_not_looked_into_are_counted(tmp_path: Path) -> None:
+def test_unopened_archives_are_counted(tmp_path: Path) -> None:
     inner = zipped({"IM0": image()})
     (tmp_path / "nested.zip").write_bytes(zipped({"inner.zip": inner, "IM1": image("P2")}))
     (tmp_path / "damaged.zip").write_bytes(inner[:-30])
@@ -67,7 +67,7 @@ def test_archives_that_are_not_looked_into_are_counted(tmp_path: Path) -> None:
     assert left_out == {"archive": 5}
 
 
-def test_a_member_that_is_encrypted_damaged_or_too_large_is_counted(tmp_path: Path) -> None:
+def test_unreadable_zip_members_are_counted(tmp_path: Path) -> None:
     data = zipped({"IM0": image("P1"), "IM1": image("P2"), "IM2": image("P3")}, zipfile.ZIP_STORED)
     second = data.index(b"PK\x03\x04", 4)
     listed = [at for at in range(len(data)) if data[at : at + 4] == b"PK\x01\x02"]
@@ -84,8 +84,8 @@ def test_a_member_that_is_encrypted_damaged_or_too_large_is_counted(tmp_path: Pa
     assert (objects, left_out) == ([], {"unreadable": 1})
 
 
-def test_an_archive_that_opens_into_too_much_is_left_out(tmp_path: Path) -> None:
-    """The sizes of its list are believed before anything is opened: what is more than they say is not read."""
+def test_zip_bomb_is_skipped(tmp_path: Path) -> None:
+    """The sizes in the directory are checked first; no member is read beyond its size there."""
     data = bytearray(zipped({f"IM{number}": image() for number in range(3)}))
     for at in range(len(data)):
         if data[at : at + 4] == b"PK\x01\x02":
@@ -100,7 +100,7 @@ def test_an_archive_that_opens_into_too_much_is_left_out(tmp_path: Path) -> None
 
 
 def medium(folder: Path) -> list[str]:
-    """A medium with a DICOMDIR of three images; their patients."""
+    """A medium with a DICOMDIR of three images; returns their patients."""
     media = FileSet()
     for number in range(3):
         one = dataset(GREY, PatientID=f"P{number}", StudyTime="120000", StudyID="1", SeriesNumber="1")
@@ -111,7 +111,7 @@ def medium(folder: Path) -> list[str]:
     return ["P0", "P1", "P2"]
 
 
-def test_a_dicomdir_leads_to_its_images_and_what_is_missing_is_counted(tmp_path: Path) -> None:
+def test_dicomdir_yields_its_images_and_counts_missing_ones(tmp_path: Path) -> None:
     patients = medium(tmp_path)
     objects, left_out = found(tmp_path)
     assert (sorted(one.patient for one in objects), left_out) == (patients, {})
@@ -120,28 +120,28 @@ def test_a_dicomdir_leads_to_its_images_and_what_is_missing_is_counted(tmp_path:
     (tmp_path / "DICOMDIR").rename(tmp_path / "index.dat")
     gone = next(path for path in sorted(tmp_path.rglob("*")) if path.is_file() and path.name != "index.dat")
     gone.unlink()
-    for place in (tmp_path, tmp_path / "index.dat"):
-        objects, left_out = found(place)
+    for root in (tmp_path, tmp_path / "index.dat"):
+        objects, left_out = found(root)
         assert (len(objects), left_out) == (2, {"missing": 1})
 
 
-def test_a_dicomdir_that_is_damaged_is_counted_once(tmp_path: Path) -> None:
+def test_damaged_dicomdir_is_counted_once(tmp_path: Path) -> None:
     medium(tmp_path)
     data = (tmp_path / "DICOMDIR").read_bytes()
-    place = data.index(b"\x04\0\x20\x12SQ")
-    (tmp_path / "DICOMDIR").write_bytes(data[: place + 40])
+    offset = data.index(b"\x04\0\x20\x12SQ")
+    (tmp_path / "DICOMDIR").write_bytes(data[: offset + 40])
     assert found(tmp_path / "DICOMDIR") == ([], {"unreadable": 1})
 
 
-def test_a_dicomdir_leads_out_of_its_folder_nowhere(tmp_path: Path) -> None:
+def test_dicomdir_cannot_leave_its_folder(tmp_path: Path) -> None:
     inside = tmp_path / "medium"
     inside.mkdir()
     medium(inside)
     (tmp_path / "secret").write_bytes(image("SECRET"))
     data = (inside / "DICOMDIR").read_bytes()
-    place = data.index(b"\x04\0\0\x15CS")
-    length = int.from_bytes(data[place + 6 : place + 8], "little")
-    (inside / "DICOMDIR").write_bytes(data[: place + 8] + b"..\\secret".ljust(length) + data[place + 8 + length :])
+    offset = data.index(b"\x04\0\0\x15CS")
+    length = int.from_bytes(data[offset + 6 : offset + 8], "little")
+    (inside / "DICOMDIR").write_bytes(data[: offset + 8] + b"..\\secret".ljust(length) + data[offset + 8 + length :])
     objects, left_out = found(inside / "DICOMDIR")
     assert "SECRET" not in {one.patient for one in objects}
     assert left_out == {"missing": 1}
@@ -155,7 +155,7 @@ def test_files_without_a_preamble_are_found(tmp_path: Path) -> None:
     assert ([one.patient for one in objects], left_out) == (["P1", "P1"], {})
 
 
-def test_a_file_that_may_not_be_read_is_counted(tmp_path: Path) -> None:
+def test_file_without_read_permission_is_counted(tmp_path: Path) -> None:
     (tmp_path / "gone.dcm").symlink_to(tmp_path / "nowhere")
     (tmp_path / "fine.dcm").write_bytes(image())
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
@@ -173,13 +173,13 @@ def test_a_file_that_may_not_be_read_is_counted(tmp_path: Path) -> None:
         (bytes(257) + b"ustar" + bytes(999), "it is a tar archive"),
     ],
 )
-def test_an_archive_that_is_named_as_an_image_says_so(tmp_path: Path, data: bytes, words: str) -> None:
+def test_archive_used_as_image_is_refused_by_kind(tmp_path: Path, data: bytes, words: str) -> None:
     (tmp_path / "image.dcm").write_bytes(data)
     with pytest.raises(UserError, match=words):
         images.decode(tmp_path / "image.dcm", 1)
 
 
-def test_a_dicomdir_that_is_named_as_an_image_says_so(tmp_path: Path) -> None:
+def test_dicomdir_used_as_image_is_refused(tmp_path: Path) -> None:
     medium(tmp_path)
     with pytest.raises(UserError, match="it is a DICOMDIR"):
         images.decode(tmp_path / "DICOMDIR", 1)
@@ -189,7 +189,7 @@ def test_a_dicomdir_that_is_named_as_an_image_says_so(tmp_path: Path) -> None:
 
 
 def file_of(patient: str, charset: str, codec: str) -> bytes:
-    """A file in which a patient's id stands in a character set."""
+    """A file with a patient id in a given character set."""
     raw = patient.encode(codec)
     placeholder = "x" * (len(raw) + len(raw) % 2)
     data = image(placeholder, SpecificCharacterSet=charset or None)
@@ -197,7 +197,7 @@ def file_of(patient: str, charset: str, codec: str) -> bytes:
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
-def test_a_patient_has_one_pseudonym_by_every_way_in(tmp_path: Path, form: str) -> None:
+def test_patient_has_one_pseudonym_from_all_sources(tmp_path: Path, form: str) -> None:
     written = unicodedata.normalize(form, "Müller-2")
     (tmp_path / "utf8.dcm").write_bytes(file_of(written, "ISO_IR 192", "utf-8"))
     (tmp_path / "latin.dcm").write_bytes(file_of("Müller-2", "ISO_IR 100", "latin-1"))
@@ -208,18 +208,18 @@ def test_a_patient_has_one_pseudonym_by_every_way_in(tmp_path: Path, form: str) 
     (tmp_path / "import.secret").write_bytes(bytes(32))
     patients = {one.patient for one in in_folders([tmp_path])}
     assert patients == {"Müller-2"}
-    from_pacs = dicomweb._value({"00100020": {"vr": "LO", "Value": [f" {written}\0"]}}, "00100020")
+    from_pacs = dicom_json.text_of({"00100020": {"vr": "LO", "Value": [f" {written}\0"]}}, "00100020")
     by_way = {names.patient(one, "1") for one in (*patients, from_pacs, written, f"{written} ", "Müller-2")}
     assert by_way == {known_as(tmp_path, written)[-1]}
 
 
-def test_a_patient_is_known_as_it_may_be_written_in_a_manifest(tmp_path: Path) -> None:
+def test_known_as_lists_all_stored_forms_of_a_patient(tmp_path: Path) -> None:
     composed, apart = (unicodedata.normalize(form, "Müller-2") for form in ("NFC", "NFD"))
     assert set(known_as(tmp_path, composed)) == set(known_as(tmp_path, apart)) == {composed, apart}
     assert known_as(tmp_path, "P1") == ["P1"]
 
 
-def test_odd_values_beside_the_pixels_are_left_empty(tmp_path: Path) -> None:
+def test_invalid_tag_values_become_empty(tmp_path: Path) -> None:
     header = Dataset()
     header.add_new("MagneticFieldStrength", "DS", "1.5")
     header.add_new("Modality", "CS", "MR ")
@@ -237,7 +237,7 @@ def test_odd_values_beside_the_pixels_are_left_empty(tmp_path: Path) -> None:
     assert uid.UID(next(in_folders([tmp_path])).instance).is_valid
 
 
-def test_odd_values_of_a_header_do_not_end_an_import(tmp_path: Path) -> None:
+def test_import_survives_invalid_header_values(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     odd = dicom(GREY, NumberOfFrames="7777", SliceThickness="6666.5", Modality="MR", PatientID="P1")
     (tmp_path / "in/odd").write_bytes(odd.replace(b"7777", b"1,x ").replace(b"6666.5", b"6666,5"))

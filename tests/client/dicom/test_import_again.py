@@ -1,4 +1,4 @@
-"""An import that is started again takes up what has changed, or names what it could not."""
+"""A repeated import updates what has changed, and reports what it could not update."""
 
 import csv
 from collections.abc import Callable
@@ -14,10 +14,10 @@ from PIL import Image
 from pydicom import Dataset, dcmread, uid
 from typer.testing import CliRunner
 
-from ynet.data.dicom.frame import Window
+from ynet.data.dicom.frame import DisplayWindow
 from ynet.errors import UserError
 from ynet_client.commands.cli import app
-from ynet_client.dicom.folder_files import Found
+from ynet_client.dicom.folder_files import ImportCandidate
 from ynet_client.dicom.import_run import Summary
 
 MASKS = np.stack([GREY > 900, GREY < 900, GREY > 1500])
@@ -25,7 +25,7 @@ LABELS = "patient,label\nCANARY-1,glioma\n"
 
 
 class Watched(Hospital):
-    """A hospital whose files are counted when they are fetched."""
+    """A hospital that counts how often its files are fetched."""
 
     fetched: list[str]
 
@@ -35,12 +35,12 @@ class Watched(Hospital):
         for number in range(2):
             self.image(f"{number}.dcm", GREY + number, FrameOfReferenceUID="1.2", ImagePositionPatient=[0, 0, number])
 
-    def found(self) -> list[Found]:
+    def found(self) -> list[ImportCandidate]:
         return [
             one._replace(fetch=self._watched(one), digest="" if self.is_pacs else one.digest) for one in super().found()
         ]
 
-    def _watched(self, one: Found) -> Callable[[], bytes]:
+    def _watched(self, one: ImportCandidate) -> Callable[[], bytes]:
         def fetch() -> bytes:
             self.fetched.append(one.instance)
             if self.broken:
@@ -58,7 +58,7 @@ class Watched(Hospital):
         return self.import_(labels, **choice)
 
     def masks(self) -> dict[str, int]:
-        """How many pixels each image's mask has, by SOP instance UID."""
+        """The number of mask pixels of each image, by SOP instance UID."""
         origins = {f"images/{one.image}.png": one.instance for one in self.origins()}
         paths = {origins[row["image"]]: row["mask"] for row in self.rows()}
         return {
@@ -81,7 +81,7 @@ def counts(done: Summary) -> tuple[int, int, int]:
 
 
 @pytest.mark.parametrize("is_pacs", [False, True])
-def test_what_has_not_changed_is_not_fetched_again_nor_are_its_drawings(hospital: Watched, is_pacs: bool) -> None:
+def test_unchanged_objects_and_drawings_are_not_fetched_again(hospital: Watched, is_pacs: bool) -> None:
     hospital.is_pacs = is_pacs
     put(hospital, segmentation(hospital.images, MASKS[:2]))
     put(hospital, segmentation(hospital.images, MASKS[:2], by="AUTOMATIC"), "model.dcm")
@@ -92,7 +92,7 @@ def test_what_has_not_changed_is_not_fetched_again_nor_are_its_drawings(hospital
 
 
 @pytest.mark.parametrize("is_pacs", [False, True])
-def test_a_seg_that_was_added_or_taken_away_is_taken_up(hospital: Watched, is_pacs: bool) -> None:
+def test_added_or_removed_seg_updates_masks(hospital: Watched, is_pacs: bool) -> None:
     hospital.is_pacs = is_pacs
     assert hospital.again().undrawn == 2
     put(hospital, segmentation(hospital.images, MASKS[:2]))
@@ -104,7 +104,7 @@ def test_a_seg_that_was_added_or_taken_away_is_taken_up(hospital: Watched, is_pa
     assert not list((hospital.out / "masks").iterdir())
 
 
-def test_a_model_s_seg_that_was_added_makes_nothing_anew(hospital: Watched) -> None:
+def test_added_automatic_seg_updates_nothing(hospital: Watched) -> None:
     hospital.again()
     put(hospital, segmentation(hospital.images, MASKS[:2], by="AUTOMATIC"))
     done = hospital.again()
@@ -114,7 +114,7 @@ def test_a_model_s_seg_that_was_added_makes_nothing_anew(hospital: Watched) -> N
     assert sum(hospital.masks().values()) == MASKS[:2].sum()
 
 
-def test_a_seg_that_was_corrected_under_its_own_uid_is_taken_up(hospital: Watched) -> None:
+def test_seg_corrected_under_same_uid_updates_masks(hospital: Watched) -> None:
     made = segmentation(hospital.images, MASKS[:2])
     put(hospital, made)
     hospital.again()
@@ -124,7 +124,7 @@ def test_a_seg_that_was_corrected_under_its_own_uid_is_taken_up(hospital: Watche
     assert sum(hospital.masks().values()) == MASKS[1:].sum()
 
 
-def test_a_second_seg_takes_the_images_out_and_leaves_no_picture(hospital: Watched) -> None:
+def test_ambiguous_second_seg_removes_the_images(hospital: Watched) -> None:
     put(hospital, segmentation(hospital.images, MASKS[:2]))
     hospital.again()
     put(hospital, segmentation(hospital.images, MASKS[1:]), "second.dcm")
@@ -136,7 +136,7 @@ def test_a_second_seg_takes_the_images_out_and_leaves_no_picture(hospital: Watch
     assert counts(hospital.again()) == (2, 0, 0)
 
 
-def test_a_label_and_its_mask_change_together(hospital: Watched) -> None:
+def test_changed_label_and_mask_are_updated_together(hospital: Watched) -> None:
     first = str(hospital.images[0].SOPInstanceUID)
     for name, mask in (("one.png", MASKS[0]), ("two.png", MASKS[1])):
         Image.fromarray(mask * np.uint8(255)).save(hospital.folder / name)
@@ -155,7 +155,7 @@ def test_a_label_and_its_mask_change_together(hospital: Watched) -> None:
     assert (hospital.rows()[0]["label"], hospital.masks()) == ("glioma", {first: MASKS[2].sum()})
 
 
-def test_other_options_are_taken_up(hospital: Watched) -> None:
+def test_changed_options_update_the_images(hospital: Watched) -> None:
     put(hospital, segmentation(hospital.images, np.stack([MASKS[:2], ~MASKS[:2]], -1), labels=2))
     assert hospital.again(segment=1).masks == 2
     before = (hospital.out / hospital.rows()[0]["image"]).read_bytes()
@@ -163,12 +163,12 @@ def test_other_options_are_taken_up(hospital: Watched) -> None:
     assert sum(hospital.masks().values()) == (~MASKS[:2]).sum()
     assert counts(hospital.again(segment=2, dates="year")) == (0, 2, 0)
     assert {row["date"] for row in hospital.rows()} == {"2024-01-01"}
-    assert counts(hospital.again(segment=2, dates="year", window=Window(500, 200))) == (0, 2, 0)
+    assert counts(hospital.again(segment=2, dates="year", window=DisplayWindow(500, 200))) == (0, 2, 0)
     assert (hospital.out / hospital.rows()[0]["image"]).read_bytes() != before
-    assert hospital.again(segment=2, dates="year", window=Window(500, 200)).updated == 0
+    assert hospital.again(segment=2, dates="year", window=DisplayWindow(500, 200)).updated == 0
 
 
-def test_a_source_that_has_other_content_is_taken_up(hospital: Watched) -> None:
+def test_changed_source_file_updates_the_image(hospital: Watched) -> None:
     hospital.again()
     one = hospital.images[0]
     one.PixelData = bytes(one.PixelData)[::-1]
@@ -177,7 +177,7 @@ def test_a_source_that_has_other_content_is_taken_up(hospital: Watched) -> None:
     assert hospital.fetched == [one.SOPInstanceUID]
 
 
-def test_other_frames_of_a_file_take_the_place_of_those_before(hospital: Watched) -> None:
+def test_other_frame_choice_replaces_earlier_frames(hospital: Watched) -> None:
     many = hospital.images[0]
     many.NumberOfFrames, many.PixelData = 2, bytes(many.PixelData) * 2
     put(hospital, many, "0.dcm")
@@ -188,7 +188,7 @@ def test_other_frames_of_a_file_take_the_place_of_those_before(hospital: Watched
     assert (done.images, counts(done), done.left_out) == (2, (0, 0, 1), {"several-frames": 1})
 
 
-def test_an_import_of_an_earlier_version_is_made_anew_once(hospital: Watched) -> None:
+def test_records_of_earlier_version_are_updated_once(hospital: Watched) -> None:
     put(hospital, segmentation(hospital.images, MASKS[:2]))
     hospital.again()
     path = hospital.home / "imported.csv"
@@ -202,7 +202,7 @@ def test_an_import_of_an_earlier_version_is_made_anew_once(hospital: Watched) ->
         assert counts(hospital.again()) == (0, 0, 0)
 
 
-def test_what_is_no_more_in_the_import_or_in_the_labels_is_named_as_stale(hospital: Watched) -> None:
+def test_image_missing_from_source_or_labels_is_stale(hospital: Watched) -> None:
     gone = str(hospital.images[0].SOPInstanceUID)
     hospital.again()
     assert counts(hospital.again(f"instance,label\n{gone},glioma\n")) == (0, 0, 1)
@@ -210,12 +210,12 @@ def test_what_is_no_more_in_the_import_or_in_the_labels_is_named_as_stale(hospit
     assert counts(hospital.again()) == (0, 0, 0)
     assert counts(hospital.again(dates="year")) == (0, 1, 1)
     shown = CliRunner().invoke(app, hospital.command()).stdout
-    assert "1 images were made anew" in shown
+    assert "1 images were made again" in shown
     (hospital.folder / "labels.csv").write_text(f"instance,label\n{gone},glioma\n")
     assert "stale: 1 images" in CliRunner().invoke(app, hospital.command()).stdout
 
 
-def test_an_image_added_to_a_study_is_judged_by_those_that_are_there(hospital: Watched) -> None:
+def test_added_image_is_matched_with_existing_ones(hospital: Watched) -> None:
     put(hospital, seg(hospital.images[:1], MASKS[:1]))
     hospital.again()
     put(hospital, edited(to_bytes(hospital.images[1]), SOPInstanceUID=uid.generate_uid()), "2.dcm")
@@ -227,7 +227,7 @@ def test_an_image_added_to_a_study_is_judged_by_those_that_are_there(hospital: W
     assert (counts(done), done.left_out, done.undrawn) == ((1, 0, 0), {}, 2)
 
 
-def test_a_drawing_that_cannot_be_fetched_keeps_its_images_back(hospital: Watched) -> None:
+def test_unfetchable_drawing_holds_back_its_images(hospital: Watched) -> None:
     put(hospital, segmentation(hospital.images, MASKS[:2]))
     listed = hospital.found()
 

@@ -1,4 +1,4 @@
-"""Labels are read as a spreadsheet saved them; what matches nothing is counted, with the usual reason and no name."""
+"""Labels are read as spreadsheets save them; unmatched ids are counted with the usual reason, never named."""
 
 import json
 import unicodedata
@@ -41,19 +41,19 @@ def met(folder: Path, named: list[str], found: list[str]) -> Unmatched:
         ("other", "AB-1", {}),
     ],
 )
-def test_an_id_that_is_nearly_the_same_is_counted_by_what_differs(
+def test_nearly_equal_ids_are_counted_by_difference(
     tmp_path: Path, named: str, found: str, why: dict[str, int]
 ) -> None:
     assert met(tmp_path, [named, "fits"], [found, "fits"]) == Unmatched(1, 1, why)
 
 
-def test_ids_are_the_same_however_their_accents_are_written(tmp_path: Path) -> None:
+def test_ids_match_in_any_unicode_form(tmp_path: Path) -> None:
     apart = unicodedata.normalize("NFD", "Müller-2")
     assert met(tmp_path, [apart], ["Müller-2", " Müller-2 "]) == Unmatched(0, 0, {})
     assert met(tmp_path, ["Müller-2"], [apart]) == Unmatched(0, 0, {})
 
 
-def test_a_patient_of_whom_one_object_has_a_label_is_none_without(tmp_path: Path) -> None:
+def test_patient_with_one_labelled_object_is_labelled(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("patient,instance,label\n,1.2,a\nP,,b\n,9.9,c\n")
     matching = Matching(import_labels.read(tmp_path / "labels.csv"))
     assert matching.find("1.1", "1", "1", "Q") is None
@@ -61,7 +61,7 @@ def test_a_patient_of_whom_one_object_has_a_label_is_none_without(tmp_path: Path
     assert matching.unmatched() == Unmatched(2, 0, {})
 
 
-def test_an_id_that_a_spreadsheet_has_shortened_is_refused(tmp_path: Path) -> None:
+def test_id_shortened_by_spreadsheet_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="row 3") as caught:
         labels(tmp_path, "fits", "1.23457E+11")
     assert "text" in caught.value.do
@@ -69,14 +69,14 @@ def test_an_id_that_a_spreadsheet_has_shortened_is_refused(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("header", ["PatientID,label", "Patient,label", "SOPInstanceUID,label"])
-def test_a_header_of_another_name_is_told_with_the_right_one(tmp_path: Path, header: str) -> None:
+def test_misnamed_column_error_names_the_right_column(tmp_path: Path, header: str) -> None:
     (tmp_path / "labels.csv").write_text(f"{header}\na,b\n")
     with pytest.raises(UserError) as caught:
         import_labels.read(tmp_path / "labels.csv")
     assert caught.value.do.startswith(f"rename the column {header.partition(',')[0]!r} to ")
 
 
-def test_an_import_says_how_many_did_not_match_and_why_and_names_nobody(tmp_path: Path) -> None:
+def test_import_reports_unmatched_counts_and_no_names(tmp_path: Path) -> None:
     grey = np.arange(64, dtype=np.uint16).reshape(8, 8)
     (tmp_path / "pacs").mkdir()
     for number, patient in enumerate(("000123", "000124", "Fits")):
@@ -86,12 +86,12 @@ def test_an_import_says_how_many_did_not_match_and_why_and_names_nobody(tmp_path
     )
     given = ["import", "--dicom", tmp_path / "pacs", "--labels", tmp_path / "labels.csv", "--home", tmp_path / "home"]
     shown = CliRunner().invoke(app, [*map(str, given), "--out", str(tmp_path / "out")])
-    assert "3 names in the labels match nothing that was found" in shown.output
-    assert "2 patients were found of whom the labels say nothing" in shown.output
+    assert "3 names in the labels match no object" in shown.output
+    assert "2 patients have objects but no label" in shown.output
     assert "2 of them have an id that differs from such a name only in leading zeros (000123" in shown.output
     assert "000124" not in shown.output
-    told = CliRunner().invoke(app, [*map(str, given), "--out", str(tmp_path / "out"), "--json"])
-    found = json.loads(told.stdout)
+    done = CliRunner().invoke(app, [*map(str, given), "--out", str(tmp_path / "out"), "--json"])
+    found = json.loads(done.stdout)
     assert (found["images"], found["unmatched_labels"], found["unlabelled_patients"]) == (1, 3, 2)
     assert found["unmatched_why"] == {"zeros": 2}
 
@@ -116,7 +116,7 @@ RED = np.dstack([BOX * np.uint8(255), BOX * 0, BOX * 0])
         (RED[..., ::-1] + np.roll(RED, 14, 0), "mask.png", False),
     ],
 )
-def test_a_mask_that_the_labels_name_is_imported_whole_or_quarantined(
+def test_mask_named_by_labels_is_imported_or_quarantined(
     tmp_path: Path, pixels: np.ndarray, name: str, is_lesion: bool
 ) -> None:
     (tmp_path / "pacs").mkdir()
@@ -125,9 +125,9 @@ def test_a_mask_that_the_labels_name_is_imported_whole_or_quarantined(
     Image.fromarray(pixels).save(tmp_path / name.partition("#")[0])
     (tmp_path / "labels.csv").write_text(f"instance,label,mask\n1.2.3,a,{name}\n")
     given = ["import", "--dicom", tmp_path / "pacs", "--labels", tmp_path / "labels.csv", "--home", tmp_path / "home"]
-    told = CliRunner().invoke(app, [*map(str, given), "--out", str(tmp_path / "out"), "--json"])
+    done = CliRunner().invoke(app, [*map(str, given), "--out", str(tmp_path / "out"), "--json"])
     if not is_lesion:
-        assert json.loads(told.stdout)["left_out"] == {"mask-unclear": 1}
+        assert json.loads(done.stdout)["left_out"] == {"mask-unclear": 1}
         return
     (mask,) = (tmp_path / "out/masks").iterdir()
     np.testing.assert_array_equal(np.asarray(Image.open(mask)), BOX * np.uint8(255))

@@ -1,4 +1,4 @@
-"""An import calls no image one without a lesion because its drawing was not found."""
+"""A missing drawing never makes an imported image count as one without a lesion."""
 
 from pathlib import Path
 
@@ -30,8 +30,8 @@ def stack(hospital: Hospital, count: int = 3, **elements: object) -> list[Datase
     """Images of one series in the hospital's folder, 3 mm apart."""
     made = []
     for number in range(count):
-        place = {"FrameOfReferenceUID": SPACE, "ImagePositionPatient": [0, 0, 3.0 * number], **elements}
-        instance = hospital.image(f"{len(list(hospital.pacs.iterdir()))}.dcm", GREY + number, **place)
+        geometry = {"FrameOfReferenceUID": SPACE, "ImagePositionPatient": [0, 0, 3.0 * number], **elements}
+        instance = hospital.image(f"{len(list(hospital.pacs.iterdir()))}.dcm", GREY + number, **geometry)
         made.append(next(one for one in map(dcmread, hospital.pacs.iterdir()) if one.SOPInstanceUID == instance))
     return made
 
@@ -41,7 +41,7 @@ def put(hospital: Hospital, made: Dataset | bytes, name: str = "seg.dcm") -> Non
 
 
 def masks(hospital: Hospital) -> dict[str, np.ndarray | str]:
-    """By SOP instance UID: the mask, or what the manifest says in its place."""
+    """The mask of each image, or the manifest's cell instead, by SOP instance UID."""
     found: dict[str, np.ndarray | str] = {}
     for row in hospital.rows():
         origin = next(one for one in hospital.origins() if f"images/{one.image}.png" == row["image"])
@@ -58,14 +58,14 @@ def assert_masks(hospital: Hospital, images: list[Dataset], wanted: np.ndarray) 
 
 
 @pytest.mark.parametrize("refers", ["", "listed", "series"])
-def test_a_seg_without_references_is_matched_by_its_place(hospital: Hospital, refers: str) -> None:
+def test_seg_without_references_is_matched_by_position(hospital: Hospital, refers: str) -> None:
     images = stack(hospital)
     put(hospital, seg(images, MASKS, refers=refers))
     assert hospital.import_().left_out == {}
     assert_masks(hospital, images, MASKS)
 
 
-def test_a_seg_in_another_study_of_the_patient_is_matched_by_its_place_and_by_reference(hospital: Hospital) -> None:
+def test_seg_of_another_study_is_matched_by_position_and_reference(hospital: Hospital) -> None:
     images = stack(hospital)
     put(hospital, edited(to_bytes(seg(images, MASKS)), StudyInstanceUID=uid.generate_uid()))
     assert hospital.import_().left_out == {}
@@ -75,7 +75,7 @@ def test_a_seg_in_another_study_of_the_patient_is_matched_by_its_place_and_by_re
     assert_masks(hospital, images, MASKS[::-1])
 
 
-def test_a_seg_that_calls_its_patient_otherwise_is_that_of_its_study(hospital: Hospital) -> None:
+def test_seg_with_other_patient_id_belongs_to_its_study(hospital: Hospital) -> None:
     images = stack(hospital)
     for name in ("", "anonymous"):
         put(hospital, edited(to_bytes(seg(images, MASKS)), PatientID=name))
@@ -83,7 +83,7 @@ def test_a_seg_that_calls_its_patient_otherwise_is_that_of_its_study(hospital: H
         assert_masks(hospital, images, MASKS)
 
 
-def test_a_seg_of_another_study_says_nothing_of_images_of_another_space(hospital: Hospital) -> None:
+def test_seg_does_not_match_images_of_another_frame_of_reference(hospital: Hospital) -> None:
     stack(hospital, 1)
     before = stack(hospital, StudyInstanceUID=uid.generate_uid(), FrameOfReferenceUID=uid.generate_uid())
     put(hospital, edited(to_bytes(seg(before, MASKS)), StudyInstanceUID=before[0].StudyInstanceUID))
@@ -122,7 +122,7 @@ UNCLEAR = {
 
 
 @pytest.mark.parametrize("how", UNCLEAR)
-def test_a_drawing_that_lies_on_no_image_keeps_the_images_of_its_study_back(hospital: Hospital, how: str) -> None:
+def test_drawing_on_no_image_holds_back_its_study(hospital: Hospital, how: str) -> None:
     images = stack(hospital)
     put(hospital, UNCLEAR[how](seg(images, MASKS)))
     done = hospital.import_()
@@ -130,10 +130,10 @@ def test_a_drawing_that_lies_on_no_image_keeps_the_images_of_its_study_back(hosp
     assert (done.images, done.left_out) == (0, {"mask-unclear": 3})
     assert not list((hospital.out / "images").iterdir())
     shown = CliRunner().invoke(app, [*hospital.command()])
-    assert "left out: 3 mask-unclear (there is a mask, and which it is cannot be told" in shown.stdout
+    assert "left out: 3 mask-unclear (it is unclear which drawing is its mask" in shown.stdout
 
 
-def test_an_image_that_a_seg_by_place_passes_over_is_not_called_healthy(hospital: Hospital) -> None:
+def test_image_without_frame_in_positioned_seg_is_unknown(hospital: Hospital) -> None:
     images = stack(hospital)
     put(hospital, seg(images[:2], MASKS[:2]))
     done = hospital.import_()
@@ -141,7 +141,7 @@ def test_an_image_that_a_seg_by_place_passes_over_is_not_called_healthy(hospital
     assert masks(hospital)[str(images[2].SOPInstanceUID)] == "unknown"
 
 
-def test_an_image_that_a_seg_names_without_a_frame_for_it_has_no_lesion(hospital: Hospital) -> None:
+def test_image_referenced_without_frame_has_no_lesion(hospital: Hospital) -> None:
     images = stack(hospital)
     some = MASKS.copy()
     some[1] = False
@@ -151,7 +151,7 @@ def test_an_image_that_a_seg_names_without_a_frame_for_it_has_no_lesion(hospital
         assert masks(hospital)[str(images[1].SOPInstanceUID)] == ""
 
 
-def test_images_of_the_same_place_that_a_seg_does_not_name_are_not_called_healthy(hospital: Hospital) -> None:
+def test_unreferenced_images_at_same_position_are_unknown(hospital: Hospital) -> None:
     images = stack(hospital)
     others = stack(hospital, SeriesInstanceUID=uid.generate_uid())
     put(hospital, segmentation(images, MASKS))
@@ -160,7 +160,7 @@ def test_images_of_the_same_place_that_a_seg_does_not_name_are_not_called_health
     assert {masks(hospital)[str(one.SOPInstanceUID)] for one in others} == {"unknown"}  # type: ignore[comparison-overlap]
 
 
-def test_a_structure_set_is_the_mask_of_the_images_that_it_lies_on(hospital: Hospital) -> None:
+def test_structure_set_becomes_masks_of_its_images(hospital: Hospital) -> None:
     images = stack(hospital)
     rings = [circle((8, 9, 3.0 * number), 4.2) for number in range(2)]
     put(hospital, structure_set(images[0], [rings]))
@@ -172,7 +172,7 @@ def test_a_structure_set_is_the_mask_of_the_images_that_it_lies_on(hospital: Hos
     assert hospital.import_().left_out == {"mask-unclear": 2}
 
 
-def test_of_several_regions_one_is_named_by_number_or_name(hospital: Hospital) -> None:
+def test_region_is_chosen_by_number_or_name(hospital: Hospital) -> None:
     images = stack(hospital, 1)
     put(hospital, structure_set(images[0], [[circle((8, 9, 0), 4.2)], [circle((8, 9, 0), 2.2)]]))
     assert hospital.import_().left_out == {"mask-unclear": 1}
@@ -185,7 +185,7 @@ def test_of_several_regions_one_is_named_by_number_or_name(hospital: Hospital) -
     assert hospital.origins() == []
 
 
-def test_no_lesion_is_said_by_a_column_an_empty_mask_or_the_flag(hospital: Hospital) -> None:
+def test_no_lesion_comes_from_column_empty_mask_or_flag(hospital: Hospital) -> None:
     (image,) = stack(hospital, 1)
     Image.fromarray(np.zeros((40, 36), np.uint8)).save(hospital.folder / "empty.png")
     instance = str(image.SOPInstanceUID)
@@ -199,19 +199,19 @@ def test_no_lesion_is_said_by_a_column_an_empty_mask_or_the_flag(hospital: Hospi
         hospital.import_(labels, **choice)
         assert [row["mask"] for row in hospital.rows()] == [said]
     shown = CliRunner().invoke(app, [*hospital.command()]).stdout
-    assert "1 images have no mask, and nobody says that they have no lesion" in shown
+    assert "1 images have no mask, and are not marked as without lesion" in shown
     assert "--no-mask-means-healthy" in shown
     (case,) = manifest.read(hospital.out / "manifest.csv").cases
     assert (case.mask, case.is_drawn) == ("", False)
 
 
-def test_a_file_of_a_mask_is_given_to_one_image_alone(hospital: Hospital) -> None:
+def test_mask_file_belongs_to_one_image(hospital: Hospital) -> None:
     (hospital.folder / "labels.csv").write_text("patient,label,mask\nCANARY-1,a,m.png\n")
     with pytest.raises(UserError, match="a mask to more than one image"):
         import_labels.read(hospital.folder / "labels.csv")
 
 
-def test_the_frames_of_one_file_are_matched_by_their_own_places(hospital: Hospital) -> None:
+def test_frames_are_matched_by_their_own_positions(hospital: Hospital) -> None:
     images = stack(hospital)
     drawing = seg(images, MASKS)
     for path in hospital.pacs.iterdir():
@@ -237,7 +237,7 @@ def test_the_frames_of_one_file_are_matched_by_their_own_places(hospital: Hospit
         np.testing.assert_array_equal(drawn, mask)
 
 
-def test_a_seg_named_in_the_labels_with_its_segment_is_read(hospital: Hospital) -> None:
+def test_seg_segment_named_in_labels_is_read(hospital: Hospital) -> None:
     (image,) = stack(hospital, 1)
     both = np.stack([MASKS[:1], ~MASKS[:1]], -1)
     (hospital.folder / "seg.dcm").write_bytes(segmentation([image], both, labels=2))

@@ -1,4 +1,4 @@
-"""What an import lets through, and what it keeps back."""
+"""An import passes allowed data only, and holds back the rest."""
 
 import itertools
 import json
@@ -22,7 +22,7 @@ from ynet_client import audit
 from ynet_client.commands.cli import app
 from ynet_client.dicom import import_labels
 from ynet_client.dicom.deidentify import ALLOWED, QUARANTINE, Pseudonyms, known_as
-from ynet_client.dicom.folder_files import Found
+from ynet_client.dicom.folder_files import ImportCandidate
 from ynet_client.dicom.import_records import Records
 
 
@@ -31,7 +31,7 @@ def hospital(tmp_path: Path) -> Hospital:
     return Hospital(tmp_path)
 
 
-def test_what_is_imported_passes_the_check_and_has_the_pixels_and_the_allowed_tags_alone(hospital: Hospital) -> None:
+def test_imported_data_pass_check_and_hold_allowed_tags_only(hospital: Hospital) -> None:
     hospital.image("a.dcm", Modality="MR", BodyPartExamined="BRAIN", MagneticFieldStrength="3", SliceThickness="2.5")
     hospital.image("b.dcm", GREY[::-1].copy())
     done = hospital.import_()
@@ -50,7 +50,7 @@ def test_what_is_imported_passes_the_check_and_has_the_pixels_and_the_allowed_ta
     np.testing.assert_allclose(seen / 65535, (GREY - GREY.min()) / (GREY.max() - GREY.min()), atol=1e-4)
 
 
-def test_a_name_in_every_tag_is_in_nothing_that_is_written_printed_or_logged(
+def test_no_output_or_log_holds_a_name_from_any_tag(
     hospital: Hospital, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -72,7 +72,7 @@ def test_a_name_in_every_tag_is_in_nothing_that_is_written_printed_or_logged(
     done = CliRunner().invoke(app, [str(word) for word in given], catch_exceptions=False)
     assert done.exit_code == 0
     shown = done.output + str(refused.value) + caplog.text + "".join(capfd.readouterr())
-    written = [path for place in (home, out) for path in place.rglob("*") if path.is_file()]
+    written = [path for folder in (home, out) for path in folder.rglob("*") if path.is_file()]
     assert len(written) >= 6
     for text in (shown, *(path.name for path in written), *(path.read_bytes().decode("latin1") for path in written)):
         assert "CANARY" not in text.replace(str(hospital.folder), "")
@@ -90,7 +90,7 @@ KEPT_BACK: dict[str, dict[str, object]] = {
 }
 
 
-def test_every_reason_of_quarantine_keeps_its_kind_back_until_it_is_released(hospital: Hospital) -> None:
+def test_each_quarantine_reason_holds_until_release(hospital: Hospital) -> None:
     assert set(KEPT_BACK) == set(QUARANTINE)
     instances = {
         hospital.image(f"{number}.dcm", **elements): reason
@@ -107,20 +107,20 @@ def test_every_reason_of_quarantine_keeps_its_kind_back_until_it_is_released(hos
     assert scan not in hospital.reasons()
 
 
-def test_documents_of_a_pacs_are_not_even_fetched(hospital: Hospital) -> None:
+def test_documents_are_not_fetched(hospital: Hospital) -> None:
     def never() -> bytes:
         raise AssertionError
 
-    hospital.found = lambda: [Found("CANARY-1", "1", "2", "3", PDF, never)]  # type: ignore[method-assign]
+    hospital.found = lambda: [ImportCandidate("CANARY-1", "1", "2", "3", PDF, never)]  # type: ignore[method-assign]
     assert hospital.import_().left_out == {"not-an-image": 1}
 
 
-def test_what_is_there_is_not_fetched_again_and_what_was_cut_off_is(hospital: Hospital) -> None:
+def test_interrupted_import_resumes_without_fetching_twice(hospital: Hospital) -> None:
     for number in range(4):
         hospital.image(f"{number}.dcm", GREY + number)
     fetched: list[str] = []
 
-    def counted(one: Found, fails: bool) -> Callable[[], bytes]:
+    def counted(one: ImportCandidate, fails: bool) -> Callable[[], bytes]:
         def fetch() -> bytes:
             if fails:
                 raise KeyboardInterrupt
@@ -144,14 +144,14 @@ def test_what_is_there_is_not_fetched_again_and_what_was_cut_off_is(hospital: Ho
     assert (hospital.home / "imported.csv").stat().st_mode & 0o777 == 0o600
 
 
-def test_pseudonyms_are_the_same_for_a_patient_and_others_with_another_key(tmp_path: Path) -> None:
+def test_pseudonym_depends_on_patient_and_key(tmp_path: Path) -> None:
     one, two = (Pseudonyms(key) for key in (b"a" * 32, b"b" * 32))
     assert one.patient("X", "1") == one.patient(" X ", "2") != two.patient("X", "1")
     assert one.patient("", "1") != one.patient("", "2")
     assert len({one.image("1", None), one.image("1", 1), one.image("1", 2), one.patient("1", "")}) == 4
 
 
-def test_a_patient_is_forgotten_by_the_id_of_the_pacs(hospital: Hospital) -> None:
+def test_forget_accepts_the_pacs_patient_id(hospital: Hospital) -> None:
     assert known_as(hospital.home, "CANARY-1") == ["CANARY-1"]
     assert not (hospital.home / "import.secret").exists()
     hospital.image("a.dcm")
@@ -160,7 +160,7 @@ def test_a_patient_is_forgotten_by_the_id_of_the_pacs(hospital: Hospital) -> Non
     assert known_as(hospital.home, " ") == [" "]
 
 
-def test_who_was_forgotten_is_not_imported_again_and_nothing_says_where_the_pictures_were(hospital: Hospital) -> None:
+def test_forgotten_patient_is_not_imported_again(hospital: Hospital) -> None:
     hospital.image("a.dcm")
     kept = hospital.image("b.dcm", PatientID="CANARY-2")
     hospital.import_(labels="patient,label\nCANARY-1,glioma\nCANARY-2,glioma\n")
@@ -176,7 +176,7 @@ def test_who_was_forgotten_is_not_imported_again_and_nothing_says_where_the_pict
     assert [row["patient"] for row in hospital.rows()] == [known_as(hospital.home, "CANARY-2")[1]]
 
 
-def test_the_more_exact_label_counts_and_what_has_none_is_left(hospital: Hospital) -> None:
+def test_most_specific_label_wins_and_unlabelled_is_skipped(hospital: Hospital) -> None:
     first, _ = hospital.image("a.dcm"), hospital.image("b.dcm", GREY + 1)
     hospital.image("c.dcm", GREY + 2, PatientID="CANARY-2")
     done = hospital.import_(f"patient,instance,label,split\nCANARY-1,,glioma,train\n,{first},other,test\n")
@@ -188,23 +188,21 @@ def test_the_more_exact_label_counts_and_what_has_none_is_left(hospital: Hospita
     ("text", "why"),
     [
         ("patient,label\nCANARY,\n", "label is empty"),
-        ("patient,label\nCANARY,a\nCANARY,b\n", "another label in a row before"),
+        ("patient,label\nCANARY,a\nCANARY,b\n", "another label in an earlier row"),
         ("patient,study,label\nCANARY,1,a\n", "fills in 2 of"),
         ("patient,label,mask\nCANARY,a,m.png\n", "a mask to more than one image"),
         ("name,label\nCANARY,a\n", "columns are not those of labels"),
         ("patient,label\nCANARY,a,b\n", "has 3 cells"),
     ],
 )
-def test_labels_that_cannot_be_used_are_named_by_their_row_and_not_by_their_patient(
-    tmp_path: Path, text: str, why: str
-) -> None:
+def test_invalid_label_error_names_row_not_patient(tmp_path: Path, text: str, why: str) -> None:
     (tmp_path / "labels.csv").write_text(text)
     with pytest.raises(UserError, match=why) as refused:
         import_labels.read(tmp_path / "labels.csv")
     assert "CANARY" not in str(refused.value)
 
 
-def test_a_seg_of_the_same_study_is_the_mask_but_not_one_that_a_model_drew(hospital: Hospital) -> None:
+def test_manual_seg_is_the_mask_and_automatic_one_is_not(hospital: Hospital) -> None:
     hospital.image("a.dcm")
     source, mask = dcmread(hospital.pacs / "a.dcm"), (GREY > 1000)[None]
     seg = hospital.pacs / "seg.dcm"
@@ -221,7 +219,7 @@ def test_a_seg_of_the_same_study_is_the_mask_but_not_one_that_a_model_drew(hospi
     assert hospital.import_().left_out == {"mask-unclear": 1}
 
 
-def test_of_several_frames_none_is_taken_unasked_and_all_have_names_of_their_own(hospital: Hospital) -> None:
+def test_multiframe_object_needs_frame_choice(hospital: Hospital) -> None:
     hospital.image("many.dcm")
     many = dicom(np.stack([GREY, GREY + 1, GREY + 2]), frames=True, StudyInstanceUID="1.2", PatientID="CANARY-1")
     (hospital.pacs / "many.dcm").write_bytes(many)
@@ -230,7 +228,7 @@ def test_of_several_frames_none_is_taken_unasked_and_all_have_names_of_their_own
     assert hospital.import_(frames="all").images in (1, 3)
 
 
-def test_a_broken_file_is_left_out_and_the_others_are_imported(hospital: Hospital) -> None:
+def test_damaged_file_is_skipped_and_others_are_imported(hospital: Hospital) -> None:
     hospital.image("good.dcm")
     bad = hospital.image("bad.dcm")
     for name in ("bad.dcm", "worse.dcm"):
@@ -242,7 +240,7 @@ def test_a_broken_file_is_left_out_and_the_others_are_imported(hospital: Hospita
     assert bad not in [origin.instance for origin in Records(hospital.home)._origins.values()]
 
 
-def test_the_command_says_what_it_did_and_what_to_do_next(hospital: Hospital, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_reports_counts_and_next_step(hospital: Hospital, monkeypatch: pytest.MonkeyPatch) -> None:
     hospital.image("a.dcm")
     (hospital.folder / "labels.csv").write_text("patient,label\nCANARY-1,glioma\n")
     given = ["import", "--dicom", hospital.pacs, "--labels", hospital.folder / "labels.csv", "--out", hospital.out]
@@ -276,6 +274,6 @@ def documented(head: str) -> list[list[str]]:
     return [[cell.strip(" `") for cell in row.strip("|").split("|")] for row in rows]
 
 
-def test_the_documentation_has_all_that_survives_and_every_reason_of_quarantine() -> None:
+def test_documentation_lists_allowed_tags_and_quarantine_reasons() -> None:
     assert documented("| tag | column | as |") == [[tag, one.column, one.rule] for tag, one in ALLOWED.items()]
     assert [row[0] for row in documented("| reason | an object that |")] == list(QUARANTINE)

@@ -1,4 +1,4 @@
-"""A PACS that answers in part is asked in smaller questions, or is an error: no object is dropped in silence."""
+"""A truncated PACS answer leads to smaller queries or an error; no object is lost silently."""
 
 import csv
 from pathlib import Path
@@ -26,12 +26,12 @@ def found(pacs: PartialPacs, query: str = "Modality=MR") -> list[Listed]:
 
 
 def assert_whole(pacs: PartialPacs) -> None:
-    told = [one.instance for one in found(pacs)]
-    assert sorted(told) == sorted(one["00080018"]["Value"][0] for one in pacs.objects)
+    listed = [one.instance for one in found(pacs)]
+    assert sorted(listed) == sorted(one["00080018"]["Value"][0] for one in pacs.objects)
 
 
 def assert_refused(pacs: PartialPacs, *doubts: Doubt) -> None:
-    with pytest.raises(UserError, match="does not tell all that it holds") as error:
+    with pytest.raises(UserError, match="does not list everything that it holds") as error:
         found(pacs)
     assert error.value.why in [doubt.value for doubt in doubts]
     assert "--query" in error.value.do
@@ -63,7 +63,7 @@ def test_capped_series_without_offset_is_refused_or_read_from_its_metadata(says:
 
 
 @pytest.mark.parametrize("says", [{}, CUT, {"partial_status": 206}, {"has_limit": False}], ids=str)
-def test_capped_studies_without_offset_are_asked_for_by_date(says: dict[str, Any]) -> None:
+def test_capped_studies_without_offset_are_split_by_date(says: dict[str, Any]) -> None:
     pacs = PartialPacs(STUDIES, cap=3, has_offset=False, **says)
     assert_whole(pacs)
     of_june = [held(f"1.5.{number}", "1.6", "1.7", "20240601") for number in range(8)]
@@ -71,52 +71,52 @@ def test_capped_studies_without_offset_are_asked_for_by_date(says: dict[str, Any
     assert_refused(PartialPacs(of_june, cap=3, has_offset=False, **says), Doubt.CUT if says_so else Doubt.REPEATED)
 
 
-def test_dates_of_a_query_bound_the_smaller_questions() -> None:
+def test_smaller_queries_stay_within_the_query_dates() -> None:
     pacs = PartialPacs(STUDIES, cap=3, has_offset=False)
-    told = found(pacs, "Modality=MR&StudyDate=20240103-20240107")
-    assert [one.study for one in told] == [f"1.1.{day}" for day in range(3, 8)]
+    listed = found(pacs, "Modality=MR&StudyDate=20240103-20240107")
+    assert [one.study for one in listed] == [f"1.1.{day}" for day in range(3, 8)]
 
 
-def test_pacs_that_ignores_dates_or_tells_none_is_refused() -> None:
+def test_pacs_that_ignores_or_lacks_dates_is_refused() -> None:
     assert_refused(PartialPacs(STUDIES, cap=3, has_offset=False, has_dates=False), Doubt.OTHERS)
     assert_refused(PartialPacs(STUDIES, cap=3, has_offset=False, hides=("00080020",), **CUT), Doubt.UNDATED)
 
 
-def test_pacs_without_pages_and_without_a_cap_is_taken_at_its_word_where_it_counts() -> None:
+def test_uncapped_pacs_without_pages_is_accepted_if_counts_agree() -> None:
     for more in ({"has_counts": True}, {"has_metadata": True}):
         assert_whole(PartialPacs(SERIES, has_offset=False, has_limit=False, **more))
         assert_whole(PartialPacs(STUDIES, has_offset=False, has_limit=False, **more))
 
 
-def test_count_above_what_is_told_is_refused_or_read_from_metadata() -> None:
+def test_count_above_listed_is_refused_or_read_from_metadata() -> None:
     assert_refused(PartialPacs(SERIES, has_counts=True, counts_more=1), Doubt.FEWER)
     assert_refused(PartialPacs(SERIES, has_counts=True, counts_more=1, has_metadata=True), Doubt.FEWER)
     assert_whole(PartialPacs(SERIES, cap=3, has_offset=False, has_counts=True, has_metadata=True))
 
 
-def test_warning_that_stays_to_the_last_page_is_refused() -> None:
+def test_warning_on_the_last_page_is_refused() -> None:
     assert_refused(PartialPacs(STUDIES, warns_always=True, **CUT), Doubt.CUT)
     fuzzy = '299 pacs "The fuzzymatching parameter is not supported. Only literal matching has been performed."'
     assert_whole(PartialPacs(STUDIES, warns_always=True, warning=fuzzy))
 
 
-def test_pages_that_overlap_are_refused_or_read_from_metadata() -> None:
+def test_overlapping_pages_are_refused_or_read_from_metadata() -> None:
     assert_refused(PartialPacs(SERIES, cap=3, rotates=True), Doubt.SHIFTED, Doubt.REPEATED)  # by where a page begins
     assert_whole(PartialPacs(SERIES, cap=3, rotates=True, has_metadata=True))
 
 
-def test_last_page_that_comes_again_is_no_end() -> None:
+def test_repeated_last_page_is_not_the_end() -> None:
     assert_refused(PartialPacs(SERIES[:6], cap=3, clamps=True), Doubt.REPEATED)
     assert_whole(PartialPacs(SERIES[:6], cap=3, clamps=True, has_metadata=True))
     assert_whole(PartialPacs(SERIES[:6], cap=3, clamps=True, has_counts=True))
 
 
-def test_series_without_objects_or_without_their_kind_are_not_passed_over() -> None:
+def test_series_without_objects_or_sop_class_is_an_error() -> None:
     assert_refused(PartialPacs(SERIES, hides=("00080018",)), Doubt.FEWER)
     assert_refused(PartialPacs(SERIES, hides=("00080016",)), Doubt.FEWER)
 
 
-def test_drawings_of_the_study_are_found_whatever_kind_and_no_other_series() -> None:
+def test_study_drawings_are_found_and_no_other_series() -> None:
     objects = [
         held("1.1", "1.2", "1.3", "20240101"),
         held("1.1", "1.4", "1.5", "20240101", "SEG"),
@@ -127,14 +127,14 @@ def test_drawings_of_the_study_are_found_whatever_kind_and_no_other_series() -> 
     assert_refused(PartialPacs(objects, cap=3, has_offset=False), Doubt.REPEATED)
 
 
-def test_import_from_a_pacs_that_answers_in_part_ends_with_code_2(tmp_path: Path) -> None:
+def test_import_from_truncating_pacs_exits_with_code_2(tmp_path: Path) -> None:
     labels = tmp_path / "labels.csv"
     with labels.open("w", newline="") as file:
         csv.writer(file).writerows([["patient", "label"], ["P", "a"]])
-    places = ["--labels", str(labels), "--out", str(tmp_path / "site"), "--home", str(tmp_path / "home")]
+    options = ["--labels", str(labels), "--out", str(tmp_path / "site"), "--home", str(tmp_path / "home")]
     for says in ({}, CUT, {"partial_status": 206}):
         with served(PartialPacs(SERIES, cap=3, has_offset=False, **says)) as url:
-            done = CliRunner().invoke(app, ["import", "--dicomweb", url, "--query", "Modality=MR", *places])
+            done = CliRunner().invoke(app, ["import", "--dicomweb", url, "--query", "Modality=MR", *options])
         assert isinstance(done.exception, UserError)
         assert done.exception.exit_code == 2
         assert not (tmp_path / "site/manifest.csv").exists()

@@ -1,4 +1,4 @@
-"""A predicted mask becomes a DICOM SEG that others read as it was meant."""
+"""A predicted mask becomes a DICOM SEG that other readers decode to the same mask."""
 
 import datetime as dt
 import io
@@ -11,7 +11,7 @@ from dicoms import dataset, dicom, to_bytes
 from pydicom import Dataset, dcmread, uid
 
 from ynet.data.dicom import drawings
-from ynet.data.dicom.elements import UnfitError
+from ynet.data.dicom.faults import UnfitError
 from ynet.data.dicom.matching import Subject
 from ynet_client.dicom import predicted_segmentation
 
@@ -25,7 +25,7 @@ def made(source: bytes, frame: int | None = None, mask: np.ndarray = MASK) -> Da
 
 
 @pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.DeflatedExplicitVRLittleEndian, uid.RLELossless])
-def test_it_is_read_as_the_mask_of_its_image_by_us_and_by_highdicom(syntax: str) -> None:
+def test_seg_is_read_alike_by_ynet_and_highdicom(syntax: str) -> None:
     source = dicom(GREY, syntax, **names(), ImagePositionPatient=[0, 0, 0])
     image, seg = dcmread(io.BytesIO(source)), made(source)
     np.testing.assert_array_equal(drawings.decode(to_bytes(seg), drawings.subject(source, None)), MASK)
@@ -41,7 +41,7 @@ def test_it_is_read_as_the_mask_of_its_image_by_us_and_by_highdicom(syntax: str)
     assert drawings.read(to_bytes(seg)).is_automatic
 
 
-def test_it_refers_to_the_frame_that_was_meant() -> None:
+def test_seg_refers_to_the_chosen_frame() -> None:
     many = dataset(np.stack([GREY] * 3), frames=True, **names(), ImagePositionPatient=[0, 0, 0])
     seg = to_bytes(made(to_bytes(many), 2))
     for frame in (1, 2, 3):
@@ -49,14 +49,14 @@ def test_it_refers_to_the_frame_that_was_meant() -> None:
         np.testing.assert_array_equal(mask, MASK if frame == 2 else 0)
 
 
-def test_the_same_image_and_model_have_the_same_uids_and_a_picture_without_a_lesion_has_an_empty_frame() -> None:
+def test_uids_are_deterministic_and_empty_mask_has_a_frame() -> None:
     source = dicom(GREY, **names(), ImagePositionPatient=[0, 0, 0])
     one, two, other = made(source), made(source, mask=MASK * 0), made(dicom(GREY, **names()))
     assert one.SOPInstanceUID == two.SOPInstanceUID != other.SOPInstanceUID
     assert not drawings.decode(to_bytes(two), drawings.subject(source, None)).any()
 
 
-def test_an_image_without_its_geometry_is_refused_and_no_name_is_said() -> None:
+def test_image_without_geometry_is_refused_without_names() -> None:
     source = dataset(GREY, **names())
     del source.FrameOfReferenceUID
     with pytest.raises(UnfitError, match="no frame of reference"):

@@ -1,4 +1,4 @@
-"""A gallery on a real file: what it holds, what it answers, what it refuses, and what a kill leaves."""
+"""A gallery on a real file: content, answers, refusals, and the state after a kill."""
 
 import datetime as dt
 import hashlib
@@ -18,7 +18,8 @@ from ynet.errors import RefusedError, UserError
 from ynet.search.ranking import Hit
 from ynet_client.gallery.case_rows import GalleryCase, SyncCounts
 from ynet_client.gallery.filters import Filters
-from ynet_client.gallery.gallery import Gallery, MissingCase
+from ynet_client.gallery.gallery import Gallery
+from ynet_client.gallery.gallery_results import MissingCase
 from ynet_client.gallery.stored_codes import CaseCode
 
 SECRET = b"of this site"
@@ -37,7 +38,7 @@ CASES = [case(number) for number in range(12)]
 
 
 def fill(gallery: Gallery, model_id: str, cases: list[GalleryCase] = CASES) -> None:
-    """Each case coded by its number, under a model that is then in use."""
+    """Encode each case by its number and activate the model."""
     gallery.sync_cases(cases)
     gallery.add_codes(model_id, coded(gallery.missing(model_id)))
     gallery.activate(model_id)
@@ -121,7 +122,7 @@ def test_a_changed_image_file_is_encoded_anew_under_another_token(gallery: Galle
 
 def test_a_row_that_stands_twice_counts_once_unless_it_contradicts_itself(gallery: Gallery) -> None:
     assert gallery.sync_cases([*CASES, CASES[0]]).added == 12
-    with pytest.raises(UserError, match="stands in it twice"):
+    with pytest.raises(UserError, match="is in two rows that differ"):
         gallery.sync_cases([*CASES, replace(CASES[0], label="other")])
     assert gallery.stats()["cases"] == 12
 
@@ -184,12 +185,12 @@ def test_tokens_rotate_with_the_model_and_the_last_ones_still_name_their_cases(g
 
 def test_a_token_names_nothing_in_a_gallery_that_was_built_anew(path: Path, gallery: Gallery) -> None:
     fill(gallery, OLD)
-    anew = Gallery.open(path.with_name("anew.sqlite"), SECRET)
-    fill(anew, OLD, CASES[::-1])
+    rebuilt = Gallery.open(path.with_name("rebuilt.sqlite"), SECRET)
+    fill(rebuilt, OLD, CASES[::-1])
     for hit in search(gallery, OLD, bytes(8), 12):
         with pytest.raises(UserError, match="no case here has this token"):
-            anew.case_of(hit.token)
-    anew.close()
+            rebuilt.case_of(hit.token)
+    rebuilt.close()
 
 
 def test_a_model_can_come_back(gallery: Gallery) -> None:
@@ -290,7 +291,7 @@ def test_a_file_that_is_no_database_is_refused(path: Path) -> None:
 def test_a_gallery_made_with_another_secret_is_refused(path: Path) -> None:
     Gallery.open(path, SECRET).close()
     with pytest.raises(UserError, match="another secret"):
-        Gallery.open(path, b"lost and made anew")
+        Gallery.open(path, b"lost and replaced")
 
 
 def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
@@ -431,7 +432,7 @@ def test_a_model_may_come_with_detail_codes_that_order_what_is_tied(path: Path) 
 # --- forgetting
 
 
-def test_a_forgotten_patient_is_in_no_answer_in_no_page_of_the_file_and_does_not_come_back(path: Path) -> None:
+def test_forgotten_patient_is_in_no_answer_and_no_page(path: Path) -> None:
     cases = [*CASES, case(30, image="images/unmistakable.png", patient="Wanda")]
     gallery = Gallery.open(path, SECRET)
     gallery.sync_cases(cases)
@@ -483,7 +484,7 @@ def test_verifying_finds_what_was_damaged_since_the_start(path: Path, gallery: G
     gallery._database.execute("UPDATE segments SET checksum = checksum + 1")
     gallery._database.execute("UPDATE facts SET data = zeroblob(length(data)), checksum = checksum + 1")
     found = gallery.verify()
-    assert found["damaged"] == ["facts 0 (made anew)", "segment 0 (12 cases)"]
+    assert found["damaged"] == ["facts 0 (rebuilt)", "segment 0 (12 cases)"]
     assert found["codes"] == 0
     fill(gallery, OLD)
     assert gallery.verify()["damaged"] == []
@@ -512,7 +513,7 @@ def test_a_damaged_code_that_is_in_no_segment_is_encoded_again_too(path: Path, c
 
 
 def flip_a_bit(folder: Path, held: bytes) -> int:
-    """Of some bytes, wherever the gallery's files hold them; in how many places."""
+    """Count how often the gallery's files hold some bytes."""
     flipped = 0
     for file in folder.iterdir():
         with file.open("r+b") as opened:
@@ -549,7 +550,7 @@ def test_facts_that_are_damaged_are_made_anew_from_the_rows(path: Path) -> None:
     before = search(gallery, OLD, bytes([5] * 8), 12, is_one_per_patient=True)
     gallery.close()
     spoil(path, "UPDATE facts SET data = zeroblob(length(data))")
-    for damaged in (["facts 0 (made anew)"], []):
+    for damaged in (["facts 0 (rebuilt)"], []):
         gallery = Gallery.open(path, SECRET)
         assert gallery.stats()["damaged"] == damaged
         assert search(gallery, OLD, bytes([5] * 8), 12, is_one_per_patient=True) == before

@@ -1,4 +1,4 @@
-"""Laws of a gallery: after any changes and any kill it holds and answers what plain Python says that it must."""
+"""Laws of a gallery: after any changes and any kill it equals a model in plain Python."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ KILLS, SEED = int(os.environ.get("YNET_KILLS", "25")), os.environ.get("YNET_KILL
 
 
 def test_after_a_kill_at_any_point_the_gallery_holds_exactly_what_was_acknowledged() -> None:
-    """More kills: YNET_KILLS=1000 YNET_KILLS_SEED=2, or the script by itself."""
+    """More kills: YNET_KILLS=1000 YNET_KILLS_SEED=2, or run the script."""
     asked = [sys.executable, gallery_kills.__file__, "--kills", str(KILLS), "--seed", SEED]
     done = subprocess.run(asked, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
@@ -35,7 +35,7 @@ def test_after_a_kill_at_any_point_the_gallery_holds_exactly_what_was_acknowledg
     assert not seen["torch"]
 
 
-def test_a_gallery_that_loses_an_acknowledged_change_or_makes_one_up_is_told_from_one_that_does_not(
+def test_oracle_detects_lost_and_invented_changes(
     tmp_path: Path,
 ) -> None:
     gallery, truth = grown(tmp_path / "gallery.sqlite", random.Random(1), 40)
@@ -71,7 +71,7 @@ def assert_all(gallery: Gallery, truth: Truth, generator: random.Random) -> None
 
 
 def assert_distances(gallery: Gallery, truth: Truth, generator: random.Random) -> None:
-    """Those of every case are what faiss finds."""
+    """Hits of all cases equal those of faiss."""
     images = sorted(truth.coded.get(truth.active or "", ()))
     if not images:
         return
@@ -90,7 +90,7 @@ def assert_distances(gallery: Gallery, truth: Truth, generator: random.Random) -
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(st.integers(0, 2**32), st.lists(st.sampled_from([*KINDS, "again"]), min_size=1, max_size=25))
-def test_after_any_changes_any_question_is_answered_as_brute_force_and_faiss_answer_it(seed, kinds) -> None:
+def test_search_after_any_changes_equals_brute_force_and_faiss(seed, kinds) -> None:
     generator, truth = random.Random(seed), Truth()
     gallery = gallery_in_memory()
     for kind in kinds:
@@ -104,7 +104,7 @@ def test_after_any_changes_any_question_is_answered_as_brute_force_and_faiss_ans
 
 @pytest.fixture(scope="module", autouse=True)
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A gallery in memory leaves an empty file of that name where it is opened."""
+    """SQLite creates an empty file of that name in the working folder for a gallery in memory."""
     with contextlib.chdir(tmp_path_factory.mktemp("elsewhere")):
         yield
 
@@ -122,7 +122,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_a_gallery_of_many_parts_answers_as_brute_force_also_after_it_was_opened_again(tmp_path: Path) -> None:
+def test_reopened_gallery_of_many_segments_equals_brute_force(tmp_path: Path) -> None:
     generator = random.Random(3)
     path = tmp_path / "gallery.sqlite"
     gallery, truth = grown(path, generator, 60)

@@ -1,4 +1,4 @@
-"""The archive under its model: a re-encoding that was cut off goes on, and what was damaged is encoded again."""
+"""The archive under its model: an interrupted re-encoding resumes, and damaged cases are encoded again."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ from ynet.federation import retrieval_pb2 as retrieval
 from ynet.learning.model import arrays_of, build
 from ynet.search.ranking import Hit
 from ynet_client import audit
-from ynet_client.agent import ASKED, Duties
+from ynet_client.agent import ASKED, Agent
 from ynet_client.display import Display
 from ynet_client.gallery import stored_codes
 from ynet_client.gallery.gallery import Gallery
@@ -72,7 +72,7 @@ def adopt(archive: Archive, folder: Path, name: str, progress: Callable[..., Non
 
 
 def answer(archive: Archive) -> list[Hit]:
-    """What the archive finds for one of its images under the model in use."""
+    """Search the archive for one of its images under the model in use."""
     code = archive.encode(archive.manifest().path_of(archive.manifest().cases[0].image)).code
     (hits,) = archive.gallery.search(archive.active().id, [code], CASES)
     return hits
@@ -96,9 +96,7 @@ archive.adopt(model_id, archive.file_of(model_id), lambda *said: print(said[1], 
 """
 
 
-def test_a_re_encoding_that_was_killed_goes_on_with_what_is_missing_and_the_old_model_answers_until_then(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_killed_reencoding_resumes_while_old_model_answers(folder: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     with opened(folder, home) as archive:
         assert adopt(archive, folder, "old") == {"cases": CASES, "encoded": CASES}
@@ -136,9 +134,7 @@ def test_a_re_encoding_that_was_killed_goes_on_with_what_is_missing_and_the_old_
         assert by_image(archive) == resumed
 
 
-def test_whoever_asks_while_the_model_is_switched_is_answered_by_one_of_the_two_or_refused(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_query_during_model_switch_is_answered_by_one_model(folder: Path, tmp_path: Path) -> None:
     with opened(folder, tmp_path / "home") as archive:
         adopt(archive, folder, "old")
         image = archive.manifest().path_of(archive.manifest().cases[0].image)
@@ -173,43 +169,43 @@ def test_whoever_asks_while_the_model_is_switched_is_answered_by_one_of_the_two_
 
 
 @contextlib.contextmanager
-def working(folder: Path, home: Path) -> Iterator[Duties]:
-    """A site's duties, without a hub."""
+def working(folder: Path, home: Path) -> Iterator[Agent]:
+    """A site's agent, without a hub."""
     home.mkdir(exist_ok=True)
     settings = ClientSettings(data=str(folder / "data" / "A" / "manifest.csv"), device="cpu")
-    duties = Duties(home, settings, Display(), 1, Consent(home, settings.policy))
+    agent = Agent(home, settings, Display(), 1, Consent(home, settings.policy))
     try:
-        yield duties
+        yield agent
     finally:
-        duties._worker.submit(int).result()  # what was begun is done
-        duties.close()
+        agent._worker.submit(int).result()  # what was begun is done
+        agent.close()
 
 
-async def take_up(duties: Duties, folder: Path, name: str) -> None:
+async def take_up(agent: Agent, folder: Path, name: str) -> None:
     async def fetch(_: hub.Blob, path: Path) -> None:
         shutil.copy(folder / f"{(folder / name).read_text()}.safetensors", path)
 
-    duties.offers.say((folder / name).read_text(), "accepted")
-    await duties.model(hub.Model(id=(folder / name).read_text()), fetch)
+    agent.offers.say((folder / name).read_text(), "accepted")
+    await agent.model(hub.Model(id=(folder / name).read_text()), fetch)
 
 
-async def mended(duties: Duties) -> dict[str, int]:
-    """What is found when what a start begins with is done."""
+async def mended(agent: Agent) -> dict[str, int]:
+    """Return the gallery's counts once the work of a start is done."""
     until = time.monotonic() + 30
     while time.monotonic() < until:
-        stats = await duties.search(lambda archive: archive.gallery.stats())
+        stats = await agent.search(lambda archive: archive.gallery.stats())
         if not stats["damaged"] and stats["indexed"] == CASES:
             break
         await asyncio.sleep(0.02)
-    return await duties.search(by_image)
+    return await agent.search(by_image)
 
 
 @pytest.fixture
 def indexed(folder: Path, tmp_path: Path) -> tuple[Path, dict[str, int]]:
-    """A site's home with an indexed gallery, and what it finds."""
-    with working(folder, tmp_path / "home") as duties:
-        asyncio.run(take_up(duties, folder, "old"))
-        found = asyncio.run(duties.search(by_image))
+    """Make a site's home with an indexed gallery; return it with its hits."""
+    with working(folder, tmp_path / "home") as agent:
+        asyncio.run(take_up(agent, folder, "old"))
+        found = asyncio.run(agent.search(by_image))
     assert len(found) == CASES
     return tmp_path / "home", found
 
@@ -231,26 +227,24 @@ def test_what_was_damaged_while_the_site_was_away_is_encoded_again_when_it_start
 ) -> None:
     home, found = indexed
     change(home, harm)
-    with working(folder, home) as duties:
-        assert asyncio.run(mended(duties)) == found
-        whole = asyncio.run(duties.verify())
+    with working(folder, home) as agent:
+        assert asyncio.run(mended(agent)) == found
+        whole = asyncio.run(agent.verify())
     assert (whole["damaged"], whole["codes"], whole["encoded"]) == ([], CASES, 0)
     assert (f"segment 0 ({CASES} cases)" in caplog.text) == (harm != LEFT_OUT)
 
 
-def test_verifying_a_site_at_work_names_a_flipped_bit_on_the_disk_and_encodes_again(
-    folder: Path, indexed: tuple[Path, dict[str, int]]
-) -> None:
+def test_verify_reports_flipped_bit_and_encodes_again(folder: Path, indexed: tuple[Path, dict[str, int]]) -> None:
     home, found = indexed
-    with working(folder, home) as duties:
-        assert asyncio.run(duties.index())["encoded"] == 0  # behind what a start mends by itself
-        codes = asyncio.run(duties.search(lambda archive: stored_bytes(archive.gallery)))
+    with working(folder, home) as agent:
+        assert asyncio.run(agent.index())["encoded"] == 0  # after the repair at start
+        codes = asyncio.run(agent.search(lambda archive: stored_bytes(archive.gallery)))
         flip(home / "gallery.sqlite", codes)
-        said = asyncio.run(duties.verify())
+        said = asyncio.run(agent.verify())
         assert said["damaged"] == [f"segment 0 ({CASES} cases)"]
         assert (said["codes"], said["encoded"]) == (0, CASES)
-        assert asyncio.run(duties.search(by_image)) == found
-        again = asyncio.run(duties.verify())
+        assert asyncio.run(agent.search(by_image)) == found
+        again = asyncio.run(agent.verify())
         assert (again["damaged"], again["codes"], again["encoded"]) == ([], CASES, 0)
 
 
@@ -261,7 +255,7 @@ def stored_bytes(gallery: Gallery) -> bytes:
 
 
 def flip(path: Path, codes: bytes) -> None:
-    """A bit in the first of some codes, on the disk."""
+    """Flip a bit of the first code on disk."""
     for file in (path, Path(f"{path}-wal")):
         place = file.read_bytes().find(codes[:64])
         if place >= 0:
@@ -270,10 +264,8 @@ def flip(path: Path, codes: bytes) -> None:
                 opened.write(bytes([codes[0] ^ 1]))
 
 
-def test_a_model_file_whose_arrays_are_not_its_plans_is_refused_before_a_network_is_built(
-    folder: Path, tmp_path: Path
-) -> None:
-    """A kilobyte that names a network of a gigabyte."""
+def test_model_file_with_wrong_arrays_is_refused_before_building(folder: Path, tmp_path: Path) -> None:
+    """A kilobyte that describes a network of a gigabyte."""
     values = json.loads(plans.read(folder / "plan.yaml").canonical())
     values["network"] |= {"width": 192, "block": "bottleneck"}
     plan, arrays = plans.from_canonical(json.dumps(values)), {"a": np.zeros(1, np.float32)}
@@ -281,7 +273,7 @@ def test_a_model_file_whose_arrays_are_not_its_plans_is_refused_before_a_network
     with opened(folder, tmp_path / "home") as archive:
         weights.save(path := archive.file_of(model_id), arrays, {"plan": plan.canonical()})
         before = psutil.Process().memory_info().rss
-        with pytest.raises(UserError, match="its arrays are not those of its plan's network"):
+        with pytest.raises(UserError, match="its arrays do not match its plan's network"):
             archive.adopt(model_id, path, lambda *_: None)
         assert psutil.Process().memory_info().rss - before < 200 << 20
         assert not list((tmp_path / "home/models").iterdir())
@@ -316,16 +308,14 @@ with test_indexer.opened(Path(sys.argv[1]), home) as opened:
 """
 
 
-def test_a_model_that_killed_the_process_is_not_tried_again_until_the_admin_says_so(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_model_that_killed_the_process_is_not_tried_again(folder: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     arguments = [folder, home, "old", *sys.path, Path(__file__).parent]
     done = subprocess.run([sys.executable, "-c", KILLED, *map(str, arguments)], check=False)
     assert done.returncode == -signal.SIGKILL
     with opened(folder, home) as archive:
-        with pytest.raises(RefusedError, match="process ended while it was tried") as caught:
+        with pytest.raises(RefusedError, match="process ended during an earlier attempt") as caught:
             adopt(archive, folder, "old")
         Path(caught.value.do.rpartition(" ")[2]).unlink()
         assert adopt(archive, folder, "old")["cases"] == CASES
@@ -342,21 +332,19 @@ def test_few_models_are_kept(folder: Path, tmp_path: Path) -> None:
         assert archive.model_id in kept
 
 
-def test_a_flood_of_questions_of_one_site_is_a_few_lines_and_another_site_is_answered(
-    folder: Path, tmp_path: Path
-) -> None:
-    """Garbage, since it costs the least to send."""
+def test_flood_of_one_site_leaves_few_lines_and_others_are_answered(folder: Path, tmp_path: Path) -> None:
+    """The flood is garbage, which is the cheapest to send."""
     more = 250
 
-    async def story(duties: Duties) -> None:
+    async def story(agent: Agent) -> None:
         for _ in range(int(ASKED.burst) + more):
-            last = await duties.answer("B", b"\xff")
+            last = await agent.answer("B", b"\xff")
         assert retrieval.Reply.FromString(last).refused.reason == retrieval.Refused.QUOTA_SPENT
-        assert retrieval.Reply.FromString(await duties.answer("C", b"\xff")).HasField("unreadable")
+        assert retrieval.Reply.FromString(await agent.answer("C", b"\xff")).HasField("unreadable")
 
     (tmp_path / "home").mkdir()
-    with working(folder, tmp_path / "home") as duties:
-        asyncio.run(story(duties))
+    with working(folder, tmp_path / "home") as agent:
+        asyncio.run(story(agent))
     entries = list(audit.read(tmp_path / "home"))
     assert [entry.kind for entry in entries].count("unreadable") <= ASKED.burst + more / 2
     assert [(entry.kind, dict(entry.outcomes)) for entry in entries][-1] == ("too-many", {"B": "refused"})
@@ -374,13 +362,13 @@ def test_a_model_that_came_while_the_data_were_away_is_taken_up_when_they_are_ba
     for name in ("new", f"{(folder / 'new').read_text()}.safetensors"):
         shutil.copy(folder / name, tmp_path)
     data, away = tmp_path / "data" / "A", tmp_path / "away"
-    with working(tmp_path, tmp_path / "home") as duties:
+    with working(tmp_path, tmp_path / "home") as agent:
         data.rename(away)
         back = threading.Timer(1.0, away.rename, [data])
         back.start()
-        asyncio.run(take_up(duties, tmp_path, "new"))
+        asyncio.run(take_up(agent, tmp_path, "new"))
         back.join()
-        archive = duties.archive_if_ready()
+        archive = agent.archive_if_ready()
         assert archive is not None
         assert archive.gallery.stats()["indexed"] == CASES
 

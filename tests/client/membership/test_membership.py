@@ -1,4 +1,4 @@
-"""Joining: the server is pinned by the invitation's fingerprint before anything of it is used."""
+"""Enrolment: the server must match the invitation's fingerprint before anything of it is used."""
 
 import asyncio
 import datetime as dt
@@ -31,7 +31,7 @@ HUB = identity.issue_hub(AUTHORITY, NOW)
 
 
 class Door:
-    """A real enrolment door in a thread of its own; `posted` has what was sent to /enrol."""
+    """A real enrolment port in its own thread; `posted` has what was sent to /enrol."""
 
     def __init__(self, registry: Registry) -> None:
         self.registry, self.port = registry, 0
@@ -45,7 +45,7 @@ class Door:
 
 @contextmanager
 def serving(app: Starlette, hub: Identity, authority: Identity) -> Iterator[int]:
-    """`app` behind the real HTTPS port; its number."""
+    """Serve `app` on a real HTTPS port; yield the port."""
     begun, stop = threading.Event(), asyncio.Event()
     port: list[int] = []
     loop = asyncio.new_event_loop()
@@ -141,9 +141,7 @@ def test_a_repeat_with_the_invitation_that_it_enrolled_with_changes_nothing(door
     assert len(door.posted) == posted
 
 
-def test_a_site_that_lost_its_disk_is_a_member_again_by_a_new_invitation_and_the_old_key_is_out(
-    door: Door, home: Path, tmp_path: Path
-) -> None:
+def test_site_with_lost_disk_enrols_again_and_old_key_is_refused(door: Door, home: Path, tmp_path: Path) -> None:
     lost = membership.enrol(home, "A", door.invite("A").to_text())
     (tmp_path / "new disk").mkdir()
     found = membership.enrol(tmp_path / "new disk", "A", door.invite("A").to_text())
@@ -162,7 +160,7 @@ def test_a_revoked_site_that_enrols_anew_does_so_with_a_new_key(door: Door, home
     assert {path.name for path in home.iterdir()} == {FILE, KEY, LASTING}
 
 
-def test_an_answer_that_is_lost_while_a_site_enrols_anew_leaves_the_old_membership_and_is_given_again(
+def test_lost_answer_of_second_enrolment_keeps_old_membership_and_is_repeated(
     door: Door, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = membership.enrol(home, "A", door.invite("A").to_text())
@@ -199,7 +197,7 @@ def test_an_invitation_for_another_name_is_refused(door: Door, home: Path) -> No
     assert_no_member(home)
 
 
-def test_another_authority_than_the_invitations_is_refused_before_the_secret_is_used(door: Door, home: Path) -> None:
+def test_other_authority_than_invited_is_refused_before_secret_is_used(door: Door, home: Path) -> None:
     forged = door.invite("A")._replace(fingerprint=bytes(32)).to_text()
     with pytest.raises(RefusedError, match="not the one in the invitation"):
         membership.enrol(home, "A", forged)
@@ -208,7 +206,7 @@ def test_another_authority_than_the_invitations_is_refused_before_the_secret_is_
 
 
 def between(answer: bytes, posted: list[bytes]) -> Starlette:
-    """Somebody between: shows `answer` as the authority and keeps what is sent."""
+    """An interception: it sends `answer` as the authority and records requests."""
 
     async def authority(_: Request) -> Response:
         return PlainTextResponse(answer)
@@ -236,7 +234,7 @@ def test_somebody_between_gets_nothing_whatever_they_show(shown: bytes, door: Do
     posted: list[bytes] = []
     invited = door.invite("A")
     serve = serving(between(shown, posted), identity.issue_hub(OTHER, NOW), OTHER)
-    with serve as port, pytest.raises(RefusedError, match="somebody between"):
+    with serve as port, pytest.raises(RefusedError, match="an interception"):
         membership.enrol(home, "A", invited._replace(address=f"127.0.0.1:{port}").to_text())
     assert posted == []
     assert_no_member(home)
@@ -247,7 +245,7 @@ def test_a_sites_certificate_does_not_make_a_server(door: Door, home: Path) -> N
     certificate = identity.issue_site(AUTHORITY, "R", identity.signing_request(key, "R"), NOW)
     posted: list[bytes] = []
     serve = serving(between(AUTHORITY.certificate, posted), Identity(key, certificate), AUTHORITY)
-    with serve as port, pytest.raises(RefusedError, match="somebody between"):
+    with serve as port, pytest.raises(RefusedError, match="an interception"):
         membership.enrol(home, "A", door.invite("A")._replace(address=f"127.0.0.1:{port}").to_text())
     assert posted == []
 

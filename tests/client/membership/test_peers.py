@@ -1,4 +1,4 @@
-"""Who is asked and answered: sites whose lasting keys this site's admin has confirmed, and nobody else."""
+"""A site asks and answers only sites whose lasting keys its admin has confirmed."""
 
 import datetime as dt
 from pathlib import Path
@@ -12,6 +12,7 @@ from ynet.federation import retrieval_pb2 as pb
 from ynet.federation import sealed
 from ynet.federation.sealed import Trust
 from ynet.trust import identity, lasting_key
+from ynet_client.connection.hooks import SessionHooks
 from ynet_client.connection.session import Session
 from ynet_client.membership.membership import Membership
 from ynet_client.membership.peers import Peer, Peers
@@ -40,13 +41,13 @@ def counting() -> tuple[list[bytes], Site]:
 async def join(consortium: Consortium, member: Membership, peers: Peers, work: Site) -> Session:
     spool = consortium.folder / f"spool-{member.site}"
     spool.mkdir(exist_ok=True)
-    session = Session(member, spool, work, lambda _: None, peers=peers)
+    session = Session(member, spool, work, lambda _: None, SessionHooks(peers=peers))
     consortium.run(session)
     await until(lambda: session.connected)
     return session
 
 
-def test_a_site_that_is_not_confirmed_is_asked_nothing_and_told_nothing_until_the_admins_have_said_so(
+def test_unconfirmed_site_is_neither_asked_nor_answered(
     tmp_path: Path,
 ) -> None:
     async def story(consortium: Consortium) -> None:
@@ -80,7 +81,7 @@ def test_a_site_that_is_not_confirmed_is_asked_nothing_and_told_nothing_until_th
 
 @pytest.mark.parametrize("is_silent", [True, False])
 def test_a_sealing_key_that_the_server_made_in_a_sites_name_is_not_sealed_to(tmp_path: Path, is_silent: bool) -> None:
-    """The server holds the authority's key: it gives itself a certificate of B, with another lasting key or none."""
+    """The server holds the authority's key, so it can issue itself a certificate of B, with any lasting key or none."""
 
     async def story(consortium: Consortium) -> None:
         shown, work = counting()
@@ -109,7 +110,7 @@ def test_a_sealing_key_that_the_server_made_in_a_sites_name_is_not_sealed_to(tmp
     play(tmp_path, story)
 
 
-def test_a_renewed_certificate_is_of_the_same_site_and_one_that_the_lasting_key_did_not_sign_is_refused(
+def test_renewed_certificate_without_lasting_key_signature_is_refused(
     tmp_path: Path,
 ) -> None:
     consortium = Consortium(tmp_path)

@@ -1,4 +1,4 @@
-"""A site's certificate is renewed over its connection, and whatever breaks in between, the site gets in again."""
+"""A site's certificate is renewed over its connection; a fault at any point leaves the site able to connect."""
 
 import asyncio
 import datetime as dt
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from loopback import Consortium, Joined, Site, door_in, play, until
+from loopback import Consortium, Joined, Site, control_server_in, play, until
 
 from ynet.errors import RefusedError
 from ynet.federation import content, protocol
@@ -34,7 +34,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def enrolled(consortium: Consortium, name: str, age: dt.timedelta) -> tuple[Path, Membership]:
-    """A site that enrolled so long ago, with its home folder."""
+    """Return a site that enrolled some time ago, with its home folder."""
     today, consortium.now = consortium.now, consortium.now - age
     member = consortium.enrol(name)
     consortium.now = today
@@ -53,7 +53,7 @@ async def renewed(joined: Joined, old: Membership) -> Membership:
     return joined.session.member
 
 
-def test_in_its_last_third_it_is_renewed_with_a_new_key_and_the_site_goes_on_with_it(tmp_path: Path) -> None:
+def test_certificate_is_renewed_in_its_last_third(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         home, old = enrolled(consortium, "A", 61 * DAY)
         joined = consortium.session(old, home=home)
@@ -98,10 +98,10 @@ def test_a_task_and_a_question_under_way_end_before_the_connection_is_changed(tm
         joined = consortium.session(old, Site(task=slow), home)
         await until(lambda: joined.session.connected)
         working = asyncio.ensure_future(consortium.task("A"))
-        await until(lambda: joined.session._given.held())
+        await until(lambda: joined.session.tasks_held)
         consortium.now += 2 * DAY
         await until(lambda: membership.load(home) != old)
-        async with door_in(home):
+        async with control_server_in(home):
             assert failure(await asyncio.to_thread(examine, home, consortium.now, {})) is None  # with the new one
         await asyncio.sleep(0.3)
         consortium.hub.dismiss_ended(consortium.now)
@@ -161,7 +161,7 @@ class PowerCut(BaseException):
 
 
 def cut_at(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
-    """The process dies just before it does this."""
+    """The process dies just before this call."""
 
     def die(*_: object, **__: object) -> None:
         raise PowerCut
@@ -173,9 +173,7 @@ def cut_at(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
 @pytest.mark.parametrize(
     "place", ["membership.next_key", "identity.signing_request", "membership.keep", "membership.write_private"]
 )
-def test_a_crash_at_any_point_leaves_a_pair_that_gets_in_and_the_renewal_is_made_up_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
-) -> None:
+def test_crash_during_renewal_leaves_a_valid_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     async def story(consortium: Consortium) -> None:
         home, old = enrolled(consortium, "A", 61 * DAY)
         async with consortium.wire(old) as wire:
@@ -209,7 +207,7 @@ def test_a_crash_between_certificate_and_key_leaves_the_new_pair(tmp_path: Path)
     play(tmp_path, story)
 
 
-def test_a_renewal_whose_connection_broke_before_it_was_used_is_not_asked_for_again(tmp_path: Path) -> None:
+def test_unused_renewal_is_not_requested_again(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         home, old = enrolled(consortium, "A", 61 * DAY)
         async with consortium.wire(old) as wire:
@@ -271,7 +269,7 @@ def that_ends_sooner(consortium: Consortium, csr: bytes) -> bytes:
 @pytest.mark.parametrize(
     "forge", [of_another_authority, of_another_site, of_another_key, that_ends_sooner, lambda *_: b"x"]
 )
-def test_a_hub_that_answers_with_a_certificate_that_is_none_of_ours_changes_nothing_at_the_site(
+def test_foreign_certificate_in_renewal_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forge: Callable[[Consortium, bytes], bytes]
 ) -> None:
     async def story(consortium: Consortium) -> None:
@@ -286,7 +284,7 @@ def test_a_hub_that_answers_with_a_certificate_that_is_none_of_ours_changes_noth
     play(tmp_path, story)
 
 
-def test_a_site_of_a_hub_that_renews_nothing_stays_connected_and_says_how_long_it_is_good(tmp_path: Path) -> None:
+def test_site_stays_connected_when_hub_does_not_renew(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         home, old = enrolled(consortium, "A", 85 * DAY)
         await consortium.stop()

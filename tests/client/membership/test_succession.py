@@ -1,4 +1,4 @@
-"""A site follows from one authority to the next when the one that it trusts signed that, and at nobody else's word."""
+"""A site trusts a new authority only if the one that it trusts has signed it."""
 
 import asyncio
 import datetime as dt
@@ -20,6 +20,7 @@ from ynet.trust import identity, succession
 from ynet.trust.identity import Identity
 from ynet_client import audit
 from ynet_client.audit import Audit
+from ynet_client.connection.hooks import SessionHooks
 from ynet_client.connection.session import Session
 from ynet_client.membership import membership
 from ynet_client.membership.membership import Membership
@@ -36,7 +37,7 @@ def site(of: Identity, trusts: bytes) -> Membership:
 
 
 def told(*in_force: Identity, by: Identity | None = None, named: Identity | None = None) -> pb.Authorities:
-    """What a hub says; the successor is the last one in force, unless another is named."""
+    """Build a hub's announcement; the successor is the last authority in force by default."""
     message = pb.Authorities(in_force=[identity.fingerprint(one.certificate) for one in in_force])
     if by is not None:
         successor = (named or in_force[-1]).certificate
@@ -73,7 +74,7 @@ def test_any_other_is_refused_and_nothing_that_was_pinned_changes(message: pb.Au
     assert word in caught.value.why
 
 
-def test_only_the_newest_can_name_a_successor_so_that_a_stolen_older_key_leads_nobody_away() -> None:
+def test_only_newest_authority_can_name_a_successor() -> None:
     member = site(SECOND, FIRST.certificate + SECOND.certificate)
     with pytest.raises(RefusedError):
         followed(member, told(FIRST, STRANGER, by=FIRST), NOW)
@@ -82,7 +83,7 @@ def test_only_the_newest_can_name_a_successor_so_that_a_stolen_older_key_leads_n
     ]
 
 
-def test_the_older_one_is_let_go_when_it_is_over_and_never_the_newest_nor_the_one_that_is_needed() -> None:
+def test_old_authority_is_dropped_when_ended_and_not_needed() -> None:
     both = FIRST.certificate + SECOND.certificate
     moved, behind = site(SECOND, both), site(FIRST, both)
     after = followed(moved, told(SECOND), NOW)
@@ -93,7 +94,7 @@ def test_the_older_one_is_let_go_when_it_is_over_and_never_the_newest_nor_the_on
     assert followed(site(FIRST, FIRST.certificate), told(STRANGER), NOW).authority == FIRST.certificate
 
 
-def test_what_was_signed_before_an_authoritys_end_stays_signed_and_what_is_signed_later_is_not(tmp_path: Path) -> None:
+def test_signature_is_valid_only_before_the_authority_ended(tmp_path: Path) -> None:
     log = Audit(tmp_path)
     log.did(NOW.timestamp(), "joined")
     log.close()
@@ -122,7 +123,7 @@ def test_the_past_is_kept_with_the_membership_and_an_older_ynet_can_read_it(tmp_
     assert membership.load(tmp_path) == later
 
 
-def test_a_site_that_was_away_can_tell_that_its_authority_has_ended_by_that_ones_own_word() -> None:
+def test_absent_site_learns_that_its_authority_ended() -> None:
     signature = succession.sign(FIRST, SECOND.certificate).hex()
     named = identity.fingerprint(SECOND.certificate).hex()
     good = {"successor": named, "signature": signature, "ended": NOW.timestamp()}
@@ -139,7 +140,7 @@ def test_a_site_that_was_away_can_tell_that_its_authority_has_ended_by_that_ones
 
 @contextmanager
 def caplog_of(name: str) -> Iterator[list[str]]:
-    """What a log was told, with the errors behind it."""
+    """Return the messages of a log, with their exceptions."""
     lines, handler = list[str](), logging.Handler()
     formatter = logging.Formatter()
     handler.emit = lambda record: lines.append(formatter.format(record))  # type: ignore[method-assign]
@@ -160,14 +161,14 @@ class Kept:
         self.log = Audit(self.home)
         follow = following(self.home, self.said.append, lambda *act: self.log.did(0.0, *act))
         renew = renewing(self.home, self.said.append, lambda: consortium.now)
-        self.session = Session(member, self.home / "spool", Site(), self.said.append, renew, follow=follow)
+        self.session = Session(member, self.home / "spool", Site(), self.said.append, SessionHooks(renew, follow))
         consortium.run(self.session)
 
     def acts(self) -> list[str]:
         return [entry.kind for entry in audit.read(self.home)]
 
 
-def test_a_hostile_hub_that_announces_a_root_of_its_own_is_refused_and_written_down_and_the_site_goes_on(
+def test_hub_announcing_its_own_root_is_refused_and_recorded(
     tmp_path: Path,
 ) -> None:
     async def story(consortium: Consortium) -> None:
@@ -189,7 +190,7 @@ def test_a_hostile_hub_that_announces_a_root_of_its_own_is_refused_and_written_d
     play(tmp_path, story)
 
 
-def test_a_site_tells_the_hub_what_it_has_pinned_and_one_that_cannot_follow_is_told_to_update(tmp_path: Path) -> None:
+def test_site_reports_pinned_authorities_and_old_ynet_must_update(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         kept, new = Kept(consortium, "A"), identity.make_authority("test", consortium.now)
         await until(lambda: kept.session.connected)
@@ -219,7 +220,7 @@ def test_a_site_tells_the_hub_what_it_has_pinned_and_one_that_cannot_follow_is_t
     play(tmp_path, story)
 
 
-def test_a_hub_that_says_move_and_gives_a_certificate_of_the_old_authority_is_refused(tmp_path: Path) -> None:
+def test_move_to_certificate_of_old_authority_is_refused(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         kept, new = Kept(consortium, "A"), identity.make_authority("test", consortium.now)
         await until(lambda: kept.session.connected)

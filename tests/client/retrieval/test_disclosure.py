@@ -1,4 +1,4 @@
-"""What a policy lets through: laws over galleries on real files, and the smallest case of each rule."""
+"""Disclosure control: laws over galleries on real files, and the smallest case of each rule."""
 
 import hashlib
 import shutil
@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from ynet.federation.retrieval_pb2 import Refused
 from ynet.search.hit import Hit
 from ynet.search.ranking import check_answers, tie_keys
+from ynet_client.gallery.case_rows import GalleryCase
 from ynet_client.gallery.filters import Filters
-from ynet_client.gallery.gallery import Gallery, GalleryCase
+from ynet_client.gallery.gallery import Gallery
 from ynet_client.gallery.stored_codes import CaseCode
 from ynet_client.retrieval import disclosure
 from ynet_client.retrieval.query import Query
@@ -92,7 +93,7 @@ def coarse_oracle(gallery: Gallery, coded: CodedQuery, step: int, n: int) -> lis
     st.booleans(),
     st.none() | st.integers(0, 64),
 )
-def test_a_coarse_answer_is_the_ranking_of_coarse_distances_alone(
+def test_coarse_answer_ranks_by_coarse_distance_only(
     seed: int, n: int, step: int, k: int, per_patient: bool, radius: int | None
 ) -> None:
     random = np.random.default_rng(seed)
@@ -111,7 +112,7 @@ def test_a_coarse_answer_is_the_ranking_of_coarse_distances_alone(
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(st.integers(0, 2**32), st.sampled_from([4, 8, 16]), st.booleans(), st.none() | st.integers(0, 64))
-def test_no_finer_order_is_let_through(seed: int, step: int, per_patient: bool, radius: int | None) -> None:
+def test_coarse_answer_hides_order_within_a_step(seed: int, step: int, per_patient: bool, radius: int | None) -> None:
     """Moving every case about inside its step changes nothing in the answer."""
     random = np.random.default_rng(seed)
     cases = [case(number, number // 2) for number in range(20)]
@@ -153,21 +154,21 @@ def gallery(tmp_path: Path) -> Iterator[Gallery]:
         (Filters(labels=("x",)), 2, False),
         (Filters(labels=("x",)), 3, True),  # y is known by subtraction
         (Filters(attributes=(("scanner", "S"),)), 2, True),  # all but one case
-        (Filters(labels=("z",)), 1, True),  # of nobody, too, nothing is told
+        (Filters(labels=("z",)), 1, True),  # a group of nobody is suppressed too
         (Filters(labels=("z",)), 0, False),
     ],
 )
-def test_a_group_is_suppressed_when_it_or_what_it_leaves_out_is_too_small(
+def test_group_too_small_or_with_too_few_excluded_is_suppressed(
     gallery: Gallery, filters: Filters, minimum: int, is_suppressed: bool
 ) -> None:
     assert disclosure.is_suppressed(Disclosure(minimum_group=minimum), gallery, MODEL, filters) is is_suppressed
 
 
-def test_labels_and_details_are_told_only_where_they_are_allowed(gallery: Gallery) -> None:
-    (told,) = disclosure.hits(
+def test_labels_and_details_are_sent_only_where_allowed(gallery: Gallery) -> None:
+    (found,) = disclosure.hits(
         Disclosure(), gallery, replace(QUERY, query=Query(6))
     )  # five are tied for the last places
-    assert {hit.label for hit in told} == {"x", "y"}
+    assert {hit.label for hit in found} == {"x", "y"}
     for step in (1, 4):
         (hits,) = disclosure.hits(Disclosure(labels=False, distance_step=step), gallery, QUERY)
         assert {(hit.label, hit.detail) for hit in hits} == {(None, None)}
@@ -194,9 +195,7 @@ def test_labels_and_details_are_told_only_where_they_are_allowed(gallery: Galler
         (Disclosure(attributes=("date",)), narrowed(Filters(since="2020-01-01")), None),
     ],
 )
-def test_a_query_that_the_policy_does_not_allow_is_refused_with_a_reason(
-    policy: Disclosure, query: CodedQuery, reason: int | None
-) -> None:
+def test_query_against_policy_is_refused_with_reason(policy: Disclosure, query: CodedQuery, reason: int | None) -> None:
     assert disclosure.refusal(policy, "B", query) == reason
 
 
@@ -207,7 +206,7 @@ def asked(*numbers: int, k: int = 5) -> list[bytes]:
     return questions(CodedQuery(MODEL, tuple(bytes([n]) * 8 for n in numbers), Query(k)))
 
 
-def test_a_batch_counts_each_code_and_a_repeat_counts_nothing_even_after_a_restart(tmp_path: Path) -> None:
+def test_quota_counts_new_codes_once_across_restarts(tmp_path: Path) -> None:
     policy = Disclosure(queries_per_day_and_site=3)
     first = Quotas(tmp_path)
     assert first.spend(policy, "B", "u", asked(1, 2), DAY_S)
@@ -223,7 +222,7 @@ def test_a_batch_counts_each_code_and_a_repeat_counts_nothing_even_after_a_resta
     again.close()
 
 
-def test_a_user_has_a_quota_of_their_own_and_new_users_do_not_lift_the_sites(tmp_path: Path) -> None:
+def test_quota_of_user_and_quota_of_site_both_hold(tmp_path: Path) -> None:
     policy = Disclosure(queries_per_day_and_site=3, queries_per_day_and_user=2)
     quotas = Quotas(tmp_path)
     assert not quotas.spend(policy, "B", "u", asked(1, 2, 3), DAY_S)

@@ -15,7 +15,7 @@ TARGETS = [row.tobytes() for row in hashing.pack(hashing.codebook(10, 64, 1))]
 
 
 @pytest.mark.parametrize(("epsilon", "classes"), [(0.5, 2), (1.0, 10), (4.0, 10), (6.0, 50)])
-def test_each_class_is_answered_as_often_as_epsilon_says(epsilon: float, classes: int) -> None:
+def test_response_frequencies_match_epsilon(epsilon: float, classes: int) -> None:
     """Binomial bounds of five standard deviations; the operating system's randomness."""
     draws, true = 20_000, 1
     counts = [0] * classes
@@ -28,7 +28,7 @@ def test_each_class_is_answered_as_often_as_epsilon_says(epsilon: float, classes
 
 
 @pytest.mark.parametrize("epsilon", [0.1, 1, 6, 20])
-def test_no_ratio_of_two_probabilities_is_above_what_epsilon_allows(epsilon: float) -> None:
+def test_probability_ratio_is_at_most_e_to_epsilon(epsilon: float) -> None:
     """In whole numbers, as they are drawn: the share kept against the share of any one other class."""
     classes = 10
     lowest, highest = 0, 1 << 64
@@ -41,7 +41,7 @@ def test_no_ratio_of_two_probabilities_is_above_what_epsilon_allows(epsilon: flo
     assert share == pytest.approx(noise.describe(epsilon, classes).kept_share)
 
 
-def test_the_nearest_class_is_that_of_the_fewest_bits() -> None:
+def test_nearest_class_has_fewest_differing_bits() -> None:
     generator = random.Random(1)
     for _ in range(50):
         code = generator.randbytes(8)
@@ -49,7 +49,7 @@ def test_the_nearest_class_is_that_of_the_fewest_bits() -> None:
         assert noise.nearest(code, TARGETS) == bits.index(min(bits))
 
 
-def test_an_image_is_answered_once_per_model_and_epsilon_even_after_a_restart(tmp_path: Path) -> None:
+def test_draw_is_kept_per_image_model_and_epsilon_across_restarts(tmp_path: Path) -> None:
     first = Drawn(tmp_path)
     asked = [(image, epsilon) for image in range(40) for epsilon in (0.1, 0.2)]
     drawn = {(image, eps): first.code(str(image), "m", bytes(8), TARGETS, eps) for image, eps in asked}
@@ -64,11 +64,11 @@ def test_an_image_is_answered_once_per_model_and_epsilon_even_after_a_restart(tm
 
 
 @pytest.mark.parametrize("epsilon", [0.0, -1.0, 21.0, math.nan, math.inf])
-def test_an_epsilon_that_cannot_be_meant_is_refused(epsilon: float) -> None:
+def test_epsilon_out_of_range_is_refused(epsilon: float) -> None:
     with pytest.raises(UserError, match="cannot be noised"):
         noise.check(epsilon, "default")
 
 
-def test_a_model_without_a_codebook_cannot_be_asked_with_noise() -> None:
+def test_noise_without_codebook_is_refused() -> None:
     with pytest.raises(UserError, match="cannot be noised"):
         noise.check(6.0, "plain")

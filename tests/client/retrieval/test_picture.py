@@ -1,4 +1,4 @@
-"""What the picture of a query shows, whatever the images, names and numbers of hits."""
+"""The picture of a query, for images, names and numbers of hits of any size."""
 
 import io
 
@@ -61,7 +61,7 @@ def test_images_of_any_size_and_colour_are_drawn(height: int, width: int, channe
 
 
 @pytest.mark.parametrize("hits", [0, 1, 5, 6, 20, 100])
-def test_every_hit_has_its_place_on_the_picture(hits: int) -> None:
+def test_picture_has_room_for_every_hit(hits: int) -> None:
     drawn = draw("A", QUERY, Drawing([own(i % 250) for i in range(hits)], [other(i % 250) for i in range(hits)]), 64)
     rows = -(-hits // picture.COLUMNS)
     assert drawn.height >= rows * (picture.TILE_SIDE + picture.CAPTION_HEIGHT + picture.CARD_HEIGHT)
@@ -76,7 +76,7 @@ def assert_margins_are_empty(drawn: Image.Image) -> None:
     assert last.getcolors() == [(8 * drawn.width, picture.GROUND)]
 
 
-def test_long_names_stay_in_their_places() -> None:
+def test_long_names_are_cut_to_their_cells() -> None:
     drawing = Drawing(
         [own(rank, LONG) for rank in range(1, 6)],
         [other(rank, LONG + str(rank), LONG) for rank in range(96, 106)],
@@ -94,7 +94,7 @@ def test_long_names_stay_in_their_places() -> None:
         assert lit <= heading  # nothing but the second heading crosses a gutter
 
 
-def test_the_predicted_mask_is_outlined_where_it_is() -> None:
+def test_predicted_mask_is_outlined() -> None:
     drawn = query_part(draw("A", QUERY, SOME, 64))
     y, x = np.nonzero(coloured(drawn, picture.LESION))
     from_centre = np.hypot(x - picture.QUERY_SIDE / 2, y - picture.QUERY_SIDE / 2)
@@ -109,7 +109,7 @@ def test_an_image_without_a_predicted_lesion_has_no_outline() -> None:
     assert not coloured(drawn, picture.LESION).any()
 
 
-def test_a_lesion_of_one_pixel_in_a_large_image_is_seen() -> None:
+def test_lesion_of_one_pixel_is_visible() -> None:
     mask = np.zeros((3000, 3000), np.uint8)
     mask[1500, 700] = 1
     drawn = query_part(draw("A", QueryImage(np.zeros((1, 3000, 3000), np.float32), mask), SOME, 64))
@@ -119,21 +119,21 @@ def test_a_lesion_of_one_pixel_in_a_large_image_is_seen() -> None:
     assert abs(y.mean() - 1500 / 7.5) < 4
 
 
-def test_a_dark_grey_image_looks_like_the_same_image_in_full_range() -> None:
+def test_dark_grey_image_is_windowed_to_its_range() -> None:
     dark = QueryImage(QUERY.pixels * 0 + grey(64, 64) * 0.02 + 0.01, QUERY.mask)
     bright = QueryImage(grey(64, 64), QUERY.mask)
     shown = [pixels(query_part(draw("A", query, SOME, 64))) for query in (dark, bright)]
     assert np.abs(shown[0] - shown[1]).max() <= 2
 
 
-def test_colours_are_shown_as_they_are() -> None:
+def test_colours_are_unchanged() -> None:
     red = np.zeros((3, 30, 30), np.float32)
     red[0] = 0.6
     drawn = query_part(draw("A", QueryImage(red, np.zeros((30, 30), np.uint8)), SOME, 64))
     assert drawn.getpixel((200, 200)) == (153, 0, 0)
 
 
-def test_sites_that_did_not_answer_are_named_below_everything_else() -> None:
+def test_silent_sites_are_named_at_the_bottom() -> None:
     without = draw("A", QUERY, SOME, 64)
     drawing = Drawing(SOME.own, SOME.others, {"D": "not connected", "E": ""})
     named = draw("A", QUERY, drawing, 64)
@@ -145,29 +145,29 @@ def test_sites_that_did_not_answer_are_named_below_everything_else() -> None:
     assert_margins_are_empty(named)
 
 
-def test_another_sites_card_depends_on_nothing_but_what_crossed() -> None:
+def test_card_of_other_site_depends_on_its_hit_only() -> None:
     first, second = (draw("A", QUERY, Drawing([], [other(2)]), 64) for _ in range(2))
     assert first.tobytes() == second.tobytes()
     for change in (other(2, "C"), other(2, "B", None), other(4), Hit(1, bytes(16), "frontal", 131, site="B", rank=2)):
         assert draw("A", QUERY, Drawing([], [change]), 64).tobytes() != first.tobytes()
 
 
-def test_text_that_the_font_lacks_is_drawn_in_letters_that_it_has() -> None:
+def test_characters_missing_in_font_are_replaced() -> None:
     assert picture._drawable("Médiathèque · Ω…") == "Mediatheque · ?…"
 
 
-def test_the_picture_survives_being_saved() -> None:
+def test_saved_picture_is_unchanged() -> None:
     drawn, buffer = draw("A", QUERY, SOME, 64), io.BytesIO()
     drawn.save(buffer, "PNG")
     assert Image.open(buffer).tobytes() == drawn.tobytes()
 
 
-def test_pixels_that_are_no_image_are_refused() -> None:
+def test_pixels_of_wrong_shape_are_refused() -> None:
     with pytest.raises(ValueError, match="no image"):
         draw("A", QueryImage(np.zeros((64, 64, 3), np.float32), QUERY.mask), SOME, 64)
 
 
-def test_each_remark_has_a_line_of_its_own_below_the_hits() -> None:
+def test_each_remark_has_its_own_line() -> None:
     remarks = ["Suppressed, the group is too small: B", "Refused: C (the quota of today is spent)", "x" * 500]
     plain, remarked = draw("A", QUERY, SOME, 64), draw("A", QUERY, Drawing(SOME.own, SOME.others, {}, remarks), 64)
     assert remarked.height == plain.height + picture.GAP + len(remarks) * picture.LINE

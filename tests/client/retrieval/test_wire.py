@@ -1,4 +1,4 @@
-"""Questions and answers as bytes: what is written is read, and what nobody honest writes is not taken."""
+"""Queries and answers as bytes: a round trip is the identity, and invalid bytes are rejected."""
 
 import contextlib
 
@@ -33,7 +33,7 @@ def ranked(code: bytes, hits: list[Hit]) -> list[Hit]:
         CodedQuery(MODEL, (bytes(4),), Query(1, Filters(("x", "y"), "test", (("a", "b"),), "2020-02-29"), 0, True)),
     ],
 )
-def test_a_query_that_was_written_is_read(query: CodedQuery) -> None:
+def test_query_round_trips(query: CodedQuery) -> None:
     assert read_request(wire.write_query(query, "abc")) == ("abc", query)
 
 
@@ -47,7 +47,7 @@ def test_site_rank_and_image_of_a_hit_are_not_sent() -> None:
     assert wire.write_found([[hit._replace(site="A", rank=1, image="anna.png")]]) == wire.write_found([[hit]])
 
 
-def test_the_largest_query_and_the_largest_answer_are_within_the_limits() -> None:
+def test_largest_query_and_answer_are_within_limits() -> None:
     query = CodedQuery(MODEL, (b"\xff" * 32,) * MAX_CODES, Query(MAX_K), details=(b"\xff" * 4,) * MAX_CODES)
     assert len(wire.write_query(query, "a" * 32)) <= MAX_QUERY_BYTES
     hits = ranked(query.codes[0], [Hit(255, n.to_bytes(16), f"class {n}", 10**7, 31) for n in range(MAX_K)])
@@ -56,7 +56,7 @@ def test_the_largest_query_and_the_largest_answer_are_within_the_limits() -> Non
     assert read_outcome(body, query).hits == (tuple(hits),) * MAX_CODES
 
 
-def test_an_answer_that_would_be_too_large_says_so_in_its_place() -> None:
+def test_answer_too_large_becomes_refusal() -> None:
     hits = [[Hit(1, bytes(16), f"{code} {n} " + "漢" * 56, 1) for n in range(MAX_K)] for code in range(MAX_CODES)]
     assert wire.write_found(hits) is None  # and then this is sent:
     outcome = read_outcome(wire.write_refused(pb.Refused.TOO_LARGE), QUERY)
@@ -81,13 +81,13 @@ BAD: dict[str, pb.Query] = {
 
 
 @pytest.mark.parametrize("query", BAD.values(), ids=list(BAD))
-def test_a_query_that_cannot_be_is_not_taken(query: pb.Query) -> None:
+def test_invalid_query_is_rejected(query: pb.Query) -> None:
     with pytest.raises(WireError):
         read_request(pb.Request(user="u", query=query).SerializeToString())
 
 
 @pytest.mark.parametrize("user", ["", "a" * 33, "Dr. House", "\x1b", "ü"])
-def test_a_user_who_is_no_pseudonym_is_not_taken(user: str) -> None:
+def test_user_without_pseudonym_is_rejected(user: str) -> None:
     query = pb.Query(model_id=MODEL, k=1, codes=[bytes(8)])
     with pytest.raises(WireError, match="not answered"):
         read_request(pb.Request(user=user, query=query).SerializeToString())
@@ -95,7 +95,7 @@ def test_a_user_who_is_no_pseudonym_is_not_taken(user: str) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=200))
-def test_any_bytes_are_a_request_or_a_wire_error_and_an_outcome(data: bytes) -> None:
+def test_any_bytes_give_request_or_wire_error(data: bytes) -> None:
     with contextlib.suppress(WireError):
         read_request(data)
     outcome = read_outcome(data, QUERY)
@@ -105,7 +105,7 @@ def test_any_bytes_are_a_request_or_a_wire_error_and_an_outcome(data: bytes) -> 
 
 @settings(max_examples=300, deadline=None)
 @given(st.integers(0, 2**32), st.binary(min_size=1, max_size=3))
-def test_an_honest_message_with_some_bytes_changed_does_no_harm(seed: int, change: bytes) -> None:
+def test_mutated_message_raises_only_wire_error(seed: int, change: bytes) -> None:
     hits = ranked(QUERY.codes[0], [Hit(1, b"a" * 16, "x", 2), Hit(1, b"b" * 16, "y", 2, 7)])
     for message in (wire.write_query(QUERY, "abc"), wire.write_found([hits, []])):
         place = seed % len(message)
@@ -127,17 +127,17 @@ SPOILT: dict[str, pb.Found] = {
 
 
 @pytest.mark.parametrize("found", SPOILT.values(), ids=list(SPOILT))
-def test_an_answer_that_cannot_be_is_thrown_away(found: pb.Found) -> None:
+def test_invalid_answer_is_unreadable(found: pb.Found) -> None:
     assert read_outcome(pb.Reply(found=found).SerializeToString(), QUERY).kind == "unreadable"
 
 
-def test_a_hit_beyond_the_radius_is_thrown_away() -> None:
+def test_hit_beyond_radius_is_unreadable() -> None:
     body = wire.write_found([[Hit(3, bytes(16), None, 1)]])
     assert read_outcome(body, CodedQuery(MODEL, (bytes(8),), Query(5, radius=3))).kind == "found"
     assert read_outcome(body, CodedQuery(MODEL, (bytes(8),), Query(5, radius=2))).kind == "unreadable"
 
 
-def test_each_way_of_not_answering_is_read_as_what_it_is() -> None:
+def test_each_outcome_is_read() -> None:
     replies = {
         "suppressed": pb.Reply(suppressed=pb.Suppressed()),
         "refused": pb.Reply(refused=pb.Refused(reason=pb.Refused.QUOTA_SPENT)),
@@ -159,13 +159,13 @@ def test_each_way_of_not_answering_is_read_as_what_it_is() -> None:
         (Filters(since="2021-01-02", until="2021-01-01"), "before it begins"),
     ],
 )
-def test_a_filter_that_cannot_be_meant_is_the_users_error(given: Filters, why: str) -> None:
+def test_invalid_filter_is_user_error(given: Filters, why: str) -> None:
     with pytest.raises(UserError, match="cannot be used") as caught:
         filters.check(given)
     assert why in caught.value.why
 
 
-def test_days_are_those_of_the_date_column_and_a_case_without_one_is_in_no_range() -> None:
+def test_date_range_excludes_case_without_date() -> None:
     in_may = Filters(since="2021-05-01", until="2021-05-31")
     days = ["2021-05-01", "2021-05-31T23:59:59", "2021-04-30", "2021-06-01", "", "May", "2021-05-99"]
     assert [in_may.admits("x", "train", {"date": day}) for day in days] == [True, True] + 5 * [False]

@@ -1,4 +1,4 @@
-"""Evaluations of a private plan: one set of weights for each round, ever, whatever is asked and however often."""
+"""Evaluations of a private plan: one set of weights per round is scored, however often it is asked."""
 
 import json
 from dataclasses import replace
@@ -16,12 +16,12 @@ from ynet.errors import RefusedError
 from ynet.federation.records import ARRAYS, CASES, CONFIG, EVALUATE, METRICS, weights_record
 from ynet.learning.model import arrays_of, build
 from ynet.plan import Plan
-from ynet.trust.ledger import Entry, Ledger, Reservation
+from ynet.trust.ledger import Ledger, LedgerEntry, Reservation
 from ynet_client import restored
 from ynet_client.restored import Restored
 from ynet_client.settings import PrivacySettings
 from ynet_client.training import answered_evaluations, app_call, client_app
-from ynet_client.training.answered_evaluations import Scored
+from ynet_client.training.answered_evaluations import AnsweredEvaluations
 from ynet_client.training.privacy_budget import Experiment, Recorded
 from ynet_client.training.site_data import LocalSite
 
@@ -51,7 +51,7 @@ def site(folder: Path) -> LocalSite:
 
 
 def asked(at: LocalSite, number: int, moved: float, plan: Plan = PLAN) -> dict[str, Any]:
-    """What a site answers that is asked for the scores of the plan's initial weights, all moved by so much."""
+    """Ask a site for the scores of the plan's initial weights, all shifted by a constant."""
     flat = weights.flatten(arrays_of(build(plan))) + np.float32(moved)
     config = ConfigRecord({"plan": plan.canonical(), "server-round": number})
     received = RecordDict({ARRAYS: weights_record(flat), CONFIG: config})
@@ -60,13 +60,13 @@ def asked(at: LocalSite, number: int, moved: float, plan: Plan = PLAN) -> dict[s
 
 
 def answer(
-    home: Path, number: int, digest: str, plan: Plan = EACH, entries: tuple[Entry, ...] = ()
+    home: Path, number: int, digest: str, plan: Plan = EACH, entries: tuple[LedgerEntry, ...] = ()
 ) -> answered_evaluations.Scores:
-    return Scored(home).answer(plan, number, digest, lambda: SCORES, entries, is_witnessed=True)
+    return AnsweredEvaluations(home).answer(plan, number, digest, lambda: SCORES, entries, is_witnessed=True)
 
 
-def trained(home: Path, number: int, digest: str) -> tuple[Entry, ...]:
-    """The ledger's entries after one more round that began with these weights."""
+def trained(home: Path, number: int, digest: str) -> tuple[LedgerEntry, ...]:
+    """Return the ledger's entries after one more round that began with these weights."""
     kept = Ledger(home)
     kept.reserve("default", Reservation(EACH.id, number, 3, digest, 2.0, 0.1, 5, 1e-2), lambda _: None)
     return tuple(kept.entries)
@@ -143,7 +143,7 @@ def test_a_round_whose_scoring_was_cut_off_is_scored_with_the_same_weights_alone
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Scored(tmp_path).answer(EACH, 1, "a", cut, (), is_witnessed=True)
+        AnsweredEvaluations(tmp_path).answer(EACH, 1, "a", cut, (), is_witnessed=True)
     with pytest.raises(RefusedError, match="no evaluation"):
         answer(tmp_path, 1, "b")
     assert answer(tmp_path, 1, "a") == SCORES
@@ -157,7 +157,7 @@ def test_a_restored_site_scores_plans_alone_that_it_began_to_train_since(tmp_pat
     assert answer(tmp_path, 1, "a", entries=before) == SCORES  # as it was kept
     for entries, is_witnessed in ((before, True), ((), True), (since, False)):
         with pytest.raises(RefusedError) as caught:
-            Scored(tmp_path).answer(EACH, 2, "b", lambda: SCORES, entries, is_witnessed=is_witnessed)
+            AnsweredEvaluations(tmp_path).answer(EACH, 2, "b", lambda: SCORES, entries, is_witnessed=is_witnessed)
         assert "is from a backup" in caught.value.why
     assert answer(tmp_path, 2, "b", entries=since) == SCORES
 

@@ -1,4 +1,4 @@
-"""What a site keeps of its own between two rounds."""
+"""The state that a site keeps between two rounds."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -30,8 +30,7 @@ from ynet.federation.update_encoding import Encoding
 from ynet.learning.model import arrays_of, build
 from ynet.plan import Plan
 from ynet.scores import SHARES, coarse
-from ynet_client import agent
-from ynet_client.training import app_call, client_app, encoded_update
+from ynet_client.training import app_call, client_app, encoded_update, task_execution
 from ynet_client.training.site_data import LocalSite
 
 PLAN = parse(
@@ -56,7 +55,7 @@ def site(tmp_path: Path) -> LocalSite:
 
 
 def trained(site: LocalSite, context: Context, number: int, plan: Plan = PLAN) -> np.ndarray:
-    """What a round makes of the plan's initial weights."""
+    """Train a round from the plan's initial weights."""
     flat = weights.flatten(arrays_of(build(plan)))
     config = ConfigRecord({"plan": plan.canonical(), "server-round": number})
     received = RecordDict({ARRAYS: weights_record(flat), CONFIG: config})
@@ -64,7 +63,7 @@ def trained(site: LocalSite, context: Context, number: int, plan: Plan = PLAN) -
     return np.concatenate([reply.arrays[ARRAYS][key] for key in sorted(reply.arrays[ARRAYS])])
 
 
-def test_a_round_goes_on_with_the_optimizers_moments_of_the_round_before_and_of_no_other(site: LocalSite) -> None:
+def test_round_uses_moments_of_the_previous_round_only(site: LocalSite) -> None:
     context = app_call.new_context()
     trained(site, context, 1)
     assert not np.array_equal(trained(site, context, 2), trained(site, app_call.new_context(), 2))
@@ -90,7 +89,7 @@ def test_moments_stay_at_the_site(site: LocalSite) -> None:
 
 
 def test_the_beginning_of_a_run_is_never_what_a_round_has_made(site: LocalSite) -> None:
-    """Asked for after a round whose update leaves masked, or noised, or not at all, it would give that update away."""
+    """After a round whose update was masked, noised or not sent, the trained weights would reveal that update."""
     context, app = app_call.new_context(), client_app.build(lambda _: site)
     asked = RecordDict({CONFIG: ConfigRecord({"plan": PLAN.canonical()})})
     before = app_call.call(app, context, INITIAL, asked).arrays[ARRAYS]
@@ -102,7 +101,7 @@ def test_the_beginning_of_a_run_is_never_what_a_round_has_made(site: LocalSite) 
 def test_a_pull_towards_the_weights_that_the_plan_has_not_is_refused(site: LocalSite) -> None:
     flat = weights.flatten(arrays_of(build(PLAN)))
     config = ConfigRecord({"plan": PLAN.canonical(), "server-round": 1, "proximal-mu": 1000.0})
-    with pytest.raises(RefusedError, match="none of the plan's"):
+    with pytest.raises(RefusedError, match="does not fit the plan"):
         app_call.call(
             client_app.build(lambda _: site),
             app_call.new_context(),
@@ -112,7 +111,7 @@ def test_a_pull_towards_the_weights_that_the_plan_has_not_is_refused(site: Local
 
 
 def evaluated(site: LocalSite) -> dict[str, float]:
-    """What a site answers that is asked for the scores of the plan's initial weights."""
+    """Ask a site for the scores of the plan's initial weights."""
     flat = weights.flatten(arrays_of(build(PLAN)))
     config = ConfigRecord({"plan": PLAN.canonical(), "server-round": 1})
     received = RecordDict({ARRAYS: weights_record(flat), CONFIG: config})
@@ -163,9 +162,7 @@ def test_a_plan_that_is_declined_in_the_middle_of_a_round_gets_no_update(tmp_pat
 
 
 @pytest.mark.parametrize("encoding", ["float16", "int8"])
-def test_an_encoded_update_is_small_and_what_it_left_out_comes_with_the_next_rounds(
-    site: LocalSite, encoding: Encoding
-) -> None:
+def test_encoding_error_is_added_to_the_next_update(site: LocalSite, encoding: Encoding) -> None:
     plan = replace(PLAN, training=replace(PLAN.training, update_encoding=encoding))
     arrays = arrays_of(build(plan))
     begun, layout = weights.flatten(arrays), weights.layout_of(arrays)
@@ -186,6 +183,6 @@ def test_an_encoded_update_is_small_and_what_it_left_out_comes_with_the_next_rou
 
 def test_terminal_of_a_site_names_what_its_scores_rest_on() -> None:
     told = {"num-examples": 3.0, "queries": 3.0, "ranked": 0.0, "masks": 5.0, "dice": 0.25}
-    line = agent._numbers(Content(metrics={METRICS: told}))
+    line = task_execution.in_words(Content(metrics={METRICS: told}))
     assert line == "macro_map10 none of 0, balanced_accuracy none of 0, dice 0.250 of <= 5"
-    assert agent._numbers(Content(metrics={METRICS: {"num-examples": 3.0, "loss": 1.5}})) == "loss 1.500"
+    assert task_execution.in_words(Content(metrics={METRICS: {"num-examples": 3.0, "loss": 1.5}})) == "loss 1.500"

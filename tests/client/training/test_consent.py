@@ -1,4 +1,4 @@
-"""Which plans a site takes part in: its policy, and its admin's yes."""
+"""A site takes part in plans that its policy allows and its admin has accepted."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -99,7 +99,7 @@ def test_the_policy_refuses_with_its_reason_what_the_admin_could_not_accept_eith
 
 
 def test_every_policy_is_checked() -> None:
-    """A key of the policy that nothing compares would be a promise that nobody keeps."""
+    """Every key of the policy must be enforced."""
     strictest = Policy("ask", ("plain",), "required", "secure", 10_000, 1)
     refused = 0
     for key in set(asdict(strictest)) - {"new_plans"}:
@@ -174,7 +174,7 @@ def test_a_node_without_a_home_takes_part_in_nothing(tmp_path: Path) -> None:
     config = {"manifest": str(tmp_path / "data/A/manifest.csv")}
     context = Context(run_id=0, node_id=0, node_config=config, state=RecordDict(), run_config={})
     records = RecordDict({CONFIG: ConfigRecord({"plan": PLAN.canonical()})})
-    with pytest.raises(RefusedError, match="no place to keep"):
+    with pytest.raises(RefusedError, match="no folder to store"):
         app_call.call(client_app.app, context, INITIAL, records)
 
 

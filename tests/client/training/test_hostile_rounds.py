@@ -1,6 +1,6 @@
-"""What a hostile hub can send a site for a round: all of it is refused, told to the site's admin, and the site goes on.
+"""A hostile hub's messages of a round are refused and shown to the site's admin, and the site continues.
 
-The site's session, its ClientApp and its data are real, and so is the hub's line to it.
+The site's session, its ClientApp, its data and its connection to the hub are real.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ FLAT = weights.flatten(arrays_of(build(PLAN)))
 def message(
     arrays: dict[str, Any] | None = None, metrics: dict[str, Any] | None = None, more: Any = None, **config: Any
 ) -> Callable[[Path], bytes]:
-    """A round's message with something else in it than a round has."""
+    """Build a round's message with changed records."""
     wanted = {ARRAYS: {"block00000": FLAT}} if arrays is None else arrays
     configs = {CONFIG: {"plan": PLAN.canonical(), "server-round": 1, **config}, **(more or {})}
 
@@ -65,7 +65,7 @@ def body(data: bytes) -> Callable[[Path], bytes]:
 
 
 def plan(*place: str, value: Any) -> Callable[[Path], bytes]:
-    """A round's message whose plan has one other value."""
+    """Build a round's message whose plan has one changed value."""
     full = inner = json.loads(PLAN.canonical())
     for key in place[:-1]:
         inner = inner[key]
@@ -117,12 +117,12 @@ NONE = "it is not a content file of ynet"
 RECORDS = "it holds records that no round has"
 HOSTILE: dict[str, tuple[Callable[[Path], bytes], str]] = {
     # another architecture
-    "a wider network's weights": (message({ARRAYS: {"block00000": other_network(8)}}), "values came"),
-    "a value too few": (message({ARRAYS: {"block00000": FLAT[:-1]}}), "values came"),
+    "a wider network's weights": (message({ARRAYS: {"block00000": other_network(8)}}), "the plan's network has"),
+    "a value too few": (message({ARRAYS: {"block00000": FLAT[:-1]}}), "the plan's network has"),
     "weights with a shape": (message({ARRAYS: {"block00000": FLAT[None]}}), "blocks of float32"),
     "no weights": (message({}), "it brings no weights"),
     # more than was asked for
-    "an array more": (message({ARRAYS: {"block00000": FLAT, "block00001": FLAT[:9]}}), "values came"),
+    "an array more": (message({ARRAYS: {"block00000": FLAT, "block00001": FLAT[:9]}}), "the plan's network has"),
     "a record of arrays more": (message({ARRAYS: {"block00000": FLAT}, "more": {"x": FLAT}}), RECORDS),
     "a config more": (message(more={"more": {"x": 1}}), RECORDS),
     "metrics": (message(metrics={METRICS: {"x": 1.0}}), RECORDS),
@@ -143,7 +143,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "privacy that is not decided": (plan("privacy", value={}), FOREIGN),
     "a round that the plan has not": (message(**{"server-round": 5}), "no whole number from 0 to 4"),
     "a round that is no number": (message(**{"server-round": True}), "no whole number"),
-    "a pull that the plan has not": (message(**{"proximal-mu": 1.0}), "none of the plan's"),
+    "a pull that the plan has not": (message(**{"proximal-mu": 1.0}), "does not fit the plan"),
     # a path in a name
     "a plan named as a path": (plan("name", value="../../.ssh/authorized_keys"), FOREIGN),
     "a class named as a path": (plan("classes", value=["ring", "smooth", "/etc/passwd"]), FOREIGN),
@@ -167,7 +167,7 @@ async def join(consortium: Consortium, folder: Path) -> Joined:
 
 
 async def trains(consortium: Consortium, joined: Joined, folder: Path) -> bool:
-    """Whether an honest round still gets its update, and nothing is left over."""
+    """Check that an honest round still gets its update, and that no file is left."""
     reply = content.read(await consortium.task("A", message()(folder / "honest"), TRAIN))
     await until(lambda: not list(joined.spool.iterdir()))
     return bool(np.isfinite(reply.arrays[ARRAYS]["block00000"]).all()) and joined.session.connected
@@ -200,7 +200,7 @@ def test_a_kind_of_message_that_there_is_not_is_refused(tmp_path: Path, kind: st
     play(tmp_path, story)
 
 
-def test_weights_that_are_no_numbers_end_in_a_training_that_fails_and_the_site_goes_on(tmp_path: Path) -> None:
+def test_weights_with_nan_fail_the_training_only(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         joined = await join(consortium, tmp_path / "data")
         for value in (np.nan, np.inf, 3e38):

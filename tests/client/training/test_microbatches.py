@@ -1,4 +1,4 @@
-"""A site with little memory: a batch in pieces, found out where memory runs out, and remembered."""
+"""A site with little memory divides a batch into micro-batches and remembers how many."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ from ynet import plan as plans
 from ynet.errors import UserError
 from ynet.learning.device import ran_out_of_memory
 from ynet.plan import Plan
-from ynet_client.training.microbatches import Pieces, kills_for_memory
+from ynet_client.training.microbatches import MicroBatches, kills_for_memory
 
 
 def plan_of(recipe: str = "default", name: str = "t") -> Plan:
@@ -30,7 +30,7 @@ def plan_of(recipe: str = "default", name: str = "t") -> Plan:
 
 
 def fits(room: int, seen: list[int]) -> Callable[[int], str]:
-    """A training of 16 images of which `room` fit into memory."""
+    """A training of 16 images where memory holds `room` of them."""
 
     def train(pieces: int) -> str:
         seen.append(pieces)
@@ -41,13 +41,13 @@ def fits(room: int, seen: list[int]) -> Callable[[int], str]:
     return train
 
 
-def test_memory_that_runs_out_halves_the_pieces_until_they_fit_and_the_next_round_begins_with_those(
+def test_micro_batches_double_until_they_fit_and_are_remembered(
     tmp_path: Path,
 ) -> None:
     seen: list[int] = []
-    pieces = Pieces(tmp_path / "training.json")
+    pieces = MicroBatches(tmp_path / "training.json")
     assert pieces.run(plan_of(), fits(5, seen)) == "in 4"
-    assert Pieces(tmp_path / "training.json").run(plan_of(), fits(5, seen)) == "in 4"
+    assert MicroBatches(tmp_path / "training.json").run(plan_of(), fits(5, seen)) == "in 4"
     assert seen == [1, 2, 4, 4]
     assert pieces.run(plan_of(name="another"), fits(16, seen)) == "in 1"
 
@@ -55,43 +55,41 @@ def test_memory_that_runs_out_halves_the_pieces_until_they_fit_and_the_next_roun
 @pytest.mark.parametrize(("recipe", "why"), [("default", "one image at a time"), ("paper", "circle loss compares")])
 def test_where_no_smaller_piece_is_left_the_admin_is_told(tmp_path: Path, recipe: str, why: str) -> None:
     with pytest.raises(UserError, match=why):
-        Pieces(tmp_path / "training.json").run(plan_of(recipe), fits(0, []))
+        MicroBatches(tmp_path / "training.json").run(plan_of(recipe), fits(0, []))
 
 
 def test_any_other_fault_is_not_taken_for_a_lack_of_memory(tmp_path: Path) -> None:
     def train(pieces: int) -> str:
         raise RuntimeError("something else")
 
-    pieces = Pieces(tmp_path / "training.json")
+    pieces = MicroBatches(tmp_path / "training.json")
     with pytest.raises(RuntimeError, match="something else"):
         pieces.run(plan_of(), train)
     assert pieces.run(plan_of(), fits(16, [])) == "in 1"
 
 
 @pytest.mark.parametrize(("kills", "expected"), [(3, "in 2"), (2, "in 1"), (0, "in 1")])
-def test_a_process_that_the_system_killed_for_memory_trains_in_smaller_pieces_when_it_is_back(
-    tmp_path: Path, kills: int, expected: str
-) -> None:
-    """Killed for another reason, or with the machine started anew since, it goes on as it was."""
+def test_process_killed_for_memory_restarts_with_more_micro_batches(tmp_path: Path, kills: int, expected: str) -> None:
+    """Killed for another reason, or with a restarted machine, the number stays."""
     dies = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from test_microbatches import plan_of
-from ynet_client.training.microbatches import Pieces
-Pieces(Path(sys.argv[2]), lambda: 2).run(plan_of(), lambda _: os.kill(os.getpid(), signal.SIGKILL))
+from ynet_client.training.microbatches import MicroBatches
+MicroBatches(Path(sys.argv[2]), lambda: 2).run(plan_of(), lambda _: os.kill(os.getpid(), signal.SIGKILL))
 """
     file = tmp_path / "training.json"
     subprocess.run([sys.executable, "-c", dies, Path(__file__).parent, file], check=False)
     assert json.loads(file.read_text("utf-8"))["is_under_way"]
-    assert Pieces(file, lambda: kills).run(plan_of(), fits(16, [])) == expected
+    assert MicroBatches(file, lambda: kills).run(plan_of(), fits(16, [])) == expected
 
 
 def test_a_file_that_was_spoilt_is_as_none(tmp_path: Path) -> None:
     file = tmp_path / "training.json"
     for content in (b"", b"[]", b'{"plan": "x"}', b'{"plan": "x", "pieces": 0, "is_under_way": 1, "kills": 0}'):
         file.write_bytes(content)
-        assert Pieces(file).run(plan_of(), fits(16, [])) == "in 1"
+        assert MicroBatches(file).run(plan_of(), fits(16, [])) == "in 1"
 
 
 def test_what_fails_for_memory_is_known_by_every_name_that_it_has() -> None:

@@ -1,4 +1,4 @@
-"""Faults that pass by themselves: what counts as one, and how long a site tries again."""
+"""Transient faults: which faults count, and how long a site retries."""
 
 import asyncio
 import errno
@@ -69,7 +69,7 @@ def test_bad_data_do_not_pass(tmp_path: Path) -> None:
 
 
 class Share:
-    """Fails until it is back; remembers when it was tried."""
+    """Fails until a time; records its attempts."""
 
     def __init__(self, away_for_s: float = float("inf")) -> None:
         self.tried = list[float]()

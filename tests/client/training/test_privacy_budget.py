@@ -1,4 +1,4 @@
-"""A private round at a site: recorded before it is trained, kept before it leaves, refused when too much is asked."""
+"""A private round is recorded before it is trained, stored before it is sent, and refused beyond the budget."""
 
 import json
 import shutil
@@ -24,13 +24,13 @@ from ynet.learning.model import arrays_of, build
 from ynet.plan import Plan
 from ynet.runtime import backup_files
 from ynet.trust import ledger
-from ynet.trust.ledger import BudgetExhaustedError, Head, Ledger, LedgerError, Reservation
+from ynet.trust.ledger import BudgetExhaustedError, ChainHead, Ledger, LedgerError, Reservation
 from ynet_client import restored
 from ynet_client.restored import Restored
 from ynet_client.settings import PrivacySettings
 from ynet_client.training import app_call, client_app
 from ynet_client.training.ledger_report import spent, summary
-from ynet_client.training.privacy_budget import UPDATE, Asked, Recorded
+from ynet_client.training.privacy_budget import UPDATE, PrivateRound, Recorded
 from ynet_client.training.site_data import LocalSite
 
 VALUES: dict[str, Any] = {
@@ -79,13 +79,13 @@ def test_a_run_spends_what_the_plan_says_and_no_more(tmp_path: Path) -> None:
     assert 3.9 < accountant.epsilon(spent(entries), 1e-2) <= 4.0
 
 
-def test_of_a_private_round_leave_the_weights_and_how_many_cases_there_are_and_no_loss(tmp_path: Path) -> None:
+def test_private_round_sends_weights_and_case_count_and_no_loss(tmp_path: Path) -> None:
     reply = round_of(site(tmp_path), 1)
     assert set(reply.metrics[METRICS]) == {CASES, "seconds"}
     assert np.isfinite(values(reply)).all()
 
 
-def test_a_round_that_is_asked_for_again_is_sent_again_as_it_was_and_spends_nothing(tmp_path: Path) -> None:
+def test_repeated_round_is_resent_and_spends_nothing(tmp_path: Path) -> None:
     first = values(round_of(site(tmp_path), 1))
     np.testing.assert_array_equal(values(round_of(site(tmp_path), 1)), first)
     assert rounds_in(tmp_path) == [1]
@@ -107,7 +107,7 @@ def test_a_run_that_does_not_fit_is_refused_before_its_first_step(tmp_path: Path
     assert rounds_in(tmp_path) == []
 
 
-def test_what_one_run_spent_is_not_there_for_the_next_unless_its_patients_are_others(tmp_path: Path) -> None:
+def test_runs_share_the_budget_of_the_same_patients(tmp_path: Path) -> None:
     for number in (1, 2, 3):
         round_of(site(tmp_path, max_epsilon=5), number)
     another = replace(PLAN, name="another")
@@ -155,18 +155,18 @@ def test_a_ledger_that_was_rolled_back_stops_private_training_and_no_other(tmp_p
     assert "loss" in round_of(site(tmp_path), 1, open_plan).metrics[METRICS]
 
 
-def test_a_ledger_that_was_put_back_with_its_head_stops_private_training_once_the_server_tells_what_it_saw(
+def test_rolled_back_ledger_stops_private_training(
     tmp_path: Path,
 ) -> None:
     home = tmp_path / "home"
     first = round_of(site(tmp_path), 1)
     old = {name: (home / name).read_bytes() for name in (ledger.LEDGER, ledger.HEAD)}
-    told = Head.from_text(str(round_of(site(tmp_path), 2).configs[CONFIG][LEDGER]))
+    told = ChainHead.from_text(str(round_of(site(tmp_path), 2).configs[CONFIG][LEDGER]))
     site(tmp_path).budget.check_witness(told)
     for name, content in old.items():
         (home / name).write_bytes(content)
     back = site(tmp_path)
-    back.budget.check_witness(Head.from_text(str(first.configs[CONFIG][LEDGER])))
+    back.budget.check_witness(ChainHead.from_text(str(first.configs[CONFIG][LEDGER])))
     with pytest.raises(LedgerError, match="an old copy took its place"):
         back.budget.check_witness(told)
     with pytest.raises(LedgerError, match="an old copy took its place"):
@@ -219,7 +219,7 @@ test_privacy_budget.round_of(at, 1)
         ("before sending", [1], True),
     ],
 )
-def test_a_kill_at_any_step_never_trains_what_is_not_recorded_and_the_round_is_done_once(
+def test_kill_at_any_step_trains_only_what_is_recorded(
     tmp_path: Path, step: str, recorded: list[int], is_kept: bool
 ) -> None:
     site(tmp_path)
@@ -235,7 +235,7 @@ def test_a_kill_at_any_step_never_trains_what_is_not_recorded_and_the_round_is_d
     assert kept is None or (again == kept).all()
 
 
-def test_a_copy_of_a_home_never_reuses_the_entry_of_a_round_that_the_original_may_have_released(tmp_path: Path) -> None:
+def test_copied_home_does_not_reuse_a_ledger_entry(tmp_path: Path) -> None:
     original, copy = tmp_path / "original", tmp_path / "copy"
     original.mkdir()
     site(original)
@@ -250,7 +250,7 @@ def test_a_copy_of_a_home_never_reuses_the_entry_of_a_round_that_the_original_ma
 
 
 def put_back(copy: Path, home: Path) -> None:
-    """What `rsync --archive --inplace --delete` does: the same files, on the same inodes, as they were before."""
+    """Do what `rsync --archive --inplace --delete` does: restore the files on the same inodes."""
     for path in home.iterdir():
         if not (copy / path.name).exists():
             path.unlink()
@@ -258,7 +258,7 @@ def put_back(copy: Path, home: Path) -> None:
         shutil.copy2(path, home / path.name)
 
 
-def test_a_copy_put_back_over_its_original_never_reuses_the_entry_of_a_round_that_was_released(tmp_path: Path) -> None:
+def test_restored_copy_does_not_reuse_a_ledger_entry(tmp_path: Path) -> None:
     home = tmp_path / "home"
     site(tmp_path)
     command = [sys.executable, "-c", KILLED, "before training", tmp_path]
@@ -321,8 +321,8 @@ def test_the_command_shows_the_ledger(tmp_path: Path) -> None:
 BACKUP = Restored(1_700_000_000.0, 1_700_000_900.0)
 
 
-def trained(home: Path, rounds: int) -> Head:
-    """How far the ledger goes of a site that has trained so many rounds."""
+def trained(home: Path, rounds: int) -> ChainHead:
+    """Return the ledger head of a site after some rounds."""
     kept = Ledger(home)
     for number in range(1, rounds + 1):
         asked = Reservation(PLAN.id, number, 3, f"{number:064x}", 2.0, 0.1, 5, 1e-2)
@@ -330,8 +330,8 @@ def trained(home: Path, rounds: int) -> Head:
     return kept.head
 
 
-def test_a_site_from_a_backup_waits_until_a_server_has_told_how_far_its_ledger_went(tmp_path: Path) -> None:
-    seen, asked = trained(tmp_path, 2), Asked(PLAN, 3, np.zeros(4, np.float32), 200)
+def test_restored_site_waits_for_the_witnessed_ledger_head(tmp_path: Path) -> None:
+    seen, asked = trained(tmp_path, 2), PrivateRound(PLAN, 3, np.zeros(4, np.float32), 200)
     restored.write(tmp_path, BACKUP)
     budget = Recorded(tmp_path, PrivacySettings(max_epsilon=100))
     with pytest.raises(RefusedError) as refused:
@@ -353,5 +353,5 @@ def test_a_ledger_from_a_backup_that_is_behind_what_the_server_saw_is_not_added_
     with pytest.raises(LedgerError, match="cannot be trusted"):
         budget.check_witness(seen)
     with pytest.raises(LedgerError):
-        budget.reserve(Asked(PLAN, 3, np.zeros(4, np.float32), 24))
+        budget.reserve(PrivateRound(PLAN, 3, np.zeros(4, np.float32), 24))
     assert Ledger(tmp_path / "older").head == before

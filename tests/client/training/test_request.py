@@ -1,4 +1,4 @@
-"""A message of a run, as a site's app first reads it."""
+"""The parsing of a run's message by a site's app."""
 
 import json
 
@@ -14,7 +14,7 @@ from ynet_client.training import app_call
 from ynet_client.training.request import read_request
 
 
-def test_a_plan_of_a_newer_ynet_is_refused_by_the_name_of_its_key_and_of_the_ynet_that_does_not_know_it() -> None:
+def test_plan_of_newer_ynet_is_refused_with_key_and_version() -> None:
     app = ClientApp()
 
     @app.train()

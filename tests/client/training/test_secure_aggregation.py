@@ -1,4 +1,4 @@
-"""A site in a secure sum whose server is not honest: what it is asked for beyond one sum of a round, it refuses."""
+"""A site in a secure sum with a dishonest server: it refuses everything beyond one sum per round."""
 
 import datetime as dt
 import json
@@ -22,7 +22,7 @@ from ynet.trust.identity import Identity
 from ynet_client import restored
 from ynet_client.restored import Restored
 from ynet_client.settings import Policy
-from ynet_client.site_backup import doubt
+from ynet_client.site_backup import withdraw_acceptances
 from ynet_client.training import app_call, secure_aggregation
 from ynet_client.training.consent import Consent
 from ynet_client.training.secure_aggregation import Party
@@ -55,7 +55,7 @@ class Site:
         self.start()
 
     def start(self) -> None:
-        """As its process does: what was only in memory is gone."""
+        """Restart the process: the state in memory is lost."""
         self.app = tiny_app(lambda number, flat: flat + np.float32(number), 5, party=self.party)
         self.context: Context = app_call.new_context()
 
@@ -94,7 +94,7 @@ def test_three_sites_are_summed(tmp_path: Path) -> None:
     np.testing.assert_allclose(summed, 3 * 5 * 2.0)
 
 
-def test_a_sum_goes_on_when_a_sites_certificate_is_renewed_in_the_middle_and_the_next_offer_is_signed_anew() -> None:
+def test_sum_continues_when_a_certificate_is_renewed() -> None:
     three = sites()
     roster = [site.train(2) for site in three]
     first, key = three[0], identity.new_key()
@@ -109,7 +109,7 @@ def test_a_sum_goes_on_when_a_sites_certificate_is_renewed_in_the_middle_and_the
     np.testing.assert_allclose(secure_sum.unmask(total, [site.open(3) for site in three]), 3 * 5 * 3.0)
 
 
-def test_a_server_that_calls_a_site_lost_whose_vector_it_has_gets_one_sum_and_not_two() -> None:
+def test_server_reporting_a_present_site_lost_gets_one_sum() -> None:
     four = sites("ABCD")
     roster = [site.train(1) for site in four]
     first = secure_sum.add_up([site.mask(1, roster) for site in four])
@@ -158,13 +158,13 @@ def test_a_restart_does_not_make_a_site_forget_what_was_summed(tmp_path: Path) -
     site.start()
     with pytest.raises(RefusedError, match="is over"):
         site.train(4)
-    with pytest.raises(RefusedError, match="started anew"):
+    with pytest.raises(RefusedError, match="may have restarted"):
         site.open(4)
     site.train(5)
 
 
 def test_two_runs_at_once_get_one_sum_of_a_round(tmp_path: Path) -> None:
-    """As SuperLink may have them: each run's node state knows nothing of the other's."""
+    """As with SuperLink: the node states of two runs are separate."""
     others = sites("BCD")
     site, other_run = Site("A", tmp_path), Site("A", tmp_path)
     other_run.party = site.party
@@ -181,7 +181,7 @@ def test_two_runs_at_once_get_one_sum_of_a_round(tmp_path: Path) -> None:
 
 
 def test_sites_that_were_let_begin_elsewhere_are_in_no_sum_with_this_one() -> None:
-    """Else a server that knows what the others make of its weights has this site's part as the rest."""
+    """Otherwise a server that knows the others' updates gets this site's update by subtraction."""
     three = sites()
     roster = [site.train(1) for site in three[:2]]
     roster.append(three[2].train(1, begin=np.ones(7, np.float32)))
@@ -208,7 +208,7 @@ def test_keys_mask_once() -> None:
     three = sites()
     roster = [site.train(1) for site in three]
     three[0].mask(1, roster)
-    with pytest.raises(RefusedError, match="used up"):
+    with pytest.raises(RefusedError, match="used already"):
         three[0].mask(1, [*roster[:2], Site("C").train(1)])
 
 
@@ -246,7 +246,7 @@ def test_a_key_that_the_server_put_in_the_place_of_a_sites_is_refused() -> None:
 def test_attempts_follow_each_other(attempt: int) -> None:
     site = Site("A")
     site.train(1)
-    with pytest.raises(RefusedError, match="attempt 2 comes next"):
+    with pytest.raises(RefusedError, match="the next attempt is 2"):
         site.renew(1, attempt)
 
 
@@ -257,19 +257,19 @@ def test_a_site_that_trained_nothing_sums_nothing(kind: str) -> None:
 
 
 def test_a_plan_with_a_lower_quorum_brings_no_smaller_sum() -> None:
-    """A plan cannot say so, and where a site's process is told otherwise, three sites are still the least."""
+    """A plan cannot set a lower minimum, and a site enforces three sites anyway."""
     with pytest.raises(UserError, match=r"needs a 'cohort\.quorum' of 3"):
         plans.from_canonical(json.dumps(json.loads(PLAN.canonical()) | {"cohort": {"min_sites": 2, "quorum": 2}}))
 
 
 def test_a_site_from_a_backup_is_in_no_sum_before_its_admin_has_said_yes_again(tmp_path: Path) -> None:
-    """Also where the policy accepts all plans, and where the yes is as old as the backup."""
+    """Also when the policy accepts all plans, and when the acceptance is as old as the backup."""
     consent = Consent(tmp_path, Policy(new_plans="accept"))
     consent.say(PLAN.id, "accepted")
     (tmp_path / "plans" / f"{PLAN.id}.json").write_text(PLAN.canonical())
     site = Site("A", home=tmp_path)
     restored.write(tmp_path, Restored(1_700_000_000.0, 1_700_000_900.0))
-    doubt(tmp_path)
+    withdraw_acceptances(tmp_path)
     with pytest.raises(RefusedError) as refused:
         site.train(1)
     assert "it may have been in one of this plan since" in refused.value.why
@@ -282,5 +282,5 @@ def test_a_site_from_a_backup_keeps_its_yes_to_plain_plans(tmp_path: Path) -> No
     consent = Consent(tmp_path, Policy())
     consent.say(plain.id, "accepted")
     (tmp_path / "plans" / f"{plain.id}.json").write_text(plain.canonical())
-    doubt(tmp_path)
-    assert consent.word_of(plain.id) == "accepted"
+    withdraw_acceptances(tmp_path)
+    assert consent.decision_on(plain.id) == "accepted"

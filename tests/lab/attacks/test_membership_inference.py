@@ -81,7 +81,7 @@ def test_a_net_that_knows_its_patients_by_heart_is_found_out_and_an_untrained_on
 def test_a_shadow_of_a_private_plan_is_trained_privately_or_not_at_all(make_plan: Any, make_cases: Any) -> None:
     plan = make_plan(privacy={"mode": "patient", "epsilon": 1e-6, "delta": 1e-9}, training={"rounds": 400})
     subjects = subjects_of(make_cases(8))
-    with pytest.raises(UserError, match="privacy cannot be had"):
+    with pytest.raises(UserError, match="privacy cannot be reached"):
         train_shadow(plan, None, *subjects.of(np.ones(4, bool)), CPU, lambda _: None)
     kept = shadow_plan(plan, seed=7, rounds=2)
     assert (kept.training.rounds, kept.training.seed, kept.privacy) == (2, 7, plan.privacy)

@@ -29,7 +29,7 @@ def keys_in(home: Path) -> bytes:
     return b"".join(path.read_bytes() for path in sorted((home / FOLDER).iterdir()))
 
 
-def test_there_are_two_from_rotation_to_retirement_and_the_older_ones_key_is_nowhere_after_it(tmp_path: Path) -> None:
+def test_two_authorities_until_retirement_which_destroys_the_older_key(tmp_path: Path) -> None:
     held = opened(tmp_path)
     first = held.certificate, held.key
     held.rotate(NOW)
@@ -101,7 +101,7 @@ def killed_at(step: int, home: Path, act: Callable[[Authorities], None], monkeyp
 
 
 @pytest.mark.parametrize("act", [Authorities.rotate, Authorities.retire, Authorities.replace])
-def test_a_server_that_is_killed_at_any_step_begins_with_the_state_before_or_the_one_after(
+def test_killed_server_starts_with_state_before_or_after_the_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: Callable[[Authorities, dt.datetime], None]
 ) -> None:
     (tmp_path / "made").mkdir()

@@ -21,7 +21,7 @@ from ynet.errors import RefusedError, UserError
 from ynet.federation import hub_pb2 as pb
 from ynet.federation import protocol
 from ynet.trust import expiry, identity
-from ynet.web.https_door import HttpsDoor
+from ynet.web.https_server import HttpsServer
 from ynet_client.membership.membership import Membership
 from ynet_server import ports
 from ynet_server.authority import certificates, renewal
@@ -209,7 +209,7 @@ def serial(port: int, context: ssl.SSLContext) -> int:
     return x509.load_der_x509_certificate(der).serial_number
 
 
-def test_the_hubs_certificate_is_renewed_on_both_ports_while_the_sites_stay_connected(tmp_path: Path) -> None:
+def test_hub_certificate_is_renewed_on_both_ports_under_open_connections(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         await consortium.stop()
         own = HubCertificate(tmp_path, consortium.authority, consortium.now)
@@ -219,7 +219,7 @@ def test_the_hubs_certificate_is_renewed_on_both_ports_while_the_sites_stay_conn
         consortium.port = consortium.server.add_secure_port("127.0.0.1:0", own.grpc_credentials())
         await consortium.server.start()
         joined = await consortium.join("A")
-        door = HttpsDoor(Starlette(), own.tls(), "127.0.0.1", 0)
+        door = HttpsServer(Starlette(), own.tls(), "127.0.0.1", 0)
         both = (consortium.port, await door.begin())
         authority = consortium.authority.certificate
         assert [await asyncio.to_thread(shown, port, authority) for port in both] == [first, first]
@@ -253,7 +253,7 @@ def test_an_identity_file_that_was_cut_off_is_the_users_to_mend(tmp_path: Path) 
 # --- running out
 
 
-def test_the_coordinator_is_told_of_each_site_and_of_the_authority_once_for_each_threshold(tmp_path: Path) -> None:
+def test_each_certificate_is_warned_about_once_for_each_threshold(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         for name in ("A", "B", "R"):
             consortium.enrol(name)
@@ -270,7 +270,7 @@ def test_the_coordinator_is_told_of_each_site_and_of_the_authority_once_for_each
             "the certificate of site B",
         ]
         assert told(70) == []
-        consortium.enrol("B")  # an end anew, in 90 days of its own
+        consortium.enrol("B")  # a new certificate, which ends in 90 days
         assert [len(told(day)) for day in (84, 88, 89.5, 91)] == [2, 0, 2, 2]
         (line,) = told(3640)
         assert line.startswith("the authority's certificate: good until")
@@ -284,7 +284,7 @@ MONTHS = 70 * DAY
 
 
 @pytest.mark.parametrize("off", [MONTHS, -MONTHS])
-def test_a_hubs_certificate_of_another_time_is_made_anew_at_the_next_start_and_while_it_runs(
+def test_hub_certificate_out_of_its_time_is_replaced_at_start_and_at_run_time(
     off: dt.timedelta, tmp_path: Path
 ) -> None:
     now = dt.datetime.now(dt.UTC)
@@ -297,7 +297,7 @@ def test_a_hubs_certificate_of_another_time_is_made_anew_at_the_next_start_and_w
     assert ["not in force before" in line for line in running.news] == [True]
 
 
-def test_the_server_says_at_once_that_its_clock_was_put_and_which_certificates_are_not_in_force(tmp_path: Path) -> None:
+def test_clock_change_is_reported_at_once_with_invalid_certificates(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         right = consortium.now
         consortium.now = right + MONTHS

@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 
 from ynet.errors import RefusedError
 from ynet.trust import identity, invitation
-from ynet.web.https_door import HttpsDoor
+from ynet.web.https_server import HttpsServer
 from ynet_server.authority import certificates, enrolment
 from ynet_server.authority.rate_limit import MAX_ADDRESSES, EnrolmentAttempts
 from ynet_server.registry import Registry
@@ -65,7 +65,7 @@ def test_an_invitation_ends_after_a_day(registry: Registry) -> None:
     issue(registry, identity.new_key(), now=NOW + dt.timedelta(hours=24))
 
 
-def test_an_invitation_that_was_made_while_the_clock_was_ahead_is_open_at_no_other_time(registry: Registry) -> None:
+def test_invitation_made_while_clock_was_ahead_is_open_only_then(registry: Registry) -> None:
     registry.invite("A", SECRET, (NOW + dt.timedelta(days=60)).timestamp(), replace=True)
     with pytest.raises(RefusedError, match="no open invitation"):
         issue(registry, identity.new_key())
@@ -260,7 +260,7 @@ def test_nothing_else_is_behind_the_door(registry: Registry) -> None:
 def test_the_https_port_speaks_tls_1_3_with_the_hubs_certificate_and_nothing_older(registry: Registry) -> None:
     hub = identity.issue_hub(AUTHORITY, NOW)
 
-    async def serve() -> tuple[HttpsDoor, int]:
+    async def serve() -> tuple[HttpsServer, int]:
         return await enrolment.serve(door(registry, []), certificates.tls(hub, AUTHORITY), "127.0.0.1", 0)
 
     def context(authority: bytes) -> ssl.SSLContext:

@@ -60,7 +60,7 @@ def test_a_site_is_cut_off_although_the_disk_is_full_and_it_is_written_down_late
         assert [site.revoked for site in again.sites()] == [7.0]
 
 
-def test_a_site_that_was_shut_out_and_enrols_anew_is_in_and_its_old_certificate_stays_revoked(tmp_path: Path) -> None:
+def test_revoked_site_enrols_again_and_its_old_certificate_stays_revoked(tmp_path: Path) -> None:
     with closing(Registry(tmp_path / "registry.sqlite")) as registry:
         registry.invite("A", b"s" * 16, 1.0, replace=False)
         registry.enrol("A", 1, b"old", 2.0, 1e10)

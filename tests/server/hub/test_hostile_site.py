@@ -56,7 +56,7 @@ def test_a_place_beyond_any_file_is_no_fault_of_the_server(tmp_path: Path) -> No
     play(tmp_path, story)
 
 
-def test_downloads_that_are_never_read_hold_few_files_open_and_others_still_get_theirs(tmp_path: Path) -> None:
+def test_unread_downloads_hold_few_files_and_block_no_other_site(tmp_path: Path) -> None:
     size = 64 << 20
 
     async def story(consortium: Consortium) -> None:
@@ -79,7 +79,7 @@ def test_downloads_that_are_never_read_hold_few_files_open_and_others_still_get_
 
 
 def test_one_task_takes_one_upload_at_a_time(tmp_path: Path) -> None:
-    """Else a site could fill the server's disk with replies of which one at most is wanted."""
+    """Else a site could fill the server's disk with replies that nobody awaits."""
 
     async def story(consortium: Consortium) -> None:
         async with consortium.wire(consortium.enrol("A")) as wire:
@@ -107,7 +107,7 @@ def test_one_task_takes_one_upload_at_a_time(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
-def test_a_greeting_that_names_more_tasks_than_any_site_has_is_answered_in_few_messages(tmp_path: Path) -> None:
+def test_hello_with_too_many_tasks_is_answered_in_few_messages(tmp_path: Path) -> None:
     greeting = hello()
     greeting.hello.keeps_tasks = True
     greeting.hello.tasks.extend(["0" * 32] * 100_000)
@@ -169,7 +169,7 @@ def test_a_site_has_few_questions_open_at_a_time(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
-def test_questions_of_one_site_take_little_of_the_hubs_memory_and_so_do_their_answers(tmp_path: Path) -> None:
+def test_questions_of_one_site_and_their_answers_use_bounded_hub_memory(tmp_path: Path) -> None:
     large = pb.Question.ToOne(body=bytes(protocol.MAX_QUERY_BYTES))
     names = [f"B{number}" for number in range(40)]
 

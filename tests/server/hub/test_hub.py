@@ -150,7 +150,7 @@ def test_a_site_that_poses_as_the_hub_is_refused_by_the_sites(tmp_path: Path) ->
     play(tmp_path, story)
 
 
-def test_the_certificate_of_a_replaced_site_is_refused_at_the_next_call_on_its_open_channel(tmp_path: Path) -> None:
+def test_replaced_certificate_is_refused_at_next_call_on_open_channel(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         async with consortium.wire(consortium.enrol("A")) as old:
             await old.ask(b"q")
@@ -169,7 +169,7 @@ def test_the_certificate_of_a_replaced_site_is_refused_at_the_next_call_on_its_o
     play(tmp_path, story)
 
 
-def test_a_site_that_is_dismissed_is_cut_off_and_its_old_certificate_does_not_come_back(tmp_path: Path) -> None:
+def test_dismissed_site_is_cut_off_and_its_old_certificate_refused(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         old = await consortium.join("A")
         new = consortium.enrol("A")
@@ -414,7 +414,7 @@ def test_a_reply_that_is_not_what_it_says_is_refused_and_leaves_nothing(tmp_path
     play(tmp_path, story)
 
 
-def test_of_an_upload_that_breaks_off_what_came_is_kept_as_long_as_somebody_waits_for_it(tmp_path: Path) -> None:
+def test_broken_upload_is_kept_while_its_task_is_open(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         async with consortium.wire(consortium.enrol("A")) as wire:
             call = await wire.attached()
@@ -608,7 +608,7 @@ def test_the_largest_query_and_the_largest_answer_pass_sealed_and_larger_ones_do
 
 
 def test_a_site_that_has_just_come_or_come_back_is_asked_at_once(tmp_path: Path) -> None:
-    """Its card is not known yet, or an older one: the question is put once more, by itself."""
+    """Its card is unknown or an older one: the client asks once more without being told to."""
 
     async def story(consortium: Consortium) -> None:
         asker = await consortium.join("A")
@@ -705,14 +705,14 @@ def test_a_query_that_nobody_waits_for_any_more_is_called_off_at_the_site(tmp_pa
         if how == "call ended":
             asking.cancel()
         await until(lambda: outcomes == ["begun", "called off"], within_s=5)
-        await until(lambda: not answering.session._queries, within_s=5)
+        await until(lambda: not answering.session.queries_open, within_s=5)
         assert not consortium.hub._relay._questions
         assert answering.session.connected
 
     play(tmp_path, story)
 
 
-def test_an_answer_counts_once_from_the_site_that_was_asked_and_not_when_it_is_too_large(tmp_path: Path) -> None:
+def test_answer_counts_once_from_the_asked_site_up_to_the_limit(tmp_path: Path) -> None:
     async def story(consortium: Consortium) -> None:
         async with consortium.wire(consortium.enrol("B")) as b, consortium.wire(consortium.enrol("C")) as c:
             asked, other = await b.attached(), await c.attached()

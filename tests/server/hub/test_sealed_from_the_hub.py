@@ -63,7 +63,7 @@ def join(server: Path, folder: Path, name: str, work: Site) -> Session:
 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="reads a process's memory as Linux shows it")
-def test_in_the_memory_of_the_hub_and_in_all_it_handled_is_neither_code_nor_label_nor_model(tmp_path: Path) -> None:
+def test_hub_memory_and_traffic_hold_no_code_label_or_model(tmp_path: Path) -> None:
     passed: list[bytes] = []
     seen: list[bytes] = []
 
@@ -79,13 +79,14 @@ def test_in_the_memory_of_the_hub_and_in_all_it_handled_is_neither_code_nor_labe
         sessions = [join(server, tmp_path, "A", Site()), join(server, tmp_path, "B", Site(answer))]
         running = [asyncio.create_task(one.run()) for one in sessions]
         await until(lambda: all(one.connected for one in sessions))
-        take = sessions[1]._take
+        queries = sessions[1]._queries
+        take = queries.take
 
-        def record(query: pb.Query) -> None:
+        def record(query: pb.Query, outbox: Any) -> None:
             passed.append(pb.Envelope.FromString(query.body).ciphertext)
-            take(query)
+            take(query, outbox)
 
-        sessions[1]._take = record  # type: ignore[method-assign]
+        queries.take = record  # type: ignore[method-assign]
         asking = asyncio.create_task(sessions[0].ask(QUERY, 20))
         await is_asked.wait()
         seen.append(await asyncio.to_thread(memory, pid))

@@ -141,7 +141,7 @@ def test_a_reply_that_cannot_be_read_is_an_error_and_nothing_of_it_is_kept(tmp_p
     play(tmp_path, story)
 
 
-def test_a_content_for_many_sites_is_one_file_and_the_same_content_sent_again_is_not_lost(tmp_path: Path) -> None:
+def test_shared_content_is_one_file_and_can_be_sent_again(tmp_path: Path) -> None:
     files: list[int] = []
 
     async def story(consortium: Consortium) -> None:

@@ -13,7 +13,7 @@ def test_a_model_without_privacy_says_so_and_claims_nothing() -> None:
     assert statement(smallest_plan(), []) == {"mode": "off", "aggregation": "plain"}
 
 
-def test_a_private_models_statement_has_all_that_an_epsilon_needs_and_each_sites_last_ledger() -> None:
+def test_privacy_statement_has_epsilon_context_and_last_ledgers() -> None:
     private = {"mode": "patient", "epsilon": 3.0, "delta": 1e-3}
     plan = plans.from_canonical(json.dumps(json.loads(smallest_plan().canonical()) | {"privacy": private}))
     events = [

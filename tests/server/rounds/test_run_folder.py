@@ -8,10 +8,10 @@ from smallest_plan import smallest_plan
 
 from ynet import weights
 from ynet.errors import UserError
-from ynet.weights import Entry
+from ynet.weights import LayoutEntry
 from ynet_server.rounds.run_folder import EVENTS, MODEL, SEEN, STATE, RunFolder, State
 
-LAYOUT = (Entry("z", (2, 2)), Entry("a", ()), Entry("m", (0, 3)))
+LAYOUT = (LayoutEntry("z", (2, 2)), LayoutEntry("a", ()), LayoutEntry("m", (0, 3)))
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_a_state_that_is_none_is_said_to_be_and_no_fault(folder: RunFolder, meta
         folder.state()
 
 
-def test_digests_of_what_was_sent_come_back_and_a_line_that_was_cut_short_spoils_no_other(folder: RunFolder) -> None:
+def test_seen_digests_are_read_back_without_incomplete_lines(folder: RunFolder) -> None:
     assert folder.seen() == {}
     folder.add_seen({})
     assert not (folder.path / SEEN).exists()

@@ -64,7 +64,7 @@ def test_a_stop_during_the_last_evaluation_publishes_no_model_without_scores(tmp
     play(tmp_path, story)
 
 
-def test_a_cancelled_run_frees_the_server_at_once_and_goes_on_after_its_last_round_when_it_is_resumed(
+def test_cancelled_run_frees_server_and_resumes_after_its_last_round(
     tmp_path: Path,
 ) -> None:
     honest, rounds, held = runs(tiny_app(lambda _, flat: flat + 1, 7), 7), list[int](), asyncio.Event()

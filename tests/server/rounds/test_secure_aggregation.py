@@ -116,14 +116,17 @@ def plain(tmp_path: Path, names: str, **changes: Any) -> Flat:
 
 
 def secure(
-    tmp_path: Path, names: str, meanwhile: Callable[[Consortium, dict[str, tuple[Hears, Joined]]], Any], **changes: Any
+    tmp_path: Path,
+    names: str,
+    during: Callable[[Consortium, dict[str, tuple[Hears, Joined]]], Any],
+    **changes: Any,
 ) -> RunFolder:
     """A run in secret, during which something may happen."""
     folder = RunFolder(tmp_path / "run").create(plan(**changes))
 
     async def story(consortium: Consortium) -> None:
         sites = await joined(consortium, names)
-        meanwhile(consortium, sites)
+        during(consortium, sites)
         await federate(consortium, folder)
         await until(lambda: not list(consortium.spool.iterdir()))
 
@@ -167,7 +170,7 @@ def test_no_reply_of_a_site_holds_its_update(tmp_path: Path) -> None:
     assert not np.isin(update, masked).any()
 
 
-def test_a_site_that_drops_out_of_the_sum_is_left_out_and_the_others_go_on_with_fresh_keys(tmp_path: Path) -> None:
+def test_secure_sum_restarts_with_fresh_keys_without_a_lost_site(tmp_path: Path) -> None:
     def leave(_: Consortium, sites: dict[str, tuple[Hears, Joined]]) -> None:
         sites["D"][0].instead[MASK] = vanish
 

@@ -1,4 +1,4 @@
-"""Whole runs on the hub: what is averaged, who takes part, how a run begins, goes on and ends."""
+"""Complete runs on the hub: aggregation, taking part, and how a run begins, resumes and ends."""
 
 import asyncio
 import shutil
@@ -21,7 +21,7 @@ from ynet.federation.records import ARRAYS, CASES, CONFIG, METRICS, flat_weights
 from ynet.federation.update_encoding import Encoding
 from ynet.plan import Privacy
 from ynet.strategy_options import STRATEGY_OPTIONS
-from ynet.weights import Entry, Flat
+from ynet.weights import Flat, LayoutEntry
 from ynet_server.commands import run_tables
 from ynet_server.rounds import attendance
 from ynet_server.rounds.run_folder import MODEL, STATE, RunFolder, State
@@ -51,9 +51,7 @@ def test_the_order_in_which_the_sites_came_changes_not_a_bit(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("strategy", sorted(STRATEGY_OPTIONS))
-def test_sites_that_change_nothing_leave_the_weights_as_they_are_under_every_strategy(
-    tmp_path: Path, strategy: str
-) -> None:
+def test_unchanged_updates_leave_weights_unchanged_under_every_strategy(tmp_path: Path, strategy: str) -> None:
     apps = {name: tiny_app(lambda _, flat: flat, 5) for name in LARGEST}
     folder = run(tmp_path, plan(strategy=strategy, min_sites=7, quorum=7), apps, dict.fromkeys(LARGEST, 5))
     np.testing.assert_array_equal(model(folder), np.zeros(SIZE, np.float32))
@@ -198,9 +196,7 @@ def encoded(train: Callable[[int, Flat], Flat], encoding: Encoding) -> dict[str,
 
 
 @pytest.mark.parametrize("encoding", ["float16", "int8"])
-def test_encoded_updates_are_added_to_the_weights_that_were_sent_and_checked_as_all_are(
-    tmp_path: Path, encoding: Encoding
-) -> None:
+def test_encoded_updates_are_added_to_sent_weights_and_checked(tmp_path: Path, encoding: Encoding) -> None:
     apps: dict[str, Any] = {}
     cases = honest()[1] | {"nan": 1000, "plain": 1000}
     for name in "ABC":
@@ -307,7 +303,7 @@ def test_a_run_waits_for_its_sites_and_says_so(tmp_path: Path) -> None:
     assert set(events(folder, "started")[0]["sites"]) == {"A", "B"}
 
 
-def test_a_run_names_the_site_that_is_gone_for_good_and_goes_on_when_its_quorum_is_lowered(tmp_path: Path) -> None:
+def test_run_names_missing_site_and_continues_with_lower_quorum(tmp_path: Path) -> None:
     folder, apps = (
         RunFolder(tmp_path / "run").create(plan(rounds=3, min_sites=3, quorum=3, min_quorum=2)),
         honest("ABC")[0],
@@ -396,7 +392,7 @@ def test_a_site_that_comes_during_a_run_takes_part_from_the_next_round_on(tmp_pa
 
 
 def test_sites_that_build_different_networks_do_not_start(tmp_path: Path) -> None:
-    other = tiny_app(towards(1), 5, layout=(Entry("a", (4, 1)), Entry("b", (3,))))
+    other = tiny_app(towards(1), 5, layout=(LayoutEntry("a", (4, 1)), LayoutEntry("b", (3,))))
     with pytest.raises(UserError, match="build different networks"):
         run(tmp_path, plan(), {"A": tiny_app(towards(1), 5), "B": other}, {"A": 5, "B": 5})
     folder = RunFolder(tmp_path / "run")
@@ -430,9 +426,7 @@ def test_sites_that_begin_with_nonsense_do_not_keep_the_others_from_starting(tmp
 
 
 @pytest.mark.parametrize("strategy", sorted(STRATEGY_OPTIONS))
-def test_a_run_that_was_stopped_goes_on_at_the_next_round_and_ends_with_the_same_model(
-    tmp_path: Path, strategy: str
-) -> None:
+def test_stopped_run_resumes_and_ends_with_the_same_model(tmp_path: Path, strategy: str) -> None:
     copy = tmp_path / "as it was in round 3"
     seen: list[int] = []
 
@@ -475,7 +469,7 @@ def test_a_restart_does_not_let_a_site_name_more_cases_than_before(tmp_path: Pat
 
 
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
-def test_weights_that_grow_beyond_bounds_end_the_run_with_a_reason_and_the_last_good_state(tmp_path: Path) -> None:
+def test_diverging_weights_end_run_with_reason_and_last_good_state(tmp_path: Path) -> None:
     def wild(number: int, flat: Flat) -> Flat:
         return np.full(SIZE, 3e38 * (-1) ** number, np.float32)
 

@@ -65,7 +65,7 @@ def test_a_run_waits_for_a_site_whose_share_is_away_and_has_its_update(tmp_path:
     assert not events(folder, "under_quorum")
 
 
-def test_a_share_that_is_away_for_longer_than_a_round_ends_no_run_that_needs_its_site(tmp_path: Path) -> None:
+def test_unavailable_data_beyond_a_round_do_not_end_the_run(tmp_path: Path) -> None:
     apps, cases = honest()
     folder = RunFolder(tmp_path / "run").create(plan(min_sites=3, quorum=3, deadline_s=2.0))
 
@@ -78,7 +78,7 @@ def test_a_share_that_is_away_for_longer_than_a_round_ends_no_run_that_needs_its
     np.testing.assert_allclose(model(folder), by_hand(2), rtol=1e-5)
     assert attendance.REFUSED_AT_MOST < len(events(folder, "under_quorum")) < 20  # spaced: 0.05 s each would be 80
     reasons = {event["reason"] for event in events(folder, "site_failed")}
-    assert "the site cannot reach its data, or its disk is full, at the moment" in reasons
+    assert "the site cannot read its data, or its disk is full, at the moment" in reasons
 
 
 def test_a_site_whose_data_stay_away_holds_up_one_round_and_no_more(tmp_path: Path) -> None:

@@ -56,9 +56,7 @@ def test_an_update_that_is_no_round_behind_counts_as_any_other(now: Flat, one: F
 
 
 @given(Vector, Vector, Vector)
-def test_of_one_that_is_behind_the_difference_that_it_made_counts_and_less_the_longer_ago(
-    begun: Flat, trained: Flat, now: Flat
-) -> None:
+def test_stale_update_counts_by_its_difference_and_less_with_age(begun: Flat, trained: Flat, now: Flat) -> None:
     late = rebased(StaleUpdate(reply(1, trained, 10), 4, begun), 5, now)
     np.testing.assert_allclose(
         flat_weights(late.content.array_records[ARRAYS]) - now, trained - begun, rtol=1e-3, atol=1e-3
@@ -143,7 +141,7 @@ def test_a_late_update_is_dropped_by_default(tmp_path: Path) -> None:
     np.testing.assert_allclose(model(folder), by_hand(3, lambda number: "ABC" if number == 3 else "AB"), rtol=1e-5)
 
 
-def test_a_late_update_is_used_in_the_next_round_once_and_for_less_through_the_same_gate(
+def test_late_update_is_filtered_and_used_once_in_next_round_with_less_weight(
     tmp_path: Path,
 ) -> None:
     folder = slow_run(tmp_path, "use")
@@ -171,13 +169,13 @@ def test_a_late_update_is_used_in_the_next_round_once_and_for_less_through_the_s
 
 
 def test_the_same_weights_sent_late_and_as_the_next_rounds_count_once() -> None:
-    gate, begun, now = UpdateFilter(10.0), np.zeros(SIZE, np.float32), np.ones(SIZE, np.float32)
+    update_filter, begun, now = UpdateFilter(10.0), np.zeros(SIZE, np.float32), np.ones(SIZE, np.float32)
     late, fresh = np.full(SIZE, 2, np.float32), np.full(SIZE, 3, np.float32)
     for _ in range(2):  # also when the round is held again
-        judged = gate.judge(5, [(stale_key(1), late), (1, late), (2, fresh)], now, {stale_key(1): begun})
+        judged = update_filter.judge(5, [(stale_key(1), late), (1, late), (2, fresh)], now, {stale_key(1): begun})
         assert judged.refused == {1: "it is not new: it is of round 4"}
         assert judged.change[stale_key(1)] == pytest.approx(2 * SIZE**0.5)
-    again = gate.judge(6, [(stale_key(2), late)], fresh, {stale_key(2): now}).refused[stale_key(2)]
+    again = update_filter.judge(6, [(stale_key(2), late)], fresh, {stale_key(2): now}).refused[stale_key(2)]
     assert again.startswith("it is not new")
 
 

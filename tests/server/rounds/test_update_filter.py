@@ -63,9 +63,7 @@ ALWAYS_REFUSED: dict[Train, str] = {
 
 
 @pytest.mark.parametrize(("train", "why"), ALWAYS_REFUSED.items(), ids=lambda value: getattr(value, "__name__", ""))
-def test_a_hostile_update_is_refused_in_every_round_and_the_model_is_that_of_the_others(
-    tmp_path: Path, train: Train, why: str
-) -> None:
+def test_hostile_update_is_refused_and_model_equals_that_of_the_others(tmp_path: Path, train: Train, why: str) -> None:
     apps, cases = honest(LARGEST)
     apps[HOSTILE] = tiny_app(train, cases[HOSTILE])
     folder = run(tmp_path, plan(rounds=4, min_sites=7, quorum=6, deadline_s=25), apps, cases)
@@ -109,7 +107,7 @@ def test_a_replay_is_refused_after_the_server_was_started_anew(tmp_path: Path) -
     async def story(consortium: Consortium) -> None:
         for name, app in apps.items():
             await consortium.join(name, runs(app, cases[name]))
-        for after in (dies, lambda _: None):  # a new gate each time, as a new process has one
+        for after in (dies, lambda _: None):  # a new filter each time, as in a new process
             grid = HubGrid(consortium.hub, asyncio.get_running_loop(), consortium.spool, 1)
             with contextlib.suppress(KeyboardInterrupt):
                 await in_thread(lambda: server_app.federate(grid, folder, grid.name_of, grid.cases_of, after))  # noqa: B023
@@ -149,7 +147,7 @@ def test_a_round_that_is_held_again_takes_the_same_update_once_more(tmp_path: Pa
     assert not events(folder, "update_refused")
 
 
-def test_a_hostile_site_without_which_there_is_no_quorum_ends_the_run_with_its_name_and_reason(tmp_path: Path) -> None:
+def test_hostile_site_needed_for_quorum_ends_run_with_its_name(tmp_path: Path) -> None:
     apps, cases = honest(LARGEST)
     apps[HOSTILE] = tiny_app(hundredfold, cases[HOSTILE])
     with pytest.raises(UserError, match="round 1 came to nothing") as caught:
@@ -157,7 +155,7 @@ def test_a_hostile_site_without_which_there_is_no_quorum_ends_the_run_with_its_n
     assert f"what site {HOSTILE} sent was refused: it changes" in caught.value.why
 
 
-def test_a_hostile_site_does_not_end_the_run_while_an_honest_one_is_away_for_a_moment(tmp_path: Path) -> None:
+def test_hostile_site_does_not_end_run_while_honest_site_is_away(tmp_path: Path) -> None:
     frozen = plan(rounds=3, min_sites=4, quorum=3)
     folder = RunFolder(tmp_path / "run").create(frozen)
     apps, cases = honest("ABC")
@@ -201,7 +199,7 @@ def test_how_far_each_site_went_is_in_the_rounds_event(tmp_path: Path) -> None:
         assert event["sites"][site]["change"] == pytest.approx(expected, rel=1e-5)
 
 
-# --- the gate by itself
+# --- the filter alone
 
 
 def at(distance: float) -> Flat:

@@ -253,7 +253,9 @@ def _of_ledger(home: Path, site: str, runs: Sequence[Run]) -> list[str]:
         for event in run.events:
             if text := event.get("ledgers", {}).get(site):
                 number, digest = text.split(" ")
-                found += [] if (int(number), digest) in digests else [f"entry {number} is not what the server was told"]
+                found += (
+                    [] if (int(number), digest) in digests else [f"entry {number} differs from the server's record"]
+                )
     return found
 
 

@@ -1,4 +1,4 @@
-"""What tests of the data need: a site's folder to spoil."""
+"""Fixtures of the data tests: a site's folder that a test may damage."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ HEADER = ("image", "mask", "label", "patient", "split")
 
 @pytest.fixture
 def write_site(tmp_path: Path) -> WriteSite:
-    """Writes eight sound cases of four patients; `change` may spoil the rows first. Returns the manifest."""
+    """Return a function that writes eight valid cases of four patients; `change` edits the rows first."""
 
     def write(change: Callable[[list[Row]], object] = list, columns: Sequence[str] = HEADER) -> Path:
         random = np.random.default_rng(1)

@@ -1,4 +1,4 @@
-"""Augmentation obeys its laws: nothing asked changes nothing, masks stay masks, the generator decides."""
+"""Laws of augmentation: no setting, no change; masks stay masks; the generator decides."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ def seeded(seed: int = 1) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_nothing_asked_gives_the_input_itself_and_draws_nothing() -> None:
+def test_no_settings_return_the_input_and_draw_nothing() -> None:
     image, mask = batch()
     generator = seeded()
     after = augment(image, mask, NOTHING, generator)
@@ -34,7 +34,7 @@ def test_nothing_asked_gives_the_input_itself_and_draws_nothing() -> None:
     assert torch.equal(generator.get_state(), seeded().get_state())
 
 
-def test_the_same_generator_gives_the_same_batch_and_another_another() -> None:
+def test_generator_determines_the_batch() -> None:
     image, mask = batch()
     one, same, other = (augment(image, mask, Augmentation(), seeded(seed)) for seed in (1, 1, 2))
     assert torch.equal(one.image, same.image)
@@ -57,9 +57,7 @@ changes = some.builds(
 
 @settings(deadline=None)
 @given(changes, some.integers(0, 2**31), some.sampled_from([1, 3]))
-def test_masks_stay_0_or_1_shapes_stay_and_the_input_is_not_written_to(
-    asked: Augmentation, seed: int, channels: int
-) -> None:
+def test_masks_stay_binary_and_input_is_not_modified(asked: Augmentation, seed: int, channels: int) -> None:
     image, mask = batch(4, channels)
     image_before, mask_before = image.clone(), mask.clone()
     after = augment(image, mask, asked, seeded(seed))
@@ -71,7 +69,7 @@ def test_masks_stay_0_or_1_shapes_stay_and_the_input_is_not_written_to(
     assert torch.equal(mask, mask_before)
 
 
-def test_flipping_alone_gives_each_image_or_its_mirror_and_both_occur() -> None:
+def test_flip_gives_image_or_mirror_image() -> None:
     image, mask = batch(32)
     after = augment(image, mask, replace(NOTHING, flip=True), seeded())
     mirrored = [torch.equal(one, other.flip(-1)) for one, other in zip(after.image, image, strict=True)]
@@ -82,7 +80,7 @@ def test_flipping_alone_gives_each_image_or_its_mirror_and_both_occur() -> None:
     assert 0 < sum(mirrored) < 32
 
 
-def test_the_mask_moves_with_the_image() -> None:
+def test_mask_moves_with_the_image() -> None:
     y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
     square = ((y > 20) & (y < 40) & (x > 15) & (x < 45)).float().expand(16, 1, 64, 64)
     moving = replace(NOTHING, flip=True, rotate_deg=40, scale=0.3, shift=0.1)
@@ -92,14 +90,14 @@ def test_the_mask_moves_with_the_image() -> None:
 
 
 @pytest.mark.parametrize("setting", ["contrast", "brightness", "noise"])
-def test_what_changes_grey_leaves_the_mask_alone(setting: str) -> None:
+def test_grey_changes_leave_the_mask(setting: str) -> None:
     image, mask = batch()
     after = augment(image, mask, replace(NOTHING, **{setting: 0.5}), seeded())
     assert after.mask is mask
     assert not torch.equal(after.image, image)
 
 
-def test_contrast_and_brightness_stay_within_what_was_asked() -> None:
+def test_contrast_and_brightness_stay_within_settings() -> None:
     image, mask = batch(200)
     louder = augment(image, mask, replace(NOTHING, contrast=0.2), seeded()).image / image
     per_image = louder.flatten(1).median(dim=1).values
@@ -110,20 +108,20 @@ def test_contrast_and_brightness_stay_within_what_was_asked() -> None:
     assert 0.25 < added.abs().max() <= 0.3 + 1e-5
 
 
-def test_noise_has_the_deviation_asked_for() -> None:
+def test_noise_has_the_set_deviation() -> None:
     image, mask = batch(64)
     noise = augment(image, mask, replace(NOTHING, noise=0.25), seeded()).image - image
     assert noise.std().item() == pytest.approx(0.25, rel=0.02)
     assert noise.mean().item() == pytest.approx(0, abs=0.005)
 
 
-def test_the_grid_is_that_of_torch() -> None:
+def test_sampling_grid_equals_torch() -> None:
     theta = torch.randn(5, 2, 3, generator=seeded())
     expected = functional.affine_grid(theta, [5, 1, 17, 17], align_corners=False)
     torch.testing.assert_close(sampling_grid(theta, 17), expected)
 
 
-def test_a_transplanted_lesion_keeps_its_pixels_and_gets_the_background_of_an_image_without_one() -> None:
+def test_transplanted_lesion_gets_background_of_healthy_image() -> None:
     image, mask = batch(4)
     mask[:] = 0
     mask[:2, :, 10:16, 12:20] = 1
@@ -138,7 +136,7 @@ def test_a_transplanted_lesion_keeps_its_pixels_and_gets_the_background_of_an_im
     assert torch.equal(after.mask, mask)
 
 
-def test_nothing_is_transplanted_where_every_image_has_a_lesion_or_none_has() -> None:
+def test_nothing_is_transplanted_without_both_kinds() -> None:
     image, mask = batch(4)
     for masks in (torch.ones_like(mask), torch.zeros_like(mask)):
         assert torch.equal(augment(image, masks, replace(NOTHING, transplant=1), seeded()).image, image)

@@ -1,4 +1,4 @@
-"""The cache gives the same cases whatever its limit, holds no more than that, and decodes what it holds once."""
+"""The cache returns equal cases under any limit, stays below it, and decodes cached cases once."""
 
 import threading
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def cache(path: Path, limit: int, settings: Image = SETTINGS) -> CaseCache:
     return CaseCache(read, read.cases, settings, CLASSES, limit)
 
 
-def test_a_case_is_its_prepared_image_its_mask_and_its_class(write_site: WriteSite, tmp_path: Path) -> None:
+def test_case_is_prepared_image_mask_and_class(write_site: WriteSite, tmp_path: Path) -> None:
     source: CaseSource = cache(write_site(), 1 << 20)
     image, mask, label, _ = source.batch(torch.tensor([5, 2]))
     expected, region = prepare(images.decode(tmp_path / "i5.png", 1), SETTINGS)
@@ -40,13 +40,13 @@ def test_a_case_is_its_prepared_image_its_mask_and_its_class(write_site: WriteSi
     assert (image.dtype, mask.dtype, len(source)) == (torch.float32, torch.float32, 8)
 
 
-def test_no_mask_means_no_lesion(write_site: WriteSite) -> None:
+def test_case_without_mask_has_no_lesion(write_site: WriteSite) -> None:
     source = cache(write_site(lambda rows: rows[0].update(mask="")), 1 << 20)
     assert not source.batch(torch.tensor([0])).mask.any()
 
 
 @pytest.mark.parametrize("limit", [0, 1 << 20])
-def test_a_mask_that_nobody_has_drawn_is_known_as_such(write_site: WriteSite, limit: int) -> None:
+def test_unknown_mask_is_flagged(write_site: WriteSite, limit: int) -> None:
     source = cache(write_site(lambda rows: (rows[0].update(mask="unknown"), rows[1].update(mask=""))), limit)
     batch = source.batch(torch.tensor([1, 0, 2]))
     assert batch.drawn.tolist() == [True, False, True]
@@ -58,7 +58,7 @@ def test_a_mask_that_nobody_has_drawn_is_known_as_such(write_site: WriteSite, li
     limit=some.integers(-1, 9 * PER_CASE),
     batches=some.lists(some.lists(some.integers(0, 7), max_size=10), max_size=5),
 )
-def test_the_limit_is_kept_and_changes_no_value(write_site: WriteSite, limit: int, batches: list[list[int]]) -> None:
+def test_limit_is_kept_and_changes_no_value(write_site: WriteSite, limit: int, batches: list[list[int]]) -> None:
     path = write_site()
     limited, whole = cache(path, limit), cache(path, 8 * PER_CASE)
     for positions in batches:
@@ -68,7 +68,7 @@ def test_the_limit_is_kept_and_changes_no_value(write_site: WriteSite, limit: in
         assert limited.nbytes <= max(limit, 0)
 
 
-def test_what_is_held_is_never_read_again_and_what_is_not_is(write_site: WriteSite, tmp_path: Path) -> None:
+def test_cached_case_is_not_read_again(write_site: WriteSite, tmp_path: Path) -> None:
     source = cache(write_site(), 4 * PER_CASE)
     everything = torch.arange(8)
     before = source.batch(everything)
@@ -80,14 +80,14 @@ def test_what_is_held_is_never_read_again_and_what_is_not_is(write_site: WriteSi
         source.batch(torch.tensor([4]))
 
 
-def test_a_batch_does_not_share_memory_with_the_cache(write_site: WriteSite) -> None:
+def test_batch_shares_no_memory_with_the_cache(write_site: WriteSite) -> None:
     source = cache(write_site(), 1 << 20)
     first = source.batch(torch.arange(8)).image.clone()
     source.batch(torch.arange(8)).image.zero_()
     assert torch.equal(source.batch(torch.arange(8)).image, first)
 
 
-def test_threads_get_what_one_alone_gets(write_site: WriteSite) -> None:
+def test_threads_get_the_same_cases_as_one(write_site: WriteSite) -> None:
     path = write_site()
     alone = cache(path, 1 << 20).batch(torch.arange(8)).image
     shared = cache(path, 5 * PER_CASE)
@@ -109,7 +109,7 @@ def test_threads_get_what_one_alone_gets(write_site: WriteSite) -> None:
     assert shared.nbytes == 5 * PER_CASE
 
 
-def test_a_position_that_is_none_is_an_index_error_cached_or_not(write_site: WriteSite) -> None:
+def test_invalid_position_is_an_index_error(write_site: WriteSite) -> None:
     source = cache(write_site(), 1 << 20)
     for _ in range(2):
         for position in (-1, 8):
@@ -118,24 +118,24 @@ def test_a_position_that_is_none_is_an_index_error_cached_or_not(write_site: Wri
         source.batch(torch.arange(8))
 
 
-def test_a_label_that_is_no_class_of_the_plan_is_refused_at_once(write_site: WriteSite) -> None:
-    with pytest.raises(UserError, match=r"row 3 .*\n.*'ring' is none of the plan's classes"):
+def test_label_outside_the_plan_is_refused(write_site: WriteSite) -> None:
+    with pytest.raises(UserError, match=r"row 3 .*\n.*'ring' is not one of the plan's classes"):
         cache(write_site(lambda rows: rows[1].update(label="ring")), 1 << 20)
 
 
-def test_a_mask_of_another_size_is_refused(write_site: WriteSite, tmp_path: Path) -> None:
+def test_mask_of_another_size_is_refused(write_site: WriteSite, tmp_path: Path) -> None:
     source = cache(write_site(), 1 << 20)
     Picture.new("L", (3, 2)).save(tmp_path / "m1.png")
     with pytest.raises(UserError, match=r"row 3 .*\n.*3 x 2 pixels, its image 24 x 20"):
         source.batch(torch.tensor([1]))
 
 
-def test_a_site_without_cases_is_an_empty_source(write_site: WriteSite) -> None:
+def test_site_without_cases_is_an_empty_source(write_site: WriteSite) -> None:
     source = CaseCache(manifest.read(write_site()), (), SETTINGS, CLASSES, 1 << 20)
     assert len(source) == 0
     assert source.batch(torch.arange(0)).image.shape == (0, 1, 32, 32)
 
 
-def test_a_plan_in_colour_gets_three_channels(write_site: WriteSite) -> None:
+def test_colour_plan_gets_three_channels(write_site: WriteSite) -> None:
     source = cache(write_site(), 1 << 20, Image(channels=3, size=64))
     assert source.batch(torch.arange(2)).image.shape == (2, 3, 64, 64)

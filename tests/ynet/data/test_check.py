@@ -1,4 +1,4 @@
-"""The check finds every problem of a site's data, with its row, and gives nothing away."""
+"""The check finds every problem of a site's data by row, and discloses no path or patient."""
 
 import io
 import json
@@ -34,7 +34,7 @@ def _one_anything(rows: list[dict[str, str]]) -> None:
     rows[7].update(label="anything")
 
 
-def test_sound_data_have_no_problem_and_are_counted(write_site: WriteSite) -> None:
+def test_valid_data_have_no_problem_and_are_counted(write_site: WriteSite) -> None:
     report = check(write_site(), CLASSES, channels=1)
     assert report.problems == ()
     assert (report.cases, report.patients) == (8, 4)
@@ -43,7 +43,7 @@ def test_sound_data_have_no_problem_and_are_counted(write_site: WriteSite) -> No
     assert report.images_per_size == {"24 x 20": 8}
 
 
-def test_all_problems_are_found_at_once_in_the_order_of_the_rows(write_site: WriteSite, tmp_path: Path) -> None:
+def test_all_problems_are_found_in_row_order(write_site: WriteSite, tmp_path: Path) -> None:
     def spoil(rows: list[dict[str, str]]) -> None:
         rows[0]["image"] = "missing.png"
         rows[1]["mask"] = "../m1.png"
@@ -67,35 +67,35 @@ def test_all_problems_are_found_at_once_in_the_order_of_the_rows(write_site: Wri
     ]
 
 
-def test_a_manifest_without_a_column_is_refused_at_once(write_site: WriteSite) -> None:
+def test_manifest_without_a_column_is_refused(write_site: WriteSite) -> None:
     with pytest.raises(UserError, match="no column 'patient'"):
         check(write_site(columns=("image", "mask", "label")), CLASSES)
 
 
-def test_a_label_that_is_no_class_gets_the_nearest_one_suggested(write_site: WriteSite) -> None:
+def test_unknown_label_gets_a_suggestion(write_site: WriteSite) -> None:
     problem = only(check(write_site(lambda rows: rows[7].update(label="spikey")), CLASSES))
     assert (problem.row, problem.column, problem.severity) == (9, "label", "error")
     assert problem.do == "did you mean 'spiky'?"
 
 
-def test_a_class_of_which_the_site_has_no_case_is_a_warning(write_site: WriteSite) -> None:
+def test_class_without_cases_is_a_warning(write_site: WriteSite) -> None:
     problem = only(check(write_site(), (*CLASSES, "ring")))
     assert (problem.row, problem.severity) == (1, "warning")
     assert "'ring'" in problem.what
 
 
-def test_without_classes_labels_are_not_judged(write_site: WriteSite) -> None:
+def test_labels_are_not_checked_without_classes(write_site: WriteSite) -> None:
     assert [problem.column for problem in check(write_site(_one_anything), None).problems] == ["split"]
 
 
-def test_a_class_without_a_patient_in_one_split_is_a_warning_that_says_what_to_do(write_site: WriteSite) -> None:
+def test_class_missing_in_one_split_is_a_warning_with_remedy(write_site: WriteSite) -> None:
     problem = only(check(write_site(lambda rows: [row.update(split="train") for row in rows[6:]]), CLASSES))
     assert (problem.row, problem.column, problem.severity) == (1, "split", "warning")
     assert problem.what == "the class 'spiky' has no case to test on (it has 2 patients)"
     assert "column 'split'" in problem.do
 
 
-def test_without_a_split_column_the_check_splits_by_the_plans_seed(write_site: WriteSite) -> None:
+def test_check_splits_by_the_plans_seed(write_site: WriteSite) -> None:
     path = write_site(columns=("image", "mask", "label", "patient"))
     counts = {seed: check(path, CLASSES, split_seed=seed).cases_per_split for seed in range(1, 9)}
     for seed, found in counts.items():
@@ -104,7 +104,7 @@ def test_without_a_split_column_the_check_splits_by_the_plans_seed(write_site: W
     assert len({str(found) for found in counts.values()}) > 1
 
 
-def test_a_mask_of_another_size_is_an_error(write_site: WriteSite, tmp_path: Path) -> None:
+def test_mask_of_another_size_is_an_error(write_site: WriteSite, tmp_path: Path) -> None:
     path = write_site()
     save(tmp_path / "m3.png", np.array([[0, 255]], np.uint8))
     problem = only(check(path, CLASSES))
@@ -122,7 +122,7 @@ def test_a_mask_of_another_size_is_an_error(write_site: WriteSite, tmp_path: Pat
         (0, 100, "", ""),
     ],
 )
-def test_a_mask_that_says_nothing_is_told(
+def test_empty_full_or_ambiguous_mask_is_reported(
     write_site: WriteSite, tmp_path: Path, low: int, high: int, severity: str, words: str
 ) -> None:
     path = write_site()
@@ -138,9 +138,7 @@ def test_a_mask_that_says_nothing_is_told(
     assert words in problem.what
 
 
-def test_a_mask_that_is_not_binary_is_a_warning_and_one_that_is_a_picture_an_error(
-    write_site: WriteSite, tmp_path: Path
-) -> None:
+def test_nonbinary_mask_is_a_warning_and_picture_an_error(write_site: WriteSite, tmp_path: Path) -> None:
     path = write_site()
     large = Image.fromarray(np.asarray(Image.open(tmp_path / "m3.png"))).resize((240, 200), Image.Resampling.NEAREST)
     large.rotate(10).resize((24, 20), Image.Resampling.BOX).save(tmp_path / "m3.png")
@@ -153,7 +151,7 @@ def test_a_mask_that_is_not_binary_is_a_warning_and_one_that_is_a_picture_an_err
     assert "256 values" in problem.what
 
 
-def test_an_inverted_mask_is_a_warning_and_most_of_a_sites_are_an_error(write_site: WriteSite, tmp_path: Path) -> None:
+def test_inverted_mask_is_a_warning_and_majority_an_error(write_site: WriteSite, tmp_path: Path) -> None:
     path = write_site(lambda rows: rows[7].update(mask=""))
     for number, masks in ((0, 1), (3, 4)):
         for other in range(number + 1):
@@ -165,7 +163,7 @@ def test_an_inverted_mask_is_a_warning_and_most_of_a_sites_are_an_error(write_si
         assert all("black" in problem.do and "#255" in problem.do for problem in found)
 
 
-def test_a_large_lesion_is_taken_as_it_is_where_its_value_is_named(write_site: WriteSite, tmp_path: Path) -> None:
+def test_large_lesion_with_named_value_is_accepted(write_site: WriteSite, tmp_path: Path) -> None:
     path = write_site(lambda rows: rows[3].update(mask="m3.png#255"))
     large = np.full((20, 24), 255, np.uint8)
     save(tmp_path / "m3.png", large)
@@ -176,7 +174,7 @@ def test_a_large_lesion_is_taken_as_it_is_where_its_value_is_named(write_site: W
 
 
 @pytest.mark.parametrize("part", ["left half", "a disc that leaves the picture"])
-def test_a_lesion_of_half_the_picture_is_not_called_inverted(write_site: WriteSite, tmp_path: Path, part: str) -> None:
+def test_lesion_of_half_the_image_is_not_inverted(write_site: WriteSite, tmp_path: Path, part: str) -> None:
     path = write_site()
     rows, columns = np.mgrid[:20, :24]
     inside = columns < 14 if part == "left half" else (rows - 9) ** 2 + (columns - 12) ** 2 < 12**2
@@ -185,9 +183,7 @@ def test_a_lesion_of_half_the_picture_is_not_called_inverted(write_site: WriteSi
     assert not check(path, CLASSES).problems
 
 
-def test_an_empty_mask_is_as_it_should_be_where_most_of_its_class_are_empty(
-    write_site: WriteSite, tmp_path: Path
-) -> None:
+def test_empty_mask_is_fine_in_a_mostly_empty_class(write_site: WriteSite, tmp_path: Path) -> None:
     path = write_site(lambda rows: [rows[number].update(mask="") for number in (0, 1)])
     save(tmp_path / "m4.png", np.zeros((20, 24), np.uint8))
     problem = only(check(path, CLASSES))
@@ -195,14 +191,14 @@ def test_an_empty_mask_is_as_it_should_be_where_most_of_its_class_are_empty(
     assert "has a lesion" in problem.what
 
 
-def test_a_patient_in_two_splits_is_an_error_once_and_is_not_named(write_site: WriteSite) -> None:
+def test_patient_in_two_splits_is_one_error_without_name(write_site: WriteSite) -> None:
     path = write_site(lambda rows: [row.update(patient="secret-1") for row in rows[2:6]])
     problem = only(check(path, CLASSES))
     assert (problem.row, problem.column, problem.severity) == (6, "split", "error")
     assert "row 4" in problem.what
 
 
-def test_a_site_must_have_something_to_train_on_and_should_have_something_to_test_on(
+def test_site_needs_training_cases_and_should_have_test_cases(
     write_site: WriteSite,
 ) -> None:
     no_train = check(write_site(lambda rows: [row.update(split="test") for row in rows]), CLASSES)
@@ -212,7 +208,7 @@ def test_a_site_must_have_something_to_train_on_and_should_have_something_to_tes
 
 
 @pytest.mark.parametrize(("copy", "severity"), [(1, "warning"), (2, "error"), (4, "error")])
-def test_the_same_image_twice_is_worse_under_another_label_or_in_another_split(
+def test_duplicate_image_severity_depends_on_label_and_split(
     write_site: WriteSite, tmp_path: Path, copy: int, severity: str
 ) -> None:
     path = write_site()
@@ -222,7 +218,7 @@ def test_the_same_image_twice_is_worse_under_another_label_or_in_another_split(
     assert "row 2" in problem.what
 
 
-def test_an_oversized_file_is_an_error(write_site: WriteSite, tmp_path: Path) -> None:
+def test_oversized_file_is_an_error(write_site: WriteSite, tmp_path: Path) -> None:
     path = write_site()
     with (tmp_path / "i5.png").open("wb") as file:
         file.truncate(images.MAX_FILE_BYTES + 1)
@@ -232,7 +228,7 @@ def test_an_oversized_file_is_an_error(write_site: WriteSite, tmp_path: Path) ->
     assert (pixels.row, pixels.column, "million pixels" in pixels.what) == (8, "mask", True)
 
 
-def test_colour_where_the_plan_has_grey_is_one_warning_for_all_images(write_site: WriteSite, tmp_path: Path) -> None:
+def test_colour_images_for_grey_plan_are_one_warning(write_site: WriteSite, tmp_path: Path) -> None:
     path = write_site()
     for number in (3, 5):
         save(tmp_path / f"i{number}.png", np.full((20, 24, 3), (10, 20, number), np.uint8))
@@ -241,7 +237,7 @@ def test_colour_where_the_plan_has_grey_is_one_warning_for_all_images(write_site
     assert "2" in problem.what
 
 
-def test_what_is_reported_holds_no_path_and_no_patient(write_site: WriteSite, tmp_path: Path) -> None:
+def test_report_holds_no_path_and_no_patient(write_site: WriteSite, tmp_path: Path) -> None:
     def spoil(rows: list[dict[str, str]]) -> None:
         rows[0]["image"], rows[1]["mask"] = "missing-image.png", "/missing-mask.png"
         rows[2]["patient"] = "secret-3"
@@ -253,7 +249,7 @@ def test_what_is_reported_holds_no_path_and_no_patient(write_site: WriteSite, tm
         assert secret not in written
 
 
-def test_the_json_form_is_what_its_description_says(write_site: WriteSite) -> None:
+def test_json_report_matches_its_description(write_site: WriteSite) -> None:
     written = check(write_site(lambda rows: rows[0].update(label="ring")), CLASSES).to_json()
     assert (written["ok"], written["errors"], written["warnings"]) == (False, 1, 0)
     (problem,) = written["problems"]
@@ -262,7 +258,7 @@ def test_the_json_form_is_what_its_description_says(write_site: WriteSite) -> No
         assert f"`{key}`" in str(Report.to_json.__doc__)
 
 
-def test_the_table_shows_every_problem_and_the_counts_and_no_markup_of_the_data(write_site: WriteSite) -> None:
+def test_table_shows_problems_and_counts_without_markup(write_site: WriteSite) -> None:
     report = check(write_site(lambda rows: rows[0].update(label="[bold]ring[/x]")), CLASSES)
     output = io.StringIO()
     Console(width=160, file=output).print(table(report))
@@ -272,13 +268,13 @@ def test_the_table_shows_every_problem_and_the_counts_and_no_markup_of_the_data(
     assert "8 cases of 4 patients: 4 train, 4 test" in shown
 
 
-def test_progress_is_told_case_by_case(write_site: WriteSite) -> None:
+def test_progress_is_called_for_each_case(write_site: WriteSite) -> None:
     heard: list[tuple[int, int]] = []
     check(write_site(), CLASSES, progress=lambda done, total: heard.append((done, total)))
     assert heard == [(done, 8) for done in range(1, 9)]
 
 
-def test_display_values_that_cannot_be_used_are_counted(write_site: WriteSite, tmp_path: Path) -> None:
+def test_unusable_display_values_are_counted(write_site: WriteSite, tmp_path: Path) -> None:
     def to_dicom(rows: list[dict[str, str]]) -> None:
         for row in rows[:3]:
             row["image"] = row["image"].replace(".png", ".dcm")

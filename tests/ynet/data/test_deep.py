@@ -1,4 +1,4 @@
-"""Of 16 bit nothing is cut, with colour and alpha too: files are written here byte by byte and read back."""
+"""16-bit values are kept in full, with colour and alpha too; the files are written byte by byte here."""
 
 import struct
 import zlib
@@ -20,7 +20,7 @@ RAMP = (COLUMNS * 40 + ROWS * 20).astype(np.uint16)
 
 
 def png(pixels: np.ndarray, filters: tuple[int, ...] = (0,)) -> bytes:
-    """A PNG of 16 bit; its rows filtered by none (0), the pixel before (1) or the row above (2), in turn."""
+    """A 16-bit PNG whose rows use filters 0 (none), 1 (left pixel) and 2 (row above) in turn."""
     height, width, channels = pixels.shape
     rows = np.frombuffer(pixels.astype(">u2").tobytes(), np.uint8).reshape(height, -1).astype(np.int64)
     before = np.pad(rows, ((0, 0), (2 * channels, 0)))[:, : rows.shape[1]]
@@ -40,7 +40,7 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 def tiff(
     pixels: np.ndarray, photometric: int, order: str = "<", extra: int | None = None, packed: bool = False, **tags: int
 ) -> bytes:
-    """A TIFF of one strip; `tags` are further ones, as `t274=6`."""
+    """A TIFF of one strip; `tags` adds tags, as in `t274=6`."""
     height, width, channels = pixels.shape
     body = pixels.astype(f"{order}u{pixels.dtype.itemsize}").tobytes()
     bits = tags.pop("bits", 8 * pixels.dtype.itemsize)
@@ -85,7 +85,7 @@ def as_shares(pixels: np.ndarray) -> np.ndarray:
     channels=some.integers(1, 4),
     kind=some.sampled_from(["png", "II", "MM", "II packed", "MM packed"]),
 )
-def test_every_value_of_16_bit_is_kept_in_any_file(
+def test_all_16_bit_values_are_kept_in_any_format(
     tmp_path: Path, data: some.DataObject, channels: int, kind: str
 ) -> None:
     shape = (data.draw(some.integers(1, 9)), data.draw(some.integers(1, 9)), channels)
@@ -94,7 +94,7 @@ def test_every_value_of_16_bit_is_kept_in_any_file(
         content = png(pixels, tuple(data.draw(some.lists(some.integers(0, 2), min_size=1, max_size=3))))
     else:
         if channels == 2:
-            return  # refused: below
+            return  # refused, see below
         extra = {4: data.draw(some.sampled_from([0, 2]))}.get(channels)
         order = "<" if kind[:2] == "II" else ">"
         content = tiff(pixels, 1 if channels == 1 else 2, order, extra, packed="packed" in kind)
@@ -104,7 +104,7 @@ def test_every_value_of_16_bit_is_kept_in_any_file(
 
 
 @pytest.mark.parametrize("channels", [2, 3, 4])
-def test_grey_of_16_bit_keeps_its_values_with_colour_or_alpha_beside_it(tmp_path: Path, channels: int) -> None:
+def test_16_bit_grey_is_kept_with_colour_or_alpha(tmp_path: Path, channels: int) -> None:
     pixels = np.dstack([RAMP] * channels)
     if channels != 3:
         pixels[..., -1] = 65535
@@ -114,7 +114,7 @@ def test_grey_of_16_bit_keeps_its_values_with_colour_or_alpha_beside_it(tmp_path
     np.testing.assert_array_equal(images.decode(path, 1), alone)
 
 
-def test_luminance_of_16_bit_is_that_of_8_bit_but_finer(tmp_path: Path) -> None:
+def test_16_bit_luminance_refines_8_bit_luminance(tmp_path: Path) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (20, 30, 3)).astype(np.uint16)
     fine = images.decode(written(tmp_path / "16.png", png(pixels * np.uint16(257))), 1)
     from PIL import Image
@@ -125,7 +125,7 @@ def test_luminance_of_16_bit_is_that_of_8_bit_but_finer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("orientation", [3, 6])
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_16_bit_is_turned_upright(tmp_path: Path, orientation: int, channels: int) -> None:
+def test_16_bit_image_is_rotated_upright(tmp_path: Path, orientation: int, channels: int) -> None:
     upright = np.dstack([RAMP, RAMP[::-1], RAMP[:, ::-1], RAMP])[..., :channels]
     stored = np.ascontiguousarray(np.rot90(upright, {3: 2, 6: 1}[orientation]))
     content = tiff(stored, 1 if channels == 1 else 2, extra=2 if channels == 4 else None, t274=orientation)
@@ -144,7 +144,7 @@ def test_12_bit_reaches_white(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("step", "white"), [(257, 65535), (256, 65280), (1, 255), (250, 65535)])
-def test_a_palette_of_16_bit_keeps_its_colours(tmp_path: Path, step: int, white: int) -> None:
+def test_16_bit_palette_keeps_its_colours(tmp_path: Path, step: int, white: int) -> None:
     colours = np.minimum(np.stack([np.arange(256), np.arange(256)[::-1], np.arange(256)]) * step, 65535)
     numbers = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
     content = tiff(numbers, 3, t320=colours.ravel().tolist())  # type: ignore[arg-type]
@@ -156,16 +156,16 @@ def test_a_palette_of_16_bit_keeps_its_colours(tmp_path: Path, step: int, white:
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (tiff(np.dstack([RAMP] * 3), 2, t284=2), "colours in planes of their own"),
+        (tiff(np.dstack([RAMP] * 3), 2, t284=2), "separate colour planes"),
         (tiff(np.dstack([RAMP] * 4), 5), "colours are CMYK"),
         (tiff(np.dstack([RAMP] * 4), 2, extra=1), "colours are RGBa"),
-        (tiff(np.dstack([RAMP] * 2), 1, extra=2), "TIFF of a kind that is not read"),
+        (tiff(np.dstack([RAMP] * 2), 1, extra=2), "unsupported kind of TIFF"),
         (tiff(np.dstack([RAMP] * 3).astype(np.uint8), 8), r"L\*a\*b"),
         (tiff(RAMP[..., None].astype(np.uint32) * 100000, 1), "above 65535"),
         (tiff(RAMP[..., None].astype(np.uint32), 1, t339=3), "floating point"),
         (tiff(RAMP[..., None].astype(np.uint8), 1, t339=2), "below 0"),
-        (tiff(np.dstack([RAMP] * 3).astype(np.uint32), 2), "TIFF of a kind that is not read"),
-        (b"\xff\xd8" + bytes(40), "JPEG of a kind that is not read"),
+        (tiff(np.dstack([RAMP] * 3).astype(np.uint32), 2), "unsupported kind of TIFF"),
+        (b"\xff\xd8" + bytes(40), "unsupported kind of JPEG"),
     ],
     ids=[
         "planar",
@@ -180,7 +180,7 @@ def test_a_palette_of_16_bit_keeps_its_colours(tmp_path: Path, step: int, white:
         "jpeg",
     ],
 )
-def test_what_would_be_cut_is_refused_with_the_reason(tmp_path: Path, content: bytes, why: str) -> None:
+def test_unsupported_16_bit_files_are_refused_with_reason(tmp_path: Path, content: bytes, why: str) -> None:
     with pytest.raises(UserError, match=why) as caught:
         images.decode(written(tmp_path / "image", content), 1)
     assert "save it" in caught.value.do
@@ -188,7 +188,7 @@ def test_what_would_be_cut_is_refused_with_the_reason(tmp_path: Path, content: b
 
 @pytest.mark.parametrize("value", [1, 200, 1000, 65535])
 @pytest.mark.parametrize("channels", [2, 3, 4])
-def test_a_mask_of_16_bit_in_colour_or_alpha_is_read_whole(tmp_path: Path, value: int, channels: int) -> None:
+def test_16_bit_mask_in_colour_or_alpha_is_read(tmp_path: Path, value: int, channels: int) -> None:
     mask = (np.hypot(ROWS - 10, COLUMNS - 20) < 6).astype(np.uint16)
     for lesion_in in range(channels):
         pixels = np.zeros((*mask.shape, channels), np.uint16)
@@ -197,7 +197,7 @@ def test_a_mask_of_16_bit_in_colour_or_alpha_is_read_whole(tmp_path: Path, value
         np.testing.assert_array_equal(images.decode_mask(path), mask)
 
 
-def test_white_is_zero_in_a_mask_of_16_bit(tmp_path: Path) -> None:
+def test_white_is_zero_in_16_bit_mask(tmp_path: Path) -> None:
     mask = (np.hypot(ROWS - 10, COLUMNS - 20) < 6).astype(np.uint16)
     path = written(tmp_path / "mask.tif", tiff((65535 - mask * 65535).astype(np.uint16)[..., None], 0))
     np.testing.assert_array_equal(images.decode_mask(path), mask)

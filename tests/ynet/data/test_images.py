@@ -1,4 +1,4 @@
-"""Every kind of file becomes the same array; what is no image, or too large, is refused."""
+"""All image formats decode to the same array; other and too large files are refused."""
 
 import contextlib
 import struct
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dicoms import dicom
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 from hypothesis.extra.numpy import arrays
@@ -25,8 +26,18 @@ def saved(path: Path, image: Image.Image | np.ndarray, **options: object) -> Pat
     return path
 
 
+@pytest.mark.parametrize("pixels", [GREY, COLOUR, GREY.astype(np.uint16) * 257], ids=["grey", "colour", "16 bit"])
+def test_inspect_agrees_with_decode_digest_and_is_colour(tmp_path: Path, pixels: np.ndarray) -> None:
+    paths = [saved(tmp_path / "image.png", pixels), tmp_path / "image.dcm"]
+    paths[1].write_bytes(dicom(pixels))
+    for path in paths:
+        found = images.inspect(path)
+        assert found.shape == images.decode(path, 1).shape[1:]
+        assert (found.digest, found.is_colour) == (images.digest(path), images.is_colour(path))
+
+
 @pytest.mark.parametrize("ending", ["png", "tif"])
-def test_8_bit_is_a_share_of_255_and_16_bit_of_65535(tmp_path: Path, ending: str) -> None:
+def test_values_are_scaled_by_bit_depth(tmp_path: Path, ending: str) -> None:
     eight = images.decode(saved(tmp_path / f"8.{ending}", GREY), 1)
     sixteen = images.decode(saved(tmp_path / f"16.{ending}", GREY.astype(np.uint16) * 257), 1)
     assert eight.dtype == np.float32
@@ -34,7 +45,7 @@ def test_8_bit_is_a_share_of_255_and_16_bit_of_65535(tmp_path: Path, ending: str
     np.testing.assert_allclose(sixteen, eight, atol=1e-7)
 
 
-def test_a_big_endian_16_bit_tiff_and_one_with_inverted_grey_read_the_same(tmp_path: Path) -> None:
+def test_big_endian_and_inverted_16_bit_tiff_are_equal(tmp_path: Path) -> None:
     sixteen = GREY.astype(np.uint16) * 257
     expected = images.decode(saved(tmp_path / "little.tif", sixteen), 1)
     big = Image.frombytes("I;16B", (4, 3), sixteen.astype(">u2").tobytes())
@@ -43,7 +54,7 @@ def test_a_big_endian_16_bit_tiff_and_one_with_inverted_grey_read_the_same(tmp_p
     np.testing.assert_allclose(images.decode(inverted, 1), expected, atol=1e-6)
 
 
-def test_a_whole_number_tiff_of_32_bit_counts_as_16_bit_and_must_fit(tmp_path: Path) -> None:
+def test_32_bit_integer_tiff_must_fit_16_bits(tmp_path: Path) -> None:
     fits = images.decode(saved(tmp_path / "fits.tif", GREY.astype(np.int32) * 257), 1)
     np.testing.assert_allclose(fits[0], GREY / 255, atol=1e-6)
     with pytest.raises(UserError, match="below 0 or above 65535"):
@@ -53,7 +64,7 @@ def test_a_whole_number_tiff_of_32_bit_counts_as_16_bit_and_must_fit(tmp_path: P
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "CMYK"])
-def test_every_kind_of_colour_becomes_rgb(tmp_path: Path, mode: str) -> None:
+def test_every_colour_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
     path = saved(tmp_path / "colour.tif", Image.fromarray(COLOUR).convert(mode))
     assert images.is_colour(path)
     rgb = images.decode(path, 3)
@@ -64,7 +75,7 @@ def test_every_kind_of_colour_becomes_rgb(tmp_path: Path, mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "1", "P"])
-def test_grey_becomes_three_equal_channels_where_the_plan_has_colour(tmp_path: Path, mode: str) -> None:
+def test_grey_becomes_three_equal_channels(tmp_path: Path, mode: str) -> None:
     path = saved(tmp_path / "grey.png", Image.fromarray(GREY).convert(mode))
     red, green, blue = images.decode(path, 3)
     np.testing.assert_array_equal(red, green)
@@ -72,7 +83,7 @@ def test_grey_becomes_three_equal_channels_where_the_plan_has_colour(tmp_path: P
     np.testing.assert_allclose(images.decode(path, 1)[0], red, atol=1 / 255)
 
 
-def test_alpha_is_dropped_from_a_palette_too(tmp_path: Path) -> None:
+def test_alpha_of_a_palette_is_dropped(tmp_path: Path) -> None:
     palette = Image.fromarray(COLOUR).convert("P")
     plain = images.decode(saved(tmp_path / "plain.png", palette), 3)
     seen_through = saved(tmp_path / "alpha.png", palette, transparency=bytes(range(256)))
@@ -81,7 +92,7 @@ def test_alpha_is_dropped_from_a_palette_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_an_image_is_turned_upright(tmp_path: Path, ending: str, orientation: int) -> None:
+def test_image_is_rotated_upright(tmp_path: Path, ending: str, orientation: int) -> None:
     upright = np.zeros((16, 32), np.uint8)
     upright[:8, :8] = 255
     back = {
@@ -100,12 +111,12 @@ def test_an_image_is_turned_upright(tmp_path: Path, ending: str, orientation: in
     np.testing.assert_allclose(images.decode(path, 1)[0], upright / 255, atol=0.05)
 
 
-def test_a_file_that_is_no_image_is_refused(tmp_path: Path) -> None:
+def test_file_that_is_not_an_image_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "empty.png").touch()
     saved(tmp_path / "other.png", Image.fromarray(GREY), format="BMP")
     for name in ("text.png", "empty.png", "other.png"):
-        with pytest.raises(UserError, match="no PNG, JPEG, TIFF or DICOM"):
+        with pytest.raises(UserError, match="not a PNG, JPEG, TIFF or DICOM"):
             images.decode(tmp_path / name, 1)
     with pytest.raises(UserError, match="not a file"):
         images.decode(tmp_path, 1)
@@ -114,7 +125,7 @@ def test_a_file_that_is_no_image_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "tif"])
-def test_a_file_cut_short_is_refused(tmp_path: Path, ending: str) -> None:
+def test_truncated_file_is_refused(tmp_path: Path, ending: str) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (64, 64), dtype=np.uint8)
     path = saved(tmp_path / f"cut.{ending}", noise)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
@@ -123,7 +134,7 @@ def test_a_file_cut_short_is_refused(tmp_path: Path, ending: str) -> None:
 
 
 @pytest.mark.parametrize("ending", ["png", "tif"])
-def test_an_image_of_several_frames_is_refused(tmp_path: Path, ending: str) -> None:
+def test_image_of_several_frames_is_refused(tmp_path: Path, ending: str) -> None:
     frames = [Image.fromarray(GREY), Image.fromarray(255 - GREY)]
     path = saved(tmp_path / f"frames.{ending}", frames[0], save_all=True, append_images=frames[1:])
     with pytest.raises(UserError, match="several frames"):
@@ -131,7 +142,7 @@ def test_an_image_of_several_frames_is_refused(tmp_path: Path, ending: str) -> N
 
 
 @pytest.mark.parametrize("side", [8_000, 10_000, 60_000])
-def test_an_image_bomb_is_refused_by_its_header(tmp_path: Path, side: int) -> None:
+def test_image_bomb_is_refused_by_its_header(tmp_path: Path, side: int) -> None:
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
@@ -143,7 +154,7 @@ def test_an_image_bomb_is_refused_by_its_header(tmp_path: Path, side: int) -> No
         images.decode(tmp_path / "bomb.png", 1)
 
 
-def test_a_file_of_too_many_bytes_is_refused_unread(tmp_path: Path) -> None:
+def test_too_large_file_is_refused_unread(tmp_path: Path) -> None:
     with (tmp_path / "large.png").open("wb") as file:
         file.truncate(images.MAX_FILE_BYTES + 1)
     with pytest.raises(UserError, match="64 MiB"):
@@ -153,9 +164,7 @@ def test_a_file_of_too_many_bytes_is_refused_unread(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ending", ["png", "jpg", "tif"])
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=some.data())
-def test_a_damaged_file_is_an_array_or_an_error_for_the_user(
-    tmp_path: Path, ending: str, data: some.DataObject
-) -> None:
+def test_damaged_file_is_an_array_or_a_user_error(tmp_path: Path, ending: str, data: some.DataObject) -> None:
     path = saved(tmp_path / f"damaged.{ending}", COLOUR)
     content = bytearray(path.read_bytes())
     for _ in range(data.draw(some.integers(1, 4))):
@@ -165,7 +174,7 @@ def test_a_damaged_file_is_an_array_or_an_error_for_the_user(
         assert images.decode(path, 3).shape[0] == 3
 
 
-def test_a_mask_is_cut_at_half_of_white_and_zero_and_one_are_taken_as_meant(tmp_path: Path) -> None:
+def test_mask_threshold_is_half_of_white_unless_binary(tmp_path: Path) -> None:
     grey = saved(tmp_path / "grey.png", np.array([[0, 127, 128, 255]], np.uint8))
     assert images.decode_mask(grey).tolist() == [[0, 0, 1, 1]]
     ones = saved(tmp_path / "ones.png", np.array([[0, 1, 1, 0]], np.uint8))
@@ -179,7 +188,7 @@ def test_a_mask_is_cut_at_half_of_white_and_zero_and_one_are_taken_as_meant(tmp_
 
 
 @given(sides, sides, some.integers(1, 48))
-def test_fitting_keeps_a_constant_image_constant_and_its_padding_too(height: int, width: int, size: int) -> None:
+def test_fit_keeps_constant_image_constant(height: int, width: int, size: int) -> None:
     fitted = images.fit(np.full((1, height, width), 0.3, np.float32), size)
     assert fitted.shape == (1, size, size)
     np.testing.assert_allclose(fitted, 0.3, rtol=1e-5)
@@ -187,7 +196,7 @@ def test_fitting_keeps_a_constant_image_constant_and_its_padding_too(height: int
 
 @settings(deadline=None)
 @given(some.integers(8, 60), some.integers(8, 60), some.integers(16, 48))
-def test_an_image_and_its_mask_are_fitted_alike(height: int, width: int, size: int) -> None:
+def test_fit_is_equal_for_image_and_mask(height: int, width: int, size: int) -> None:
     mask = np.zeros((1, height, width), np.float32)
     mask[:, height // 4 : height // 2 + 1, width // 3 : width // 2 + 1] = 1
     as_image, as_mask = images.fit(mask, size), images.fit(mask, size, is_mask=True)
@@ -196,7 +205,7 @@ def test_an_image_and_its_mask_are_fitted_alike(height: int, width: int, size: i
         np.testing.assert_array_equal(as_mask, as_image >= 0.5)
 
 
-def test_a_lesion_of_one_pixel_survives_shrinking() -> None:
+def test_one_pixel_lesion_survives_shrinking() -> None:
     mask = np.zeros((1, 512, 300), np.float32)
     mask[0, 100, 70] = 1
     fitted = images.fit(mask, 32, is_mask=True)
@@ -210,7 +219,7 @@ def test_shrinking_does_not_alias() -> None:
     np.testing.assert_allclose(inside, 0.5, atol=0.01)
 
 
-def test_an_image_keeps_its_aspect_ratio_and_is_padded_with_its_border() -> None:
+def test_fit_keeps_aspect_ratio_and_pads_with_border() -> None:
     image = np.full((1, 20, 40), 0.25, np.float32)
     image[0, 5:15, 10:30] = 1
     fitted = images.fit(image, 40)
@@ -221,7 +230,7 @@ def test_an_image_keeps_its_aspect_ratio_and_is_padded_with_its_border() -> None
 
 @settings(deadline=None)
 @given(some.integers(20, 80), some.integers(20, 80), some.integers(24, 64))
-def test_a_mask_put_back_lies_where_it_was(height: int, width: int, size: int) -> None:
+def test_unfit_restores_the_mask_position(height: int, width: int, size: int) -> None:
     mask = np.zeros((height, width), np.uint8)
     mask[height // 4 : -(height // 4), width // 4 : -(width // 4)] = 1
     there = images.fit(mask[None].astype(np.float32), size, is_mask=True)[0]
@@ -232,14 +241,14 @@ def test_a_mask_put_back_lies_where_it_was(height: int, width: int, size: int) -
 
 
 @given(some.integers(1, 40), some.integers(1, 40), some.integers(1, 48))
-def test_a_full_mask_put_back_is_full(height: int, width: int, size: int) -> None:
+def test_unfit_keeps_a_full_mask(height: int, width: int, size: int) -> None:
     full = images.fit(np.ones((1, height, width), np.float32), size, is_mask=True)[0]
     assert images.unfit(full, height, width).all()
     assert images.unfit(np.ones((size, size), np.float32), height, width).all()
 
 
 @given(arrays(np.float32, (1, 5, 6), elements=some.floats(0, 1, width=16)), some.floats(0.25, 4), some.floats(-1, 1))
-def test_brightness_and_contrast_of_a_scanner_drop_out(image: np.ndarray, gain: float, offset: float) -> None:
+def test_standardise_removes_brightness_and_contrast(image: np.ndarray, gain: float, offset: float) -> None:
     if image.std() < 0.01:
         return
     one = images.standardise(image)
@@ -249,5 +258,5 @@ def test_brightness_and_contrast_of_a_scanner_drop_out(image: np.ndarray, gain: 
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1 / 3, 1.0])
-def test_a_constant_image_becomes_zero(value: float) -> None:
+def test_standardise_maps_constant_image_to_zero(value: float) -> None:
     assert not images.standardise(np.full((3, 50, 50), value, np.float32)).any()

@@ -1,4 +1,4 @@
-"""Cutting the margin away, and putting a mask back."""
+"""Trimming of the margin, and mapping of a mask back."""
 
 import dataclasses
 
@@ -20,9 +20,7 @@ def textured(height: int, width: int, seed: int = 1) -> np.ndarray:
 
 @settings(deadline=None)
 @given(some.integers(0, 20), some.integers(0, 20), some.integers(0, 20), some.integers(0, 20), some.floats(0, 1))
-def test_an_even_margin_of_any_brightness_changes_nothing_that_the_network_sees(
-    above: int, below: int, left: int, right: int, value: float
-) -> None:
+def test_uniform_margin_does_not_change_the_input(above: int, below: int, left: int, right: int, value: float) -> None:
     inner = textured(24, 30)
     padded = np.pad(inner, ((0, 0), (above, below), (left, right)), constant_values=value)
     if min(above, below, left, right) > 0:
@@ -31,22 +29,22 @@ def test_an_even_margin_of_any_brightness_changes_nothing_that_the_network_sees(
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
-def test_an_image_that_is_all_margin_stays_whole(value: float) -> None:
+def test_image_that_is_all_margin_stays_whole(value: float) -> None:
     assert content(np.full((3, 20, 30), value, np.float32)) == Region(0, 0, 20, 30)
 
 
-def test_a_few_specks_in_the_margin_do_not_keep_it() -> None:
+def test_margin_with_few_specks_is_trimmed() -> None:
     image = np.zeros((1, 200, 200), np.float32)
     image[:, 50:150, 60:140] = textured(100, 80) + 0.5
     image[0, 10, 10] = image[0, 190, 180] = 1
     assert content(image) == Region(50, 60, 100, 80)
 
 
-def test_content_that_reaches_the_edges_is_not_cut() -> None:
+def test_content_at_the_edges_is_not_trimmed() -> None:
     assert content(textured(40, 60)) == Region(0, 0, 40, 60)
 
 
-def test_a_plan_may_leave_the_margin_alone() -> None:
+def test_plan_without_trim_keeps_the_margin() -> None:
     image = np.pad(textured(20, 20), ((0, 0), (10, 10), (10, 10)))
     whole = prepare(image, dataclasses.replace(SETTINGS, trim=False))
     assert whole.region == Region(0, 0, 40, 40)
@@ -55,7 +53,7 @@ def test_a_plan_may_leave_the_margin_alone() -> None:
 
 @settings(deadline=None)
 @given(some.integers(20, 60), some.integers(20, 60), some.integers(1, 15))
-def test_a_mask_comes_back_to_where_it_lay_in_the_untrimmed_image(height: int, width: int, margin: int) -> None:
+def test_restore_mask_maps_back_to_the_untrimmed_image(height: int, width: int, margin: int) -> None:
     image = np.pad(textured(height, width), ((0, 0), (margin, margin), (margin, margin)))
     mask = np.zeros(image.shape[1:], np.uint8)
     mask[margin + height // 4 : -margin - height // 4, margin + width // 4 : -margin - width // 4] = 1

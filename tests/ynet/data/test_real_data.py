@@ -1,4 +1,4 @@
-"""The real images beside the repository pass the check and come out as the network wants them."""
+"""The real images outside the repository pass the check and can be prepared for the network."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.real_data
 
 
 @pytest.mark.parametrize(("federation", "site"), [(name, site) for name, each in SITES.items() for site in each[0]])
-def test_a_real_site_has_no_error_and_is_prepared(federation: str, site: str) -> None:
+def test_real_site_has_no_error_and_is_prepared(federation: str, site: str) -> None:
     path = REAL / federation / site / "manifest.csv"
     assert path.is_file(), f"no real images at {path}; put them there, or leave these tests out: -m 'not real_data'"
     _, classes, channels = SITES[federation]

@@ -1,4 +1,4 @@
-"""A table reads the same however a spreadsheet saved it; where that cannot be, it is said what to do."""
+"""A table reads alike in all spreadsheet formats; other files are refused with a remedy."""
 
 import codecs
 import csv
@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as some
 
 from ynet.data import manifest, sheet
-from ynet.data.sheet import Form
+from ynet.data.sheet import TableSpec
 from ynet.errors import UserError
 
-FORM = Form("the labels", "labels", "labels.csv", ("label",), ("mask", "split"), ("mask",), ("study", "patient"))
+SPEC = TableSpec("the labels", "labels", "labels.csv", ("label",), ("mask", "split"), ("mask",), ("study", "patient"))
 ROWS = [["patient", "label", "mask"], ["Müller-2", "gli,oma; high", ""], ["000123", 'so "called"', "a/1.png"]]
 ENCODINGS = {
     "utf-8": (b"", "utf-8"),
@@ -48,7 +48,7 @@ def cells(read: sheet.Sheet) -> list[list[str]]:
     quoting=some.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
     more=some.integers(0, 3),
 )
-def test_a_table_reads_the_same_however_it_was_saved(
+def test_table_reads_alike_in_all_formats(
     tmp_path: Path, data: some.DataObject, separator: str, encoding: str, ending: str, quoting: int, more: int
 ) -> None:
     text = some.text(some.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zs", "Zl", "Zp"]), max_size=8)
@@ -59,20 +59,20 @@ def test_a_table_reads_the_same_however_it_was_saved(
     first = data.draw(some.sampled_from(["", f"sep={separator}{ending}", f'"sep={separator}"{ending}']))
     path = saved(tmp_path / "t.csv", wide, separator, encoding, first, lineterminator=ending, quoting=quoting)
     path.write_bytes(path.read_bytes() + (ending * more).encode(ENCODINGS[encoding][1]))
-    found = sheet.read(path, FORM)
+    found = sheet.read(path, SPEC)
     assert cells(found) == [ROWS[0], *expected]
 
 
-def test_rows_are_counted_as_a_spreadsheet_counts_them_under_excels_own_line_too(tmp_path: Path) -> None:
+def test_rows_count_as_in_spreadsheets_after_sep_line_too(tmp_path: Path) -> None:
     rows = [ROWS[0], ["a", "x", ""], ["", "", ""], ["b", "two\nlines", ""], ["c", "y", ""]]
     for first in ("", "sep=;\r\n", "SEP=;\n"):
-        found = sheet.read(saved(tmp_path / "t.csv", rows, ";", first=first), FORM)
+        found = sheet.read(saved(tmp_path / "t.csv", rows, ";", first=first), SPEC)
         assert [row.number for row in found.rows] == [2, 4, 5]
 
 
-def test_text_is_composed_and_a_files_name_is_left_alone(tmp_path: Path) -> None:
+def test_text_is_composed_and_paths_are_unchanged(tmp_path: Path) -> None:
     apart = unicodedata.normalize("NFD", "Müller")
-    (row,) = sheet.read(saved(tmp_path / "t.csv", [ROWS[0], [apart, apart, f"{apart}.png"]]), FORM).rows
+    (row,) = sheet.read(saved(tmp_path / "t.csv", [ROWS[0], [apart, apart, f"{apart}.png"]]), SPEC).rows
     assert row.cells == {"patient": "Müller", "label": "Müller", "mask": f"{apart}.png"}
 
 
@@ -100,19 +100,17 @@ def test_text_is_composed_and_a_files_name_is_left_alone(tmp_path: Path) -> None
     ],
     ids=str,
 )
-def test_what_is_wrong_is_told_with_its_remedy_and_without_a_cell(
-    tmp_path: Path, content: str | bytes, what: str, do: str
-) -> None:
+def test_fault_has_remedy_and_quotes_no_cell(tmp_path: Path, content: str | bytes, what: str, do: str) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(UserError) as caught:
-        sheet.read(path, FORM)
+        sheet.read(path, SPEC)
     assert what in caught.value.what
     assert do in caught.value.do
     assert "SECRET" not in str(caught.value)
 
 
-def test_a_manifest_and_labels_are_read_by_the_same_rules(tmp_path: Path) -> None:
+def test_manifest_and_labels_follow_the_same_rules(tmp_path: Path) -> None:
     rows = [["image", "mask", "label", "patient", "split", "", ""], ["1.png", "", "ä", "p", "train", "", ""]]
     plain = manifest.read(saved(tmp_path / "manifest.csv", [row[:5] for row in rows]))
     for separator, encoding in ((";", "utf-16, little"), ("\t", "utf-8 with a mark")):
@@ -132,5 +130,5 @@ def test_a_manifest_and_labels_are_read_by_the_same_rules(tmp_path: Path) -> Non
         ("1.2.840.10008", False),
     ],
 )
-def test_a_number_that_a_spreadsheet_has_shortened_is_known(identifier: str, is_shortened: bool) -> None:
+def test_shortened_number_is_recognised(identifier: str, is_shortened: bool) -> None:
     assert sheet.is_shortened(identifier) == is_shortened

@@ -1,9 +1,9 @@
-"""The split decides each patient alone: by the seed and the patient's id, and by nothing of the others."""
+"""The split of a patient depends on the seed and the patient id only."""
 
 from hypothesis import given
 from hypothesis import strategies as some
 
-from ynet.data.manifest import Case, Manifest, Row, to_cases
+from ynet.data.manifest import Case, Manifest, SheetRow, to_cases
 from ynet.data.split import is_held_back
 
 Person = tuple[str, str]
@@ -13,19 +13,19 @@ seeds = some.integers(0, 2**31 - 1)
 
 
 def splits(people: list[Person], seed: int) -> dict[str, str]:
-    """The split of each patient of a manifest without a column `split`."""
+    """The split of each patient of a manifest without a `split` column."""
     return {case.patient: case.split for case in cases(people, seed)}
 
 
 def validation(people: list[Person], seed: int) -> dict[str, str]:
-    """The same of the training patients, for a choice."""
+    """The validation split of the training patients."""
     held = Manifest(root=None, cases=cases(people, seed)).for_validation()  # type: ignore[arg-type]
     return {case.patient: case.split for case in held.cases}
 
 
 def cases(people: list[Person], seed: int) -> tuple[Case, ...]:
     named = [{"image": "i.png", "mask": "", "label": label, "patient": patient} for patient, label in people]
-    return to_cases([Row(number, cells) for number, cells in enumerate(named, start=2)], seed)
+    return to_cases([SheetRow(number, cells) for number, cells in enumerate(named, start=2)], seed)
 
 
 @given(people, seeds, some.data())
@@ -39,7 +39,7 @@ def test_removing_a_patient_moves_no_other_patient(rows: list[Person], seed: int
 
 
 @given(people, seeds, some.data())
-def test_another_label_moves_nobody(rows: list[Person], seed: int, data: some.DataObject) -> None:
+def test_changed_label_moves_no_patient(rows: list[Person], seed: int, data: some.DataObject) -> None:
     number = data.draw(some.integers(0, len(rows) - 1))
     changed = [*rows[:number], (rows[number][0], "d"), *rows[number + 1 :]]
     assert splits(changed, seed) == splits(rows, seed)
@@ -47,7 +47,7 @@ def test_another_label_moves_nobody(rows: list[Person], seed: int, data: some.Da
 
 
 @given(people, seeds, some.randoms(use_true_random=False))
-def test_the_order_of_the_rows_does_not_matter(rows: list[Person], seed: int, random: object) -> None:
+def test_row_order_does_not_matter(rows: list[Person], seed: int, random: object) -> None:
     shuffled = list(rows)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     assert splits(rows, seed) == splits(shuffled, seed)
@@ -64,7 +64,7 @@ def test_another_seed_holds_back_other_patients() -> None:
     assert [is_held_back(name, 1) for name in names] != [is_held_back(name, 2) for name in names]
 
 
-def test_what_is_held_back_for_choices_is_independent_of_the_test_under_one_seed() -> None:
+def test_validation_is_independent_of_test_under_one_seed() -> None:
     rows = [(str(number), "a") for number in range(400)]
     for seed in (1, 2026):
         held_back = list(validation(rows, seed).values())

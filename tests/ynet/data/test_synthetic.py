@@ -1,4 +1,4 @@
-"""A synthetic federation is sound data, repeatable, and hard in the way it says: only the lesion tells the class."""
+"""A synthetic federation is valid and deterministic, and only the lesion determines the class."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_every_site_passes_the_check_without_a_warning(federation: Path) -> None:
+def test_every_site_passes_the_check_without_warnings(federation: Path) -> None:
     for site, count in SITES.items():
         report = check(federation / site / "manifest.csv", CLASSES, channels=1)
         assert report.problems == ()
@@ -29,7 +29,7 @@ def test_every_site_passes_the_check_without_a_warning(federation: Path) -> None
         assert report.images_per_size == {"96 x 96": count}
 
 
-def test_every_class_is_in_both_splits_of_every_site_about_evenly(federation: Path) -> None:
+def test_every_class_is_balanced_in_both_splits(federation: Path) -> None:
     for site, count in SITES.items():
         read = manifest.read(federation / site / "manifest.csv")
         assert {case.label for case in read.train} == {case.label for case in read.test} == set(CLASSES)
@@ -39,7 +39,7 @@ def test_every_class_is_in_both_splits_of_every_site_about_evenly(federation: Pa
         assert all(35 <= int(case.attributes["age"]) < 85 for case in read.cases)
 
 
-def test_the_seed_decides_every_byte_and_a_site_does_not_depend_on_the_others(tmp_path: Path) -> None:
+def test_seed_determines_each_site_independently(tmp_path: Path) -> None:
     def content(root: Path) -> dict[str, bytes]:
         return {str(file.relative_to(root)): file.read_bytes() for file in root.rglob("*") if file.is_file()}
 
@@ -58,16 +58,16 @@ def test_sites_differ_in_brightness_and_contrast(federation: Path) -> None:
         cases = manifest.read(federation / site / "manifest.csv")
         return np.stack([images.decode(cases.path_of(case.image), 1) for case in cases.cases])
 
-    looks = {(round(float(grey(site).mean()), 2), round(float(grey(site).std()), 2)) for site in SITES}
-    assert len(looks) == len(SITES)
+    appearances = {(round(float(grey(site).mean()), 2), round(float(grey(site).std()), 2)) for site in SITES}
+    assert len(appearances) == len(SITES)
 
 
-def test_only_the_lesion_tells_the_class(federation: Path) -> None:
-    """With three classes chance is 1/3; a classifier by nearest neighbours, trained on all sites together."""
+def test_only_the_lesion_determines_the_class(federation: Path) -> None:
+    """A nearest-neighbour classifier on all sites; chance is 1/3 with three classes."""
     assert score(federation, histogram, "label") < 0.5
     assert score(federation, surroundings, "label") < 0.5
     assert score(federation, size_and_grey_of_lesion, "label") < 0.55
-    assert score(federation, surroundings, "background") > 0.8  # what a network looks at first misleads it
+    assert score(federation, surroundings, "background") > 0.8  # the background misleads a network
     assert score(federation, lesion_cut_out, "label") > 0.85
 
 
@@ -95,7 +95,7 @@ def lesion_cut_out(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def spectrum(plane: np.ndarray) -> np.ndarray:
-    """Energy by frequency, whatever the direction."""
+    """Energy by frequency, over all directions."""
     size = len(plane)
     energy = np.abs(np.fft.fft2(plane - plane.mean())) ** 2
     along = np.fft.fftfreq(size, 1 / size)
@@ -105,7 +105,7 @@ def spectrum(plane: np.ndarray) -> np.ndarray:
 
 
 def score(root: Path, feature: Feature, target: str) -> float:
-    """The share of test images whose `target` is that of most of their five nearest training images."""
+    """Accuracy of the majority `target` of the five nearest training images."""
     features: dict[str, list[np.ndarray]] = {"train": [], "test": []}
     targets: dict[str, list[str]] = {"train": [], "test": []}
     for site in SITES:

@@ -1,4 +1,4 @@
-"""Heads of logs that the other side has signed: what they show that a chain by itself cannot."""
+"""Heads of logs that the other side has signed: they show what a chain alone cannot."""
 
 import datetime as dt
 import json
@@ -12,7 +12,7 @@ from ynet.errors import RefusedError
 from ynet.federation import countersigned
 from ynet.federation.countersigned import MOST_SIGNED, SERVER, SIGNED, Witness, from_wire, to_wire
 from ynet.trust import chain, identity
-from ynet.trust.chain import Head
+from ynet.trust.chain import ChainHead
 from ynet.trust.identity import Identity
 from ynet.trust.journal import AuditError
 from ynet_client import audit
@@ -38,7 +38,7 @@ def sides(folder: Path) -> tuple[Witness, Witness]:
     return site, Witness(folder / "server", SERVER, lambda: HUB, AUTHORITY.certificate)
 
 
-def written(home: Path, count: int, about: str = "") -> Head:
+def written(home: Path, count: int, about: str = "") -> ChainHead:
     log = Audit(home)
     for _ in range(count):
         log.did(1.0, "model", about)
@@ -63,7 +63,7 @@ def test_both_sides_keep_what_the_other_signed_and_it_is_good_years_later(tmp_pa
     told = server.sign("A", head, NOW)
     site.keep(from_wire(to_wire(told), "A", SERVER), SERVER)
     assert verified(tmp_path) == 1
-    of_server = site.sign(SERVER, Head(3, "c" * 64), NOW)
+    of_server = site.sign(SERVER, ChainHead(3, "c" * 64), NOW)
     server.keep(of_server, "A")
     assert [one.by for one in countersigned.kept(tmp_path / "server")] == ["A"]
     assert written(tmp_path, 3).number == 8
@@ -81,9 +81,7 @@ def test_a_log_that_was_written_anew_as_a_whole_is_found_out(tmp_path: Path, cou
 
 
 @pytest.mark.parametrize("count", [3, 5])
-def test_a_shorter_log_or_another_is_not_signed_though_its_owner_has_lost_what_was_signed(
-    tmp_path: Path, count: int
-) -> None:
+def test_shorter_or_other_log_is_not_signed_even_without_its_signatures(tmp_path: Path, count: int) -> None:
     _, server = sides(tmp_path)
     first = written(tmp_path, 5)
     assert [server.sign("A", first, NOW).number for _ in range(2)] == [5, 5]
@@ -92,7 +90,7 @@ def test_a_shorter_log_or_another_is_not_signed_though_its_owner_has_lost_what_w
         with pytest.raises(RefusedError, match="another than it was") as caught:
             again.sign("A", audit.verify(tmp_path), NOW)
         assert "it had 5 entries when it was last seen" in caught.value.why
-    assert server.sign("B", Head(1, "a" * 64), NOW).number == 1  # another site's is its own
+    assert server.sign("B", ChainHead(1, "a" * 64), NOW).number == 1  # another site's is its own
 
 
 SPOILS: dict[str, Callable[[countersigned.Countersigned], countersigned.Countersigned]] = {
@@ -129,7 +127,7 @@ def test_a_certificate_of_another_consortium_signs_nothing(tmp_path: Path) -> No
     other = identity.make_authority("t", NOW)
     stranger = Witness(tmp_path / "server", SERVER, lambda: identity.issue_hub(other, NOW), other.certificate)
     with pytest.raises(RefusedError, match="not one of the consortium's"):
-        site.keep(stranger.sign("A", Head(1, "a" * 64), NOW), SERVER)
+        site.keep(stranger.sign("A", ChainHead(1, "a" * 64), NOW), SERVER)
 
 
 def test_what_is_kept_is_bounded_and_a_head_that_stands_still_is_kept_once(tmp_path: Path) -> None:
@@ -162,4 +160,4 @@ def test_heads_seen_that_cannot_be_read_sign_nothing(tmp_path: Path, spoilt: byt
     site, _ = sides(tmp_path)
     (tmp_path / countersigned.SEEN).write_bytes(spoilt)
     with pytest.raises(AuditError, match="cannot be read"):
-        site.sign(SERVER, Head(3, "c" * 64), NOW)
+        site.sign(SERVER, ChainHead(3, "c" * 64), NOW)

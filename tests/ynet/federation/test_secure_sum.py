@@ -89,7 +89,7 @@ def test_two_sums_of_the_same_vector_have_nothing_in_common() -> None:
     assert not (a == b).any()
 
 
-def test_a_sum_from_which_a_site_dropped_out_says_nothing_and_is_begun_again_with_fresh_keys() -> None:
+def test_sum_without_a_site_reveals_nothing_and_restarts_with_fresh_keys() -> None:
     made, values = keys("ABCD"), vectors("ABCD")
     without = {site: mask(made[site], values[site], 1, roster(made)) for site in "ABC"}
     plain = sum(values[site].astype(np.float64) for site in "ABC")

@@ -7,16 +7,16 @@ from hypothesis import strategies as st
 
 from ynet.federation import update_encoding
 from ynet.federation.update_encoding import RUN, Encoding, decode, encode, encoded_size
-from ynet.weights import Entry, Flat, Layout
+from ynet.weights import Flat, Layout, LayoutEntry
 
 SMALL: tuple[Encoding, Encoding] = ("float16", "int8")
 LAYOUT: Layout = (
-    Entry("weight", (3, 5, 100)),
-    Entry("bias", (7,)),
-    Entry("long", (1, RUN + 3)),
-    Entry("scalar", ()),
-    Entry("none", (0, 4)),
-    Entry("detail.centre", (3000,)),
+    LayoutEntry("weight", (3, 5, 100)),
+    LayoutEntry("bias", (7,)),
+    LayoutEntry("long", (1, RUN + 3)),
+    LayoutEntry("scalar", ()),
+    LayoutEntry("none", (0, 4)),
+    LayoutEntry("detail.centre", (3000,)),
 )
 
 
@@ -46,14 +46,14 @@ def test_what_is_decoded_is_near_and_vectors_are_exact(encoding: Encoding, seed:
 
 
 def test_a_network_takes_half_and_a_quarter_of_the_bytes() -> None:
-    layout = (Entry("conv", (256, 128, 3, 3)), Entry("norm", (256,)))
+    layout = (LayoutEntry("conv", (256, 128, 3, 3)), LayoutEntry("norm", (256,)))
     whole = sum(entry.size for entry in layout)
     assert encoded_size(layout, "float16") / whole == pytest.approx(0.5, abs=0.001)
     assert encoded_size(layout, "int8") / whole == pytest.approx(0.25, abs=0.002)
 
 
 @pytest.mark.parametrize("encoding", SMALL)
-def test_with_what_was_left_out_added_to_the_next_one_the_sum_of_many_updates_is_right(encoding: Encoding) -> None:
+def test_error_feedback_keeps_the_sum_of_many_updates_exact(encoding: Encoding) -> None:
     left_out, wanted, sent = np.zeros_like(values(0)), 0.0, 0.0
     for seed in range(30):
         difference = values(seed) * np.float32(0.001)
@@ -89,7 +89,7 @@ def test_no_change_is_no_change() -> None:
 
 
 def test_a_network_of_vectors_alone_is_sent_as_it_is() -> None:
-    layout = (Entry("a", (5,)),)
+    layout = (LayoutEntry("a", (5,)),)
     for encoding in SMALL:
         flat = np.arange(5, dtype=np.float32)
         np.testing.assert_array_equal(update_encoding.encode(flat, layout, encoding), flat)

@@ -16,7 +16,7 @@ from ynet.learning.model import arrays_of, build
 from ynet.learning.per_patient_gradients import PatientGradients
 from ynet.learning.train import train
 from ynet.learning.train_private import trained
-from ynet_client.training.microbatches import Pieces
+from ynet_client.training.microbatches import MicroBatches
 
 pytestmark = [
     pytest.mark.may_skip,
@@ -86,7 +86,7 @@ def test_a_gpu_whose_memory_is_too_small_for_a_batch_trains_it_in_pieces(
         seen.append(pieces)
         torch.cuda.empty_cache()
         net = build(plan).to(CUDA)
-        train(net, cases, plan, 1, device=CUDA, generator=torch.Generator().manual_seed(1), pieces=pieces)
+        train(net, cases, plan, 1, device=CUDA, generator=torch.Generator().manual_seed(1), micro_batches=pieces)
         return arrays_of(net)
 
     whole = one(1)
@@ -97,7 +97,7 @@ def test_a_gpu_whose_memory_is_too_small_for_a_batch_trains_it_in_pieces(
             one(1)
         assert ran_out_of_memory(caught.value)
         del caught
-        found = Pieces(tmp_path / "training.json").run(plan, one)
+        found = MicroBatches(tmp_path / "training.json").run(plan, one)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert seen[-1] > 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ynet.learning.detail import DETAIL_BITS, Detail, Seen
+from ynet.learning.detail import DETAIL_BITS, Detail, FeatureSums
 from ynet.learning.hashing import hamming, pack
 from ynet.learning.losses import CODE_LOSSES
 from ynet.learning.model import arrays_of, build
@@ -22,7 +22,7 @@ def features(count: int, seed: int, width: int = 100) -> torch.Tensor:
 
 def measured(seen: torch.Tensor, seed: int = 1) -> Detail:
     """A detail code that is measured by what was seen."""
-    detail, sums = Detail(seen.shape[1], seed), Seen()
+    detail, sums = Detail(seen.shape[1], seed), FeatureSums()
     for part in torch.split(seen, 7):
         sums.add(part)
     sums.measure(detail)

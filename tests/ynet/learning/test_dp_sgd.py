@@ -12,7 +12,7 @@ from opacus import GradSampleModule
 from scipy import stats
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from ynet.data.part import Part
+from ynet.data.subset import Subset
 from ynet.errors import UserError
 from ynet.learning import accountant
 from ynet.learning.dp_sgd import Clipped, Mechanism, Patients, mechanism
@@ -238,7 +238,7 @@ def sums(plan: Any, cases: Any, patient_of: list[str], missing: str, rate: float
     quiet = Mechanism(0.0, rate, STEPS_OF_ROUND, BOUND, 1.0)
     with gradients_before_each_step() as seen:
         train_privately(
-            build(plan), Part(cases, torch.tensor(kept)), patients, plan, 1, quiet, device=CPU, secret=secret
+            build(plan), Subset(cases, torch.tensor(kept)), patients, plan, 1, quiet, device=CPU, secret=secret
         )
     return seen
 

@@ -11,13 +11,13 @@ from ynet.data.cases import CaseCache
 from ynet.data.manifest import find_sites, read
 from ynet.data.synthetic import CLASSES, make_federation
 from ynet.learning import metrics
-from ynet.learning.evaluate import Encoded, by_radius, encode, evaluate, score
+from ynet.learning.evaluate import EncodedCases, by_radius, encode, evaluate, score
 from ynet.learning.hashing import codebook, pack
 from ynet.learning.model import Output, YNet, build
 from ynet.learning.train import train
 from ynet.plan import Plan
 from ynet.scores import PER_CLASS, SHARES
-from ynet_lab.pooled import Pooled
+from ynet_lab.concat import Concat
 
 CPU = torch.device("cpu")
 
@@ -136,7 +136,7 @@ def test_query_without_its_class_in_the_gallery_changes_no_score(make_plan: Any,
     gallery.label[:] = torch.tensor([0, 1] * 6)
     held, asked = (encode(build(plan), cases, CPU) for cases in (gallery, queries))
     known = np.isin(asked.label, (0, 1))
-    whole, part = score(held, asked, plan), score(held, Encoded(*(column[known] for column in asked)), plan)
+    whole, part = score(held, asked, plan), score(held, EncodedCases(*(column[known] for column in asked)), plan)
     assert [getattr(whole, name) for name in RANKED] == [getattr(part, name) for name in RANKED]
     assert (whole.queries, whole.ranked, part.ranked) == (6, 4, 4)
 
@@ -194,7 +194,7 @@ def test_the_network_learns_the_lesions_of_patients_it_has_not_seen(
     )
     manifests = [read(path) for path in find_sites(tmp_path).values()]
     gallery, queries = (
-        Pooled([CaseCache(m, part(m), plan.image, plan.classes, 1 << 28) for m in manifests])
+        Concat([CaseCache(m, part(m), plan.image, plan.classes, 1 << 28) for m in manifests])
         for part in (lambda m: m.train, lambda m: m.test)
     )
     net = build(plan)

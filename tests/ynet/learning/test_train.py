@@ -183,7 +183,7 @@ def test_rounds_that_hand_on_the_moments_are_one_training(make_plan: Any, make_c
 def test_batches_in_pieces_train_the_same(make_plan: Any, make_cases: Any, pieces: int, proximal_mu: float) -> None:
     plan, cases = make_plan(training={"local_epochs": 2}), make_cases(20)
     whole = trained(plan, cases, proximal_mu=proximal_mu)
-    cut = trained(plan, cases, proximal_mu=proximal_mu, pieces=pieces)
+    cut = trained(plan, cases, proximal_mu=proximal_mu, micro_batches=pieces)
     assert distance(whole, cut) < 2e-3 * distance(whole, arrays_of(build(plan)))
     for name in ("detail.centre", "detail.spread"):
         np.testing.assert_allclose(cut[name], whole[name], rtol=1e-2, atol=1e-4)

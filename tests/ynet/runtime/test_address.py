@@ -6,7 +6,7 @@ import pytest
 
 from ynet.runtime import address, listening
 from ynet.runtime.address import Address
-from ynet.runtime.listening import Place
+from ynet.runtime.listening import ListenAddress
 
 
 @pytest.mark.parametrize(
@@ -80,4 +80,4 @@ def test_loopback(host: str, is_loopback: bool) -> None:
 @pytest.mark.parametrize("host", ["", "0.0.0.0", "::", "127.0.0.1", "::1", "localhost"])
 def test_host_that_can_be_listened_on_is_one_that_settings_may_name(host: str) -> None:
     address.listen(host, 0).close()
-    listening.check([Place("metrics.port", host, 0)])
+    listening.check([ListenAddress("metrics.port", host, 0)])

@@ -2,7 +2,7 @@
 
 import threading
 
-from ynet.runtime.background_sync import Synced
+from ynet.runtime.background_sync import BackgroundSync
 
 
 def test_what_is_written_while_the_disk_is_busy_is_on_it_when_it_is_closed() -> None:
@@ -15,7 +15,7 @@ def test_what_is_written_while_the_disk_is_busy_is_on_it_when_it_is_closed() -> 
         assert goes_on.wait(10)
         on_disk[:] = found
 
-    synced = Synced(sync, "test")
+    synced = BackgroundSync(sync, "test")
     synced.wrote()
     assert busy.wait(10)
     written.append(2)

@@ -11,11 +11,11 @@ import pytest
 
 from ynet.errors import UserError
 from ynet.runtime import backup_files, passphrase, unix_socket
-from ynet.runtime.backup import FORMAT, MANIFEST, Manifest, Packed, pack, unpack
+from ynet.runtime.backup import FORMAT, MANIFEST, BackupManifest, Packed, pack, unpack
 from ynet.runtime.backup_files import lay_databases
 from ynet.runtime.home import RESTORING, prepare
 
-ABOUT = Manifest(FORMAT, "server", "lungs", 1.0, "0.1.0", {})
+ABOUT = BackupManifest(FORMAT, "server", "lungs", 1.0, "0.1.0", {})
 WORD = "correct horse battery"
 
 
@@ -43,11 +43,11 @@ def packed(home: Path, out: Path, word: str | None = None) -> Packed:
     return pack(home, out, ABOUT, lambda aside: lay_databases(home, aside), word)
 
 
-def nothing(_: Path, __: Manifest) -> None:
+def nothing(_: Path, __: BackupManifest) -> None:
     """Everything is taken."""
 
 
-def restored(file: Path, to: Path, word: str = WORD) -> Manifest:
+def restored(file: Path, to: Path, word: str = WORD) -> BackupManifest:
     return unpack(file, to, "server", lambda: word, nothing)
 
 
@@ -108,7 +108,7 @@ def test_a_backup_that_was_changed_or_cut_leaves_nothing(home: Path, tmp_path: P
     content = whole.find(b"server.yamlserver.yaml") if word is None else len(whole) // 2
     bad = tmp_path / "bad.tar"
     for spoilt in (
-        whole[:content] + b"X" + whole[content + 1 :],
+        whole[:content] + bytes([whole[content] ^ 1]) + whole[content + 1 :],
         whole[: len(whole) // 2],
         whole[: whole.rfind(MANIFEST.encode())] if word is None else whole[:-20],
         b"",
@@ -130,7 +130,7 @@ def test_a_backup_is_restored_into_an_empty_folder_only(home: Path, tmp_path: Pa
 def test_a_backup_that_its_check_refuses_and_one_of_the_other_side_leave_nothing(home: Path, tmp_path: Path) -> None:
     made = packed(home, tmp_path / "b.tar")
 
-    def refuse(_: Path, __: Manifest) -> None:
+    def refuse(_: Path, __: BackupManifest) -> None:
         raise UserError("it", "is", "bad")
 
     for kind, check in (("server", refuse), ("client", nothing)):

@@ -222,7 +222,7 @@ def test_a_command_that_the_process_does_not_know_says_that_versions_differ(tmp_
     async def story(call: Call) -> None:
         with pytest.raises(UserError, match="another version") as caught:
             await call("GET", "/of-a-later-version")
-        assert caught.value.do == "stop it, and start it anew: ynet-server start"
+        assert caught.value.do == "stop it, and start it again: ynet-server start"
 
     with_door(tmp_path, story)
 
@@ -357,7 +357,7 @@ def test_a_process_of_an_older_version_is_named_as_such_and_gets_no_command(tmp_
         (tmp_path / control_client.OLD).write_text(json.dumps({"url": url, "token": "t"}))
         with Lock(tmp_path, "the server"), pytest.raises(UserError, match="of another version of ynet") as caught:
             hello(tmp_path)
-        assert caught.value.do == "stop it, and start it anew: ynet-server start"
+        assert caught.value.do == "stop it, and start it again: ynet-server start"
         unreachable(tmp_path)  # its process is gone
         port.settimeout(0.1)
         with pytest.raises(TimeoutError):

@@ -12,8 +12,8 @@ import yaml
 from test_docs import ROOT
 
 from ynet.errors import UserError
-from ynet.runtime import backup_options, hidden_words
-from ynet_client.dicom import dicomweb
+from ynet.runtime import backup_commands, hidden_words
+from ynet_client.dicom import pacs_credentials
 from ynet_lab.trial import command
 
 ASK = """
@@ -77,8 +77,8 @@ def test_a_file_of_a_secret_that_others_may_read_is_refused(secret: Path, mode: 
     secret.chmod(mode)
     readers = (
         lambda: hidden_words.secret(f"@{secret}", "the invitation"),
-        lambda: backup_options.passphrase(secret, is_new=False),
-        lambda: dicomweb.read_credentials({}, secret),
+        lambda: backup_commands.passphrase(secret, is_new=False),
+        lambda: pacs_credentials.read_credentials({}, secret),
     )
     for read in readers:
         with pytest.raises(UserError, match="other users of this machine may read it") as caught:

@@ -74,7 +74,7 @@ def test_the_program_says_what_to_set_in_three_lines(program: str) -> None:
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         "error: this user has no home directory",
-        f"  why: HOME is not set, and the system knows no user of the number {UNKNOWN}",
+        f"  why: HOME is not set, and the system has no user with the id {UNKNOWN}",
         "   do: export HOME=DIR, a folder that this user may write to; ynet's own folder alone: --home, or YNET_HOME",
     ]
 

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ynet.errors import UserError
-from ynet.search.live_index import Postings
+from ynet.search.live_index import LiveIndex
 from ynet.search.ranking import tie_keys
-from ynet.search.snapshot import Found
+from ynet.search.snapshot import Neighbour
 from ynet.search.sorted_codes import Base, check, merge, sort
 
 WIDTHS = (4, 8, 16, 32)
@@ -46,7 +46,7 @@ class Dict:
     has_details: bool
     cases: dict[int, Case] = field(default_factory=dict)
 
-    def search(self, code, k, detail=None, allowed=None, radius=None, is_one_per_group=False) -> list[Found]:
+    def search(self, code, k, detail=None, allowed=None, radius=None, is_one_per_group=False) -> list[Neighbour]:
         rows = []
         for number, case in self.cases.items():
             distance = (int.from_bytes(code) ^ int.from_bytes(case.code)).bit_count()
@@ -63,7 +63,7 @@ class Dict:
                 best.setdefault(self.cases[row[4]].group, row)
             rows = list(best.values())
         return [
-            Found(distance, of_detail, number, token, distances.count(distance))
+            Neighbour(distance, of_detail, number, token, distances.count(distance))
             for distance, _, _, token, number, of_detail in rows[:k]
         ]
 
@@ -77,7 +77,7 @@ class Both:
         self.centres = random.integers(0, 256, (3, width), dtype=np.uint8)
         self.dict = Dict(detail_bytes > 0)
         ids = random.permutation(2 * n)[:n].astype(np.uint32)
-        self.postings = Postings(sort(*self._keep(self._cases(ids))), 8 * width, tokens_of)
+        self.postings = LiveIndex(sort(*self._keep(self._cases(ids))), 8 * width, tokens_of)
 
     def _cases(self, ids: np.ndarray) -> tuple:
         codes = self.centres[self.random.integers(0, 3, len(ids))]
@@ -191,17 +191,17 @@ def test_galleries_searched_apart_and_merged_answer_as_one_on_a_thousand_queries
             assert_merge_is_pooling(both, parts, 10)
 
 
-def split(both: Both, sites: int) -> list[Postings]:
+def split(both: Both, sites: int) -> list[LiveIndex]:
     """The gallery's cases, each at one of some sites."""
     base = both.postings.base
     at = both.random.integers(0, sites, len(base.ids))
-    parts = [Postings(base, both.postings.view().bits, tokens_of) for _ in range(sites)]
+    parts = [LiveIndex(base, both.postings.view().bits, tokens_of) for _ in range(sites)]
     for site, part in enumerate(parts):
         part.remove(base.ids[at != site])
     return parts
 
 
-def assert_merge_is_pooling(both: Both, parts: list[Postings], k: int) -> None:
+def assert_merge_is_pooling(both: Both, parts: list[LiveIndex], k: int) -> None:
     code, detail = both.query(), int(both.random.integers(4))
     answers = [part.search(code, k, detail=detail) for part in parts]
     merged = sorted(
@@ -218,7 +218,7 @@ def assert_merge_is_pooling(both: Both, parts: list[Postings], k: int) -> None:
 def test_the_order_of_storage_does_not_matter() -> None:
     both = Both(np.random.default_rng(11), 8, 4, 500)
     cases = list(both.dict.cases.items())
-    other = Postings(sort(*columns(cases[:100])), 64, tokens_of)
+    other = LiveIndex(sort(*columns(cases[:100])), 64, tokens_of)
     other.add(*columns(cases[100:][::-1]))
     for code in [both.query() for _ in range(20)]:
         assert other.search(code, 40, detail=1) == both.postings.search(code, 40, detail=1)
@@ -235,7 +235,7 @@ def test_a_million_codes_are_searched_in_milliseconds(distinct: int, most_ms: fl
     random, n = np.random.default_rng(12), 1_000_000
     codes = random.integers(0, 256, (distinct, 8), dtype=np.uint8)[random.permutation(n) % distinct]
     ids = np.arange(n, dtype=np.uint32)
-    gallery = Postings(sort(codes, ids, None, ids), 64, tokens_of)
+    gallery = LiveIndex(sort(codes, ids, None, ids), 64, tokens_of)
     took_ms = []
     for _ in range(9):
         code = random.bytes(8)
@@ -267,7 +267,7 @@ def test_tokens_are_made_for_tied_and_returned_cases_only() -> None:
     random = np.random.default_rng(2)
     codes = random.integers(0, 256, (10_000, 8), dtype=np.uint8)
     ids = np.arange(10_000, dtype=np.uint32)
-    gallery = Postings(sort(codes, ids, None, ids), 64, counted)
+    gallery = LiveIndex(sort(codes, ids, None, ids), 64, counted)
     ties = gallery.search(codes[0].tobytes(), 10)[-1].ties
     assert sum(asked) < 10 + ties
 
@@ -276,7 +276,7 @@ def test_a_base_may_lie_in_read_only_bytes() -> None:
     both = Both(np.random.default_rng(3), 8, 4, 500)
     base = both.postings.base
     views = [None if one is None else np.frombuffer(one.tobytes(), one.dtype).reshape(one.shape) for one in base]
-    both.postings = Postings(Base(*views), 64, tokens_of)
+    both.postings = LiveIndex(Base(*views), 64, tokens_of)
     both.add(both.some_ids())
     both.remove(both.some_ids())
     both.assert_equal(10)
@@ -315,7 +315,7 @@ def test_searches_see_a_gallery_before_a_change_or_after_it() -> None:
     def at(number: int) -> tuple:
         return codes, ids, np.full(100, (1 << number % 32) - 1, np.uint32), ids
 
-    gallery = Postings(sort(*at(0)), 64, tokens_of)
+    gallery = LiveIndex(sort(*at(0)), 64, tokens_of)
     failures, searches = [], [0, 0, 0]
 
     def ask(asker: int) -> None:
@@ -415,7 +415,7 @@ def test_a_gallery_of_ten_million_stands_at_once_in_little_memory() -> None:
     took_s = []
     for _ in range(3):
         start = time.perf_counter()
-        gallery = Postings(base, 64, tokens_of)
+        gallery = LiveIndex(base, 64, tokens_of)
         took_s.append(time.perf_counter() - start)
     assert min(took_s) < 0.2
     assert [found.case_id for found in gallery.search((77).to_bytes(8, "little"), 1)] == [77]

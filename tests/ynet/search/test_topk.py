@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from needs import needs
 
 from ynet.search import scan, topk
-from ynet.search.live_index import Postings
+from ynet.search.live_index import LiveIndex
 from ynet.search.sorted_codes import sort
 from ynet_client.gallery.case_tokens import Tokens
 
@@ -19,7 +19,7 @@ pytestmark = [
 TOKENS = Tokens(b"secret", b"salt", "a" * 64)
 
 
-def both(random: np.random.Generator, n: int, width: int, detail_bytes: int) -> tuple[Postings, Postings]:
+def both(random: np.random.Generator, n: int, width: int, detail_bytes: int) -> tuple[LiveIndex, LiveIndex]:
     """The same cases ranked by the compiled code and by numpy: few distinct codes, some cases new, some gone."""
     made = []
     codes = random.integers(0, 3, (n, width), np.uint8) * (np.arange(width) < 2).astype(np.uint8)
@@ -29,7 +29,7 @@ def both(random: np.random.Generator, n: int, width: int, detail_bytes: int) -> 
     for key in (TOKENS.key, None):
         parts = [None if details is None else details[part] for part in (slice(first), slice(first, n))]
         base = sort(codes[:first], ids[:first], parts[0], ids[:first] // 4)
-        postings = Postings(base, 8 * width, TOKENS.of, key)
+        postings = LiveIndex(base, 8 * width, TOKENS.of, key)
         postings.add(codes[first:], ids[first:], parts[1], ids[first:] // 4)
         postings.remove(gone)
         made.append(postings)
@@ -68,13 +68,13 @@ def test_tie_groups_of_thousands_are_ranked_as_numpy_ranks_them() -> None:
     random, n = np.random.default_rng(1), 20_000
     codes, ids = np.zeros((n, 8), np.uint8), random.permutation(n).astype(np.uint32)
     base = sort(codes, ids, None, ids)
-    compiled, plain = (Postings(base, 64, TOKENS.of, key) for key in (TOKENS.key, None))
+    compiled, plain = (LiveIndex(base, 64, TOKENS.of, key) for key in (TOKENS.key, None))
     for k in (1, 10, 100, n):
         assert compiled.search(bytes(8), k) == plain.search(bytes(8), k)
 
 
 def test_a_case_number_of_32_bits_has_the_token_that_opens_to_it() -> None:
     ids = np.array([2**32 - 1, 2**31, 1], np.uint32)
-    found = Postings(sort(np.zeros((3, 8), np.uint8), ids, None, ids), 64, TOKENS.of, TOKENS.key).search(bytes(8), 3)
+    found = LiveIndex(sort(np.zeros((3, 8), np.uint8), ids, None, ids), 64, TOKENS.of, TOKENS.key).search(bytes(8), 3)
     assert sorted(TOKENS.case_id(one.token) or 0 for one in found) == sorted(ids.tolist())
     assert all(TOKENS.case_id(one.token) == one.case_id for one in found)

@@ -11,14 +11,24 @@ from pathlib import Path
 
 import pytest
 
-from ynet.trust.ledger import HEAD, LEDGER, NOTHING, BudgetExhaustedError, Entry, Head, Ledger, LedgerError, Reservation
+from ynet.trust.ledger import (
+    HEAD,
+    LEDGER,
+    NOTHING,
+    BudgetExhaustedError,
+    ChainHead,
+    Ledger,
+    LedgerEntry,
+    LedgerError,
+    Reservation,
+)
 
 
 def asked(number: int, weights: str = "w") -> Reservation:
     return Reservation("plan", number, 9, f"{weights}{number}", 1.1, 0.1, 10, 1e-3)
 
 
-def anything(_: Sequence[Entry]) -> None:
+def anything(_: Sequence[LedgerEntry]) -> None:
     """A budget without end."""
 
 
@@ -59,7 +69,7 @@ def test_what_is_spent_on_one_data_set_is_nothing_to_another(tmp_path: Path) -> 
 def test_a_reservation_beyond_the_budget_leaves_no_trace(tmp_path: Path) -> None:
     ledger = filled(tmp_path)
 
-    def four_at_most(entries: Sequence[Entry]) -> None:
+    def four_at_most(entries: Sequence[LedgerEntry]) -> None:
         if len(entries) > 3:
             raise BudgetExhaustedError("the round is refused", "the budget is spent", "ask the site's admin")
 
@@ -79,7 +89,7 @@ def edit(home: Path) -> None:
 def edit_and_chain_anew(home: Path) -> None:
     entries, previous, made = (home / LEDGER).read_text().splitlines(), NOTHING, b""
     for line in entries:
-        entry = Entry(**{**json.loads(line), "steps": 1, "previous": previous})
+        entry = LedgerEntry(**{**json.loads(line), "steps": 1, "previous": previous})
         previous, made = entry.digest, made + entry.line()
     (home / LEDGER).write_bytes(made)
 
@@ -155,7 +165,12 @@ def test_every_earlier_head_vouches_for_a_ledger(tmp_path: Path) -> None:
         heads.append(ledger.head)
     for head in heads:
         Ledger(tmp_path).check_witness(head)
-    for head in (Head(4, heads[3].digest), Head(0, heads[3].digest), Head(-1, heads[3].digest), Head(2, NOTHING)):
+    for head in (
+        ChainHead(4, heads[3].digest),
+        ChainHead(0, heads[3].digest),
+        ChainHead(-1, heads[3].digest),
+        ChainHead(2, NOTHING),
+    ):
         with pytest.raises(LedgerError):
             ledger.check_witness(head)
 

@@ -19,7 +19,7 @@ from ynet.errors import UserError
 from ynet.web import certificate, sessions
 from ynet.web.accounts import FILE, Accounts, hashed
 from ynet.web.attempts import MAX_KEPT, MOST_OF_ACCOUNT, MOST_OF_ADDRESS, MOST_OF_PAIR, WITHIN_S, Attempts
-from ynet.web.https_door import HttpsDoor
+from ynet.web.https_server import HttpsServer
 from ynet.web.sessions import IDLE_S, LONGEST_S, MAX_OF_ONE, Sessions
 from ynet.web.web import Web, need, visitor_of
 
@@ -92,7 +92,7 @@ def served(tmp_path: Path, clock: Clock) -> Iterator[Served]:
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     shown = certificate.present(tmp_path, "", "", "127.0.0.1", dt.datetime.now(dt.UTC))
-    door = HttpsDoor(web.application(ROUTES), shown.context, "127.0.0.1", 0, life_s=60)
+    door = HttpsServer(web.application(ROUTES), shown.context, "127.0.0.1", 0, life_s=60)
     port = asyncio.run_coroutine_threadsafe(door.begin(), loop).result()
     yield Served(tmp_path, web, port)
     asyncio.run_coroutine_threadsafe(door.end(), loop).result()

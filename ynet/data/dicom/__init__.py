@@ -1,1 +1,1 @@
-"""DICOM files: their elements, frames, compressed pixels and segmentations."""
+"""Reading of DICOM files: elements, frames, compressed pixels and drawings."""

@@ -1,4 +1,4 @@
-"""Texts of DICOM files by the character set that they name, so that a name is the same however it was stored."""
+"""Decoding of DICOM texts by their character sets, so that equal names compare equal in any encoding."""
 
 import contextlib
 import re
@@ -14,12 +14,12 @@ _ENDS = re.compile(r"^[\s\0]+|[\s\0]+$")
 
 
 def plain_text(text: str) -> str:
-    """A text as texts are compared: without what pads it, its characters composed (Unicode's NFC)."""
+    """Return a text in the form in which texts are compared: without padding, in Unicode's NFC."""
     return _ENDS.sub("", unicodedata.normalize("NFC", text))
 
 
 def character_sets(named: bytes) -> list[str]:
-    """The character sets that an element names, as DICOM spells them; those that are unknown are left out.
+    """Return the character sets that an element names, in DICOM's spelling, without unknown ones.
 
     The first may be empty, for ASCII, where others follow by ISO 2022.
     """
@@ -37,9 +37,9 @@ def _spelled(found: re.Match[str]) -> str:
 
 
 def decoded(value: bytes, character_sets: list[str]) -> str:
-    """The text of bytes. Those that do not fit the character set that is named are read by another.
+    """Decode a value; bytes that do not fit the named character set are decoded by another one.
 
-    Nothing is replaced: two patients must not become one because neither of their names could be read.
+    No character is replaced: two patients must not become one because neither name could be decoded.
     """
     if value.isascii() and _ESCAPE not in value:
         return value.decode("ascii")
@@ -55,7 +55,7 @@ def decoded(value: bytes, character_sets: list[str]) -> str:
 
 
 def _by_escapes(value: bytes, first: str) -> str:
-    """A text in several character sets, to each of which an escape sequence switches (ISO 2022). Raises ValueError."""
+    """Decode a text with escape sequences that switch between character sets (ISO 2022). Raises ValueError."""
     made = []
     for part in _PARTS.findall(value):
         codec = first

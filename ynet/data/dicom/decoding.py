@@ -1,4 +1,4 @@
-"""Compressed frames decoded in a process of their own, whose memory and time are bounded and which may die of them."""
+"""Decoding of compressed frames in a separate process with bounds on memory and time, since decoders may crash."""
 
 import atexit
 import json
@@ -13,18 +13,18 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from ynet.data.dicom.elements import damaged
+from ynet.data.dicom.faults import damaged
 
 TWELVE_BIT = "gdcm, 12 bit"
-"""The decoder of grey JPEG of 12 bit with loss: GDCM without pydicom, which does not let it."""
+"""The decoder of lossy 12-bit grey JPEG: GDCM called directly, since pydicom does not support it."""
 WITHIN_S = 60.0
-"""What one frame may take."""
+"""Maximal time to decode one frame."""
 _TYPES = ("|u1", "|i1", "<u2", "<i2", ">u2", ">i2", "<u4", "<i4", ">u4", ">i4")
 _HEAD_BYTES = 4096
 
 
 class _Decoder:
-    """The process, started when it is first needed and again when it has died. Threads wait for each other."""
+    """The decoder process, started on first use and restarted after a crash. Thread-safe; one frame at a time."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -47,7 +47,7 @@ class _Decoder:
         if talk is None or talk.poll() is not None:
             self._end()
             command = [sys.executable, "-P", "-m", "ynet.data.dicom.decoding_process"]
-            talk = self._process = subprocess.Popen(  # noqa: S603 (this file's neighbour)
+            talk = self._process = subprocess.Popen(  # noqa: S603 (a module of this package)
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
             )
         if talk.stdin is None or talk.stdout is None:
@@ -55,12 +55,12 @@ class _Decoder:
         until = time.monotonic() + WITHIN_S
         _write(talk.stdin.fileno(), message, until)
         head, _, body = _read(talk.stdout.fileno(), lambda got: b"\n" in got[:_HEAD_BYTES], until).partition(b"\n")
-        said = json.loads(head)
-        if not said:
+        head_fields = json.loads(head)
+        if not head_fields:
             raise damaged()
-        if said["dtype"] not in _TYPES:
+        if head_fields["dtype"] not in _TYPES:
             raise ValueError
-        kind, shape = np.dtype(said["dtype"]), tuple(map(int, said["shape"]))
+        kind, shape = np.dtype(head_fields["dtype"]), tuple(map(int, head_fields["shape"]))
         left = math.prod(shape) * kind.itemsize - len(body)
         rest = _read(talk.stdout.fileno(), lambda got: len(got) >= left, until) if left > 0 else b""
         return np.frombuffer(body + rest, kind).reshape(shape)
@@ -77,7 +77,7 @@ class _Decoder:
 
 
 def _write(pipe: int, message: bytes, until: float) -> None:
-    """All of a message, unless the other end stops to read."""
+    """Write a whole message. Raises TimeoutError if the other end stops reading."""
     os.set_blocking(pipe, False)
     left = memoryview(message)
     while left:
@@ -86,7 +86,7 @@ def _write(pipe: int, message: bytes, until: float) -> None:
 
 
 def _read(pipe: int, is_all: Callable[[bytearray], bool], until: float) -> bytes:
-    """What comes until it is all that is waited for."""
+    """Read until `is_all` accepts the bytes so far."""
     got = bytearray()
     while not is_all(got):
         _wait(pipe, selectors.EVENT_READ, until)
@@ -109,9 +109,9 @@ atexit.register(_DECODER.close)
 
 
 def decode(syntax: str, plugin: str, elements: Mapping[str, object], frame: bytes, *, is_raw: bool) -> np.ndarray:
-    """A compressed frame's pixels as pydicom gives them: as they are stored, or in RGB.
+    """Decode a compressed frame to pydicom's pixels: stored values if `is_raw`, else RGB for colours.
 
-    `elements`: those of the file that say how its pixels are stored, by keyword. Raises UnfitError when the decoder
-    finds the frame damaged, dies of it, or takes too much memory or longer than WITHIN_S.
+    `elements` are the file's elements of the image pixel module, by keyword. Raises UnfitError when the decoder finds
+    the frame damaged, crashes, or exceeds its memory or WITHIN_S.
     """
     return _DECODER.decode({"syntax": syntax, "plugin": plugin, "elements": elements, "raw": is_raw}, frame)

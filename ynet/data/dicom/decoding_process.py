@@ -1,7 +1,7 @@
-"""The process in which compressed frames are decoded: `python -m ynet.data.dicom.decoding_process`, for `decoding`.
+"""The decoder process of `decoding`: `python -m ynet.data.dicom.decoding_process`.
 
-It reads a line of JSON and a frame, writes a line of JSON and pixels, until its input ends. Decoders are C and C++,
-and one of them ends its process at some broken files: so it is not the site's.
+It reads a line of JSON and a frame, then writes a line of JSON and the pixels, until its input ends. The decoders are
+C and C++ libraries, and some damaged files crash them; a separate process protects the site's.
 """
 
 import contextlib
@@ -19,11 +19,11 @@ from pydicom.pixels.decoders.base import get_decoder
 from ynet.data.dicom.decoding import TWELVE_BIT
 
 MAX_MEMORY_BYTES = 3 << 30
-"""Of this process, in addresses: a frame of 50 million pixels in colour fits."""
+"""Address space of this process; enough for a colour frame of 50 million pixels."""
 
 
 def main() -> None:
-    """Decode what comes until nothing more comes."""
+    """Decode frames from standard input until it ends."""
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -35,7 +35,7 @@ def main() -> None:
             pixels = np.ascontiguousarray(_decoded(asked, frame))
             head = {"dtype": pixels.dtype.newbyteorder("=").str, "shape": pixels.shape}
             body = pixels.tobytes()
-        except Exception:  # noqa: BLE001 (whatever is wrong with the frame, the next one may be good)
+        except Exception:  # noqa: BLE001 (the next frame may be decodable)
             head, body = {}, b""
         taken.write(json.dumps(head).encode() + b"\n" + body)
         taken.flush()
@@ -57,7 +57,7 @@ def _decoded(asked: dict[str, Any], frame: bytes) -> np.ndarray:
 
 
 def _twelve_bit(elements: dict[str, Any], frame: bytes) -> np.ndarray:
-    """Grey JPEG of 12 bit with loss, in words. Raises ValueError where GDCM does not decode all of it."""
+    """Decode lossy 12-bit grey JPEG to 16-bit values. Raises ValueError where GDCM does not decode all of it."""
     fragment, fragments = gdcm.Fragment(), gdcm.SequenceOfFragments.New()
     fragment.SetByteStringValue(frame)
     fragments.AddFragment(fragment)

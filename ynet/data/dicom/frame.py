@@ -1,134 +1,138 @@
-"""One frame of a DICOM file turned into grey as a viewer shows it, or into RGB, within bounds on bytes and pixels."""
+"""Decoding of one frame of a DICOM file to grey as a viewer shows it, or to RGB, within bounds."""
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int64, Shaped, UInt8
 
 from ynet.data.dicom import elements as dicom_elements
 from ynet.data.dicom import padding, palette, tones
-from ynet.data.dicom.elements import Elements, UnfitError, parsing
+from ynet.data.dicom.elements import Elements
+from ynet.data.dicom.faults import UnfitError, parsing
 from ynet.data.dicom.padding import Padding
 from ynet.data.dicom.stored_pixels import COLOUR as COLOUR
 from ynet.data.dicom.stored_pixels import GREY as GREY
-from ynet.data.dicom.stored_pixels import PIXELS, Form, form_of, frame_count, kind_of, pixels_of
+from ynet.data.dicom.stored_pixels import PIXELS, PixelLayout, frame_count, kind_of, layout_of, pixels_of
 from ynet.data.dicom.stored_pixels import PLUGINS as PLUGINS
 from ynet.data.dicom.stored_pixels import SHAPE as SHAPE
 from ynet.data.dicom.stored_pixels import SYNTAXES as SYNTAXES
 from ynet.data.dicom.stored_pixels import UNCOMPRESSED as UNCOMPRESSED
+from ynet.data.dicom.tones import DisplayWindow as DisplayWindow
 from ynet.data.dicom.tones import Tones
-from ynet.data.dicom.tones import Window as Window
 
 _TONES = (*tones.ELEMENTS, *padding.ELEMENTS)
-_BLOCK = 1 << 20  # pixels that are reckoned with at once where there are too many values for a table
+_BLOCK = 1 << 20  # pixels per block where there are too many values for a lookup table
+
+
+class DecodedFrame(NamedTuple):
+    """A decoded frame, and how its file describes it."""
+
+    pixels: Float32[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]
+    is_colour: bool
+    ignored: tuple[str, ...]  # keywords of display values that cannot be used
 
 
 @parsing()
 def is_colour(data: bytes) -> bool:
-    """Whether a file's pixels are in colour. Raises UnfitError."""
+    """Return whether a file's pixels are in colour. Raises UnfitError."""
     return kind_of(dicom_elements.read(data, SHAPE).dataset) not in GREY
 
 
 @parsing()
 def frames(data: bytes) -> int:
-    """How many frames a file holds. Raises UnfitError."""
+    """Return the number of frames in a file. Raises UnfitError."""
     return frame_count(dicom_elements.read(data, SHAPE).dataset)
 
 
-@parsing()
 def decode(
-    data: bytes, frame: int | None = None, window: Window | None = None
+    data: bytes, frame: int | None = None, window: DisplayWindow | None = None
 ) -> Float32[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]:
-    """Grey in [0, 1] as a viewer first shows it, black low whatever the file's polarity; or RGB.
-
-    Grey goes through the modality's table or rescale, then through the file's first table or window of interest, or
-    `window` in its place; without any, from its own least to its greatest value. One of these that cannot be used is
-    passed over (`ignored`). Padding is black. `frame` counts from 1, and must be named where there are several.
-    Raises UnfitError.
-    """
-    elements, form, number = _opened(data, frame)
-    pixels = pixels_of(elements, form, number)
-    if form.kind == "PALETTE COLOR":
-        words, _ = _words(pixels, form)
-        coloured: np.ndarray = palette.colours(_levels(form), elements.dataset)[words]
-        return coloured
-    if form.kind in COLOUR:
-        return _bytes(pixels, form.bits)
-    shown = tones.read(elements.dataset, number, is_signed=form.is_signed, bits=form.bits)
-    if window is not None:
-        shown = replace(shown, interest=window, function="LINEAR_EXACT")
-    padded = padding.read(elements.dataset, allocated=form.allocated, bits=form.bits, is_signed=form.is_signed)
-    grey = _by_table if pixels.dtype.kind in "iu" and form.bits <= 16 else _by_blocks
-    seen: np.ndarray = grey(pixels, form, shown, padded)
-    return seen
+    """Decode one frame as a viewer first shows it: grey in [0, 1] with black low, or RGB (see `inspect`)."""
+    return inspect(data, frame, window).pixels
 
 
 @parsing()
-def ignored(data: bytes, frame: int | None = None) -> tuple[str, ...]:
-    """The keywords of display values that cannot be used, and so are passed over. Raises UnfitError."""
-    elements, form, number = _opened(data, frame)
-    if form.kind not in GREY:
-        return ()
-    return tones.read(elements.dataset, number, is_signed=form.is_signed, bits=form.bits).ignored
+def inspect(data: bytes, frame: int | None = None, window: DisplayWindow | None = None) -> DecodedFrame:
+    """Decode one frame and say how its file describes the pixels; the file is parsed once.
+
+    Grey values pass the modality's lookup table or rescale, then the file's first VOI lookup table or window. Without
+    these the frame's own range is shown. Values that cannot be used are skipped and listed in `ignored`. Padding is
+    black, whatever the polarity. `frame` counts from 1 and is required where the file holds several; `window` replaces
+    the file's own. Raises UnfitError.
+    """
+    elements, layout, number = _opened(data, frame)
+    pixels = pixels_of(elements, layout, number)
+    if layout.kind == "PALETTE COLOR":
+        words, _ = _words(pixels, layout)
+        coloured: np.ndarray = palette.colours(_levels(layout), elements.dataset)[words]
+        return DecodedFrame(coloured, is_colour=True, ignored=())
+    if layout.kind in COLOUR:
+        return DecodedFrame(_bytes(pixels, layout.bits), is_colour=True, ignored=())
+    read = tones.read(elements.dataset, number, is_signed=layout.is_signed, bits=layout.bits)
+    shown = read if window is None else replace(read, interest=window, function="LINEAR_EXACT")
+    padded = padding.read(elements.dataset, allocated=layout.allocated, bits=layout.bits, is_signed=layout.is_signed)
+    grey = _by_table if pixels.dtype.kind in "iu" and layout.bits <= 16 else _by_blocks
+    return DecodedFrame(grey(pixels, layout, shown, padded), is_colour=False, ignored=read.ignored)
 
 
 @parsing()
 def stored(data: bytes, frame: int) -> np.ndarray:
-    """A frame's values as they are stored; of grey alone. Raises UnfitError."""
+    """Return the stored values of a grey frame. Raises UnfitError."""
     elements = dicom_elements.read(data, (*SHAPE, *PIXELS))
-    form = form_of(elements)
-    return pixels_of(elements, form, _chosen(form, frame))
+    layout = layout_of(elements)
+    return pixels_of(elements, layout, _chosen(layout, frame))
 
 
-def _opened(data: bytes, frame: int | None) -> tuple[Elements, Form, int]:
+def _opened(data: bytes, frame: int | None) -> tuple[Elements, PixelLayout, int]:
     if dicom_elements.is_directory(data):
-        raise UnfitError("it is a DICOMDIR, the index of a medium, and no image", "name the image files beside it")
+        raise UnfitError("it is a DICOMDIR, the index of a medium, not an image", "name the image files that it lists")
     elements = dicom_elements.read(data, (*SHAPE, *_TONES, *palette.ELEMENTS, *PIXELS), optional=_TONES)
-    form = form_of(elements)
-    return elements, form, _chosen(form, frame)
+    layout = layout_of(elements)
+    return elements, layout, _chosen(layout, frame)
 
 
-def _chosen(form: Form, frame: int | None) -> int:
-    """The number of the frame that is meant, from 1."""
-    count = form.frames
+def _chosen(layout: PixelLayout, frame: int | None) -> int:
+    """Validate the number of the requested frame, from 1. Raises UnfitError."""
+    count = layout.frames
     if frame is None and count > 1:
-        do = f"name the one that is meant after its file, from #1 to #{count}; the middle one is #{(count + 1) // 2}"
+        do = f"name one after the file, from #1 to #{count}; the middle one is #{(count + 1) // 2}"
         raise UnfitError(f"it holds {count} frames, and none is named", do)
     if not 1 <= (frame or 1) <= count:
         raise UnfitError(f"it has no frame {frame}", f"name one from #1 to #{count}")
     return frame or 1
 
 
-def _levels(form: Form) -> Int64[np.ndarray, " n"]:
-    """The value of each word of the bits that are used."""
-    levels = np.arange(1 << form.bits, dtype=np.int64)
-    return np.where(levels >= 1 << form.bits - 1, levels - (1 << form.bits), levels) if form.is_signed else levels
+def _levels(layout: PixelLayout) -> Int64[np.ndarray, " n"]:
+    """Return the value of each pattern of the used bits."""
+    levels = np.arange(1 << layout.bits, dtype=np.int64)
+    return np.where(levels >= 1 << layout.bits - 1, levels - (1 << layout.bits), levels) if layout.is_signed else levels
 
 
 def _words(
-    pixels: Shaped[np.ndarray, "h w"], form: Form
+    pixels: Shaped[np.ndarray, "h w"], layout: PixelLayout
 ) -> tuple[Shaped[np.ndarray, "h w"], Shaped[np.ndarray, "h w"]]:
-    """The bits of each sample that are used, and all of them. Old overlays lie above those that are used.
+    """Return the used bits of each sample, and all bits. Old files store overlays in the unused upper bits.
 
-    Old files may have their values in the upper bits: where the lower ones are empty, and the header says so.
+    Some old files store the values in the upper bits; these are shifted if the header says so and the lower bits are 0.
     """
     whole = pixels.view(f"u{pixels.dtype.itemsize}")
-    below = form.high_bit + 1 - form.bits
-    is_high = 0 < below <= form.allocated - form.bits and not bool((whole & ((1 << below) - 1)).any())
-    return (whole >> below if is_high else whole) & ((1 << form.bits) - 1), whole
+    below = layout.high_bit + 1 - layout.bits
+    is_high = 0 < below <= layout.allocated - layout.bits and not bool((whole & ((1 << below) - 1)).any())
+    return (whole >> below if is_high else whole) & ((1 << layout.bits) - 1), whole
 
 
-def _by_table(pixels: np.ndarray, form: Form, shown: Tones, padded: Padding) -> Float32[np.ndarray, "h w"]:
-    """One look-up in a table of what each stored value is shown as: 65,536 values at most, whatever the image."""
-    words, whole = _words(pixels, form)
-    levels = _levels(form)
+def _by_table(pixels: np.ndarray, layout: PixelLayout, shown: Tones, padded: Padding) -> Float32[np.ndarray, "h w"]:
+    """Map stored values to grey through a lookup table of at most 65,536 entries."""
+    words, whole = _words(pixels, layout)
+    levels = _levels(layout)
     values, is_padding = shown.in_unit(levels), padded.covers(levels)
     outside = None if padded.word is None else whole == padded.word
     counted = words.ravel() if outside is None else words[~outside]
     used = (np.bincount(counted, minlength=len(levels)) > 0) & ~is_padding
     low, high = (float(values[used].min()), float(values[used].max())) if used.any() else (0.0, 1.0)
     shares = shown.shares(values, low, high)
-    shares = 1 - shares if form.kind == "MONOCHROME1" else shares
+    shares = 1 - shares if layout.kind == "MONOCHROME1" else shares
     shares[is_padding] = 0
     seen: np.ndarray = shares.astype(np.float32)[words]
     if outside is not None:
@@ -136,8 +140,8 @@ def _by_table(pixels: np.ndarray, form: Form, shown: Tones, padded: Padding) -> 
     return seen
 
 
-def _by_blocks(pixels: np.ndarray, form: Form, shown: Tones, padded: Padding) -> Float32[np.ndarray, "h w"]:
-    """The same for values that are too many, or no whole numbers: a block of them after the other."""
+def _by_blocks(pixels: np.ndarray, layout: PixelLayout, shown: Tones, padded: Padding) -> Float32[np.ndarray, "h w"]:
+    """Map stored values to grey block by block, for 32-bit and floating point values."""
     flat, seen = pixels.reshape(-1), np.zeros(pixels.size, np.float32)
     blocks = [slice(start, start + _BLOCK) for start in range(0, flat.size, _BLOCK)]
     low, high = np.inf, -np.inf
@@ -148,7 +152,7 @@ def _by_blocks(pixels: np.ndarray, form: Form, shown: Tones, padded: Padding) ->
     for block in blocks:
         kept = ~padded.covers(flat[block]) & np.isfinite(flat[block])
         shares = shown.shares(shown.in_unit(flat[block][kept]), low, high)
-        seen[block][kept] = 1 - shares if form.kind == "MONOCHROME1" else shares
+        seen[block][kept] = 1 - shares if layout.kind == "MONOCHROME1" else shares
     return seen.reshape(pixels.shape)
 
 

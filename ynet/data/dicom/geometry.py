@@ -1,6 +1,6 @@
-"""Where an image lies in the patient: its plane, and how another grid or a contour falls on its pixels.
+"""Geometry of image planes in the patient: resampling of other grids and filling of contours.
 
-Coordinates are millimetres in a frame of reference; a pixel's are those of its centre (PS3.3, C.7.6.2.1.1).
+Coordinates are millimetres in a frame of reference; a pixel is located by its centre (PS3.3, C.7.6.2.1.1).
 """
 
 from collections.abc import Iterable
@@ -10,16 +10,17 @@ import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 from pydicom.dataset import Dataset
 
-from ynet.data.dicom.elements import UnfitError, damaged, items
+from ynet.data.dicom.elements import items
+from ynet.data.dicom.faults import UnfitError, damaged
 
 TOLERANCE_MM = 0.1
-"""How far a drawing may be from an image's plane and still be drawn on it: what decimal strings round off, no more."""
+"""Maximal distance of a drawing from the image's plane; covers the rounding of decimal strings, no more."""
 MAX_CROSSINGS = 50_000_000
 ELEMENTS = (
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
     *("Rows", "Columns", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 )
-"""What `plane` reads."""
+"""The elements that `plane` reads."""
 _SIZES = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
 _GROUPS = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
 
@@ -27,7 +28,7 @@ Points = Float64[np.ndarray, "points 3"]
 
 
 class Plane(NamedTuple):
-    """A grid of pixels in the patient."""
+    """A grid of pixels in the patient's coordinates."""
 
     first: Float64[np.ndarray, " 3"]  # the centre of the first pixel
     along: Float64[np.ndarray, "2 3"]  # unit vectors: from column to column, and from row to row
@@ -40,22 +41,22 @@ class Plane(NamedTuple):
         """The centres of the four pixels at the corners."""
         rows, columns = self.shape
         ends = np.array([[0, 0], [columns - 1, 0], [0, rows - 1], [columns - 1, rows - 1]], np.float64)
-        places: np.ndarray = self.first + (ends * self.spacing) @ self.along
-        return places
+        corners: np.ndarray = self.first + (ends * self.spacing) @ self.along
+        return corners
 
     def pixels(self, points: Points) -> Float64[np.ndarray, "points 2"]:
-        """Points as column and row, whole numbers at the centres of pixels."""
-        places: np.ndarray = (points - self.first) @ self.along.T / self.spacing
-        return places
+        """Convert points to column and row; pixel centres are integers."""
+        coordinates: np.ndarray = (points - self.first) @ self.along.T / self.spacing
+        return coordinates
 
 
 def plane(dataset: Dataset, frame: int) -> Plane | None:
-    """Where a frame, from 1, lies: by its functional groups, those of all frames, or the file. None: it is not said."""
+    """Read a frame's plane (from 1) from its functional groups, the shared ones or the file; None if it has none."""
     shared, own = (dataset.get(f"{which}FunctionalGroupsSequence") or [] for which in ("Shared", "PerFrame"))
     found = {keyword: dataset.get(keyword) for keyword in ELEMENTS[:5]}
     for group in [*shared[:1], *own[frame - 1 : frame]]:
-        for place in (place for sequence in _GROUPS for place in items(group, sequence)):
-            found |= {keyword: place.get(keyword) for keyword in ELEMENTS[:5] if keyword in place}
+        for macro in (macro for sequence in _GROUPS for macro in items(group, sequence)):
+            found |= {keyword: macro.get(keyword) for keyword in ELEMENTS[:5] if keyword in macro}
     first, directions, spacing = (_numbers(found[keyword], count) for keyword, count in _SIZES.items())
     rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
     if first is None or directions is None or spacing is None or rows * columns == 0:
@@ -68,9 +69,10 @@ def plane(dataset: Dataset, frame: int) -> Plane | None:
 
 
 def resampled(mask: UInt8[np.ndarray, "h w"], source: Plane, target: Plane) -> UInt8[np.ndarray, "rows columns"]:
-    """A mask on another grid of the same plane: at each pixel's centre what the nearest of the mask's pixels has.
+    """Resample a mask to another grid of the same plane by nearest neighbour.
 
-    Grids of one size that differ by less than a pixel are one. Raises UnfitError when the lesion gets lost by it.
+    Grids of equal size that differ by less than a pixel are treated as equal. Raises UnfitError when no pixel of the
+    lesion is left.
     """
     rows, columns = target.shape
     ends = source.pixels(target.corners)
@@ -85,15 +87,15 @@ def resampled(mask: UInt8[np.ndarray, "h w"], source: Plane, target: Plane) -> U
         inside = (x >= 0) & (x < mask.shape[1]) & (y >= 0) & (y < mask.shape[0])
         made[row, inside] = mask[y[inside], x[inside]]
     if mask.any() and not made.any():
-        raise UnfitError("it is drawn on another grid, and nothing of it falls on the image", "draw it on the image")
+        raise UnfitError("it is drawn on another grid, and no part of it lies on the image", "draw it on the image")
     return made
 
 
 def filled(polygons: Iterable[Float64[np.ndarray, "points 2"]], shape: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
-    """1 at pixels whose centre lies inside closed polygons, of column and row, by the even-odd rule over all of them.
+    """Fill closed polygons of column and row: 1 at pixels whose centre is inside, by the even-odd rule over all.
 
-    So what is drawn twice is a hole, and the two ways of a keyhole's channel cancel out. Of centres that lie on an
-    edge, those at the left and at the top are inside. Raises UnfitError where it would take too much memory.
+    An area drawn twice is a hole, and the two sides of a keyhole's channel cancel out. A centre on a left or top edge
+    is inside. Raises UnfitError where it would take too much memory.
     """
     rows, columns = shape
     turns, left = np.zeros((rows, columns + 1), np.int32), MAX_CROSSINGS
@@ -115,14 +117,14 @@ def filled(polygons: Iterable[Float64[np.ndarray, "points 2"]], shape: tuple[int
     return (np.cumsum(turns, axis=1)[:, :columns] & 1).astype(np.uint8)
 
 
-def _nearest(places: Float64[np.ndarray, "n 2"]) -> Int64[np.ndarray, "n 2"]:
-    """Whole numbers; of what lies half between two, the same one whatever was rounded off before."""
-    found: np.ndarray = np.floor(np.clip(places, -2, 2**31) + 0.5 + 1e-6).astype(np.int64)
+def _nearest(coordinates: Float64[np.ndarray, "n 2"]) -> Int64[np.ndarray, "n 2"]:
+    """Round to integers; a value half-way between two rounds up despite rounding errors."""
+    found: np.ndarray = np.floor(np.clip(coordinates, -2, 2**31) + 0.5 + 1e-6).astype(np.int64)
     return found
 
 
 def _numbers(found: object, count: int) -> Float64[np.ndarray, " n"] | None:
-    """So many finite numbers; None where it is something else."""
+    """Return exactly `count` finite numbers; None for anything else."""
     if found is None or found == "":
         return None
     values = list(found) if hasattr(found, "__iter__") and not isinstance(found, str) else [found]

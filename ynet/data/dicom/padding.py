@@ -1,4 +1,4 @@
-"""Which values of a DICOM file are no part of its picture: Pixel Padding Value. PS3.3, C.7.5.1.1.2."""
+"""The Pixel Padding Value: stored values outside the picture (PS3.3, C.7.5.1.1.2)."""
 
 from typing import NamedTuple
 
@@ -12,13 +12,13 @@ ELEMENTS = ("PixelPaddingValue", "PixelPaddingRangeLimit", "FloatPixelPaddingVal
 
 
 class Padding(NamedTuple):
-    """The values that are padding."""
+    """The padding values of a file."""
 
-    levels: tuple[float, float] | None = None  # from the first to the last, both with them
-    word: int | None = None  # a sample whose bits are more than those that are used
+    levels: tuple[float, float] | None = None  # first and last value, both included
+    word: int | None = None  # a sample with bits set outside the used ones
 
     def covers(self, levels: Shaped[np.ndarray, "*shape"]) -> Bool[np.ndarray, "*shape"]:
-        """Which of stored values are padding; NaN is."""
+        """Return which stored values are padding; NaN always is."""
         covered = np.isnan(levels) if levels.dtype.kind == "f" else np.zeros(levels.shape, bool)
         if self.levels is not None:
             covered |= (levels >= self.levels[0]) & (levels <= self.levels[1])
@@ -26,14 +26,14 @@ class Padding(NamedTuple):
 
 
 def read(dataset: Dataset, *, allocated: int, bits: int, is_signed: bool) -> Padding:
-    """What a file says of its padding. US and SS are taken for each other: the bits count, as they stand in pixels."""
+    """Read a file's padding. Files confuse the VRs US and SS, so the value is interpreted by its bits, like a pixel."""
     for keyword in ELEMENTS[2:]:
         if (floats := numbers(dataset, keyword)) and floats[0] is not None:
             return Padding((floats[0], floats[0]))
-    if not _says(dataset, "PixelPaddingValue"):
+    if not _has_value(dataset, "PixelPaddingValue"):
         return Padding()
     end = _end(integer(dataset, "PixelPaddingValue"), allocated, bits, is_signed=is_signed)
-    if not _says(dataset, "PixelPaddingRangeLimit") or end.levels is None:
+    if not _has_value(dataset, "PixelPaddingRangeLimit") or end.levels is None:
         return end
     other = _end(integer(dataset, "PixelPaddingRangeLimit"), allocated, bits, is_signed=is_signed)
     if other.levels is None:
@@ -41,17 +41,17 @@ def read(dataset: Dataset, *, allocated: int, bits: int, is_signed: bool) -> Pad
     return Padding((min(end.levels[0], other.levels[0]), max(end.levels[0], other.levels[0])))
 
 
-def _says(dataset: Dataset, keyword: str) -> bool:
+def _has_value(dataset: Dataset, keyword: str) -> bool:
     found = raw(dataset, keyword)
     return found is not None and any(one is not None for one in numbers(dataset, keyword))
 
 
 def _end(value: int, allocated: int, bits: int, *, is_signed: bool) -> Padding:
-    """A value as it is stored; nothing where no sample can have it."""
+    """Convert one end of the range to stored values; empty where no sample can have the value."""
     if allocated > 16:
         return Padding((value, value))
     if not -(1 << allocated - 1) <= value < 1 << allocated:
-        word = value & 0xFFFF  # a byte below 0, as a word
+        word = value & 0xFFFF  # a negative byte, stored as a word
         if allocated == 16 or not word >= 0xFF80:
             return Padding()
         value = word - (1 << 16)

@@ -1,17 +1,20 @@
-"""DICOM SEG and label maps: what they say of themselves, and the masks that their frames hold."""
+"""DICOM SEG and label map segmentations.
+
+highdicom reads conforming files only, and parses them whole. Here missing references, missing dimension indices and
+bare data sets are accepted, only the needed elements are parsed, and frames are decoded in a separate process.
+"""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
 from jaxtyping import UInt8
-from pydicom import uid
 from pydicom.dataset import Dataset
 
-from ynet.data.dicom import elements, geometry, one_bit
-from ynet.data.dicom import frame as dicom_frame
-from ynet.data.dicom.elements import items
-from ynet.data.dicom.matching import ALL_FRAMES, Drawing, Mark, Reference, Subject
+from ynet.data.dicom import elements, geometry
+from ynet.data.dicom.elements import Elements, items
+from ynet.data.dicom.matching import Drawing, Mark, Reference, Subject, references
+from ynet.data.dicom.stored_pixels import PIXELS, SHAPE, layout_of, pixels_of
 from ynet.data.limits import MAX_PIXELS
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
@@ -19,16 +22,17 @@ SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 _ELEMENTS = (
     *("SOPClassUID", "StudyInstanceUID", "FrameOfReferenceUID", "SegmentationType", "MaximumFractionalValue"),
     *("SegmentSequence", "ReferencedSeriesSequence", "StudiesContainingOtherReferencedInstancesSequence"),
-    *("DimensionOrganizationType", "TotalPixelMatrixRows", *geometry.ELEMENTS, *dicom_frame.SHAPE, *one_bit.ELEMENTS),
+    *("DimensionOrganizationType", "TotalPixelMatrixRows", *geometry.ELEMENTS, *SHAPE, *PIXELS),
 )
-_TILED = "it is drawn in tiles of a larger picture, which are not put together here"
+_TILED = "it is drawn in tiles of a larger picture, which is not supported"
 
 
 def read(data: bytes) -> Drawing:
-    """What a DICOM SEG holds; no pixel is decoded yet. Raises UnfitError."""
-    syntax, dataset = elements.read(data, _ELEMENTS)
+    """Read a DICOM SEG without decoding its pixels. Raises UnfitError."""
+    found = elements.read(data, _ELEMENTS)
+    dataset = found.dataset
     is_map = str(dataset.get("SegmentationType", "")) == "LABELMAP"
-    marks = tuple(_mark(dataset, group, place) for place, group in enumerate(_groups(dataset), start=1))
+    marks = tuple(_mark(dataset, group, position) for position, group in enumerate(_groups(dataset), start=1))
     listed = list(items(dataset, "SegmentSequence"))
     names = {int(one.get("SegmentNumber") or 0): str(one.get("SegmentLabel", "")).strip() for one in listed}
     types = {str(one.get("SegmentAlgorithmType", "")) for one in listed}
@@ -38,18 +42,18 @@ def read(data: bytes) -> Drawing:
     whole = {str(one.get("SeriesInstanceUID", "")) for one in series if not list(_instances(one))}
     return Drawing(
         study=str(dataset.get("StudyInstanceUID", "")),
-        names={number: name for number, name in names.items() if number or not is_map},  # 0: what no segment covers
+        names={number: name for number, name in names.items() if number or not is_map},  # 0: the background
         is_automatic=types == {"AUTOMATIC"},
         instances=frozenset(instances | shown) - {""},
         series=frozenset(whole) - {""},
         marks=marks,
-        render=partial(_render, data, dataset, syntax),
+        render=partial(_render, found),
         fault=_fault(dataset, marks),
     )
 
 
 def _listed(dataset: Dataset) -> Iterator[Dataset]:
-    """The series that a SEG refers to, in its own study and in others."""
+    """Yield the series that a SEG refers to, in its own study and in others."""
     yield from items(dataset, "ReferencedSeriesSequence")
     for study in items(dataset, "StudiesContainingOtherReferencedInstancesSequence"):
         yield from items(study, "ReferencedSeriesSequence")
@@ -75,7 +79,7 @@ def _fault(dataset: Dataset, marks: Sequence[Mark]) -> str:
 
 
 def _groups(dataset: Dataset) -> list[Dataset]:
-    """Each frame's own functional groups, with those that all share where it has none of that kind."""
+    """Return each frame's functional groups, completed by the shared ones."""
     shared = next(items(dataset, "SharedFunctionalGroupsSequence"), Dataset())
     made = []
     for frame in items(dataset, "PerFrameFunctionalGroupsSequence"):
@@ -86,11 +90,11 @@ def _groups(dataset: Dataset) -> list[Dataset]:
     return made
 
 
-def _mark(dataset: Dataset, group: Dataset, place: int) -> Mark:
+def _mark(dataset: Dataset, group: Dataset, position: int) -> Mark:
     number = next(items(group, "SegmentIdentificationSequence"), Dataset()).get("ReferencedSegmentNumber")
-    plane = geometry.plane(dataset, place)
+    plane = geometry.plane(dataset, position)
     return Mark(
-        place,
+        position,
         None if number is None else int(number),
         str(dataset.get("FrameOfReferenceUID", "") or ""),
         frozenset(_shows(group)),
@@ -99,29 +103,19 @@ def _mark(dataset: Dataset, group: Dataset, place: int) -> Mark:
 
 
 def _shows(group: Dataset) -> Iterator[Reference]:
-    """Which images a frame is a mask of."""
+    """Yield the images that a frame refers to."""
     for derivation in items(group, "DerivationImageSequence"):
-        for source in items(derivation, "SourceImageSequence"):
-            instance, named = str(source.get("ReferencedSOPInstanceUID", "")), source.get("ReferencedFrameNumber")
-            frames = [ALL_FRAMES] if named in (None, "") else [named] if isinstance(named, int) else named
-            for frame in frames if instance else ():
-                yield Reference(instance, int(frame))
+        yield from references(items(derivation, "SourceImageSequence"))
 
 
-def _render(
-    data: bytes,
-    dataset: Dataset,
-    syntax: uid.UID,
-    marks: Sequence[Mark],
-    of: Subject,
-    number: int,
-) -> UInt8[np.ndarray, "h w"]:
-    """1 where a segment is on an image, on the image's grid where both grids are known."""
+def _render(found: Elements, marks: Sequence[Mark], of: Subject, number: int) -> UInt8[np.ndarray, "h w"]:
+    """Return a segment's mask, on the image's grid if both grids are known."""
+    dataset = found.dataset
     is_map = str(dataset.get("SegmentationType", "")) == "LABELMAP"
     mask: np.ndarray | None = None
     for mark in marks:
-        frame = _plane(data, dataset, syntax, mark.place, number if is_map else None)
-        own = geometry.plane(dataset, mark.place)
+        frame = _plane(found, mark.position, number if is_map else None)
+        own = geometry.plane(dataset, mark.position)
         if own is not None and of.plane is not None:
             frame = geometry.resampled(frame, own, of.plane)
         mask = frame if mask is None else mask | frame
@@ -131,12 +125,12 @@ def _render(
     return np.zeros(shape, np.uint8)
 
 
-def _plane(data: bytes, dataset: Dataset, syntax: uid.UID, place: int, label: int | None) -> UInt8[np.ndarray, "h w"]:
-    """A frame as 0 and 1: where it is the label, or has at least half of the greatest fraction."""
-    if int(dataset.get("BitsAllocated") or 0) == 1:
-        return one_bit.plane(dataset, syntax, place)
-    stored = dicom_frame.stored(data, place)
+def _plane(found: Elements, position: int, label: int | None) -> UInt8[np.ndarray, "h w"]:
+    """Decode a frame to 0 and 1: equal to the label, or at least half of the maximal fraction."""
+    layout = layout_of(found)
+    stored = pixels_of(found, layout, position)
     if label is not None:
         return np.asarray(stored == label, np.uint8)
-    most = int(dataset.get("MaximumFractionalValue") or 1)
+    is_flag = layout.allocated == 1  # some encoders write the set bit as 255
+    most = int(stored.max()) or 1 if is_flag else int(found.dataset.get("MaximumFractionalValue") or 1)
     return np.asarray(stored * 2.0 >= most, np.uint8)

@@ -1,4 +1,4 @@
-"""RT structure sets: contours drawn on images, and the masks that they enclose."""
+"""RT structure sets: contours on images, and the masks that they enclose."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -8,8 +8,9 @@ from jaxtyping import UInt8
 from pydicom.dataset import Dataset
 
 from ynet.data.dicom import elements, geometry
-from ynet.data.dicom.elements import UnfitError, damaged, items
-from ynet.data.dicom.matching import ALL_FRAMES, Drawing, Mark, Reference, Subject
+from ynet.data.dicom.elements import items
+from ynet.data.dicom.faults import UnfitError, damaged
+from ynet.data.dicom.matching import Drawing, Mark, Reference, Subject, references
 
 STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
 _ELEMENTS = (
@@ -21,7 +22,7 @@ _OPEN = "it is a point or an open line, which encloses nothing"
 
 
 def read(data: bytes) -> Drawing:
-    """What a structure set holds; its regions are those that have a contour. Raises UnfitError."""
+    """Read a structure set; only regions with a contour count. Raises UnfitError."""
     _, dataset = elements.read(data, _ELEMENTS)
     regions = {int(one.get("ROINumber") or 0): one for one in items(dataset, "StructureSetROISequence")}
     space = str(dataset.get("FrameOfReferenceUID", "") or "")
@@ -56,27 +57,25 @@ def _listed(dataset: Dataset) -> Iterator[Dataset]:
 
 
 def _shows(item: Dataset) -> Iterator[Reference]:
-    for one in items(item, "ContourImageSequence"):
-        instance, named = str(one.get("ReferencedSOPInstanceUID", "")), one.get("ReferencedFrameNumber")
-        frames = [ALL_FRAMES] if named in (None, "") else [named] if isinstance(named, int) else named
-        for frame in frames if instance else ():
-            yield Reference(instance, int(frame))
+    return references(items(item, "ContourImageSequence"))
 
 
-def _mark(contour: Dataset, place: int, number: int, space: str) -> Mark:
+def _mark(contour: Dataset, position: int, number: int, space: str) -> Mark:
     found = contour.get("ContourData")
     values = np.array([float(one) for one in found or ()], np.float64)
     if len(values) % 3 or not len(values) or not np.isfinite(values).all():
         raise damaged()
     is_closed = str(contour.get("ContourGeometricType", "")) in _CLOSED and len(values) >= 9
-    return Mark(place, number, space, frozenset(_shows(contour)), values.reshape(-1, 3), "" if is_closed else _OPEN)
+    return Mark(position, number, space, frozenset(_shows(contour)), values.reshape(-1, 3), "" if is_closed else _OPEN)
 
 
 def _render(marks: Sequence[Mark], of: Subject, number: int) -> UInt8[np.ndarray, "h w"]:  # noqa: ARG001
-    """1 at pixels whose centre lies inside the contours, of which what is inside an even number is a hole."""
+    """Return the mask of contours by the even-odd rule: 1 at pixels whose centre is inside."""
     if of.plane is None:
-        raise UnfitError("the image does not say where it lies", "export it again, with its geometry")
+        raise UnfitError("the image has no position in the patient", "export it again, with its geometry")
     mask = geometry.filled((of.plane.pixels(mark.points) for mark in marks if mark.points is not None), of.plane.shape)
     if marks and not mask.any():
-        raise UnfitError("its contours enclose no pixel's centre on the image", "look at it, and name a mask for it")
+        raise UnfitError(
+            "its contours enclose no pixel's centre on the image", "check it in a viewer, and name a mask for it"
+        )
     return mask

@@ -1,6 +1,6 @@
-"""What a DICOM file says of how its grey values are shown: tables, rescale, window. PS3.3, C.11.1 and C.11.2.
+"""Display of grey values: modality lookup table or rescale, VOI lookup table or window (PS3.3, C.11.1 and C.11.2).
 
-All of it is optional. What cannot be used is passed over, the next rule is taken, and its keyword is remembered.
+All of these are optional. One that cannot be used is skipped in favour of the next rule, and its keyword is reported.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Float64, Shaped
 from pydicom.dataset import Dataset
 
-from ynet.data.dicom.elements import DAMAGED, items
+from ynet.data.dicom.elements import items
+from ynet.data.dicom.faults import DAMAGED
 from ynet.data.dicom.values import code, numbers, raw, words
 
 ELEMENTS = (
@@ -23,28 +24,28 @@ FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 _GROUPS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
 
 
-class Window(NamedTuple):
-    """What part of the values is shown between black and white, in the image's own unit."""
+class DisplayWindow(NamedTuple):
+    """A VOI window: the range of values between black and white, in the modality's unit."""
 
     center: float
     width: float
 
 
 class Rescale(NamedTuple):
-    """A line from stored values to those of the modality."""
+    """The linear map from stored values to the modality's unit."""
 
     slope: float = 1.0
     intercept: float = 0.0
 
 
-class Table(NamedTuple):
-    """A table of values; what lies before its first or after its last entry is as these are."""
+class LookupTable(NamedTuple):
+    """A lookup table; values outside it map to its first or last entry."""
 
-    first: int  # the value that its first entry is for
+    first: int  # the value of its first entry
     entries: Float64[np.ndarray, " n"]
 
     def of(self, values: Shaped[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
-        """The entry of each value."""
+        """Look up each value."""
         last = len(self.entries) - 1
         found: np.ndarray = self.entries[np.clip(np.rint(values) - self.first, 0, last).astype(np.intp)]
         return found
@@ -52,24 +53,24 @@ class Table(NamedTuple):
 
 @dataclass(frozen=True)
 class Tones:
-    """How a frame's values are shown."""
+    """How a frame's grey values are displayed."""
 
-    modality: Table | Rescale = field(default_factory=Rescale)
-    interest: Table | Window | None = None  # None: from the least to the greatest value
-    function: str = "LINEAR"  # of a window
-    ignored: tuple[str, ...] = ()  # keywords of what could not be used
+    modality: LookupTable | Rescale = field(default_factory=Rescale)
+    interest: LookupTable | DisplayWindow | None = None  # None: from minimum to maximum
+    function: str = "LINEAR"  # of the window
+    ignored: tuple[str, ...] = ()  # keywords of skipped elements
 
     def in_unit(self, levels: Shaped[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
-        """Stored values in the modality's unit, Hounsfield's for example."""
-        if isinstance(self.modality, Table):
+        """Convert stored values to the modality's unit, for example Hounsfield units."""
+        if isinstance(self.modality, LookupTable):
             return self.modality.of(levels)
         if self.modality == Rescale():
             return levels.astype(np.float64)
         return levels * self.modality.slope + self.modality.intercept
 
     def shares(self, values: Float64[np.ndarray, "*shape"], low: float, high: float) -> Float64[np.ndarray, "*shape"]:
-        """Values as shares of white. `low`, `high`: the range that is shown where neither table nor window says."""
-        if isinstance(self.interest, Table):
+        """Convert values to [0, 1]; `low` and `high` are the range to show without a table or window."""
+        if isinstance(self.interest, LookupTable):
             return self.interest.of(values) / _white(self.interest.entries)
         if self.interest is not None:
             return _windowed(values, self.interest, self.function)
@@ -77,7 +78,7 @@ class Tones:
 
 
 def read(dataset: Dataset, frame: int, *, is_signed: bool, bits: int) -> Tones:
-    """How a frame, from 1, is shown: by what is said of it, of all frames, or of the file. Never raises for it."""
+    """Read how a frame, from 1, is displayed: by its own groups, the shared ones or the file. Never raises."""
     sources, ignored = list(_sources(dataset, frame)), set[str]()
     lowest = -(1 << bits - 1) if is_signed else 0
     modality = next((one for source in sources if (one := _modality(source, lowest, ignored)) is not None), Rescale())
@@ -91,7 +92,7 @@ def read(dataset: Dataset, frame: int, *, is_signed: bool, bits: int) -> Tones:
 
 
 def _sources(dataset: Dataset, frame: int) -> Iterator[Dataset]:
-    """What speaks of a frame: the frame's own groups, those that all share, the file."""
+    """Yield the sources for a frame: its own functional groups, the shared ones, the file."""
     shared, per_frame = (_items(dataset, f"{which}FunctionalGroupsSequence") for which in ("Shared", "PerFrame"))
     for group in [*per_frame[frame - 1 : frame], *shared[:1]]:
         for keyword in _GROUPS:
@@ -106,7 +107,7 @@ def _items(dataset: Dataset, keyword: str) -> list[Dataset]:
         return []
 
 
-def _modality(source: Dataset, lowest: float, ignored: set[str]) -> Table | Rescale | None:
+def _modality(source: Dataset, lowest: float, ignored: set[str]) -> LookupTable | Rescale | None:
     table = _table(source, "ModalityLUTSequence", lowest, ignored)
     if table is not None:
         return table
@@ -120,40 +121,40 @@ def _modality(source: Dataset, lowest: float, ignored: set[str]) -> Table | Resc
 
 
 def _first(source: Dataset, keyword: str, ignored: set[str]) -> float | None:
-    """The first number of an element; None where it is missing, empty or none."""
+    """Return the first number of an element; None where it is missing, empty or not a number."""
     first = next(iter(numbers(source, keyword)), None)
-    if first is None and _says(source, keyword):
+    if first is None and _has_value(source, keyword):
         ignored.add(keyword)
     return first
 
 
-def _says(source: Dataset, keyword: str) -> bool:
+def _has_value(source: Dataset, keyword: str) -> bool:
     found = raw(source, keyword)
     return found is not None and bool(found.value.strip(b"\0 "))
 
 
-def _window(source: Dataset, ignored: set[str]) -> Window | None:
-    """The first window that can be used, of those in the file."""
+def _window(source: Dataset, ignored: set[str]) -> DisplayWindow | None:
+    """Return the first usable window of the file."""
     centers, widths = numbers(source, "WindowCenter"), numbers(source, "WindowWidth")
     pairs = list(zip(centers, widths, strict=False))
-    for place, (center, width) in enumerate(pairs):
+    for number, (center, width) in enumerate(pairs):
         if center is not None and width is not None and width > 0:
-            if place:
+            if number:
                 ignored.update(("WindowCenter", "WindowWidth"))
-            return Window(center, width)
-    ignored.update(keyword for keyword in ("WindowCenter", "WindowWidth") if _says(source, keyword))
+            return DisplayWindow(center, width)
+    ignored.update(keyword for keyword in ("WindowCenter", "WindowWidth") if _has_value(source, keyword))
     return None
 
 
 def _function(source: Dataset, ignored: set[str]) -> str:
-    said = code(source, "VOILUTFunction")
-    if said and said not in FUNCTIONS:
+    declared = code(source, "VOILUTFunction")
+    if declared and declared not in FUNCTIONS:
         ignored.add("VOILUTFunction")
-    return said if said in FUNCTIONS else "LINEAR"
+    return declared if declared in FUNCTIONS else "LINEAR"
 
 
-def _table(source: Dataset, keyword: str, least: float, ignored: set[str]) -> Table | None:
-    """The first table of a sequence that can be used. `least`: of the values that are looked up in it."""
+def _table(source: Dataset, keyword: str, least: float, ignored: set[str]) -> LookupTable | None:
+    """Return the first usable table of a sequence; `least` is the minimum of the values to look up."""
     if keyword not in source:
         return None
     for item in _items(source, keyword):
@@ -163,11 +164,11 @@ def _table(source: Dataset, keyword: str, least: float, ignored: set[str]) -> Ta
     return None
 
 
-def table_of(item: Dataset, least: float) -> Table | None:
-    """A table in whatever VR and byte order it is stored; None where it holds no two different values.
+def table_of(item: Dataset, least: float) -> LookupTable | None:
+    """Read a lookup table in any VR and byte order; None where it is constant or missing.
 
-    Its descriptor is three words, of which US and SS are often mistaken for each other: so the first value is signed
-    where values below 0 are looked up. Its entries are bytes where there is but one for each.
+    The descriptor has three words. Files confuse their VRs US and SS, so the first value counts as signed if values
+    below 0 are looked up. Entries are bytes if there is one byte per entry.
     """
     descriptor = words(item, "LUTDescriptor")
     data = raw(item, "LUTData")
@@ -178,22 +179,24 @@ def table_of(item: Dataset, least: float) -> Table | None:
         first -= 1 << 16
     entries = words(item, "LUTData")
     if len(data.value) in (count, count + 1) and len(entries) < count:
-        packed = entries.astype("<u2").view(np.uint8)  # the first in a word's low byte
+        packed = entries.astype("<u2").view(np.uint8)  # the first entry is in the low byte
         entries = np.frombuffer(data.value, np.uint8) if data.vr == "OB" or len(packed) < count else packed
     entries = entries[:count].astype(np.float64)
-    return None if len(entries) < 2 or entries.min() == entries.max() else Table(first, entries)
+    return None if len(entries) < 2 or entries.min() == entries.max() else LookupTable(first, entries)
 
 
 def _white(entries: Float64[np.ndarray, " n"]) -> float:
-    """What a table shows as white: the greatest number of as many bits as its greatest entry has.
+    """Return a table's white: the maximal number with as many bits as its maximal entry.
 
-    What the descriptor says is often more: 16 for a table of 12 bit.
+    The descriptor often declares more bits, such as 16 for a 12-bit table.
     """
     return float((1 << int(entries.max()).bit_length()) - 1)
 
 
-def _windowed(values: Float64[np.ndarray, "*shape"], window: Window, function: str) -> Float64[np.ndarray, "*shape"]:
-    """PS3.3, C.11.2.1.2 and C.11.2.1.3. A linear window of less than 1, which is not allowed, is an exact one."""
+def _windowed(
+    values: Float64[np.ndarray, "*shape"], window: DisplayWindow, function: str
+) -> Float64[np.ndarray, "*shape"]:
+    """Apply a window (PS3.3, C.11.2.1.2 and C.11.2.1.3). A linear width below 1, which is invalid, counts as exact."""
     center, width = window
     if function == "SIGMOID":
         return 1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -700, 700)))

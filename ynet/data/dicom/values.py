@@ -1,4 +1,4 @@
-"""Values of DICOM elements read from their bytes: what says no number or text is None or empty, never an error."""
+"""Values of DICOM elements, read from their bytes; an invalid value is None or empty, never an error."""
 
 import re
 from typing import NamedTuple
@@ -14,11 +14,11 @@ from ynet.data.dicom.character_sets import character_sets, decoded, plain_text
 _NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?")
 _BINARY = {"US": "u2", "SS": "i2", "UL": "u4", "SL": "i4", "FL": "f4", "FD": "f8", "UV": "u8", "SV": "i8"}
 _PADDING = "\0 \t\r\n"
-_MOST = 1e30  # what is greater is no measurement, and overflows when it is reckoned with
+_MOST = 1e30  # greater numbers are not measurements, and overflow in arithmetic
 
 
 class Raw(NamedTuple):
-    """An element as it stands in its file."""
+    """An element's unparsed value."""
 
     vr: str
     value: bytes
@@ -26,7 +26,7 @@ class Raw(NamedTuple):
 
 
 def raw(dataset: Dataset, keyword: str) -> Raw | None:
-    """An element's bytes; None where it is missing. Where the file does not name its VR, the dictionary does."""
+    """Return an element's bytes; None where it is missing. An implicit VR comes from the dictionary."""
     if keyword not in dataset:
         return None
     found = dataset.get_item(keyword)
@@ -40,9 +40,9 @@ def raw(dataset: Dataset, keyword: str) -> Raw | None:
 
 
 def numbers(dataset: Dataset, keyword: str) -> list[float | None]:
-    """The numbers of an element, one for each of its values: None for one that is empty or no number.
+    """Return the numbers of an element, with None for each value that is empty or not a number.
 
-    A comma is read as the decimal point: DICOM knows no other, and some systems write one.
+    A comma counts as a decimal point: it is invalid in DICOM, but some systems write it.
     """
     found = raw(dataset, keyword)
     if found is None or not found.value.strip(b"\0 "):
@@ -70,13 +70,13 @@ def _measured(value: float) -> float | None:
 
 
 def integer(dataset: Dataset, keyword: str, default: int = 0) -> int:
-    """The first number of an element, whole; `default` where there is none."""
+    """Return the first number of an element as an integer; `default` where there is none."""
     first = next(iter(numbers(dataset, keyword)), None)
     return default if first is None else int(first)
 
 
 def words(dataset: Dataset, keyword: str) -> Int64[np.ndarray, " n"]:
-    """The 16 bit words of an element, unsigned, whatever it says that they are: US, SS, OW, OB or nothing."""
+    """Return the 16-bit words of an element as unsigned numbers, whatever its VR is."""
     found = raw(dataset, keyword)
     if found is None:
         return np.zeros(0, np.int64)
@@ -86,14 +86,14 @@ def words(dataset: Dataset, keyword: str) -> Int64[np.ndarray, " n"]:
 
 
 def code(dataset: Dataset, keyword: str) -> str:
-    """The first value of an element that holds a term, in capitals, without its padding."""
+    """Return the first value of an element with a coded term, in capitals, without padding."""
     found = raw(dataset, keyword)
     value = b"" if found is None else found.value.split(b"\\")[0]
     return value.decode("ascii", "replace").strip(_PADDING).upper()
 
 
 def text(dataset: Dataset, keyword: str) -> str:
-    """An element's text by the file's character set, as `plain_text` has it; empty where there is none."""
+    """Return an element's text in the form of `plain_text`; empty where there is none."""
     found = raw(dataset, keyword)
     named = raw(dataset, "SpecificCharacterSet")
     return "" if found is None else plain_text(decoded(found.value, character_sets(named.value if named else b"")))

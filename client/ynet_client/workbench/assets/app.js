@@ -1,4 +1,4 @@
-// The page as a whole: an image comes in, is asked about, and what is known of it is shown.
+// The page: take an image, send the query, show the answer.
 import { base, bytes, call } from "./call.js";
 import { Cases } from "./cases.js";
 import { Consults } from "./consults.js";
@@ -8,7 +8,7 @@ import { knowLabels, showNothing, showResults, showWaiting } from "./results.js"
 import { Viewer } from "./viewer.js";
 
 const MOST_BYTES = 64 << 20;
-let source = null; // { file } or { image }: what is asked about, for filters that change
+let source = null; // { file } or { image }: the queried image, to ask again when filters change
 let answer = null;
 let state = { role: "" };
 let asking = null;
@@ -93,7 +93,7 @@ function refreshLinks() {
   $("get-report").href = `${base}/api/answers/${answer.id}/report.html?low=${viewer.low.toFixed(4)}&high=${viewer.high.toFixed(4)}`;
 }
 
-// The file goes there once more: the site's process keeps no file that names a patient.
+// The file is sent again: the site's process keeps no file that names a patient.
 async function getSeg() {
   const { file } = source, { id, name } = answer;
   $("get-seg").disabled = true;
@@ -119,9 +119,9 @@ function notes(found) {
   $("note").textContent = said.join(" ");
 }
 
-// --- what is asked for
+// --- the query
 
-// As ynet_client/retrieval/query.py reads it. Numbers go as they were typed: what is none is refused there.
+// As ynet_client/retrieval/query.py reads it. Numbers are sent as typed; the site's process refuses what is not a number.
 function query() {
   const form = new FormData($("filters"));
   const sites = form.getAll("site"), all = $("filter-sites").querySelectorAll("input").length;
@@ -230,7 +230,7 @@ for (const dialog of document.querySelectorAll("dialog")) dialog.addEventListene
 document.addEventListener("ended", () => { if (!$("ended").open) $("ended").showModal(); });
 document.addEventListener("changed", () => refresh());
 
-// --- how the site is
+// --- the state of the site
 
 async function refresh() {
   try {

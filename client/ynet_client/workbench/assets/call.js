@@ -34,11 +34,11 @@ async function fetched(url, options) {
     answer = await fetch(url, { credentials: "same-origin", ...options });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Fault({ what: "The workbench does not answer", why: "the site's client is not running, or the line is down", do: "try again; if it stays so, tell the site's admin" });
+    throw new Fault({ what: "The workbench does not answer", why: "the site's client is not running, or the connection is lost", do: "try again; if that does not help, ask the site's admin" });
   }
   if (answer.ok) return answer;
   if (answer.status === 401) document.dispatchEvent(new CustomEvent("ended"));
   let said;
   try { said = (await answer.json()).error; } catch { said = null; }
-  throw new Fault(said ?? { what: "A fault of ynet", why: `it answered ${answer.status}`, do: "tell the site's admin" });
+  throw new Fault(said ?? { what: "A fault of ynet", why: `it answered ${answer.status}`, do: "ask the site's admin" });
 }

@@ -1,4 +1,4 @@
-// The list of own cases to pick from, and one of them beside the query.
+// The list of own cases to pick from, and one of them next to the query.
 import { call } from "./call.js";
 import { $, count, make } from "./dom.js";
 import { casePicture } from "./results.js";
@@ -24,7 +24,7 @@ export class Cases {
     this.#list();
   }
 
-  // An own hit beside the query.
+  // An own hit next to the query.
   open(hit, query) {
     this.#hit = hit;
     $("h-case").textContent = hit.image.split("/").pop();

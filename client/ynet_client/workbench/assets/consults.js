@@ -1,4 +1,4 @@
-// Requests for a consult: asking about a hit, what became of it, and answering others'.
+// Requests for a consult: send one about a hit, show its answer, answer those of other sites.
 import { call } from "./call.js";
 import { $, count, day, make, showFault, toast } from "./dom.js";
 import { casePicture } from "./results.js";
@@ -60,9 +60,9 @@ export class Consults {
   }
 
   #fill({ consults }) {
-    const told = JSON.stringify([this.role(), consults]);
-    if (told === this.#shown) return;
-    this.#shown = told;
+    const state = JSON.stringify([this.role(), consults]);
+    if (state === this.#shown) return;
+    this.#shown = state;
     const { id = "", selectionStart, selectionEnd } = document.activeElement ?? {}; // somebody may be typing an answer
     const of = (direction) => consults.filter((one) => one.direction === direction);
     const first = (one) => (one.decision === "open" ? 0 : 1);

@@ -1,4 +1,4 @@
-// Elements made from data: text is always text, so that nothing that another site or a file says becomes markup.
+// Elements made from data: text stays text, so that no text of another site or of a file becomes markup.
 export const $ = (id) => document.getElementById(id);
 
 export function make(tag, { text, on, data, ...attributes } = {}, ...children) {

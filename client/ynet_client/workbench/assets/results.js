@@ -1,4 +1,4 @@
-// What came back: a row for each site, own cases with their pictures, others' as cards.
+// The answer: a row for each site, own cases with their pictures, others' as cards.
 import { base } from "./call.js";
 import { $, count, make } from "./dom.js";
 
@@ -15,7 +15,7 @@ const colour = (label) => {
 const bits = (hit) => count(hit.distance, "bit");
 const near = (hit) => make("span", { cls: "near" }, make("span", { text: bits(hit) }),
   make("small", { text: hit.ties > 1 ? `${hit.ties.toLocaleString("en")} tied` : "", title: `${count(hit.ties, "case")} of site ${hit.site} at this distance` }));
-const labelOf = (label) => make("span", { cls: "label" }, make("span", { cls: `swatch ${colour(label)}` }), make("span", { text: label || "label not told" }));
+const labelOf = (label) => make("span", { cls: "label" }, make("span", { cls: `swatch ${colour(label)}` }), make("span", { text: label || "label not shared" }));
 
 export function showResults(answer, { openCase, askConsult }) {
   $("found").hidden = false;
@@ -46,7 +46,7 @@ export function showNothing() {
   $("found").hidden = true;
 }
 
-// A row each: who, its hits by label as a bar, and the same in words; or why there are none.
+// A row for each site: its name, its hits by label as a bar and in words, or the reason for none.
 function showSites(answer) {
   const spread = new Map(answer.spread.map((one) => [one.site, one]));
   const most = Math.max(1, ...answer.spread.map((one) => one.total));
@@ -58,17 +58,17 @@ function showSites(answer) {
       return make("div", { cls: "site-row silent", role: "row" }, name, make("span", { cls: `why ${kind}`, role: "cell", text: words || "Nothing found: no case of ours fits." }));
     }
     const bar = make("span", { cls: "bar", role: "cell" });
-    bar.setAttribute("aria-label", found.labels.map(([label, number]) => `${label || "label not told"}: ${number}`).join(", "));
+    bar.setAttribute("aria-label", found.labels.map(([label, number]) => `${label || "label not shared"}: ${number}`).join(", "));
     const track = make("span", { cls: "track" });
     track.style.width = `${(100 * found.total) / most}%`;
     for (const [label, number] of found.labels) {
-      const part = make("span", { cls: colour(label), title: `${label || "label not told"}: ${number}` });
+      const part = make("span", { cls: colour(label), title: `${label || "label not shared"}: ${number}` });
       part.style.flexGrow = number;
       track.append(part);
     }
     bar.append(track);
     const said = make("span", { cls: "said-labels", role: "cell" },
-      ...found.labels.map(([label, number]) => make("span", { cls: "label" }, make("span", { cls: `swatch ${colour(label)}` }), make("span", { text: `${number} ${label || "not told"}` }))));
+      ...found.labels.map(([label, number]) => make("span", { cls: "label" }, make("span", { cls: `swatch ${colour(label)}` }), make("span", { text: `${number} ${label || "not shared"}` }))));
     return make("div", { cls: "site-row", role: "row" }, name, bar, said);
   });
   $("sites").replaceChildren(...rows);
@@ -80,8 +80,8 @@ function rank(hit) {
 
 function ownCard(hit, openCase) {
   const picture = make("img", { src: casePicture(hit.image, 192), alt: "", width: 192, height: 192, loading: "lazy", decoding: "async" });
-  const told = `Our case ${hit.image}, ${hit.label}, ${bits(hit)}${hit.rank ? `, rank ${hit.rank}` : ""}`;
-  return make("button", { type: "button", cls: "own-card", "aria-label": told, title: hit.image, on: { click: () => openCase(hit) } },
+  const label = `Our case ${hit.image}, ${hit.label}, ${bits(hit)}${hit.rank ? `, rank ${hit.rank}` : ""}`;
+  return make("button", { type: "button", cls: "own-card", "aria-label": label, title: hit.image, on: { click: () => openCase(hit) } },
     make("span", { cls: "square" }, picture, rank(hit)),
     labelOf(hit.label),
     near(hit));

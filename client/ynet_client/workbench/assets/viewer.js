@@ -1,4 +1,4 @@
-// The image under its window, the predicted mask over it, and the hands that move both.
+// Draw the image in its window and the predicted mask over it; move, zoom and window by mouse and keys.
 import { $ } from "./dom.js";
 
 const LESION = [255, 196, 61];
@@ -13,7 +13,7 @@ export class Viewer {
     this.canvas = $("canvas");
     this.controls = ["mask", "opacity", "window", "level", "zoom-in", "zoom-out", "zoom-fit"].map($);
     new ResizeObserver(() => this.#resize()).observe(this.stage);
-    for (const id of ["mask", "opacity"]) $(id).addEventListener("input", () => this.#told());
+    for (const id of ["mask", "opacity"]) $(id).addEventListener("input", () => this.#showValues());
     for (const id of ["window", "level"]) $(id).addEventListener("input", () => this.#windowed());
     $("zoom-in").addEventListener("click", () => this.zoom(1.4));
     $("zoom-out").addEventListener("click", () => this.zoom(1 / 1.4));
@@ -35,10 +35,10 @@ export class Viewer {
     this.reset();
   }
 
-  // The image as it is now, without the mask: for a comparison.
+  // The image in its current window, without the mask, for a comparison.
   plain() { return this.#plain?.toDataURL("image/jpeg", 0.9); }
 
-  // Nothing is shown: an image must never stand beside what is known of another.
+  // Show nothing: an image must never appear next to the answer about another.
   clear() {
     this.#picture = null;
     this.stage.hidden = true;
@@ -72,9 +72,9 @@ export class Viewer {
     control.dispatchEvent(new Event("input"));
   }
 
-  toggleMask() { if (!$("mask").disabled) { $("mask").checked = !$("mask").checked; this.#told(); } }
+  toggleMask() { if (!$("mask").disabled) { $("mask").checked = !$("mask").checked; this.#showValues(); } }
 
-  #told() {
+  #showValues() {
     $("opacity-out").value = `${$("opacity").value} %`;
     $("window-out").value = `${$("window").value} %`;
     $("level-out").value = `${$("level").value} %`;
@@ -95,7 +95,7 @@ export class Viewer {
       data[to + 3] = 255;
     }
     this.#plain.getContext("2d").putImageData(made, 0, 0);
-    this.#told();
+    this.#showValues();
   }
 
   // What is filled, and the line around it: of the mask smoothed over one cell of the network's own, coarser grid.

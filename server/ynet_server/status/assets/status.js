@@ -1,4 +1,4 @@
-// Draws the server's state, and asks for it again: what has not changed is answered in a few bytes and not drawn anew.
+// Draws the server's state and polls for changes: an unchanged state is an empty answer, and is not drawn again.
 "use strict";
 const POLL_MS = 2000, SLOW_MS = 10000, AGES_MS = 5000, GONE_S = 900;
 const base = document.querySelector('meta[name="base"]').content;
@@ -24,7 +24,7 @@ function span(seconds) {
   if (s < 129600) return `${Math.round(s / 3600)} h`;
   return `${Math.round(s / 86400)} days`;
 }
-// An age that goes on by itself.
+// An age that updates every second.
 function ago(time) {
   if (!time) return h("span", { class: "quiet" }, "never");
   const at = new Date(time * 1000);
@@ -62,9 +62,9 @@ function runPart(run) {
   if (!run) {
     return [h("div", { class: "head" }, h("h2", { id: "run-title" }, "Training")),
       h("div", { class: "empty" },
-        h("p", {}, "Nothing was trained yet. When the sites have joined, check a plan and train it:"),
+        h("p", {}, "No run yet. When the sites have joined, check a plan and train it:"),
         h("p", {}, code("ynet-server plan check PLAN.yaml")), h("p", {}, code("ynet-server train --plan PLAN.yaml")),
-        h("p", { class: "quiet" }, "Each site's admin is asked for a yes before anything is trained there."))];
+        h("p", { class: "quiet" }, "Each site's admin must accept the plan before the site trains."))];
   }
   const terms = run.terms || { rounds: run.round, privacy: { mode: "off" } };
   const isRunning = run.status === "running", names = Object.keys(run.parts);
@@ -150,7 +150,7 @@ function privacyWords(privacy) {
   return `each ${(privacy.unit || "patient").split(",")[0].replace(/^an? /, "")} (ε ${privacy.epsilon}, δ ${small(privacy.delta)})-private${sum}`;
 }
 function modelList(models) {
-  if (!models.length) return h("p", { class: "empty" }, "No model yet: the first run publishes one when it ends, and the sites take it up by themselves.");
+  if (!models.length) return h("p", { class: "empty" }, "No model yet. The first run publishes one when it ends, and the sites install it.");
   return models.map((model) => {
     const sites = Object.keys(model.scores);
     const score = (site, name) => (model.scores[site][name] === undefined ? "" : model.scores[site][name] === null ? "none" : model.scores[site][name].toFixed(3));
@@ -173,11 +173,11 @@ function modelList(models) {
 function todos(state) {
   const found = [], run = state.run, add = (kind, word, text, does) => found.push({ kind, word, text, does });
   if (state.audit.verified.fault) add("bad", "audit", `The audit log cannot be trusted: ${state.audit.verified.fault}.`, "ynet-server audit verify");
-  if (run && run.stalled) add("bad", "run", "The run stands still: the server's disk takes no more.", "");
+  if (run && run.stalled) add("bad", "run", "The run is stalled: the server's disk is full.", "");
   if (run && run.status === "failed") add("bad", "run", `Run ${run.id} failed: ${run.reason}.`, `ynet-server resume ${run.id}`);
   if (run && run.status === "running") {
     const awaited = Object.keys(run.parts).filter((name) => run.parts[name].state === "awaited");
-    for (const name of awaited) add("warn", "consent", `The admin of ${name} has not said yes to the plan.`, `ynet-client plan accept ${run.plan.slice(0, 12)}`);
+    for (const name of awaited) add("warn", "consent", `The admin of ${name} has not accepted the plan yet.`, `ynet-client plan accept ${run.plan.slice(0, 12)}`);
   }
   for (const site of state.sites) {
     if (site.revoked) continue;
@@ -216,9 +216,9 @@ function refusalList(refusals) {
 }
 function privacyList(sites) {
   const spent = sites.filter((site) => site.epsilon !== null);
-  if (!spent.length) return h("p", { class: "empty" }, "No private plan was trained. ", h("span", { class: "quiet" }, "A plan with privacy.mode: patient bounds what its weights tell of any patient."));
+  if (!spent.length) return h("p", { class: "empty" }, "No private plan was trained. ", h("span", { class: "quiet" }, "A plan with privacy.mode: patient bounds what its weights reveal about any patient."));
   return [table([["Site"], ["ε at most", "number"]], spent.map((site) => h("tr", {}, h("th", { scope: "row" }, site.name), cell("number", String(site.epsilon))))),
-    h("p", { class: "quiet" }, "The sum over the private plans that a site has trained. Its own ledger knows it more tightly: ", code("ynet-client ledger"))];
+    h("p", { class: "quiet" }, "The sum over the private plans that a site has trained. The site's own ledger has a tighter bound: ", code("ynet-client ledger"))];
 }
 function runList(runs) {
   if (!runs.length) return h("p", { class: "empty" }, "None yet.");

@@ -1,4 +1,4 @@
-"""Drawings are put on images by what they refer to, else by where they lie in the patient."""
+"""Drawings are matched to images by references, else by position in the patient."""
 
 import io
 from pathlib import Path
@@ -16,7 +16,7 @@ from pydicom import Dataset, dcmread, uid
 from ynet.data import images
 from ynet.data.check import check
 from ynet.data.dicom import drawings, geometry
-from ynet.data.dicom.elements import UnfitError
+from ynet.data.dicom.faults import UnfitError
 from ynet.data.dicom.matching import Subject
 
 GREY = np.arange(19 * 14, dtype=np.uint16).reshape(19, 14)
@@ -30,11 +30,11 @@ def stack(orientation: list[float], spacing: tuple[float, float] = (0.7, 0.5), c
     """Images of one series, 3 mm apart."""
     normal = np.cross(orientation[:3], orientation[3:])
     series = {"StudyInstanceUID": uid.generate_uid(), "SeriesInstanceUID": uid.generate_uid()}
-    place = {"ImageOrientationPatient": orientation, "PixelSpacing": list(spacing), "FrameOfReferenceUID": SPACE}
+    values = {"ImageOrientationPatient": orientation, "PixelSpacing": list(spacing), "FrameOfReferenceUID": SPACE}
     return [
         dataset(
             GREY + number,
-            **names(**series, **place),  # type: ignore[arg-type]
+            **names(**series, **values),  # type: ignore[arg-type]
             ImagePositionPatient=[float(f"{value:.6f}") for value in np.array([-4.5, 8.25, 30]) + 3 * number * normal],
         )
         for number in range(count)
@@ -42,16 +42,18 @@ def stack(orientation: list[float], spacing: tuple[float, float] = (0.7, 0.5), c
 
 
 def order(made: Dataset, sources: list[Dataset]) -> list[int]:
-    """Which image each frame of a SEG lies on."""
-    places = [[float(value) for value in one.ImagePositionPatient] for one in sources]
+    """The image on which each frame of a SEG lies."""
+    positions = [[float(value) for value in one.ImagePositionPatient] for one in sources]
     groups = made.PerFrameFunctionalGroupsSequence
-    return [places.index([float(v) for v in group.PlanePositionSequence[0].ImagePositionPatient]) for group in groups]
+    return [
+        positions.index([float(v) for v in group.PlanePositionSequence[0].ImagePositionPatient]) for group in groups
+    ]
 
 
 def on(made: Dataset | bytes, image: Dataset, known: frozenset[str] | None = frozenset()) -> np.ndarray | None:
     data = made if isinstance(made, bytes) else to_bytes(made)
-    part = drawings.part(drawings.read(data), drawings.subject(to_bytes(image), None), None, known)
-    return None if part is None else part.mask
+    found = drawings.mask_on(drawings.read(data), drawings.subject(to_bytes(image), None), None, known)
+    return None if found is None else found.mask
 
 
 @given(
@@ -61,7 +63,7 @@ def on(made: Dataset | bytes, image: Dataset, known: frozenset[str] | None = fro
     masks=hnp.arrays(bool, (3, 19, 14), elements=st.booleans()),
 )
 @settings(max_examples=25, deadline=None)
-def test_matching_by_place_gives_the_mask_that_matching_by_reference_gives(
+def test_match_by_position_equals_match_by_reference(
     orientation: list[float], turn: float, refers: str, masks: np.ndarray
 ) -> None:
     along, down = np.array(orientation[:3]), np.array(orientation[3:])
@@ -75,7 +77,7 @@ def test_matching_by_place_gives_the_mask_that_matching_by_reference_gives(
         np.testing.assert_array_equal(on(by_place, image, known), mask)
 
 
-def test_a_grid_that_runs_the_other_way_lies_right() -> None:
+def test_flipped_grid_is_resampled_correctly() -> None:
     (image,) = stack([1, 0, 0, 0, 1, 0], count=1)
     end = np.array(image.ImagePositionPatient, float) + np.array([0.5 * 13, 0.7 * 18, 0])
     turned = dataset(GREY, **{**names(), **{name: image.get(name) for name in ("StudyInstanceUID", "PixelSpacing")}})
@@ -84,7 +86,7 @@ def test_a_grid_that_runs_the_other_way_lies_right() -> None:
     np.testing.assert_array_equal(on(seg([turned], MASK[:1, ::-1, ::-1]), image), MASK[0])
 
 
-def test_a_part_of_the_grid_and_a_finer_one_are_put_on_the_image() -> None:
+def test_partial_and_finer_grids_are_resampled() -> None:
     (image,) = stack([1, 0, 0, 0, 1, 0], spacing=(0.5, 0.5), count=1)
     first = np.array(image.ImagePositionPatient, float)
     part = dataset(GREY[:6, :5].copy(), **names(PixelSpacing=[0.5, 0.5], FrameOfReferenceUID=SPACE))
@@ -97,11 +99,11 @@ def test_a_part_of_the_grid_and_a_finer_one_are_put_on_the_image() -> None:
     np.testing.assert_array_equal(on(seg([fine], MASK[:1].repeat(3, 1).repeat(3, 2)), image), MASK[0])
     lost = np.zeros((1, 57, 42), bool)
     lost[0, 0, 0] = True
-    with pytest.raises(UnfitError, match="nothing of it falls on the image"):
+    with pytest.raises(UnfitError, match="no part of it lies on the image"):
         on(seg([fine], lost), image)
 
 
-def test_a_drawing_beside_the_plane_or_across_it_is_no_mask_and_not_nothing() -> None:
+def test_drawing_beside_or_across_the_plane_is_refused() -> None:
     sources = stack([1, 0, 0, 0, 1, 0])
     for one in sources:
         one.ImagePositionPatient[2] += 1.0
@@ -120,7 +122,7 @@ def test_a_drawing_beside_the_plane_or_across_it_is_no_mask_and_not_nothing() ->
         on(moved, image, None)
 
 
-def test_slices_that_overlap_are_not_taken_for_each_other() -> None:
+def test_overlapping_slices_are_distinguished() -> None:
     sources = stack([1, 0, 0, 0, 1, 0], count=5)
     for number, one in enumerate(sources):
         one.ImagePositionPatient[2], one.SliceThickness = 30 + 1.25 * number, "5"
@@ -130,7 +132,7 @@ def test_slices_that_overlap_are_not_taken_for_each_other() -> None:
     np.testing.assert_array_equal(on(made, sources[2]), MASK[1])
 
 
-def test_references_to_images_of_other_names_do_not_stand_in_the_way_of_the_place() -> None:
+def test_references_to_renamed_images_fall_back_to_position() -> None:
     sources = stack([1, 0, 0, 0, 1, 0])
     made = segmentation(sources, MASK)
     copies = [dcmread(io.BytesIO(to_bytes(one))) for one in sources]
@@ -142,7 +144,7 @@ def test_references_to_images_of_other_names_do_not_stand_in_the_way_of_the_plac
     assert on(made, copies[1], both) is None
 
 
-def test_a_frame_derived_from_all_images_is_matched_by_its_place() -> None:
+def test_frame_referring_to_all_images_is_matched_by_position() -> None:
     sources = stack([1, 0, 0, 0, 1, 0])
     made = edited(segmentation(sources, MASK))
     own = [group.DerivationImageSequence[0].SourceImageSequence[0] for group in made.PerFrameFunctionalGroupsSequence]
@@ -152,7 +154,7 @@ def test_a_frame_derived_from_all_images_is_matched_by_its_place() -> None:
         np.testing.assert_array_equal(on(made, image, None), mask)
 
 
-def test_an_image_of_no_space_is_matched_where_it_is_the_only_one_named() -> None:
+def test_image_without_frame_of_reference_needs_sole_reference() -> None:
     image = dataset(GREY, **names())
     for keyword in ("FrameOfReferenceUID", "ImageOrientationPatient", "PixelSpacing"):
         delattr(image, keyword)
@@ -163,11 +165,11 @@ def test_an_image_of_no_space_is_matched_where_it_is_the_only_one_named() -> Non
     known = frozenset([str(image.SOPInstanceUID)])
     np.testing.assert_array_equal(on(made, image, known), MASK[0])
     del made.ReferencedSeriesSequence
-    with pytest.raises(UnfitError, match="refers to no image and has no place"):
+    with pytest.raises(UnfitError, match="refers to no image and has no position"):
         on(made, image, known)
 
 
-def test_a_tiled_seg_and_one_whose_frames_say_nothing_are_no_mask_and_not_nothing() -> None:
+def test_tiled_seg_and_seg_without_frame_groups_are_refused() -> None:
     sources = stack([1, 0, 0, 0, 1, 0])
     tiled = seg(sources, MASK, refers="listed")
     tiled.DimensionOrganizationType, tiled.TotalPixelMatrixRows, tiled.TotalPixelMatrixColumns = "TILED_FULL", 38, 28
@@ -180,7 +182,7 @@ def test_a_tiled_seg_and_one_whose_frames_say_nothing_are_no_mask_and_not_nothin
         on(mute, sources[0])
 
 
-def test_frames_that_do_not_say_whose_they_are_are_no_mask_of_any_segment() -> None:
+def test_frames_without_segment_number_are_refused() -> None:
     sources = stack([1, 0, 0, 0, 1, 0])
     made = edited(segmentation(sources, np.stack([MASK, ~MASK], -1), labels=2))
     for group in made.PerFrameFunctionalGroupsSequence:
@@ -189,7 +191,7 @@ def test_frames_that_do_not_say_whose_they_are_are_no_mask_of_any_segment() -> N
         drawings.decode(to_bytes(made), drawings.subject(to_bytes(sources[0]), None), 2)
 
 
-def test_a_label_map_has_its_segments_by_their_values_and_its_background_is_none() -> None:
+def test_label_map_segments_are_its_values_without_background() -> None:
     sources = stack([1, 0, 0, 0, 1, 0])
     made = seg(sources, MASK | True)
     made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = uid.UID("1.2.840.10008.5.1.4.1.1.66.7")
@@ -204,7 +206,7 @@ def test_a_label_map_has_its_segments_by_their_values_and_its_background_is_none
     np.testing.assert_array_equal(on(made, sources[1]), MASK[1])
 
 
-def test_a_segment_is_chosen_by_its_name() -> None:
+def test_segment_is_chosen_by_name() -> None:
     sources = stack([1, 0, 0, 0, 1, 0])
     made = edited(segmentation(sources, np.stack([MASK, ~MASK], -1), labels=2))
     made.SegmentSequence[1].SegmentLabel = "Tumour"
@@ -220,8 +222,8 @@ def test_a_segment_is_chosen_by_its_name() -> None:
 def axial(count: int = 2, side: int = 120) -> list[Dataset]:
     images = []
     for number in range(count):
-        place = {"ImagePositionPatient": [-30, -20, 3.0 * number], "PixelSpacing": [0.5, 0.5]}
-        images.append(dataset(np.zeros((side, side), np.uint16), **{**names(FrameOfReferenceUID=SPACE), **place}))
+        values = {"ImagePositionPatient": [-30, -20, 3.0 * number], "PixelSpacing": [0.5, 0.5]}
+        images.append(dataset(np.zeros((side, side), np.uint16), **{**names(FrameOfReferenceUID=SPACE), **values}))
     return images
 
 
@@ -231,7 +233,7 @@ def disc(image: Dataset, center: tuple[float, float], radius: float) -> np.ndarr
     return np.asarray((x + x0 - center[0]) ** 2 + (y + y0 - center[1]) ** 2 <= radius**2)
 
 
-def test_a_contour_is_the_disc_that_it_goes_round_with_its_hole_and_on_its_plane_alone() -> None:
+def test_contours_fill_disc_with_hole_on_their_plane_only() -> None:
     image, other = axial()
     rings = [circle((1.13, 7.21, 0), 11.3), circle((2.2, 6.1, 0), 4.17)]
     wanted = disc(image, (1.13, 7.21), 11.3) & ~disc(image, (2.2, 6.1), 4.17)
@@ -244,7 +246,7 @@ def test_a_contour_is_the_disc_that_it_goes_round_with_its_hole_and_on_its_plane
         assert on(made, other) is None
 
 
-def test_a_pixel_belongs_to_a_contour_where_its_centre_does() -> None:
+def test_contour_fills_pixels_by_their_centre() -> None:
     square = np.array([[0.5, 0.5], [3.5, 0.5], [3.5, 2.5], [0.5, 2.5]])
     wanted = np.zeros((5, 6), np.uint8)
     wanted[1:3, 1:4] = 1
@@ -252,18 +254,18 @@ def test_a_pixel_belongs_to_a_contour_where_its_centre_does() -> None:
         np.testing.assert_array_equal(geometry.filled([polygon], (5, 6)), wanted)
     halves = [np.array([[0, 0], [2, 0], [2, 4], [0, 4]]), np.array([[2, 0], [5, 0], [5, 4], [2, 4]])]
     both = sum(geometry.filled([half.astype(float)], (5, 6)).astype(int) for half in halves)
-    np.testing.assert_array_equal(both[:4, :5], 1)  # each pixel to one of two neighbours
+    np.testing.assert_array_equal(both[:4, :5], 1)  # each pixel belongs to one of two neighbours
     np.testing.assert_array_equal(geometry.filled([square - 50, square + 50], (5, 6)), 0)
 
 
-def test_regions_points_and_what_encloses_nothing_are_not_taken_for_a_mask() -> None:
+def test_ambiguous_open_or_empty_contours_are_refused() -> None:
     image, _ = axial()
     ring = circle((1, 7, 0), 11.3)
     two = structure_set(image, [[ring], [circle((1, 7, 0), 3.07)]])
     with pytest.raises(UnfitError, match="2 segments, and none is named"):
         on(two, image)
     subject = drawings.subject(to_bytes(image), None)
-    chosen = drawings.part(drawings.read(to_bytes(two)), subject, "region 2", frozenset())
+    chosen = drawings.mask_on(drawings.read(to_bytes(two)), subject, "region 2", frozenset())
     assert chosen is not None
     assert chosen.mask.sum() == disc(image, (1, 7), 3.07).sum()
     for kind, points in (("POINT", ring[:1]), ("OPEN_PLANAR", ring), ("OPEN_NONPLANAR", ring)):
@@ -275,7 +277,7 @@ def test_regions_points_and_what_encloses_nothing_are_not_taken_for_a_mask() -> 
         on(structure_set(image, [[circle((1, 7, 1), 11.3)]]), image)
 
 
-def test_a_manifest_names_a_structure_set_like_any_other_mask(tmp_path: Path) -> None:
+def test_structure_set_is_used_as_mask_in_a_manifest(tmp_path: Path) -> None:
     for number, image in enumerate(axial()):
         (tmp_path / f"{number}.dcm").write_bytes(to_bytes(image))
     first = dcmread(tmp_path / "0.dcm")
@@ -290,7 +292,7 @@ def test_a_manifest_names_a_structure_set_like_any_other_mask(tmp_path: Path) ->
         drawings.decode(to_bytes(made), drawings.subject((tmp_path / "1.dcm").read_bytes(), None))
 
 
-def test_the_plane_of_a_frame_is_read_from_its_functional_groups() -> None:
+def test_frame_plane_comes_from_functional_groups() -> None:
     sources = stack([0, 1, 0, 0, 0, -1])
     many = dcmread(io.BytesIO(segmentation(sources, MASK | True)))
     for frame, source in enumerate(order(many, sources), start=1):

@@ -1,4 +1,4 @@
-"""What a DICOM file shows is the same whatever way it is stored; what it cannot show, it says."""
+"""A DICOM frame decodes alike in all encodings; unsupported files are refused with the reason."""
 
 import zlib
 from pathlib import Path
@@ -14,7 +14,7 @@ from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut, convert
 from ynet.data import images
 from ynet.data.dicom import decoding, elements
 from ynet.data.dicom import frame as reader
-from ynet.data.dicom.frame import Window
+from ynet.data.dicom.frame import DisplayWindow
 from ynet.errors import UserError
 
 Y, X = np.mgrid[:70, :50]
@@ -36,7 +36,7 @@ def put(path: Path, data: bytes) -> Path:
 
 @pytest.mark.parametrize("syntax", [*UNCOMPRESSED, *LOSSLESS], ids=named)
 @pytest.mark.parametrize("kind", GREY_IMAGES)
-def test_a_file_coded_without_loss_decodes_to_the_same_array_as_the_plain_one(kind: str, syntax: str) -> None:
+def test_lossless_compression_decodes_to_the_same_grey(kind: str, syntax: str) -> None:
     pixels = GREY_IMAGES[kind]
     low, high = float(pixels.min()), float(pixels.max())
     expected = ((pixels - low) / (high - low)).astype(np.float32)
@@ -44,23 +44,23 @@ def test_a_file_coded_without_loss_decodes_to_the_same_array_as_the_plain_one(ki
 
 
 @pytest.mark.parametrize("syntax", [*UNCOMPRESSED, *LOSSLESS], ids=named)
-def test_colour_coded_without_loss_is_the_same(syntax: str) -> None:
+def test_lossless_compression_decodes_to_the_same_colours(syntax: str) -> None:
     np.testing.assert_array_equal(reader.decode(dicom(COLOUR, syntax, kind="RGB")), COLOUR)
 
 
 @pytest.mark.parametrize("syntax", LOSSY, ids=named)
-def test_a_lossy_file_is_near_the_plain_one(syntax: str) -> None:
+def test_lossy_compression_decodes_to_close_values(syntax: str) -> None:
     np.testing.assert_allclose(reader.decode(dicom(COLOUR, syntax, kind="RGB")).astype(int), COLOUR, atol=6)
     np.testing.assert_allclose(reader.decode(dicom(EIGHT, syntax)), reader.decode(dicom(EIGHT)), atol=0.03)
 
 
 @pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.RLELossless, uid.JPEG2000Lossless], ids=named)
-def test_monochrome1_is_the_inverse(syntax: str) -> None:
+def test_monochrome1_is_inverted(syntax: str) -> None:
     one, two = (reader.decode(dicom(UNSIGNED, syntax, kind=f"MONOCHROME{number}", BitsStored=12)) for number in (1, 2))
     np.testing.assert_allclose(one, 1 - two, atol=1e-6)
 
 
-def test_other_colours_become_rgb() -> None:
+def test_other_colour_spaces_become_rgb() -> None:
     ybr = convert_color_space(COLOUR, "RGB", "YBR_FULL")
     np.testing.assert_allclose(reader.decode(dicom(ybr, kind="YBR_FULL")).astype(int), COLOUR, atol=3)
     planar = dataset(COLOUR, kind="RGB")
@@ -81,7 +81,7 @@ def test_other_colours_become_rgb() -> None:
     intercept=some.floats(-2000, 2000),
     function=some.sampled_from(["LINEAR", "LINEAR_EXACT", "SIGMOID"]),
 )
-def test_rescale_and_window_are_those_of_pydicom(
+def test_rescale_and_window_match_pydicom(
     center: float, width: float, slope: float, intercept: float, function: str
 ) -> None:
     center, width, slope, intercept = (float(f"{value:.6g}") for value in (center, width, slope, intercept))
@@ -94,7 +94,7 @@ def test_rescale_and_window_are_those_of_pydicom(
     np.testing.assert_allclose(reader.decode(to_bytes(made)), expected, atol=2e-3 if function == "SIGMOID" else 1e-5)
 
 
-def test_tables_in_the_file_are_used_and_one_window_may_stand_in_their_place() -> None:
+def test_lookup_tables_are_used_and_a_window_replaces_them() -> None:
     table = Dataset()
     table.LUTDescriptor, table.LUTData = [256, 0, 16], [65535 - 257 * value for value in range(256)]
     table["LUTDescriptor"].VR = table["LUTData"].VR = "US"
@@ -106,11 +106,11 @@ def test_tables_in_the_file_are_used_and_one_window_may_stand_in_their_place() -
     modality.ModalityLUTType = "HU"
     scaled = dataset(EIGHT, ModalityLUTSequence=[modality], WindowCenter=1000, WindowWidth=1000)
     np.testing.assert_allclose(
-        reader.decode(to_bytes(scaled), window=Window(500, 1000)), np.clip(EIGHT / 100, 0, 1), atol=1e-5
+        reader.decode(to_bytes(scaled), window=DisplayWindow(500, 1000)), np.clip(EIGHT / 100, 0, 1), atol=1e-5
     )
 
 
-def test_padding_is_black_and_does_not_stretch_the_range() -> None:
+def test_padding_is_black_and_outside_the_range() -> None:
     padded = SIGNED.copy()
     padded[:5] = -32768
     for syntax in (uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian):
@@ -121,7 +121,7 @@ def test_padding_is_black_and_does_not_stretch_the_range() -> None:
         assert (seen[5:].min(), seen[5:].max()) == (0, 1)
 
 
-def test_what_lies_above_the_stored_bits_is_no_part_of_the_picture() -> None:
+def test_bits_above_the_stored_ones_are_ignored() -> None:
     twelve = (UNSIGNED & 0x0FFF).astype(np.uint16)
     overlaid = twelve | ((Y > 30).astype(np.uint16) << 14)
     np.testing.assert_array_equal(
@@ -130,7 +130,7 @@ def test_what_lies_above_the_stored_bits_is_no_part_of_the_picture() -> None:
 
 
 @pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.RLELossless, uid.JPEG2000Lossless], ids=named)
-def test_of_several_frames_the_named_one_is_read_and_without_a_name_none(tmp_path: Path, syntax: str) -> None:
+def test_multiframe_file_needs_a_frame_number(tmp_path: Path, syntax: str) -> None:
     many = np.stack([UNSIGNED, UNSIGNED[::-1], UNSIGNED // 2])
     path = put(tmp_path / "many.dcm", dicom(many, syntax, frames=True, WindowCenter=2000, WindowWidth=4000))
     single = dicom(UNSIGNED[::-1].copy(), WindowCenter=2000, WindowWidth=4000)
@@ -144,7 +144,7 @@ def test_of_several_frames_the_named_one_is_read_and_without_a_name_none(tmp_pat
     np.testing.assert_array_equal(images.decode(tmp_path / "many.dcm#2", 1)[0], reader.decode(single))
 
 
-def test_each_frame_of_an_enhanced_file_has_its_own_window_and_rescale() -> None:
+def test_enhanced_frames_have_own_window_and_rescale() -> None:
     def group(slope: float, center: float) -> Dataset:
         transformation, window, made = Dataset(), Dataset(), Dataset()
         transformation.RescaleSlope, transformation.RescaleIntercept, transformation.RescaleType = slope, 0, "US"
@@ -165,7 +165,7 @@ def refused(tmp_path: Path, data: bytes, words: str) -> None:
         images.decode(path, 1)
 
 
-def test_what_is_no_picture_says_so(tmp_path: Path) -> None:
+def test_objects_without_supported_image_are_refused(tmp_path: Path) -> None:
     refused(tmp_path, dicom(None), "holds no image")
     made = dataset(UNSIGNED)
     made.file_meta.TransferSyntaxUID = uid.MPEG4HP41
@@ -174,36 +174,36 @@ def test_what_is_no_picture_says_so(tmp_path: Path) -> None:
     refused(
         tmp_path,
         to_bytes(made),
-        r"transfer syntax \(MPEG-4 AVC/H.264 .*, 1.2.840.10008.1.2.4.102\) is none that is read",
+        r"transfer syntax \(MPEG-4 AVC/H.264 .*, 1.2.840.10008.1.2.4.102\) is not supported",
     )
-    refused(tmp_path, dicom(UNSIGNED, kind="HSV"), r"colours \(HSV\) are none that are read")
-    refused(tmp_path, dicom(UNSIGNED, kind="SECRET"), "of no name that DICOM knows")
+    refused(tmp_path, dicom(UNSIGNED, kind="HSV"), r"colours \(HSV\) are not supported")
+    refused(tmp_path, dicom(UNSIGNED, kind="SECRET"), "of an unknown name")
     made = dataset(UNSIGNED)
     made.BitsAllocated = made.BitsStored = 24
     refused(tmp_path, to_bytes(made), "its pixels have 24 bit each")
     refused(tmp_path, dicom(UNSIGNED)[:-100], "damaged or cut short")
 
 
-def test_a_deflated_file_that_opens_into_too_much_is_refused_before_it_has(tmp_path: Path) -> None:
+def test_deflate_bomb_is_refused_early(tmp_path: Path) -> None:
     made = to_bytes(dataset(EIGHT, uid.DeflatedExplicitVRLittleEndian))
     start = elements._head(made).start
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     zeros = (packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)) * 600
     assert len(zeros) < 700_000
-    refused(tmp_path, made[:start] + zeros, "deflated and opens into more than the 64 MiB")
+    refused(tmp_path, made[:start] + zeros, "deflated and inflates to more than the 64 MiB")
 
 
 @pytest.mark.parametrize(
     "syntax", [uid.RLELossless, uid.JPEG2000Lossless, uid.JPEGLSLossless, uid.JPEGLosslessSV1], ids=named
 )
-def test_a_frame_that_is_larger_than_its_header_says_reaches_no_decoder(tmp_path: Path, syntax: str) -> None:
+def test_frame_larger_than_its_header_reaches_no_decoder(tmp_path: Path, syntax: str) -> None:
     honest = dicom(EIGHT, syntax)
     columns = b"(\0\x11\0US\x02\0" + (50).to_bytes(2, "little")
     assert honest.count(columns) == 1
     refused(tmp_path, honest.replace(columns, columns[:-2] + (40).to_bytes(2, "little")), "not what its header")
 
 
-def test_a_file_of_millions_of_elements_and_one_that_is_nested_without_end_are_refused(tmp_path: Path) -> None:
+def test_too_many_or_too_deep_elements_are_refused(tmp_path: Path) -> None:
     many = b"\x52\x00\x30\x92SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\x00\xe0\0\0\0\0" * 500_000
     refused(tmp_path, dicom(None) + many, "more than 400,000 elements")
     deep = b"\x52\x00\x30\x92SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff" * 1000
@@ -213,7 +213,7 @@ def test_a_file_of_millions_of_elements_and_one_that_is_nested_without_end_are_r
     refused(tmp_path, to_bytes(huge), "more than the 50 million pixels")
 
 
-def test_the_decoders_process_that_has_died_is_started_anew() -> None:
+def test_crashed_decoder_process_is_restarted() -> None:
     coded, plain = dicom(UNSIGNED, uid.JPEGLosslessSV1), dicom(UNSIGNED)
     np.testing.assert_array_equal(reader.decode(coded), reader.decode(plain))
     assert decoding._DECODER._process is not None

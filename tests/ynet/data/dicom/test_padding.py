@@ -1,4 +1,4 @@
-"""Padding is black and takes no part in the range, whatever VR its value has."""
+"""Padding is black and outside the range, whatever VR its value has."""
 
 import numpy as np
 import pytest
@@ -37,16 +37,16 @@ def is_black_and_apart(shown: np.ndarray) -> bool:
 @pytest.mark.parametrize("kind", ["MONOCHROME1", "MONOCHROME2"])
 @pytest.mark.parametrize("syntax", SYNTAXES)
 @pytest.mark.parametrize(("vr", "value"), [("SS", -2000), ("US", 63536)])
-def test_padding_of_signed_pixels_may_be_stored_signed_or_not(vr: str, value: int, syntax: str, kind: str) -> None:
+def test_padding_of_signed_pixels_is_read_in_either_vr(vr: str, value: int, syntax: str, kind: str) -> None:
     assert is_black_and_apart(seen(padded(SIGNED, -2000), vr, value, syntax=syntax, kind=kind))
 
 
 @pytest.mark.parametrize(("vr", "value"), [("US", 63536), ("SS", -2000)])
-def test_padding_of_unsigned_pixels_may_be_stored_signed_or_not(vr: str, value: int) -> None:
+def test_padding_of_unsigned_pixels_is_read_in_either_vr(vr: str, value: int) -> None:
     assert is_black_and_apart(seen(padded(UNSIGNED, 63536), vr, value))
 
 
-def test_padding_in_bits_that_are_not_used_is_padding_and_black_is_not() -> None:
+def test_padding_in_unused_bits_differs_from_black() -> None:
     pixels = padded(UNSIGNED, 0xF830)
     shown = seen(pixels, "US", 0xF830, BitsStored=12)
     assert is_black_and_apart(shown)
@@ -54,24 +54,24 @@ def test_padding_in_bits_that_are_not_used_is_padding_and_black_is_not() -> None
 
 
 @pytest.mark.parametrize(("vr", "value"), [("SS", -2000), ("US", 63536), ("US", 0x0830)])
-def test_padding_of_12_signed_bits_is_known_by_its_value_or_by_its_bits(vr: str, value: int) -> None:
+def test_padding_of_12_signed_bits_matches_value_or_bits(vr: str, value: int) -> None:
     assert is_black_and_apart(seen(padded(SIGNED, -2000), vr, value, BitsStored=12))
 
 
 @pytest.mark.parametrize("ends", [(-2000, -1500), (-1500, -2000)])
-def test_a_range_of_padding_may_be_named_from_either_end(ends: tuple[int, int]) -> None:
+def test_padding_range_may_start_at_either_end(ends: tuple[int, int]) -> None:
     pixels = padded(SIGNED, -1800)
     for vr, (first, last) in (("SS", ends), ("US", tuple(end % 65536 for end in ends))):
         assert is_black_and_apart(seen(pixels, vr, first, last))
 
 
 @pytest.mark.parametrize("value", [300, 0x7FFF, 0x8000, 65000])
-def test_padding_that_no_pixel_can_have_is_none(value: int) -> None:
+def test_impossible_padding_is_ignored(value: int) -> None:
     eight = (X * 4 + Y % 4).astype(np.uint8)
     np.testing.assert_allclose(seen(eight, "US", value), eight / 255, atol=1e-6)
 
 
-def test_padding_of_nothing_is_none() -> None:
+def test_empty_padding_is_ignored() -> None:
     made = dataset(UNSIGNED)
     made.add_new("PixelPaddingValue", "US", None)
     np.testing.assert_allclose(reader.decode(to_bytes(made)), UNSIGNED / UNSIGNED.max(), atol=1e-6)
@@ -90,7 +90,7 @@ def _all_padding() -> object:
     bits=some.integers(1, 16),
     is_signed=some.booleans(),
 )
-def test_padding_is_a_value_that_a_pixel_may_have(value: int, allocated: int, bits: int, is_signed: bool) -> None:
+def test_padding_is_a_possible_pixel_value(value: int, allocated: int, bits: int, is_signed: bool) -> None:
     made = padding._end(value, allocated, min(bits, allocated), is_signed=is_signed)
     if made.levels is not None and allocated <= 16:
         low = -(1 << min(bits, allocated) - 1) if is_signed else 0

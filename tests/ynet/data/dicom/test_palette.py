@@ -1,4 +1,4 @@
-"""Colours of a palette are the same however it is stored; pydicom's functions are the oracle where they are right."""
+"""Palette colours are equal in all encodings; pydicom is the oracle where it is right."""
 
 import struct
 
@@ -12,7 +12,7 @@ from pydicom.pixels.processing import _expand_segmented_lut
 
 from ynet.data.dicom import frame as reader
 from ynet.data.dicom import palette
-from ynet.data.dicom.elements import UnfitError
+from ynet.data.dicom.faults import UnfitError
 
 Y, X = np.mgrid[:64, :64]
 EIGHT = (X * 4 + Y % 4).astype(np.uint8)
@@ -37,7 +37,7 @@ def coloured(
 
 
 @pytest.mark.parametrize("syntax", UNCOMPRESSED, ids=lambda syntax: uid.UID(syntax).keyword)
-def test_a_palette_is_the_same_in_bytes_and_in_words_of_either_order(syntax: str) -> None:
+def test_palette_is_equal_in_bytes_and_words_of_either_order(syntax: str) -> None:
     order = ">" if syntax == uid.ExplicitVRBigEndian else "<"
     words = {name: ramp.astype(f"{order}u2").tobytes() for name, ramp in RAMPS.items()}
     deep = {name: (ramp * 257).astype(f"{order}u2").tobytes() for name, ramp in RAMPS.items()}
@@ -47,7 +47,7 @@ def test_a_palette_is_the_same_in_bytes_and_in_words_of_either_order(syntax: str
 
 
 @pytest.mark.parametrize("bits", [8, 16])
-def test_a_palette_in_segments_is_the_one_that_it_opens_into(bits: int) -> None:
+def test_segmented_palette_equals_its_expansion(bits: int) -> None:
     kind, scale = ("B", 1) if bits == 8 else ("H", 257)
     segments = {
         "Red": [0, 1, 0, 1, 255, 255 * scale],
@@ -60,15 +60,15 @@ def test_a_palette_in_segments_is_the_one_that_it_opens_into(bits: int) -> None:
     np.testing.assert_array_equal(reader.decode(to_bytes(made)), COLOURED)
 
 
-def test_segments_may_be_repeated_by_their_place() -> None:
+def test_palette_segments_may_be_repeated_by_offset() -> None:
     entries = [0, 3, 10, 20, 30, 1, 4, 70, 2, 2, 0, 0]
     packed = struct.pack(f"<{len(entries)}H", *entries)
-    opened = palette._opened(np.frombuffer(packed, "<u2").astype(np.int64), 99, is_bytes=False)
-    assert opened.tolist() == [10, 20, 30, 40, 50, 60, 70, 10, 20, 30, 40, 50, 60, 70]
+    expanded = palette._expanded(np.frombuffer(packed, "<u2").astype(np.int64), 99, is_bytes=False)
+    assert expanded.tolist() == [10, 20, 30, 40, 50, 60, 70, 10, 20, 30, 40, 50, 60, 70]
     again = [*entries[:-2], 10, 0]  # the second segment, 10 bytes from the start
     again[8:10] = [2, 1]
-    opened = palette._opened(np.asarray(again), 99, is_bytes=False)
-    assert opened.tolist() == [10, 20, 30, 40, 50, 60, 70, 70, 70, 70, 70]
+    expanded = palette._expanded(np.asarray(again), 99, is_bytes=False)
+    assert expanded.tolist() == [10, 20, 30, 40, 50, 60, 70, 70, 70, 70, 70]
 
 
 @given(
@@ -81,22 +81,24 @@ def test_segments_may_be_repeated_by_their_place() -> None:
         max_size=9,
     )
 )
-def test_segments_open_as_pydicom_opens_them(segments: list[tuple]) -> None:
+def test_palette_segments_expand_as_in_pydicom(segments: list[tuple]) -> None:
     data = [0, 1, 5]
     for one in segments:
         data += [0, len(one[1]), *one[1]] if one[0] == 0 else list(one)
     expected = _expand_segmented_lut(tuple(data), f"<{len(data)}H")
-    np.testing.assert_allclose(palette._opened(np.asarray(data), 65536, is_bytes=False), expected, atol=1)
+    np.testing.assert_allclose(palette._expanded(np.asarray(data), 65536, is_bytes=False), expected, atol=1)
 
 
 @given(some.lists(some.integers(0, 65535), max_size=60))
-def test_segments_of_any_bytes_end_and_open_into_no_more_than_a_table(data: list[int]) -> None:
+def test_any_palette_segments_expand_to_at_most_a_table(data: list[int]) -> None:
     for is_bytes in (True, False):
-        opened = palette._opened(np.asarray([one & 255 if is_bytes else one for one in data]), 4096, is_bytes=is_bytes)
-        assert len(opened) <= 4096
+        expanded = palette._expanded(
+            np.asarray([one & 255 if is_bytes else one for one in data]), 4096, is_bytes=is_bytes
+        )
+        assert len(expanded) <= 4096
 
 
-def test_a_palette_of_65536_entries_and_one_that_begins_below_0() -> None:
+def test_palette_of_65536_entries_or_negative_first_value() -> None:
     wide = (X * 1024 + Y * 16).astype(np.uint16)
     tables = {name: np.arange(65536, dtype="<u2").tobytes() for name in RAMPS}
     seen = reader.decode(to_bytes(coloured(tables, [0, 0, 16], pixels=wide)))
@@ -106,6 +108,6 @@ def test_a_palette_of_65536_entries_and_one_that_begins_below_0() -> None:
     np.testing.assert_array_equal(reader.decode(to_bytes(coloured(tables, [256, 65436, 8], pixels=signed))), COLOURED)
 
 
-def test_a_file_whose_palette_is_missing_says_so() -> None:
+def test_missing_palette_is_refused() -> None:
     with pytest.raises(UnfitError, match="palette is missing"):
         reader.decode(to_bytes(dataset(EIGHT, kind="PALETTE COLOR")))

@@ -1,4 +1,4 @@
-"""Pixels are the same however they are packed; what cannot be read says what it is."""
+"""Stored pixels are equal in all encodings; unsupported ones are refused with the reason."""
 
 import io
 import re
@@ -19,7 +19,7 @@ from ynet.data.dicom import codestream
 from ynet.data.dicom import elements as dicom_elements
 from ynet.data.dicom import frame as reader
 from ynet.data.dicom.codestream import Shape
-from ynet.data.dicom.elements import UnfitError
+from ynet.data.dicom.faults import UnfitError
 
 Y, X = np.mgrid[:70, :50]
 EIGHT = (X * 3 + Y).astype(np.uint8)
@@ -39,16 +39,16 @@ def named(syntax: str) -> str:
 
 
 def frame_of(syntax: str, pixels: np.ndarray = EIGHT) -> bytes:
-    """A frame as it is compressed."""
+    """A compressed frame."""
     fragments = generate_fragments(dcmread(io.BytesIO(dicom(pixels, syntax))).PixelData)
-    (frame,) = (one for place, one in enumerate(fragments) if place and one)
+    (frame,) = (one for number, one in enumerate(fragments) if number and one)
     return frame
 
 
 def packed(
     value: bytes, syntax: str, pixels: np.ndarray = EIGHT, *, is_packed: bool = True, **elements: object
 ) -> bytes:
-    """A file of these pixels' shape with a value in the place of its pixels."""
+    """A file with this shape whose pixel data are replaced by a value."""
     made = dataset(pixels, **elements)  # type: ignore[arg-type]
     made.file_meta.TransferSyntaxUID = uid.JPEG2000 if is_packed else uid.ExplicitVRLittleEndian
     made.PixelData = value
@@ -58,7 +58,7 @@ def packed(
 
 
 def saying(data: bytes, syntax: str) -> bytes:
-    """The file with this transfer syntax in its head, whatever it is."""
+    """The file with its declared transfer syntax replaced."""
     said = syntax.encode() + bytes(len(syntax) % 2)
     head = bytes(128) + b"DICM\x02\0\x10\0UI" + struct.pack("<H", len(said)) + said
     return head + data[dicom_elements._head(data).start :]
@@ -69,14 +69,14 @@ AFTER = (b"", b"\xff", b"\xff\xff\xff", b"\0", b"\0\0\0", b"junk" * 9, b"\xff\xd
 
 @pytest.mark.parametrize("after", AFTER)
 @pytest.mark.parametrize("syntax", JPEGS, ids=named)
-def test_bytes_after_the_end_of_a_jpeg_are_no_part_of_it(syntax: str, after: bytes) -> None:
+def test_bytes_after_jpeg_end_are_ignored(syntax: str, after: bytes) -> None:
     frame = frame_of(syntax).rstrip(b"\0")
     seen = reader.decode(packed(encapsulate([frame + after]), syntax))
     np.testing.assert_array_equal(seen, reader.decode(packed(encapsulate([frame]), syntax)))
 
 
 @pytest.mark.parametrize("syntax", JPEGS, ids=named)
-def test_a_jpeg_without_its_end_is_damaged(syntax: str) -> None:
+def test_jpeg_without_end_is_damaged(syntax: str) -> None:
     frame = frame_of(syntax).rstrip(b"\0")
     for cut in (frame[:-2], frame[: len(frame) // 2], frame[:30]):
         with pytest.raises(UnfitError, match="damaged or cut short"):
@@ -84,8 +84,8 @@ def test_a_jpeg_without_its_end_is_damaged(syntax: str) -> None:
 
 
 @pytest.mark.parametrize("syntax", JPEGS, ids=named)
-def test_a_second_frame_header_in_a_jpeg_is_refused(syntax: str) -> None:
-    """A decoder may go by the last: then it would take memory by a size that was not looked at."""
+def test_jpeg_with_second_frame_header_is_refused(syntax: str) -> None:
+    """A decoder may use the last header and allocate memory for a size that was not checked."""
     frame = frame_of(syntax).rstrip(b"\0")
     marker = next(at for at in range(len(frame)) if frame[at] == 0xFF and frame[at + 1] in (0xC0, 0xC3, 0xF7))
     (size,) = struct.unpack_from(">H", frame, marker + 2)
@@ -95,7 +95,7 @@ def test_a_second_frame_header_in_a_jpeg_is_refused(syntax: str) -> None:
         assert codestream.fitted(hidden, syntax, Shape(70, 50, 1, 1)) is None
 
 
-def test_markers_of_applications_and_restarts_are_stepped_over() -> None:
+def test_application_and_restart_markers_are_skipped() -> None:
     def jpeg(**how: object) -> bytes:
         made = io.BytesIO()
         Image.fromarray(EIGHT).save(made, "JPEG", quality=95, **how)
@@ -110,7 +110,7 @@ def test_markers_of_applications_and_restarts_are_stepped_over() -> None:
         np.testing.assert_array_equal(seen, expected)
 
 
-def test_jpeg_2000_is_read_in_the_boxes_of_a_jp2_file() -> None:
+def test_jpeg_2000_in_jp2_boxes_is_read() -> None:
     bare = frame_of(uid.JPEG2000Lossless).rstrip(b"\0")
     expected = reader.decode(packed(encapsulate([bare]), uid.JPEG2000Lossless))
     for length, wide in ((len(bare) + 8, b""), (0, b""), (1, struct.pack(">Q", len(bare) + 16))):
@@ -121,7 +121,7 @@ def test_jpeg_2000_is_read_in_the_boxes_of_a_jp2_file() -> None:
         np.testing.assert_array_equal(seen, expected)
 
 
-def test_a_jp2_file_of_another_size_or_without_a_codestream_reaches_no_decoder() -> None:
+def test_jp2_of_other_size_or_without_codestream_is_refused() -> None:
     large = frame_of(uid.JPEG2000Lossless, np.tile(EIGHT, (2, 2))).rstrip(b"\0")
     boxed = JP2_HEAD + struct.pack(">I4s", len(large) + 8, b"jp2c") + large
     with pytest.raises(UnfitError, match="not what its header says"):
@@ -132,13 +132,13 @@ def test_a_jp2_file_of_another_size_or_without_a_codestream_reaches_no_decoder()
 
 
 @pytest.mark.parametrize("more", [b"\0", b"\0" * 500, b"\x80" * 9, b"\x05abcdef"])
-def test_what_an_rle_segment_has_too_much_is_cut_off(more: bytes) -> None:
+def test_surplus_bytes_of_rle_segment_are_dropped(more: bytes) -> None:
     frame = frame_of(uid.RLELossless)
     seen = reader.decode(packed(encapsulate([frame + more]), uid.RLELossless))
     np.testing.assert_array_equal(seen, reader.decode(dicom(EIGHT)))
 
 
-def test_an_rle_segment_that_opens_into_too_little_or_another_width_is_refused() -> None:
+def test_rle_of_wrong_size_is_refused() -> None:
     frame = frame_of(uid.RLELossless)
     with pytest.raises(UnfitError, match="damaged"):
         reader.decode(packed(encapsulate([frame[:-40]]), uid.RLELossless))
@@ -151,7 +151,7 @@ MANY = np.stack([EIGHT, EIGHT[::-1], 255 - EIGHT])
 
 
 def encapsulations(frames: list[bytes]) -> dict[str, bytes]:
-    """The same frames, with offset tables that are right, missing or wrong, in one or several fragments."""
+    """The same frames with right, missing or wrong offset tables, in one or several fragments."""
     whole = encapsulate(frames, has_bot=True)
     size = struct.unpack_from("<I", whole, 4)[0]
     rest = whole[8 + size :]
@@ -168,11 +168,11 @@ def encapsulations(frames: list[bytes]) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("syntax", COMPRESSED, ids=named)
-def test_each_frame_is_found_whatever_the_offset_table_says(syntax: str) -> None:
+def test_frames_are_found_with_any_offset_table(syntax: str) -> None:
     frames = [frame_of(syntax, one) for one in MANY]
     expected = [reader.decode(packed(encapsulate([one]), syntax)) for one in frames]
     ways = encapsulations(frames)
-    if syntax != uid.RLELossless:  # an RLE frame does not show where it begins
+    if syntax != uid.RLELossless:  # an RLE frame has no recognisable start
         ways["fragments"] = encapsulate(frames, fragments_per_frame=3, has_bot=False)
     for way, value in ways.items():
         data = packed(value, syntax, MANY, frames=True)
@@ -180,7 +180,7 @@ def test_each_frame_is_found_whatever_the_offset_table_says(syntax: str) -> None
             np.testing.assert_array_equal(reader.decode(data, number), one, err_msg=way)
 
 
-def test_an_extended_offset_table_is_used_and_a_wrong_one_does_no_harm() -> None:
+def test_extended_offset_table_is_used_unless_wrong() -> None:
     frames = [frame_of(uid.RLELossless, one) for one in MANY]
     value, offsets, lengths = encapsulate_extended(frames)
     for table in (offsets, struct.pack("<3Q", 0, 7, 1 << 40)):
@@ -192,7 +192,7 @@ def test_an_extended_offset_table_is_used_and_a_wrong_one_does_no_harm() -> None
 
 
 @pytest.mark.parametrize("syntax", COMPRESSED, ids=named)
-def test_a_frame_is_read_by_what_it_is_whatever_its_syntax_says(syntax: str) -> None:
+def test_actual_compression_overrides_declared_syntax(syntax: str) -> None:
     frame = frame_of(syntax)
     expected = reader.decode(packed(encapsulate([frame]), syntax))
     for said in (uid.ExplicitVRLittleEndian, *COMPRESSED[1:]):
@@ -202,13 +202,13 @@ def test_a_frame_is_read_by_what_it_is_whatever_its_syntax_says(syntax: str) -> 
 
 
 @pytest.mark.parametrize("syntax", COMPRESSED, ids=named)
-def test_pixels_that_are_not_compressed_are_read_so_whatever_the_syntax_says(syntax: str) -> None:
+def test_uncompressed_pixels_override_declared_syntax(syntax: str) -> None:
     data = packed(EIGHT.tobytes(), syntax, is_packed=False)
     np.testing.assert_array_equal(reader.decode(data), reader.decode(dicom(EIGHT)))
 
 
 @pytest.mark.parametrize("said", [uid.JPEGExtended12Bit, uid.JPEGBaseline8Bit, uid.JPEGLosslessSV1])
-def test_jpeg_of_12_bit_with_loss_is_near_the_plain_one(tmp_path: Path, said: str) -> None:
+def test_lossy_12_bit_jpeg_is_close_to_the_original(tmp_path: Path, said: str) -> None:
     plain, coded = tmp_path / "plain.dcm", tmp_path / "coded.dcm"
     plain.write_bytes(dicom(TWELVE, BitsStored=12))
     subprocess.run([needed("dcmcjpeg"), "+ee", "+q", "98", plain, coded], check=True, capture_output=True)
@@ -216,7 +216,7 @@ def test_jpeg_of_12_bit_with_loss_is_near_the_plain_one(tmp_path: Path, said: st
     np.testing.assert_allclose(seen, reader.decode(plain.read_bytes()), atol=0.01)
 
 
-def test_a_jpegs_own_colours_go_before_those_of_the_header() -> None:
+def test_jpeg_colours_override_the_header() -> None:
     made = io.BytesIO()
     Image.fromarray(COLOUR).save(made, "JPEG", quality=95, subsampling=2)
     frame = made.getvalue()
@@ -226,7 +226,7 @@ def test_a_jpegs_own_colours_go_before_those_of_the_header() -> None:
 
 
 @pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian, uid.ExplicitVRBigEndian])
-def test_wide_and_floating_pixels_are_shown_from_least_to_greatest(syntax: str) -> None:
+def test_wide_and_float_pixels_are_scaled_to_their_range(syntax: str) -> None:
     wide = (TWELVE.astype(np.uint32) << 14) + 7
     expected = TWELVE / TWELVE.max()
     for pixels in (wide, (wide.astype(np.int64) - 2**25).astype(np.int32)):
@@ -249,7 +249,7 @@ def test_wide_and_floating_pixels_are_shown_from_least_to_greatest(syntax: str) 
 
 
 @pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.RLELossless])
-def test_wide_values_go_through_a_window_and_are_compressed_too(syntax: str) -> None:
+def test_wide_values_pass_window_and_compression(syntax: str) -> None:
     wide = TWELVE.astype(np.uint32) << 8
     data = dicom(wide, syntax, WindowCenter=128 << 8, WindowWidth=(256 << 8) + 1)
     np.testing.assert_allclose(reader.decode(data), np.clip(TWELVE / 256, 0, 1), atol=1e-2)
@@ -267,7 +267,7 @@ def test_pixels_of_one_bit_are_black_and_white() -> None:
         np.testing.assert_array_equal(reader.decode(to_bytes(made), number), one.astype(np.float32))
 
 
-def test_values_in_the_upper_bits_are_moved_down_where_the_lower_ones_are_empty() -> None:
+def test_values_in_upper_bits_are_shifted_if_lower_are_empty() -> None:
     expected = reader.decode(dicom(TWELVE, BitsStored=12))
     np.testing.assert_array_equal(reader.decode(dicom(TWELVE << 4, BitsStored=12, HighBit=15)), expected)
     np.testing.assert_array_equal(reader.decode(dicom(TWELVE, BitsStored=12, HighBit=15)), expected)
@@ -275,9 +275,9 @@ def test_values_in_the_upper_bits_are_moved_down_where_the_lower_ones_are_empty(
 
 
 @pytest.mark.parametrize("syntax", ["1.2.3.4.5", "1.2.840.113619.5.2", uid.MPEG2MPML, uid.JPEG2000MC, "nonsense"])
-def test_a_syntax_that_is_not_read_is_named(syntax: str) -> None:
+def test_unsupported_transfer_syntax_is_named(syntax: str) -> None:
     data = saying(dicom(EIGHT), syntax)
-    said = re.escape(syntax) if syntax[0].isdigit() else "no UID"
+    said = re.escape(syntax) if syntax[0].isdigit() else "not a UID"
     with pytest.raises(UnfitError, match=said) as raised:
         reader.decode(data)
     assert "damaged" not in raised.value.why
@@ -286,7 +286,7 @@ def test_a_syntax_that_is_not_read_is_named(syntax: str) -> None:
 @pytest.mark.parametrize(
     "syntax", [uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian, uid.ExplicitVRBigEndian], ids=named
 )
-def test_a_file_is_read_without_its_preamble_its_head_or_the_right_syntax(syntax: str) -> None:
+def test_file_without_preamble_meta_or_right_syntax_is_read(syntax: str) -> None:
     data = dicom(TWELVE, syntax, BitsStored=12)
     expected = reader.decode(dicom(TWELVE, BitsStored=12))
     start = dicom_elements._head(data).start
@@ -317,11 +317,11 @@ def test_a_file_is_read_without_its_preamble_its_head_or_the_right_syntax(syntax
         zlib.compress(bytes(999)),
     ],
 )
-def test_what_begins_otherwise_is_no_dicom_file(start: bytes) -> None:
+def test_other_first_bytes_are_not_dicom(start: bytes) -> None:
     assert not dicom_elements.is_dicom(start[: dicom_elements.STARTS_IN])
 
 
-def test_what_comes_after_the_pixels_is_not_looked_at() -> None:
+def test_bytes_after_the_pixels_are_ignored() -> None:
     data = dicom(EIGHT)
     for after in (bytes(4_000_000), b"\xff" * 99, b"\xfc\xff\xfc\xffOB\0\0\xff\xff\xff\x7f"):
         np.testing.assert_array_equal(reader.decode(data + after), reader.decode(data))
@@ -330,7 +330,7 @@ def test_what_comes_after_the_pixels_is_not_looked_at() -> None:
 @pytest.mark.parametrize(
     ("kind", "samples"), [("", 3), ("MONOCHROME2", 3), ("rgb ", 3), ("", 1), ("RGB", 1), ("monochrome2", 1)]
 )
-def test_colours_are_those_of_the_samples_where_the_header_contradicts_itself(kind: str, samples: int) -> None:
+def test_samples_decide_colour_in_contradictory_header(kind: str, samples: int) -> None:
     pixels = COLOUR if samples == 3 else EIGHT
     made = dataset(pixels, kind="RGB" if samples == 3 else "MONOCHROME2")
     expected = reader.decode(to_bytes(made))
@@ -341,7 +341,7 @@ def test_colours_are_those_of_the_samples_where_the_header_contradicts_itself(ki
     np.testing.assert_array_equal(reader.decode(to_bytes(made)), expected)
 
 
-def test_a_header_that_says_nothing_of_its_bits_is_read_by_what_is_allocated() -> None:
+def test_missing_stored_bits_default_to_allocated_bits() -> None:
     made = dataset(EIGHT)
     del made.BitsStored, made.HighBit, made.PixelRepresentation, made.SamplesPerPixel
     made.NumberOfFrames = ""

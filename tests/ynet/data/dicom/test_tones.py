@@ -1,4 +1,4 @@
-"""How grey is shown does not depend on how a table is stored, and no bad value of display discards an image."""
+"""Grey display is equal in all encodings of a table; an invalid display value never discards an image."""
 
 import struct
 
@@ -19,7 +19,7 @@ KEYWORDS = ("VOILUTSequence", "ModalityLUTSequence")
 
 
 def table(entries: list[int], vr: str, order: str = "<", bits: int = 12, first: int = 0, kind: str = "US") -> Dataset:
-    """An item whose entries stand in it as `vr`: numbers, words in `order`, or bytes."""
+    """An item with entries stored as `vr`: numbers, words in `order`, or bytes."""
     item = Dataset()
     item.add_new("LUTDescriptor", kind, [len(entries) % 65536, first, bits])
     packed = struct.pack(f"{order}{len(entries)}H", *entries)
@@ -39,7 +39,7 @@ def shown(syntax: str, keyword: str, item: Dataset, pixels: np.ndarray = TWELVE)
 
 @pytest.mark.parametrize("syntax", UNCOMPRESSED, ids=lambda syntax: uid.UID(syntax).keyword)
 @pytest.mark.parametrize("keyword", KEYWORDS)
-def test_a_table_is_the_same_in_every_vr_and_byte_order(keyword: str, syntax: str) -> None:
+def test_table_is_equal_in_every_vr_and_byte_order(keyword: str, syntax: str) -> None:
     entries = [4095 - value for value in range(4096)]
     order = ">" if syntax == uid.ExplicitVRBigEndian else "<"
     expected = 1 - TWELVE / 4095
@@ -51,7 +51,7 @@ def test_a_table_is_the_same_in_every_vr_and_byte_order(keyword: str, syntax: st
         np.testing.assert_allclose(seen, 1 - EIGHT / 255, atol=1e-6)
 
 
-def test_a_table_that_says_16_bit_and_holds_12_is_shown_in_full() -> None:
+def test_table_declaring_16_bits_with_12_uses_full_range() -> None:
     entries = list(range(4096))
     twelve, sixteen = (
         shown(uid.ExplicitVRLittleEndian, "VOILUTSequence", table(entries, "US", bits=b)) for b in (12, 16)
@@ -60,7 +60,7 @@ def test_a_table_that_says_16_bit_and_holds_12_is_shown_in_full() -> None:
     np.testing.assert_allclose(sixteen, TWELVE / 4095, atol=1e-6)
 
 
-def test_a_descriptor_of_0_entries_has_65536() -> None:
+def test_descriptor_of_0_entries_means_65536() -> None:
     pixels = (X * 1024 + Y * 16).astype(np.uint16)
     item = table([65535 - value for value in range(65536)], "OW", bits=16)
     seen = reader.decode(dicom(pixels, VOILUTSequence=[item]))
@@ -68,7 +68,7 @@ def test_a_descriptor_of_0_entries_has_65536() -> None:
 
 
 @pytest.mark.parametrize("kind", ["US", "SS"])
-def test_the_first_value_of_a_table_is_signed_where_values_are(kind: str) -> None:
+def test_first_table_value_is_signed_for_signed_values(kind: str) -> None:
     first = -2000 if kind == "SS" else 65536 - 2000
     item = table(list(range(4096)), "OW", first=first, kind=kind)
     seen = reader.decode(dicom(SIGNED, VOILUTSequence=[item]))
@@ -79,14 +79,14 @@ def test_the_first_value_of_a_table_is_signed_where_values_are(kind: str) -> Non
     np.testing.assert_allclose(seen, TWELVE / 4095, atol=1e-6)
 
 
-def test_a_rescaled_value_is_looked_up_in_a_table_of_the_rescaled_unit() -> None:
+def test_rescaled_values_are_looked_up_in_voi_table() -> None:
     item = table(list(range(4096)), "OW", first=65536 - 1024)
     seen = reader.decode(dicom(TWELVE, BitsStored=12, RescaleSlope=1, RescaleIntercept=-1024, VOILUTSequence=[item]))
     np.testing.assert_allclose(seen, TWELVE / 4095, atol=1e-6)
 
 
 def with_raw(made: Dataset, keyword: str, value: bytes) -> bytes:
-    """The file with an element whose text no writer would let through."""
+    """The file with an element whose text no writer would accept."""
     wanted = value + b" " * (len(value) % 2)
     made[keyword] = DataElement(Tag(keyword), "DS", "7" * len(wanted))
     tag = Tag(keyword)
@@ -110,7 +110,7 @@ WINDOWED = {"WindowCenter": 700, "WindowWidth": 1400}
         ("RescaleIntercept", b"0,000", {}),
     ],
 )
-def test_a_number_with_a_comma_or_padding_is_that_number(keyword: str, value: bytes, meant: dict[str, float]) -> None:
+def test_number_with_comma_or_padding_is_read(keyword: str, value: bytes, meant: dict[str, float]) -> None:
     made = dataset(TWELVE, BitsStored=12, **WINDOWED)
     seen = reader.decode(with_raw(made, keyword, value))
     np.testing.assert_allclose(seen, reader.decode(dicom(TWELVE, BitsStored=12, **WINDOWED)), atol=1e-6)
@@ -118,20 +118,20 @@ def test_a_number_with_a_comma_or_padding_is_that_number(keyword: str, value: by
 
 @pytest.mark.parametrize("keyword", ["WindowCenter", "WindowWidth"])
 @pytest.mark.parametrize("value", [b"NaN", b"abcdefg", b"1e400", b"inf", b"7.5.3", b"-", b"\xff\xfe\xfd"])
-def test_a_window_that_is_no_number_is_passed_over(keyword: str, value: bytes) -> None:
+def test_window_that_is_not_a_number_is_skipped(keyword: str, value: bytes) -> None:
     data = with_raw(dataset(TWELVE, BitsStored=12, **WINDOWED), keyword, value)
     np.testing.assert_array_equal(reader.decode(data), reader.decode(dicom(TWELVE, BitsStored=12)))
-    assert keyword in reader.ignored(data)
+    assert keyword in reader.inspect(data).ignored
 
 
 @pytest.mark.parametrize("width", [0, -5])
-def test_a_window_without_width_is_passed_over(width: float) -> None:
+def test_window_without_width_is_skipped(width: float) -> None:
     data = dicom(TWELVE, BitsStored=12, WindowCenter=5, WindowWidth=width)
     np.testing.assert_array_equal(reader.decode(data), reader.decode(dicom(TWELVE, BitsStored=12)))
-    assert "WindowWidth" in reader.ignored(data)
+    assert "WindowWidth" in reader.inspect(data).ignored
 
 
-def test_of_several_windows_the_first_good_one_is_taken() -> None:
+def test_first_usable_window_is_used() -> None:
     good = reader.decode(dicom(TWELVE, BitsStored=12, **WINDOWED))
     for centers, widths in ((["", 700], ["", 1400]), ([3, 700], [0, 1400]), ([700, 3], [1400, 5])):
         data = dicom(TWELVE, BitsStored=12, WindowCenter=centers, WindowWidth=widths)
@@ -154,48 +154,48 @@ def short() -> Dataset:
 
 @pytest.mark.parametrize("item", [Dataset(), empty(), short(), table([0] * 4096, "OW"), table([9] * 4096, "US")])
 @pytest.mark.parametrize("keyword", KEYWORDS)
-def test_a_table_that_says_nothing_is_passed_over(keyword: str, item: Dataset) -> None:
+def test_empty_or_constant_table_is_skipped(keyword: str, item: Dataset) -> None:
     data = dicom(TWELVE, BitsStored=12, **WINDOWED, **{keyword: [item]})
     np.testing.assert_array_equal(reader.decode(data), reader.decode(dicom(TWELVE, BitsStored=12, **WINDOWED)))
-    assert reader.ignored(data) == (keyword,)
+    assert reader.inspect(data).ignored == (keyword,)
     good = table([4095 - value for value in range(4096)], "OW")
     both = reader.decode(dicom(TWELVE, BitsStored=12, **{keyword: [item, good]}))
     np.testing.assert_allclose(both, 1 - TWELVE / 4095, atol=1e-6)
 
 
-def test_a_sequence_of_display_values_that_is_broken_inside_is_passed_over() -> None:
+def test_damaged_display_sequence_is_skipped() -> None:
     good = dicom(TWELVE, BitsStored=12, VOILUTSequence=[table(list(range(4096)), "OW")], **WINDOWED)
-    place = good.index(b"\x28\x00\x02\x30US")
-    broken = good[:place] + b"\x28\x00\x02\x30US\xff\xff" + good[place + 8 :]
+    offset = good.index(b"\x28\x00\x02\x30US")
+    broken = good[:offset] + b"\x28\x00\x02\x30US\xff\xff" + good[offset + 8 :]
     assert broken != good
     np.testing.assert_array_equal(reader.decode(broken), reader.decode(dicom(TWELVE, BitsStored=12, **WINDOWED)))
 
 
 @pytest.mark.parametrize("slope", ["", 0, "0.0"])
-def test_a_slope_of_nothing_is_1(slope: object) -> None:
+def test_empty_or_zero_slope_is_1(slope: object) -> None:
     data = dicom(TWELVE, BitsStored=12, RescaleSlope=slope, RescaleIntercept=-100, WindowCenter=600, WindowWidth=1400)
     good = dicom(TWELVE, BitsStored=12, RescaleSlope=1, RescaleIntercept=-100, WindowCenter=600, WindowWidth=1400)
     np.testing.assert_array_equal(reader.decode(data), reader.decode(good))
 
 
-def test_an_unknown_function_is_linear_and_a_known_one_may_be_written_in_any_case() -> None:
+def test_unknown_voi_function_is_linear_and_case_is_ignored() -> None:
     linear = reader.decode(dicom(TWELVE, BitsStored=12, **WINDOWED))
     for function in ("", "LOGARITHM", "linear "):
         data = dicom(TWELVE, BitsStored=12, VOILUTFunction=function, **WINDOWED)
         np.testing.assert_array_equal(reader.decode(data), linear)
-        assert reader.ignored(data) == (("VOILUTFunction",) if function == "LOGARITHM" else ())
+        assert reader.inspect(data).ignored == (("VOILUTFunction",) if function == "LOGARITHM" else ())
     sigmoid = reader.decode(dicom(TWELVE, BitsStored=12, VOILUTFunction="SIGMOID", **WINDOWED))
     np.testing.assert_array_equal(
         reader.decode(dicom(TWELVE, BitsStored=12, VOILUTFunction="sigmoid", **WINDOWED)), sigmoid
     )
 
 
-def test_a_narrow_window_of_fractions_is_no_threshold() -> None:
+def test_window_narrower_than_1_is_not_a_threshold() -> None:
     data = dicom(TWELVE, BitsStored=12, RescaleSlope=0.0001, RescaleIntercept=0, WindowCenter=0.2, WindowWidth=0.4)
     np.testing.assert_allclose(reader.decode(data), np.clip(TWELVE * 0.0001 / 0.4, 0, 1), atol=1e-5)
 
 
-def test_a_frame_whose_own_values_are_bad_is_shown_by_those_of_all_frames() -> None:
+def test_invalid_frame_values_fall_back_to_shared_ones() -> None:
     def group(width: float) -> Dataset:
         made, window = Dataset(), Dataset()
         window.WindowCenter, window.WindowWidth = 700, width
@@ -209,5 +209,5 @@ def test_a_frame_whose_own_values_are_bad_is_shown_by_those_of_all_frames() -> N
     }
     data = dicom(many, frames=True, BitsStored=12, **groups)
     np.testing.assert_array_equal(reader.decode(data, 1), reader.decode(dicom(TWELVE, BitsStored=12, **WINDOWED)))
-    assert reader.ignored(data, 1) == ("WindowCenter", "WindowWidth")
-    assert reader.ignored(data, 2) == ()
+    assert reader.inspect(data, 1).ignored == ("WindowCenter", "WindowWidth")
+    assert reader.inspect(data, 2).ignored == ()

@@ -1,4 +1,4 @@
-"""Texts are those that their character set says, and the same however they were stored."""
+"""Texts are decoded by their character set and compare equal in all encodings."""
 
 import unicodedata
 
@@ -40,7 +40,7 @@ NAMES = [
 
 
 def patient(raw: bytes, charset: str = "", syntax: str = uid.ExplicitVRLittleEndian) -> str:
-    """What is read of a file whose PatientID stands in it as these bytes."""
+    """The PatientID read from a file that stores these bytes."""
     placeholder = "x" * (len(raw) + len(raw) % 2)
     made = dataset(None, syntax, PatientID=placeholder)
     data = to_bytes(made)
@@ -59,7 +59,7 @@ def patient(raw: bytes, charset: str = "", syntax: str = uid.ExplicitVRLittleEnd
 
 
 @pytest.mark.parametrize(("charset", "codec", "name"), NAMES)
-def test_a_text_is_read_by_its_character_set(charset: str, codec: str, name: str) -> None:
+def test_text_is_decoded_by_character_set(charset: str, codec: str, name: str) -> None:
     assert patient(name.encode(codec), charset) == unicodedata.normalize("NFC", name)
 
 
@@ -69,23 +69,23 @@ def test_korean_of_iso_2022_is_read() -> None:
 
 
 @pytest.mark.parametrize("syntax", [uid.ImplicitVRLittleEndian, uid.ExplicitVRBigEndian])
-def test_a_text_is_read_in_every_transfer_syntax(syntax: str) -> None:
+def test_text_is_read_in_every_transfer_syntax(syntax: str) -> None:
     assert patient("Müller-2".encode(), "ISO_IR 192", syntax) == "Müller-2"
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
 @pytest.mark.parametrize("ends", [("", ""), ("", " "), ("  ", "\0"), ("", "\0\0 \0"), ("\t", "\r\n")])
-def test_a_text_is_the_same_however_it_is_composed_and_padded(form: str, ends: tuple[str, str]) -> None:
+def test_text_is_equal_in_any_unicode_form_and_padding(form: str, ends: tuple[str, str]) -> None:
     raw = ends[0] + unicodedata.normalize(form, "Müller-2") + ends[1]
     assert patient(raw.encode(), "ISO_IR 192") == "Müller-2"
 
 
 @pytest.mark.parametrize("charset", ["ISO_IR 192", "", "GB18030", "ISO_IR 13", "\\ISO 2022 IR 87", "rot13", "hex"])
-def test_bytes_that_are_no_text_of_their_character_set_stay_apart(charset: str) -> None:
+def test_undecodable_bytes_stay_distinct(charset: str) -> None:
     raws = [b"P\xfc1", b"P\xf61", b"P\xff1", b"P\x811", b"P\x821", b"P?1", b"\x1b(Zx", b"\x1b(Zy"]
     assert len({patient(raw, charset) for raw in raws}) == len(raws)
 
 
 @given(some.text(max_size=40))
-def test_a_plain_text_is_its_own(text: str) -> None:
+def test_plain_text_is_idempotent(text: str) -> None:
     assert plain_text(plain_text(text)) == plain_text(text) == plain_text(f" \0{unicodedata.normalize('NFD', text)}\0 ")

@@ -1,7 +1,7 @@
-"""By which names a page is reached, and who asks where a reverse proxy stands between.
+"""The host names of a page, and the client's address behind a reverse proxy.
 
-A browser names the host that it believes to speak with. A page whose name an attacker has turned to this machine (DNS
-rebinding) names the attacker's: no request with a name that is not this page's own is answered.
+Requests to other host names are refused, against DNS rebinding: there an attacker's host name resolves to this
+machine, and the browser sends that name.
 """
 
 import ipaddress
@@ -17,10 +17,10 @@ from ynet.runtime.address import in_brackets
 
 
 def _outer(text: str) -> str:
-    """HOST or HOST:PORT, in small letters, or nothing. Raises ValueError."""
+    """Validate HOST or HOST:PORT, or an empty text; return it in lower case. Raises ValueError."""
     if not text:
         return text
-    fault = "it is no HOST or HOST:PORT: no https:// belongs before it, and no path behind it"
+    fault = "it is not HOST or HOST:PORT: leave out https:// and any path"
     try:
         name, port = address.host(text), 443
     except ValueError:
@@ -43,27 +43,27 @@ TrustedProxy = Annotated[str, AfterValidator(_network)]
 
 
 @dataclass(frozen=True)
-class Outside:
-    """How a page is seen from outside."""
+class PublicAddress:
+    """The names under which clients reach a page."""
 
-    outer: str = ""  # host[:port] by which a reverse proxy is reached
-    proxies: tuple[str, ...] = ()  # networks of the reverse proxies whose X-Forwarded-For counts
-    names: Collection[str] = ()  # that its certificate is for, `*.` before some
+    outer: str = ""  # host[:port] of the reverse proxy
+    proxies: tuple[str, ...] = ()  # networks of the reverse proxies whose X-Forwarded-For is trusted
+    names: Collection[str] = ()  # of its certificate; some begin with `*.`
 
     def is_own(self, host: str) -> bool:
-        """Whether a request's Host is this page: an IP address (no name leads elsewhere), localhost, or its names."""
+        """Return whether a Host header names this page: an IP address (no rebinding), localhost, or its names."""
         bare = _without_port(host.lower()).removesuffix(".")
         own = ("localhost", _without_port(self.outer), *(one.lower() for one in self.names))
         return address.ip(bare) is not None or (bare != "" and any(_is_for(bare, one) for one in own))
 
     def is_own_origin(self, origin: str, host: str) -> bool:
-        """Whether a request with this Host comes from a page of this very origin; the outer name is another word."""
+        """Return whether an Origin header is this page's, by the request's Host or by the outer name."""
         return origin.lower() in (f"https://{host.lower()}", *([f"https://{self.outer}"] if self.outer else []))
 
     def asker(self, peer: str, forwarded: Sequence[str]) -> str:
-        """The address of who asks: the connection's, or behind trusted proxies the last that is none of theirs.
+        """Return the client's address: the peer's, or behind trusted proxies the last address that is not a proxy's.
 
-        `forwarded`: the values of X-Forwarded-For, which anybody may have written up to the last trusted one.
+        `forwarded` are the values of X-Forwarded-For. Only the parts that trusted proxies appended are reliable.
         """
         asker = str(address.ip(peer) or peer)
         for one in reversed([part.strip() for value in forwarded for part in value.split(",")]):
@@ -84,7 +84,7 @@ def _without_port(text: str) -> str:
 
 
 def names_of_machine(host: str) -> tuple[str, ...]:
-    """What this machine is called, where a page listens at `host`: on loopback alone nobody elsewhere calls it."""
+    """Return this machine's names, for a page that listens on `host`; none on loopback."""
     return () if address.is_loopback(host) else (socket.gethostname(), socket.getfqdn())
 
 

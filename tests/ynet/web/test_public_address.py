@@ -18,8 +18,8 @@ from starlette.routing import Route
 
 from ynet.web import certificate
 from ynet.web.attempts import MOST_OF_PAIR
-from ynet.web.https_door import HttpsDoor
-from ynet.web.outside import OuterName, Outside, TrustedProxy, names_of_machine
+from ynet.web.https_server import HttpsServer
+from ynet.web.public_address import OuterName, PublicAddress, TrustedProxy, names_of_machine
 from ynet.web.web import Web, visitor_of
 
 PASSWORD = "correct horse battery"
@@ -35,13 +35,13 @@ async def change(request: Request) -> Response:
 
 
 @contextmanager
-def page(folder: Path, outside: Outside, host: str = "127.0.0.1") -> Iterator[int]:
+def page(folder: Path, outside: PublicAddress, host: str = "127.0.0.1") -> Iterator[int]:
     """A page with one account; its port."""
     web = Web(folder, "test", "Test", folder, outside=outside)
     web.accounts.add("anna", "radiologist", PASSWORD, 0.0)
     shown = certificate.present(folder, "", "", host, dt.datetime.now(dt.UTC))
     app = web.application([Route("/me", me), Route("/change", change, methods=["POST"])])
-    door, loop = HttpsDoor(app, shown.context, host, 0, life_s=60), asyncio.new_event_loop()
+    door, loop = HttpsServer(app, shown.context, host, 0, life_s=60), asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
@@ -54,7 +54,7 @@ def page(folder: Path, outside: Outside, host: str = "127.0.0.1") -> Iterator[in
 
 
 @contextmanager
-def behind(folder: Path, outside: Outside, *arguments: str, name: str = OUTER) -> Iterator[httpx.Client]:
+def behind(folder: Path, outside: PublicAddress, *arguments: str, name: str = OUTER) -> Iterator[httpx.Client]:
     """A browser's part, at the outer name of a proxy before the page."""
     (folder / "proxy").mkdir()
     certificate.present(folder / "proxy", "", "", OUTER, dt.datetime.now(dt.UTC))
@@ -73,7 +73,7 @@ def sign_in(client: httpx.Client, origin: str, password: str = PASSWORD, **heade
 
 @pytest.mark.parametrize("arguments", [[], ["--own-host"]], ids=["hands on the host", "says its own"])
 def test_page_behind_a_proxy_works_under_its_outer_name(tmp_path: Path, arguments: list[str]) -> None:
-    with behind(tmp_path, Outside(OUTER), *arguments) as client:
+    with behind(tmp_path, PublicAddress(OUTER), *arguments) as client:
         answer = sign_in(client, f"https://{OUTER}")
         assert (answer.status_code, answer.headers["location"]) == (303, "/")
         token = client.get("/me").text
@@ -84,15 +84,17 @@ def test_page_behind_a_proxy_works_under_its_outer_name(tmp_path: Path, argument
 
 
 def test_page_behind_a_proxy_that_no_setting_names_is_not_found_by_its_name(tmp_path: Path) -> None:
-    with behind(tmp_path, Outside()) as client:
+    with behind(tmp_path, PublicAddress()) as client:
         answer = client.get("/login")
         assert answer.status_code == 421
         assert "outer_name" in answer.json()["error"]["do"]
 
 
 @pytest.mark.parametrize("name", ["evil.example", "ynet.hospital.example.evil.example", "evil.example:8450", "x@y", ""])
-@pytest.mark.parametrize("outside", [Outside(), Outside(OUTER, names=("*.hospital.example",))])
-def test_name_that_an_attacker_turned_to_this_machine_is_refused(tmp_path: Path, name: str, outside: Outside) -> None:
+@pytest.mark.parametrize("outside", [PublicAddress(), PublicAddress(OUTER, names=("*.hospital.example",))])
+def test_name_that_an_attacker_turned_to_this_machine_is_refused(
+    tmp_path: Path, name: str, outside: PublicAddress
+) -> None:
     with page(tmp_path, outside) as port, httpx.Client(verify=False, trust_env=False) as client:
         for path, method in (("/login", "GET"), ("/login", "POST"), ("/me", "GET")):
             headers = {"host": name, "origin": f"https://{name}"}
@@ -101,7 +103,7 @@ def test_name_that_an_attacker_turned_to_this_machine_is_refused(tmp_path: Path,
 
 
 def test_page_listens_and_is_asked_at_an_ipv6_address(tmp_path: Path) -> None:
-    with page(tmp_path, Outside(), "::1") as port:
+    with page(tmp_path, PublicAddress(), "::1") as port:
         address = certificate.address("::1", port)
         assert address == f"https://[::1]:{port}/"
         with httpx.Client(base_url=address, verify=False, trust_env=False) as client:
@@ -128,12 +130,12 @@ def test_page_listens_and_is_asked_at_an_ipv6_address(tmp_path: Path) -> None:
     ],
 )
 def test_own_names(host: str, is_own: bool) -> None:
-    assert Outside(f"{OUTER}:8443", names=("*.clinic.example",)).is_own(host) == is_own
+    assert PublicAddress(f"{OUTER}:8443", names=("*.clinic.example",)).is_own(host) == is_own
 
 
 def test_page_of_the_network_is_called_as_its_machine_is() -> None:
     assert names_of_machine("127.0.0.1") == names_of_machine("::1") == names_of_machine("localhost") == ()
-    own = Outside(names=names_of_machine("0.0.0.0"))
+    own = PublicAddress(names=names_of_machine("0.0.0.0"))
     assert own.is_own(f"{socket.gethostname()}:8450")
     assert not own.is_own(f"{socket.gethostname()}.evil.example")
 
@@ -153,11 +155,11 @@ def test_page_of_the_network_is_called_as_its_machine_is() -> None:
     ],
 )
 def test_asker_behind_trusted_proxies(proxies: tuple[str, ...], peer: str, forwarded: list[str], asker: str) -> None:
-    assert Outside(proxies=proxies).asker(peer, forwarded) == asker
+    assert PublicAddress(proxies=proxies).asker(peer, forwarded) == asker
 
 
 def test_failed_sign_ins_from_one_address_leave_another_behind_the_trusted_proxy_alone(tmp_path: Path) -> None:
-    with behind(tmp_path, Outside(OUTER, ("127.0.0.1/32",))) as client:
+    with behind(tmp_path, PublicAddress(OUTER, ("127.0.0.1/32",))) as client:
         stranger, anna = {"x-test-from": "192.0.2.1"}, {"x-test-from": "192.0.2.2"}
         for _ in range(MOST_OF_PAIR):
             assert sign_in(client, f"https://{OUTER}", "wrong", **stranger).status_code == 401

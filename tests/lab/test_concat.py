@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ynet.data.batch import Batch
-from ynet_lab.pooled import Pooled
+from ynet_lab.concat import Concat
 
 
 class Numbered:
@@ -22,7 +22,7 @@ class Numbered:
 
 
 def test_cases_come_in_the_order_asked_for_from_whichever_source_has_them() -> None:
-    pooled = Pooled([Numbered([0, 1, 2]), Numbered([]), Numbered([3]), Numbered([4, 5])])
+    pooled = Concat([Numbered([0, 1, 2]), Numbered([]), Numbered([3]), Numbered([4, 5])])
     assert len(pooled) == 6
     assert pooled.label.tolist() == [0, 1, 2, 3, 4, 5]
     asked = [5, 0, 3, 3, 4, 1]
@@ -34,16 +34,16 @@ def test_cases_come_in_the_order_asked_for_from_whichever_source_has_them() -> N
 def test_one_source_pooled_is_that_source() -> None:
     alone = Numbered([7, 8, 9])
     positions = torch.tensor([2, 0])
-    for one, other in zip(Pooled([alone]).batch(positions), alone.batch(positions), strict=True):
+    for one, other in zip(Concat([alone]).batch(positions), alone.batch(positions), strict=True):
         assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("position", [-1, 3])
 def test_a_position_that_is_none_is_an_error_and_not_a_case_less(position: int) -> None:
     with pytest.raises(IndexError):
-        Pooled([Numbered([0]), Numbered([1, 2])]).batch(torch.tensor([0, position]))
+        Concat([Numbered([0]), Numbered([1, 2])]).batch(torch.tensor([0, position]))
 
 
 def test_pooling_all_sites_loses_no_case() -> None:
-    pooled = Pooled([Numbered([4, 5]), Numbered([6])])
+    pooled = Concat([Numbered([4, 5]), Numbered([6])])
     assert pooled.batch(torch.arange(len(pooled))).label.tolist() == pooled.label.tolist() == [4, 5, 6]

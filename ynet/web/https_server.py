@@ -1,7 +1,7 @@
-"""A port for strangers: HTTPS with bounds on how long a connection lasts, and on how many there are.
+"""An HTTPS server for untrusted clients, with limits on the lifetime and the number of connections.
 
-uvicorn speaks HTTP on each connection, but would keep one open that says nothing, or half of something, for ever.
-Where it is full, a stranger makes room for the next who comes (room.py); who has signed in stays.
+uvicorn handles HTTP on each connection, but would keep a silent or half-finished one open forever. When the port is
+full, a new connection replaces an anonymous one (`connection_limit.py`); connections with a sign-in stay.
 """
 
 import asyncio
@@ -20,33 +20,33 @@ from ynet.runtime import address as addresses
 from ynet.runtime.address import neighbourhood
 from ynet.runtime.control_server import quiet_config
 from ynet.web.accepting import accept
-from ynet.web.room import Guest, Room
+from ynet.web.connection_limit import ConnectionLimit, LimitedConnection
 
 CONNECTION_S = 20.0
-"""A connection's whole life, its handshake included, where nobody has signed in over it: enrolling takes far less."""
+"""Lifetime of a connection without a sign-in, including its handshake. Enrolment takes far less."""
 HANDSHAKE_S = 10.0
 MAX_CONNECTIONS = 128
 SIGN_IN = "sign_in"
 MAX_OF_ONE = 16
-"""From one address. Beyond, the oldest is closed, first of those that have said nothing."""
+"""Connections from one address. Beyond that, the oldest is closed, silent ones first."""
 DRAIN_S = 60.0
-"""What a request that is under way is given to end, where a connection's life is not CONNECTION_S."""
+"""Time for a running request after the end of a connection's lifetime, if that is not CONNECTION_S."""
 
 
 class SignIn(NamedTuple):
-    """What a page says of the connection that a request has come over: somebody has signed in."""
+    """Marks the connection of a request as one with a sign-in."""
 
-    told: Callable[[], None]
+    mark: Callable[[], None]
 
 
 def signed_in(request: Request) -> None:
-    """The request is of somebody who has signed in: its connection stays when strangers come in crowds."""
-    if isinstance(door := getattr(request.state, SIGN_IN, None), SignIn):
-        door.told()
+    """Mark the request's connection as one with a sign-in: anonymous connections do not replace it."""
+    if isinstance(sign_in := getattr(request.state, SIGN_IN, None), SignIn):
+        sign_in.mark()
 
 
-class HttpsDoor:
-    """The open port. What comes over it is `app`'s to answer."""
+class HttpsServer:
+    """Serves `app` on a port."""
 
     def __init__(
         self,
@@ -57,19 +57,28 @@ class HttpsDoor:
         life_s: float | None = None,
         most_of_one: int = MAX_OF_ONE,
     ) -> None:
-        """`life_s`: of a connection over which somebody has signed in, before it takes no further request.
+        """Configure the server.
 
-        Then it has DRAIN_S for the one under way. Any other, and with None every one, has CONNECTION_S in all.
-        `most_of_one`: connections from one address; a page whose people come through one proxy or tunnel needs more.
-        `tls`: None speaks plain HTTP.
+        Args:
+            app: Handles the requests.
+            tls: None serves plain HTTP.
+            host: Where to listen.
+            port: 0 is any free port.
+            life_s: Lifetime of a connection with a sign-in; a running request then has DRAIN_S more. All other
+                connections, and with None all connections, live CONNECTION_S.
+            most_of_one: Connections from one address. A page behind a proxy or a tunnel needs more.
         """
-        self.room = Room(MAX_CONNECTIONS, most_of_one, most_of_one)
+        self.room = ConnectionLimit(MAX_CONNECTIONS, most_of_one, most_of_one)
         self._config, self._tls, self._life_s = quiet_config(app, host, port), tls, life_s
         self._state = ServerState()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def begin(self) -> int:
-        """Listen; the port. Raises OSError when it cannot."""
+        """Listen; return the port.
+
+        Raises:
+            OSError: The port cannot be listened on.
+        """
         self._config.load()
         self._listening = addresses.listen(self._config.host, self._config.port)
         self._listening.setblocking(False)
@@ -77,7 +86,7 @@ class HttpsDoor:
         return int(self._listening.getsockname()[1])
 
     async def end(self) -> None:
-        """Close the port and every connection."""
+        """Close the port and all connections."""
         for task in (self._accepting, *self._tasks):
             task.cancel()
         await asyncio.gather(self._accepting, *self._tasks, return_exceptions=True)
@@ -86,13 +95,13 @@ class HttpsDoor:
 
     async def _serve(self, connection: socket.socket, address: str) -> None:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        guest = Guest(address, task.cancel if task else connection.close)
+        guest = LimitedConnection(address, task.cancel if task else connection.close)
         self.room.enter(guest)
         sign_in = SignIn(lambda: self.room.know(guest, neighbourhood(address)))
         protocol = H11Protocol(self._config, self._state, {SIGN_IN: sign_in})
         transport: asyncio.BaseTransport | None = None
         try:
-            # OSError: what the handshake ended with; CancelledError: it made room
+            # OSError: the handshake failed; CancelledError: another connection replaced this one
             with contextlib.suppress(TimeoutError, OSError, asyncio.CancelledError):
                 async with asyncio.timeout(CONNECTION_S) as life:
                     transport, _ = await loop.connect_accepted_socket(
@@ -108,7 +117,7 @@ class HttpsDoor:
             connection.close()
             self.room.leave(guest)
 
-    async def _until_closed(self, protocol: H11Protocol, guest: Guest, life: asyncio.Timeout) -> None:
+    async def _until_closed(self, protocol: H11Protocol, guest: LimitedConnection, life: asyncio.Timeout) -> None:
         loop, last = asyncio.get_running_loop(), None
         begun = loop.time()
         while protocol in self._state.connections:
@@ -117,6 +126,6 @@ class HttpsDoor:
                 last = begun + self._life_s
                 life.reschedule(last + DRAIN_S)
             if last is not None and loop.time() > last:
-                protocol.shutdown()  # at once where it is idle, else after the answer that is under way
+                protocol.shutdown()  # at once if it is idle, else after the current response
                 last = float("inf")
             await asyncio.sleep(0.05)

@@ -14,8 +14,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from ynet.trust import identity
-from ynet.web import https_door
-from ynet.web.https_door import HttpsDoor
+from ynet.web import https_server
+from ynet.web.https_server import HttpsServer
 from ynet_server.authority import certificates
 
 NOW = dt.datetime.now(dt.UTC)
@@ -27,10 +27,10 @@ async def hello(request: Request) -> Response:
     return PlainTextResponse(await request.body() or b"hello")
 
 
-def play(story: Callable[[HttpsDoor, int], Awaitable[None]]) -> None:
+def play(story: Callable[[HttpsServer, int], Awaitable[None]]) -> None:
     async def main() -> None:
         app = Starlette(routes=[Route("/", hello, methods=["GET", "POST"])])
-        door = HttpsDoor(app, certificates.tls(HUB, AUTHORITY), "127.0.0.1", 0)
+        door = HttpsServer(app, certificates.tls(HUB, AUTHORITY), "127.0.0.1", 0)
         port = await door.begin()
         try:
             await asyncio.wait_for(story(door, port), 30)
@@ -68,9 +68,9 @@ SAID = {
 
 @pytest.mark.parametrize("said", SAID.values(), ids=SAID.keys())
 def test_an_idle_or_half_sent_connection_is_closed(monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
-    monkeypatch.setattr(https_door, "CONNECTION_S", 0.5)
+    monkeypatch.setattr(https_server, "CONNECTION_S", 0.5)
 
-    async def story(door: HttpsDoor, port: int) -> None:
+    async def story(door: HttpsServer, port: int) -> None:
         reader, writer = await asyncio.open_connection(
             "127.0.0.1", port, ssl=context(), server_hostname=identity.HUB_NAME
         )
@@ -85,9 +85,9 @@ def test_an_idle_or_half_sent_connection_is_closed(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_request_that_comes_byte_by_byte_is_cut_off_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(https_door, "CONNECTION_S", 0.5)
+    monkeypatch.setattr(https_server, "CONNECTION_S", 0.5)
 
-    async def story(door: HttpsDoor, port: int) -> None:
+    async def story(door: HttpsServer, port: int) -> None:
         reader, writer = await asyncio.open_connection(
             "127.0.0.1", port, ssl=context(), server_hostname=identity.HUB_NAME
         )
@@ -103,9 +103,9 @@ def test_a_request_that_comes_byte_by_byte_is_cut_off_too(monkeypatch: pytest.Mo
 
 
 def test_a_connection_that_never_begins_its_handshake_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(https_door, "HANDSHAKE_S", 0.3)
+    monkeypatch.setattr(https_server, "HANDSHAKE_S", 0.3)
 
-    async def story(door: HttpsDoor, port: int) -> None:
+    async def story(door: HttpsServer, port: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         await asyncio.wait_for(closed(reader), 5)
         writer.transport.abort()
@@ -114,10 +114,10 @@ def test_a_connection_that_never_begins_its_handshake_is_closed(monkeypatch: pyt
 
 
 def test_from_one_address_few_connections_are_open_and_who_says_nothing_makes_room() -> None:
-    async def story(door: HttpsDoor, port: int) -> None:
-        taken = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3 * https_door.MAX_OF_ONE)]
+    async def story(door: HttpsServer, port: int) -> None:
+        taken = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3 * https_server.MAX_OF_ONE)]
         await asyncio.sleep(0.2)
-        assert door.room.total() == https_door.MAX_OF_ONE
+        assert door.room.total() == https_server.MAX_OF_ONE
         await asyncio.wait_for(closed(taken[0][0]), 5)  # the oldest
         assert await get(port) == "hello"  # from the same address
         for _, writer in taken:
@@ -127,14 +127,14 @@ def test_from_one_address_few_connections_are_open_and_who_says_nothing_makes_ro
 
 
 def test_silent_tls_connections_from_two_addresses_do_not_keep_a_browser_out() -> None:
-    async def story(door: HttpsDoor, port: int) -> None:
+    async def story(door: HttpsServer, port: int) -> None:
         def connect(host: str) -> Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
             return asyncio.open_connection(
                 "127.0.0.1", port, local_addr=(host, 0), ssl=context(), server_hostname=identity.HUB_NAME
             )
 
-        taken = [await connect(f"127.0.0.{2 + number % 12}") for number in range(https_door.MAX_CONNECTIONS + 20)]
-        assert door.room.total() == https_door.MAX_CONNECTIONS
+        taken = [await connect(f"127.0.0.{2 + number % 12}") for number in range(https_server.MAX_CONNECTIONS + 20)]
+        assert door.room.total() == https_server.MAX_CONNECTIONS
         begun = time.monotonic()
         assert await get(port) == "hello"
         assert time.monotonic() - begun < 5
@@ -145,9 +145,9 @@ def test_silent_tls_connections_from_two_addresses_do_not_keep_a_browser_out() -
 
 
 def test_of_all_addresses_together_no_more_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(https_door, "MAX_CONNECTIONS", 3)
+    monkeypatch.setattr(https_server, "MAX_CONNECTIONS", 3)
 
-    async def story(door: HttpsDoor, port: int) -> None:
+    async def story(door: HttpsServer, port: int) -> None:
         taken = [await asyncio.open_connection("127.0.0.1", port) for _ in range(20)]
         await asyncio.sleep(0.2)
         assert door.room.total() == 3
@@ -161,14 +161,14 @@ def test_a_connection_that_has_lived_long_takes_no_further_request_but_ends_the_
     began, go_on = asyncio.Event(), asyncio.Event()
 
     async def slow(request: Request) -> Response:
-        https_door.signed_in(request)
+        https_server.signed_in(request)
         began.set()
         await go_on.wait()
         return PlainTextResponse("slow")
 
     async def main() -> None:
         app = Starlette(routes=[Route("/slow", slow)])
-        door = HttpsDoor(app, certificates.tls(HUB, AUTHORITY), "127.0.0.1", 0, life_s=0.3)
+        door = HttpsServer(app, certificates.tls(HUB, AUTHORITY), "127.0.0.1", 0, life_s=0.3)
         port = await door.begin()
         try:
             reader, writer = await asyncio.open_connection(
@@ -190,11 +190,11 @@ def test_a_connection_that_has_lived_long_takes_no_further_request_but_ends_the_
 def test_who_has_signed_in_stays_when_strangers_come_in_crowds_and_a_stranger_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(https_door, "CONNECTION_S", 1.0)
+    monkeypatch.setattr(https_server, "CONNECTION_S", 1.0)
 
     async def page(request: Request) -> Response:
         if request.url.path == "/in":
-            https_door.signed_in(request)
+            https_server.signed_in(request)
         return PlainTextResponse("page")
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str) -> bytes:
@@ -203,7 +203,7 @@ def test_who_has_signed_in_stays_when_strangers_come_in_crowds_and_a_stranger_do
 
     async def main() -> None:
         app = Starlette(routes=[Route("/in", page), Route("/out", page)])
-        door = HttpsDoor(app, certificates.tls(HUB, AUTHORITY), "127.0.0.1", 0, life_s=60.0, most_of_one=8)
+        door = HttpsServer(app, certificates.tls(HUB, AUTHORITY), "127.0.0.1", 0, life_s=60.0, most_of_one=8)
         port = await door.begin()
         try:
             connect = lambda: asyncio.open_connection(  # noqa: E731

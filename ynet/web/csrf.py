@@ -1,10 +1,10 @@
-"""What every answer carries, and what no request may lack: security headers, our own name, the origin of changes."""
+"""Middleware against CSRF and DNS rebinding: checks each request's host and origin, and adds security headers."""
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ynet.web.outside import Outside
+from ynet.web.public_address import PublicAddress
 
 SAFE = ("GET", "HEAD")
 SETTING = "outer_name"
@@ -24,14 +24,14 @@ HEADERS = {
 }
 
 
-class Gate:
-    """Around an app: its answers with HEADERS (what an answer says itself goes before), strangers' requests refused."""
+class CsrfMiddleware:
+    """Refuses requests to other hosts and changes from other origins; adds HEADERS that a response does not set."""
 
-    def __init__(self, app: ASGIApp, outside: Outside) -> None:
+    def __init__(self, app: ASGIApp, outside: PublicAddress) -> None:
         self._app, self._outside = app, outside
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Handle a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -45,16 +45,16 @@ class Gate:
 
         headers = Headers(scope=scope)
         if not self._outside.is_own(headers.get("host", "")):
-            do = f"use the address that ynet tells; behind a reverse proxy its name goes into the setting {SETTING}"
+            do = f"use the address that ynet prints; for a reverse proxy, put its name into the setting {SETTING}"
             await _refused(421, "it names another host", do)(scope, receive, sending)
         elif scope["method"] in SAFE or is_same_origin(headers, self._outside):
             await self._app(scope, receive, sending)
         else:
-            await _refused(403, "it comes from another page", "load the page anew")(scope, receive, sending)
+            await _refused(403, "it comes from another page", "reload the page")(scope, receive, sending)
 
 
-def is_same_origin(headers: Headers, outside: Outside) -> bool:
-    """Whether a request comes from a page of this very origin: browsers say so with every POST."""
+def is_same_origin(headers: Headers, outside: PublicAddress) -> bool:
+    """Return whether a request comes from a page of this origin. Browsers send the origin with every POST."""
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     if site is None and origin is None:
         return False

@@ -1,4 +1,4 @@
-"""Some of a source's cases as a source of their own."""
+"""A subset of a source's cases."""
 
 from jaxtyping import Int64
 from torch import Tensor
@@ -6,8 +6,12 @@ from torch import Tensor
 from ynet.data.batch import Batch, CaseSource
 
 
-class Part:
-    """The cases of `source` at `positions`, in that order."""
+class Subset:
+    """The cases of `source` at `positions`, in that order.
+
+    It is to `CaseSource` what `torch.utils.data.Subset` is to a `Dataset`. Training needs whole batches and the
+    labels of all cases, and torch's class provides neither.
+    """
 
     def __init__(self, source: CaseSource, positions: Int64[Tensor, " cases"]) -> None:
         self._source, self._positions = source, positions
@@ -17,5 +21,5 @@ class Part:
         return len(self._positions)
 
     def batch(self, positions: Int64[Tensor, " batch"]) -> Batch:
-        """The cases at `positions` of the part. Raises IndexError."""
+        """Return the cases at `positions` of the subset. Raises IndexError."""
         return self._source.batch(self._positions[positions])

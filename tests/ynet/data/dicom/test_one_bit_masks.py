@@ -1,4 +1,4 @@
-"""Masks of one bit a pixel, in every way in which they are stored."""
+"""Masks of one bit per pixel, in all encodings."""
 
 import io
 import struct
@@ -13,9 +13,9 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels.encoders.base import get_encoder
 
 from ynet.data.dicom import drawings
-from ynet.data.dicom.elements import UnfitError
+from ynet.data.dicom.faults import UnfitError
 
-SIDE = 33  # odd: frames of one bit a pixel begin in the midst of a byte
+SIDE = 33  # odd: frames of one bit per pixel start inside a byte
 Y, X = np.mgrid[:SIDE, :SIDE]
 MASKS = np.stack([(X - 9 - 5 * number) ** 2 + (Y - 15) ** 2 < 60 + 30 * number for number in range(3)])
 
@@ -30,7 +30,7 @@ def made() -> tuple[list[Dataset], Dataset]:
 
 
 def run_length(data: bytes) -> bytes:
-    """An RLE frame of one segment, of literal runs."""
+    """An RLE frame of one segment with literal runs."""
     body = b"".join(bytes([len(part) - 1]) + part for part in (data[at : at + 128] for at in range(0, len(data), 128)))
     return struct.pack("<16I", 1, 64, *[0] * 14) + body + b"\x80" * (len(body) % 2)
 
@@ -62,7 +62,7 @@ COMPRESSED = {
 
 
 @pytest.mark.parametrize("how", COMPRESSED)
-def test_a_compressed_seg_of_one_bit_is_decoded_by_its_transfer_syntax(how: str) -> None:
+def test_compressed_one_bit_seg_is_decoded(how: str) -> None:
     sources, seg = made()
     syntax, encode = COMPRESSED[how]
     frames = [encode(mask > 0) for mask in seg.pixel_array]
@@ -75,7 +75,7 @@ def test_a_compressed_seg_of_one_bit_is_decoded_by_its_transfer_syntax(how: str)
 @pytest.mark.parametrize(
     "syntax", [uid.ImplicitVRLittleEndian, uid.DeflatedExplicitVRLittleEndian, uid.ExplicitVRBigEndian]
 )
-def test_an_uncompressed_one_is_read_in_every_byte_order(syntax: str, vr: str) -> None:
+def test_uncompressed_one_bit_seg_is_read_in_every_byte_order(syntax: str, vr: str) -> None:
     sources, seg = made()
     raw = bytes(seg.PixelData) + bytes(len(seg.PixelData) % 2)
     if vr == "OW" and syntax == uid.ExplicitVRBigEndian:
@@ -85,7 +85,7 @@ def test_an_uncompressed_one_is_read_in_every_byte_order(syntax: str, vr: str) -
     assert_read(sources, dcmread(io.BytesIO(to_bytes(seg))), to_bytes(seg))
 
 
-def test_what_is_stored_otherwise_than_its_header_says_is_refused() -> None:
+def test_frame_that_contradicts_its_header_is_refused() -> None:
     sources, seg = made()
     subject = drawings.subject(to_bytes(sources[0]), None)
     for syntax, frame in (
@@ -96,7 +96,7 @@ def test_what_is_stored_otherwise_than_its_header_says_is_refused() -> None:
     ):
         seg.PixelData, seg.file_meta.TransferSyntaxUID = encapsulate([frame] * 3), syntax
         seg["PixelData"].is_undefined_length = True
-        with pytest.raises(UnfitError, match=r"damaged|header says|none that is read"):
+        with pytest.raises(UnfitError, match=r"damaged|header says|not supported"):
             drawings.decode(to_bytes(seg), subject)
 
 

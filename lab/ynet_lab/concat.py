@@ -9,7 +9,7 @@ from torch import Tensor
 from ynet.data.batch import Batch, CaseSource
 
 
-class Pooled:
+class Concat:
     """The cases of `sources`, one source after the other."""
 
     def __init__(self, sources: Sequence[CaseSource]) -> None:
