@@ -43,7 +43,7 @@ from ynet_server.hub import connections, greeting, hub, tasks, transfers
 from ynet_server.hub.front import BOUNDS
 from ynet_server.hub.limits import RATES
 from ynet_server.settings import ServerSettings
-from ynet_server.training_records import Run
+from ynet_server.training_records import PublishedModel, Run
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = {"ynet-server": server_app, "ynet-client": client_app, "ynet-lab": lab_app}
