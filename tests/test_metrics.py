@@ -125,7 +125,7 @@ def both(tmp_path: Path) -> Iterator[set[str]]:
         client_counts.Counts(measured)
         session = Session(member, tmp_path, Site(), print)
         spent = client.Spent(tmp_path, ClientSettings().privacy)
-        measured.register(client.state(client.Known("A", tmp_path, session, Idle(), spent)))  # type: ignore[arg-type]
+        measured.register(client.state(client.GaugeSources("A", tmp_path, session, Idle(), spent)))  # type: ignore[arg-type]
         found.update(shown_names(measured))
         found.update(one.name for one in client._gpu())
 

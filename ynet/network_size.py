@@ -1,4 +1,4 @@
-"""How many values a plan's network has, and a batch of images: known before anything is built, and without torch."""
+"""The number of values in a plan's network and in a batch of images, computed without torch."""
 
 from typing import TYPE_CHECKING
 
@@ -6,14 +6,14 @@ if TYPE_CHECKING:
     from ynet.plan import Plan
 
 MOST_VALUES = 1 << 28
-"""Of a network: 1 GiB of weights. The paper's, a ResNet-50, has a tenth of it."""
+"""Most values of a network: 1 GiB of weights. The paper's ResNet-50 has a tenth of it."""
 MOST_BATCH_VALUES = 1 << 28
-"""Of the pixels of one batch, all views and channels counted."""
+"""Most pixel values in one batch, over all views and channels."""
 _LATERAL, _HIDDEN, _MOMENTS = 32, 32, 6
 
 
 def network_values(plan: "Plan") -> int:
-    """The number of values in the network's arrays, as model.py builds it."""
+    """Return the number of values in the arrays of the network that model.py builds."""
     width, bits = plan.network.width, plan.network.code_bits
     is_bottleneck, is_paper = plan.network.block == "bottleneck", plan.recipe == "paper"
     first = 2 * width if is_bottleneck else width
@@ -36,7 +36,7 @@ def network_values(plan: "Plan") -> int:
 
 
 def batch_values(plan: "Plan") -> int:
-    """The number of values in the pixels of one batch."""
+    """Return the number of pixel values in one batch."""
     views = plan.privacy.views if plan.privacy.mode == "patient" else 1
     return plan.training.batch_size * views * plan.image.channels * plan.image.size**2
 
@@ -46,7 +46,7 @@ def _linear(inputs: int, outputs: int) -> int:
 
 
 def _conv(inputs: int, outputs: int, kernel: int) -> int:
-    """A convolution without a bias, and the norm behind it."""
+    """Count a convolution without a bias, and the norm after it."""
     return inputs * outputs * kernel**2 + 2 * outputs
 
 

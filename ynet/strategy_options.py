@@ -1,4 +1,4 @@
-"""The strategies that a plan may name, their options, and how many sites each of them needs."""
+"""The strategies of plans, their options, and the number of sites that each needs."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -41,19 +41,19 @@ DEFAULTS: dict[str, dict[str, float]] = {
     "multikrum": {HOSTILE: 1},
     "bulyan": {HOSTILE: 1},
 }
-"""What an option is where neither a plan nor Flower's own default is to decide."""
+"""ynet's defaults, in place of Flower's."""
 
 SUMMABLE = frozenset({"fedavg", "fedavgm", "fedprox", "fedadam", "fedyogi"})
 """Strategies that need nothing but the updates' mean, weighted by cases: only these go with `aggregation: secure`."""
 
 ROBUST = frozenset({"fedmedian", "fedtrimmedavg", "krum", "multikrum", "bulyan"})
-"""The strategies that some of the sites cannot lead where they want. They must see each site's update."""
+"""Strategies that are robust against some hostile sites. They need each site's own update."""
 
 WHOLE = frozenset({HOSTILE, SELECTED})
 
 
 def options(strategy: Strategy, given: Mapping[str, float], quorum: int) -> dict[str, float]:
-    """A strategy's options with what stands for those that are not given; counts are int."""
+    """Return a strategy's options with defaults; counts are int."""
     chosen = {**DEFAULTS.get(strategy, {}), **given}
     if strategy == "multikrum":
         chosen.setdefault(SELECTED, quorum - chosen[HOSTILE])
@@ -61,10 +61,10 @@ def options(strategy: Strategy, given: Mapping[str, float], quorum: int) -> dict
 
 
 def fault(strategy: Strategy, given: Mapping[str, float], quorum: int) -> str | None:
-    """What is wrong with a strategy's options, or with its quorum, in words; None when nothing is.
+    """Return what is wrong with a strategy's options or quorum; None if they are valid.
 
-    Krum needs 2f + 3 sites where f are hostile (Blanchard et al. 2017), Bulyan 4f + 3 (El Mhamdi et al. 2018). Of
-    fewer than three values a median is their mean, and a trimmed mean that cuts nothing off is a mean.
+    With f hostile sites, Krum needs 2f + 3 sites (Blanchard et al. 2017), Bulyan 4f + 3 (El Mhamdi et al. 2018). The
+    median of fewer than three values is their mean, and so is a trimmed mean that trims nothing.
     """
     known = STRATEGY_OPTIONS[strategy]
     if unknown := set(given) - known:

@@ -26,7 +26,7 @@ class ImageFile(NamedTuple):
     frame: int | None = None  # of a DICOM file of several, from 1
 
 
-class Reply(NamedTuple):
+class QueryReply(NamedTuple):
     """The answers about some images, in their order."""
 
     answers: list[Answer]
@@ -42,7 +42,7 @@ def read_image(path: Path) -> ImageFile:
         raise UserError(f"the image {path} cannot be read", error.strerror or "", "check the path") from None
 
 
-def query(home: Path, images: Sequence[ImageFile], query: Query = EVERYWHERE, *, is_drawn: bool = False) -> Reply:
+def query(home: Path, images: Sequence[ImageFile], query: Query = EVERYWHERE, *, is_drawn: bool = False) -> QueryReply:
     """Ask about images. `is_drawn`: draw the answer about the first as a picture.
 
     Raises UserError, RefusedError, UnreachableError.
@@ -58,7 +58,7 @@ def query(home: Path, images: Sequence[ImageFile], query: Query = EVERYWHERE, *,
     content = b"".join(one.data for one in images)
     found = _call(home, "POST", "/query", QUERY_WITHIN_S, content=content, params=asked)
     drawn = found["picture"]
-    return Reply([Answer.from_json(one) for one in found["queries"]], base64.b64decode(drawn) if drawn else None)
+    return QueryReply([Answer.from_json(one) for one in found["queries"]], base64.b64decode(drawn) if drawn else None)
 
 
 def segment(home: Path, image: ImageFile) -> dict[str, Any]:

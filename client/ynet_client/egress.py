@@ -47,7 +47,7 @@ Count = Callable[[Class, int], None]
 """Called with the class and the size in bytes of each message, just before it is sent."""
 
 
-class Row(NamedTuple):
+class ClassTotals(NamedTuple):
     """The totals of one class."""
 
     name: str
@@ -78,14 +78,14 @@ class Egress:
     def __init__(self, home: Path, now: Callable[[], float] = time.time) -> None:
         """Open the file. Raises UserError when it cannot be opened."""
         self._database = Database(home / FILE, _SCHEMA, 1, is_synced=True, is_shared=True)
-        self._now, self._lock, self._new = now, threading.Lock(), dict[str, Row]()
+        self._now, self._lock, self._new = now, threading.Lock(), dict[str, ClassTotals]()
         self._synced = BackgroundSync(self._sync, "egress")
 
     def count(self, name: Class, size_bytes: int) -> None:
         """Count a message that is about to be sent."""
         now = self._now()
         with self._lock:
-            self._add(Row(name, 1, size_bytes, now, now))
+            self._add(ClassTotals(name, 1, size_bytes, now, now))
         self._synced.wrote()
 
     def close(self) -> None:
@@ -106,25 +106,28 @@ class Egress:
                     self._add(row)
             self._synced.wrote()
 
-    def _add(self, row: Row) -> None:
+    def _add(self, row: ClassTotals) -> None:
         before = self._new.get(row.name, row._replace(messages=0, bytes=0))
         first, last = min(before.first, row.first), max(before.last, row.last)
-        self._new[row.name] = Row(row.name, before.messages + row.messages, before.bytes + row.bytes, first, last)
+        self._new[row.name] = ClassTotals(
+            row.name, before.messages + row.messages, before.bytes + row.bytes, first, last
+        )
 
 
-def read(home: Path) -> list[Row]:
+def read(home: Path) -> list[ClassTotals]:
     """Return the totals of each class that was sent, by name; the client need not run. Raises UserError."""
     if not (home / FILE).exists():
         return []
     with contextlib.closing(Database(home / FILE, _SCHEMA, 1, is_synced=True, is_shared=True)) as database:
         return [
-            Row(*row) for row in database.read("SELECT class, messages, bytes, first, last FROM egress ORDER BY class")
+            ClassTotals(*row)
+            for row in database.read("SELECT class, messages, bytes, first, last FROM egress ORDER BY class")
         ]
 
 
-def to_json(rows: Iterable[Row]) -> dict[str, Any]:
+def to_json(rows: Iterable[ClassTotals]) -> dict[str, Any]:
     """Return the rows as `ynet-client egress --json` prints them."""
     listed = list(rows)
-    classes = [{"class": row.name, **{key: getattr(row, key) for key in Row._fields[1:]}} for row in listed]
+    classes = [{"class": row.name, **{key: getattr(row, key) for key in ClassTotals._fields[1:]}} for row in listed]
     total = {key: sum(getattr(row, key) for row in listed) for key in ("messages", "bytes")}
     return {"classes": classes, **total}

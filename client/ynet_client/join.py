@@ -31,7 +31,7 @@ from ynet_client.membership.membership import Membership
 from ynet_client.membership.peers import Peer, Peers, advice
 from ynet_client.membership.renewal import renewing
 from ynet_client.membership.succession import following
-from ynet_client.metrics import Known, Spent, state
+from ynet_client.metrics import GaugeSources, Spent, state
 from ynet_client.proxy import ways
 from ynet_client.settings import ClientSettings
 from ynet_client.settings_check import unknown_attributes
@@ -75,7 +75,7 @@ async def run(home: Path, settings: ClientSettings, member: Membership, display:
         )
         session = Session(member, spool, agent, display.say, hooks)
         spent = Spent(home, settings.privacy)
-        measured.register(state(Known(member.site, home, session, agent, spent)))
+        measured.register(state(GaugeSources(member.site, home, session, agent, spent)))
         page = serving(home, settings.workbench, member.site, agent, session, spool, display.say)
         async with page as where, prometheus.serving(settings.metrics, measured, spent.refresh):
             control = await control_server.serve(home, [*routes(member.site, agent, session, spool), where])

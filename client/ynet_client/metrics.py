@@ -68,7 +68,7 @@ class Spent:
             return None
 
 
-class Known(NamedTuple):
+class GaugeSources(NamedTuple):
     """The sources of the gauges."""
 
     site: str
@@ -78,12 +78,12 @@ class Known(NamedTuple):
     spent: Spent
 
 
-def state(known: Known) -> prometheus.LookedUp:
+def state(known: GaugeSources) -> prometheus.LookedUp:
     """Return a collector that reads the gauges in the client's event loop at each scrape."""
     return prometheus.LookedUp(lambda: _now(known))
 
 
-def _now(known: Known) -> Iterator[Metric]:
+def _now(known: GaugeSources) -> Iterator[Metric]:
     site, home, session, agent, spent = known
     yield InfoMetricFamily("ynet_client", "Which site this is.", {"version": __version__, "site": site})
     yield GaugeMetricFamily("ynet_client_connected", "1: the server is there.", float(session.connected))

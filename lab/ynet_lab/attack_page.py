@@ -1,4 +1,4 @@
-"""The page of a report of attacks: one HTML file with its tables and pictures, for people."""
+"""The page of a report of attacks: one HTML file with tables and pictures."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,21 +16,21 @@ READ_FROM = {
 
 
 class CaptionedPicture(NamedTuple):
-    """An image and what it is."""
+    """A picture with a caption."""
 
     caption: str
     picture: bytes  # PNG
 
 
 class Strip(NamedTuple):
-    """Pictures that belong beside each other."""
+    """A row of pictures."""
 
     title: str
     pictures: Sequence[CaptionedPicture]
 
 
 def render(report: Mapping[str, Any], strips: Mapping[str, Sequence[Strip]]) -> str:
-    """One HTML page that needs no other file, of a report of format 1. All its text is escaped."""
+    """Render a report of format 1 as a self-contained HTML page. All text is escaped."""
     return template("attack_page.html").render(
         report=report,
         plan=report["plan"],
@@ -43,7 +43,7 @@ def render(report: Mapping[str, Any], strips: Mapping[str, Sequence[Strip]]) -> 
 
 
 def tables(attacks: Mapping[str, Any]) -> dict[str, HtmlTable]:
-    """What each attack that was run came to."""
+    """Tabulate the figures of each attack that was run."""
     return {name: write(attacks[name]) for name, write in _TABLES.items() if name in attacks}
 
 

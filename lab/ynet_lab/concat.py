@@ -1,4 +1,4 @@
-"""Several sites' cases as one source: the reference that a federation is measured against."""
+"""Concatenate several sites' cases into one source."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from ynet.data.batch import Batch, CaseSource
 
 
 class Concat:
-    """The cases of `sources`, one source after the other."""
+    """The cases of all sources, in the order of the sources."""
 
     def __init__(self, sources: Sequence[CaseSource]) -> None:
         self._sources = tuple(sources)
@@ -22,7 +22,11 @@ class Concat:
         return len(self.label)
 
     def batch(self, positions: Int64[Tensor, " batch"]) -> Batch:
-        """The cases at `positions`, in that order. Raises IndexError."""
+        """Return the cases at `positions`, in that order.
+
+        Raises:
+            IndexError: A position is out of range.
+        """
         if ((positions < 0) | (positions >= len(self))).any():
             raise IndexError(f"a position outside the {len(self)} cases")
         owner = torch.searchsorted(self._starts, positions, right=True) - 1

@@ -1,4 +1,4 @@
-"""The main job on one machine: hospitals join over TLS, train, index, and one asks the others: `ynet-lab demo`."""
+"""`ynet-lab demo`: a consortium on one machine. Hospitals join over TLS, train, index, and query each other."""
 
 import shutil
 import subprocess
@@ -18,13 +18,13 @@ from ynet.errors import UserError
 from ynet_lab.trial import Trial, command, environment
 
 PLANS = Path(__file__).with_name("plans")
-"""In an installed wheel; in a checkout they lie in configs/plans."""
+"""The plans in an installed wheel; a checkout has them in configs/plans."""
 SYNTHETIC = {"A": 180, "B": 120, "C": 60}
 K = 10
 
 
 def run(data: Path | None, plan: Path | None, out: Path) -> dict[str, Any]:
-    """Everything, in the order in which a consortium does it; the figures."""
+    """Run all steps in the order of a real consortium; return the figures."""
     begun = time.monotonic()
     if out.exists():
         shutil.rmtree(out)
@@ -41,7 +41,7 @@ def run(data: Path | None, plan: Path | None, out: Path) -> dict[str, Any]:
         )
     plan = write_plan(plan or shipped_plan("default"), manifests, out / "plan.yaml")
 
-    # What is measured must be answered: a split of few patients, and a thousand queries of one user.
+    # The measurement needs answers for small groups, and a thousand queries of one user.
     disclosure = {"minimum_group": 0, "queries_per_day_and_site": 1_000_000, "queries_per_day_and_user": 1_000_000}
     with Trial(out, find_sites(data), policy={"new_plans": "ask"}, disclosure=disclosure, is_acquainted=False) as trial:
         with step("starting the server"):
@@ -75,17 +75,17 @@ def run(data: Path | None, plan: Path | None, out: Path) -> dict[str, Any]:
 
 
 def shipped_plan(name: str) -> Path:
-    """A plan that comes with ynet, by its name."""
+    """Return the path of a plan that comes with ynet."""
     folder = PLANS if PLANS.exists() else Path(__file__).parents[2] / "configs/plans"
     return folder / f"{name}.yaml"
 
 
 def write_plan(template: Path, manifests: Mapping[str, Manifest], path: Path) -> Path:
-    """The template with the data's classes, and a cohort of all the sites."""
+    """Write the template with the data's classes and a cohort of all sites."""
     values = yaml.safe_load(template.read_text("utf-8"))
     classes = sorted({case.label for manifest in manifests.values() for case in manifest.cases})
     if classes != values["classes"]:
-        values["training"].pop("class_weights", None)  # they are those of the template's classes
+        values["training"].pop("class_weights", None)  # they belong to the template's classes
     values["classes"] = classes
     values["cohort"].update(min_sites=len(manifests), quorum=len(manifests))
     path.write_text(yaml.safe_dump(values, sort_keys=False), "utf-8")
@@ -93,7 +93,7 @@ def write_plan(template: Path, manifests: Mapping[str, Manifest], path: Path) ->
 
 
 def train(trial: Trial, plan: Path) -> str:
-    """`ynet-server train`, its lines shown as they come; the model's id."""
+    """Run `ynet-server train` with its output; return the model's id."""
     begun = time.monotonic()
     arguments = [sys.executable, "-m", "ynet_server", "train", "--plan", str(plan), "--home", str(trial.server_home)]
     subprocess.run(arguments, check=True, env=environment())
@@ -102,7 +102,7 @@ def train(trial: Trial, plan: Path) -> str:
 
 
 def ask(trial: Trial, manifests: Mapping[str, Manifest], out: Path) -> None:
-    """One query from each site; the first one's is shown and drawn."""
+    """Send one query from each site; print and draw the first one's answer."""
     for number, (site, manifest) in enumerate(manifests.items()):
         image = manifest.path_of(example(manifest).image)
         if number == 0:
@@ -115,13 +115,13 @@ def ask(trial: Trial, manifests: Mapping[str, Manifest], out: Path) -> None:
 
 
 def example(manifest: Manifest) -> Case:
-    """A test case with a lesion, if there is one."""
+    """Return a test case, with a lesion if there is one."""
     cases = manifest.test or manifest.train
     return next((case for case in cases if case.mask and case.label != "no_lesion"), cases[0])
 
 
 def measure(trial: Trial, manifests: Mapping[str, Manifest]) -> dict[str, Any]:
-    """Every test image asked at its own site, the training images of all sites answering: macro mAP@10 as it is met."""
+    """Query every test image at its site against all sites' training images; return macro mAP@10 and the time."""
     total: dict[str, int] = {}
     for manifest in manifests.values():
         for case in manifest.train:
@@ -158,7 +158,7 @@ def measure(trial: Trial, manifests: Mapping[str, Manifest]) -> dict[str, Any]:
 
 
 def average_precision(relevant: list[bool], total: int) -> float:
-    """AP@K of one ranked list, divided by min(K, relevant items)."""
+    """Return AP@K of one ranked list, normalised by min(K, relevant items)."""
     hits, points = 0, 0.0
     for rank, is_relevant in enumerate(relevant, start=1):
         if is_relevant:
@@ -169,7 +169,7 @@ def average_precision(relevant: list[bool], total: int) -> float:
 
 @contextmanager
 def step(title: str) -> Iterator[None]:
-    """Say what is done, and how long it took."""
+    """Print a step's title and its duration."""
     print(f"{title} ...", flush=True)
     begun = time.monotonic()
     yield

@@ -1,4 +1,4 @@
-"""What `ynet-lab COMMAND --help` shows as examples; tests hold each against the command."""
+"""The examples in `ynet-lab COMMAND --help`; tests compare each with the command."""
 
 from ynet.runtime.command_line import Examples
 

@@ -1,6 +1,6 @@
-"""An experiment: one plan trained with several seeds, federated and without a federation, and scored alike.
+"""An experiment: train a plan with several seeds, federated and without a federation, and score all models alike.
 
-What it needs again after an interruption lies in its folder: each model's own, and beside the model its scores.
+The folder of an experiment holds each model and its scores, so that an interrupted run resumes.
 """
 
 import json
@@ -34,19 +34,22 @@ from ynet_server.rounds.run_folder import MODEL, RunFolder
 
 Say = Callable[[str], None]
 GPU_BYTES_EACH = 4 << 30
-"""What one training is given of a GPU's memory; the plans of this repository take 1 GiB."""
+"""GPU memory per training; the plans of this repository take 1 GiB."""
 EXPERIMENT, SCORES = "experiment.json", "scores.json"
 
 Coded = Mapping[str, tuple[EncodedCases, EncodedCases]]
-"""By site: what a network makes of its gallery, and of its queries."""
+"""By site: its encoded gallery, and its encoded queries."""
 
 
 def experiment(
     plan_file: Path, data: Path, out: Path, *, seeds: int, kinds: Sequence[Kind], is_validation: bool, say: Say
 ) -> dict[str, Any]:
-    """Train and score what is not yet there, then write `report.json` and `report.html`; what the former holds.
+    """Train and score the missing models, then write `report.json` and `report.html`; return the report.
 
-    The references train beside each other, as many as cores and a GPU's memory allow. Raises UserError.
+    The references train in parallel, as many as the cores and the GPU's memory allow.
+
+    Raises:
+        UserError: The plan, the data or the folder cannot be used.
     """
     plan, names = plans.read(plan_file), list(find_sites(data))
     _claim(out, {"plan_id": plan.id, "sites": names, "split": "validation" if is_validation else "test"})
@@ -55,8 +58,8 @@ def experiment(
         for seeded, folder, kind, site in _models(plan, seeds, kinds, names)
     ]
     todo = [task for task in tasks if not _is_scored(task)]
-    say(f"{len(tasks)} models, of which {len(tasks) - len(todo)} are there already")
-    _work_off(todo, say)
+    say(f"{len(tasks)} models, {len(tasks) - len(todo)} are there already")
+    _train_all(todo, say)
     sites = open_sites(tasks[0])
     census = _census(plan, sites)
     held, asked = (np.concatenate([site[part] for site in census if len(site.queries)]) for part in (1, 2))
@@ -71,7 +74,7 @@ def experiment(
 def _models(
     plan: Plan, seeds: int, kinds: Sequence[Kind], names: Sequence[str]
 ) -> Iterator[tuple[Plan, str, Kind, str | None]]:
-    """The plan of each model, its folder's name, its kind, and whose it is."""
+    """Yield the plan of each model, its folder's name, its kind and its site."""
     for kind in kinds:
         for seed in range(1, seeds + 1):
             seeded = replace(plan, training=replace(plan.training, seed=seed))
@@ -80,7 +83,11 @@ def _models(
 
 
 def _claim(out: Path, what: Mapping[str, Any]) -> None:
-    """Take the folder for this experiment. Raises UserError when it holds another one."""
+    """Claim the folder for this experiment.
+
+    Raises:
+        UserError: It holds other files, or another experiment.
+    """
     private_files.make_folder(out)
     note = out / EXPERIMENT
     if not note.exists() and any(out.iterdir()):
@@ -91,8 +98,8 @@ def _claim(out: Path, what: Mapping[str, Any]) -> None:
     private_files.write(note, json.dumps(what))
 
 
-def _work_off(todo: Sequence[TrainingTask], say: Say) -> None:
-    """Federated models one after the other, each on all cores; then the references beside each other."""
+def _train_all(todo: Sequence[TrainingTask], say: Say) -> None:
+    """Train the federated models one after the other, each on all cores; then the references in parallel."""
     for number, task in enumerate(federated := [task for task in todo if task.kind == "federated"], start=1):
         say(f"seed {task.plan.training.seed}, {task.name}: training ({number} of {len(federated)})")
         _train_and_score(task)
@@ -111,7 +118,7 @@ def _work_off(todo: Sequence[TrainingTask], say: Say) -> None:
 
 
 def _at_once() -> int:
-    """How many trainings share this machine: one to a core, and on a GPU no more than fit into what is free of it.
+    """Return the number of parallel trainings: one per core, and on a GPU as many as fit into its free memory.
 
     One network of this size keeps a large GPU busy for a third of the time.
     """
@@ -123,7 +130,7 @@ def _at_once() -> int:
 
 
 def _begin_worker(threads: int) -> None:
-    """A worker's first act. It ends with the process that began it: a kill would leave it training for nobody."""
+    """Initialise a worker. It ends with its parent process; otherwise it would keep training after a kill."""
     torch.set_num_threads(threads)
     parent = parent_process()
     if parent:
@@ -163,13 +170,13 @@ def _coded(net: YNet, plan: Plan, sites: Mapping[str, LocalSite]) -> Coded:
 
 
 def _together(coded: Coded) -> tuple[EncodedCases, EncodedCases]:
-    """All sites' galleries, and all sites' queries."""
+    """Join all sites' galleries, and all sites' queries."""
     galleries, queries = zip(*coded.values(), strict=True)
     return join(galleries), join(queries)
 
 
 def _scores(coded: Coded, plan: Plan) -> dict[str, Any]:
-    """Overall, and of each site within and across, and of each pair of sites."""
+    """Score all sites together, each site within and across, and each pair of sites."""
     held, asked = _together(coded)
     within = {name: score(*pair, plan).to_metrics() for name, pair in coded.items()}
     cross = {}
@@ -194,12 +201,12 @@ def _scores(coded: Coded, plan: Plan) -> dict[str, Any]:
 
 
 def _pair(held: EncodedCases, asked: EncodedCases, plan: Plan) -> float | None:
-    """Macro mAP@10 of one site's queries against another's gallery; None where no ranking of it says anything."""
+    """Return macro mAP@10 of one site's queries against another's gallery; None where no query can be ranked."""
     return score(held, asked, plan).macro_map10
 
 
 def _curve(events: Sequence[Mapping[str, Any]]) -> list[dict[str, float | None]]:
-    """Loss of every round, scores of those after which they were asked for."""
+    """Return the loss of every round, and the scores where there are any."""
     scores = {event["round"]: event["scores"] for event in events if event["kind"] == "scored"}
     curve = []
     for event in events:
@@ -222,7 +229,7 @@ _TOLD = {"macro_map10": "macro mAP@10", "dice": "Dice"}
 
 
 def _is_scored(task: TrainingTask) -> bool:
-    """Whether a model's scores are there, with their counts: an older version kept none."""
+    """Return whether a model's scores exist, with their counts (older versions wrote none)."""
     path = task.folder / SCORES
     return path.exists() and "ranked" in json.loads(path.read_text("utf-8"))["overall"]
 

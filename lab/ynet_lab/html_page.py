@@ -1,4 +1,4 @@
-"""What the pages of all reports share: tables, figures, pictures, and the templates beside this file."""
+"""The pages of reports: tables, figures, pictures, and the templates in this folder."""
 
 import base64
 import math
@@ -19,16 +19,16 @@ class TableRow(NamedTuple):
 
 
 class HtmlTable(NamedTuple):
-    """A table; its rows stand in groups, each with a heading or none."""
+    """A table with groups of rows, each with or without a heading."""
 
     caption: str
-    corner: str  # what the rows are
+    corner: str  # heading of the rows' names
     head: list[str]
     groups: list[tuple[str, list[TableRow]]]
 
 
 def template(name: str) -> Template:
-    """A template; what it is given is escaped, and a name that it is not given is an error."""
+    """Load a template. It escapes its values; a missing value is an error."""
     made = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -41,7 +41,7 @@ def template(name: str) -> Template:
 
 
 def figure(value: object, digits: int = 3, sign: str = "") -> str:
-    """A number; a mean, with ± std where there are several seeds; or a dash for what is not there or not finite."""
+    """Format a number, or a mean with ± std over several seeds; a dash for a missing or infinite value."""
     mean, std = mean_std(value)
     if mean is None:
         return MISSING
@@ -50,7 +50,7 @@ def figure(value: object, digits: int = 3, sign: str = "") -> str:
 
 
 def mean_std(value: object) -> tuple[float | None, float | None]:
-    """A figure's mean and std. The std is None where it says nothing: one seed's value, or a plain number."""
+    """Return a figure's mean and std; the std is None for one seed and for a plain number."""
     if not isinstance(value, Mapping):
         return number_of(value), None
     several = sum(one is not None for one in value.get("values") or ()) > 1
@@ -58,7 +58,7 @@ def mean_std(value: object) -> tuple[float | None, float | None]:
 
 
 def number_of(value: object) -> float | None:
-    """A finite number, or None."""
+    """Return a finite number, or None."""
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 

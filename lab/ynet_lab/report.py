@@ -12,14 +12,14 @@ from ynet.plan import Plan
 
 FORMAT = 2
 Figure = dict[str, Any]
-"""A figure over the seeds: `mean`, `std` (of the population), `values` in the order of the seeds, None where none.
+"""A figure over the seeds: `mean`, `std` (of the population), and `values` in the order of the seeds.
 
-Mean and deviation are over those that are there; where none is, the figure is None.
+A value is None where a seed has none. Mean and deviation are over the other values; without any, the figure is None.
 """
 
 
 class SiteLabels(NamedTuple):
-    """What a site brought to the experiment: the labels of its gallery and of its queries, as classes of the plan."""
+    """The labels of a site's gallery and of its queries, as indices of the plan's classes."""
 
     name: str
     gallery: npt.NDArray[np.int64]
@@ -27,7 +27,7 @@ class SiteLabels(NamedTuple):
 
 
 class ModelResult(NamedTuple):
-    """One trained model and what it scored."""
+    """The scores of a trained model."""
 
     name: str
     kind: str
@@ -44,7 +44,7 @@ def compose(
     results: Sequence[ModelResult],
     is_validation: bool,
 ) -> dict[str, Any]:
-    """The report of `results`, which hold each model once for every seed from 1 to `seeds`."""
+    """Build the report of `results`, which have each model once for every seed from 1 to `seeds`."""
     by_name: dict[str, list[ModelResult]] = {}
     for result in sorted(results, key=lambda result: result.seed):
         by_name.setdefault(result.name, []).append(result)
@@ -116,7 +116,7 @@ def _ratio(pairs: Iterable[tuple[ModelResult, ModelResult]], metric: str) -> Fig
 
 
 def _over_alone(by_name: Mapping[str, Sequence[ModelResult]], sites: Sequence[str]) -> list[dict[str, Any]]:
-    """Each site's queries at the other sites: with the federated model, and with the one it trained by itself."""
+    """Compare the federated model with each site's own model, on the site's queries to the other sites."""
     rows = []
     for site in sites:
         alone = [one.found["cross"].get(site) for one in by_name.get(f"alone: {site}", ())]
@@ -130,7 +130,7 @@ def _over_alone(by_name: Mapping[str, Sequence[ModelResult]], sites: Sequence[st
 
 
 def _metrics(of_seeds: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] | None:
-    """A figure for each metric; for counts by class one of each class."""
+    """Return a figure for each metric; for counts by class, one for each class."""
     known = [one for one in of_seeds if one is not None]
     if not known:
         return None

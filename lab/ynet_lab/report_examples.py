@@ -1,4 +1,4 @@
-"""Example queries for a report's page: of each site and class one, chosen by a digest and not by its result."""
+"""Example queries for a report's page: one per site and class, chosen by a digest, independent of the result."""
 
 import hashlib
 import io
@@ -24,11 +24,11 @@ from ynet_lab.report_page import Example, ExampleHit
 HITS = 5
 MOST_SITES = 8
 QUERY_SIDE, HIT_SIDE = 220, 120
-PREDICTED = (84, 190, 255)  # beside the true mask's yellow
+PREDICTED = (84, 190, 255)  # the true mask is yellow
 
 
 class _Held(NamedTuple):
-    """One gallery case with its code."""
+    """A gallery case with its code."""
 
     site: str
     manifest: Manifest
@@ -37,7 +37,7 @@ class _Held(NamedTuple):
 
 
 def examples(net: YNet, plan: Plan, sites: Mapping[str, LocalSite]) -> list[Example]:
-    """One query of each class from each of the first sites, and its nearest cases over all sites."""
+    """Return one query of each class from each of the first sites, with its nearest cases over all sites."""
     gallery = [held for name, site in sites.items() for held in _gallery(net, plan, name, site)]
     return [example for name in list(sites)[:MOST_SITES] for example in _of_site(net, plan, name, sites[name], gallery)]
 
@@ -65,7 +65,7 @@ def _of_site(net: YNet, plan: Plan, name: str, site: LocalSite, gallery: list[_H
 
 
 def _query(net: YNet, plan: Plan, manifest: Manifest, case: Case) -> tuple[npt.NDArray[np.uint8], bytes]:
-    """A case's code, (1, bytes), and its picture with the true mask and the predicted one."""
+    """Return a case's code, (1, bytes), and its picture with the true and the predicted mask."""
     pixels = images.decode(manifest.path_of(case.image), plan.image.channels)
     prepared = prepare(pixels, plan.image)
     output = net.cpu().read(torch.from_numpy(prepared.image)[None])

@@ -1,4 +1,4 @@
-"""The page of a report: one HTML file with its tables, charts and example queries, for people."""
+"""The page of a report: one HTML file with tables, charts and example queries."""
 
 import json
 import math
@@ -36,7 +36,7 @@ class Example(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A metric as a table shows it."""
+    """A column of a table: a metric and its title."""
 
     metric: str
     title: str
@@ -110,7 +110,7 @@ FLOORS = {"random": "floor: random ranking", "majority": "floor: constant majori
 
 
 def render(report: Mapping[str, Any], examples: Sequence[Example]) -> str:
-    """One HTML page that needs no other file, of a report of format 2. All its text is escaped."""
+    """Render a report of format 2 as a self-contained HTML page. All text is escaped."""
     seeds = len(report["seeds"])
     return template("report_page.html").render(
         report=report,
@@ -158,7 +158,7 @@ def _over_pooled(comparison: Mapping[str, Any]) -> HtmlTable | None:
 
 
 def _over_alone(comparison: Mapping[str, Any]) -> HtmlTable | None:
-    """The cross-site queries of each site, asked with the federated model and with the site's own."""
+    """Tabulate the cross-site queries of each site with the federated model and with the site's own."""
     rows = [
         TableRow(
             one["site"], [figure(one.get("alone")), figure(one.get("federated")), figure(one.get("margin"), sign="+")]
@@ -170,7 +170,7 @@ def _over_alone(comparison: Mapping[str, Any]) -> HtmlTable | None:
 
 
 def _site_table(report: Mapping[str, Any], part: str, columns: Sequence[Column]) -> HtmlTable:
-    """Each site's queries under every model, and under the floors of that very set of queries."""
+    """Tabulate each site's queries under every model, and under the floors of the same queries."""
     groups = []
     for site in report["sites"]:
         found = [(model["name"], _at_site(model, site["site"], part)) for model in report["models"]]
@@ -194,7 +194,7 @@ def _at_site(model: Mapping[str, Any], site: str, part: str) -> Mapping[str, Any
 
 
 def _everything(models: Sequence[Mapping[str, Any]]) -> HtmlTable:
-    """Whatever the report holds of all sites' queries, known to this page or not."""
+    """Tabulate all figures of the report on all sites' queries."""
     overall = [_flat(model["overall"]) for model in models]
     rows = [
         TableRow(
@@ -207,7 +207,7 @@ def _everything(models: Sequence[Mapping[str, Any]]) -> HtmlTable:
 
 
 def _flat(overall: Mapping[str, Any]) -> dict[str, Any]:
-    """Figures by name; of counts by class each under its class."""
+    """Flatten figures by name; counts by class get one entry per class."""
     found: dict[str, Any] = {}
     for metric, value in overall.items():
         if metric in PER_CLASS:
@@ -241,15 +241,15 @@ def _cell(value: object, digits: int = 2) -> Cell:
     number = number_of(value)
     if number is None:
         return Cell(MISSING)
-    place = min(max(number, 0.0), 1.0) * (len(BLUES) - 1)
-    low = min(int(place), len(BLUES) - 2)
+    level = min(max(number, 0.0), 1.0) * (len(BLUES) - 1)
+    low = min(int(level), len(BLUES) - 2)
     pairs = zip(BLUES[low], BLUES[low + 1], strict=True)
-    red, green, blue = (round(a + (b - a) * (place - low)) for a, b in pairs)
+    red, green, blue = (round(a + (b - a) * (level - low)) for a, b in pairs)
     return Cell(figure(number, digits), f"#{red:02x}{green:02x}{blue:02x}", _readable_on(red, green, blue))
 
 
 def _readable_on(red: int, green: int, blue: int) -> str:
-    """Black or white, whichever has the higher contrast (WCAG 2.2, relative luminance)."""
+    """Return black or white, whichever has the higher contrast (WCAG 2.2, relative luminance)."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (red / 255, green / 255, blue / 255)]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
     return "#000" if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else "#fff"
@@ -276,7 +276,7 @@ def _radii(models: Sequence[Mapping[str, Any]]) -> list[Chart]:
 
 
 def _points(rows: Iterable[Mapping[str, Any]], x: str, y: str) -> list[Point]:
-    """The values that are there."""
+    """Return the existing values."""
     found = [(float(row[x]), *mean_std(row.get(y))) for row in rows]
     return [Point(at, mean, std or 0.0) for at, mean, std in found if mean is not None]
 
@@ -284,7 +284,7 @@ def _points(rows: Iterable[Mapping[str, Any]], x: str, y: str) -> list[Point]:
 def _chart(
     title: str, labels: tuple[str, str], span: tuple[float, float], series: Mapping[str, list[Point]], *, is_share: bool
 ) -> Chart:
-    """Lines over a span of x; a share's axis runs from 0 to 1, another from 0 to the highest value."""
+    """Draw lines over a span of x; the y axis of a share runs from 0 to 1, any other from 0 to the highest value."""
     points = [point for line in series.values() for point in line]
     x_low, x_high = span
     values = [point.y + side * point.std for point in points for side in (-1, 1)]
@@ -311,13 +311,13 @@ def _joined(points: Iterable[tuple[float, float]]) -> str:
 
 
 def _span(values: Sequence[float]) -> tuple[float, float]:
-    """From the lowest to the highest, never of no length."""
+    """Return the lowest and the highest value, with a positive distance."""
     low, high = min(values, default=0.0), max(values, default=1.0)
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 
 def _ticks(low: float, high: float, *, is_whole: bool) -> list[float]:
-    """Round numbers from low to high, at most about seven."""
+    """Return at most about seven round numbers from low to high."""
     rough = (high - low) / 6
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)

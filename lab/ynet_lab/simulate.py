@@ -1,9 +1,7 @@
-"""One machine as a whole consortium, for experiments: Flower's simulation engine with the apps of the deployment.
+"""Simulate a consortium on one machine: Flower's simulation engine runs the apps of the deployment.
 
-Beside the federated model stand two references: one model on all sites' data (`pooled`), and each site by itself
-(`alone`). Each is a `Task`: it trains in a folder of its own, goes on after the last whole round when it is started
-again, and leaves its model there. Beside `experiment.py`, `report_examples.py` and `attack.py` this is the
-only file of the server that needs torch and the client (extra `simulation`).
+Two references are trained for comparison: one model on all sites' data (`pooled`), and one model per site (`alone`).
+Each model is a `TrainingTask`: it trains in its own folder, resumes after the last complete round, and saves its model.
 """
 
 import datetime as dt
@@ -44,12 +42,12 @@ from ynet_server.rounds.server_app import federate, moving_average
 
 CACHE_BYTES = 2 << 30
 LINES = ("what", "why", "do")
-"""Of a UserError, as a site's reason has them, each on a line."""
+"""The lines of a UserError in a site's reason."""
 Kind = Literal["federated", "pooled", "alone"]
 KINDS: tuple[Kind, ...] = ("federated", "pooled", "alone")
 
 Watch = Callable[[YNet], Mapping[str, Any]]
-"""Asked after every `evaluate_every` rounds, and after the last, with the network as it is then: its scores."""
+"""Scores the network, after every `evaluate_every` rounds and after the last."""
 
 
 class TrainingTask(NamedTuple):
@@ -59,25 +57,29 @@ class TrainingTask(NamedTuple):
     data: Path
     folder: Path
     kind: Kind
-    site: str | None  # whose, for kind `alone`
-    init: Path | None  # the weights that the plan begins with
-    is_validation: bool  # the queries are patients held back from training, and the test cases are not touched
+    site: str | None  # the site, for kind `alone`
+    init: Path | None  # the plan's initial weights
+    is_validation: bool  # queries are held-back training patients instead of the test cases
 
     @property
     def name(self) -> str:
-        """What the model is called in a report."""
+        """The model's name in a report."""
         return f"alone: {self.site}" if self.site else self.kind
 
 
 def open_sites(task: TrainingTask) -> dict[str, LocalSite]:
-    """The sites of the task's data, by name. Raises UserError."""
+    """Open the sites of the task's data, by name.
+
+    Raises:
+        UserError: The data cannot be read.
+    """
     manifests = find_sites(task.data)
     limit = CACHE_BYTES // len(manifests)
     return {name: LocalSite(path, "auto", limit, is_validation=task.is_validation) for name, path in manifests.items()}
 
 
 def train_reference(task: TrainingTask, sites: Mapping[str, LocalSite], watch: Watch) -> YNet:
-    """A model without a federation, on one site's training cases or on all sites': its rounds are a site's rounds."""
+    """Train a model without a federation, on one site's training cases or on all sites'."""
     plan, folder = task.plan, RunFolder(task.folder).create(task.plan, task.init)
     chosen = [site for name, site in sites.items() if task.site in (None, name)]
     cases, device = Concat([site.cases(plan)[0] for site in chosen]), chosen[0].device
@@ -122,7 +124,7 @@ def _start(net: YNet, folder: RunFolder) -> State:
 
 
 def train_federated(task: TrainingTask, watch: Watch) -> YNet:
-    """The federated model: every site a virtual node of Flower's simulation engine."""
+    """Train the federated model; every site is a virtual node of Flower's simulation engine."""
     plan, folder = task.plan, RunFolder(task.folder).create(task.plan, task.init)
     manifests = find_sites(task.data)
     net, failure = build(plan), list[Exception]()
@@ -137,7 +139,7 @@ def train_federated(task: TrainingTask, watch: Watch) -> YNet:
     def main(grid: Grid, context: Context) -> None:  # noqa: ARG001 (Flower's signature)
         try:
             federate(grid, folder, after_round=after_round)
-        except Exception as error:  # noqa: BLE001 (carried out of Flower's thread, and raised there)
+        except Exception as error:  # noqa: BLE001 (raised again outside of Flower's thread)
             failure.append(error)
 
     cores = os.cpu_count() or 1
@@ -161,7 +163,7 @@ def train_federated(task: TrainingTask, watch: Watch) -> YNet:
 
 
 def _of_a_site(folder: RunFolder) -> UserError | None:
-    """What the site said that failed last, in its own three lines; None where it was no fault of its data."""
+    """Return the UserError of the site that failed last; None where the failure was not a UserError."""
     reasons = [str(event["reason"]) for event in folder.events() if event["kind"] == "site_failed"]
     parts = reasons[-1].split("\n") if reasons else []
     return UserError(*parts) if len(parts) == len(LINES) else None
@@ -169,10 +171,10 @@ def _of_a_site(folder: RunFolder) -> UserError | None:
 
 @contextmanager
 def _private_ray() -> Iterator[str]:
-    """A folder for Ray, within one that nobody else may enter; and a token without which Ray listens to nobody.
+    """Yield a private folder for Ray, and require a token on Ray's ports.
 
-    Ray, as it comes, listens on every interface and runs what it is sent, and opens its folder to all users. A token
-    of this process goes to its workers by their environment, which other users cannot read.
+    By default Ray listens on every interface, executes what it receives, and lets all users read its folder. The
+    workers get the token by their environment, which other users cannot read.
     """
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # Ray warns until one has chosen
     os.environ["RAY_AUTH_MODE"] = "token"
@@ -182,12 +184,12 @@ def _private_ray() -> Iterator[str]:
 
 
 def is_watched(plan: Plan, number: int) -> bool:
-    """Whether the scores after a round are wanted."""
+    """Return whether a round is followed by scores."""
     return number % plan.training.evaluate_every == 0 or number == plan.training.rounds
 
 
 def _client(manifests: tuple[Path, ...], is_validation: bool) -> ClientApp:
-    """The deployment's ClientApp; the node with partition k is the k-th site, a member of a consortium of its own."""
+    """Return the deployment's ClientApp. The node with partition k is the k-th site, with a certificate of its own."""
     now = dt.datetime.now(dt.UTC)
     authority = identity.make_authority("experiment", now)
     sites = [(str(path), _party(f"site-{k}", authority, now)) for k, path in enumerate(manifests)]
@@ -199,7 +201,7 @@ def _client(manifests: tuple[Path, ...], is_validation: bool) -> ClientApp:
         return client_app.site_at(manifest, "auto", 1024, is_validation=is_validation, party=party)
 
     def tell(message: Message, context: Context, work: ClientAppCallable) -> Message:
-        """Reply with a site's own error: what it raises reaches the server as Ray's, with its address and traceback."""
+        """Reply with a site's UserError: a raised one would reach the server as Ray's error with a traceback."""
         try:
             return work(message, context)
         except UserError as error:

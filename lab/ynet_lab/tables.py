@@ -1,4 +1,4 @@
-"""An experiment's models and attacks as tables on a terminal."""
+"""Terminal tables of an experiment's models and of attacks."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from ynet.runtime import terminal
 
 
 def model_table(models: Sequence[Mapping[str, Any]]) -> Table:
-    """What an experiment's models score: all sites' queries against all sites' galleries."""
+    """Tabulate the models' scores: all sites' queries against all sites' galleries."""
     shown = ("macro_map10", "macro_map10_random", "dice", "balanced_accuracy")
     lines = [
         (
@@ -26,7 +26,7 @@ def model_table(models: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def attack_table(attacks: Mapping[str, Any]) -> Table:
-    """What attacks found, a line for each figure that decides."""
+    """Tabulate the main figures of the attacks."""
     lines: list[tuple[str, str]] = []
     if found := attacks.get("membership"):
         for score, unit in itertools.product(("loss", "likelihood_ratio"), ("image", "patient")):
@@ -64,7 +64,7 @@ def _figure(figure: Mapping[str, Any] | None) -> str:
 
 
 def _number(figure: Mapping[str, Any]) -> str:
-    """A count, over the seeds."""
+    """Format a count over the seeds."""
     return f"{figure['mean']:g}"
 
 

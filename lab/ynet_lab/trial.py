@@ -1,4 +1,4 @@
-"""A whole consortium on this machine: a server and its sites as processes of their own, each with its own home."""
+"""A consortium on this machine: a server and sites, each a separate process with its own home folder."""
 
 import contextlib
 import os
@@ -27,7 +27,7 @@ STOP_WITHIN_S = 20.0
 
 
 class Trial:
-    """Started with `with`, stopped at its end, whatever happens in between. Its files stay in `folder`."""
+    """A server and its sites, as a context manager that stops them on exit. Their files stay in `folder`."""
 
     def __init__(
         self,
@@ -43,12 +43,20 @@ class Trial:
         *,
         is_acquainted: bool = True,
     ) -> None:
-        """`sites`: each site's name and manifest. `policy`, `disclosure`, `workbench`: what their settings say.
+        """Configure the trial.
 
-        Unsaid, they take part in all plans, and disclose what sites do by default. `metrics`: the ports at which a
-        site, or `server`, shows them. `status_port`: where the status page is; 0: nowhere. `is_acquainted`: each
-        site's settings name the fingerprints of the others, as admins who have met would write them; else nobody asks
-        or answers before `ynet-client sites trust`.
+        Args:
+            folder: Where all files are.
+            sites: Each site's name and manifest.
+            threads: Threads of each site.
+            federation: The federation's name.
+            policy: The sites' settings of that name. By default they accept all plans.
+            disclosure: The sites' settings of that name.
+            workbench: The sites' settings of that name.
+            metrics: The ports of metrics, by site or `server`.
+            status_port: The status page's port; 0: off.
+            is_acquainted: Each site's settings have the others' fingerprints. Otherwise no site queries or answers
+                before `ynet-client sites trust`.
         """
         self.status_port, self._metrics = status_port, dict(metrics or {})
         self._disclosure, self._workbench = dict(disclosure or {}), dict(workbench or {})
@@ -60,7 +68,7 @@ class Trial:
         self._logs: dict[str, Path] = {}
         self._begun: dict[str, int] = {}  # where the newest process's lines begin
 
-    # --- places
+    # --- paths and ports
 
     @property
     def server_home(self) -> Path:
@@ -72,14 +80,14 @@ class Trial:
         return self.folder / "sites" / site
 
     def metrics_port(self, name: str) -> int:
-        """Where a site, or `server`, shows its metrics."""
+        """Return the port of the metrics of a site or of `server`."""
         return self._metrics[name]
 
     def log(self, name: str) -> str:
-        """What a process has printed so far: a site's name, or `server`."""
+        """Return the output of a process so far: a site's, or `server`'s."""
         return self._logs[name].read_text("utf-8", errors="replace")
 
-    # --- life
+    # --- processes
 
     def __enter__(self) -> "Trial":
         private_files.make_folder(self.folder)
@@ -91,7 +99,7 @@ class Trial:
         self.stop_all()
 
     def start_server(self, script: Sequence[object] = ()) -> None:
-        """`ynet-server start`, or a script in its place; back when it is ready."""
+        """Run `ynet-server start`, or a script instead; return once it is ready."""
         config = self.folder / "server.yaml"
         listen = {"host": "127.0.0.1", "hub_port": 0, "enrolment_port": 0}
         page = {"status": {"enabled": True, "port": self.status_port}} if self.status_port else {}
@@ -104,10 +112,7 @@ class Trial:
         self._wait("server", "ready")
 
     def join(self, site: str, *flags: object, script: Sequence[object] = ("-m", "ynet_client")) -> None:
-        """Invite a site if it is new, and start `ynet-client join` with some flags; does not wait for it.
-
-        `script` is what is run in the client's place.
-        """
+        """Invite a site if it is new, and start `ynet-client join`, or `script` instead, without waiting for it."""
         arguments: list[object] = ["join", "--site", site, "--home", self.home(site), "--threads", self._threads]
         if not (self.home(site) / "membership.json").exists():
             invited = self.server_call("POST", "/invitations", json={"site": site, "replace": False})
@@ -118,7 +123,7 @@ class Trial:
             self._spawn(site, *script, *arguments, *flags)
 
     def config(self, site: str) -> Path:
-        """Write the settings with which a site joins, the other sites' fingerprints among them; where they lie."""
+        """Write a site's settings, with the other sites' fingerprints; return the path."""
         settings: dict[str, Any] = {
             "policy": self._policy,
             "disclosure": self._disclosure,
@@ -130,13 +135,13 @@ class Trial:
         return config
 
     def join_all(self) -> None:
-        """Join every site; back when all are connected."""
+        """Join every site; return once all are connected."""
         for site in self.sites:
             self.join(site)
         self.wait_connected(*self.sites)
 
     def wait_connected(self, *sites: str) -> None:
-        """Back when all of `sites` are connected."""
+        """Wait until all of `sites` are connected."""
         until = time.monotonic() + READY_WITHIN_S
         while missing := set(sites) - set(self.server_call("GET", "/status")["connected"]):
             self._check_alive(*missing)
@@ -147,7 +152,7 @@ class Trial:
             time.sleep(0.05)
 
     def wait_for_event(self, run: int, kind: str, count: int) -> None:
-        """Back when a run has had `count` events of a kind."""
+        """Wait until a run has `count` events of a kind."""
         until = time.monotonic() + READY_WITHIN_S
         while True:
             events = self.server_call("GET", f"/runs/{run}/events")["events"]
@@ -158,7 +163,7 @@ class Trial:
             time.sleep(0.02)
 
     def wait_indexed(self, model: str) -> None:
-        """Back when every site answers queries with `model`."""
+        """Wait until every site answers queries with `model`."""
         until = time.monotonic() + INDEXED_WITHIN_S
         for site in self.sites:
             while self.site_call(site, "GET", "/status")["model"] != model:
@@ -168,7 +173,7 @@ class Trial:
                 time.sleep(0.1)
 
     def stop(self, name: str) -> int:
-        """End a process as Ctrl-C would, and wait for it; its exit code, below 0 when it had to be killed."""
+        """Terminate a process and wait for it; return its exit code, negative if it had to be killed."""
         process = self._processes.pop(name)
         process.terminate()
         try:
@@ -178,56 +183,56 @@ class Trial:
         return process.wait()
 
     def stop_all(self) -> None:
-        """End every process; the sites before the server."""
+        """Stop all processes, the sites before the server."""
         for name in reversed(list(self._processes)):
             self.stop(name)
 
     def kill(self, name: str) -> None:
-        """End a process as a power cut would."""
+        """Kill a process."""
         process = self._processes.pop(name)
         process.kill()
         process.wait()
 
     def freeze(self, name: str) -> None:
-        """Stop a process in the midst of what it does, as a machine that falls asleep would; `thaw` goes on."""
+        """Suspend a process, like a machine that falls asleep, until `thaw`."""
         self._processes[name].send_signal(signal.SIGSTOP)
 
     def thaw(self, name: str) -> None:
-        """Let a frozen process go on."""
+        """Resume a frozen process."""
         self._processes[name].send_signal(signal.SIGCONT)
 
     def pid(self, name: str) -> int:
-        """A process's number."""
+        """Return the id of a process."""
         return self._processes[name].pid
 
-    # --- talk
+    # --- calls and commands
 
     def server_call(self, method: str, path: str, **request: Any) -> Any:
-        """What the coordinator's commands call."""
+        """Call the server's control socket."""
         return control_server.call(self.server_home, method, path, "the server", "the trial starts it", **request)
 
     def site_call(self, site: str, method: str, path: str, **request: Any) -> Any:
-        """What a site's commands call."""
+        """Call a site's control socket."""
         return control_server.call(self.home(site), method, path, f"site {site}", "the trial starts it", **request)
 
     def server_command(self, *arguments: object) -> "subprocess.CompletedProcess[str]":
-        """A command of the coordinator, run to its end."""
+        """Run a command of the coordinator."""
         return command("ynet_server", *arguments, home=self.server_home)
 
     def site_command(self, site: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
-        """A command at a site, run to its end."""
+        """Run a command at a site."""
         return command("ynet_client", *arguments, home=self.home(site))
 
     def query(self, site: str, image: Path, k: int = 10, split: str = "") -> dict[str, Any]:
-        """The hits for an image, asked at `site`."""
+        """Return the answer to a query with an image at `site`."""
         asked = Query(k, Filters(split=split))
         (answer,) = control_client.query(self.home(site), [control_client.read_image(image)], asked).answers
         return answer.to_json()
 
-    # --- within
+    # --- details
 
     def _acquaintances(self, site: str) -> list[str]:
-        """The fingerprints of the other sites' lasting keys, as settings; the keys are made where they are none yet."""
+        """Return the fingerprints of the other sites' lasting keys, as settings; make missing keys."""
         if not self._is_acquainted:
             return []
         return [f"{other}={self._fingerprint(other)}" for other in self.sites if other != site]
@@ -242,7 +247,7 @@ class Trial:
         return {"metrics": {"port": self._metrics[name]}} if name in self._metrics else {}
 
     def _spawn(self, name: str, *arguments: object, said: str = "") -> None:
-        """`said`: what the process is told on its stdin."""
+        """Start a process; `said` is its standard input."""
         log = self._logs[name] = self.folder / f"{name}.out"
         self._begun[name] = log.stat().st_size if log.exists() else 0
         with open(log, "ab", opener=private_files.opener) as file:
@@ -273,12 +278,12 @@ class Trial:
 
 
 def environment() -> dict[str, str]:
-    """The environment of every process here: several train on few cores, so idle threads must sleep."""
+    """Return the environment of every process: several train on few cores, so idle threads must sleep."""
     return {**os.environ, "OMP_WAIT_POLICY": "passive", "PYTHONUNBUFFERED": "1", "FLWR_TELEMETRY_ENABLED": "0"}
 
 
 def command(module: str, *arguments: object, home: Path | None = None) -> "subprocess.CompletedProcess[str]":
-    """A command run to its end; what it printed and its exit code."""
+    """Run a command to its end; return its output and its exit code."""
     extra = {} if home is None else {"YNET_HOME": str(home)}
     return subprocess.run(
         [sys.executable, "-m", module, *map(str, arguments)],

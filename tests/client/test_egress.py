@@ -18,7 +18,7 @@ from ynet.runtime import background_sync
 from ynet_client import egress
 from ynet_client.connection.hooks import SessionHooks
 from ynet_client.connection.session import Session
-from ynet_client.egress import Egress, Row
+from ynet_client.egress import ClassTotals, Egress
 
 
 class Recorder(grpc.aio.ServerInterceptor):
@@ -102,7 +102,7 @@ def test_counts_survive_restart_with_first_and_last_time(tmp_path: Path) -> None
         left.count("answers", 10)
         left.count("answers", 5)
         left.close()
-    assert egress.read(tmp_path) == [Row("answers", 6, 45, 1.0, 3.0)]
+    assert egress.read(tmp_path) == [ClassTotals("answers", 6, 45, 1.0, 3.0)]
 
 
 def test_counts_are_shared_and_on_disk_within_a_second(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Drawing:
+class PictureHits:
     """The hits and remarks that are drawn next to the query's image."""
 
     own: Sequence[Tile]
@@ -67,7 +67,7 @@ class Drawing:
     remarks: Sequence[str] = ()  # lines below the hits
 
 
-def draw(site: str, query: QueryImage, drawing: Drawing, code_bits: int) -> Image.Image:
+def draw(site: str, query: QueryImage, drawing: PictureHits, code_bits: int) -> Image.Image:
     """Draw the picture: RGB, 1300 pixels wide, as high as the hits need."""
     own_height = _section_height(len(drawing.own), TILE_SIDE + CAPTION_HEIGHT)
     others_height = _section_height(len(drawing.others), CARD_HEIGHT)
@@ -86,7 +86,7 @@ def draw(site: str, query: QueryImage, drawing: Drawing, code_bits: int) -> Imag
     return canvas.image
 
 
-def _draw_title(canvas: "_Canvas", site: str, drawing: Drawing, code_bits: int) -> None:
+def _draw_title(canvas: "_Canvas", site: str, drawing: PictureHits, code_bits: int) -> None:
     sites = len({hit.site for hit in drawing.others})
     own, others = len(drawing.own), len(drawing.others)
     canvas.text(MARGIN, 18, "Cases like this one", 24, BRIGHT, bold=True)
@@ -129,7 +129,7 @@ def _draw_own(canvas: "_Canvas", x: int, y: int, site: str, tiles: Sequence[Tile
         canvas.text(left, top + TILE_SIDE + 30, _nearness(tile.hit), 13, PLAIN, TILE_SIDE)
 
 
-def _draw_others(canvas: "_Canvas", x: int, y: int, drawing: Drawing) -> None:
+def _draw_others(canvas: "_Canvas", x: int, y: int, drawing: PictureHits) -> None:
     canvas.heading(x, y, "Other sites", PLAIN, "codes only: no image leaves a hospital")
     if not drawing.others:
         canvas.note(x, y + HEADING_HEIGHT, "None of the nearest cases is at another site that answered.")

@@ -8,7 +8,7 @@ from ynet.plan import Plan
 from ynet.search.hit import Hit
 from ynet_client.gallery.indexer import Archive
 from ynet_client.retrieval.merging import Result
-from ynet_client.retrieval.picture import Drawing, QueryImage, Tile, draw
+from ynet_client.retrieval.picture import PictureHits, QueryImage, Tile, draw
 
 SHOWN = 10
 """Own hits, and others' hits, in the picture."""
@@ -32,7 +32,7 @@ def draw_result(archive: Archive, result: Result, name: str) -> Image.Image:
         for hit in result.by_site[result.site][:SHOWN]
     ]
     query = QueryImage(result.own.encoded.pixels, result.own.encoded.mask, name)
-    drawing = Drawing(own, result.elsewhere(SHOWN), result.of("missing", "late", "busy"), _remarks(result))
+    drawing = PictureHits(own, result.elsewhere(SHOWN), result.of("missing", "late", "busy"), _remarks(result))
     return draw(result.site, query, drawing, plan.network.code_bits)
 
 

@@ -47,7 +47,7 @@ class CodedQuery:
     details: tuple[bytes, ...] = ()  # none, or one for each code
 
 
-class Request(NamedTuple):
+class SiteRequest(NamedTuple):
     """A request of another site: who asks there, and what."""
 
     user: str  # a pseudonym
@@ -84,7 +84,7 @@ def write_query(coded: CodedQuery, user: str) -> bytes:
     return data
 
 
-def read_request(data: bytes) -> Request:
+def read_request(data: bytes) -> SiteRequest:
     """Read another site's request and check it against all limits. Raises WireError."""
     try:
         request = pb.Request.FromString(data)
@@ -94,13 +94,13 @@ def read_request(data: bytes) -> Request:
         raise _unfit("its user is no pseudonym")
     match request.WhichOneof("body"):
         case "query":
-            return Request(request.user, _read_query(request.query))
+            return SiteRequest(request.user, _read_query(request.query))
         case "consult":
-            return Request(request.user, _checked_consult(request.consult))
+            return SiteRequest(request.user, _checked_consult(request.consult))
         case "check":
             if len(request.check.ids) > MAX_CHECKED or any(len(one) != CONSULT_ID_BYTES for one in request.check.ids):
                 raise _unfit("it asks after requests that cannot be")
-            return Request(request.user, request.check)
+            return SiteRequest(request.user, request.check)
     raise _unfit("it asks for nothing that is known here")
 
 

@@ -62,8 +62,8 @@ async def serving(
         bench = Bench(site, agent, session, spool, web, history, OwnCases(), answers, asyncio.Semaphore(MAX_AT_A_TIME))
         most = MAX_CONNECTIONS if settings.trusted_proxies else MOST_OF_ONE
         app = web.application(routes(bench))
-        door = HttpsServer(app, presented.context, settings.host, settings.port, LIFE_S, most)
-        address = certificate.address(settings.host, await _begin(door, settings))
+        server = HttpsServer(app, presented.context, settings.host, settings.port, LIFE_S, most)
+        address = certificate.address(settings.host, await _begin(server, settings))
         state.update(
             enabled=True,
             address=address,
@@ -80,7 +80,7 @@ async def serving(
         try:
             yield route
         finally:
-            await door.end()
+            await server.end()
 
 
 @contextlib.contextmanager
@@ -92,9 +92,9 @@ def _kept_history(home: Path, agent: Agent) -> Iterator[None]:
         yield
 
 
-async def _begin(door: HttpsServer, settings: WorkbenchSettings) -> int:
+async def _begin(server: HttpsServer, settings: WorkbenchSettings) -> int:
     try:
-        return await door.begin()
+        return await server.begin()
     except OSError as error:
         what = f"the workbench cannot listen on {settings.host}, port {settings.port}"
         do = "set another workbench.port or workbench.host in the settings, or stop what listens there"

@@ -1,1 +1,1 @@
-"""What can be read out of a model, an update or a code: lower bounds."""
+"""Attacks on models, updates and codes. Their results are lower bounds of what leaks."""

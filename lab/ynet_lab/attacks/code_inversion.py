@@ -1,7 +1,7 @@
-"""Code inversion: how much of an image, and of its class, a decoder reads out of its code.
+"""Code inversion: how much of an image and of its class a decoder recovers from the code.
 
-The decoder has learnt from other patients' codes and images. Beside the code stands the code with the detail code,
-which a site may allow to be sent, to tell equal codes apart.
+The decoder is trained on other patients' codes and images. It is also given the code with the detail code, which a site
+may allow to be sent.
 """
 
 from typing import NamedTuple
@@ -22,17 +22,17 @@ BATCH = 64
 
 
 class Revealed(NamedTuple):
-    """What a network makes of some images, and the images; one row for each."""
+    """A network's outputs on some images, and the images; one row per image."""
 
     image: Floats  # (n, pixels)
     label: npt.NDArray[np.int64]  # (n,)
     code: npt.NDArray[np.uint8]  # (n, bits / 8), packed
     detail: npt.NDArray[np.uint8]  # (n, 4), packed
-    feature: Floats  # (n, features): what the hash layer reads. It never leaves a site
+    feature: Floats  # (n, features): the hash layer's input, which never leaves a site
 
 
 class Inversion(NamedTuple):
-    """What was read out of the other patients' codes."""
+    """The decoder's scores on the secret images."""
 
     pixel_r2: float  # share of the pixels' variance about the mean image that is explained
     accuracy: float  # of the label
@@ -41,7 +41,7 @@ class Inversion(NamedTuple):
 
 
 def reveal(net: YNet, cases: CaseSource, device: torch.device) -> Revealed:
-    """Codes as queries carry them, and the features behind them."""
+    """Compute the codes that queries carry, and the features behind them."""
     parts = []
     for positions in torch.split(torch.arange(len(cases)), BATCH):
         batch = cases.batch(positions)
@@ -55,10 +55,10 @@ def reveal(net: YNet, cases: CaseSource, device: torch.device) -> Revealed:
 def invert_codes(
     public: Revealed, secret: Revealed, patient: Int64[np.ndarray, " public"], random: np.random.Generator
 ) -> dict[str, Inversion]:
-    """Decoders fitted on `public` and scored on `secret`, by what they are given.
+    """Fit decoders on `public` and score them on `secret`, by their input.
 
-    `label`: the class alone, a floor: what is known of an image whose class is known. `feature`: what no site sends, a
-    ceiling. `patient` keeps a patient's public images together where the decoder is chosen.
+    The input `label` is a floor: only the class is known. `feature` is a ceiling: no site sends it. `patient` keeps a
+    patient's public images together in the cross-validation that chooses the decoder.
     """
     order = random.permutation(len(public.label))
     public, patient = Revealed._make(part[order] for part in public), patient[order]
@@ -85,7 +85,7 @@ def invert_codes(
 def _decoded(
     public: Revealed, inputs: Floats, asked: Floats, patient: npt.NDArray[np.int64], classes: int
 ) -> tuple[Floats, npt.NDArray[np.int64]]:
-    """Images and labels, each by a decoder of its own."""
+    """Decode images and labels, each with its own decoder."""
     images = kernel.predict(kernel.fit(inputs, public.image, patient), asked)
     named = kernel.predict(kernel.fit(inputs, np.eye(classes)[public.label], patient), asked)
     return images, named.argmax(1)

@@ -1,10 +1,10 @@
-"""Gradient inversion: images optimised until their gradient is that of one step's update.
+"""Gradient inversion: optimise images until their gradient equals that of one step's update.
 
-By the cosine distance, a total variation and steps of the gradient's sign (Geiping et al., NeurIPS 2020).
+The method is that of Geiping et al., NeurIPS 2020: cosine distance, total variation, steps by the gradient's sign.
 
-The attacker is given more than a server has: the gradient itself and not what AdamW makes of it, the labels and masks,
-a step without dropout or augmentation, and the mean of other patients' images to begin with. What it does not find,
-an attacker with less does not find by this way either; another way may.
+The attacker knows more than a server does: the gradient instead of AdamW's step, the labels and masks, a step without
+dropout or augmentation, and the mean of other patients' images as a start. If this attacker fails, one with less
+knowledge fails with this method too; another method may succeed.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from ynet.plan import Plan
 from ynet_lab.attacks.similarity import Images, match, similarities, standardised
 
 Gradient = list[Tensor]
-"""By parameter that the plan trains."""
+"""A gradient for each parameter that the plan trains."""
 
 RATE = 0.05  # Adam's, in standard deviations of an image; it falls along a half cosine
 VARIATION = 1e-3  # what the total variation weighs beside the cosine distance
@@ -32,7 +32,7 @@ OnStep = Callable[[int], None]
 
 
 class Reconstruction(NamedTuple):
-    """What was made of one update, beside what it was of."""
+    """The images reconstructed from one update, and their similarity with the true ones."""
 
     images: Images  # standardised, in the order of the true ones that they match
     ssim: list[float]  # with the true ones
@@ -42,12 +42,12 @@ class Reconstruction(NamedTuple):
 
     @property
     def best(self) -> float:
-        """The similarity of the image that was found best."""
+        """The similarity of the best reconstruction."""
         return max(self.ssim)
 
 
 def gradient(net: YNet, plan: Plan, batch: Batch, *, is_kept: bool = False) -> Gradient:
-    """The gradient of a batch's mean loss, without dropout. `is_kept`: it can itself be differentiated."""
+    """Return the gradient of a batch's mean loss, without dropout. `is_kept` makes it differentiable."""
     net.eval()
     loss = loss_of(plan, batch.image.device)(net(batch.image), batch).total.mean()
     found = torch.autograd.grad(
@@ -67,9 +67,10 @@ def invert(
     generator: torch.Generator,
     on_step: OnStep,
 ) -> Reconstruction:
-    """Images whose gradient points where the seen one does. Of `true`, labels and masks are used, and to score.
+    """Search images whose gradient has the direction of `seen`.
 
-    `others` are other patients' images: their mean is where the search begins, and all of them are the floor.
+    The labels and masks of `true` are known to the attacker; its images only score the result. `others` are other
+    patients' images: the search starts at their mean, and their similarities are the floor.
     """
     mean = standardised(others.mean(0, keepdim=True))
     noise = torch.randn(true.image.shape, generator=generator).to(true.image.device)
@@ -95,12 +96,12 @@ def _scored(found: Images, true: Images, others: Images, mean: Images, away: flo
 
 
 def distance(a: Gradient, b: Gradient) -> Float[Tensor, ""]:
-    """1 - the cosine of the angle between two gradients."""
+    """Return 1 - the cosine of the angle between two gradients."""
     flat_a, flat_b = (torch.cat([part.flatten() for part in gradients]) for gradients in (a, b))
     return 1 - torch.nn.functional.cosine_similarity(flat_a, flat_b, dim=0)
 
 
 def total_variation(images: Images) -> Float[Tensor, ""]:
-    """The mean absolute difference of neighbouring pixels."""
+    """Return the mean absolute difference of neighbouring pixels."""
     across, down = images[..., 1:] - images[..., :-1], images[..., 1:, :] - images[..., :-1, :]
     return across.abs().mean() + down.abs().mean()

@@ -1,6 +1,6 @@
-"""Kernel ridge regression: what maps some vectors to images, learnt from pairs of both.
+"""Kernel ridge regression from vectors to images.
 
-With the few hundred pairs that an attacker has it is quick, and there is no luck of training in it.
+It is fast with the few hundred pairs that an attacker has, and deterministic.
 """
 
 from typing import NamedTuple
@@ -18,7 +18,7 @@ SKETCHED = 64  # outputs by which the kernel is chosen: random projections keep 
 
 
 class Regression(NamedTuple):
-    """A fitted map, by `predict`."""
+    """A fitted regression, for `predict`."""
 
     centres: Floats  # (n, inputs)
     mean: Floats  # (outputs,)
@@ -31,7 +31,7 @@ def fit(
     outputs: Float[np.ndarray, "n outputs"],
     group: Int64[np.ndarray, " n"],
 ) -> Regression:
-    """The Gaussian kernel and the penalty that predict best in a cross-validation that keeps groups whole."""
+    """Fit with the Gaussian kernel and the penalty that are best in a cross-validation by groups."""
     inputs, outputs, group = inputs[:MOST].astype(np.float64), outputs[:MOST].astype(np.float64), group[:MOST]
     distances = _squared(inputs, inputs)
     unit = float(distances.mean()) or 1.0
@@ -51,7 +51,7 @@ def fit(
 
 
 def predict(found: Regression, inputs: Float[np.ndarray, "m inputs"]) -> Float[np.ndarray, "m outputs"]:
-    """What the map makes of some vectors."""
+    """Predict the outputs of some vectors."""
     kernel = np.exp(-_squared(inputs.astype(np.float64), found.centres) / found.scale)
     made: Floats = (kernel @ found.weights + found.mean).astype(np.float64)
     return made
@@ -71,6 +71,6 @@ def _solve(kernel: Floats, outputs: Floats, penalty: float) -> Floats:
 
 
 def _squared(a: Floats, b: Floats) -> Floats:
-    """Squared distances, shape (a, b)."""
+    """Return squared distances, shape (a, b)."""
     found: Floats = np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T, 0)
     return found

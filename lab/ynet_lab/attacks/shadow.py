@@ -1,4 +1,4 @@
-"""Models that an attacker trains by the plan's recipe, on patients whose presence the attacker chose."""
+"""Shadow models: trained by the plan's recipe on patients that the attacker chooses."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,13 +18,13 @@ SEEDS_APART = 1_000_003
 
 
 def shadow_plan(plan: Plan, *, seed: int, rounds: int | None = None) -> Plan:
-    """The plan with a seed of its own, and fewer rounds where those are given; a private one stays within epsilon."""
+    """Return the plan with another seed and, if given, fewer rounds; a private plan stays within its epsilon."""
     training = replace(plan.training, seed=seed, rounds=rounds or plan.training.rounds)
     return replace(plan, training=training)
 
 
 def begun(plan: Plan, init: Arrays | None) -> YNet:
-    """The plan's network before its first round."""
+    """Return the plan's network before its first round."""
     net = build(plan)
     if init is not None:
         load_arrays(net, begun_with(arrays_of(net), init))
@@ -34,9 +34,9 @@ def begun(plan: Plan, init: Arrays | None) -> YNet:
 def train_shadow(
     plan: Plan, init: Arrays | None, cases: CaseSource, patients: Patients, device: torch.device, on_round: OnRound
 ) -> YNet:
-    """A model trained on `cases` for all rounds of the plan, as one site would; privately where the plan is private.
+    """Train a model on `cases` for all rounds of the plan, privately where the plan is private.
 
-    `on_round` hears of each round's end, from 1. The weights are the last round's: no moving average.
+    `on_round` is called with each round's number, from 1. The weights are the last round's, without a moving average.
     """
     net, moments = begun(plan, init).to(device), None
     private = mechanism(plan, len(patients)) if plan.privacy.mode == "patient" else None

@@ -1,4 +1,4 @@
-"""Whose images an attack looks at: patients that a model was trained on, and patients that it has never seen."""
+"""The patients of an attack: those that the model was trained on (members), and others."""
 
 from typing import NamedTuple
 
@@ -21,24 +21,24 @@ class Subjects(NamedTuple):
 
     @property
     def patients(self) -> int:
-        """How many there are."""
+        """The number of patients."""
         return int(self.patient.max()) + 1
 
     def part(self, chosen: Bool[np.ndarray, " cases"]) -> CaseSource:
-        """The chosen cases, in order."""
+        """Return the chosen cases, in order."""
         return Subset(self.cases, torch.from_numpy(np.flatnonzero(chosen)))
 
     def of(self, patients: Bool[np.ndarray, " patients"]) -> tuple[CaseSource, Patients]:
-        """The images of the chosen patients, and whose they are: something to train on."""
+        """Return the images of the chosen patients, and their patients, for a training."""
         chosen = patients[self.patient]
         return self.part(chosen), Patients([str(number) for number in self.patient[chosen]])
 
     def by_patient(self, values: Shaped[np.ndarray, " cases"]) -> Float[np.ndarray, " patients"]:
-        """The mean over each patient's images."""
+        """Return the mean over each patient's images."""
         return mean_by(values, self.patient)
 
 
 def mean_by(values: Shaped[np.ndarray, " n"], group: Int64[np.ndarray, " n"]) -> npt.NDArray[np.float64]:
-    """The mean of each group's values; groups are numbers from 0, none of them empty."""
+    """Return the mean of each group's values; groups are numbered from 0, and none is empty."""
     means: npt.NDArray[np.float64] = np.bincount(group, values) / np.bincount(group)
     return means

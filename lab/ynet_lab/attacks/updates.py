@@ -1,4 +1,4 @@
-"""The updates that are attacked: of one image a site and of several, by themselves and summed, private and not."""
+"""The updates that gradient inversion attacks: of one or more images, single or summed, private or not."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,12 +20,12 @@ from ynet_lab.attacks.similarity import Images
 from ynet_lab.attacks.subjects import Subjects
 
 SUMMED = LEAST_SECURE  # sites
-OTHERS = 128  # images of other patients that the attacker has, and that make the floors
+OTHERS = 128  # the attacker's images of other patients, also used for the floors
 MOST_DELTA = 0.1
 
 
 class Protection(NamedTuple):
-    """What stands between one step and who sees its update."""
+    """How an update is protected."""
 
     name: str
     is_private: bool
@@ -33,7 +33,7 @@ class Protection(NamedTuple):
 
 
 def protections(plan: Plan, private: Plan) -> list[Protection]:
-    """Those of a plan without privacy, with and without it; of a private plan its own, for it sends nothing bare."""
+    """List the protections to attack: with and without privacy for a plan without it, else only with privacy."""
     dp = f"DP, epsilon {private.privacy.epsilon:g}"
     bare = [Protection("none", False, False), Protection("secure sum", False, True)]
     noised = [Protection(dp, True, False), Protection(f"{dp}, secure sum", True, True)]
@@ -41,7 +41,7 @@ def protections(plan: Plan, private: Plan) -> list[Protection]:
 
 
 def privately(plan: Plan, patients: int, epsilon: float) -> tuple[Plan, Mechanism]:
-    """The plan, with this epsilon where it has no privacy, and its mechanism at a site of so many patients."""
+    """Return the plan, with this epsilon if it has no privacy, and its mechanism at a site of `patients` patients."""
     if plan.privacy.mode == "off":
         privacy = Privacy("patient", epsilon=epsilon, delta=min(MOST_DELTA, 1 / patients))
         plan = replace(plan, privacy=privacy)
@@ -70,7 +70,7 @@ def victims(
 def update(
     net: YNet, plan: Plan, batches: Sequence[Batch], protection: Protection, private: Mechanism
 ) -> tuple[Batch, Gradient]:
-    """The images that an update is of, and the update as the server sees it: the first site's, or all sites' sum."""
+    """Return the images of an update, and the update that the server sees: the first site's, or the sum."""
     seen = batches if protection.is_summed else batches[:1]
     made = [
         private_gradient(net, plan, batch, private) if protection.is_private else gradient(net, plan, batch)
@@ -80,7 +80,7 @@ def update(
 
 
 def private_gradient(net: YNet, plan: Plan, batch: Batch, mechanism: Mechanism) -> Gradient:
-    """What a private step releases of a batch in which each image is another patient's."""
+    """Return what a private step releases for a batch in which each image is of another patient."""
     clipped = Clipped(list(trained(net, plan).values()), mechanism.max_grad_norm, len(batch.label))
     for number in range(len(batch.label)):
         one = gradient(net, plan, Batch(*(part[number : number + 1] for part in batch)))
@@ -98,5 +98,5 @@ def securely_summed(updates: Sequence[Gradient]) -> Gradient:
 
 
 def joined(batches: Sequence[Batch]) -> Batch:
-    """Several sites' batches as the one that their summed update is of."""
+    """Concatenate several sites' batches."""
     return Batch(*(torch.cat(parts) for parts in zip(*batches, strict=True)))

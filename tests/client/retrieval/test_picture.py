@@ -8,7 +8,7 @@ from PIL import Image
 
 from ynet.search.hit import Hit
 from ynet_client.retrieval import picture
-from ynet_client.retrieval.picture import Drawing, QueryImage, Tile, draw
+from ynet_client.retrieval.picture import PictureHits, QueryImage, Tile, draw
 
 SIZES = [(96, 96), (300, 40), (40, 300), (1, 1), (1, 700), (1500, 1100)]
 LONG = "hospital-of-saint-someone-in-the-fields-beyond-the-river-and-wood"
@@ -33,7 +33,7 @@ def other(rank: int, site: str = "B", label: str | None = "frontal") -> Hit:
 
 
 QUERY = QueryImage(np.full((1, 64, 64), 0.4, np.float32), disc(64, 64), "case.png")
-SOME = Drawing([own(1), own(3)], [other(2), other(4, "C")])
+SOME = PictureHits([own(1), own(3)], [other(2), other(4, "C")])
 
 
 def pixels(image: Image.Image) -> np.ndarray:
@@ -55,14 +55,16 @@ def test_images_of_any_size_and_colour_are_drawn(height: int, width: int, channe
     image = np.repeat(grey(height, width), channels, axis=0)
     mask = np.ones((height, width), np.uint8)
     drawn = draw(
-        "A", QueryImage(image, mask), Drawing([Tile(image, Hit(0, bytes(16), "frontal", 1, rank=1), mask)], []), 64
+        "A", QueryImage(image, mask), PictureHits([Tile(image, Hit(0, bytes(16), "frontal", 1, rank=1), mask)], []), 64
     )
     assert (drawn.mode, drawn.width) == ("RGB", picture.WIDTH)
 
 
 @pytest.mark.parametrize("hits", [0, 1, 5, 6, 20, 100])
 def test_picture_has_room_for_every_hit(hits: int) -> None:
-    drawn = draw("A", QUERY, Drawing([own(i % 250) for i in range(hits)], [other(i % 250) for i in range(hits)]), 64)
+    drawn = draw(
+        "A", QUERY, PictureHits([own(i % 250) for i in range(hits)], [other(i % 250) for i in range(hits)]), 64
+    )
     rows = -(-hits // picture.COLUMNS)
     assert drawn.height >= rows * (picture.TILE_SIDE + picture.CAPTION_HEIGHT + picture.CARD_HEIGHT)
     assert_margins_are_empty(drawn)
@@ -77,7 +79,7 @@ def assert_margins_are_empty(drawn: Image.Image) -> None:
 
 
 def test_long_names_are_cut_to_their_cells() -> None:
-    drawing = Drawing(
+    drawing = PictureHits(
         [own(rank, LONG) for rank in range(1, 6)],
         [other(rank, LONG + str(rank), LONG) for rank in range(96, 106)],
         {LONG + str(number): LONG for number in range(9)},
@@ -135,7 +137,7 @@ def test_colours_are_unchanged() -> None:
 
 def test_silent_sites_are_named_at_the_bottom() -> None:
     without = draw("A", QUERY, SOME, 64)
-    drawing = Drawing(SOME.own, SOME.others, {"D": "not connected", "E": ""})
+    drawing = PictureHits(SOME.own, SOME.others, {"D": "not connected", "E": ""})
     named = draw("A", QUERY, drawing, 64)
     unchanged = without.height - picture.MARGIN
     above = (0, 0, named.width, unchanged)
@@ -146,10 +148,10 @@ def test_silent_sites_are_named_at_the_bottom() -> None:
 
 
 def test_card_of_other_site_depends_on_its_hit_only() -> None:
-    first, second = (draw("A", QUERY, Drawing([], [other(2)]), 64) for _ in range(2))
+    first, second = (draw("A", QUERY, PictureHits([], [other(2)]), 64) for _ in range(2))
     assert first.tobytes() == second.tobytes()
     for change in (other(2, "C"), other(2, "B", None), other(4), Hit(1, bytes(16), "frontal", 131, site="B", rank=2)):
-        assert draw("A", QUERY, Drawing([], [change]), 64).tobytes() != first.tobytes()
+        assert draw("A", QUERY, PictureHits([], [change]), 64).tobytes() != first.tobytes()
 
 
 def test_characters_missing_in_font_are_replaced() -> None:
@@ -169,7 +171,7 @@ def test_pixels_of_wrong_shape_are_refused() -> None:
 
 def test_each_remark_has_its_own_line() -> None:
     remarks = ["Suppressed, the group is too small: B", "Refused: C (the quota of today is spent)", "x" * 500]
-    plain, remarked = draw("A", QUERY, SOME, 64), draw("A", QUERY, Drawing(SOME.own, SOME.others, {}, remarks), 64)
+    plain, remarked = draw("A", QUERY, SOME, 64), draw("A", QUERY, PictureHits(SOME.own, SOME.others, {}, remarks), 64)
     assert remarked.height == plain.height + picture.GAP + len(remarks) * picture.LINE
     rows = coloured(remarked, picture.WARNING).any(axis=1)[plain.height - picture.MARGIN :]
     assert np.count_nonzero(np.diff(rows.astype(int)) == 1) >= len(remarks)

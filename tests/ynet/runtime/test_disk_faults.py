@@ -57,7 +57,7 @@ def test_a_registry_that_another_process_holds_is_waited_for_a_quarter_of_a_seco
         with pytest.raises(sqlite3.OperationalError) as caught:
             registry.invite("A", b"s" * 16, 0.0, replace=False)
         assert time.monotonic() - begun < 1.5
-        assert registry.sites() == []  # reading goes on
+        assert registry.sites() == []  # reads still work
     assert "another process holds a database" in three_lines(caught.value)[1]
 
 

@@ -1,4 +1,4 @@
-"""Laws of a gallery in memory: whatever was added, removed and asked, it answers as brute force on a dict does."""
+"""LiveIndex equals brute force on a dict, whatever was added, removed and queried."""
 
 import hashlib
 import itertools
@@ -32,7 +32,7 @@ def tokens_of(ids: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Case:
-    """One case as brute force keeps it."""
+    """One case of the brute-force oracle."""
 
     code: bytes
     detail: int
@@ -41,7 +41,7 @@ class Case:
 
 @dataclass
 class Dict:
-    """The same gallery as a dict, searched by the law word by word."""
+    """The same gallery as a dict, searched in plain Python."""
 
     has_details: bool
     cases: dict[int, Case] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class Dict:
 
 
 class Both:
-    """A gallery and its dict, changed alike."""
+    """A gallery and its dict, with the same changes."""
 
     def __init__(self, random: np.random.Generator, width: int, detail_bytes: int, n: int, groups: int = 5) -> None:
         self.random, self.width, self.groups = random, width, groups
@@ -104,7 +104,7 @@ class Both:
             self.dict.cases.pop(number, None)
 
     def some_ids(self) -> np.ndarray:
-        """Ids of which some are in the gallery, some are twice there."""
+        """Return ids; some are in the gallery, some occur twice."""
         return self.random.integers(0, 60, self.random.integers(0, 20)).astype(np.uint32)
 
     def query(self) -> bytes:
@@ -144,7 +144,7 @@ class Both:
     st.integers(1, 25),
     st.lists(st.sampled_from(["add", "remove", "compact"]), max_size=6),
 )
-def test_any_changes_leave_a_gallery_that_answers_as_brute_force_does(seed, width, detail_bytes, n, k, changes) -> None:
+def test_search_after_any_changes_equals_brute_force(seed, width, detail_bytes, n, k, changes) -> None:
     both = Both(np.random.default_rng(seed), width, detail_bytes, n)
     both.assert_equal(k)
     for change in changes:
@@ -157,7 +157,7 @@ def test_any_changes_leave_a_gallery_that_answers_as_brute_force_does(seed, widt
 
 
 @pytest.mark.parametrize("detail_bytes", [0, 4])
-def test_many_ties_are_ranked_as_brute_force_ranks_them(detail_bytes: int) -> None:
+def test_search_with_many_ties_equals_brute_force(detail_bytes: int) -> None:
     both = Both(np.random.default_rng(detail_bytes), 8, detail_bytes, 3000, groups=40)
     for k in (1, 10, 40, 100):
         code = both.query()
@@ -166,7 +166,7 @@ def test_many_ties_are_ranked_as_brute_force_ranks_them(detail_bytes: int) -> No
             assert both.postings.search(code, k, detail=1, is_one_per_group=is_one_per_group) == expected
 
 
-def test_one_patient_with_most_of_the_cases_leaves_room_for_the_others() -> None:
+def test_one_per_group_finds_other_patients() -> None:
     random = np.random.default_rng(1)
     both = Both(random, 8, 0, 0, groups=1)
     both.add(np.arange(3000, dtype=np.uint32))
@@ -178,12 +178,12 @@ def test_one_patient_with_most_of_the_cases_leaves_room_for_the_others() -> None
 
 @drawn
 @given(st.integers(0, 2**32), st.sampled_from(WIDTHS), st.integers(0, 60), st.integers(1, 4), st.integers(1, 15))
-def test_galleries_searched_apart_and_merged_answer_as_one(seed, width, n, sites, k) -> None:
+def test_merged_searches_equal_pooled_search(seed, width, n, sites, k) -> None:
     both = Both(np.random.default_rng(seed), width, 4, n)
     assert_merge_is_pooling(both, split(both, sites), k)
 
 
-def test_galleries_searched_apart_and_merged_answer_as_one_on_a_thousand_queries() -> None:
+def test_merged_searches_equal_pooled_search_on_1000_queries() -> None:
     for seed in range(20):
         both = Both(np.random.default_rng(seed), 8, 4, 300)
         parts = split(both, 4)
@@ -215,7 +215,7 @@ def assert_merge_is_pooling(both: Both, parts: list[LiveIndex], k: int) -> None:
         assert one.ties == sum(at_it)
 
 
-def test_the_order_of_storage_does_not_matter() -> None:
+def test_search_is_independent_of_storage_order() -> None:
     both = Both(np.random.default_rng(11), 8, 4, 500)
     cases = list(both.dict.cases.items())
     other = LiveIndex(sort(*columns(cases[:100])), 64, tokens_of)
@@ -231,7 +231,7 @@ def columns(cases: list[tuple[int, Case]]) -> tuple:
 
 
 @pytest.mark.parametrize(("distinct", "most_ms"), [(1_000_000, 20.0), (10_000, 10.0)])
-def test_a_million_codes_are_searched_in_milliseconds(distinct: int, most_ms: float) -> None:
+def test_search_of_a_million_codes_takes_milliseconds(distinct: int, most_ms: float) -> None:
     random, n = np.random.default_rng(12), 1_000_000
     codes = random.integers(0, 256, (distinct, 8), dtype=np.uint8)[random.permutation(n) % distinct]
     ids = np.arange(n, dtype=np.uint32)
@@ -246,7 +246,7 @@ def test_a_million_codes_are_searched_in_milliseconds(distinct: int, most_ms: fl
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_distances_are_those_that_faiss_finds(width: int) -> None:
+def test_search_distances_equal_faiss(width: int) -> None:
     faiss.omp_set_num_threads(1)
     both = Both(np.random.default_rng(width), width, 0, 2000)
     both.add(np.arange(3000, 3500, dtype=np.uint32))
@@ -257,7 +257,7 @@ def test_distances_are_those_that_faiss_finds(width: int) -> None:
         assert [found.distance for found in both.postings.search(code, 25)] == distances[0].tolist()
 
 
-def test_tokens_are_made_for_tied_and_returned_cases_only() -> None:
+def test_tokens_are_computed_for_tied_and_returned_cases_only() -> None:
     asked: list[int] = []
 
     def counted(ids: np.ndarray) -> np.ndarray:
@@ -272,7 +272,7 @@ def test_tokens_are_made_for_tied_and_returned_cases_only() -> None:
     assert sum(asked) < 10 + ties
 
 
-def test_a_base_may_lie_in_read_only_bytes() -> None:
+def test_base_may_be_read_only_bytes() -> None:
     both = Both(np.random.default_rng(3), 8, 4, 500)
     base = both.postings.base
     views = [None if one is None else np.frombuffer(one.tobytes(), one.dtype).reshape(one.shape) for one in base]
@@ -286,7 +286,7 @@ def test_a_base_may_lie_in_read_only_bytes() -> None:
 
 @drawn
 @given(st.integers(0, 2**32), st.sampled_from(WIDTHS), st.integers(0, 50), st.integers(0, 50), st.integers(1, 200))
-def test_merging_is_sorting_everything_anew(seed, width, n, m, distinct) -> None:
+def test_merge_equals_sort(seed, width, n, m, distinct) -> None:
     random = np.random.default_rng(seed)
     centres = random.integers(0, 256, (distinct, width), dtype=np.uint8)
     centres[:, : random.choice([0, width - 1])] = 0  # also codes whose first words are equal
@@ -296,17 +296,17 @@ def test_merging_is_sorting_everything_anew(seed, width, n, m, distinct) -> None
     merged = merge(base, live[base.ids], more)
     check(merged, 8 * width)
     kept = np.append(np.flatnonzero(live), np.arange(n, n + m))
-    anew = sort(codes[kept], ids[kept], ids[kept], ids[kept])
-    assert merged.codes.tolist() == anew.codes.tolist()
-    assert (merged.starts is None) == (anew.starts is None)
-    if anew.starts is not None:
-        assert merged.starts.tolist() == anew.starts.tolist()
+    again = sort(codes[kept], ids[kept], ids[kept], ids[kept])
+    assert merged.codes.tolist() == again.codes.tolist()
+    assert (merged.starts is None) == (again.starts is None)
+    if again.starts is not None:
+        assert merged.starts.tolist() == again.starts.tolist()
     assert merged.ids.tolist() == merged.details.tolist() == merged.groups.tolist()
-    assert [codes[i].tobytes() for i in merged.ids] == [codes[i].tobytes() for i in anew.ids]
-    assert set(merged.ids.tolist()) == set(anew.ids.tolist())
+    assert [codes[i].tobytes() for i in merged.ids] == [codes[i].tobytes() for i in again.ids]
+    assert set(merged.ids.tolist()) == set(again.ids.tolist())
 
 
-def test_searches_see_a_gallery_before_a_change_or_after_it() -> None:
+def test_search_sees_state_before_or_after_a_change() -> None:
     """Each change replaces all of a hundred cases at once, so that all that one search finds have one detail code."""
     ids, stop = np.arange(100, dtype=np.uint32), threading.Event()
     random = np.random.default_rng(4)
@@ -343,7 +343,7 @@ def test_searches_see_a_gallery_before_a_change_or_after_it() -> None:
     assert min(searches) > 20
 
 
-def test_a_view_does_not_change_when_the_gallery_does() -> None:
+def test_view_is_immutable() -> None:
     both = Both(np.random.default_rng(5), 8, 0, 200)
     view, code = both.postings.view(), both.query()
     before, ids = view.search(code, 30), view.ids.tolist()
@@ -354,7 +354,7 @@ def test_a_view_does_not_change_when_the_gallery_does() -> None:
     assert view.ids.tolist() == ids
 
 
-def test_an_empty_gallery_answers_with_no_hit_and_grows() -> None:
+def test_empty_gallery_has_no_hit_and_grows() -> None:
     both = Both(np.random.default_rng(6), 8, 4, 0)
     assert both.postings.search(bytes(8), 5) == []
     assert both.postings.search_many([], 5) == []
@@ -364,7 +364,7 @@ def test_an_empty_gallery_answers_with_no_hit_and_grows() -> None:
     both.assert_equal(5)
 
 
-def test_a_code_of_another_width_is_refused() -> None:
+def test_search_refuses_code_of_other_width() -> None:
     gallery = Both(np.random.default_rng(7), 8, 0, 10).postings
     with pytest.raises(UserError, match="the gallery's have 64"):
         gallery.search(bytes(16), 5)
@@ -374,7 +374,7 @@ def test_a_code_of_another_width_is_refused() -> None:
     "asked",
     [{"k": 0}, {"radius": -1}, {"allowed": np.ones(9, bool)}, {"allowed": np.ones(10, int)}, {"detail": 1 << 32}],
 )
-def test_a_search_that_means_nothing_is_refused(asked) -> None:
+def test_search_refuses_invalid_arguments(asked) -> None:
     gallery = Both(np.random.default_rng(8), 8, 4, 10).postings
     with pytest.raises(ValueError, match=r"is|mask|detail"):
         gallery.search(bytes(8), **{"k": 3, **asked})
@@ -393,7 +393,7 @@ def test_a_search_that_means_nothing_is_refused(asked) -> None:
         lambda base: base._replace(codes=np.asfortranarray(np.repeat(base.codes, 2, axis=0))),
     ],
 )
-def test_arrays_that_do_not_fit_together_are_refused(spoil) -> None:
+def test_check_refuses_arrays_that_do_not_fit(spoil) -> None:
     base = Both(np.random.default_rng(9), 8, 0, 50).postings.base
     check(base, 64)
     with pytest.raises(ValueError, match="no gallery"):
@@ -401,13 +401,13 @@ def test_arrays_that_do_not_fit_together_are_refused(spoil) -> None:
 
 
 @pytest.mark.parametrize("details", [None, np.zeros(1, np.uint64)])
-def test_a_case_whose_detail_code_is_not_like_the_others_is_refused(details) -> None:
+def test_add_refuses_other_detail_width(details) -> None:
     gallery = Both(np.random.default_rng(10), 8, 4, 10).postings
     with pytest.raises(ValueError, match="detail codes of one width"):
         gallery.add(np.zeros((1, 8), np.uint8), np.zeros(1, np.uint32), details, np.zeros(1, np.uint32))
 
 
-def test_a_gallery_of_ten_million_stands_at_once_in_little_memory() -> None:
+def test_index_of_ten_million_opens_at_once_in_little_memory() -> None:
     n = 10_000_000
     numbers = np.arange(n, dtype=np.uint32)
     base = Base(np.arange(n, dtype=np.uint64)[None], None, numbers, None, numbers)

@@ -1,4 +1,4 @@
-"""Laws of the scan: compiled, and in numpy, it finds what brute force finds, whatever the width, size and mask."""
+"""The scan, compiled and in numpy, equals brute force for every width, size and mask."""
 
 import importlib.util
 import itertools
@@ -36,7 +36,7 @@ def brute_force(codes, query, k, radius, sizes):
 
 
 def some_codes(random: np.random.Generator, n: int, width: int) -> np.ndarray:
-    """Codes of which many are equal or nearly so."""
+    """Return codes, many of them equal or nearly equal."""
     codes = random.integers(0, 256, (4, width), dtype=np.uint8)[random.integers(0, 4, n)]
     codes ^= (random.random(codes.shape) < 0.1) * random.integers(0, 256, codes.shape, dtype=np.uint8)
     return codes
@@ -78,7 +78,7 @@ def assert_found(near: scan.Near, codes, queries, k, radius, sizes) -> None:
     st.none() | st.integers(0, 60),
     st.integers(1, 3),
 )
-def test_a_scan_finds_what_brute_force_finds(kind, seed, n, width, k, has, radius, count) -> None:
+def test_scan_equals_brute_force(kind, seed, n, width, k, has, radius, count) -> None:
     random = np.random.default_rng(seed)
     codes = some_codes(random, n, width)
     queries = some_codes(random, count, width)
@@ -93,7 +93,7 @@ def test_a_scan_finds_what_brute_force_finds(kind, seed, n, width, k, has, radiu
 
 @KINDS
 @pytest.mark.parametrize("width", WIDTHS)
-def test_blocks_of_any_size_and_place_in_memory_are_scanned_whole(kind: str, width: int) -> None:
+def test_scan_covers_blocks_of_any_size_and_alignment(kind: str, width: int) -> None:
     random = np.random.default_rng(width)
     for n in (63, 64, 65, 2047, 2048, 4096 + 64, 6001):
         memory = random.integers(0, 256, 8 + n * width, dtype=np.uint8)
@@ -107,14 +107,14 @@ def test_blocks_of_any_size_and_place_in_memory_are_scanned_whole(kind: str, wid
 
 
 @KINDS
-def test_more_codes_within_reach_than_were_expected_are_all_found(kind: str) -> None:
+def test_scan_finds_more_codes_than_expected(kind: str) -> None:
     random = np.random.default_rng(1)
     codes = random.integers(0, 2, (20_000, 4), dtype=np.uint8)  # 16 different ones
     queries = np.concatenate([codes[:2], ~codes[:1]])
     near = scan.nearest(scan.words(codes), scan.words(queries), 10, np.full(3, 32, np.int32), kind=kind)
     assert (near.ends == np.cumsum([(codes == one).all(axis=1).sum() for one in [*codes[:2], 1 ^ codes[0]]])).all()
     near = scan.nearest(scan.words(codes), scan.words(queries), 1_400, np.array([32, 1, 32], np.int32), kind=kind)
-    assert near.ends[0] > 6_000  # of which 5,600 were expected
+    assert near.ends[0] > 6_000  # 5,600 were expected
     for number, found in enumerate(np.split(near.positions, near.ends[:-1])):
         distances = np.bitwise_count(codes ^ queries[number]).sum(axis=1)
         assert found.tolist() == np.flatnonzero(distances <= near.reach[number]).tolist()
@@ -122,7 +122,7 @@ def test_more_codes_within_reach_than_were_expected_are_all_found(kind: str) -> 
 
 @KINDS
 @pytest.mark.parametrize("width", WIDTHS)
-def test_distances_are_those_that_faiss_finds(kind: str, width: int) -> None:
+def test_scan_distances_equal_faiss(kind: str, width: int) -> None:
     faiss.omp_set_num_threads(1)
     random = np.random.default_rng(width)
     codes = random.integers(0, 256, (20_000, width), dtype=np.uint8)
@@ -136,7 +136,7 @@ def test_distances_are_those_that_faiss_finds(kind: str, width: int) -> None:
 
 
 @KINDS
-def test_codes_are_read_where_they_lie_also_in_read_only_bytes_and_in_rows_with_room_behind(kind: str) -> None:
+def test_scan_reads_read_only_bytes_and_padded_rows(kind: str) -> None:
     random = np.random.default_rng(2)
     codes = random.integers(0, 256, (500, 16), dtype=np.uint8)
     rows = scan.words(codes)
@@ -150,7 +150,7 @@ def test_codes_are_read_where_they_lie_also_in_read_only_bytes_and_in_rows_with_
 
 
 @needs("cc", unless=scan.KIND != "numpy")
-def test_the_compiled_scan_refuses_memory_that_it_would_misread() -> None:
+def test_compiled_scan_refuses_unaligned_memory() -> None:
     radius = np.full(1, 64, np.int32)
     misaligned = np.zeros(8 * 100 + 1, np.uint8)[1:].view(np.uint64)[None]
     for rows in (misaligned, np.zeros((1, 200), np.uint64)[:, ::2]):
@@ -165,7 +165,7 @@ def hatch_build():
     return module
 
 
-def test_where_the_scan_does_not_compile_numpy_scans(tmp_path: Path) -> None:
+def test_numpy_scans_without_compiled_library(tmp_path: Path) -> None:
     broken = tmp_path / "scan.c"
     broken.write_text("this is no C")
     library = tmp_path / "_scan.so"
@@ -177,7 +177,7 @@ def test_where_the_scan_does_not_compile_numpy_scans(tmp_path: Path) -> None:
 
 
 @needs("cc")
-def test_a_library_of_another_version_is_not_used(tmp_path: Path) -> None:
+def test_library_of_other_version_is_ignored(tmp_path: Path) -> None:
     source, library = tmp_path / "scan.c", tmp_path / "_scan.so"
     source.write_text("int ynet_scan_version(void) { return 0; } void ynet_scan(const void *s) { (void)s; }")
     assert hatch_build().compile_scan(source, library)
@@ -185,7 +185,7 @@ def test_a_library_of_another_version_is_not_used(tmp_path: Path) -> None:
 
 
 @needs("cc", "sh")
-def test_the_scan_that_is_shipped_compiles_without_a_warning(tmp_path: Path, monkeypatch) -> None:
+def test_shipped_scan_compiles_without_warning(tmp_path: Path, monkeypatch) -> None:
     wrapper = tmp_path / "cc"
     wrapper.write_text('#!/bin/sh\nexec cc -Wall -Wextra -Werror "$@"\n')
     wrapper.chmod(0o755)
@@ -196,7 +196,7 @@ def test_the_scan_that_is_shipped_compiles_without_a_warning(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("compiler", [pytest.param("cc", marks=needs("cc")), "no-such-compiler"])
-def test_a_wheel_has_the_compiled_scan_where_there_is_a_compiler(compiler: str, tmp_path: Path) -> None:
+def test_wheel_has_compiled_scan_where_there_is_a_compiler(compiler: str, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE", "hatch_build.py", ".gitignore"):

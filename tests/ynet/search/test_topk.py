@@ -1,4 +1,4 @@
-"""The compiled ranking against numpy's, which the tests of postings hold against brute force."""
+"""The compiled ranking equals numpy's, which test_live_index.py compares with brute force."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def both(random: np.random.Generator, n: int, width: int, detail_bytes: int) -> 
     st.sampled_from([None, 0, 2, 7]),
     st.booleans(),
 )
-def test_the_compiled_ranking_is_the_one_of_numpy(
+def test_compiled_ranking_equals_numpy(
     seed: int, n: int, width: int, detail_bytes: int, k: int, radius: int | None, is_filtered: bool
 ) -> None:
     random = np.random.default_rng(seed)
@@ -59,12 +59,12 @@ def test_the_compiled_ranking_is_the_one_of_numpy(
     assert compiled.search_many(codes, k, details, **asked) == plain.search_many(codes, k, details, **asked)
 
 
-def test_nothing_asked_is_nothing_found() -> None:
+def test_empty_batch_has_no_result() -> None:
     compiled, plain = both(np.random.default_rng(0), 5, 8, 0)
     assert compiled.search_many([], 3) == plain.search_many([], 3) == []
 
 
-def test_tie_groups_of_thousands_are_ranked_as_numpy_ranks_them() -> None:
+def test_compiled_ranking_of_large_tie_groups_equals_numpy() -> None:
     random, n = np.random.default_rng(1), 20_000
     codes, ids = np.zeros((n, 8), np.uint8), random.permutation(n).astype(np.uint32)
     base = sort(codes, ids, None, ids)
@@ -73,7 +73,7 @@ def test_tie_groups_of_thousands_are_ranked_as_numpy_ranks_them() -> None:
         assert compiled.search(bytes(8), k) == plain.search(bytes(8), k)
 
 
-def test_a_case_number_of_32_bits_has_the_token_that_opens_to_it() -> None:
+def test_token_of_32_bit_case_id_opens() -> None:
     ids = np.array([2**32 - 1, 2**31, 1], np.uint32)
     found = LiveIndex(sort(np.zeros((3, 8), np.uint8), ids, None, ids), 64, TOKENS.of, TOKENS.key).search(bytes(8), 3)
     assert sorted(TOKENS.case_id(one.token) or 0 for one in found) == sorted(ids.tolist())

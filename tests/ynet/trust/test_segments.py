@@ -102,7 +102,7 @@ def test_a_copy_made_while_a_file_was_put_aside_is_whole_and_goes_on(tmp_path: P
     log = Small(home)
     log.ask(3)
     journal.lay(home, aside, KIND)
-    log.ask(30)  # meanwhile
+    log.ask(30)  # during the read
     log.close()
     shutil.copytree(home, copy)
     shutil.copytree(aside, copy, dirs_exist_ok=True)
