@@ -27,7 +27,7 @@ RENAMED: Mapping[str, str] = {
     "cohort.least": "cohort.min_quorum",
     "cohort.late": "cohort.late_updates",
 }
-"""Plan keys that ynet 0.2.0 renamed, with their new names. An old key is refused with an error that names the new one."""
+"""Plan keys that ynet 0.2.0 renamed, with their new names. An old key is refused; the error names the new one."""
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""What one hostile site of six does to the model, with and without the defence that docs/explanation/hostile-sites.md recommends.
+"""Measure how one hostile site of six harms the model, without defence and with that of hostile-sites.md.
 
 python tests/benchmarks/poisoning.py [--out FILE.json] [--doc FILE.md] [--attacks NAME ...] [--strategies NAME ...]
 
