@@ -99,9 +99,7 @@ class RunFolder:
         old, state = self.plan(), self.state()
         what = "there is nothing to go on from"
         if state is None or state.round == 0:
-            raise UserError(
-                what, "no round of this run is complete", "train another plan: ynet-server train --plan"
-            )
+            raise UserError(what, "no round of this run is complete", "train another plan: ynet-server train --plan")
         if (left := old.training.rounds - state.round) <= 0:
             raise UserError(what, "all its rounds are complete", "the server publishes its model: ynet-server runs")
         path = self.path / f"weights-{state.round:04d}.safetensors"
