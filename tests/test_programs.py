@@ -23,8 +23,8 @@ LACKING = {
     "tests/test_completion.py::test_fish_completes": "fish",
     "tests/test_completion.py::test_zsh_completes": "zsh",
     "tests/test_metrics.py::test_promtool_finds_no_fault_in_the_rules": "promtool",
-    "tests/ynet/data/dicom/test_frame.py::test_colour_coded_without_loss_is_the_same": "dcmcrle",
-    "tests/ynet/search/test_scan.py::test_a_wheel_has_the_compiled_scan_where_there_is_a_compiler": "cc",
+    "tests/ynet/data/dicom/test_frame.py::test_lossless_compression_decodes_to_the_same_colours": "dcmcrle",
+    "tests/ynet/search/test_scan.py::test_wheel_has_compiled_scan_where_there_is_a_compiler": "cc",
     "tests/ynet/runtime/test_terminal.py::test_a_reader_that_goes_away_ends_a_command_quietly": "sh",
 }
 Done = subprocess.CompletedProcess[str]

@@ -218,7 +218,7 @@ def test_python_api_returns_what_the_command_prints(trial: Trial, trained: str) 
     assert site.name == "A"
     answer, found = site.query(image), trial.query("A", image)
     assert (answer.site, answer.model, answer.code, answer.name) == ("A", trained, found["code"], image.name)
-    assert [asdict(hit) for hit in answer.hits] == [{"image": None, **hit} for hit in found["hits"]]
+    assert [hit.to_json() for hit in answer.hits] == found["hits"]
     assert answer.outcomes == found["outcomes"] == {"B": "found", "C": "found"}
     assert site.query([image, image.read_bytes()]) == [answer, replace(answer, name="")]
     assert site.query([]) == []

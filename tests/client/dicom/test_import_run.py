@@ -258,7 +258,7 @@ def test_command_reports_counts_and_next_step(hospital: Hospital, monkeypatch: p
     assert (entry.direction, entry.kind, entry.about) == ("did", "imported", "1 images, 0 objects left out")
     with pytest.raises(UserError, match="--window"):
         CliRunner().invoke(app, [*map(str, given), "--window", "4"], catch_exceptions=False)
-    with pytest.raises(UserError, match="what to import is not clear"):
+    with pytest.raises(UserError, match="it is not clear what to import"):
         CliRunner().invoke(
             app, ["import", "--labels", str(hospital.folder / "labels.csv"), "--out", "x"], catch_exceptions=False
         )

@@ -63,8 +63,8 @@ def test_a_successor_that_the_pinned_one_has_signed_is_pinned_beside_it() -> Non
         (pb.Authorities(successor=pb.Successor(certificate=SECOND.certificate)), "not signed"),
         (pb.Authorities(successor=pb.Successor(certificate=b"x")), "read"),
         (pb.Authorities(successor=pb.Successor(certificate=b"x" * 1_000_000)), "read"),
-        (told(FIRST, by=FIRST, named=identity.issue_hub(FIRST, NOW)), "no authority's"),
-        (told(FIRST, by=FIRST, named=Identity(b"", site(SECOND, b"").certificate)), "no authority's"),
+        (told(FIRST, by=FIRST, named=identity.issue_hub(FIRST, NOW)), "not an authority's"),
+        (told(FIRST, by=FIRST, named=Identity(b"", site(SECOND, b"").certificate)), "not an authority's"),
         (told(FIRST, by=FIRST, named=identity.make_authority("t", NOW - dt.timedelta(days=5000))), "in force"),
     ],
 )

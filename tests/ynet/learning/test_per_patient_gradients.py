@@ -163,7 +163,7 @@ def test_an_unknown_kind_of_layer_is_refused_and_never_left_out() -> None:
         Doubled(4, 4),
     ):
         net = nn.Sequential(nn.Conv2d(1, 4, 3), odd)
-        with pytest.raises(TypeError, match=r"'1' is .*no known kind of layer"):
+        with pytest.raises(TypeError, match=r"'1' is .*an unknown kind of layer"):
             PatientGradients(net, list(net.parameters()))
         PatientGradients(net, list(net[0].parameters()))  # what is not trained may be anything
 
@@ -173,7 +173,7 @@ def test_a_parameter_of_two_layers_or_of_another_network_is_refused() -> None:
     with pytest.raises(TypeError, match="not the network's"):
         PatientGradients(net, list(nn.Linear(4, 4).parameters()))
     net[1].weight = net[0].weight
-    with pytest.raises(TypeError, match="used by two layers"):
+    with pytest.raises(TypeError, match="two layers share a parameter"):
         PatientGradients(net, list(net.parameters()))
 
 

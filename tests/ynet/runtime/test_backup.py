@@ -192,7 +192,7 @@ def test_what_is_no_file_is_refused_and_nothing_is_left(kind: bytes, tmp_path: P
         info = tarfile.TarInfo("a")
         info.type, info.linkname, info.devmajor, info.devminor = kind, "/dev/zero", 1, 5
         tar.addfile(info)
-    with pytest.raises(UserError, match="holds what no backup"):
+    with pytest.raises(UserError, match="content that no backup"):
         restored(tmp_path / "b.tar", tmp_path / "to")
     assert not list((tmp_path / "to").iterdir())
 
@@ -203,7 +203,7 @@ def test_a_sparse_file_that_claims_an_exabyte_is_refused_before_a_byte_is_writte
         info.pax_headers = {"GNU.sparse.size": str(1 << 60), "GNU.sparse.map": f"{(1 << 60) - 1},1"}
         info.size = 1
         tar.addfile(info, io.BytesIO(b"x"))
-    with pytest.raises(UserError, match="holds what no backup"):
+    with pytest.raises(UserError, match="content that no backup"):
         restored(tmp_path / "b.tar", tmp_path / "to")
     assert not list((tmp_path / "to").iterdir())
 
@@ -253,7 +253,7 @@ def test_a_disk_that_fails_at_the_very_end_leaves_nothing(
 
 def test_no_process_starts_in_a_folder_that_was_not_restored_to_its_end(tmp_path: Path) -> None:
     (tmp_path / "home" / RESTORING).mkdir(parents=True)
-    with pytest.raises(UserError, match="not restored to its end"):
+    with pytest.raises(UserError, match="a restore in it was interrupted"):
         prepare(tmp_path / "home")
 
 
