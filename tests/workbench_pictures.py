@@ -20,7 +20,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent / "story"))
 
-from browser import PASSWORD, chromium, sign_in, window
+from browser import DROP, PASSWORD, chromium, sign_in, window
 from ynet.data.manifest import Case, Manifest, find_sites, read
 from ynet.data.phantom import BRAIN
 from ynet.data.synthetic import make_federation
@@ -38,15 +38,6 @@ PICTURES: dict[str, tuple[int, int, Literal["light", "dark"]]] = {
     "workbench-1920.png": (1920, 1080, "light"),
     "workbench-dark.png": (1440, 900, "dark"),
 }
-DROP = """([name, data]) => {
-  const bytes = Uint8Array.from(atob(data), (char) => char.charCodeAt(0));
-  const transfer = new DataTransfer();
-  transfer.items.add(new File([bytes], name, { type: "image/png" }));
-  for (const kind of ["dragover", "drop"])
-    document.querySelector("#film").dispatchEvent(
-      new DragEvent(kind, { dataTransfer: transfer, bubbles: true, cancelable: true }));
-}"""
-
 THIN_MASK = """() => {
   const opacity = document.querySelector("#opacity");
   opacity.value = 20;

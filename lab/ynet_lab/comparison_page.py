@@ -7,7 +7,7 @@ import rich.table
 
 from ynet.runtime import terminal
 from ynet_lab.comparison import CROSS, METRICS, WITHIN
-from ynet_lab.html_page import MISSING, HtmlTable, TableRow, template
+from ynet_lab.html_page import MISSING, HtmlTable, TableRow, figure, template
 
 TITLES = {"macro_map10": "macro mAP@10", "dice": "Dice", "balanced_accuracy": "balanced accuracy"}
 PARTS = {WITHIN: "its own gallery", CROSS: "the other sites' galleries"}
@@ -63,9 +63,5 @@ def text(estimate: Mapping[str, Any] | None, sign: str = "") -> str:
     """Return an estimate with its interval, or a dash."""
     if estimate is None:
         return MISSING
-    mean, low, high = (_number(estimate[key], sign) for key in ("mean", "low", "high"))
+    mean, low, high = (figure(estimate[key], sign=sign) for key in ("mean", "low", "high"))
     return mean if estimate["low"] is None else f"{mean} [{low}, {high}]"
-
-
-def _number(value: float | None, sign: str) -> str:
-    return MISSING if value is None else f"{value:{sign}z.3f}".replace("-", "−")

@@ -18,6 +18,15 @@ FLAGS = [
     "--disable-sync",
 ]
 PASSWORD = "correct horse battery"
+DROP = """([name, data]) => {
+  const bytes = Uint8Array.from(atob(data), (char) => char.charCodeAt(0));
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([bytes], name, { type: "image/png" }));
+  for (const kind of ["dragover", "drop"])
+    document.querySelector("#film").dispatchEvent(
+      new DragEvent(kind, { dataTransfer: transfer, bubbles: true, cancelable: true }));
+}"""
+"""Drop a PNG, given by name and base64, on the workbench's picture area."""
 
 
 @contextmanager

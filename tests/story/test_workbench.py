@@ -17,7 +17,7 @@ from dicoms import dicom
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from browser import PASSWORD, chromium, serious, sign_in, window
+from browser import DROP, PASSWORD, chromium, serious, sign_in, window
 from hospitals import query_url, small_plan
 from ynet.data.dicom import drawings
 from ynet.data.manifest import find_sites, read
@@ -26,14 +26,6 @@ from ynet_client import site_backup
 from ynet_client.workbench.history import History
 from ynet_lab.trial import Trial
 
-DROP = """([name, data]) => {
-  const bytes = Uint8Array.from(atob(data), (char) => char.charCodeAt(0));
-  const transfer = new DataTransfer();
-  transfer.items.add(new File([bytes], name, { type: "image/png" }));
-  for (const kind of ["dragover", "drop"])
-    document.querySelector("#film").dispatchEvent(
-      new DragEvent(kind, { dataTransfer: transfer, bubbles: true, cancelable: true }));
-}"""
 LESION_PIXELS = """() => {
   const canvas = document.querySelector("#canvas");
   const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
