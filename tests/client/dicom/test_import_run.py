@@ -260,7 +260,9 @@ def test_command_reports_counts_and_next_step(hospital: Hospital, monkeypatch: p
         CliRunner().invoke(app, [*map(str, given), "--window", "4"], catch_exceptions=False)
     with pytest.raises(UserError, match="it is not clear what to import"):
         CliRunner().invoke(
-            app, ["import", "--labels", str(hospital.folder / "labels.csv"), "--out", "x"], catch_exceptions=False
+            app,
+            ["import", "--labels", str(hospital.folder / "labels.csv"), "--out", str(hospital.folder / "x")],
+            catch_exceptions=False,
         )
 
 
