@@ -184,5 +184,8 @@ def test_encoding_error_is_added_to_the_next_update(site: LocalSite, encoding: E
 def test_terminal_of_a_site_names_what_its_scores_rest_on() -> None:
     told = {"num-examples": 3.0, "queries": 3.0, "ranked": 0.0, "masks": 5.0, "dice": 0.25}
     line = task_execution.in_words(Content(metrics={METRICS: told}))
-    assert line == "macro_map10 none of 0, balanced_accuracy none of 0, dice 0.250 of <= 5"
+    assert line == (
+        "macro_map10 none of 0, case_hit10 none, median_tie10 none of 3, dice 0.250 of <= 5, "
+        "balanced_accuracy none of 0"
+    )
     assert task_execution.in_words(Content(metrics={METRICS: {"num-examples": 3.0, "loss": 1.5}})) == "loss 1.500"
