@@ -151,9 +151,13 @@ def case_hits(
 def mask_likeness(held: EncodedCases, asked: EncodedCases, distances: npt.NDArray[Any]) -> list[likeness.Likeness]:
     """Compare the size and the elongation of the true masks with those of each query's hits of its own class."""
     is_candidate = candidates(held, asked)
+    return [likeness.among_hits(distances, is_candidate, one, K) for one in mask_attributes(held, asked)]
+
+
+def mask_attributes(held: EncodedCases, asked: EncodedCases) -> tuple[likeness.Attribute, likeness.Attribute]:
+    """Return the size and the elongation of the true masks; unknown where a mask is unknown or empty."""
     sizes = [np.where(one.true > 0, one.true, np.nan) for one in (held, asked)]
-    both = (likeness.Attribute(*sizes), likeness.Attribute(held.elongation, asked.elongation))
-    return [likeness.among_hits(distances, is_candidate, one, K) for one in both]
+    return likeness.Attribute(*sizes), likeness.Attribute(held.elongation, asked.elongation)
 
 
 def candidates(held: EncodedCases, asked: EncodedCases) -> npt.NDArray[np.bool_]:
