@@ -182,10 +182,8 @@ def _four(report: Mapping[str, Any]) -> HtmlTable:
 def _with_interval(value: object, limits: Mapping[str, Any] | None, column: Column) -> str:
     """Format a mean over the seeds, and the means of its interval's limits."""
     mean, (low, high) = mean_std(value)[0], (mean_std((limits or {}).get(side))[0] for side in ("low", "high"))
-    text = figure(mean, column.digits)
-    return (
-        text if low is None or high is None else f"{text} [{figure(low, column.digits)}, {figure(high, column.digits)}]"
-    )
+    text, *shown = (figure(one, column.digits) for one in (mean, low, high))
+    return text if low is None or high is None else f"{text} [{', '.join(shown)}]"
 
 
 def _likeness(models: Sequence[Mapping[str, Any]]) -> HtmlTable | None:

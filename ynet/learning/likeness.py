@@ -47,7 +47,7 @@ def among_hits(
 
     A query tells something if its attribute is known and more than K candidates have one, not all the same.
     """
-    found = np.full((2, len(distances)), np.nan)
+    hits, chance = (np.full(len(distances), np.nan) for _ in range(2))
     is_known = np.isfinite(attribute.held)
     for query in np.flatnonzero(np.isfinite(attribute.asked)):
         chosen = is_candidate[query] & is_known
@@ -55,8 +55,8 @@ def among_hits(
         if len(others) <= k or np.ptp(others) == 0:
             continue
         apart = (others == value).astype(np.float64) if attribute.is_category else np.abs(others - value)
-        found[:, query] = apart @ _shares(distances[query, chosen], k), apart.mean()
-    return Likeness(*found, attribute.is_category)
+        hits[query], chance[query] = apart @ _shares(distances[query, chosen], k), apart.mean()
+    return Likeness(hits, chance, attribute.is_category)
 
 
 def _shares(distances: Shaped[np.ndarray, " gallery"], k: int) -> Floats:

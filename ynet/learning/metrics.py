@@ -78,7 +78,8 @@ def tie_sizes(distances: Shaped[np.ndarray, "queries gallery"], k: int) -> Float
     Shape (queries,). The gallery is not empty.
     """
     last = min(k, distances.shape[1]) - 1
-    return (distances == np.partition(distances, last, axis=1)[:, last, None]).sum(1).astype(np.float64)
+    tied: Floats = (distances == np.partition(distances, last, axis=1)[:, last, None]).sum(1).astype(np.float64)
+    return tied
 
 
 def within_radius(

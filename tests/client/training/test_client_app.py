@@ -130,7 +130,7 @@ def test_site_of_one_class_without_masks_sends_counts_and_no_score(site: LocalSi
     site.manifest_file.write_text("\n".join(map(",".join, rows)), "utf-8")
     site.drop_cases()
     found = evaluated(site)
-    assert set(SHARES) & found.keys() == {"empty_kept"}
+    assert set(SHARES) & found.keys() == {"empty_kept", "case_hit1", "case_hit10", "distinct_share"}
     assert (found["ranked"], found["masks"]) == (0, 0)
     assert [found[f"queries.{place}"] for place in range(len(CLASSES))] == [
         coarse(int(found["queries"])),
