@@ -184,7 +184,8 @@ def _together(coded: Coded) -> tuple[EncodedCases, EncodedCases]:
 def _attributes(coded: Coded, plan: Plan, sites: Mapping[str, LocalSite]) -> dict[str, Attribute]:
     """Return what likeness compares, in the order of `_together`."""
     manifests = [sites[name].manifest(plan.training.seed) for name in coded]
-    held, asked = ([case for one in manifests for case in part(one)] for part in (lambda m: m.train, lambda m: m.test))
+    held = [case for one in manifests for case in one.train]
+    asked = [case for one in manifests for case in one.test]
     return {**attributes.of_masks(*_together(coded)), **attributes.of_manifests(held, asked)}
 
 
@@ -208,13 +209,13 @@ def _scores(coded: Coded, plan: Plan, sites: Mapping[str, LocalSite]) -> dict[st
     }
     radius = [point._asdict() for point in by_radius(held, asked, plan.network.code_bits)]
     compared = _attributes(coded, plan, sites)
-    queries = by_query(held, asked, by_codes(held, asked), compared)
-    overall = {**score(held, asked, plan).to_metrics(), "likeness": figures(queries)["likeness"]}
+    rated = by_query(held, asked, by_codes(held, asked), compared)
+    overall = {**score(held, asked, plan).to_metrics(), "likeness": figures(rated)["likeness"]}
     per_class = map10_per_class(held, asked, plan.classes)
     return {
         "overall": overall,
-        "intervals": intervals(queries),
-        "likeness_by_attribute": by_attribute(queries),
+        "intervals": intervals(rated),
+        "likeness_by_attribute": by_attribute(rated),
         "ceiling": ceiling(held, asked, compared),
         "within": within,
         "cross": cross,

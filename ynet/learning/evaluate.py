@@ -71,9 +71,16 @@ def encode(
         pixels.append(torch.stack([count.double() for count in (*counts, shape)]).numpy())
         codes.append(pack(output.code.float()))
         features.append(output.feature.float().cpu().numpy()[:, : None if keeps_feature else 0])
-    patient = cases.patient.numpy() + site * SITE_STEP
+    both, predicted_pixels, true_pixels, elongation = np.concatenate(pixels, 1)
     return EncodedCases(
-        np.concatenate(codes), cases.label.numpy(), *np.concatenate(pixels, 1), patient, np.concatenate(features)
+        np.concatenate(codes),
+        cases.label.numpy(),
+        both,
+        predicted_pixels,
+        true_pixels,
+        elongation,
+        cases.patient.numpy() + site * SITE_STEP,
+        np.concatenate(features),
     )
 
 
@@ -156,14 +163,15 @@ def mask_likeness(held: EncodedCases, asked: EncodedCases, distances: npt.NDArra
 
 def mask_attributes(held: EncodedCases, asked: EncodedCases) -> tuple[likeness.Attribute, likeness.Attribute]:
     """Return the size and the elongation of the true masks; unknown where a mask is unknown or empty."""
-    sizes = [np.where(one.true > 0, one.true, np.nan) for one in (held, asked)]
-    return likeness.Attribute(*sizes), likeness.Attribute(held.elongation, asked.elongation)
+    held_sizes, asked_sizes = (np.where(one.true > 0, one.true, np.nan) for one in (held, asked))
+    return likeness.Attribute(held_sizes, asked_sizes), likeness.Attribute(held.elongation, asked.elongation)
 
 
 def candidates(held: EncodedCases, asked: EncodedCases) -> npt.NDArray[np.bool_]:
     """Return which cases of the gallery have a query's class and are another patient's, shape (queries, gallery)."""
     is_candidate: npt.NDArray[np.bool_] = asked.label[:, None] == held.label[None, :]
-    return is_candidate & (asked.patient[:, None] != held.patient[None, :])
+    is_candidate &= asked.patient[:, None] != held.patient[None, :]
+    return is_candidate
 
 
 def _ranked(held: npt.NDArray[np.int64], asked: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:

@@ -9,7 +9,7 @@ from ynet.data.batch import CaseSource
 from ynet.learning.evaluate import EncodedCases, floors
 from ynet.learning.hashing import hamming
 from ynet.learning.likeness import Attribute
-from ynet_lab.figures.by_query import Distances, Values, by_query, figures
+from ynet_lab.figures.by_query import ByQuery, Distances, Values, by_query, figures
 from ynet_lab.figures.handmade import BINS, Handmade, handmade
 
 RANDOM, MAJORITY, WHOLE, UNDER_MASK = "random", "majority", "hog", "hog_mask"
@@ -38,7 +38,12 @@ def _of_both(held: npt.NDArray[np.float64], asked: npt.NDArray[np.float64]) -> D
 
 def ceiling(held: EncodedCases, asked: EncodedCases, attributes: Mapping[str, Attribute]) -> Values:
     """Return the figures of the feature that the code is made from."""
-    return figures(by_query(held, asked, cosine(held.feature, asked.feature), attributes))
+    return _without_masks(by_query(held, asked, cosine(held.feature, asked.feature), attributes))
+
+
+def _without_masks(found: ByQuery) -> Values:
+    """Return the figures without Dice, which is of the network's masks."""
+    return {name: value for name, value in figures(found).items() if name != "dice"}
 
 
 def baselines(
@@ -67,8 +72,6 @@ def baselines(
         WHOLE: whole,
         UNDER_MASK: under,
     }
-    found = {name: figures(by_query(held, asked, one, attributes)) for name, one in rankings.items()}
-    for values in found.values():
-        del values["dice"]  # of the network's masks
+    found = {name: _without_masks(by_query(held, asked, one, attributes)) for name, one in rankings.items()}
     metrics = floors(held.label, asked.label)
     return {name: {**metrics.get(name, {}), **values} for name, values in found.items()}

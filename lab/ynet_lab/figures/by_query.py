@@ -107,12 +107,16 @@ def _weighted(found: ByQuery, weights: Floats) -> dict[str, Floats]:
 def _means(values: Floats, weights: Floats) -> Floats:
     known = np.isfinite(values)
     total = weights[:, known].sum(1)
-    return np.divide(weights[:, known] @ values[known], total, out=np.full(len(weights), np.nan), where=total > 0)
+    return _divided(weights[:, known] @ values[known], total)
 
 
 def _nan_mean(columns: list[Floats]) -> Floats:
     values = np.stack(columns)
     known = np.isfinite(values)
-    total = known.sum(0)
-    summed = np.where(known, values, 0.0).sum(0)
-    return np.divide(summed, total, out=np.full(len(summed), np.nan), where=total > 0)
+    return _divided(np.where(known, values, 0.0).sum(0), known.sum(0))
+
+
+def _divided(sums: Floats, total: npt.NDArray[Any]) -> Floats:
+    """Return the means; NaN where there is nothing to divide by."""
+    means: Floats = np.divide(sums, total, out=np.full(len(sums), np.nan), where=total > 0)
+    return means
