@@ -12,6 +12,8 @@ from ynet.learning.likeness import Attribute
 
 OF_A_VALUE = 5
 """A column of words with fewer cases for each value on average holds names or paths, not a category."""
+MOSTLY = 0.9
+"""The share of a column's cells that are numbers, if it holds numbers. The others are notes such as `unknown`."""
 MASKS = ("mask size", "mask elongation")
 
 
@@ -35,12 +37,17 @@ def of_manifests(held: Sequence[Case], asked: Sequence[Case]) -> dict[str, Attri
 
 
 def _numbers(cells: Sequence[str]) -> npt.NDArray[np.float64] | None:
-    """Return the column as numbers; None where a cell holds something else."""
+    """Return the column as numbers; None where more than a few cells hold something else. Those are unknown."""
+    values = np.array([_number(cell) for cell in cells], np.float64)
+    filled = sum(bool(cell) for cell in cells)
+    return values if np.isfinite(values).sum() >= MOSTLY * filled else None
+
+
+def _number(cell: str) -> float:
     try:
-        values = [float(cell) if cell else math.nan for cell in cells]
+        return float(cell)
     except ValueError:
-        return None
-    return np.array(values)
+        return math.nan
 
 
 def _categories(cells: Sequence[str]) -> npt.NDArray[np.float64] | None:

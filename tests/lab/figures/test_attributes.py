@@ -22,6 +22,14 @@ def test_numbers_categories_and_unknown_cells() -> None:
     assert found["sex"].asked.tolist() == [0]
 
 
+def test_note_among_numbers_is_unknown() -> None:
+    found = attributes.of_manifests(cases(age=["60", "61", "62"] * 5 + ["not told"]), cases(age=["inf"]))
+    assert not found["age"].is_category
+    assert np.isnan(found["age"].held[-1])
+    half = attributes.of_manifests(cases(grade=["1", "G2"] * 10), cases(grade=["1"]))
+    assert half["grade"].is_category
+
+
 def test_names_paths_and_constants_are_no_attributes() -> None:
     names = [f"lungs/{number}.png" for number in range(12)]
     assert attributes.of_manifests(cases(lung=names, grade=["G2"] * 12), cases(lung=["x"], grade=["G2"])) == {}

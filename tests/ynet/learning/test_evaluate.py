@@ -90,7 +90,7 @@ def test_the_floors_are_rankings_by_chance_and_with_the_most_frequent_class_firs
 
 
 def test_the_order_of_gallery_and_queries_does_not_matter(make_plan: Any, make_cases: Any) -> None:
-    plan, gallery, queries = make_plan(), make_cases(40), make_cases(12, seed=2)
+    plan, gallery, queries = make_plan(), make_cases(60), of_patients(make_cases(12, seed=2), 5)
     net, plain = build(plan), evaluate(build(plan), gallery, queries, plan, CPU).to_metrics()
     for cases in (gallery, queries):
         order = torch.randperm(len(cases))
