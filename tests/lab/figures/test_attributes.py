@@ -23,7 +23,7 @@ def test_numbers_categories_and_unknown_cells() -> None:
 
 
 def test_note_among_numbers_is_unknown() -> None:
-    found = attributes.of_manifests(cases(age=["60", "61", "62"] * 5 + ["not told"]), cases(age=["inf"]))
+    found = attributes.of_manifests(cases(age=["60", "61", "62"] * 10 + ["not told"]), cases(age=["inf"]))
     assert not found["age"].is_category
     assert np.isnan(found["age"].held[-1])
     half = attributes.of_manifests(cases(grade=["1", "G2"] * 10), cases(grade=["1"]))
