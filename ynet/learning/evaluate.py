@@ -70,7 +70,10 @@ def encode(
         shape = likeness.elongation(true).where(counts[2] > 0, torch.nan)
         pixels.append(torch.stack([count.double() for count in (*counts, shape)]).numpy())
         codes.append(pack(output.code.float()))
-        features.append(output.feature.float().cpu().numpy()[:, : None if keeps_feature else 0])
+        kept = (
+            output.feature if keeps_feature else output.feature.new_empty(len(positions), 0)
+        )  # a slice would hold all
+        features.append(kept.float().cpu().numpy())
     both, predicted_pixels, true_pixels, elongation = np.concatenate(pixels, 1)
     return EncodedCases(
         np.concatenate(codes),
@@ -102,11 +105,7 @@ def score(held: EncodedCases, asked: EncodedCases, plan: Plan) -> Scores:
     distinct = len(np.unique(held.codes, axis=0))
     overlap = metrics.overlap(asked.both, asked.predicted, asked.true)
     is_ranked = _ranked(held.label, asked.label)
-    ties, hits, shape = (
-        metrics.tie_sizes(distances, K),
-        case_hits(held, asked, distances),
-        mask_likeness(held, asked, distances),
-    )
+    hits, shape = case_hits(held, asked, distances), mask_likeness(held, asked, distances)
     is_named = (_named(distances, held.label, len(classes)) == asked.label).astype(np.float64)
     return Scores(
         **found,
@@ -117,7 +116,7 @@ def score(held: EncodedCases, asked: EncodedCases, plan: Plan) -> Scores:
         case_hit1=metrics.mean(hits.first),
         case_hit10=metrics.mean(hits.first10),
         mask_likeness=likeness.mean([likeness.over_chance(one) for one in shape]),
-        median_tie10=float(np.median(ties)),
+        median_tie10=float(np.median(metrics.tie_sizes(distances, K))),
         distinct_share=distinct / len(held.label),
         dice=overlap.dice,
         iou=overlap.iou,
