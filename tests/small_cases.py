@@ -31,6 +31,7 @@ class Cases:
         self.mask = (torch.rand(count, 1, size, size, generator=generator) > 0.8).float()
         self.label = torch.arange(count) % classes
         self.drawn = torch.ones(count, dtype=torch.bool)
+        self.patient = torch.arange(count) + seed * 1000  # one case each
 
     def __len__(self) -> int:
         return len(self.label)

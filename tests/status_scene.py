@@ -89,10 +89,14 @@ def _scores(number: int, place: int) -> dict[str, Any]:
     reached = 1 - math.exp(-number / (6 + 1.5 * place))
     return {
         "macro_map10": 0.2 + (0.62 - 0.04 * place) * reached,
+        "case_hit10": 0.03 + (0.5 - 0.05 * place) * reached,
+        "median_tie10": 60 - 50 * reached,
         "dice": 0.1 + (0.71 - 0.05 * place) * reached,
         "balanced_accuracy": 0.33 + 0.5 * reached,
         "queries": 83,
         "ranked": 85,
+        "siblings": 40,
+        "likened": 60,
         "masks": 65,
         "empty_masks": 20,
         "queries_per_class": {"ring": 40, "smooth": 25, "none": 20},

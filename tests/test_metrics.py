@@ -228,12 +228,16 @@ def test_score_of_nothing_has_no_sample(tmp_path: Path) -> None:
         registry, _, runs = server_registry(consortium, tmp_path)
         folder = private_run(consortium, runs)
         for loss in (float("nan"), None):
-            folder.event("evaluated", round=3, sites={"A": {"dice": None, "macro_map10": 0.6, "masks": 0, "ranked": 5}})
+            told = {"dice": None, "macro_map10": 0.6, "masks": 0, "ranked": 5, "case_hit10": 0.2, "median_tie10": 2.5}
+            folder.event("evaluated", round=3, sites={"A": {**told, "siblings": 5, "queries": 12}})
             folder.event("round", round=3, rounds=5, seconds=1.0, sites={"A": {} if loss is None else {"loss": loss}})
             assert value(registry, "ynet_server_site_score", site="A", score="dice") is None
             assert value(registry, "ynet_server_site_score_cases", site="A", score="dice") == 0
             assert value(registry, "ynet_server_site_score", site="A", score="macro_map10") == 0.6
             assert value(registry, "ynet_server_site_score_cases", site="A", score="macro_map10") == 5
+            assert value(registry, "ynet_server_site_score", site="A", score="case_hit10") == 0.2
+            assert value(registry, "ynet_server_site_score", site="A", score="median_tie10") == 2.5
+            assert value(registry, "ynet_server_site_score_cases", site="A", score="median_tie10") == 12
             assert value(registry, "ynet_server_site_loss", site="A") is None
 
     play(tmp_path, story)

@@ -14,9 +14,11 @@ Wire = dict[str, float]
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of queries against a gallery, all shares in [0, 1]. The floors have the same formulas.
+    """The scores of queries against a gallery: shares in [0, 1], or numbers from 0. Floors have the same formulas.
 
-    Rankings are scored on the `ranked` queries: the gallery has cases of their class and of others.
+    Rankings are scored on the `ranked` queries: the gallery has cases of their class and of others. Four figures say
+    what a code describes: class (`macro_map10`), case (`case_hit10`), likeness (`mask_likeness`), ties
+    (`median_tie10`, `distinct_share`).
     """
 
     map10: float | None
@@ -29,6 +31,11 @@ class Scores:
     macro_map10_majority: float | None  # floor: the most frequent class first, whatever the query
     map10_random: float | None
     map10_majority: float | None
+    case_hit1: float | None  # probability that the first hit is another case of the query's patient; over `siblings`
+    case_hit10: float | None  # that one of the first 10 is; gallery: the training cases and the other test cases
+    mask_likeness: float | None  # the mask's size and shape against random cases of the class; above 1 is better
+    median_tie10: float | None  # median number of cases at the distance of the 10th hit; 1: nothing is tied
+    distinct_share: float | None  # distinct codes as a share of the gallery
     dice: float | None  # over the queries with a mask
     iou: float | None
     empty_kept: float | None  # over the queries whose mask is empty
@@ -37,6 +44,8 @@ class Scores:
     queries: int
     gallery: int
     ranked: int
+    siblings: int  # queries whose patient has another case
+    likened: int  # queries with a mask whose class has more than 10 other patients' cases with one
     masks: int  # queries whose mask is not empty
     empty_masks: int
     queries_per_class: Mapping[str, int]  # every class of the plan
@@ -48,7 +57,7 @@ class Scores:
 
     def to_wire(self, *, tells_classes: bool) -> Wire:
         """Return the scores in the form that leaves a site; `tells_classes` adds the counts by class."""
-        found: Wire = {name: value for name in SHARES if (value := getattr(self, name)) is not None}
+        found: Wire = {name: value for name in (*SHARES, *NUMBERS) if (value := getattr(self, name)) is not None}
         found |= {name: getattr(self, name) for name in TOTALS}
         found |= {name: coarse(getattr(self, name)) for name in COARSE}
         for name, key in PER_CLASS.items() if tells_classes else ():
@@ -58,10 +67,17 @@ class Scores:
 
 
 PER_CLASS = {"queries_per_class": "queries", "gallery_per_class": "gallery"}
-COARSE = ("ranked", "masks", "empty_masks")
+COARSE = ("ranked", "siblings", "likened", "masks", "empty_masks")
 TOTALS = ("distinct_codes", "queries", "gallery")
-SHARES = tuple(one.name for one in fields(Scores) if one.name not in (*PER_CLASS, *COARSE, *TOTALS))
-RESTS_ON = {"macro_map10": "ranked", "balanced_accuracy": "ranked", "dice": "masks"}
+NUMBERS = ("mask_likeness", "median_tie10")
+SHARES = tuple(one.name for one in fields(Scores) if one.name not in (*PER_CLASS, *COARSE, *TOTALS, *NUMBERS))
+RESTS_ON = {
+    "macro_map10": "ranked",
+    "case_hit10": "siblings",
+    "median_tie10": "queries",
+    "dice": "masks",
+    "balanced_accuracy": "ranked",
+}
 """For the scores that are tracked over the rounds, the count of the queries in each mean."""
 
 
@@ -85,6 +101,7 @@ def from_wire(record: Mapping[str, Any], classes: Sequence[str]) -> dict[str, An
         if not isinstance(value, list) and math.isfinite(value) and name.partition(".")[0] not in PER_CLASS.values()
     }
     found |= {name: _share(record.get(name)) for name in SHARES}
+    found |= {name: _number(record.get(name)) for name in NUMBERS}
     found |= {name: _count(record.get(name)) for name in (*TOTALS, *COARSE)}
     return found | {name: _by_class(record, key, classes) for name, key in PER_CLASS.items()}
 
@@ -96,6 +113,15 @@ def _share(value: Any) -> float | None:
     if not 0 <= share <= 1:
         raise ValueError("a score is not in [0, 1]")
     return share
+
+
+def _number(value: Any) -> float | None:
+    if value is None:
+        return None
+    number = round(float(value), 6)
+    if not 0 <= number < 2**53:
+        raise ValueError("a score is not a number from 0")
+    return number
 
 
 def _count(value: Any) -> int | None:
@@ -114,10 +140,12 @@ def _by_class(record: Mapping[str, Any], key: str, classes: Sequence[str]) -> di
 
 
 def shown(scores: Mapping[str, Any], name: str) -> str:
-    """Format a score and the coarse count that it rests on: `0.731 of <= 25`, `none of 0`."""
+    """Format a score and the count that it rests on: `0.731 of <= 25`, `none of 0`, `2.5 of 83` for an exact count."""
     value, count = scores.get(name), scores.get(RESTS_ON[name])
-    text = "none" if value is None else f"{value:.3f}"
-    return text if count is None else f"{text} of {at_most(count)}"
+    text = "none" if value is None else f"{value:g}" if name in NUMBERS else f"{value:.3f}"
+    if count is None:
+        return text
+    return f"{text} of {at_most(count) if RESTS_ON[name] in COARSE else format(count, '.0f')}"
 
 
 def at_most(count: int | float) -> str:

@@ -15,7 +15,7 @@ from ynet_lab.report import ModelResult
 
 FORMAT = 1
 CONFIDENCE = 0.95
-METRICS = ("macro_map10", "dice", "balanced_accuracy")
+METRICS = ("macro_map10", "case_hit1", "case_hit10", "likeness", "median_tie10", "dice", "balanced_accuracy")
 WITHIN, CROSS = "within", "cross"
 Value = Callable[[ModelResult], float | None]
 

@@ -9,7 +9,15 @@ from ynet.runtime import terminal
 from ynet_lab.comparison import CROSS, METRICS, WITHIN
 from ynet_lab.html_page import MISSING, HtmlTable, TableRow, figure, template
 
-TITLES = {"macro_map10": "macro mAP@10", "dice": "Dice", "balanced_accuracy": "balanced accuracy"}
+TITLES = {
+    "macro_map10": "macro mAP@10",
+    "case_hit1": "case@1",
+    "case_hit10": "case@10",
+    "likeness": "likeness",
+    "median_tie10": "median tie",
+    "dice": "Dice",
+    "balanced_accuracy": "balanced accuracy",
+}
 PARTS = {WITHIN: "its own gallery", CROSS: "the other sites' galleries"}
 
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from ynet.data.batch import Batch, CaseSource
+from ynet.data.batch import SITE_STEP, Batch, CaseSource
 
 
 class Concat:
@@ -17,6 +17,9 @@ class Concat:
         sizes = torch.tensor([len(source) for source in self._sources], dtype=torch.int64)
         self._starts = torch.cumsum(sizes, 0) - sizes
         self.label: Int64[Tensor, " cases"] = torch.cat([source.label for source in self._sources])
+        self.patient: Int64[Tensor, " cases"] = torch.cat(
+            [source.patient + number * SITE_STEP for number, source in enumerate(self._sources)]
+        )
 
     def __len__(self) -> int:
         return len(self.label)

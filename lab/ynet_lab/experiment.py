@@ -21,12 +21,18 @@ from ynet import plan as plans
 from ynet import weights
 from ynet.data.manifest import find_sites
 from ynet.errors import UserError
-from ynet.learning.evaluate import EncodedCases, by_radius, encode, floors, join, map10_per_class, score
+from ynet.learning import metrics
+from ynet.learning.evaluate import EncodedCases, K, by_radius, encode, join, map10_per_class, score
+from ynet.learning.hashing import hamming
+from ynet.learning.likeness import Attribute
 from ynet.learning.model import YNet, build, load_arrays
 from ynet.plan import Plan
 from ynet.runtime import private_files
 from ynet_client.training.site_data import LocalSite
 from ynet_lab import report
+from ynet_lab.figures import attributes
+from ynet_lab.figures.baselines import baselines, by_codes, ceiling
+from ynet_lab.figures.by_query import Values, by_attribute, by_query, figures, intervals
 from ynet_lab.report_examples import examples
 from ynet_lab.report_page import render
 from ynet_lab.simulate import Kind, TrainingTask, Watch, open_sites, train_federated, train_reference
@@ -61,10 +67,9 @@ def experiment(
     say(f"{len(tasks)} models, {len(tasks) - len(todo)} are there already")
     _train_all(todo, say)
     sites = open_sites(tasks[0])
-    census = _census(plan, sites)
-    held, asked = (np.concatenate([site[part] for site in census if len(site.queries)]) for part in (1, 2))
+    floors = _floors(tasks[0], sites)
     results = [_result(task) for task in tasks]
-    made = report.compose(plan, seeds, census, floors(held, asked), results, is_validation)
+    made = report.compose(plan, seeds, _census(plan, sites), floors, results, is_validation)
     private_files.write(out / "report.json", json.dumps(made, indent=1))
     shown = examples(_network(tasks[0]), tasks[0].plan, sites)
     private_files.write(out / "report.html", render(made, shown))
@@ -144,7 +149,7 @@ def _train_and_score(task: TrainingTask) -> None:
     events = RunFolder(task.folder).events()
     rounds = [event for event in events if event["kind"] == "round"]
     found = {
-        **_scores(_coded(net, task.plan, sites), task.plan),
+        **_scores(_coded(net, task.plan, sites, keeps_feature=True), task.plan, sites),
         "curve": _curve(events),
         "seconds": sum(event["seconds"] for event in rounds),
     }
@@ -158,12 +163,13 @@ def _watch(plan: Plan, sites: Mapping[str, LocalSite]) -> Watch:
     return watch
 
 
-def _coded(net: YNet, plan: Plan, sites: Mapping[str, LocalSite]) -> Coded:
+def _coded(net: YNet, plan: Plan, sites: Mapping[str, LocalSite], *, keeps_feature: bool = False) -> Coded:
     found = {}
-    for name, site in sites.items():
-        gallery, queries = site.cases(plan)
-        if len(gallery) and len(queries):
-            found[name] = (encode(net, gallery, site.device), encode(net, queries, site.device))
+    for number, (name, site) in enumerate(sites.items()):
+        parts = site.cases(plan)
+        if all(map(len, parts)):
+            held, asked = (encode(net, one, site.device, site=number, keeps_feature=keeps_feature) for one in parts)
+            found[name] = (held, asked)
     if not found:
         raise UserError("nothing can be scored", "no site has both training and test cases", "see the split column")
     return found
@@ -175,23 +181,42 @@ def _together(coded: Coded) -> tuple[EncodedCases, EncodedCases]:
     return join(galleries), join(queries)
 
 
-def _scores(coded: Coded, plan: Plan) -> dict[str, Any]:
+def _attributes(coded: Coded, plan: Plan, sites: Mapping[str, LocalSite]) -> dict[str, Attribute]:
+    """Return what likeness compares, in the order of `_together`."""
+    manifests = [sites[name].manifest(plan.training.seed) for name in coded]
+    held = [case for one in manifests for case in one.train]
+    asked = [case for one in manifests for case in one.test]
+    return {**attributes.of_masks(*_together(coded)), **attributes.of_manifests(held, asked)}
+
+
+def _floors(task: TrainingTask, sites: Mapping[str, LocalSite]) -> dict[str, Values]:
+    """Score rankings without a network. A network encodes the cases only for what is known of them."""
+    coded = _coded(_network(task).to(next(iter(sites.values())).device), task.plan, sites)
+    sources = [sites[name].cases(task.plan) for name in coded]
+    return baselines(*_together(coded), _attributes(coded, task.plan, sites), sources)
+
+
+def _scores(coded: Coded, plan: Plan, sites: Mapping[str, LocalSite]) -> dict[str, Any]:
     """Score all sites together, each site within and across, and each pair of sites."""
     held, asked = _together(coded)
     within = {name: score(*pair, plan).to_metrics() for name, pair in coded.items()}
     cross = {}
     for name, (_, queries) in coded.items():
         others = [gallery for other, (gallery, _) in coded.items() if other != name]
-        cross[name] = score(join(others), queries, plan).to_metrics() if others else None
+        cross[name] = _across(join(others), queries, plan) if others else None
     matrix = {
-        asking: {answering: _pair(coded[answering][0], coded[asking][1], plan) for answering in coded}
-        for asking in coded
+        asking: {answering: _pair(coded[answering][0], coded[asking][1]) for answering in coded} for asking in coded
     }
     radius = [point._asdict() for point in by_radius(held, asked, plan.network.code_bits)]
-    overall = score(held, asked, plan).to_metrics()
+    compared = _attributes(coded, plan, sites)
+    rated = by_query(held, asked, by_codes(held, asked), compared)
+    overall = {**score(held, asked, plan).to_metrics(), "likeness": figures(rated)["likeness"]}
     per_class = map10_per_class(held, asked, plan.classes)
     return {
         "overall": overall,
+        "intervals": intervals(rated),
+        "likeness_by_attribute": by_attribute(rated),
+        "ceiling": ceiling(held, asked, compared),
         "within": within,
         "cross": cross,
         "matrix": matrix,
@@ -200,9 +225,16 @@ def _scores(coded: Coded, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _pair(held: EncodedCases, asked: EncodedCases, plan: Plan) -> float | None:
+def _pair(held: EncodedCases, asked: EncodedCases) -> float | None:
     """Return macro mAP@10 of one site's queries against another's gallery; None where no query can be ranked."""
-    return score(held, asked, plan).macro_map10
+    is_relevant = asked.label[:, None] == held.label[None, :]
+    return metrics.macro(metrics.ranking(hamming(asked.codes, held.codes), is_relevant, K).ap, asked.label)
+
+
+def _across(held: EncodedCases, asked: EncodedCases, plan: Plan) -> dict[str, Any]:
+    """Score one site's queries against the other sites' galleries, which hold no case of its patients."""
+    found = score(held, asked, plan)
+    return replace(found, case_hit1=None, case_hit10=None, siblings=0).to_metrics()
 
 
 def _curve(events: Sequence[Mapping[str, Any]]) -> list[dict[str, float | None]]:
@@ -218,20 +250,19 @@ def _curve(events: Sequence[Mapping[str, Any]]) -> list[dict[str, float | None]]
             {
                 "round": event["round"],
                 "loss": float(np.mean(losses)) if losses else None,
-                "macro_map10": found.get("macro_map10"),
-                "dice": found.get("dice"),
+                **{metric: found.get(metric) for metric in report.CURVES},
             }
         )
     return curve
 
 
-_TOLD = {"macro_map10": "macro mAP@10", "dice": "Dice"}
+_TOLD = {"macro_map10": "macro mAP@10", "case_hit10": "case@10", "dice": "Dice"}
 
 
 def _is_scored(task: TrainingTask) -> bool:
-    """Return whether a model's scores exist, with their counts (older versions wrote none)."""
+    """Return whether a model's scores exist, with the four figures (older versions wrote none)."""
     path = task.folder / SCORES
-    return path.exists() and "ranked" in json.loads(path.read_text("utf-8"))["overall"]
+    return path.exists() and "siblings" in json.loads(path.read_text("utf-8"))["overall"]
 
 
 def _result(task: TrainingTask) -> report.ModelResult:
@@ -242,8 +273,9 @@ def _result(task: TrainingTask) -> report.ModelResult:
 def _told(task: TrainingTask) -> str:
     overall = _result(task).found["overall"]
     told = [f"{text} {'none' if overall[key] is None else format(overall[key], '.3f')}" for key, text in _TOLD.items()]
-    ranked, masks = (f"{overall[key]} of {overall['queries']} queries" for key in ("ranked", "masks"))
-    return f"seed {task.plan.training.seed}, {task.name}: {told[0]} over {ranked}, {told[1]} over {masks}"
+    counts = [f"{overall[key]} of {overall['queries']} queries" for key in ("ranked", "siblings", "masks")]
+    over = ", ".join(f"{text} over {count}" for text, count in zip(told, counts, strict=True))
+    return f"seed {task.plan.training.seed}, {task.name}: {over}"
 
 
 def _census(plan: Plan, sites: Mapping[str, LocalSite]) -> list[report.SiteLabels]:

@@ -11,6 +11,8 @@ import ynet
 from ynet.plan import Plan
 
 FORMAT = 2
+CURVES = ("macro_map10", "case_hit10", "dice")
+"""The scores that are drawn over the rounds, next to the loss."""
 Figure = dict[str, Any]
 """A figure over the seeds: `mean`, `std` (of the population), and `values` in the order of the seeds.
 
@@ -33,7 +35,7 @@ class ModelResult(NamedTuple):
     kind: str
     site: str | None
     seed: int
-    found: Mapping[str, Any]  # overall, within, cross, matrix, radius, curve, seconds
+    found: Mapping[str, Any]  # overall, intervals, within, cross, matrix, radius, curve, seconds
 
 
 def compose(
@@ -95,6 +97,9 @@ def _model(of_seeds: Sequence[ModelResult], sites: Sequence[str]) -> dict[str, A
             }
             for site in sites
         ],
+        "intervals": _metrics([one.get("intervals") for one in found]),
+        "likeness_by_attribute": _metrics([one.get("likeness_by_attribute") for one in found]),
+        "ceiling": _metrics([one.get("ceiling") for one in found]),
         "map10_per_class": _metrics([one.get("map10_per_class") for one in found]),
         "matrix": [[_mean(one["matrix"].get(a, {}).get(b) for one in found) for b in sites] for a in sites],
         "curve": _curve([one["curve"] for one in found]),
@@ -107,11 +112,11 @@ def _over_pooled(by_name: Mapping[str, Sequence[ModelResult]]) -> dict[str, Figu
     if not {"federated", "pooled"} <= by_name.keys():
         return None
     pairs = list(zip(by_name["federated"], by_name["pooled"], strict=True))
-    return {metric: _ratio(pairs, metric) for metric in ("macro_map10", "dice")}
+    return {metric: _ratio(pairs, metric) for metric in CURVES}
 
 
 def _ratio(pairs: Iterable[tuple[ModelResult, ModelResult]], metric: str) -> Figure | None:
-    values = [(a.found["overall"][metric], b.found["overall"][metric]) for a, b in pairs]
+    values = [(a.found["overall"].get(metric), b.found["overall"].get(metric)) for a, b in pairs]
     return _figure([None if above is None or not below else above / below for above, below in values])
 
 
@@ -135,9 +140,9 @@ def _metrics(of_seeds: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] | N
     if not known:
         return None
     return {
-        metric: _metrics([one[metric] for one in known])
+        metric: _metrics([one.get(metric) for one in known])
         if isinstance(value, Mapping)
-        else _figure([one[metric] for one in known])
+        else _figure([one.get(metric) for one in known])
         for metric, value in known[0].items()
     }
 
@@ -146,8 +151,8 @@ def _curve(curves: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]
     points = []
     for of_round in zip(*curves, strict=False):
         point: dict[str, Any] = {"round": of_round[0]["round"]}
-        for key in ("loss", "macro_map10", "dice"):
-            point[key] = _figure([one[key] for one in of_round])
+        for key in ("loss", *CURVES):
+            point[key] = _figure([one.get(key) for one in of_round])
         points.append(point)
     return points
 

@@ -107,6 +107,20 @@ DISTINCT = Column("distinct_codes", "distinct codes", 0)
 SECONDS = Column("seconds", "training time, s", 0)
 COUNTS = frozenset({*PER_CLASS, *COARSE, *TOTALS})
 FLOORS = {"random": "floor: random ranking", "majority": "floor: constant majority"}
+HANDMADE = {
+    "hog": "floor: gradients and intensities, whole image",
+    "hog_mask": "floor: gradients and intensities, under the true mask",
+}
+FOUR = (
+    Column("macro_map10", "class: macro mAP@10"),
+    Column("case_hit1", "case@1"),
+    Column("case_hit10", "case@10"),
+    Column("likeness", "likeness"),
+    Column("median_tie10", "median tie", 1),
+    Column("distinct_share", "distinct codes, share"),
+    Column("dice", "Dice"),
+)
+"""The figures that say what a code describes, and Dice."""
 
 
 def render(report: Mapping[str, Any], examples: Sequence[Example]) -> str:
@@ -117,6 +131,8 @@ def render(report: Mapping[str, Any], examples: Sequence[Example]) -> str:
         plan=report["plan"],
         plan_json=json.dumps(report["plan"], indent=2, sort_keys=True, ensure_ascii=False),
         averaged=f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed",
+        four=_four(report),
+        likeness=_likeness(report["models"]),
         headline=_headline(report),
         over_pooled=_over_pooled(report["comparison"]),
         over_alone=_over_alone(report["comparison"]),
@@ -148,11 +164,42 @@ def _headline(report: Mapping[str, Any]) -> HtmlTable:
     return HtmlTable(caption, "model", [column.title for column in columns], [("", models + floors)])
 
 
+def _four(report: Mapping[str, Any]) -> HtmlTable:
+    """Tabulate the four figures of each model, of the feature that its code is made from, and of the floors."""
+    rows = []
+    for model in report["models"]:
+        found, limits = model["overall"], model.get("intervals") or {}
+        cells = [_with_interval(found.get(column.metric), limits.get(column.metric), column) for column in FOUR]
+        rows.append(TableRow(model["name"], cells))
+        if model.get("ceiling"):
+            rows.append(TableRow(f"{model['name']}: its float feature", _cells(model["ceiling"], FOUR)))
+    titles = FLOORS | HANDMADE
+    rows += [TableRow(titles.get(name, name), _cells(found, FOUR)) for name, found in report["floors"].items()]
+    caption = "All sites' queries against all sites' galleries, with 95 % intervals by patients"
+    return HtmlTable(caption, "ranked by", [column.title for column in FOUR], [("", rows)])
+
+
+def _with_interval(value: object, limits: Mapping[str, Any] | None, column: Column) -> str:
+    """Format a mean over the seeds, and the means of its interval's limits."""
+    mean, (low, high) = mean_std(value)[0], (mean_std((limits or {}).get(side))[0] for side in ("low", "high"))
+    text, *shown = (figure(one, column.digits) for one in (mean, low, high))
+    return text if low is None or high is None else f"{text} [{', '.join(shown)}]"
+
+
+def _likeness(models: Sequence[Mapping[str, Any]]) -> HtmlTable | None:
+    """Tabulate likeness by attribute."""
+    found = [model.get("likeness_by_attribute") or {} for model in models]
+    names = dict.fromkeys(name for one in found for name in one)
+    rows = [TableRow(name, [figure(one.get(name)) for one in found]) for name in names]
+    caption = "Likeness of the first 10 hits of a query's class, over random cases of the class (1: no better)"
+    return HtmlTable(caption, "attribute", [model["name"] for model in models], [("", rows)]) if rows else None
+
+
 def _over_pooled(comparison: Mapping[str, Any]) -> HtmlTable | None:
     ratios = comparison.get("federated_over_pooled")
     if not ratios:
         return None
-    titles = {column.metric: column.title for column in (*RETRIEVAL, *OF_QUERIES)}
+    titles = {column.metric: column.title for column in (*FOUR, *RETRIEVAL, *OF_QUERIES)}
     rows = [TableRow(titles.get(metric, metric), [figure(ratio)]) for metric, ratio in ratios.items()]
     return HtmlTable("Federated over pooled, the ratio seed by seed", "metric", ["federated / pooled"], [("", rows)])
 
@@ -256,7 +303,7 @@ def _readable_on(red: int, green: int, blue: int) -> str:
 
 
 def _curves(models: Sequence[Mapping[str, Any]]) -> list[Chart]:
-    titles = {"macro_map10": "Macro mAP@10", "dice": "Dice", "loss": "Training loss"}
+    titles = {"macro_map10": "Macro mAP@10", "case_hit10": "Case@10", "dice": "Dice", "loss": "Training loss"}
     span = _span([row["round"] for model in models for row in model.get("curve") or ()])
     charts = []
     for metric, title in titles.items():

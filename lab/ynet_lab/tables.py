@@ -11,11 +11,11 @@ from ynet.runtime import terminal
 
 def model_table(models: Sequence[Mapping[str, Any]]) -> Table:
     """Tabulate the models' scores: all sites' queries against all sites' galleries."""
-    shown = ("macro_map10", "macro_map10_random", "dice", "balanced_accuracy")
+    shown = ("macro_map10", "macro_map10_random", "case_hit10", "likeness", "median_tie10", "dice", "balanced_accuracy")
     lines = [
         (
             model["name"],
-            *(_figure(model["overall"][key]) for key in shown),
+            *(_figure(model["overall"].get(key)) for key in shown),
             ", ".join(f"{name} {_number(count)}" for name, count in model["overall"]["queries_per_class"].items()),
             _number(model["overall"]["masks"]),
         )

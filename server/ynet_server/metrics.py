@@ -193,7 +193,7 @@ def _scores(progress: RunProgress) -> Iterator[Metric]:
     score = GaugeMetricFamily("ynet_server_site_score", "Its last scores in the newest run.", labels=["site", "score"])
     rests_on = GaugeMetricFamily(
         "ynet_server_site_score_cases",
-        "The test cases that each of them is a mean over, rounded up to multiples of 5; 0: there is no such score.",
+        "The test cases that each rests on, rounded up to multiples of 5 except for ties; 0: there is no such score.",
         labels=["site", "score"],
     )
     for site, curve in progress.losses.items():

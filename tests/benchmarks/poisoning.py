@@ -165,7 +165,10 @@ class Trial:
         plan, honest = self.plan, [name for name in SITES if name != HOSTILE]
         net = build(plan)
         load_arrays(net, weights.unflatten(np.nan_to_num(flat), weights.layout_of(arrays_of(net))))
-        parts = [[encode(net, cases, torch.device("cpu")) for cases in self.site(name).cases(plan)] for name in honest]
+        parts = [
+            [encode(net, cases, torch.device("cpu"), site=number) for cases in self.site(name).cases(plan)]
+            for number, name in enumerate(honest)
+        ]
         held, asked = (join([part[side] for part in parts]) for side in (0, 1))
         marked = join([encode(net, self.site(n, "asked").cases(plan)[1], torch.device("cpu")) for n in honest])
         others = marked.label != TARGET

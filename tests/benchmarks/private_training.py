@@ -40,6 +40,7 @@ class InMemory:
         self.image = torch.randn(count, 1, 96, 96, generator=generator)
         self.mask = (torch.rand(count, 1, 96, 96, generator=generator) > 0.9).float()
         self.label = torch.randint(3, (count,), generator=generator)
+        self.patient = torch.arange(count)
 
     def __len__(self) -> int:
         return len(self.label)

@@ -45,6 +45,7 @@ class InMemory:
         self.image = torch.randn(count, plan.image.channels, size, size, generator=generator)
         self.mask = (torch.rand(count, 1, size, size, generator=generator) > 0.9).float()
         self.label = torch.randint(len(plan.classes), (count,), generator=generator)
+        self.patient = torch.arange(count)
 
     def __len__(self) -> int:
         return len(self.label)

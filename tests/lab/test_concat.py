@@ -11,7 +11,7 @@ class Numbered:
     """Cases whose image says which they are."""
 
     def __init__(self, numbers: list[int]) -> None:
-        self.label = torch.tensor(numbers, dtype=torch.int64)
+        self.label = self.patient = torch.tensor(numbers, dtype=torch.int64)
 
     def __len__(self) -> int:
         return len(self.label)
@@ -47,3 +47,9 @@ def test_a_position_that_is_none_is_an_error_and_not_a_case_less(position: int) 
 def test_pooling_all_sites_loses_no_case() -> None:
     pooled = Concat([Numbered([4, 5]), Numbered([6])])
     assert pooled.batch(torch.arange(len(pooled))).label.tolist() == pooled.label.tolist() == [4, 5, 6]
+
+
+def test_patients_of_two_sources_are_different_people() -> None:
+    gallery, queries = Concat([Numbered([4, 5]), Numbered([4])]), Concat([Numbered([5]), Numbered([4, 4])])
+    assert len(set(gallery.patient.tolist())) == 3
+    assert queries.patient.tolist() == [gallery.patient[1], gallery.patient[2], gallery.patient[2]]

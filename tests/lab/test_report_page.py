@@ -42,7 +42,10 @@ def model(name: str, mean: float, seeds: int, rounds: int) -> dict[str, Any]:
         "name": name,
         "kind": kind,
         "site": site or None,
-        "overall": metrics(mean, seeds),
+        "overall": metrics(mean, seeds) | {"case_hit10": spread(0.4, seeds), "median_tie10": spread(2, seeds)},
+        "intervals": {"case_hit10": {"low": spread(0.3, seeds), "high": spread(0.5, seeds)}},
+        "likeness_by_attribute": {"age": spread(1.25, seeds), "sex": None},
+        "ceiling": {"macro_map10": spread(0.7, seeds), "case_hit10": spread(0.9, seeds)},
         "sites": [
             {"site": one, "within": metrics(mean + 0.05, seeds), "cross": metrics(mean - 0.05, seeds)} for one in SITES
         ],
@@ -52,6 +55,7 @@ def model(name: str, mean: float, seeds: int, rounds: int) -> dict[str, Any]:
                 "round": number,
                 "loss": spread(3 * math.exp(-number / 4) + 1 - mean, seeds),
                 "macro_map10": spread(mean * (1 - math.exp(-number / 3)), seeds) if number % 2 == 0 else None,
+                "case_hit10": spread(0.4 * (1 - math.exp(-number / 3)), seeds) if number % 2 == 0 else None,
                 "dice": spread(mean * (1 - math.exp(-number / 5)), seeds) if number % 2 == 0 else None,
             }
             for number in range(1, rounds + 1)
@@ -164,6 +168,20 @@ def test_the_headline_shows_mean_and_std_and_the_floors_as_rows_of_their_own() -
     assert table["floor: random ranking"] == ["0.341", "0.350", "0.333", "0.480", *["–"] * 7]
 
 
+def test_four_figures_have_intervals_a_ceiling_and_floors() -> None:
+    report = synthetic()
+    report["floors"]["hog_mask"] = {"macro_map10": 0.5, "case_hit10": 0.2, "likeness": 1.1, "median_tie10": 1.0}
+    del report["models"][1]["intervals"], report["models"][1]["ceiling"]  # of an older version
+    four, likeness = section(parsed(report), "figures").findall(".//table")
+    found = rows(four)
+    assert found["federated"][:5] == ["0.780", "–", "0.400 [0.300, 0.500]", "–", "2.0"]
+    assert found["federated: its float feature"][2] == "0.900 ± 0.014"
+    assert found["pooled"][2] == "0.400"
+    assert "pooled: its float feature" not in found
+    assert found["floor: gradients and intensities, under the true mask"][:5] == ["0.500", "–", "0.200", "1.100", "1.0"]
+    assert rows(likeness) == {"age": ["1.250 ± 0.014"] * len(MODELS), "sex": ["–"] * len(MODELS)}
+
+
 def test_the_best_value_stands_out_no_more_than_the_others() -> None:
     table = section(parsed(synthetic()), "scores").findall(".//table")[0]
     assert all(len(cell) == 0 and not cell.attrib for cell in table.iter("td"))
@@ -245,6 +263,7 @@ def test_every_chart_has_a_title_axes_and_a_line_and_a_legend_entry_for_each_mod
     page = parsed(synthetic())
     assert [text(chart[0]) for chart in charts(page)] == [
         "Macro mAP@10 over rounds",
+        "Case@10 over rounds",
         "Dice over rounds",
         "Training loss over rounds",
         "Precision over Hamming radius",
@@ -284,7 +303,7 @@ def test_a_higher_value_is_drawn_higher() -> None:
 def test_an_axis_begins_where_the_report_does_though_the_first_values_are_missing() -> None:
     report = synthetic()
     assert report["models"][0]["radius"][0]["precision"] is None
-    precision, recall = [*charts(parsed(report))][3:]
+    precision, recall = [*charts(parsed(report))][4:]
     for chart in (precision, recall):
         assert "0" in [text(one) for one in chart.findall("text") if one.get("text-anchor") == "middle"]
 
@@ -292,7 +311,7 @@ def test_an_axis_begins_where_the_report_does_though_the_first_values_are_missin
 def test_a_run_of_one_round_is_drawn_as_a_dot() -> None:
     report = synthetic(seeds=1, rounds=1)
     page = parsed(report)
-    loss = [*charts(page)][2]
+    loss = [*charts(page)][3]
     assert len(loss.findall("circle")) == len(MODELS)
     assert "1" in [text(one) for one in loss.findall("text")]
 
@@ -311,7 +330,7 @@ def test_what_is_missing_null_or_not_a_number_is_a_dash_and_its_chart_still_draw
     page = parsed(report)
     headline = section(page, "scores").findall(".//table")[0]
     assert {cell for row in rows(headline).values() for cell in row} == {"–"}
-    assert len([*charts(page)]) == 5
+    assert len([*charts(page)]) == 6
     assert all("no values in the report" in text(chart) for chart in charts(page))
     assert "nan" not in text(page)
     assert "inf" not in re.findall(r"\w+", text(page))
@@ -321,7 +340,7 @@ def test_a_report_of_one_model_one_site_and_no_curve_is_drawn() -> None:
     report = synthetic()
     report["models"], report["sites"] = report["models"][:1], report["sites"][:1]
     report["models"][0] |= {"curve": [], "radius": [], "matrix": [[0.5]]}
-    assert len([*charts(parsed(report))]) == 5
+    assert len([*charts(parsed(report))]) == 6
 
 
 def test_a_value_on_its_colour_can_be_read() -> None:

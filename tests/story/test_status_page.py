@@ -111,7 +111,7 @@ def test_page_agrees_with_the_commands(watched: tuple[Trial, Prometheus], page: 
     assert seen.model[:16] in page.inner_text("#models")
     card = trial.server_call("GET", "/models")["models"][0]["card"]
     assert f"{card['scores']['A']['dice']:.3f}" in page.inner_text("#models")
-    assert page.locator("#run .chart polyline").count() == 3 * len(SITES)
+    assert page.locator("#run .chart polyline").count() == 5 * len(SITES)
     page.wait_for_selector("#audit .chip.good:has-text('whole')", timeout=WITHIN_MS)
     assert "CANARY" not in page.content()
 

@@ -5,15 +5,18 @@ from typing import Any
 
 import pytest
 
-from ynet.scores import COARSE, PER_CLASS, RESTS_ON, SHARES, Scores, classes_shown, coarse, from_wire, shown
+from ynet.scores import COARSE, NUMBERS, PER_CLASS, RESTS_ON, SHARES, Scores, classes_shown, coarse, from_wire, shown
 
 CLASSES = ("ring", "smooth", "none")
 FULL = Scores(
     **dict.fromkeys(SHARES, 0.25),
+    **dict.fromkeys(NUMBERS, 2.5),
     distinct_codes=7,
     queries=23,
     gallery=31,
     ranked=22,
+    siblings=12,
+    likened=2,
     masks=3,
     empty_masks=20,
     queries_per_class={"ring": 22, "smooth": 1, "none": 0},
@@ -26,8 +29,9 @@ def test_scores_come_back_from_the_wire_with_coarse_counts() -> None:
     assert all(isinstance(value, float | int) for value in sent.values())  # the hub carries nothing else
     found = from_wire({key: float(value) for key, value in sent.items()}, CLASSES)
     assert {name: found[name] for name in SHARES} == dict.fromkeys(SHARES, 0.25)
+    assert {name: found[name] for name in NUMBERS} == dict.fromkeys(NUMBERS, 2.5)
     assert [found[name] for name in ("distinct_codes", "queries", "gallery")] == [7, 23, 31]
-    assert [found[name] for name in COARSE] == [25, 5, 20]
+    assert [found[name] for name in COARSE] == [25, 15, 5, 5, 20]
     assert found["queries_per_class"] == {"ring": 25, "smooth": 5, "none": 0}
     assert found["gallery_per_class"] == {"ring": 30, "smooth": 0, "none": 5}
     assert found.keys() == FULL.to_metrics().keys()
@@ -56,13 +60,17 @@ def test_no_count_below_the_step_leaves_a_site() -> None:
 def test_older_site_tells_no_counts_and_its_scores_are_as_it_sent_them() -> None:
     found = from_wire({"dice": 0.0, "macro_map10": 1.0, "queries": 4.0, "empty_kept": 0.5}, CLASSES)
     assert (found["dice"], found["macro_map10"], found["queries"]) == (0.0, 1.0, 4)
-    assert [found[name] for name in (*COARSE, *PER_CLASS)] == [None] * 5
+    assert [found[name] for name in (*COARSE, *PER_CLASS, *NUMBERS)] == [None] * 9
+    assert [found[name] for name in ("case_hit1", "case_hit10", "distinct_share")] == [None] * 3
     assert shown(found, "dice") == "0.000"
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"dice": 1.5}, {"dice": float("nan")}, {"dice": -0.1}, {"masks": 0.5}, {"masks": -5}, {"queries.1": -1}],
+    [
+        *({"dice": 1.5}, {"dice": float("nan")}, {"dice": -0.1}, {"masks": 0.5}, {"masks": -5}, {"queries.1": -1}),
+        *({"case_hit10": 1.5}, {"siblings": 2.5}, {"median_tie10": -1.0}, {"mask_likeness": float("inf")}),
+    ],
     ids=str,
 )
 def test_scores_and_counts_that_can_be_none_are_refused(wrong: dict[str, Any]) -> None:
@@ -78,5 +86,11 @@ def test_counts_of_other_classes_than_the_plans_are_not_taken() -> None:
 
 def test_words_name_what_a_score_rests_on() -> None:
     told = from_wire(replace(FULL, dice=None, masks=0).to_wire(tells_classes=True), CLASSES)
-    assert [shown(told, name) for name in RESTS_ON] == ["0.250 of <= 25", "0.250 of <= 25", "none of 0"]
+    assert [shown(told, name) for name in RESTS_ON] == [
+        "0.250 of <= 25",
+        "0.250 of <= 15",
+        "2.5 of 23",
+        "none of 0",
+        "0.250 of <= 25",
+    ]
     assert classes_shown(told) == "ring <= 25, smooth <= 5, none 0"

@@ -5,6 +5,9 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+SITE_STEP = 1 << 32
+"""Where sources of several sites are joined, the numbers of the k-th site's patients begin at k times this."""
+
 
 class Batch(NamedTuple):
     """Prepared cases: standardised images, masks of 0 and 1, labels as indices into the plan's classes."""
@@ -22,6 +25,10 @@ class CaseSource(Protocol):
     @property
     def label(self) -> Int64[Tensor, " cases"]:
         """The label of every case, as an index into the plan's classes."""
+
+    @property
+    def patient(self) -> Int64[Tensor, " cases"]:
+        """The patient of every case, as a number that sources of the same site share. It never leaves the site."""
 
     def __len__(self) -> int: ...
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -47,6 +48,14 @@ class CaseCache:
         self._held = torch.zeros(len(self._cases), dtype=torch.bool)
         self._held_count = 0
         self._lock = threading.Lock()
+
+    @cached_property
+    def patient(self) -> Int64[Tensor, " cases"]:
+        """The patient of every case: the manifest's row in which the patient first occurs."""
+        first: dict[str, int] = {}
+        for case in self._manifest.cases:
+            first.setdefault(case.patient, case.row)
+        return torch.tensor([first[case.patient] for case in self._cases], dtype=torch.int64)
 
     def __len__(self) -> int:
         return len(self._cases)

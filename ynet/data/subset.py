@@ -16,6 +16,7 @@ class Subset:
     def __init__(self, source: CaseSource, positions: Int64[Tensor, " cases"]) -> None:
         self._source, self._positions = source, positions
         self.label: Int64[Tensor, " cases"] = source.label[positions]
+        self.patient: Int64[Tensor, " cases"] = source.patient[positions]
 
     def __len__(self) -> int:
         return len(self._positions)

@@ -1,14 +1,14 @@
 """Encode cases and score a network on them: retrieval, segmentation, classification, and baseline floors."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from ynet.data.batch import CaseSource
-from ynet.learning import metrics
+from ynet.data.batch import SITE_STEP, CaseSource
+from ynet.learning import likeness, metrics
 from ynet.learning.hashing import hamming, pack
 from ynet.learning.model import YNet
 from ynet.plan import Plan
@@ -26,6 +26,18 @@ class EncodedCases(NamedTuple):
     both: npt.NDArray[np.float64]  # pixels in the predicted and in the true mask
     predicted: npt.NDArray[np.float64]  # pixels in the predicted mask
     true: npt.NDArray[np.float64]  # pixels in the true mask; NaN where there is none
+    elongation: npt.NDArray[
+        np.float64
+    ]  # major over minor axis of the true mask; NaN where there is none, or an empty one
+    patient: npt.NDArray[np.int64]  # a number, the same for all cases of a patient; it never leaves a site
+    feature: npt.NDArray[np.float32]  # (cases, features); no columns unless it was asked for
+
+
+class CaseHits(NamedTuple):
+    """For each query the probability that another case of its patient is among the first; NaN without such a case."""
+
+    first: npt.NDArray[np.float64]
+    first10: npt.NDArray[np.float64]
 
 
 class RadiusPoint(NamedTuple):
@@ -36,24 +48,47 @@ class RadiusPoint(NamedTuple):
     recall: float | None  # None where no query has both relevant and other cases in the gallery
 
 
-def encode(net: YNet, cases: CaseSource, device: torch.device) -> EncodedCases:
-    """Compute codes and mask overlaps of all cases, in their order."""
-    codes, pixels = [], []
+def encode(
+    net: YNet, cases: CaseSource, device: torch.device, *, site: int = 0, keeps_feature: bool = False
+) -> EncodedCases:
+    """Compute codes and mask overlaps of all cases, in their order.
+
+    Args:
+        net: the network.
+        cases: what to encode.
+        device: where the network is.
+        site: a number for each site, so that patients of two sites are different people.
+        keeps_feature: whether to return the feature that the code is made from.
+    """
+    codes, pixels, features = [], [], []
     for positions in torch.split(torch.arange(len(cases)), BATCH):
         batch = cases.batch(positions)
         output = net.read(batch.image.to(device))
         predicted, true = (output.mask_logits > 0).cpu(), batch.mask > 0
         counts = [mask.sum((1, 2, 3)) for mask in (predicted & true, predicted, true)]
         counts[2] = counts[2].double().where(batch.drawn, torch.nan)
-        pixels.append(torch.stack([count.double() for count in counts]).numpy())
+        shape = likeness.elongation(true).where(counts[2] > 0, torch.nan)
+        pixels.append(torch.stack([count.double() for count in (*counts, shape)]).numpy())
         codes.append(pack(output.code.float()))
-    both, predicted_pixels, true_pixels = np.concatenate(pixels, 1)
-    label = cases.label.numpy()
-    return EncodedCases(np.concatenate(codes), label, both, predicted_pixels, true_pixels)
+        kept = (
+            output.feature if keeps_feature else output.feature.new_empty(len(positions), 0)
+        )  # a slice would hold all
+        features.append(kept.float().cpu().numpy())
+    both, predicted_pixels, true_pixels, elongation = np.concatenate(pixels, 1)
+    return EncodedCases(
+        np.concatenate(codes),
+        cases.label.numpy(),
+        both,
+        predicted_pixels,
+        true_pixels,
+        elongation,
+        cases.patient.numpy() + site * SITE_STEP,
+        np.concatenate(features),
+    )
 
 
 def join(parts: Sequence[EncodedCases]) -> EncodedCases:
-    """Concatenate several sites' cases."""
+    """Concatenate several sites' cases, which were encoded with a number for each site."""
     return EncodedCases(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
@@ -67,8 +102,10 @@ def score(held: EncodedCases, asked: EncodedCases, plan: Plan) -> Scores:
     distances, classes = hamming(asked.codes, held.codes), plan.classes
     found = _summary(metrics.ranking(distances, asked.label[:, None] == held.label[None, :], K), asked.label)
     floor = floors(held.label, asked.label)
+    distinct = len(np.unique(held.codes, axis=0))
     overlap = metrics.overlap(asked.both, asked.predicted, asked.true)
     is_ranked = _ranked(held.label, asked.label)
+    hits, shape = case_hits(held, asked, distances), mask_likeness(held, asked, distances)
     is_named = (_named(distances, held.label, len(classes)) == asked.label).astype(np.float64)
     return Scores(
         **found,
@@ -76,19 +113,64 @@ def score(held: EncodedCases, asked: EncodedCases, plan: Plan) -> Scores:
         macro_map10_majority=floor["majority"]["macro_map10"],
         map10_random=floor["random"]["map10"],
         map10_majority=floor["majority"]["map10"],
+        case_hit1=metrics.mean(hits.first),
+        case_hit10=metrics.mean(hits.first10),
+        mask_likeness=likeness.mean([likeness.over_chance(one) for one in shape]),
+        median_tie10=float(np.median(metrics.tie_sizes(distances, K))),
+        distinct_share=distinct / len(held.label),
         dice=overlap.dice,
         iou=overlap.iou,
         empty_kept=overlap.empty_kept,
         balanced_accuracy=metrics.macro(np.where(is_ranked, is_named, np.nan), asked.label),
-        distinct_codes=len(np.unique(held.codes, axis=0)),
+        distinct_codes=distinct,
         queries=len(asked.label),
         gallery=len(held.label),
         ranked=int(is_ranked.sum()),
+        siblings=int(np.isfinite(hits.first).sum()),
+        likened=int(np.isfinite(shape[0].hits).sum()),
         masks=int((asked.true > 0).sum()),
         empty_masks=int((asked.true == 0).sum()),
         queries_per_class=_per_class(asked.label, classes),
         gallery_per_class=_per_class(held.label, classes),
     )
+
+
+def case_hits(
+    held: EncodedCases, asked: EncodedCases, to_held: npt.NDArray[Any], to_asked: npt.NDArray[Any] | None = None
+) -> CaseHits:
+    """Look for each query's patient among the gallery and the other queries.
+
+    Args:
+        held: the gallery.
+        asked: the queries.
+        to_held: the distance of each query to each case of the gallery.
+        to_asked: the distance of each query to each query; None: by their codes.
+    """
+    between = hamming(asked.codes, asked.codes) if to_asked is None else to_asked
+    itself = np.eye(len(asked.label), dtype=bool)
+    distances = np.hstack([to_held, np.where(itself, np.inf, between)])
+    of_patient = asked.patient[:, None] == np.concatenate([held.patient, asked.patient])
+    of_patient[:, len(held.label) :] &= ~itself
+    return CaseHits(*(metrics.found_within(distances, of_patient, k) for k in (1, K)))
+
+
+def mask_likeness(held: EncodedCases, asked: EncodedCases, distances: npt.NDArray[Any]) -> list[likeness.Likeness]:
+    """Compare the size and the elongation of the true masks with those of each query's hits of its own class."""
+    is_candidate = candidates(held, asked)
+    return [likeness.among_hits(distances, is_candidate, one, K) for one in mask_attributes(held, asked)]
+
+
+def mask_attributes(held: EncodedCases, asked: EncodedCases) -> tuple[likeness.Attribute, likeness.Attribute]:
+    """Return the size and the elongation of the true masks; unknown where a mask is unknown or empty."""
+    held_sizes, asked_sizes = (np.where(one.true > 0, one.true, np.nan) for one in (held, asked))
+    return likeness.Attribute(held_sizes, asked_sizes), likeness.Attribute(held.elongation, asked.elongation)
+
+
+def candidates(held: EncodedCases, asked: EncodedCases) -> npt.NDArray[np.bool_]:
+    """Return which cases of the gallery have a query's class and are another patient's, shape (queries, gallery)."""
+    is_candidate: npt.NDArray[np.bool_] = asked.label[:, None] == held.label[None, :]
+    is_candidate &= asked.patient[:, None] != held.patient[None, :]
+    return is_candidate
 
 
 def _ranked(held: npt.NDArray[np.int64], asked: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:

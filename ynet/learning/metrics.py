@@ -52,6 +52,36 @@ def ranking(
     return Ranking(*(np.where((total > 0) & (total < distances.shape[1]), values, np.nan) for values in metrics))
 
 
+def found_within(
+    distances: Shaped[np.ndarray, "queries gallery"], relevant: Bool[np.ndarray, "queries gallery"], k: int
+) -> Floats:
+    """Return for each query the probability that a relevant case is among the first K, over all orders of ties.
+
+    Shape (queries,). NaN where nothing is relevant. A case at an infinite distance is not in the gallery.
+
+    Consider the tie group of the nearest relevant case, with n cases, r of them relevant, after N cases. None of the
+    group's first m = K - N positions is relevant with probability (n - r)! (n - m)! / (n! (n - r - m)!).
+    """
+    nearest = np.where(relevant, distances, np.inf).min(1, initial=np.inf)[:, None]
+    tied = distances == nearest
+    before, n, r = (distances < nearest).sum(1), tied.sum(1), (tied & relevant).sum(1)
+    missed = np.ones(len(distances))
+    for place in range(k):
+        still = np.maximum(n - r - place, 0) / np.maximum(n - place, 1)
+        missed *= np.where(before + place < k, still, 1.0)
+    return np.where(np.isfinite(nearest[:, 0]), 1 - missed, np.nan)
+
+
+def tie_sizes(distances: Shaped[np.ndarray, "queries gallery"], k: int) -> Floats:
+    """Return for each query the number of cases at the distance of the K-th hit, or of the last one of fewer than K.
+
+    Shape (queries,). The gallery is not empty.
+    """
+    last = min(k, distances.shape[1]) - 1
+    tied: Floats = (distances == np.partition(distances, last, axis=1)[:, last, None]).sum(1).astype(np.float64)
+    return tied
+
+
 def within_radius(
     distances: Int[np.ndarray, "queries gallery"], relevant: Bool[np.ndarray, "queries gallery"], bits: int
 ) -> tuple[Floats, Floats]:

@@ -165,7 +165,7 @@ def terms(plan: Plan) -> list[str]:
     scores = "of whatever weights the server asks for, without noise"
     if private.mode != "off":
         scores = leave_once
-    counts = "; with them the test and training cases by class and by mask, rounded up to multiples of 5"
+    counts = "; with them the cases by class, by mask and of patients with several, rounded up to multiples of 5"
     scores = "none leave this site" if private.mode != "off" and private.scores == "none" else scores + counts
     return [
         f"plan {plan.name}, {plan.id}",

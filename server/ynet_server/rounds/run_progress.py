@@ -13,7 +13,7 @@ from ynet_server.rounds.run_folder import EVENTS
 MOST_POINTS = 256
 """Points of one curve. Beyond, every second one is dropped; a curve of ten thousand rounds looks the same."""
 MOST_TROUBLES = 100
-SCORES = ("macro_map10", "dice", "balanced_accuracy")
+SCORES = ("macro_map10", "case_hit10", "median_tie10", "dice", "balanced_accuracy")
 """The scores of a site's evaluation that are followed over the rounds."""
 TROUBLES = ("update_refused", "site_failed")
 

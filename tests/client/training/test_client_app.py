@@ -130,7 +130,7 @@ def test_site_of_one_class_without_masks_sends_counts_and_no_score(site: LocalSi
     site.manifest_file.write_text("\n".join(map(",".join, rows)), "utf-8")
     site.drop_cases()
     found = evaluated(site)
-    assert set(SHARES) & found.keys() == {"empty_kept"}
+    assert set(SHARES) & found.keys() == {"empty_kept", "case_hit1", "case_hit10", "distinct_share"}
     assert (found["ranked"], found["masks"]) == (0, 0)
     assert [found[f"queries.{place}"] for place in range(len(CLASSES))] == [
         coarse(int(found["queries"])),
@@ -184,5 +184,8 @@ def test_encoding_error_is_added_to_the_next_update(site: LocalSite, encoding: E
 def test_terminal_of_a_site_names_what_its_scores_rest_on() -> None:
     told = {"num-examples": 3.0, "queries": 3.0, "ranked": 0.0, "masks": 5.0, "dice": 0.25}
     line = task_execution.in_words(Content(metrics={METRICS: told}))
-    assert line == "macro_map10 none of 0, balanced_accuracy none of 0, dice 0.250 of <= 5"
+    assert line == (
+        "macro_map10 none of 0, case_hit10 none, median_tie10 none of 3, dice 0.250 of <= 5, "
+        "balanced_accuracy none of 0"
+    )
     assert task_execution.in_words(Content(metrics={METRICS: {"num-examples": 3.0, "loss": 1.5}})) == "loss 1.500"

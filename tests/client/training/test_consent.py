@@ -131,7 +131,7 @@ def test_the_terms_say_what_leaves_and_what_it_costs() -> None:
     assert PLAN.id in open_terms
     for words in ("4 rounds x 5 epochs", "at least 3 in each round", "none: what leaves may tell", "the server sees"):
         assert words in open_terms
-    assert "by class and by mask, rounded up to multiples of 5" in open_terms
+    assert "by class, by mask and of patients with several, rounded up to multiples of 5" in open_terms
     silent = "\n".join(terms(plan(privacy={**PRIVATE, "scores": "none"})))
     assert "none leave this site" in silent
     assert "by class" not in silent

@@ -71,16 +71,19 @@ def test_scores_are_asked_for_as_often_as_the_plan_says_and_after_the_last_round
 
 def test_score_that_a_site_does_not_send_is_null_with_its_counts(tmp_path: Path) -> None:
     told = {"macro_map10": 0.5, "queries": 4, "ranked": 5, "masks": 0, "empty_masks": 5, "queries.0": 5, "queries.1": 0}
+    told |= {"case_hit10": 0.25, "siblings": 15, "median_tie10": 2.5}
     apps, cases = honest("AB")
     folder = run(tmp_path, plan(min_sites=1, quorum=1), {**apps, "A": tiny_app(*TRAININGS["A"], scores=told)}, cases)
     for scores in (folder.card()["scores"], events(folder, "evaluated")[-1]["sites"]):
         assert (scores["A"]["macro_map10"], scores["A"]["dice"], scores["A"]["masks"]) == (0.5, None, 0)
         assert list(scores["A"]["queries_per_class"].values()) == [5, 0]
+        assert (scores["B"]["case_hit10"], scores["B"]["median_tie10"], scores["B"]["siblings"]) == (None,) * 3
         assert (scores["B"]["macro_map10"], scores["B"]["ranked"], scores["B"]["queries_per_class"]) == (None,) * 3
     shown = run_tables.describe_event(events(folder, "evaluated")[-1])
     classes = plan().classes
-    assert f"A mAP 0.500 of <= 5 ({classes[0]} <= 5, {classes[1]} 0) Dice none of 0" in shown
-    assert "B mAP none Dice none" in shown
+    assert f"A mAP 0.500 of <= 5 ({classes[0]} <= 5, {classes[1]} 0) case 0.250 of <= 15 tie 2.5 of 4 Dice " in shown
+    assert "Dice none of 0" in shown
+    assert "B mAP none case none tie none Dice none" in shown
 
 
 @pytest.mark.parametrize("wrong", [{"dice": 1.5}, {"masks": -1.0}, {"queries.0": 0.5}], ids=str)

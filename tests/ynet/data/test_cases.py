@@ -139,3 +139,14 @@ def test_site_without_cases_is_an_empty_source(write_site: WriteSite) -> None:
 def test_colour_plan_gets_three_channels(write_site: WriteSite) -> None:
     source = cache(write_site(), 1 << 20, Image(channels=3, size=64))
     assert source.batch(torch.arange(2)).image.shape == (2, 3, 64, 64)
+
+
+def test_patients_have_the_same_numbers_in_training_and_test_cases(write_site: WriteSite) -> None:
+    read = manifest.read(write_site())
+    held, asked = (CaseCache(read, part, SETTINGS, CLASSES, 0) for part in (read.cases[:2], read.cases[1:]))
+    of = {case.image: case.patient for case in read.cases}
+    numbers = dict(zip([case.image for case in read.cases], [held.patient[0], *asked.patient], strict=True))
+    assert held.patient[1] == asked.patient[0]
+    for one in numbers:
+        for other in numbers:
+            assert (numbers[one] == numbers[other]) == (of[one] == of[other])

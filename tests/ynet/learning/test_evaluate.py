@@ -11,7 +11,7 @@ from ynet.data.cases import CaseCache
 from ynet.data.manifest import find_sites, read
 from ynet.data.synthetic import CLASSES, make_federation
 from ynet.learning import metrics
-from ynet.learning.evaluate import EncodedCases, by_radius, encode, evaluate, score
+from ynet.learning.evaluate import EncodedCases, by_radius, encode, evaluate, join, score
 from ynet.learning.hashing import codebook, pack
 from ynet.learning.model import Output, YNet, build
 from ynet.learning.train import train
@@ -62,7 +62,8 @@ def test_a_perfect_network_has_every_score_at_one(make_plan: Any, make_cases: An
     floors = {name for name in scores if name.endswith(("_random", "_majority"))}
     counts: dict[str, Any] = {"distinct_codes": 3, "queries": 9, "gallery": 60, "ranked": 9, "masks": 8}
     by_class = {"queries_per_class": dict.fromkeys("abc", 3), "gallery_per_class": dict.fromkeys("abc", 20)}
-    counts |= {"empty_masks": 1, **by_class}
+    counts |= {"empty_masks": 1, "likened": 8, "siblings": 0, **by_class}
+    counts |= {"median_tie10": 20, "distinct_share": 3 / 60, "mask_likeness": 1, "case_hit1": None, "case_hit10": None}
     assert {name: scores[name] for name in scores if name not in floors} == {
         **dict.fromkeys(scores.keys() - floors - counts.keys(), 1.0),
         **counts,
@@ -89,11 +90,12 @@ def test_the_floors_are_rankings_by_chance_and_with_the_most_frequent_class_firs
 
 
 def test_the_order_of_gallery_and_queries_does_not_matter(make_plan: Any, make_cases: Any) -> None:
-    plan, gallery, queries = make_plan(), make_cases(40), make_cases(12, seed=2)
+    plan, gallery, queries = make_plan(), make_cases(60), of_patients(make_cases(12, seed=2), 5)
     net, plain = build(plan), evaluate(build(plan), gallery, queries, plan, CPU).to_metrics()
     for cases in (gallery, queries):
         order = torch.randperm(len(cases))
         cases.image, cases.mask, cases.label = cases.image[order], cases.mask[order], cases.label[order]
+        cases.patient = cases.patient[order]
     again = evaluate(net, gallery, queries, plan, CPU).to_metrics()
     for name in PER_CLASS:
         assert again.pop(name) == plain.pop(name)
@@ -105,7 +107,9 @@ def _average_precision(relevant: Any, held: int) -> float:
     return float((precision * relevant).sum() / min(len(relevant), held))
 
 
-RANKED = tuple(name for name in SHARES if name not in ("dice", "iou", "empty_kept"))
+MASKS = ("dice", "iou", "empty_kept")
+CODES = ("case_hit1", "case_hit10", "distinct_share")  # whatever the classes are
+RANKED = tuple(name for name in SHARES if name not in (*MASKS, *CODES))
 
 
 @pytest.mark.parametrize(
@@ -204,3 +208,59 @@ def test_the_network_learns_the_lesions_of_patients_it_has_not_seen(
     assert scores.macro_map10 > 0.5
     assert scores.macro_map10_random < 0.2
     assert scores.dice > 0.6
+
+
+def of_patients(cases: Any, count: int) -> Any:
+    cases.patient[:] = torch.arange(len(cases)) % count
+    return cases
+
+
+def test_one_code_for_everything_finds_a_sibling_as_chance_does(make_plan: Any, make_cases: Any) -> None:
+    plan, gallery, queries = make_plan(), make_cases(20), of_patients(make_cases(12, seed=2), 6)
+    scores = evaluate(constant(build(plan)), gallery, queries, plan, CPU)
+    assert scores.siblings == 12
+    assert scores.case_hit1 == pytest.approx(1 / 31)  # one sibling among 20 and 11 others
+    assert scores.case_hit10 == pytest.approx(10 / 31)
+    assert (scores.median_tie10, scores.distinct_share) == (20, 1 / 20)
+    assert scores.mask_likeness is None  # no class has more than ten others
+
+
+def coded(codes: list[int], patient: list[int], label: list[int] | None = None) -> EncodedCases:
+    """Cases with 16-bit codes; no masks."""
+    packed = np.array(codes, ">u2").view(np.uint8).reshape(-1, 2)
+    unknown = np.full(len(codes), np.nan)
+    own = np.array(label or [0] * len(codes))
+    return EncodedCases(packed, own, *[unknown] * 4, np.array(patient), np.zeros((len(codes), 0), np.float32))
+
+
+def test_codes_of_a_patient_that_are_alike_find_every_sibling_first(make_plan: Any) -> None:
+    held, asked = (
+        coded([0x0F00, 0x3000, 0xF000, 0x7777], [0, 1, 2, 3]),
+        coded([0x00FF, 0x00FE, 0xF001, 0x0F0F], [8, 8, 2, 7]),
+    )
+    scores = score(held, asked, make_plan())
+    assert scores.siblings == 3  # patient 7 has no other case
+    assert scores.case_hit10 == 1
+    assert scores.case_hit1 == 1
+
+
+def test_case_figure_does_not_count_the_query_itself(make_plan: Any) -> None:
+    held, asked = coded([0x0000, 0x0001], [1, 2]), coded([0xFFFF, 0x0000], [5, 5])
+    scores = score(held, asked, make_plan())
+    assert scores.case_hit1 == 0  # for each query a gallery case is nearer than the sibling
+    assert scores.case_hit10 == 1
+
+
+def test_distinct_distances_are_ties_of_one(make_plan: Any) -> None:
+    held, asked = coded([(1 << i) - 1 for i in range(16)], list(range(16))), coded([0], [99])
+    scores = score(held, asked, make_plan())
+    assert (scores.median_tie10, scores.distinct_share, scores.case_hit10, scores.siblings) == (1, 1, None, 0)
+
+
+def test_patients_of_two_sites_are_no_siblings(make_plan: Any, make_cases: Any) -> None:
+    plan, cases = make_plan(), of_patients(make_cases(6), 6)
+    net = build(plan)
+    one, other = (encode(net, cases, CPU, site=number) for number in (0, 1))
+    assert not np.isin(one.patient, other.patient).any()
+    assert score(join([one, other]), join([one, other]), plan).siblings == 12
+    assert score(one, other, plan).siblings == 0

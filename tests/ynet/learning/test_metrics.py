@@ -138,3 +138,38 @@ def test_balanced_accuracy_of_no_case_is_none() -> None:
 def test_balanced_accuracy_of_always_the_majority_is_one_over_the_classes() -> None:
     label = np.array([0] * 90 + [1] * 5 + [2] * 5)
     assert metrics.balanced_accuracy(np.zeros(100, np.int64), label) == pytest.approx(1 / 3)
+
+
+def case_found(distances: list[int], relevant: list[bool], k: int) -> float:
+    """The share of the orders that respect the distances in which a relevant case is among the first K."""
+    seen = [
+        any(relevant[i] for i in order[:k])
+        for order in permutations(range(len(distances)))
+        if all(distances[a] <= distances[b] for a, b in pairwise(order))
+    ]
+    return float(np.mean(seen))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=1, max_size=6), st.integers(1, 8))
+def test_found_within_is_the_share_of_all_orders_of_ties(cases: list[tuple[int, bool]], k: int) -> None:
+    distances, relevant = [d for d, _ in cases], [r for _, r in cases]
+    (found,) = metrics.found_within(np.array([distances]), np.array([relevant]), k)
+    if any(relevant):
+        assert found == pytest.approx(case_found(distances, relevant, k), abs=1e-12)
+    else:
+        assert np.isnan(found)
+
+
+def test_found_within_leaves_out_a_case_at_infinity() -> None:
+    distances, relevant = np.array([[np.inf, 3.0, 3.0, 5.0]]), np.array([[False, True, False, False]])
+    assert metrics.found_within(distances, relevant, 1) == pytest.approx(
+        metrics.found_within(distances[:, 1:], relevant[:, 1:], 1)
+    )
+    assert np.isnan(metrics.found_within(distances, np.array([[True, False, False, False]]), 1))
+
+
+def test_tie_size_is_that_of_the_group_at_rank_k() -> None:
+    distances = np.array([[0, 1, 1, 2, 2, 2], [5, 4, 3, 2, 1, 0], [7, 7, 7, 7, 7, 7]])
+    assert metrics.tie_sizes(distances, 2).tolist() == [2, 1, 6]
+    assert metrics.tie_sizes(distances, 10).tolist() == [3, 1, 6]  # a gallery of fewer cases: its last one

@@ -89,6 +89,8 @@ function runPart(run) {
     h("div", { class: "charts" },
       chart("Loss", run.curves.loss, places, terms.rounds, null),
       chart("Macro mAP@10", run.curves.macro_map10, places, terms.rounds, [0, 1]),
+      chart("Case@10", run.curves.case_hit10, places, terms.rounds, [0, 1]),
+      chart("Median tie", run.curves.median_tie10, places, terms.rounds, null),
       chart("Dice", run.curves.dice, places, terms.rounds, [0, 1])),
   ];
 }
@@ -153,18 +155,18 @@ function modelList(models) {
   if (!models.length) return h("p", { class: "empty" }, "No model yet. The first run publishes one when it ends, and the sites install it.");
   return models.map((model) => {
     const sites = Object.keys(model.scores);
-    const score = (site, name) => (model.scores[site][name] === undefined ? "" : model.scores[site][name] === null ? "none" : model.scores[site][name].toFixed(3));
+    const score = (site, name, digits = 3) => (model.scores[site][name] === undefined ? "" : model.scores[site][name] === null ? "none" : model.scores[site][name].toFixed(digits));
     const most = (n) => (n ? `≤ ${n}` : String(n));
     const masks = (site) => (typeof model.scores[site].masks === "number" ? most(model.scores[site].masks) : "not told");
     const tested = (site) => Object.entries(model.scores[site].queries_per_class || {}).map(([name, n]) => `${name} ${most(n)}`).join(", ") || "not told";
     const rows = sites.map((site) => h("tr", {}, h("th", { scope: "row" }, site), cell("number", (model.cases[site] || "").toLocaleString()),
-      cell("number", score(site, "macro_map10")), cell("number", score(site, "dice")), cell("number", score(site, "balanced_accuracy")),
+      cell("number", score(site, "macro_map10")), cell("number", score(site, "case_hit10")), cell("number", score(site, "median_tie10", 1)), cell("number", score(site, "dice")), cell("number", score(site, "balanced_accuracy")),
       cell("", tested(site)), cell("number", masks(site))));
     return h("div", { class: "model" },
       h("div", { class: "line head" }, h("h3", {}, code(model.id.slice(0, 16))), model.in_use ? chip("good", "in use") : null,
         h("span", { class: "quiet" }, `run ${model.run}, ${model.plan}, ${count(model.rounds, "round", "rounds")}`), h("span", { class: "when push" }, ago(model.published))),
       h("p", {}, h("span", { class: "quiet" }, "Privacy: "), privacyWords(model.privacy)),
-      model.in_use && rows.length ? h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Scores by site" }, table([["Site"], ["Cases", "number"], ["Macro mAP@10", "number"], ["Dice", "number"], ["Balanced accuracy", "number"], ["Test cases by class"], ["With a mask", "number"]], rows)) : null);
+      model.in_use && rows.length ? h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Scores by site" }, table([["Site"], ["Cases", "number"], ["Macro mAP@10", "number"], ["Case@10", "number"], ["Median tie", "number"], ["Dice", "number"], ["Balanced accuracy", "number"], ["Test cases by class"], ["With a mask", "number"]], rows)) : null);
   });
 }
 
