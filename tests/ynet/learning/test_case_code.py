@@ -1,0 +1,108 @@
+"""A code from moments: exact over sites, and near for images of one class and of one patient."""
+
+import numpy as np
+import pytest
+
+from ynet.learning.case_code import CodeMap, FeatureMoments, add, code_map, code_values, moments_of
+
+CLASSES, FEATURES = 3, 24
+
+
+class Cases:
+    """Features with a mean for each class, a mean for each patient, and noise; channels of very unlike sizes."""
+
+    def __init__(self, seed: int, patients: int = 120, images: int = 3) -> None:
+        random, truth = np.random.default_rng(seed), np.random.default_rng(0)
+        self.patient = np.repeat(np.arange(patients), images)
+        self.label = (self.patient % CLASSES).astype(np.int64)
+        means = truth.normal(0, 1.5, (CLASSES, FEATURES))
+        own = random.normal(0, 1, (patients, FEATURES))
+        noise = random.normal(0, 1, (len(self.patient), FEATURES)) * np.where(np.arange(FEATURES) < 8, 3.0, 0.2)
+        scale = np.logspace(-2, 2, FEATURES)
+        self.feature = (means[self.label] + own[self.patient] + noise) * scale + 5 * scale
+
+    def moments(self, chosen: np.ndarray | slice = slice(None)) -> FeatureMoments:
+        return moments_of(self.feature[chosen], self.label[chosen], self.patient[chosen], CLASSES)
+
+
+def bits_of(code: CodeMap, feature: np.ndarray) -> np.ndarray:
+    return code_values(code, feature) > 0
+
+
+def test_sums_over_sites_give_the_code_of_the_pooled_cases() -> None:
+    cases = Cases(1)
+    parts = [cases.moments(cases.patient % 4 == site) for site in range(4)]
+    pooled, federated = code_map(cases.moments(), 64, 16, 1), code_map(add(parts), 64, 16, 1)
+    assert (bits_of(pooled, cases.feature) == bits_of(federated, cases.feature)).mean() > 0.9999
+
+
+def test_order_of_cases_does_not_matter() -> None:
+    cases = Cases(2)
+    shuffled = np.random.default_rng(3).permutation(len(cases.label))
+    one, other = code_map(cases.moments(), 64, 16, 1), code_map(cases.moments(shuffled), 64, 16, 1)
+    assert (bits_of(one, cases.feature) == bits_of(other, cases.feature)).mean() > 0.9999
+
+
+def test_scale_of_a_channel_does_not_matter() -> None:
+    cases, scaled = Cases(4), Cases(4)
+    factors = np.logspace(-3, 3, FEATURES)
+    scaled.feature = cases.feature * factors
+    one = code_values(code_map(cases.moments(), 64, 16, 1), cases.feature)
+    other = code_values(code_map(scaled.moments(), 64, 16, 1), scaled.feature)
+    distances = [np.sign(values) @ np.sign(values).T for values in (one, other)]
+    assert np.corrcoef(distances[0].ravel(), distances[1].ravel())[0, 1] > 0.8
+
+
+@pytest.mark.parametrize("class_bits", [8, 16, 32])
+def test_new_images_are_near_their_class_and_their_patient(class_bits: int) -> None:
+    known, new = Cases(5), Cases(6)
+    code = code_map(known.moments(), 64, class_bits, 1)
+    bits = bits_of(code, new.feature)
+    distances = (bits[:, None, :] != bits[None]).sum(2).astype(float)
+    np.fill_diagonal(distances, np.inf)
+    nearest = distances.argsort(1)[:, :10]
+    same_class = (new.label[nearest] == new.label[:, None]).mean()
+    same_patient = (new.patient[nearest] == new.patient[:, None]).any(1).mean()
+    assert same_class > 0.8
+    assert same_patient > 0.8
+
+
+def test_more_class_bits_give_a_purer_class() -> None:
+    known, new = Cases(7), Cases(8)
+    purity = []
+    for class_bits in (0, 8, 48):
+        bits = bits_of(code_map(known.moments(), 64, class_bits, 1), new.feature)
+        distances = (bits[:, None, :] != bits[None]).sum(2).astype(float)
+        distances[new.patient[:, None] == new.patient[None]] = np.inf
+        nearest = distances.argsort(1)[:, :10]
+        purity.append((new.label[nearest] == new.label[:, None]).mean())
+    assert purity == sorted(purity)
+
+
+def test_class_without_cases_is_left_out() -> None:
+    cases = Cases(9)
+    code = code_map(cases.moments(cases.label != 1), 64, 16, 1)
+    values = code_values(code, cases.feature)
+    assert np.isfinite(values).all()
+
+
+def test_patients_with_one_image_each_fall_back_to_classes() -> None:
+    cases = Cases(10, patients=300, images=1)
+    moments = cases.moments()
+    assert moments.repeats == 0
+    assert np.isfinite(code_values(code_map(moments, 64, 16, 1), cases.feature)).all()
+
+
+def test_channel_without_spread_does_no_harm() -> None:
+    cases = Cases(11)
+    cases.feature[:, 3] = 7.0
+    assert np.isfinite(code_values(code_map(cases.moments(), 128, 16, 1), cases.feature)).all()
+
+
+def test_bits_that_do_not_fit_are_refused() -> None:
+    cases = Cases(12)
+    for class_bits in (-1, 64):
+        with pytest.raises(ValueError, match="class bits"):
+            code_map(cases.moments(), 64, class_bits, 1)
+    with pytest.raises(ValueError, match="1 classes"):
+        code_map(cases.moments(cases.label == 0), 64, 16, 1)
