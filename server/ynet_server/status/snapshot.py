@@ -137,7 +137,7 @@ def _points(curves: Mapping[str, Any]) -> dict[str, list[list[float]]]:
 
 def _terms(plan: Plan) -> dict[str, Any]:
     return {
-        "rounds": plan.training.rounds,
+        "rounds": plan.training.most_rounds,
         "min_sites": plan.cohort.min_sites,
         "quorum": plan.cohort.quorum,
         "deadline_s": plan.cohort.round_deadline_s,
