@@ -28,12 +28,12 @@ class RoundRequest(NamedTuple):
     flat: Flat | None
     attempt: int  # of a secure sum, from 1
     roster: str
-    cooldown: Cooldown | None  # the round's place in the cool-down that the server has called
+    cooldown: Cooldown | None  # the round's place in the server's cool-down
     is_final: bool  # whether its weights are the result of the run
 
     @property
     def begins(self) -> str:
-        """A digest of the weights, of proximal_mu and of the cool-down. All sites of a secure sum must have the same."""
+        """A digest of weights, proximal_mu and cool-down. All sites of a secure sum must have the same."""
         return secure_sum.beginning(self.flat, self.proximal_mu, self.cooldown)
 
 

@@ -1,4 +1,4 @@
-"""How a run ends, and with which weights: after a fixed number of rounds, or, with `training.rounds: auto`, by its curve.
+"""How a run ends, and with which weights: after a number of rounds, or by its curve with `training.rounds: auto`.
 
 A run with `auto` keeps two more files in its folder. `best.safetensors` has the weights with the best score; it is
 written before `curve.json`, which has the curve and the cool-down. Each is whole or not there, and a killed server

@@ -2,11 +2,11 @@
 
 The curve has one score for each evaluated round, the mean of the sites' own scores. It is flat when the mean of its
 newest window is not above the mean of the window before by more than a margin. A window covers at least 50 rounds and 5
-evaluations, and a quarter of the curve when that is longer: the longer a run, the longer it is judged by. Where the scores are
-noisy, the margin is reduced by the standard error of the gain, down to no margin at all, because small test sets move
-the scores by more than a slow rise does.
+evaluations, and a quarter of the curve when that is longer. Where the scores are noisy, the margin is reduced by the
+standard error of the gain, down to no margin at all: small test sets move the scores by more than a slow rise does.
 """
 
+import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -107,7 +107,7 @@ def _by_curve(points: Sequence[Point], training: Training) -> Decision:
 
 def _noise(scores: Sequence[float]) -> float:
     """Return the standard deviation of the scores around a slowly changing mean (von Neumann 1941)."""
-    squares = [(after - before) ** 2 for before, after in zip(scores, scores[1:], strict=False)]
+    squares = [(after - before) ** 2 for before, after in itertools.pairwise(scores)]
     return math.sqrt(statistics.fmean(squares) / 2)
 
 
