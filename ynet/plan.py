@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from ynet import network_size, schedule
 from ynet.config import STRICT, parse, read_yaml
 from ynet.errors import UserError
-from ynet.schedule import AUTO, AUTO_DEFAULTS, MOST_ROUNDS
+from ynet.schedule import AUTO, AUTO_DEFAULTS, MOST_ROUNDS, counted
 from ynet.strategy_options import ROBUST, SUMMABLE, Strategy, fault
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
@@ -100,7 +100,7 @@ class Init:
 class Training:
     """Rounds, optimiser and aggregation."""
 
-    rounds: Annotated[int, Field(gt=0, le=10_000)] | Literal["auto"]
+    rounds: Annotated[Annotated[int, Field(gt=0, le=10_000)] | Literal["auto"], BeforeValidator(counted)]
     """Rounds of the run; `auto` ends it when the sites' scores no longer rise ([long runs])."""
     learning_rate: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
     """AdamW's learning rate."""

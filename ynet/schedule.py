@@ -18,6 +18,7 @@ AUTO_DEFAULTS: Mapping[str, Any] = MappingProxyType({"schedule": "trapezoid", "c
 """Defaults of a plan with `training.rounds: auto`, in place of the others."""
 MOST_ROUNDS = 500
 """Default of `training.max_rounds`: on unlike hospitals the curve still rose after 300 rounds of one epoch."""
+MOST_NUMBER = 10_000
 WARM_UP = 0.1
 """Share of a known number of rounds in which the learning rate rises."""
 AUTO_WARM_UP_ROUNDS = 5
@@ -29,6 +30,14 @@ class Cooldown(NamedTuple):
 
     round: int  # from 1
     rounds: int
+
+
+def counted(value: Any) -> Any:
+    """Return a value of `training.rounds` unchanged. Raises ValueError when it is neither a number nor `auto`."""
+    is_number = isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MOST_NUMBER
+    if value != AUTO and not is_number:
+        raise ValueError(f"it must be a whole number from 1 to {MOST_NUMBER}, or {AUTO!r}")
+    return value
 
 
 def fault(training: "Training", privacy_mode: str) -> str | None:

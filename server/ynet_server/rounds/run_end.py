@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from pydantic import TypeAdapter
 
 from ynet import weights
+from ynet.errors import UserError
 from ynet.plan import Plan
 from ynet.runtime import private_files
 from ynet.schedule import AUTO, Cooldown
@@ -89,9 +90,14 @@ class AutoRounds:
     """The end of a run with `training.rounds: auto`: the best evaluated round's weights are published."""
 
     def __init__(self, plan: Plan, folder: RunFolder) -> None:
+        """Resume from the folder. Raises UserError when its curve is damaged."""
         self._training, self._folder = plan.training, folder
         path = folder.path / CURVE
-        self._kept = _KEPT.validate_json(path.read_bytes()) if path.exists() else Kept()
+        try:
+            self._kept = _KEPT.validate_json(path.read_bytes()) if path.exists() else Kept()
+        except ValueError:
+            do = "restore a copy of it, or start a new run"
+            raise UserError(f"the run cannot go on from {CURVE}", "it is not as it was written", do) from None
 
     @property
     def rounds(self) -> int:

@@ -99,10 +99,10 @@ def _by_curve(points: Sequence[Point], training: Training) -> Decision:
     error = _noise([*before, *newest]) * math.sqrt(2 / window)
     allowed = max(0.0, MARGIN - error)
     rounds = f"rounds {judged[-window].round} to {judged[-1].round}"
-    told = f"the mean score of {rounds} is {new:.4f}, of as many evaluations before {old:.4f}"
+    told = f"their mean is {new:.4f} in {rounds} and {old:.4f} in the {window} evaluations before"
     if new - old > allowed:
         return Decision("continue", f"the scores rise: {told}")
-    return Decision("cool down", f"the scores are flat: {told}; a rise of more than {allowed:.4f} would have continued")
+    return Decision("cool down", f"the scores are flat: {told}, and a run continues for a rise of {allowed:.4f}")
 
 
 def _noise(scores: Sequence[float]) -> float:
