@@ -14,6 +14,8 @@ from flwr.app import Message
 from loopback import Consortium, play, runs, tiny_app
 from tiny_runs import events, federate, model
 
+from ynet.data.synthetic import CLASSES as DISEASES
+from ynet.data.synthetic import make_federation
 from ynet.errors import UserError
 from ynet.federation.records import (
     ARRAYS,
@@ -28,9 +30,14 @@ from ynet.federation.records import (
 from ynet.plan import Plan
 from ynet.trust.identity import Identity
 from ynet.weights import Flat
+from ynet_client.training import client_app
 from ynet_client.training.secure_aggregation import Party
+from ynet_client.training.site_data import LocalSite
+from ynet_client.training.took_part import TookPart
+from ynet_server.commands import run_tables
 from ynet_server.rounds.run_end import BEST, CURVE
 from ynet_server.rounds.run_folder import RunFolder
+from ynet_server.rounds.run_progress import RunProgressReader
 
 CASES = {"A": 20, "B": 10, "C": 10}
 Shape = Callable[[float], float | None]
@@ -110,6 +117,13 @@ def test_flat_curve_cools_down_and_publishes_best_round(tmp_path: Path) -> None:
     assert (result["round"], result["sites"]["A"]["macro_map10"]) == (60, 0.9)
     card = folder.card()
     assert (card["rounds"], card["best_round"], card["stopped"]) == (132, 60, called["reason"])
+    told = "\n".join(run_tables.describe_event(event) for event in folder.events())
+    assert f"cool-down of 22 rounds after round 110: {called['reason']}" in told
+    assert f"stopped after round 132: {called['reason']}; the best score is 0.9000, after round 60" in told
+    assert "the weights of round 60 are published; their scores" in told
+    progress = RunProgressReader().of(folder.path)
+    assert progress.stopped == {"round": 132, "reason": called["reason"], "best": 60}
+    assert progress.cooldown == {"round": 110, "rounds": 22, "reason": called["reason"]}
     assert card["scores"]["B"]["macro_map10"] == 0.9
 
 
@@ -145,6 +159,13 @@ def test_moving_average_of_best_round_is_published(tmp_path: Path) -> None:
     assert best < 12
     np.testing.assert_allclose(model(folder), np.full(7, evaluated[best]))
     assert evaluated[best] != best
+
+
+def test_new_plan_from_auto_run_has_the_rounds_that_are_left(tmp_path: Path) -> None:
+    folder = run(tmp_path, plan(max_rounds=6), rising)
+    (folder.path / "plan.json").write_text(plan(max_rounds=20).canonical())  # a run that is not over yet
+    made, _ = folder.carry_over(quorum=1, min_sites=1)
+    assert (made.training.rounds, made.training.max_rounds, made.training.schedule) == ("auto", 14, "trapezoid")
 
 
 def test_fixed_rounds_are_told_nothing_of_phases(tmp_path: Path) -> None:
@@ -203,6 +224,29 @@ def test_damaged_curve_is_a_user_error(tmp_path: Path) -> None:
     (folder.path / CURVE).write_text("{", "utf-8")
     with pytest.raises(UserError, match=CURVE):
         run(tmp_path, plan(), rising)
+
+
+# --- sites with a network
+
+
+def test_sites_vouch_for_the_published_weights(tmp_path: Path) -> None:
+    make_federation(tmp_path / "data", {"A": 16, "B": 16}, seed=1, size=32)
+    values = json.loads(plan(max_rounds=3, evaluate_every=1, batch_size=8).canonical())
+    values |= {"classes": list(DISEASES), "network": {"width": 4, "code_bits": 32}}
+    frozen = tiny_runs.plans.from_canonical(json.dumps(values))
+    homes = {name: tmp_path / name for name in "AB"}
+    sites = {}
+    for name, home in homes.items():
+        home.mkdir()
+        site = LocalSite(tmp_path / "data" / name / "manifest.csv", "cpu", 1 << 24, took_part=TookPart(home))
+        sites[name] = client_app.build(lambda _, site=site: site)
+    folder = tiny_runs.run(tmp_path / "server", frozen, sites, {"A": 16, "B": 16})
+    card = folder.card()
+    assert 1 <= card["best_round"] <= 3
+    assert set(card["scores"]) == {"A", "B"}
+    for home in homes.values():
+        assert not TookPart(home).doubt(frozen, card["model_id"])
+        assert TookPart(home).doubt(frozen, "0" * 64)
 
 
 # --- secure sums
