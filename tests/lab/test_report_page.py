@@ -385,5 +385,5 @@ def test_every_link_of_the_contents_leads_somewhere() -> None:
 def test_report_says_why_a_run_ended() -> None:
     report = synthetic(seeds=1)
     report["models"][0]["ends"] = [{"round": 132, "best": 60, "reason": "the scores are <flat>"}]
-    page = render(report, [])
+    page = report_page.render(report, [])
     assert "ended after round 132, with the weights of round 60. Why: the scores are &lt;flat&gt;." in page
