@@ -21,12 +21,12 @@ from ynet.schedule import AUTO, Cooldown
 from ynet.weights import Flat
 from ynet_server.rounds import stopping
 from ynet_server.rounds.run_folder import RunFolder, State
-from ynet_server.rounds.stopping import Called, Point
+from ynet_server.rounds.stopping import Called, CurvePoint
 
 CURVE, BEST = "curve.json", "best.safetensors"
 
 
-class Result(NamedTuple):
+class RunResult(NamedTuple):
     """The weights that a run publishes."""
 
     round: int
@@ -63,9 +63,9 @@ class FixedRounds:
     def add(self, state: State, sites: Mapping[str, Any]) -> None:
         """Note the scores of an evaluation."""
 
-    def result(self, state: State) -> Result:
+    def result(self, state: State) -> RunResult:
         """The weights to publish."""
-        return Result(state.round, state.best, None)
+        return RunResult(state.round, state.best, None)
 
     def card(self) -> dict[str, Any]:
         """What the model's card says about the end."""
@@ -77,7 +77,7 @@ class Kept:
     """The content of `curve.json`."""
 
     evaluated: int = 0  # the last evaluated round
-    points: tuple[Point, ...] = ()
+    points: tuple[CurvePoint, ...] = ()
     newest: stopping.Weighted = field(default_factory=dict)
     called: Called | None = None
     stopped: str = ""  # why
@@ -139,38 +139,38 @@ class AutoRounds:
         newest = stopping.newest_scores(self._kept.newest, sites, state.cases)
         score, points = stopping.score_of(newest), self._kept.points
         if score is not None:
-            points = (*points, Point(state.round, score))
+            points = (*points, CurvePoint(state.round, score))
             if self._best is None or score >= self._best.score:
                 arrays = weights.unflatten(state.best, state.layout)
                 about = {"round": str(state.round), "score": repr(score)}
                 weights.save(self._folder.path / BEST, arrays, about)
-                self._best = Point(state.round, score)
+                self._best = CurvePoint(state.round, score)
             self._folder.event("curve", round=state.round, score=round(score, 6))
         self._keep(replace(self._kept, evaluated=state.round, points=points, newest=newest))
 
-    def result(self, state: State) -> Result:
+    def result(self, state: State) -> RunResult:
         """The weights to publish: those with the best score, or the last ones where no site could score any."""
         if self._best is None:
-            return Result(state.round, state.best, None)
+            return RunResult(state.round, state.best, None)
         arrays, _ = weights.load(self._folder.path / BEST)
         flat = weights.flatten({entry.name: arrays[entry.name] for entry in state.layout})
-        return Result(self._best.round, flat, self._best.score)
+        return RunResult(self._best.round, flat, self._best.score)
 
     def card(self) -> dict[str, Any]:
         """What the model's card says about the end."""
         return {"stopped": self._kept.stopped, "best_round": self._best.round if self._best else None}
 
     @cached_property
-    def _best(self) -> Point | None:
+    def _best(self) -> CurvePoint | None:
         """The round and the score of the weights in `best.safetensors`."""
         path = self._folder.path / BEST
         if not path.exists():
             return None
         _, about = weights.load(path)
-        return Point(int(about["round"]), float(about["score"]))
+        return CurvePoint(int(about["round"]), float(about["score"]))
 
     def _keep(self, kept: Kept) -> None:
-        private_files.write(self._folder.path / CURVE, json.dumps(asdict(kept)))
+        private_files.write(self._folder.path / CURVE, json.dumps(asdict(kept)), is_synced=True)
         self._kept = kept
 
 

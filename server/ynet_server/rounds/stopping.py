@@ -31,7 +31,7 @@ Weighted = Mapping[str, Mapping[str, tuple[float, float]]]
 """By site and score: the newest value, and the cases that it rests on."""
 
 
-class Point(NamedTuple):
+class CurvePoint(NamedTuple):
     """A point of the curve."""
 
     round: int
@@ -57,7 +57,7 @@ class Decision(NamedTuple):
     why: str
 
 
-def decide(points: Sequence[Point], number: int, training: Training, called: Called | None) -> Decision:
+def decide(points: Sequence[CurvePoint], number: int, training: Training, called: Called | None) -> Decision:
     """Decide what follows after round `number`.
 
     Args:
@@ -88,7 +88,7 @@ def _wanted_rounds(after: int, training: Training) -> int:
     return max(COOLDOWN_ROUNDS, math.ceil(training.cooldown * after))
 
 
-def _by_curve(points: Sequence[Point], training: Training) -> Decision:
+def _by_curve(points: Sequence[CurvePoint], training: Training) -> Decision:
     judged = [point for point in points if point.round > warm_up_rounds(training)]
     least = max(WINDOW_EVALUATIONS, math.ceil(WINDOW_ROUNDS / training.evaluate_every))
     window = max(least, len(judged) // WINDOW_SHARE)

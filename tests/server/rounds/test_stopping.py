@@ -13,7 +13,7 @@ import pytest
 from ynet import plan as plans
 from ynet.plan import Training
 from ynet_server.rounds import stopping
-from ynet_server.rounds.stopping import COOLDOWN_ROUNDS, WINDOW_ROUNDS, Called, Decision, Point, decide
+from ynet_server.rounds.stopping import COOLDOWN_ROUNDS, WINDOW_ROUNDS, Called, CurvePoint, Decision, decide
 
 Shape = Callable[[int], float]
 
@@ -55,10 +55,10 @@ def stepping(number: int) -> float:
 
 def decisions(shape: Shape, what: Training = LONG, noise: float = 0.0, seed: int = 1) -> Iterator[tuple[int, Decision]]:
     """The decisions after each round until the run stops, with the cool-down called as the server calls it."""
-    draw, points, called = random.Random(seed), list[Point](), None
+    draw, points, called = random.Random(seed), list[CurvePoint](), None
     for number in itertools.count(1):
         if number % what.evaluate_every == 0:
-            points.append(Point(number, shape(number) + draw.gauss(0, noise)))
+            points.append(CurvePoint(number, shape(number) + draw.gauss(0, noise)))
         decision = decide(points, number, what, called)
         if decision.action == "cool down":
             called = stopping.cool_down(number, what, decision.why)
@@ -105,7 +105,7 @@ def test_rise_within_the_windows_is_awaited() -> None:
 
 
 def test_warm_up_is_excluded() -> None:
-    points = [Point(number, 0.0 if number <= 5 else 0.5) for number in range(1, 106)]
+    points = [CurvePoint(number, 0.0 if number <= 5 else 0.5) for number in range(1, 106)]
     every = training(evaluate_every=1, max_rounds=1000)
     assert decide(points[:104], 104, every, None).action == "continue"
     assert decide(points, 105, every, None).action == "cool down"
