@@ -351,13 +351,14 @@ def tiny_app(
     spoil: Callable[[RecordDict], RecordDict] = lambda reply: reply,
     spoil_initial: Callable[[RecordDict], RecordDict] = lambda reply: reply,
     party: Party | None = None,
-    scores: Mapping[str, float] = MappingProxyType({}),
+    scores: Mapping[str, float] | Callable[[Flat], Mapping[str, float]] = MappingProxyType({}),
+    notice: Callable[[Message], None] = lambda _: None,
 ) -> ClientApp:
     """Make a ClientApp with a few weights; `train` computes new ones from the round and the old ones.
 
     With a `party` its updates go into secure sums, as at a real site. It claims `claims(round)` cases if that is given.
     `spoil` may change its updates and `spoil_initial` its initial weights, as a hostile site would. It answers an
-    evaluation with `scores`.
+    evaluation with `scores`, or with what `scores` makes of the weights. `notice` gets each message of a round.
     """
     app = ClientApp()
 
@@ -370,6 +371,7 @@ def tiny_app(
 
     @app.train()
     def update(message: Message, context: Context) -> Message:
+        notice(message)
         number = int(str(message.content.config_records[CONFIG]["server-round"]))
         flat = train(number, flat_weights(message.content.array_records[ARRAYS]))
         metrics = MetricRecord({CASES: claims(number) if claims else cases, "loss": 1.0})
@@ -382,8 +384,10 @@ def tiny_app(
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
+        notice(message)
         flat = flat_weights(message.content.array_records[ARRAYS])
-        metrics = MetricRecord({CASES: cases, "sum": float(flat.sum()), **scores})
+        found = scores(flat) if callable(scores) else scores
+        metrics = MetricRecord({CASES: cases, "sum": float(flat.sum()), **found})
         return Message(RecordDict({METRICS: metrics}), reply_to=message)
 
     if party:

@@ -62,3 +62,15 @@ def _bottleneck(inputs: int, outputs: int, stride: int) -> int:
     planes = outputs // 4
     inner = _conv(inputs, planes, 1) + _conv(planes, planes, 3) + _conv(planes, outputs, 1)
     return inner + _shortcut(inputs, outputs, stride)
+
+
+def fault(plan: "Plan") -> str | None:
+    """Say why a plan's network or batch is too large; None when neither is."""
+    if (values := network_values(plan)) > MOST_VALUES:
+        return f"the network would have {values:,} weights, {MOST_VALUES:,} is the most: a smaller one"
+    if (values := batch_values(plan)) > MOST_BATCH_VALUES:
+        return (
+            f"a batch would have {values:,} values, at most {MOST_BATCH_VALUES:,} may be: lower"
+            " 'training.batch_size' or 'image.size'"
+        )
+    return None

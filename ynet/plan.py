@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from dataclasses import asdict, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,9 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from ynet import network_size, schedule
 from ynet.config import STRICT, parse, read_yaml
 from ynet.errors import UserError
-from ynet.network_size import MOST_BATCH_VALUES, MOST_VALUES, batch_values, network_values
+from ynet.schedule import AUTO, AUTO_DEFAULTS, MOST_ROUNDS, counted
 from ynet.strategy_options import ROBUST, SUMMABLE, Strategy, fault
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
@@ -100,8 +100,8 @@ class Init:
 class Training:
     """Rounds, optimiser and aggregation."""
 
-    rounds: Annotated[int, Field(gt=0, le=10_000)]
-    """Rounds of the run."""
+    rounds: Annotated[Annotated[int, Field(gt=0, le=10_000)] | Literal["auto"], BeforeValidator(counted)]
+    """Rounds of the run; `auto` ends it when the sites' scores no longer rise ([long runs])."""
     learning_rate: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
     """AdamW's learning rate."""
     local_epochs: Annotated[int, Field(gt=0, le=100)] = 1
@@ -110,12 +110,18 @@ class Training:
     """Images in a batch."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.05
     """AdamW's weight decay."""
-    schedule: Literal["constant", "cosine"] = "cosine"
-    """The learning rate over the rounds; `cosine` includes a warm-up."""
+    max_rounds: Annotated[int, Field(gt=0, le=10_000)] = MOST_ROUNDS
+    """Most rounds with `rounds: auto`, cool-down included."""
+    schedule: Literal["constant", "cosine", "trapezoid"] = "cosine"
+    """The learning rate over the rounds; all but `constant` begin with a warm-up.
+
+    `trapezoid` stays constant until the cool-down, in which it falls; it is the default with `rounds: auto`.
+    """
     cooldown: Share = 0.0
     """Share of the rounds, at the end, without dropout and with mirroring as the only augmentation.
 
-    The codes of the gallery become purer in these rounds: a code is shared by fewer classes.
+    The codes of the gallery become purer in these rounds: a code is shared by fewer classes. With `rounds: auto` it is
+    a share of the rounds before the cool-down, which has at least 5 rounds, and the default is 0.2.
     """
     strategy: Strategy = "fedavg"
     """Flower's strategy that combines the updates ([which, and how many sites each needs])."""
@@ -146,6 +152,16 @@ class Training:
     """Rounds between two evaluations; the last round is always evaluated."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
     """Seed of the initial weights, the order of the cases and the split."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, values: Any) -> Any:
+        return {**AUTO_DEFAULTS, **values} if isinstance(values, dict) and values.get("rounds") == AUTO else values
+
+    @property
+    def most_rounds(self) -> int:
+        """The most rounds that the run can have: all of them, where their number is known."""
+        return self.max_rounds if isinstance(self.rounds, str) else self.rounds
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -237,6 +253,7 @@ def coupling(recipe: Recipe) -> str | None:
 LATER = (
     ("training", "update_encoding", "float32"),
     ("training", "update_norm_limit", 10.0),
+    ("training", "max_rounds", MOST_ROUNDS),
     ("cohort", "late_updates", "drop"),
     ("cohort", "min_quorum", None),
     ("privacy", "scores", "once"),
@@ -287,8 +304,6 @@ class Plan:
             raise ValueError("'cohort.min_quorum' is above 'cohort.quorum'")
         if 0 < self.training.update_norm_limit < 2:
             raise ValueError("'training.update_norm_limit' would refuse honest sites: 0 (off), or 2 and more")
-        if not all(math.isfinite(value) for value in self.training.strategy_options.values()):
-            raise ValueError("'training.strategy_options' has a value that is not finite")
         if wrong := fault(self.training.strategy, self.training.strategy_options, self.cohort.floor):
             raise ValueError(wrong)
         if self.cohort.late_updates == "use" and self.training.strategy in ROBUST:
@@ -296,19 +311,11 @@ class Plan:
                 f"strategy {self.training.strategy!r} counts all updates of a round alike, and one that is late must"
                 " count for less: 'cohort.late_updates: drop', or another strategy"
             )
-        self._can_be_built()
+        if wrong := network_size.fault(self) or schedule.fault(self.training, self.privacy.mode):
+            raise ValueError(wrong)
         self._can_be_secure()
         self._can_be_private()
         return self
-
-    def _can_be_built(self) -> None:
-        if (values := network_values(self)) > MOST_VALUES:
-            raise ValueError(f"the network would have {values:,} weights, {MOST_VALUES:,} is the most: a smaller one")
-        if (values := batch_values(self)) > MOST_BATCH_VALUES:
-            raise ValueError(
-                f"a batch would have {values:,} values, at most {MOST_BATCH_VALUES:,} may be: lower"
-                " 'training.batch_size' or 'image.size'"
-            )
 
     def _can_be_secure(self) -> None:
         if self.aggregation == "plain":

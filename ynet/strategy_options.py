@@ -1,5 +1,6 @@
 """The strategies of plans, their options, and the number of sites that each needs."""
 
+import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -66,6 +67,8 @@ def fault(strategy: Strategy, given: Mapping[str, float], quorum: int) -> str | 
     With f hostile sites, Krum needs 2f + 3 sites (Blanchard et al. 2017), Bulyan 4f + 3 (El Mhamdi et al. 2018). The
     median of fewer than three values is their mean, and so is a trimmed mean that trims nothing.
     """
+    if not all(math.isfinite(value) for value in given.values()):
+        return "'training.strategy_options' has a value that is not finite"
     known = STRATEGY_OPTIONS[strategy]
     if unknown := set(given) - known:
         has = ", ".join(sorted(known)) or "none"

@@ -160,9 +160,9 @@ def _audit(target: Target) -> AttackResult:
     found = privacy_audit.audit(subjects.by_patient(before - after), is_in, AUDIT_DELTA)
     claimed = None
     if shadow.privacy.mode == "patient":
-        spent = mechanism(shadow, int(is_in.sum())).spends(shadow.training.rounds)
+        spent = mechanism(shadow, int(is_in.sum())).spends(shadow.training.most_rounds)
         claimed = accountant.epsilon([spent], AUDIT_DELTA)
-    return AttackResult({"rounds": shadow.training.rounds, "epsilon_claimed": claimed, **found._asdict()})
+    return AttackResult({"rounds": shadow.training.most_rounds, "epsilon_claimed": claimed, **found._asdict()})
 
 
 def _png(image: Float[Tensor, "channels h w"]) -> bytes:

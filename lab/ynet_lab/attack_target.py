@@ -13,6 +13,7 @@ from ynet.data.manifest import find_sites
 from ynet.errors import UserError
 from ynet.learning.model import YNet, build, load_arrays
 from ynet.plan import Plan
+from ynet.schedule import AUTO
 from ynet.weights import Arrays
 from ynet_client.training.site_data import LocalSite
 from ynet_lab.attacks.shadow import shadow_plan, train_shadow
@@ -28,7 +29,7 @@ class Effort(NamedTuple):
     """How much work the attacks may do."""
 
     shadow_pairs: int = 2
-    shadow_rounds: int | None = None  # of shadow models and of the audited model; None: the plan's
+    shadow_rounds: int | None = None  # of shadow models and of the audited model; None: as many as the model had
     steps: int = 300  # of a gradient inversion
     epsilon: float = 8.0  # of protected gradients, where the plan has no privacy
 
@@ -53,12 +54,12 @@ class Target(NamedTuple):
     @property
     def shadow_rounds(self) -> int:
         """Rounds of each shadow model."""
-        return self.effort.shadow_rounds or self.plan.training.rounds
+        return self.effort.shadow_rounds or self.plan.training.most_rounds
 
     def train_on(self, chosen: np.ndarray, seed: int, what: str) -> tuple[YNet, Plan]:
         """Train a model by the plan's recipe on the chosen patients; return it with its plan."""
         plan = shadow_plan(self.plan, seed=seed, rounds=self.effort.shadow_rounds)
-        rounds, cases_and_patients = plan.training.rounds, self.subjects.of(chosen)
+        rounds, cases_and_patients = plan.training.most_rounds, self.subjects.of(chosen)
 
         def report(number: int) -> None:
             if number % max(1, rounds // 4) == 0:
@@ -103,6 +104,8 @@ def load_target(folder: RunFolder, data: Path, seed: int, effort: Effort, say: S
         UserError: The data are not those that the model was trained on.
     """
     plan, manifests = folder.plan(), find_sites(data)
+    if plan.training.rounds == AUTO and effort.shadow_rounds is None:
+        effort = effort._replace(shadow_rounds=int(folder.card()["rounds"]))
     if folder.card().get("kind") == "alone" and len(manifests) > 1:
         why = "the model is of one site alone, and the data are several sites'"
         raise UserError("the model cannot be attacked", why, "name a folder that holds that site alone")

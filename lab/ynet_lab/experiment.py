@@ -151,6 +151,7 @@ def _train_and_score(task: TrainingTask) -> None:
     found = {
         **_scores(_coded(net, task.plan, sites, keeps_feature=True), task.plan, sites),
         "curve": _curve(events),
+        "end": _end(events),
         "seconds": sum(event["seconds"] for event in rounds),
     }
     private_files.write(task.folder / SCORES, json.dumps(found))
@@ -254,6 +255,12 @@ def _curve(events: Sequence[Mapping[str, Any]]) -> list[dict[str, float | None]]
             }
         )
     return curve
+
+
+def _end(events: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return why a training with `training.rounds: auto` ended, and its best round; None for other plans."""
+    found = [event for event in events if event["kind"] == "stopped"]
+    return {key: found[-1].get(key) for key in ("round", "best", "reason")} if found else None
 
 
 _TOLD = {"macro_map10": "macro mAP@10", "case_hit10": "case@10", "dice": "Dice"}

@@ -35,7 +35,7 @@ class ModelResult(NamedTuple):
     kind: str
     site: str | None
     seed: int
-    found: Mapping[str, Any]  # overall, intervals, within, cross, matrix, radius, curve, seconds
+    found: Mapping[str, Any]  # overall, intervals, within, cross, matrix, radius, curve, end, seconds
 
 
 def compose(
@@ -103,6 +103,7 @@ def _model(of_seeds: Sequence[ModelResult], sites: Sequence[str]) -> dict[str, A
         "map10_per_class": _metrics([one.get("map10_per_class") for one in found]),
         "matrix": [[_mean(one["matrix"].get(a, {}).get(b) for one in found) for b in sites] for a in sites],
         "curve": _curve([one["curve"] for one in found]),
+        "ends": [one["end"] for one in found if one.get("end")],
         "radius": _radius([one["radius"] for one in found]),
         "seconds": _figure([one["seconds"] for one in found]),
     }

@@ -26,10 +26,12 @@ from ynet import weights
 from ynet.data.manifest import find_sites
 from ynet.errors import UserError
 from ynet.learning.dp_sgd import Patients, mechanism
+from ynet.learning.evaluate import evaluate
 from ynet.learning.model import YNet, arrays_of, build, load_arrays
-from ynet.learning.train import train
+from ynet.learning.train import Moments, TrainResult, train
 from ynet.learning.train_private import train_privately
 from ynet.plan import Plan
+from ynet.schedule import AUTO
 from ynet.trust import identity
 from ynet.trust.identity import Identity
 from ynet_client.training import client_app
@@ -37,6 +39,7 @@ from ynet_client.training.secure_aggregation import Party
 from ynet_client.training.site_data import LocalSite
 from ynet_lab.concat import Concat
 from ynet_server.hub.reply_errors import REFUSED
+from ynet_server.rounds.run_end import run_end
 from ynet_server.rounds.run_folder import MODEL, RunFolder, State
 from ynet_server.rounds.server_app import federate, moving_average
 
@@ -79,42 +82,61 @@ def open_sites(task: TrainingTask) -> dict[str, LocalSite]:
 
 
 def train_reference(task: TrainingTask, sites: Mapping[str, LocalSite], watch: Watch) -> YNet:
-    """Train a model without a federation, on one site's training cases or on all sites'."""
+    """Train a model without a federation, on one site's training cases or on all sites'.
+
+    With `training.rounds: auto` it ends by the rule of the federation, on the scores of these sites alone.
+    """
     plan, folder = task.plan, RunFolder(task.folder).create(task.plan, task.init)
-    chosen = [site for name, site in sites.items() if task.site in (None, name)]
-    cases, device = Concat([site.cases(plan)[0] for site in chosen]), chosen[0].device
+    chosen = {name: site for name, site in sites.items() if task.site in (None, name)}
+    first = next(iter(chosen.values()))
+    cases, device = Concat([site.cases(plan)[0] for site in chosen.values()]), first.device
     net, shown = build(plan).to(device), build(plan).to(device)
-    state = folder.state() or _start(net, folder)
+    state, end = folder.state() or _start(net, folder), run_end(plan, folder)
     load_arrays(net, weights.unflatten(state.flat, state.layout))
-    patients = Patients.together([site.patients(plan) for site in chosen])
+    patients = Patients.together([site.patients(plan) for site in chosen.values()])
     private = mechanism(plan, len(patients)) if plan.privacy.mode == "patient" else None
-    moments = None
-    for number in range(state.round + 1, plan.training.rounds + 1):
-        generator = chosen[0].generator(plan, number)
-        if private is None:
-            result = train(net, cases, plan, number, device=device, generator=generator, moments=moments)
-        else:
-            result = train_privately(net, cases, patients, plan, number, private, device=device, moments=moments)
-        moments = result.moments
-        flat = weights.flatten(arrays_of(net))
-        average = moving_average(plan, number, state.average, flat)
-        state = State(number, flat, state.layout, {task.name: len(cases)}, average)
+
+    def train_round(number: int, moments: Moments | None) -> TrainResult:
+        if private is not None:
+            return train_privately(net, cases, patients, plan, number, private, device=device, moments=moments)
+        generator, cooldown = first.generator(plan, number), end.place(number)
+        return train(net, cases, plan, number, device=device, generator=generator, moments=moments, cooldown=cooldown)
+
+    def judge(state: State) -> None:
+        load_arrays(shown, weights.unflatten(state.best, state.layout))
+        end.add(state, own_scores(shown, plan, chosen))
+
+    if end.is_missing(state.round):
+        judge(state)
+    trained, moments = {name: len(site.cases(plan)[0]) for name, site in chosen.items()}, None
+    while not end.is_over(state.round):
+        number = state.round + 1
+        result = train_round(number, moments)
+        moments, flat = result.moments, weights.flatten(arrays_of(net))
+        state = State(number, flat, state.layout, trained, moving_average(plan, number, state.average, flat))
         folder.save_state(state)
-        folder.event(
-            "round",
-            round=number,
-            rounds=plan.training.rounds,
-            seconds=round(result.seconds, 3),
-            sites={task.name: {"loss": result.loss}},
-        )
-        if is_watched(plan, number):
+        loss = {task.name: {"loss": result.loss}}
+        folder.event("round", round=number, rounds=end.rounds, seconds=round(result.seconds, 3), sites=loss)
+        if is_watched(plan, number) or end.is_last(number):
             load_arrays(shown, weights.unflatten(state.best, state.layout))
             folder.event("scored", round=number, scores=dict(watch(shown)))
-    best = weights.unflatten(state.best, state.layout)
-    folder.save_model(best, {"plan": plan.name, "rounds": plan.training.rounds, "kind": task.kind})
+        if plan.training.rounds == AUTO and end.is_due(number):
+            judge(state)
+    best = weights.unflatten(end.result(state).flat, state.layout)
+    folder.save_model(best, {"plan": plan.name, "rounds": state.round, "kind": task.kind, **end.card()})
     folder.event("finished")
     load_arrays(shown, best)
     return shown
+
+
+def own_scores(net: YNet, plan: Plan, sites: Mapping[str, LocalSite]) -> dict[str, dict[str, Any]]:
+    """Score each site's own test cases among its own training cases, as the sites of a federation do."""
+    found = {}
+    for name, site in sites.items():
+        gallery, queries = site.cases(plan)
+        if len(gallery) and len(queries):
+            found[name] = evaluate(net, gallery, queries, plan, site.device).to_metrics()
+    return found
 
 
 def _start(net: YNet, folder: RunFolder) -> State:
@@ -131,7 +153,7 @@ def train_federated(task: TrainingTask, watch: Watch) -> YNet:
     server = ServerApp()
 
     def after_round(state: State) -> None:
-        if is_watched(plan, state.round):
+        if is_watched(plan, state.round) or run_end(plan, folder).is_last(state.round):
             load_arrays(net, weights.unflatten(state.best, state.layout))
             folder.event("scored", round=state.round, scores=dict(watch(net)))
 
@@ -184,8 +206,8 @@ def _private_ray() -> Iterator[str]:
 
 
 def is_watched(plan: Plan, number: int) -> bool:
-    """Return whether a round is followed by scores."""
-    return number % plan.training.evaluate_every == 0 or number == plan.training.rounds
+    """Return whether a round is followed by scores; the last round is, too."""
+    return number % plan.training.evaluate_every == 0
 
 
 def _client(manifests: tuple[Path, ...], is_validation: bool) -> ClientApp:

@@ -1,5 +1,6 @@
 """The routes of the control socket, which the coordinator's commands call."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from ynet_server.authority.revocations import Revocations
 from ynet_server.clock import now
 from ynet_server.hub.hub import Hub
 from ynet_server.registry import Registry
-from ynet_server.rounds.run_progress import RunProgressReader
+from ynet_server.rounds.run_progress import RunProgress, RunProgressReader
 from ynet_server.rounds.runs import Runs
 from ynet_server.training_records import Run
 
@@ -97,12 +98,23 @@ def routes(
     ]
 
 
+def _end(runs: Runs, run: Run, progress: RunProgress | None) -> dict[str, object] | None:
+    """Why a run with `training.rounds: auto` ends, and its best round; None while it does not, and for other runs."""
+    if progress is not None:
+        found = progress.stopped or progress.cooldown
+        return {"reason": found["reason"], "best_round": found.get("best")} if found else None
+    with contextlib.suppress(OSError, ValueError):
+        card = runs.folder(run.id).card() if run.status == "finished" else {}
+        return {"reason": card["stopped"], "best_round": card["best_round"]} if "stopped" in card else None
+    return None
+
+
 def _run_routes(runs: Runs, progress_reader: RunProgressReader) -> list[Route]:
     def shown(run: Run) -> dict[str, object]:
-        """A run as JSON, with the sites that it waits for while it is under way."""
+        """A run as JSON, with the sites that it waits for, and why it ends where it ends by itself."""
         progress = progress_reader.of(runs.folder(run.id).path) if run.status == "running" else None
         waits = {**progress.waiting, "missing": list(progress.missing)} if progress and progress.waiting else None
-        return {**run._asdict(), "waits_for": waits}
+        return {**run._asdict(), "waits_for": waits, "end": _end(runs, run, progress)}
 
     async def quorum(request: Request) -> Response:
         number, to = int(request.path_params["run"]), int((await request.json())["quorum"])

@@ -177,7 +177,11 @@ def _runs(state: ServerState) -> Iterator[Metric]:
         plan = state.registry.training.known_plan(listed[0].plan)
         yield GaugeMetricFamily("ynet_server_run_round", "The newest run's last whole round.", progress.round)
         if plan:
-            yield GaugeMetricFamily("ynet_server_run_rounds", "The rounds of its plan.", plan.training.rounds)
+            yield GaugeMetricFamily(
+                "ynet_server_run_rounds",
+                "The rounds of its plan; with rounds auto, the most.",
+                plan.training.most_rounds,
+            )
         if is_running:
             yield GaugeMetricFamily(
                 "ynet_server_run_last_progress_timestamp_seconds",

@@ -399,3 +399,10 @@ def test_every_link_of_the_contents_leads_somewhere() -> None:
     page = parsed(synthetic())
     places = {one.get("id") for one in page.iter() if one.get("id")}
     assert {str(one.get("href"))[1:] for one in page.iter("a")} == places
+
+
+def test_report_says_why_a_run_ended() -> None:
+    report = synthetic(seeds=1)
+    report["models"][0]["ends"] = [{"round": 132, "best": 60, "reason": "the scores are <flat>"}]
+    page = report_page.render(report, [])
+    assert "ended after round 132, with the weights of round 60. Why: the scores are &lt;flat&gt;." in page

@@ -216,3 +216,16 @@ def test_an_event_that_cannot_be_read_changes_nothing() -> None:
     for event in ({}, {"kind": "round"}, {"time": 1.0, "kind": "round", "round": "x", "seconds": 1, "sites": 5}):
         progress.add(event)
     assert progress.round == 0
+
+
+def test_page_state_says_why_a_run_ends(tmp_path: Path) -> None:
+    async def story(shown: Scene, http: httpx.AsyncClient) -> None:
+        await signed_in(http)
+        shown.folder.event("cooldown", round=18, rounds=4, reason="the scores are flat")
+        shown.folder.event("stopped", round=22, reason="the scores are flat", best=15, score=0.7)
+        run = (await http.get("/state")).json()["run"]
+        assert run["cooldown"] == {"round": 18, "rounds": 4, "reason": "the scores are flat"}
+        assert run["stopped"] == {"round": 22, "reason": "the scores are flat", "best": 15}
+        assert (run["terms"]["rounds"], run["terms"]["is_auto"]) == (22, False)
+
+    during(tmp_path, story)

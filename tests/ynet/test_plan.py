@@ -181,7 +181,7 @@ def test_what_has_no_default_cannot_be_left_out(tmp_path: Path, line: str) -> No
     [
         ("rounds: 2", "rouns: 2", "did you mean 'rounds'?"),
         ("name: t", "name: t\nnetwrk: {}", "did you mean 'network'?"),
-        ("rounds: 2", "rounds: 0", "greater than 0"),
+        ("rounds: 2", "rounds: 0", "from 1 to 10000, or 'auto'"),
         ("rounds: 2", "rounds: .inf", "training.rounds"),
         ("rounds: 2", "rounds: 2.5", "training.rounds"),
         ("1.0e-3", ".nan", "training.learning_rate"),

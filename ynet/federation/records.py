@@ -20,6 +20,13 @@ AWAITED = "awaited"
 LEDGER = "ledger"
 """The key in the config of a private round's reply with the ledger's position: a number, a space, a digest."""
 
+COOLDOWN_ROUND, COOLDOWN_ROUNDS = "cooldown-round", "cooldown-rounds"
+"""The keys in a round's config of a plan with `training.rounds: auto`: the round's place in the cool-down, from 1, and
+the cool-down's length. Other plans and the rounds before the cool-down have neither."""
+
+FINAL = "final"
+"""The key in an evaluation's config that says that these weights are the run's result (true); with `rounds: auto`."""
+
 CASES = "num-examples"
 """The metric by which Flower weights a site: the cases it trained or was evaluated on."""
 

@@ -29,6 +29,7 @@ from pydantic.dataclasses import dataclass
 from ynet.config import STRICT
 from ynet.errors import RefusedError
 from ynet.plan import LEAST_SECURE, MOST_SECURE
+from ynet.schedule import Cooldown
 from ynet.trust import identity
 from ynet.weights import Flat
 
@@ -52,10 +53,15 @@ class Purpose(NamedTuple):
     begins: str  # `beginning` of the round: a server that lets one site begin elsewhere knows the others' part
 
 
-def beginning(flat: Flat | None, proximal_mu: float) -> str:
-    """SHA-256 of the weights and options that a round's training begins with, hexadecimal."""
+def beginning(flat: Flat | None, proximal_mu: float, cooldown: Cooldown | None = None) -> str:
+    """SHA-256 of the weights and options that a round's training begins with, hexadecimal.
+
+    The place in the cool-down is one of the options: a server that sends all sites but one to its end, where the
+    learning rate is small, would read the one site's update from the sum.
+    """
     weights = b"" if flat is None else np.ascontiguousarray(flat, "<f4").tobytes()
-    return hashlib.sha256(struct.pack("<d", proximal_mu) + weights).hexdigest()
+    options = struct.pack("<d", proximal_mu) + (struct.pack("<II", *cooldown) if cooldown else b"")
+    return hashlib.sha256(options + weights).hexdigest()
 
 
 @dataclass(frozen=True, config=STRICT)

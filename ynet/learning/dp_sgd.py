@@ -56,7 +56,7 @@ def mechanism(plan: Plan, patients: int) -> Mechanism:
     training, (epsilon, delta) = plan.training, plan.privacy.bound
     rate = min(1.0, training.batch_size / patients)
     steps = training.local_epochs * math.ceil(patients / training.batch_size)
-    noise = accountant.noise_multiplier(epsilon, delta, rate, steps * training.rounds)
+    noise = accountant.noise_multiplier(epsilon, delta, rate, steps * training.most_rounds)
     return Mechanism(noise, rate, steps, plan.privacy.max_grad_norm, rate * patients)
 
 

@@ -19,9 +19,9 @@ from ynet.learning.detail import FeatureSums
 from ynet.learning.losses import loss_of
 from ynet.learning.model import Output, YNet
 from ynet.plan import NO_AUGMENTATION, Augmentation, Plan
+from ynet.schedule import Cooldown, is_cooling_down, learning_rate
 
 GRADIENT_NORM = 5.0
-WARM_UP = 0.1  # share of the rounds with a rising learning rate, in the cosine schedule
 
 
 class Progress(NamedTuple):
@@ -69,6 +69,7 @@ def train(
     proximal_mu: float = 0.0,
     moments: Moments | None = None,
     micro_batches: int = 1,
+    cooldown: Cooldown | None = None,
 ) -> TrainResult:
     """Train `net` on `cases` for the local epochs of one round.
 
@@ -84,6 +85,7 @@ def train(
         moments: Those of the previous round. Without them AdamW's first steps are as long as the learning rate.
         micro_batches: Parts in which a batch is computed, with accumulated gradients: the same training in less
             memory, for losses that do not compare the samples of a batch.
+        cooldown: The round's place in the cool-down that the server has called, with `training.rounds: auto`.
 
     Raises:
         DivergedError: The loss or its gradient is not finite.
@@ -95,11 +97,13 @@ def train(
     loss_function = loss_of(plan, device)
     start = [parameter.detach().clone() for parameter in net.parameters()] if proximal_mu else []
     features = FeatureSums()
-    optimizer = optimizer_of([one for one in net.parameters() if one.requires_grad], plan, round_number, moments)
+    optimizer = optimizer_of(
+        [one for one in net.parameters() if one.requires_grad], plan, round_number, moments, cooldown
+    )
     per_epoch = math.ceil(len(cases) / training.batch_size)
     total_batches = per_epoch * training.local_epochs
     sums, images = torch.zeros(3, device=device), 0
-    augmentation = begin(net, plan, round_number)
+    augmentation = begin(net, plan, round_number, cooldown)
     with dropout_from(generator, device):
         for done, batch in enumerate(_batches(cases, plan, augmentation, device, generator), start=1):
             optimizer.zero_grad()
@@ -128,42 +132,29 @@ def train(
 
 
 def optimizer_of(
-    parameters: Sequence[nn.Parameter], plan: Plan, round_number: int, moments: Moments | None
+    parameters: Sequence[nn.Parameter],
+    plan: Plan,
+    round_number: int,
+    moments: Moments | None,
+    cooldown: Cooldown | None = None,
 ) -> torch.optim.AdamW:
     """Build the optimizer of a round; `moments` are those of the previous round."""
-    rate = learning_rate(plan, round_number)
+    rate = learning_rate(plan, round_number, cooldown)
     optimizer = torch.optim.AdamW(parameters, rate, weight_decay=plan.training.weight_decay, fused=True)
     if moments:
         _load_moments(optimizer, moments)
     return optimizer
 
 
-def begin(net: YNet, plan: Plan, round_number: int) -> Augmentation:
+def begin(net: YNet, plan: Plan, round_number: int, cooldown: Cooldown | None = None) -> Augmentation:
     """Prepare the network for a round (from 1); return the round's augmentation.
 
     Rounds of the cooldown use neither dropout nor augmentation other than flips.
     """
-    is_cooldown = is_cooling_down(plan, round_number)
+    is_cooldown = is_cooling_down(plan, round_number, cooldown)
     net.dropout = 0.0 if is_cooldown else plan.network.dropout
     net.train()
     return replace(NO_AUGMENTATION, flip=plan.augmentation.flip) if is_cooldown else plan.augmentation
-
-
-def is_cooling_down(plan: Plan, round_number: int) -> bool:
-    """Return whether a round (from 1) belongs to the cooldown, the last share of the rounds."""
-    return round_number > plan.training.rounds * (1 - plan.training.cooldown)
-
-
-def learning_rate(plan: Plan, round_number: int) -> float:
-    """Return the learning rate of a round (from 1): constant, or a linear warm-up followed by a cosine decay."""
-    training = plan.training
-    if training.schedule == "constant":
-        return training.learning_rate
-    warm_up = max(1, round(WARM_UP * training.rounds))
-    if round_number <= warm_up:
-        return training.learning_rate * round_number / warm_up
-    share = (round_number - warm_up) / (training.rounds - warm_up + 1)
-    return training.learning_rate * (1 + math.cos(math.pi * share)) / 2
 
 
 def _batches(

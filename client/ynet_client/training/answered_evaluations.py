@@ -134,7 +134,7 @@ def check_asked_for(plan: Plan, number: int) -> None:
     """Raise RefusedError when a private plan does not evaluate after this round."""
     if plan.privacy.scores == "none":
         raise refused("the plan says that no scores leave a site")
-    rounds, every = plan.training.rounds, plan.training.evaluate_every
+    rounds, every = plan.training.most_rounds, plan.training.evaluate_every
     if number < 1 or (number % every and number != rounds):
         raise refused(f"the plan evaluates every {every} rounds and after round {rounds}, not after {number}")
 

@@ -96,7 +96,7 @@ def _train_round(site: LocalSite, context: Context, request: RoundRequest) -> Re
 
 def _evaluate(site: LocalSite, context: Context, request: RoundRequest) -> RecordDict:  # noqa: ARG001 (one form for all)
     net, plan = _loaded(site, request), request.plan
-    site.took_part.evaluated(plan, request.round, weights.model_id(arrays_of(net), plan.id))
+    site.took_part.evaluated(plan, weights.model_id(arrays_of(net), plan.id), is_final=request.is_final)
     gallery, queries = site.cases(plan)
     if not len(gallery) or not len(queries):
         raise RefusedError("no evaluation", "the site has no test cases, or none to train on", OWN_SPLIT)
@@ -130,6 +130,7 @@ def _train(site: LocalSite, context: Context, request: RoundRequest) -> tuple[Fl
             proximal_mu=request.proximal_mu,
             moments=_recall(context, request),
             micro_batches=count,
+            cooldown=request.cooldown,
         )
 
     net, result = site.micro_batches.run(request.plan, train_in)

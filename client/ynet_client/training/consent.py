@@ -14,6 +14,7 @@ from ynet import plan as plans
 from ynet.errors import RefusedError, UserError
 from ynet.plan import Plan
 from ynet.runtime.home import prepare, write_private
+from ynet.schedule import AUTO
 from ynet_client.settings import Policy
 
 FOLDER = "plans"
@@ -132,7 +133,7 @@ class Consent:
 
 def check(plan: Plan, policy: Policy) -> None:
     """Raise RefusedError when a site's policy forbids a plan. The reason names nothing private."""
-    epochs = plan.training.rounds * plan.training.local_epochs
+    epochs = plan.training.most_rounds * plan.training.local_epochs
     for is_against, why in (
         (policy.recipes and plan.recipe not in policy.recipes, f"the recipe {plan.recipe!r}"),
         (policy.privacy == "required" and plan.privacy.mode == "off", "a plan without differential privacy"),
@@ -165,12 +166,15 @@ def terms(plan: Plan) -> list[str]:
     scores = "of whatever weights the server asks for, without noise"
     if private.mode != "off":
         scores = leave_once
+    work = f"{training.most_rounds} rounds x {training.local_epochs} epochs"
+    if training.rounds == AUTO:
+        work = f"at most {work}: the run ends when the sites' scores no longer rise"
     counts = "; with them the cases by class, by mask and of patients with several, rounded up to multiples of 5"
     scores = "none leave this site" if private.mode != "off" and private.scores == "none" else scores + counts
     return [
         f"plan {plan.name}, {plan.id}",
         f"  learns     {', '.join(plan.classes)}; codes of {plan.network.code_bits} bits; recipe {plan.recipe}",
-        f"  work       {training.rounds} rounds x {training.local_epochs} epochs",
+        f"  work       {work}",
         f"  sites      at least {plan.cohort.floor} in each round",
         "  privacy    "
         + (

@@ -137,14 +137,14 @@ class Recorded:
         found = self._mechanisms.of(plan, private_round.patients)
         begun = any(entry.plan == plan.id for entry in self.ledger.of(data))
         rest = (
-            () if begun else (found.spends(plan.training.rounds - 1),)
+            () if begun else (found.spends(plan.training.most_rounds - 1),)
         )  # a new run must fit into the budget as a whole
 
         def allows(entries: Sequence[LedgerEntry]) -> None:
-            if sum(entry.plan == plan.id for entry in entries) > plan.training.rounds:
+            if sum(entry.plan == plan.id for entry in entries) > plan.training.most_rounds:
                 raise BudgetExhaustedError(
                     "the plan's own epsilon is spent",
-                    f"all {plan.training.rounds} rounds of it were trained at this site",
+                    f"all {plan.training.most_rounds} rounds of it were trained at this site",
                     "train a plan with another name; it is accounted in addition",
                 )
             would = accountant.epsilon([*spent(entries), *(steps for steps in rest if steps.steps)], delta)
@@ -159,7 +159,7 @@ class Recorded:
         reservation = Reservation(
             plan.id,
             private_round.round,
-            plan.training.rounds,
+            plan.training.most_rounds,
             private_round.digest,
             found.noise_multiplier,
             found.sampling_rate,

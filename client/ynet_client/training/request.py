@@ -8,11 +8,14 @@ from ynet import __version__
 from ynet import plan as plans
 from ynet.errors import RefusedError, UserError
 from ynet.federation import secure_sum
-from ynet.federation.records import ARRAYS, CONFIG, flat_weights
+from ynet.federation.records import ARRAYS, CONFIG, COOLDOWN_ROUND, COOLDOWN_ROUNDS, FINAL, flat_weights
 from ynet.plan import Plan
+from ynet.schedule import AUTO, Cooldown
 from ynet.weights import Flat
 
-KNOWN_KEYS = frozenset({"plan", "layout", "server-round", "proximal-mu", "attempt", "roster"})
+OF_AUTO = frozenset({COOLDOWN_ROUND, COOLDOWN_ROUNDS, FINAL})
+"""Keys that only a plan with `training.rounds: auto` has."""
+KNOWN_KEYS = frozenset({"plan", "layout", "server-round", "proximal-mu", "attempt", "roster"}) | OF_AUTO
 MOST_ATTEMPTS = 1000
 
 
@@ -25,11 +28,13 @@ class RoundRequest(NamedTuple):
     flat: Flat | None
     attempt: int  # of a secure sum, from 1
     roster: str
+    cooldown: Cooldown | None  # the round's place in the server's cool-down
+    is_final: bool  # whether its weights are the result of the run
 
     @property
     def begins(self) -> str:
-        """A digest of the weights and of proximal_mu. All sites of a secure sum must have the same."""
-        return secure_sum.beginning(self.flat, self.proximal_mu)
+        """A digest of weights, proximal_mu and cool-down. All sites of a secure sum must have the same."""
+        return secure_sum.beginning(self.flat, self.proximal_mu, self.cooldown)
 
 
 def read_request(message: Message) -> RoundRequest:
@@ -49,14 +54,27 @@ def read_request(message: Message) -> RoundRequest:
     mu = config.get("proximal-mu", 0.0)
     if not isinstance(mu, int | float) or not 0 <= mu <= 1000 or (mu and plan.training.strategy != "fedprox"):
         raise refused("its proximal-mu does not fit the plan")
+    if plan.training.rounds != AUTO and (wrong := OF_AUTO & set(config)):
+        raise refused(f"its config has the key {sorted(wrong)[0]!r}, which does not fit the plan")
+    number = _whole(config, "server-round", 0, plan.training.most_rounds)
     return RoundRequest(
         plan,
-        _whole(config, "server-round", 0, plan.training.rounds),
+        number,
         float(mu),
         _weights(content.array_records.get(ARRAYS)),
         _whole(config, "attempt", 1, MOST_ATTEMPTS),
         str(config.get("roster", "")),
+        _cooldown(config, plan.training.most_rounds),
+        config.get(FINAL, number == plan.training.rounds) is True,
     )
+
+
+def _cooldown(config: ConfigRecord, most: int) -> Cooldown | None:
+    """Return the round's place in the cool-down; None outside of one."""
+    if not {COOLDOWN_ROUND, COOLDOWN_ROUNDS} & set(config):
+        return None
+    rounds = _whole(config, COOLDOWN_ROUNDS, 1, most)
+    return Cooldown(_whole(config, COOLDOWN_ROUND, 1, rounds), rounds)
 
 
 def _weights(record: ArrayRecord | None) -> Flat | None:

@@ -19,7 +19,7 @@ class Participation(NamedTuple):
     """A site's part in the run of one plan."""
 
     rounds: int = 0  # trained; a repeated round counts again
-    ended_with: str = ""  # the id of the newest model that was evaluated after the last round
+    ended_with: str = ""  # the id of the newest model that was evaluated as the run's result
 
 
 Change = Callable[[Participation], Participation]
@@ -37,9 +37,9 @@ class TookPart:
         """Record that a round of a plan was trained."""
         self._note(plan, lambda part: part._replace(rounds=part.rounds + 1))
 
-    def evaluated(self, plan: Plan, round_number: int, model_id: str) -> None:
-        """Record the weights that were evaluated. Those after the last round are the run's final model."""
-        if round_number == plan.training.rounds:
+    def evaluated(self, plan: Plan, model_id: str, *, is_final: bool) -> None:
+        """Record the weights that were evaluated, if the server said that they are the run's final model."""
+        if is_final:
             self._note(plan, lambda part: part._replace(ended_with=model_id))
 
     def doubt(self, plan: Plan, model_id: str) -> str:

@@ -11,6 +11,7 @@ from ynet.learning.model import YNet, arrays_of, build, load_arrays
 from ynet.learning.train import train
 from ynet.learning.train_private import train_privately
 from ynet.plan import Plan
+from ynet.schedule import MOST_ROUNDS
 from ynet.weights import Arrays, begun_with
 
 OnRound = Callable[[int], None]
@@ -18,8 +19,12 @@ SEEDS_APART = 1_000_003
 
 
 def shadow_plan(plan: Plan, *, seed: int, rounds: int | None = None) -> Plan:
-    """Return the plan with another seed and, if given, fewer rounds; a private plan stays within its epsilon."""
-    training = replace(plan.training, seed=seed, rounds=rounds or plan.training.rounds)
+    """Return the plan with another seed and, if given, another number of rounds; a private plan stays in its epsilon.
+
+    A plan with `training.rounds: auto` gets a number, since a shadow model's curve is not followed.
+    """
+    known = rounds or plan.training.most_rounds
+    training = replace(plan.training, seed=seed, rounds=known, max_rounds=MOST_ROUNDS)
     return replace(plan, training=training)
 
 
@@ -40,7 +45,7 @@ def train_shadow(
     """
     net, moments = begun(plan, init).to(device), None
     private = mechanism(plan, len(patients)) if plan.privacy.mode == "patient" else None
-    for number in range(1, plan.training.rounds + 1):
+    for number in range(1, plan.training.most_rounds + 1):
         generator = torch.Generator().manual_seed(plan.training.seed * SEEDS_APART + number)
         if private is None:
             result = train(net, cases, plan, number, device=device, generator=generator, moments=moments)

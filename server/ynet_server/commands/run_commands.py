@@ -11,6 +11,7 @@ import typer
 
 from ynet.errors import UserError
 from ynet.runtime import terminal
+from ynet.schedule import AUTO, MOST_ROUNDS
 from ynet_server.commands import completion
 from ynet_server.commands.options import Home, Json, call
 from ynet_server.commands.run_tables import describe_event, run_table, shown
@@ -106,7 +107,9 @@ def replan(
     except OSError as error:
         do = "name a new folder, where this user may write, with --out"
         raise UserError(f"the plan cannot be written to {out}", error.strerror or "", do) from None
-    shown = {"run": run, "plan": made["id"], "file": str(out / "plan.yaml"), "rounds": values["training"]["rounds"]}
+    training = values["training"]
+    left = training.get("max_rounds", MOST_ROUNDS) if training["rounds"] == AUTO else training["rounds"]
+    shown = {"run": run, "plan": made["id"], "file": str(out / "plan.yaml"), "rounds": left}
     lines = (
         f"{shown['file']}: plan {made['id'][:12]}, {shown['rounds']} rounds from the last weights of run {run}\n"
         f"next: ynet-server cancel {run}, then ynet-server train --plan {shown['file']}"

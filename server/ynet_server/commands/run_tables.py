@@ -51,7 +51,7 @@ def run_table(runs: Sequence[Mapping[str, Any]]) -> Table:
             terminal.when(r["ended"]),
             r["plan"][:12],
             (r["model"] or "")[:12],
-            r["reason"] or _waits(r.get("waits_for")),
+            r["reason"] or _waits(r.get("waits_for")) or (r.get("end") or {}).get("reason", ""),
         )
         for r in runs
     ]
@@ -87,6 +87,11 @@ def _evaluated(event: Mapping[str, Any]) -> str:
     return f"scores after round {event['round']}  {sites}"
 
 
+def _stopped(event: Mapping[str, Any]) -> str:
+    best = f"; the best score is {event['score']:.4f}, after round {event['best']}" if "best" in event else ""
+    return f"stopped after round {event['round']}: {event['reason']}{best}"
+
+
 def _scored(values: Mapping[str, Any]) -> str:
     """A site's scores and the counts behind them, which are rounded up."""
     classes = scores.classes_shown(values)
@@ -103,6 +108,10 @@ _LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "resumed": lambda e: f"{_RESUMED[e.get('by', 'restart')]}; the run continues after its last complete round",
     "round": _round,
     "evaluated": _evaluated,
+    "curve": lambda e: f"score after round {e['round']}: {e['score']:.4f}",
+    "cooldown": lambda e: f"cool-down of {e['rounds']} rounds after round {e['round']}: {e['reason']}",
+    "stopped": _stopped,
+    "result_evaluated": lambda e: f"the weights of round {e['round']} are published; their {_evaluated(e)}",
     "site_failed": lambda e: f"site {e['site']} gave no result: {e['reason']}",
     "update_refused": lambda e: f"the update of site {e['site']} was refused: {e['reason']}",
     "late": lambda e: (

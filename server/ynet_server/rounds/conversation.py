@@ -8,8 +8,9 @@ from flwr.serverapp import Grid
 
 from ynet import weights
 from ynet.errors import UserError
-from ynet.federation.records import AWAITED, CONFIG
+from ynet.federation.records import AWAITED, CONFIG, COOLDOWN_ROUND, COOLDOWN_ROUNDS, FINAL
 from ynet.plan import Plan
+from ynet.schedule import Cooldown
 from ynet.weights import Layout
 from ynet_server.hub.reply_errors import PASSING, is_lost
 from ynet_server.rounds.run_folder import RunFolder
@@ -102,6 +103,13 @@ class Conversation:
         self._folder.event("update_refused", round=number, site=self.name_of(node), reason=why)
 
 
-def round_config(plan: Plan, layout: Layout) -> ConfigRecord:
-    """The config of a round's messages: the plan, and the layout of the weights."""
-    return ConfigRecord({"plan": plan.canonical(), "layout": weights.layout_to_json(layout)})
+def round_config(
+    plan: Plan, layout: Layout, cooldown: Cooldown | None = None, *, is_final: bool = False
+) -> ConfigRecord:
+    """The config of a round's messages: the plan, the layout of the weights, and with `rounds: auto` the phase.
+
+    `cooldown` is the round's place in a cool-down that was called; `is_final` says that these weights are the result.
+    """
+    place = {} if cooldown is None else {COOLDOWN_ROUND: cooldown.round, COOLDOWN_ROUNDS: cooldown.rounds}
+    final = {FINAL: True} if is_final else {}
+    return ConfigRecord({"plan": plan.canonical(), "layout": weights.layout_to_json(layout), **place, **final})

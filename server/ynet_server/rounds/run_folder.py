@@ -14,6 +14,7 @@ from ynet.errors import UserError
 from ynet.plan import Plan
 from ynet.runtime import private_files
 from ynet.runtime.home import write_private
+from ynet.schedule import AUTO
 from ynet.trust import chain
 from ynet.weights import Arrays, Flat, Layout
 from ynet_server.clock import now
@@ -100,7 +101,7 @@ class RunFolder:
         what = "there is nothing to go on from"
         if state is None or state.round == 0:
             raise UserError(what, "no round of this run is complete", "train another plan: ynet-server train --plan")
-        if (left := old.training.rounds - state.round) <= 0:
+        if (left := old.training.most_rounds - state.round) <= 0:
             raise UserError(what, "all its rounds are complete", "the server publishes its model: ynet-server runs")
         path = self.path / f"weights-{state.round:04d}.safetensors"
         weights.save(path, weights.unflatten(state.best, state.layout), {"plan": old.canonical()})
@@ -109,7 +110,7 @@ class RunFolder:
         lowest = {} if floor is None else {"min_quorum": min(floor, quorum)}
         values = json.loads(old.canonical())
         values["name"] = f"{old.name[:50]}-after-{state.round}"
-        values["training"] |= {"rounds": left}
+        values["training"] |= {"max_rounds" if old.training.rounds == AUTO else "rounds": left}
         values["cohort"] |= {"min_sites": min_sites, "quorum": quorum, **lowest}
         values["init"] = {"file": path.name, "sha256": digest}
         return plan.from_canonical(json.dumps(values)), path

@@ -74,6 +74,8 @@ class RunProgress:
     awaited: set[str] = field(default_factory=set)  # sites whose admins have not accepted the plan
     held_again: int = 0  # how often the round under way was under its quorum
     do: str = ""  # of a run that failed
+    cooldown: Mapping[str, Any] | None = None  # the one that was called: after its `round`, for `rounds`, `reason`
+    stopped: Mapping[str, Any] | None = None  # why it ended by itself: `round`, `reason`, `best`
     losses: dict[str, Curve] = field(default_factory=dict)
     scores: dict[str, dict[str, Curve]] = field(default_factory=lambda: {score: {} for score in SCORES})
     evaluated: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # the newest scores, with their counts
@@ -125,6 +127,17 @@ def _evaluated(progress: RunProgress, event: Mapping[str, Any]) -> None:
             curve.add(int(event["round"]), None if value is None else float(value))
 
 
+def _cooldown(progress: RunProgress, event: Mapping[str, Any]) -> None:
+    whole = {"round": int(event["round"]), "rounds": int(event["rounds"])}
+    progress.cooldown = {**whole, "reason": str(event["reason"])}
+
+
+def _stopped(progress: RunProgress, event: Mapping[str, Any]) -> None:
+    best = event.get("best")
+    about = {"round": int(event["round"]), "reason": str(event["reason"])}
+    progress.stopped = {**about, "best": None if best is None else int(best)}
+
+
 def _waiting(progress: RunProgress, event: Mapping[str, Any]) -> None:
     progress.waiting = {"connected": int(event["connected"]), "needed": int(event["needed"])}
     progress.missing = tuple(map(str, event.get("missing", ())))
@@ -149,6 +162,8 @@ _TOLD = {
     "resumed": _resumed,
     "round": _round,
     "evaluated": _evaluated,
+    "cooldown": _cooldown,
+    "stopped": _stopped,
     "waiting": _waiting,
     "under_quorum": _under_quorum,
     "awaited": _awaited,

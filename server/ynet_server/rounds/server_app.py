@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from ynet import weights
 from ynet.federation.records import weights_record
 from ynet.plan import Plan
 from ynet.runtime import memory
-from ynet.weights import Flat
+from ynet.schedule import AUTO
+from ynet.weights import Flat, Layout
 from ynet_server.rounds.attendance import Attendance
 from ynet_server.rounds.conversation import Conversation, round_config
 from ynet_server.rounds.initial_weights import initial_state
 from ynet_server.rounds.privacy_statement import statement
 from ynet_server.rounds.reply_checks import ReplyChecks
+from ynet_server.rounds.run_end import AutoRounds, FixedRounds, run_end
 from ynet_server.rounds.run_folder import RunFolder, State
 from ynet_server.rounds.site_report import scores
 from ynet_server.rounds.strategies import carried, carry_on, strategy
@@ -54,28 +57,39 @@ def federate(
     checks = ReplyChecks(plan, name_of, cases_of)
     attendance = Attendance(plan, folder, talk, checks)
     rounds = TrainingRounds(grid, plan, folder, talk, checks, attendance)
-    chosen = strategy(plan)
+    chosen, end = strategy(plan), run_end(plan, folder)
     with contextlib.closing(rounds.stale):
         state = folder.state() or initial_state(plan, folder, talk, attendance, checks)
         checks.cases.update(state.cases)
         carry_on(chosen, state.carried)
-        for number in range(state.round + 1, plan.training.rounds + 1):
-            state = _round(rounds, chosen, number, state, folder)
+        evaluate = partial(_evaluate, grid, talk, chosen, folder, state.layout)
+        if end.is_missing(state.round):
+            end.add(state, evaluate(state.round, state.best))
+        while not end.is_over(state.round):
+            state = _round(rounds, chosen, state.round + 1, state, folder, end)
             after_round(state)
-            if number % plan.training.evaluate_every == 0 and number < plan.training.rounds:
-                _evaluate(grid, talk, chosen, number, state, folder)
-    found = _evaluate(grid, talk, chosen, state.round, state, folder)
-    card = {"plan": plan.name, "rounds": state.round, "sites": checks.cases, "scores": found}
+            if end.is_due(state.round):
+                end.add(state, evaluate(state.round, state.best))
+    result = end.result(state)
+    found = evaluate(result.round, result.flat, is_final=True)
+    card = {"plan": plan.name, "rounds": state.round, "sites": checks.cases, "scores": found, **end.card()}
     card["privacy"] = statement(plan, folder.events())
-    model = folder.save_model(weights.unflatten(state.best, state.layout), card)
+    model = folder.save_model(weights.unflatten(result.flat, state.layout), card)
     folder.event("finished", model=model)
     return model
 
 
-def _round(rounds: TrainingRounds, chosen: FedAvg, number: int, state: State, folder: RunFolder) -> State:
+def _round(
+    rounds: TrainingRounds,
+    chosen: FedAvg,
+    number: int,
+    state: State,
+    folder: RunFolder,
+    end: FixedRounds | AutoRounds,
+) -> State:
     """Train one round and save the state after it."""
     plan = rounds.plan
-    flat = rounds.train(chosen, number, state)
+    flat = rounds.train(chosen, number, state, end)
     average = moving_average(plan, number, state.average, flat)
     state = State(number, flat, state.layout, rounds.checks.cases, average, carried(chosen))
     folder.add_seen(rounds.filter.news())  # before the state, so that no update of a saved round can be replayed
@@ -86,19 +100,30 @@ def _round(rounds: TrainingRounds, chosen: FedAvg, number: int, state: State, fo
 
 
 def _evaluate(
-    grid: Grid, talk: Conversation, chosen: FedAvg, number: int, state: State, folder: RunFolder
+    grid: Grid,
+    talk: Conversation,
+    chosen: FedAvg,
+    folder: RunFolder,
+    layout: Layout,
+    number: int,
+    flat: Flat,
+    *,
+    is_final: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Each site's scores on its own test split; a score without cases is None, a site without scores is left out.
 
-    Asks nobody under a private plan whose scores stay at the sites.
+    Asks nobody under a private plan whose scores stay at the sites. With `rounds: auto` a site does not know the last
+    round: `is_final` tells it that these are the weights that the run publishes.
     """
     plan = folder.plan()
     if plan.privacy.scores == "none":
         return {}
-    messages = chosen.configure_evaluate(number, weights_record(state.best), round_config(plan, state.layout), grid)
+    is_told = is_final and plan.training.rounds == AUTO
+    config = round_config(plan, layout, is_final=is_told)
+    messages = chosen.configure_evaluate(number, weights_record(flat), config, grid)
     replies = talk.send(number, messages, lambda reply: scores(reply, plan.classes))
     by_site = {talk.name_of(reply.node): scores(reply, plan.classes) for reply in replies}
-    folder.event("evaluated", round=number, sites=by_site)
+    folder.event("result_evaluated" if is_told else "evaluated", round=number, sites=by_site)
     return by_site
 
 

@@ -15,10 +15,12 @@ from ynet.federation import secure_sum
 from ynet.federation.records import ARRAYS, CASES, CONFIG, METRICS, form, weights_record
 from ynet.federation.secure_sum import Purpose
 from ynet.plan import Plan
+from ynet.schedule import Cooldown
 from ynet.weights import Flat
 from ynet_server.rounds.attendance import Attendance
 from ynet_server.rounds.conversation import Conversation, SiteReply, round_config
 from ynet_server.rounds.reply_checks import ReplyChecks, finite
+from ynet_server.rounds.run_end import AutoRounds, FixedRounds
 from ynet_server.rounds.run_folder import RunFolder, State
 from ynet_server.rounds.secure_aggregation import LostError, SecureSums, Sum, TooFewError
 from ynet_server.rounds.site_report import SiteReport, ledgers, report_of, with_staleness
@@ -58,13 +60,13 @@ class TrainingRounds:
         self._took_part = set[int]()  # nodes whose updates have counted in this run
         self._lost = 0  # consecutive rounds whose secure sum could not be read
 
-    def train(self, chosen: FedAvg, number: int, state: State) -> Flat:
+    def train(self, chosen: FedAvg, number: int, state: State, end: FixedRounds | AutoRounds) -> Flat:
         """Train one round and aggregate it. Returns the new weights. A round under its quorum is repeated.
 
         A secure sum that cannot be read leaves the weights unchanged, and the next round follows.
         """
         begun, refused, tried = time.monotonic(), 0, itertools.count()
-        while (updates := self._updates(chosen, number, state)) is None:
+        while (updates := self._updates(chosen, number, state, end.place(number))) is None:
             refused += bool(self._talk.refusal) and not self._attendance.is_one_away(self._took_part)
             quorum, found = self._folder.quorum(), len(self._arrived)
             self._attendance.give_up_if(refused, f"round {number}", found, quorum)
@@ -79,7 +81,7 @@ class TrainingRounds:
         self._folder.event(
             "round",
             round=number,
-            rounds=self.plan.training.rounds,
+            rounds=end.rounds,
             seconds=round(time.monotonic() - begun, 3),
             sites={one.site: one.figures for one in updates.reports},
             **({"left_out": left_out} if left_out else {}),
@@ -87,16 +89,16 @@ class TrainingRounds:
         )
         return flat
 
-    def _updates(self, chosen: FedAvg, number: int, state: State) -> _Updates | None:
+    def _updates(self, chosen: FedAvg, number: int, state: State, cooldown: Cooldown | None) -> _Updates | None:
         """Send the weights and collect the updates. Returns None under the quorum."""
         if made := self.sums.pending(number):
             return self._read(made)
         self._attendance.wait_for_willing()
         arrays = weights_record(state.flat)
-        config = round_config(self.plan, state.layout)
+        config = round_config(self.plan, state.layout, cooldown)
         messages = list(chosen.configure_train(number, arrays, config, self._grid))
         self._talk.refusal = ""
-        if purpose := self._purpose(number, state, messages):
+        if purpose := self._purpose(number, state, messages, cooldown):
             del arrays
             return self._secure(state, messages, purpose)
         check = partial(self.checks.update, flat=state.flat, layout=state.layout, sent=form(arrays))
@@ -151,12 +153,12 @@ class TrainingRounds:
         self.sums.check_offer(reply, purpose)
         self.checks.weigh_own(reply)
 
-    def _purpose(self, number: int, state: State, messages: list[Message]) -> Purpose | None:
+    def _purpose(self, number: int, state: State, messages: list[Message], cooldown: Cooldown | None) -> Purpose | None:
         """What a round's sum is for; None in a plan without secure aggregation."""
         if self.plan.aggregation != "secure" or not messages:
             return None
         mu: Any = messages[0].content.config_records[CONFIG].get("proximal-mu", 0.0)
-        return Purpose(self.plan.id, number, 1, secure_sum.beginning(state.flat, float(mu)))
+        return Purpose(self.plan.id, number, 1, secure_sum.beginning(state.flat, float(mu), cooldown))
 
     def _read(self, made: Sum) -> _Updates:
         """The mean of a secure sum, as if one site had sent it; no update when the sum cannot be read."""

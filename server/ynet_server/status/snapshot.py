@@ -6,6 +6,7 @@ from typing import Any
 
 from ynet import __version__
 from ynet.plan import Plan
+from ynet.schedule import AUTO
 from ynet.scores import COARSE
 from ynet.trust import expiry
 from ynet.trust.expiry import Life
@@ -103,7 +104,9 @@ def _run(
         "quorum": state.runs.quorum(run.id),
         "held_again": progress.held_again,
         "parts": {site: _part(site, run, progress, connected, doing) for site in cohort},
-        "terms": _terms(plan) if plan else None,
+        "cooldown": progress.cooldown,
+        "stopped": progress.stopped,
+        "terms": _terms(plan, progress) if plan else None,
         "curves": {
             "loss": _points(progress.losses),
             **{score: _points(progress.scores[score]) for score in SCORES},
@@ -135,9 +138,11 @@ def _points(curves: Mapping[str, Any]) -> dict[str, list[list[float]]]:
     return {site: [[number, round(value, 4)] for number, value in curves[site].points()] for site in sorted(curves)}
 
 
-def _terms(plan: Plan) -> dict[str, Any]:
+def _terms(plan: Plan, progress: RunProgress) -> dict[str, Any]:
+    called = progress.cooldown
     return {
-        "rounds": plan.training.rounds,
+        "rounds": called["round"] + called["rounds"] if called else plan.training.most_rounds,
+        "is_auto": plan.training.rounds == AUTO,
         "min_sites": plan.cohort.min_sites,
         "quorum": plan.cohort.quorum,
         "deadline_s": plan.cohort.round_deadline_s,
@@ -166,6 +171,8 @@ def _model(model: PublishedModel, *, is_in_use: bool) -> dict[str, Any]:
         "in_use": is_in_use,
         "plan": card.get("plan"),
         "rounds": card.get("rounds"),
+        "best_round": card.get("best_round"),
+        "stopped": card.get("stopped"),
         "cases": card.get("sites", {}),
         "scores": scores,
         "privacy": {key: value for key, value in card.get("privacy", {}).items() if key != "ledgers"},

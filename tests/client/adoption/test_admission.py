@@ -54,9 +54,9 @@ class Hospital:
         admission = Admission(site, self.consent, self.offers, 1.0, has_detail=False)
         self.archive = Archive(home / "models", site, Gallery.open(home / "gallery.sqlite", b"here"), admission.check)
 
-    def message(self, kind: str, plan: Plan, number: int, seed: int = 1) -> None:
+    def message(self, kind: str, plan: Plan, number: int, seed: int = 1, **more: bool) -> None:
         flat = weights.flatten(arrays_of(net_of(plan, seed)))
-        config = ConfigRecord({"plan": plan.canonical(), "server-round": number})
+        config = ConfigRecord({"plan": plan.canonical(), "server-round": number, **more})
         app_call.call(self._app, self._context, kind, RecordDict({ARRAYS: weights_record(flat), CONFIG: config}))
 
     def offer(self, plan: Plan, seed: int = 1) -> str:
@@ -118,6 +118,36 @@ def test_model_not_evaluated_at_the_end_of_own_run_waits(
         site.offer(plan, seed=7)
     assert why in caught.value.why
     assert site.archive.model_id is None
+
+
+def auto(plan: Plan) -> Plan:
+    training = replace(plan.training, rounds="auto", max_rounds=9, schedule="trapezoid")
+    return replace(plan, training=training)
+
+
+def test_result_of_own_auto_run_is_adopted(tmp_path: Path, data: Path, plan: Plan) -> None:
+    site, frozen = Hospital(tmp_path / "A", data, Policy(new_plans="accept")), auto(plan)
+    site.message(TRAIN, frozen, 1)
+    site.message(EVALUATE, frozen, 1, seed=7)
+    site.message(EVALUATE, frozen, 9, seed=8)
+    site.message(EVALUATE, frozen, 1, seed=7, final=True)  # the best round, after the last one
+    assert site.offer(frozen, seed=7) == site.archive.model_id
+
+
+@pytest.mark.parametrize(("number", "why"), [(1, "was not there when its run ended"), (9, "was not there")])
+def test_model_of_auto_run_that_was_not_its_result_waits(
+    tmp_path: Path, data: Path, plan: Plan, number: int, why: str
+) -> None:
+    site, frozen = Hospital(tmp_path / "A", data, Policy(new_plans="accept")), auto(plan)
+    site.message(TRAIN, frozen, 1)
+    site.message(EVALUATE, frozen, number, seed=7)
+    with pytest.raises(WaitsError) as caught:
+        site.offer(frozen, seed=7)
+    assert why in caught.value.why
+    site.message(EVALUATE, frozen, number, seed=8, final=True)
+    with pytest.raises(WaitsError) as caught:
+        site.offer(frozen, seed=7)
+    assert "was sent another model" in caught.value.why
 
 
 def test_decision_adopts_or_drops_waiting_model(tmp_path: Path, data: Path, plan: Plan) -> None:

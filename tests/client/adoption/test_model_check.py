@@ -71,7 +71,7 @@ def adopt(archive: Archive, model: ActiveModel) -> None:
     path = archive.file_of(model.id)
     took_part = TookPart(path.parent.parent)
     took_part.trained(model.plan)
-    took_part.evaluated(model.plan, model.plan.training.rounds, model.id)
+    took_part.evaluated(model.plan, model.id, is_final=True)
     weights.save(path, arrays_of(model.net), {"plan": model.plan.canonical()})
     archive.adopt(model.id, path, lambda *_: None)
 

@@ -10,7 +10,8 @@ from torch import nn
 from ynet.errors import UserError
 from ynet.learning.losses import loss_of
 from ynet.learning.model import arrays_of, build
-from ynet.learning.train import GRADIENT_NORM, DivergedError, learning_rate, train
+from ynet.learning.train import GRADIENT_NORM, DivergedError, train
+from ynet.schedule import Cooldown
 
 CPU = torch.device("cpu")
 
@@ -113,16 +114,6 @@ def test_a_loss_that_is_no_number_ends_the_training(make_plan: Any, make_cases: 
         trained(make_plan(), cases)
 
 
-def test_the_cosine_schedule_rises_falls_and_never_ends_at_zero(make_plan: Any) -> None:
-    plan = make_plan(training={"rounds": 20, "schedule": "cosine", "learning_rate": 1.0})
-    rates = [learning_rate(plan, number) for number in range(1, 21)]
-    assert max(rates) == rates[1] == 1.0
-    assert rates[1:] == sorted(rates[1:], reverse=True)
-    assert 0 < rates[-1] < 0.02
-    assert learning_rate(make_plan(training={"rounds": 1, "schedule": "cosine", "learning_rate": 1.0}), 1) == 1.0
-    assert [learning_rate(make_plan(training={"learning_rate": 0.5}), n) for n in (1, 4)] == [0.5, 0.5]
-
-
 def test_a_site_without_cases_says_so(make_plan: Any, make_cases: Any) -> None:
     with pytest.raises(UserError, match="nothing to train on"):
         trained(make_plan(), make_cases(0))
@@ -148,6 +139,28 @@ def test_the_last_rounds_take_images_as_they_are_without_augmentation_and_dropou
         for net, plan in zip(nets, (busy, calm), strict=True):
             train(net, make_cases(12), plan, number, device=CPU, generator=torch.Generator().manual_seed(1))
         assert (distance(*map(arrays_of, nets)) < 1e-5) is is_same
+
+
+def test_called_cooldown_is_without_augmentation_and_with_a_lower_rate(make_plan: Any, make_cases: Any) -> None:
+    strong = {"rotate_deg": 90.0, "noise": 1.0, "transplant": 1.0}
+    auto = {"rounds": "auto", "schedule": "trapezoid", "max_rounds": 20}
+    busy = make_plan(augmentation=strong, training=auto, network={"dropout": 0.5})
+    calm = make_plan(training=auto, network={"dropout": 0.0})
+    moved = {}
+    for name, plan, called in (
+        ("busy", busy, None),
+        ("first", busy, (1, 9)),
+        ("last", busy, (9, 9)),
+        ("calm", calm, (1, 9)),
+    ):
+        net, cooldown = build(plan), called and Cooldown(*called)
+        generator = torch.Generator().manual_seed(1)
+        train(net, make_cases(12), plan, 15, device=CPU, generator=generator, cooldown=cooldown)
+        moved[name] = arrays_of(net)
+    start = arrays_of(build(busy))
+    assert distance(moved["first"], moved["calm"]) < 1e-5
+    assert distance(moved["first"], moved["busy"]) > 1e-3
+    assert 0 < distance(moved["last"], start) < distance(moved["first"], start) < distance(moved["busy"], start)
 
 
 def test_dropout_comes_from_the_generator_and_leaves_torchs_own_as_it_was(make_plan: Any, make_cases: Any) -> None:

@@ -67,6 +67,7 @@ function runPart(run) {
         h("p", { class: "quiet" }, "Each site's admin must accept the plan before the site trains."))];
   }
   const terms = run.terms || { rounds: run.round, privacy: { mode: "off" } };
+  const isOpen = terms.is_auto && !run.cooldown && !run.stopped;
   const isRunning = run.status === "running", names = Object.keys(run.parts);
   const places = Object.fromEntries([...new Set([...names, ...Object.keys(run.curves.loss)])].sort().map((name, place) => [name, place]));
   const answered = names.filter((name) => run.parts[name].state === "answered").length;
@@ -81,8 +82,8 @@ function runPart(run) {
       h("span", { class: "when push" }, isRunning ? "started " : "ended ", ago(isRunning ? run.started : run.ended))),
     h("div", { class: "facts" }, facts(run, terms)),
     h("div", { class: "progress" },
-      h("strong", {}, `${run.round} of ${terms.rounds} rounds`), bar(run.round / terms.rounds, isRunning && names.length ? answered / names.length / terms.rounds : 0),
-      h("span", { class: "quiet nowrap" }, isRunning && run.round ? `${span(run.seconds)} a round, ${span(run.seconds * (terms.rounds - run.round))} to go` : "")),
+      h("strong", {}, `${run.round} of ${isOpen ? "at most " : ""}${terms.rounds} rounds`), bar(run.round / terms.rounds, isRunning && names.length ? answered / names.length / terms.rounds : 0),
+      h("span", { class: "quiet nowrap" }, isRunning && run.round ? `${span(run.seconds)} a round, ${isOpen ? "at most " : ""}${span(run.seconds * (terms.rounds - run.round))} to go` : "")),
     notes(run),
     h("p", { class: "now" }, isRunning ? `Round ${Math.min(run.round + 1, terms.rounds)}: ${answered} of ${names.length} sites have answered` : "Sites that took part"),
     h("ul", { class: "parts", "aria-label": "Sites in this run" }, parts),
@@ -111,6 +112,8 @@ function notes(run) {
   if (run.status === "failed") said.push(["bad", `${run.reason}. ${run.do}`]);
   if (run.status === "running" && run.waiting) said.push(["", `Waiting for sites: ${run.waiting.connected} of ${run.waiting.needed} are there.${run.missing.length ? ` Missing: ${run.missing.join(", ")}.` : ""}`]);
   if (run.status === "running" && run.held_again) said.push(["", `The round was under its quorum and is held again (${run.held_again}).`]);
+  if (run.stopped) said.push(["", `Stopped after round ${run.stopped.round}: ${run.stopped.reason}.${run.stopped.best ? ` The weights of round ${run.stopped.best} have the best score.` : ""}`]);
+  else if (run.cooldown) said.push(["", `Cool-down of ${run.cooldown.rounds} rounds after round ${run.cooldown.round}: ${run.cooldown.reason}.`]);
   return said.length ? h("div", {}, said.map(([kind, text]) => h("p", { class: `note ${kind}` }, text))) : null;
 }
 
