@@ -14,14 +14,15 @@ from torch import Tensor, nn
 from ynet.encoders import EncoderName
 from ynet.learning.blocks import norm
 
-_DECLARED = torch.library.Library("torchvision", "FRAGMENT")
+_DECLARED = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
 try:
     import torchvision  # noqa: F401 (registers its operators)
 except RuntimeError as error:
     if "torchvision::nms" not in str(error):
         raise
     for operator in ("nms", "qnms"):
-        _DECLARED.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        schema = f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        _DECLARED.define(schema)  # type: ignore[no-untyped-call]
 
 import timm  # noqa: E402 (after torchvision's operators)
 from timm.layers import freeze_batch_norm_2d  # noqa: E402
@@ -37,6 +38,9 @@ class TimmEncoder(nn.Module):
     No norm couples the samples of a batch. Where the weights are pretrained, the norms are constants: running
     statistics, scale and bias are not trained. Otherwise GroupNorm replaces BatchNorm; LayerNorm stays.
     """
+
+    _scale: Tensor
+    _offset: Tensor
 
     def __init__(self, name: EncoderName, *, is_pretrained: bool) -> None:
         super().__init__()

@@ -16,6 +16,7 @@ from ynet.federation.records import weights_record
 from ynet.plan import Plan
 from ynet.runtime import memory
 from ynet.weights import Flat
+from ynet_server import encoder_files
 from ynet_server.rounds.attendance import Attendance
 from ynet_server.rounds.conversation import Conversation, round_config
 from ynet_server.rounds.initial_weights import initial_state
@@ -31,8 +32,12 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the plan that the run's configuration names: `plan`, a YAML or JSON file, and `output`, a folder."""
-    folder, plan = RunFolder(Path(str(context.run_config["output"]))), Path(str(context.run_config["plan"]))
+    """Run the plan that the run's configuration names: `plan`, a YAML or JSON file, and `output`, a folder.
+
+    A pretrained encoder is that of the server's home.
+    """
+    output, plan = Path(str(context.run_config["output"])), Path(str(context.run_config["plan"]))
+    folder = RunFolder(output, encoders=encoder_files.default_folder())
     federate(grid, folder.create(plans.read(plan), plans.init_file(plan)))
 
 
