@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ynet.encoders import ENCODERS
 from ynet.errors import UserError
 from ynet.runtime import terminal
 from ynet.runtime.home import prepare
+from ynet_server.commands import completion
 from ynet_server.commands.options import Home, Json, home_of
 
 if TYPE_CHECKING:
@@ -21,7 +23,10 @@ FORMATS = (".safetensors", ".pth", ".pt", ".bin")
 
 @app.command("add")
 def add(
-    name: Annotated[str, typer.Option("--name", help="The encoder, as `network.encoder` in a plan.")],
+    name: Annotated[
+        str,
+        typer.Option("--name", help="The encoder, as `network.encoder` in a plan.", autocompletion=completion.encoders),
+    ],
     file: Annotated[
         Path | None, typer.Argument(help="Its weights: .safetensors, or .pth of timm or torchvision.")
     ] = None,
@@ -36,7 +41,6 @@ def add(
 
     Needs the extra `client` (torch and timm), on any machine: the kept file can be copied. Nothing is downloaded.
     """
-    from ynet.encoders import ENCODERS
     from ynet_server import encoder_files
 
     if name not in ENCODERS:
