@@ -41,9 +41,9 @@ class Network:
     """The encoder and the size of the Y-Net."""
 
     width: Annotated[int, Field(ge=4, le=256, multiple_of=4)] = 16
-    """Channels of the stem."""
+    """Channels of the stem of `ynet`."""
     depth: tuple[Depth, Depth, Depth, Depth] = (2, 2, 2, 2)
-    """Blocks of the encoder's four stages."""
+    """Blocks of the four stages of `ynet`."""
     block: Literal["basic", "bottleneck"] = "basic"
     """`bottleneck` is the paper's block."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5

@@ -54,7 +54,11 @@ class Dropped(NamedTuple):
 
 
 class YNet(nn.Module):
-    """The network of a plan. Every parameter but the detail code's gets its gradient from the sum of both losses."""
+    """The network of a plan.
+
+    Every parameter gets its gradient from the sum of both losses, except the detail code's and the scales and biases of
+    a pretrained encoder's norms, which are constants.
+    """
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()
