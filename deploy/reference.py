@@ -20,6 +20,7 @@ import typer
 import yaml
 from pydantic import TypeAdapter
 
+from ynet.encoders import ENCODERS
 from ynet.plan import Plan
 from ynet.strategy_options import DEFAULTS, ROBUST, STRATEGY_OPTIONS
 from ynet_client.commands.cli import app as client_app
@@ -39,6 +40,7 @@ TYPES = {"init": "path of a safetensors file, or null"}
 def parts() -> Iterator[tuple[str, str, str]]:
     """Make each part of each page: the page's name, the part's name, its text."""
     yield "plan.md", "plan", "\n".join(keys(Plan))
+    yield "plan.md", "encoders", "\n".join(encoders())
     yield "plan.md", "strategy options", "\n".join(strategies())
     yield "settings.md", "server.yaml", "\n".join(keys(ServerSettings, "server.yaml"))
     yield "settings.md", "client.yaml", "\n".join(keys(ClientSettings, "client.yaml"))
@@ -164,6 +166,14 @@ def limits(given: dict[str, Any]) -> Iterator[str]:
         yield f"a multiple of {given['multipleOf']}"
     if "maxLength" in given:
         yield f"{given.get('minLength', 0)} to {given['maxLength']} characters"
+
+
+def encoders() -> Iterator[str]:
+    """Make the table of timm's encoders."""
+    yield "| encoder | channels of the maps | million parameters |"
+    yield "|---|---|---|"
+    for name, one in ENCODERS.items():
+        yield f"| `{name}` | {', '.join(map(str, one.channels))} | {one.parameters / 1e6:.1f} |"
 
 
 def strategies() -> Iterator[str]:

@@ -106,6 +106,7 @@ CASES = [
     ("ynet-client plan accept --site Bern a1", PLAN),
     ("ynet-server revoke Ch", "Chur"),
     ("ynet-server cancel 4", "42"),
+    ("ynet-server encoder add --name conv", "convnext_tiny"),
 ]
 
 

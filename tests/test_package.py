@@ -17,12 +17,21 @@ def imports_without(module: str, *names: str) -> bool:
 
 @pytest.mark.parametrize("module", ["ynet_server.commands.cli", "ynet_server.process", "ynet_server.rounds.server_app"])
 def test_server_runs_without_torch(module: str) -> None:
-    assert imports_without(module, "torch", "jaxtyping", "PIL", "opacus", "faiss", "ray")
+    assert imports_without(module, "torch", "timm", "torchvision", "jaxtyping", "PIL", "opacus", "faiss", "ray")
 
 
 def test_a_site_connects_before_torch_is_loaded() -> None:
     assert imports_without("ynet_client.join", "torch")
     assert not imports_without("ynet_client.resources", "torch")
+
+
+def test_timm_is_imported_for_its_own_encoders_alone() -> None:
+    assert imports_without("ynet.learning.model", "timm", "torchvision")
+    assert not imports_without("ynet.learning.timm_encoder", "timm")
+
+
+def test_timm_needs_no_client_of_a_model_hub() -> None:
+    assert imports_without("ynet.learning.timm_encoder", "huggingface_hub")
 
 
 def test_generated_code_matches_proto_files(tmp_path: Path) -> None:

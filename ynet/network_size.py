@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from ynet.encoders import ENCODERS, MOST_POOLED, OWN
+
 if TYPE_CHECKING:
     from ynet.plan import Plan
 
@@ -12,21 +14,26 @@ MOST_BATCH_VALUES = 1 << 28
 _LATERAL, _HIDDEN, _MOMENTS = 32, 32, 6
 
 
+def stage_channels(plan: "Plan") -> tuple[int, int, int, int]:
+    """Return the channels of the encoder's four feature maps, the largest map first."""
+    if plan.network.encoder != OWN:
+        return ENCODERS[plan.network.encoder].channels
+    first = 2 * plan.network.width if plan.network.block == "bottleneck" else plan.network.width
+    return (first, 2 * first, 4 * first, 8 * first)
+
+
+def pooled_channels(plan: "Plan") -> int:
+    """Return the channels of the classification branch's convolution."""
+    pooled = (2 if plan.recipe == "paper" else 1) * stage_channels(plan)[-1]
+    return pooled if plan.network.encoder == OWN else min(pooled, MOST_POOLED)
+
+
 def network_values(plan: "Plan") -> int:
     """Return the number of values in the arrays of the network that model.py builds."""
-    width, bits = plan.network.width, plan.network.code_bits
-    is_bottleneck, is_paper = plan.network.block == "bottleneck", plan.recipe == "paper"
-    first = 2 * width if is_bottleneck else width
-    channels = [first * stage for stage in (1, 2, 4, 8)]
-    block = _bottleneck if is_bottleneck else _basic
-    total = _conv(plan.image.channels, width, 7 if is_bottleneck else 3)
-    strides = (1 if is_bottleneck else 2, 2, 2, 2)
-    for inputs, outputs, stride, depth in zip(
-        [width, *channels[:-1]], channels, strides, plan.network.depth, strict=True
-    ):
-        total += block(inputs, outputs, stride) + (depth - 1) * block(outputs, outputs, 1)
+    bits, is_paper, channels = plan.network.code_bits, plan.recipe == "paper", stage_channels(plan)
+    total = _encoder_values(plan)
     total += sum(_linear(c, _LATERAL) + _conv(_LATERAL, _LATERAL, 3) for c in channels) + _LATERAL + 1
-    pooled = (2 if is_paper else 1) * channels[-1]
+    pooled = pooled_channels(plan)
     total += _conv(channels[-1], pooled, 3)
     features = pooled if is_paper else 2 * pooled + sum(channels)
     total += _linear(features, bits) + 2 * features
@@ -39,6 +46,19 @@ def batch_values(plan: "Plan") -> int:
     """Return the number of pixel values in one batch."""
     views = plan.privacy.views if plan.privacy.mode == "patient" else 1
     return plan.training.batch_size * views * plan.image.channels * plan.image.size**2
+
+
+def _encoder_values(plan: "Plan") -> int:
+    network, channels = plan.network, stage_channels(plan)
+    if network.encoder != OWN:
+        return ENCODERS[network.encoder].values(is_pretrained=network.encoder_weights is not None)
+    is_bottleneck, width = network.block == "bottleneck", network.width
+    block = _bottleneck if is_bottleneck else _basic
+    total = _conv(plan.image.channels, width, 7 if is_bottleneck else 3)
+    strides = (1 if is_bottleneck else 2, 2, 2, 2)
+    for inputs, outputs, stride, depth in zip([width, *channels[:-1]], channels, strides, network.depth, strict=True):
+        total += block(inputs, outputs, stride) + (depth - 1) * block(outputs, outputs, 1)
+    return total
 
 
 def _linear(inputs: int, outputs: int) -> int:

@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from ynet import network_size, schedule
 from ynet.config import STRICT, parse, read_yaml
+from ynet.encoders import OWN, EncoderName, encoder_fault
 from ynet.errors import UserError
 from ynet.schedule import AUTO, AUTO_DEFAULTS, MOST_ROUNDS, counted
 from ynet.strategy_options import ROBUST, SUMMABLE, Strategy, fault
@@ -19,14 +20,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Positive = Annotated[int, Field(gt=0, le=1_000_000)]
 Depth = Annotated[int, Field(gt=0, le=64)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Recipe = Literal[
-    "default",
-    "paper",
-    "circle",
-    "csq",
-    "dpsh",
-    "plain",
-]
+Recipe = Literal["default", "paper", "circle", "csq", "dpsh", "plain"]
 """By which loss the code is trained: ynet/learning/losses.py."""
 
 
@@ -44,12 +38,12 @@ class Image:
 
 @dataclass(frozen=True, config=STRICT)
 class Network:
-    """The size of the Y-Net."""
+    """The encoder and the size of the Y-Net."""
 
     width: Annotated[int, Field(ge=4, le=256, multiple_of=4)] = 16
-    """Channels of the stem."""
+    """Channels of the stem of `ynet`."""
     depth: tuple[Depth, Depth, Depth, Depth] = (2, 2, 2, 2)
-    """Blocks of the encoder's four stages."""
+    """Blocks of the four stages of `ynet`."""
     block: Literal["basic", "bottleneck"] = "basic"
     """`bottleneck` is the paper's block."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
@@ -58,6 +52,10 @@ class Network:
     """Length of the hash code."""
     codebook_seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
     """Seed of the target codes, the same at every site."""
+    encoder: EncoderName = "ynet"
+    """`ynet`: the small encoder of `width`, `depth` and `block`; else an encoder of timm ([encoders])."""
+    encoder_weights: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """SHA-256 of pretrained weights, as `ynet-server encoder add` prints it; null: random weights."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -257,6 +255,8 @@ LATER = (
     ("cohort", "late_updates", "drop"),
     ("cohort", "min_quorum", None),
     ("privacy", "scores", "once"),
+    ("network", "encoder", "ynet"),
+    ("network", "encoder_weights", None),
 )
 """Keys that plans got later, with the value that a plan without them has. The id omits such a value, so that an older
 plan keeps the id under which sites have accepted it and spent privacy."""
@@ -311,6 +311,10 @@ class Plan:
                 f"strategy {self.training.strategy!r} counts all updates of a round alike, and one that is late must"
                 " count for less: 'cohort.late_updates: drop', or another strategy"
             )
+        own, given = Network(), self.network
+        is_own_size = (given.width, given.depth, given.block) != (own.width, own.depth, own.block)
+        if wrong := encoder_fault(given.encoder, given.encoder_weights, is_own_size=is_own_size):
+            raise ValueError(wrong)
         if wrong := network_size.fault(self) or schedule.fault(self.training, self.privacy.mode):
             raise ValueError(wrong)
         self._can_be_secure()
@@ -349,6 +353,8 @@ class Plan:
             raise ValueError(f"recipe {self.recipe!r} cannot be private: {why}")
         if self.training.strategy == "fedprox":
             raise ValueError("strategy 'fedprox' cannot be private: its pull is no part of a patient's gradient")
+        if self.network.encoder != OWN and self.privacy.trained != "heads":
+            raise ValueError("a private plan trains no encoder of timm: 'privacy.trained: heads'")
         if self.augmentation.transplant:
             raise ValueError("'augmentation.transplant' cannot be private: it mixes the images of a batch")
 

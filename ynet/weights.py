@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -100,6 +100,18 @@ def blocks(flat: Flat) -> list[Flat]:
 def join(parts: Sequence[Flat]) -> Flat:
     """Invert `blocks`. Returns a copy."""
     return np.concatenate(list(parts))
+
+
+def put_back(flat: Flat, sent: Flat, layout: Layout, names: Collection[str]) -> Flat:
+    """Return `flat` with the arrays of some names as they are in `sent`; `flat` itself where there are none."""
+    if not names:
+        return flat
+    made, start = flat.copy(), 0
+    for entry in layout:
+        part = slice(start, start := start + entry.size)
+        if entry.name in names:
+            made[part] = sent[part]
+    return made
 
 
 def begun_with(own: Arrays, given: Arrays) -> dict[str, npt.NDArray[np.float32]]:

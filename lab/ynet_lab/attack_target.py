@@ -19,6 +19,7 @@ from ynet_client.training.site_data import LocalSite
 from ynet_lab.attacks.shadow import shadow_plan, train_shadow
 from ynet_lab.attacks.subjects import Subjects
 from ynet_lab.concat import Concat
+from ynet_server import encoder_files
 from ynet_server.rounds.run_folder import CARD, MODEL, PLAN, RunFolder
 
 CACHE_BYTES = 2 << 30
@@ -94,7 +95,7 @@ def model_folder(model: Path) -> RunFolder:
         if not (model / name).is_file():
             do = "name the folder of a finished model, as `ynet-lab simulate` or a run leaves it"
             raise UserError(f"{model} holds no model", f"there is no {name} in it", do)
-    return RunFolder(model)
+    return RunFolder(model, encoders=encoder_files.default_folder())
 
 
 def load_target(folder: RunFolder, data: Path, seed: int, effort: Effort, say: Say) -> Target:

@@ -38,6 +38,7 @@ from ynet_client.training import client_app
 from ynet_client.training.secure_aggregation import Party
 from ynet_client.training.site_data import LocalSite
 from ynet_lab.concat import Concat
+from ynet_server import encoder_files
 from ynet_server.hub.reply_errors import REFUSED
 from ynet_server.rounds.run_end import run_end
 from ynet_server.rounds.run_folder import MODEL, RunFolder, State
@@ -81,12 +82,21 @@ def open_sites(task: TrainingTask) -> dict[str, LocalSite]:
     return {name: LocalSite(path, "auto", limit, is_validation=task.is_validation) for name, path in manifests.items()}
 
 
+def folder_of(task: TrainingTask) -> RunFolder:
+    """Make the task's folder, with the weights that the plan begins with; encoders are those of the server's home.
+
+    Raises:
+        UserError: The plan names weights that are not there.
+    """
+    return RunFolder(task.folder, encoders=encoder_files.default_folder()).create(task.plan, task.init)
+
+
 def train_reference(task: TrainingTask, sites: Mapping[str, LocalSite], watch: Watch) -> YNet:
     """Train a model without a federation, on one site's training cases or on all sites'.
 
     With `training.rounds: auto` it ends by the rule of the federation, on the scores of these sites alone.
     """
-    plan, folder = task.plan, RunFolder(task.folder).create(task.plan, task.init)
+    plan, folder = task.plan, folder_of(task)
     chosen = {name: site for name, site in sites.items() if task.site in (None, name)}
     first = next(iter(chosen.values()))
     cases, device = Concat([site.cases(plan)[0] for site in chosen.values()]), first.device
@@ -147,7 +157,7 @@ def _start(net: YNet, folder: RunFolder) -> State:
 
 def train_federated(task: TrainingTask, watch: Watch) -> YNet:
     """Train the federated model; every site is a virtual node of Flower's simulation engine."""
-    plan, folder = task.plan, RunFolder(task.folder).create(task.plan, task.init)
+    plan, folder = task.plan, folder_of(task)
     manifests = find_sites(task.data)
     net, failure = build(plan), list[Exception]()
     server = ServerApp()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from ynet import plan as plans
 from ynet.config import RENAMED
+from ynet.encoders import ENCODERS, OWN, EncoderName
 from ynet.errors import UserError
 from ynet.plan import BATCH_COUPLED, SEPARABLE, Plan, Recipe, coupling
 from ynet.strategy_options import DEFAULTS, ROBUST, STRATEGY_OPTIONS, SUMMABLE, Strategy
@@ -349,6 +350,49 @@ def test_update_encoding_changes_the_id_and_its_default_does_not() -> None:
     secure["cohort"] = {"min_sites": 3, "quorum": 3}
     with pytest.raises(UserError, match="cannot be made smaller"):
         plans.from_canonical(json.dumps(secure))
+
+
+def networked(**network: Any) -> dict[str, Any]:
+    return values() | {"network": network}
+
+
+def test_encoder_changes_the_id_and_its_default_does_not() -> None:
+    own = plans.from_canonical(json.dumps(networked(encoder="ynet", encoder_weights=None)))
+    assert own.id == smallest().id
+    assert "encoder" not in own.canonical()
+    named = [networked(encoder="resnet18"), networked(encoder="resnet18", encoder_weights="a" * 64)]
+    assert len({plans.from_canonical(json.dumps(one)).id for one in named} | {own.id}) == 3
+
+
+def test_every_encoder_that_a_plan_may_name_has_its_size() -> None:
+    assert set(get_args(EncoderName)) == {OWN, *ENCODERS}
+    for name in ENCODERS:
+        assert plans.from_canonical(json.dumps(networked(encoder=name))).network.encoder == name
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        ({"encoder": "resnet19"}, "encoder"),
+        ({"encoder": "resnet18", "width": 32}, "leave them out"),
+        ({"encoder": "resnet18", "block": "bottleneck"}, "leave them out"),
+        ({"encoder": "resnet18", "depth": [1, 1, 1, 1]}, "leave them out"),
+        ({"encoder_weights": "a" * 64}, "is for an encoder of timm"),
+        ({"encoder": "resnet18", "encoder_weights": "A" * 64}, "encoder_weights"),
+    ],
+)
+def test_encoder_that_does_not_fit_is_refused(network: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        plans.from_canonical(json.dumps(networked(**network)))
+
+
+def test_private_plan_trains_the_heads_beside_an_encoder_of_timm() -> None:
+    private = {"mode": "patient", "epsilon": 4.0, "delta": 1e-2}
+    plan = networked(encoder="resnet18") | {"privacy": private | {"trained": "heads"}}
+    assert plans.from_canonical(json.dumps(plan)).privacy.trained == "heads"
+    for trained in ("all", "biases"):
+        with pytest.raises(UserError, match=r"privacy\.trained: heads"):
+            plans.from_canonical(json.dumps(plan | {"privacy": private | {"trained": trained}}))
 
 
 def test_a_secure_sum_uses_nothing_that_is_late() -> None:

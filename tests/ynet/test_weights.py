@@ -128,3 +128,11 @@ def test_a_kind_that_numpy_does_not_know_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
         weights.load(tmp_path / "none")
+
+
+def test_put_back_takes_the_named_arrays_from_what_was_sent() -> None:
+    layout = (weights.LayoutEntry("a", (2,)), weights.LayoutEntry("b", (1, 2)), weights.LayoutEntry("c", ()))
+    sent, flat = np.zeros(5, np.float32), np.arange(1, 6, dtype=np.float32)
+    assert weights.put_back(flat, sent, layout, {"b"}).tolist() == [1, 2, 0, 0, 5]
+    assert weights.put_back(flat, sent, layout, frozenset()) is flat
+    assert flat.tolist() == [1, 2, 3, 4, 5]

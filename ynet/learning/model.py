@@ -1,7 +1,8 @@
 """The Y-Net: one encoder, a segmentation branch, a classification branch and a hash layer (Fang et al. 2021).
 
-GroupNorm replaces the paper's BatchNorm: it does not couple samples, so it suits heterogeneous sites and DP-SGD. The
-hash layer is a trained signed projection; the paper's is not trained.
+The encoder is ynet's own small one, or one of timm. GroupNorm replaces the paper's BatchNorm: it does not couple
+samples, so it suits heterogeneous sites and DP-SGD. The hash layer is a trained signed projection; the paper's is not
+trained.
 """
 
 from collections.abc import Mapping
@@ -14,14 +15,15 @@ import torch.nn.functional as F  # noqa: N812 (as everybody calls it)
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ynet.encoders import OWN
 from ynet.errors import UserError
+from ynet.learning.blocks import norm, own_encoder
 from ynet.learning.detail import Detail
 from ynet.learning.pooling import max_and_mean, rmac
+from ynet.network_size import pooled_channels, stage_channels
 from ynet.plan import Plan
 from ynet.weights import Layout, LayoutEntry
 
-STAGES = (1, 2, 4, 8)  # channels of a stage, in units of the first one's
-EXPANSION = 4  # of a bottleneck's planes
 LATERAL = 32  # channels of the segmentation branch
 FAINT = 0.002  # a mask that covers this share of the image counts half, a smaller one less
 
@@ -52,28 +54,27 @@ class Dropped(NamedTuple):
 
 
 class YNet(nn.Module):
-    """The network of a plan. Every parameter but the detail code's gets its gradient from the sum of both losses."""
+    """The network of a plan.
+
+    Every parameter gets its gradient from the sum of both losses, except the detail code's and the scales and biases of
+    a pretrained encoder's norms, which are constants.
+    """
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()
-        network, bits = plan.network, plan.network.code_bits
-        is_bottleneck = network.block == "bottleneck"
-        self.stem = Stem(plan.image.channels, network.width, has_pool=is_bottleneck)
-        first = 2 * network.width if is_bottleneck else network.width
-        channels = [first * stage for stage in STAGES]
-        block: type[Bottleneck | Basic] = Bottleneck if is_bottleneck else Basic
-        self.stages = nn.ModuleList(
-            nn.Sequential(block(inputs, outputs, stride), *(block(outputs, outputs, 1) for _ in range(1, depth)))
-            for inputs, outputs, stride, depth in zip(
-                [network.width, *channels[:-1]],
-                channels,
-                (1 if is_bottleneck else 2, 2, 2, 2),
-                network.depth,
-                strict=True,
+        network, bits, channels = plan.network, plan.network.code_bits, stage_channels(plan)
+        if network.encoder == OWN:
+            is_bottleneck = network.block == "bottleneck"
+            self.stem, self.stages = own_encoder(
+                plan.image.channels, network.width, channels, network.depth, is_bottleneck=is_bottleneck
             )
-        )
+            self.encoder = None
+        else:
+            from ynet.learning.timm_encoder import TimmEncoder  # timm: seconds that ynet's own encoder need not wait
+
+            self.encoder = TimmEncoder(network.encoder, is_pretrained=network.encoder_weights is not None)
         self.segmentation = Segmentation(channels)
-        self.pooled = PooledFeature(channels[-1], plan.recipe)
+        self.pooled = PooledFeature(channels[-1], pooled_channels(plan), plan.recipe)
         is_paper = plan.recipe == "paper"
         self.hash = nn.Linear(self.pooled.features + (0 if is_paper else sum(channels)), bits)
         self.place = None if is_paper else Location(bits)  # `place` is part of the arrays' names in stored weights
@@ -110,15 +111,23 @@ class YNet(nn.Module):
 
         In training without `dropped`, the dropout is drawn from torch's global generator, in the order of the batch.
         """
-        h, maps = self.stem(image), []
-        for stage in self.stages:
-            h = stage(h)
-            maps.append(h)
+        maps = self._maps(image)
         logits = self.segmentation(maps)
         feature = self._feature(maps, logits)
         code = self._code(feature, logits, dropped)
         mask = F.interpolate(logits, image.shape[-2:], mode="bilinear")
         return Output(mask, code, feature, None if self.classifier is None else self.classifier(code))
+
+    def _maps(self, image: Float[Tensor, "batch channels size size"]) -> list[Tensor]:
+        """Return the encoder's feature maps, the largest first."""
+        if self.encoder is not None:
+            found: list[Tensor] = self.encoder(image)
+            return found
+        h, maps = self.stem(image), []
+        for stage in self.stages:
+            h = stage(h)
+            maps.append(h)
+        return maps
 
     def _feature(self, maps: list[Tensor], logits: Tensor) -> Float[Tensor, "batch features"]:
         """Return the appearance of the image and of its lesion."""
@@ -149,68 +158,13 @@ class YNet(nn.Module):
         return Dropped(kept, torch.rand(len(feature), 1, device=feature.device))
 
 
-class Stem(nn.Module):
-    """The first convolution: halves the image's sides; with a ResNet's max-pool, quarters them."""
-
-    def __init__(self, channels: int, width: int, *, has_pool: bool) -> None:
-        super().__init__()
-        kernel = 7 if has_pool else 3
-        self.conv, self.norm = nn.Conv2d(channels, width, kernel, 2, kernel // 2, bias=False), norm(width)
-        self._has_pool = has_pool
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Return the stem's feature map."""
-        h = F.relu(self.norm(self.conv(image)))
-        return F.max_pool2d(h, 3, 2, 1) if self._has_pool else h
-
-
-class Basic(nn.Module):
-    """ResNet's basic block, two 3x3 convolutions with a shortcut (He et al., CVPR 2016): for small networks."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.first, self.first_norm = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), norm(outputs)
-        self.second, self.second_norm = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), norm(outputs)
-        self.shortcut = shortcut(inputs, outputs, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the block's feature map."""
-        h = F.relu(self.first_norm(self.first(x)))
-        return F.relu(self.second_norm(self.second(h)) + self.shortcut(x))
-
-
-class Bottleneck(nn.Module):
-    """ResNet's bottleneck block, 1x1, 3x3, 1x1 convolutions with a shortcut: the paper's."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        planes = outputs // EXPANSION
-        self.reduce, self.reduce_norm = nn.Conv2d(inputs, planes, 1, bias=False), norm(planes)
-        self.spatial, self.spatial_norm = nn.Conv2d(planes, planes, 3, stride, 1, bias=False), norm(planes)
-        self.expand, self.expand_norm = nn.Conv2d(planes, outputs, 1, bias=False), norm(outputs)
-        self.shortcut = shortcut(inputs, outputs, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the block's feature map."""
-        h = F.relu(self.reduce_norm(self.reduce(x)))
-        h = F.relu(self.spatial_norm(self.spatial(h)))
-        return F.relu(self.expand_norm(self.expand(h)) + self.shortcut(x))
-
-
-def shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
-    """Return a block's shortcut: the identity, or a 1x1 convolution where the block changes the shape."""
-    if stride == 1 and inputs == outputs:
-        return nn.Identity()
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm(outputs))
-
-
 class Segmentation(nn.Module):
     """A feature pyramid (Lin et al., CVPR 2017): 1x1 laterals, bilinear upsampling, 3x3 convolutions.
 
     Returns one logit per pixel of the largest map.
     """
 
-    def __init__(self, channels: list[int]) -> None:
+    def __init__(self, channels: tuple[int, ...]) -> None:
         super().__init__()
         self.laterals = nn.ModuleList(nn.Conv2d(c, LATERAL, 1) for c in channels)
         self.smooth = nn.ModuleList(smooth() for _ in channels)
@@ -234,9 +188,8 @@ def smooth() -> nn.Sequential:
 class PooledFeature(nn.Module):
     """The classification branch: a 3x3 convolution, then global pooling."""
 
-    def __init__(self, channels: int, recipe: str) -> None:
+    def __init__(self, channels: int, out: int, recipe: str) -> None:
         super().__init__()
-        out = 2 * channels if recipe == "paper" else channels
         self.conv, self.conv_norm = nn.Conv2d(channels, out, 3, 1, 1, bias=False), norm(out)
         self._pool = rmac if recipe == "paper" else max_and_mean
         self.features = out if recipe == "paper" else 2 * out
@@ -288,11 +241,6 @@ def moments(probability: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, "batch 6
     slant = ((share @ x) * y).sum(1) - centre_y * centre_x
     size = area.clamp(min=1e-6).sqrt()
     return torch.stack([2 * centre_y, 2 * centre_x, 3 * spread_y, 3 * spread_x, 3 * slant, 2.4 * size], dim=1)
-
-
-def norm(channels: int) -> nn.GroupNorm:
-    """Return GroupNorm with the largest number of groups up to 8 that divides the channels."""
-    return nn.GroupNorm(max(groups for groups in range(1, 9) if channels % groups == 0), channels)
 
 
 def build(plan: Plan) -> YNet:

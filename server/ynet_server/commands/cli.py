@@ -17,6 +17,7 @@ from ynet_server.commands import (
     backup_commands,
     completion,
     config_commands,
+    encoder_commands,
     run_commands,
     user_commands,
 )
@@ -195,6 +196,7 @@ def audit_show(home: Home = None, as_json: Json = False) -> None:
 
 
 app.add_typer(authority_commands.app, name="authority")
+app.add_typer(encoder_commands.app, name="encoder")
 app.add_typer(run_commands.app)
 app.add_typer(backup_commands.app)
 app.add_typer(config_commands.app)

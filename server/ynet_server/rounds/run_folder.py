@@ -17,6 +17,7 @@ from ynet.runtime.home import write_private
 from ynet.schedule import AUTO
 from ynet.trust import chain
 from ynet.weights import Arrays, Flat, Layout
+from ynet_server import encoder_files
 from ynet_server.clock import now
 
 PLAN, EVENTS, STATE, MODEL = "plan.json", "events.jsonl", "state.safetensors", "model.safetensors"
@@ -43,15 +44,22 @@ class State(NamedTuple):
 class RunFolder:
     """The folder of one run; it has the same contents whatever carries the run."""
 
-    def __init__(self, path: Path, on_event: Callable[[str, Mapping[str, Any]], None] = lambda *_: None) -> None:
-        """Call `on_event` with each event's kind and values."""
-        self.path, self._on_event = path, on_event
+    def __init__(
+        self,
+        path: Path,
+        on_event: Callable[[str, Mapping[str, Any]], None] = lambda *_: None,
+        encoders: Path | None = None,
+    ) -> None:
+        """Call `on_event` with each event's kind and values. `encoders` is the folder of pretrained encoders."""
+        self.path, self._on_event, self._encoders = path, on_event, encoders or path / encoder_files.FOLDER
 
     def create(self, frozen: Plan, init: Path | None = None) -> "RunFolder":
         """Make the folder and store the plan in it, and the weights that it begins with.
 
-        Raises UserError when `init` is not the file that the plan names.
+        Raises UserError when `init` is not the file that the plan names, and when its encoder's weights are not there.
         """
+        if not (self.path / STATE).exists():
+            encoder_files.check(self._encoders, frozen.network)
         content = _init_content(init, frozen.init.sha256) if init is not None and frozen.init is not None else None
         private_files.make_folder(self.path)
         if content is not None:
@@ -60,13 +68,18 @@ class RunFolder:
         return self
 
     def init(self) -> Arrays | None:
-        """The weights of the plan's `init`, of a part of the network or all of it. Raises UserError."""
-        if self.plan().init is None:
-            return None
+        """The given weights, of a part of the network or all of it: those of the plan's encoder, then of its `init`.
+
+        None where the plan names neither. Raises UserError.
+        """
+        frozen = self.plan()
+        encoder = encoder_files.arrays(self._encoders, frozen.network)
+        if frozen.init is None:
+            return encoder or None
         if not (self.path / INIT).exists():
             do = "start the run with `ynet-server train --plan`, beside the file"
             raise UserError("the run cannot start", "the weights of the plan's init are not at the server", do)
-        return weights.load(self.path / INIT)[0]
+        return {**encoder, **weights.load(self.path / INIT)[0]}
 
     def plan(self) -> Plan:
         """The run's plan."""

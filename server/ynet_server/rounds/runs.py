@@ -16,6 +16,7 @@ from typing import Any
 from ynet.errors import UserError
 from ynet.plan import Plan
 from ynet.runtime import disk_faults, private_files
+from ynet_server import encoder_files
 from ynet_server.audit import Action, Write, nowhere
 from ynet_server.clock import now
 from ynet_server.hub.hub import Hub
@@ -68,13 +69,14 @@ class Runs:
     ) -> None:
         """Call `on_event` with the kind and values of every event of a run."""
         self._registry, self._hub, self._loop, self._audit, self._on_event = registry, hub, loop, audit, on_event
-        self._folder, self._spool = home / "runs", home / "spool"
+        self._folder, self._spool, self._encoders = home / "runs", home / "spool", home / encoder_files.FOLDER
         self._works: dict[int, _Work] = {}
         self._is_stopping = False
 
     def folder(self, run: int) -> RunFolder:
         """The folder of a run."""
-        return RunFolder(self._folder / f"{run:04d}", lambda kind, values: self._record(run, kind, values))
+        path = self._folder / f"{run:04d}"
+        return RunFolder(path, lambda kind, values: self._record(run, kind, values), self._encoders)
 
     def start(self, frozen: Plan, init: Path | None = None) -> int:
         """Start a run. Returns its number. `init` is the file of the plan's `init`, where it has one.

@@ -18,6 +18,7 @@ from ynet.plan import Plan
 from ynet.runtime import memory
 from ynet.schedule import AUTO
 from ynet.weights import Flat, Layout
+from ynet_server import encoder_files
 from ynet_server.rounds.attendance import Attendance
 from ynet_server.rounds.conversation import Conversation, round_config
 from ynet_server.rounds.initial_weights import initial_state
@@ -34,8 +35,12 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the plan that the run's configuration names: `plan`, a YAML or JSON file, and `output`, a folder."""
-    folder, plan = RunFolder(Path(str(context.run_config["output"]))), Path(str(context.run_config["plan"]))
+    """Run the plan that the run's configuration names: `plan`, a YAML or JSON file, and `output`, a folder.
+
+    A pretrained encoder is that of the server's home.
+    """
+    output, plan = Path(str(context.run_config["output"])), Path(str(context.run_config["plan"]))
+    folder = RunFolder(output, encoders=encoder_files.default_folder())
     federate(grid, folder.create(plans.read(plan), plans.init_file(plan)))
 
 

@@ -10,6 +10,8 @@ from flwr.app import Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
+from ynet import weights
+from ynet.encoders import constants
 from ynet.errors import UserError
 from ynet.federation import secure_sum
 from ynet.federation.records import ARRAYS, CASES, CONFIG, METRICS, form, weights_record
@@ -76,7 +78,7 @@ class TrainingRounds:
         if not updates.replies:
             return state.flat
         made = aggregate(chosen, self.plan, number, updates.replies, state.flat)
-        flat = finite(made.flat, state.layout)
+        flat = finite(weights.put_back(made.flat, state.flat, state.layout, self._constants(state)), state.layout)
         left_out = sorted(self._talk.name_of(node) for node in made.left_out)
         self._folder.event(
             "round",
@@ -88,6 +90,12 @@ class TrainingRounds:
             **ledgers(updates.reports),
         )
         return flat
+
+    def _constants(self, state: State) -> frozenset[str]:
+        """The arrays that stay as they were sent, whatever the sites say: a pretrained encoder's norms."""
+        network = self.plan.network
+        names = [entry.name for entry in state.layout]
+        return constants(network.encoder, names, is_pretrained=network.encoder_weights is not None)
 
     def _updates(self, chosen: FedAvg, number: int, state: State, cooldown: Cooldown | None) -> _Updates | None:
         """Send the weights and collect the updates. Returns None under the quorum."""
