@@ -102,8 +102,8 @@ def test_fedavgsqrt_weighs_sites_by_square_root_of_cases(tmp_path: Path) -> None
 LOSS = Example(
     "new-loss.md",
     (
-        Edit("ynet/plan.py", '    "csq",\n', '    "cosine",\n', is_before=True),
-        Edit("ynet/plan.py", 'SEPARABLE = frozenset({"default", ', '"cosine", '),
+        Edit("ynet/plan_sections.py", 'Recipe = Literal["default", ', '"cosine", '),
+        Edit("ynet/plan_sections.py", 'SEPARABLE = frozenset({"default", ', '"cosine", '),
         Edit(
             "ynet/learning/losses.py",
             "CODE_LOSSES: dict[",

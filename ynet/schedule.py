@@ -11,7 +11,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from ynet.plan import Plan, Training
+    from ynet.plan import Plan
+    from ynet.plan_sections import Training
 
 AUTO = "auto"
 AUTO_DEFAULTS: Mapping[str, Any] = MappingProxyType({"schedule": "trapezoid", "cooldown": 0.2})

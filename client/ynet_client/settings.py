@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from ynet.config import STRICT, parse, read_yaml
 from ynet.errors import UserError
-from ynet.plan import Recipe
+from ynet.plan_sections import Recipe
 from ynet.runtime import address, setting_sources
 from ynet.runtime.home import write_private
 from ynet.web.prometheus import MetricsSettings

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from ynet import weights
 from ynet.encoders import PREFIX
 from ynet.errors import UserError
-from ynet.plan import Network
+from ynet.plan_sections import Network
 from ynet.runtime import private_files
 from ynet.runtime.home import default_home
 from ynet.weights import Arrays

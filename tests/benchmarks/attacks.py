@@ -18,7 +18,8 @@ from ynet import plan as plans
 from ynet import weights
 from ynet.learning.evaluate import evaluate
 from ynet.learning.model import build, load_arrays
-from ynet.plan import Plan, Privacy
+from ynet.plan import Plan
+from ynet.plan_sections import Privacy
 from ynet_lab.attack_figures import ATTACKS
 from ynet_lab.attack_run import attack
 from ynet_lab.attack_target import Effort

@@ -18,7 +18,7 @@ from rich.table import Table
 from ynet.data import manifest
 from ynet.data.cases import CaseCache
 from ynet.data.synthetic import make_federation
-from ynet.plan import Image
+from ynet.plan_sections import Image
 
 BATCH = 32
 SYNTHETIC_CASES = 600

@@ -61,7 +61,8 @@ from ynet.learning.evaluate import K, encode, join, score
 from ynet.learning.hashing import hamming
 from ynet.learning.model import arrays_of, build, load_arrays
 from ynet.learning.train import train
-from ynet.plan import Init, Plan
+from ynet.plan import Plan
+from ynet.plan_sections import Init
 from ynet.weights import Flat
 from ynet_client.training.site_data import LocalSite
 from ynet_server.rounds import attendance, server_app

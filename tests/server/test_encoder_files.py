@@ -9,7 +9,8 @@ from smallest_plan import smallest_plan
 
 from ynet import weights
 from ynet.errors import UserError
-from ynet.plan import Init, Network, Plan
+from ynet.plan import Plan
+from ynet.plan_sections import Init, Network
 from ynet_server import encoder_files
 from ynet_server.rounds.run_folder import RunFolder
 

@@ -16,7 +16,8 @@ from ynet.errors import UserError
 from ynet.learning.hashing import codebook
 from ynet.learning.model import arrays_of, build, layout_of_plan
 from ynet.network_size import MOST_VALUES, batch_values, network_values
-from ynet.plan import Image, Network, Plan
+from ynet.plan import Plan
+from ynet.plan_sections import Image, Network
 
 SHAPES = list(
     itertools.product(

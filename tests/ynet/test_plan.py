@@ -15,7 +15,8 @@ from ynet import plan as plans
 from ynet.config import RENAMED
 from ynet.encoders import ENCODERS, OWN, EncoderName
 from ynet.errors import UserError
-from ynet.plan import BATCH_COUPLED, SEPARABLE, Plan, Recipe, coupling
+from ynet.plan import Plan
+from ynet.plan_sections import BATCH_COUPLED, SEPARABLE, Recipe, coupling
 from ynet.strategy_options import DEFAULTS, ROBUST, STRATEGY_OPTIONS, SUMMABLE, Strategy
 
 ROOT = Path(__file__).parents[2]

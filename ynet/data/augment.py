@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from ynet.plan import Augmentation
+from ynet.plan_sections import Augmentation
 
 
 class Augmented(NamedTuple):

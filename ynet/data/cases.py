@@ -14,7 +14,7 @@ from ynet.data.batch import Batch
 from ynet.data.manifest import Case, Manifest
 from ynet.data.prepare import prepare, prepare_mask
 from ynet.errors import UserError
-from ynet.plan import Image
+from ynet.plan_sections import Image
 
 
 class CaseCache:

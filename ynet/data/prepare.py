@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float32, Shaped, UInt8
 
 from ynet.data import images
-from ynet.plan import Image
+from ynet.plan_sections import Image
 
 EMPTY = 0.1  # a pixel is empty if it differs from the border by at most this share of the image's range
 FEW = 0.01  # a row or column is margin if at most this share of its pixels is not empty

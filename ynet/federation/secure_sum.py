@@ -28,7 +28,7 @@ from pydantic.dataclasses import dataclass
 
 from ynet.config import STRICT
 from ynet.errors import RefusedError
-from ynet.plan import LEAST_SECURE, MOST_SECURE
+from ynet.plan_sections import LEAST_SECURE, MOST_SECURE
 from ynet.schedule import Cooldown
 from ynet.trust import identity
 from ynet.weights import Flat

@@ -71,7 +71,7 @@ def add(parts: Iterable[FeatureMoments]) -> FeatureMoments:
 
 
 def code_map(moments: FeatureMoments, bits: int, class_bits: int, seed: int) -> CodeMap:
-    """Compute the map of a code of `bits` bits, `class_bits` of which tell the class.
+    """Compute the map of a code of `bits` bits, with `class_bits` bits for the class.
 
     Raises:
         ValueError: There are fewer than two classes with cases, or the numbers of bits do not fit.

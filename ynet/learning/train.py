@@ -18,7 +18,8 @@ from ynet.errors import UserError
 from ynet.learning.detail import FeatureSums
 from ynet.learning.losses import loss_of
 from ynet.learning.model import Output, YNet
-from ynet.plan import NO_AUGMENTATION, Augmentation, Plan
+from ynet.plan import Plan
+from ynet.plan_sections import NO_AUGMENTATION, Augmentation
 from ynet.schedule import Cooldown, is_cooling_down, learning_rate
 
 GRADIENT_NORM = 5.0

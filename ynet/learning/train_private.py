@@ -19,7 +19,8 @@ from ynet.learning.losses import Loss, loss_of
 from ynet.learning.model import Dropped, YNet
 from ynet.learning.per_patient_gradients import Gradient, PatientGradients
 from ynet.learning.train import Moments, Progress, TrainResult, begin, moments_of, optimizer_of
-from ynet.plan import Augmentation, Plan
+from ynet.plan import Plan
+from ynet.plan_sections import Augmentation
 
 HEADS = ("hash", "place", "segmentation.logit", "classifier")
 ROWS = 32  # largest number of images per pass: more are no faster

@@ -11,7 +11,8 @@ from typing import NamedTuple, TypeVar
 
 from ynet.errors import UserError
 from ynet.learning.device import ran_out_of_memory
-from ynet.plan import Plan, coupling
+from ynet.plan import Plan
+from ynet.plan_sections import coupling
 from ynet.runtime.home import write_private
 
 FILE = "training.json"

@@ -14,7 +14,8 @@ from ynet.learning.dp_sgd import Clipped, Mechanism, mechanism
 from ynet.learning.grid_noise import Randomness
 from ynet.learning.model import YNet
 from ynet.learning.train_private import trained
-from ynet.plan import LEAST_SECURE, Plan, Privacy
+from ynet.plan import Plan
+from ynet.plan_sections import LEAST_SECURE, Privacy
 from ynet_lab.attacks.gradient_inversion import Gradient, gradient
 from ynet_lab.attacks.similarity import Images
 from ynet_lab.attacks.subjects import Subjects

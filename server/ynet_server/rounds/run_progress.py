@@ -75,7 +75,7 @@ class RunProgress:
     held_again: int = 0  # how often the round under way was under its quorum
     do: str = ""  # of a run that failed
     cooldown: Mapping[str, Any] | None = None  # the one that was called: after its `round`, for `rounds`, `reason`
-    stopped: Mapping[str, Any] | None = None  # why it ended by itself: `round`, `reason`, `best`
+    stopped: Mapping[str, Any] | None = None  # why it ended, with `auto`: `round`, `reason`, `best`
     losses: dict[str, Curve] = field(default_factory=dict)
     scores: dict[str, dict[str, Curve]] = field(default_factory=lambda: {score: {} for score in SCORES})
     evaluated: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # the newest scores, with their counts

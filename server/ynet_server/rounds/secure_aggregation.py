@@ -18,7 +18,8 @@ from ynet.errors import RefusedError, UserError
 from ynet.federation import secure_sum
 from ynet.federation.records import ARRAYS, CONFIG, KEYS, MASK, OPEN, flat_weights
 from ynet.federation.secure_sum import Masked, Offer, Purpose
-from ynet.plan import MOST_SECURE, Plan
+from ynet.plan import Plan
+from ynet.plan_sections import MOST_SECURE
 from ynet.weights import Flat
 from ynet_server.rounds.conversation import Conversation, SiteReply
 from ynet_server.rounds.run_folder import RunFolder

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from ynet.federation.records import CASES
-from ynet.plan import Training
+from ynet.plan_sections import Training
 from ynet.schedule import Cooldown, warm_up_rounds
 from ynet.scores import RESTS_ON
 
@@ -22,7 +22,7 @@ SCORES = ("macro_map10", "dice")
 MARGIN = 0.005
 """Gain from window to window below which a noiseless curve is flat."""
 WINDOW_ROUNDS, WINDOW_EVALUATIONS, WINDOW_SHARE = 50, 5, 4
-"""A window's least rounds and evaluations, and the parts of the curve of which it is one."""
+"""A window's least rounds and evaluations, and the number of such windows in the curve."""
 COOLDOWN_ROUNDS = 5
 """Fewest rounds of a cool-down, if `training.max_rounds` leaves as many."""
 

@@ -19,7 +19,7 @@ from ynet.errors import RefusedError, UserError
 from ynet.federation import update_encoding
 from ynet.federation.records import ARRAYS, CASES, CONFIG, METRICS, flat_weights, weights_record
 from ynet.federation.update_encoding import Encoding
-from ynet.plan import Privacy
+from ynet.plan_sections import Privacy
 from ynet.strategy_options import STRATEGY_OPTIONS
 from ynet.weights import Flat, LayoutEntry
 from ynet_server.commands import run_tables

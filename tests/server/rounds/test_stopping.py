@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ynet import plan as plans
-from ynet.plan import Training
+from ynet.plan_sections import Training
 from ynet_server.rounds import stopping
 from ynet_server.rounds.stopping import COOLDOWN_ROUNDS, WINDOW_ROUNDS, Called, CurvePoint, Decision, decide
 

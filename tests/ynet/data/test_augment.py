@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ynet.data.augment import augment, sampling_grid
-from ynet.plan import Augmentation
+from ynet.plan_sections import Augmentation
 
 NOTHING = Augmentation(flip=False, rotate_deg=0, scale=0, shift=0, contrast=0, brightness=0, noise=0)
 

@@ -16,7 +16,7 @@ from ynet.data.batch import CaseSource
 from ynet.data.cases import CaseCache
 from ynet.data.prepare import prepare, prepare_mask
 from ynet.errors import UserError
-from ynet.plan import Image
+from ynet.plan_sections import Image
 
 CLASSES = ("round", "spiky")
 SETTINGS = Image(channels=1, size=32)

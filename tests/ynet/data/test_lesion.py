@@ -15,7 +15,7 @@ from ynet.data.cases import CaseCache
 from ynet.data.check import check
 from ynet.data.manifest import read
 from ynet.errors import UserError
-from ynet.plan import Image as ImageSettings
+from ynet.plan_sections import Image as ImageSettings
 
 Way = Callable[[np.ndarray], Image.Image]
 VOC = [0, 0, 0, 128, 0, 0]

@@ -9,7 +9,7 @@ from hypothesis import strategies as some
 
 from ynet.data import images
 from ynet.data.prepare import Region, content, prepare, prepare_mask, restore_mask
-from ynet.plan import Image
+from ynet.plan_sections import Image
 
 SETTINGS = Image(channels=1, size=32)
 

@@ -8,7 +8,7 @@ import torch
 from ynet.data import manifest
 from ynet.data.cases import CaseCache
 from ynet.data.check import check
-from ynet.plan import Image
+from ynet.plan_sections import Image
 
 REAL = Path(__file__).parents[3].parent / "shared" / "data"
 SITES = {
