@@ -39,9 +39,12 @@ LATER = (
     ("privacy", "scores", "once"),
     ("network", "encoder", "ynet"),
     ("network", "encoder_weights", None),
+    ("network", "code", "trained"),
+    ("network", "class_bits", None),
+    ("training", "trained", "all"),
 )
-"""Keys that plans got later, with the value that a plan without them has. The id omits such a value, so that an older
-plan keeps the id under which sites have accepted it and spent privacy."""
+"""Keys that plans got later, with the value that a canonical plan without them has. The id omits such a value, so that
+an older plan keeps the id under which sites have accepted it and spent privacy."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -101,6 +104,8 @@ class Plan:
     def _can_be_built(self) -> None:
         own, given = Network(), self.network
         is_own_size = (given.width, given.depth, given.block) != (own.width, own.depth, own.block)
+        if given.class_bits is not None and (self.code_form != "moments" or given.class_bits >= given.code_bits):
+            raise ValueError("'network.class_bits' is for 'network.code: moments', and less than 'network.code_bits'")
         wrong = encoder_fault(given.encoder, given.encoder_weights, is_own_size=is_own_size)
         if wrong := wrong or network_size.fault(self) or schedule.fault(self.training, self.privacy.mode):
             raise ValueError(wrong)
@@ -133,6 +138,10 @@ class Plan:
             return
         if self.privacy.epsilon is None or self.privacy.delta is None:
             raise ValueError("'privacy' needs 'epsilon' and 'delta' in mode 'patient'")
+        if self.network.code == "moments":
+            raise ValueError("'network.code: moments' cannot be private: its sums have no noise; leave it out")
+        if self.training.trained != "all":
+            raise ValueError("'training.trained' is not for a private plan: say it with 'privacy.trained'")
         if why := coupling(self.recipe):
             raise ValueError(f"recipe {self.recipe!r} cannot be private: {why}")
         if self.training.strategy == "fedprox":
@@ -149,6 +158,19 @@ class Plan:
             if values[part][key] == absent:
                 del values[part][key]
         return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+    @property
+    def code_form(self) -> Literal["moments", "trained"]:
+        """What the code is made from, with the default decided."""
+        if self.network.code is not None:
+            return self.network.code
+        return "moments" if self.recipe == "default" and self.privacy.mode == "off" else "trained"
+
+    @property
+    def class_bits(self) -> int:
+        """The bits of a code from moments that tell the class."""
+        own = self.network.class_bits
+        return self.network.code_bits // 4 if own is None else own
 
     @property
     def id(self) -> str:
@@ -187,4 +209,7 @@ def from_canonical(text: str) -> Plan:
         values = None
     if not isinstance(values, dict):
         raise UserError("the plan cannot be read", "it is not a JSON object", "ask the coordinator for the plan")
+    for part, key, absent in LATER:
+        if isinstance(values.get(part), dict):
+            values[part].setdefault(key, absent)
     return parse(Plan, values, "plan")

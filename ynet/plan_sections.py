@@ -51,6 +51,15 @@ class Network:
     """`ynet`: the small encoder of `width`, `depth` and `block`; else an encoder of timm ([encoders])."""
     encoder_weights: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     """SHA-256 of pretrained weights, as `ynet-server encoder add` prints it; null: random weights."""
+    code: Literal["moments", "trained"] | None = None
+    """What the code is made from ([codes]).
+
+    `moments`: from sums over all sites' features, without training; it tells the class and finds the case. `trained`:
+    by the hash layer; it tells the class. null: `moments`, but `trained` with another recipe than `default` and in a
+    private plan.
+    """
+    class_bits: Annotated[int, Field(ge=0, le=255)] | None = None
+    """With `moments`: the bits that tell the class; the others find the case. null: a quarter of the code."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -115,6 +124,11 @@ class Training:
 
     The codes of the gallery become purer in these rounds: a code is shared by fewer classes. With `rounds: auto` it is
     a share of the rounds before the cool-down, which has at least 5 rounds, and the default is 0.2.
+    """
+    trained: Literal["all", "last-stages", "heads"] = "all"
+    """Which weights a round trains and carries: all, all but the encoder's first two stages, or all but the encoder.
+
+    A private plan has `privacy.trained` instead.
     """
     strategy: Strategy = "fedavg"
     """Flower's strategy that combines the updates ([which, and how many sites each needs])."""

@@ -11,11 +11,11 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
 from ynet import weights
-from ynet.encoders import constants
 from ynet.errors import UserError
 from ynet.federation import secure_sum
 from ynet.federation.records import ARRAYS, CASES, CONFIG, METRICS, form, weights_record
 from ynet.federation.secure_sum import Purpose
+from ynet.fixed_arrays import fixed_arrays
 from ynet.plan import Plan
 from ynet.schedule import Cooldown
 from ynet.weights import Flat
@@ -92,10 +92,8 @@ class TrainingRounds:
         return flat
 
     def _constants(self, state: State) -> frozenset[str]:
-        """The arrays that stay as they were sent, whatever the sites say: a pretrained encoder's norms."""
-        network = self.plan.network
-        names = [entry.name for entry in state.layout]
-        return constants(network.encoder, names, is_pretrained=network.encoder_weights is not None)
+        """The arrays that stay as they were sent, whatever the sites say."""
+        return fixed_arrays(self.plan, [entry.name for entry in state.layout])
 
     def _updates(self, chosen: FedAvg, number: int, state: State, cooldown: Cooldown | None) -> _Updates | None:
         """Send the weights and collect the updates. Returns None under the quorum."""

@@ -1,0 +1,43 @@
+"""Which of a network's arrays no round trains or carries: the server computes them, or they stay as they began."""
+
+import re
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from ynet.encoders import OWN, PREFIX, constants
+
+if TYPE_CHECKING:
+    from ynet.plan import Plan
+
+CODE = "case_code."
+"""Arrays of the code from moments: the server computes them from the sites' sums."""
+
+_OWN_ENCODER = re.compile(r"(stem|stages)\.")
+_EARLY = re.compile(
+    r"stem\.|stages\.[01]\.|(encoder\.net\.)("
+    r"conv1\.|bn1\.|layer[12]\.|"  # ResNet
+    r"conv_stem\.|blocks\.[0-2]\.|"  # EfficientNet
+    r"features\.(conv0|norm0|denseblock[12]|transition[12])\.|"  # DenseNet
+    r"stem\.|stages\.[01]\.)"  # ConvNeXt
+)
+"""The encoders' first two stages, whose maps have strides up to 8."""
+
+
+def fixed_arrays(plan: "Plan", names: Collection[str]) -> frozenset[str]:
+    """Return which of the arrays in `names` no round of the plan changes.
+
+    These are the code's, which the server computes; the norms of a pretrained encoder; and what `training.trained`
+    leaves out.
+    """
+    network, trained = plan.network, plan.training.trained
+    fixed = {name for name in names if name.startswith(CODE)}
+    fixed |= constants(network.encoder, names, is_pretrained=network.encoder_weights is not None)
+    if trained == "heads":
+        fixed |= {name for name in names if _is_encoder(name, is_own=network.encoder == OWN)}
+    if trained == "last-stages":
+        fixed |= {name for name in names if _EARLY.match(name)}
+    return frozenset(fixed)
+
+
+def _is_encoder(name: str, *, is_own: bool) -> bool:
+    return bool(_OWN_ENCODER.match(name)) if is_own else name.startswith(PREFIX)
