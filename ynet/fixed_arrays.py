@@ -9,7 +9,7 @@ from ynet.encoders import OWN, PREFIX, constants
 if TYPE_CHECKING:
     from ynet.plan import Plan
 
-CODE = "case_code."
+CODE = "moment_code."
 """Arrays of the code from moments: the server computes them from the sites' sums."""
 
 _OWN_ENCODER = re.compile(r"(stem|stages)\.")

@@ -1,7 +1,9 @@
 """The number of values in a plan's network and in a batch of images, computed without torch."""
 
+import math
 from typing import TYPE_CHECKING
 
+from ynet import code_map
 from ynet.encoders import ENCODERS, MOST_POOLED, OWN
 
 if TYPE_CHECKING:
@@ -11,6 +13,8 @@ MOST_VALUES = 1 << 28
 """Most values of a network: 1 GiB of weights. The paper's ResNet-50 has a tenth of it."""
 MOST_BATCH_VALUES = 1 << 28
 """Most pixel values in one batch, over all views and channels."""
+MOST_CODE_FEATURES = 2048
+"""Most values from which the code from moments is made: their second moments have half as many squared."""
 _LATERAL, _HIDDEN, _MOMENTS = 32, 32, 6
 
 
@@ -28,6 +32,19 @@ def pooled_channels(plan: "Plan") -> int:
     return pooled if plan.network.encoder == OWN else min(pooled, MOST_POOLED)
 
 
+def hash_features(plan: "Plan") -> int:
+    """Return the number of values from which the hash layer makes its code."""
+    pooled = pooled_channels(plan)
+    return pooled if plan.recipe == "paper" else 2 * pooled + sum(stage_channels(plan))
+
+
+def code_features(plan: "Plan") -> int:
+    """Return the number of values from which the code from moments is made."""
+    channels = stage_channels(plan)
+    whole = pooled_channels(plan) * (1 if plan.recipe == "paper" else 2)
+    return min(whole + 2 * sum(channels) + _MOMENTS, MOST_CODE_FEATURES)
+
+
 def network_values(plan: "Plan") -> int:
     """Return the number of values in the arrays of the network that model.py builds."""
     bits, is_paper, channels = plan.network.code_bits, plan.recipe == "paper", stage_channels(plan)
@@ -35,10 +52,13 @@ def network_values(plan: "Plan") -> int:
     total += sum(_linear(c, _LATERAL) + _conv(_LATERAL, _LATERAL, 3) for c in channels) + _LATERAL + 1
     pooled = pooled_channels(plan)
     total += _conv(channels[-1], pooled, 3)
-    features = pooled if is_paper else 2 * pooled + sum(channels)
+    features = hash_features(plan)
     total += _linear(features, bits) + 2 * features
     if not is_paper:
         total += _linear(_MOMENTS, _HIDDEN) + _linear(_HIDDEN, _HIDDEN) + _linear(_HIDDEN, bits)
+    if plan.code_form == "moments":
+        of_code = code_map.shapes(code_features(plan), len(plan.classes), bits, plan.class_bits)
+        total += sum(math.prod(shape) for shape in of_code.values())
     return total + (_linear(bits, len(plan.classes)) if plan.recipe == "plain" else 0)
 
 

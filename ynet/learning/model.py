@@ -19,12 +19,14 @@ from ynet.encoders import OWN
 from ynet.errors import UserError
 from ynet.learning.blocks import norm, own_encoder
 from ynet.learning.detail import Detail
+from ynet.learning.moment_code import MomentCode
 from ynet.learning.pooling import max_and_mean, rmac
-from ynet.network_size import pooled_channels, stage_channels
+from ynet.network_size import MOST_CODE_FEATURES, hash_features, pooled_channels, stage_channels
 from ynet.plan import Plan
 from ynet.weights import Layout, LayoutEntry
 
 LATERAL = 32  # channels of the segmentation branch
+RING = 1 / 16  # width of the surroundings of a lesion, as a share of the image's side
 FAINT = 0.002  # a mask that covers this share of the image counts half, a smaller one less
 
 
@@ -42,7 +44,7 @@ class Reading(NamedTuple):
 
     mask_logits: Float[Tensor, "batch 1 size size"]
     code: Float[Tensor, "batch bits"]
-    feature: Float[Tensor, "batch features"]  # it never leaves a site
+    feature: Float[Tensor, "batch features"]  # what the code is made from; it never leaves a site
     detail: Float[Tensor, "batch 32"]  # signed; its signs are the bits of the detail code
 
 
@@ -56,8 +58,8 @@ class Dropped(NamedTuple):
 class YNet(nn.Module):
     """The network of a plan.
 
-    Every parameter gets its gradient from the sum of both losses, except the detail code's and the scales and biases of
-    a pretrained encoder's norms, which are constants.
+    Every parameter gets its gradient from the sum of both losses, except those of the detail code and of the code from
+    moments, and the scales and biases of a pretrained encoder's norms, which are constants.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -76,9 +78,10 @@ class YNet(nn.Module):
         self.segmentation = Segmentation(channels)
         self.pooled = PooledFeature(channels[-1], pooled_channels(plan), plan.recipe)
         is_paper = plan.recipe == "paper"
-        self.hash = nn.Linear(self.pooled.features + (0 if is_paper else sum(channels)), bits)
+        self.hash = nn.Linear(hash_features(plan), bits)
         self.place = None if is_paper else Location(bits)  # `place` is part of the arrays' names in stored weights
         self.classifier = nn.Linear(bits, len(plan.classes)) if plan.recipe == "plain" else None
+        self.moment_code = MomentCode(plan) if plan.code_form == "moments" else None
         self.detail = Detail(self.hash.in_features, network.codebook_seed)
         self.dropout = network.dropout  # training turns it off for the cooldown
         self._is_mirrored = plan.augmentation.flip
@@ -90,14 +93,17 @@ class YNet(nn.Module):
         """
         self.eval()
         with torch.inference_mode():
-            seen: Output = self(image)
-            mask, code, feature = seen.mask_logits, seen.code, seen.feature
+            seen = self._described(image)
             if self._is_mirrored:
-                mirrored: Output = self(image.flip(-1))
-                mask = (mask + mirrored.mask_logits.flip(-1)) / 2
-                code = F.normalize(code) + F.normalize(mirrored.code)
-                feature = (feature + mirrored.feature) / 2
-            return Reading(mask, code, feature, self.detail(feature))
+                mirrored = self._described(image.flip(-1))
+                seen = _Described(
+                    (seen.mask_logits + mirrored.mask_logits.flip(-1)) / 2,
+                    F.normalize(seen.code) + F.normalize(mirrored.code),
+                    (seen.hashed + mirrored.hashed) / 2,
+                    (seen.feature + mirrored.feature) / 2,
+                )
+            code = seen.code if self.moment_code is None else self.moment_code(seen.feature)
+            return Reading(seen.mask_logits, code, seen.feature, self.detail(seen.hashed))
 
     def draw_dropped(self, rows: int, generator: torch.Generator) -> Dropped | None:
         """Draw the dropout of a pass over `rows` images; None where the network has no dropout."""
@@ -117,6 +123,14 @@ class YNet(nn.Module):
         code = self._code(feature, logits, dropped)
         mask = F.interpolate(logits, image.shape[-2:], mode="bilinear")
         return Output(mask, code, feature, None if self.classifier is None else self.classifier(code))
+
+    def _described(self, image: Float[Tensor, "batch channels size size"]) -> "_Described":
+        maps = self._maps(image)
+        logits = self.segmentation(maps)
+        hashed = self._feature(maps, logits)
+        mask = F.interpolate(logits, image.shape[-2:], mode="bilinear")
+        feature = hashed if self.moment_code is None else code_feature(maps, logits, self.pooled(maps[-1]))
+        return _Described(mask, self._code(hashed, logits, None), hashed, feature)
 
     def _maps(self, image: Float[Tensor, "batch channels size size"]) -> list[Tensor]:
         """Return the encoder's feature maps, the largest first."""
@@ -156,6 +170,15 @@ class YNet(nn.Module):
     def _drop(self, feature: Float[Tensor, "batch features"]) -> Dropped:
         kept = F.dropout(torch.ones_like(feature), self.dropout)
         return Dropped(kept, torch.rand(len(feature), 1, device=feature.device))
+
+
+class _Described(NamedTuple):
+    """What inference sees in an image or in its mirror image."""
+
+    mask_logits: Tensor
+    code: Tensor  # the hash layer's
+    hashed: Tensor  # the hash layer's input
+    feature: Tensor  # what the code is made from
 
 
 class Segmentation(nn.Module):
@@ -218,11 +241,46 @@ class Location(nn.Module):
 
 def lesion_means(maps: list[Tensor], mask_logits: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, "batch channels"]:
     """Return the mean of every map's channels over the predicted lesion; near 0 without a lesion."""
-    probability, means = mask_logits.sigmoid(), []
+    return means_over(maps, mask_logits.sigmoid())
+
+
+def means_over(maps: list[Tensor], region: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, "batch channels"]:
+    """Return the mean of every map's channels over a region, whose values are from 0 to 1."""
+    means = []
     for h in maps:
-        mask = F.adaptive_avg_pool2d(probability, (h.shape[2], h.shape[3]))
+        mask = F.adaptive_avg_pool2d(region, (h.shape[2], h.shape[3]))
         means.append((mask * h).mean((2, 3)) / (mask.mean((2, 3)) + FAINT))
     return torch.cat(means, 1)
+
+
+def ring_around(probability: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, "batch 1 h w"]:
+    """Return the surroundings of a lesion, RING of the image's side wide."""
+    reach = max(1, round(RING * probability.shape[-1]))
+    return (F.max_pool2d(probability, 2 * reach + 1, 1, reach) - probability).clamp(min=0)
+
+
+def code_feature(
+    maps: list[Tensor], mask_logits: Float[Tensor, "batch 1 h w"], whole: Float[Tensor, "batch pooled"]
+) -> Float[Tensor, "batch features"]:
+    """Return what the code from moments is made from: the image, its lesion, the lesion's surroundings and place."""
+    probability = mask_logits.float().sigmoid()
+    parts = [whole, means_over(maps, probability), means_over(maps, ring_around(probability)), moments(probability)]
+    return folded(torch.cat([part.float() for part in parts], 1))
+
+
+def folded(feature: Float[Tensor, "batch features"]) -> Float[Tensor, "batch folded"]:
+    """Add up a feature of more than MOST_CODE_FEATURES values in that many places, with the same random signs always.
+
+    Distances between features are kept on average (a count sketch: Charikar, Chen, Farach-Colton, 2002).
+    """
+    surplus = feature.shape[1] - MOST_CODE_FEATURES
+    if surplus <= 0:
+        return feature
+    signs = 2.0 * np.random.default_rng(1).integers(0, 2, feature.shape[1]) - 1
+    signed = feature * torch.tensor(signs, dtype=feature.dtype, device=feature.device)
+    padded = F.pad(signed, (0, -feature.shape[1] % MOST_CODE_FEATURES))
+    total: Tensor = padded.view(len(feature), -1, MOST_CODE_FEATURES).sum(1)
+    return total
 
 
 def moments(probability: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, "batch 6"]:

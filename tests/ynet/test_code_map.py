@@ -1,9 +1,13 @@
 """A code from moments: exact over sites, and near for images of one class and of one patient."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 
-from ynet.learning.case_code import CodeMap, FeatureMoments, add, code_map, code_values, moments_of
+from ynet.code_map import CodeMap, FeatureMoments, add, code_map, flatten, moments_of, moments_size, unflatten
+from ynet.learning.moment_code import code_values as torch_values
 
 CLASSES, FEATURES = 3, 24
 
@@ -23,6 +27,11 @@ class Cases:
 
     def moments(self, chosen: np.ndarray | slice = slice(None)) -> FeatureMoments:
         return moments_of(self.feature[chosen], self.label[chosen], self.patient[chosen], CLASSES)
+
+
+def code_values(code: CodeMap, feature: np.ndarray) -> np.ndarray:
+    arrays = SimpleNamespace(**{name: torch.from_numpy(values) for name, values in code._asdict().items()})
+    return torch_values(torch.from_numpy(feature), arrays).numpy()
 
 
 def bits_of(code: CodeMap, feature: np.ndarray) -> np.ndarray:
@@ -104,5 +113,52 @@ def test_bits_that_do_not_fit_are_refused() -> None:
     for class_bits in (-1, 64):
         with pytest.raises(ValueError, match="class bits"):
             code_map(cases.moments(), 64, class_bits, 1)
-    with pytest.raises(ValueError, match="1 classes"):
-        code_map(cases.moments(cases.label == 0), 64, 16, 1)
+    with pytest.raises(ValueError, match="0 classes"):
+        code_map(cases.moments(cases.label == 7), 64, 16, 1)
+
+
+def test_one_class_alone_has_a_code_of_cases() -> None:
+    cases = Cases(13)
+    code = code_map(cases.moments(cases.label == 0), 64, 16, 1)
+    bits = bits_of(code, cases.feature[cases.label == 0])
+    assert not bits[:, :16].any()
+    assert len(np.unique(bits, axis=0)) > 100
+
+
+def test_moments_survive_the_wire() -> None:
+    cases = Cases(14)
+    sent = flatten(cases.moments())
+    assert sent.shape == (moments_size(FEATURES, CLASSES),)
+    found, own = unflatten(sent, len(cases.label), FEATURES, CLASSES), cases.moments()
+    for name, values in own._asdict().items():
+        np.testing.assert_allclose(getattr(found, name), values, rtol=1e-5, err_msg=name)
+
+
+def test_mean_over_sites_weighted_by_cases_is_the_moments_of_all() -> None:
+    cases = Cases(15)
+    parts = [cases.moments(cases.patient % 3 == site) for site in range(3)]
+    weights = np.array([part.cases.sum() for part in parts])
+    mean = np.average([flatten(part).astype(np.float64) for part in parts], axis=0, weights=weights)
+    found = unflatten(mean, int(weights.sum()), FEATURES, CLASSES)
+    np.testing.assert_allclose(found.products, cases.moments().products, rtol=1e-5)
+
+
+def changed(place: int, value: float) -> tuple[np.ndarray, int]:
+    cases = Cases(16)
+    sent = flatten(cases.moments())
+    sent[place] = value
+    return sent, len(cases.label)
+
+
+TOTALS = CLASSES * (1 + FEATURES)
+REPEATS = TOTALS + FEATURES * (FEATURES + 1) // 2
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [(0, -0.5), (0, 9.0), (0, np.nan), (CLASSES, 1e9), (TOTALS, -1.0), (REPEATS, -1.0), (REPEATS + 1, -1.0)],
+)
+def test_moments_of_no_possible_cases_are_refused(place: int, value: float) -> None:
+    sent, cases = changed(place, value)
+    with pytest.raises(ValueError):
+        unflatten(sent, cases, FEATURES, CLASSES)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from jaxtyping import Float64, Int64
+from jaxtyping import Float32, Float64, Int64
 
 Floats = npt.NDArray[np.float64]
 
@@ -22,6 +22,8 @@ SHRINKAGE = 0.1
 """Weight of the diagonal in a scatter matrix: with few cases, its small eigenvalues are too small."""
 SMALLEST = 1e-4
 """The smallest eigenvalue that is whitened, as a share of the largest."""
+ROUNDING = 1e-3
+"""How far sums may differ from what must hold, relatively: they travel in single precision."""
 MIN_REPEATS = 50
 """Repeated images that the scatter within patients needs; with fewer, the scatter within classes takes its place."""
 
@@ -37,13 +39,27 @@ class FeatureMoments(NamedTuple):
 
 
 class CodeMap(NamedTuple):
-    """What turns a feature into a code; the same at every site."""
+    """What turns a feature into a code; the same at every site. Its arrays are part of the model."""
 
     mean: Float64[np.ndarray, " features"]
     to_classes: Float64[np.ndarray, "features directions"]  # whitened within classes, onto the class directions
     class_means: Float64[np.ndarray, "classes directions"]
+    known: Float64[np.ndarray, " classes"]  # 1 for a class with cases, else 0
     class_rotation: Float64[np.ndarray, "classes class_bits"]
     to_case: Float64[np.ndarray, "features case_bits"]
+
+
+def shapes(features: int, classes: int, bits: int, class_bits: int) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each array of a map, by its name."""
+    directions = classes - 1
+    return {
+        "mean": (features,),
+        "to_classes": (features, directions),
+        "class_means": (classes, directions),
+        "known": (classes,),
+        "class_rotation": (classes, class_bits),
+        "to_case": (features, bits - class_bits),
+    }
 
 
 def moments_of(
@@ -74,59 +90,95 @@ def code_map(moments: FeatureMoments, bits: int, class_bits: int, seed: int) -> 
     """Compute the map of a code of `bits` bits, with `class_bits` bits for the class.
 
     Raises:
-        ValueError: There are fewer than two classes with cases, or the numbers of bits do not fit.
+        ValueError: There are no cases, or the numbers of bits do not fit.
     """
-    present = moments.cases > 0
-    if present.sum() < 2 or not 0 <= class_bits < bits:
-        raise ValueError(f"{present.sum()} classes with cases, {class_bits} class bits of {bits}")
-    n = moments.cases.sum()
+    known = moments.cases > 0
+    if not known.any() or not 0 <= class_bits < bits:
+        raise ValueError(f"{known.sum()} classes with cases, {class_bits} class bits of {bits}")
+    n, classes, features = moments.cases.sum(), *moments.total.shape
     mean = moments.total.sum(0) / n
-    class_means = moments.total[present] / moments.cases[present, None]
-    between = (class_means - mean) * np.sqrt(moments.cases[present, None])
+    class_means = moments.total[known] / moments.cases[known, None]
+    between = (class_means - mean) * np.sqrt(moments.cases[known, None])
     scatter = moments.products - n * np.outer(mean, mean)
-    within_classes = (scatter - between.T @ between) / max(n - present.sum(), 1)
+    within_classes = (scatter - between.T @ between) / max(n - known.sum(), 1)
     whitening = _whitening(within_classes)
     directions = _directions((class_means - class_means.mean(0)) @ whitening)
-    to_classes = whitening @ directions
+    to_classes, means = np.zeros((features, classes - 1)), np.zeros((classes, classes - 1))
+    to_classes[:, : directions.shape[1]] = whitening @ directions
+    means[known] = (class_means - mean) @ to_classes
     rests_on_patients = moments.repeats >= MIN_REPEATS
     case_whitening = _whitening(moments.within_patients / moments.repeats) if rests_on_patients else whitening
     case_bits, generator = bits - class_bits, np.random.default_rng(seed)
     principal = _principal(case_whitening.T @ (scatter / n) @ case_whitening, case_bits)
-    means = np.full((len(present), directions.shape[1]), np.inf)
-    means[present] = (class_means - mean) @ to_classes
-    return CodeMap(
-        mean,
-        to_classes,
-        means,
-        _rotation(generator, len(present), class_bits),
-        case_whitening @ principal @ _rotation(generator, principal.shape[1], case_bits),
+    class_rotation = _rotation(generator, classes, class_bits)
+    to_case = case_whitening @ principal @ _rotation(generator, principal.shape[1], case_bits)
+    return CodeMap(mean, to_classes, means, known.astype(np.float64), class_rotation, to_case)
+
+
+def flatten(moments: FeatureMoments) -> Float32[np.ndarray, " values"]:
+    """Return the moments of one site as means over its cases, the form in which they leave it; see `moments_size`."""
+    n = max(moments.cases.sum(), 1)
+    upper = np.triu_indices(moments.products.shape[0])
+    parts = (
+        moments.cases,
+        moments.total.ravel(),
+        moments.products[upper],
+        [moments.repeats],
+        moments.within_patients[upper],
     )
+    flat: npt.NDArray[np.float32] = (np.concatenate(parts) / n).astype(np.float32)
+    return flat
 
 
-def code_values(code: CodeMap, feature: Float64[np.ndarray, "n features"]) -> Float64[np.ndarray, "n bits"]:
-    """Return the code's signed values; their signs are the bits, class bits first."""
-    centred = feature - code.mean
-    posterior = _posterior(centred @ code.to_classes, code.class_means)
-    known = np.isfinite(code.class_means).all(1)
-    uniform = known / known.sum()
-    return np.concatenate([(posterior - uniform) @ code.class_rotation, centred @ code.to_case], axis=1)
+def moments_size(features: int, classes: int) -> int:
+    """Return the number of values of `flatten`."""
+    return classes * (1 + features) + features * (features + 1) + 1
 
 
-def _posterior(seen: Floats, means: Floats) -> Floats:
-    """Return each class's probability, all classes alike beforehand; 0 for a class without cases."""
-    known = np.isfinite(means).all(1)
-    squared = ((seen[:, None, :] - np.where(known.reshape(-1, 1), means, 0)[None]) ** 2).sum(2)
-    scores = np.where(known, -squared / 2, -np.inf)
-    weights = np.exp(scores - scores.max(1, keepdims=True))
-    probabilities: Floats = weights / weights.sum(1, keepdims=True)
-    return probabilities
+def unflatten(means: npt.NDArray[np.floating], cases: int, features: int, classes: int) -> FeatureMoments:
+    """Return the moments of `cases` cases from their means.
+
+    Raises:
+        ValueError: The means cannot be those of any cases.
+    """
+    if cases < 1:
+        raise ValueError("moments of no cases")
+    if means.shape != (moments_size(features, classes),) or not np.isfinite(means).all():
+        raise ValueError("not the form of moments")
+    values = means.astype(np.float64) * cases
+    ends = np.cumsum((classes, classes * features, features * (features + 1) // 2, 1))
+    by_class, total, products, repeats, within = np.split(values, ends)
+    found = FeatureMoments(
+        by_class, total.reshape(classes, features), _symmetric(products), float(repeats[0]), _symmetric(within)
+    )
+    _check(found, cases)
+    return found
+
+
+def _check(moments: FeatureMoments, cases: int) -> None:
+    """Check what holds for the moments of any cases. Raises ValueError."""
+    slack = ROUNDING * cases
+    if (moments.cases < -slack).any() or abs(moments.cases.sum() - cases) > slack or moments.repeats < -slack:
+        raise ValueError("not the counts of these cases")
+    squares, within = np.diag(moments.products), np.diag(moments.within_patients)
+    if (moments.total.sum(0) ** 2 / cases > squares + ROUNDING * (squares + cases)).any():
+        raise ValueError("the squares are smaller than the means allow")
+    if (within < 0).any() or (within > squares + ROUNDING * (squares + cases)).any():
+        raise ValueError("the scatter within patients is not a part of the squares")
+
+
+def _symmetric(upper: Floats) -> Floats:
+    size = int((np.sqrt(8 * len(upper) + 1) - 1) / 2)
+    full = np.zeros((size, size))
+    full[np.triu_indices(size)] = upper
+    return full + np.triu(full, 1).T
 
 
 def _whitening(scatter: Floats) -> Floats:
     """Return W with W^T S W = 1, for the scatter S shrunk towards its diagonal."""
     shrunk = (1 - SHRINKAGE) * scatter + SHRINKAGE * np.diag(np.diag(scatter))
     values, vectors = np.linalg.eigh(shrunk)
-    least = max(SMALLEST * values[-1], np.finfo(np.float64).tiny)
+    least = SMALLEST * values[-1] if values[-1] > 0 else 1.0
     whitening: Floats = vectors / np.sqrt(np.maximum(values, least))
     return whitening
 

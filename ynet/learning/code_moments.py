@@ -1,0 +1,29 @@
+"""The moments of a network's features on some cases, and the code that follows from them."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+
+from ynet import code_map
+from ynet.code_map import FeatureMoments
+from ynet.data.batch import CaseSource
+from ynet.learning.evaluate import encode
+from ynet.learning.model import YNet
+from ynet.plan import Plan
+
+
+def measure(net: YNet, cases: CaseSource, plan: Plan, device: torch.device) -> FeatureMoments:
+    """Sum the features of all cases under the network's weights."""
+    found = encode(net, cases, device, keeps_feature=True)
+    return code_map.moments_of(found.feature.astype(np.float64), found.label, found.patient, len(plan.classes))
+
+
+def fit(net: YNet, plan: Plan, sites: Iterable[FeatureMoments]) -> None:
+    """Set the network's code to the one that follows from all sites' moments, as the server does."""
+    if net.moment_code is None:
+        return
+    found = code_map.code_map(code_map.add(sites), plan.network.code_bits, plan.class_bits, plan.network.codebook_seed)
+    with torch.no_grad():
+        for name, values in found._asdict().items():
+            getattr(net.moment_code, name).copy_(torch.from_numpy(values))
