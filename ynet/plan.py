@@ -210,6 +210,6 @@ def from_canonical(text: str) -> Plan:
     if not isinstance(values, dict):
         raise UserError("the plan cannot be read", "it is not a JSON object", "ask the coordinator for the plan")
     for part, key, absent in LATER:
-        if isinstance(values.get(part), dict):
-            values[part].setdefault(key, absent)
+        if isinstance(section := values.setdefault(part, {}), dict):
+            section.setdefault(key, absent)
     return parse(Plan, values, "plan")

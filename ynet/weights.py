@@ -114,6 +114,16 @@ def put_back(flat: Flat, sent: Flat, layout: Layout, names: Collection[str]) -> 
     return made
 
 
+def replaced(flat: Flat, layout: Layout, arrays: Arrays) -> Flat:
+    """Return `flat` with some of its arrays replaced, by their names."""
+    made, start = flat.copy(), 0
+    for entry in layout:
+        part = slice(start, start := start + entry.size)
+        if entry.name in arrays:
+            made[part] = arrays[entry.name].ravel()
+    return made
+
+
 def begun_with(own: Arrays, given: Arrays) -> dict[str, npt.NDArray[np.float32]]:
     """Return the network's weights `own` with some of them replaced by `given`.
 

@@ -27,6 +27,7 @@ _ADD = (
 Class = Literal[
     "initial weights",
     "updates",
+    "moments",
     "figures",
     "secure sums",
     "task failures",

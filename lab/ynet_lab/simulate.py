@@ -25,6 +25,8 @@ from flwr.simulation import run_simulation
 from ynet import weights
 from ynet.data.manifest import find_sites
 from ynet.errors import UserError
+from ynet.fixed_arrays import CODE
+from ynet.learning.code_moments import fit, measure
 from ynet.learning.dp_sgd import Patients, mechanism
 from ynet.learning.evaluate import evaluate
 from ynet.learning.model import YNet, arrays_of, build, load_arrays
@@ -112,12 +114,19 @@ def train_reference(task: TrainingTask, sites: Mapping[str, LocalSite], watch: W
         generator, cooldown = first.generator(plan, number), end.place(number)
         return train(net, cases, plan, number, device=device, generator=generator, moments=moments, cooldown=cooldown)
 
-    def judge(state: State) -> None:
+    def show(state: State) -> State:
+        """Load the best weights into `shown`, with the code that follows from the chosen sites' features."""
         load_arrays(shown, weights.unflatten(state.best, state.layout))
-        end.add(state, own_scores(shown, plan, chosen))
+        if shown.moment_code is None:
+            return state
+        fit(shown, plan, [measure(shown, site.cases(plan)[0], plan, device) for site in chosen.values()])
+        code = {name: array for name, array in arrays_of(shown).items() if name.startswith(CODE)}
+        averaged = None if state.average is None else weights.replaced(state.average, state.layout, code)
+        return state._replace(flat=weights.replaced(state.flat, state.layout, code), average=averaged)
 
     if end.is_missing(state.round):
-        judge(state)
+        state = show(state)
+        end.add(state, own_scores(shown, plan, chosen))
     trained, moments = {name: len(site.cases(plan)[0]) for name, site in chosen.items()}, None
     while not end.is_over(state.round):
         number = state.round + 1
@@ -128,11 +137,13 @@ def train_reference(task: TrainingTask, sites: Mapping[str, LocalSite], watch: W
         loss = {task.name: {"loss": result.loss}}
         folder.event("round", round=number, rounds=end.rounds, seconds=round(result.seconds, 3), sites=loss)
         if is_watched(plan, number) or end.is_last(number):
-            load_arrays(shown, weights.unflatten(state.best, state.layout))
+            state = show(state)
             folder.event("scored", round=number, scores=dict(watch(shown)))
         if plan.training.rounds == AUTO and end.is_due(number):
-            judge(state)
-    best = weights.unflatten(end.result(state).flat, state.layout)
+            end.add(state, own_scores(shown, plan, chosen))
+    if (ended := end.result(state)).score is None:  # weights that were never evaluated
+        ended = end.result(show(state))
+    best = weights.unflatten(ended.flat, state.layout)
     folder.save_model(best, {"plan": plan.name, "rounds": state.round, "kind": task.kind, **end.card()})
     folder.event("finished")
     load_arrays(shown, best)

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 
 from ynet import __version__
-from ynet.federation.records import EVALUATE, INITIAL, KEYS, MASK, OPEN, TRAIN
+from ynet.federation.records import EVALUATE, FEATURES, INITIAL, KEYS, MASK, OPEN, TRAIN
 from ynet.scores import RESTS_ON
 from ynet.trust.expiry import Life
 from ynet.web import prometheus
@@ -33,7 +33,7 @@ AUDITED: Mapping[str, str] = {
     "audit-refused": "audit",
 }
 """The kinds of refusals in the audit log, by their actions."""
-KINDS = (INITIAL, TRAIN, EVALUATE, KEYS, MASK, OPEN)
+KINDS = (INITIAL, TRAIN, FEATURES, EVALUATE, KEYS, MASK, OPEN)
 ROUND_BUCKETS_S = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1_800.0, 3_600.0, 4 * 3_600.0, 24 * 3_600.0)
 SHORT_ID = 12
 

@@ -43,7 +43,7 @@ class Recorder(grpc.aio.ServerInterceptor):
 
 METHODS = {
     "Attach": {"greetings", "sealing keys", "answers", "task failures"},
-    "Upload": {"initial weights", "updates", "figures", "secure sums"},
+    "Upload": {"initial weights", "updates", "moments", "figures", "secure sums"},
     "Ask": {"queries", "consults"},
     "Download": {"requests"},
 }

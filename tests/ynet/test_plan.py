@@ -162,7 +162,7 @@ def test_a_plan_cannot_be_changed() -> None:
 
 @pytest.mark.parametrize("written", ['"off"', "off", "false", "Off"])
 def test_off_needs_no_quotes(tmp_path: Path, written: str) -> None:
-    assert read(tmp_path / "p", SMALLEST.replace('"off"', written)).id == smallest().id
+    assert read(tmp_path / "p", SMALLEST.replace('"off"', written)) == read(tmp_path / "q", SMALLEST)
 
 
 @pytest.mark.parametrize("written", ["on", "none", "0", "null", "{}"])
@@ -414,3 +414,30 @@ def test_privacy_scores_change_the_id_and_once_does_not() -> None:
     for wrong in (private | {"scores": "noised"}, {"mode": "off", "scores": "none"}):
         with pytest.raises(UserError, match="privacy"):
             plans.from_canonical(json.dumps(values() | {"privacy": wrong}))
+
+
+def test_code_is_made_from_moments_where_it_may(tmp_path: Path) -> None:
+    assert read(tmp_path / "p.yaml", SMALLEST).code_form == "moments"
+    assert read(tmp_path / "q.yaml", SMALLEST + "recipe: circle\n").code_form == "trained"
+    private = SMALLEST.replace('mode: "off"', "mode: patient, epsilon: 8, delta: 1.0e-5")
+    assert read(tmp_path / "r.yaml", private).code_form == "trained"
+    assert plans.from_canonical(FROZEN).code_form == "trained"
+
+
+def test_a_quarter_of_the_bits_tells_the_class_unless_the_plan_says_otherwise() -> None:
+    assert plans.from_canonical(json.dumps(networked(code="moments", code_bits=128))).class_bits == 32
+    assert plans.from_canonical(json.dumps(networked(code="moments", class_bits=0))).class_bits == 0
+
+
+@pytest.mark.parametrize("network", [{"code": "moments", "class_bits": 64}, {"code": "trained", "class_bits": 8}])
+def test_class_bits_that_mean_nothing_are_refused(network: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="class_bits"):
+        plans.from_canonical(json.dumps(networked(**network)))
+
+
+def test_a_private_plan_has_no_code_from_moments_and_no_trained_part_of_its_own(tmp_path: Path) -> None:
+    private = SMALLEST.replace('mode: "off"', "mode: patient, epsilon: 8, delta: 1.0e-5")
+    with pytest.raises(UserError, match="its sums have no noise"):
+        read(tmp_path / "p.yaml", private + "network: {code: moments}\n")
+    with pytest.raises(UserError, match="privacy.trained"):
+        read(tmp_path / "p.yaml", private.replace("rounds: 2", "rounds: 2, trained: heads"))

@@ -30,7 +30,13 @@ FINAL = "final"
 CASES = "num-examples"
 """The metric by which Flower weights a site: the cases it trained or was evaluated on."""
 
+MOMENTS = "moments"
+"""The value of OF in a secure sum of moments; a sum of updates has no such key."""
+OF = "of"
+"""The key in the config of a secure sum's messages that says what is summed."""
+
 INITIAL, TRAIN, EVALUATE = "query.initial", "train", "evaluate"
+FEATURES = "query.features"
 KEYS, MASK, OPEN = "query.keys", "query.mask", "query.open"
 """The kinds of message of a run; the last three belong to secure aggregation."""
 

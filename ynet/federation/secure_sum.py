@@ -53,14 +53,14 @@ class Purpose(NamedTuple):
     begins: str  # `beginning` of the round: a server that lets one site begin elsewhere knows the others' part
 
 
-def beginning(flat: Flat | None, proximal_mu: float, cooldown: Cooldown | None = None) -> str:
-    """SHA-256 of the weights and options that a round's training begins with, hexadecimal.
+def beginning(flat: Flat | None, proximal_mu: float, cooldown: Cooldown | None = None, of: str = "") -> str:
+    """SHA-256 of what is summed (`of`), and of the weights and options that it begins with, hexadecimal.
 
     The place in the cool-down is one of the options: a server that sends all sites but one to its end, where the
     learning rate is small, would read the one site's update from the sum.
     """
     weights = b"" if flat is None else np.ascontiguousarray(flat, "<f4").tobytes()
-    options = struct.pack("<d", proximal_mu) + (struct.pack("<II", *cooldown) if cooldown else b"")
+    options = struct.pack("<d", proximal_mu) + (struct.pack("<II", *cooldown) if cooldown else b"") + of.encode()
     return hashlib.sha256(options + weights).hexdigest()
 
 

@@ -29,6 +29,7 @@ LARGE_BYTES, MOST_LARGE = 16 << 20, 4
 OF_KIND: dict[str, Class] = {
     records.INITIAL: "initial weights",
     records.TRAIN: "updates",
+    records.FEATURES: "moments",
     records.EVALUATE: "figures",
     records.KEYS: "secure sums",
     records.MASK: "secure sums",

@@ -9,9 +9,9 @@ from flwr.clientapp import ClientApp
 from ynet.errors import RefusedError
 from ynet.federation import content
 from ynet.federation.content import Content
-from ynet.federation.records import EVALUATE, INITIAL, KEYS, MASK, OPEN, TRAIN, to_content, to_records
+from ynet.federation.records import EVALUATE, FEATURES, INITIAL, KEYS, MASK, OPEN, TRAIN, to_content, to_records
 
-KINDS = frozenset({INITIAL, TRAIN, EVALUATE, KEYS, MASK, OPEN})
+KINDS = frozenset({INITIAL, TRAIN, FEATURES, EVALUATE, KEYS, MASK, OPEN})
 LIFE_S = 7 * 86_400.0
 
 

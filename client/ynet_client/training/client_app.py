@@ -10,10 +10,21 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
-from ynet import weights
+from ynet import code_map, weights
 from ynet.data.gaps import OWN_SPLIT
 from ynet.errors import RefusedError, UserError
-from ynet.federation.records import ARRAYS, AWAITED, CASES, CONFIG, LEDGER, METRICS, flat_weights, weights_record
+from ynet.federation.records import (
+    ARRAYS,
+    AWAITED,
+    CASES,
+    CONFIG,
+    LEDGER,
+    METRICS,
+    MOMENTS,
+    flat_weights,
+    weights_record,
+)
+from ynet.learning.code_moments import measure
 from ynet.learning.evaluate import evaluate
 from ynet.learning.model import YNet, arrays_of, load_arrays
 from ynet.learning.model import build as build_network
@@ -32,7 +43,7 @@ from ynet_client.training.secure_aggregation import Party, party_at
 from ynet_client.training.site_data import LocalSite
 
 PIECES = "pieces"
-MOMENTS, FIRST, SECOND = "moments", "moments.first", "moments.second"
+OPTIMIZER, FIRST, SECOND = "moments", "moments.first", "moments.second"
 
 Locate = Callable[[Context], LocalSite]
 Work = Callable[[LocalSite, Context, RoundRequest], RecordDict]
@@ -55,6 +66,7 @@ def build(locate: Locate, mods: Sequence[Mod] = ()) -> ClientApp:
 
     app.query("initial")(when_admitted(_begin))
     app.train()(when_admitted(_train_round))
+    app.query("features")(when_admitted(_features))
     app.evaluate()(when_admitted(_evaluate))
 
     def party_to(context: Context, request: RoundRequest) -> Party:
@@ -91,6 +103,26 @@ def _train_round(site: LocalSite, context: Context, request: RoundRequest) -> Re
         config[LEDGER] = head.to_text()
     if config:
         reply[CONFIG] = config
+    return reply
+
+
+def _features(site: LocalSite, context: Context, request: RoundRequest) -> RecordDict:
+    """Return the moments of the features of the training cases, as means over the cases; masked in a secure plan."""
+    plan, (cases, _) = request.plan, site.cases(request.plan)
+    if plan.code_form != "moments":
+        raise refused("the plan's code is not made from moments")
+    if not len(cases):
+        raise RefusedError("no moments", "the site has no training cases", OWN_SPLIT)
+    request = request._replace(of=MOMENTS)
+    is_secure = plan.aggregation == "secure"
+    if is_secure:
+        secure_aggregation.check_unsummed(site.party, context, request)
+    found = code_map.flatten(measure(_loaded(site, request), cases, plan, site.device))
+    reply = RecordDict({METRICS: MetricRecord({CASES: len(cases)})})
+    if is_secure:
+        reply[CONFIG] = secure_aggregation.offer(site.party, context, request, found, len(cases))
+    else:
+        reply[ARRAYS] = weights_record(found)
     return reply
 
 
@@ -181,13 +213,13 @@ def _micro_batches(site: LocalSite) -> dict[str, int]:
 
 def _remember(context: Context, request: RoundRequest, moments: Moments) -> None:
     """Store the optimizer's moments in the node's state."""
-    context.state[MOMENTS] = ConfigRecord({"plan": request.plan.id, "round": request.round, "steps": moments.steps})
+    context.state[OPTIMIZER] = ConfigRecord({"plan": request.plan.id, "round": request.round, "steps": moments.steps})
     context.state[FIRST], context.state[SECOND] = weights_record(moments.first), weights_record(moments.second)
 
 
 def _recall(context: Context, request: RoundRequest) -> Moments | None:
     """Return the moments of the previous round; None when this process did not train it."""
-    kept = context.state.config_records.get(MOMENTS)
+    kept = context.state.config_records.get(OPTIMIZER)
     if kept is None or kept["plan"] != request.plan.id or kept["round"] != request.round - 1:
         return None
     first, second = (flat_weights(context.state.array_records[name]) for name in (FIRST, SECOND))

@@ -183,8 +183,15 @@ def terms(plan: Plan) -> list[str]:
             else f"each patient's epsilon {private.epsilon:g} at delta {private.delta:g}, over the whole run"
         ),
         f"  weights    {weights[plan.aggregation]}",
+        *([f"  code       {_MOMENTS[plan.aggregation]}"] if plan.code_form == "moments" else []),
         f"  scores     {scores}",
     ]
+
+
+_MOMENTS = {
+    "plain": "from moments: the server sees sums over this site's training cases, of features and of cases by class",
+    "secure": "from moments: the server learns the sums over all sites' training cases, and not this site's",
+}
 
 
 def _refused(why: str) -> RefusedError:

@@ -8,14 +8,23 @@ from ynet import __version__
 from ynet import plan as plans
 from ynet.errors import RefusedError, UserError
 from ynet.federation import secure_sum
-from ynet.federation.records import ARRAYS, CONFIG, COOLDOWN_ROUND, COOLDOWN_ROUNDS, FINAL, flat_weights
+from ynet.federation.records import (
+    ARRAYS,
+    CONFIG,
+    COOLDOWN_ROUND,
+    COOLDOWN_ROUNDS,
+    FINAL,
+    MOMENTS,
+    OF,
+    flat_weights,
+)
 from ynet.plan import Plan
 from ynet.schedule import AUTO, Cooldown
 from ynet.weights import Flat
 
 OF_AUTO = frozenset({COOLDOWN_ROUND, COOLDOWN_ROUNDS, FINAL})
 """Keys that only a plan with `training.rounds: auto` has."""
-KNOWN_KEYS = frozenset({"plan", "layout", "server-round", "proximal-mu", "attempt", "roster"}) | OF_AUTO
+KNOWN_KEYS = frozenset({"plan", "layout", "server-round", "proximal-mu", "attempt", "roster", OF}) | OF_AUTO
 MOST_ATTEMPTS = 1000
 
 
@@ -30,11 +39,12 @@ class RoundRequest(NamedTuple):
     roster: str
     cooldown: Cooldown | None  # the round's place in the server's cool-down
     is_final: bool  # whether its weights are the result of the run
+    of: str = ""  # what is summed in a secure sum: MOMENTS, or else updates
 
     @property
     def begins(self) -> str:
-        """A digest of weights, proximal_mu and cool-down. All sites of a secure sum must have the same."""
-        return secure_sum.beginning(self.flat, self.proximal_mu, self.cooldown)
+        """A digest of what is summed, weights, proximal_mu and cool-down. All sites of a sum must have the same."""
+        return secure_sum.beginning(self.flat, self.proximal_mu, self.cooldown, self.of)
 
 
 def read_request(message: Message) -> RoundRequest:
@@ -66,7 +76,15 @@ def read_request(message: Message) -> RoundRequest:
         str(config.get("roster", "")),
         _cooldown(config, plan.training.most_rounds),
         config.get(FINAL, number == plan.training.rounds) is True,
+        _of(config),
     )
+
+
+def _of(config: ConfigRecord) -> str:
+    of = config.get(OF, "")
+    if of not in ("", MOMENTS):
+        raise refused("it asks for the sum of something unknown")
+    return str(of)
 
 
 def _cooldown(config: ConfigRecord, most: int) -> Cooldown | None:

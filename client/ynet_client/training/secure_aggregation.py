@@ -30,7 +30,7 @@ from ynet_client.settings import Policy
 from ynet_client.training.consent import Consent
 from ynet_client.training.request import RoundRequest, read_request
 
-STATE, UPDATE = "sum", "sum.update"  # in the node's state, never sent
+STATE, UPDATE = "sum", "sum.update"  # in the node's state, never sent; those of moments have `.moments` appended
 OFFERED, MASKED, OPENED = "offered", "masked", "opened"
 SUMMED = "summed.json"
 
@@ -80,14 +80,15 @@ def check_unsummed(party: Party, context: Context, request: RoundRequest) -> Non
     if party.home is not None:
         is_accepted = Consent(party.home, Policy()).decision_on(request.plan.id) == "accepted"
         restored.check_unsummed(party.home, request.plan.id, is_accepted=is_accepted)
-    last = _last_summed(party, context, request.plan.id)
+    last = _last_summed(party, context, request)
     if request.round <= last:
-        raise refused(f"round {request.round} of this plan is over: this site's update of round {last} was summed")
+        what = request.of or "update"
+        raise refused(f"round {request.round} of this plan is over: this site's {what} of round {last} was summed")
 
 
 def offer(party: Party, context: Context, request: RoundRequest, update: Flat, weight: int) -> ConfigRecord:
     """Store the update of a round, weighted by `weight`, and return the offer of a key that is sent instead."""
-    context.state[UPDATE] = weights_record(update)
+    context.state[_name(UPDATE, request)] = weights_record(update)
     return _keep(party, context, request, weight, request.begins)
 
 
@@ -114,8 +115,10 @@ def mask_update(party: Party, context: Context, request: RoundRequest, now: dt.d
     )
     roster = roster_from_json(request.roster)
     secure_sum.check_roster(roster, keys.purpose, party.authority, request.plan.cohort.floor, now)
-    context.state[STATE] = ConfigRecord({**kept, "stage": MASKED, "secret": b""})  # even if the masking fails
-    update = flat_weights(context.state.array_records[UPDATE])
+    context.state[_name(STATE, request)] = ConfigRecord(
+        {**kept, "stage": MASKED, "secret": b""}
+    )  # even if the masking fails
+    update = flat_weights(context.state.array_records[_name(UPDATE, request)])
     return secure_sum.to_wire(secure_sum.mask(keys, update, kept["weight"], roster))
 
 
@@ -124,10 +127,10 @@ def give_own_mask(party: Party, context: Context, request: RoundRequest) -> byte
     kept = _kept(context, request)
     if kept["stage"] not in (MASKED, OPENED) or kept["attempt"] != request.attempt:
         raise refused("nothing was masked for this attempt")
-    _record_summed(party, request.plan.id, request.round, is_again=kept["stage"] == OPENED)
-    context.state[STATE] = ConfigRecord({**kept, "stage": OPENED})
-    if UPDATE in context.state:
-        del context.state[UPDATE]
+    _record_summed(party, _recorded_as(request), request.round, is_again=kept["stage"] == OPENED)
+    context.state[_name(STATE, request)] = ConfigRecord({**kept, "stage": OPENED})
+    if (update := _name(UPDATE, request)) in context.state:
+        del context.state[update]
     key: bytes = kept["own_mask"]
     return key
 
@@ -148,22 +151,32 @@ def _keep(party: Party, context: Context, request: RoundRequest, weight: int, be
         "secret": keys.secret,
         "own_mask": keys.own_mask,
     }
-    context.state[STATE] = ConfigRecord(kept)
+    context.state[_name(STATE, request)] = ConfigRecord(kept)
     return ConfigRecord({"offer": text})
 
 
 def _kept(context: Context, request: RoundRequest) -> dict[str, Any]:
-    kept = context.state.config_records.get(STATE)
+    kept = context.state.config_records.get(_name(STATE, request))
     if kept is None or kept["plan"] != request.plan.id or kept["round"] != request.round:
         raise refused("this site has no update of that round; it may have restarted since")
     return dict(kept)
 
 
-def _last_summed(party: Party, context: Context, plan_id: str) -> int:
+def _last_summed(party: Party, context: Context, request: RoundRequest) -> int:
     """Return the last round of a plan whose sum includes this site; 0 for none."""
-    kept = context.state.config_records.get(STATE)
-    here = int(str(kept["round"])) if kept and kept["plan"] == plan_id and kept["stage"] == OPENED else 0
-    return max(here, _recorded(party).get(plan_id, 0))
+    kept = context.state.config_records.get(_name(STATE, request))
+    here = int(str(kept["round"])) if kept and kept["plan"] == request.plan.id and kept["stage"] == OPENED else 0
+    return max(here, _recorded(party).get(_recorded_as(request), 0))
+
+
+def _name(name: str, request: RoundRequest) -> str:
+    """Return a name in the node's state; a sum of moments does not touch the same round's sum of updates."""
+    return f"{name}.{request.of}" if request.of else name
+
+
+def _recorded_as(request: RoundRequest) -> str:
+    """Return the key in SUMMED: the plan's id, with what is summed if that is not updates."""
+    return f"{request.plan.id}.{request.of}" if request.of else request.plan.id
 
 
 def _recorded(party: Party) -> dict[str, int]:
@@ -179,14 +192,14 @@ def _recorded(party: Party) -> dict[str, int]:
         ) from None
 
 
-def _record_summed(party: Party, plan_id: str, number: int, *, is_again: bool) -> None:
+def _record_summed(party: Party, key: str, number: int, *, is_again: bool) -> None:
     """Record on disk that a round is summed. Raises RefusedError when another run summed it."""
     if party.home is None:
         return
     with (party.home / f"{SUMMED}.lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         recorded = _recorded(party)
-        if recorded.get(plan_id, 0) < number:
-            write_private(party.home / SUMMED, json.dumps({**recorded, plan_id: number}).encode())
+        if recorded.get(key, 0) < number:
+            write_private(party.home / SUMMED, json.dumps({**recorded, key: number}).encode())
         elif not is_again:
             raise refused("this site's update of the round was summed already")

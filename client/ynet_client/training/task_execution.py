@@ -12,7 +12,7 @@ from ynet import scores
 from ynet.errors import RefusedError, UserError
 from ynet.federation import protocol
 from ynet.federation.content import Content
-from ynet.federation.records import AWAITED, CONFIG, EVALUATE, MASK, METRICS, TRAIN
+from ynet.federation.records import AWAITED, CONFIG, EVALUATE, FEATURES, MASK, METRICS, TRAIN
 from ynet_client.audit import Audit
 from ynet_client.training import app_call
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ynet.learning.train import Progress
     from ynet_client.training.site_data import LocalSite
 
-DONE = {TRAIN: "trained", EVALUATE: "evaluated", MASK: "masked the update"}
+DONE = {TRAIN: "trained", FEATURES: "summed its features", EVALUATE: "evaluated", MASK: "masked the update"}
 SHOWN_METRICS = ("loss", "seconds", "pieces")
 IDLE = "waiting"
 

@@ -16,7 +16,7 @@ import numpy as np
 from ynet import weights
 from ynet.errors import RefusedError, UserError
 from ynet.federation import secure_sum
-from ynet.federation.records import ARRAYS, CONFIG, KEYS, MASK, OPEN, flat_weights
+from ynet.federation.records import ARRAYS, CONFIG, KEYS, MASK, OF, OPEN, flat_weights
 from ynet.federation.secure_sum import Masked, Offer, Purpose
 from ynet.plan import Plan
 from ynet.plan_sections import MOST_SECURE
@@ -51,10 +51,12 @@ class LostError(Exception):
 
 
 class SecureSums:
-    """The secure sums of one run."""
+    """The secure sums of one run: of its updates, or of something else (`of`)."""
 
-    def __init__(self, talk: Conversation, plan: Plan, folder: RunFolder) -> None:
+    def __init__(self, talk: Conversation, plan: Plan, folder: RunFolder, of: str = "") -> None:
         self._talk, self._plan, self._folder = talk, plan, folder
+        self._of: dict[str, str | int] = {OF: of} if of else {}
+        self._path = folder.path / (f"{of}-{PENDING}" if of else PENDING)
 
     def check_offer(self, reply: SiteReply, purpose: Purpose) -> None:
         """Check that the other sites will accept the key that a site offers. Raises LookupError, UserError.
@@ -86,21 +88,21 @@ class SecureSums:
                 "sum_restarted", round=number, without=[self._talk.name_of(n) for n in offers if n not in masked]
             )
             purpose = purpose._replace(attempt=attempt)
-            config = {"server-round": number, "attempt": attempt}
+            config = {**self._of, "server-round": number, "attempt": attempt}
             replies = self._talk.ask(number, KEYS, masked, partial(self.check_offer, purpose=purpose), **config)
             offers = _offers(replies)
         raise TooFewError(len(offers))
 
     def _masked(self, number: int, attempt: int, offers: Mapping[int, Offer], size: int) -> dict[int, Masked]:
         roster = secure_sum.roster_to_json(list(offers.values()))
-        config: dict[str, str | int] = {"server-round": number, "attempt": attempt, "roster": roster}
+        config = {**self._of, "server-round": number, "attempt": attempt, "roster": roster}
         replies = self._talk.ask(number, MASK, offers, partial(_vector, size=size), **config)
         return {reply.node: _vector(reply, size) for reply in replies}
 
     def read(self, made: Sum) -> Flat:
         """Collect the sites' own masks and unmask the mean of their updates, weighted by cases. Raises LostError."""
         own: dict[int, bytes] = {}
-        config, self._talk.refusal = {"server-round": made.round, "attempt": made.attempt}, ""
+        config, self._talk.refusal = {**self._of, "server-round": made.round, "attempt": made.attempt}, ""
         until = time.monotonic() + self._plan.cohort.round_deadline_s
         while missing := [node for node in made.sites if node not in own]:
             if self._talk.refusal or time.monotonic() > until:
@@ -120,10 +122,9 @@ class SecureSums:
 
     def pending(self, number: int) -> Sum | None:
         """The round's sum that an earlier process saved, if any."""
-        path = self._folder.path / PENDING
-        if not path.exists():
+        if not self._path.exists():
             return None
-        arrays, metadata = weights.load(path)
+        arrays, metadata = weights.load(self._path)
         about: dict[str, Any] = json.loads(metadata["sum"])
         if about["round"] != number:
             return None
@@ -132,11 +133,11 @@ class SecureSums:
 
     def _keep(self, made: Sum) -> None:
         about = {"round": made.round, "attempt": made.attempt, "sites": made.sites}
-        weights.save(self._folder.path / PENDING, {TOTAL: secure_sum.to_wire(made.total)}, {"sum": json.dumps(about)})
+        weights.save(self._path, {TOTAL: secure_sum.to_wire(made.total)}, {"sum": json.dumps(about)})
 
     def forget(self) -> None:
-        """Remove the saved sum once the round's state is saved."""
-        (self._folder.path / PENDING).unlink(missing_ok=True)
+        """Remove the saved sum once what follows from it is saved."""
+        self._path.unlink(missing_ok=True)
 
 
 def _offer(reply: SiteReply) -> Offer:

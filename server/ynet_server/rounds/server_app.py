@@ -20,6 +20,7 @@ from ynet.schedule import AUTO
 from ynet.weights import Flat, Layout
 from ynet_server import encoder_files
 from ynet_server.rounds.attendance import Attendance
+from ynet_server.rounds.code_moments import CodeMoments
 from ynet_server.rounds.conversation import Conversation, round_config
 from ynet_server.rounds.initial_weights import initial_state
 from ynet_server.rounds.privacy_statement import statement
@@ -62,6 +63,7 @@ def federate(
     checks = ReplyChecks(plan, name_of, cases_of)
     attendance = Attendance(plan, folder, talk, checks)
     rounds = TrainingRounds(grid, plan, folder, talk, checks, attendance)
+    code = CodeMoments(plan, folder, talk, checks, attendance)
     chosen, end = strategy(plan), run_end(plan, folder)
     with contextlib.closing(rounds.stale):
         state = folder.state() or initial_state(plan, folder, talk, attendance, checks)
@@ -69,13 +71,17 @@ def federate(
         carry_on(chosen, state.carried)
         evaluate = partial(_evaluate, grid, talk, chosen, folder, state.layout)
         if end.is_missing(state.round):
+            state = code.renewed(state)
             end.add(state, evaluate(state.round, state.best))
         while not end.is_over(state.round):
             state = _round(rounds, chosen, state.round + 1, state, folder, end)
+            if (is_due := end.is_due(state.round)) or end.is_last(state.round):
+                state = code.renewed(state)
             after_round(state)
-            if end.is_due(state.round):
+            if is_due:
                 end.add(state, evaluate(state.round, state.best))
-    result = end.result(state)
+    if (result := end.result(state)).score is None:  # weights that were never evaluated
+        result = end.result(code.renewed(state))
     found = evaluate(result.round, result.flat, is_final=True)
     card = {"plan": plan.name, "rounds": state.round, "sites": checks.cases, "scores": found, **end.card()}
     card["privacy"] = statement(plan, folder.events())
