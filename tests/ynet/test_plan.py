@@ -439,5 +439,5 @@ def test_a_private_plan_has_no_code_from_moments_and_no_trained_part_of_its_own(
     private = SMALLEST.replace('mode: "off"', "mode: patient, epsilon: 8, delta: 1.0e-5")
     with pytest.raises(UserError, match="its sums have no noise"):
         read(tmp_path / "p.yaml", private + "network: {code: moments}\n")
-    with pytest.raises(UserError, match="privacy.trained"):
+    with pytest.raises(UserError, match=r"privacy\.trained"):
         read(tmp_path / "p.yaml", private.replace("rounds: 2", "rounds: 2, trained: heads"))
