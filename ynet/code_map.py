@@ -3,7 +3,8 @@
 The code has two parts. The *class bits* are signs of a rotation of the classes' posterior probabilities under linear
 discriminant analysis (one covariance for all classes). The *case bits* are signs of a rotation of the feature's
 principal directions after whitening by the scatter within patients: what differs between two images of one patient
-counts little, what differs between patients counts much. The number of class bits is the dial between the two.
+counts little, what differs between patients counts much. They leave out the part of the feature that is trained to tell
+the class alone. The number of class bits is the dial between the two.
 
 Everything is computed from sums over cases (`FeatureMoments`). Sums over sites are exact, so a federation gets the same
 code as the pooled data. The rotations come from a seed.
@@ -18,14 +19,23 @@ from jaxtyping import Float32, Float64, Int64
 
 Floats = npt.NDArray[np.float64]
 
-SHRINKAGE = 0.1
-"""Weight of the diagonal in a scatter matrix: with few cases, its small eigenvalues are too small."""
+CLASS_SHRINKAGE, CASE_SHRINKAGE = 0.03, 0.3
+"""Weight of the diagonal in the scatter within classes and within patients: with few cases, the small eigenvalues of a
+scatter are too small, and patients with several cases are fewer than cases."""
 SMALLEST = 1e-4
 """The smallest eigenvalue that is whitened, as a share of the largest."""
 ROUNDING = 1e-3
 """How far sums may differ from what must hold, relatively: they travel in single precision."""
 MIN_REPEATS = 50
 """Repeated images that the scatter within patients needs; with fewer, the scatter within classes takes its place."""
+
+
+class Sizes(NamedTuple):
+    """The sizes of a feature. Its last `case` values are those from which the case bits are made."""
+
+    features: int
+    case: int
+    classes: int
 
 
 class FeatureMoments(NamedTuple):
@@ -35,7 +45,12 @@ class FeatureMoments(NamedTuple):
     total: Float64[np.ndarray, "classes features"]  # sum of the features of each class
     products: Float64[np.ndarray, "features features"]  # sum of x x^T
     repeats: float  # images less patients: the degrees of freedom of the next
-    within_patients: Float64[np.ndarray, "features features"]  # sum of (x - patient's mean) (x - patient's mean)^T
+    within_patients: Float64[np.ndarray, "case case"]  # sum of (x - patient's mean) (x - patient's mean)^T
+
+    @property
+    def case_part(self) -> slice:
+        """The place in a feature of the values from which the case bits are made."""
+        return slice(len(self.products) - len(self.within_patients), None)
 
 
 class CodeMap(NamedTuple):
@@ -46,11 +61,12 @@ class CodeMap(NamedTuple):
     class_means: Float64[np.ndarray, "classes directions"]
     known: Float64[np.ndarray, " classes"]  # 1 for a class with cases, else 0
     class_rotation: Float64[np.ndarray, "classes class_bits"]
-    to_case: Float64[np.ndarray, "features case_bits"]
+    to_case: Float64[np.ndarray, "case case_bits"]
 
 
-def shapes(features: int, classes: int, bits: int, class_bits: int) -> dict[str, tuple[int, ...]]:
+def shapes(sizes: Sizes, bits: int, class_bits: int) -> dict[str, tuple[int, ...]]:
     """Return the shape of each array of a map, by its name."""
+    features, case, classes = sizes
     directions = classes - 1
     return {
         "mean": (features,),
@@ -58,7 +74,7 @@ def shapes(features: int, classes: int, bits: int, class_bits: int) -> dict[str,
         "class_means": (classes, directions),
         "known": (classes,),
         "class_rotation": (classes, class_bits),
-        "to_case": (features, bits - class_bits),
+        "to_case": (case, bits - class_bits),
     }
 
 
@@ -66,17 +82,17 @@ def moments_of(
     feature: Float64[np.ndarray, "n features"],
     label: Int64[np.ndarray, " n"],
     patient: Int64[np.ndarray, " n"],
-    classes: int,
+    sizes: Sizes,
 ) -> FeatureMoments:
     """Sum over cases. `label` is the class's place; `patient` is any number that is equal for images of one patient."""
-    cases = np.bincount(label, minlength=classes).astype(np.float64)
-    total = np.zeros((classes, feature.shape[1]))
+    cases = np.bincount(label, minlength=sizes.classes).astype(np.float64)
+    total = np.zeros((sizes.classes, sizes.features))
     np.add.at(total, label, feature)
     _, place = np.unique(patient, return_inverse=True)
-    images = np.bincount(place)
-    means = np.zeros((len(images), feature.shape[1]))
-    np.add.at(means, place, feature)
-    apart = feature - (means / images[:, None])[place]
+    images, seen = np.bincount(place), feature[:, sizes.features - sizes.case :]
+    means = np.zeros((len(images), sizes.case))
+    np.add.at(means, place, seen)
+    apart = seen - (means / images[:, None])[place]
     return FeatureMoments(cases, total, feature.T @ feature, float(len(feature) - len(images)), apart.T @ apart)
 
 
@@ -101,15 +117,16 @@ def code_map(moments: FeatureMoments, bits: int, class_bits: int, seed: int) -> 
     between = (class_means - mean) * np.sqrt(moments.cases[known, None])
     scatter = moments.products - n * np.outer(mean, mean)
     within_classes = (scatter - between.T @ between) / max(n - known.sum(), 1)
-    whitening = _whitening(within_classes)
+    whitening, part = _whitening(within_classes, CLASS_SHRINKAGE), moments.case_part
     directions = _directions((class_means - class_means.mean(0)) @ whitening)
     to_classes, means = np.zeros((features, classes - 1)), np.zeros((classes, classes - 1))
     to_classes[:, : directions.shape[1]] = whitening @ directions
     means[known] = (class_means - mean) @ to_classes
     rests_on_patients = moments.repeats >= MIN_REPEATS
-    case_whitening = _whitening(moments.within_patients / moments.repeats) if rests_on_patients else whitening
+    own = moments.within_patients / moments.repeats if rests_on_patients else within_classes[part, part]
+    case_whitening = _whitening(own, CASE_SHRINKAGE)
     case_bits, generator = bits - class_bits, np.random.default_rng(seed)
-    principal = _principal(case_whitening.T @ (scatter / n) @ case_whitening, case_bits)
+    principal = _principal(case_whitening.T @ (scatter[part, part] / n) @ case_whitening, case_bits)
     class_rotation = _rotation(generator, classes, class_bits)
     to_case = case_whitening @ principal @ _rotation(generator, principal.shape[1], case_bits)
     return CodeMap(mean, to_classes, means, known.astype(np.float64), class_rotation, to_case)
@@ -118,24 +135,28 @@ def code_map(moments: FeatureMoments, bits: int, class_bits: int, seed: int) -> 
 def flatten(moments: FeatureMoments) -> Float32[np.ndarray, " values"]:
     """Return the moments of one site as means over its cases, the form in which they leave it; see `moments_size`."""
     n = max(moments.cases.sum(), 1)
-    upper = np.triu_indices(moments.products.shape[0])
     parts = (
         moments.cases,
         moments.total.ravel(),
-        moments.products[upper],
+        moments.products[np.triu_indices(len(moments.products))],
         [moments.repeats],
-        moments.within_patients[upper],
+        moments.within_patients[np.triu_indices(len(moments.within_patients))],
     )
     flat: npt.NDArray[np.float32] = (np.concatenate(parts) / n).astype(np.float32)
     return flat
 
 
-def moments_size(features: int, classes: int) -> int:
+def moments_size(sizes: Sizes) -> int:
     """Return the number of values of `flatten`."""
-    return classes * (1 + features) + features * (features + 1) + 1
+    return sizes.classes * (1 + sizes.features) + _upper(sizes.features) + 1 + _upper(sizes.case)
 
 
-def unflatten(means: npt.NDArray[np.floating], cases: int, features: int, classes: int) -> FeatureMoments:
+def _upper(side: int) -> int:
+    """Return the number of values on and above the diagonal of a square matrix."""
+    return side * (side + 1) // 2
+
+
+def unflatten(means: npt.NDArray[np.floating], cases: int, sizes: Sizes) -> FeatureMoments:
     """Return the moments of `cases` cases from their means.
 
     Raises:
@@ -143,10 +164,10 @@ def unflatten(means: npt.NDArray[np.floating], cases: int, features: int, classe
     """
     if cases < 1:
         raise ValueError("moments of no cases")
-    if means.shape != (moments_size(features, classes),) or not np.isfinite(means).all():
+    if means.shape != (moments_size(sizes),) or not np.isfinite(means).all():
         raise ValueError("not the form of moments")
-    values = means.astype(np.float64) * cases
-    ends = np.cumsum((classes, classes * features, features * (features + 1) // 2, 1))
+    values, (features, _, classes) = means.astype(np.float64) * cases, sizes
+    ends = np.cumsum((classes, classes * features, _upper(features), 1))
     by_class, total, products, repeats, within = np.split(values, ends)
     found = FeatureMoments(
         by_class, total.reshape(classes, features), _symmetric(products), float(repeats[0]), _symmetric(within)
@@ -163,6 +184,7 @@ def _check(moments: FeatureMoments, cases: int) -> None:
     squares, within = np.diag(moments.products), np.diag(moments.within_patients)
     if (moments.total.sum(0) ** 2 / cases > squares + ROUNDING * (squares + cases)).any():
         raise ValueError("the squares are smaller than the means allow")
+    squares = squares[moments.case_part]
     if (within < 0).any() or (within > squares + ROUNDING * (squares + cases)).any():
         raise ValueError("the scatter within patients is not a part of the squares")
 
@@ -174,9 +196,9 @@ def _symmetric(upper: Floats) -> Floats:
     return full + np.triu(full, 1).T
 
 
-def _whitening(scatter: Floats) -> Floats:
+def _whitening(scatter: Floats, shrinkage: float) -> Floats:
     """Return W with W^T S W = 1, for the scatter S shrunk towards its diagonal."""
-    shrunk = (1 - SHRINKAGE) * scatter + SHRINKAGE * np.diag(np.diag(scatter))
+    shrunk = (1 - shrinkage) * scatter + shrinkage * np.diag(np.diag(scatter))
     values, vectors = np.linalg.eigh(shrunk)
     least = SMALLEST * values[-1] if values[-1] > 0 else 1.0
     whitening: Floats = vectors / np.sqrt(np.maximum(values, least))

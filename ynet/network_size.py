@@ -4,6 +4,7 @@ import math
 from typing import TYPE_CHECKING
 
 from ynet import code_map
+from ynet.code_map import Sizes
 from ynet.encoders import ENCODERS, MOST_POOLED, OWN
 
 if TYPE_CHECKING:
@@ -13,8 +14,8 @@ MOST_VALUES = 1 << 28
 """Most values of a network: 1 GiB of weights. The paper's ResNet-50 has a tenth of it."""
 MOST_BATCH_VALUES = 1 << 28
 """Most pixel values in one batch, over all views and channels."""
-MOST_CODE_FEATURES = 2048
-"""Most values from which the code from moments is made: their second moments have half as many squared."""
+MOST_CASE_FEATURES = 1536
+"""Most values from which the case bits are made: their second moments have half as many squared."""
 _LATERAL, _HIDDEN, _MOMENTS = 32, 32, 6
 
 
@@ -38,11 +39,11 @@ def hash_features(plan: "Plan") -> int:
     return pooled if plan.recipe == "paper" else 2 * pooled + sum(stage_channels(plan))
 
 
-def code_features(plan: "Plan") -> int:
-    """Return the number of values from which the code from moments is made."""
-    channels = stage_channels(plan)
-    whole = pooled_channels(plan) * (1 if plan.recipe == "paper" else 2)
-    return min(whole + 2 * sum(channels) + _MOMENTS, MOST_CODE_FEATURES)
+def code_sizes(plan: "Plan") -> Sizes:
+    """Return the sizes of the feature from which the code from moments is made; see `model.code_feature`."""
+    trained = pooled_channels(plan) * (1 if plan.recipe == "paper" else 2)
+    case = min(3 * sum(stage_channels(plan)) + _MOMENTS, MOST_CASE_FEATURES)
+    return Sizes(trained + case, case, len(plan.classes))
 
 
 def network_values(plan: "Plan") -> int:
@@ -57,7 +58,7 @@ def network_values(plan: "Plan") -> int:
     if not is_paper:
         total += _linear(_MOMENTS, _HIDDEN) + _linear(_HIDDEN, _HIDDEN) + _linear(_HIDDEN, bits)
     if plan.code_form == "moments":
-        of_code = code_map.shapes(code_features(plan), len(plan.classes), bits, plan.class_bits)
+        of_code = code_map.shapes(code_sizes(plan), bits, plan.class_bits)
         total += sum(math.prod(shape) for shape in of_code.values())
     return total + (_linear(bits, len(plan.classes)) if plan.recipe == "plain" else 0)
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from ynet.code_map import CodeMap, FeatureMoments, add, code_map, flatten, moments_of, moments_size, unflatten
+from ynet.code_map import CodeMap, FeatureMoments, Sizes, add, code_map, flatten, moments_of, moments_size, unflatten
 from ynet.learning.moment_code import code_values as torch_values
 
 CLASSES, FEATURES = 3, 24
+SIZES = Sizes(FEATURES, FEATURES, CLASSES)
 
 
 class Cases:
@@ -26,7 +27,7 @@ class Cases:
         self.feature = (means[self.label] + own[self.patient] + noise) * scale + 5 * scale
 
     def moments(self, chosen: np.ndarray | slice = slice(None)) -> FeatureMoments:
-        return moments_of(self.feature[chosen], self.label[chosen], self.patient[chosen], CLASSES)
+        return moments_of(self.feature[chosen], self.label[chosen], self.patient[chosen], SIZES)
 
 
 def code_values(code: CodeMap, feature: np.ndarray) -> np.ndarray:
@@ -128,8 +129,8 @@ def test_one_class_alone_has_a_code_of_cases() -> None:
 def test_moments_survive_the_wire() -> None:
     cases = Cases(14)
     sent = flatten(cases.moments())
-    assert sent.shape == (moments_size(FEATURES, CLASSES),)
-    found, own = unflatten(sent, len(cases.label), FEATURES, CLASSES), cases.moments()
+    assert sent.shape == (moments_size(SIZES),)
+    found, own = unflatten(sent, len(cases.label), SIZES), cases.moments()
     for name, values in own._asdict().items():
         np.testing.assert_allclose(getattr(found, name), values, rtol=1e-5, err_msg=name)
 
@@ -139,7 +140,7 @@ def test_mean_over_sites_weighted_by_cases_is_the_moments_of_all() -> None:
     parts = [cases.moments(cases.patient % 3 == site) for site in range(3)]
     weights = np.array([part.cases.sum() for part in parts])
     mean = np.average([flatten(part).astype(np.float64) for part in parts], axis=0, weights=weights)
-    found = unflatten(mean, int(weights.sum()), FEATURES, CLASSES)
+    found = unflatten(mean, int(weights.sum()), SIZES)
     np.testing.assert_allclose(found.products, cases.moments().products, rtol=1e-5)
 
 
@@ -161,4 +162,16 @@ REPEATS = TOTALS + FEATURES * (FEATURES + 1) // 2
 def test_moments_of_no_possible_cases_are_refused(place: int, value: float) -> None:
     sent, cases = changed(place, value)
     with pytest.raises(ValueError, match=r"not the|smaller than|not a part"):
-        unflatten(sent, cases, FEATURES, CLASSES)
+        unflatten(sent, cases, SIZES)
+
+
+def test_case_bits_see_the_last_part_of_the_feature_only() -> None:
+    cases = Cases(17)
+    sizes = Sizes(FEATURES, 10, CLASSES)
+    moments = moments_of(cases.feature, cases.label, cases.patient, sizes)
+    assert moments.within_patients.shape == (10, 10)
+    code = code_map(moments, 64, 16, 1)
+    changed = cases.feature.copy()
+    changed[:, :14] += 1e3
+    assert (bits_of(code, changed)[:, 16:] == bits_of(code, cases.feature)[:, 16:]).all()
+    assert (bits_of(code, changed)[:, :16] != bits_of(code, cases.feature)[:, :16]).any()

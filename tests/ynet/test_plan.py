@@ -424,8 +424,8 @@ def test_code_is_made_from_moments_where_it_may(tmp_path: Path) -> None:
     assert plans.from_canonical(FROZEN).code_form == "trained"
 
 
-def test_a_quarter_of_the_bits_tells_the_class_unless_the_plan_says_otherwise() -> None:
-    assert plans.from_canonical(json.dumps(networked(code="moments", code_bits=128))).class_bits == 32
+def test_number_of_class_bits_follows_from_the_code_unless_the_plan_gives_it() -> None:
+    assert plans.from_canonical(json.dumps(networked(code="moments", code_bits=128))).class_bits == 24
     assert plans.from_canonical(json.dumps(networked(code="moments", class_bits=0))).class_bits == 0
 
 

@@ -10,13 +10,14 @@ from ynet.code_map import FeatureMoments
 from ynet.data.batch import CaseSource
 from ynet.learning.evaluate import encode
 from ynet.learning.model import YNet
+from ynet.network_size import code_sizes
 from ynet.plan import Plan
 
 
 def measure(net: YNet, cases: CaseSource, plan: Plan, device: torch.device) -> FeatureMoments:
     """Sum the features of all cases under the network's weights."""
     found = encode(net, cases, device, keeps_feature=True)
-    return code_map.moments_of(found.feature.astype(np.float64), found.label, found.patient, len(plan.classes))
+    return code_map.moments_of(found.feature.astype(np.float64), found.label, found.patient, code_sizes(plan))
 
 
 def fit(net: YNet, plan: Plan, sites: Iterable[FeatureMoments]) -> None:

@@ -21,7 +21,7 @@ from ynet.learning.blocks import norm, own_encoder
 from ynet.learning.detail import Detail
 from ynet.learning.moment_code import MomentCode
 from ynet.learning.pooling import max_and_mean, rmac
-from ynet.network_size import MOST_CODE_FEATURES, hash_features, pooled_channels, stage_channels
+from ynet.network_size import MOST_CASE_FEATURES, hash_features, pooled_channels, stage_channels
 from ynet.plan import Plan
 from ynet.weights import Layout, LayoutEntry
 
@@ -129,7 +129,7 @@ class YNet(nn.Module):
         logits = self.segmentation(maps)
         hashed = self._feature(maps, logits)
         mask = F.interpolate(logits, image.shape[-2:], mode="bilinear")
-        feature = hashed if self.moment_code is None else code_feature(maps, logits, self.pooled(maps[-1]))
+        feature = hashed if self.moment_code is None else code_feature(maps, logits, hashed[:, : self.pooled.features])
         return _Described(mask, self._code(hashed, logits, None), hashed, feature)
 
     def _maps(self, image: Float[Tensor, "batch channels size size"]) -> list[Tensor]:
@@ -262,24 +262,29 @@ def ring_around(probability: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, "bat
 def code_feature(
     maps: list[Tensor], mask_logits: Float[Tensor, "batch 1 h w"], whole: Float[Tensor, "batch pooled"]
 ) -> Float[Tensor, "batch features"]:
-    """Return what the code from moments is made from: the image, its lesion, the lesion's surroundings and place."""
+    """Return what the code from moments is made from.
+
+    First the trained feature of the class, then what is seen of the case: the means of the maps over the image, its
+    lesion and the lesion's surroundings, and the lesion's place and shape.
+    """
     probability = mask_logits.float().sigmoid()
-    parts = [whole, means_over(maps, probability), means_over(maps, ring_around(probability)), moments(probability)]
-    return folded(torch.cat([part.float() for part in parts], 1))
+    regions = (torch.ones_like(probability), probability, ring_around(probability))
+    case = torch.cat([*(means_over(maps, region).float() for region in regions), moments(probability)], 1)
+    return torch.cat([whole.float(), folded(case)], 1)
 
 
 def folded(feature: Float[Tensor, "batch features"]) -> Float[Tensor, "batch folded"]:
-    """Add up a feature of more than MOST_CODE_FEATURES values in that many places, with the same random signs always.
+    """Add up a feature of more than MOST_CASE_FEATURES values in that many places, with the same random signs always.
 
     Distances between features are kept on average (a count sketch: Charikar, Chen, Farach-Colton, 2002).
     """
-    surplus = feature.shape[1] - MOST_CODE_FEATURES
+    surplus = feature.shape[1] - MOST_CASE_FEATURES
     if surplus <= 0:
         return feature
     signs = 2.0 * np.random.default_rng(1).integers(0, 2, feature.shape[1]) - 1
     signed = feature * torch.tensor(signs, dtype=feature.dtype, device=feature.device)
-    padded = F.pad(signed, (0, -feature.shape[1] % MOST_CODE_FEATURES))
-    total: Tensor = padded.view(len(feature), -1, MOST_CODE_FEATURES).sum(1)
+    padded = F.pad(signed, (0, -feature.shape[1] % MOST_CASE_FEATURES))
+    total: Tensor = padded.view(len(feature), -1, MOST_CASE_FEATURES).sum(1)
     return total
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ynet.code_map import shapes
-from ynet.network_size import code_features
+from ynet.network_size import code_sizes
 from ynet.plan import Plan
 
 
@@ -26,8 +26,7 @@ class MomentCode(nn.Module):
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()
-        classes, bits = len(plan.classes), plan.network.code_bits
-        for name, shape in shapes(code_features(plan), classes, bits, plan.class_bits).items():
+        for name, shape in shapes(code_sizes(plan), plan.network.code_bits, plan.class_bits).items():
             self.register_parameter(name, nn.Parameter(torch.zeros(shape), requires_grad=False))
 
     def forward(self, feature: Float[Tensor, "batch features"]) -> Float[Tensor, "batch bits"]:
@@ -52,4 +51,4 @@ def code_values(feature: Float[Tensor, "batch features"], by: MapArrays) -> Floa
     squared = ((centred @ by.to_classes)[:, None, :] - by.class_means[None]).square().sum(2)
     posterior = (-squared / 2).masked_fill(by.known == 0, -torch.inf).softmax(1).nan_to_num()
     even = by.known / by.known.sum().clamp(min=1)
-    return torch.cat([(posterior - even) @ by.class_rotation, centred @ by.to_case], 1)
+    return torch.cat([(posterior - even) @ by.class_rotation, centred[:, -len(by.to_case) :] @ by.to_case], 1)

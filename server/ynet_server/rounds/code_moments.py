@@ -19,7 +19,7 @@ from ynet.federation import secure_sum
 from ynet.federation.records import ARRAYS, CASES, CONFIG, FEATURES, METRICS, MOMENTS, flat_weights, weights_record
 from ynet.federation.secure_sum import Purpose
 from ynet.fixed_arrays import CODE
-from ynet.network_size import code_features
+from ynet.network_size import code_sizes
 from ynet.plan import Plan
 from ynet.weights import Arrays
 from ynet_server.rounds.attendance import Attendance
@@ -42,7 +42,7 @@ class CodeMoments:
     ) -> None:
         self._plan, self._folder, self._talk, self._checks, self._attendance = plan, folder, talk, checks, attendance
         self._sums = SecureSums(talk, plan, folder, MOMENTS)
-        self._features, self._classes = code_features(plan), len(plan.classes)
+        self._sizes = code_sizes(plan)
 
     def renewed(self, state: State) -> State:
         """The state with the code of its best weights; unchanged in a plan whose code is trained.
@@ -103,7 +103,7 @@ class CodeMoments:
         reports = {reply.node: report_of(self._talk.name_of(reply.node), reply) for reply in replies}
         if len(replies) < self._folder.quorum():
             return None
-        size = code_map.moments_size(self._features, self._classes)
+        size = code_map.moments_size(self._sizes)
         try:
             return self._opened(self._sums.collect(replies, purpose, reports, size))
         except TooFewError:
@@ -113,7 +113,7 @@ class CodeMoments:
         """The moments in a secure sum. Raises LostError."""
         mean, cases = self._sums.read(made), sum(report.cases for report in made.sites.values())
         try:
-            moments = code_map.unflatten(mean, cases, self._features, self._classes)
+            moments = code_map.unflatten(mean, cases, self._sizes)
         except ValueError as error:
             raise LostError(f"the sum of the moments is refused: {error}") from None
         self._tell(made.round, made.sites)
@@ -123,7 +123,7 @@ class CodeMoments:
         """The moments in a reply. Raises KeyError, ValueError."""
         cases: Any = reply.content.metric_records[METRICS][CASES]
         mean = flat_weights(reply.content.array_records[ARRAYS])
-        return code_map.unflatten(mean, int(cases), self._features, self._classes)
+        return code_map.unflatten(mean, int(cases), self._sizes)
 
     def _check(self, reply: SiteReply) -> None:
         self._read(reply)

@@ -22,7 +22,7 @@ from ynet.federation.records import ARRAYS, CONFIG, EVALUATE, FEATURES, flat_wei
 from ynet.fixed_arrays import CODE
 from ynet.learning.code_moments import fit, measure
 from ynet.learning.model import arrays_of, build, load_arrays
-from ynet.network_size import code_features
+from ynet.network_size import code_sizes
 from ynet.plan import Plan
 from ynet.trust.identity import Identity
 from ynet.weights import Flat
@@ -143,12 +143,12 @@ def test_moments_of_a_secure_plan_leave_masked(tmp_path: Path) -> None:
     assert not answer.content.array_records
     masked = [reply.content.array_records[ARRAYS] for kind, reply in seen if kind == "query.mask"]
     sizes = [flat_weights(record).size for record in masked]
-    assert sizes[1] == 2 * moments_size(code_features(plan), len(plan.classes))
+    assert sizes[1] == 2 * moments_size(code_sizes(plan))
 
 
 def larger(sent: Flat) -> Flat:
     """Moments of features that are 20 times as large."""
-    classes, features = len(CLASSES), code_features(planned())
+    features, _, classes = code_sizes(planned())
     totals, upper = classes * (1 + features), features * (features + 1) // 2
     made = sent.copy()
     made[classes:totals] *= 20
