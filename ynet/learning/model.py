@@ -5,7 +5,7 @@ samples, so it suits heterogeneous sites and DP-SGD. The hash layer is a trained
 trained.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ynet.encoders import OWN
 from ynet.errors import UserError
+from ynet.fixed_arrays import fixed_arrays
 from ynet.learning.blocks import norm, own_encoder
 from ynet.learning.detail import Detail
 from ynet.learning.pooling import max_and_mean, rmac
@@ -25,6 +26,7 @@ from ynet.plan import Plan
 from ynet.weights import Layout, LayoutEntry
 
 LATERAL = 32  # channels of the segmentation branch
+HALF_MAX = torch.finfo(torch.float16).max
 FAINT = 0.002  # a mask that covers this share of the image counts half, a smaller one less
 
 
@@ -56,9 +58,12 @@ class Dropped(NamedTuple):
 class YNet(nn.Module):
     """The network of a plan.
 
-    Every parameter gets its gradient from the sum of both losses, except the detail code's and the scales and biases of
-    a pretrained encoder's norms, which are constants.
+    Every parameter gets its gradient from the sum of both losses, except those of the fixed arrays (`build`), which are
+    constants, and the detail code's.
     """
+
+    is_frozen: bool
+    """Whether no round trains the encoder: then its maps of an image never change."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()
@@ -81,7 +86,7 @@ class YNet(nn.Module):
         self.classifier = nn.Linear(bits, len(plan.classes)) if plan.recipe == "plain" else None
         self.detail = Detail(self.hash.in_features, network.codebook_seed)
         self.dropout = network.dropout  # training turns it off for the cooldown
-        self._is_mirrored = plan.augmentation.flip
+        self.is_mirrored, self.is_frozen = plan.augmentation.flip, plan.training.trained == "heads"
 
     def read(self, image: Float[Tensor, "batch channels size size"]) -> Reading:
         """Run inference: without gradients, and averaged over the image and its flip.
@@ -90,13 +95,21 @@ class YNet(nn.Module):
         """
         self.eval()
         with torch.inference_mode():
-            seen: Output = self(image)
+            return self.read_maps(
+                self.maps(image), self.maps(image.flip(-1)) if self.is_mirrored else None, image.shape[-1]
+            )
+
+    def read_maps(self, maps: Sequence[Tensor], mirrored: Sequence[Tensor] | None, size: int) -> Reading:
+        """Run inference on the encoder's maps of the images and, where the plan flips, of their mirror images."""
+        self.eval()
+        with torch.inference_mode():
+            seen = self.heads(maps, size)
             mask, code, feature = seen.mask_logits, seen.code, seen.feature
-            if self._is_mirrored:
-                mirrored: Output = self(image.flip(-1))
-                mask = (mask + mirrored.mask_logits.flip(-1)) / 2
-                code = F.normalize(code) + F.normalize(mirrored.code)
-                feature = (feature + mirrored.feature) / 2
+            if mirrored is not None:
+                flipped = self.heads(mirrored, size)
+                mask = (mask + flipped.mask_logits.flip(-1)) / 2
+                code = F.normalize(code) + F.normalize(flipped.code)
+                feature = (feature + flipped.feature) / 2
             return Reading(mask, code, feature, self.detail(feature))
 
     def draw_dropped(self, rows: int, generator: torch.Generator) -> Dropped | None:
@@ -111,15 +124,27 @@ class YNet(nn.Module):
 
         In training without `dropped`, the dropout is drawn from torch's global generator, in the order of the batch.
         """
-        maps = self._maps(image)
+        return self.heads(self.maps(image), image.shape[-1], dropped)
+
+    def heads(self, maps: Sequence[Tensor], size: int, dropped: Dropped | None = None) -> Output:
+        """Return mask logits and code values from the encoder's maps of images of `size` pixels a side."""
         logits = self.segmentation(maps)
         feature = self._feature(maps, logits)
         code = self._code(feature, logits, dropped)
-        mask = F.interpolate(logits, image.shape[-2:], mode="bilinear")
+        mask = F.interpolate(logits, (size, size), mode="bilinear")
         return Output(mask, code, feature, None if self.classifier is None else self.classifier(code))
 
+    def maps(self, image: Float[Tensor, "batch channels size size"]) -> list[Tensor]:
+        """Return the encoder's feature maps, the largest first.
+
+        Those of a frozen encoder have no gradient, and are rounded to half precision: a cached map has the same values.
+        """
+        if not self.is_frozen:
+            return self._maps(image)
+        with torch.no_grad():
+            return [h.clamp(-HALF_MAX, HALF_MAX).half().float() for h in self._maps(image)]
+
     def _maps(self, image: Float[Tensor, "batch channels size size"]) -> list[Tensor]:
-        """Return the encoder's feature maps, the largest first."""
         if self.encoder is not None:
             found: list[Tensor] = self.encoder(image)
             return found
@@ -129,7 +154,7 @@ class YNet(nn.Module):
             maps.append(h)
         return maps
 
-    def _feature(self, maps: list[Tensor], logits: Tensor) -> Float[Tensor, "batch features"]:
+    def _feature(self, maps: Sequence[Tensor], logits: Tensor) -> Float[Tensor, "batch features"]:
         """Return the appearance of the image and of its lesion."""
         whole: Tensor = self.pooled(maps[-1])
         return whole if self.place is None else torch.cat([whole, lesion_means(maps, logits)], 1)
@@ -170,7 +195,7 @@ class Segmentation(nn.Module):
         self.smooth = nn.ModuleList(smooth() for _ in channels)
         self.logit = nn.Conv2d(LATERAL, 1, 1)
 
-    def forward(self, maps: list[Tensor]) -> Tensor:
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Return logits at the size of the largest map."""
         *larger, top = [lateral(h) for lateral, h in zip(self.laterals, maps, strict=True)]
         *steps, last = self.smooth
@@ -216,7 +241,7 @@ class Location(nn.Module):
         return code
 
 
-def lesion_means(maps: list[Tensor], mask_logits: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, "batch channels"]:
+def lesion_means(maps: Sequence[Tensor], mask_logits: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, "batch channels"]:
     """Return the mean of every map's channels over the predicted lesion; near 0 without a lesion."""
     probability, means = mask_logits.sigmoid(), []
     for h in maps:
@@ -244,11 +269,19 @@ def moments(probability: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, "batch 6
 
 
 def build(plan: Plan) -> YNet:
-    """Build the plan's network with the initial weights of the plan's seed. Does not change the global generator."""
+    """Build the plan's network with the initial weights of the plan's seed. Does not change the global generator.
+
+    Parameters of the plan's fixed arrays need no gradient.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(plan.training.seed)  # torch.manual_seed would seed the GPUs too
         # channels_last would train a tenth faster on a CPU, but Opacus' per-sample gradients of it are silently wrong.
-        return YNet(plan)
+        net = YNet(plan)
+    fixed = fixed_arrays(plan, list(net.state_dict()))
+    for name, parameter in net.named_parameters():
+        if name in fixed:
+            parameter.requires_grad_(False)
+    return net
 
 
 def layout_of_plan(plan: Plan) -> Layout:
