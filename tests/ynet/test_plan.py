@@ -16,7 +16,7 @@ from ynet.config import RENAMED
 from ynet.encoders import ENCODERS, OWN, EncoderName
 from ynet.errors import UserError
 from ynet.plan import Plan
-from ynet.plan_sections import BATCH_COUPLED, SEPARABLE, Recipe, coupling
+from ynet.plan_sections import BATCH_COUPLED, SEPARABLE, Augmentation, Recipe, coupling
 from ynet.strategy_options import DEFAULTS, ROBUST, STRATEGY_OPTIONS, SUMMABLE, Strategy
 
 ROOT = Path(__file__).parents[2]
@@ -414,3 +414,15 @@ def test_privacy_scores_change_the_id_and_once_does_not() -> None:
     for wrong in (private | {"scores": "noised"}, {"mode": "off", "scores": "none"}):
         with pytest.raises(UserError, match="privacy"):
             plans.from_canonical(json.dumps(values() | {"privacy": wrong}))
+
+
+def test_plan_of_heads_only_flips_unless_it_says_more() -> None:
+    training = {**values()["training"], "trained": "heads"}
+    plan = plans.from_canonical(json.dumps({**values(), "training": training}))
+    assert plan.augmentation == Augmentation(True, 0, 0, 0, 0, 0, 0, 0)
+    assert plan.augmentation.only_flips
+    given = plans.from_canonical(json.dumps({**values(), "training": training, "augmentation": {"noise": 0.1}}))
+    assert given.augmentation == Augmentation(True, 0, 0, 0, 0, 0, 0.1, 0)
+    assert not given.augmentation.only_flips
+    assert smallest().augmentation == Augmentation()
+    assert plans.from_canonical(given.canonical()) == given
