@@ -203,7 +203,7 @@ def main() -> None:
     options = arguments.parse_args()
     torch.set_num_threads(1)
     sizes = (options.encoder, options.size, options.images, options.repeats)
-    figures: dict[str, Any] = {**vars(options), "out": None, "threads": 1, "training": {}}
+    figures: dict[str, Any] = {"sizes": sizes, "threads": 1, "training": {}}
     print(f"{'trained':20} {'images/s':>10} {'bare loop':>10} {'ratio':>8}")
     for mode in MODES:
         row = measured(mode, *sizes)
@@ -215,9 +215,7 @@ def main() -> None:
         figures["variants"] = variants(*sizes)
         print(f"forward pass of the encoder, images/s: {figures['variants']}")
     if options.out:
-        options.out.write_text(
-            json.dumps({name: one for name, one in figures.items() if name != "out"}, indent=2) + "\n"
-        )
+        options.out.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":
