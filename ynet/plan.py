@@ -26,6 +26,7 @@ from ynet.plan_sections import (
     Recipe,
     Training,
     coupling,
+    with_heads_defaults,
 )
 from ynet.schedule import MOST_ROUNDS
 from ynet.strategy_options import ROBUST, SUMMABLE, fault
@@ -74,6 +75,11 @@ class Plan:
 
     It needs a `cohort.quorum` of 3 to 64.
     """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, values: Any) -> Any:
+        return with_heads_defaults(values) if isinstance(values, dict) else values
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Plan":

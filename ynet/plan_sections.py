@@ -1,6 +1,8 @@
 """The sections of a plan; plan.py puts them together."""
 
-from dataclasses import field
+from collections.abc import Mapping
+from dataclasses import asdict, field, replace
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -83,11 +85,29 @@ class Augmentation:
     transplant: Share = 0.0
     """Share of the lesions that are copied into an image of the same site without a lesion."""
 
+    @property
+    def only_flips(self) -> bool:
+        """Whether nothing but `flip` changes an image."""
+        return replace(self, flip=False) == NO_AUGMENTATION
+
 
 LEAST_SECURE, MOST_SECURE = 3, 64
 """Sites in a secure sum. With two, each could subtract its own values and read the other's."""
 
 NO_AUGMENTATION = Augmentation(False, 0, 0, 0, 0, 0, 0, 0)
+
+
+HEADS_AUGMENTATION: Mapping[str, Any] = MappingProxyType({**asdict(NO_AUGMENTATION), "flip": True})
+"""Defaults of `augmentation` with `training.trained: heads`, in place of the others."""
+
+
+def with_heads_defaults(values: dict[str, Any]) -> dict[str, Any]:
+    """Return a plan's values, with the defaults that hold where only the heads are trained."""
+    training, given = values.get("training"), values.get("augmentation", {})
+    is_heads = isinstance(training, dict) and training.get("trained") == "heads"
+    return (
+        {**values, "augmentation": {**HEADS_AUGMENTATION, **given}} if is_heads and isinstance(given, dict) else values
+    )
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -128,7 +148,9 @@ class Training:
     trained: Literal["all", "last-stages", "heads"] = "all"
     """Which weights a round trains and carries: all, all but the encoder's first two stages, or all but the encoder.
 
-    A private plan has `privacy.trained` instead.
+    With `heads` each key of `augmentation` that is left out is 0, except `flip`: then a site computes the encoder's
+    output once for each image, and a round takes a fraction of the time. Any other augmentation is applied, and the
+    output is computed each time. A private plan has `privacy.trained` instead.
     """
     strategy: Strategy = "fedavg"
     """Flower's strategy that combines the updates ([which, and how many sites each needs])."""

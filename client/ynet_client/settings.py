@@ -132,7 +132,7 @@ class ClientSettings:
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """CPU threads for training; 0 uses all cores."""
     cache_mb: Annotated[int, Field(ge=0, le=1 << 20)] = 2048
-    """Memory for decoded images, in MiB."""
+    """Memory for decoded images, and for what an encoder that is not trained makes of them, in MiB."""
     max_score_drop: Annotated[float, Field(ge=0, le=1)] = 1.0
     """How much macro mAP@10 a new model may lose on the site's test cases; 1 accepts every model.
 

@@ -39,7 +39,7 @@ from ynet.trust.identity import Identity
 from ynet_client.training import client_app
 from ynet_client.training.secure_aggregation import Party
 from ynet_client.training.site_data import LocalSite
-from ynet_lab.concat import Concat
+from ynet_lab.concat import concat
 from ynet_server import encoder_files
 from ynet_server.hub.reply_errors import REFUSED
 from ynet_server.rounds.run_end import run_end
@@ -101,7 +101,7 @@ def train_reference(task: TrainingTask, sites: Mapping[str, LocalSite], watch: W
     plan, folder = task.plan, folder_of(task)
     chosen = {name: site for name, site in sites.items() if task.site in (None, name)}
     first = next(iter(chosen.values()))
-    cases, device = Concat([site.cases(plan)[0] for site in chosen.values()]), first.device
+    cases, device = concat([site.cases(plan)[0] for site in chosen.values()]), first.device
     net, shown = build(plan).to(device), build(plan).to(device)
     state, end = folder.state() or _start(net, folder), run_end(plan, folder)
     load_arrays(net, weights.unflatten(state.flat, state.layout))

@@ -16,7 +16,7 @@ from ynet.config import RENAMED
 from ynet.encoders import ENCODERS, OWN, EncoderName
 from ynet.errors import UserError
 from ynet.plan import Plan
-from ynet.plan_sections import BATCH_COUPLED, SEPARABLE, Recipe, coupling
+from ynet.plan_sections import BATCH_COUPLED, SEPARABLE, Augmentation, Recipe, coupling
 from ynet.strategy_options import DEFAULTS, ROBUST, STRATEGY_OPTIONS, SUMMABLE, Strategy
 
 ROOT = Path(__file__).parents[2]
@@ -441,3 +441,15 @@ def test_a_private_plan_has_no_code_from_moments_and_no_trained_part_of_its_own(
         read(tmp_path / "p.yaml", private + "network: {code: moments}\n")
     with pytest.raises(UserError, match=r"privacy\.trained"):
         read(tmp_path / "p.yaml", private.replace("rounds: 2", "rounds: 2, trained: heads"))
+
+
+def test_plan_of_heads_only_flips_unless_it_says_more() -> None:
+    training = {**values()["training"], "trained": "heads"}
+    plan = plans.from_canonical(json.dumps({**values(), "training": training}))
+    assert plan.augmentation == Augmentation(True, 0, 0, 0, 0, 0, 0, 0)
+    assert plan.augmentation.only_flips
+    given = plans.from_canonical(json.dumps({**values(), "training": training, "augmentation": {"noise": 0.1}}))
+    assert given.augmentation == Augmentation(True, 0, 0, 0, 0, 0, 0.1, 0)
+    assert not given.augmentation.only_flips
+    assert smallest().augmentation == Augmentation()
+    assert plans.from_canonical(given.canonical()) == given

@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -37,6 +37,11 @@ def augment(
     if settings.transplant:
         image = _transplant(image, mask, settings.transplant, generator)
     return Augmented(_recolour(image, settings, generator), mask)
+
+
+def flips(batch: int, settings: Augmentation, generator: torch.Generator) -> Bool[Tensor, " batch"]:
+    """Draw which images `augment` mirrors where `settings` has at most `flip`: from one generator, the same ones."""
+    return _coins(batch, generator) if settings.flip else torch.zeros(batch, dtype=torch.bool)
 
 
 def _move(image: Tensor, mask: Tensor, settings: Augmentation, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -1,16 +1,17 @@
 """Encode cases and score a network on them: retrieval, segmentation, classification, and baseline floors."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from ynet.data.batch import SITE_STEP, CaseSource
+from ynet.data.batch import SITE_STEP, Batch, CaseSource
 from ynet.learning import likeness, metrics
 from ynet.learning.hashing import hamming, pack
-from ynet.learning.model import YNet
+from ynet.learning.map_cache import MappedSource
+from ynet.learning.model import Reading, YNet
 from ynet.plan import Plan
 from ynet.scores import Scores
 
@@ -61,9 +62,7 @@ def encode(
         keeps_feature: whether to return the feature that the code is made from.
     """
     codes, pixels, features = [], [], []
-    for positions in torch.split(torch.arange(len(cases)), BATCH):
-        batch = cases.batch(positions)
-        output = net.read(batch.image.to(device))
+    for batch, output in _readings(net, cases, device):
         predicted, true = (output.mask_logits > 0).cpu(), batch.mask > 0
         counts = [mask.sum((1, 2, 3)) for mask in (predicted & true, predicted, true)]
         counts[2] = counts[2].double().where(batch.drawn, torch.nan)
@@ -71,7 +70,7 @@ def encode(
         pixels.append(torch.stack([count.double() for count in (*counts, shape)]).numpy())
         codes.append(pack(output.code.float()))
         kept = (
-            output.feature if keeps_feature else output.feature.new_empty(len(positions), 0)
+            output.feature if keeps_feature else output.feature.new_empty(len(batch.label), 0)
         )  # a slice would hold all
         features.append(kept.float().cpu().numpy())
     both, predicted_pixels, true_pixels, elongation = np.concatenate(pixels, 1)
@@ -85,6 +84,20 @@ def encode(
         cases.patient.numpy() + site * SITE_STEP,
         np.concatenate(features),
     )
+
+
+def _readings(net: YNet, cases: CaseSource, device: torch.device) -> Iterator[tuple[Batch, Reading]]:
+    """Read all cases in their order, from cached maps where there are any; the batch is on the CPU."""
+    maps_of = cases.reader(net) if isinstance(cases, MappedSource) and net.is_frozen else None
+    for positions in torch.split(torch.arange(len(cases)), BATCH):
+        if maps_of is None:
+            batch = cases.batch(positions)
+            yield batch, net.read(batch.image.to(device))
+            continue
+        plain = torch.zeros(len(positions), dtype=torch.bool)
+        batch, maps = maps_of(positions, plain)
+        mirrored = maps_of(positions, ~plain).maps if net.is_mirrored else None
+        yield Batch(*(part.cpu() for part in batch)), net.read_maps(maps, mirrored, batch.mask.shape[-1])
 
 
 def join(parts: Sequence[EncodedCases]) -> EncodedCases:

@@ -5,7 +5,7 @@ samples, so it suits heterogeneous sites and DP-SGD. The hash layer is a trained
 trained.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ynet.encoders import OWN
 from ynet.errors import UserError
+from ynet.fixed_arrays import fixed_arrays
 from ynet.learning.blocks import norm, own_encoder
 from ynet.learning.detail import Detail
 from ynet.learning.moment_code import MomentCode
@@ -27,6 +28,7 @@ from ynet.weights import Layout, LayoutEntry
 
 LATERAL = 32  # channels of the segmentation branch
 RING = 1 / 16  # width of the surroundings of a lesion, as a share of the image's side
+HALF_MAX = torch.finfo(torch.float16).max
 FAINT = 0.002  # a mask that covers this share of the image counts half, a smaller one less
 
 
@@ -58,9 +60,12 @@ class Dropped(NamedTuple):
 class YNet(nn.Module):
     """The network of a plan.
 
-    Every parameter gets its gradient from the sum of both losses, except those of the detail code and of the code from
-    moments, and the scales and biases of a pretrained encoder's norms, which are constants.
+    Every parameter gets its gradient from the sum of both losses, except those of the fixed arrays (`build`), which are
+    constants, and the detail code's.
     """
+
+    is_frozen: bool
+    """Whether no round trains the encoder: then its maps of an image never change."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()
@@ -84,7 +89,7 @@ class YNet(nn.Module):
         self.moment_code = MomentCode(plan) if plan.code_form == "moments" else None
         self.detail = Detail(self.hash.in_features, network.codebook_seed)
         self.dropout = network.dropout  # training turns it off for the cooldown
-        self._is_mirrored = plan.augmentation.flip
+        self.is_mirrored, self.is_frozen = plan.augmentation.flip, plan.training.trained == "heads"
 
     def read(self, image: Float[Tensor, "batch channels size size"]) -> Reading:
         """Run inference: without gradients, and averaged over the image and its flip.
@@ -93,14 +98,22 @@ class YNet(nn.Module):
         """
         self.eval()
         with torch.inference_mode():
-            seen = self._described(image)
-            if self._is_mirrored:
-                mirrored = self._described(image.flip(-1))
+            return self.read_maps(
+                self.maps(image), self.maps(image.flip(-1)) if self.is_mirrored else None, image.shape[-1]
+            )
+
+    def read_maps(self, maps: Sequence[Tensor], mirrored: Sequence[Tensor] | None, size: int) -> Reading:
+        """Run inference on the encoder's maps of the images and, where the plan flips, of their mirror images."""
+        self.eval()
+        with torch.inference_mode():
+            seen = self._described(maps, size)
+            if mirrored is not None:
+                flipped = self._described(mirrored, size)
                 seen = _Described(
-                    (seen.mask_logits + mirrored.mask_logits.flip(-1)) / 2,
-                    F.normalize(seen.code) + F.normalize(mirrored.code),
-                    (seen.hashed + mirrored.hashed) / 2,
-                    (seen.feature + mirrored.feature) / 2,
+                    (seen.mask_logits + flipped.mask_logits.flip(-1)) / 2,
+                    F.normalize(seen.code) + F.normalize(flipped.code),
+                    (seen.hashed + flipped.hashed) / 2,
+                    (seen.feature + flipped.feature) / 2,
                 )
             code = seen.code if self.moment_code is None else self.moment_code(seen.feature)
             return Reading(seen.mask_logits, code, seen.feature, self.detail(seen.hashed))
@@ -117,23 +130,34 @@ class YNet(nn.Module):
 
         In training without `dropped`, the dropout is drawn from torch's global generator, in the order of the batch.
         """
-        maps = self._maps(image)
+        return self.heads(self.maps(image), image.shape[-1], dropped)
+
+    def heads(self, maps: Sequence[Tensor], size: int, dropped: Dropped | None = None) -> Output:
+        """Return mask logits and code values from the encoder's maps of images of `size` pixels a side."""
         logits = self.segmentation(maps)
         feature = self._feature(maps, logits)
         code = self._code(feature, logits, dropped)
-        mask = F.interpolate(logits, image.shape[-2:], mode="bilinear")
+        mask = F.interpolate(logits, (size, size), mode="bilinear")
         return Output(mask, code, feature, None if self.classifier is None else self.classifier(code))
 
-    def _described(self, image: Float[Tensor, "batch channels size size"]) -> "_Described":
-        maps = self._maps(image)
+    def _described(self, maps: Sequence[Tensor], size: int) -> "_Described":
         logits = self.segmentation(maps)
         hashed = self._feature(maps, logits)
-        mask = F.interpolate(logits, image.shape[-2:], mode="bilinear")
+        mask = F.interpolate(logits, (size, size), mode="bilinear")
         feature = hashed if self.moment_code is None else code_feature(maps, logits, hashed[:, : self.pooled.features])
         return _Described(mask, self._code(hashed, logits, None), hashed, feature)
 
+    def maps(self, image: Float[Tensor, "batch channels size size"]) -> list[Tensor]:
+        """Return the encoder's feature maps, the largest first.
+
+        Those of a frozen encoder have no gradient, and are rounded to half precision: a cached map has the same values.
+        """
+        if not self.is_frozen:
+            return self._maps(image)
+        with torch.no_grad():
+            return [h.clamp(-HALF_MAX, HALF_MAX).half().float() for h in self._maps(image)]
+
     def _maps(self, image: Float[Tensor, "batch channels size size"]) -> list[Tensor]:
-        """Return the encoder's feature maps, the largest first."""
         if self.encoder is not None:
             found: list[Tensor] = self.encoder(image)
             return found
@@ -143,7 +167,7 @@ class YNet(nn.Module):
             maps.append(h)
         return maps
 
-    def _feature(self, maps: list[Tensor], logits: Tensor) -> Float[Tensor, "batch features"]:
+    def _feature(self, maps: Sequence[Tensor], logits: Tensor) -> Float[Tensor, "batch features"]:
         """Return the appearance of the image and of its lesion."""
         whole: Tensor = self.pooled(maps[-1])
         return whole if self.place is None else torch.cat([whole, lesion_means(maps, logits)], 1)
@@ -193,7 +217,7 @@ class Segmentation(nn.Module):
         self.smooth = nn.ModuleList(smooth() for _ in channels)
         self.logit = nn.Conv2d(LATERAL, 1, 1)
 
-    def forward(self, maps: list[Tensor]) -> Tensor:
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Return logits at the size of the largest map."""
         *larger, top = [lateral(h) for lateral, h in zip(self.laterals, maps, strict=True)]
         *steps, last = self.smooth
@@ -239,12 +263,12 @@ class Location(nn.Module):
         return code
 
 
-def lesion_means(maps: list[Tensor], mask_logits: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, "batch channels"]:
+def lesion_means(maps: Sequence[Tensor], mask_logits: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, "batch channels"]:
     """Return the mean of every map's channels over the predicted lesion; near 0 without a lesion."""
     return means_over(maps, mask_logits.sigmoid())
 
 
-def means_over(maps: list[Tensor], region: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, "batch channels"]:
+def means_over(maps: Sequence[Tensor], region: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, "batch channels"]:
     """Return the mean of every map's channels over a region, whose values are from 0 to 1."""
     means = []
     for h in maps:
@@ -260,7 +284,7 @@ def ring_around(probability: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, "bat
 
 
 def code_feature(
-    maps: list[Tensor], mask_logits: Float[Tensor, "batch 1 h w"], whole: Float[Tensor, "batch pooled"]
+    maps: Sequence[Tensor], mask_logits: Float[Tensor, "batch 1 h w"], whole: Float[Tensor, "batch pooled"]
 ) -> Float[Tensor, "batch features"]:
     """Return what the code from moments is made from.
 
@@ -307,11 +331,19 @@ def moments(probability: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, "batch 6
 
 
 def build(plan: Plan) -> YNet:
-    """Build the plan's network with the initial weights of the plan's seed. Does not change the global generator."""
+    """Build the plan's network with the initial weights of the plan's seed. Does not change the global generator.
+
+    Parameters of the plan's fixed arrays need no gradient.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(plan.training.seed)  # torch.manual_seed would seed the GPUs too
         # channels_last would train a tenth faster on a CPU, but Opacus' per-sample gradients of it are silently wrong.
-        return YNet(plan)
+        net = YNet(plan)
+    fixed = fixed_arrays(plan, list(net.state_dict()))
+    for name, parameter in net.named_parameters():
+        if name in fixed:
+            parameter.requires_grad_(False)
+    return net
 
 
 def layout_of_plan(plan: Plan) -> Layout:

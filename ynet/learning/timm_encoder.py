@@ -45,7 +45,7 @@ class TimmEncoder(nn.Module):
     def __init__(self, name: EncoderName, *, is_pretrained: bool) -> None:
         super().__init__()
         whole = whole_network(name)
-        self._stages = stages(whole)
+        self._stages, self._is_pretrained = stages(whole), is_pretrained
         whole.prune_intermediate_layers(self._stages, prune_norm=True, prune_head=True)
         if is_pretrained:
             self.net = freeze_batch_norm_2d(whole)
@@ -58,10 +58,16 @@ class TimmEncoder(nn.Module):
         self.register_buffer("_offset", offset.view(3, 1, 1), persistent=False)
 
     def forward(self, image: Float[Tensor, "batch channels size size"]) -> list[Float[Tensor, "batch stage h w"]]:
-        """Return the feature maps, the largest first. Grey is repeated to three channels."""
+        """Return the feature maps, the largest first. Grey is repeated to three channels.
+
+        Where a pretrained encoder computes no gradients on a CPU, the pixels lie channels last: depthwise convolutions
+        then run up to twice as fast (decision 51).
+        """
         rgb = image.expand(-1, 3, -1, -1) * self._scale + self._offset
+        if self._is_pretrained and rgb.device.type == "cpu" and not torch.is_grad_enabled():
+            rgb = rgb.contiguous(memory_format=torch.channels_last)
         maps: list[Tensor] = self.net.forward_intermediates(rgb, indices=self._stages, intermediates_only=True)
-        return maps
+        return [h.contiguous() for h in maps]
 
 
 def whole_network(name: EncoderName) -> Any:

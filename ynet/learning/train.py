@@ -12,11 +12,12 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor, nn
 
-from ynet.data.augment import augment
+from ynet.data.augment import augment, flips
 from ynet.data.batch import Batch, CaseSource
 from ynet.errors import UserError
 from ynet.learning.detail import FeatureSums
 from ynet.learning.losses import loss_of
+from ynet.learning.map_cache import MappedSource, Seen
 from ynet.learning.model import Output, YNet
 from ynet.plan import Plan
 from ynet.plan_sections import NO_AUGMENTATION, Augmentation
@@ -36,7 +37,7 @@ class Progress(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """AdamW's state, for the next round; flat, like the weights."""
+    """AdamW's state of the trained parameters, for the next round; flat, like the weights."""
 
     steps: int
     first: Float32[np.ndarray, " parameters"]
@@ -72,7 +73,7 @@ def train(
     micro_batches: int = 1,
     cooldown: Cooldown | None = None,
 ) -> TrainResult:
-    """Train `net` on `cases` for the local epochs of one round.
+    """Train `net` on `cases` for the local epochs of one round. Fixed arrays stay as they are.
 
     Args:
         net: Trained in place.
@@ -96,33 +97,32 @@ def train(
         raise UserError("there is nothing to train on", "the site has no training cases", "name some in the manifest")
     training, begun = plan.training, time.perf_counter()
     loss_function = loss_of(plan, device)
-    start = [parameter.detach().clone() for parameter in net.parameters()] if proximal_mu else []
-    features = FeatureSums()
-    optimizer = optimizer_of(
-        [one for one in net.parameters() if one.requires_grad], plan, round_number, moments, cooldown
-    )
+    trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    start = [parameter.detach().clone() for parameter in trained] if proximal_mu else []
+    features, size = FeatureSums(), plan.image.size
+    optimizer = optimizer_of(trained, plan, round_number, moments, cooldown)
     per_epoch = math.ceil(len(cases) / training.batch_size)
     total_batches = per_epoch * training.local_epochs
     sums, images = torch.zeros(3, device=device), 0
     augmentation = begin(net, plan, round_number, cooldown)
     with dropout_from(generator, device):
-        for done, batch in enumerate(_batches(cases, plan, augmentation, device, generator), start=1):
+        for done, seen in enumerate(_batches(net, cases, plan, augmentation, device, generator), start=1):
             optimizer.zero_grad()
             value = torch.zeros((), device=device)
-            for part in _split(batch, micro_batches):
+            for part, maps in _split(seen, micro_batches):
                 with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                    output = net(part.image)
+                    output = net.heads(maps, size) if maps else net(part.image)
                 parts = loss_function(single_precision(output), part)
-                share = len(part.label) / len(batch.label)
-                loss = share * (parts.total.mean() + proximal_mu / 2 * _distance(net, start))
+                share = len(part.label) / len(seen.batch.label)
+                loss = share * (parts.total.mean() + proximal_mu / 2 * _distance(trained, start))
                 loss.backward()  # type: ignore[no-untyped-call]
                 value += loss.detach()
                 features.add(output.feature)
                 sums += torch.stack([loss_part.detach().sum() for loss_part in parts])
-            norm = nn.utils.clip_grad_norm_(net.parameters(), GRADIENT_NORM)
+            norm = nn.utils.clip_grad_norm_(trained, GRADIENT_NORM)
             newest = _finite(value, norm)
             optimizer.step()
-            images += len(batch.label)
+            images += len(seen.batch.label)
             if on_progress:
                 epoch = (done - 1) // per_epoch + 1
                 on_progress(Progress(epoch, training.local_epochs, done, total_batches, newest))
@@ -159,22 +159,36 @@ def begin(net: YNet, plan: Plan, round_number: int, cooldown: Cooldown | None = 
 
 
 def _batches(
-    cases: CaseSource, plan: Plan, augmentation: Augmentation, device: torch.device, generator: torch.Generator
-) -> Iterator[Batch]:
-    """Yield the augmented batches of all local epochs; each epoch has a new order."""
+    net: YNet,
+    cases: CaseSource,
+    plan: Plan,
+    augmentation: Augmentation,
+    device: torch.device,
+    generator: torch.Generator,
+) -> Iterator[Seen]:
+    """Yield the augmented batches of all local epochs; each epoch has a new order.
+
+    Where the source caches the maps of a frozen encoder, and the augmentation is at most `flip`, they replace images.
+    """
+    reads_maps = net.is_frozen and augmentation.only_flips
+    maps_of = cases.reader(net) if reads_maps and isinstance(cases, MappedSource) else None
     for _ in range(plan.training.local_epochs):
         order = torch.randperm(len(cases), generator=generator)
         for positions in torch.split(order, plan.training.batch_size):
+            if maps_of is not None:
+                yield maps_of(positions, flips(len(positions), augmentation, generator))
+                continue
             batch = cases.batch(positions)
             image, mask = augment(batch.image, batch.mask, augmentation, generator)
-            yield Batch(image.to(device), mask.to(device), batch.label.to(device), batch.drawn.to(device))
+            yield Seen(Batch(image.to(device), mask.to(device), batch.label.to(device), batch.drawn.to(device)), ())
 
 
-def _split(batch: Batch, micro_batches: int) -> Iterator[Batch]:
+def _split(seen: Seen, micro_batches: int) -> Iterator[Seen]:
     """Split a batch into parts of nearly equal size."""
-    size = math.ceil(len(batch.label) / micro_batches)
-    for parts in zip(*(torch.split(part, size) for part in batch), strict=True):
-        yield Batch(*parts)
+    size = math.ceil(len(seen.batch.label) / micro_batches)
+    fields = len(seen.batch)
+    for parts in zip(*(torch.split(part, size) for part in (*seen.batch, *seen.maps)), strict=True):
+        yield Seen(Batch(*parts[:fields]), parts[fields:])
 
 
 @contextmanager
@@ -209,11 +223,11 @@ def single_precision(output: Output) -> Output:
     return Output(mask.float(), code.float(), feature, None if logits is None else logits.float())
 
 
-def _distance(net: YNet, start: list[Tensor]) -> Tensor | float:
-    """Return the squared distance of the parameters from their initial values."""
+def _distance(trained: Sequence[nn.Parameter], start: list[Tensor]) -> Tensor | float:
+    """Return the squared distance of the trained parameters from their initial values."""
     if not start:
         return 0.0
-    squares = [((parameter - origin) ** 2).sum() for parameter, origin in zip(net.parameters(), start, strict=True)]
+    squares = [((parameter - origin) ** 2).sum() for parameter, origin in zip(trained, start, strict=True)]
     return torch.stack(squares).sum()
 
 

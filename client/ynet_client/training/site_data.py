@@ -8,12 +8,15 @@ from typing import NamedTuple
 
 import torch
 
+from ynet.data.batch import CaseSource
 from ynet.data.cases import CaseCache
+from ynet.data.frames import source
 from ynet.data.gaps import gaps
 from ynet.data.manifest import Case, Manifest, read
 from ynet.errors import RefusedError
 from ynet.learning.device import choose
 from ynet.learning.dp_sgd import Patients
+from ynet.learning.map_cache import MapCache
 from ynet.learning.model import YNet, build
 from ynet.learning.train import Progress
 from ynet.plan import Plan
@@ -32,8 +35,10 @@ class _Prepared(NamedTuple):
 
     plan_id: str
     manifest: Manifest
-    train: CaseCache
-    test: CaseCache
+    made_from: tuple[object, ...]
+    """Everything that the prepared cases depend on; another plan with the same keeps them."""
+    train: CaseSource
+    test: CaseSource
 
 
 class LocalSite:
@@ -61,7 +66,7 @@ class LocalSite:
         Args:
             manifest: the manifest's path; None for a site without cases.
             device: where the network runs.
-            cache_bytes: memory for decoded cases.
+            cache_bytes: memory for decoded cases, and for a frozen encoder's maps of them.
             report: is called with the progress of a training.
             is_validation: use some training patients in place of the test cases.
             budget: the privacy budget; without it the site trains no private plan.
@@ -95,8 +100,12 @@ class LocalSite:
         found = found.without(self._forgotten(case.patient for case in found.cases))
         return found.for_validation() if self._is_validation else found
 
-    def cases(self, plan: Plan) -> tuple[CaseCache, CaseCache]:
-        """Training and test cases prepared for `plan`; decoded once for as long as the plan stays. Raises UserError."""
+    def cases(self, plan: Plan) -> tuple[CaseSource, CaseSource]:
+        """Training and test cases prepared for `plan`, decoded once. Raises UserError.
+
+        They stay for the next plan if it prepares images in the same way, and the manifest and its files are the same.
+        Where the plan trains only the heads, the sources keep the encoder's maps (`MapCache`).
+        """
         prepared = self._prepare(plan)
         return prepared.train, prepared.test
 
@@ -150,12 +159,39 @@ class LocalSite:
     def _prepare(self, plan: Plan) -> "_Prepared":
         with self._lock:
             if self._prepared is None or self._prepared.plan_id != plan.id:
-                manifest = self.manifest(plan.training.seed)
-                train, test = (self._cache(manifest, part, plan) for part in (manifest.train, manifest.test))
-                self._prepared = _Prepared(plan.id, manifest, train, test)
+                manifest, before = self.manifest(plan.training.seed), self._prepared
+                made_from = _made_from(manifest, plan)
+                if before is not None and before.made_from == made_from:
+                    train, test = before.train, before.test
+                else:
+                    train, test = (self._cache(manifest, part, plan) for part in (manifest.train, manifest.test))
+                self._prepared = _Prepared(plan.id, manifest, made_from, train, test)
                 for gap in () if self._is_validation else gaps(manifest.cases, plan.classes):
                     log.warning("split under plan %s: %s; %s", plan.id[:16], gap.what, gap.do)
             return self._prepared
 
-    def _cache(self, manifest: Manifest, cases: tuple[Case, ...], plan: Plan) -> CaseCache:
-        return CaseCache(manifest, cases, plan.image, plan.classes, self._cache_bytes // 2)
+    def _cache(self, manifest: Manifest, cases: tuple[Case, ...], plan: Plan) -> CaseSource:
+        half = self._cache_bytes // 2
+        if plan.training.trained != "heads":
+            return CaseCache(manifest, cases, plan.image, plan.classes, half)
+        share = self._cache_bytes * len(cases) // max(1, len(manifest.train) + len(manifest.test))
+        images = 0 if plan.augmentation.only_flips else share // 2  # maps replace images in all rounds, or in some
+        decoded = CaseCache(manifest, cases, plan.image, plan.classes, images)
+        return MapCache(decoded, share - images, is_mirrored=plan.augmentation.flip)
+
+
+def _made_from(manifest: Manifest, plan: Plan) -> tuple[object, ...]:
+    """Return what prepared cases depend on: the manifest, its files' sizes and times, and parts of the plan."""
+    paths = sorted({path for case in manifest.cases for path in (case.image, case.mask) if path})
+    files = tuple(_size_and_time(source(manifest.root / path).path) for path in paths)
+    keeps_maps, augmentation = plan.training.trained == "heads", plan.augmentation
+    return manifest, files, plan.image, plan.classes, keeps_maps and (augmentation.flip, augmentation.only_flips)
+
+
+def _size_and_time(path: Path) -> tuple[int, int] | None:
+    """Return a file's size and the time of its last change; None where it cannot be reached."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns

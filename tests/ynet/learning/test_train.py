@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ynet.errors import UserError
+from ynet.fixed_arrays import fixed_arrays
 from ynet.learning.losses import loss_of
 from ynet.learning.model import arrays_of, build
 from ynet.learning.train import GRADIENT_NORM, DivergedError, train
@@ -200,3 +201,41 @@ def test_batches_in_pieces_train_the_same(make_plan: Any, make_cases: Any, piece
     assert distance(whole, cut) < 2e-3 * distance(whole, arrays_of(build(plan)))
     for name in ("detail.centre", "detail.spread"):
         np.testing.assert_allclose(cut[name], whole[name], rtol=1e-2, atol=1e-4)
+
+
+SMALL_PARTS = ("all", "last-stages", "heads")
+
+
+@pytest.mark.parametrize("which", SMALL_PARTS)
+@pytest.mark.parametrize("encoder", ["ynet", "tf_efficientnet_lite0"])
+def test_round_changes_all_but_the_fixed_arrays(which: str, encoder: str, make_plan: Any, make_cases: Any) -> None:
+    weights = None if encoder == "ynet" else "a" * 64
+    network = {"encoder": encoder, "encoder_weights": weights, "width": 8 if weights is None else 16}
+    plan = make_plan(training={"trained": which}, network=network)
+    net, start = build(plan), arrays_of(build(plan))
+    options: dict[str, Any] = {"device": CPU, "generator": torch.Generator().manual_seed(1), "proximal_mu": 0.1}
+    first = train(net, make_cases(8), plan, 1, **options)
+    second = train(net, make_cases(8), plan, 2, moments=first.moments, **options)
+    found, fixed = arrays_of(net), fixed_arrays(plan, list(start))
+    assert all((found[name] == start[name]).all() for name in fixed)
+    learning = {name: one for name, one in net.named_parameters() if one.requires_grad}
+    assert all((found[name] != start[name]).any() for name in learning)
+    assert not fixed & learning.keys()
+    assert {name for name in start if name not in fixed and not name.startswith("detail.")} == learning.keys()
+    assert second.moments.first.size == second.moments.second.size == sum(one.numel() for one in learning.values())
+
+
+def test_pull_of_fedprox_is_towards_the_trained_parameters_alone(make_plan: Any, make_cases: Any) -> None:
+    plan, cases = make_plan(training={"local_epochs": 5, "trained": "heads"}), make_cases(24)
+    start = arrays_of(build(plan))
+    free, held = trained(plan, cases), trained(plan, cases, proximal_mu=1000.0)
+    assert distance(held, start) < 0.5 * distance(free, start)
+
+
+def test_fixed_part_of_the_encoder_keeps_nothing_for_gradients(make_plan: Any, make_cases: Any) -> None:
+    image = make_cases(2).image
+    needed = {
+        which: [one.requires_grad for one in build(make_plan(training={"trained": which})).maps(image)]
+        for which in SMALL_PARTS
+    }
+    assert needed == {"all": [True] * 4, "last-stages": [False, False, True, True], "heads": [False] * 4}
