@@ -8,14 +8,15 @@ from ynet import __version__
 from ynet import plan as plans
 from ynet.errors import RefusedError, UserError
 from ynet.federation import secure_sum
-from ynet.federation.records import ARRAYS, CONFIG, COOLDOWN_ROUND, COOLDOWN_ROUNDS, FINAL, flat_weights
+from ynet.federation.records import ARRAYS, CONFIG, COOLDOWN_ROUND, COOLDOWN_ROUNDS, FINAL, FIXED, flat_weights
 from ynet.plan import Plan
 from ynet.schedule import AUTO, Cooldown
 from ynet.weights import Flat
+from ynet_client.training.fixed_files import read_rest
 
 OF_AUTO = frozenset({COOLDOWN_ROUND, COOLDOWN_ROUNDS, FINAL})
 """Keys that only a plan with `training.rounds: auto` has."""
-KNOWN_KEYS = frozenset({"plan", "layout", "server-round", "proximal-mu", "attempt", "roster"}) | OF_AUTO
+KNOWN_KEYS = frozenset({"plan", "layout", "server-round", "proximal-mu", "attempt", "roster", FIXED}) | OF_AUTO
 MOST_ATTEMPTS = 1000
 
 
@@ -30,11 +31,13 @@ class RoundRequest(NamedTuple):
     roster: str
     cooldown: Cooldown | None  # the round's place in the server's cool-down
     is_final: bool  # whether its weights are the result of the run
+    layout: str  # of the arrays that it carries, as JSON
+    fixed: str  # SHA-256 of the run's file of fixed arrays; empty where it has none
 
     @property
     def begins(self) -> str:
         """A digest of weights, proximal_mu and cool-down. All sites of a secure sum must have the same."""
-        return secure_sum.beginning(self.flat, self.proximal_mu, self.cooldown)
+        return secure_sum.beginning(self.flat, self.proximal_mu, self.cooldown, self.fixed)
 
 
 def read_request(message: Message) -> RoundRequest:
@@ -66,6 +69,8 @@ def read_request(message: Message) -> RoundRequest:
         str(config.get("roster", "")),
         _cooldown(config, plan.training.most_rounds),
         config.get(FINAL, number == plan.training.rounds) is True,
+        str(config.get("layout", "")),
+        read_rest(config.get(FIXED)),
     )
 
 
