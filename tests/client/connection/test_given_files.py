@@ -82,19 +82,19 @@ def test_file_is_fetched_once_when_both_processes_are_killed(tmp_path: Path) -> 
             await until(lambda: second.session.connected)
             await asyncio.gather(asking, return_exceptions=True)  # lost with the process
             asking = asyncio.ensure_future(given(consortium))
-            await until(lambda: home.arrived_bytes > 2 << 20)
+            before = home.arrived_bytes
+            await until(lambda: home.arrived_bytes > before)
             await consortium.stop()  # the server's process ends; the next one has another file under another name
             await asyncio.gather(asking, return_exceptions=True)
             await consortium.open()
             line._port = consortium.port
             await until(lambda: second.session.connected and "A" in consortium.hub.connected(), 20)
-            (await given(consortium)).unlink()
+            for _ in range(2):
+                (await given(consortium)).unlink()
         assert home.file.read_bytes() == FILE
         assert home.fetched == [f"encoder {SHA256}, {len(FILE)} bytes"]
         assert home.received["download"] < 1.3 * len(FILE)
         assert any("a part of it is here" in line for line in second.said)
-        (await given(consortium)).unlink()
-        assert len(home.fetched) == 1
 
     play(tmp_path, story, within_s=60)
 
