@@ -64,6 +64,7 @@ docs: $(READY) ## build the documentation as a site in site/; needs no network
 bench: $(READY) ## run every benchmark; JSON goes to tests/benchmarks/results
 	$(BIN)/python tests/benchmarks/round_overhead.py --out tests/benchmarks/results/round_overhead.json
 	$(BIN)/python tests/benchmarks/model_fetch.py --out tests/benchmarks/results/model_fetch.json
+	PYTHONPATH=tests $(BIN)/python tests/benchmarks/encoder_fetch.py --out tests/benchmarks/results/encoder_fetch.json
 	$(BIN)/python tests/benchmarks/training_speed.py --variants --out tests/benchmarks/results/training_speed.json
 	$(BIN)/python tests/benchmarks/case_cache.py --out tests/benchmarks/results/case_cache.json
 	$(BIN)/python tests/benchmarks/private_training.py --threads 1 --out tests/benchmarks/results/private_training.json

@@ -164,9 +164,15 @@ class Consortium:
         certificate = enrolment.issue(self.registry, authority or self.authority, name, csr, proof, self.now)
         return Membership(name, f"127.0.0.1:{self.port}", key, certificate, self.authority.certificate)
 
-    def session(self, member: Membership, work: "Site | None" = None, home: Path | None = None) -> "Joined":
+    def session(
+        self,
+        member: Membership,
+        work: "Site | None" = None,
+        home: Path | None = None,
+        hooks: SessionHooks | None = None,
+    ) -> "Joined":
         """Run the real session of a site; with a `home` it renews its certificate."""
-        joined = Joined(self, member, work or Site(), home)
+        joined = Joined(self, member, work or Site(), home, hooks)
         self._running.append(joined.task)
         return joined
 
@@ -175,9 +181,9 @@ class Consortium:
         self._running.append(asyncio.ensure_future(session.run()))
         return self._running[-1]
 
-    async def join(self, name: str, work: "Site | None" = None) -> "Joined":
+    async def join(self, name: str, work: "Site | None" = None, hooks: SessionHooks | None = None) -> "Joined":
         """Enrol a site and connect it."""
-        joined = self.session(self.enrol(name), work)
+        joined = self.session(self.enrol(name), work, hooks=hooks)
         await until(lambda: joined.session.connected)
         return joined
 
@@ -200,13 +206,20 @@ class Consortium:
 class Joined:
     """A site's session and its messages."""
 
-    def __init__(self, consortium: Consortium, member: Membership, work: "Site", home: Path | None = None) -> None:
+    def __init__(
+        self,
+        consortium: Consortium,
+        member: Membership,
+        work: "Site",
+        home: Path | None = None,
+        hooks: SessionHooks | None = None,
+    ) -> None:
         self.said: list[str] = []
         self.spool = consortium.folder / f"spool-{member.site}-{secrets.token_hex(4)}"
         self.spool.mkdir()
         self.work = work
         renew = renewal.renewing(home, self.said.append, lambda: consortium.now) if home else renewal.never
-        self.session = Session(member, self.spool, work, self.said.append, SessionHooks(renew=renew))
+        self.session = Session(member, self.spool, work, self.said.append, hooks or SessionHooks(renew=renew))
         self.task = asyncio.ensure_future(self.session.run())
 
 

@@ -1,4 +1,4 @@
-"""Which of a network's arrays no round trains or carries: the server computes them, or they stay as they began."""
+"""Which of a network's arrays no round trains: the server computes them, or they stay as they began."""
 
 import re
 from collections.abc import Collection
@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
 CODE = "moment_code."
 """Arrays of the code from moments: the server computes them from the sites' sums."""
+
+PRIVATE_HEADS = ("hash", "place", "segmentation.logit", "classifier")
+"""How the names of the arrays begin that `privacy.trained: heads` trains."""
 
 _OWN_ENCODER = re.compile(r"(stem|stages)\.")
 _EARLY = re.compile(
@@ -26,8 +29,8 @@ _EARLY = re.compile(
 def fixed_arrays(plan: "Plan", names: Collection[str]) -> frozenset[str]:
     """Return which of the arrays in `names` no round of the plan changes.
 
-    These are the code's, which the server computes; the norms of a pretrained encoder; and what `training.trained`
-    leaves out.
+    These are the code's, which the server computes; the norms of a pretrained encoder; and what `training.trained` or
+    `privacy.trained: heads` leaves out.
     """
     network, trained = plan.network, plan.training.trained
     fixed = {name for name in names if name.startswith(CODE)}
@@ -36,7 +39,20 @@ def fixed_arrays(plan: "Plan", names: Collection[str]) -> frozenset[str]:
         fixed |= {name for name in names if _is_encoder(name, is_own=network.encoder == OWN)}
     if trained == "last-stages":
         fixed |= {name for name in names if _EARLY.match(name)}
+    if plan.privacy.trained == "heads":
+        fixed |= {name for name in names if not name.startswith(PRIVATE_HEADS)}
     return frozenset(fixed)
+
+
+def uncarried(plan: "Plan", names: Collection[str]) -> frozenset[str]:
+    """Return which of the arrays an evaluation leaves out: the fixed ones, but the code's, whose values change."""
+    return frozenset(name for name in fixed_arrays(plan, names) if not name.startswith(CODE))
+
+
+def of_encoder_file(plan: "Plan", names: Collection[str]) -> frozenset[str]:
+    """Return which of the arrays the file of the plan's pretrained encoder has; none where the plan names no file."""
+    is_pretrained = plan.network.encoder_weights is not None
+    return frozenset(name for name in names if is_pretrained and name.startswith(PREFIX))
 
 
 def _is_encoder(name: str, *, is_own: bool) -> bool:

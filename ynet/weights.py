@@ -124,6 +124,30 @@ def replaced(flat: Flat, layout: Layout, arrays: Arrays) -> Flat:
     return made
 
 
+def layout_without(layout: Layout, names: Collection[str]) -> Layout:
+    """Return the layout of the arrays that are not in `names`."""
+    return tuple(entry for entry in layout if entry.name not in names)
+
+
+def without(flat: Flat, layout: Layout, names: Collection[str]) -> Flat:
+    """Return the values of the arrays that are not in `names`; `flat` itself where all stay."""
+    arrays = unflatten(flat, layout)
+    left = {name: array for name, array in arrays.items() if name not in names}
+    return flat if len(left) == len(arrays) else flatten(left) if left else flat[:0]
+
+
+def completed(carried: Flat, flat: Flat, layout: Layout, names: Collection[str]) -> Flat:
+    """Invert `without`: return `flat` with the arrays that are not in `names` replaced by those of `carried`.
+
+    Raises:
+        UserError: The number of values in `carried` is not that of these arrays.
+    """
+    own = layout_without(layout, names)
+    if len(own) == len(layout):
+        return carried
+    return flatten({**unflatten(flat, layout), **unflatten(carried, own)})
+
+
 def begun_with(own: Arrays, given: Arrays) -> dict[str, npt.NDArray[np.float32]]:
     """Return the network's weights `own` with some of them replaced by `given`.
 

@@ -37,6 +37,7 @@ Act = Literal[
     "imported",  # about: how many images, how many were left out
     "segmented",  # a mask as a DICOM SEG; about: the model's id
     "too-many",  # refused without being read, `count` of them; about: messages of the server, by kind
+    "fetched",  # a file of arrays that no round changes; about: encoder or fixed arrays, its SHA-256, its bytes
     "let-go",  # the log's oldest entries; about: the number and the digest of the last of them
 ]
 

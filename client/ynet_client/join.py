@@ -18,6 +18,7 @@ from ynet.web import prometheus
 from ynet_client.agent import Agent
 from ynet_client.audit import Act, Audit
 from ynet_client.connection.download_limit import DownloadLimits, of_model, of_task
+from ynet_client.connection.given_files import GivenFiles
 from ynet_client.connection.hooks import SessionHooks
 from ynet_client.connection.session import Session
 from ynet_client.connection.witness import exchanging
@@ -36,6 +37,7 @@ from ynet_client.proxy import ways
 from ynet_client.settings import ClientSettings
 from ynet_client.settings_check import unknown_attributes
 from ynet_client.training.consent import Consent, Decision, in_none
+from ynet_client.training.fixed_files import FixedFiles
 from ynet_client.workbench.serving import serving
 
 
@@ -69,6 +71,10 @@ async def run(home: Path, settings: ClientSettings, member: Membership, display:
             sent=sent,
             received=counts.received,
             limits=DownloadLimits(of_task(consent.takes_part if settings.trains else in_none), of_model),
+            files=GivenFiles(
+                FixedFiles(home, consent.takes_part if settings.trains else in_none),
+                lambda about: audit.did(time.time(), "fetched", about),
+            ),
             peers=Peers(home, settings.known_sites, _reporting(home, display, audit)),
             ways=ways(settings.proxy),
             copied=lambda: audit.did(time.time(), "copy-refused"),

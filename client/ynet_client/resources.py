@@ -15,6 +15,7 @@ from ynet_client.gallery.indexer import Archive
 from ynet_client.settings import ClientSettings
 from ynet_client.training import client_app, microbatches
 from ynet_client.training.consent import Consent, only_asks
+from ynet_client.training.fixed_files import FixedFiles
 from ynet_client.training.microbatches import MicroBatches
 from ynet_client.training.privacy_budget import Recorded
 from ynet_client.training.secure_aggregation import party_at
@@ -52,6 +53,7 @@ def prepare(home: Path, settings: ClientSettings, consent: Consent) -> Resources
         micro_batches=MicroBatches(home / microbatches.FILE),
         took_part=TookPart(home),
         tells_classes=settings.disclosure.labels,
+        fixed_files=FixedFiles(home),
     )
     admission = Admission(
         site, consent, OfferedModels(home), settings.max_score_drop, has_detail=settings.disclosure.detail

@@ -53,6 +53,12 @@ def check(folder: Path, network: Network) -> None:
         _path(folder, network)
 
 
+def path_of(folder: Path, network: Network) -> Path | None:
+    """The file of the encoder weights that a plan names; None when it names none or they are not in the folder."""
+    path = folder / f"{network.encoder_weights}{SUFFIX}"
+    return path if network.encoder_weights is not None and path.exists() else None
+
+
 def arrays(folder: Path, network: Network) -> Arrays:
     """The pretrained arrays of a plan's network by their names in it; none where the plan names no weights.
 

@@ -135,16 +135,18 @@ class Model(_message.Message):
     def __init__(self, id: _Optional[str] = ..., weights: _Optional[_Union[Blob, _Mapping]] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("id", "kind", "content", "within_s")
+    __slots__ = ("id", "kind", "content", "within_s", "files")
     ID_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     CONTENT_FIELD_NUMBER: _ClassVar[int]
     WITHIN_S_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
     id: str
     kind: str
     content: Blob
     within_s: float
-    def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., content: _Optional[_Union[Blob, _Mapping]] = ..., within_s: _Optional[float] = ...) -> None: ...
+    files: _containers.RepeatedCompositeFieldContainer[Blob]
+    def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., content: _Optional[_Union[Blob, _Mapping]] = ..., within_s: _Optional[float] = ..., files: _Optional[_Iterable[_Union[Blob, _Mapping]]] = ...) -> None: ...
 
 class TaskFailure(_message.Message):
     __slots__ = ("task_id", "refused", "reason", "passing")

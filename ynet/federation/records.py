@@ -27,6 +27,9 @@ the cool-down's length. Other plans and the rounds before the cool-down have nei
 FINAL = "final"
 """The key in an evaluation's config that says that these weights are the run's result (true); with `rounds: auto`."""
 
+FIXED = "fixed"
+"""The key in a round's config with the SHA-256 of the run's file of fixed arrays, where it has one."""
+
 CASES = "num-examples"
 """The metric by which Flower weights a site: the cases it trained or was evaluated on."""
 

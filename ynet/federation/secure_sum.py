@@ -53,15 +53,20 @@ class Purpose(NamedTuple):
     begins: str  # `beginning` of the round: a server that lets one site begin elsewhere knows the others' part
 
 
-def beginning(flat: Flat | None, proximal_mu: float, cooldown: Cooldown | None = None, of: str = "") -> str:
+def beginning(
+    flat: Flat | None, proximal_mu: float, cooldown: Cooldown | None = None, fixed: str = "", of: str = ""
+) -> str:
     """SHA-256 of what is summed (`of`), and of the weights and options that it begins with, hexadecimal.
+
+    `fixed` names the file of the run with the arrays that the message leaves out. Those of a pretrained encoder are
+    named by the plan, which is a part of the sum's purpose.
 
     The place in the cool-down is one of the options: a server that sends all sites but one to its end, where the
     learning rate is small, would read the one site's update from the sum.
     """
     weights = b"" if flat is None else np.ascontiguousarray(flat, "<f4").tobytes()
-    options = struct.pack("<d", proximal_mu) + (struct.pack("<II", *cooldown) if cooldown else b"") + of.encode()
-    return hashlib.sha256(options + weights).hexdigest()
+    options = struct.pack("<d", proximal_mu) + (struct.pack("<II", *cooldown) if cooldown else b"")
+    return hashlib.sha256(options + fixed.encode() + of.encode() + weights).hexdigest()
 
 
 @dataclass(frozen=True, config=STRICT)

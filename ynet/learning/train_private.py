@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ynet.data.augment import augment
 from ynet.data.batch import Batch, CaseSource
 from ynet.errors import UserError
+from ynet.fixed_arrays import PRIVATE_HEADS
 from ynet.learning.dp_sgd import Clipped, Draw, Mechanism, Patients
 from ynet.learning.grid_noise import Randomness
 from ynet.learning.losses import Loss, loss_of
@@ -22,7 +23,6 @@ from ynet.learning.train import Moments, Progress, TrainResult, begin, moments_o
 from ynet.plan import Plan
 from ynet.plan_sections import Augmentation
 
-HEADS = ("hash", "place", "segmentation.logit", "classifier")
 ROWS = 32  # largest number of images per pass: more are no faster
 MULTIPLE = 4  # the number of images per pass is a multiple of this
 
@@ -163,5 +163,5 @@ def trained(net: YNet, plan: Plan) -> dict[str, nn.Parameter]:
         name: parameter
         for name, parameter in net.named_parameters()
         if parameter.requires_grad
-        and (which == "all" or (name.startswith(HEADS) if which == "heads" else parameter.ndim == 1))
+        and (which == "all" or (name.startswith(PRIVATE_HEADS) if which == "heads" else parameter.ndim == 1))
     }

@@ -12,7 +12,7 @@ from ynet.runtime.home import RESTORING
 ASIDE = "backup.partial"
 """A folder in a home while a backup is made: copies of files that must be consistent with each other."""
 BUSY_S = 5.0
-_OTHERS = {"spool", "reserve", ASIDE, RESTORING}
+_OTHERS = {"spool", "reserve", "fixed", ASIDE, RESTORING}
 _OF_A_PROCESS = ("*.partial", "*.lock", "lock", "control.sock", "control.json", "ledger.open")
 _TRANSIENT = (*_OF_A_PROCESS, "*-wal", "*-shm", "*-journal", "*.log", "*.log.*")
 

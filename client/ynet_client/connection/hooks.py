@@ -11,6 +11,7 @@ from ynet_client import egress
 from ynet_client.adoption.adopting import Fetch
 from ynet_client.connection import counted_channel, witness
 from ynet_client.connection.download_limit import UNLIMITED, DownloadLimits
+from ynet_client.connection.given_files import GivenFiles
 from ynet_client.egress import Count
 from ynet_client.membership import renewal, succession
 from ynet_client.membership.peers import Confirmed, Everybody
@@ -58,6 +59,8 @@ class SessionHooks:
     """Counts the bytes that arrive, by method."""
     limits: DownloadLimits = UNLIMITED
     """Decide from a file's beginning whether the rest is fetched."""
+    files: GivenFiles | None = None
+    """Fetches the files that messages of runs rely on; without it, each message must carry all arrays."""
     peers: Confirmed = EVERYBODY
     """Says which other sites are asked and answered."""
     ways: Ways = BY_ENVIRONMENT

@@ -84,7 +84,7 @@ class Session:
         self._member, self._work, self._say, self._hooks = member, work, say, hooks
         self._instance = secrets.token_bytes(16)
         self._current = CurrentChannel()
-        self._tasks = ReceivedTasks(spool, work.task, self._current, say, hooks.sent, hooks.limits.task)
+        self._tasks = ReceivedTasks(spool, work.task, self._current, say, hooks.sent, hooks.limits.task, hooks.files)
         self._answering, self._asking = Answering(member), Asking(member, peers=hooks.peers)
         self._background = BackgroundWork(say)
         self._queries = IncomingQueries(self._answering, hooks.peers, work.answer, self._background)

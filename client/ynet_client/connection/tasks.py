@@ -18,6 +18,7 @@ from ynet.runtime import disk_faults, memory
 from ynet_client.connection import transfers
 from ynet_client.connection.current_channel import BROKEN, Call, CurrentChannel
 from ynet_client.connection.download_limit import IsWanted, accept_all
+from ynet_client.connection.given_files import GivenFiles
 from ynet_client.connection.transfers import ReplyFile
 from ynet_client.egress import Class, Count
 from ynet_client.training.patience import Patience
@@ -72,9 +73,10 @@ class ReceivedTasks:
         say: Callable[[str], None],
         count: Count,
         is_wanted: IsWanted = accept_all,
+        files: GivenFiles | None = None,
     ) -> None:
-        """`is_wanted` says from the beginning of a message whether the rest is fetched."""
-        self._is_wanted = is_wanted
+        """`is_wanted` says from the beginning of a message whether the rest is fetched; `files` fetches its files."""
+        self._is_wanted, self._files = is_wanted, files
         self._spool, self._work, self._channel, self._say, self._count = spool, work, channel, say, count
         self._running: dict[str, _Running] = {}
         self._patience = Patience(say)
@@ -129,6 +131,9 @@ class ReceivedTasks:
         """Do a task; return the failure to report, or None."""
         try:
             await self._over(running, self._fetching(task, running, received))
+            if self._files is not None:
+                for call in await self._files.missing(task, received, self._say, self._count):
+                    await self._over(running, call)
             written = await self._patience.keep(
                 partial(self._worked, task.kind, running, received, reply), running.within_s, partial(_pause, running)
             )

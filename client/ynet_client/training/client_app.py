@@ -12,7 +12,7 @@ from flwr.clientapp.typing import Mod
 
 from ynet import code_map, weights
 from ynet.data.gaps import OWN_SPLIT
-from ynet.errors import RefusedError, UserError
+from ynet.errors import RefusedError
 from ynet.federation.records import (
     ARRAYS,
     AWAITED,
@@ -24,13 +24,13 @@ from ynet.federation.records import (
     flat_weights,
     weights_record,
 )
+from ynet.fixed_arrays import of_encoder_file
 from ynet.learning.code_moments import measure
 from ynet.learning.evaluate import evaluate
-from ynet.learning.model import YNet, arrays_of, load_arrays
+from ynet.learning.model import YNet, arrays_of
 from ynet.learning.model import build as build_network
 from ynet.learning.train import Moments, TrainResult, train
 from ynet.learning.train_private import train_privately
-from ynet.network_size import network_values
 from ynet.plan import Plan
 from ynet.weights import Flat
 from ynet_client import settings as client_settings
@@ -38,6 +38,7 @@ from ynet_client.training import encoded_update, secure_aggregation
 from ynet_client.training.answered_evaluations import Scores
 from ynet_client.training.consent import Consent
 from ynet_client.training.privacy_budget import Experiment, PrivateRound, Recorded
+from ynet_client.training.received_weights import as_carried, loaded
 from ynet_client.training.request import RoundRequest, read_request, refused
 from ynet_client.training.secure_aggregation import Party, party_at
 from ynet_client.training.site_data import LocalSite
@@ -80,11 +81,17 @@ def build(locate: Locate, mods: Sequence[Mod] = ()) -> ClientApp:
 
 
 def _begin(site: LocalSite, context: Context, request: RoundRequest) -> RecordDict:  # noqa: ARG001 (one form for all)
-    """Return initial weights from the plan's seed, and the number of cases. The site's trained network is not used."""
+    """Return initial weights from the plan's seed, and the number of cases. The site's trained network is not used.
+
+    The arrays of an encoder whose file is here are left out: the server has the same file.
+    """
     arrays = arrays_of(build_network(request.plan))
-    config = ConfigRecord({"layout": weights.layout_to_json(weights.layout_of(arrays))})
+    layout = weights.layout_of(arrays)
+    config = ConfigRecord({"layout": weights.layout_to_json(layout)})
     metrics = MetricRecord({CASES: len(site.cases(request.plan)[0])})
-    return RecordDict({ARRAYS: weights_record(weights.flatten(arrays)), CONFIG: config, METRICS: metrics})
+    given = of_encoder_file(request.plan, arrays) if site.has_encoder(request.plan) else ()
+    flat = weights.without(weights.flatten(arrays), layout, given)
+    return RecordDict({ARRAYS: weights_record(flat), CONFIG: config, METRICS: metrics})
 
 
 def _train_round(site: LocalSite, context: Context, request: RoundRequest) -> RecordDict:
@@ -94,6 +101,7 @@ def _train_round(site: LocalSite, context: Context, request: RoundRequest) -> Re
     is_private = request.plan.privacy.mode != "off"
     update, metrics = (_train_privately if is_private else _train)(site, context, request)
     site.took_part.trained(request.plan)
+    update = as_carried(update, site, request)
     reply, config = RecordDict({METRICS: metrics}), ConfigRecord()
     if is_secure:
         config = secure_aggregation.offer(site.party, context, request, update, int(str(metrics[CASES])))
@@ -117,7 +125,7 @@ def _features(site: LocalSite, context: Context, request: RoundRequest) -> Recor
     is_secure = plan.aggregation == "secure"
     if is_secure:
         secure_aggregation.check_unsummed(site.party, context, request)
-    found = code_map.flatten(measure(_loaded(site, request), cases, plan, site.device))
+    found = code_map.flatten(measure(loaded(site, request), cases, plan, site.device))
     reply = RecordDict({METRICS: MetricRecord({CASES: len(cases)})})
     if is_secure:
         reply[CONFIG] = secure_aggregation.offer(site.party, context, request, found, len(cases))
@@ -127,7 +135,7 @@ def _features(site: LocalSite, context: Context, request: RoundRequest) -> Recor
 
 
 def _evaluate(site: LocalSite, context: Context, request: RoundRequest) -> RecordDict:  # noqa: ARG001 (one form for all)
-    net, plan = _loaded(site, request), request.plan
+    net, plan = loaded(site, request), request.plan
     site.took_part.evaluated(plan, weights.model_id(arrays_of(net), plan.id), is_final=request.is_final)
     gallery, queries = site.cases(plan)
     if not len(gallery) or not len(queries):
@@ -150,7 +158,7 @@ def _train(site: LocalSite, context: Context, request: RoundRequest) -> tuple[Fl
     cases, _ = site.cases(request.plan)
 
     def train_in(count: int) -> tuple[YNet, TrainResult]:
-        net = _loaded(site, request)
+        net = loaded(site, request)
         return net, train(
             net,
             cases,
@@ -176,7 +184,7 @@ def _train_privately(site: LocalSite, context: Context, request: RoundRequest) -
 
     A repeated round returns the stored update, which spends nothing. The loss does not leave the site.
     """
-    net, extra = _loaded(site, request), dict[str, int]()
+    net, extra = loaded(site, request), dict[str, int]()
     cases, patients = site.cases(request.plan)[0], site.patients(request.plan)
     asked = PrivateRound(request.plan, request.round, weights.flatten(arrays_of(net)), len(patients))
     begun = time.perf_counter()
@@ -186,7 +194,7 @@ def _train_privately(site: LocalSite, context: Context, request: RoundRequest) -
 
         def train_in(count: int) -> TrainResult:
             return train_privately(
-                _loaded(site, request),
+                loaded(site, request),
                 cases,
                 patients,
                 request.plan,
@@ -224,21 +232,6 @@ def _recall(context: Context, request: RoundRequest) -> Moments | None:
         return None
     first, second = (flat_weights(context.state.array_records[name]) for name in (FIRST, SECOND))
     return Moments(int(str(kept["steps"])), first, second)
-
-
-def _loaded(site: LocalSite, request: RoundRequest) -> YNet:
-    """Load the received weights into the site's network. Raises RefusedError when they do not fit."""
-    if request.flat is None:
-        raise refused("it brings no weights")
-    if request.flat.size != (needed := network_values(request.plan)):  # checked before memory is allocated
-        raise refused(f"it has {request.flat.size} values, the plan's network has {needed}")
-    net = site.network(request.plan)
-    layout = weights.layout_of(arrays_of(net))
-    try:
-        load_arrays(net, weights.unflatten(request.flat, layout))
-    except UserError as error:
-        raise refused(error.why) from None
-    return net
 
 
 @cache

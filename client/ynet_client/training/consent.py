@@ -13,9 +13,11 @@ from typing import Literal, NamedTuple
 from ynet import plan as plans
 from ynet.errors import RefusedError, UserError
 from ynet.plan import Plan
+from ynet.plan_sections import Network
 from ynet.runtime.home import prepare, write_private
 from ynet.schedule import AUTO
 from ynet_client.settings import Policy
+from ynet_client.training.fixed_files import encoder_bytes
 
 FOLDER = "plans"
 PLAN_ID = re.compile(r"[0-9a-f]{64}")
@@ -174,6 +176,7 @@ def terms(plan: Plan) -> list[str]:
     return [
         f"plan {plan.name}, {plan.id}",
         f"  learns     {', '.join(plan.classes)}; codes of {plan.network.code_bits} bits; recipe {plan.recipe}",
+        *_encoder_terms(plan.network),
         f"  work       {work}",
         f"  sites      at least {plan.cohort.floor} in each round",
         "  privacy    "
@@ -192,6 +195,15 @@ _MOMENTS = {
     "plain": "from moments: the server sees sums over this site's training cases, of features and of cases by class",
     "secure": "from moments: the server learns the sums over all sites' training cases, and not this site's",
 }
+
+
+def _encoder_terms(network: Network) -> list[str]:
+    """Return the line about the file of a pretrained encoder; none where the plan names no file."""
+    if network.encoder_weights is None:
+        return []
+    size = f"{encoder_bytes(network) / 1e6:.0f} MB"
+    about = f"{network.encoder}, {size}, fetched once from the server; SHA-256 {network.encoder_weights}"
+    return [f"  encoder    {about}"]
 
 
 def _refused(why: str) -> RefusedError:

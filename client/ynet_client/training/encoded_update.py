@@ -3,11 +3,10 @@
 import numpy as np
 from flwr.app import ConfigRecord, Context
 
-from ynet import weights
 from ynet.federation import update_encoding
 from ynet.federation.records import flat_weights, weights_record
-from ynet.learning.model import arrays_of
 from ynet.weights import Flat
+from ynet_client.training.received_weights import layout_of_message
 from ynet_client.training.request import RoundRequest
 from ynet_client.training.site_data import LocalSite
 
@@ -15,11 +14,14 @@ LEFT_OUT, VALUES = "left-out", "left-out.values"  # in the node's state, never s
 
 
 def encode(site: LocalSite, context: Context, request: RoundRequest, update: Flat) -> Flat:
-    """Encode an update. Every encoding but float32 encodes the difference to the received weights."""
+    """Encode the update of the arrays that the message carried.
+
+    Every encoding but float32 encodes the difference to the received weights.
+    """
     encoding = request.plan.training.update_encoding
     if encoding == "float32" or request.flat is None:
         return update
-    layout = weights.layout_of(arrays_of(site.network(request.plan)))
+    layout = layout_of_message(site, request)
     difference = update - request.flat + _recall(context, request)
     encoded = update_encoding.encode(difference, layout, encoding)
     _remember(context, request, difference - update_encoding.decode(encoded, layout, encoding))

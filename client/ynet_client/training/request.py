@@ -14,6 +14,7 @@ from ynet.federation.records import (
     COOLDOWN_ROUND,
     COOLDOWN_ROUNDS,
     FINAL,
+    FIXED,
     MOMENTS,
     OF,
     flat_weights,
@@ -21,10 +22,11 @@ from ynet.federation.records import (
 from ynet.plan import Plan
 from ynet.schedule import AUTO, Cooldown
 from ynet.weights import Flat
+from ynet_client.training.fixed_files import read_rest
 
 OF_AUTO = frozenset({COOLDOWN_ROUND, COOLDOWN_ROUNDS, FINAL})
 """Keys that only a plan with `training.rounds: auto` has."""
-KNOWN_KEYS = frozenset({"plan", "layout", "server-round", "proximal-mu", "attempt", "roster", OF}) | OF_AUTO
+KNOWN_KEYS = frozenset({"plan", "layout", "server-round", "proximal-mu", "attempt", "roster", OF, FIXED}) | OF_AUTO
 MOST_ATTEMPTS = 1000
 
 
@@ -39,12 +41,14 @@ class RoundRequest(NamedTuple):
     roster: str
     cooldown: Cooldown | None  # the round's place in the server's cool-down
     is_final: bool  # whether its weights are the result of the run
+    layout: str  # of the arrays that it carries, as JSON
+    fixed: str  # SHA-256 of the run's file of fixed arrays; empty where it has none
     of: str = ""  # what is summed in a secure sum: MOMENTS, or else updates
 
     @property
     def begins(self) -> str:
         """A digest of what is summed, weights, proximal_mu and cool-down. All sites of a sum must have the same."""
-        return secure_sum.beginning(self.flat, self.proximal_mu, self.cooldown, self.of)
+        return secure_sum.beginning(self.flat, self.proximal_mu, self.cooldown, self.fixed, self.of)
 
 
 def read_request(message: Message) -> RoundRequest:
@@ -76,6 +80,8 @@ def read_request(message: Message) -> RoundRequest:
         str(config.get("roster", "")),
         _cooldown(config, plan.training.most_rounds),
         config.get(FINAL, number == plan.training.rounds) is True,
+        str(config.get("layout", "")),
+        read_rest(config.get(FIXED)),
         _of(config),
     )
 

@@ -20,6 +20,8 @@ from ynet.learning.map_cache import MapCache
 from ynet.learning.model import YNet, build
 from ynet.learning.train import Progress
 from ynet.plan import Plan
+from ynet.weights import Arrays
+from ynet_client.training.fixed_files import FixedFiles
 from ynet_client.training.microbatches import MicroBatches
 from ynet_client.training.privacy_budget import Budget
 from ynet_client.training.secure_aggregation import Party
@@ -60,6 +62,7 @@ class LocalSite:
         took_part: TookPart | None = None,
         tells_classes: bool = True,
         trains: bool = True,
+        fixed_files: FixedFiles | None = None,
     ) -> None:
         """Describe the site; its data is read when a plan needs it.
 
@@ -77,12 +80,14 @@ class LocalSite:
             took_part: records in which runs the site took part.
             tells_classes: whether scores include the number of cases of each class.
             trains: False for a site that only asks; its cases need no labels.
+            fixed_files: the files of arrays that no round changes; without them each message must carry all arrays.
         """
         self._path, self._cache_bytes, self._is_validation = manifest, cache_bytes, is_validation
         self.device, self.report, self._budget, self._party = choose(device), report, budget, party
         self.admits, self._forgotten, self.micro_batches = admits, forgotten, micro_batches or MicroBatches()
         self.took_part, self.tells_classes = took_part or TookPart(), tells_classes
-        self.trains = trains
+        self.trains, self._fixed_files = trains, fixed_files
+        self._fixed: tuple[str, str, Arrays] | None = None  # of a plan and the run's own file
         self._lock = threading.Lock()
         self._prepared: _Prepared | None = None
         self._network: tuple[str, YNet] | None = None
@@ -148,6 +153,21 @@ class LocalSite:
         if self._network is None or self._network[0] != plan.id:
             self._network = (plan.id, build(plan).to(self.device))
         return self._network[1]
+
+    def has_encoder(self, plan: Plan) -> bool:
+        """Return whether the file of the plan's pretrained encoder is at the site."""
+        return self._fixed_files is not None and self._fixed_files.has_encoder(plan)
+
+    def fixed_arrays(self, plan: Plan, rest: str) -> Arrays:
+        """Return the arrays of a plan that the site has in files. Raises UserError for a damaged file.
+
+        `rest` is the SHA-256 of the run's own file; empty where it has none.
+        """
+        if self._fixed_files is None:
+            return {}
+        if self._fixed is None or self._fixed[:2] != (plan.id, rest):
+            self._fixed = (plan.id, rest, self._fixed_files.arrays(plan, rest))
+        return self._fixed[2]
 
     def generator(self, plan: Plan, round_number: int) -> torch.Generator:
         """Return the generator for the order of cases and their augmentation in a round without privacy.

@@ -4,7 +4,7 @@ import asyncio
 import datetime as dt
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import grpc
@@ -104,15 +104,17 @@ class Hub:
         """The SHA-256 of the authorities that each connected site has pinned; none for a site with an older ynet."""
         return {name: connection.pinned for name, connection in self._connections.all()}
 
-    async def task(self, site: str, kind: str, content: pb.Blob, within_s: float | None = None) -> Path:
+    async def task(
+        self, site: str, kind: str, content: pb.Blob, within_s: float | None = None, files: Sequence[pb.Blob] = ()
+    ) -> Path:
         """Have a site run one message of its ClientApp. Returns the file of the reply, which the caller must remove.
 
-        The site is told how long the caller waits, `within_s`. Raises TaskError when the site refuses, fails or is
-        lost.
+        The site is told how long the caller waits, `within_s`, and of `files` that it fetches once. Raises TaskError
+        when the site refuses, fails or is lost.
 
         """
         limit_bytes = max(self._max_model_bytes, content.size_bytes) + (1 << 20)
-        return await self._tasks.run(site, kind, content, limit_bytes, within_s)
+        return await self._tasks.run(site, kind, content, limit_bytes, within_s, files)
 
     def saw_ledger(self, site: str, head: ChainHead) -> None:
         """Store how far a site's privacy ledger goes; the site is told at its next greeting."""

@@ -50,6 +50,7 @@ class OpenTask:
     site: str
     kind: str
     content: pb.Blob
+    files: Sequence[pb.Blob]  # with arrays that the content leaves out
     limit_bytes: int  # of its reply
     until: float  # in the loop's time
     done: asyncio.Future[Path]
@@ -72,14 +73,23 @@ class OpenTasks:
         self._away: dict[str, asyncio.TimerHandle] = {}
         self._is_closed = False
 
-    async def run(self, site: str, kind: str, content: pb.Blob, limit_bytes: int, within_s: float | None) -> Path:
+    async def run(
+        self,
+        site: str,
+        kind: str,
+        content: pb.Blob,
+        limit_bytes: int,
+        within_s: float | None,
+        files: Sequence[pb.Blob] = (),
+    ) -> Path:
         """Send a task and wait for the reply. Returns the reply's file, which the caller must remove.
 
-        The site is told how long the caller waits, `within_s`. Cancelling this call cancels the task. Raises TaskError.
+        The site is told how long the caller waits, `within_s`, and of the `files` that the content relies on.
+        Cancelling this call cancels the task. Raises TaskError.
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + (protocol.LONGEST_TASK_S if within_s is None else within_s)
-        task = OpenTask(secrets.token_hex(16), site, kind, content, limit_bytes, until, loop.create_future())
+        task = OpenTask(secrets.token_hex(16), site, kind, content, files, limit_bytes, until, loop.create_future())
         self._open[task.id] = task
         self.newest[site] = Doing(kind, "working", now())
         try:
@@ -153,7 +163,7 @@ class OpenTasks:
             task.fail(TaskError("the site lost its work again and again"))
             return False
         left_s = max(0.1, task.until - asyncio.get_running_loop().time())
-        message = pb.Task(id=task.id, kind=task.kind, content=task.content, within_s=left_s)
+        message = pb.Task(id=task.id, kind=task.kind, content=task.content, within_s=left_s, files=task.files)
         is_sent = self._send(task.site, pb.ToSite(task=message))
         task.given += is_sent
         return is_sent

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from flwr.app import Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 
 from ynet import code_map, weights
 from ynet.code_map import FeatureMoments
@@ -23,6 +23,7 @@ from ynet.network_size import code_sizes
 from ynet.plan import Plan
 from ynet.weights import Arrays
 from ynet_server.rounds.attendance import Attendance
+from ynet_server.rounds.carried_arrays import CarriedArrays
 from ynet_server.rounds.conversation import Conversation, SiteReply, round_config
 from ynet_server.rounds.reply_checks import ReplyChecks
 from ynet_server.rounds.run_folder import RunFolder, State
@@ -38,9 +39,16 @@ class CodeMoments:
     """Computes the code of one run's weights."""
 
     def __init__(
-        self, plan: Plan, folder: RunFolder, talk: Conversation, checks: ReplyChecks, attendance: Attendance
+        self,
+        plan: Plan,
+        folder: RunFolder,
+        talk: Conversation,
+        checks: ReplyChecks,
+        attendance: Attendance,
+        arrays: CarriedArrays,
     ) -> None:
-        self._plan, self._folder, self._talk, self._checks, self._attendance = plan, folder, talk, checks, attendance
+        self._plan, self._folder, self._arrays = plan, folder, arrays
+        self._talk, self._checks, self._attendance = talk, checks, attendance
         self._sums = SecureSums(talk, plan, folder, MOMENTS)
         self._sizes = code_sizes(plan)
 
@@ -85,21 +93,23 @@ class CodeMoments:
             return self._opened(made)
         self._attendance.wait_for_willing()
         self._talk.refusal = ""
-        config = round_config(self._plan, state.layout)
-        config["server-round"] = state.round
-        content = RecordDict({ARRAYS: weights_record(state.best), CONFIG: config})
+        flat, layout = self._arrays.evaluated(state.best)
+        config = ConfigRecord(
+            {**round_config(self._plan, layout), **self._arrays.config(), "server-round": state.round}
+        )
+        content = RecordDict({ARRAYS: weights_record(flat), CONFIG: config})
         messages = [Message(content, node, FEATURES) for node in self._talk.present()]
         if self._plan.aggregation == "secure":
-            return self._secure(state, messages)
+            begins = secure_sum.beginning(flat, 0.0, None, self._arrays.rest, MOMENTS)
+            return self._secure(Purpose(self._plan.id, state.round, 1, begins), messages)
         replies = self._alike(state.round, self._talk.send(state.round, messages, self._check))
         if len(replies) < self._folder.quorum():
             return None
         self._tell(state.round, {reply.node: report_of(self._talk.name_of(reply.node), reply) for reply in replies})
         return code_map.add([self._read(reply) for reply in replies])
 
-    def _secure(self, state: State, messages: list[Message]) -> FeatureMoments | None:
-        purpose = Purpose(self._plan.id, state.round, 1, secure_sum.beginning(state.best, 0.0, of=MOMENTS))
-        replies = self._talk.send(state.round, messages, partial(self._check_offer, purpose=purpose))
+    def _secure(self, purpose: Purpose, messages: list[Message]) -> FeatureMoments | None:
+        replies = self._talk.send(purpose.round, messages, partial(self._check_offer, purpose=purpose))
         reports = {reply.node: report_of(self._talk.name_of(reply.node), reply) for reply in replies}
         if len(replies) < self._folder.quorum():
             return None

@@ -11,7 +11,7 @@ import math
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import wait as wait_for
 from pathlib import Path
@@ -29,6 +29,7 @@ from ynet.trust.ledger import ChainHead
 from ynet_server.hub.hub import Hub
 from ynet_server.hub.reply_errors import FAILED, LOST
 from ynet_server.hub.tasks import TaskError
+from ynet_server.rounds.carried_arrays import GivenFile
 
 LOOK_UP_EVERY_S = 0.25
 LATE = "no answer before the deadline"
@@ -64,10 +65,17 @@ class HubGrid(Grid):
         self._cases: dict[int, int] = {}
         self._sent: dict[str, _Sent] = {}
         self._run: Any = None
+        self._files: list[pb.Blob] = []
         self._is_let_go = is_let_go
         TaskIdentity.run_id = run_id
         TaskIdentity.task_id = run_id
         TaskIdentity.node_id = 0
+
+    def offer(self, files: Sequence[GivenFile]) -> None:
+        """Offer files to the sites with each message from now on, in place of those offered before."""
+        for blob in self._files:
+            self._hub.withdraw(blob)
+        self._files = [self._hub.offer(one.path, one.sha256, one.path.stat().st_size) for one in files]
 
     def name_of(self, node: int) -> str:
         """The site of a node that `get_node_ids` returned."""
@@ -110,7 +118,7 @@ class HubGrid(Grid):
         for message in messages:
             metadata = message.metadata
             blob = offers.of(message.content)
-            task = self._hub.task(self._sites[metadata.dst_node_id], metadata.message_type, blob, within_s)
+            task = self._hub.task(self._sites[metadata.dst_node_id], metadata.message_type, blob, within_s, self._files)
             future = asyncio.run_coroutine_threadsafe(task, self._loop)
             offers.keep_until(blob, future)
             message_id = secrets.token_hex(8)

@@ -2,11 +2,14 @@
 
 import itertools
 
+import numpy as np
+
 from ynet import weights
 from ynet.errors import UserError
 from ynet.federation.records import ARRAYS, CONFIG, INITIAL, flat_weights
+from ynet.fixed_arrays import of_encoder_file
 from ynet.plan import Plan
-from ynet.weights import Layout
+from ynet.weights import Arrays, Flat, Layout
 from ynet_server.rounds.attendance import Attendance
 from ynet_server.rounds.conversation import Conversation, SiteReply
 from ynet_server.rounds.reply_checks import ReplyChecks
@@ -23,8 +26,8 @@ def initial_state(
     """
     replies = _replies(plan, folder, talk, attendance, checks)
     layout = _common_layout(replies)
-    flat = flat_weights(replies[0].content.array_records[ARRAYS])
     given = folder.init()
+    flat = _with_encoder(plan, flat_weights(replies[0].content.array_records[ARRAYS]), layout, given or {})
     if given is not None:
         flat = weights.flatten(weights.begun_with(weights.unflatten(flat, layout), given))
     folder.event(
@@ -36,6 +39,20 @@ def initial_state(
     state = State(0, flat, layout, checks.cases)
     folder.save_state(state)
     return state
+
+
+def _with_encoder(plan: Plan, sent: Flat, layout: Layout, given: Arrays) -> Flat:
+    """A site's first weights, with the encoder's arrays where the site left out those that it has by their file."""
+    total = sum(entry.size for entry in layout)
+    if sent.size == total:
+        return sent
+    names = of_encoder_file(plan, [entry.name for entry in layout])
+    begun = weights.unflatten(np.zeros(total, np.float32), layout)
+    if lacking := sorted(names - set(given)):
+        why = f"a site left out {lacking[0][:80]!r}, and the server's encoder file does not have it"
+        raise UserError("the run cannot start", why, "add the encoder again: ynet-server encoder add")
+    begun = weights.begun_with(begun, {name: given[name] for name in names})
+    return weights.completed(sent, weights.flatten(begun), layout, names)
 
 
 def _replies(

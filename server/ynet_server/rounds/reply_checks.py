@@ -8,6 +8,7 @@ from ynet import weights
 from ynet.errors import UserError
 from ynet.federation import update_encoding
 from ynet.federation.records import ARRAYS, CASES, CONFIG, METRICS, flat_weights, form, weights_record
+from ynet.fixed_arrays import of_encoder_file
 from ynet.plan import Plan
 from ynet.weights import Flat, Layout
 from ynet_server.rounds.conversation import SiteReply
@@ -25,9 +26,11 @@ class ReplyChecks:
         self.cases: dict[str, int] = {}  # by site: what it named first in this run, the most that its updates weigh
 
     def initial(self, reply: SiteReply) -> None:
-        """Check a reply with first weights."""
+        """Check a reply with first weights: all, or those that the plan's encoder file does not have."""
         layout = weights.layout_from_json(str(reply.content[CONFIG]["layout"]))
-        finite(flat_weights(reply.content.array_records[ARRAYS]), layout)
+        flat = flat_weights(reply.content.array_records[ARRAYS])
+        rest = weights.layout_without(layout, of_encoder_file(self._plan, [entry.name for entry in layout]))
+        finite(flat, rest if flat.size == sum(entry.size for entry in rest) else layout)
         self.weigh(reply)
 
     def update(self, reply: SiteReply, flat: Flat, layout: Layout, sent: Form) -> None:

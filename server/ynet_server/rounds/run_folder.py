@@ -72,14 +72,21 @@ class RunFolder:
 
         None where the plan names neither. Raises UserError.
         """
-        frozen = self.plan()
-        encoder = encoder_files.arrays(self._encoders, frozen.network)
+        frozen, encoder = self.plan(), self.encoder_arrays()
         if frozen.init is None:
             return encoder or None
         if not (self.path / INIT).exists():
             do = "start the run with `ynet-server train --plan`, beside the file"
             raise UserError("the run cannot start", "the weights of the plan's init are not at the server", do)
         return {**encoder, **weights.load(self.path / INIT)[0]}
+
+    def encoder_arrays(self) -> Arrays:
+        """The arrays of the plan's pretrained encoder; none where it names no weights. Raises UserError."""
+        return encoder_files.arrays(self._encoders, self.plan().network)
+
+    def encoder_file(self) -> Path | None:
+        """The file of the plan's pretrained encoder; None where it names none, or it is not at the server."""
+        return encoder_files.path_of(self._encoders, self.plan().network)
 
     def plan(self) -> Plan:
         """The run's plan."""

@@ -17,9 +17,10 @@ from ynet.federation.records import weights_record
 from ynet.plan import Plan
 from ynet.runtime import memory
 from ynet.schedule import AUTO
-from ynet.weights import Flat, Layout
+from ynet.weights import Flat
 from ynet_server import encoder_files
 from ynet_server.rounds.attendance import Attendance
+from ynet_server.rounds.carried_arrays import CarriedArrays
 from ynet_server.rounds.code_moments import CodeMoments
 from ynet_server.rounds.conversation import Conversation, round_config
 from ynet_server.rounds.initial_weights import initial_state
@@ -62,14 +63,16 @@ def federate(
     talk = Conversation(grid, plan, folder, name_of)
     checks = ReplyChecks(plan, name_of, cases_of)
     attendance = Attendance(plan, folder, talk, checks)
-    rounds = TrainingRounds(grid, plan, folder, talk, checks, attendance)
-    code = CodeMoments(plan, folder, talk, checks, attendance)
+    arrays = CarriedArrays(grid, plan, folder)
+    rounds = TrainingRounds(grid, plan, folder, talk, checks, attendance, arrays)
+    code = CodeMoments(plan, folder, talk, checks, attendance, arrays)
     chosen, end = strategy(plan), run_end(plan, folder)
-    with contextlib.closing(rounds.stale):
+    with contextlib.closing(arrays), contextlib.closing(rounds.stale):
         state = folder.state() or initial_state(plan, folder, talk, attendance, checks)
         checks.cases.update(state.cases)
-        carry_on(chosen, state.carried)
-        evaluate = partial(_evaluate, grid, talk, chosen, folder, state.layout)
+        arrays.begin(state)
+        carry_on(chosen, arrays.gathered(state.carried))
+        evaluate = partial(_evaluate, grid, talk, chosen, folder, arrays)
         if end.is_missing(state.round):
             state = code.renewed(state)
             end.add(state, evaluate(state.round, state.best))
@@ -102,7 +105,9 @@ def _round(
     plan = rounds.plan
     flat = rounds.train(chosen, number, state, end)
     average = moving_average(plan, number, state.average, flat)
-    state = State(number, flat, state.layout, rounds.checks.cases, average, carried(chosen))
+    if average is not None:
+        average = rounds.carried.kept(average, flat)
+    state = State(number, flat, state.layout, rounds.checks.cases, average, rounds.carried.spread(carried(chosen)))
     folder.add_seen(rounds.filter.news())  # before the state, so that no update of a saved round can be replayed
     folder.save_state(state)
     rounds.sums.forget()
@@ -115,7 +120,7 @@ def _evaluate(
     talk: Conversation,
     chosen: FedAvg,
     folder: RunFolder,
-    layout: Layout,
+    arrays: CarriedArrays,
     number: int,
     flat: Flat,
     *,
@@ -130,8 +135,10 @@ def _evaluate(
     if plan.privacy.scores == "none":
         return {}
     is_told = is_final and plan.training.rounds == AUTO
+    shown, layout = arrays.evaluated(flat)
     config = round_config(plan, layout, is_final=is_told)
-    messages = chosen.configure_evaluate(number, weights_record(flat), config, grid)
+    config.update(arrays.config())
+    messages = chosen.configure_evaluate(number, weights_record(shown), config, grid)
     replies = talk.send(number, messages, lambda reply: scores(reply, plan.classes))
     by_site = {talk.name_of(reply.node): scores(reply, plan.classes) for reply in replies}
     folder.event("result_evaluated" if is_told else "evaluated", round=number, sites=by_site)

@@ -10,16 +10,15 @@ from flwr.app import Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from ynet import weights
 from ynet.errors import UserError
 from ynet.federation import secure_sum
 from ynet.federation.records import ARRAYS, CASES, CONFIG, METRICS, form, weights_record
 from ynet.federation.secure_sum import Purpose
-from ynet.fixed_arrays import fixed_arrays
 from ynet.plan import Plan
 from ynet.schedule import Cooldown
 from ynet.weights import Flat
 from ynet_server.rounds.attendance import Attendance
+from ynet_server.rounds.carried_arrays import CarriedArrays
 from ynet_server.rounds.conversation import Conversation, SiteReply, round_config
 from ynet_server.rounds.reply_checks import ReplyChecks, finite
 from ynet_server.rounds.run_end import AutoRounds, FixedRounds
@@ -52,7 +51,9 @@ class TrainingRounds:
         talk: Conversation,
         checks: ReplyChecks,
         attendance: Attendance,
+        carried: CarriedArrays,
     ) -> None:
+        self.carried = carried
         self._grid, self.plan, self._folder = grid, plan, folder
         self._talk, self.checks, self._attendance = talk, checks, attendance
         self.sums = SecureSums(talk, plan, folder)
@@ -68,6 +69,7 @@ class TrainingRounds:
         A secure sum that cannot be read leaves the weights unchanged, and the next round follows.
         """
         begun, refused, tried = time.monotonic(), 0, itertools.count()
+        whole, state = state, self.carried.trained(state)
         while (updates := self._updates(chosen, number, state, end.place(number))) is None:
             refused += bool(self._talk.refusal) and not self._attendance.is_one_away(self._took_part)
             quorum, found = self._folder.quorum(), len(self._arrived)
@@ -76,9 +78,9 @@ class TrainingRounds:
             self._folder.event("under_quorum", round=number, updates=found, quorum=quorum, missing=missing)
             self._attendance.wait_before(next(tried))
         if not updates.replies:
-            return state.flat
+            return whole.flat
         made = aggregate(chosen, self.plan, number, updates.replies, state.flat)
-        flat = finite(weights.put_back(made.flat, state.flat, state.layout, self._constants(state)), state.layout)
+        flat = finite(self.carried.whole(made.flat, whole), whole.layout)
         left_out = sorted(self._talk.name_of(node) for node in made.left_out)
         self._folder.event(
             "round",
@@ -91,10 +93,6 @@ class TrainingRounds:
         )
         return flat
 
-    def _constants(self, state: State) -> frozenset[str]:
-        """The arrays that stay as they were sent, whatever the sites say."""
-        return fixed_arrays(self.plan, [entry.name for entry in state.layout])
-
     def _updates(self, chosen: FedAvg, number: int, state: State, cooldown: Cooldown | None) -> _Updates | None:
         """Send the weights and collect the updates. Returns None under the quorum."""
         if made := self.sums.pending(number):
@@ -102,6 +100,7 @@ class TrainingRounds:
         self._attendance.wait_for_willing()
         arrays = weights_record(state.flat)
         config = round_config(self.plan, state.layout, cooldown)
+        config.update(self.carried.config())
         messages = list(chosen.configure_train(number, arrays, config, self._grid))
         self._talk.refusal = ""
         if purpose := self._purpose(number, state, messages, cooldown):
@@ -164,7 +163,9 @@ class TrainingRounds:
         if self.plan.aggregation != "secure" or not messages:
             return None
         mu: Any = messages[0].content.config_records[CONFIG].get("proximal-mu", 0.0)
-        return Purpose(self.plan.id, number, 1, secure_sum.beginning(state.flat, float(mu), cooldown))
+        return Purpose(
+            self.plan.id, number, 1, secure_sum.beginning(state.flat, float(mu), cooldown, self.carried.rest)
+        )
 
     def _read(self, made: Sum) -> _Updates:
         """The mean of a secure sum, as if one site had sent it; no update when the sum cannot be read."""

@@ -139,6 +139,13 @@ def test_the_terms_say_what_leaves_and_what_it_costs() -> None:
         assert words in secret
 
 
+def test_terms_name_the_encoder_with_its_digest_and_size() -> None:
+    assert "encoder" not in "\n".join(terms(PLAN))
+    sha256 = "ab" * 32
+    said = "\n".join(terms(plan(network={"encoder": "resnet50", "encoder_weights": sha256})))
+    assert f"encoder    resnet50, 94 MB, fetched once from the server; SHA-256 {sha256}" in said
+
+
 def test_a_server_that_sends_new_plans_without_end_fills_no_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

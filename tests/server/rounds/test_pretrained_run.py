@@ -24,7 +24,10 @@ from ynet.errors import EXIT_YOURS, UserError
 from ynet.federation.records import ARRAYS, CONFIG, TRAIN, flat_weights, weights_record
 from ynet.learning.timm_encoder import whole_network
 from ynet.plan import Plan
+from ynet_client.connection.given_files import GivenFiles
+from ynet_client.connection.hooks import SessionHooks
 from ynet_client.training import client_app
+from ynet_client.training.fixed_files import FixedFiles
 from ynet_client.training.site_data import LocalSite
 from ynet_server.rounds.run_folder import MODEL
 from ynet_server.rounds.runs import Runs
@@ -83,9 +86,11 @@ def test_run_begins_with_the_added_encoder_and_keeps_its_norms(tmp_path: Path) -
     async def story(consortium: Consortium) -> None:
         consortium.hub._max_model_bytes = 64 << 20
         for name in "AB":
-            site = LocalSite(tmp_path / name / "manifest.csv", "cpu", 1 << 24)
+            files = FixedFiles(tmp_path / name)
+            site = LocalSite(tmp_path / name / "manifest.csv", "cpu", 1 << 24, fixed_files=files)
             mods = [moving_the_norms] if name == "B" else []
-            await consortium.join(name, runs(client_app.build(lambda _, site=site: site, mods), 7))
+            work = runs(client_app.build(lambda _, site=site: site, mods), 7)
+            await consortium.join(name, work, SessionHooks(files=GivenFiles(files)))
         server = Runs(consortium.registry, consortium.hub, asyncio.get_running_loop(), tmp_path)
         with pytest.raises(UserError, match="encoder weights bbbbbbbbbbbb cannot be used"):
             server.start(planned("b" * 64))

@@ -9,6 +9,7 @@ from opacus import GradSampleModule
 from opacus.validators import ModuleValidator
 
 from ynet.errors import UserError
+from ynet.fixed_arrays import CODE
 from ynet.learning.losses import CODE_LOSSES, loss_of
 from ynet.learning.model import arrays_of, build, load_arrays
 
@@ -93,7 +94,7 @@ def test_every_parameter_but_the_detail_codes_learns_and_the_core_node_from_both
         assert gradient.norm() > 0
     parts.total.sum().backward()
     for name, parameter in net.named_parameters():
-        if name.startswith("detail."):
+        if name.startswith(("detail.", CODE)):
             assert not parameter.requires_grad, name
             continue
         assert parameter.grad is not None, name

@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 from ynet.encoders import ENCODERS, EncoderName, constants
+from ynet.fixed_arrays import PRIVATE_HEADS
 from ynet.learning.dp_sgd import Mechanism, Patients
 from ynet.learning.model import YNet, arrays_of, build, layout_of_plan
 from ynet.learning.timm_encoder import DEVIATION, MEAN, STRIDES, TimmEncoder
 from ynet.learning.train import train
-from ynet.learning.train_private import HEADS, train_privately
+from ynet.learning.train_private import train_privately
 from ynet.network_size import network_values, stage_channels
 from ynet.plan import Plan
 
@@ -153,4 +154,4 @@ def test_private_heads_train_beside_a_pretrained_encoder(make_plan: Any, make_ca
     after = arrays_of(net)
     changed = {name for name in before if (before[name] != after[name]).any()}
     assert changed
-    assert all(name.startswith(HEADS) for name in changed)
+    assert all(name.startswith(PRIVATE_HEADS) for name in changed)
