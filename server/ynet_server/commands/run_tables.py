@@ -107,6 +107,8 @@ _LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "started": lambda e: f"begun with {', '.join(e['sites'])}; {e['parameters']:,} parameters",
     "resumed": lambda e: f"{_RESUMED[e.get('by', 'restart')]}; the run continues after its last complete round",
     "round": _round,
+    "code": lambda e: f"the code after round {e['round']} is made from {sum(e['sites'].values()):,} cases",
+    "code_lost": lambda e: f"the code before round {e['round']} stays: {e['reason']}",
     "evaluated": _evaluated,
     "curve": lambda e: f"score after round {e['round']}: {e['score']:.4f}",
     "cooldown": lambda e: f"cool-down of {e['rounds']} rounds after round {e['round']}: {e['reason']}",
