@@ -163,6 +163,35 @@ def report(
 
 
 @app.command()
+def plan(
+    data: Annotated[Path, typer.Argument(help="A folder of sites, each with a manifest.csv.")],
+    out: Annotated[Path | None, typer.Option("--out", help="A new file for the plan. Default: print it.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Look at sites and write a plan for them, with a reason beside each value; say what to look at before training.
+
+    Opens a sample of the images, and trains nothing. Weights of a pretrained encoder that an installed package has are
+    put into the server's folder, as `ynet-server encoder add` does. Needs the extra `client`.
+    """
+    with needs_extra("the plan"):
+        from ynet_lab.own_data import layout, planned
+        from ynet_server import encoder_files
+
+    if out is not None and out.exists():
+        raise UserError(f"{out} is not overwritten", "there is such a file", "name a new file with --out")
+    weights = planned.pretrained(encoder_files.default_folder())
+    made = planned.plan_for(data.resolve().name, layout.sites_in(data), weights)
+    for one in made.concerns:
+        print(f"warning: {one}", file=sys.stderr)
+    if out is not None:
+        out.write_text(made.text, "utf-8")
+    lines = (
+        made.text.rstrip() if out is None else f"{out}: plan {made.plan.id[:12]}; next: ynet-server plan check {out}"
+    )
+    terminal.show(made.to_json(out), as_json=as_json, human=lambda: lines)
+
+
+@app.command()
 def skew(
     data: Annotated[Path, typer.Argument(help="A folder of sites, each with a manifest.csv.")],
     out: Annotated[Path, typer.Argument(help="A new folder for the re-cut sites.")],
