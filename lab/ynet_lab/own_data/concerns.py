@@ -42,6 +42,9 @@ def _of_all(sites: Sequence[SiteFacts]) -> Iterator[Concern]:
             )
         if label not in tested:
             yield Concern("", f"the class {label} has no test case", "it will have no score: hold some patients back")
+    if few := [f"{label} {trained[label]}" for label in sorted(trained) if trained[label] < values.FEW_CASES]:
+        do = f"a class with fewer than {values.FEW_CASES} may not be learned: add cases, or join classes"
+        yield Concern("", f"classes with few training cases over all sites: {', '.join(few)}", do)
     colours = {site.coloured >= values.COLOUR_FROM * site.opened for site in sites if site.opened}
     if len(colours) == 2:
         grey = [one.site for one in sites if one.opened and one.coloured < values.COLOUR_FROM * one.opened]

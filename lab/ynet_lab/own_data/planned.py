@@ -79,7 +79,7 @@ def pretrained(folder: Path, elsewhere: Sequence[Path] = ()) -> str | None:
     for place in (folder, *elsewhere):
         for one in encoder_files.listed(place):
             if one.encoder == name:
-                _bring(place / f"{one.sha256}{encoder_files.SUFFIX}", folder)
+                bring(one.sha256, folder, [place])
                 return one.sha256
     if not all(map(find_spec, ("torch", "timm"))):
         return None
@@ -90,9 +90,12 @@ def pretrained(folder: Path, elsewhere: Sequence[Path] = ()) -> str | None:
     return encoder_sources.add(folder, name, weights).sha256
 
 
-def _bring(file: Path, folder: Path) -> None:
-    if file.parent != folder:
-        shutil.copyfile(file, private_files.make_folder(folder) / file.name)
+def bring(sha256: str, folder: Path, elsewhere: Sequence[Path]) -> None:
+    """Copy an encoder's weights into a server's folder from the first other one that has them."""
+    file = f"{sha256}{encoder_files.SUFFIX}"
+    for place in elsewhere:
+        if not (folder / file).exists() and (place / file).exists():
+            shutil.copyfile(place / file, private_files.make_folder(folder) / file)
 
 
 def _read(manifests: Mapping[str, Path]) -> dict[str, Manifest]:
