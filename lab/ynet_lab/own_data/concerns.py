@@ -35,11 +35,6 @@ def _of_all(sites: Sequence[SiteFacts]) -> Iterator[Concern]:
         if len(homes) == 1 and len(sites) > 1:
             what = f"the class {label} is at one site only, {homes[0]}"
             yield Concern("", what, "the others learn it from that site alone: look at its score")
-        if trained[label] < values.FEW_CASES:
-            what = f"the class {label} has {trained[label]} training cases over all sites"
-            yield Concern(
-                "", what, f"with fewer than {values.FEW_CASES} it may not be learned: add cases, or join classes"
-            )
         if label not in tested:
             yield Concern("", f"the class {label} has no test case", "it will have no score: hold some patients back")
     if few := [f"{label} {trained[label]}" for label in sorted(trained) if trained[label] < values.FEW_CASES]:
