@@ -276,7 +276,7 @@ def test_command_writes_a_plan_and_adds_the_encoder_of_the_package(tmp_path: Pat
     assert plans.read(out).id == found["id"]
     digest = found["plan"]["network"]["encoder_weights"]
     assert [path.stem for path in (tmp_path / "home/encoders").iterdir()] == [digest]
-    assert "warning: north: 18 training cases" in done.stderr.replace("\n", " ")
+    assert "warning: classes with few training cases over all sites: ring 8, smooth 12, spiculated 8" in done.stderr
     again = subprocess.run(words, capture_output=True, text=True, check=False, env=home)
     assert again.returncode == EXIT_YOURS
     assert "is not overwritten" in again.stderr

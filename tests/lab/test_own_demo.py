@@ -22,7 +22,7 @@ from ynet_lab.own_data.verdict import Rated, dice_of, figures_of, random_precisi
 from ynet_server import encoder_files
 from ynet_server.rounds.stopping import CurvePoint
 
-AUTO = Training(rounds="auto", learning_rate=1e-3)
+AUTO = Training(rounds="auto", learning_rate=1e-3, schedule="trapezoid", cooldown=0.2)
 FLOORS = Floors(random=0.2, majority=0.33, hog=0.4)
 
 # --- the time that is left

@@ -11,8 +11,8 @@ from ynet_lab.figures.by_query import ByQuery, intervals
 from ynet_lab.own_data import values
 from ynet_lab.own_data.floors import Floors
 
-BELOW_CHANCE = 1.1
-"""A class is not found if its score is at most so many times that of a random order."""
+FOUND_FROM = 0.05
+"""A class is found if its score is at least this share of the way from a random order's to 1."""
 
 
 class Rated(NamedTuple):
@@ -113,7 +113,7 @@ def _by_class(score: Score) -> list[str]:
     lines = ["By class, with the score of a random order:"]
     for label, value in score.by_class.items():
         chance, queries = score.random_by_class[label], score.queries[label]
-        hint = "  <- not found better than by chance" if value <= BELOW_CHANCE * chance else ""
+        hint = "  <- not found better than by chance" if value < chance + FOUND_FROM * (1 - chance) else ""
         few = ", too few to rely on" if queries < values.FEW_TEST_CASES else ""
         lines.append(f"  {value:.2f}  {label} (chance {chance:.2f}; {queries} queries{few}){hint}")
     return lines
