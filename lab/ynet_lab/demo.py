@@ -38,7 +38,7 @@ PRETEND = 3
 FOLLOW_EVERY_S = 0.5
 
 
-class Prepared(NamedTuple):
+class DemoData(NamedTuple):
     """What a demonstration begins with."""
 
     sites: Mapping[str, Path]  # the manifests
@@ -87,16 +87,16 @@ def run(data: Path | None, plan: Path | None, out: Path) -> dict[str, Any]:
     return {**figures, "all_s": round(time.monotonic() - begun, 1)}
 
 
-def synthetic(plan: Path | None, out: Path) -> Prepared:
+def synthetic(plan: Path | None, out: Path) -> DemoData:
     """Make synthetic hospitals."""
     with step(f"making {sum(SYNTHETIC.values())} images of {len(SYNTHETIC)} synthetic hospitals"):
         make_federation(out / "data", SYNTHETIC, seed=1)
     sites = find_sites(out / "data")
     manifests = {site: read(path) for site, path in sites.items()}
-    return Prepared(sites, write_plan(plan or shipped_plan("demo"), manifests, out / "plan.yaml"), is_pretend=False)
+    return DemoData(sites, write_plan(plan or shipped_plan("demo"), manifests, out / "plan.yaml"), is_pretend=False)
 
 
-def own(data: Path, plan: Path | None, out: Path) -> Prepared:
+def own(data: Path, plan: Path | None, out: Path) -> DemoData:
     """Look at one's own images, and plan for them; say what may keep them from being learned."""
     sites, is_pretend = sites_in(data), False
     if len(sites) == 1:
@@ -110,14 +110,14 @@ def own(data: Path, plan: Path | None, out: Path) -> Prepared:
         write_plan(plan, manifests, path)
         if weights := plans.read(path).network.encoder_weights:
             bring(weights, encoders, kept)
-        return Prepared(sites, path, is_pretend)
+        return DemoData(sites, path, is_pretend)
     with step(f"looking at {sum(len(one.cases) for one in manifests.values())} cases, and choosing a plan for them"):
         made = plan_for(data.resolve().name, sites, pretrained(encoders, kept))
         path.write_text(made.text, "utf-8")
     for one in made.concerns:
         print(f"  warning: {one}")
     print(f"  the plan, with a reason for each value: {path}", flush=True)
-    return Prepared(sites, path, is_pretend)
+    return DemoData(sites, path, is_pretend)
 
 
 def begin(trial: Trial, plan: Plan) -> None:
@@ -134,7 +134,7 @@ def begin(trial: Trial, plan: Plan) -> None:
             command("ynet_client", "plan", "accept", plan.id, home=trial.home(site)).check_returncode()
 
 
-def farewell(prepared: Prepared, data: Path | None, out: Path) -> str:
+def farewell(prepared: DemoData, data: Path | None, out: Path) -> str:
     """Return what to do next."""
     lines = ["", f"Look at {out / 'query.png'}."]
     if prepared.is_pretend:

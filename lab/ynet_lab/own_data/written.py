@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ynet_lab.own_data.draft import Choice, Draft
+from ynet_lab.own_data.draft import Draft, Reasoned
 
 WIDTH = 120
 """A value and its reason that are longer together are on two lines, the reason first."""
@@ -14,7 +14,7 @@ def written(made: Draft, head: Sequence[str]) -> str:
     """Return the plan's file; `head` are the lines of the comment at its top."""
     lines = [f"# {line}" for line in head]
     for key, one in made.items():
-        if isinstance(one, Choice):
+        if isinstance(one, Reasoned):
             lines += _line("", key, one)
             continue
         lines.append(f"{key}:")
@@ -23,7 +23,7 @@ def written(made: Draft, head: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _line(indent: str, key: str, choice: Choice) -> Iterator[str]:
+def _line(indent: str, key: str, choice: Reasoned) -> Iterator[str]:
     text = f"{indent}{key}: {_scalar(choice.value)}"
     beside = f"{text}  # {choice.reason}"
     if len(beside) <= WIDTH:
