@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
-from ynet.data.manifest import find_sites
 from ynet.errors import UserError
 from ynet.runtime import terminal
 from ynet.runtime.command_line import Json, show_examples
 from ynet_lab.examples import EXAMPLES
+from ynet_lab.own_data.layout import sites_in
 from ynet_lab.tables import attack_table, model_table, skew_table
 
 app = typer.Typer(name="ynet-lab", help="A consortium's experiments on one machine.", no_args_is_help=True)
@@ -126,12 +126,21 @@ def demo(
         Path | None,
         typer.Option("--data", help="A folder of hospitals, each with a manifest.csv. Default: synthetic."),
     ] = None,
-    plan: Annotated[Path | None, typer.Option("--plan", help="A plan; its classes are replaced by the data's.")] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            "--plan", help="A plan; its classes are replaced by the data's. Default: what `plan` writes for them."
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option("--out", help="The output folder; emptied first.")] = Path("demo-out"),
     report: Annotated[Path | None, typer.Option("--report", help="Write the figures there, JSON.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Run a consortium on this machine: hospitals join over TLS, train, index, and query each other."""
+    """Run a consortium on this machine: hospitals join over TLS, train, index, and query each other.
+
+    With your own images it says how long it will take, and what the score at the end is worth. The patients of a single
+    hospital are dealt to three pretend ones. Needs the extra `simulation`.
+    """
     with needs_extra("the demonstration"):
         from ynet_lab import demo as demonstration
 
@@ -163,6 +172,35 @@ def report(
 
 
 @app.command()
+def plan(
+    data: Annotated[Path, typer.Argument(help="A folder of sites, each with a manifest.csv.")],
+    out: Annotated[Path | None, typer.Option("--out", help="A new file for the plan. Default: print it.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Look at sites and write a plan for them, with a reason beside each value; say what to look at before training.
+
+    Opens a sample of the images, and trains nothing. Weights of a pretrained encoder that an installed package has are
+    put into the server's folder, as `ynet-server encoder add` does. Needs the extra `client`.
+    """
+    with needs_extra("the plan"):
+        from ynet_lab.own_data import planned
+        from ynet_server import encoder_files
+
+    if out is not None and out.exists():
+        raise UserError(f"{out} is not overwritten", "there is such a file", "name a new file with --out")
+    weights = planned.pretrained(encoder_files.default_folder())
+    made = planned.plan_for(data.resolve().name, sites_in(data), weights)
+    for one in made.concerns:
+        print(f"warning: {one}", file=sys.stderr)
+    if out is not None:
+        out.write_text(made.text, "utf-8")
+    lines = (
+        made.text.rstrip() if out is None else f"{out}: plan {made.plan.id[:12]}; next: ynet-server plan check {out}"
+    )
+    terminal.show(made.to_json(out), as_json=as_json, human=lambda: lines)
+
+
+@app.command()
 def skew(
     data: Annotated[Path, typer.Argument(help="A folder of sites, each with a manifest.csv.")],
     out: Annotated[Path, typer.Argument(help="A new folder for the re-cut sites.")],
@@ -188,7 +226,7 @@ def skew(
     from ynet_lab import skew as cutting
 
     cut = cutting.Cut(
-        sites or len(find_sites(data)),
+        sites or len(sites_in(data)),
         cutting.ratio_of(sizes),
         missing,
         alone,

@@ -5,6 +5,7 @@ from ynet.runtime.command_line import Examples
 EXAMPLES: Examples = {
     "attack": ("ynet-lab attack --model OUT/seed-1/federated --data DIR --report ATTACKS",),
     "demo": ("ynet-lab demo", "ynet-lab demo --data DIR"),
+    "plan": ("ynet-lab plan DATA", "ynet-lab plan DATA --out PLAN.yaml"),
     "report": (
         "ynet-lab report OUT --out AGAIN",
         "ynet-lab report OUT OTHER --out TABLE",

@@ -16,8 +16,9 @@ from numpy.random import Generator
 from PIL import Image
 
 from ynet.data.frames import framed, source
-from ynet.data.manifest import COLUMNS, UNDRAWN, Case, Manifest, find_sites, read
+from ynet.data.manifest import COLUMNS, UNDRAWN, Case, Manifest, read
 from ynet.errors import UserError
+from ynet_lab.own_data.layout import sites_in
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 RECORD = "skew.json"
@@ -59,7 +60,7 @@ def skew(data: Path, out: Path, cut: Cut) -> dict[str, Any]:
 
     Raises UserError when the data are no federation, `out` holds files, or the cut cannot be made.
     """
-    manifests = {name: read(path, cut.seed) for name, path in find_sites(data).items()}
+    manifests = {name: read(path, cut.seed) for name, path in sites_in(data).items()}
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} cannot take the sites", "it holds files", "name a new folder")
     random = np.random.default_rng(cut.seed)

@@ -144,7 +144,7 @@ class Trial:
         """Wait until all of `sites` are connected."""
         until = time.monotonic() + READY_WITHIN_S
         while missing := set(sites) - set(self.server_call("GET", "/status")["connected"]):
-            self._check_alive(*missing)
+            self.check_alive(*missing)
             if time.monotonic() > until:
                 raise TimeoutError(
                     f"not connected: {sorted(missing)}\n" + "\n".join(map(self.log, sorted(missing & set(self._logs))))
@@ -167,7 +167,7 @@ class Trial:
         until = time.monotonic() + INDEXED_WITHIN_S
         for site in self.sites:
             while self.site_call(site, "GET", "/status")["model"] != model:
-                self._check_alive(site)
+                self.check_alive(site)
                 if time.monotonic() > until:
                     raise TimeoutError(f"site {site} has not indexed\n{self.log(site)}")
                 time.sleep(0.1)
@@ -192,6 +192,12 @@ class Trial:
         process = self._processes.pop(name)
         process.kill()
         process.wait()
+
+    def check_alive(self, *names: str) -> None:
+        """Raise RuntimeError when a process that was started has ended without `stop`."""
+        for name in names:
+            if name in self._processes and self._processes[name].poll() is not None:
+                raise RuntimeError(f"{name} has ended\n{self.log(name)}")
 
     def freeze(self, name: str) -> None:
         """Suspend a process, like a machine that falls asleep, until `thaw`."""
@@ -266,15 +272,10 @@ class Trial:
     def _wait(self, name: str, word: str) -> None:
         until = time.monotonic() + READY_WITHIN_S
         while word not in self.log(name)[self._begun[name] :]:
-            self._check_alive(name)
+            self.check_alive(name)
             if time.monotonic() > until:
                 raise TimeoutError(f"{name} did not say {word!r}\n{self.log(name)}")
             time.sleep(0.02)
-
-    def _check_alive(self, *names: str) -> None:
-        for name in names:
-            if name in self._processes and self._processes[name].poll() is not None:
-                raise RuntimeError(f"{name} has ended\n{self.log(name)}")
 
 
 def environment() -> dict[str, str]:

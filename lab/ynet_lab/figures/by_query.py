@@ -48,14 +48,14 @@ def by_query(
     return ByQuery(
         asked.label,
         asked.patient,
-        metrics.ranking(_ranks(to_held), asked.label[:, None] == held.label[None, :], K).ap,
+        metrics.ranking(ranks(to_held), asked.label[:, None] == held.label[None, :], K).ap,
         metrics.tie_sizes(to_held, K),
         {"case_hit1": hits.first, "case_hit10": hits.first10, "dice": dice},
         {name: likeness.among_hits(to_held, is_candidate, one, K) for name, one in attributes.items()},
     )
 
 
-def _ranks(distances: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+def ranks(distances: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """Return each row's distances as whole numbers of the same order, equal where the distances are."""
     if np.issubdtype(distances.dtype, np.integer):
         return distances.astype(np.int64)
