@@ -35,11 +35,11 @@ def network_values(plan: "Plan") -> int:
     total += sum(_linear(c, _LATERAL) + _conv(_LATERAL, _LATERAL, 3) for c in channels) + _LATERAL + 1
     pooled = pooled_channels(plan)
     total += _conv(channels[-1], pooled, 3)
-    features = pooled if is_paper else 2 * pooled + sum(channels)
+    features = (1 if plan.pooling == "rmac" else 2) * pooled + (0 if is_paper else sum(channels))
     total += _linear(features, bits) + 2 * features
     if not is_paper:
         total += _linear(_MOMENTS, _HIDDEN) + _linear(_HIDDEN, _HIDDEN) + _linear(_HIDDEN, bits)
-    return total + (_linear(bits, len(plan.classes)) if plan.recipe == "plain" else 0)
+    return total + (_linear(bits, len(plan.classes)) if plan.code_loss == "plain" else 0)
 
 
 def batch_values(plan: "Plan") -> int:

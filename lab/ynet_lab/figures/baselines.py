@@ -30,7 +30,7 @@ def cosine(held: npt.NDArray[np.floating], asked: npt.NDArray[np.floating]) -> D
     return Distances(*((1 - unit[1] @ one.T).round(DIGITS) for one in unit))
 
 
-def _of_both(held: npt.NDArray[np.float64], asked: npt.NDArray[np.float64]) -> Distances:
+def by_handmade(held: npt.NDArray[np.float64], asked: npt.NDArray[np.float64]) -> Distances:
     """Return the mean of the distances by gradients and by intensities: there are far more channels of the former."""
     gradients, intensities = (cosine(held[:, part], asked[:, part]) for part in (np.s_[:-BINS], np.s_[-BINS:]))
     return Distances(*((a + b) / 2 for a, b in zip(gradients, intensities, strict=True)))
@@ -62,7 +62,7 @@ def baselines(
     """
     galleries, queries = ([handmade(pair[side]) for pair in sources] for side in (0, 1))
     whole, under = (
-        _of_both(*(np.concatenate([one[kind] for one in parts]) for parts in (galleries, queries)))
+        by_handmade(*(np.concatenate([one[kind] for one in parts]) for parts in (galleries, queries)))
         for kind in range(len(Handmade._fields))
     )
     is_rare = (held.label != np.bincount(held.label).argmax(), asked.label != np.bincount(held.label).argmax())
