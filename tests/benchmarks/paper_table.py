@@ -19,7 +19,8 @@ import torch
 
 from learning import head, row, write_between
 from paper_scores import PUBLISHED, ROWS, compared, floors_of, scored, variants
-from paper_training import BITS, FULL, PAPER_SPLIT, SETS, WITHOUT, PaperSet, Run, make_folder, runs, train_run
+from paper_sets import SETS, make_folder
+from paper_training import BITS, FULL, PAPER_SPLIT, WITHOUT, PaperSet, Run, runs, train_run
 
 BEGIN, END = "<!-- paper figures -->", "<!-- end of paper figures -->"
 TITLES = {"origa": "Fundus (ORIGA)", "jsrt": "JSRT"}
@@ -30,7 +31,7 @@ def main() -> None:
     torch.set_num_threads(1)
     sets = {}
     for name in given.sets:
-        make_folder(given.data / name / name, given.work / name / name)
+        make_folder(name, given.data / name / name, given.work / name / name)
         sets[name] = PaperSet(given.work / name / name, name)
     if not given.no_training:
         train_all(given, sets)

@@ -3,8 +3,6 @@
 tests/benchmarks/paper_table.py is the command.
 """
 
-import csv
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,8 +25,7 @@ from ynet.plan import Plan
 Floats = npt.NDArray[np.float64]
 
 PLANS = Path(__file__).parents[2] / "configs/plans"
-SETS = ("origa", "jsrt")
-PAPER_SPLIT, COLUMN = "paper", "split_paper_like"
+PAPER_SPLIT = "paper"
 FULL = "none"
 WITHOUT = (FULL, "segmentation", "rmac", "circle")
 BITS = (36, 64, 128, 256)
@@ -87,20 +84,6 @@ def runs(sets: Sequence[str], without: Sequence[str], bits: Sequence[int], seeds
     yield from rest
 
 
-def make_folder(source: Path, folder: Path) -> None:
-    """Copy a set; its column `split` becomes the one of the paper's sizes. Such a folder `ynet-lab simulate` reads."""
-    if (folder / "manifest.csv").exists():
-        return
-    shutil.copytree(source, folder, copy_function=shutil.copyfile, ignore=shutil.ignore_patterns("manifest.csv"))
-    folder.chmod(0o700)
-    with (source / "manifest.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows({**row, "split": row[COLUMN]} for row in rows)
-
-
 class Cases(NamedTuple):
     """A set's cases in one split: the gallery, which is trained on, and the queries."""
 
@@ -112,7 +95,7 @@ class PaperSet:
     """One of the paper's sets, decoded once for all runs."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        """Read the set in a folder that `make_folder` made, and its plan."""
+        """Read the set in a folder that paper_sets.py made, and its plan."""
         self.plan = plans.read(PLANS / f"paper-{name}.yaml")
         self._manifest = read(folder / "manifest.csv")
         self._kept: dict[str, Cases] = {}
