@@ -128,23 +128,39 @@ def _interval(values: Floats) -> dict[str, float]:
 
 
 def compared(name: str, without: str, seeds: int, folds: int, work: Path) -> Figures:
-    """Return the differences of one ablation on one set: over the seeds, and over the folds if all are there."""
+    """Return the differences of one ablation on one set: over the seeds, and over the folds, as far as trained."""
     found: Figures = {"published": PUBLISHED[ROWS[FULL]][name] - PUBLISHED[ROWS[without]][name]}
-    pairs = [
-        (full, other)
-        for seed in range(1, seeds + 1)
-        if (full := result_of(Run(name, PAPER_SPLIT, FULL, 64, seed), work, 64)) is not None
-        and (other := result_of(Run(name, PAPER_SPLIT, without, 64, seed), work, 64)) is not None
-    ]
-    if len(pairs) > 1:
-        found["seeds"] = {"count": len(pairs), **difference(*zip(*pairs, strict=True))}
-    parts = [
-        [result_of(Run(name, f"fold-{fold}-of-{folds}", part, 64, fold), work, 64) for part in (FULL, without)]
-        for fold in range(1, folds + 1)
-    ]
-    if parts and all(one is not None for pair in parts for one in pair):
-        found["folds"] = {"count": folds, **fold_difference(*zip(*parts, strict=True))}  # type: ignore[arg-type]
+    numbers = range(1, max(seeds, folds) + 1)
+    for kind, splits, compare in (
+        ("seeds", [PAPER_SPLIT] * seeds, difference),
+        ("folds", [f"fold-{fold}-of-{folds}" for fold in range(1, folds + 1)], fold_difference),
+    ):
+        pairs = [
+            (full, other)
+            for split, seed in zip(splits, numbers, strict=False)
+            if (full := result_of(Run(name, split, FULL, 64, seed), work, 64)) is not None
+            and (other := result_of(Run(name, split, without, 64, seed), work, 64)) is not None
+        ]
+        if len(pairs) > 1:
+            first = [pair[0] for pair in pairs]
+            found[kind] = {
+                "count": len(pairs),
+                "epochs": first[0].epochs,
+                "queries": len(first[0].label) if kind == "seeds" else sum(len(one.label) for one in first),
+                "macro_map10_full": _macro_mean(first, kind),
+                "macro_map10_without": _macro_mean([pair[1] for pair in pairs], kind),
+                "dice_full": float(np.nanmean([np.nanmean(one.dice) for one in first])),
+                **compare(*zip(*pairs, strict=True)),
+            }
     return found
+
+
+def _macro_mean(results: Sequence[Result], kind: str) -> float:
+    """Return the macro mAP@10: its mean over the seeds, or once over all folds' queries."""
+    if kind == "seeds":
+        return float(np.mean([metrics.macro(one.precision, one.label) or 0.0 for one in results]))
+    precision, label = (np.concatenate([getattr(one, name) for one in results]) for name in ("precision", "label"))
+    return metrics.macro(precision, label) or 0.0
 
 
 def variants(without: Sequence[str], bits: Sequence[int]) -> list[tuple[str, str, int, int]]:

@@ -130,14 +130,16 @@ def spread(figure: dict[str, Any]) -> str:
 
 def difference_table(found: dict[str, dict[str, Any]]) -> Iterator[str]:
     """Yield the differences of all sets."""
-    yield from head("set", "Y-Net minus", "paper", "from", "mAP@10", "macro mAP@10")
+    columns = ("epochs", "queries", "Y-Net's Dice", "Y-Net's macro mAP@10", "mAP@10", "macro mAP@10")
+    yield from head("set", "Y-Net minus", "paper", "from", *columns)
     for name, one in found.items():
         for title, values in one["differences"].items():
             for kind in ("seeds", "folds"):
                 if part := values.get(kind):
                     cells = (interval(part[key]) for key in ("map10_over_k", "macro_map10"))
-                    published = f"{values['published']:+.3f}"
-                    yield row(TITLES[name], title, published, f"{part['count']} {kind}", *cells)
+                    known = (f"{values['published']:+.3f}", f"{part['count']} {kind}", part["epochs"], part["queries"])
+                    own = (f"{part[key]:.3f}" for key in ("dice_full", "macro_map10_full"))
+                    yield row(TITLES[name], title, *map(str, known), *own, *cells)
 
 
 def interval(figure: dict[str, float]) -> str:
