@@ -35,15 +35,18 @@ def pooled_channels(plan: "Plan") -> int:
 
 def hash_features(plan: "Plan") -> int:
     """Return the number of values from which the hash layer makes its code."""
-    pooled = pooled_channels(plan)
-    return pooled if plan.recipe == "paper" else 2 * pooled + sum(stage_channels(plan))
+    return _pooled(plan) + (0 if plan.recipe == "paper" else sum(stage_channels(plan)))
+
+
+def _pooled(plan: "Plan") -> int:
+    """Return the number of values of the classification branch's pooled feature."""
+    return (1 if plan.pooling == "rmac" else 2) * pooled_channels(plan)
 
 
 def code_sizes(plan: "Plan") -> Sizes:
     """Return the sizes of the feature from which the code from moments is made; see `model.code_feature`."""
-    trained = pooled_channels(plan) * (1 if plan.recipe == "paper" else 2)
     case = min(3 * sum(stage_channels(plan)) + _MOMENTS, MOST_CASE_FEATURES)
-    return Sizes(trained + case, case, len(plan.classes))
+    return Sizes(_pooled(plan) + case, case, len(plan.classes))
 
 
 def network_values(plan: "Plan") -> int:
@@ -60,7 +63,7 @@ def network_values(plan: "Plan") -> int:
     if plan.code_form == "moments":
         of_code = code_map.shapes(code_sizes(plan), bits, plan.class_bits)
         total += sum(math.prod(shape) for shape in of_code.values())
-    return total + (_linear(bits, len(plan.classes)) if plan.recipe == "plain" else 0)
+    return total + (_linear(bits, len(plan.classes)) if plan.code_loss == "plain" else 0)
 
 
 def batch_values(plan: "Plan") -> int:

@@ -43,6 +43,7 @@ LATER = (
     ("network", "code", "trained"),
     ("network", "class_bits", None),
     ("training", "trained", "all"),
+    ("training", "without", "none"),
 )
 """Keys that plans got later, with the value that a canonical plan without them has. The id omits such a value, so that
 an older plan keeps the id under which sites have accepted it and spent privacy."""
@@ -112,6 +113,8 @@ class Plan:
         is_own_size = (given.width, given.depth, given.block) != (own.width, own.depth, own.block)
         if given.class_bits is not None and (self.code_form != "moments" or given.class_bits >= given.code_bits):
             raise ValueError("'network.class_bits' is for 'network.code: moments', and less than 'network.code_bits'")
+        if self.training.without != "none" and self.recipe != "paper":
+            raise ValueError("'training.without' is for 'recipe: paper'")
         wrong = encoder_fault(given.encoder, given.encoder_weights, is_own_size=is_own_size)
         if wrong := wrong or network_size.fault(self) or schedule.fault(self.training, self.privacy.mode):
             raise ValueError(wrong)
@@ -171,6 +174,16 @@ class Plan:
         if self.network.code is not None:
             return self.network.code
         return "moments" if self.recipe == "default" and self.privacy.mode == "off" else "trained"
+
+    @property
+    def code_loss(self) -> Recipe:
+        """The recipe whose loss trains the code: the plan's, unless the plan leaves that loss out."""
+        return "plain" if self.training.without == "circle" else self.recipe
+
+    @property
+    def pooling(self) -> Literal["max-mean", "rmac"]:
+        """How the classification branch pools its map."""
+        return "rmac" if self.recipe == "paper" and self.training.without != "rmac" else "max-mean"
 
     @property
     def class_bits(self) -> int:

@@ -152,6 +152,12 @@ class Training:
     output once for each image, and a round takes a fraction of the time. Any other augmentation is applied, and the
     output is computed each time. A private plan has `privacy.trained` instead.
     """
+    without: Literal["none", "segmentation", "rmac", "circle"] = "none"
+    """The part of recipe `paper` that is left out, as in the paper's ablations ([paper]).
+
+    `segmentation`: no mask loss. `rmac`: the maximum and the mean of each channel instead of R-MAC. `circle`: the
+    cross-entropy of a linear classifier on the code instead of the circle loss.
+    """
     strategy: Strategy = "fedavg"
     """Flower's strategy that combines the updates ([which, and how many sites each needs])."""
     strategy_options: dict[str, float] = field(default_factory=dict)

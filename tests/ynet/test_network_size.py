@@ -41,6 +41,13 @@ def test_the_number_of_values_is_that_of_the_network_which_is_built() -> None:
             assert set(layout) == set(weights.layout_of(arrays_of(build(plan))))
 
 
+@pytest.mark.parametrize("without", ["segmentation", "rmac", "circle"])
+def test_network_size_of_an_ablation_is_that_of_the_built_network(without: str) -> None:
+    plan = planned("bottleneck", 4, (1, 1, 1, 1), "paper", 1)
+    left = dataclasses.replace(plan, training=dataclasses.replace(plan.training, without=without))
+    assert network_values(left) == sum(entry.size for entry in layout_of_plan(left))
+
+
 def test_a_plan_of_a_network_or_a_batch_too_large_is_refused_before_anything_is_built() -> None:
     before = psutil.Process().memory_info().rss
     text = smallest_plan().canonical()

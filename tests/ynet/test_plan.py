@@ -453,3 +453,24 @@ def test_plan_of_heads_only_flips_unless_it_says_more() -> None:
     assert not given.augmentation.only_flips
     assert smallest().augmentation == Augmentation()
     assert plans.from_canonical(given.canonical()) == given
+
+
+WITHOUT = ("none", "segmentation", "rmac", "circle")
+
+
+def test_part_that_recipe_paper_leaves_out_changes_the_id_and_none_does_not() -> None:
+    paper = {**values(), "recipe": "paper"}
+    training = paper["training"]
+    ids = {
+        part: plans.from_canonical(json.dumps({**paper, "training": {**training, "without": part}})).id
+        for part in WITHOUT
+    }
+    assert ids["none"] == plans.from_canonical(json.dumps(paper)).id
+    assert len(set(ids.values())) == len(WITHOUT)
+
+
+@pytest.mark.parametrize("recipe", ["default", "circle", "plain"])
+def test_part_left_out_of_another_recipe_than_paper_is_refused(recipe: str) -> None:
+    written = {**values(), "recipe": recipe}
+    with pytest.raises(UserError, match=r"'training\.without' is for 'recipe: paper'"):
+        plans.from_canonical(json.dumps({**written, "training": {**written["training"], "without": "rmac"}}))

@@ -35,14 +35,15 @@ CodeLoss = Callable[[Output, Batch], Float[Tensor, " batch"]]
 
 def loss_of(plan: Plan, device: torch.device) -> Loss:
     """Return the loss of the plan's recipe."""
-    code_loss, weights = CODE_LOSSES[plan.recipe](plan, device), _class_weights(plan, device)
+    code_loss, weights = CODE_LOSSES[plan.code_loss](plan, device), _class_weights(plan, device)
     is_paper, share = plan.recipe == "paper", plan.training.segmentation_weight
+    paper_share = 0.0 if plan.training.without == "segmentation" else 1 - PAPER_SHARE
 
     def loss(output: Output, batch: Batch) -> Parts:
         classification = weights[batch.label] * code_loss(output, batch)
         segmentation = bce(output.mask_logits, batch.mask) * batch.drawn
         if is_paper:
-            return Parts(PAPER_SHARE * classification + (1 - PAPER_SHARE) * segmentation, classification, segmentation)
+            return Parts(PAPER_SHARE * classification + paper_share * segmentation, classification, segmentation)
         segmentation = segmentation + (1 - soft_dice(output.mask_logits, batch.mask)) * batch.drawn
         return Parts(classification + share * segmentation, classification, segmentation)
 

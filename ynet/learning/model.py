@@ -38,7 +38,7 @@ class Output(NamedTuple):
     mask_logits: Float[Tensor, "batch 1 size size"]
     code: Float[Tensor, "batch bits"]  # signed; its signs are the bits
     feature: Float[Tensor, "batch features"]  # the input of the code's appearance branch
-    class_logits: Float[Tensor, "batch classes"] | None = None  # of recipe `plain` only
+    class_logits: Float[Tensor, "batch classes"] | None = None  # where a classifier's loss trains the code
 
 
 class Reading(NamedTuple):
@@ -81,11 +81,11 @@ class YNet(nn.Module):
 
             self.encoder = TimmEncoder(network.encoder, is_pretrained=network.encoder_weights is not None)
         self.segmentation = Segmentation(channels)
-        self.pooled = PooledFeature(channels[-1], pooled_channels(plan), plan.recipe)
+        self.pooled = PooledFeature(channels[-1], pooled_channels(plan), plan.pooling)
         is_paper = plan.recipe == "paper"
         self.hash = nn.Linear(hash_features(plan), bits)
         self.place = None if is_paper else Location(bits)  # `place` is part of the arrays' names in stored weights
-        self.classifier = nn.Linear(bits, len(plan.classes)) if plan.recipe == "plain" else None
+        self.classifier = nn.Linear(bits, len(plan.classes)) if plan.code_loss == "plain" else None
         self.moment_code = MomentCode(plan) if plan.code_form == "moments" else None
         self.detail = Detail(self.hash.in_features, network.codebook_seed)
         self.dropout = network.dropout  # training turns it off for the cooldown
@@ -235,11 +235,11 @@ def smooth() -> nn.Sequential:
 class PooledFeature(nn.Module):
     """The classification branch: a 3x3 convolution, then global pooling."""
 
-    def __init__(self, channels: int, out: int, recipe: str) -> None:
+    def __init__(self, channels: int, out: int, pooling: str) -> None:
         super().__init__()
         self.conv, self.conv_norm = nn.Conv2d(channels, out, 3, 1, 1, bias=False), norm(out)
-        self._pool = rmac if recipe == "paper" else max_and_mean
-        self.features = out if recipe == "paper" else 2 * out
+        self._pool = rmac if pooling == "rmac" else max_and_mean
+        self.features = out if pooling == "rmac" else 2 * out
 
     def forward(self, h: Tensor) -> Float[Tensor, "batch features"]:
         """Return the pooled feature."""

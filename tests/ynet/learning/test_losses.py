@@ -40,6 +40,37 @@ def test_a_total_is_its_parts_in_the_recipes_shares(make_plan: Any, make_cases: 
         torch.testing.assert_close(parts.total, shares[0] * parts.classification + shares[1] * parts.segmentation)
 
 
+def test_paper_without_segmentation_learns_from_the_code_alone(make_plan: Any, make_cases: Any) -> None:
+    batch = make_cases(6).batch(torch.arange(6))
+    plan = make_plan(recipe="paper", training={"without": "segmentation"})
+    net = build(plan)
+    parts = loss_of(plan, CPU)(net(batch.image), batch)
+    torch.testing.assert_close(parts.total, 0.5 * parts.classification)
+    parts.total.mean().backward()
+    assert not any(one.grad.any() for one in net.segmentation.parameters())
+    assert net.stages[0][0].first.weight.grad.any()
+
+
+def test_paper_without_circle_loss_trains_a_classifier_on_the_code(make_plan: Any, make_cases: Any) -> None:
+    batch = make_cases(6).batch(torch.arange(6))
+    plan = make_plan(recipe="paper", training={"without": "circle"})
+    output = build(plan)(batch.image)
+    parts = loss_of(plan, CPU)(output, batch)
+    torch.testing.assert_close(
+        parts.classification, F.cross_entropy(output.class_logits, batch.label, reduction="none")
+    )
+    torch.testing.assert_close(parts.total, 0.5 * parts.classification + 0.5 * parts.segmentation)
+
+
+def test_paper_without_rmac_pools_the_maximum_and_the_mean(make_plan: Any) -> None:
+    full, without = (build(make_plan(recipe="paper", training={"without": part})).pooled for part in ("none", "rmac"))
+    assert without.features == 2 * full.features
+    assert full(torch.rand(2, full.conv.in_channels, 4, 4)).norm(dim=1).tolist() == pytest.approx([1, 1])
+    h = torch.rand(2, without.conv.in_channels, 4, 4)
+    shown = F.relu(without.conv_norm(without.conv(h)))
+    torch.testing.assert_close(without(h), torch.cat([shown.amax((2, 3)), shown.mean((2, 3))], 1))
+
+
 @pytest.mark.parametrize("recipe", ["default", "paper"])
 def test_a_mask_that_nobody_has_drawn_takes_no_part_and_its_class_does(
     recipe: str, make_plan: Any, make_cases: Any
