@@ -25,12 +25,14 @@ NO_AUGMENTATION = {
 class Cases:
     """Random cases in memory; satisfies CaseSource."""
 
-    def __init__(self, count: int, channels: int = 1, size: int = 32, classes: int = 3, seed: int = 1) -> None:
+    def __init__(
+        self, count: int, channels: int = 1, size: int = 32, classes: int = 3, seed: int = 1, regions: int = 1
+    ) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.image = torch.randn(count, channels, size, size, generator=generator)
-        self.mask = (torch.rand(count, 1, size, size, generator=generator) > 0.8).float()
+        self.mask = (torch.rand(count, regions, size, size, generator=generator) > 0.8).float()
         self.label = torch.arange(count) % classes
-        self.drawn = torch.ones(count, dtype=torch.bool)
+        self.drawn = torch.ones(count, regions, dtype=torch.bool)
         self.patient = torch.arange(count) + seed * 1000  # one case each
 
     def __len__(self) -> int:

@@ -31,14 +31,16 @@ def pooled_channels(plan: "Plan") -> int:
 def network_values(plan: "Plan") -> int:
     """Return the number of values in the arrays of the network that model.py builds."""
     bits, is_paper, channels = plan.network.code_bits, plan.recipe == "paper", stage_channels(plan)
+    regions = plan.regions.count
     total = _encoder_values(plan)
-    total += sum(_linear(c, _LATERAL) + _conv(_LATERAL, _LATERAL, 3) for c in channels) + _LATERAL + 1
+    total += sum(_linear(c, _LATERAL) + _conv(_LATERAL, _LATERAL, 3) for c in channels)
+    total += _linear(_LATERAL, regions)
     pooled = pooled_channels(plan)
     total += _conv(channels[-1], pooled, 3)
-    features = pooled if is_paper else 2 * pooled + sum(channels)
+    features = pooled if is_paper else 2 * pooled + regions * sum(channels)
     total += _linear(features, bits) + 2 * features
     if not is_paper:
-        total += _linear(_MOMENTS, _HIDDEN) + _linear(_HIDDEN, _HIDDEN) + _linear(_HIDDEN, bits)
+        total += _linear(regions * _MOMENTS, _HIDDEN) + _linear(_HIDDEN, _HIDDEN) + _linear(_HIDDEN, bits)
     return total + (_linear(bits, len(plan.classes)) if plan.recipe == "plain" else 0)
 
 

@@ -31,7 +31,7 @@ FAINT = 0.002  # a mask that covers this share of the image counts half, a small
 class Output(NamedTuple):
     """The network's output in training."""
 
-    mask_logits: Float[Tensor, "batch 1 size size"]
+    mask_logits: Float[Tensor, "batch regions size size"]
     code: Float[Tensor, "batch bits"]  # signed; its signs are the bits
     feature: Float[Tensor, "batch features"]  # the input of the code's appearance branch
     class_logits: Float[Tensor, "batch classes"] | None = None  # of recipe `plain` only
@@ -40,7 +40,7 @@ class Output(NamedTuple):
 class Reading(NamedTuple):
     """The network's output in inference."""
 
-    mask_logits: Float[Tensor, "batch 1 size size"]
+    mask_logits: Float[Tensor, "batch regions size size"]
     code: Float[Tensor, "batch bits"]
     feature: Float[Tensor, "batch features"]  # it never leaves a site
     detail: Float[Tensor, "batch 32"]  # signed; its signs are the bits of the detail code
@@ -73,11 +73,13 @@ class YNet(nn.Module):
             from ynet.learning.timm_encoder import TimmEncoder  # timm: seconds that ynet's own encoder need not wait
 
             self.encoder = TimmEncoder(network.encoder, is_pretrained=network.encoder_weights is not None)
-        self.segmentation = Segmentation(channels)
+        self.segmentation = Segmentation(channels, plan.regions.count)
         self.pooled = PooledFeature(channels[-1], pooled_channels(plan), plan.recipe)
-        is_paper = plan.recipe == "paper"
-        self.hash = nn.Linear(self.pooled.features + (0 if is_paper else sum(channels)), bits)
-        self.place = None if is_paper else Location(bits)  # `place` is part of the arrays' names in stored weights
+        is_paper, regions = plan.recipe == "paper", plan.regions.count
+        self.hash = nn.Linear(self.pooled.features + (0 if is_paper else regions * sum(channels)), bits)
+        self.place = (
+            None if is_paper else Location(bits, regions)
+        )  # `place` is part of the arrays' names in stored weights
         self.classifier = nn.Linear(bits, len(plan.classes)) if plan.recipe == "plain" else None
         self.detail = Detail(self.hash.in_features, network.codebook_seed)
         self.dropout = network.dropout  # training turns it off for the cooldown
@@ -161,14 +163,14 @@ class YNet(nn.Module):
 class Segmentation(nn.Module):
     """A feature pyramid (Lin et al., CVPR 2017): 1x1 laterals, bilinear upsampling, 3x3 convolutions.
 
-    Returns one logit per pixel of the largest map.
+    Returns one logit per region and pixel of the largest map. Regions may overlap.
     """
 
-    def __init__(self, channels: tuple[int, ...]) -> None:
+    def __init__(self, channels: tuple[int, ...], regions: int = 1) -> None:
         super().__init__()
         self.laterals = nn.ModuleList(nn.Conv2d(c, LATERAL, 1) for c in channels)
         self.smooth = nn.ModuleList(smooth() for _ in channels)
-        self.logit = nn.Conv2d(LATERAL, 1, 1)
+        self.logit = nn.Conv2d(LATERAL, regions, 1)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """Return logits at the size of the largest map."""
@@ -200,37 +202,42 @@ class PooledFeature(nn.Module):
 
 
 class Location(nn.Module):
-    """The location branch: a small network on the moments of the predicted mask (position, size, shape)."""
+    """The location branch: a small network on the moments of each predicted region (position, size, shape)."""
 
     MOMENTS, HIDDEN = 6, 32
 
-    def __init__(self, bits: int) -> None:
+    def __init__(self, bits: int, regions: int = 1) -> None:
         super().__init__()
-        self.first, self.second = nn.Linear(self.MOMENTS, self.HIDDEN), nn.Linear(self.HIDDEN, self.HIDDEN)
+        self.first, self.second = nn.Linear(regions * self.MOMENTS, self.HIDDEN), nn.Linear(self.HIDDEN, self.HIDDEN)
         self.hash = nn.Linear(self.HIDDEN, bits)
 
-    def forward(self, mask_logits: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, "batch bits"]:
+    def forward(self, mask_logits: Float[Tensor, "batch regions h w"]) -> Float[Tensor, "batch bits"]:
         """Return the location's part of the code."""
         h = F.relu(self.first(moments(mask_logits.float().sigmoid())))
         code: Tensor = self.hash(F.relu(self.second(h)))
         return code
 
 
-def lesion_means(maps: list[Tensor], mask_logits: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, "batch channels"]:
-    """Return the mean of every map's channels over the predicted lesion; near 0 without a lesion."""
-    probability, means = mask_logits.sigmoid(), []
-    for h in maps:
-        mask = F.adaptive_avg_pool2d(probability, (h.shape[2], h.shape[3]))
-        means.append((mask * h).mean((2, 3)) / (mask.mean((2, 3)) + FAINT))
+def lesion_means(maps: list[Tensor], mask_logits: Float[Tensor, "batch regions h w"]) -> Float[Tensor, "batch means"]:
+    """Return the mean of every map's channels over each predicted region, region by region; near 0 without a region."""
+    means = []
+    for probability in torch.split(mask_logits.sigmoid(), 1, dim=1):
+        for h in maps:
+            mask = F.adaptive_avg_pool2d(probability, (h.shape[2], h.shape[3]))
+            means.append((mask * h).mean((2, 3)) / (mask.mean((2, 3)) + FAINT))
     return torch.cat(means, 1)
 
 
-def moments(probability: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, "batch 6"]:
+def moments(probability: Float[Tensor, "batch regions h w"]) -> Float[Tensor, "batch six_each"]:
+    """Return the six moments of each region, region by region."""
+    return torch.cat([_moments(mask) for mask in probability.unbind(1)], dim=1)
+
+
+def _moments(mask: Float[Tensor, "batch h w"]) -> Float[Tensor, "batch 6"]:
     """Return centre (y, x), spread (y, x), slant and size of a mask, scaled to about 1; an empty mask's centre is 0.
 
     Coordinates run from -1 to 1, so the moments do not depend on the resolution.
     """
-    mask = probability[:, 0]
     y, x = (torch.linspace(-1, 1, side, device=mask.device) for side in mask.shape[1:])
     area = mask.mean((1, 2))
     share = mask / (mask.sum((1, 2), keepdim=True) + FAINT * mask[0].numel())

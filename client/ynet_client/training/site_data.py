@@ -123,7 +123,7 @@ class LocalSite:
         Raises UserError for labels that the plan does not have. A site that only asks may have any labels.
         """
         classes = plan.classes if self.trains else sorted({case.label for case in cases})
-        return CaseCache(manifest, cases, plan.image, classes, 0)
+        return CaseCache(manifest, cases, plan.image, classes, 0, plan.regions)
 
     def drop_cases(self) -> None:
         """Drop the cached cases: the next message reads the manifest again."""
@@ -158,4 +158,4 @@ class LocalSite:
             return self._prepared
 
     def _cache(self, manifest: Manifest, cases: tuple[Case, ...], plan: Plan) -> CaseCache:
-        return CaseCache(manifest, cases, plan.image, plan.classes, self._cache_bytes // 2)
+        return CaseCache(manifest, cases, plan.image, plan.classes, self._cache_bytes // 2, plan.regions)

@@ -126,8 +126,8 @@ def _evaluate(
     is_told = is_final and plan.training.rounds == AUTO
     config = round_config(plan, layout, is_final=is_told)
     messages = chosen.configure_evaluate(number, weights_record(flat), config, grid)
-    replies = talk.send(number, messages, lambda reply: scores(reply, plan.classes))
-    by_site = {talk.name_of(reply.node): scores(reply, plan.classes) for reply in replies}
+    replies = talk.send(number, messages, lambda reply: scores(reply, plan.classes, plan.regions.names))
+    by_site = {talk.name_of(reply.node): scores(reply, plan.classes, plan.regions.names) for reply in replies}
     folder.event("result_evaluated" if is_told else "evaluated", round=number, sites=by_site)
     return by_site
 
