@@ -99,6 +99,33 @@ def with_inner(masks: UInt8[np.ndarray, "regions h w"]) -> UInt8[np.ndarray, "re
     return np.ascontiguousarray(np.maximum.accumulate(masks[::-1], axis=0)[::-1])
 
 
+def packed(masks: UInt8[np.ndarray, "regions h w"]) -> UInt8[np.ndarray, "h w"]:
+    """Pack the masks of all regions into one byte a pixel: bit k is set where region k is, counted from 0."""
+    bits: UInt8[np.ndarray, "h w"] = np.bitwise_or.reduce(
+        masks << np.arange(len(masks), dtype=np.uint8)[:, None, None], axis=0
+    )
+    return bits
+
+
+def unpacked(bits: UInt8[np.ndarray, "h w"], count: int) -> UInt8[np.ndarray, "regions h w"]:
+    """Return the masks of all regions that `packed` took."""
+    return np.asarray((bits >> np.arange(count, dtype=np.uint8)[:, None, None]) & 1, np.uint8)
+
+
+def drawn_on(manifest: Manifest, case: Case, regions: Regions) -> UInt8[np.ndarray, "h w"] | None:
+    """Return a case's masks as `packed` returns them, to draw them; None where no file is named. Raises UserError."""
+    image = manifest.path_of(case.image)
+    found = read(manifest.path_of, case, regions, lambda: mask_files.subject_of(image))
+    shapes = [one.pixels.shape for one in found if one is not None]
+    if not shapes:
+        return None
+    masks = np.zeros((regions.count, *shapes[0]), np.uint8)
+    for place, lesion in enumerate(found):
+        if lesion is not None and lesion.pixels.shape == shapes[0]:
+            masks[place] = lesion.pixels
+    return packed(with_inner(masks) if regions.nested else masks)
+
+
 def refuse_missing(cases: Sequence[Case], regions: Regions) -> None:
     """Raise UserError when a manifest has columns for some of the plan's regions and not for all."""
     if cases and (lacking := missing_columns(cases[0], regions)):

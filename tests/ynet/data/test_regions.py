@@ -16,7 +16,7 @@ from ynet.data import manifest
 from ynet.data.cases import CaseCache
 from ynet.data.check import check
 from ynet.data.manifest import Manifest
-from ynet.data.regions import decode
+from ynet.data.regions import decode, drawn_on, packed, unpacked
 from ynet.data.report import Report
 from ynet.errors import UserError
 from ynet.plan_sections import Image as ImageSettings
@@ -243,3 +243,17 @@ def test_segment_missing_for_a_region_is_refused_and_a_lone_segment_needs_no_lab
         decode(read, read.cases[0], EYE, SHAPE)
     read = with_seg(write_site, ["Optic disc"], [DISC], [{"mask.disc": "seg.dcm", "mask.cup": ""}])
     np.testing.assert_array_equal(decode(read, read.cases[0], EYE, SHAPE), [DISC, 0 * DISC])
+
+
+def test_regions_are_packed_into_bits_and_unpacked() -> None:
+    masks = np.random.default_rng(1).integers(0, 2, (8, 5, 7), dtype=np.uint8)
+    np.testing.assert_array_equal(unpacked(packed(masks), 8), masks)
+    np.testing.assert_array_equal(packed(masks[:1]), masks[0])  # one region: 0 and 1
+
+
+def test_masks_to_draw_are_none_without_files(write_site: WriteSite) -> None:
+    path = write_columns(write_site, lambda rows: rows[1].update({"mask.disc": "", "mask.cup": "unknown"}))
+    read = manifest.read(path)
+    np.testing.assert_array_equal(drawn_on(read, read.cases[0], EYE), DISC + 2 * CUP)
+    assert drawn_on(read, read.cases[1], EYE) is None
+    assert drawn_on(read, read.cases[0], Regions()) is None
