@@ -132,7 +132,7 @@ def refuse_missing(cases: Sequence[Case], regions: Regions) -> None:
         raise UserError(
             "the manifest cannot be used",
             f"it has no column {lacking[0]!r}, and the plan has this region",
-            f"add the column, with {UNDRAWN} where nobody has drawn the region",
+            "add the column, with `unknown` where nobody has drawn the region",
         )
 
 
