@@ -25,12 +25,14 @@ NO_AUGMENTATION = {
 class Cases:
     """Random cases in memory; satisfies CaseSource."""
 
-    def __init__(self, count: int, channels: int = 1, size: int = 32, classes: int = 3, seed: int = 1) -> None:
+    def __init__(
+        self, count: int, channels: int = 1, size: int = 32, classes: int = 3, seed: int = 1, regions: int = 1
+    ) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.image = torch.randn(count, channels, size, size, generator=generator)
-        self.mask = (torch.rand(count, 1, size, size, generator=generator) > 0.8).float()
+        self.mask = (torch.rand(count, regions, size, size, generator=generator) > 0.8).float()
         self.label = torch.arange(count) % classes
-        self.drawn = torch.ones(count, dtype=torch.bool)
+        self.drawn = torch.ones(count, regions, dtype=torch.bool)
         self.patient = torch.arange(count) + seed * 1000  # one case each
 
     def __len__(self) -> int:
@@ -42,14 +44,14 @@ class Cases:
 
 @pytest.fixture
 def make_plan() -> MakePlan:
-    """Make a plan of a small network without augmentation; `changes` update its parts: training={...}, ..."""
+    """Make a plan of a small network with a trained code, without augmentation; `changes` update its parts: training={...}, ..."""
 
     def make(**changes: Any) -> Plan:
         values: dict[str, Any] = {
             "name": "small",
             "classes": ["a", "b", "c"],
             "image": {"channels": 1, "size": 32},
-            "network": {"width": 8, "code_bits": 32, "dropout": 0},
+            "network": {"width": 8, "code_bits": 32, "dropout": 0, "code": "trained"},
             "training": {"rounds": 4, "learning_rate": 1e-3, "schedule": "constant", "batch_size": 8},
             "cohort": {"min_sites": 1, "quorum": 1},
             "privacy": {"mode": "off"},

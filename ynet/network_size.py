@@ -35,7 +35,7 @@ def pooled_channels(plan: "Plan") -> int:
 
 def hash_features(plan: "Plan") -> int:
     """Return the number of values from which the hash layer makes its code."""
-    return _pooled(plan) + (0 if plan.recipe == "paper" else sum(stage_channels(plan)))
+    return _pooled(plan) + (0 if plan.recipe == "paper" else plan.regions.count * sum(stage_channels(plan)))
 
 
 def _pooled(plan: "Plan") -> int:
@@ -45,21 +45,24 @@ def _pooled(plan: "Plan") -> int:
 
 def code_sizes(plan: "Plan") -> Sizes:
     """Return the sizes of the feature from which the code from moments is made; see `model.code_feature`."""
-    case = min(3 * sum(stage_channels(plan)) + _MOMENTS, MOST_CASE_FEATURES)
+    regions = plan.regions.count
+    case = min((2 + regions) * sum(stage_channels(plan)) + regions * _MOMENTS, MOST_CASE_FEATURES)
     return Sizes(_pooled(plan) + case, case, len(plan.classes))
 
 
 def network_values(plan: "Plan") -> int:
     """Return the number of values in the arrays of the network that model.py builds."""
     bits, is_paper, channels = plan.network.code_bits, plan.recipe == "paper", stage_channels(plan)
+    regions = plan.regions.count
     total = _encoder_values(plan)
-    total += sum(_linear(c, _LATERAL) + _conv(_LATERAL, _LATERAL, 3) for c in channels) + _LATERAL + 1
+    total += sum(_linear(c, _LATERAL) + _conv(_LATERAL, _LATERAL, 3) for c in channels)
+    total += _linear(_LATERAL, regions)
     pooled = pooled_channels(plan)
     total += _conv(channels[-1], pooled, 3)
     features = hash_features(plan)
     total += _linear(features, bits) + 2 * features
     if not is_paper:
-        total += _linear(_MOMENTS, _HIDDEN) + _linear(_HIDDEN, _HIDDEN) + _linear(_HIDDEN, bits)
+        total += _linear(regions * _MOMENTS, _HIDDEN) + _linear(_HIDDEN, _HIDDEN) + _linear(_HIDDEN, bits)
     if plan.code_form == "moments":
         of_code = code_map.shapes(code_sizes(plan), bits, plan.class_bits)
         total += sum(math.prod(shape) for shape in of_code.values())

@@ -6,7 +6,7 @@ from dataclasses import asdict, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from ynet import network_size, schedule
@@ -24,14 +24,17 @@ from ynet.plan_sections import (
     Network,
     Privacy,
     Recipe,
+    Regions,
     Training,
+    by_names,
     coupling,
     with_heads_defaults,
 )
 from ynet.schedule import MOST_ROUNDS
 from ynet.strategy_options import ROBUST, SUMMABLE, fault
 
-LATER = (
+LATER: tuple[tuple[str, str, Any], ...] = (
+    ("", "regions", {"names": (), "nested": False}),
     ("training", "update_encoding", "float32"),
     ("training", "update_norm_limit", 10.0),
     ("training", "max_rounds", MOST_ROUNDS),
@@ -45,8 +48,8 @@ LATER = (
     ("training", "trained", "all"),
     ("training", "without", "none"),
 )
-"""Keys that plans got later, with the value that a canonical plan without them has. The id omits such a value, so that
-an older plan keeps the id under which sites have accepted it and spent privacy."""
+"""Keys that plans got later, with the value that a canonical plan without them has: section (empty: none), key, value.
+The id omits such a value, so that an older plan keeps the id under which sites have accepted it and spent privacy."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -62,6 +65,7 @@ class Plan:
     cohort: Cohort
     privacy: Privacy
     network: Network = field(default_factory=Network)
+    regions: Annotated[Regions, BeforeValidator(by_names)] = field(default_factory=Regions)
     recipe: Recipe = "default"
     """The loss of the code; all but `default` and `paper` are there for comparison ([recipes])."""
     init: Init | None = None
@@ -164,8 +168,9 @@ class Plan:
         """The plan as JSON with sorted keys and all defaults except those of LATER; the plan's id is its digest."""
         values = asdict(self)
         for part, key, absent in LATER:
-            if values[part][key] == absent:
-                del values[part][key]
+            section = values[part] if part else values
+            if section[key] == absent:
+                del section[key]
         return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
     @property
@@ -229,6 +234,7 @@ def from_canonical(text: str) -> Plan:
     if not isinstance(values, dict):
         raise UserError("the plan cannot be read", "it is not a JSON object", "ask the coordinator for the plan")
     for part, key, absent in LATER:
-        if isinstance(section := values.setdefault(part, {}), dict):
+        section = values.setdefault(part, {}) if part else values
+        if isinstance(section, dict):
             section.setdefault(key, absent)
     return parse(Plan, values, "plan")

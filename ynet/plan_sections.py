@@ -33,6 +33,49 @@ class Image:
     """Whether an empty margin is cut away first, so that the content fills the image."""
 
 
+MOST_REGIONS = 8
+
+
+def by_names(given: Any) -> Any:
+    """Read the short form of `regions`: a list of names."""
+    return {"names": given} if isinstance(given, list | tuple) else given
+
+
+@dataclass(frozen=True, config=STRICT)
+class Regions:
+    """The regions of a mask. `regions: [disc, cup]` is short for `regions: {names: [disc, cup]}`.
+
+    A plan without this section has one region, the lesion.
+    """
+
+    names: Annotated[tuple[Name, ...], Field(max_length=MOST_REGIONS)] = ()
+    """Names of 2 to 8 regions; empty: one region without a name.
+
+    A manifest names a mask for each region in columns such as `mask.disc`, or one mask with all regions: value 1 is the
+    first region, value 2 the second ([several regions]).
+    """
+    nested: bool = False
+    """Whether each region contains the regions after it.
+
+    The pixels of a later region are then also those of the earlier ones, in masks of all forms.
+    """
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Regions":
+        if len(self.names) == 1:
+            raise ValueError("one region needs no name: leave 'regions' out")
+        if len({name.casefold() for name in self.names}) != len(self.names):
+            raise ValueError("a region is listed twice in 'regions'")
+        if self.nested and not self.names:
+            raise ValueError("'regions.nested' needs 'regions.names'")
+        return self
+
+    @property
+    def count(self) -> int:
+        """The number of regions, at least 1."""
+        return max(1, len(self.names))
+
+
 @dataclass(frozen=True, config=STRICT)
 class Network:
     """The encoder and the size of the Y-Net."""

@@ -2,14 +2,17 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 COUNT_STEP = 5
 """Counts that leave a site are rounded up to multiples of this, so that 1 to 4 are not sent. 0 stays 0."""
 
 Wire = dict[str, float]
-"""Scores as a site sends them: without those that are None, with coarse counts; `queries.3` is class 3's count."""
+"""Scores as a site sends them: without those that are None, with coarse counts.
+
+`queries.3` is the count of class 3, `dice.1` the Dice of region 1; both are counted from 0.
+"""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Scores:
     mask_likeness: float | None  # the mask's size and shape against random cases of the class; above 1 is better
     median_tie10: float | None  # median number of cases at the distance of the 10th hit; 1: nothing is tied
     distinct_share: float | None  # distinct codes as a share of the gallery
-    dice: float | None  # over the queries with a mask
+    dice: float | None  # over the queries with a mask; of several regions the mean, as iou and empty_kept
     iou: float | None
     empty_kept: float | None  # over the queries whose mask is empty
     balanced_accuracy: float | None  # of the most frequent class among the first K results; over the ranked queries
@@ -50,16 +53,22 @@ class Scores:
     empty_masks: int
     queries_per_class: Mapping[str, int]  # every class of the plan
     gallery_per_class: Mapping[str, int]
+    dice_per_region: Mapping[str, float | None] = field(default_factory=dict)  # of the plan's named regions
 
     def to_metrics(self) -> dict[str, Any]:
-        """Return all scores by name, for JSON."""
-        return asdict(self)
+        """Return all scores by name, for JSON; without `dice_per_region` where the plan names no region."""
+        found = asdict(self)
+        if not self.dice_per_region:
+            del found[PER_REGION]
+        return found
 
     def to_wire(self, *, tells_classes: bool) -> Wire:
         """Return the scores in the form that leaves a site; `tells_classes` adds the counts by class."""
         found: Wire = {name: value for name in (*SHARES, *NUMBERS) if (value := getattr(self, name)) is not None}
         found |= {name: getattr(self, name) for name in TOTALS}
         found |= {name: coarse(getattr(self, name)) for name in COARSE}
+        of_regions = enumerate(self.dice_per_region.values())
+        found |= {f"{REGION}.{place}": dice for place, dice in of_regions if dice is not None}
         for name, key in PER_CLASS.items() if tells_classes else ():
             counts: Mapping[str, int] = getattr(self, name)
             found |= {f"{key}.{place}": coarse(count) for place, count in enumerate(counts.values())}
@@ -67,10 +76,12 @@ class Scores:
 
 
 PER_CLASS = {"queries_per_class": "queries", "gallery_per_class": "gallery"}
+PER_REGION, REGION = "dice_per_region", "dice"
 COARSE = ("ranked", "siblings", "likened", "masks", "empty_masks")
 TOTALS = ("distinct_codes", "queries", "gallery")
 NUMBERS = ("mask_likeness", "median_tie10")
-SHARES = tuple(one.name for one in fields(Scores) if one.name not in (*PER_CLASS, *COARSE, *TOTALS, *NUMBERS))
+_OTHERS = (*PER_CLASS, *COARSE, *TOTALS, *NUMBERS, PER_REGION)
+SHARES = tuple(one.name for one in fields(Scores) if one.name not in _OTHERS)
 RESTS_ON = {
     "macro_map10": "ranked",
     "case_hit10": "siblings",
@@ -86,9 +97,10 @@ def coarse(count: int) -> int:
     return -(-count // COUNT_STEP) * COUNT_STEP
 
 
-def from_wire(record: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+def from_wire(record: Mapping[str, Any], classes: Sequence[str], regions: Sequence[str] = ()) -> dict[str, Any]:
     """Convert scores that a site sent for JSON. Scores and counts that it did not send are None.
 
+    `regions` are the plan's named regions; without them there is no `dice_per_region`.
     An older version of ynet sends no counts, and 0 for a score without a case. Unknown scores of a newer one are kept.
 
     Raises:
@@ -98,12 +110,20 @@ def from_wire(record: Mapping[str, Any], classes: Sequence[str]) -> dict[str, An
     found: dict[str, Any] = {
         name: round(float(value), 6)
         for name, value in record.items()
-        if not isinstance(value, list) and math.isfinite(value) and name.partition(".")[0] not in PER_CLASS.values()
+        if not isinstance(value, list) and math.isfinite(value) and not _is_part(name)
     }
     found |= {name: _share(record.get(name)) for name in SHARES}
     found |= {name: _number(record.get(name)) for name in NUMBERS}
     found |= {name: _count(record.get(name)) for name in (*TOTALS, *COARSE)}
+    if regions:
+        found[PER_REGION] = {name: _share(record.get(f"{REGION}.{place}")) for place, name in enumerate(regions)}
     return found | {name: _by_class(record, key, classes) for name, key in PER_CLASS.items()}
+
+
+def _is_part(name: str) -> bool:
+    """Return whether a name is that of a class's count or a region's score."""
+    whole, dot, _ = name.partition(".")
+    return bool(dot) and whole in (*PER_CLASS.values(), REGION)
 
 
 def _share(value: Any) -> float | None:

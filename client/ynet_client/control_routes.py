@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -143,12 +143,14 @@ def _gallery_state(archive: "Archive") -> dict[str, object]:
     return {"model": archive.model_id, "gallery": archive.gallery.stats()}
 
 
-def _segment(archive: "Archive", image: Path) -> dict[str, str]:
+def _segment(archive: "Archive", image: Path) -> dict[str, Any]:
     """Predict the lesion of an image, as `control_client.segment` returns it. Raises UserError."""
     from PIL import Image  # with torch, which the search has loaded
 
     (model_id, plan, *_), encoded = own_search.encode(archive, image)
-    return {"mask": _base64(Image.fromarray(encoded.mask * 255)), "model": model_id, "plan": plan.name}
+    mask = encoded.mask if encoded.regions else encoded.mask * 255
+    found = {"mask": _base64(Image.fromarray(mask)), "regions": list(encoded.regions)}
+    return {**found, "model": model_id, "plan": plan.name}
 
 
 def _png(archive: "Archive", result: Result, name: str) -> str:

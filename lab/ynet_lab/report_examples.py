@@ -13,11 +13,13 @@ from PIL import Image
 from ynet.data import images
 from ynet.data.manifest import Case, Manifest
 from ynet.data.prepare import prepare, restore_mask
+from ynet.data.regions import drawn_on, packed
 from ynet.learning.evaluate import encode
 from ynet.learning.hashing import hamming, pack
 from ynet.learning.model import YNet
 from ynet.plan import Plan
-from ynet_client.retrieval.picture import overlaid, shown
+from ynet_client.retrieval.overlay import REGION_COLOURS, outlined
+from ynet_client.retrieval.picture import shown
 from ynet_client.training.site_data import LocalSite
 from ynet_lab.report_page import Example, ExampleHit
 
@@ -69,24 +71,24 @@ def _query(net: YNet, plan: Plan, manifest: Manifest, case: Case) -> tuple[npt.N
     pixels = images.decode(manifest.path_of(case.image), plan.image.channels)
     prepared = prepare(pixels, plan.image)
     output = net.cpu().read(torch.from_numpy(prepared.image)[None])
-    predicted = (output.mask_logits[0, 0] > 0).to(torch.uint8).numpy()
+    predicted = (output.mask_logits[0] > 0).to(torch.uint8).numpy()
+    full = np.stack([restore_mask(mask, prepared.region, *pixels.shape[1:]) for mask in predicted])
     picture = shown(pixels, QUERY_SIDE)
-    picture = overlaid(picture, restore_mask(predicted, prepared.region, *pixels.shape[1:]), 0.0, 1.4, PREDICTED)
-    return pack(output.code), _png(_with_mask(picture, manifest, case))
+    picture = outlined(picture, packed(full), 0.0, 1.4, [PREDICTED] * len(REGION_COLOURS))
+    return pack(output.code), _png(_with_mask(picture, manifest, case, plan))
 
 
 def _hit(plan: Plan, held: _Held, distance: int, label: str) -> ExampleHit:
     picture = shown(images.decode(held.manifest.path_of(held.case.image), plan.image.channels), HIT_SIDE)
     is_relevant = held.case.label == label
     return ExampleHit(
-        held.site, held.case.label, distance, is_relevant, _png(_with_mask(picture, held.manifest, held.case))
+        held.site, held.case.label, distance, is_relevant, _png(_with_mask(picture, held.manifest, held.case, plan))
     )
 
 
-def _with_mask(picture: Image.Image, manifest: Manifest, case: Case) -> Image.Image:
-    if not case.mask:
-        return picture
-    return overlaid(picture, images.decode_mask(manifest.path_of(case.mask), manifest.path_of(case.image)), 0.0, 1.4)
+def _with_mask(picture: Image.Image, manifest: Manifest, case: Case, plan: Plan) -> Image.Image:
+    mask = drawn_on(manifest, case, plan.regions)
+    return picture if mask is None else outlined(picture, mask, 0.0, 1.4)
 
 
 def _digest(name: str) -> bytes:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ynet.scores import COARSE, PER_CLASS, TOTALS
+from ynet.scores import COARSE, PER_CLASS, PER_REGION, TOTALS
 from ynet_lab.html_page import MISSING, HtmlTable, TableRow, figure, mean_std, number_of, template
 
 WIDTH, HEIGHT = 640, 380  # of a chart, in its own units
@@ -254,10 +254,10 @@ def _everything(models: Sequence[Mapping[str, Any]]) -> HtmlTable:
 
 
 def _flat(overall: Mapping[str, Any]) -> dict[str, Any]:
-    """Flatten figures by name; counts by class get one entry per class."""
+    """Flatten figures by name; counts by class and Dice by region get one entry each."""
     found: dict[str, Any] = {}
     for metric, value in overall.items():
-        if metric in PER_CLASS:
+        if metric in (*PER_CLASS, PER_REGION):
             found |= {f"{metric}: {name}": count for name, count in (value or {}).items()}
         else:
             found[metric] = value

@@ -16,7 +16,7 @@ from numpy.random import Generator
 from PIL import Image
 
 from ynet.data.frames import framed, source
-from ynet.data.manifest import COLUMNS, UNDRAWN, Case, Manifest, read
+from ynet.data.manifest import COLUMNS, OF_REGION, UNDRAWN, Case, Manifest, read
 from ynet.errors import UserError
 from ynet_lab.own_data.layout import sites_in
 
@@ -188,7 +188,7 @@ def _quotas(
 def _deal(
     patients: Sequence[_Patient], classes: Sequence[str], quotas: Quotas, random: Generator
 ) -> list[list[_Patient]]:
-    """Each patient to the site that has least of its quota, for each class and split by itself."""
+    """Each patient to the site that has least of its quota, for each class and split apart."""
     row_of = {name: row for row, name in enumerate(classes)}
     total = quotas.sum(axis=1, keepdims=True)
     share = quotas / np.where(total > 0, total, 1)
@@ -233,17 +233,18 @@ def _write(
     """A site's files and manifest; its counts."""
     rows, counts = [], {"train": Counter[str](), "test": Counter[str]()}
     columns = sorted({name for one in patients for _, _, case in one.cases for name in case.attributes})
+    regions = sorted({name for one in patients for _, _, case in one.cases for name in case.regions})
     for one in patients:
         for manifest, site, case in one.cases:
             if case.label not in kept:
                 left_out[case.label] += 1
                 continue
-            rows.append(_row(folder, one, manifest, site, case, columns, appearance))
+            rows.append(_row(folder, one, manifest, site, case, (columns, regions), appearance))
             counts[one.split][case.label] += 1
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "manifest.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow((*COLUMNS, *columns))
+        writer.writerow((*COLUMNS, *columns, *(OF_REGION + name for name in regions)))
         writer.writerows(rows)
     return {split: dict(sorted(count.items())) for split, count in counts.items()}
 
@@ -254,14 +255,17 @@ def _row(
     manifest: Manifest,
     site: str,
     case: Case,
-    columns: Sequence[str],
+    columns: tuple[Sequence[str], Sequence[str]],
     appearance: _Appearance | None,
 ) -> tuple[str, ...]:
+    attributes, regions = columns
     image = _take(folder, manifest, site, case.image, appearance)
     mask = _take(folder, manifest, site, case.mask) if case.mask else "" if case.is_drawn else UNDRAWN
-    cells = (case.attributes.get(name, "") for name in columns)
+    cells = (case.attributes.get(name, "") for name in attributes)
     more = (_take(folder, manifest, site, cell) if _is_file(manifest, cell) else cell for cell in cells)
-    return (image, mask, case.label, one.name, one.split, *more)
+    masks = (case.regions.get(name, UNDRAWN) for name in regions)
+    drawn = (_take(folder, manifest, site, cell) if cell not in ("", UNDRAWN) else cell for cell in masks)
+    return (image, mask, case.label, one.name, one.split, *more, *drawn)
 
 
 def _is_file(manifest: Manifest, cell: str) -> bool:

@@ -111,7 +111,7 @@ def _end(runs: Runs, run: Run, progress: RunProgress | None) -> dict[str, object
 
 def _run_routes(runs: Runs, progress_reader: RunProgressReader) -> list[Route]:
     def shown(run: Run) -> dict[str, object]:
-        """A run as JSON, with the sites that it waits for, and why it ends where it ends by itself."""
+        """A run as JSON, with the sites that it waits for, and why it ends where the plan says `auto`."""
         progress = progress_reader.of(runs.folder(run.id).path) if run.status == "running" else None
         waits = {**progress.waiting, "missing": list(progress.missing)} if progress and progress.waiting else None
         return {**run._asdict(), "waits_for": waits, "end": _end(runs, run, progress)}

@@ -96,7 +96,7 @@ def difference(full: Sequence[Result], other: Sequence[Result]) -> dict[str, dic
 
 
 def fold_difference(full: Sequence[Result], other: Sequence[Result]) -> dict[str, dict[str, float]]:
-    """Compare two variants over folds, of which each patient is in one; one training a fold."""
+    """Compare two variants over folds that share no patient; one training a fold."""
     gain = np.concatenate([a.precision - b.precision for a, b in zip(full, other, strict=True)])[None]
     return _compared(gain, *(np.concatenate([getattr(one, name) for one in full]) for name in ("label", "patient")))
 

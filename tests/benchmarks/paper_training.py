@@ -30,7 +30,7 @@ FULL = "none"
 WITHOUT = (FULL, "segmentation", "rmac", "circle")
 BITS = (36, 64, 128, 256)
 PADDED = {36: 64}
-"""A length that ynet does not have, and the length of the code of which it is the beginning."""
+"""A length that ynet does not have, and the length of the code that begins with it."""
 SEED_STEP = 1_000_003
 DEVICE = torch.device("cpu")
 

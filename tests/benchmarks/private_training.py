@@ -50,7 +50,7 @@ class InMemory:
             self.image[positions],
             self.mask[positions],
             self.label[positions],
-            torch.ones(len(positions), dtype=torch.bool),
+            torch.ones(len(positions), 1, dtype=torch.bool),
         )
 
 

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ynet.data.mask_files import read_regions
+from ynet.data.regions import packed, unpacked, with_inner
 from ynet.errors import UserError
 from ynet.search.hit import Hit
 from ynet.web.accounts import Accounts
@@ -14,6 +16,7 @@ from ynet_client import settings
 from ynet_client.control_routes import query_of
 from ynet_client.gallery.filters import Filters
 from ynet_client.retrieval.merging import Result
+from ynet_client.retrieval.overlay import REGION_COLOURS
 from ynet_client.retrieval.own_search import OwnSearch
 from ynet_client.retrieval.query import Query
 from ynet_client.retrieval.wire import SiteOutcome
@@ -187,3 +190,25 @@ def test_workbench_setting_is_off_by_default_and_remembered(tmp_path: Path) -> N
     assert settings.load(tmp_path, None, is_workbench_enabled=True).workbench.enabled
     assert settings.load(tmp_path, None).workbench.enabled
     assert not settings.load(tmp_path, None, is_workbench_enabled=False).workbench.enabled
+
+
+def test_regions_are_shown_as_bits_with_shares_and_saved_as_numbers(tmp_path: Path) -> None:
+    disc, cup = np.zeros((3000, 30), np.uint8), np.zeros((3000, 30), np.uint8)
+    disc[:1500], cup[:600] = 1, 1
+    shown = show(pixels(1, 3000, 30), packed(np.stack([disc, cup])), ("disc", "cup"))
+    assert shown.share == pytest.approx(0.5)
+    assert [(one.name, one.share) for one in shown.regions] == [("disc", 0.5), ("cup", 0.2)]
+    small = unpacked(np.frombuffer(shown.mask, np.uint8).reshape(shown.height, shown.width), 2)
+    assert small.mean((1, 2)) == pytest.approx([0.5, 0.2], abs=0.01)
+    (tmp_path / "mask.png").write_bytes(shown.mask_png)
+    read = read_regions(tmp_path / "mask.png", ("disc", "cup"), lambda: None)
+    np.testing.assert_array_equal(with_inner(np.stack(read)), [disc, cup])
+
+
+def test_each_region_is_drawn_in_its_colour() -> None:
+    mask = np.zeros((40, 40), np.uint8)
+    mask[4:36, 4:36], mask[14:26, 14:26] = 1, 3
+    picture = np.asarray(drawn(show(np.zeros((1, 40, 40), np.float32), mask, ("disc", "cup")), 0, 1, 400), int)
+    for place, row in ((0, 40), (1, 140)):
+        edge = np.abs(picture[row - 12 : row + 12, 200] - REGION_COLOURS[place]).sum(-1)
+        assert edge.min() < 40

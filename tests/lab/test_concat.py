@@ -18,7 +18,7 @@ class Numbered:
 
     def batch(self, positions: torch.Tensor) -> Batch:
         image = self.label[positions].float()[:, None, None, None]
-        return Batch(image, image, self.label[positions], positions >= 0)
+        return Batch(image, image, self.label[positions], positions[:, None] >= 0)
 
 
 def test_cases_come_in_the_order_asked_for_from_whichever_source_has_them() -> None:

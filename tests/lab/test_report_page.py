@@ -194,6 +194,15 @@ def test_a_metric_that_this_page_does_not_know_is_shown_under_its_own_name() -> 
     assert table["queries_per_class: ring"] == ["40 ± 0"] * len(MODELS)
 
 
+def test_dice_of_each_region_has_its_own_row() -> None:
+    report = synthetic()
+    for model in report["models"]:
+        model["overall"]["dice_per_region"] = {"disc": spread(0.9, 5), "cup": None}
+    table = rows(section(parsed(report), "scores").findall(".//details//table")[0])
+    assert table["dice_per_region: disc"][0].startswith("0.900")
+    assert set(table["dice_per_region: cup"]) == {"–"}
+
+
 def test_counts_stand_beside_the_scores_and_a_score_of_nothing_is_a_dash() -> None:
     report = synthetic()
     report["models"][0]["overall"] |= {"dice": None, "masks": spread(0, 5)}

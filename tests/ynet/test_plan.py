@@ -16,7 +16,7 @@ from ynet.config import RENAMED
 from ynet.encoders import ENCODERS, OWN, EncoderName
 from ynet.errors import UserError
 from ynet.plan import Plan
-from ynet.plan_sections import BATCH_COUPLED, SEPARABLE, Augmentation, Recipe, coupling
+from ynet.plan_sections import BATCH_COUPLED, SEPARABLE, Augmentation, Recipe, Regions, coupling
 from ynet.strategy_options import DEFAULTS, ROBUST, STRATEGY_OPTIONS, SUMMABLE, Strategy
 
 ROOT = Path(__file__).parents[2]
@@ -474,3 +474,36 @@ def test_part_left_out_of_another_recipe_than_paper_is_refused(recipe: str) -> N
     written = {**values(), "recipe": recipe}
     with pytest.raises(UserError, match=r"'training\.without' is for 'recipe: paper'"):
         plans.from_canonical(json.dumps({**written, "training": {**written["training"], "without": "rmac"}}))
+
+
+def test_plan_without_regions_has_one_and_its_canonical_form_does_not_name_it() -> None:
+    assert smallest().regions == Regions()
+    assert smallest().regions.count == 1
+    assert "regions" not in json.loads(smallest().canonical())
+
+
+def test_list_of_regions_is_short_for_their_names() -> None:
+    short, long = ({**values(), "regions": given} for given in (["disc", "cup"], {"names": ["disc", "cup"]}))
+    plan = plans.from_canonical(json.dumps(short))
+    assert plan.regions == Regions(("disc", "cup"))
+    assert plan.id == plans.from_canonical(json.dumps(long)).id != smallest().id
+    assert plans.from_canonical(plan.canonical()) == plan
+    nested = plans.from_canonical(json.dumps({**values(), "regions": {"names": ["disc", "cup"], "nested": True}}))
+    assert nested.id != plan.id
+
+
+@pytest.mark.parametrize(
+    ("regions", "why"),
+    [
+        (["disc"], "leave 'regions' out"),
+        (["cup", "Cup"], "twice"),
+        ({"nested": True}, "needs 'regions.names'"),
+        (["a b", "c"], "pattern"),
+        ([f"r{number}" for number in range(9)], "8"),
+        ({"name": ["disc", "cup"]}, "did you mean 'names'"),
+    ],
+    ids=str,
+)
+def test_regions_that_cannot_be_told_apart_are_refused(regions: Any, why: str) -> None:
+    with pytest.raises(UserError, match=why):
+        plans.from_canonical(json.dumps({**values(), "regions": regions}))

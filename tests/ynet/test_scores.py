@@ -94,3 +94,18 @@ def test_words_name_what_a_score_rests_on() -> None:
         "0.250 of <= 25",
     ]
     assert classes_shown(told) == "ring <= 25, smooth <= 5, none 0"
+
+
+def test_dice_per_region_crosses_the_wire_by_place_and_comes_back_by_name() -> None:
+    sent = replace(FULL, dice_per_region={"disc": 0.75, "cup": None}).to_wire(tells_classes=True)
+    assert sent["dice.0"] == 0.75
+    assert "dice.1" not in sent
+    found = from_wire(sent, CLASSES, ("disc", "cup"))
+    assert found["dice_per_region"] == {"disc": 0.75, "cup": None}
+    assert not {"dice.0", "dice.1"} & found.keys()
+    assert "dice_per_region" not in from_wire(sent, CLASSES)
+
+
+def test_dice_of_a_region_outside_its_range_is_refused() -> None:
+    with pytest.raises(ValueError, match="not in"):
+        from_wire({"dice.1": 1.5}, CLASSES, ("disc", "cup"))

@@ -15,12 +15,12 @@ class Augmented(NamedTuple):
     """An augmented batch; masks are still 0 or 1."""
 
     image: Float[Tensor, "batch channels size size"]
-    mask: Float[Tensor, "batch 1 size size"]
+    mask: Float[Tensor, "batch regions size size"]
 
 
 def augment(
     image: Float[Tensor, "batch channels size size"],
-    mask: Float[Tensor, "batch 1 size size"],
+    mask: Float[Tensor, "batch regions size size"],
     settings: Augmentation,
     generator: torch.Generator,
 ) -> Augmented:
@@ -77,7 +77,11 @@ def _flip(image: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tens
 
 
 def _transplant(image: Tensor, mask: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Put a share of the lesions onto the background of an image without one; blur the seam over two pixels."""
+    """Put a share of the lesions onto the background of an image without one; blur the seam over two pixels.
+
+    A lesion is the union of its regions.
+    """
+    mask = mask.amax(1, keepdim=True)
     has_lesion = mask.flatten(1).any(1)
     hosts = torch.nonzero(~has_lesion).flatten()
     drawn = torch.rand(len(image), generator=generator) < share

@@ -10,12 +10,15 @@ SITE_STEP = 1 << 32
 
 
 class Batch(NamedTuple):
-    """Prepared cases: standardised images, masks of 0 and 1, labels as indices into the plan's classes."""
+    """Prepared cases: standardised images, masks of 0 and 1, labels as indices into the plan's classes.
+
+    Masks have a channel for each region of the plan, one where the plan names none.
+    """
 
     image: Float[Tensor, "batch channels size size"]
-    mask: Float[Tensor, "batch 1 size size"]
+    mask: Float[Tensor, "batch regions size size"]
     label: Int64[Tensor, " batch"]
-    drawn: Bool[Tensor, " batch"]  # whether the mask is known; if not, it is 0 and excluded from loss and scores
+    drawn: Bool[Tensor, "batch regions"]  # whether the mask is known; if not, it is 0 and excluded from loss and scores
 
 
 @runtime_checkable

@@ -10,11 +10,14 @@ from jaxtyping import Float16, Int64, UInt8
 from torch import Tensor
 
 from ynet.data import images
+from ynet.data import regions as region_masks
 from ynet.data.batch import Batch
 from ynet.data.manifest import Case, Manifest
 from ynet.data.prepare import prepare, prepare_mask
 from ynet.errors import UserError
-from ynet.plan_sections import Image
+from ynet.plan_sections import Image, Regions
+
+ONE_REGION = Regions()
 
 
 class CaseCache:
@@ -32,19 +35,25 @@ class CaseCache:
         image: Image,
         classes: Sequence[str],
         memory_limit_bytes: int,
+        regions: Regions = ONE_REGION,
     ) -> None:
-        """Prepare the cache without decoding. Raises UserError when a label is not in `classes`."""
-        self._manifest, self._cases, self._image = manifest, tuple(cases), image
+        """Prepare the cache without decoding.
+
+        Raises UserError when a label is not in `classes`, or the manifest lacks the column of a region.
+        """
+        self._manifest, self._cases, self._image, self._regions = manifest, tuple(cases), image, regions
+        region_masks.refuse_missing(self._cases, regions)
         self.label: Int64[Tensor, " cases"] = torch.tensor(
             [_position(case, classes) for case in self._cases], dtype=torch.int64
         )
-        self._drawn = torch.tensor([case.is_drawn for case in self._cases], dtype=torch.bool)
+        drawn = [[one.is_drawn for one in region_masks.sources(case, regions)] for case in self._cases]
+        self._drawn = torch.tensor(drawn, dtype=torch.bool).view(len(drawn), regions.count)
         area = image.size * image.size
-        self._bytes_per_case = 2 * image.channels * area + area
+        self._bytes_per_case = 2 * image.channels * area + regions.count * area
         room = min(len(self._cases), max(0, memory_limit_bytes) // self._bytes_per_case)
         # The OS allocates these pages only when a case is written to them.
         self._images = torch.empty(room, image.channels, image.size, image.size, dtype=torch.float16)
-        self._masks = torch.empty(room, 1, image.size, image.size, dtype=torch.uint8)
+        self._masks = torch.empty(room, regions.count, image.size, image.size, dtype=torch.uint8)
         self._held = torch.zeros(len(self._cases), dtype=torch.bool)
         self._held_count = 0
         self._lock = threading.Lock()
@@ -85,9 +94,11 @@ class CaseCache:
         image = torch.stack([image for image, _ in pairs]).float()
         return image, torch.stack([mask for _, mask in pairs]).float()
 
-    def _prepare(self, position: int) -> tuple[Float16[Tensor, "channels size size"], UInt8[Tensor, "1 size size"]]:
+    def _prepare(
+        self, position: int
+    ) -> tuple[Float16[Tensor, "channels size size"], UInt8[Tensor, "regions size size"]]:
         """Decode one case, and cache it if there is room."""
-        image, mask = _decode(self._manifest, self._cases[position], self._image)
+        image, mask = _decode(self._manifest, self._cases[position], self._image, self._regions)
         with self._lock:
             if position < len(self._images) and not self._held[position]:
                 self._images[position], self._masks[position] = image, mask
@@ -106,21 +117,11 @@ def _position(case: Case, classes: Sequence[str]) -> int:
     return classes.index(case.label)
 
 
-def _decode(manifest: Manifest, case: Case, settings: Image) -> tuple[Tensor, Tensor]:
+def _decode(manifest: Manifest, case: Case, settings: Image, regions: Regions) -> tuple[Tensor, Tensor]:
     pixels = images.decode(manifest.path_of(case.image), settings.channels)
-    image, region = prepare(pixels, settings)
-    mask = np.zeros((1, settings.size, settings.size), np.uint8)
-    if case.mask:
-        lesion = images.decode_mask(manifest.path_of(case.mask), manifest.path_of(case.image))
-        if lesion.shape != pixels.shape[1:]:
-            raise UserError(
-                f"row {case.row} of the manifest cannot be used",
-                f"its mask has {_size(lesion)} pixels, its image {_size(pixels)}",
-                "save the mask with the size of its image",
-            )
-        mask = prepare_mask(lesion, region, settings.size)
-    return torch.from_numpy(image).half(), torch.from_numpy(mask)
-
-
-def _size(array: np.ndarray) -> str:
-    return f"{array.shape[-1]} x {array.shape[-2]}"
+    image, shown = prepare(pixels, settings)
+    masks = np.zeros((regions.count, settings.size, settings.size), np.uint8)
+    for place, drawn in enumerate(region_masks.decode(manifest, case, regions, pixels.shape[1:])):
+        if drawn.any():
+            masks[place] = prepare_mask(drawn, shown, settings.size)[0]
+    return torch.from_numpy(image).half(), torch.from_numpy(masks)

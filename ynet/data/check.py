@@ -1,15 +1,14 @@
 """The check of a site's data before it joins: the manifest and every file that it names."""
 
 import difflib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from ynet.data import images, manifest, mask_files
+from ynet.data import check_masks, images, manifest, mask_files
+from ynet.data.check_masks import WHOLE_MANIFEST, CaseMask
 from ynet.data.dicom.matching import Subject
 from ynet.data.frames import source
 from ynet.data.gaps import gaps
@@ -18,10 +17,7 @@ from ynet.data.manifest import Case
 from ynet.data.opening import mended
 from ynet.data.report import Problem, Report, Severity
 from ynet.errors import UserError
-
-WHOLE_MANIFEST = 1  # the row of problems with the manifest as a whole
-INVERTED_BORDER = 0.75
-"""A mask that covers half of the image and this share of its border may have black and white swapped."""
+from ynet.plan_sections import Regions
 
 
 def check(
@@ -30,8 +26,9 @@ def check(
     channels: int | None = None,
     split_seed: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    regions: Regions | None = None,
 ) -> Report:
-    """Find every problem of a site's data for a plan's `classes` and `channels`; None skips that check.
+    """Find every problem of a site's data for a plan's `classes`, `channels` and `regions`; None skips that check.
 
     Files are decoded one at a time; `progress` is called with the number of checked cases and the total. Raises
     UserError when the manifest is not a table with the right columns.
@@ -47,14 +44,15 @@ def check(
     cases = manifest.to_cases([row for row in rows if not faults[row.number]], split_seed)
     seen = []
     for done, case in enumerate(cases, start=1):
-        seen.append(_inspect(root, case))
+        seen.append(_inspect(root, case, regions))
         if progress:
             progress(done, len(cases))
     problems += [problem for each in seen for problem in each.problems]
     problems += _labels(cases, classes)
     problems += _splits(cases, classes)
-    problems += _masks(seen)
-    problems += _undrawn(cases)
+    problems += check_masks.columns(cases, regions)
+    for of_region in zip(*(each.masks for each in seen), strict=True):
+        problems += check_masks.problems(of_region)
     problems += _duplicates(seen)
     problems += _colours(seen, channels)
     problems += _display_values(seen)
@@ -68,37 +66,28 @@ def check(
     )
 
 
-class _MaskFacts(NamedTuple):
-    shape: tuple[int, ...]
-    values: int  # number of distinct values in its file
-    lesion: float  # share of the pixels that are lesion
-    is_inverted: bool  # probably
-
-
 class _CaseFacts(NamedTuple):
     """The facts that the checks need about a case's files; None for a file that is missing or cannot be read."""
 
     case: Case
     image: InspectedImage | None  # without its bytes
-    mask: _MaskFacts | None
+    masks: list[CaseMask]  # one for each region
     problems: tuple[Problem, ...]
 
 
-def _inspect(root: Path, case: Case) -> _CaseFacts:
-    image, mask, problems = None, None, []
+def _inspect(root: Path, case: Case, regions: Regions | None) -> _CaseFacts:
+    image, problems = None, []
     try:
         image = images.inspect(root / case.image)
     except UserError as error:
         problems.append(Problem(case.row, "image", "error", error.why, error.do))
-    try:
-        if case.mask:
-            mask = _inspect_mask(root / case.mask, partial(_subject, root / case.image, image))
-    except UserError as error:
-        problems.append(Problem(case.row, "mask", "error", error.why, error.do))
-    if image and mask and image.shape != mask.shape:
-        what = f"its mask has {_size(mask.shape)} pixels, its image {_size(image.shape)}"
-        problems.append(Problem(case.row, "mask", "error", what, "save the mask with the size of its image"))
-    return _CaseFacts(case, image and image._replace(dicom=None), mask, tuple(problems))
+    masks, unreadable = check_masks.inspect(root, case, regions, partial(_subject, root / case.image, image))
+    problems += unreadable
+    for column, shape in {one.source.column: one.facts.shape for one in masks if one.facts}.items():
+        if image and image.shape != shape:
+            what = f"its mask has {_size(shape)} pixels, its image {_size(image.shape)}"
+            problems.append(Problem(case.row, column, "error", what, "save the mask with the size of its image"))
+    return _CaseFacts(case, image and image._replace(dicom=None), masks, tuple(problems))
 
 
 def _subject(path: Path, image: InspectedImage | None) -> Subject | None:
@@ -107,14 +96,6 @@ def _subject(path: Path, image: InspectedImage | None) -> Subject | None:
         return mask_files.subject_of(path)
     with mended(source(path).path):
         return image.subject()
-
-
-def _inspect_mask(path: Path, subject: Callable[[], Subject | None]) -> _MaskFacts:
-    found = mask_files.read_mask(path, subject)
-    mask, lesion = found.pixels, float(found.pixels.mean())
-    border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
-    is_inverted = not found.is_named and lesion > 0.5 and float(border.mean()) > INVERTED_BORDER
-    return _MaskFacts(mask.shape, found.values, lesion, is_inverted)
 
 
 def _labels(cases: Sequence[Case], classes: Sequence[str] | None) -> Iterator[Problem]:
@@ -143,61 +124,6 @@ def _splits(cases: Sequence[Case], classes: Sequence[str] | None) -> Iterator[Pr
     for gap in gaps(cases, classes):
         severity: Severity = "error" if gap.split == "train" and not gap.label else "warning"
         yield Problem(WHOLE_MANIFEST, "split", severity, gap.what, gap.do)
-
-
-def _masks(seen: Sequence[_CaseFacts]) -> Iterator[Problem]:
-    """Find masks that are empty, inverted or not binary.
-
-    An empty mask is fine where most cases of its class have no lesion.
-    """
-    usually_empty = _labels_usually_empty(seen)
-    for case, _, mask, _ in seen:
-        if mask is None:
-            continue
-        if mask.values > 2:
-            what = f"its mask has {mask.values} values instead of 2; it is thresholded half-way between black and white"
-            yield Problem(case.row, "mask", "warning", what, "check whether that is intended")
-        if mask.is_inverted:
-            of = "the whole image" if mask.lesion == 1 else "most of the image and of its border"
-            do = f"check whether black and white are swapped; if not: {_AS_MEANT}"
-            yield Problem(case.row, "mask", "warning", f"its mask covers {of}", do)
-        if mask.lesion == 0 and case.label not in usually_empty:
-            what = f"its mask is empty, those of most {case.label!r} cases are not"
-            yield Problem(case.row, "mask", "warning", what, "check whether the lesion was forgotten")
-        if mask.lesion > 0 and case.label in usually_empty:
-            what = f"its mask has a lesion, those of most {case.label!r} cases are empty"
-            yield Problem(case.row, "mask", "warning", what, "check whether the label is right")
-    yield from _inverted(seen)
-
-
-_AS_MEANT = "name the lesion's value after the file, FILE.png#255"
-
-
-def _inverted(seen: Sequence[_CaseFacts]) -> Iterator[Problem]:
-    """Report one error when most masks look inverted: they were saved that way, rather than being large lesions."""
-    drawn = [each.mask for each in seen if each.mask and each.mask.lesion > 0]
-    inverted = sum(mask.is_inverted for mask in drawn)
-    if 2 * inverted > len(drawn):
-        what = f"{inverted} of {len(drawn)} masks that are not empty cover most of the image and of its border"
-        do = f"save them with white where the lesion is and black around it; if they are right: {_AS_MEANT}"
-        yield Problem(WHOLE_MANIFEST, "mask", "error", what, do)
-
-
-def _undrawn(cases: Sequence[Case]) -> Iterator[Problem]:
-    """Report one warning, at the first row whose lesion is unknown."""
-    undrawn = [case.row for case in cases if not case.is_drawn]
-    if undrawn:
-        what = f"masks that nobody has drawn: {len(undrawn)}; these cases are left out of mask training and mask scores"
-        yield Problem(undrawn[0], "mask", "warning", what, "draw them; leave the cell empty where there is no lesion")
-
-
-def _labels_usually_empty(seen: Sequence[_CaseFacts]) -> frozenset[str]:
-    surplus: defaultdict[str, int] = defaultdict(int)
-    for case, _, mask, _ in seen:
-        if mask is None and (case.mask or not case.is_drawn):
-            continue  # unreadable or unknown
-        surplus[case.label] += 1 if mask is None or mask.lesion == 0 else -1
-    return frozenset(label for label, more in surplus.items() if more > 0)
 
 
 def _duplicates(seen: Sequence[_CaseFacts]) -> Iterator[Problem]:

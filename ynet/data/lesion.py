@@ -4,6 +4,7 @@ Files in which this is ambiguous are refused.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -57,6 +58,18 @@ def of_grey(
 def of_number(values: Integer[np.ndarray, "h w"], number: int) -> Lesion:
     """Select the pixels with the number that was named after the file; other labels are not lesion."""
     return Lesion((values == number).astype(np.uint8), len(_levels(values)[0]), is_named=True)
+
+
+def of_regions(values: Integer[np.ndarray, "h w"], names: Sequence[str]) -> list[UInt8[np.ndarray, "h w"]]:
+    """Return the mask of each region: the first has the value 1, the second 2; 0 is outside. Raises UnfitError."""
+    present, _ = _levels(values)
+    unknown = present[(present < 0) | (present > len(names))]
+    if len(unknown):
+        meant = ", ".join(f"{number} {name}" for number, name in enumerate(names, start=1))
+        shown = _listed(unknown[:FEW]) + (", ..." if len(unknown) > FEW else "")
+        why = f"it has values that are no region's: {shown}; the regions are {meant}"
+        raise UnfitError(why, "save it with these values and 0 outside, or name one mask for each region")
+    return [(values == number).astype(np.uint8) for number in range(1, len(names) + 1)]
 
 
 def of_palette(numbers: UInt8[np.ndarray, "h w"], colours: Shaped[np.ndarray, "entries 4"], full: int) -> Lesion:

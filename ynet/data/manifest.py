@@ -18,10 +18,19 @@ REQUIRED = ("image", "mask", "label", "patient")
 COLUMNS = (*REQUIRED, "split")
 UNDRAWN = "unknown"
 """In the column `mask`: whether and where there is a lesion is unknown."""
+OF_REGION = "mask."
+"""How the column of a region's mask begins; the region's name follows."""
 VALIDATION_SEED = 2026
 SHORTENED = "a spreadsheet turned it into a number and dropped digits"
 _SPEC = sheet.TableSpec(
-    "manifest", "a manifest", "manifest.csv", REQUIRED, ("split",), paths=("image", "mask"), has_more=True
+    "manifest",
+    "a manifest",
+    "manifest.csv",
+    REQUIRED,
+    ("split",),
+    paths=("image", "mask"),
+    has_more=True,
+    dotted=("mask",),
 )
 
 
@@ -37,6 +46,9 @@ class Case:
     split: Split
     attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
     is_drawn: bool = True  # False: whether and where there is a lesion is unknown
+    regions: Mapping[str, str] = field(
+        default_factory=dict, hash=False
+    )  # cells of the columns `mask.REGION`, by region
 
 
 @dataclass(frozen=True)
@@ -128,12 +140,11 @@ def faults(root: Path, row: SheetRow) -> Iterator[Fault]:
         yield Fault("patient", SHORTENED, "format its cells as text, and enter the ids again")
     if row.cells.get("split", "train") not in ("train", "test"):
         yield Fault("split", f"it is {row.cells['split']!r}", "write train or test, or remove the column")
-    for column in ("image", "mask"):
-        if (
-            row.cells[column]
-            and (column, row.cells[column]) != ("mask", UNDRAWN)
-            and (fault := path_fault(root, row.cells[column]))
-        ):
+    for column, cell in row.cells.items():
+        is_mask = column == "mask" or column.startswith(OF_REGION)
+        if not cell or not (is_mask or column == "image") or (is_mask and cell == UNDRAWN):
+            continue
+        if fault := path_fault(root, cell):
             yield fault._replace(column=column)
 
 
@@ -159,18 +170,21 @@ def path_fault(root: Path, relative: str) -> Fault | None:
 
 def to_cases(rows: Sequence[SheetRow], split_seed: int) -> tuple[Case, ...]:
     """Convert rows without faults to cases. A patient's split does not depend on other patients."""
-    return tuple(
-        Case(
-            row=row.number,
-            image=row.cells["image"],
-            mask="" if row.cells["mask"] == UNDRAWN else row.cells["mask"],
-            label=row.cells["label"],
-            patient=row.cells["patient"],
-            split=_split(row, split_seed),
-            attributes={name: cell for name, cell in row.cells.items() if name not in COLUMNS},
-            is_drawn=row.cells["mask"] != UNDRAWN,
-        )
-        for row in rows
+    return tuple(_case(row, split_seed) for row in rows)
+
+
+def _case(row: SheetRow, split_seed: int) -> Case:
+    mask, other = row.cells.get("mask", UNDRAWN), [column for column in row.cells if column not in COLUMNS]
+    return Case(
+        row=row.number,
+        image=row.cells["image"],
+        mask="" if mask == UNDRAWN else mask,
+        label=row.cells["label"],
+        patient=row.cells["patient"],
+        split=_split(row, split_seed),
+        attributes={column: row.cells[column] for column in other if not column.startswith(OF_REGION)},
+        is_drawn=mask != UNDRAWN,
+        regions={column.removeprefix(OF_REGION): row.cells[column] for column in other if column.startswith(OF_REGION)},
     )
 
 

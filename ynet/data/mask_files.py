@@ -1,6 +1,6 @@
 """Reading of mask files: pictures, DICOM images, DICOM SEGs and structure sets."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +16,10 @@ from ynet.data.dicom.matching import Subject
 from ynet.data.frames import source
 from ynet.data.lesion import Lesion
 from ynet.data.opening import MASK, ONE_CHANNEL, is_inverted, mended, opened, plain_colours, reading, sixteen_bit
+from ynet.errors import UserError
+from ynet.plan_sections import MOST_REGIONS
+
+_VALUES = "save it as PNG with the regions' numbers as values"
 
 
 def decode_mask(path: Path, image: Path | None = None) -> UInt8[np.ndarray, "h w"]:
@@ -36,18 +40,69 @@ def subject_of(image: Path | None) -> Subject | None:
         return None if data is None else drawings.subject(data, frame)
 
 
-def read_mask(path: Path, subject: Callable[[], Subject | None] = lambda: None) -> Lesion:
-    """Read a mask and facts about its file. `subject` is called for drawings only. Raises UserError."""
+def read_mask(path: Path, subject: Callable[[], Subject | None] = lambda: None, region: str = "") -> Lesion:
+    """Read a mask and facts about its file. Raises UserError.
+
+    Args:
+        path: The file; `FILE#2` names the lesion's value or segment.
+        subject: Returns the image; called for drawings only.
+        region: The plan's name of the region. In a drawing of several segments it selects the segment with that label.
+    """
     with reading(path, MASK) as (data, number):
         if data is not None and not drawings.is_drawing(data):
             return _dicom_mask(data, number)
         if data is not None:
-            image = subject()
-            if image is None:
-                why = "it is a DICOM SEG or structure set, and its image is no DICOM file"
-                raise UnfitError(why, "name the DICOM file as the image, or save the mask as PNG")
-            return Lesion(np.asarray(drawings.decode(data, image, number), np.uint8), 2, is_named=True)
+            image, drawing = _drawn_on(subject), drawings.read(data)
+            if region and number is None and len(drawing.names) > 1:
+                number = drawing.labelled(region)
+            return Lesion(drawings.rendered(drawing, image, number), 2, is_named=True)
     return _picture_mask(source(path).path, number)
+
+
+def read_regions(
+    path: Path, names: Sequence[str], subject: Callable[[], Subject | None]
+) -> list[UInt8[np.ndarray, "h w"]]:
+    """Read the masks of several regions in one file, in the order of `names`. Raises UserError.
+
+    In a picture the first region has the value 1, the second the value 2. In a DICOM SEG or structure set a region is
+    the segment with the region's name as its label.
+    """
+    with reading(path, MASK) as (data, number):
+        if data is not None and drawings.is_drawing(data):
+            image, drawing = _drawn_on(subject), drawings.read(data)
+            if number is not None:
+                raise UnfitError("one of its segments is named, and the plan has several regions", "name it without #")
+            return [drawings.rendered(drawing, image, drawing.labelled(name)) for name in names]
+        if data is not None:
+            return lesion.of_regions(_dicom_values(data, number), names)
+        if number is not None:
+            raise UnfitError(
+                "one of its values is named, and the plan has several regions", f"name it without #{number}"
+            )
+    with opened(path, MASK) as picture:
+        return lesion.of_regions(_picture_values(picture), names)
+
+
+def may_hold_regions(path: Path) -> bool:
+    """Return whether a file may hold the masks of several regions: small values, or several segments."""
+    try:
+        with reading(path, MASK) as (data, number):
+            if data is not None and drawings.is_drawing(data):
+                return number is None and len(drawings.read(data).names) > 1
+            if data is not None:
+                return number is None and int(_dicom_values(data, number).max()) <= MOST_REGIONS
+        with opened(path, MASK) as picture:
+            return number is None and int(_picture_values(picture).max()) <= MOST_REGIONS
+    except UserError:
+        return False
+
+
+def _drawn_on(subject: Callable[[], Subject | None]) -> Subject:
+    image = subject()
+    if image is None:
+        why = "it is a DICOM SEG or structure set, and its image is no DICOM file"
+        raise UnfitError(why, "name the DICOM file as the image, or save the mask as PNG")
+    return image
 
 
 def _picture_mask(path: Path, number: int | None) -> Lesion:
@@ -86,12 +141,38 @@ def _dicom_mask(data: bytes, frame: int | None) -> Lesion:
     if dicom_frame.is_colour(data):
         return lesion.of_colours(np.moveaxis(np.asarray(dicom_frame.decode(data, frame)), -1, 0), 255)
     header = elements.read(data, dicom_frame.SHAPE).dataset
+    values = _dicom_values(data, frame)
+    return lesion.of_grey(values, (1 << int(header.get("BitsStored") or 8)) - 1, can_be_named=False)
+
+
+def _dicom_values(data: bytes, frame: int | None) -> np.ndarray:
+    """Return the stored values of a grey DICOM image. Raises UnfitError."""
+    if dicom_frame.is_colour(data):
+        raise UnfitError("it is in colour, so its values are not numbers", _VALUES)
     if frame is None and dicom_frame.frames(data) > 1:
         dicom_frame.decode(data)  # its error lists the frames
+    header = elements.read(data, dicom_frame.SHAPE).dataset
     if str(header.get("PhotometricInterpretation", "")) != "MONOCHROME2":
         raise UnfitError("its grey is inverted (MONOCHROME1)", "save it as a DICOM SEG, or as PNG")
-    values = dicom_frame.stored(data, frame or 1)
-    return lesion.of_grey(values, (1 << int(header.get("BitsStored") or 8)) - 1, can_be_named=False)
+    return np.asarray(dicom_frame.stored(data, frame or 1))
+
+
+def _picture_values(image: Image.Image) -> np.ndarray:
+    """Return the values or palette indices of a picture that holds several regions. Raises UnfitError."""
+    if image.format == "JPEG" or image.info.get("compression") in ("jpeg", "tiff_jpeg"):
+        raise UnfitError("JPEG changes the values of its pixels", _VALUES)
+    if deep.halves(image) is not None:
+        raise UnfitError("it is in colour, so its values are not numbers", _VALUES)
+    white, inverted = deep.white(image), is_inverted(image)
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode == "P":
+        return np.asarray(upright)
+    if upright.mode in ONE_CHANNEL:
+        return _grey_values(upright, white, inverted=inverted)[0]
+    colours = np.asarray(upright.convert("RGB"))
+    if (colours != colours[..., :1]).any():
+        raise UnfitError("it is in colour, so its values are not numbers", _VALUES)
+    return np.asarray(colours[..., 0])
 
 
 def _grey_values(image: Image.Image, white: int, *, inverted: bool) -> tuple[np.ndarray, int]:

@@ -51,11 +51,21 @@ class TableSpec:
     paths: tuple[str, ...] = ()  # columns of paths, kept unchanged; other text is normalised to NFC
     one_of: tuple[str, ...] = ()  # at least one is required
     has_more: bool = False  # other columns are allowed and kept
+    dotted: tuple[str, ...] = ()  # required columns of paths which columns such as `NAME.part` replace
 
     @property
     def columns(self) -> tuple[str, ...]:
         """All known columns, in order."""
         return (*self.required, *self.one_of, *self.optional)
+
+    def holds_paths(self, column: str) -> bool:
+        """Return whether a column's cells are paths."""
+        return column in self.paths or self.is_dotted(column)
+
+    def is_dotted(self, column: str) -> bool:
+        """Return whether a column is a part of a required one."""
+        name, dot, part = column.partition(".")
+        return bool(dot and part) and name in self.dotted
 
 
 class SheetRow(NamedTuple):
@@ -96,7 +106,7 @@ def read(path: Path, spec: TableSpec) -> Sheet:
             raise _ragged(path, spec, number, f"it has {len(cells)} cells, the header has {width}", separator)
         named_cells = zip(columns, cells[:width], strict=False)
         rows.append(
-            SheetRow(number, {name: cell if name in spec.paths else composed(cell) for name, cell in named_cells})
+            SheetRow(number, {name: cell if spec.holds_paths(name) else composed(cell) for name, cell in named_cells})
         )
     return Sheet(tuple(columns[:width]), rows)
 
@@ -185,8 +195,9 @@ def _check_columns(path: Path, spec: TableSpec, columns: Sequence[str]) -> None:
     what = f"{spec.name} {path}"
     if not any(columns):
         raise UserError(f"{what} is empty", "it has no header", f"write the first row: {','.join(spec.columns)}")
+    replaced = {column.partition(".")[0] for column in columns if spec.is_dotted(column)}
     for column in spec.required:
-        if column not in columns:
+        if column not in columns and column not in replaced:
             raise _missing(what, spec, (column,), columns)
     if spec.one_of and not set(spec.one_of) & set(columns):
         raise _missing(what, spec, spec.one_of, columns)

@@ -21,7 +21,10 @@ def measure(net: YNet, cases: CaseSource, plan: Plan, device: torch.device) -> F
 
 
 def fit(net: YNet, plan: Plan, sites: Iterable[FeatureMoments]) -> None:
-    """Set the network's code to the one that follows from all sites' moments, as the server does."""
+    """Set the network's code to the one that follows from all sites' moments, as the server does.
+
+    Does nothing where the code is trained.
+    """
     if net.moment_code is None:
         return
     found = code_map.code_map(code_map.add(sites), plan.network.code_bits, plan.class_bits, plan.network.codebook_seed)

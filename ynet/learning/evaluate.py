@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from jaxtyping import Bool, Float64
+from torch import Tensor
 
 from ynet.data.batch import SITE_STEP, Batch, CaseSource
 from ynet.learning import likeness, metrics
@@ -24,14 +26,15 @@ class EncodedCases(NamedTuple):
 
     codes: npt.NDArray[np.uint8]  # (cases, bits / 8), packed
     label: npt.NDArray[np.int64]  # (cases,)
-    both: npt.NDArray[np.float64]  # pixels in the predicted and in the true mask
+    both: npt.NDArray[np.float64]  # pixels in the predicted and in the true mask; a mask is the union of its regions
     predicted: npt.NDArray[np.float64]  # pixels in the predicted mask
-    true: npt.NDArray[np.float64]  # pixels in the true mask; NaN where there is none
+    true: npt.NDArray[np.float64]  # pixels in the true mask; NaN where there is none, or a region is unknown
     elongation: npt.NDArray[
         np.float64
     ]  # major over minor axis of the true mask; NaN where there is none, or an empty one
     patient: npt.NDArray[np.int64]  # a number, the same for all cases of a patient; it never leaves a site
     feature: npt.NDArray[np.float32]  # (cases, features); no columns unless it was asked for
+    by_region: npt.NDArray[np.float64]  # (cases, regions, 3): both, predicted and true of each region
 
 
 class CaseHits(NamedTuple):
@@ -61,13 +64,14 @@ def encode(
         site: a number for each site, so that patients of two sites are different people.
         keeps_feature: whether to return the feature that the code is made from.
     """
-    codes, pixels, features = [], [], []
+    codes, pixels, features, by_region = [], [], [], []
     for batch, output in _readings(net, cases, device):
         predicted, true = (output.mask_logits > 0).cpu(), batch.mask > 0
-        counts = [mask.sum((1, 2, 3)) for mask in (predicted & true, predicted, true)]
-        counts[2] = counts[2].double().where(batch.drawn, torch.nan)
-        shape = likeness.elongation(true).where(counts[2] > 0, torch.nan)
-        pixels.append(torch.stack([count.double() for count in (*counts, shape)]).numpy())
+        by_region.append(_pixels(predicted, true, batch.drawn).numpy())
+        lesion, is_drawn = true.any(1, keepdim=True), batch.drawn.all(1, keepdim=True)
+        counts = _pixels(predicted.any(1, keepdim=True), lesion, is_drawn)[:, 0].T
+        shape = likeness.elongation(lesion).where(counts[2] > 0, torch.nan)
+        pixels.append(torch.cat([counts, shape[None]]).numpy())
         codes.append(pack(output.code.float()))
         kept = (
             output.feature if keeps_feature else output.feature.new_empty(len(batch.label), 0)
@@ -83,6 +87,7 @@ def encode(
         elongation,
         cases.patient.numpy() + site * SITE_STEP,
         np.concatenate(features),
+        np.concatenate(by_region),
     )
 
 
@@ -98,6 +103,16 @@ def _readings(net: YNet, cases: CaseSource, device: torch.device) -> Iterator[tu
         batch, maps = maps_of(positions, plain)
         mirrored = maps_of(positions, ~plain).maps if net.is_mirrored else None
         yield Batch(*(part.cpu() for part in batch)), net.read_maps(maps, mirrored, batch.mask.shape[-1])
+
+
+def _pixels(
+    predicted: Bool[Tensor, "batch regions h w"],
+    true: Bool[Tensor, "batch regions h w"],
+    drawn: Bool[Tensor, "batch regions"],
+) -> Float64[Tensor, "batch regions 3"]:
+    """Count the pixels in both masks, in the predicted and in the true one; the last is NaN where it is unknown."""
+    both, found, there = (mask.sum((2, 3)).double() for mask in (predicted & true, predicted, true))
+    return torch.stack([both, found, there.where(drawn, torch.nan)], dim=2)
 
 
 def join(parts: Sequence[EncodedCases]) -> EncodedCases:
@@ -116,7 +131,9 @@ def score(held: EncodedCases, asked: EncodedCases, plan: Plan) -> Scores:
     found = _summary(metrics.ranking(distances, asked.label[:, None] == held.label[None, :], K), asked.label)
     floor = floors(held.label, asked.label)
     distinct = len(np.unique(held.codes, axis=0))
-    overlap = metrics.overlap(asked.both, asked.predicted, asked.true)
+    overlaps = [metrics.overlap(*counts) for counts in asked.by_region.transpose(1, 2, 0)]
+    overlap = metrics.Overlap(*(metrics.mean_of(values) for values in zip(*overlaps, strict=True)))
+    dice_per_region = dict(zip(plan.regions.names, (one.dice for one in overlaps), strict=False))
     is_ranked = _ranked(held.label, asked.label)
     hits, shape = case_hits(held, asked, distances), mask_likeness(held, asked, distances)
     is_named = (_named(distances, held.label, len(classes)) == asked.label).astype(np.float64)
@@ -145,6 +162,7 @@ def score(held: EncodedCases, asked: EncodedCases, plan: Plan) -> Scores:
         empty_masks=int((asked.true == 0).sum()),
         queries_per_class=_per_class(asked.label, classes),
         gallery_per_class=_per_class(held.label, classes),
+        dice_per_region=dice_per_region,
     )
 
 

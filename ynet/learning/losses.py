@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from ynet.data.batch import Batch
@@ -29,6 +29,7 @@ class Parts(NamedTuple):
     segmentation: Float[Tensor, " batch"]
 
 
+Masks = Float[Tensor, "batch regions h w"]
 Loss = Callable[[Output, Batch], Parts]
 CodeLoss = Callable[[Output, Batch], Float[Tensor, " batch"]]
 
@@ -41,10 +42,10 @@ def loss_of(plan: Plan, device: torch.device) -> Loss:
 
     def loss(output: Output, batch: Batch) -> Parts:
         classification = weights[batch.label] * code_loss(output, batch)
-        segmentation = bce(output.mask_logits, batch.mask) * batch.drawn
+        segmentation = _known(bce(output.mask_logits, batch.mask), batch.drawn)
         if is_paper:
             return Parts(PAPER_SHARE * classification + paper_share * segmentation, classification, segmentation)
-        segmentation = segmentation + (1 - soft_dice(output.mask_logits, batch.mask)) * batch.drawn
+        segmentation = segmentation + _known(1 - soft_dice(output.mask_logits, batch.mask), batch.drawn)
         return Parts(classification + share * segmentation, classification, segmentation)
 
     return loss
@@ -137,16 +138,21 @@ def pairwise_likelihood(code: Float[Tensor, "batch bits"], label: Int64[Tensor, 
     return likelihood + DPSH_QUANTISATION * from_signs(code)
 
 
-def bce(logits: Float[Tensor, "batch 1 h w"], mask: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, " batch"]:
-    """Return the binary cross-entropy per image, the mean over its pixels."""
-    return F.binary_cross_entropy_with_logits(logits, mask, reduction="none").mean((1, 2, 3))
+def bce(logits: Masks, mask: Masks) -> Float[Tensor, "batch regions"]:
+    """Return the binary cross-entropy per image and region, the mean over its pixels."""
+    return F.binary_cross_entropy_with_logits(logits, mask, reduction="none").mean((2, 3))
 
 
-def soft_dice(logits: Float[Tensor, "batch 1 h w"], mask: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, " batch"]:
-    """Return the soft Dice coefficient per image, in [0, 1]; 1 where mask and prediction are both empty."""
+def soft_dice(logits: Masks, mask: Masks) -> Float[Tensor, "batch regions"]:
+    """Return the soft Dice coefficient per image and region, in [0, 1]; 1 where mask and prediction are both empty."""
     probability = logits.sigmoid()
-    both = (probability * mask).sum((1, 2, 3))
-    return (2 * both + 1) / (probability.sum((1, 2, 3)) + mask.sum((1, 2, 3)) + 1)
+    both = (probability * mask).sum((2, 3))
+    return (2 * both + 1) / (probability.sum((2, 3)) + mask.sum((2, 3)) + 1)
+
+
+def _known(loss: Float[Tensor, "batch regions"], drawn: Bool[Tensor, "batch regions"]) -> Float[Tensor, " batch"]:
+    """Return the mean over the regions; a region whose mask is unknown adds 0."""
+    return (loss * drawn.view_as(loss)).mean(1)
 
 
 def _class_weights(plan: Plan, device: torch.device) -> Float[Tensor, " classes"]:

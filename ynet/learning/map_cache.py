@@ -53,8 +53,8 @@ class _Store(NamedTuple):
 
     shapes: tuple[torch.Size, ...]  # of each map
     maps: Float16[Tensor, "rows values"]  # two rows for each case where the plan flips: the image, its mirror image
-    masks: UInt8[Tensor, "room 1 size size"]
-    drawn: Bool[Tensor, " room"]
+    masks: UInt8[Tensor, "room regions size size"]
+    drawn: Bool[Tensor, "room regions"]
     held: Bool[Tensor, " allrows"]  # of all cases, those without room as well
 
 
@@ -62,8 +62,8 @@ class _Computed(NamedTuple):
     """Some cases' maps, one case a row, and the other parts of their batch."""
 
     maps: Float16[Tensor, "batch values"]
-    masks: UInt8[Tensor, "batch 1 size size"]
-    drawn: Bool[Tensor, " batch"]
+    masks: UInt8[Tensor, "batch regions size size"]
+    drawn: Bool[Tensor, "batch regions"]
 
 
 class MapCache:
@@ -135,12 +135,12 @@ class MapCache:
         return Seen(Batch(image, masks, self.label[positions].to(device), found.drawn.to(device)), maps)
 
     def _completed(self, net: YNet, store: _Store, positions: Tensor, mirrored: Tensor) -> _Computed:
-        """Return a batch of which some cases are not held; hold those that have room."""
+        """Return a batch some of whose cases are not held; hold those that have room."""
         rows = positions * self._sides + mirrored.long()
         is_held = store.held[rows]
         maps = store.maps.new_empty(len(rows), store.maps.shape[1])
         masks = store.masks.new_empty(len(rows), *store.masks.shape[1:])
-        drawn = torch.zeros(len(rows), dtype=torch.bool)
+        drawn = store.drawn.new_zeros(len(rows), *store.drawn.shape[1:])
         known, missing = is_held.nonzero().flatten(), (~is_held).nonzero().flatten()
         maps[known], masks[known] = store.maps[rows[known]], store.masks[positions[known]]
         drawn[known] = store.drawn[positions[known]]
@@ -161,14 +161,14 @@ class MapCache:
         """Allocate memory for as many cases as fit; the OS gives it only when a case is written to it."""
         batch = self._source.batch(torch.zeros(1, dtype=torch.int64))
         shapes = tuple(h.shape[1:] for h in net.maps(batch.image.to(next(net.parameters()).device)))
-        values, size = sum(shape.numel() for shape in shapes), batch.mask.shape[-1]
-        bytes_per_case = 2 * self._sides * values + size * size
+        values, (_, regions, _, size) = sum(shape.numel() for shape in shapes), batch.mask.shape
+        bytes_per_case = 2 * self._sides * values + regions * size * size
         room = min(len(self), max(0, self._limit_bytes) // bytes_per_case)
         return _Store(
             shapes,
             torch.empty(room * self._sides, values, dtype=torch.float16),
-            torch.empty(room, 1, size, size, dtype=torch.uint8),
-            torch.zeros(room, dtype=torch.bool),
+            torch.empty(room, regions, size, size, dtype=torch.uint8),
+            torch.zeros(room, *batch.drawn.shape[1:], dtype=torch.bool),
             torch.zeros(len(self) * self._sides, dtype=torch.bool),
         )
 

@@ -1,5 +1,6 @@
 """Metrics of retrieval and segmentation. Retrieval metrics are expectations over the order of ties."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -134,6 +135,12 @@ def mean(values: Float[np.ndarray, " n"]) -> float | None:
     """Return the mean of the finite values; None where none is finite."""
     known = values[np.isfinite(values)]
     return float(known.mean()) if len(known) else None
+
+
+def mean_of(values: Sequence[float | None]) -> float | None:
+    """Return the mean of the values that are there; None without one."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _groups(

@@ -26,6 +26,7 @@ from ynet.network_size import MOST_CASE_FEATURES, hash_features, pooled_channels
 from ynet.plan import Plan
 from ynet.weights import Layout, LayoutEntry
 
+RegionMasks = Float[Tensor, "batch regions h w"]
 LATERAL = 32  # channels of the segmentation branch
 RING = 1 / 16  # width of the surroundings of a lesion, as a share of the image's side
 HALF_MAX = torch.finfo(torch.float16).max
@@ -35,7 +36,7 @@ FAINT = 0.002  # a mask that covers this share of the image counts half, a small
 class Output(NamedTuple):
     """The network's output in training."""
 
-    mask_logits: Float[Tensor, "batch 1 size size"]
+    mask_logits: Float[Tensor, "batch regions size size"]
     code: Float[Tensor, "batch bits"]  # signed; its signs are the bits
     feature: Float[Tensor, "batch features"]  # the input of the code's appearance branch
     class_logits: Float[Tensor, "batch classes"] | None = None  # where a classifier's loss trains the code
@@ -44,7 +45,7 @@ class Output(NamedTuple):
 class Reading(NamedTuple):
     """The network's output in inference."""
 
-    mask_logits: Float[Tensor, "batch 1 size size"]
+    mask_logits: Float[Tensor, "batch regions size size"]
     code: Float[Tensor, "batch bits"]
     feature: Float[Tensor, "batch features"]  # what the code is made from; it never leaves a site
     detail: Float[Tensor, "batch 32"]  # signed; its signs are the bits of the detail code
@@ -80,11 +81,12 @@ class YNet(nn.Module):
             from ynet.learning.timm_encoder import TimmEncoder  # timm: seconds that ynet's own encoder need not wait
 
             self.encoder = TimmEncoder(network.encoder, is_pretrained=network.encoder_weights is not None)
-        self.segmentation = Segmentation(channels)
+        self.segmentation = Segmentation(channels, plan.regions.count)
         self.pooled = PooledFeature(channels[-1], pooled_channels(plan), plan.pooling)
         is_paper = plan.recipe == "paper"
         self.hash = nn.Linear(hash_features(plan), bits)
-        self.place = None if is_paper else Location(bits)  # `place` is part of the arrays' names in stored weights
+        # `place` is part of the arrays' names in stored weights.
+        self.place = None if is_paper else Location(bits, plan.regions.count)
         self.classifier = nn.Linear(bits, len(plan.classes)) if plan.code_loss == "plain" else None
         self.moment_code = MomentCode(plan) if plan.code_form == "moments" else None
         self.detail = Detail(self.hash.in_features, network.codebook_seed)
@@ -208,14 +210,14 @@ class _Described(NamedTuple):
 class Segmentation(nn.Module):
     """A feature pyramid (Lin et al., CVPR 2017): 1x1 laterals, bilinear upsampling, 3x3 convolutions.
 
-    Returns one logit per pixel of the largest map.
+    Returns one logit per region and pixel of the largest map. Regions may overlap.
     """
 
-    def __init__(self, channels: tuple[int, ...]) -> None:
+    def __init__(self, channels: tuple[int, ...], regions: int = 1) -> None:
         super().__init__()
         self.laterals = nn.ModuleList(nn.Conv2d(c, LATERAL, 1) for c in channels)
         self.smooth = nn.ModuleList(smooth() for _ in channels)
-        self.logit = nn.Conv2d(LATERAL, 1, 1)
+        self.logit = nn.Conv2d(LATERAL, regions, 1)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Return logits at the size of the largest map."""
@@ -247,25 +249,25 @@ class PooledFeature(nn.Module):
 
 
 class Location(nn.Module):
-    """The location branch: a small network on the moments of the predicted mask (position, size, shape)."""
+    """The location branch: a small network on the moments of each predicted region (position, size, shape)."""
 
     MOMENTS, HIDDEN = 6, 32
 
-    def __init__(self, bits: int) -> None:
+    def __init__(self, bits: int, regions: int = 1) -> None:
         super().__init__()
-        self.first, self.second = nn.Linear(self.MOMENTS, self.HIDDEN), nn.Linear(self.HIDDEN, self.HIDDEN)
+        self.first, self.second = nn.Linear(regions * self.MOMENTS, self.HIDDEN), nn.Linear(self.HIDDEN, self.HIDDEN)
         self.hash = nn.Linear(self.HIDDEN, bits)
 
-    def forward(self, mask_logits: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, "batch bits"]:
+    def forward(self, mask_logits: Float[Tensor, "batch regions h w"]) -> Float[Tensor, "batch bits"]:
         """Return the location's part of the code."""
         h = F.relu(self.first(moments(mask_logits.float().sigmoid())))
         code: Tensor = self.hash(F.relu(self.second(h)))
         return code
 
 
-def lesion_means(maps: Sequence[Tensor], mask_logits: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, "batch channels"]:
-    """Return the mean of every map's channels over the predicted lesion; near 0 without a lesion."""
-    return means_over(maps, mask_logits.sigmoid())
+def lesion_means(maps: Sequence[Tensor], mask_logits: RegionMasks) -> Float[Tensor, "batch means"]:
+    """Return the mean of every map's channels over each predicted region, region by region; near 0 without a region."""
+    return torch.cat([means_over(maps, region) for region in torch.split(mask_logits.sigmoid(), 1, dim=1)], 1)
 
 
 def means_over(maps: Sequence[Tensor], region: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, "batch channels"]:
@@ -284,15 +286,16 @@ def ring_around(probability: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, "bat
 
 
 def code_feature(
-    maps: Sequence[Tensor], mask_logits: Float[Tensor, "batch 1 h w"], whole: Float[Tensor, "batch pooled"]
+    maps: Sequence[Tensor], mask_logits: RegionMasks, whole: Float[Tensor, "batch pooled"]
 ) -> Float[Tensor, "batch features"]:
     """Return what the code from moments is made from.
 
-    First the trained feature of the class, then what is seen of the case: the means of the maps over the image, its
-    lesion and the lesion's surroundings, and the lesion's place and shape.
+    First the trained feature of the class, then what is seen of the case: the means of the maps over the image, over
+    each region of the lesion and over the lesion's surroundings, and the place and shape of each region.
     """
     probability = mask_logits.float().sigmoid()
-    regions = (torch.ones_like(probability), probability, ring_around(probability))
+    lesion = probability.amax(1, keepdim=True)
+    regions = (torch.ones_like(lesion), *torch.split(probability, 1, dim=1), ring_around(lesion))
     case = torch.cat([*(means_over(maps, region).float() for region in regions), moments(probability)], 1)
     return torch.cat([whole.float(), folded(case)], 1)
 
@@ -312,12 +315,16 @@ def folded(feature: Float[Tensor, "batch features"]) -> Float[Tensor, "batch fol
     return total
 
 
-def moments(probability: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, "batch 6"]:
+def moments(probability: Float[Tensor, "batch regions h w"]) -> Float[Tensor, "batch six_each"]:
+    """Return the six moments of each region, region by region."""
+    return torch.cat([_moments(mask) for mask in probability.unbind(1)], dim=1)
+
+
+def _moments(mask: Float[Tensor, "batch h w"]) -> Float[Tensor, "batch 6"]:
     """Return centre (y, x), spread (y, x), slant and size of a mask, scaled to about 1; an empty mask's centre is 0.
 
     Coordinates run from -1 to 1, so the moments do not depend on the resolution.
     """
-    mask = probability[:, 0]
     y, x = (torch.linspace(-1, 1, side, device=mask.device) for side in mask.shape[1:])
     area = mask.mean((1, 2))
     share = mask / (mask.sum((1, 2), keepdim=True) + FAINT * mask[0].numel())

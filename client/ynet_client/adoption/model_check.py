@@ -61,4 +61,4 @@ def score(site: LocalSite, manifest: Manifest, model: ActiveModel) -> float | No
 def _cases(manifest: Manifest, cases: tuple[Case, ...], plan: Plan) -> CaseCache:
     """Return at most MOST_CASES of the cases, evenly spaced."""
     step = max(1, -(-len(cases) // MOST_CASES))
-    return CaseCache(manifest, cases[::step], plan.image, plan.classes, 0)
+    return CaseCache(manifest, cases[::step], plan.image, plan.classes, 0, plan.regions)

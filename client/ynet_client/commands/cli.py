@@ -158,7 +158,9 @@ def _preflight(manifest: Path, *, is_archive: bool) -> None:
 @app.command()
 def check(
     data: Annotated[Path | None, typer.Option(help="The manifest, CSV. Default: the joined site's.")] = None,
-    plan: Annotated[Path | None, typer.Option(help="A plan whose classes and channels the data must have.")] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="A plan whose classes, channels and regions the data must have.")
+    ] = None,
     site: Site = None,
     home: Home = None,
     as_json: Json = False,
@@ -180,7 +182,9 @@ def check(
     manifest = settings.archive
     agreed = plans.read(plan) if plan else None
     if agreed:
-        report = check_data(manifest, agreed.classes, agreed.image.channels, agreed.training.seed)
+        report = check_data(
+            manifest, agreed.classes, agreed.image.channels, agreed.training.seed, regions=agreed.regions
+        )
     else:
         report = check_data(manifest, None)
     terminal.show(report.to_json(), as_json=as_json, human=lambda: table(report))

@@ -4,7 +4,7 @@ import base64
 import datetime as dt
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -42,18 +42,30 @@ def segment(
     headers = pacs_credentials.read_credentials(pacs_credentials.environment(), credentials)
     picture = _source(image, dicomweb_, instance, frame, headers, ca)
     found = control_client.segment(home_of(home, site), picture)
-    mask = predicted_segmentation.read_mask(base64.b64decode(found["mask"]))
+    regions = found["regions"]
+    mask = predicted_segmentation.read_mask(base64.b64decode(found["mask"]), regions)
     about = (found["model"], found["plan"], dt.datetime.now())
-    made = predicted_segmentation.of_file(picture.data, picture.frame, mask, *about)
+    made = predicted_segmentation.of_file(picture.data, picture.frame, mask, *about, regions)
     private_files.write(out, made)
     if store:
         with dicomweb.DicomWeb(store, headers, ca) as pacs:
             if warning := pacs.store(made):
                 print(f"the PACS has the object, and warns: {warning}", file=sys.stderr)
-    pixels = int(mask.sum())
+    pixels = int((mask > 0).sum())
     share, is_stored = pixels / mask.size, bool(store)
-    shown = {"out": str(out), "pixels": pixels, "share": share, "model": found["model"], "stored": is_stored}
-    said = f"{out}: {pixels} pixels of {mask.size} are lesion" if pixels else f"{out}: no lesion was found; it is empty"
+    shown: dict[str, Any] = {
+        "out": str(out),
+        "pixels": pixels,
+        "share": share,
+        "model": found["model"],
+        "stored": is_stored,
+    }
+    if regions:
+        shown["regions"] = {name: int((mask >> place & 1).sum()) for place, name in enumerate(regions)}
+        said = f"{out}: of {mask.size} pixels: " + ", ".join(f"{n} {name}" for name, n in shown["regions"].items())
+    else:
+        said = f"{out}: {pixels} pixels of {mask.size} are lesion"
+        said = said if pixels else f"{out}: no lesion was found; it is empty"
     terminal.show(shown, as_json=as_json, human=lambda: said + ("; the PACS has it" if store else ""))
 
 

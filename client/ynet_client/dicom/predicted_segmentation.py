@@ -19,6 +19,7 @@ from ynet.data.dicom import elements
 from ynet.data.dicom import frame as dicom_frame
 from ynet.data.dicom.elements import items
 from ynet.data.dicom.faults import UnfitError, parsing
+from ynet.data.regions import unpacked
 from ynet.errors import UserError
 
 LABEL = "Lesion (predicted)"
@@ -33,39 +34,53 @@ _GEOMETRY = {
 }
 
 
-def read_mask(png: bytes) -> UInt8[np.ndarray, "h w"]:
-    """Read a mask's picture: 1 where it is not black."""
-    return (np.asarray(Image.open(io.BytesIO(png))) > 0).astype(np.uint8)
+def read_mask(png: bytes, regions: Sequence[str] = ()) -> UInt8[np.ndarray, "h w"]:
+    """Read a mask's picture: 1 where it is not black; with several regions bit k is set where region k is."""
+    values = np.asarray(Image.open(io.BytesIO(png)))
+    return values if regions else (values > 0).astype(np.uint8)
 
 
 def of_file(
-    source: bytes, frame: int | None, mask: UInt8[np.ndarray, "h w"], model_id: str, plan: str, now: dt.datetime
+    source: bytes,
+    frame: int | None,
+    mask: UInt8[np.ndarray, "h w"],
+    model_id: str,
+    plan: str,
+    now: dt.datetime,
+    regions: Sequence[str] = (),
 ) -> bytes:
     """Make a SEG as `make` does; `frame` is ignored for a file of one frame. Raises UserError instead of UnfitError."""
     try:
         chosen = (frame or 1) if dicom_frame.frames(source) > 1 else None
-        return make(source, chosen, mask, model_id, plan, now)
+        return make(source, chosen, mask, model_id, plan, now, regions)
     except UnfitError as error:
         raise UserError("no DICOM SEG can be made of the image", error.why, error.do) from None
 
 
 @parsing()
 def make(
-    source: bytes, frame: int | None, mask: UInt8[np.ndarray, "h w"], model_id: str, plan: str, now: dt.datetime
+    source: bytes,
+    frame: int | None,
+    mask: UInt8[np.ndarray, "h w"],
+    model_id: str,
+    plan: str,
+    now: dt.datetime,
+    regions: Sequence[str] = (),
 ) -> bytes:
     """Make a SEG file with one segment, the pixels of 1 in `mask`, for an image file or one of its frames.
 
     Patient and study are those of the image, since the SEG goes back to the same PACS. The same image and model always
-    give the same UIDs. Raises UnfitError when the image's file cannot be used.
+    give the same UIDs. With several named regions, bit k of `mask` is region k, and each has a segment with its name as
+    the label. Raises UnfitError when the image's file cannot be used.
     """
     image = _one_frame(pydicom.dcmread(io.BytesIO(elements.plain(source)), stop_before_pixels=True), frame)
     if "FrameOfReferenceUID" not in image and str(image.get("Modality", "")) in ("MR", "CT", "PT", "NM"):
         raise UnfitError("it has no frame of reference", "export it again, with its geometry")
     made = Segmentation(
         source_images=[image],
-        pixel_array=mask,
+        pixel_array=np.moveaxis(unpacked(mask, len(regions)), 0, -1)[None] if regions else mask,
         segmentation_type="BINARY",
-        segment_descriptions=[_described(model_id)],
+        segment_descriptions=_described(model_id, regions),
         series_instance_uid=_uid("series", image, frame, model_id),
         series_number=9000,
         sop_instance_uid=_uid("instance", image, frame, model_id),
@@ -74,7 +89,7 @@ def make(
         manufacturer_model_name=plan,
         software_versions=version("ynet"),
         device_serial_number=model_id,
-        series_description=f"ynet: {LABEL}",
+        series_description="ynet: Regions (predicted)" if regions else f"ynet: {LABEL}",
         content_label="YNET",
         omit_empty_frames=False,
     )
@@ -88,18 +103,24 @@ def make(
     return file.getvalue()
 
 
-def _described(model_id: str) -> SegmentDescription:
+def _described(model_id: str, regions: Sequence[str]) -> list[SegmentDescription]:
+    """Describe the segments. What a named region is, the plan does not say, so it has a general code."""
     algorithm = highdicom.AlgorithmIdentificationSequence(
         name="ynet", version=version("ynet"), family=codes.DCM.ArtificialIntelligence, parameters={"model": model_id}
     )
-    return SegmentDescription(
-        segment_number=1,
-        segment_label=LABEL,
-        segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
-        segmented_property_type=codes.SCT.Lesion,
-        algorithm_type="AUTOMATIC",
-        algorithm_identification=algorithm,
-    )
+    lesion = (codes.SCT.MorphologicallyAbnormalStructure, codes.SCT.Lesion)
+    category, kind = (codes.SCT.SpatialAndRelationalConcept, codes.DCM.ImageRegion) if regions else lesion
+    return [
+        SegmentDescription(
+            segment_number=number,
+            segment_label=label,
+            segmented_property_category=category,
+            segmented_property_type=kind,
+            algorithm_type="AUTOMATIC",
+            algorithm_identification=algorithm,
+        )
+        for number, label in enumerate(regions or (LABEL,), start=1)
+    ]
 
 
 def _one_frame(image: Dataset, frame: int | None) -> Dataset:

@@ -15,6 +15,7 @@ from ynet import weights
 from ynet.data import images
 from ynet.data.manifest import Case, Manifest
 from ynet.data.prepare import prepare, restore_mask
+from ynet.data.regions import packed
 from ynet.errors import RefusedError, UserError
 from ynet.learning import hashing
 from ynet.learning.model import build, layout_of_plan, load_arrays
@@ -40,9 +41,10 @@ class EncodedImage(NamedTuple):
 
     code: bytes
     detail: bytes  # ranks cases of the same distance
-    mask: npt.NDArray[np.uint8]  # (height, width) of the image, 0 or 1
+    mask: npt.NDArray[np.uint8]  # (height, width) of the image, 0 or 1; of several regions as `regions.packed` does
     pixels: npt.NDArray[np.float32]  # (channels, height, width), 0 to 1
     sha256: str
+    regions: tuple[str, ...] = ()  # the plan's named regions
 
 
 class Archive:
@@ -120,10 +122,10 @@ class Archive:
         pixels = images.decode(path, settings.channels)
         prepared = prepare(pixels, settings)
         output = model.net.read(torch.from_numpy(prepared.image)[None].to(self._site.device))
-        mask = (output.mask_logits[0, 0] > 0).to(torch.uint8).cpu().numpy()
+        masks = (output.mask_logits[0] > 0).to(torch.uint8).cpu().numpy()
         code, detail = (hashing.pack(values.float().cpu())[0].tobytes() for values in (output.code, output.detail))
-        full = restore_mask(mask, prepared.region, *pixels.shape[1:])
-        return EncodedImage(code, detail, full, pixels, images.digest(path))
+        full = np.stack([restore_mask(mask, prepared.region, *pixels.shape[1:]) for mask in masks])
+        return EncodedImage(code, detail, packed(full), pixels, images.digest(path), model.plan.regions.names)
 
     @contextlib.contextmanager
     def _trying(self, model_id: str) -> Iterator[None]:

@@ -4,21 +4,16 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from statistics import NormalDist
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 from ynet.search.hit import Hit
+from ynet_client.retrieval.overlay import GROUND, LESION, REGION_COLOURS, Colour, Mask, Pixels, outlined
 
-Pixels = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.uint8]
-Colour = tuple[int, int, int]
-
-GROUND, PANEL, EDGE = (16, 19, 24), (27, 32, 39), (52, 60, 71)
+PANEL, EDGE = (27, 32, 39), (52, 60, 71)
 BRIGHT, PLAIN, DIM = (240, 243, 247), (197, 204, 214), (137, 147, 161)
-LESION, OWN, WARNING = (255, 196, 61), (84, 190, 178), (255, 150, 92)
+OWN, WARNING = (84, 190, 178), (255, 150, 92)
 SITE_COLOURS: tuple[Colour, ...] = (
     (110, 168, 254),
     (199, 146, 234),
@@ -30,7 +25,6 @@ SITE_COLOURS: tuple[Colour, ...] = (
 
 MARGIN, GAP, GUTTER = 32, 14, 30
 QUERY_SIDE = 400
-SOFTNESS = 1.6  # pixels: what turns a mask's stairs into a line
 TILE_SIDE, COLUMNS = 150, 5
 CAPTION_HEIGHT = 64
 CARD_HEIGHT = 132
@@ -44,8 +38,9 @@ class QueryImage:
     """The image of the query."""
 
     pixels: Pixels  # (1 or 3, height, width), 0 to 1
-    mask: Mask  # (height, width), 1 where the network predicts the lesion
+    mask: Mask  # (height, width), 1 where the network predicts the lesion; bit k: the region k
     name: str = ""
+    regions: Sequence[str] = ()  # names, where there are several
 
 
 @dataclass(frozen=True)
@@ -54,7 +49,7 @@ class Tile:
 
     pixels: Pixels  # (1 or 3, height, width), 0 to 1
     hit: Hit
-    mask: Mask | None = None  # (height, width), as annotated
+    mask: Mask | None = None  # (height, width), as annotated; bit k: the region k
 
 
 @dataclass(frozen=True)
@@ -74,7 +69,7 @@ def draw(site: str, query: QueryImage, drawing: PictureHits, code_bits: int) -> 
     lines = [*drawing.remarks, *([_no_answer(drawing.no_answer)] if drawing.no_answer else [])]
     footer = GAP + len(lines) * LINE if lines else 0
     right = own_height + GAP + others_height
-    left = HEADING_HEIGHT + QUERY_SIDE + 3 * LINE + GAP
+    left = HEADING_HEIGHT + QUERY_SIDE + (2 + max(1, len(query.regions))) * LINE + GAP
     canvas = _Canvas(WIDTH, TITLE_HEIGHT + max(left, right) + footer + MARGIN)
     _draw_title(canvas, site, drawing, code_bits)
     _draw_query(canvas, MARGIN, TITLE_HEIGHT, query)
@@ -100,29 +95,41 @@ def _draw_title(canvas: "_Canvas", site: str, drawing: PictureHits, code_bits: i
 def _draw_query(canvas: "_Canvas", x: int, y: int, query: QueryImage) -> None:
     canvas.text(x, y + 6, "Query", 16, LESION, bold=True)
     y += HEADING_HEIGHT
-    picture = overlaid(shown(query.pixels, QUERY_SIDE), query.mask, fill=0.16, line=2.0)
+    picture = outlined(shown(query.pixels, QUERY_SIDE), query.mask, fill=0.16, line=2.0)
     canvas.picture(x, y, QUERY_SIDE, picture)
     y += QUERY_SIDE + 10
     canvas.text(x, y, query.name, 15, PLAIN, QUERY_SIDE)
     y += LINE if query.name else 0
     share = float(np.mean(query.mask != 0))
-    if share:
+    if query.regions:
+        _draw_legend(canvas, x, y, query)
+    elif share:
         canvas.panel(x, y + 3, 14, 12, LESION, radius=3)
         canvas.text(x + 22, y, f"predicted lesion, {100 * share:.2g} % of the image", 14, DIM, QUERY_SIDE - 22)
     else:
         canvas.text(x, y, "no lesion predicted", 14, DIM, QUERY_SIDE)
 
 
+def _draw_legend(canvas: "_Canvas", x: int, y: int, query: QueryImage) -> None:
+    """Draw each region's colour, name and share of the image."""
+    for place, name in enumerate(query.regions):
+        share = float(np.mean(query.mask >> place & 1))
+        canvas.panel(x, y + 3, 14, 12, REGION_COLOURS[place], radius=3)
+        text = f"predicted {name}, {100 * share:.2g} % of the image" if share else f"no {name} predicted"
+        canvas.text(x + 22, y, text, 14, DIM, QUERY_SIDE - 22)
+        y += LINE
+
+
 def _draw_own(canvas: "_Canvas", x: int, y: int, site: str, tiles: Sequence[Tile]) -> None:
-    outlined = any(tile.mask is not None for tile in tiles)
-    remark = "lesions outlined as annotated  ·  images stay here" if outlined else "images stay here"
+    is_outlined = any(tile.mask is not None for tile in tiles)
+    remark = "lesions outlined as annotated  ·  images stay here" if is_outlined else "images stay here"
     canvas.heading(x, y, f"Site {site}: own cases", OWN, remark)
     if not tiles:
         canvas.note(x, y + HEADING_HEIGHT, "None of the nearest cases is here.")
     for position, tile in enumerate(tiles):
         left, top = _cell(x, y + HEADING_HEIGHT, position, TILE_SIDE + CAPTION_HEIGHT)
         picture = shown(tile.pixels, TILE_SIDE)
-        canvas.picture(left, top, TILE_SIDE, picture if tile.mask is None else overlaid(picture, tile.mask, 0.0, 1.4))
+        canvas.picture(left, top, TILE_SIDE, picture if tile.mask is None else outlined(picture, tile.mask, 0.0, 1.4))
         if tile.hit.rank is not None:
             canvas.badge(left + 6, top + 6, str(tile.hit.rank))
         _draw_label(canvas, left, top + TILE_SIDE + 8, TILE_SIDE, tile.hit.label)
@@ -189,35 +196,6 @@ def shown(pixels: Pixels, side: int) -> Image.Image:
     scale = side / max(image.size)
     size = tuple(max(1, round(length * scale)) for length in image.size)
     return image.convert("RGB").resize((size[0], size[1]), Image.Resampling.LANCZOS)
-
-
-def overlaid(image: Image.Image, mask: Mask, fill: float, line: float, colour: Colour = LESION) -> Image.Image:
-    """Draw the mask over `image`: a line of `line` pixels along its edge, and inside its colour with opacity `fill`."""
-    if not mask.any():
-        return image
-    cover = np.asarray(Image.fromarray((mask != 0).astype(np.float32)).resize(image.size, Image.Resampling.BOX))
-    cover = cover / cover.max()
-    blur = ImageFilter.GaussianBlur(SOFTNESS)
-    inside = np.asarray(Image.fromarray(np.rint(255 * cover).astype(np.uint8)).filter(blur), np.float32) / 255
-    inside = np.clip(inside / min(1.0, 1.25 * inside.max()), 0, 1)  # so that a lesion smaller than a pixel is shown
-    from_edge = _pixels_from_edge()[np.rint(255 * inside).astype(np.uint8)]
-    pixels = _blend(np.asarray(image, np.float32), colour, fill * inside)
-    pixels = _blend(pixels, GROUND, 0.5 * np.clip(line / 2 + 1.5 - from_edge, 0, 1))
-    pixels = _blend(pixels, colour, np.clip(line / 2 + 0.5 - from_edge, 0, 1))
-    return Image.fromarray(np.rint(pixels).astype(np.uint8))
-
-
-@cache
-def _pixels_from_edge() -> Pixels:
-    """Return for each of the 256 values its distance from a straight edge after a blur of SOFTNESS."""
-    normal = NormalDist(sigma=SOFTNESS)
-    return np.array([abs(normal.inv_cdf((value + 0.5) / 256)) for value in range(256)], np.float32)
-
-
-def _blend(pixels: Pixels, colour: Colour, opacity: Pixels) -> Pixels:
-    """Blend a colour with an opacity (h, w) over RGB pixels (h, w, 3)."""
-    blended: Pixels = pixels + (np.array(colour, np.float32) - pixels) * opacity[..., None]
-    return blended
 
 
 class _Canvas:

@@ -4,6 +4,7 @@ from PIL import Image
 
 from ynet.data import images
 from ynet.data.manifest import Case, Manifest
+from ynet.data.regions import drawn_on
 from ynet.plan import Plan
 from ynet.search.hit import Hit
 from ynet_client.gallery.indexer import Archive
@@ -31,7 +32,7 @@ def draw_result(archive: Archive, result: Result, name: str) -> Image.Image:
         _tile(manifest, cases[archive.gallery.case_of(hit.token).image], hit, plan)
         for hit in result.by_site[result.site][:SHOWN]
     ]
-    query = QueryImage(result.own.encoded.pixels, result.own.encoded.mask, name)
+    query = QueryImage(result.own.encoded.pixels, result.own.encoded.mask, name, result.own.encoded.regions)
     drawing = PictureHits(own, result.elsewhere(SHOWN), result.of("missing", "late", "busy"), _remarks(result))
     return draw(result.site, query, drawing, plan.network.code_bits)
 
@@ -54,5 +55,4 @@ def _remarks(result: Result) -> list[str]:
 def _tile(manifest: Manifest, case: Case, hit: Hit, plan: Plan) -> Tile:
     image = manifest.path_of(case.image)
     pixels = images.decode(image, plan.image.channels)
-    mask = images.decode_mask(manifest.path_of(case.mask), image) if case.mask else None
-    return Tile(pixels, hit, mask)
+    return Tile(pixels, hit, drawn_on(manifest, case, plan.regions))

@@ -137,7 +137,7 @@ class LocalSite:
         Raises UserError for labels that the plan does not have. A site that only asks may have any labels.
         """
         classes = plan.classes if self.trains else sorted({case.label for case in cases})
-        return CaseCache(manifest, cases, plan.image, classes, 0)
+        return CaseCache(manifest, cases, plan.image, classes, 0, plan.regions)
 
     def drop_cases(self) -> None:
         """Drop the cached cases: the next message reads the manifest again."""
@@ -193,10 +193,10 @@ class LocalSite:
     def _cache(self, manifest: Manifest, cases: tuple[Case, ...], plan: Plan) -> CaseSource:
         half = self._cache_bytes // 2
         if plan.training.trained != "heads":
-            return CaseCache(manifest, cases, plan.image, plan.classes, half)
+            return CaseCache(manifest, cases, plan.image, plan.classes, half, plan.regions)
         share = self._cache_bytes * len(cases) // max(1, len(manifest.train) + len(manifest.test))
         images = 0 if plan.augmentation.only_flips else share // 2  # maps replace images in all rounds, or in some
-        decoded = CaseCache(manifest, cases, plan.image, plan.classes, images)
+        decoded = CaseCache(manifest, cases, plan.image, plan.classes, images, plan.regions)
         return MapCache(decoded, share - images, is_mirrored=plan.augmentation.flip)
 
 

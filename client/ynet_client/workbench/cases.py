@@ -5,9 +5,11 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ynet.data import images
-from ynet.data.manifest import Case, Manifest
+from ynet.data.manifest import UNDRAWN, Case, Manifest
+from ynet.data.regions import drawn_on
 from ynet.errors import UserError
-from ynet_client.retrieval.picture import overlaid, shown
+from ynet_client.retrieval.overlay import outlined
+from ynet_client.retrieval.picture import shown
 from ynet_client.workbench.image_view import jpeg
 
 if TYPE_CHECKING:
@@ -75,8 +77,9 @@ class OwnCases:
                 self._thumbnails.move_to_end(key)
                 return self._thumbnails[key]
         small = shown(images.decode(path, 3 if images.is_colour(path) else 1), side)
-        if is_outlined and case.mask:
-            small = overlaid(small, images.decode_mask(manifest.path_of(case.mask), path), 0.0, max(1.2, side / 200))
+        mask = drawn_on(manifest, case, archive.active().plan.regions) if is_outlined else None
+        if mask is not None:
+            small = outlined(small, mask, 0.0, max(1.2, side / 200))
         made = jpeg(small)
         with self._lock:
             self._keep(key, made)
@@ -109,7 +112,7 @@ def describe(case: Case) -> dict[str, Any]:
         "image": case.image,
         "label": case.label,
         "split": case.split,
-        "has_mask": bool(case.mask),
+        "has_mask": bool(case.mask) or any(cell not in ("", UNDRAWN) for cell in case.regions.values()),
         "attributes": dict(case.attributes),
     }
 

@@ -27,6 +27,6 @@ def made(kept: "KeptAnswer", path: Path, now: dt.datetime) -> bytes:
         raise UserError("no DICOM SEG was made", "it is not the DICOM file that was asked about", "ask again")
     from ynet_client.dicom import predicted_segmentation  # highdicom takes a second to load
 
-    mask = predicted_segmentation.read_mask(kept.view.mask_png)
+    regions = [region.name for region in kept.view.regions]
     model, plan = kept.answer["model"], kept.answer["plan"]
-    return predicted_segmentation.of_file(path.read_bytes(), kept.frame, mask, model, plan, now)
+    return predicted_segmentation.of_file(path.read_bytes(), kept.frame, kept.view.bits, model, plan, now, regions)

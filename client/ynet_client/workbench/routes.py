@@ -144,7 +144,8 @@ async def _query(bench: Bench, request: Request, visitor: Visitor) -> dict[str, 
             dicom = await asyncio.to_thread(export_seg.digest, source(image).path)
         result = await _asked(bench, image, name, query, visitor)
     async with bench.drawing:
-        picture = await asyncio.to_thread(image_view.show, result.own.encoded.pixels, result.own.encoded.mask)
+        seen = result.own.encoded
+        picture = await asyncio.to_thread(image_view.show, seen.pixels, seen.mask, seen.regions)
         small = b"" if own_case else await asyncio.to_thread(image_view.thumbnail, picture)
     shown = await bench.agent.search(partial(answer_view.shown, own_cases=bench.own_cases, result=result, query=query))
     frame = None if own_case else source(image).frame
@@ -173,6 +174,7 @@ def _described(kept: KeptAnswer) -> dict[str, Any]:
         "name": kept.name,
         "is_dicom": bool(kept.dicom),
         "share": one.share,
+        "regions": [region._asdict() for region in one.regions],
         "full_width": one.full_size[0],
         "full_height": one.full_size[1],
         "picture": {

@@ -43,16 +43,22 @@ def by_query(
     """Rate the ranking of the gallery for each query."""
     to_held, is_candidate = distances.to_held, candidates(held, asked)
     hits = case_hits(held, asked, *distances)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        dice = np.where(asked.true > 0, 2 * asked.both / (asked.predicted + asked.true), np.nan)
     return ByQuery(
         asked.label,
         asked.patient,
         metrics.ranking(ranks(to_held), asked.label[:, None] == held.label[None, :], K).ap,
         metrics.tie_sizes(to_held, K),
-        {"case_hit1": hits.first, "case_hit10": hits.first10, "dice": dice},
+        {"case_hit1": hits.first, "case_hit10": hits.first10, "dice": _dice(asked)},
         {name: likeness.among_hits(to_held, is_candidate, one, K) for name, one in attributes.items()},
     )
+
+
+def _dice(asked: EncodedCases) -> Floats:
+    """Return each query's Dice, the mean over the regions that it has."""
+    both, predicted, true = np.moveaxis(asked.by_region, 2, 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        dice = np.where(true > 0, 2 * both / (predicted + true), np.nan)
+    return _nan_mean(list(dice.T))
 
 
 def ranks(distances: npt.NDArray[Any]) -> npt.NDArray[np.int64]:

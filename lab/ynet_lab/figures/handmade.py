@@ -29,7 +29,7 @@ def handmade(cases: CaseSource) -> Handmade:
     rows = []
     for positions in torch.split(torch.arange(len(cases)), BATCH):
         batch = cases.batch(positions)
-        grey, masks = batch.image.mean(1).double().numpy(), batch.mask[:, 0].numpy() > 0
+        grey, masks = batch.image.mean(1).double().numpy(), batch.mask.amax(1).numpy() > 0
         rows += [(_whole(image), _under(image, mask)) for image, mask in zip(grey, masks, strict=True)]
     return Handmade(*(np.stack(column) for column in zip(*rows, strict=True)))
 

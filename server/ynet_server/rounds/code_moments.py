@@ -32,7 +32,7 @@ from ynet_server.rounds.site_report import SiteReport, report_of
 from ynet_server.rounds.update_filter import LEAST_TO_COMPARE
 
 FILE = "code.safetensors"
-"""The newest code, beside the digest of the weights that it is of: a restarted server goes on with it."""
+"""The newest code, beside the digest of the weights that it is of: a restarted server uses it again."""
 
 
 class CodeMoments:

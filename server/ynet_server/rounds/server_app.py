@@ -139,8 +139,8 @@ def _evaluate(
     config = round_config(plan, layout, is_final=is_told)
     config.update(arrays.config())
     messages = chosen.configure_evaluate(number, weights_record(shown), config, grid)
-    replies = talk.send(number, messages, lambda reply: scores(reply, plan.classes))
-    by_site = {talk.name_of(reply.node): scores(reply, plan.classes) for reply in replies}
+    replies = talk.send(number, messages, lambda reply: scores(reply, plan.classes, plan.regions.names))
+    by_site = {talk.name_of(reply.node): scores(reply, plan.classes, plan.regions.names) for reply in replies}
     folder.event("result_evaluated" if is_told else "evaluated", round=number, sites=by_site)
     return by_site
 

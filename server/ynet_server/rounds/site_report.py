@@ -43,14 +43,14 @@ def figures(reply: SiteReply) -> dict[str, float]:
     return {key: round(float(value), 6) for key, value in record.items() if not isinstance(value, list)}
 
 
-def scores(reply: SiteReply, classes: Sequence[str]) -> dict[str, Any]:
+def scores(reply: SiteReply, classes: Sequence[str], regions: Sequence[str] = ()) -> dict[str, Any]:
     """The scores of a reply and the counts behind them, by name; None for a score without cases.
 
     Raises KeyError, ValueError, TypeError.
     """
     record: MetricRecord = reply.content.metric_records[METRICS]
     cases: Any = record[CASES]
-    return {**from_wire(record, classes), CASES: int(cases)}
+    return {**from_wire(record, classes, regions), CASES: int(cases)}
 
 
 def ledgers(reports: Sequence[SiteReport]) -> dict[str, dict[str, str]]:

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from dicom_hospital import names
 from dicoms import dataset, dicom, to_bytes
+from PIL import Image
 from pydicom import Dataset, dcmread, uid
 
 from ynet.data.dicom import drawings
 from ynet.data.dicom.faults import UnfitError
 from ynet.data.dicom.matching import Subject
+from ynet.data.regions import packed
 from ynet_client.dicom import predicted_segmentation
 
 GREY = np.arange(37 * 23, dtype=np.uint16).reshape(37, 23)
@@ -64,3 +66,20 @@ def test_image_without_geometry_is_refused_without_names() -> None:
     with pytest.raises(UnfitError, match="damaged"):
         made(dicom(GREY, **names())[:500])
     assert made(dicom(GREY, **{**names(), "Modality": "DX", "SOPClassUID": uid.DigitalXRayImageStorageForPresentation}))
+
+
+def test_each_region_is_a_segment_with_its_name_that_ynet_reads_back() -> None:
+    source, regions = dicom(GREY, **names(), ImagePositionPatient=[0, 0, 0]), ("disc", "cup", "rim")
+    masks = np.stack([GREY % 2 == 0, GREY % 3 == 0, GREY < 0]).astype(np.uint8)
+    seg = predicted_segmentation.make(source, None, packed(masks), MODEL, "story", NOW, regions)
+    drawing, subject = drawings.read(seg), drawings.subject(source, None)
+    assert list(drawing.names.values()) == list(regions)
+    for name, mask in zip(regions, masks, strict=True):
+        np.testing.assert_array_equal(drawings.rendered(drawing, subject, drawing.labelled(name)), mask)
+    assert drawing.is_automatic
+
+
+def test_picture_of_several_regions_keeps_their_bits() -> None:
+    bits, file = GREY.astype(np.uint8) % 8, io.BytesIO()
+    Image.fromarray(bits).save(file, "PNG")
+    np.testing.assert_array_equal(predicted_segmentation.read_mask(file.getvalue(), ("a", "b", "c")), bits)

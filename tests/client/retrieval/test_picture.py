@@ -8,6 +8,7 @@ from PIL import Image
 
 from ynet.search.hit import Hit
 from ynet_client.retrieval import picture
+from ynet_client.retrieval.overlay import REGION_COLOURS
 from ynet_client.retrieval.picture import PictureHits, QueryImage, Tile, draw
 
 SIZES = [(96, 96), (300, 40), (40, 300), (1, 1), (1, 700), (1500, 1100)]
@@ -175,3 +176,14 @@ def test_each_remark_has_its_own_line() -> None:
     assert remarked.height == plain.height + picture.GAP + len(remarks) * picture.LINE
     rows = coloured(remarked, picture.WARNING).any(axis=1)[plain.height - picture.MARGIN :]
     assert np.count_nonzero(np.diff(rows.astype(int)) == 1) >= len(remarks)
+
+
+def test_legend_names_each_region_and_its_colour_is_in_the_picture() -> None:
+    mask = np.zeros((64, 64), np.uint8)
+    mask[8:56, 8:56], mask[24:40, 24:40] = 1, 3
+    one, several = (
+        draw("A", QueryImage(QUERY.pixels, mask, "x.png", names), SOME, 64) for names in ((), ("disc", "cup"))
+    )
+    assert coloured(query_part(several), REGION_COLOURS[1]).any()
+    assert_margins_are_empty(several)
+    assert several.height >= one.height

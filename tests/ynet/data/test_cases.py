@@ -49,7 +49,7 @@ def test_case_without_mask_has_no_lesion(write_site: WriteSite) -> None:
 def test_unknown_mask_is_flagged(write_site: WriteSite, limit: int) -> None:
     source = cache(write_site(lambda rows: (rows[0].update(mask="unknown"), rows[1].update(mask=""))), limit)
     batch = source.batch(torch.tensor([1, 0, 2]))
-    assert batch.drawn.tolist() == [True, False, True]
+    assert batch.drawn.tolist() == [[True], [False], [True]]
     assert not batch.mask[:2].any()
 
 

@@ -11,6 +11,7 @@ from ynet.data.cases import CaseCache
 from ynet.data.manifest import find_sites, read
 from ynet.data.synthetic import CLASSES, make_federation
 from ynet.learning import metrics
+from ynet.learning.code_moments import fit, measure
 from ynet.learning.evaluate import EncodedCases, by_radius, encode, evaluate, join, score
 from ynet.learning.hashing import codebook, pack
 from ynet.learning.model import Output, YNet, build
@@ -169,7 +170,7 @@ def test_masks_that_nobody_has_drawn_are_no_empty_ones_in_the_scores(make_plan: 
     some.mask[8:], some.drawn[8:] = 0, False
     net = build(plan)
     known, encoded = (encode(net, one, CPU) for one in (cases, some))
-    np.testing.assert_array_equal(np.isnan(encoded.true), ~some.drawn.numpy())
+    np.testing.assert_array_equal(np.isnan(encoded.true), ~some.drawn[:, 0].numpy())
     np.testing.assert_array_equal(encoded.true[:8], known.true[:8])
     whole = metrics.overlap(*(counts[:8] for counts in (known.both, known.predicted, known.true)))
     assert metrics.overlap(encoded.both, encoded.predicted, encoded.true) == whole
@@ -183,16 +184,16 @@ def test_codes_come_in_the_order_of_the_cases(make_plan: Any, make_cases: Any) -
     np.testing.assert_array_equal(whole.codes[65:70], pack(tail.code))
 
 
-@pytest.mark.parametrize("rate", [1e-3, 8e-3])
+@pytest.mark.parametrize(("rate", "code"), [(1e-3, "trained"), (8e-3, "trained"), (1e-3, "moments")])
 def test_the_network_learns_the_lesions_of_patients_it_has_not_seen(
-    rate: float, make_plan: Any, tmp_path: Path
+    rate: float, code: str, make_plan: Any, tmp_path: Path
 ) -> None:
     """Lesions are told apart by their texture; at a high rate all codes once became one, and retrieval the floor."""
     make_federation(tmp_path, {"A": 200, "B": 100}, seed=2, size=64)
     plan = make_plan(
         classes=list(CLASSES),
         image={"size": 64},
-        network={"width": 8, "code_bits": 64, "dropout": 0.5},
+        network={"width": 8, "code_bits": 64, "dropout": 0.5, "code": code},
         training={"rounds": 12, "local_epochs": 2, "learning_rate": rate, "batch_size": 16, "schedule": "cosine"},
         augmentation={"flip": True},
     )
@@ -204,8 +205,10 @@ def test_the_network_learns_the_lesions_of_patients_it_has_not_seen(
     net = build(plan)
     for number in range(1, plan.training.rounds + 1):
         train(net, gallery, plan, number, device=CPU, generator=torch.Generator().manual_seed(number))
+    fit(net, plan, [measure(net, gallery, plan, CPU)])
     scores = evaluate(net, gallery, queries, plan, CPU)
     assert scores.macro_map10 > 0.5
+    assert code == "trained" or scores.distinct_share > 0.8
     assert scores.macro_map10_random < 0.2
     assert scores.dice > 0.6
 
@@ -230,7 +233,14 @@ def coded(codes: list[int], patient: list[int], label: list[int] | None = None) 
     packed = np.array(codes, ">u2").view(np.uint8).reshape(-1, 2)
     unknown = np.full(len(codes), np.nan)
     own = np.array(label or [0] * len(codes))
-    return EncodedCases(packed, own, *[unknown] * 4, np.array(patient), np.zeros((len(codes), 0), np.float32))
+    return EncodedCases(
+        packed,
+        own,
+        *[unknown] * 4,
+        np.array(patient),
+        np.zeros((len(codes), 0), np.float32),
+        unknown[:, None, None].repeat(3, 2),
+    )
 
 
 def test_codes_of_a_patient_that_are_alike_find_every_sibling_first(make_plan: Any) -> None:
@@ -264,3 +274,33 @@ def test_patients_of_two_sites_are_no_siblings(make_plan: Any, make_cases: Any) 
     assert not np.isin(one.patient, other.patient).any()
     assert score(join([one, other]), join([one, other]), plan).siblings == 12
     assert score(one, other, plan).siblings == 0
+
+
+def test_dice_with_several_regions_is_told_for_each_and_is_their_mean(make_plan: Any, make_cases: Any) -> None:
+    plan, cases = make_plan(regions=["disc", "cup", "rim"]), make_cases(12, regions=3)
+    cases.mask[:, 2] = 0
+    scores = evaluate(build(plan), cases, cases, plan, CPU)
+    assert list(scores.dice_per_region) == ["disc", "cup", "rim"]
+    disc, cup, rim = scores.dice_per_region.values()
+    assert rim is None  # no query has one
+    assert scores.dice == pytest.approx((disc + cup) / 2)
+    assert scores.masks == 12
+    assert "dice_per_region" in scores.to_metrics()
+
+
+def test_dice_of_each_region_is_that_of_its_channel(make_plan: Any, make_cases: Any) -> None:
+    plan, cases = make_plan(regions=["disc", "cup"]), make_cases(6, regions=2)
+    cases.drawn[:3, 1] = False
+    net = build(plan)
+    encoded = encode(net, cases, CPU)
+    predicted, true = net.read(cases.image).mask_logits > 0, cases.mask > 0
+    dice = 2 * (predicted & true).sum((2, 3)) / (predicted.sum((2, 3)) + true.sum((2, 3)))
+    scores = score(encoded, encoded, plan)
+    assert list(scores.dice_per_region.values()) == pytest.approx([float(dice[:, 0].mean()), float(dice[3:, 1].mean())])
+    assert np.isnan(encoded.true).tolist() == [True] * 3 + [False] * 3  # the union is unknown with a region
+    np.testing.assert_array_equal(encoded.true[3:], true.any(1).sum((1, 2))[3:])
+
+
+def test_plan_without_regions_has_no_dice_per_region(make_plan: Any, make_cases: Any) -> None:
+    plan, cases = make_plan(), make_cases(6)
+    assert "dice_per_region" not in evaluate(build(plan), cases, cases, plan, CPU).to_metrics()

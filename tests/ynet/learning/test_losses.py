@@ -77,10 +77,10 @@ def test_a_mask_that_nobody_has_drawn_takes_no_part_and_its_class_does(
 ) -> None:
     plan = make_plan(recipe=recipe)
     net, batch = build(plan), make_cases(6).batch(torch.arange(6))
-    unknown = batch._replace(drawn=torch.tensor([True, False, True, True, False, True]))
+    unknown = batch._replace(drawn=torch.tensor([[True], [False], [True], [True], [False], [True]]))
     whole, parts = (loss_of(plan, CPU)(net(one.image), one) for one in (batch, unknown))
     assert parts.segmentation[[1, 4]].tolist() == [0, 0]
-    torch.testing.assert_close(parts.segmentation[unknown.drawn], whole.segmentation[unknown.drawn])
+    torch.testing.assert_close(parts.segmentation[[0, 2, 3, 5]], whole.segmentation[[0, 2, 3, 5]])
     torch.testing.assert_close(parts.classification, whole.classification)
 
 
@@ -124,7 +124,7 @@ def test_the_papers_segmentation_loss_is_the_mean_cross_entropy_of_an_images_pix
     logits, mask = torch.randn(3, 1, 4, 4), (torch.rand(3, 1, 4, 4) > 0.5).float()
     share = 1 / (1 + np.exp(-logits.double().numpy()))
     true = mask.double().numpy()
-    expected = -(true * np.log(share) + (1 - true) * np.log(1 - share)).mean((1, 2, 3))
+    expected = -(true * np.log(share) + (1 - true) * np.log(1 - share)).mean((2, 3))
     np.testing.assert_allclose(bce(logits, mask).numpy(), expected, rtol=1e-5)
 
 
@@ -139,7 +139,7 @@ def test_dice_is_per_image_and_two_empty_masks_agree() -> None:
     mask = torch.zeros(2, 1, 4, 4)
     mask[0, 0, :2] = 1
     logits = torch.where(mask > 0, 40.0, -40.0)
-    torch.testing.assert_close(soft_dice(logits, mask), torch.ones(2))
+    torch.testing.assert_close(soft_dice(logits, mask), torch.ones(2, 1))
     assert soft_dice(-logits, mask)[0] < 0.1
 
 
@@ -170,3 +170,20 @@ def test_ortho_hash_turns_a_code_towards_its_target_whatever_its_length() -> Non
 
 def _without(part: torch.Tensor, position: int) -> torch.Tensor:
     return torch.cat([part[:position], part[position + 1 :]])
+
+
+def test_loss_with_several_regions_is_mean_over_regions_without_unknown_ones(make_plan: Any, make_cases: Any) -> None:
+    plan = make_plan(regions=["disc", "cup"])
+    net, batch = build(plan), make_cases(4, regions=2).batch(torch.arange(4))
+    output = net(batch.image)
+    whole = loss_of(plan, CPU)(output, batch).segmentation
+    one_by_one = [
+        loss_of(plan, CPU)(output, batch._replace(drawn=batch.drawn & torch.arange(2).eq(place))).segmentation
+        for place in range(2)
+    ]
+    torch.testing.assert_close(whole, one_by_one[0] + one_by_one[1])
+    own = output._replace(mask_logits=output.mask_logits[:, 1:])
+    alone = loss_of(make_plan(), CPU)(
+        own, batch._replace(mask=batch.mask[:, 1:], drawn=batch.drawn[:, 1:])
+    ).segmentation
+    torch.testing.assert_close(one_by_one[1], alone / 2)

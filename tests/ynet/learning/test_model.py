@@ -11,7 +11,9 @@ from opacus.validators import ModuleValidator
 from ynet.errors import UserError
 from ynet.fixed_arrays import CODE
 from ynet.learning.losses import CODE_LOSSES, loss_of
-from ynet.learning.model import arrays_of, build, load_arrays
+from ynet.learning.model import FAINT, arrays_of, build, layout_of_plan, lesion_means, load_arrays, moments
+from ynet.learning.per_patient_gradients import PatientGradients
+from ynet.network_size import network_values
 
 CPU = torch.device("cpu")
 
@@ -117,3 +119,49 @@ def test_per_sample_gradients_are_those_of_one_sample_at_a_time(make_plan: Any, 
             if not alone.requires_grad:
                 continue
             torch.testing.assert_close(together.grad_sample[sample], alone.grad, rtol=2e-3, atol=2e-4, msg=name)
+
+
+@pytest.mark.parametrize("recipe", ["default", "paper"])
+def test_network_with_several_regions_has_channel_for_each(recipe: str, make_plan: Any) -> None:
+    plan = make_plan(recipe=recipe, regions=["disc", "cup", "rim"])
+    net = build(plan)
+    assert net(torch.randn(4, 1, 32, 32)).mask_logits.shape == (4, 3, 32, 32)
+    assert net.read(torch.randn(4, 1, 32, 32)).mask_logits.shape == (4, 3, 32, 32)
+    assert sum(array.size for array in arrays_of(net).values()) == network_values(plan)
+
+
+def test_feature_is_pooled_over_each_region() -> None:
+    maps = [torch.rand(2, 4, 8, 8), torch.rand(2, 8, 4, 4)]
+    logits = torch.full((2, 2, 8, 8), -40.0)
+    logits[:, 0, :4], logits[:, 1, 4:] = 40.0, 40.0
+    both, first, second = (
+        lesion_means(maps, logits),
+        lesion_means(maps, logits[:, :1]),
+        lesion_means(maps, logits[:, 1:]),
+    )
+    torch.testing.assert_close(both, torch.cat([first, second], 1))
+    torch.testing.assert_close(first[:, :4], maps[0][:, :, :4].mean((2, 3)) / (1 + 2 * FAINT))
+    place = moments(logits.sigmoid())
+    torch.testing.assert_close(
+        place, torch.cat([moments(logits[:, :1].sigmoid()), moments(logits[:, 1:].sigmoid())], 1)
+    )
+    assert place[0, 0] < 0 < place[0, 6]  # the centres' rows
+
+
+def test_plan_without_regions_has_the_arrays_of_before(make_plan: Any) -> None:
+    shapes = {entry.name: entry.shape for entry in layout_of_plan(make_plan())}
+    assert shapes["segmentation.logit.weight"] == (1, 32, 1, 1)
+    assert shapes["place.first.weight"] == (32, 6)
+    assert shapes["hash.weight"] == (32, 2 * 64 + 8 + 16 + 32 + 64)
+
+
+def test_per_patient_gradients_exist_with_several_regions(make_plan: Any, make_cases: Any) -> None:
+    plan = make_plan(regions=["disc", "cup"])
+    net, batch = build(plan), make_cases(2, regions=2).batch(torch.arange(2))
+    parameters = [one for one in net.parameters() if one.requires_grad]
+    loss = lambda: loss_of(plan, CPU)(net(batch.image), batch).total  # noqa: E731
+    each = PatientGradients(net, parameters)(2, loss)
+    loss().sum().backward()
+    for gradient, parameter in zip(each, parameters, strict=True):
+        expected = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        torch.testing.assert_close(gradient.sum(torch.ones(2)).view_as(expected), expected, rtol=1e-3, atol=1e-5)

@@ -76,7 +76,12 @@ def decode(data: bytes, of: Subject, segment: Segment = None) -> UInt8[np.ndarra
     The mask is empty if the drawing refers to the image without marking it. Raises UnfitError if the drawing does not
     refer to the image.
     """
-    drawing = read(data)
+    return rendered(read(data), of, segment)
+
+
+@parsing()
+def rendered(drawing: Drawing, of: Subject, segment: Segment = None) -> UInt8[np.ndarray, "h w"]:
+    """Return a segment's mask on an image, as `decode` does for the drawing's file. Raises UnfitError."""
     number = drawing.chosen(segment)
     if (found := mask_on(drawing, of, number)) is not None:
         return found.mask

@@ -86,6 +86,15 @@ class Drawing:
             raise UnfitError(f"it has no {which}", f"name one of {named}")
         return found[0]
 
+    def labelled(self, region: str) -> int:
+        """Return the number of the segment with a region's name as its label, in any case. Raises UnfitError."""
+        found = [number for number, name in self.names.items() if name.casefold() == region.casefold()]
+        if len(found) != 1:
+            how_many = "several segments" if found else "no segment"
+            why = f"it has {how_many} with the label {region!r}"
+            raise UnfitError(why, "name the region's segment in a column of its own: FILE#2, or unknown")
+        return found[0]
+
     def says_by_reference(self, number: int) -> bool:
         """Return whether each mark of a segment refers to images, so that an image without a mark has no lesion."""
         return all(mark.references for mark in self.marks if mark.number in (number, None))

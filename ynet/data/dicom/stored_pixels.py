@@ -162,6 +162,8 @@ def _plain(syntax: uid.UID, vr: str, value: bytes, layout: PixelLayout, number: 
     made.NumberOfFrames = layout.frames
     if layout.allocated == 1 and syntax == uid.ExplicitVRBigEndian and vr == "OW":
         value = np.frombuffer(value[: len(value) // 2 * 2], ">u2").astype("<u2").tobytes()  # bits are packed in bytes
+    if layout.allocated == 1 and layout.samples == 1:
+        return _one_bit_frame(value, layout, number)
     made.add_new("PixelData", vr if vr in ("OB", "OW") else "OW", value)
     made.file_meta = FileMetaDataset()
     made.file_meta.TransferSyntaxUID = syntax
@@ -169,6 +171,17 @@ def _plain(syntax: uid.UID, vr: str, value: bytes, layout: PixelLayout, number: 
     options: dict[str, Any] = {"raw": layout.is_raw, "correct_unused_bits": not layout.is_raw}
     found: np.ndarray = get_decoder(syntax).as_array(made, index=number - 1, **options)[0]
     return found.astype(found.dtype.newbyteorder("="), copy=False)
+
+
+def _one_bit_frame(value: bytes, layout: PixelLayout, number: int) -> np.ndarray:
+    """Return a frame of one bit a pixel. pydicom 3.0 reads a byte too few where a frame begins late in a byte."""
+    size = layout.rows * layout.columns
+    first = (number - 1) * size
+    held = np.frombuffer(value[first // 8 : -(-(first + size) // 8)], np.uint8)
+    bits = np.unpackbits(held, bitorder="little")[first % 8 :][:size]
+    if len(bits) < size:
+        raise damaged()
+    return bits.reshape(layout.rows, layout.columns)
 
 
 def _unpacked(elements: Elements, value: bytes, layout: PixelLayout, number: int) -> np.ndarray:

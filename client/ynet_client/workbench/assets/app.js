@@ -78,13 +78,17 @@ function showImage(found, pixels, mask) {
   $("film-name").textContent = found.name || "image";
   const isSmaller = found.full_width !== found.picture.width;
   $("film-size").textContent = `${found.full_width} × ${found.full_height}${isSmaller ? `, shown at ${found.picture.width} × ${found.picture.height}` : ""}`;
-  const share = 100 * found.share;
-  const lesion = share ? `predicted lesion, ${share < 1 ? share.toPrecision(1) : share.toFixed(share < 10 ? 1 : 0)} % of the image` : "no lesion predicted";
-  $("film-lesion").textContent = lesion;
-  $("stage").setAttribute("aria-label", `The image ${found.name}: ${lesion}`);
-  viewer.load(found.picture, pixels, mask);
+  const regions = found.regions.length ? found.regions : [{ name: "lesion", share: found.share }];
+  const legend = regions.map((one) => predicted(one.name, 100 * one.share));
+  $("film-lesion").replaceChildren(...legend.map((text, place) => make("span", { cls: `region r${place}`, text })));
+  $("stage").setAttribute("aria-label", `The image ${found.name}: ${legend.join("; ")}`);
+  viewer.load(found.picture, pixels, mask, regions.length);
   linkFiles(true);
   refreshLinks();
+}
+
+function predicted(name, percent) {
+  return percent ? `predicted ${name}, ${percent < 1 ? percent.toPrecision(1) : percent.toFixed(percent < 10 ? 1 : 0)} % of the image` : `no ${name} predicted`;
 }
 
 function refreshLinks() {

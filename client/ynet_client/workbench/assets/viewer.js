@@ -1,11 +1,12 @@
 // Draw the image in its window and the predicted mask over it; move, zoom and window by mouse and keys.
 import { $ } from "./dom.js";
 
-const LESION = [255, 196, 61];
+// One for each region, in the plan's order; overlay.py has the same ones.
+const REGIONS = [[255, 196, 61], [92, 178, 255], [240, 116, 160], [128, 214, 112], [186, 148, 250], [255, 140, 84], [96, 216, 210], [224, 228, 234]];
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 
 export class Viewer {
-  #picture = null; #values = null; #plain = null; #fill = null; #outline = null; #x = 0; #y = 0; #scale = 1; #fit = 1; #frame = 0;
+  #picture = null; #values = null; #plain = null; #layers = []; #x = 0; #y = 0; #scale = 1; #fit = 1; #frame = 0;
 
   constructor(changed) {
     this.changed = changed;
@@ -25,11 +26,12 @@ export class Viewer {
   get low() { return (Number($("level").value) - Number($("window").value) / 2) / 100; }
   get high() { return (Number($("level").value) + Number($("window").value) / 2) / 100; }
 
-  load(picture, pixels, mask) {
+  load(picture, pixels, mask, regions) {
     this.#picture = picture;
     this.#values = picture.channels === 1 ? new Uint16Array(pixels) : new Uint8Array(pixels);
     this.#plain = surface(picture.width, picture.height);
-    this.#overlay(new Uint8Array(mask));
+    const bits = new Uint8Array(mask);
+    this.#layers = Array.from({ length: Math.max(1, regions) }, (_, place) => this.#layer(bits.map((value) => (value >> place) & 1), REGIONS[place]));
     for (const control of this.controls) control.disabled = false;
     this.stage.hidden = false;
     this.reset();
@@ -99,13 +101,13 @@ export class Viewer {
   }
 
   // What is filled, and the line around it: of the mask smoothed over one cell of the network's own, coarser grid.
-  #overlay(mask) {
+  #layer(mask, colour) {
     const { width, height } = this.#picture, made = new ImageData(width, height);
     const soft = smoothed(mask, width, height, Math.max(1, Math.round(Math.max(width, height) / 110)));
-    for (let pixel = 0; pixel < soft.length; pixel++) if (soft[pixel] > 0) made.data.set([...LESION, 255 * clamp(2 * soft[pixel] - 0.5, 0, 1)], 4 * pixel);
-    this.#fill = surface(width, height);
-    this.#fill.getContext("2d").putImageData(made, 0, 0);
-    this.#outline = contour(soft, width, height);
+    for (let pixel = 0; pixel < soft.length; pixel++) if (soft[pixel] > 0) made.data.set([...colour, 255 * clamp(2 * soft[pixel] - 0.5, 0, 1)], 4 * pixel);
+    const fill = surface(width, height);
+    fill.getContext("2d").putImageData(made, 0, 0);
+    return { fill, outline: contour(soft, width, height), colour: `rgb(${colour.join(" ")})` };
   }
 
   #resize(isAnew = false) {
@@ -141,17 +143,17 @@ export class Viewer {
     pen.imageSmoothingQuality = "high";
     pen.drawImage(this.#plain, 0, 0);
     const opacity = $("mask").checked ? Number($("opacity").value) / 100 : 0;
-    if (opacity > 0) {
+    for (const { fill, outline, colour } of opacity > 0 ? this.#layers : []) {
       pen.globalAlpha = 0.3 * opacity;
-      pen.drawImage(this.#fill, 0, 0);
+      pen.drawImage(fill, 0, 0);
       pen.globalAlpha = Math.min(1, 0.35 + opacity);
       pen.lineJoin = pen.lineCap = "round";
       pen.strokeStyle = "rgb(0 0 0 / 55%)";
       pen.lineWidth = (2 * line * ratio) / scale;
-      pen.stroke(this.#outline);
-      pen.strokeStyle = `rgb(${LESION.join(" ")})`;
+      pen.stroke(outline);
+      pen.strokeStyle = colour;
       pen.lineWidth = (line * ratio) / scale;
-      pen.stroke(this.#outline);
+      pen.stroke(outline);
       pen.globalAlpha = 1;
     }
     $("film-zoom").textContent = `${Math.round(this.#scale * ratio * 100)} %`;

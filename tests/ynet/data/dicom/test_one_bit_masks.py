@@ -104,3 +104,15 @@ def assert_read(sources: list[Dataset], seg: Dataset, data: bytes | None = None)
     for source, mask in zip(sources, MASKS, strict=True):
         found = drawings.decode(data or to_bytes(seg), drawings.subject(to_bytes(source), None))
         np.testing.assert_array_equal(found, mask)
+
+
+def test_frames_that_begin_late_in_a_byte_are_read() -> None:
+    shape = (37, 23)  # 851 bits: the third frame begins at bit 6 of a byte
+    series = names(StudyInstanceUID=uid.generate_uid(), SeriesInstanceUID=uid.generate_uid())
+    sources = [
+        dataset(np.zeros(shape, np.uint16), **series, ImagePositionPatient=[0, 0, 3.0 * number]) for number in range(8)
+    ]
+    masks = np.random.default_rng(1).random((8, *shape)) > 0.5
+    seg = segmentation(sources, masks)
+    for source, mask in zip(sources, masks, strict=True):
+        np.testing.assert_array_equal(drawings.decode(seg, drawings.subject(to_bytes(source), None)), mask)
