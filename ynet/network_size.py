@@ -52,8 +52,7 @@ def network_values(plan: "Plan") -> int:
     total += sum(_linear(c, _LATERAL) + _conv(_LATERAL, _LATERAL, 3) for c in channels) + _LATERAL + 1
     pooled = pooled_channels(plan)
     total += _conv(channels[-1], pooled, 3)
-    features = hash_features(plan)
-    total += _linear(features, bits) + 2 * features
+    total += _linear(hash_features(plan), bits)
     if not is_paper:
         total += _linear(_MOMENTS, _HIDDEN) + _linear(_HIDDEN, _HIDDEN) + _linear(_HIDDEN, bits)
     if plan.code_form == "moments":

@@ -53,8 +53,6 @@ def prepare(home: Path, settings: ClientSettings, consent: Consent) -> Resources
         took_part=TookPart(home),
         tells_classes=settings.disclosure.labels,
     )
-    admission = Admission(
-        site, consent, OfferedModels(home), settings.max_score_drop, has_detail=settings.disclosure.detail
-    )
+    admission = Admission(site, consent, OfferedModels(home), settings.max_score_drop)
     archive = Archive(home / "models", site, gallery, admission.check)
     return Resources(site, client_app.build(lambda _: site), archive, budget)

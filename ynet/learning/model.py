@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from ynet.encoders import OWN
 from ynet.errors import UserError
 from ynet.learning.blocks import norm, own_encoder
-from ynet.learning.detail import Detail
 from ynet.learning.moment_code import MomentCode
 from ynet.learning.pooling import max_and_mean, rmac
 from ynet.network_size import MOST_CODE_FEATURES, hash_features, pooled_channels, stage_channels
@@ -45,7 +44,6 @@ class Reading(NamedTuple):
     mask_logits: Float[Tensor, "batch 1 size size"]
     code: Float[Tensor, "batch bits"]
     feature: Float[Tensor, "batch features"]  # what the code is made from; it never leaves a site
-    detail: Float[Tensor, "batch 32"]  # signed; its signs are the bits of the detail code
 
 
 class Dropped(NamedTuple):
@@ -58,8 +56,8 @@ class Dropped(NamedTuple):
 class YNet(nn.Module):
     """The network of a plan.
 
-    Every parameter gets its gradient from the sum of both losses, except those of the detail code and of the code from
-    moments, and the scales and biases of a pretrained encoder's norms, which are constants.
+    Every parameter gets its gradient from the sum of both losses, except those of the code from moments,
+    and the scales and biases of a pretrained encoder's norms, which are constants.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -82,7 +80,6 @@ class YNet(nn.Module):
         self.place = None if is_paper else Location(bits)  # `place` is part of the arrays' names in stored weights
         self.classifier = nn.Linear(bits, len(plan.classes)) if plan.recipe == "plain" else None
         self.moment_code = MomentCode(plan) if plan.code_form == "moments" else None
-        self.detail = Detail(self.hash.in_features, network.codebook_seed)
         self.dropout = network.dropout  # training turns it off for the cooldown
         self._is_mirrored = plan.augmentation.flip
 
@@ -99,11 +96,10 @@ class YNet(nn.Module):
                 seen = _Described(
                     (seen.mask_logits + mirrored.mask_logits.flip(-1)) / 2,
                     F.normalize(seen.code) + F.normalize(mirrored.code),
-                    (seen.hashed + mirrored.hashed) / 2,
                     (seen.feature + mirrored.feature) / 2,
                 )
             code = seen.code if self.moment_code is None else self.moment_code(seen.feature)
-            return Reading(seen.mask_logits, code, seen.feature, self.detail(seen.hashed))
+            return Reading(seen.mask_logits, code, seen.feature)
 
     def draw_dropped(self, rows: int, generator: torch.Generator) -> Dropped | None:
         """Draw the dropout of a pass over `rows` images; None where the network has no dropout."""
@@ -130,7 +126,7 @@ class YNet(nn.Module):
         hashed = self._feature(maps, logits)
         mask = F.interpolate(logits, image.shape[-2:], mode="bilinear")
         feature = hashed if self.moment_code is None else code_feature(maps, logits, self.pooled(maps[-1]))
-        return _Described(mask, self._code(hashed, logits, None), hashed, feature)
+        return _Described(mask, self._code(hashed, logits, None), feature)
 
     def _maps(self, image: Float[Tensor, "batch channels size size"]) -> list[Tensor]:
         """Return the encoder's feature maps, the largest first."""
@@ -177,7 +173,6 @@ class _Described(NamedTuple):
 
     mask_logits: Tensor
     code: Tensor  # the hash layer's
-    hashed: Tensor  # the hash layer's input
     feature: Tensor  # what the code is made from
 
 

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from ynet.data.augment import augment
 from ynet.data.batch import Batch, CaseSource
 from ynet.errors import UserError
-from ynet.learning.detail import FeatureSums
 from ynet.learning.losses import loss_of
 from ynet.learning.model import Output, YNet
 from ynet.plan import Plan
@@ -97,7 +96,6 @@ def train(
     training, begun = plan.training, time.perf_counter()
     loss_function = loss_of(plan, device)
     start = [parameter.detach().clone() for parameter in net.parameters()] if proximal_mu else []
-    features = FeatureSums()
     optimizer = optimizer_of(
         [one for one in net.parameters() if one.requires_grad], plan, round_number, moments, cooldown
     )
@@ -117,7 +115,6 @@ def train(
                 loss = share * (parts.total.mean() + proximal_mu / 2 * _distance(net, start))
                 loss.backward()  # type: ignore[no-untyped-call]
                 value += loss.detach()
-                features.add(output.feature)
                 sums += torch.stack([loss_part.detach().sum() for loss_part in parts])
             norm = nn.utils.clip_grad_norm_(net.parameters(), GRADIENT_NORM)
             newest = _finite(value, norm)
@@ -126,7 +123,6 @@ def train(
             if on_progress:
                 epoch = (done - 1) // per_epoch + 1
                 on_progress(Progress(epoch, training.local_epochs, done, total_batches, newest))
-    features.measure(net.detail)
     total, classification, segmentation = (sums / max(images, 1)).tolist()
     seconds = time.perf_counter() - begun
     return TrainResult(total, classification, segmentation, images, seconds, moments_of(optimizer))
