@@ -50,7 +50,7 @@ def test_removed_setting_is_refused_but_its_remembered_default_is_dropped(tmp_pa
     home, other = tmp_path / FILE, tmp_path / "other.yaml"
     for file, value in ((home, "true"), (other, "true"), (other, "false")):
         file.write_text(f"disclosure:\n  max_k: 7\n  detail: {value}\n", "utf-8")
-        with pytest.raises(UserError, match="the key 'disclosure.detail' was removed") as refused:
+        with pytest.raises(UserError, match=r"the key 'disclosure\.detail' was removed") as refused:
             read(tmp_path, None if file == home else other)
         assert refused.value.do == "delete the line"
     home.write_text("disclosure:\n  max_k: 7  # default\n  detail: false  # default\n", "utf-8")
