@@ -44,7 +44,7 @@ class Cases:
 
 @pytest.fixture
 def make_plan() -> MakePlan:
-    """Make a plan of a small network with a trained code, without augmentation; `changes` update its parts: training={...}, ..."""
+    """Make a plan of a small network, trained code, no augmentation; `changes` update its parts: training={...}, ..."""
 
     def make(**changes: Any) -> Plan:
         values: dict[str, Any] = {

@@ -29,6 +29,11 @@ RENAMED: Mapping[str, str] = {
 }
 """Plan keys that ynet 0.2.0 renamed, with their new names. An old key is refused; the error names the new one."""
 
+REMOVED: Mapping[str, str] = {
+    "disclosure.detail": "ynet 0.2.0 has no detail code: the code itself orders cases",
+}
+"""Settings that ynet 0.2.0 removed, with the reason. A file that has one is refused."""
+
 T = TypeVar("T")
 
 _short = reprlib.Repr()  # never writes out what aliases unfold into
@@ -90,6 +95,8 @@ def _explain(kind: type[Any], error: ValidationError, source: str) -> UserError:
             why = f"ynet 0.2.0 renamed it to {RENAMED[key]!r}"
             do = f"write {RENAMED[key]!r} in the plan's file; a plan that was frozen before is trained as a new plan"
             return UserError(f"{source}: the key {key!r} has a new name", why, do)
+        if key in REMOVED:
+            return UserError(f"{source}: the key {key!r} was removed", REMOVED[key], "delete the line")
         known = _keys_at(kind, place[:-1])
         near = difflib.get_close_matches(place[-1], known, n=1)
         do = f"did you mean {near[0]!r}?" if near else f"known keys here: {', '.join(sorted(known))}"

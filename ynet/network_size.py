@@ -59,8 +59,7 @@ def network_values(plan: "Plan") -> int:
     total += _linear(_LATERAL, regions)
     pooled = pooled_channels(plan)
     total += _conv(channels[-1], pooled, 3)
-    features = hash_features(plan)
-    total += _linear(features, bits) + 2 * features
+    total += _linear(hash_features(plan), bits)
     if not is_paper:
         total += _linear(regions * _MOMENTS, _HIDDEN) + _linear(_HIDDEN, _HIDDEN) + _linear(_HIDDEN, bits)
     if plan.code_form == "moments":

@@ -24,6 +24,9 @@ Flat = npt.NDArray[np.float32]
 BLOCK_VALUES = 1 << 20
 """Values per block of the flat form (4 MiB). Few large arrays: Flower's transport has a cost per array."""
 
+FORMER = "detail."
+"""The prefix of arrays that a network had before ynet 0.2.0: its detail code."""
+
 
 class LayoutEntry(NamedTuple):
     """One array of a layout."""
@@ -149,11 +152,12 @@ def completed(carried: Flat, flat: Flat, layout: Layout, names: Collection[str])
 
 
 def begun_with(own: Arrays, given: Arrays) -> dict[str, npt.NDArray[np.float32]]:
-    """Return the network's weights `own` with some of them replaced by `given`.
+    """Return the network's weights `own` with some of them replaced by `given`; FORMER arrays are left out.
 
     Raises:
         UserError: A name is not the network's, its shape differs, or a value is not finite.
     """
+    given = {name: array for name, array in given.items() if not name.startswith(FORMER)}
     do = "export the weights with the network's names and shapes, or leave 'init' out of the plan"
     if not given:
         raise UserError("the plan's init cannot be used", "the file holds no array", do)

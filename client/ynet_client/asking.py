@@ -90,7 +90,7 @@ async def _query(
     stores = agent.stores
     encodings = [await agent.search(partial(own_search.encode, image=image)) for image in images[:-1]]
     own = await agent.search(lambda archive: _search_own(archive, agent, encodings, images[-1], query))
-    coded = own_search.coded(own, query, is_detail_sent=agent.disclosure.detail)
+    coded = own_search.coded(own, query)
     pseudonym = stores.pseudonym(user)
     body = wire.write_query(coded, pseudonym)
     answers, note = await _ask(session, body, query.sites, wire.room_for_hits(coded))
@@ -114,8 +114,8 @@ def _search_own(
     archive: "Archive", agent: Agent, before: Sequence[Encoding], last: Path, query: Query
 ) -> list[OwnSearch]:
     """Encode the last image and search for all. The others were encoded one by one, so that other work had its turn."""
-    encodings, has_detail = [*before, own_search.encode(archive, last)], agent.disclosure.detail
-    return own_search.search(archive, agent.stores.drawn, encodings, query, is_detail_compared=has_detail)
+    encodings = [*before, own_search.encode(archive, last)]
+    return own_search.search(archive, agent.stores.drawn, encodings, query)
 
 
 async def consult(

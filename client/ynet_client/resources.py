@@ -55,8 +55,6 @@ def prepare(home: Path, settings: ClientSettings, consent: Consent) -> Resources
         tells_classes=settings.disclosure.labels,
         fixed_files=FixedFiles(home),
     )
-    admission = Admission(
-        site, consent, OfferedModels(home), settings.max_score_drop, has_detail=settings.disclosure.detail
-    )
+    admission = Admission(site, consent, OfferedModels(home), settings.max_score_drop)
     archive = Archive(home / "models", site, gallery, admission.check)
     return Resources(site, client_app.build(lambda _: site), archive, budget)

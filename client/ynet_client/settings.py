@@ -88,8 +88,6 @@ class Disclosure:
     """`false` sends hits without labels, refuses filters by label, and sends scores without counts by class."""
     attributes: tuple[ColumnName, ...] = ()
     """Columns of the manifest by which others may filter; `date` allows `since` and `until`."""
-    detail: bool = False
-    """Whether detail codes are compared for others, and sent with this site's own queries."""
     max_k: Annotated[int, Field(ge=1, le=100)] = 100
     """The most hits for one code."""
     consults: bool = True
@@ -173,8 +171,14 @@ class ClientSettings:
 
 def read(home: Path, config: Path | None = None) -> ClientSettings:
     """The settings in the file that `sources.source_of` finds, or else the defaults. Raises UserError."""
-    file, _ = setting_sources.source_of(home, FILE, config)
-    return parse(ClientSettings, read_yaml(file, "settings"), f"settings {file}") if file else ClientSettings()
+    file, is_remembered = setting_sources.source_of(home, FILE, config)
+    if file is None:
+        return ClientSettings()
+    values = read_yaml(file, "settings")
+    disclosure = values.get("disclosure")
+    if is_remembered and isinstance(disclosure, dict) and disclosure.get("detail") is False:
+        del disclosure["detail"]  # ynet 0.1.0 wrote every key with its default into the home, also this one
+    return parse(ClientSettings, values, f"settings {file}")
 
 
 class Given(NamedTuple):

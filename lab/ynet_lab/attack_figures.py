@@ -127,11 +127,10 @@ def _code(target: Target) -> AttackResult:
     figures: dict[str, Any] = {
         "public": len(public.label),
         "secret": len(secret.label),
-        "detail_bits": 8 * public.detail.shape[1],
         "majority_accuracy": float(is_majority.mean()),
     }
     for what, one in found.items():
-        figures[what.replace(" ", "_")] = {
+        figures[what] = {
             "pixel_r2": one.pixel_r2,
             "accuracy": one.accuracy,
             "balanced_accuracy": one.balanced_accuracy,

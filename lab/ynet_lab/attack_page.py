@@ -10,7 +10,6 @@ SCORES = {"loss": "loss threshold", "likelihood_ratio": "likelihood ratio"}
 READ_FROM = {
     "label": "floor: the label alone",
     "code": "code",
-    "code_and_detail_bits": "code and detail bits",
     "feature": "ceiling: the feature behind the code",
 }
 

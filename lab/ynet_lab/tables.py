@@ -37,7 +37,7 @@ def attack_table(attacks: Mapping[str, Any]) -> Table:
         what = f"gradient of {one['batch']}, protection: {one['protection']}"
         lines.append((what, f"best SSIM {one['best_ssim']:.3f} (floor {floor:.3f})"))
     if found := attacks.get("code"):
-        for what in ("label", "code", "code_and_detail_bits"):
+        for what in ("label", "code"):
             one = found[what]
             lines.append((f"{what}, inverted", f"pixel R² {one['pixel_r2']:.3f}, label {one['accuracy']:.3f}"))
     if found := attacks.get("audit"):

@@ -125,7 +125,6 @@ def cells(found: Found) -> Iterator[tuple[str, str]]:
     for what, name in (
         ("label", "the label alone"),
         ("code", "code"),
-        ("code_and_detail_bits", "code and detail bits"),
         ("feature", "the feature behind the code"),
     ):
         one = attacks["code"][what]

@@ -30,7 +30,7 @@ FIGURES = ("macro_map10", "dice", "distinct_codes")
 PLAIN = {"rounds": 8, "batch_size": 32, "learning_rate": 2e-3, "weight_decay": 0.02, "segmentation_weight": 4}
 """Without privacy the federation needs no pretraining."""
 
-THEIRS = ("hash.", "place.", "detail.")
+THEIRS = ("hash.", "place.")
 BEGIN, END = "<!-- private figures -->", "<!-- end of private figures -->"
 ROWS = {
     "scratch": "lgg_mri4, from scratch",

@@ -102,7 +102,7 @@ class Asker:
 def encoded(image: Path) -> EncodedImage:
     """Replace the network: the image's name contains the code."""
     code = bytes.fromhex(image.name)
-    return EncodedImage(code, bytes(4), np.zeros((1, 1), np.uint8), np.zeros((1, 1, 1), np.float32), 4 * image.name)
+    return EncodedImage(code, np.zeros((1, 1), np.uint8), np.zeros((1, 1, 1), np.float32), 4 * image.name)
 
 
 async def ask_all(home: Path, sites: int, ask: "Callable[[Asker], object]") -> object:

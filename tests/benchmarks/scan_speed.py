@@ -56,7 +56,7 @@ def gallery(random: np.random.Generator, n: int, distinct: int) -> LiveIndex:
     codes = np.unique(random.integers(0, 2**64, distinct, dtype=np.uint64))[None]
     starts = None if n == distinct else np.linspace(0, n, codes.shape[1] + 1).astype(np.uint32)
     ids = random.permutation(n).astype(np.uint32)
-    return LiveIndex(Base(codes, starts, ids, None, ids // 10), BITS, tokens_of)
+    return LiveIndex(Base(codes, starts, ids, ids // 10), BITS, tokens_of)
 
 
 def trained_gallery(random: np.random.Generator, n: int, flipped: float) -> LiveIndex:
@@ -66,7 +66,7 @@ def trained_gallery(random: np.random.Generator, n: int, flipped: float) -> Live
     for bit in range(BITS):
         codes ^= (random.random(n) < flipped).astype(np.uint64) << np.uint64(bit)
     ids = np.arange(n, dtype=np.uint32)
-    return LiveIndex(sort(codes.view(np.uint8).reshape(n, 8), ids, None, ids // 10), BITS, tokens_of)
+    return LiveIndex(sort(codes.view(np.uint8).reshape(n, 8), ids, ids // 10), BITS, tokens_of)
 
 
 def flat(base: Base) -> faiss.IndexBinaryFlat:

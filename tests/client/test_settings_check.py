@@ -12,7 +12,7 @@ from ynet.data.synthetic import make_federation
 from ynet.errors import UserError
 from ynet.learning import device
 from ynet_client import settings_check
-from ynet_client.settings import FILE, ClientSettings
+from ynet_client.settings import FILE, ClientSettings, load, read
 from ynet_lab.trial import command
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
@@ -44,6 +44,18 @@ def test_the_defaults_and_two_pages_on_two_addresses_are_fit() -> None:
     two = {"workbench": {**PAGE, "port": 8450}, "metrics": {"host": "127.0.0.2", "port": 8450}}
     for values in ({}, two):
         settings_check.check(parse(ClientSettings, values, "settings"))
+
+
+def test_removed_setting_is_refused_but_its_remembered_default_is_dropped(tmp_path: Path) -> None:
+    home, other = tmp_path / FILE, tmp_path / "other.yaml"
+    for file, value in ((home, "true"), (other, "true"), (other, "false")):
+        file.write_text(f"disclosure:\n  max_k: 7\n  detail: {value}\n", "utf-8")
+        with pytest.raises(UserError, match=r"the key 'disclosure\.detail' was removed") as refused:
+            read(tmp_path, None if file == home else other)
+        assert refused.value.do == "delete the line"
+    home.write_text("disclosure:\n  max_k: 7  # default\n  detail: false  # default\n", "utf-8")
+    assert load(tmp_path, None).disclosure.max_k == 7
+    assert "detail" not in home.read_text("utf-8")
 
 
 @no_gpu

@@ -44,7 +44,7 @@ def member(name: str) -> Membership:
 
 A, B = member("A"), member("B")
 TRUST = Trust(AUTHORITY.certificate, NOW)
-QUERY = CodedQuery("0" * 64, (bytes(8), bytes(8)), Query(5, radius=20), details=(bytes(4), bytes(4)))
+QUERY = CodedQuery("0" * 64, (bytes(8), bytes(8)), Query(5, radius=20))
 HITS = [Hit(3, bytes(16), "ring", 1), Hit(4, bytes([1]) * 16, "cross", 2)]
 
 

@@ -136,3 +136,12 @@ def test_put_back_takes_the_named_arrays_from_what_was_sent() -> None:
     assert weights.put_back(flat, sent, layout, {"b"}).tolist() == [1, 2, 0, 0, 5]
     assert weights.put_back(flat, sent, layout, frozenset()) is flat
     assert flat.tolist() == [1, 2, 3, 4, 5]
+
+
+def test_init_leaves_out_arrays_of_the_former_detail_code() -> None:
+    own = {"w": np.zeros(2, np.float32), "b": np.zeros(1, np.float32)}
+    former = {"detail.centre": np.ones(3, np.float32), "detail.spread": np.ones(3, np.float32)}
+    begun = weights.begun_with(own, {"w": np.ones(2, np.float32), **former})
+    assert_same(begun, {"w": np.ones(2, np.float32), "b": np.zeros(1, np.float32)})
+    with pytest.raises(UserError, match="the file holds no array"):
+        weights.begun_with(own, former)

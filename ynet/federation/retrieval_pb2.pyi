@@ -20,22 +20,20 @@ class Request(_message.Message):
     def __init__(self, user: _Optional[str] = ..., query: _Optional[_Union[Query, _Mapping]] = ..., consult: _Optional[_Union[Consult, _Mapping]] = ..., check: _Optional[_Union[ConsultCheck, _Mapping]] = ...) -> None: ...
 
 class Query(_message.Message):
-    __slots__ = ("model_id", "codes", "details", "k", "filter", "radius", "one_per_patient")
+    __slots__ = ("model_id", "codes", "k", "filter", "radius", "one_per_patient")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     CODES_FIELD_NUMBER: _ClassVar[int]
-    DETAILS_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELD_NUMBER: _ClassVar[int]
     RADIUS_FIELD_NUMBER: _ClassVar[int]
     ONE_PER_PATIENT_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     codes: _containers.RepeatedScalarFieldContainer[bytes]
-    details: _containers.RepeatedScalarFieldContainer[bytes]
     k: int
     filter: Filter
     radius: int
     one_per_patient: bool
-    def __init__(self, model_id: _Optional[str] = ..., codes: _Optional[_Iterable[bytes]] = ..., details: _Optional[_Iterable[bytes]] = ..., k: _Optional[int] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., radius: _Optional[int] = ..., one_per_patient: bool = ...) -> None: ...
+    def __init__(self, model_id: _Optional[str] = ..., codes: _Optional[_Iterable[bytes]] = ..., k: _Optional[int] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., radius: _Optional[int] = ..., one_per_patient: bool = ...) -> None: ...
 
 class Filter(_message.Message):
     __slots__ = ("labels", "split", "attributes", "since", "until")
@@ -110,18 +108,16 @@ class Hits(_message.Message):
     def __init__(self, hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ...) -> None: ...
 
 class Hit(_message.Message):
-    __slots__ = ("distance", "token", "label", "ties", "detail")
+    __slots__ = ("distance", "token", "label", "ties")
     DISTANCE_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
     TIES_FIELD_NUMBER: _ClassVar[int]
-    DETAIL_FIELD_NUMBER: _ClassVar[int]
     distance: int
     token: bytes
     label: int
     ties: int
-    detail: int
-    def __init__(self, distance: _Optional[int] = ..., token: _Optional[bytes] = ..., label: _Optional[int] = ..., ties: _Optional[int] = ..., detail: _Optional[int] = ...) -> None: ...
+    def __init__(self, distance: _Optional[int] = ..., token: _Optional[bytes] = ..., label: _Optional[int] = ..., ties: _Optional[int] = ...) -> None: ...
 
 class Suppressed(_message.Message):
     __slots__ = ()

@@ -1,8 +1,7 @@
 """Encodes a site's update in fewer bytes: its difference to the weights that were sent, in 16 or 8 bits per value.
 
 Only arrays of two dimensions or more are encoded, which hold nearly all values of a network. Vectors are sent
-unencoded: biases, norms, and the feature statistics of the detail code, which are measured, not trained, and must be
-exact.
+unencoded: biases and norms.
 
 With 8 bits, each run of up to RUN values of one array has its own scale: its largest value becomes 127. A site adds the
 rounding error to its next update (error feedback; Seide et al., Interspeech 2014; Karimireddy et al., ICML 2019), so

@@ -19,7 +19,6 @@ from ynet.encoders import OWN
 from ynet.errors import UserError
 from ynet.fixed_arrays import fixed_arrays
 from ynet.learning.blocks import norm, own_encoder
-from ynet.learning.detail import Detail
 from ynet.learning.moment_code import MomentCode
 from ynet.learning.pooling import max_and_mean, rmac
 from ynet.network_size import MOST_CASE_FEATURES, hash_features, pooled_channels, stage_channels
@@ -48,7 +47,6 @@ class Reading(NamedTuple):
     mask_logits: Float[Tensor, "batch regions size size"]
     code: Float[Tensor, "batch bits"]
     feature: Float[Tensor, "batch features"]  # what the code is made from; it never leaves a site
-    detail: Float[Tensor, "batch 32"]  # signed; its signs are the bits of the detail code
 
 
 class Dropped(NamedTuple):
@@ -62,7 +60,7 @@ class YNet(nn.Module):
     """The network of a plan.
 
     Every parameter gets its gradient from the sum of both losses, except those of the fixed arrays (`build`), which are
-    constants, and the detail code's.
+    constants.
     """
 
     is_frozen: bool
@@ -89,7 +87,6 @@ class YNet(nn.Module):
         self.place = None if is_paper else Location(bits, plan.regions.count)
         self.classifier = nn.Linear(bits, len(plan.classes)) if plan.code_loss == "plain" else None
         self.moment_code = MomentCode(plan) if plan.code_form == "moments" else None
-        self.detail = Detail(self.hash.in_features, network.codebook_seed)
         self.dropout = network.dropout  # training turns it off for the cooldown
         self.is_mirrored, self.is_frozen = plan.augmentation.flip, plan.training.trained == "heads"
 
@@ -114,11 +111,10 @@ class YNet(nn.Module):
                 seen = _Described(
                     (seen.mask_logits + flipped.mask_logits.flip(-1)) / 2,
                     F.normalize(seen.code) + F.normalize(flipped.code),
-                    (seen.hashed + flipped.hashed) / 2,
                     (seen.feature + flipped.feature) / 2,
                 )
             code = seen.code if self.moment_code is None else self.moment_code(seen.feature)
-            return Reading(seen.mask_logits, code, seen.feature, self.detail(seen.hashed))
+            return Reading(seen.mask_logits, code, seen.feature)
 
     def draw_dropped(self, rows: int, generator: torch.Generator) -> Dropped | None:
         """Draw the dropout of a pass over `rows` images; None where the network has no dropout."""
@@ -147,7 +143,7 @@ class YNet(nn.Module):
         hashed = self._feature(maps, logits)
         mask = F.interpolate(logits, (size, size), mode="bilinear")
         feature = hashed if self.moment_code is None else code_feature(maps, logits, hashed[:, : self.pooled.features])
-        return _Described(mask, self._code(hashed, logits, None), hashed, feature)
+        return _Described(mask, self._code(hashed, logits, None), feature)
 
     def maps(self, image: Float[Tensor, "batch channels size size"]) -> list[Tensor]:
         """Return the encoder's feature maps, the largest first.
@@ -203,7 +199,6 @@ class _Described(NamedTuple):
 
     mask_logits: Tensor
     code: Tensor  # the hash layer's
-    hashed: Tensor  # the hash layer's input
     feature: Tensor  # what the code is made from
 
 

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from ynet.data.augment import augment, flips
 from ynet.data.batch import Batch, CaseSource
 from ynet.errors import UserError
-from ynet.learning.detail import FeatureSums
 from ynet.learning.losses import loss_of
 from ynet.learning.map_cache import MappedSource, Seen
 from ynet.learning.model import Output, YNet
@@ -99,7 +98,7 @@ def train(
     loss_function = loss_of(plan, device)
     trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
     start = [parameter.detach().clone() for parameter in trained] if proximal_mu else []
-    features, size = FeatureSums(), plan.image.size
+    size = plan.image.size
     optimizer = optimizer_of(trained, plan, round_number, moments, cooldown)
     per_epoch = math.ceil(len(cases) / training.batch_size)
     total_batches = per_epoch * training.local_epochs
@@ -117,7 +116,6 @@ def train(
                 loss = share * (parts.total.mean() + proximal_mu / 2 * _distance(trained, start))
                 loss.backward()  # type: ignore[no-untyped-call]
                 value += loss.detach()
-                features.add(output.feature)
                 sums += torch.stack([loss_part.detach().sum() for loss_part in parts])
             norm = nn.utils.clip_grad_norm_(trained, GRADIENT_NORM)
             newest = _finite(value, norm)
@@ -126,7 +124,6 @@ def train(
             if on_progress:
                 epoch = (done - 1) // per_epoch + 1
                 on_progress(Progress(epoch, training.local_epochs, done, total_batches, newest))
-    features.measure(net.detail)
     total, classification, segmentation = (sums / max(images, 1)).tolist()
     seconds = time.perf_counter() - begun
     return TrainResult(total, classification, segmentation, images, seconds, moments_of(optimizer))

@@ -157,7 +157,7 @@ def _gradients(
 
 
 def trained(net: YNet, plan: Plan) -> dict[str, nn.Parameter]:
-    """Return the parameters that the plan trains, by name; never the detail code's, which have no gradient."""
+    """Return the parameters that the plan trains, by name; never those without a gradient."""
     which = plan.privacy.trained
     return {
         name: parameter

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 
 class Hit(NamedTuple):
-    """A case like a query. Its own site fills the first five fields and sends no others; the asking site adds the rest.
+    """A case like a query. Its own site fills the first four fields and sends no others; the asking site adds the rest.
 
     `token` names the case to its own site alone. `rank` counts from 1 over the hits of all sites.
     """
@@ -14,7 +14,6 @@ class Hit(NamedTuple):
     token: bytes
     label: str | None  # None where the site does not share it
     ties: int  # cases of that site at this distance, this one included
-    detail: int | None = None  # Hamming distance of the detail codes, in bits; None where they were not compared
     site: str = ""  # the site that has the case
     rank: int | None = None  # None for a hit that is not among the first k
     image: str | None = None  # path in the manifest; of the asking site's own cases only
@@ -25,7 +24,6 @@ class Hit(NamedTuple):
             "rank": self.rank,
             "site": self.site,
             "distance": self.distance,
-            "detail": self.detail,
             "label": self.label,
             "ties": self.ties,
             "token": self.token.hex(),

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int64, Shaped, UInt8
 
 from ynet.search import scan
 from ynet.search.snapshot import Neighbour, Segment, TokensOf, View, is_live
-from ynet.search.sorted_codes import Base, Details, Ids, check, distinct, merge, sort_words
+from ynet.search.sorted_codes import Base, Ids, check, distinct, merge, sort_words
 
 _FEW = 8  # ids that are searched for one by one
 
@@ -71,16 +71,14 @@ class LiveIndex:
         """The case id at each position of the current view. A change may move positions."""
         return self.view().ids
 
-    def add(self, codes: UInt8[np.ndarray, "n bytes"], ids: Ids, details: Details | None, groups: Ids) -> None:
+    def add(self, codes: UInt8[np.ndarray, "n bytes"], ids: Ids, groups: Ids) -> None:
         """Add cases. A case replaces the one with the same id; of duplicate ids the last one is kept.
 
         Raises:
             ValueError: The arrays do not fit together, or not to the gallery.
         """
-        more = Base(scan.words(codes), None, ids, details, groups)
+        more = Base(scan.words(codes), None, ids, groups)
         check(more, self._bits)
-        if getattr(details, "dtype", None) != getattr(self.base.details, "dtype", None):
-            raise ValueError("all cases of a gallery have detail codes of one width, or none has one")
         last = np.unique(ids[::-1], return_index=True)[1]
         if len(last) < len(ids):
             more = _rows(more, np.sort(len(ids) - 1 - last))
@@ -105,20 +103,18 @@ class LiveIndex:
         code: bytes,
         k: int,
         *,
-        detail: int | None = None,
         allowed: Bool[np.ndarray, " positions"] | None = None,
         radius: int | None = None,
         is_one_per_group: bool = False,
     ) -> list[Neighbour]:
         """Call View.search on the current view."""
         view = self.view()
-        return view.search(code, k, detail=detail, allowed=allowed, radius=radius, is_one_per_group=is_one_per_group)
+        return view.search(code, k, allowed=allowed, radius=radius, is_one_per_group=is_one_per_group)
 
     def search_many(
         self,
         codes: Sequence[bytes],
         k: int,
-        details: Sequence[int | None] | None = None,
         *,
         allowed: Bool[np.ndarray, " positions"] | None = None,
         radius: int | None = None,
@@ -126,7 +122,7 @@ class LiveIndex:
     ) -> list[list[Neighbour]]:
         """Call View.search_many on the current view."""
         view = self.view()
-        return view.search_many(codes, k, details, allowed=allowed, radius=radius, is_one_per_group=is_one_per_group)
+        return view.search_many(codes, k, allowed=allowed, radius=radius, is_one_per_group=is_one_per_group)
 
     def _without(self, ids: Ids) -> tuple[Segment, Segment]:
         """Return base and tail without these ids."""
@@ -155,8 +151,7 @@ def _rows(base: Base, rows: Int64[np.ndarray, " m"] | slice) -> Base:
 
 def _each(base: Base, change: Callable[[Shaped[np.ndarray, "*rows n"]], Shaped[np.ndarray, "*rows m"]]) -> Base:
     """Apply `change` to every array of a base without posting lists."""
-    details = None if base.details is None else change(base.details)
-    return Base(change(base.codes), None, change(base.ids), details, change(base.groups))
+    return Base(change(base.codes), None, change(base.ids), change(base.groups))
 
 
 def _append(buffer: Base, count: int, more: Base) -> Base:
@@ -197,7 +192,7 @@ def _live_count(part: Segment) -> int:
 def _sorted(tail: Segment) -> Base:
     """Sort the live cases of a tail by code."""
     rows = _rows(_base(tail), np.flatnonzero(is_live(tail)))
-    return sort_words(rows.codes, rows.ids, rows.details, rows.groups)
+    return sort_words(rows.codes, rows.ids, rows.groups)
 
 
 def _without(part: Segment, ids: Ids) -> Segment:

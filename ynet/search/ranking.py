@@ -1,8 +1,7 @@
 """The total order of hits: how every site ranks them, so that the answers of separate sites merge into one list.
 
-Hits are sorted by (distance, detail, tie key, token), all ascending. A hit without a detail distance counts as one of
-UNKNOWN_DETAIL bits: half of a detail code, the expected distance of two unrelated codes.
-All words have 64 bits, unsigned, little-endian; sums are modulo 2^64:
+Hits are sorted by (distance, tie key, token), all ascending. All words have 64 bits, unsigned, little-endian; sums are
+modulo 2^64:
 
     q0, q1 = words 0 and 1 of SHA-256(the query's code)
     t0, t1 = words 0 and 1 of the case token, 16 bytes
@@ -28,8 +27,6 @@ from ynet.search.hit import Hit as Hit
 
 CODE_BYTES = (4, 8, 16, 32)
 TOKEN_BYTES = 16
-DETAIL_BITS = 32
-UNKNOWN_DETAIL = DETAIL_BITS // 2
 _CHUNK = 1 << 15  # tokens per step, so that they stay in the processor's cache
 
 
@@ -79,7 +76,7 @@ def merge_many(answers: Mapping[str, Sequence[Sequence[Hit]]], codes: Sequence[b
     ]
     keys = iter(_keys_of([[hit for _, hit in row] for row in rows], codes).tolist())
     ranked = (
-        sorted((*nearness(hit), next(keys), hit.token, site, at) for at, (site, hit) in enumerate(row)) for row in rows
+        sorted((hit.distance, next(keys), hit.token, site, at) for at, (site, hit) in enumerate(row)) for row in rows
     )
     return [
         [row[at][1]._replace(site=row[at][0], rank=rank) for rank, (*_, at) in enumerate(ranks[:k], start=1)]
@@ -92,11 +89,6 @@ def _keys_of(per_code: Sequence[Sequence[Hit]], codes: Sequence[bytes]) -> UInt6
     query = np.repeat(np.arange(len(codes)), [len(hits) for hits in per_code])
     tokens = np.frombuffer(b"".join(hit.token for hits in per_code for hit in hits), np.uint8)
     return tie_keys_many(codes, query, tokens.reshape(len(query), TOKEN_BYTES))
-
-
-def nearness(hit: Hit) -> tuple[int, int]:
-    """Return the part of the sort key before the tie key: distance and detail distance, in bits."""
-    return hit.distance, UNKNOWN_DETAIL if hit.detail is None else hit.detail
 
 
 def check_answers(per_code: Sequence[Sequence[Hit]], codes: Sequence[bytes], k: int) -> None:
@@ -112,18 +104,16 @@ def check_answers(per_code: Sequence[Sequence[Hit]], codes: Sequence[bytes], k: 
     all_hits = [hit for hits in per_code for hit in hits]
     if not all_hits:
         return
-    distances, tokens, labels, ties, details, *_ = zip(*all_hits, strict=True)
+    distances, tokens, labels, ties, *_ = zip(*all_hits, strict=True)
     if set(map(len, tokens)) != {TOKEN_BYTES} or min(ties) < 1:
         raise _invalid("a hit has an impossible token, distance or number of ties")
     if not 0 <= min(distances) <= max(distances) <= 8 * len(codes[0]):
         raise _invalid("a hit has an impossible token, distance or number of ties")
-    if any(detail is not None and not 0 <= detail <= DETAIL_BITS for detail in set(details)):
-        raise _invalid("a hit has an impossible detail distance")
     if any(label is not None and not (len(label) <= MAX_LABEL and label.isprintable()) for label in set(labels)):
         raise _invalid("a hit has an impossible label")
     keys = iter(_keys_of(per_code, codes).tolist())
     for hits in per_code:
-        ranks = [(*nearness(hit), next(keys), hit.token) for hit in hits]
+        ranks = [(hit.distance, next(keys), hit.token) for hit in hits]
         if any(later < earlier for earlier, later in pairwise(ranks)):
             raise _invalid("its hits are not in the total order")
 

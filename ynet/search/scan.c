@@ -202,7 +202,7 @@ static const kernel KERNELS[3][4] = {{plain_4, plain_8, plain_16, plain_32},
 /* ---- the scan ---- */
 
 /* Version of the interface; the caller refuses a library of another version. */
-int32_t ynet_scan_version(void) { return 2; }
+int32_t ynet_scan_version(void) { return 3; }
 
 /* The best kernel that this processor can run. */
 int32_t ynet_scan_best(void) {

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int32, Int64, Shaped, UInt8, UInt16, UInt32, UInt64
 
 Words = UInt64[np.ndarray, "words n"] | UInt32[np.ndarray, "1 n"]
 LIBRARY = Path(__file__).with_name("_scan.so")
-_VERSION = 2  # of scan.c
+_VERSION = 3  # of scan.c
 _COMPILED = ("plain", "avx2", "avx512")  # in the order of scan.c
 _MOST_WORDS = 4
 DISTANCES = 64 * _MOST_WORDS + 1  # the number of possible distances of the widest codes

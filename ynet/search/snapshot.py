@@ -1,6 +1,6 @@
 """Search of one immutable state of a gallery: scan the codes, then rank their cases by the total order.
 
-The order is (distance, detail distance, tie key, token), ascending; see `ynet.search.ranking`.
+The order is (distance, tie key, token), ascending; see `ynet.search.ranking`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +16,6 @@ from ynet.search import scan, topk
 from ynet.search.ranking import TOKEN_BYTES, tie_keys_many
 
 TokensOf = Callable[[UInt32[np.ndarray, " m"]], UInt8[np.ndarray, "m 16"]]
-_DETAILS = topk.DETAILS
 _MORE = 8  # factor by which a search widens when its cases belong to too few groups
 
 
@@ -24,7 +23,6 @@ class Neighbour(NamedTuple):
     """One case of this gallery that a query found."""
 
     distance: int  # Hamming, in bits
-    detail: int | None  # Hamming distance of the detail codes; None: the query or the gallery has no detail codes
     case_id: int
     token: bytes
     ties: int  # returnable cases of this gallery at this distance, including this one
@@ -36,7 +34,6 @@ class Segment(NamedTuple):
     codes: scan.Words
     starts: UInt32[np.ndarray, " codes+1"] | None  # where each code's cases start; None: one case per code
     ids: UInt32[np.ndarray, " cases"]
-    details: Shaped[np.ndarray, " cases"] | None  # UInt32 or UInt64
     groups: UInt32[np.ndarray, " cases"]
     live: UInt8[np.ndarray, " bytes"] | None  # a bit per case, lowest bit first; None: all
 
@@ -52,7 +49,7 @@ class _Candidates(NamedTuple):
     """Candidate cases of a batch's queries, those of the first query first."""
 
     query: Int64[np.ndarray, " m"]
-    rank: Int64[np.ndarray, " m"]  # distance * _DETAILS + detail distance
+    distance: Int64[np.ndarray, " m"]
     ids: UInt32[np.ndarray, " m"]
     groups: UInt32[np.ndarray, " m"]
 
@@ -90,7 +87,6 @@ class View:
         code: bytes,
         k: int,
         *,
-        detail: int | None = None,
         allowed: Bool[np.ndarray, " positions"] | None = None,
         radius: int | None = None,
         is_one_per_group: bool = False,
@@ -100,7 +96,6 @@ class View:
         Args:
             code: The query's packed code.
             k: The number of cases.
-            detail: The query's detail code; None ranks without it.
             allowed: Mask of the positions that may be returned; None: all.
             radius: Greatest distance in bits; None: no limit.
             is_one_per_group: Return only the best case of each group (patient).
@@ -108,31 +103,30 @@ class View:
         Raises:
             UserError: The code is not as wide as the gallery's.
         """
-        found = self.search_many([code], k, [detail], allowed=allowed, radius=radius, is_one_per_group=is_one_per_group)
-        return found[0]
+        return self.search_many([code], k, allowed=allowed, radius=radius, is_one_per_group=is_one_per_group)[0]
 
     def search_many(
         self,
         codes: Sequence[bytes],
         k: int,
-        details: Sequence[int | None] | None = None,
         *,
         allowed: Bool[np.ndarray, " positions"] | None = None,
         radius: int | None = None,
         is_one_per_group: bool = False,
     ) -> list[list[Neighbour]]:
-        """Run `search` for each code, in one pass over the gallery. `details` has one entry per code."""
-        batch = self._batch(codes, details, allowed, self.bits if radius is None else min(radius, self.bits))
+        """Run `search` for each code, in one pass over the gallery."""
+        batch = self._batch(codes, allowed, self.bits if radius is None else min(radius, self.bits))
         if k < 1 or batch.radius < 0:
             raise ValueError(f"k is {k}, the radius {radius}")
         if self.token_key is not None and topk.IS_COMPILED and not is_one_per_group:
             return self._first(batch, k, self.token_key)
-        choose = _best_of_groups if is_one_per_group else _first_ranks
         answers: list[list[Neighbour]] = [[] for _ in codes]
         pending, wanted = np.arange(len(codes)), k
         while len(pending):
             met, sizes = self._candidates(batch, wanted)
-            chosen, is_enough = choose(met, len(pending), k)
+            chosen, is_enough = met, np.ones(len(pending), bool)
+            if is_one_per_group:
+                chosen, is_enough = _best_of_groups(met, len(pending), k)
             is_answered = is_enough | (sizes.sum(axis=1) < wanted)  # or there are no more cases
             if not is_answered.all():
                 chosen = chosen.where(is_answered[chosen.query])
@@ -145,7 +139,6 @@ class View:
     def _batch(
         self,
         codes: Sequence[bytes],
-        details: Sequence[int | None] | None,
         allowed: Bool[np.ndarray, " positions"] | None,
         radius: int,
     ) -> "_Batch":
@@ -157,15 +150,11 @@ class View:
         if allowed is not None and (allowed.shape != (total,) or allowed.dtype != np.bool_):
             raise ValueError(f"a mask of type {allowed.dtype} and shape {allowed.shape} for {total} positions")
         words = scan.words(np.frombuffer(b"".join(codes), np.uint8).reshape(len(codes), self.bits // 8))
-        own = self.parts[0].details
-        asked = [None if own is None else detail for detail in details or [None] * len(codes)]
-        if own is not None and any(detail is not None and detail >> (8 * own.itemsize) for detail in asked):
-            raise ValueError(f"a detail code has more than {8 * own.itemsize} bits")
-        return _Batch(codes, words, asked, allowed, radius)
+        return _Batch(codes, words, allowed, radius)
 
     def _first(self, batch: "_Batch", k: int, key: bytes) -> list[list[Neighbour]]:
         """Rank with topk.c: return the k first cases of each query, or all. Search duplicate queries once."""
-        asked = list(zip(batch.codes, batch.details, strict=True))
+        asked = list(batch.codes)
         if not asked:
             return []
         positions = {one: position for position, one in enumerate(dict.fromkeys(asked))}
@@ -173,10 +162,9 @@ class View:
             once = self._first(batch.of(np.array([asked.index(one) for one in positions])), k, key)
             return [list(once[positions[one]]) for one in asked]
         scanned, sizes = self._scan(batch, k)
-        wanted = topk.QueryBatch(batch.codes, batch.details, k)
-        per_part = [topk.first(one.near, one.cases, one.part.ids, one.part.details, wanted, key) for one in scanned]
+        per_part = [topk.first(one.near, one.cases, one.part.ids, asked, k, key) for one in scanned]
         rows = per_part[0] if len(per_part) == 1 else [sorted(chain(*each))[:k] for each in zip(*per_part, strict=True)]
-        return [list(_neighbours(*each)) for each in zip(rows, sizes, batch.details, strict=True)]
+        return [list(_neighbours(*each)) for each in zip(rows, sizes, strict=True)]
 
     def _scan(self, batch: "_Batch", k: int) -> tuple[list["_Scanned"], Int64[np.ndarray, "queries distances"]]:
         """Return each segment's codes no farther than the k-th nearest case, and the number of cases by distance."""
@@ -197,7 +185,7 @@ class View:
     def _candidates(self, batch: "_Batch", k: int) -> tuple[_Candidates, Int64[np.ndarray, "queries distances"]]:
         """Return all cases no farther than the k-th nearest one, and their number by distance."""
         scanned, sizes = self._scan(batch, k)
-        parts = [_cases(*one, batch.details) for one in scanned]
+        parts = [_cases(*one) for one in scanned]
         return (parts[0] if len(parts) == 1 else _joined(parts, _reach(sizes, scanned[-1].near.reach, k))), sizes
 
     def _rank(
@@ -213,7 +201,7 @@ class View:
             return iter(())
         tokens = self.tokens_of(met.ids)
         order = _in_order(batch.codes, met, tokens, k, is_one_per_group)
-        return _found(met.where(order), tokens[order], sizes, batch.details)
+        return _found(met.where(order), tokens[order], sizes)
 
 
 class _Batch(NamedTuple):
@@ -221,14 +209,12 @@ class _Batch(NamedTuple):
 
     codes: Sequence[bytes]
     words: scan.Words
-    details: Sequence[int | None]
     allowed: Bool[np.ndarray, " positions"] | None
     radius: int
 
     def of(self, queries: Int64[np.ndarray, " queries"]) -> "_Batch":
         """Select these queries."""
-        codes, details = ([each[query] for query in queries.tolist()] for each in (self.codes, self.details))
-        return self._replace(codes=codes, words=self.words[:, queries], details=details)
+        return self._replace(codes=[self.codes[query] for query in queries.tolist()], words=self.words[:, queries])
 
 
 class _Scanned(NamedTuple):
@@ -248,64 +234,50 @@ def _reach(
     return nearer
 
 
-def _neighbours(
-    first: Sequence[topk.RankedCase], sizes: Int64[np.ndarray, " distances"], detail: int | None
-) -> Iterator[Neighbour]:
+def _neighbours(first: Sequence[topk.RankedCase], sizes: Int64[np.ndarray, " distances"]) -> Iterator[Neighbour]:
     """Convert the ranked cases of a query."""
     for one in first:
-        distance, of_detail = divmod(one.rank, _DETAILS)
-        yield Neighbour(distance, None if detail is None else of_detail, one.id, one.token, int(sizes[distance]))
+        yield Neighbour(one.distance, one.id, one.token, int(sizes[one.distance]))
 
 
 def _occupied(parts: Sequence[Segment]) -> Sequence[Segment]:
     return [part for part in parts if len(part.ids)] or parts[:1]
 
 
-def _cases(part: Segment, cases: scan.Cases, near: scan.Near, details: Sequence[int | None]) -> _Candidates:
+def _cases(part: Segment, cases: scan.Cases, near: scan.Near) -> _Candidates:
     """Return the cases at the codes that a scan found."""
     numbers, of_code = cases.at(near.positions)
     query = np.searchsorted(near.ends, of_code, "right")
-    rank = near.distances[of_code].astype(np.int64) * _DETAILS
-    if part.details is not None and any(detail is not None for detail in details):
-        asked = np.array([detail or 0 for detail in details], part.details.dtype)[query]
-        is_asked = np.array([detail is not None for detail in details])[query]
-        rank += is_asked * np.bitwise_count(part.details[numbers] ^ asked)
-    return _Candidates(query, rank, part.ids[numbers], part.groups[numbers])
+    return _Candidates(query, near.distances[of_code].astype(np.int64), part.ids[numbers], part.groups[numbers])
 
 
 def _joined(parts: Sequence[_Candidates], reach: Int32[np.ndarray, " queries"]) -> _Candidates:
     """Concatenate the cases of all segments that are within reach, those of the first query first."""
     met = _Candidates(*(np.concatenate(each) for each in zip(*parts, strict=True)))
-    met = met.where(met.rank // _DETAILS <= reach[met.query])
+    met = met.where(met.distance <= reach[met.query])
     return met.where(np.argsort(met.query, kind="stable"))
 
 
-def _last_rank(
-    query: Int64[np.ndarray, " m"], rank: Int64[np.ndarray, " m"], queries: int, k: int
+def _last_distance(
+    query: Int64[np.ndarray, " m"], distance: Int64[np.ndarray, " m"], queries: int, k: int
 ) -> tuple[Int64[np.ndarray, " queries"], Int64[np.ndarray, " queries"]]:
-    """Return for each query its k-th rank (or its last one, when there are fewer), and the number of its cases."""
-    span = scan.DISTANCES * _DETAILS
-    ordered = np.sort(query * span + rank)
+    """Return for each query its k-th distance (its last one, when there are fewer), and the number of its cases."""
+    span = scan.DISTANCES
+    ordered = np.sort(query * span + distance)
     counts = np.bincount(query, minlength=queries)
     last = np.cumsum(counts) - counts + np.minimum(counts, k) - 1
     return (ordered[last] % span if len(ordered) else last), counts
 
 
-def _first_ranks(met: _Candidates, queries: int, k: int) -> tuple[_Candidates, Bool[np.ndarray, " queries"]]:
-    """Select a superset of each query's k first cases. The mask says which queries have enough: all of them."""
-    last, _ = _last_rank(met.query, met.rank, queries, k)
-    return met.where(met.rank <= last[met.query]), np.ones(queries, bool)
-
-
 def _best_of_groups(met: _Candidates, queries: int, k: int) -> tuple[_Candidates, Bool[np.ndarray, " queries"]]:
     """Select a superset of the best cases of each query's k first groups. The mask says which queries have k groups."""
-    met = met.where(np.lexsort((met.rank, met.groups, met.query)))
+    met = met.where(np.lexsort((met.distance, met.groups, met.query)))
     is_first = np.ones(len(met.ids), bool)
     is_first[1:] = (met.query[1:] != met.query[:-1]) | (met.groups[1:] != met.groups[:-1])
     best = met.where(is_first)
-    last, counts = _last_rank(best.query, best.rank, queries, k)
-    is_best = met.rank == best.rank[np.cumsum(is_first) - 1]
-    return met.where(is_best & (met.rank <= last[met.query])), counts >= k
+    last, counts = _last_distance(best.query, best.distance, queries, k)
+    is_best = met.distance == best.distance[np.cumsum(is_first) - 1]
+    return met.where(is_best & (met.distance <= last[met.query])), counts >= k
 
 
 def _in_order(
@@ -318,7 +290,7 @@ def _in_order(
     if len(keys) > _MORE * k * len(codes):  # most cases are tied: drop the bulk before the sort
         first = _least_of_groups(keys, group) if is_one_per_group else _least(keys, met, k)
     high, low = tokens[first].view(">u8").T
-    first = first[np.lexsort((low, high, keys[first], met.rank[first], met.query[first]))]
+    first = first[np.lexsort((low, high, keys[first], met.distance[first], met.query[first]))]
     if is_one_per_group:
         first = first[np.sort(np.unique(group[first], return_index=True)[1])]
     query = met.query[first]
@@ -327,11 +299,11 @@ def _in_order(
 
 
 def _least(keys: UInt64[np.ndarray, " m"], met: _Candidates, k: int) -> Int64[np.ndarray, " chosen"]:
-    """Drop the cases of each query's last rank whose tie keys are too high for the k first."""
+    """Drop the cases at each query's last distance whose tie keys are too high for the k first."""
     chosen, ends = [], np.flatnonzero(np.append(met.query[1:] != met.query[:-1], True)) + 1
     for start, end in zip(np.append(0, ends[:-1]).tolist(), ends.tolist(), strict=True):
-        ranks, key = met.rank[start:end], keys[start:end]
-        is_last = ranks == ranks.max()
+        distance, key = met.distance[start:end], keys[start:end]
+        is_last = distance == distance.max()
         wanted = k - int(np.count_nonzero(~is_last))
         if wanted < np.count_nonzero(is_last):
             is_last &= key > np.partition(key[is_last], wanted - 1)[wanted - 1]
@@ -342,7 +314,7 @@ def _least(keys: UInt64[np.ndarray, " m"], met: _Candidates, k: int) -> Int64[np
 
 
 def _least_of_groups(keys: UInt64[np.ndarray, " m"], group: Int64[np.ndarray, " m"]) -> Int64[np.ndarray, " chosen"]:
-    """Select the cases with their group's least tie key; all cases of a group have one rank."""
+    """Select the cases with their group's least tie key; all cases of a group are at one distance."""
     numbers, of_group = np.unique(group, return_inverse=True)
     least = np.full(len(numbers), np.iinfo(np.uint64).max, np.uint64)
     np.minimum.at(least, of_group, keys)
@@ -353,12 +325,9 @@ def _found(
     met: _Candidates,
     tokens: UInt8[np.ndarray, "m 16"],
     sizes: Int64[np.ndarray, "queries distances"],
-    details: Sequence[int | None],
 ) -> Iterator[tuple[int, Neighbour]]:
-    """Yield each case as a neighbour, with its query's index. `details` holds each query's detail code."""
-    distances, of_details = np.divmod(met.rank, _DETAILS)
-    names, ties = tokens.tobytes(), sizes[met.query, distances]
-    rows = zip(*(one.tolist() for one in (met.query, distances, of_details, met.ids, ties)), strict=True)
-    for at, (query, distance, detail, case, tied) in zip(range(0, len(names), TOKEN_BYTES), rows, strict=True):
-        name = names[at : at + TOKEN_BYTES]
-        yield query, Neighbour(distance, None if details[query] is None else detail, case, name, tied)
+    """Yield each case as a neighbour, with its query's index."""
+    names, ties = tokens.tobytes(), sizes[met.query, met.distance]
+    rows = zip(*(one.tolist() for one in (met.query, met.distance, met.ids, ties)), strict=True)
+    for at, (query, distance, case, tied) in zip(range(0, len(names), TOKEN_BYTES), rows, strict=True):
+        yield query, Neighbour(distance, case, names[at : at + TOKEN_BYTES], tied)

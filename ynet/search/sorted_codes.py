@@ -3,12 +3,11 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int64, Shaped, UInt8, UInt32
+from jaxtyping import Bool, Int64, UInt8, UInt32
 
 from ynet.search import scan
 
 Ids = UInt32[np.ndarray, " n"]
-Details = Shaped[np.ndarray, " n"]  # UInt32 or UInt64: one detail code per case
 
 
 class Base(NamedTuple):
@@ -20,7 +19,6 @@ class Base(NamedTuple):
     codes: scan.Words  # distinct
     starts: UInt32[np.ndarray, " distinct+1"] | None  # where each code's cases start; None: one case per code
     ids: UInt32[np.ndarray, " cases"]
-    details: Details | None
     groups: UInt32[np.ndarray, " cases"]  # the patient
 
     @property
@@ -29,16 +27,15 @@ class Base(NamedTuple):
         return sum(part.nbytes for part in self if part is not None)
 
 
-def sort(codes: UInt8[np.ndarray, "n bytes"], ids: Ids, details: Details | None, groups: Ids) -> Base:
+def sort(codes: UInt8[np.ndarray, "n bytes"], ids: Ids, groups: Ids) -> Base:
     """Sort cases by code. Case i has row i of each array."""
-    return sort_words(scan.words(codes), ids, details, groups)
+    return sort_words(scan.words(codes), ids, groups)
 
 
-def sort_words(words: scan.Words, ids: Ids, details: Details | None, groups: Ids) -> Base:
+def sort_words(words: scan.Words, ids: Ids, groups: Ids) -> Base:
     """Sort cases whose codes are rows of words."""
     order = in_order(words)
-    details = None if details is None else details[order]
-    return of_sorted(np.ascontiguousarray(words[:, order]), ids[order], details, groups[order])
+    return of_sorted(np.ascontiguousarray(words[:, order]), ids[order], groups[order])
 
 
 def in_order(words: scan.Words) -> Int64[np.ndarray, " n"]:
@@ -47,14 +44,14 @@ def in_order(words: scan.Words) -> Int64[np.ndarray, " n"]:
     return order
 
 
-def of_sorted(words: scan.Words, ids: Ids, details: Details | None, groups: Ids) -> Base:
+def of_sorted(words: scan.Words, ids: Ids, groups: Ids) -> Base:
     """Build a base from cases that are sorted already."""
     is_first = np.ones(len(ids), bool)
     is_first[1:] = (words[:, 1:] != words[:, :-1]).any(axis=0)
     if is_first.all():
-        return Base(words, None, ids, details, groups)
+        return Base(words, None, ids, groups)
     starts = np.append(np.flatnonzero(is_first), len(ids)).astype(np.uint32)
-    return Base(np.ascontiguousarray(words[:, is_first]), starts, ids, details, groups)
+    return Base(np.ascontiguousarray(words[:, is_first]), starts, ids, groups)
 
 
 def merge(base: Base, live: Bool[np.ndarray, " cases"], more: Base) -> Base:
@@ -70,10 +67,7 @@ def merge(base: Base, live: Bool[np.ndarray, " cases"], more: Base) -> Base:
     positions = np.repeat(starts, _sizes(more))
     both = (base.ids, more.ids), (base.groups, more.groups)
     ids, groups = (np.insert(old, positions, new) for old, new in both)
-    details = None
-    if base.details is not None and more.details is not None:
-        details = np.insert(base.details, positions, more.details)
-    return Base(np.ascontiguousarray(codes), _starts(sizes), ids, details, groups)
+    return Base(np.ascontiguousarray(codes), _starts(sizes), ids, groups)
 
 
 def _only(base: Base, live: Bool[np.ndarray, " cases"]) -> Base:
@@ -81,9 +75,8 @@ def _only(base: Base, live: Bool[np.ndarray, " cases"]) -> Base:
     if live.all():
         return base
     sizes = live_sizes(base, live)
-    details = None if base.details is None else base.details[live]
     codes = np.ascontiguousarray(base.codes[:, sizes > 0])
-    return Base(codes, _starts(sizes[sizes > 0]), base.ids[live], details, base.groups[live])
+    return Base(codes, _starts(sizes[sizes > 0]), base.ids[live], base.groups[live])
 
 
 def _sizes(base: Base) -> Int64[np.ndarray, " distinct"]:
@@ -144,15 +137,13 @@ def check(base: Base, bits: int) -> None:
     Raises:
         ValueError: They do not.
     """
-    codes, starts, ids, details, groups = base
-    of_each = [ids, groups] if details is None else [ids, groups, details]
+    codes, starts, ids, groups = base
     fits = (
         codes.ndim == 2
         and 8 * len(codes) * codes.itemsize == bits
         and codes.dtype == (np.uint32 if bits == 32 else np.uint64)
         and ids.dtype == groups.dtype == np.uint32
-        and (details is None or details.dtype in (np.uint32, np.uint64))
-        and all(one.shape == (len(ids),) for one in of_each)
+        and ids.shape == groups.shape == (len(ids),)
         and all(one.flags.aligned and one.flags.c_contiguous for one in base if one is not None)
     )
     if starts is None:

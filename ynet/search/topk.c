@@ -5,7 +5,6 @@
  * them is written to memory. ynet_client/gallery/case_tokens.py computes the same tokens; tests compare the two. */
 
 #define BATCHED 64 /* tokens per step: AES works on eight at once */
-#define DETAILS 65 /* possible distances of detail codes */
 
 typedef struct {
     int64_t query_count;
@@ -17,10 +16,6 @@ typedef struct {
     const uint8_t *live;
     const uint8_t *allowed;
     const uint32_t *ids;       /* per case */
-    const void *details;       /* per case; NULL: none */
-    int32_t detail_bytes;
-    const uint64_t *asked;     /* per query: its detail code */
-    const uint8_t *is_asked;   /* per query: whether it has one */
     const uint64_t *digests;   /* per query: q0 and q1 of the total order */
     const uint8_t *key;        /* 16 bytes */
     int64_t *counts;           /* per query; out: cases in `first` */
@@ -30,7 +25,7 @@ typedef struct {
 typedef struct first {
     uint64_t token[2];
     uint64_t key;
-    uint32_t rank; /* distance * DETAILS + detail distance */
+    uint32_t distance;
     uint32_t id;
 } first;
 
@@ -41,7 +36,7 @@ FLAT uint64_t mixed(uint64_t x) {
 }
 
 FLAT int is_before(const first *a, const first *b) {
-    if (a->rank != b->rank) return a->rank < b->rank;
+    if (a->distance != b->distance) return a->distance < b->distance;
     if (a->key != b->key) return a->key < b->key;
     return memcmp(a->token, b->token, 16) < 0;
 }
@@ -111,18 +106,12 @@ WITH_AES static void encipher(const __m128i *schedule, const uint32_t *ids, int6
     }
 }
 
-FLAT uint32_t rank_of(const ranking *r, int64_t q, int64_t number, uint32_t distance) {
-    if (!r->details || !r->is_asked[q]) return distance * DETAILS;
-    uint64_t detail = r->detail_bytes == 4 ? ((const uint32_t *)r->details)[number] : ((const uint64_t *)r->details)[number];
-    return distance * DETAILS + (uint32_t)__builtin_popcountll(detail ^ r->asked[q]);
-}
-
 /* One query's cases without a token yet, and the kept cases. */
 typedef struct {
     first *heap;
     int64_t count, k, waiting;
     uint64_t q0, q1;
-    uint32_t ids[BATCHED], ranks[BATCHED];
+    uint32_t ids[BATCHED], distances[BATCHED];
 } query_heap;
 
 static void take(query_heap *h, const __m128i *schedule) {
@@ -131,8 +120,9 @@ static void take(query_heap *h, const __m128i *schedule) {
     for (int64_t j = 0; j < h->waiting; j++) {
         uint64_t key = mixed(mixed(tokens[j][0] ^ h->q0) ^ tokens[j][1] ^ h->q1);
         const first *last = h->heap;
-        if (h->count == h->k && (h->ranks[j] > last->rank || (h->ranks[j] == last->rank && key > last->key))) continue;
-        first one = {{tokens[j][0], tokens[j][1]}, key, h->ranks[j], h->ids[j]};
+        uint32_t distance = h->distances[j];
+        if (h->count == h->k && (distance > last->distance || (distance == last->distance && key > last->key))) continue;
+        first one = {{tokens[j][0], tokens[j][1]}, key, distance, h->ids[j]};
         h->count = keep(h->heap, h->count, h->k, one);
     }
     h->waiting = 0;
@@ -145,10 +135,9 @@ static void rank_one(const ranking *r, const __m128i *schedule, int64_t q) {
         for (int64_t number = r->starts ? r->starts[code] : code; number < end; number++) {
             if (r->live && !(r->live[number >> 3] >> (number & 7) & 1)) continue;
             if (r->allowed && !r->allowed[number]) continue;
-            uint32_t rank = rank_of(r, q, number, r->distances[i]);
-            if (h.count == h.k && rank > h.heap[0].rank) continue;
+            if (h.count == h.k && r->distances[i] > h.heap[0].distance) continue;
             h.ids[h.waiting] = r->ids[number];
-            h.ranks[h.waiting++] = rank;
+            h.distances[h.waiting++] = r->distances[i];
             if (h.waiting == BATCHED) take(&h, schedule);
         }
     }

@@ -15,26 +15,16 @@ from ynet.search import scan
 from ynet.search.ranking import TOKEN_BYTES
 
 IS_COMPILED = scan.COMPILED is not None and bool(scan.COMPILED.ynet_rank_can())
-DETAILS = 65
-"""The number of possible detail distances: a rank is distance * DETAILS + detail distance."""
-_FIRST = np.dtype([("token", "u1", TOKEN_BYTES), ("key", "<u8"), ("rank", "<u4"), ("id", "<u4")])
+_FIRST = np.dtype([("token", "u1", TOKEN_BYTES), ("key", "<u8"), ("distance", "<u4"), ("id", "<u4")])
 
 
 class RankedCase(NamedTuple):
     """A case; its fields are in the order of the sort key."""
 
-    rank: int
+    distance: int
     key: int
     token: bytes
     id: int
-
-
-class QueryBatch(NamedTuple):
-    """The queries of a batch."""
-
-    codes: Sequence[bytes]
-    details: Sequence[int | None]
-    k: int
 
 
 class _Ranking(ctypes.Structure):
@@ -50,10 +40,6 @@ class _Ranking(ctypes.Structure):
         ("live", ctypes.c_void_p),
         ("allowed", ctypes.c_void_p),
         ("ids", ctypes.c_void_p),
-        ("details", ctypes.c_void_p),
-        ("detail_bytes", ctypes.c_int32),
-        ("asked", ctypes.c_void_p),
-        ("is_asked", ctypes.c_void_p),
         ("digests", ctypes.c_void_p),
         ("key", ctypes.c_char_p),
         ("counts", ctypes.c_void_p),
@@ -65,31 +51,28 @@ def first(
     near: scan.Near,
     cases: scan.Cases,
     ids: UInt32[np.ndarray, " cases"],
-    details: Shaped[np.ndarray, " cases"] | None,
-    asked: QueryBatch,
+    codes: Sequence[bytes],
+    k: int,
     key: bytes,
 ) -> list[list[RankedCase]]:
-    """Return for each query the k first of the cases that a scan found, or all.
+    """Return for each query code the k first of the cases that a scan found, or all.
 
     `key` is the AES-128 key of the tokens.
     """
     assert scan.COMPILED is not None  # noqa: S101
-    count = len(asked.codes)
-    capacity = max(1, min(asked.k, int(near.cases.sum(axis=1).max())))
-    digests = b"".join(hashlib.sha256(code).digest()[:TOKEN_BYTES] for code in asked.codes)
-    words = np.array([detail or 0 for detail in asked.details], np.uint64)
-    is_asked = np.array([detail is not None for detail in asked.details], np.uint8)
+    count = len(codes)
+    capacity = max(1, min(k, int(near.cases.sum(axis=1).max())))
+    digests = b"".join(hashlib.sha256(code).digest()[:TOKEN_BYTES] for code in codes)
     ends = np.ascontiguousarray(near.ends, np.int64)
     counts, found = np.empty(count, np.int64), np.empty((count, capacity), _FIRST)
     names = np.frombuffer(digests, np.uint64)
-    arrays = (near.positions, near.distances, *cases, ids, details)
+    arrays = (near.positions, near.distances, *cases, ids)
     scan.COMPILED.ynet_rank(
         ctypes.byref(
             _Ranking(
                 count, capacity, scan.address(ends),
                 *(None if part is None else scan.address(part) for part in arrays),
-                0 if details is None else details.itemsize,
-                *(scan.address(part) for part in (words, is_asked, names)), key,
+                scan.address(names), key,
                 *(scan.address(part) for part in (counts, found)),
             )
         )
@@ -100,5 +83,5 @@ def first(
 def _read(row: Shaped[np.ndarray, " found"]) -> list[RankedCase]:
     tokens = row["token"].tobytes()
     names = [tokens[at : at + TOKEN_BYTES] for at in range(0, len(tokens), TOKEN_BYTES)]
-    ranks, keys, ids = (row[column].tolist() for column in ("rank", "key", "id"))
-    return list(map(RankedCase, ranks, keys, names, ids))
+    distances, keys, ids = (row[column].tolist() for column in ("distance", "key", "id"))
+    return list(map(RankedCase, distances, keys, names, ids))

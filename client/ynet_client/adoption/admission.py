@@ -17,9 +17,7 @@ LOST = "the file of the model in use is lost, so the two cannot be compared (max
 class Admission:
     """The checks of a new model before it is used."""
 
-    def __init__(
-        self, site: LocalSite, consent: Consent, offers: OfferedModels, max_score_drop: float, *, has_detail: bool
-    ) -> None:
+    def __init__(self, site: LocalSite, consent: Consent, offers: OfferedModels, max_score_drop: float) -> None:
         """Prepare the checks.
 
         Args:
@@ -27,10 +25,9 @@ class Admission:
             consent: the site's decisions on plans.
             offers: the models that wait for a decision.
             max_score_drop: how much lower a new model may score on the site's test cases than the one in use.
-            has_detail: whether detail codes leave this site.
         """
         self._site, self._consent, self._offers = site, consent, offers
-        self._max_score_drop, self._has_detail = max_score_drop, has_detail
+        self._max_score_drop = max_score_drop
 
     def check(self, old: ActiveModel | None, new: ActiveModel, is_one_in_use: bool) -> None:
         """Raise RefusedError when a model must not be adopted, and WaitsError when the admin must accept it first.
@@ -69,7 +66,7 @@ class Admission:
 
     def _reveals_too_much(self, old: ActiveModel | None, new: ActiveModel) -> str:
         begun = time.monotonic()
-        found = code_check.measure(self._site, old, new, has_detail=self._has_detail)
+        found = code_check.measure(self._site, old, new)
         if found is None:
             log.warning("model %s: %s", new.id, code_check.TOO_FEW)
             return ""

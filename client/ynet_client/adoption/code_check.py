@@ -59,11 +59,8 @@ class Readable(NamedTuple):
         )
 
 
-def measure(site: LocalSite, old: ActiveModel | None, new: ActiveModel, *, has_detail: bool = False) -> Readable | None:
-    """Measure what codes reveal; None when the site has too few cases or patients. Raises UserError.
-
-    `has_detail`: whether detail codes leave this site, so that they count too.
-    """
+def measure(site: LocalSite, old: ActiveModel | None, new: ActiveModel) -> Readable | None:
+    """Measure what codes reveal; None when the site has too few cases or patients. Raises UserError."""
     manifest = site.manifest(new.plan.training.seed)
     step = max(1, -(-len(manifest.cases) // MOST_CASES))
     cases = manifest.cases[::step]
@@ -71,8 +68,8 @@ def measure(site: LocalSite, old: ActiveModel | None, new: ActiveModel, *, has_d
     if len(cases) < FEWEST_CASES or len(set(patients)) < FEWEST_PATIENTS:
         return None
     folds = _folds(patients)
-    codes, pixels = _read(site, manifest, cases, new, has_detail=has_detail)
-    before = None if old is None else _read(site, manifest, cases, old, has_detail=has_detail)[0]
+    codes, pixels = _read(site, manifest, cases, new)
+    before = None if old is None else _read(site, manifest, cases, old)[0]
     draw = np.random.default_rng(0).standard_normal((pixels.shape[1], codes.shape[1]))
     blind = np.sign((pixels - pixels.mean(0)) @ draw)
     old_share = None if before is None else explained(before, pixels, folds)
@@ -115,9 +112,7 @@ def _folds(patients: list[str]) -> npt.NDArray[np.int64]:
 
 
 @torch.no_grad()
-def _read(
-    site: LocalSite, manifest: Manifest, cases: tuple[Case, ...], model: ActiveModel, *, has_detail: bool
-) -> tuple[Floats, Floats]:
+def _read(site: LocalSite, manifest: Manifest, cases: tuple[Case, ...], model: ActiveModel) -> tuple[Floats, Floats]:
     """Return codes as -1 and 1, shape (cases, bits), and small grey pictures, shape (cases, SIDE * SIDE)."""
     codes, pixels = [], []
     for start in range(0, len(cases), BATCH):
@@ -125,8 +120,7 @@ def _read(
         source = site.to_encode(manifest, part, model.plan)
         image = source.batch(torch.arange(len(part))).image.to(site.device)
         output = model.net.read(image)
-        parts = [output.code, output.detail] if has_detail else [output.code]
-        codes.append(torch.cat(parts, 1).sign().double().cpu())
+        codes.append(output.code.sign().double().cpu())
         grey = functional.adaptive_avg_pool2d(image.mean(1, keepdim=True), SIDE)
         pixels.append(grey.flatten(1).double().cpu())
     return torch.cat(codes).numpy(), torch.cat(pixels).numpy()

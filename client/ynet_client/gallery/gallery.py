@@ -220,7 +220,6 @@ class Gallery:
         codes: Sequence[bytes],
         k: int,
         *,
-        details: Sequence[bytes] = (),
         filters: Filters = ALL,
         radius: int | None = None,
         is_one_per_patient: bool = False,
@@ -232,7 +231,6 @@ class Gallery:
             model_id: the model of the codes.
             codes: one code per query.
             k: the number of hits per query.
-            details: one detail code per query, or none.
             filters: what a case must be.
             radius: the largest distance in bits; None for any.
             is_one_per_patient: return the best case of each patient only.
@@ -248,7 +246,6 @@ class Gallery:
             cases,
             codes,
             k,
-            details=details,
             filters=filters,
             radius=radius,
             is_one_per_patient=is_one_per_patient,
@@ -371,7 +368,7 @@ class Gallery:
         shared = cases.description(found.case_id) or self._cases.description(found.case_id)
         if shared is None:
             return None
-        return Hit(distance=found.distance, detail=found.detail, token=found.token, label=shared.label, ties=found.ties)
+        return Hit(distance=found.distance, token=found.token, label=shared.label, ties=found.ties)
 
     def _tokens(self, model: StoredModel) -> Tokens:
         return Tokens(self._secret, self._salt, model.id)

@@ -14,8 +14,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ynet.errors import UserError
+from ynet_client.gallery import gallery_upgrade
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 SCHEMA = """
 CREATE TABLE site (secret_check BLOB NOT NULL, salt BLOB NOT NULL) STRICT;
 CREATE TABLE descriptions (             -- what many cases share
@@ -39,8 +40,7 @@ CREATE TABLE facts (chunk INTEGER PRIMARY KEY, checksum INTEGER NOT NULL, data B
 CREATE TABLE models (
   number INTEGER PRIMARY KEY,
   id TEXT NOT NULL UNIQUE,
-  code_bytes INTEGER NOT NULL DEFAULT 0,   -- these two known from the first code on
-  detail_bytes INTEGER NOT NULL DEFAULT 0,
+  code_bytes INTEGER NOT NULL DEFAULT 0, -- known from the first code on
   activation INTEGER NOT NULL DEFAULT 0  -- the greatest is in use, 0 never was
 ) STRICT;
 CREATE TABLE segments (
@@ -50,14 +50,12 @@ CREATE TABLE segments (
   checksum INTEGER NOT NULL,
   codes BLOB NOT NULL,
   ids BLOB NOT NULL,
-  details BLOB NOT NULL,
   PRIMARY KEY (model, number)
 ) STRICT;
 CREATE TABLE tail (                      -- codes that are in no segment yet, or newer than the one that is
   model INTEGER NOT NULL,
   case_id INTEGER NOT NULL,
   code BLOB NOT NULL,
-  detail BLOB NOT NULL,
   checksum INTEGER NOT NULL,
   PRIMARY KEY (model, case_id)
 ) STRICT, WITHOUT ROWID;
@@ -161,11 +159,14 @@ def _prepare(database: sqlite3.Connection, what: str, secret_check: bytes) -> No
             database.execute(statement)
         database.execute("INSERT INTO site VALUES (?, ?)", (secret_check, secrets.token_bytes(16)))
         database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    elif version != SCHEMA_VERSION:
+    elif version not in (SCHEMA_VERSION, gallery_upgrade.FROM):
         why = f"its format has the number {version}, this ynet reads {SCHEMA_VERSION}"
         raise UserError(what, why, f"use the ynet that wrote it, or {REBUILD}")
     elif database.execute("SELECT secret_check FROM site").fetchone() != (secret_check,):
         raise UserError(what, "it was made with another secret", f"put gallery.secret back, or {REBUILD}")
+    elif version == gallery_upgrade.FROM:
+        gallery_upgrade.upgrade(database)
+        database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     database.execute("COMMIT")
 
 

@@ -40,7 +40,6 @@ class EncodedImage(NamedTuple):
     """A query image and what the network computes from it."""
 
     code: bytes
-    detail: bytes  # ranks cases of the same distance
     mask: npt.NDArray[np.uint8]  # (height, width) of the image, 0 or 1; of several regions as `regions.packed` does
     pixels: npt.NDArray[np.float32]  # (channels, height, width), 0 to 1
     sha256: str
@@ -123,9 +122,9 @@ class Archive:
         prepared = prepare(pixels, settings)
         output = model.net.read(torch.from_numpy(prepared.image)[None].to(self._site.device))
         masks = (output.mask_logits[0] > 0).to(torch.uint8).cpu().numpy()
-        code, detail = (hashing.pack(values.float().cpu())[0].tobytes() for values in (output.code, output.detail))
+        code = hashing.pack(output.code.float().cpu())[0].tobytes()
         full = np.stack([restore_mask(mask, prepared.region, *pixels.shape[1:]) for mask in masks])
-        return EncodedImage(code, detail, packed(full), pixels, images.digest(path), model.plan.regions.names)
+        return EncodedImage(code, packed(full), pixels, images.digest(path), model.plan.regions.names)
 
     @contextlib.contextmanager
     def _trying(self, model_id: str) -> Iterator[None]:
@@ -154,6 +153,9 @@ class Archive:
             if weights.model_id(arrays, plan.id) != model_id:
                 why = "its weights and plan do not match its id"
                 raise UserError("a model was refused", why, "it is fetched again")
+            if any(name.startswith(weights.FORMER) for name in arrays):
+                why = "an earlier ynet trained it: its network has a detail code, which this one no longer has"
+                raise UserError("a model was refused", why, "ask the coordinator to train a new model")
             if {*weights.layout_of(arrays)} != {*layout_of_plan(plan)}:
                 why = "its arrays do not match its plan's network"
                 raise UserError("a model was refused", why, "tell the coordinator")
@@ -172,18 +174,17 @@ class Archive:
         for start in range(0, len(missing), ENCODE_BATCH):
             part = missing[start : start + ENCODE_BATCH]
             codes = self._codes(model, manifest, [case for _, case in part])
-            made = [CaseCode(case_id, *code) for (case_id, _), code in zip(part, codes, strict=True)]
+            made = [CaseCode(case_id, code) for (case_id, _), code in zip(part, codes, strict=True)]
             self.gallery.add_codes(model.id, made)
             progress("indexing", start + len(part), len(missing))
         return {"cases": len(manifest.cases), "encoded": len(missing)}
 
-    def _codes(self, model: ActiveModel, manifest: Manifest, cases: Sequence[Case]) -> list[tuple[bytes, bytes]]:
-        """Compute code and detail code of each case."""
+    def _codes(self, model: ActiveModel, manifest: Manifest, cases: Sequence[Case]) -> list[bytes]:
+        """Compute the code of each case."""
         source = self._site.to_encode(manifest, cases, model.plan)
         batch = source.batch(torch.arange(len(cases)))
         output = model.net.read(batch.image.to(self._site.device))
-        packed = (hashing.pack(values.float().cpu()) for values in (output.code, output.detail))
-        return [(code.tobytes(), detail.tobytes()) for code, detail in zip(*packed, strict=True)]
+        return [code.tobytes() for code in hashing.pack(output.code.float().cpu())]
 
 
 def rehearse(model: ActiveModel, device: torch.device) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import UInt32
 
 from ynet.errors import UserError
 from ynet.search import scan, sorted_codes
@@ -32,7 +31,7 @@ class LoadedCodes:
     def add(self, codes: Codes, cases: KnownCases) -> None:
         """Add codes that are on disk to the index."""
         if len(codes.ids):
-            self.live_index.add(codes.codes, codes.ids, _details(self.model, codes), cases.facts.patients[codes.ids])
+            self.live_index.add(codes.codes, codes.ids, cases.facts.patients[codes.ids])
 
     def search(
         self,
@@ -40,7 +39,6 @@ class LoadedCodes:
         codes: Sequence[bytes],
         k: int,
         *,
-        details: Sequence[bytes],
         filters: Filters,
         radius: int | None,
         is_one_per_patient: bool,
@@ -52,7 +50,6 @@ class LoadedCodes:
             cases: the state of the gallery's cases that filters are applied to.
             codes: one code per query.
             k: the number of cases per query.
-            details: one detail code per query, or none; one of another width than the model's is ignored.
             filters: what a case must be.
             radius: the largest distance in bits; None for any.
             is_one_per_patient: return the best case of each patient only.
@@ -68,7 +65,6 @@ class LoadedCodes:
         if odd := next((code for code in codes if len(code) != width), None):
             why = f"the code has {8 * len(odd)} bits, the gallery's have {8 * width}"
             raise UserError("the gallery cannot be searched", why, "use the model of the gallery for the query")
-        fit = [int.from_bytes(one, "little") if len(one) == self.model.detail_bytes else None for one in details]
         view = self.live_index.view()
 
         def found(positions: Sequence[int], excluded: Sequence[int]) -> list[list[Neighbour]]:
@@ -76,7 +72,6 @@ class LoadedCodes:
             return view.search_many(
                 [codes[position] for position in positions],
                 k,
-                [fit[position] for position in positions] if fit else None,
                 allowed=None if is_admitted is None else at(is_admitted, view.ids),
                 radius=radius,
                 is_one_per_group=is_one_per_patient,
@@ -104,14 +99,10 @@ def load(
     if not model.code_bytes:  # the gallery has no case yet
         codes = codes._replace(codes=np.zeros((0, CODE_BYTES[0]), np.uint8))
     patients = cases.facts.patients[codes.ids]
-    base = sorted_codes.of_sorted(scan.words(codes.codes), codes.ids, _details(model, codes), patients)
+    base = sorted_codes.of_sorted(scan.words(codes.codes), codes.ids, patients)
     loaded = LoadedCodes(model, tokens, LiveIndex(base, 8 * codes.codes.shape[1], tokens.of, tokens.key))
     loaded.live_index.remove(
         np.array([case_id for (case_id,) in database.execute("SELECT case_id FROM dead")], np.uint32)
     )
     loaded.add(newer, cases)
     return loaded, damaged + lost
-
-
-def _details(model: StoredModel, codes: Codes) -> UInt32[np.ndarray, " cases"] | None:
-    return codes.details.view(f"<u{model.detail_bytes}")[:, 0] if model.detail_bytes else None

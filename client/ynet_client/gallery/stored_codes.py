@@ -1,7 +1,7 @@
 """A model's codes on disk: sorted segments, and a tail of newer codes.
 
-A segment is a row of the gallery's file: codes in ascending order, with the cases' numbers, their detail codes, and a
-CRC-32 of the three. So a gallery of millions opens without sorting. Each code of the tail has its own checksum. Codes
+A segment is a row of the gallery's file: codes in ascending order, with the cases' numbers, and a CRC-32 of
+both. So a gallery of millions opens without sorting. Each code of the tail has its own checksum. Codes
 with a wrong checksum are reported and not used; their cases are encoded again.
 """
 
@@ -17,8 +17,7 @@ from ynet.search import scan, sorted_codes
 from ynet.search.ranking import CODE_BYTES
 
 SEGMENT_CASES = 1 << 17
-DETAIL_BYTES = (0, 4, 8)
-_MODELS = "SELECT number, id, code_bytes, detail_bytes FROM models"
+_MODELS = "SELECT number, id, code_bytes FROM models"
 
 
 class CaseCode(NamedTuple):
@@ -26,7 +25,6 @@ class CaseCode(NamedTuple):
 
     case_id: int
     code: bytes
-    detail: bytes = b""  # empty when the model makes none
 
 
 class Codes(NamedTuple):
@@ -34,7 +32,6 @@ class Codes(NamedTuple):
 
     codes: UInt8[np.ndarray, "cases bytes"]
     ids: UInt32[np.ndarray, " cases"]
-    details: UInt8[np.ndarray, "cases detail_bytes"]  # no columns when the model makes none
 
 
 class StoredModel(NamedTuple):
@@ -43,7 +40,6 @@ class StoredModel(NamedTuple):
     number: int
     id: str
     code_bytes: int  # 0 before the first code
-    detail_bytes: int
 
 
 class Damage(NamedTuple):
@@ -73,15 +69,14 @@ def known(database: sqlite3.Connection, model_id: str, codes: Sequence[CaseCode]
     """Return a model's row, created when it is new. Raises ValueError when code widths differ."""
     database.execute("INSERT OR IGNORE INTO models (id) VALUES (?)", (model_id,))
     model = StoredModel(*database.execute(f"{_MODELS} WHERE id = ?", (model_id,)).fetchone())
-    widths = {(len(one.code), len(one.detail)) for one in codes}
-    if not widths or widths == {model[2:]}:
+    widths = {len(one.code) for one in codes}
+    if not widths or widths == {model.code_bytes}:
         return model
-    (code_bytes, detail_bytes), *others = sorted(widths)
-    if others or model.code_bytes or code_bytes not in CODE_BYTES or detail_bytes not in DETAIL_BYTES:
-        raise ValueError(f"codes of {sorted(widths)} bytes for a model whose codes have {model[2:]}")
-    change = "UPDATE models SET code_bytes = ?, detail_bytes = ? WHERE number = ?"
-    database.execute(change, (code_bytes, detail_bytes, model.number))
-    return model._replace(code_bytes=code_bytes, detail_bytes=detail_bytes)
+    code_bytes, *others = sorted(widths)
+    if others or model.code_bytes or code_bytes not in CODE_BYTES:
+        raise ValueError(f"codes of {sorted(widths)} bytes for a model whose codes have {model.code_bytes}")
+    database.execute("UPDATE models SET code_bytes = ? WHERE number = ?", (code_bytes, model.number))
+    return model._replace(code_bytes=code_bytes)
 
 
 def use(database: sqlite3.Connection, model: StoredModel) -> None:
@@ -98,17 +93,17 @@ def use(database: sqlite3.Connection, model: StoredModel) -> None:
 
 def add(database: sqlite3.Connection, model: StoredModel, codes: Sequence[CaseCode]) -> None:
     """Store codes in the tail; they take precedence over codes of the same cases in segments."""
-    rows = [(model.number, *one, _checksum_of(one)) for one in codes]
-    database.executemany("INSERT OR REPLACE INTO tail VALUES (?, ?, ?, ?, ?)", rows)
+    rows = [(model.number, *one, checksum_of(one)) for one in codes]
+    database.executemany("INSERT OR REPLACE INTO tail VALUES (?, ?, ?, ?)", rows)
 
 
 def tail(database: sqlite3.Connection, model: StoredModel) -> tuple[Codes, list[Damage]]:
     """Return the codes of the tail, and the damaged ones."""
     whole, damaged_ids = list[CaseCode](), list[int]()
-    rows = database.execute("SELECT case_id, code, detail, checksum FROM tail WHERE model = ?", (model.number,))
-    for case_id, code, detail, checksum in rows:
-        one = CaseCode(case_id, code, detail)
-        if (len(code), len(detail)) == model[2:] and _checksum_of(one) == checksum:
+    rows = database.execute("SELECT case_id, code, checksum FROM tail WHERE model = ?", (model.number,))
+    for case_id, code, kept in rows:
+        one = CaseCode(case_id, code)
+        if len(code) == model.code_bytes and checksum_of(one) == kept:
             whole.append(one)
         else:
             damaged_ids.append(case_id)
@@ -118,29 +113,27 @@ def tail(database: sqlite3.Connection, model: StoredModel) -> tuple[Codes, list[
 
 def stack(codes: Sequence[CaseCode], model: StoredModel) -> Codes:
     """Convert codes to arrays."""
-    bits, details = b"".join(one.code for one in codes), b"".join(one.detail for one in codes)
+    bits = b"".join(one.code for one in codes)
     return Codes(
         np.frombuffer(bits, np.uint8).reshape(len(codes), model.code_bytes),
         np.array([one.case_id for one in codes], np.uint32),
-        np.frombuffer(details, np.uint8).reshape(len(codes), model.detail_bytes),
     )
 
 
 def segments(database: sqlite3.Connection, model: StoredModel) -> tuple[Codes, list[Damage]]:
     """Return a model's sorted codes, and the damaged segments."""
-    whole: list[Sequence[bytes]] = [(b"", b"", b"")]
+    whole: list[Sequence[bytes]] = [(b"", b"")]
     damaged = []
     for number, cases, is_whole, blobs in _segments(database, model):
         if is_whole:
             whole.append(blobs)
         else:
             damaged.append(Damage(model.number, number, cases))
-    codes, ids, details = (b"".join(parts) for parts in zip(*whole, strict=True))
+    codes, ids = (b"".join(parts) for parts in zip(*whole, strict=True))
     count = len(ids) // 4
     return Codes(
         np.frombuffer(codes, np.uint8).reshape(count, model.code_bytes),
         np.frombuffer(ids, "<u4"),
-        np.frombuffer(details, np.uint8).reshape(count, model.detail_bytes),
     ), damaged
 
 
@@ -175,27 +168,29 @@ def _write(database: sqlite3.Connection, model: StoredModel, codes: Codes) -> No
     for number, start in enumerate(range(0, len(codes.ids), SEGMENT_CASES)):
         end = min(start + SEGMENT_CASES, len(codes.ids))
         blobs = [np.ascontiguousarray(part[start:end]).tobytes() for part in codes]
-        row = (model.number, number, end - start, _checksum(blobs), *blobs)
-        database.execute("INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+        row = (model.number, number, end - start, checksum(*blobs), *blobs)
+        database.execute("INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?)", row)
 
 
 def _segments(database: sqlite3.Connection, model: StoredModel) -> Iterator[tuple[int, int, bool, Sequence[bytes]]]:
-    widths = (model.code_bytes, 4, model.detail_bytes)
+    widths = (model.code_bytes, 4)
     rows = database.execute(
-        "SELECT number, cases, checksum, codes, ids, details FROM segments WHERE model = ? ORDER BY number",
+        "SELECT number, cases, checksum, codes, ids FROM segments WHERE model = ? ORDER BY number",
         (model.number,),
     )
-    for number, cases, checksum, *blobs in rows:
+    for number, cases, kept, *blobs in rows:
         fits = [len(blob) for blob in blobs] == [cases * width for width in widths]
-        yield number, cases, fits and _checksum(blobs) == checksum, blobs
+        yield number, cases, fits and checksum(*blobs) == kept, blobs
 
 
-def _checksum_of(one: CaseCode) -> int:
-    return zlib.crc32(one.code + one.detail, one.case_id & 0xFFFFFFFF)
+def checksum_of(one: CaseCode) -> int:
+    """Return the checksum of a code of the tail."""
+    return zlib.crc32(one.code, one.case_id & 0xFFFFFFFF)
 
 
-def _checksum(blobs: Sequence[bytes]) -> int:
-    checksum = 0
+def checksum(*blobs: bytes) -> int:
+    """Return the checksum of a segment's columns."""
+    value = 0
     for blob in blobs:
-        checksum = zlib.crc32(blob, checksum)
-    return checksum
+        value = zlib.crc32(blob, value)
+    return value

@@ -11,7 +11,7 @@ import numpy as np
 
 from ynet.federation.retrieval_pb2 import Refused
 from ynet.search.hit import Hit
-from ynet.search.ranking import TOKEN_BYTES, nearness, tie_keys
+from ynet.search.ranking import TOKEN_BYTES, tie_keys
 from ynet_client.gallery.filters import DATE, Filters
 from ynet_client.gallery.gallery import Gallery
 from ynet_client.retrieval.wire import CodedQuery, Reason
@@ -21,7 +21,7 @@ from ynet_client.settings import Disclosure
 class RankedHit(NamedTuple):
     """A hit with a coarse distance, and its key in the total order."""
 
-    rank: tuple[int, int, int, bytes]
+    rank: tuple[int, int, bytes]
     hit: Hit
 
 
@@ -62,20 +62,18 @@ def is_suppressed(policy: Disclosure, gallery: Gallery, model_id: str, filters: 
 
 def hits(policy: Disclosure, gallery: Gallery, coded: CodedQuery) -> list[list[Hit]]:
     """Return the hits for each code of a query, no finer than the policy allows."""
-    query, details = coded.query, coded.details if policy.detail else ()
+    query = coded.query
     if policy.distance_step == 1:
         found = gallery.search(
             coded.model_id,
             coded.codes,
             query.k,
             filters=query.filters,
-            details=details,
             radius=query.radius,
             is_one_per_patient=query.one_per_patient,
         )
     else:
-        pairs = zip(coded.codes, details or (None,) * len(coded.codes), strict=True)
-        found = [_coarse_hits(policy.distance_step, gallery, coded, *pair) for pair in pairs]
+        found = [_coarse_hits(policy.distance_step, gallery, coded, code) for code in coded.codes]
     return found if policy.labels else [[hit._replace(label=None) for hit in each] for each in found]
 
 
@@ -84,7 +82,7 @@ def coarse(distance: int, step: int, bits: int) -> int:
     return min(-(-distance // step) * step, bits)
 
 
-def _coarse_hits(step: int, gallery: Gallery, coded: CodedQuery, code: bytes, detail: bytes | None) -> list[Hit]:
+def _coarse_hits(step: int, gallery: Gallery, coded: CodedQuery, code: bytes) -> list[Hit]:
     """Return the first k hits of the total order over coarse distances.
 
     Three choices use the coarse distance: the cases within the radius, the nearest case of a patient, the first k.
@@ -95,18 +93,17 @@ def _coarse_hits(step: int, gallery: Gallery, coded: CodedQuery, code: bytes, de
     within = bits if radius >= bits else radius // step * step  # the last step within it
     farthest = within
     if not query.one_per_patient:
-        nearest = _search(gallery, coded, code, query.k, within, None)
+        nearest = _search(gallery, coded, code, query.k, within)
         if len(nearest) == query.k:
             farthest = coarse(nearest[-1].distance, step, bits)
     everything = gallery.count(coded.model_id, query.filters).cases or 1
-    ranked = _ranked(_search(gallery, coded, code, everything, farthest, detail), code, step)
+    ranked = _ranked(_search(gallery, coded, code, everything, farthest), code, step)
     chosen = _first_of_each_patient(gallery, ranked) if query.one_per_patient else iter(ranked)
     return list(islice(chosen, query.k))
 
 
-def _search(gallery: Gallery, coded: CodedQuery, code: bytes, k: int, radius: int, detail: bytes | None) -> list[Hit]:
-    details = [] if detail is None else [detail]
-    (found,) = gallery.search(coded.model_id, [code], k, filters=coded.query.filters, details=details, radius=radius)
+def _search(gallery: Gallery, coded: CodedQuery, code: bytes, k: int, radius: int) -> list[Hit]:
+    (found,) = gallery.search(coded.model_id, [code], k, filters=coded.query.filters, radius=radius)
     return found
 
 
@@ -118,7 +115,7 @@ def _ranked(found: Sequence[Hit], code: bytes, step: int) -> list[Hit]:
     tokens = np.frombuffer(b"".join(hit.token for hit in rounded), np.uint8).reshape(len(rounded), TOKEN_BYTES)
     keys = tie_keys(code, tokens).tolist()
     pairs = [
-        RankedHit((*nearness(hit), key, hit.token), hit._replace(ties=ties[hit.distance]))
+        RankedHit((hit.distance, key, hit.token), hit._replace(ties=ties[hit.distance]))
         for hit, key in zip(rounded, keys, strict=True)
     ]
     return [pair.hit for pair in sorted(pairs, key=lambda pair: pair.rank)]

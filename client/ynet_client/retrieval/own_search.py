@@ -39,13 +39,8 @@ def encode(archive: "Archive", image: Path) -> Encoding:
     return Encoding(archive.active(), archive.encode(image))
 
 
-def search(
-    archive: "Archive", drawn: Drawn, encodings: Sequence[Encoding], query: Query, *, is_detail_compared: bool
-) -> list[OwnSearch]:
-    """Search the own gallery for each image; the image's own file is not a hit. Raises UserError.
-
-    `is_detail_compared` is false where detail codes are not sent: else own cases would rank before other sites' ties.
-    """
+def search(archive: "Archive", drawn: Drawn, encodings: Sequence[Encoding], query: Query) -> list[OwnSearch]:
+    """Search the own gallery for each image; the image's own file is not a hit. Raises UserError."""
     if len({one.model.id for one in encodings}) != 1:
         raise RefusedError("the query was not asked", "the model was switched during the query", "ask again")
     (model, _), encoded = encodings[0], [one.encoded for one in encodings]
@@ -54,7 +49,6 @@ def search(
         [one.code for one in encoded],
         query.k,
         filters=query.filters,
-        details=[one.detail for one in encoded] if is_detail_compared else [],
         radius=query.radius,
         is_one_per_patient=query.one_per_patient,
         exclude_sha256=[one.sha256 for one in encoded],
@@ -75,7 +69,6 @@ def target_codes(plan: "Plan") -> list[bytes]:
     return [row.tobytes() for row in hashing.pack(book)]
 
 
-def coded(found: Sequence[OwnSearch], query: Query, *, is_detail_sent: bool) -> CodedQuery:
-    """Return what the other sites are asked. A noised query has no detail codes, which would undo the noise."""
-    details = tuple(one.encoded.detail for one in found) if is_detail_sent and query.epsilon is None else ()
-    return CodedQuery(found[0].model_id, tuple(one.sent for one in found), query, details)
+def coded(found: Sequence[OwnSearch], query: Query) -> CodedQuery:
+    """Return what the other sites are asked."""
+    return CodedQuery(found[0].model_id, tuple(one.sent for one in found), query)

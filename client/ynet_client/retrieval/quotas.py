@@ -75,9 +75,6 @@ class Quotas:
 
 def questions(coded: CodedQuery) -> list[bytes]:
     """Return a digest of each code with all that its answer depends on."""
-    query, details = coded.query, coded.details or (b"",) * len(coded.codes)
+    query = coded.query
     how = repr((coded.model_id, query.k, query.filters, query.radius, query.one_per_patient)).encode()
-    return [
-        hashlib.blake2b(b"\0".join((code.hex().encode(), detail.hex().encode(), how)), digest_size=16).digest()
-        for code, detail in zip(coded.codes, details, strict=True)
-    ]
+    return [hashlib.blake2b(b"\0".join((code.hex().encode(), how)), digest_size=16).digest() for code in coded.codes]

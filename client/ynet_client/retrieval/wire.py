@@ -10,7 +10,7 @@ from ynet.errors import UserError
 from ynet.federation import retrieval_pb2 as pb
 from ynet.federation.protocol import MAX_ANSWER_BYTES, MAX_LABEL, MAX_PADDED_BYTES, MAX_QUERY_BYTES
 from ynet.search.hit import Hit
-from ynet.search.ranking import CODE_BYTES, DETAIL_BITS, TOKEN_BYTES, check_answers
+from ynet.search.ranking import CODE_BYTES, TOKEN_BYTES, check_answers
 from ynet_client.gallery.filters import Filters
 from ynet_client.retrieval.query import MAX_K, Query
 
@@ -20,7 +20,7 @@ MAX_USER = 32  # characters of a pseudonym
 MAX_NOTE = 2_000  # characters of a note or a text
 MAX_CHECKED = 16  # requests for a consult in one check
 CONSULT_ID_BYTES = 8
-HIT_BYTES = 34  # on the wire, at most
+HIT_BYTES = 32  # on the wire, at most
 ROOM_FOR_LABELS = 2_048  # exceeded only by dozens of classes with names of dozens of letters
 Reason: TypeAlias = pb.Refused.Reason
 REASONS: dict[int, str] = {
@@ -44,7 +44,6 @@ class CodedQuery:
     model_id: str
     codes: tuple[bytes, ...]
     query: Query
-    details: tuple[bytes, ...] = ()  # none, or one for each code
 
 
 class SiteRequest(NamedTuple):
@@ -72,7 +71,6 @@ def write_query(coded: CodedQuery, user: str) -> bytes:
     body = pb.Query(
         model_id=coded.model_id,
         codes=coded.codes,
-        details=coded.details,
         k=query.k,
         radius=query.radius,
         one_per_patient=query.one_per_patient,
@@ -112,7 +110,7 @@ def write_found(per_code: Sequence[Sequence[Hit]]) -> bytes | None:
         row = found.per_code.add()
         for hit in hits:
             label = None if hit.label is None else numbers.setdefault(hit.label, len(numbers))
-            row.hits.add(distance=hit.distance, token=hit.token, label=label, ties=hit.ties, detail=hit.detail)
+            row.hits.add(distance=hit.distance, token=hit.token, label=label, ties=hit.ties)
     found.labels.extend(numbers)
     data = pb.Reply(found=found).SerializeToString()
     return data if len(data) <= MAX_ANSWER_BYTES else None
@@ -166,11 +164,9 @@ def plain_text(text: str) -> str:
 
 
 def _read_query(body: pb.Query) -> CodedQuery:
-    codes, details = tuple(body.codes), tuple(body.details)
+    codes = tuple(body.codes)
     if not 1 <= len(codes) <= MAX_CODES or len({len(code) for code in codes}) != 1 or len(codes[0]) not in CODE_BYTES:
         raise _unfit("its codes are none that can be")
-    if details and (len(details) != len(codes) or any(8 * len(detail) != DETAIL_BITS for detail in details)):
-        raise _unfit("its detail codes do not fit its codes")
     if len(body.model_id) > MAX_ID or not body.model_id.isprintable():
         raise _unfit("its model has no id")
     if not 1 <= body.k <= MAX_K:
@@ -180,7 +176,7 @@ def _read_query(body: pb.Query) -> CodedQuery:
         query = Query(body.k, _filter_from_wire(body.filter), radius, body.one_per_patient)
     except UserError:
         raise _unfit("its filter or its radius cannot be") from None
-    return CodedQuery(body.model_id, codes, query, details)
+    return CodedQuery(body.model_id, codes, query)
 
 
 def _read_found(found: pb.Found, coded: CodedQuery, site: str) -> tuple[tuple[Hit, ...], ...]:
@@ -204,7 +200,7 @@ def _hit_from_wire(hit: pb.Hit, labels: Sequence[str], site: str) -> Hit:
         if hit.label >= len(labels):
             raise _unfit_answer("a hit has a label that is not there")
         label = labels[hit.label]
-    return Hit(hit.distance, hit.token, label, hit.ties, hit.detail if hit.HasField("detail") else None, site)
+    return Hit(hit.distance, hit.token, label, hit.ties, site)
 
 
 def _checked_consult(consult: pb.Consult) -> pb.Consult:

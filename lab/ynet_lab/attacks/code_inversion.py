@@ -1,7 +1,6 @@
 """Code inversion: how much of an image and of its class a decoder recovers from the code.
 
-The decoder is trained on other patients' codes and images. It is also given the code with the detail code, which a site
-may allow to be sent.
+The decoder is trained on other patients' codes and images.
 """
 
 from typing import NamedTuple
@@ -27,7 +26,6 @@ class Revealed(NamedTuple):
     image: Floats  # (n, pixels)
     label: npt.NDArray[np.int64]  # (n,)
     code: npt.NDArray[np.uint8]  # (n, bits / 8), packed
-    detail: npt.NDArray[np.uint8]  # (n, 4), packed
     feature: Floats  # (n, features): the hash layer's input, which never leaves a site
 
 
@@ -47,9 +45,9 @@ def reveal(net: YNet, cases: CaseSource, device: torch.device) -> Revealed:
         batch = cases.batch(positions)
         seen = net.read(batch.image.to(device))
         image, feature = (values.flatten(1).double().cpu().numpy() for values in (batch.image, seen.feature))
-        parts.append((image, pack(seen.code.float()), pack(seen.detail), feature))
-    images, codes, details, features = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Revealed(images, cases.label.numpy(), codes, details, features)
+        parts.append((image, pack(seen.code.float()), feature))
+    images, codes, features = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Revealed(images, cases.label.numpy(), codes, features)
 
 
 def invert_codes(
@@ -66,12 +64,9 @@ def invert_codes(
     classes = int(max(public.label.max(), secret.label.max())) + 1
 
     def given(part: Revealed) -> dict[str, Floats]:
-        code = np.unpackbits(part.code, axis=1).astype(np.float64)
-        bits = np.unpackbits(part.detail, axis=1).astype(np.float64)
         return {
             "label": np.eye(classes)[part.label],
-            "code": code,
-            "code and detail bits": np.concatenate([code, bits], 1),
+            "code": np.unpackbits(part.code, axis=1).astype(np.float64),
             "feature": part.feature / scale,
         }
 

@@ -51,7 +51,7 @@ class Hospital:
         self.home, self.consent, self.offers = home, Consent(home, policy), OfferedModels(home)
         site = LocalSite(data, "cpu", 0, admits=self.consent.admits, took_part=TookPart(home))
         self._app, self._context = client_app.build(lambda _: site), app_call.new_context()
-        admission = Admission(site, self.consent, self.offers, 1.0, has_detail=False)
+        admission = Admission(site, self.consent, self.offers, 1.0)
         self.archive = Archive(home / "models", site, Gallery.open(home / "gallery.sqlite", b"here"), admission.check)
 
     def message(self, kind: str, plan: Plan, number: int, seed: int = 1, **more: bool) -> None:

@@ -62,7 +62,7 @@ def archive(home: Path, data: Path, max_score_drop: float) -> Archive:
     gallery = Gallery.open(home / "gallery.sqlite", b"of this site")
     site = LocalSite(data, "cpu", 0, took_part=TookPart(home))
     consent = Consent(home, Policy(new_plans="accept"))
-    admission = Admission(site, consent, OfferedModels(home), max_score_drop, has_detail=False)
+    admission = Admission(site, consent, OfferedModels(home), max_score_drop)
     return Archive(home / "models", site, gallery, admission.check)
 
 

@@ -437,7 +437,7 @@ def combined(*answers: tuple[str, bytes]) -> Any:
     given = hub.Answers(answers=[{"site": site, "body": body} for site, body in answers])
     image = np.zeros((1, 4, 4), np.float32)
     mask = np.zeros((4, 4), np.uint8)
-    encoded = EncodedImage(bytes(8), bytes(4), mask, image, "0" * 64)
+    encoded = EncodedImage(bytes(8), mask, image, "0" * 64)
     own = OwnSearch(query.model_id, encoded, [Hit(3, b"o" * 16, "x", 1)], bytes(8))
     (result,) = merging.merge("A", [own], merging.outcomes("A", given, query), 5)
     return result

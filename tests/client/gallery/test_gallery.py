@@ -1,5 +1,6 @@
 """A gallery on a real file: content, answers, refusals, and the state after a kill."""
 
+import contextlib
 import datetime as dt
 import hashlib
 import random
@@ -7,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -65,8 +67,7 @@ def gallery(path: Path) -> Iterator[Gallery]:
 
 
 def search(gallery: Gallery, model_id: str, code: bytes, k: int, **asked: Any) -> list[Hit]:
-    details = [asked.pop("detail")] if "detail" in asked else []
-    (found,) = gallery.search(model_id, [code], k, details=details, **asked)
+    (found,) = gallery.search(model_id, [code], k, **asked)
     return found
 
 
@@ -271,8 +272,8 @@ def spoil(path: Path, change: str) -> None:
 
 def test_a_gallery_of_a_later_version_is_refused(path: Path) -> None:
     Gallery.open(path, SECRET).close()
-    spoil(path, "PRAGMA user_version = 4")
-    with pytest.raises(UserError, match="its format has the number 4"):
+    spoil(path, "PRAGMA user_version = 5")
+    with pytest.raises(UserError, match="its format has the number 5"):
         Gallery.open(path, SECRET)
 
 
@@ -414,19 +415,40 @@ def test_a_case_that_moves_to_another_patient_is_grouped_with_that_patients_case
     assert len(search(gallery, OLD, bytes(8), 12, is_one_per_patient=True)) == 1
 
 
-def test_a_model_may_come_with_detail_codes_that_order_what_is_tied(path: Path) -> None:
-    for turn in range(2):  # of memory, and of the file
-        gallery = Gallery.open(path, SECRET)
-        if turn == 0:
-            gallery.sync_cases(CASES)
-            codes = [CaseCode(one.id, bytes(8), bytes([one.id] * 4)) for one in gallery.missing(OLD)]
-            gallery.add_codes(OLD, codes[:7])
-            gallery.add_codes(OLD, codes[7:])
-            gallery.activate(OLD)
-        found = search(gallery, OLD, bytes(8), 12, detail=bytes(4))
-        assert [hit.detail for hit in found] == sorted(4 * number.bit_count() for number in range(1, 13))
-        assert {hit.detail for hit in search(gallery, OLD, bytes(8), 12)} == {None}
-        gallery.close()
+@pytest.mark.parametrize("is_compacted", [False, True])
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_gallery_of_format_3_opens_without_its_detail_codes(path: Path, is_compacted: bool, is_damaged: bool) -> None:
+    gallery = Gallery.open(path, SECRET)
+    fill(gallery, OLD)
+    before = search(gallery, OLD, bytes(8), 12)
+    if is_compacted:
+        gallery.compact()
+    gallery.close()
+    table = "segments" if is_compacted else "tail"
+    to_format_3(path)
+    if is_damaged:
+        spoil(path, f"UPDATE {table} SET checksum = checksum + 1")
+    for _ in range(2):  # the second time it is of format 4
+        opened = Gallery.open(path, SECRET)
+        assert search(opened, OLD, bytes(8), 12) == ([] if is_damaged else before)
+        assert len(opened.missing(OLD)) == (12 if is_damaged else 0)
+        opened.close()
+
+
+def to_format_3(path: Path) -> None:
+    """Give a gallery's file detail codes of 4 bytes, as format 3 had them, and their checksums."""
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        for table, column in (("segments", "details"), ("tail", "detail")):
+            database.execute(f"ALTER TABLE {table} ADD COLUMN {column} BLOB NOT NULL DEFAULT x''")
+        database.execute("ALTER TABLE models ADD COLUMN detail_bytes INTEGER NOT NULL DEFAULT 4")
+        for number, codes, ids in database.execute("SELECT number, codes, ids FROM segments").fetchall():
+            details = bytes(range(len(ids)))
+            row = (details, zlib.crc32(codes + ids + details), number)
+            database.execute("UPDATE segments SET details = ?, checksum = ? WHERE number = ?", row)
+        for case_id, code in database.execute("SELECT case_id, code FROM tail").fetchall():
+            row = (b"\0\xff\0\1", zlib.crc32(code + b"\0\xff\0\1", case_id), case_id)
+            database.execute("UPDATE tail SET detail = ?, checksum = ? WHERE case_id = ?", row)
+        database.execute("PRAGMA user_version = 3")
 
 
 # --- forgetting

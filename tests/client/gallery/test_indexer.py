@@ -279,6 +279,17 @@ def test_model_file_with_wrong_arrays_is_refused_before_building(folder: Path, t
         assert not list((tmp_path / "home/models").iterdir())
 
 
+def test_model_with_the_former_detail_code_is_refused_with_the_reason(folder: Path, tmp_path: Path) -> None:
+    plan = plans.read(folder / "plan.yaml")
+    arrays = {**arrays_of(build(plan)), "detail.centre": np.zeros(3, np.float32)}
+    model_id = weights.model_id(arrays, plan.id)
+    with opened(folder, tmp_path / "home") as archive:
+        weights.save(path := archive.file_of(model_id), arrays, {"plan": plan.canonical()})
+        with pytest.raises(UserError, match="its network has a detail code") as refused:
+            archive.adopt(model_id, path, lambda *_: None)
+        assert refused.value.do == "ask the coordinator to train a new model"
+
+
 def test_site_with_a_model_of_renamed_plan_keys_starts_and_waits_for_the_next(folder: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     with opened(folder, home) as archive:

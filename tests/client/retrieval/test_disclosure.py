@@ -164,14 +164,14 @@ def test_group_too_small_or_with_too_few_excluded_is_suppressed(
     assert disclosure.is_suppressed(Disclosure(minimum_group=minimum), gallery, MODEL, filters) is is_suppressed
 
 
-def test_labels_and_details_are_sent_only_where_allowed(gallery: Gallery) -> None:
+def test_labels_are_sent_only_where_allowed(gallery: Gallery) -> None:
     (found,) = disclosure.hits(
         Disclosure(), gallery, replace(QUERY, query=Query(6))
     )  # five are tied for the last places
     assert {hit.label for hit in found} == {"x", "y"}
     for step in (1, 4):
         (hits,) = disclosure.hits(Disclosure(labels=False, distance_step=step), gallery, QUERY)
-        assert {(hit.label, hit.detail) for hit in hits} == {(None, None)}
+        assert {hit.label for hit in hits} == {None}
 
 
 # --- who, and what

@@ -29,7 +29,7 @@ def ranked(code: bytes, hits: list[Hit]) -> list[Hit]:
     "query",
     [
         QUERY,
-        CodedQuery(MODEL, (bytes(32),) * MAX_CODES, Query(MAX_K), details=(bytes(4),) * MAX_CODES),
+        CodedQuery(MODEL, (bytes(32),) * MAX_CODES, Query(MAX_K)),
         CodedQuery(MODEL, (bytes(4),), Query(1, Filters(("x", "y"), "test", (("a", "b"),), "2020-02-29"), 0, True)),
     ],
 )
@@ -43,14 +43,14 @@ def test_sites_and_epsilon_of_a_query_are_not_sent() -> None:
 
 
 def test_site_rank_and_image_of_a_hit_are_not_sent() -> None:
-    hit = Hit(3, bytes(16), "x", 1, 4)
+    hit = Hit(3, bytes(16), "x", 1)
     assert wire.write_found([[hit._replace(site="A", rank=1, image="anna.png")]]) == wire.write_found([[hit]])
 
 
 def test_largest_query_and_answer_are_within_limits() -> None:
-    query = CodedQuery(MODEL, (b"\xff" * 32,) * MAX_CODES, Query(MAX_K), details=(b"\xff" * 4,) * MAX_CODES)
+    query = CodedQuery(MODEL, (b"\xff" * 32,) * MAX_CODES, Query(MAX_K))
     assert len(wire.write_query(query, "a" * 32)) <= MAX_QUERY_BYTES
-    hits = ranked(query.codes[0], [Hit(255, n.to_bytes(16), f"class {n}", 10**7, 31) for n in range(MAX_K)])
+    hits = ranked(query.codes[0], [Hit(255, n.to_bytes(16), f"class {n}", 10**7) for n in range(MAX_K)])
     body = wire.write_found([hits] * MAX_CODES)
     assert len(body) <= MAX_ANSWER_BYTES
     assert read_outcome(body, query).hits == (tuple(hits),) * MAX_CODES
@@ -70,8 +70,6 @@ BAD: dict[str, pb.Query] = {
     "too many codes": pb.Query(model_id=MODEL, k=1, codes=[bytes(8)] * (MAX_CODES + 1)),
     "k 0": pb.Query(model_id=MODEL, codes=[bytes(8)]),
     "k too large": pb.Query(model_id=MODEL, k=MAX_K + 1, codes=[bytes(8)]),
-    "details that do not fit": pb.Query(model_id=MODEL, k=1, codes=[bytes(8)], details=[bytes(4)] * 2),
-    "a detail of another width": pb.Query(model_id=MODEL, k=1, codes=[bytes(8)], details=[bytes(8)]),
     "a long model": pb.Query(model_id="a" * 65, k=1, codes=[bytes(8)]),
     "a split that is none": pb.Query(model_id=MODEL, k=1, codes=[bytes(8)], filter=pb.Filter(split="bogus")),
     "a day that is none": pb.Query(model_id=MODEL, k=1, codes=[bytes(8)], filter=pb.Filter(since="2021-02-29")),
@@ -106,7 +104,7 @@ def test_any_bytes_give_request_or_wire_error(data: bytes) -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.integers(0, 2**32), st.binary(min_size=1, max_size=3))
 def test_mutated_message_raises_only_wire_error(seed: int, change: bytes) -> None:
-    hits = ranked(QUERY.codes[0], [Hit(1, b"a" * 16, "x", 2), Hit(1, b"b" * 16, "y", 2, 7)])
+    hits = ranked(QUERY.codes[0], [Hit(1, b"a" * 16, "x", 2), Hit(1, b"b" * 16, "y", 2)])
     for message in (wire.write_query(QUERY, "abc"), wire.write_found([hits, []])):
         place = seed % len(message)
         spoilt = message[:place] + change + message[place + len(change) :]
@@ -122,7 +120,6 @@ SPOILT: dict[str, pb.Found] = {
     ),
     "a label with control characters": pb.Found(per_code=[pb.Hits(), pb.Hits()], labels=["\x1b[2J"]),
     "a token too short": pb.Found(per_code=[pb.Hits(hits=[pb.Hit(token=b"x", ties=1)]), pb.Hits()]),
-    "a detail too far": pb.Found(per_code=[pb.Hits(hits=[pb.Hit(token=bytes(16), ties=1, detail=33)]), pb.Hits()]),
 }
 
 

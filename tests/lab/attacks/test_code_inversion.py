@@ -6,7 +6,6 @@ import numpy as np
 import torch
 
 from ynet.learning.evaluate import encode
-from ynet.learning.hashing import pack
 from ynet.learning.model import build
 from ynet_lab.attacks import kernel
 from ynet_lab.attacks.code_inversion import Revealed, invert_codes, reveal
@@ -24,8 +23,7 @@ def revealed(count: int, seed: int, *, is_in_code: bool, is_in_rest: bool = Fals
     image[:, :8] += 2 * bits * is_in_code
     image[:, 10:20] += 2 * rest[:, :10] * is_in_rest
     feature = np.concatenate([2.0 * bits, rest], 1)
-    code, detail = np.packbits(bits.astype(np.uint8), axis=1), np.packbits(rest[:, :32] > 0, axis=1)
-    return Revealed(image, label, code, detail, feature)
+    return Revealed(image, label, np.packbits(bits.astype(np.uint8), axis=1), feature)
 
 
 def inverted(**holds: bool) -> dict[str, Any]:
@@ -45,22 +43,19 @@ def test_of_an_image_that_the_code_says_nothing_of_nothing_is_read() -> None:
     assert all(abs(one.pixel_r2) < 0.05 for one in found.values())
 
 
-def test_detail_bits_say_what_the_code_left_out_and_the_feature_says_more() -> None:
+def test_feature_says_what_the_code_left_out() -> None:
     found = inverted(is_in_code=False, is_in_rest=True)
     assert found["code"].pixel_r2 < 0.05
-    assert found["feature"].pixel_r2 > found["code and detail bits"].pixel_r2 > 0.2
+    assert found["feature"].pixel_r2 > 0.2
 
 
-def test_codes_and_detail_codes_are_those_of_queries_and_the_features_what_the_hash_layer_reads(
-    make_plan: Any, make_cases: Any
-) -> None:
+def test_codes_are_those_of_queries_and_the_features_what_the_hash_layer_reads(make_plan: Any, make_cases: Any) -> None:
     cases = make_cases(5)
     for flip in (False, True):
         plan = make_plan(augmentation={"flip": flip})
         net = build(plan)
         found = reveal(net, cases, CPU)
         assert np.array_equal(found.code, encode(net, cases, CPU).codes)
-        assert np.array_equal(found.detail, pack(net.read(cases.image).detail))
         assert found.feature.shape == (5, net.hash.in_features)
 
 

@@ -16,7 +16,7 @@ LAYOUT: Layout = (
     LayoutEntry("long", (1, RUN + 3)),
     LayoutEntry("scalar", ()),
     LayoutEntry("none", (0, 4)),
-    LayoutEntry("detail.centre", (3000,)),
+    LayoutEntry("norm.scale", (3000,)),
 )
 
 

@@ -83,7 +83,7 @@ def test_weights_of_another_network_or_not_finite_are_refused_and_change_nothing
 
 
 @pytest.mark.parametrize("recipe", sorted(CODE_LOSSES))
-def test_every_parameter_but_the_detail_codes_learns_and_the_core_node_from_both_branches(
+def test_every_parameter_but_those_of_the_code_from_moments_learns_and_the_core_node_from_both_branches(
     recipe: str, make_plan: Any, make_cases: Any
 ) -> None:
     """The paper's public code gives its hash layer no gradient."""
@@ -96,7 +96,7 @@ def test_every_parameter_but_the_detail_codes_learns_and_the_core_node_from_both
         assert gradient.norm() > 0
     parts.total.sum().backward()
     for name, parameter in net.named_parameters():
-        if name.startswith(("detail.", CODE)):
+        if name.startswith(CODE):
             assert not parameter.requires_grad, name
             continue
         assert parameter.grad is not None, name

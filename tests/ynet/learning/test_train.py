@@ -34,8 +34,8 @@ def plain_epoch(net: nn.Module, optimizer: torch.optim.Optimizer, plan: Any, cas
 
 
 def distance(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
-    """Between the weights that gradients move."""
-    return float(sum(((a[name] - b[name]) ** 2).sum() for name in a if not name.startswith("detail."))) ** 0.5
+    """Between all weights."""
+    return float(sum(((a[name] - b[name]) ** 2).sum() for name in a)) ** 0.5
 
 
 def test_a_site_smaller_than_a_batch_makes_one_step_of_adamw_written_out(make_plan: Any, make_cases: Any) -> None:
@@ -199,8 +199,6 @@ def test_batches_in_pieces_train_the_same(make_plan: Any, make_cases: Any, piece
     whole = trained(plan, cases, proximal_mu=proximal_mu)
     cut = trained(plan, cases, proximal_mu=proximal_mu, micro_batches=pieces)
     assert distance(whole, cut) < 2e-3 * distance(whole, arrays_of(build(plan)))
-    for name in ("detail.centre", "detail.spread"):
-        np.testing.assert_allclose(cut[name], whole[name], rtol=1e-2, atol=1e-4)
 
 
 SMALL_PARTS = ("all", "last-stages", "heads")
@@ -221,7 +219,7 @@ def test_round_changes_all_but_the_fixed_arrays(which: str, encoder: str, make_p
     learning = {name: one for name, one in net.named_parameters() if one.requires_grad}
     assert all((found[name] != start[name]).any() for name in learning)
     assert not fixed & learning.keys()
-    assert {name for name in start if name not in fixed and not name.startswith("detail.")} == learning.keys()
+    assert {name for name in start if name not in fixed} == learning.keys()
     assert second.moments.first.size == second.moments.second.size == sum(one.numel() for one in learning.values())
 
 

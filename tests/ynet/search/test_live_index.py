@@ -35,7 +35,6 @@ class Case:
     """One case of the brute-force oracle."""
 
     code: bytes
-    detail: int
     group: int
 
 
@@ -43,56 +42,50 @@ class Case:
 class Dict:
     """The same gallery as a dict, searched in plain Python."""
 
-    has_details: bool
     cases: dict[int, Case] = field(default_factory=dict)
 
-    def search(self, code, k, detail=None, allowed=None, radius=None, is_one_per_group=False) -> list[Neighbour]:
+    def search(self, code, k, allowed=None, radius=None, is_one_per_group=False) -> list[Neighbour]:
         rows = []
         for number, case in self.cases.items():
             distance = (int.from_bytes(code) ^ int.from_bytes(case.code)).bit_count()
             if (allowed is None or number in allowed) and (radius is None or distance <= radius):
-                of_detail = (detail ^ case.detail).bit_count() if self.has_details and detail is not None else None
                 token = token_of(number)
                 key = int(tie_keys(code, np.frombuffer(token, np.uint8)[None])[0])
-                rows.append((distance, of_detail or 0, key, token, number, of_detail))
+                rows.append((distance, key, token, number))
         rows.sort()
         distances = [row[0] for row in rows]
         if is_one_per_group:
             best = {}
             for row in rows:
-                best.setdefault(self.cases[row[4]].group, row)
+                best.setdefault(self.cases[row[3]].group, row)
             rows = list(best.values())
         return [
-            Neighbour(distance, of_detail, number, token, distances.count(distance))
-            for distance, _, _, token, number, of_detail in rows[:k]
+            Neighbour(distance, number, token, distances.count(distance)) for distance, _, token, number in rows[:k]
         ]
 
 
 class Both:
-    """A gallery and its dict, with the same changes."""
+    """A gallery and its dict, with the same changes. With `centres` None nearly all codes are distinct."""
 
-    def __init__(self, random: np.random.Generator, width: int, detail_bytes: int, n: int, groups: int = 5) -> None:
+    def __init__(
+        self, random: np.random.Generator, width: int, n: int, groups: int = 5, centres: int | None = 3
+    ) -> None:
         self.random, self.width, self.groups = random, width, groups
-        self.detail_type = {0: None, 4: np.uint32, 8: np.uint64}[detail_bytes]
-        self.centres = random.integers(0, 256, (3, width), dtype=np.uint8)
-        self.dict = Dict(detail_bytes > 0)
+        self.centres = random.integers(0, 256, (centres or max(1, 3 * n), width), dtype=np.uint8)
+        self.dict = Dict()
         ids = random.permutation(2 * n)[:n].astype(np.uint32)
         self.postings = LiveIndex(sort(*self._keep(self._cases(ids))), 8 * width, tokens_of)
 
     def _cases(self, ids: np.ndarray) -> tuple:
-        codes = self.centres[self.random.integers(0, 3, len(ids))]
+        codes = self.centres[self.random.integers(0, len(self.centres), len(ids))]
         flips = np.flatnonzero(self.random.random(len(ids)) < 0.3)
         codes[flips, self.random.integers(0, self.width, len(flips))] ^= np.uint8(1)
-        details = None
-        if self.detail_type:
-            details = self.random.integers(0, 3, len(ids)).astype(self.detail_type)
-        return codes, ids, details, self.random.integers(0, self.groups, len(ids)).astype(np.uint32)
+        return codes, ids, self.random.integers(0, self.groups, len(ids)).astype(np.uint32)
 
     def _keep(self, cases: tuple) -> tuple:
-        codes, ids, details, groups = cases
+        codes, ids, groups = cases
         for i, number in enumerate(ids.tolist()):
-            detail = 0 if details is None else int(details[i])
-            self.dict.cases[number] = Case(codes[i].tobytes(), detail, int(groups[i]))
+            self.dict.cases[number] = Case(codes[i].tobytes(), int(groups[i]))
         return cases
 
     def add(self, ids: np.ndarray) -> None:
@@ -108,7 +101,7 @@ class Both:
         return self.random.integers(0, 60, self.random.integers(0, 20)).astype(np.uint32)
 
     def query(self) -> bytes:
-        code = self.centres[self.random.integers(3)].copy()
+        code = self.centres[self.random.integers(len(self.centres))].copy()
         code[self.random.integers(self.width)] ^= np.uint8(self.random.integers(3))
         return code.tobytes()
 
@@ -124,28 +117,24 @@ class Both:
                 allowed = np.isin(view.ids, list(which))
             for is_one_per_group in (False, True):
                 codes = [self.query() for _ in range(3)]
-                details = [None, 1, int(random.integers(0, 4))]
                 radius = random.choice([None, 0, 1, 8 * self.width])
                 asked = {"radius": radius, "is_one_per_group": is_one_per_group}
-                expected = [
-                    self.dict.search(code, k, detail, which, **asked)
-                    for code, detail in zip(codes, details, strict=True)
-                ]
-                assert view.search_many(codes, k, details, allowed=allowed, **asked) == expected
-                assert view.search(codes[2], k, detail=details[2], allowed=allowed, **asked) == expected[2]
+                expected = [self.dict.search(code, k, which, **asked) for code in codes]
+                assert view.search_many(codes, k, allowed=allowed, **asked) == expected
+                assert view.search(codes[2], k, allowed=allowed, **asked) == expected[2]
 
 
 @drawn
 @given(
     st.integers(0, 2**32),
     st.sampled_from(WIDTHS),
-    st.sampled_from([0, 4, 8]),
+    st.sampled_from([3, None]),
     st.integers(0, 60),
     st.integers(1, 25),
     st.lists(st.sampled_from(["add", "remove", "compact"]), max_size=6),
 )
-def test_search_after_any_changes_equals_brute_force(seed, width, detail_bytes, n, k, changes) -> None:
-    both = Both(np.random.default_rng(seed), width, detail_bytes, n)
+def test_search_after_any_changes_equals_brute_force(seed, width, centres, n, k, changes) -> None:
+    both = Both(np.random.default_rng(seed), width, n, centres=centres)
     both.assert_equal(k)
     for change in changes:
         if change == "compact":
@@ -156,19 +145,20 @@ def test_search_after_any_changes_equals_brute_force(seed, width, detail_bytes, 
         both.assert_equal(k)
 
 
-@pytest.mark.parametrize("detail_bytes", [0, 4])
-def test_search_with_many_ties_equals_brute_force(detail_bytes: int) -> None:
-    both = Both(np.random.default_rng(detail_bytes), 8, detail_bytes, 3000, groups=40)
+@pytest.mark.parametrize("centres", [3, None])
+def test_search_of_many_cases_equals_brute_force(centres: int | None) -> None:
+    both = Both(np.random.default_rng(4), 8, 3000, groups=40, centres=centres)
+    assert (both.postings.distinct > 0.7 * 3000) == (centres is None)
     for k in (1, 10, 40, 100):
         code = both.query()
         for is_one_per_group in (False, True):
-            expected = both.dict.search(code, k, 1, is_one_per_group=is_one_per_group)
-            assert both.postings.search(code, k, detail=1, is_one_per_group=is_one_per_group) == expected
+            expected = both.dict.search(code, k, is_one_per_group=is_one_per_group)
+            assert both.postings.search(code, k, is_one_per_group=is_one_per_group) == expected
 
 
 def test_one_per_group_finds_other_patients() -> None:
     random = np.random.default_rng(1)
-    both = Both(random, 8, 0, 0, groups=1)
+    both = Both(random, 8, 0, groups=1)
     both.add(np.arange(3000, dtype=np.uint32))
     both.groups = 30
     both.add(np.arange(3000, 3060, dtype=np.uint32))
@@ -177,15 +167,22 @@ def test_one_per_group_finds_other_patients() -> None:
 
 
 @drawn
-@given(st.integers(0, 2**32), st.sampled_from(WIDTHS), st.integers(0, 60), st.integers(1, 4), st.integers(1, 15))
-def test_merged_searches_equal_pooled_search(seed, width, n, sites, k) -> None:
-    both = Both(np.random.default_rng(seed), width, 4, n)
+@given(
+    st.integers(0, 2**32),
+    st.sampled_from(WIDTHS),
+    st.integers(0, 60),
+    st.integers(1, 4),
+    st.integers(1, 15),
+    st.sampled_from([3, None]),
+)
+def test_merged_searches_equal_pooled_search(seed, width, n, sites, k, centres) -> None:
+    both = Both(np.random.default_rng(seed), width, n, centres=centres)
     assert_merge_is_pooling(both, split(both, sites), k)
 
 
 def test_merged_searches_equal_pooled_search_on_1000_queries() -> None:
     for seed in range(20):
-        both = Both(np.random.default_rng(seed), 8, 4, 300)
+        both = Both(np.random.default_rng(seed), 8, 300, centres=None if seed % 2 else 3)
         parts = split(both, 4)
         for _ in range(50):
             assert_merge_is_pooling(both, parts, 10)
@@ -202,31 +199,31 @@ def split(both: Both, sites: int) -> list[LiveIndex]:
 
 
 def assert_merge_is_pooling(both: Both, parts: list[LiveIndex], k: int) -> None:
-    code, detail = both.query(), int(both.random.integers(4))
-    answers = [part.search(code, k, detail=detail) for part in parts]
+    code = both.query()
+    answers = [part.search(code, k) for part in parts]
     merged = sorted(
-        (found.distance, found.detail, int(tie_keys(code, np.frombuffer(found.token, np.uint8)[None])[0]), found.token)
+        (found.distance, int(tie_keys(code, np.frombuffer(found.token, np.uint8)[None])[0]), found.token)
         for found in itertools.chain(*answers)
     )[:k]
-    pooled = both.postings.search(code, k, detail=detail)
-    assert [(row[0], row[1], row[3]) for row in merged] == [(one.distance, one.detail, one.token) for one in pooled]
+    pooled = both.postings.search(code, k)
+    assert [(row[0], row[2]) for row in merged] == [(one.distance, one.token) for one in pooled]
     for one in pooled:
         at_it = [max((f.ties for f in found if f.distance == one.distance), default=0) for found in answers]
         assert one.ties == sum(at_it)
 
 
 def test_search_is_independent_of_storage_order() -> None:
-    both = Both(np.random.default_rng(11), 8, 4, 500)
+    both = Both(np.random.default_rng(11), 8, 500)
     cases = list(both.dict.cases.items())
     other = LiveIndex(sort(*columns(cases[:100])), 64, tokens_of)
     other.add(*columns(cases[100:][::-1]))
     for code in [both.query() for _ in range(20)]:
-        assert other.search(code, 40, detail=1) == both.postings.search(code, 40, detail=1)
+        assert other.search(code, 40) == both.postings.search(code, 40)
 
 
 def columns(cases: list[tuple[int, Case]]) -> tuple:
     codes = np.frombuffer(b"".join(case.code for _, case in cases), np.uint8).reshape(len(cases), -1)
-    numbers = [np.array(each, np.uint32) for each in zip(*((i, c.detail, c.group) for i, c in cases), strict=True)]
+    numbers = [np.array(each, np.uint32) for each in zip(*((i, c.group) for i, c in cases), strict=True)]
     return codes, *numbers
 
 
@@ -235,7 +232,7 @@ def test_search_of_a_million_codes_takes_milliseconds(distinct: int, most_ms: fl
     random, n = np.random.default_rng(12), 1_000_000
     codes = random.integers(0, 256, (distinct, 8), dtype=np.uint8)[random.permutation(n) % distinct]
     ids = np.arange(n, dtype=np.uint32)
-    gallery = LiveIndex(sort(codes, ids, None, ids), 64, tokens_of)
+    gallery = LiveIndex(sort(codes, ids, ids), 64, tokens_of)
     took_ms = []
     for _ in range(9):
         code = random.bytes(8)
@@ -248,7 +245,7 @@ def test_search_of_a_million_codes_takes_milliseconds(distinct: int, most_ms: fl
 @pytest.mark.parametrize("width", WIDTHS)
 def test_search_distances_equal_faiss(width: int) -> None:
     faiss.omp_set_num_threads(1)
-    both = Both(np.random.default_rng(width), width, 0, 2000)
+    both = Both(np.random.default_rng(width), width, 2000)
     both.add(np.arange(3000, 3500, dtype=np.uint32))
     oracle = faiss.IndexBinaryFlat(8 * width)
     oracle.add(np.frombuffer(b"".join(case.code for case in both.dict.cases.values()), np.uint8).reshape(-1, width))
@@ -267,13 +264,13 @@ def test_tokens_are_computed_for_tied_and_returned_cases_only() -> None:
     random = np.random.default_rng(2)
     codes = random.integers(0, 256, (10_000, 8), dtype=np.uint8)
     ids = np.arange(10_000, dtype=np.uint32)
-    gallery = LiveIndex(sort(codes, ids, None, ids), 64, counted)
+    gallery = LiveIndex(sort(codes, ids, ids), 64, counted)
     ties = gallery.search(codes[0].tobytes(), 10)[-1].ties
     assert sum(asked) < 10 + ties
 
 
 def test_base_may_be_read_only_bytes() -> None:
-    both = Both(np.random.default_rng(3), 8, 4, 500)
+    both = Both(np.random.default_rng(3), 8, 500)
     base = both.postings.base
     views = [None if one is None else np.frombuffer(one.tobytes(), one.dtype).reshape(one.shape) for one in base]
     both.postings = LiveIndex(Base(*views), 64, tokens_of)
@@ -292,36 +289,35 @@ def test_merge_equals_sort(seed, width, n, m, distinct) -> None:
     centres[:, : random.choice([0, width - 1])] = 0  # also codes whose first words are equal
     codes, ids = centres[random.integers(0, distinct, n + m)], np.arange(n + m, dtype=np.uint32)
     live = random.random(n) < random.choice([0.0, 0.6, 1.0])
-    base, more = (sort(codes[rows], ids[rows], ids[rows], ids[rows]) for rows in (slice(n), slice(n, None)))
+    base, more = (sort(codes[rows], ids[rows], ids[rows]) for rows in (slice(n), slice(n, None)))
     merged = merge(base, live[base.ids], more)
     check(merged, 8 * width)
     kept = np.append(np.flatnonzero(live), np.arange(n, n + m))
-    again = sort(codes[kept], ids[kept], ids[kept], ids[kept])
+    again = sort(codes[kept], ids[kept], ids[kept])
     assert merged.codes.tolist() == again.codes.tolist()
     assert (merged.starts is None) == (again.starts is None)
     if again.starts is not None:
         assert merged.starts.tolist() == again.starts.tolist()
-    assert merged.ids.tolist() == merged.details.tolist() == merged.groups.tolist()
+    assert merged.ids.tolist() == merged.groups.tolist()
     assert [codes[i].tobytes() for i in merged.ids] == [codes[i].tobytes() for i in again.ids]
     assert set(merged.ids.tolist()) == set(again.ids.tolist())
 
 
 def test_search_sees_state_before_or_after_a_change() -> None:
-    """Each change replaces all of a hundred cases at once, so that all that one search finds have one detail code."""
+    """Each change replaces all of a hundred cases at once, so that all that one search finds have one code."""
     ids, stop = np.arange(100, dtype=np.uint32), threading.Event()
-    random = np.random.default_rng(4)
-    codes = random.integers(0, 256, (100, 8), dtype=np.uint8)
 
     def at(number: int) -> tuple:
-        return codes, ids, np.full(100, (1 << number % 32) - 1, np.uint32), ids
+        code = (1 << number % 32) - 1
+        return np.tile(np.frombuffer(code.to_bytes(8, "little"), np.uint8), (100, 1)), ids, ids
 
     gallery = LiveIndex(sort(*at(0)), 64, tokens_of)
     failures, searches = [], [0, 0, 0]
 
     def ask(asker: int) -> None:
         while not stop.is_set():
-            found = gallery.search(bytes(8), 200, detail=0)
-            if sorted(one.case_id for one in found) != ids.tolist() or len({one.detail for one in found}) != 1:
+            found = gallery.search(bytes(8), 200)
+            if sorted(one.case_id for one in found) != ids.tolist() or len({one.distance for one in found}) != 1:
                 failures.append(found)
             searches[asker] += 1
 
@@ -344,7 +340,7 @@ def test_search_sees_state_before_or_after_a_change() -> None:
 
 
 def test_view_is_immutable() -> None:
-    both = Both(np.random.default_rng(5), 8, 0, 200)
+    both = Both(np.random.default_rng(5), 8, 200)
     view, code = both.postings.view(), both.query()
     before, ids = view.search(code, 30), view.ids.tolist()
     both.remove(np.array([found.case_id for found in before], np.uint32))
@@ -355,7 +351,7 @@ def test_view_is_immutable() -> None:
 
 
 def test_empty_gallery_has_no_hit_and_grows() -> None:
-    both = Both(np.random.default_rng(6), 8, 4, 0)
+    both = Both(np.random.default_rng(6), 8, 0)
     assert both.postings.search(bytes(8), 5) == []
     assert both.postings.search_many([], 5) == []
     assert both.postings.search_many([bytes(8)] * 2, 5, allowed=np.zeros(0, bool), is_one_per_group=True) == [[], []]
@@ -365,18 +361,18 @@ def test_empty_gallery_has_no_hit_and_grows() -> None:
 
 
 def test_search_refuses_code_of_other_width() -> None:
-    gallery = Both(np.random.default_rng(7), 8, 0, 10).postings
+    gallery = Both(np.random.default_rng(7), 8, 10).postings
     with pytest.raises(UserError, match="the gallery's have 64"):
         gallery.search(bytes(16), 5)
 
 
 @pytest.mark.parametrize(
     "asked",
-    [{"k": 0}, {"radius": -1}, {"allowed": np.ones(9, bool)}, {"allowed": np.ones(10, int)}, {"detail": 1 << 32}],
+    [{"k": 0}, {"radius": -1}, {"allowed": np.ones(9, bool)}, {"allowed": np.ones(10, int)}],
 )
 def test_search_refuses_invalid_arguments(asked) -> None:
-    gallery = Both(np.random.default_rng(8), 8, 4, 10).postings
-    with pytest.raises(ValueError, match=r"is|mask|detail"):
+    gallery = Both(np.random.default_rng(8), 8, 10).postings
+    with pytest.raises(ValueError, match=r"is|mask"):
         gallery.search(bytes(8), **{"k": 3, **asked})
 
 
@@ -388,29 +384,21 @@ def test_search_refuses_invalid_arguments(asked) -> None:
         lambda base: base._replace(starts=None),
         lambda base: base._replace(starts=base.starts[::-1].copy()),
         lambda base: base._replace(starts=base.starts + np.uint32(1)),
-        lambda base: base._replace(details=base.groups[:1]),
         lambda base: base._replace(codes=base.codes.astype(np.int64)),
         lambda base: base._replace(codes=np.asfortranarray(np.repeat(base.codes, 2, axis=0))),
     ],
 )
 def test_check_refuses_arrays_that_do_not_fit(spoil) -> None:
-    base = Both(np.random.default_rng(9), 8, 0, 50).postings.base
+    base = Both(np.random.default_rng(9), 8, 50).postings.base
     check(base, 64)
     with pytest.raises(ValueError, match="no gallery"):
         check(spoil(base), 64)
 
 
-@pytest.mark.parametrize("details", [None, np.zeros(1, np.uint64)])
-def test_add_refuses_other_detail_width(details) -> None:
-    gallery = Both(np.random.default_rng(10), 8, 4, 10).postings
-    with pytest.raises(ValueError, match="detail codes of one width"):
-        gallery.add(np.zeros((1, 8), np.uint8), np.zeros(1, np.uint32), details, np.zeros(1, np.uint32))
-
-
 def test_index_of_ten_million_opens_at_once_in_little_memory() -> None:
     n = 10_000_000
     numbers = np.arange(n, dtype=np.uint32)
-    base = Base(np.arange(n, dtype=np.uint64)[None], None, numbers, None, numbers)
+    base = Base(np.arange(n, dtype=np.uint64)[None], None, numbers, numbers)
     assert base.nbytes <= 24 * n
     took_s = []
     for _ in range(3):

@@ -89,7 +89,7 @@ def test_merge_equals_pooled_search_on_1000_queries() -> None:
 
 def found(hit: Hit) -> Hit:
     """The hit as its own site sends it."""
-    return Hit(*hit[:5])
+    return Hit(*hit[:4])
 
 
 def assert_merge_is_pooling(random, codes, tokens, labels, *, sites: int, k: int) -> None:
@@ -144,8 +144,6 @@ def test_merge_of_no_hits_is_empty() -> None:
         lambda hits: [hits[0]._replace(distance=-1), *hits[1:]],
         lambda hits: [*hits[:-1], hits[-1]._replace(distance=65)],
         lambda hits: [hits[0]._replace(ties=0), *hits[1:]],
-        lambda hits: [hits[0]._replace(detail=33), *hits[1:]],
-        lambda hits: [hits[0]._replace(detail=-1), *hits[1:]],
         lambda hits: [hits[0]._replace(label="\x1b[2J"), *hits[1:]],
         lambda hits: [hits[0]._replace(label="x" * 65), *hits[1:]],
     ],
@@ -168,23 +166,15 @@ def test_merged_hit_names_its_site() -> None:
     ]
 
 
-def test_merge_ranks_unknown_detail_as_half_of_its_bits() -> None:
-    near, unknown, far = (Hit(3, bytes([n]) * 16, None, 9, detail) for n, detail in ((1, 15), (2, None), (3, 17)))
-    nearer = Hit(2, b"\4" * 16, None, 1, 32)
-    merged = merge({"A": [nearer, far], "B": [near, unknown]}, bytes(8), 4)
-    assert [found(hit) for hit in merged] == [nearer, near, unknown, far]
-
-
 @drawn
 @given(st.integers(0, 2**32), st.integers(1, 40), st.integers(1, 4), st.integers(1, 12))
-def test_merge_with_details_follows_total_order(seed: int, n: int, sites: int, k: int) -> None:
+def test_merge_follows_total_order(seed: int, n: int, sites: int, k: int) -> None:
     random = np.random.default_rng(seed)
     code = random.bytes(8)
-    details = [None if d > 18 else int(d) for d in random.integers(12, 22, n)]
-    hits = [Hit(int(random.integers(3)), random.bytes(16), None, 1, detail) for detail in details]
+    hits = [Hit(int(random.integers(3)), random.bytes(16), None, 1) for _ in range(n)]
 
-    def rank(hit: Hit) -> tuple[int, int, int, bytes]:
-        return hit.distance, 16 if hit.detail is None else hit.detail, tie_key(code, hit.token), hit.token
+    def rank(hit: Hit) -> tuple[int, int, bytes]:
+        return hit.distance, tie_key(code, hit.token), hit.token
 
     answers = {str(site): sorted(hits[site::sites], key=rank)[:k] for site in range(sites)}
     for answer in answers.values():
