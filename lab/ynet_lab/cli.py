@@ -188,8 +188,8 @@ def plan(
 
     if out is not None and out.exists():
         raise UserError(f"{out} is not overwritten", "there is such a file", "name a new file with --out")
-    weights = planned.pretrained(encoder_files.default_folder())
-    made = planned.plan_for(data.resolve().name, sites_in(data), weights)
+    sites = sites_in(data)
+    made = planned.plan_for(data.resolve().name, sites, planned.pretrained(encoder_files.default_folder()))
     for one in made.concerns:
         print(f"warning: {one}", file=sys.stderr)
     if out is not None:

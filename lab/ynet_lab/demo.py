@@ -27,12 +27,14 @@ from ynet_lab.own_data.queries import chosen, last_dice, rate, trained_cases
 from ynet_lab.own_data.remaining import RunLines, span
 from ynet_lab.own_data.verdict import figures_of, random_precision, rounded, score_of, words
 from ynet_lab.skew import Cut, skew
-from ynet_lab.trial import Trial, command, environment
+from ynet_lab.trial import INDEXED_WITHIN_S, Trial, command, environment
 from ynet_server import encoder_files
 
 PLANS = Path(__file__).with_name("plans")
 """The plans in an installed wheel; a checkout has them in configs/plans."""
 SYNTHETIC = {"A": 180, "B": 120, "C": 60}
+OWN_INDEXED_WITHIN_S = 24 * 3600.0
+"""Nobody knows how many images one's own are."""
 PRETEND = 3
 """Hospitals to which the patients of a single one are dealt."""
 FOLLOW_EVERY_S = 0.5
@@ -78,7 +80,7 @@ def run(data: Path | None, plan: Path | None, out: Path) -> dict[str, Any]:
         model = train(trial, prepared.plan) if data is None else train_watched(trial, prepared.plan, agreed)
         figures: dict[str, Any] = {"sites": len(manifests), "training_s": round(time.monotonic() - training, 1)}
         with step("every site fetches the model and indexes its archive"):
-            trial.wait_indexed(model)
+            trial.wait_indexed(model, INDEXED_WITHIN_S if data is None else OWN_INDEXED_WITHIN_S)
         ask(trial, manifests, out)
         figures.update(measure(trial, manifests) if data is None else judge(trial, manifests, agreed))
         with step("stopping everything"):

@@ -162,9 +162,9 @@ class Trial:
                 raise TimeoutError(f"run {run} had no {count} events {kind!r}: {events[-3:]}")
             time.sleep(0.02)
 
-    def wait_indexed(self, model: str) -> None:
+    def wait_indexed(self, model: str, within_s: float = INDEXED_WITHIN_S) -> None:
         """Wait until every site answers queries with `model`."""
-        until = time.monotonic() + INDEXED_WITHIN_S
+        until = time.monotonic() + within_s
         for site in self.sites:
             while self.site_call(site, "GET", "/status")["model"] != model:
                 self.check_alive(site)

@@ -37,8 +37,11 @@ def sites_in(folder: Path) -> dict[str, Path]:
 def _no_sites(folder: Path) -> UserError:
     """Say what is there instead of sites."""
     what = f"{folder} holds no sites"
-    if deeper := next(folder.glob(f"*/*/{MANIFEST}"), None):
-        return UserError(what, f"its manifests lie in {deeper.parent.parent.name}/", f"name {deeper.parent.parent}")
+    if deeper := sorted({path.parent.parent for path in folder.glob(f"*/*/{MANIFEST}")}):
+        why = f"its manifests lie in {', '.join(f'{one.name}/' for one in deeper)}"
+        return UserError(
+            what, why, f"name {deeper[0]}" if len(deeper) == 1 else f"name one of these, such as {deeper[0]}"
+        )
     files = list(islice((path for path in folder.rglob("*") if path.is_file()), FILES))
     if tables := [path for path in files if path.suffix.lower() in (".csv", ".tsv", ".xlsx")]:
         why = f"no subfolder has a {MANIFEST}; there is {tables[0].relative_to(folder)}"
