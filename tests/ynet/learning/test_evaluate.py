@@ -205,7 +205,8 @@ def test_the_network_learns_the_lesions_of_patients_it_has_not_seen(
     net = build(plan)
     for number in range(1, plan.training.rounds + 1):
         train(net, gallery, plan, number, device=CPU, generator=torch.Generator().manual_seed(number))
-    fit(net, plan, [measure(net, gallery, plan, CPU)])
+    if code == "moments":
+        fit(net, plan, [measure(net, gallery, plan, CPU)])
     scores = evaluate(net, gallery, queries, plan, CPU)
     assert scores.macro_map10 > 0.5
     assert code == "trained" or scores.distinct_share > 0.8
