@@ -26,7 +26,7 @@ class Revealed(NamedTuple):
     image: Floats  # (n, pixels)
     label: npt.NDArray[np.int64]  # (n,)
     code: npt.NDArray[np.uint8]  # (n, bits / 8), packed
-    feature: Floats  # (n, features): the hash layer's input, which never leaves a site
+    feature: Floats  # (n, features): what the code is made from; it never leaves a site
 
 
 class Inversion(NamedTuple):

@@ -7,6 +7,7 @@ import torch
 
 from ynet.learning.evaluate import encode
 from ynet.learning.model import build
+from ynet.network_size import code_features
 from ynet_lab.attacks import kernel
 from ynet_lab.attacks.code_inversion import Revealed, invert_codes, reveal
 
@@ -49,14 +50,14 @@ def test_feature_says_what_the_code_left_out() -> None:
     assert found["feature"].pixel_r2 > 0.2
 
 
-def test_codes_are_those_of_queries_and_the_features_what_the_hash_layer_reads(make_plan: Any, make_cases: Any) -> None:
+def test_codes_are_those_of_queries_and_the_features_what_they_are_made_from(make_plan: Any, make_cases: Any) -> None:
     cases = make_cases(5)
     for flip in (False, True):
         plan = make_plan(augmentation={"flip": flip})
         net = build(plan)
         found = reveal(net, cases, CPU)
         assert np.array_equal(found.code, encode(net, cases, CPU).codes)
-        assert found.feature.shape == (5, net.hash.in_features)
+        assert found.feature.shape == (5, code_features(plan))
 
 
 def test_kernel_regression_finds_a_smooth_map_again() -> None:
