@@ -14,7 +14,7 @@ from ynet.learning import metrics
 from ynet.learning.code_moments import fit, measure
 from ynet.learning.evaluate import EncodedCases, by_radius, encode, evaluate, join, score
 from ynet.learning.hashing import codebook, pack
-from ynet.learning.model import Output, YNet, build
+from ynet.learning.model import Reading, YNet, build
 from ynet.learning.train import train
 from ynet.plan import Plan
 from ynet.scores import PER_CLASS, SHARES
@@ -46,9 +46,9 @@ class Oracle(YNet):
         super().__init__(plan)
         self.targets = codebook(len(plan.classes), plan.network.code_bits, plan.network.codebook_seed)
 
-    def forward(self, image: torch.Tensor) -> Output:
+    def read(self, image: torch.Tensor) -> Reading:
         code = self.targets[(image[:, 0, 0, 0] // 2).long()]
-        return Output(image % 2 - 0.5, code, torch.zeros(len(image), self.hash.in_features))
+        return Reading(image % 2 - 0.5, code, torch.zeros(len(image), self.hash.in_features))
 
 
 def with_answers(cases: Any) -> Any:
