@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ import pytest
 from ynet import weights
 from ynet.config import parse
 from ynet.data.synthetic import CLASSES, make_federation
-from ynet.learning.model import YNet, arrays_of
+from ynet.fixed_arrays import fixed_arrays
+from ynet.learning.map_cache import MapCache
+from ynet.learning.model import YNet, arrays_of, build
 from ynet.plan import Plan
+from ynet.plan_sections import Augmentation
 from ynet_lab.simulate import Kind, TrainingTask, open_sites, train_reference
 from ynet_server.rounds.run_end import BEST, CURVE
 from ynet_server.rounds.run_folder import STATE, RunFolder
@@ -82,3 +86,19 @@ def test_reference_that_was_stopped_resumes_in_its_cooldown(tmp_path: Path, data
     assert resumed.card() == folder.card()
     kept, _ = weights.load(folder.path / BEST)
     assert all(np.array_equal(net[name], kept[name]) for name in kept)
+
+
+@pytest.mark.parametrize(("kind", "site"), [("pooled", None), ("alone", "B")])
+def test_reference_of_heads_leaves_the_encoder_as_it_was(
+    tmp_path: Path, data: Path, kind: Kind, site: str | None
+) -> None:
+    plan = replace(PLAN, training=replace(PLAN.training, trained="heads"), augmentation=Augmentation(True, *[0] * 7))
+    task = TrainingTask(plan, data, tmp_path / "one", kind, site, None, is_validation=False)
+    sites = open_sites(task)
+    net, start = arrays_of(train_reference(task, sites, watch)), arrays_of(build(plan))
+    fixed = fixed_arrays(plan, list(start))
+    assert fixed
+    assert all(np.array_equal(net[name], start[name]) for name in fixed)
+    assert (net["hash.weight"] != start["hash.weight"]).any()
+    read = [part for name, one in sites.items() for part in one.cases(plan) if site in (None, name)]
+    assert all(isinstance(part, MapCache) and part.nbytes for part in read)

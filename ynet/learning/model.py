@@ -148,11 +148,12 @@ class YNet(nn.Module):
     def maps(self, image: Float[Tensor, "batch channels size size"]) -> list[Tensor]:
         """Return the encoder's feature maps, the largest first.
 
-        Those of a frozen encoder have no gradient, and are rounded to half precision: a cached map has the same values.
+        Those of a frozen encoder are rounded to half precision, so that a cached map has the same values. They have no
+        gradient unless the image needs one.
         """
         if not self.is_frozen:
             return self._maps(image)
-        with torch.no_grad():
+        with torch.set_grad_enabled(image.requires_grad and torch.is_grad_enabled()):
             return [h.clamp(-HALF_MAX, HALF_MAX).half().float() for h in self._maps(image)]
 
     def _maps(self, image: Float[Tensor, "batch channels size size"]) -> list[Tensor]:
