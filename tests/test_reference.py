@@ -34,7 +34,7 @@ def test_every_key_has_a_docstring(kind: type[Any]) -> None:
 def test_every_named_link_of_a_docstring_is_defined_on_its_page(page: str) -> None:
     text = (PAGES / page).read_text("utf-8")
     defined = re.compile(r"^\[([^]]+)\]: .*$", re.MULTILINE)
-    used = set(re.findall(r"(?<!`)\[([^]`]+)\](?!\()", defined.sub("", text)))
+    used = set(re.findall(r"(?<!`)(?<!: )\[([^]`]+)\](?!\()", defined.sub("", text)))
     assert used == set(defined.findall(text))
 
 
