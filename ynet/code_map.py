@@ -62,6 +62,7 @@ class CodeMap(NamedTuple):
     known: Float64[np.ndarray, " classes"]  # 1 for a class with cases, else 0
     class_rotation: Float64[np.ndarray, "classes class_bits"]
     to_case: Float64[np.ndarray, "case case_bits"]
+    class_codes: Float64[np.ndarray, "classes bits"]  # the code's values at each class's mean; 0 without cases
 
 
 def shapes(sizes: Sizes, bits: int, class_bits: int) -> dict[str, tuple[int, ...]]:
@@ -75,6 +76,7 @@ def shapes(sizes: Sizes, bits: int, class_bits: int) -> dict[str, tuple[int, ...
         "known": (classes,),
         "class_rotation": (classes, class_bits),
         "to_case": (case, bits - class_bits),
+        "class_codes": (classes, bits),
     }
 
 
@@ -129,7 +131,18 @@ def code_map(moments: FeatureMoments, bits: int, class_bits: int, seed: int) -> 
     principal = _principal(case_whitening.T @ (scatter[part, part] / n) @ case_whitening, case_bits)
     class_rotation = _rotation(generator, classes, class_bits)
     to_case = case_whitening @ principal @ _rotation(generator, principal.shape[1], case_bits)
-    return CodeMap(mean, to_classes, means, known.astype(np.float64), class_rotation, to_case)
+    class_codes = np.zeros((classes, bits))
+    class_codes[known, :class_bits] = _at_means(means[known]) @ class_rotation[known]
+    class_codes[known, class_bits:] = (class_means - mean)[:, part] @ to_case
+    return CodeMap(mean, to_classes, means, known.astype(np.float64), class_rotation, to_case, class_codes)
+
+
+def _at_means(means: Floats) -> Floats:
+    """Return each class's probability at each class's mean, less that of chance, shape (classes, classes)."""
+    squared = ((means[:, None, :] - means[None]) ** 2).sum(2)
+    weights = np.exp(-squared / 2)
+    probabilities: Floats = weights / weights.sum(1, keepdims=True) - 1 / len(means)
+    return probabilities
 
 
 def flatten(moments: FeatureMoments) -> Float32[np.ndarray, " values"]:

@@ -85,7 +85,10 @@ class Disclosure:
     distance_step: Annotated[int, Field(ge=1, le=64)] = 1
     """Distances are rounded up to a multiple of this before ranking."""
     labels: bool = True
-    """`false` sends hits without labels, refuses filters by label, and sends scores without counts by class."""
+    """`false` sends hits without labels, refuses filters by label, and sends scores without counts by class.
+
+    The site then takes part in plans with a code from moments only if they have `aggregation: secure` ([codes]).
+    """
     attributes: tuple[ColumnName, ...] = ()
     """Columns of the manifest by which others may filter; `date` allows `since` and `until`."""
     max_k: Annotated[int, Field(ge=1, le=100)] = 100

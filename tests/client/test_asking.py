@@ -164,8 +164,8 @@ def test_noised_query_sends_same_target_code_each_time(folder: Path, tmp_path: P
         first = await a.query(4, epsilon=0.5)
         again = await a.query(4, epsilon=0.5)
         assert [one.own.sent for one in first] == [one.own.sent for one in again]
-        plan = (await a.agent.search(lambda archive: archive.active())).plan
-        assert {one.own.sent for one in first} <= set(own_search.target_codes(plan))
+        model = await a.agent.search(lambda archive: archive.active())
+        assert {one.own.sent for one in first} <= set(own_search.target_codes(model))
         true = await a.query(4)
         for noised, plain in zip(first, true, strict=True):
             assert [hit[:4] for hit in noised.by_site["A"]] == [hit[:4] for hit in plain.by_site["A"]]

@@ -175,3 +175,11 @@ def test_case_bits_see_the_last_part_of_the_feature_only() -> None:
     changed[:, :14] += 1e3
     assert (bits_of(code, changed)[:, 16:] == bits_of(code, cases.feature)[:, 16:]).all()
     assert (bits_of(code, changed)[:, :16] != bits_of(code, cases.feature)[:, :16]).any()
+
+
+def test_codes_of_the_classes_are_those_of_their_means() -> None:
+    cases = Cases(18)
+    code = code_map(cases.moments(cases.label != 1), 64, 16, 1)
+    means = np.stack([cases.feature[cases.label == one].mean(0) for one in (0, 2)])
+    np.testing.assert_allclose(code.class_codes[[0, 2]], code_values(code, means), rtol=1e-6, atol=1e-9)
+    assert not code.class_codes[1].any()

@@ -23,6 +23,7 @@ class MomentCode(nn.Module):
     known: Tensor
     class_rotation: Tensor
     to_case: Tensor
+    class_codes: Tensor
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()

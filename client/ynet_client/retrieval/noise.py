@@ -1,6 +1,6 @@
-"""Local differential privacy of a query: k-ary randomised response over the classes' target codes.
+"""Local differential privacy of a query: k-ary randomised response over the codes of the classes' centres.
 
-The query's code is replaced by the target code of a class: of the nearest class with probability
+The query's code is replaced by the code of a class's centre: of the nearest class with probability
 e^eps / (e^eps + K - 1), else of one of the others, each with the same probability (Kairouz, Oh, Viswanath, JMLR 2016).
 The code changes the odds between two classes by a factor of at most e^eps. The cost: the answer is about the centre of
 a class, not about this image, and with probability (K - 1) / (e^eps + K - 1) about the centre of another class.
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ynet.errors import UserError
+from ynet.plan import Plan
 from ynet_client.database import Database
 
 FILE = "noise.sqlite"
@@ -29,7 +30,7 @@ CREATE TABLE drawn (
 """
 MAX_EPSILON = 20.0
 RECIPES = ("default", "csq")
-"""Recipes that train codes towards the classes' target codes; for other recipes the targets have no meaning."""
+"""Recipes that train a code towards the classes' target codes; for other recipes the targets have no meaning."""
 _DRAWS = 1 << 64
 
 
@@ -62,13 +63,13 @@ class Drawn:
         return targets[int(kept)]
 
 
-def check(epsilon: float, recipe: str) -> float:
-    """Return epsilon. Raises UserError when it is out of range, or the model has no codebook."""
+def check(epsilon: float, plan: Plan) -> float:
+    """Return epsilon. Raises UserError when it is out of range, or the classes have no codes."""
     if not 0 < epsilon <= MAX_EPSILON:
         do = f"say more than 0 and at most {MAX_EPSILON:g}; 6 is a start"
         raise UserError("the query cannot be noised", f"epsilon is {epsilon}", do)
-    if recipe not in RECIPES:
-        why = f"the model was trained by the recipe {recipe!r}, which trains no codes towards the classes' targets"
+    if plan.code_form == "trained" and plan.recipe not in RECIPES:
+        why = f"the model was trained by the recipe {plan.recipe!r}, which trains no codes towards the classes' targets"
         raise UserError("the query cannot be noised", why, f"use a model of a recipe that does: {', '.join(RECIPES)}")
     return epsilon
 

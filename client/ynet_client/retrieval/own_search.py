@@ -12,7 +12,6 @@ from ynet_client.retrieval.query import Query
 from ynet_client.retrieval.wire import CodedQuery
 
 if TYPE_CHECKING:
-    from ynet.plan import Plan
     from ynet_client.adoption.model_check import ActiveModel
     from ynet_client.gallery.indexer import Archive, EncodedImage
 
@@ -55,16 +54,22 @@ def search(archive: "Archive", drawn: Drawn, encodings: Sequence[Encoding], quer
     )
     if query.epsilon is None:
         return [OwnSearch(model.id, one, hits, one.code) for one, hits in zip(encoded, found, strict=True)]
-    epsilon, targets = noise.check(query.epsilon, model.plan.recipe), target_codes(model.plan)
+    epsilon, targets = noise.check(query.epsilon, model.plan), target_codes(model)
     described = noise.describe(epsilon, len(targets))
     sent = [drawn.code(one.sha256, model.id, one.code, targets, epsilon) for one in encoded]
     return [OwnSearch(model.id, *each, described) for each in zip(encoded, found, sent, strict=True)]
 
 
-def target_codes(plan: "Plan") -> list[bytes]:
-    """Return the target code of each class: the codebook that all sites of a plan share."""
+def target_codes(model: "ActiveModel") -> list[bytes]:
+    """Return the code of each class's centre, the same at all sites.
+
+    It is a part of the model with a code from moments, and else in the codebook of the plan.
+    """
     from ynet.learning import hashing  # torch, which the search has loaded
 
+    plan = model.plan
+    if model.net.moment_code is not None:
+        return [row.tobytes() for row in hashing.pack(model.net.moment_code.class_codes)]
     book = hashing.codebook(len(plan.classes), plan.network.code_bits, plan.network.codebook_seed)
     return [row.tobytes() for row in hashing.pack(book)]
 

@@ -60,6 +60,7 @@ def build(locate: Locate, mods: Sequence[Mod] = ()) -> ClientApp:
     def when_admitted(work: Work) -> Callable[[Message, Context], Message]:
         def handle(message: Message, context: Context) -> Message:
             request, site = read_request(message), locate(context)
+            _check_labels_may_leave(site, request.plan)
             content = work(site, context, request) if site.admits(request.plan) else AWAITING
             return Message(content, reply_to=message)
 
@@ -78,6 +79,15 @@ def build(locate: Locate, mods: Sequence[Mod] = ()) -> ClientApp:
 
     secure_aggregation.add_to(app, party_to)
     return app
+
+
+def _check_labels_may_leave(site: LocalSite, plan: Plan) -> None:
+    """Raise RefusedError when a plan sums by class in the open, and the site's settings let no label leave."""
+    if site.tells_classes or plan.code_form != "moments" or plan.aggregation == "secure":
+        return
+    why = "its code is made from each site's sums by class, which this site's settings do not let out"
+    do = "train a plan with 'aggregation: secure' or 'network.code: trained', or set 'disclosure.labels: true'"
+    raise RefusedError("a plan was refused", why, do)
 
 
 def _begin(site: LocalSite, context: Context, request: RoundRequest) -> RecordDict:  # noqa: ARG001 (one form for all)

@@ -48,7 +48,7 @@ def draft(name: str, sites: Sequence[SiteFacts], encoder_sha256: str | None) -> 
         "network": _network(start, encoder_sha256, len(labels)),
         "recipe": Reasoned("default", "the others are there for comparison"),
         "training": _training(start, sites, [train[label] for label in labels]),
-        "augmentation": _augmentation(labels, channels.value),
+        "augmentation": _augmentation(labels, channels.value, start),
         "cohort": _cohort(len(sites)),
         "privacy": {
             "mode": Reasoned("off", "no differential privacy; `patient` costs accuracy: docs/explanation/privacy.md")
@@ -177,13 +177,16 @@ def sided(labels: Sequence[str]) -> list[str]:
     return [label for label in labels if SIDE.search(label.lower()) or words[label] & letters]
 
 
-def _augmentation(labels: Sequence[str], channels: int) -> dict[str, Reasoned]:
+def _augmentation(labels: Sequence[str], channels: int, start: values.Start) -> dict[str, Reasoned]:
     named = sided(labels)
     flip = (
         Reasoned(False, f"the class {named[0]} names a side, which a mirrored image would not show")
         if named
         else Reasoned(True, "no class names a side; set false if left and right differ in another way")
     )
+    if start.trained == "heads":
+        none = Reasoned(0.0, "other changes than flips would make each round compute the encoder's output again")
+        return {"flip": flip, "contrast": none, "brightness": Reasoned(0.0, "as contrast")}
     colours = "colours themselves stay" if channels == 3 else "there is no colour to change"
     exposure = Reasoned(values.EXPOSURE, f"hospitals expose differently; {colours}")
     return {"flip": flip, "contrast": exposure, "brightness": Reasoned(values.EXPOSURE, "as contrast")}

@@ -2,9 +2,11 @@
 
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from smallest_plan import smallest_plan
 
 from ynet.errors import UserError
 from ynet.learning import hashing
@@ -66,9 +68,9 @@ def test_draw_is_kept_per_image_model_and_epsilon_across_restarts(tmp_path: Path
 @pytest.mark.parametrize("epsilon", [0.0, -1.0, 21.0, math.nan, math.inf])
 def test_epsilon_out_of_range_is_refused(epsilon: float) -> None:
     with pytest.raises(UserError, match="cannot be noised"):
-        noise.check(epsilon, "default")
+        noise.check(epsilon, smallest_plan())
 
 
 def test_noise_without_codebook_is_refused() -> None:
     with pytest.raises(UserError, match="cannot be noised"):
-        noise.check(6.0, "plain")
+        noise.check(6.0, replace(smallest_plan(), recipe="plain"))

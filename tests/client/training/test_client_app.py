@@ -39,7 +39,7 @@ PLAN = parse(
         "name": "moments",
         "classes": list(CLASSES),
         "image": {"channels": 1, "size": 32},
-        "network": {"width": 4, "code_bits": 32},
+        "network": {"code": "trained", "width": 4, "code_bits": 32},
         "training": {"rounds": 4, "learning_rate": 1e-3, "batch_size": 8},
         "cohort": {"min_sites": 1, "quorum": 1},
         "privacy": {"mode": "off"},

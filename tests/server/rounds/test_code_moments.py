@@ -18,7 +18,7 @@ from ynet import weights
 from ynet.code_map import moments_size
 from ynet.data.synthetic import CLASSES, make_federation
 from ynet.errors import RefusedError
-from ynet.federation.records import ARRAYS, CONFIG, EVALUATE, FEATURES, flat_weights, weights_record
+from ynet.federation.records import ARRAYS, CONFIG, EVALUATE, FEATURES, INITIAL, TRAIN, flat_weights, weights_record
 from ynet.fixed_arrays import CODE
 from ynet.learning.code_moments import fit, measure
 from ynet.learning.model import arrays_of, build, load_arrays
@@ -199,3 +199,12 @@ def test_site_refuses_to_sum_its_features_for_a_plan_whose_code_is_trained(tmp_p
     content = RecordDict({CONFIG: ConfigRecord({"plan": plan.canonical()})})
     with pytest.raises(RefusedError, match="not made from moments"):
         app_call.call(client_app.build(lambda _: site), app_call.new_context(), FEATURES, content)
+
+
+@pytest.mark.parametrize("kind", [INITIAL, TRAIN, FEATURES, EVALUATE])
+def test_site_that_tells_no_labels_takes_no_part_in_sums_by_class_in_the_open(tmp_path: Path, kind: str) -> None:
+    make_federation(tmp_path, {"A": 4}, seed=1, size=32)
+    site = LocalSite(tmp_path / "A" / "manifest.csv", "cpu", 1 << 24, tells_classes=False)
+    content = RecordDict({CONFIG: ConfigRecord({"plan": planned().canonical()})})
+    with pytest.raises(RefusedError, match="settings do not let out"):
+        app_call.call(client_app.build(lambda _: site), app_call.new_context(), kind, content)
