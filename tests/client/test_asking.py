@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from loopback import Consortium, Joined, play
 
 from hospitals import small_plan
@@ -16,6 +17,7 @@ from ynet.data.manifest import read
 from ynet.data.synthetic import make_federation
 from ynet.errors import RefusedError, UnreachableError, UserError
 from ynet.federation import hub_pb2 as hub
+from ynet.learning import code_moments
 from ynet.learning.model import arrays_of, build
 from ynet_client import asking, audit
 from ynet_client.agent import Agent
@@ -27,17 +29,21 @@ from ynet_client.retrieval.merging import Result
 from ynet_client.retrieval.query import Query
 from ynet_client.settings import ClientSettings, Disclosure
 from ynet_client.training.consent import Consent
+from ynet_client.training.site_data import LocalSite
 
 OPEN = Disclosure(minimum_group=0)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two hospitals' data and a model that nobody trained: its codes are as good as any here."""
+    """Two hospitals' data and a model that nobody trained. Its codes are of the moments of A's cases: distinct."""
     folder = tmp_path_factory.mktemp("asking")
     make_federation(folder / "data", {"A": 24, "B": 24}, seed=1, size=32)
     plan = plans.read(small_plan(folder / "plan.yaml"))
-    arrays = arrays_of(build(plan))
+    net = build(plan)
+    cases, _ = LocalSite(folder / "data/A/manifest.csv", "cpu", 0).cases(plan)
+    code_moments.fit(net, plan, [code_moments.measure(net, cases, plan, torch.device("cpu"))])
+    arrays = arrays_of(net)
     weights.save(folder / "published.safetensors", arrays, {"plan": plan.canonical()})
     (folder / "model").write_text(weights.model_id(arrays, plan.id))
     return folder
