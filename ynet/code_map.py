@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import Float32, Float64, Int64
 
+from ynet.code_shapes import Sizes, moments_size, upper_values
+
 Floats = npt.NDArray[np.float64]
 
 CLASS_SHRINKAGE, CASE_SHRINKAGE = 0.03, 0.3
@@ -28,14 +30,6 @@ ROUNDING = 1e-3
 """How far sums may differ from what must hold, relatively: they travel in single precision."""
 MIN_REPEATS = 50
 """Repeated images that the scatter within patients needs; with fewer, the scatter within classes takes its place."""
-
-
-class Sizes(NamedTuple):
-    """The sizes of a feature. Its last `case` values are those from which the case bits are made."""
-
-    features: int
-    case: int
-    classes: int
 
 
 class FeatureMoments(NamedTuple):
@@ -63,21 +57,6 @@ class CodeMap(NamedTuple):
     class_rotation: Float64[np.ndarray, "classes class_bits"]
     to_case: Float64[np.ndarray, "case case_bits"]
     class_codes: Float64[np.ndarray, "classes bits"]  # the code's values at each class's mean; 0 without cases
-
-
-def shapes(sizes: Sizes, bits: int, class_bits: int) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each array of a map, by its name."""
-    features, case, classes = sizes
-    directions = classes - 1
-    return {
-        "mean": (features,),
-        "to_classes": (features, directions),
-        "class_means": (classes, directions),
-        "known": (classes,),
-        "class_rotation": (classes, class_bits),
-        "to_case": (case, bits - class_bits),
-        "class_codes": (classes, bits),
-    }
 
 
 def moments_of(
@@ -159,16 +138,6 @@ def flatten(moments: FeatureMoments) -> Float32[np.ndarray, " values"]:
     return flat
 
 
-def moments_size(sizes: Sizes) -> int:
-    """Return the number of values of `flatten`."""
-    return sizes.classes * (1 + sizes.features) + _upper(sizes.features) + 1 + _upper(sizes.case)
-
-
-def _upper(side: int) -> int:
-    """Return the number of values on and above the diagonal of a square matrix."""
-    return side * (side + 1) // 2
-
-
 def unflatten(means: npt.NDArray[np.floating], cases: int, sizes: Sizes) -> FeatureMoments:
     """Return the moments of `cases` cases from their means.
 
@@ -180,7 +149,7 @@ def unflatten(means: npt.NDArray[np.floating], cases: int, sizes: Sizes) -> Feat
     if means.shape != (moments_size(sizes),) or not np.isfinite(means).all():
         raise ValueError("not the form of moments")
     values, (features, _, classes) = means.astype(np.float64) * cases, sizes
-    ends = np.cumsum((classes, classes * features, _upper(features), 1))
+    ends = np.cumsum((classes, classes * features, upper_values(features), 1))
     by_class, total, products, repeats, within = np.split(values, ends)
     found = FeatureMoments(
         by_class, total.reshape(classes, features), _symmetric(products), float(repeats[0]), _symmetric(within)
