@@ -68,7 +68,6 @@ def moments_of(
 
     `label` is the place of the class; `patient` is any number that is equal for images of one patient.
     """
-    """
     cases = np.bincount(label, minlength=sizes.classes).astype(np.float64)
     total = np.zeros((sizes.classes, sizes.features))
     np.add.at(total, label, feature)
