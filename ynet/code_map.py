@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from jaxtyping import Float32, Float64, Int64
+
+from ynet.code_shapes import Sizes, moments_size, upper_values
 
 Floats = npt.NDArray[np.float64]
 
@@ -30,22 +31,14 @@ MIN_REPEATS = 50
 """Repeated images that the scatter within patients needs; with fewer, the scatter within classes takes its place."""
 
 
-class Sizes(NamedTuple):
-    """The sizes of a feature. Its last `case` values are those from which the case bits are made."""
-
-    features: int
-    case: int
-    classes: int
-
-
 class FeatureMoments(NamedTuple):
     """Sums over the cases of one or several sites; added up, they are those of the pooled cases."""
 
-    cases: Float64[np.ndarray, " classes"]  # of each class
-    total: Float64[np.ndarray, "classes features"]  # sum of the features of each class
-    products: Float64[np.ndarray, "features features"]  # sum of x x^T
+    cases: Floats  # (classes): of each class
+    total: Floats  # (classes, features): sum of the features of each class
+    products: Floats  # (features, features): sum of x x^T
     repeats: float  # images less patients: the degrees of freedom of the next
-    within_patients: Float64[np.ndarray, "case case"]  # sum of (x - patient's mean) (x - patient's mean)^T
+    within_patients: Floats  # (case, case): sum of (x - patient's mean) (x - patient's mean)^T
 
     @property
     def case_part(self) -> slice:
@@ -56,37 +49,25 @@ class FeatureMoments(NamedTuple):
 class CodeMap(NamedTuple):
     """What turns a feature into a code; the same at every site. Its arrays are part of the model."""
 
-    mean: Float64[np.ndarray, " features"]
-    to_classes: Float64[np.ndarray, "features directions"]  # whitened within classes, onto the class directions
-    class_means: Float64[np.ndarray, "classes directions"]
-    known: Float64[np.ndarray, " classes"]  # 1 for a class with cases, else 0
-    class_rotation: Float64[np.ndarray, "classes class_bits"]
-    to_case: Float64[np.ndarray, "case case_bits"]
-    class_codes: Float64[np.ndarray, "classes bits"]  # the code's values at each class's mean; 0 without cases
-
-
-def shapes(sizes: Sizes, bits: int, class_bits: int) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each array of a map, by its name."""
-    features, case, classes = sizes
-    directions = classes - 1
-    return {
-        "mean": (features,),
-        "to_classes": (features, directions),
-        "class_means": (classes, directions),
-        "known": (classes,),
-        "class_rotation": (classes, class_bits),
-        "to_case": (case, bits - class_bits),
-        "class_codes": (classes, bits),
-    }
+    mean: Floats  # (features)
+    to_classes: Floats  # (features, directions): whitened within classes, onto the class directions
+    class_means: Floats  # (classes, directions)
+    known: Floats  # (classes): 1 for a class with cases, else 0
+    class_rotation: Floats  # (classes, class_bits)
+    to_case: Floats  # (case, case_bits)
+    class_codes: Floats  # (classes, bits): the code's values at each class's mean; 0 without cases
 
 
 def moments_of(
-    feature: Float64[np.ndarray, "n features"],
-    label: Int64[np.ndarray, " n"],
-    patient: Int64[np.ndarray, " n"],
+    feature: Floats,
+    label: npt.NDArray[np.int64],
+    patient: npt.NDArray[np.int64],
     sizes: Sizes,
 ) -> FeatureMoments:
-    """Sum over cases. `label` is the class's place; `patient` is any number that is equal for images of one patient."""
+    """Sum over cases: features of shape (n, features), labels and patients of shape (n,).
+
+    `label` is the place of the class; `patient` is any number that is equal for images of one patient.
+    """
     cases = np.bincount(label, minlength=sizes.classes).astype(np.float64)
     total = np.zeros((sizes.classes, sizes.features))
     np.add.at(total, label, feature)
@@ -145,7 +126,7 @@ def _at_means(means: Floats) -> Floats:
     return probabilities
 
 
-def flatten(moments: FeatureMoments) -> Float32[np.ndarray, " values"]:
+def flatten(moments: FeatureMoments) -> npt.NDArray[np.float32]:
     """Return the moments of one site as means over its cases, the form in which they leave it; see `moments_size`."""
     n = max(moments.cases.sum(), 1)
     parts = (
@@ -159,16 +140,6 @@ def flatten(moments: FeatureMoments) -> Float32[np.ndarray, " values"]:
     return flat
 
 
-def moments_size(sizes: Sizes) -> int:
-    """Return the number of values of `flatten`."""
-    return sizes.classes * (1 + sizes.features) + _upper(sizes.features) + 1 + _upper(sizes.case)
-
-
-def _upper(side: int) -> int:
-    """Return the number of values on and above the diagonal of a square matrix."""
-    return side * (side + 1) // 2
-
-
 def unflatten(means: npt.NDArray[np.floating], cases: int, sizes: Sizes) -> FeatureMoments:
     """Return the moments of `cases` cases from their means.
 
@@ -180,7 +151,7 @@ def unflatten(means: npt.NDArray[np.floating], cases: int, sizes: Sizes) -> Feat
     if means.shape != (moments_size(sizes),) or not np.isfinite(means).all():
         raise ValueError("not the form of moments")
     values, (features, _, classes) = means.astype(np.float64) * cases, sizes
-    ends = np.cumsum((classes, classes * features, _upper(features), 1))
+    ends = np.cumsum((classes, classes * features, upper_values(features), 1))
     by_class, total, products, repeats, within = np.split(values, ends)
     found = FeatureMoments(
         by_class, total.reshape(classes, features), _symmetric(products), float(repeats[0]), _symmetric(within)

@@ -3,8 +3,8 @@
 import math
 from typing import TYPE_CHECKING
 
-from ynet import code_map
-from ynet.code_map import Sizes
+from ynet import code_shapes
+from ynet.code_shapes import Sizes
 from ynet.encoders import ENCODERS, MOST_POOLED, OWN
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def network_values(plan: "Plan") -> int:
     if not is_paper:
         total += _linear(regions * _MOMENTS, _HIDDEN) + _linear(_HIDDEN, _HIDDEN) + _linear(_HIDDEN, bits)
     if plan.code_form == "moments":
-        of_code = code_map.shapes(code_sizes(plan), bits, plan.class_bits)
+        of_code = code_shapes.shapes(code_sizes(plan), bits, plan.class_bits)
         total += sum(math.prod(shape) for shape in of_code.values())
     return total + (_linear(bits, len(plan.classes)) if plan.code_loss == "plain" else 0)
 

@@ -86,7 +86,7 @@ def test_private_model_is_attacked_under_its_plan(tmp_path: Path) -> None:
     assert set(again["attacks"]) == {"code"}
     card = RunFolder(tmp_path / "model").card()
     assert set(card["attacks"]) == set(tables(card["attacks"])) == {"membership", "code", "audit"}
-    assert attack_table(card["attacks"]).row_count == 4 + 3 + 1
+    assert attack_table(card["attacks"]).row_count == 4 + 2 + 1
 
 
 def test_invalid_target_is_refused_with_what_to_do(tmp_path: Path) -> None:

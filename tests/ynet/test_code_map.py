@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from ynet.code_map import CodeMap, FeatureMoments, Sizes, add, code_map, flatten, moments_of, moments_size, unflatten
+from ynet.code_map import CodeMap, FeatureMoments, add, code_map, flatten, moments_of, unflatten
+from ynet.code_shapes import Sizes, moments_size
 from ynet.learning.moment_code import code_values as torch_values
 
 CLASSES, FEATURES = 3, 24

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ynet.code_map import shapes
+from ynet.code_shapes import shapes
 from ynet.network_size import code_sizes
 from ynet.plan import Plan
 

@@ -15,11 +15,13 @@ import math
 import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ynet.errors import UserError
-from ynet.plan import Plan
 from ynet_client.database import Database
+
+if TYPE_CHECKING:
+    from ynet.plan import Plan
 
 FILE = "noise.sqlite"
 SCHEMA = """
@@ -63,7 +65,7 @@ class Drawn:
         return targets[int(kept)]
 
 
-def check(epsilon: float, plan: Plan) -> float:
+def check(epsilon: float, plan: "Plan") -> float:
     """Return epsilon. Raises UserError when it is out of range, or the classes have no codes."""
     if not 0 < epsilon <= MAX_EPSILON:
         do = f"say more than 0 and at most {MAX_EPSILON:g}; 6 is a start"

@@ -14,6 +14,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from ynet import code_map, weights
 from ynet.code_map import FeatureMoments
+from ynet.code_shapes import moments_size
 from ynet.errors import UserError
 from ynet.federation import secure_sum
 from ynet.federation.records import ARRAYS, CASES, CONFIG, FEATURES, METRICS, MOMENTS, flat_weights, weights_record
@@ -113,7 +114,7 @@ class CodeMoments:
         reports = {reply.node: report_of(self._talk.name_of(reply.node), reply) for reply in replies}
         if len(replies) < self._folder.quorum():
             return None
-        size = code_map.moments_size(self._sizes)
+        size = moments_size(self._sizes)
         try:
             return self._opened(self._sums.collect(replies, purpose, reports, size))
         except TooFewError:

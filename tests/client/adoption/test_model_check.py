@@ -46,6 +46,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def models(data: Path) -> dict[str, ActiveModel]:
     """`good` was trained; `bad` has one code for everything."""
     plan = plans.read(small_plan(data.parent / "plan.yaml", local_epochs=20, learning_rate=1e-2, schedule="constant"))
+    plan = replace(plan, network=replace(plan.network, code="trained"))
     site, good, bad = LocalSite(data, "cpu", 1 << 26), build(plan), build(plan)
     generator = torch.Generator().manual_seed(1)
     train(good, site.cases(plan)[0], plan, 1, device=site.device, generator=generator)

@@ -79,7 +79,7 @@ def assert_distances(gallery: Gallery, truth: Truth, generator: random.Random) -
     oracle = faiss.IndexBinaryFlat(64)
     codes = b"".join(gallery_truth.code_of(str(truth.active), truth.cases[image]).code for image in images)
     oracle.add(np.frombuffer(codes, np.uint8).reshape(-1, 8))
-    code, _ = gallery_truth.question(truth, generator)
+    code = gallery_truth.question(truth, generator)
     distances, places = oracle.search(np.frombuffer(code, np.uint8)[None], len(images))
     (hits,) = gallery.search(str(truth.active), [code], len(images))
     assert [hit.distance for hit in hits] == distances[0].tolist()

@@ -35,7 +35,6 @@ HITS = st.builds(
     st.binary(min_size=16, max_size=16),
     st.none() | TEXT,
     st.integers(1, 99),
-    st.none() | st.integers(0, 32),
     TEXT,
     st.none() | st.integers(1, MAX_K),
     st.none() | TEXT,

@@ -7,7 +7,7 @@ import torch
 
 from ynet.learning.evaluate import encode
 from ynet.learning.model import build
-from ynet.network_size import code_features
+from ynet.network_size import hash_features
 from ynet_lab.attacks import kernel
 from ynet_lab.attacks.code_inversion import Revealed, invert_codes, reveal
 
@@ -57,7 +57,7 @@ def test_codes_are_those_of_queries_and_the_features_what_they_are_made_from(mak
         net = build(plan)
         found = reveal(net, cases, CPU)
         assert np.array_equal(found.code, encode(net, cases, CPU).codes)
-        assert found.feature.shape == (5, code_features(plan))
+        assert found.feature.shape == (5, hash_features(plan))
 
 
 def test_kernel_regression_finds_a_smooth_map_again() -> None:

@@ -15,7 +15,7 @@ from loopback import Consortium, Joined, in_thread, play, runs, until
 
 from ynet import plan as plans
 from ynet import weights
-from ynet.code_map import moments_size
+from ynet.code_shapes import moments_size
 from ynet.data.synthetic import CLASSES, make_federation
 from ynet.errors import RefusedError
 from ynet.federation.records import ARRAYS, CONFIG, EVALUATE, FEATURES, INITIAL, TRAIN, flat_weights, weights_record

@@ -23,6 +23,7 @@ def one_site_plan(folder: Path, rounds: int = 1) -> Plan:
     path = small_plan(folder / "plan.yaml", rounds=rounds)
     values = yaml.safe_load(path.read_text("utf-8"))
     values["cohort"] = {"min_sites": 1, "quorum": 1}
+    values["network"]["code"] = "trained"
     path.write_text(yaml.safe_dump(values), "utf-8")
     return plans.read(path)
 

@@ -217,7 +217,8 @@ def test_check_training_and_reader_agree(write_site: Callable[..., Path], tmp_pa
     pixels[5:11, 6:12], pixels[14:18, 3:9] = 1, 2
     for saved, is_read in ((pixels, False), (np.minimum(pixels, 1) * np.uint8(4), True)):
         Image.fromarray(saved).save(tmp_path / "m3.png")
-        found = [problem for problem in check(path, None).errors if problem.column == "mask"]
+        report = check(path, None)
+        found = [problem for problem in (*report.errors, *report.warnings) if problem.column == "mask"]
         cases = read(path)
         settings_ = ImageSettings(size=32, channels=1, trim=False)
         cache = CaseCache(cases, [cases.cases[3]], settings_, ["round", "spiky"], 0)
