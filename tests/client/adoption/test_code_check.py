@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ynet_client.adoption.code_check import Readable, explained
+from ynet_client.adoption.code_check import MOMENTS_SHARE_OF_RANDOM, Readable, explained
 
 CASES, SIDE, CLASSES, BITS = 400, 16, 4, 64
 
@@ -47,3 +47,6 @@ def test_the_model_in_use_is_no_excuse_and_a_figure_that_is_none_is_too_much() -
     assert Readable(0.4, 0.39, 0.45, CASES).is_too_much
     assert Readable(float("nan"), None, 0.45, CASES).is_too_much
     assert not Readable(0.074, None, 0.44, CASES).is_too_much
+    assert Readable(0.12, None, 0.40, CASES).is_too_much
+    assert not Readable(0.12, None, 0.40, CASES, MOMENTS_SHARE_OF_RANDOM).is_too_much
+    assert Readable(0.4, None, 0.45, CASES, MOMENTS_SHARE_OF_RANDOM).is_too_much
