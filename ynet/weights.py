@@ -109,12 +109,7 @@ def put_back(flat: Flat, sent: Flat, layout: Layout, names: Collection[str]) -> 
     """Return `flat` with the arrays of some names as they are in `sent`; `flat` itself where there are none."""
     if not names:
         return flat
-    made, start = flat.copy(), 0
-    for entry in layout:
-        part = slice(start, start := start + entry.size)
-        if entry.name in names:
-            made[part] = sent[part]
-    return made
+    return replaced(flat, layout, {name: array for name, array in unflatten(sent, layout).items() if name in names})
 
 
 def replaced(flat: Flat, layout: Layout, arrays: Arrays) -> Flat:

@@ -120,9 +120,7 @@ def train_reference(task: TrainingTask, sites: Mapping[str, LocalSite], watch: W
         if shown.moment_code is None:
             return state
         fit(shown, plan, [measure(shown, site.cases(plan)[0], plan, device) for site in chosen.values()])
-        code = {name: array for name, array in arrays_of(shown).items() if name.startswith(CODE)}
-        averaged = None if state.average is None else weights.replaced(state.average, state.layout, code)
-        return state._replace(flat=weights.replaced(state.flat, state.layout, code), average=averaged)
+        return state.replaced({name: array for name, array in arrays_of(shown).items() if name.startswith(CODE)})
 
     if end.is_missing(state.round):
         state = show(state)

@@ -62,15 +62,13 @@ class CodeMoments:
         if self._plan.code_form != "moments":
             return state
         try:
-            arrays = self._stored(state) or self._made(state)
+            return state.replaced(self._stored(state) or self._made(state))
         except LostError as error:
             self._folder.event("code_lost", round=state.round, reason=str(error))
             if not self._has_code(state):
                 do = "see the run's events and the sites' logs"
                 raise UserError("the code cannot be computed", str(error), do) from None
             return state
-        averaged = None if state.average is None else weights.replaced(state.average, state.layout, arrays)
-        return state._replace(flat=weights.replaced(state.flat, state.layout, arrays), average=averaged)
 
     def _made(self, state: State) -> Arrays:
         """The arrays of the code. Raises LostError, UserError."""
@@ -103,11 +101,13 @@ class CodeMoments:
         if self._plan.aggregation == "secure":
             begins = secure_sum.beginning(flat, 0.0, None, self._arrays.rest, MOMENTS)
             return self._secure(Purpose(self._plan.id, state.round, 1, begins), messages)
-        replies = self._alike(state.round, self._talk.send(state.round, messages, self._check))
-        if len(replies) < self._folder.quorum():
+        replies = self._talk.send(state.round, messages, self._check)
+        reports = {reply.node: report_of(self._talk.name_of(reply.node), reply) for reply in replies}
+        found = self._alike(state.round, {reply.node: self._read(reply) for reply in replies})
+        if len(found) < self._folder.quorum():
             return None
-        self._tell(state.round, {reply.node: report_of(self._talk.name_of(reply.node), reply) for reply in replies})
-        return code_map.add([self._read(reply) for reply in replies])
+        self._tell(state.round, {node: reports[node] for node in found})
+        return code_map.add(found.values())
 
     def _secure(self, purpose: Purpose, messages: list[Message]) -> FeatureMoments | None:
         replies = self._talk.send(purpose.round, messages, partial(self._check_offer, purpose=purpose))
@@ -144,16 +144,17 @@ class CodeMoments:
         self._sums.check_offer(reply, purpose)
         self._checks.weigh_own(reply)
 
-    def _alike(self, number: int, replies: list[SiteReply]) -> list[SiteReply]:
-        """The replies without those whose features are far larger than the other sites'; each refusal is an event."""
-        sizes = {reply.node: _size(self._read(reply)) for reply in replies}
-        factor, median = self._plan.training.update_norm_limit, float(np.median(list(sizes.values()) or [0.0]))
-        if not factor or len(replies) < LEAST_TO_COMPARE:
-            return replies
+    def _alike(self, number: int, found: dict[int, FeatureMoments]) -> dict[int, FeatureMoments]:
+        """The moments without those whose features are far larger than the other sites'; each refusal is an event."""
+        factor = self._plan.training.update_norm_limit
+        if not factor or len(found) < LEAST_TO_COMPARE:
+            return found
+        sizes = {node: _size(moments) for node, moments in found.items()}
+        median = float(np.median(list(sizes.values())))
         for node in (wrong := {node for node, size in sizes.items() if size > factor * median}):
             why = f"its features are {sizes[node] / median:.3g} times as large as the median of the sites'"
             self._talk.refuse(number, node, f"{why}, and the plan's update_norm_limit is {factor:g}")
-        return [reply for reply in replies if reply.node not in wrong]
+        return {node: moments for node, moments in found.items() if node not in wrong}
 
     def _tell(self, number: int, reports: Mapping[int, SiteReport]) -> None:
         self._folder.event("code", round=number, sites={report.site: report.cases for report in reports.values()})

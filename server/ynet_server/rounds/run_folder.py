@@ -40,6 +40,11 @@ class State(NamedTuple):
         """The weights that are evaluated and published: the moving average, or else the weights themselves."""
         return self.flat if self.average is None else self.average
 
+    def replaced(self, arrays: Arrays) -> "State":
+        """The state with some arrays replaced, by their names, in the weights and in their moving average."""
+        average = None if self.average is None else weights.replaced(self.average, self.layout, arrays)
+        return self._replace(flat=weights.replaced(self.flat, self.layout, arrays), average=average)
+
 
 class RunFolder:
     """The folder of one run; it has the same contents whatever carries the run."""
