@@ -18,7 +18,7 @@ from pydicom.sr.codedict import codes
 from ynet.data.dicom import elements
 from ynet.data.dicom import frame as dicom_frame
 from ynet.data.dicom.elements import items
-from ynet.data.dicom.faults import UnfitError, parsing
+from ynet.data.dicom.faults import UnfitError, damaged, parsing
 from ynet.data.regions import unpacked
 from ynet.errors import UserError
 
@@ -74,6 +74,8 @@ def make(
     the label. Raises UnfitError when the image's file cannot be used.
     """
     image = _one_frame(pydicom.dcmread(io.BytesIO(elements.plain(source)), stop_before_pixels=True), frame)
+    if "Rows" not in image:  # a file that was cut between two elements is read without a complaint
+        raise damaged()
     if "FrameOfReferenceUID" not in image and str(image.get("Modality", "")) in ("MR", "CT", "PT", "NM"):
         raise UnfitError("it has no frame of reference", "export it again, with its geometry")
     made = Segmentation(
