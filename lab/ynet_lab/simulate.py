@@ -26,9 +26,9 @@ from ynet import weights
 from ynet.data.manifest import find_sites
 from ynet.errors import UserError
 from ynet.fixed_arrays import CODE
-from ynet.learning.code_moments import fit, measure
+from ynet.learning.code_moments import fit
 from ynet.learning.dp_sgd import Patients, mechanism
-from ynet.learning.evaluate import evaluate
+from ynet.learning.evaluate import encode, score
 from ynet.learning.model import YNet, arrays_of, build, load_arrays
 from ynet.learning.train import Moments, TrainResult, train
 from ynet.learning.train_private import train_privately
@@ -47,6 +47,8 @@ from ynet_server.rounds.run_folder import MODEL, RunFolder, State
 from ynet_server.rounds.server_app import federate, moving_average
 
 CACHE_BYTES = 2 << 30
+AUTO_WATCHED_EVERY = 5
+"""Evaluations of a run with `training.rounds: auto` for each that scores all sites together."""
 LINES = ("what", "why", "do")
 """The lines of a UserError in a site's reason."""
 Kind = Literal["federated", "pooled", "alone"]
@@ -119,7 +121,7 @@ def train_reference(task: TrainingTask, sites: Mapping[str, LocalSite], watch: W
         load_arrays(shown, weights.unflatten(state.best, state.layout))
         if shown.moment_code is None:
             return state
-        fit(shown, plan, [measure(shown, site.cases(plan)[0], plan, device) for site in chosen.values()])
+        fit(shown, plan, [site.gallery.moments(shown, site.cases(plan)[0], plan, device) for site in chosen.values()])
         return state.replaced({name: array for name, array in arrays_of(shown).items() if name.startswith(CODE)})
 
     if end.is_missing(state.round):
@@ -154,7 +156,8 @@ def own_scores(net: YNet, plan: Plan, sites: Mapping[str, LocalSite]) -> dict[st
     for name, site in sites.items():
         gallery, queries = site.cases(plan)
         if len(gallery) and len(queries):
-            found[name] = evaluate(net, gallery, queries, plan, site.device).to_metrics()
+            held, asked = site.gallery.encode(net, gallery, site.device), encode(net, queries, site.device)
+            found[name] = score(held, asked, plan).to_metrics()
     return found
 
 
@@ -225,8 +228,12 @@ def _private_ray() -> Iterator[str]:
 
 
 def is_watched(plan: Plan, number: int) -> bool:
-    """Return whether a round is followed by scores; the last round is, too."""
-    return number % plan.training.evaluate_every == 0
+    """Return whether a round is followed by scores of all sites together; the last round is, too.
+
+    With `training.rounds: auto` the sites' own scores are the curve, and fewer rounds are watched.
+    """
+    every = plan.training.evaluate_every * (AUTO_WATCHED_EVERY if plan.training.rounds == AUTO else 1)
+    return number % every == 0
 
 
 def _client(manifests: tuple[Path, ...], is_validation: bool) -> ClientApp:

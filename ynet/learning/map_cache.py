@@ -6,7 +6,7 @@ value. Nothing is written to disk.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -175,9 +175,14 @@ class MapCache:
 
 def encoder_digest(net: YNet) -> bytes:
     """Return the SHA-256 of everything that an encoder's maps depend on, except the image."""
-    digest = hashlib.sha256()
     modules: Sequence[nn.Module] = [net.stem, net.stages] if net.encoder is None else [net.encoder]
-    for name, value in (named for module in modules for named in _arrays(module)):
+    return digest_of(named for module in modules for named in _arrays(module))
+
+
+def digest_of(arrays: Iterable[tuple[str, Tensor]]) -> bytes:
+    """Return the SHA-256 of arrays with their names, shapes and types."""
+    digest = hashlib.sha256()
+    for name, value in arrays:
         digest.update(f"{name} {tuple(value.shape)} {value.dtype};".encode())
         digest.update(value.detach().cpu().contiguous().numpy().data)
     return digest.digest()

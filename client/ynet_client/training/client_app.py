@@ -25,8 +25,8 @@ from ynet.federation.records import (
     weights_record,
 )
 from ynet.fixed_arrays import of_encoder_file
-from ynet.learning.code_moments import measure
-from ynet.learning.evaluate import evaluate
+from ynet.learning.evaluate import encode
+from ynet.learning.evaluate import score as scores_of
 from ynet.learning.model import YNet, arrays_of
 from ynet.learning.model import build as build_network
 from ynet.learning.train import Moments, TrainResult, train
@@ -135,7 +135,7 @@ def _features(site: LocalSite, context: Context, request: RoundRequest) -> Recor
     is_secure = plan.aggregation == "secure"
     if is_secure:
         secure_aggregation.check_unsummed(site.party, context, request)
-    found = code_map.flatten(measure(loaded(site, request), cases, plan, site.device))
+    found = code_map.flatten(site.gallery.moments(loaded(site, request), cases, plan, site.device))
     reply = RecordDict({METRICS: MetricRecord({CASES: len(cases)})})
     if is_secure:
         reply[CONFIG] = secure_aggregation.offer(site.party, context, request, found, len(cases))
@@ -152,7 +152,7 @@ def _evaluate(site: LocalSite, context: Context, request: RoundRequest) -> Recor
         raise RefusedError("no evaluation", "the site has no test cases, or none to train on", OWN_SPLIT)
 
     def score() -> Scores:
-        found = evaluate(net, gallery, queries, plan, site.device)
+        found = scores_of(site.gallery.encode(net, gallery, site.device), encode(net, queries, site.device), plan)
         return {CASES: len(queries), **found.to_wire(tells_classes=site.tells_classes)}
 
     if plan.privacy.mode == "off":

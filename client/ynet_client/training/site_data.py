@@ -14,6 +14,7 @@ from ynet.data.frames import source
 from ynet.data.gaps import gaps
 from ynet.data.manifest import Case, Manifest, read
 from ynet.errors import RefusedError
+from ynet.learning.code_moments import GalleryEncoder
 from ynet.learning.device import choose
 from ynet.learning.dp_sgd import Patients
 from ynet.learning.map_cache import MapCache
@@ -44,7 +45,10 @@ class _Prepared(NamedTuple):
 
 
 class LocalSite:
-    """One hospital's data and network. One thread at a time trains or evaluates; any thread may encode."""
+    """One hospital's data and network. One thread at a time trains or evaluates; any thread may encode.
+
+    `gallery` encodes the training cases for an evaluation.
+    """
 
     def __init__(
         self,
@@ -91,6 +95,7 @@ class LocalSite:
         self._lock = threading.Lock()
         self._prepared: _Prepared | None = None
         self._network: tuple[str, YNet] | None = None
+        self.gallery = GalleryEncoder()
 
     @property
     def manifest_file(self) -> Path | None:
@@ -142,7 +147,7 @@ class LocalSite:
     def drop_cases(self) -> None:
         """Drop the cached cases: the next message reads the manifest again."""
         with self._lock:
-            self._prepared = None
+            self._prepared, self.gallery = None, GalleryEncoder()
 
     def patients(self, plan: Plan) -> Patients:
         """Return the patients of the training cases. Raises UserError."""

@@ -20,7 +20,7 @@ from ynet.data.synthetic import CLASSES, make_federation
 from ynet.errors import RefusedError
 from ynet.federation.records import ARRAYS, CONFIG, EVALUATE, FEATURES, INITIAL, TRAIN, flat_weights, weights_record
 from ynet.fixed_arrays import CODE
-from ynet.learning.code_moments import fit, measure
+from ynet.learning.code_moments import GalleryEncoder, fit
 from ynet.learning.model import arrays_of, build, load_arrays
 from ynet.network_size import code_sizes
 from ynet.plan import Plan
@@ -112,7 +112,7 @@ def expected(tmp_path: Path, folder: RunFolder, names: str = "ABCD") -> dict[str
     arrays, _ = weights.load(folder.path / MODEL)
     load_arrays(net, arrays)
     sites = [LocalSite(tmp_path / name / "manifest.csv", "cpu", 1 << 24) for name in names]
-    fit(net, plan, [measure(net, site.cases(plan)[0], plan, site.device) for site in sites])
+    fit(net, plan, [GalleryEncoder().moments(net, site.cases(plan)[0], plan, site.device) for site in sites])
     return {name: array for name, array in arrays_of(net).items() if name.startswith(CODE)}
 
 

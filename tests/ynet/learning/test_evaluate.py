@@ -11,7 +11,7 @@ from ynet.data.cases import CaseCache
 from ynet.data.manifest import find_sites, read
 from ynet.data.synthetic import CLASSES, make_federation
 from ynet.learning import metrics
-from ynet.learning.code_moments import fit, measure
+from ynet.learning.code_moments import GalleryEncoder, fit
 from ynet.learning.evaluate import EncodedCases, by_radius, encode, evaluate, join, score
 from ynet.learning.hashing import codebook, pack
 from ynet.learning.model import Reading, YNet, build
@@ -206,7 +206,7 @@ def test_the_network_learns_the_lesions_of_patients_it_has_not_seen(
     for number in range(1, plan.training.rounds + 1):
         train(net, gallery, plan, number, device=CPU, generator=torch.Generator().manual_seed(number))
     if code == "moments":
-        fit(net, plan, [measure(net, gallery, plan, CPU)])
+        fit(net, plan, [GalleryEncoder().moments(net, gallery, plan, CPU)])
     scores = evaluate(net, gallery, queries, plan, CPU)
     assert scores.macro_map10 > 0.5
     assert code == "trained" or scores.distinct_share > 0.8
