@@ -32,7 +32,7 @@ from ynet_client.training.site_data import LocalSite
 from ynet_lab import report
 from ynet_lab.figures import attributes
 from ynet_lab.figures.baselines import baselines, by_codes, ceiling
-from ynet_lab.figures.by_query import Values, by_attribute, by_query, figures, intervals
+from ynet_lab.figures.by_query import Values, by_attribute, by_query, columns, figures, intervals, precision_across
 from ynet_lab.report_examples import examples
 from ynet_lab.report_page import render
 from ynet_lab.simulate import Kind, TrainingTask, Watch, open_sites, train_federated, train_reference
@@ -216,6 +216,7 @@ def _scores(coded: Coded, plan: Plan, sites: Mapping[str, LocalSite]) -> dict[st
     return {
         "overall": overall,
         "intervals": intervals(rated),
+        "queries": columns(rated, precision_across(held, asked)),
         "likeness_by_attribute": by_attribute(rated),
         "ceiling": ceiling(held, asked, compared),
         "within": within,

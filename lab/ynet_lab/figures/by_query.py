@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ynet.data.batch import SITE_STEP
 from ynet.learning import likeness, metrics
 from ynet.learning.evaluate import EncodedCases, K, candidates, case_hits
+from ynet.learning.hashing import hamming
 from ynet.learning.likeness import Attribute, Likeness
 
 Floats = npt.NDArray[np.float64]
@@ -87,6 +89,34 @@ def intervals(found: ByQuery, draws: int = DRAWS) -> dict[str, Interval]:
         name: {side: _percentile(values, at) for side, at in zip(("low", "high"), CENTRAL, strict=True)}
         for name, values in _weighted(found, times[:, of_query].astype(np.float64)).items()
     }
+
+
+def columns(found: ByQuery, across: Floats) -> dict[str, list[int] | list[float | None]]:
+    """Return the figures of each query, to be compared with another model's: a list for each, None where it is NaN.
+
+    `site` and `patient` are numbers that say which queries belong together; `cross` is `across`, the precision against
+    the other sites' galleries.
+    """
+    _, patient = np.unique(found.patient, return_inverse=True)
+    values = {"macro_map10": found.precision, "cross": across, "median_tie10": found.ties, **found.shares}
+    return {
+        "site": (found.patient // SITE_STEP).tolist(),
+        "patient": patient.tolist(),
+        "label": found.label.tolist(),
+        **{name: [_known(value) for value in one] for name, one in values.items()},
+    }
+
+
+def precision_across(held: EncodedCases, asked: EncodedCases) -> Floats:
+    """Return the average precision of each query against the other sites' galleries; NaN where there are none."""
+    found = np.full(len(asked.label), np.nan)
+    of_held, of_asked = (one.patient // SITE_STEP for one in (held, asked))
+    for site in np.unique(of_asked):
+        others, own = of_held != site, of_asked == site
+        if others.any():
+            is_relevant = asked.label[own][:, None] == held.label[others][None, :]
+            found[own] = metrics.ranking(hamming(asked.codes[own], held.codes[others]), is_relevant, K).ap
+    return found
 
 
 def _percentile(values: Floats, at: float) -> float | None:

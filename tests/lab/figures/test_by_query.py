@@ -6,11 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from ynet.learning.evaluate import EncodedCases, encode, score
+from ynet.data.batch import SITE_STEP
+from ynet.learning.evaluate import EncodedCases, encode, join, score
 from ynet.learning.model import build
 from ynet_lab.figures import attributes
 from ynet_lab.figures.baselines import baselines, by_codes, ceiling, cosine
-from ynet_lab.figures.by_query import ByQuery, by_attribute, by_query, figures, intervals
+from ynet_lab.figures.by_query import (
+    ByQuery,
+    by_attribute,
+    by_query,
+    columns,
+    figures,
+    intervals,
+    precision_across,
+)
 from ynet_lab.figures.handmade import handmade
 
 CPU = torch.device("cpu")
@@ -37,6 +46,28 @@ def test_figures_of_the_codes_are_the_scores(coded: Any) -> None:
         assert values[name] == pytest.approx(getattr(scores, name)), name
     assert values["likeness"] == pytest.approx(scores.mask_likeness)
     assert by_attribute(found).keys() == {"mask size", "mask elongation"}
+
+
+def test_columns_of_queries_have_the_scores_as_means(coded: Any) -> None:
+    plan, held, asked = coded
+    of_b = asked._replace(patient=asked.patient + SITE_STEP)
+    galleries = held, held._replace(patient=held.patient + SITE_STEP)
+    found = columns(
+        found_of(join(galleries), join([asked, of_b])), precision_across(join(galleries), join([asked, of_b]))
+    )
+    assert found["site"] == [0] * 12 + [1] * 12
+    assert len(set(found["patient"])) == 10
+    values = {name: np.array(column, np.float64) for name, column in found.items()}
+    labels = np.unique(values["label"])
+    alone = score(held, asked, plan)  # both sites have the same gallery here
+    means = [np.nanmean(values["cross"][values["label"] == one]) for one in labels]
+    assert np.mean(means) == pytest.approx(alone.macro_map10)
+    assert np.nanmean(values["dice"]) == pytest.approx(alone.dice)
+
+
+def test_query_of_the_only_site_has_no_precision_across(coded: Any) -> None:
+    _, held, asked = coded
+    assert np.isnan(precision_across(held, asked)).all()
 
 
 def test_interval_holds_the_figure_and_is_by_patients_not_by_queries(coded: Any) -> None:
