@@ -1,11 +1,13 @@
-"""Federated against pooled training, by folds of patients: each site keeps its patients, each patient is tested once.
+"""Federated, pooled and alone, by folds of patients: each site keeps its patients, and each patient is tested once.
 
-python tests/benchmarks/patient_folds.py --data DIR [DIR ...] --work DIR [--folds 3] [--plan PLAN.yaml]
-    [--rounds N] [--models federated,pooled,alone] [--out FILE.json]
+python tests/benchmarks/patient_folds.py --data DIR [DIR ...] --work DIR [--folds 3] [--only-folds 1,2] [--seeds 1]
+    [--skew "--missing 2 --alone 1 --sizes 40:1"] [--plan PLAN.yaml] [--set training.rounds=40 ...]
+    [--models federated,pooled,alone] [--name NAME] [--out FILE.json]
 
-Without `--plan`, the plan is the one that `ynet-lab plan` writes for the set; `--rounds` shortens it to a fixed number.
-Encoders are those of YNET_HOME. An interrupted run resumes in the work folder. Figures are means over the folds, with
-the standard deviation between them.
+Without `--plan`, the plan is the one that `ynet-lab plan` writes for the set; `--set` changes values of it. `--skew`
+cuts the set into unlike sites with `ynet-lab skew`. Encoders are those of YNET_HOME. An interrupted run resumes in the
+work folder. Intervals (95 %) are by a bootstrap over the patients of all folds; seeds are averaged beforehand. The
+results are added to FILE.json under NAME, by default the set's name.
 """
 
 import argparse
@@ -13,25 +15,30 @@ import csv
 import json
 import random
 import shutil
-import statistics
 import subprocess
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import yaml
 
-FIGURES = ("macro_map10", "case_hit10", "dice", "median_tie10", "distinct_share")
-HEADS = ("class", "case@10", "Dice", "tie", "distinct")
-FLOORS = ("macro_map10", "case_hit10")
+Floats = npt.NDArray[np.float64]
+FIGURES = {"macro_map10": "class", "case_hit10": "case@10", "dice": "Dice"}
+BY_CLASS = ("macro_map10", "cross")
+"""Figures that are means over classes."""
+DRAWS = 2000
 
 
 def main() -> None:
-    arguments = read_arguments()
-    found = {data.name: of_set(data, arguments) for data in arguments.data}
+    given = read_arguments()
+    found = {given.name or data.name: of_set(data, given) for data in given.data}
     print(table(found))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    if given.out:
+        before = json.loads(given.out.read_text("utf-8")) if given.out.exists() else {}
+        given.out.write_text(json.dumps({**before, **found}, indent=1) + "\n", "utf-8")
 
 
 def read_arguments() -> argparse.Namespace:
@@ -39,41 +46,70 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, nargs="+", required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--folds", type=int, default=3)
+    parser.add_argument("--only-folds", default="")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--skew", default="")
     parser.add_argument("--plan", type=Path)
-    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--models", default="federated,pooled")
+    parser.add_argument("--name")
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
 
 
-def of_set(data: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Train and score every fold of a set; return each model's figures, by fold."""
-    reports = [trained(data, fold, arguments) for fold in range(arguments.folds)]
-    models: dict[str, dict[str, list[float | None]]] = {}
-    for report in reports:
-        for model in report["models"]:
-            figures = models.setdefault(model["name"], {})
-            values = {name: model["overall"][name] for name in FIGURES}
-            values |= {f"ceiling_{name}": model["ceiling"][name] for name in FLOORS}
-            values |= {f"class_{name}": value for name, value in model["map10_per_class"].items()}
-            for name, value in values.items():
-                figures.setdefault(name, []).append(None if value is None else value["mean"])
-    floors = {
-        kind: {name: [report["floors"][kind][name] for report in reports] for name in FLOORS}
-        for kind in ("random", "majority", "hog", "hog_mask")
+def of_set(data: Path, given: argparse.Namespace) -> dict[str, Any]:
+    """Train and score every fold of a set; return its figures."""
+    name = given.name or data.name
+    folds = [int(one) for one in given.only_folds.split(",") if one] or list(range(1, given.folds + 1))
+    reports = [trained(data, name, fold, given) for fold in folds]
+    models = list(dict.fromkeys(model["name"] for model in reports[0]["models"]))
+    queries = {model: joined([of_model(given.work, name, fold, model, given) for fold in folds]) for model in models}
+    classes = reports[0]["plan"]["classes"]
+    return {
+        "plan": reports[0]["plan"],
+        "folds": folds,
+        "seeds": given.seeds,
+        "skew": given.skew,
+        "sites": [report["sites"] for report in reports],
+        "models": {model: figures(found, classes) for model, found in queries.items()},
+        "ties": {model: spread(reports, model, "median_tie10") for model in models},
+        "distinct": {model: spread(reports, model, "distinct_share") for model in models},
+        "likeness": {model: spread(reports, model, "likeness") for model in models},
+        "seconds": {m["name"]: m["seconds"]["mean"] for m in reports[0]["models"]},
+        "ends": {m["name"]: m["ends"] for m in reports[0]["models"]},
+        "ceiling": {
+            model["name"]: {key: model["ceiling"][key] and model["ceiling"][key]["mean"] for key in model["ceiling"]}
+            for model in reports[0]["models"]
+        },
+        "floors": {
+            kind: {f: mean(r["floors"][kind].get(f) for r in reports) for f in FIGURES if f != "dice"}
+            for kind in reports[0]["floors"]
+        },
+        "over_pooled": over_pooled(queries, classes, reports),
+        "over_alone": over_alone(queries, reports[0]),
     }
-    return {"plan": reports[0]["plan"], "models": models, "floors": floors}
 
 
-def trained(data: Path, fold: int, arguments: argparse.Namespace) -> dict[str, Any]:
+# --- training
+
+
+def trained(data: Path, name: str, fold: int, given: argparse.Namespace) -> dict[str, Any]:
     """Simulate one fold, where it was not before; return its report."""
-    cut, out = arguments.work / f"{data.name}-{fold}", arguments.work / f"{data.name}-{fold}-report"
+    cut, out = given.work / f"{data.name}{given.skew.replace(' ', '')}-{fold}", report_folder(given.work, name, fold)
     if not (out / "report.json").exists():
-        cut_fold(data, cut, fold, arguments.folds)
-        plan = planned(data, cut, arguments)
-        command = ("simulate", "--plan", plan, "--data", cut, "--report", out, "--models", arguments.models)
-        lab(*command)
+        if not cut.exists() and given.skew:
+            lab("skew", data, cut, *given.skew.split(), "--fold", f"{fold}/{given.folds}")
+        elif not cut.exists():
+            cut_fold(data, cut, fold - 1, given.folds)
+        plan = planned(given.work / f"{name}.yaml", cut, given)
+        lab(
+            "simulate", "--plan", plan, "--data", cut, "--report", out, "--models", given.models, "--seeds", given.seeds
+        )
     return dict(json.loads((out / "report.json").read_text("utf-8")))
+
+
+def report_folder(work: Path, name: str, fold: int) -> Path:
+    return work / f"{name}-{fold}-report"
 
 
 def cut_fold(data: Path, out: Path, fold: int, folds: int, seed: int = 7) -> None:
@@ -97,16 +133,19 @@ def cut_fold(data: Path, out: Path, fold: int, folds: int, seed: int = 7) -> Non
             writer.writerows({**row, "split": "test" if row["patient"] in test else "train"} for row in rows)
 
 
-def planned(data: Path, cut: Path, arguments: argparse.Namespace) -> Path:
-    """Write the plan of a fold. The default plan is made for the first fold, and the same for all."""
-    path: Path = arguments.work / f"{data.name}.yaml"
-    if arguments.plan is None and not path.exists():
+def planned(path: Path, cut: Path, given: argparse.Namespace) -> Path:
+    """Write the plan: that of the first fold for all."""
+    if path.exists():
+        return path
+    if given.plan is None:
         lab("plan", cut, "--out", path)
-    values = yaml.safe_load((arguments.plan or path).read_text("utf-8"))
-    if arguments.rounds:
-        values["training"] |= {"rounds": arguments.rounds, "schedule": "trapezoid", "cooldown": 0.2}
+    values = yaml.safe_load((given.plan or path).read_text("utf-8"))
+    for one in given.set:
+        key, value = one.split("=", 1)
+        section, _, name = key.rpartition(".")
+        (values.setdefault(section, {}) if section else values)[name] = yaml.safe_load(value)
+    if values["training"]["rounds"] != "auto":
         values["training"].pop("max_rounds", None)
-        values["training"]["evaluate_every"] = arguments.rounds
     path.write_text(yaml.safe_dump(values, sort_keys=False), "utf-8")
     return path
 
@@ -116,39 +155,163 @@ def lab(*arguments: object) -> None:
     subprocess.run([Path(sys.executable).with_name("ynet-lab"), *map(str, arguments)], check=True)
 
 
-def table(found: dict[str, Any]) -> str:
-    """Return a Markdown table of all models, and of federated over pooled."""
-    lines = ["| set | model | " + " | ".join(HEADS) + " |", "|---|---|" + "---|" * len(HEADS)]
-    for name, one in found.items():
-        for model, figures in one["models"].items():
-            lines.append(f"| {name} | {model} | " + " | ".join(shown(figures[figure]) for figure in FIGURES) + " |")
-        for kind, floors in one["floors"].items():
-            lines.append(
-                f"| {name} | floor: {kind} | " + " | ".join(shown(floors[figure]) for figure in FLOORS) + " | | | |"
+# --- figures of queries
+
+
+def of_model(work: Path, name: str, fold: int, model: str, given: argparse.Namespace) -> dict[str, Floats]:
+    """Return the figures of a fold's queries, means over the seeds; `patient` is a number of this fold."""
+    folder = model.replace(": ", "-")
+    seeds = []
+    for seed in range(1, given.seeds + 1):
+        path = report_folder(work, name, fold) / f"seed-{seed}" / folder / "scores.json"
+        seeds.append(json.loads(path.read_text("utf-8"))["queries"])
+    return {key: np.mean([np.array(one[key], np.float64) for one in seeds], axis=0) for key in seeds[0]}
+
+
+def joined(folds: Sequence[Mapping[str, Floats]]) -> dict[str, Floats]:
+    """Join the folds' queries; patients of two folds are different people."""
+    apart = [{**one, "patient": one["patient"] + place * 1e7} for place, one in enumerate(folds)]
+    return {key: np.concatenate([one[key] for one in apart]) for key in apart[0]}
+
+
+def figures(found: Mapping[str, Floats], classes: Sequence[str]) -> dict[str, Any]:
+    """Return each figure of a model with its interval, and the class figure of each class."""
+    drawn = draws(found)
+    told = {name: interval(lambda w, name=name: value(found, name, w), drawn) for name in FIGURES}
+    per_class = {
+        one: interval(lambda w, place=place: of_class(found, place, w), drawn) for place, one in enumerate(classes)
+    }
+    sites = {
+        str(int(site)): interval(
+            lambda w, site=site: value(at_site(found, site), "macro_map10", w[found["site"] == site]), drawn
+        )
+        for site in np.unique(found["site"])
+    }
+    return {**told, "per_class": per_class, "class_by_site": sites}
+
+
+def at_site(found: Mapping[str, Floats], site: float) -> dict[str, Floats]:
+    return {key: column[found["site"] == site] for key, column in found.items()}
+
+
+def draws(found: Mapping[str, Floats]) -> Floats:
+    """Return the weights of the queries: all alike in the first row, then in each draw of patients."""
+    patients, place = np.unique(found["patient"], return_inverse=True)
+    times = np.random.default_rng(1).multinomial(len(patients), np.full(len(patients), 1 / len(patients)), DRAWS)
+    return np.vstack([np.ones(len(place)), times[:, place]]).astype(np.float64)
+
+
+def interval(of: Callable[[Floats], float], drawn: Floats) -> list[float] | None:
+    """Return the figure and the ends of its interval; None where there is none."""
+    values = np.array([of(weights) for weights in drawn])
+    if not np.isfinite(values[0]):
+        return None
+    low, high = np.nanpercentile(values[1:], (2.5, 97.5))
+    return [round(float(one), 4) for one in (values[0], low, high)]
+
+
+def value(found: Mapping[str, Floats], name: str, weights: Floats) -> float:
+    """Return a figure of weighted queries, NaN without any."""
+    if name in BY_CLASS:
+        means = [of_class(found, one, weights, name) for one in np.unique(found["label"])]
+        known = [one for one in means if np.isfinite(one)]
+        return float(np.mean(known)) if known else np.nan
+    return weighted(found[name], weights)
+
+
+def of_class(found: Mapping[str, Floats], label: float, weights: Floats, name: str = "macro_map10") -> float:
+    own = found["label"] == label
+    return weighted(found[name][own], weights[own])
+
+
+def weighted(values: Floats, weights: Floats) -> float:
+    known = np.isfinite(values)
+    total = weights[known].sum()
+    return float(weights[known] @ values[known] / total) if total > 0 else np.nan
+
+
+def over_pooled(
+    queries: Mapping[str, Mapping[str, Floats]], classes: Sequence[str], reports: Sequence[Mapping[str, Any]]
+) -> dict[str, Any] | None:
+    """Compare federated with pooled: ratios of the figures, difference of Dice, and each class that one site has."""
+    if not {"federated", "pooled"} <= queries.keys():
+        return None
+    ours, theirs = queries["federated"], queries["pooled"]
+    drawn = draws(ours)
+    told: dict[str, Any] = {
+        name: interval(lambda w, name=name: value(ours, name, w) / value(theirs, name, w), drawn) for name in FIGURES
+    }
+    told["dice_difference"] = interval(lambda w: value(ours, "dice", w) - value(theirs, "dice", w), drawn)
+    places = [(one, classes.index(one)) for one in lone_classes(reports)]
+    told["lone_classes"] = {
+        one: interval(lambda w, p=place: of_class(ours, p, w) / of_class(theirs, p, w), drawn) for one, place in places
+    }
+    return told
+
+
+def lone_classes(reports: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the classes that one site alone trains on, in every fold."""
+    names = reports[0]["plan"]["classes"]
+    return [
+        name for name in names if all(sum(s["classes"][name] > 0 for s in report["sites"]) == 1 for report in reports)
+    ]
+
+
+def over_alone(queries: Mapping[str, Mapping[str, Floats]], report: Mapping[str, Any]) -> dict[str, Any]:
+    """Compare the federated model with each site's own on its queries to the others: differences."""
+    found = {}
+    for place, site in enumerate(one["site"] for one in report["sites"]):
+        if "federated" in queries and f"alone: {site}" in queries:
+            ours, own = (at_site(queries[name], place) for name in ("federated", f"alone: {site}"))
+            found[site] = interval(
+                lambda w, ours=ours, own=own: value(ours, "cross", w) - value(own, "cross", w), draws(ours)
             )
-        if {"federated", "pooled"} <= one["models"].keys():
-            ratios = [ratio(one["models"], figure) for figure in FIGURES[:3]]
-            lines.append(f"| {name} | federated / pooled | " + " | ".join(ratios) + " | | |")
+    return found
+
+
+# --- the table
+
+
+def mean(values: Any) -> float | None:
+    known = [one for one in values if one is not None]
+    return round(float(np.mean(known)), 4) if known else None
+
+
+def spread(reports: Sequence[Mapping[str, Any]], name: str, figure: str) -> list[float | None]:
+    """Return a figure of each fold."""
+    models = [next(model for model in report["models"] if model["name"] == name) for report in reports]
+    return [one["overall"][figure] and one["overall"][figure]["mean"] for one in models]
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """Return a Markdown table of all models, and of federated over pooled."""
+    heads = [*FIGURES.values(), "tie", "distinct", "likeness"]
+    lines = ["| set | model | " + " | ".join(heads) + " |", "|---|---|" + "---|" * len(heads)]
+    for name, one in found.items():
+        for model, told in one["models"].items():
+            rest = [f"{mean(one[key][model])}" for key in ("ties", "distinct", "likeness")]
+            lines.append(f"| {name} | {model} | " + " | ".join([*(shown(told[f]) for f in FIGURES), *rest]) + " |")
+        for kind, floors in one["floors"].items():
+            lines.append(f"| {name} | floor: {kind} | " + " | ".join(f"{floors.get(f)}" for f in FIGURES) + " | | | |")
+        if ratios := one["over_pooled"]:
+            lines.append(
+                f"| {name} | federated / pooled | " + " | ".join(shown(ratios[f]) for f in FIGURES) + " | | | |"
+            )
+            lines.append(f"| {name} | Dice, federated less pooled | | | {shown(ratios['dice_difference'])} | | | |")
+            lines += [
+                f"| {name} | class of one site, federated / pooled: {lone} | {shown(ratio)} | | | | | |"
+                for lone, ratio in ratios["lone_classes"].items()
+            ]
+        lines += [
+            f"| {name} | cross-site class, federated less alone: {site} | {shown(margin)} | | | | | |"
+            for site, margin in one["over_alone"].items()
+        ]
     return "\n".join(lines)
 
 
-def shown(values: list[float | None]) -> str:
-    """Format a figure over the folds."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return "none"
-    return f"{statistics.fmean(known):.3f} ± {statistics.stdev(known) if len(known) > 1 else 0:.3f}"
-
-
-def ratio(models: dict[str, Any], figure: str) -> str:
-    """Format the ratio of the means over the folds."""
-    means = []
-    for name in ("federated", "pooled"):
-        known = [value for value in models[name][figure] if value is not None]
-        if not known:
-            return "none"
-        means.append(statistics.fmean(known))
-    return f"{means[0] / means[1]:.3f}"
+def shown(told: Sequence[float] | None) -> str:
+    """Format a figure and its interval."""
+    return "none" if told is None else f"{told[0]:.3f} ({told[1]:.3f} to {told[2]:.3f})"
 
 
 if __name__ == "__main__":
