@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ynet.learning import likeness, metrics
-from ynet.learning.evaluate import EncodedCases, K, candidates, case_hits
+from ynet.learning.evaluate import EncodedCases, K, candidates, case_hits, of_classes
 from ynet.learning.likeness import Attribute, Likeness
 
 Floats = npt.NDArray[np.float64]
@@ -46,7 +46,7 @@ def by_query(
     return ByQuery(
         asked.label,
         asked.patient,
-        metrics.ranking(ranks(to_held), asked.label[:, None] == held.label[None, :], K).ap,
+        of_classes(ranks(to_held), held.label, asked.label).ap,
         metrics.tie_sizes(to_held, K),
         {"case_hit1": hits.first, "case_hit10": hits.first10, "dice": _dice(asked)},
         {name: likeness.among_hits(to_held, is_candidate, one, K) for name, one in attributes.items()},
