@@ -141,7 +141,9 @@ def test_mean_over_sites_weighted_by_cases_is_the_moments_of_all() -> None:
     cases = Cases(15)
     parts = [cases.moments(cases.patient % 3 == site) for site in range(3)]
     weights = np.array([part.cases.sum() for part in parts])
-    mean = np.average([flatten(part, int(part.cases.sum())).astype(np.float64) for part in parts], axis=0, weights=weights)
+    mean = np.average(
+        [flatten(part, int(part.cases.sum())).astype(np.float64) for part in parts], axis=0, weights=weights
+    )
     found = unflatten(mean, int(weights.sum()), SIZES)
     np.testing.assert_allclose(found.products, cases.moments().products, rtol=1e-5)
 
@@ -191,7 +193,16 @@ REPEATS = TOTALS + FEATURES * (FEATURES + 1) // 2
 
 @pytest.mark.parametrize(
     ("place", "value"),
-    [(0, -0.5), (0, 9.0), (0, np.nan), (CLASSES, 1e9), (TOTALS, -1.0), (REPEATS, -1.0), (REPEATS, 2.0), (REPEATS + 1, -1.0)],
+    [
+        (0, -0.5),
+        (0, 9.0),
+        (0, np.nan),
+        (CLASSES, 1e9),
+        (TOTALS, -1.0),
+        (REPEATS, -1.0),
+        (REPEATS, 2.0),
+        (REPEATS + 1, -1.0),
+    ],
 )
 def test_moments_of_no_possible_cases_are_refused(place: int, value: float) -> None:
     sent, cases = changed(place, value)
