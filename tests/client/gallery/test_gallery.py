@@ -232,7 +232,7 @@ def test_stats_say_what_the_gallery_holds(gallery: Gallery) -> None:
 def test_case_without_label_is_found_and_counted_as_such(gallery: Gallery) -> None:
     fill(gallery, OLD, [case(0, label=""), *CASES[1:]])
     (found,) = gallery.search(OLD, [code_of("0.png")], 2)
-    assert [hit.label for hit in found] == ["", "temporal"]
+    assert found[0].label == ""
     assert gallery.stats()["cases_per_label"] == {"": 1, "frontal": 5, "temporal": 6}
     assert gallery.count(OLD, Filters(labels=("frontal",))).cases == 5
 
