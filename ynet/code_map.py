@@ -8,6 +8,9 @@ the class alone. The number of class bits is the dial between the two.
 
 Everything is computed from sums over cases (`FeatureMoments`). Sums over sites are exact, so a federation gets the same
 code as the pooled data. The rotations come from a seed.
+
+Cases without a label count in the scatter within patients only. The other sums are of the labelled cases: the scatter
+within classes is the difference of `products` and `total`, and would be wrong if one had cases that the other lacks.
 """
 
 from collections.abc import Iterable
@@ -17,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ynet.code_shapes import Sizes, moments_size, upper_values
+from ynet.errors import UserError
 
 Floats = npt.NDArray[np.float64]
 
@@ -36,9 +40,9 @@ class FeatureMoments(NamedTuple):
 
     cases: Floats  # (classes): of each class
     total: Floats  # (classes, features): sum of the features of each class
-    products: Floats  # (features, features): sum of x x^T
+    products: Floats  # (features, features): sum of x x^T over the labelled cases
     repeats: float  # images less patients: the degrees of freedom of the next
-    within_patients: Floats  # (case, case): sum of (x - patient's mean) (x - patient's mean)^T
+    within_patients: Floats  # (case, case): sum of (x - patient's mean) (x - patient's mean)^T over all cases
 
     @property
     def case_part(self) -> slice:
@@ -66,17 +70,20 @@ def moments_of(
 ) -> FeatureMoments:
     """Sum over cases: features of shape (n, features), labels and patients of shape (n,).
 
-    `label` is the place of the class; `patient` is any number that is equal for images of one patient.
+    `label` is the place of the class, negative for a case without a label; `patient` is any number that is equal for
+    images of one patient.
     """
-    cases = np.bincount(label, minlength=sizes.classes).astype(np.float64)
+    is_labelled = label >= 0
+    of_class, labelled = label[is_labelled], feature[is_labelled]
+    cases = np.bincount(of_class, minlength=sizes.classes).astype(np.float64)
     total = np.zeros((sizes.classes, sizes.features))
-    np.add.at(total, label, feature)
+    np.add.at(total, of_class, labelled)
     _, place = np.unique(patient, return_inverse=True)
     images, seen = np.bincount(place), feature[:, sizes.features - sizes.case :]
     means = np.zeros((len(images), sizes.case))
     np.add.at(means, place, seen)
     apart = seen - (means / images[:, None])[place]
-    return FeatureMoments(cases, total, feature.T @ feature, float(len(feature) - len(images)), apart.T @ apart)
+    return FeatureMoments(cases, total, labelled.T @ labelled, float(len(feature) - len(images)), apart.T @ apart)
 
 
 def add(parts: Iterable[FeatureMoments]) -> FeatureMoments:
@@ -118,6 +125,13 @@ def code_map(moments: FeatureMoments, bits: int, class_bits: int, seed: int) -> 
     return CodeMap(mean, to_classes, means, known.astype(np.float64), class_rotation, to_case, class_codes)
 
 
+def check_labelled(moments: FeatureMoments) -> None:
+    """Check that a code can follow from the moments. Raises UserError."""
+    if moments.cases.sum() < 1 / 2:  # sums travel in single precision
+        do = "label cases at one site at least, or train a plan with 'network.code: trained'"
+        raise UserError("the code cannot be computed", "no site has a training case with a label", do)
+
+
 def _at_means(means: Floats) -> Floats:
     """Return each class's probability at each class's mean, less that of chance, shape (classes, classes)."""
     squared = ((means[:, None, :] - means[None]) ** 2).sum(2)
@@ -126,9 +140,11 @@ def _at_means(means: Floats) -> Floats:
     return probabilities
 
 
-def flatten(moments: FeatureMoments) -> npt.NDArray[np.float32]:
-    """Return the moments of one site as means over its cases, the form in which they leave it; see `moments_size`."""
-    n = max(moments.cases.sum(), 1)
+def flatten(moments: FeatureMoments, cases: int) -> npt.NDArray[np.float32]:
+    """Return the moments of one site as means over its cases, the form in which they leave it; see `moments_size`.
+
+    `cases` counts those without a label too.
+    """
     parts = (
         moments.cases,
         moments.total.ravel(),
@@ -136,7 +152,7 @@ def flatten(moments: FeatureMoments) -> npt.NDArray[np.float32]:
         [moments.repeats],
         moments.within_patients[np.triu_indices(len(moments.within_patients))],
     )
-    flat: npt.NDArray[np.float32] = (np.concatenate(parts) / n).astype(np.float32)
+    flat: npt.NDArray[np.float32] = (np.concatenate(parts) / max(cases, 1)).astype(np.float32)
     return flat
 
 
@@ -163,13 +179,15 @@ def unflatten(means: npt.NDArray[np.floating], cases: int, sizes: Sizes) -> Feat
 def _check(moments: FeatureMoments, cases: int) -> None:
     """Check what holds for the moments of any cases. Raises ValueError."""
     slack = ROUNDING * cases
-    if (moments.cases < -slack).any() or abs(moments.cases.sum() - cases) > slack or moments.repeats < -slack:
+    labelled = moments.cases.sum()
+    if (moments.cases < -slack).any() or labelled > cases + slack or not -slack <= moments.repeats <= cases + slack:
         raise ValueError("not the counts of these cases")
     squares, within = np.diag(moments.products), np.diag(moments.within_patients)
-    if (moments.total.sum(0) ** 2 / cases > squares + ROUNDING * (squares + cases)).any():
+    if (moments.total.sum(0) ** 2 > (labelled + slack) * (squares + ROUNDING * (squares + cases))).any():
         raise ValueError("the squares are smaller than the means allow")
     squares = squares[moments.case_part]
-    if (within < 0).any() or (within > squares + ROUNDING * (squares + cases)).any():
+    is_all = labelled > cases - 1 / 2  # else the squares are those of some cases, the scatter is that of all
+    if (within < 0).any() or (is_all and (within > squares + ROUNDING * (squares + cases)).any()):
         raise ValueError("the scatter within patients is not a part of the squares")
 
 

@@ -177,3 +177,9 @@ def classes_shown(scores: Mapping[str, Any]) -> str:
     """Format the queries by class; empty where the site did not send them."""
     found = scores.get("queries_per_class") or {}
     return ", ".join(f"{name} {at_most(count)}" for name, count in found.items())
+
+
+def regions_shown(scores: Mapping[str, Any]) -> str:
+    """Format the Dice of each of the plan's regions; empty for a plan without named regions."""
+    found = scores.get(PER_REGION) or {}
+    return ", ".join(f"{name} {'none' if dice is None else format(dice, '.3f')}" for name, dice in found.items())

@@ -180,6 +180,6 @@ def _listed(path: Path | None, names: Collection[str]) -> list[str]:
     if path is None:
         return []
     try:
-        return [case.image for case in manifest.read(path, is_labelled=False).cases if case.patient in names]
+        return [case.image for case in manifest.read(path).cases if case.patient in names]
     except UserError:  # the gallery's cases are removed anyway
         return []

@@ -47,7 +47,7 @@ async def run(home: Path, settings: ClientSettings, member: Membership, display:
     with Lock(home, f"the client of site {member.site}"), contextlib.ExitStack() as stack:
         found = Manifest(home, ())
         if settings.archive:
-            found = manifest.read(settings.archive, is_labelled=settings.trains)
+            found = manifest.read(settings.archive)
         cases = len(found.train) if settings.trains else 0
         measured = prometheus.new_registry()
         counts = Counts(measured)

@@ -10,6 +10,7 @@ from scipy import stats
 
 import ynet
 from ynet.errors import UserError
+from ynet.learning.metrics import per_class
 from ynet_lab.finished import Experiment
 from ynet_lab.report import ModelResult
 
@@ -66,8 +67,8 @@ def _cases(one: Experiment) -> dict[str, tuple[list[int], list[int]]]:
     size = len(one.plan.classes)
     return {
         site.name: (
-            np.bincount(site.gallery, minlength=size).tolist(),
-            np.bincount(site.queries, minlength=size).tolist(),
+            [len(site.gallery), *per_class(site.gallery, size).tolist()],
+            [len(site.queries), *per_class(site.queries, size).tolist()],
         )
         for site in one.sites
     }

@@ -165,7 +165,7 @@ def shipped_plan(name: str) -> Path:
 def write_plan(template: Path, manifests: Mapping[str, Manifest], path: Path) -> Path:
     """Write the template with the data's classes and a cohort of all sites."""
     values = yaml.safe_load(template.read_text("utf-8"))
-    classes = sorted({case.label for manifest in manifests.values() for case in manifest.cases})
+    classes = sorted({case.label for manifest in manifests.values() for case in manifest.cases if case.label})
     if classes != values["classes"]:
         values["training"].pop("class_weights", None)  # they belong to the template's classes
     values["classes"] = classes

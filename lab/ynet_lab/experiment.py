@@ -22,7 +22,7 @@ from ynet import weights
 from ynet.data.manifest import find_sites
 from ynet.errors import UserError
 from ynet.learning import metrics
-from ynet.learning.evaluate import EncodedCases, K, by_radius, encode, join, map10_per_class, score
+from ynet.learning.evaluate import EncodedCases, by_radius, encode, join, map10_per_class, of_classes, score
 from ynet.learning.hashing import hamming
 from ynet.learning.likeness import Attribute
 from ynet.learning.model import YNet, build, load_arrays
@@ -229,8 +229,7 @@ def _scores(coded: Coded, plan: Plan, sites: Mapping[str, LocalSite]) -> dict[st
 
 def _pair(held: EncodedCases, asked: EncodedCases) -> float | None:
     """Return macro mAP@10 of one site's queries against another's gallery; None where no query can be ranked."""
-    is_relevant = asked.label[:, None] == held.label[None, :]
-    return metrics.macro(metrics.ranking(hamming(asked.codes, held.codes), is_relevant, K).ap, asked.label)
+    return metrics.macro(of_classes(hamming(asked.codes, held.codes), held.label, asked.label).ap, asked.label)
 
 
 def _across(held: EncodedCases, asked: EncodedCases, plan: Plan) -> dict[str, Any]:

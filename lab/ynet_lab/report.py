@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 import ynet
+from ynet.learning.metrics import per_class
 from ynet.plan import Plan
 
 FORMAT = 2
@@ -21,7 +22,7 @@ A value is None where a seed has none. Mean and deviation are over the other val
 
 
 class SiteLabels(NamedTuple):
-    """The labels of a site's gallery and of its queries, as indices of the plan's classes."""
+    """The labels of a site's gallery and of its queries, as indices of the plan's classes or UNLABELLED."""
 
     name: str
     gallery: npt.NDArray[np.int64]
@@ -70,7 +71,7 @@ def compose(
 
 def _site(site: SiteLabels, classes: Sequence[str]) -> dict[str, Any]:
     gallery, queries = (
-        dict(zip(classes, np.bincount(label, minlength=len(classes)).tolist(), strict=True))
+        dict(zip(classes, per_class(label, len(classes)).tolist(), strict=True))
         for label in (site.gallery, site.queries)
     )
     return {

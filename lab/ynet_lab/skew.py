@@ -46,7 +46,7 @@ class _Patient(NamedTuple):
     """A patient of a site: the unit that is dealt, so that nobody is in two sites."""
 
     name: str
-    label: str  # the class of most of the cases
+    label: str  # the class of most of the labelled cases; empty without one
     split: str
     cases: tuple[tuple[Manifest, str, Case], ...]  # with the site that each comes from
 
@@ -69,13 +69,20 @@ def skew(data: Path, out: Path, cut: Cut) -> dict[str, Any]:
         patients = _split(patients, cut)
     classes = sorted({case.label for one in patients for _, _, case in one.cases})
     sizes, counts = _sizes(manifests, cut), _counts(patients, classes)
-    quotas = _quotas(sizes, counts, present := _present(sizes, counts, cut, random))
+    present, named = np.ones((len(classes), cut.sites), bool), [bool(name) for name in classes]
+    present[named] = _present(sizes, counts[named], cut, random)  # no site lacks unlabelled cases
+    quotas = _quotas(sizes, counts, present)
     dealt = _deal(patients, classes, quotas, random)
     sites, left_out = {}, Counter[str]()
     for number, name in enumerate(LETTERS[: cut.sites]):
         kept = {label for label, has in zip(classes, present[:, number], strict=True) if has}
         sites[name] = _write(out / name, dealt[number], kept, _Appearance.drawn(cut.appearance, random), left_out)
-    made = {"cut": asdict(cut), "classes": classes, "sites": sites, "left_out": dict(sorted(left_out.items()))}
+    made = {
+        "cut": asdict(cut),
+        "classes": [name for name in classes if name],
+        "sites": sites,
+        "left_out": dict(sorted(left_out.items())),
+    }
     (out / RECORD).write_text(json.dumps(made, indent=1) + "\n", "utf-8")
     return made
 
@@ -109,7 +116,7 @@ def _patients(manifests: Mapping[str, Manifest]) -> list[_Patient]:
     found = []
     for (site, patient), cases in sorted(grouped.items()):
         labels = Counter(case.label for _, _, case in cases)
-        label = min(labels, key=lambda name: (-labels[name], frequency[name], name))
+        label = min(labels, key=lambda name: (not name, -labels[name], frequency[name], name))
         found.append(_Patient(f"{site}.{patient}", label, cases[0][2].split, tuple(cases)))
     return found
 
@@ -236,7 +243,7 @@ def _write(
     regions = sorted({name for one in patients for _, _, case in one.cases for name in case.regions})
     for one in patients:
         for manifest, site, case in one.cases:
-            if case.label not in kept:
+            if case.label and case.label not in kept:
                 left_out[case.label] += 1
                 continue
             rows.append(_row(folder, one, manifest, site, case, (columns, regions), appearance))

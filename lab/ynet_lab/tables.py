@@ -7,21 +7,24 @@ from typing import Any
 from rich.table import Table
 
 from ynet.runtime import terminal
+from ynet.scores import PER_REGION
 
 
 def model_table(models: Sequence[Mapping[str, Any]]) -> Table:
     """Tabulate the models' scores: all sites' queries against all sites' galleries."""
     shown = ("macro_map10", "macro_map10_random", "case_hit10", "likeness", "median_tie10", "dice", "balanced_accuracy")
+    regions = list(dict.fromkeys(name for model in models for name in model["overall"].get(PER_REGION, {})))
     lines = [
         (
             model["name"],
             *(_figure(model["overall"].get(key)) for key in shown),
+            *(_figure(model["overall"].get(PER_REGION, {}).get(name)) for name in regions),
             ", ".join(f"{name} {_number(count)}" for name, count in model["overall"]["queries_per_class"].items()),
             _number(model["overall"]["masks"]),
         )
         for model in models
     ]
-    head = ("model", *shown, "queries", "with a mask")
+    head = ("model", *shown, *(f"dice: {name}" for name in regions), "queries", "with a mask")
     return terminal.rows("all sites' queries, all sites' galleries", head, lines)
 
 

@@ -151,10 +151,10 @@ def test_each_outcome_has_its_own_words() -> None:
 
 
 def test_spread_counts_labels_by_site_own_first() -> None:
-    hits = [Hit(0, bytes([n] * 16), label, 1) for n, label in enumerate(["x", "y", "x", None])]
+    hits = [Hit(0, bytes([n] * 16), label, 1) for n, label in enumerate(["x", "y", "x", None, ""])]
     spread = answer_view.spread(Result("B", OWN, [], {"A": hits[:1], "B": hits}, {}))
-    assert [(one["site"], one["is_own"], one["total"]) for one in spread] == [("B", True, 4), ("A", False, 1)]
-    assert dict(spread[0]["labels"]) == {"x": 2, "y": 1, "": 1}
+    assert [(one["site"], one["is_own"], one["total"]) for one in spread] == [("B", True, 5), ("A", False, 1)]
+    assert dict(spread[0]["labels"]) == {"x": 2, "y": 1, None: 1, "": 1}
 
 
 def test_report_names_every_filter() -> None:

@@ -31,6 +31,7 @@ SITE = SiteFacts(
     test={"benign": 30, "malignant": 20},
     patients=100,
     unlabelled=0,
+    unlabelled_train=0,
     undrawn=0,
     empty=0,
     missing=0,

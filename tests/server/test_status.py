@@ -21,6 +21,7 @@ from ynet_server.status.app import StateCache
 from ynet_server.status.audit_view import AuditView
 from ynet_server.status.serving import serving
 from ynet_server.status.snapshot import snapshot
+from ynet_server.training_records import PublishedModel
 
 PAGE = {"accept": "text/html"}
 
@@ -119,6 +120,19 @@ def test_the_page_carries_its_state_and_no_script_of_its_own(tmp_path: Path) -> 
         assert " style=" not in page.text
 
     during(tmp_path, story)
+
+
+def test_model_of_a_plan_with_regions_has_the_dice_of_each(tmp_path: Path) -> None:
+    async def told(consortium: Consortium) -> None:
+        of_regions = {"dice": 0.8, "dice_per_region": {"disc": 0.9, "cup": None}}
+        card = {"plan": "eyes", "scores": {"A": of_regions, "B": {"dice": 0.7}}}
+        consortium.registry.training.publish(PublishedModel("a" * 64, 1, card, 1.0))
+        audit_view = AuditView(tmp_path, consortium.audit, lambda: (consortium.authority.certificate, []))
+        state = snapshot(known_of(consortium, tmp_path), audit_view, consortium.now.timestamp())
+        await audit_view.close()
+        assert state["models"][0]["scores"] == {"A": of_regions, "B": {"dice": 0.7}}
+
+    play(tmp_path, told)
 
 
 def test_a_server_that_has_just_been_made_has_an_empty_state(tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from ynet.code_map import CodeMap, FeatureMoments, add, code_map, flatten, moments_of, unflatten
+from ynet.code_map import CodeMap, FeatureMoments, add, check_labelled, code_map, flatten, moments_of, unflatten
 from ynet.code_shapes import Sizes, moments_size
+from ynet.errors import UserError
 from ynet.learning.moment_code import code_values as torch_values
 
 CLASSES, FEATURES = 3, 24
@@ -129,7 +130,7 @@ def test_one_class_alone_has_a_code_of_cases() -> None:
 
 def test_moments_survive_the_wire() -> None:
     cases = Cases(14)
-    sent = flatten(cases.moments())
+    sent = flatten(cases.moments(), len(cases.label))
     assert sent.shape == (moments_size(SIZES),)
     found, own = unflatten(sent, len(cases.label), SIZES), cases.moments()
     for name, values in own._asdict().items():
@@ -140,14 +141,48 @@ def test_mean_over_sites_weighted_by_cases_is_the_moments_of_all() -> None:
     cases = Cases(15)
     parts = [cases.moments(cases.patient % 3 == site) for site in range(3)]
     weights = np.array([part.cases.sum() for part in parts])
-    mean = np.average([flatten(part).astype(np.float64) for part in parts], axis=0, weights=weights)
+    mean = np.average(
+        [flatten(part, int(part.cases.sum())).astype(np.float64) for part in parts], axis=0, weights=weights
+    )
     found = unflatten(mean, int(weights.sum()), SIZES)
     np.testing.assert_allclose(found.products, cases.moments().products, rtol=1e-5)
 
 
+def test_unlabelled_cases_count_in_the_scatter_within_patients_alone() -> None:
+    cases, more = Cases(19), Cases(20, patients=40)
+    label = np.concatenate([cases.label, np.full(len(more.label), -1)])
+    feature = np.concatenate([cases.feature, more.feature])
+    patient = np.concatenate([cases.patient, more.patient + 1000])
+    found, without = moments_of(feature, label, patient, SIZES), cases.moments()
+    for name in ("cases", "total", "products"):
+        np.testing.assert_allclose(getattr(found, name), getattr(without, name), err_msg=name)
+    np.testing.assert_allclose(found.within_patients, without.within_patients + more.moments().within_patients)
+    assert found.repeats == without.repeats + more.moments().repeats
+    sent = unflatten(flatten(found, len(label)), len(label), SIZES)
+    np.testing.assert_allclose(sent.products, found.products, rtol=1e-5)
+    class_bits = [bits_of(code_map(one, 64, 16, 1), feature)[:, :16] for one in (found, without)]
+    assert (class_bits[0] == class_bits[1]).all()
+
+
+def test_moments_of_a_site_without_labels_survive_the_wire() -> None:
+    cases = Cases(21)
+    own = moments_of(cases.feature, np.full(len(cases.label), -1), cases.patient, SIZES)
+    found = unflatten(flatten(own, len(cases.label)), len(cases.label), SIZES)
+    assert not found.cases.any()
+    assert not found.products.any()
+    np.testing.assert_allclose(found.within_patients, own.within_patients, rtol=1e-5)
+    with pytest.raises(UserError, match="no site has a training case with a label"):
+        check_labelled(found)
+    both = [cases.moments(), found]
+    check_labelled(add(both))
+    weights = [len(cases.label)] * 2
+    mean = np.average([flatten(one, len(cases.label)).astype(np.float64) for one in both], axis=0, weights=weights)
+    np.testing.assert_allclose(unflatten(mean, sum(weights), SIZES).total, cases.moments().total, rtol=1e-5)
+
+
 def changed(place: int, value: float) -> tuple[np.ndarray, int]:
     cases = Cases(16)
-    sent = flatten(cases.moments())
+    sent = flatten(cases.moments(), len(cases.label))
     sent[place] = value
     return sent, len(cases.label)
 
@@ -158,7 +193,16 @@ REPEATS = TOTALS + FEATURES * (FEATURES + 1) // 2
 
 @pytest.mark.parametrize(
     ("place", "value"),
-    [(0, -0.5), (0, 9.0), (0, np.nan), (CLASSES, 1e9), (TOTALS, -1.0), (REPEATS, -1.0), (REPEATS + 1, -1.0)],
+    [
+        (0, -0.5),
+        (0, 9.0),
+        (0, np.nan),
+        (CLASSES, 1e9),
+        (TOTALS, -1.0),
+        (REPEATS, -1.0),
+        (REPEATS, 2.0),
+        (REPEATS + 1, -1.0),
+    ],
 )
 def test_moments_of_no_possible_cases_are_refused(place: int, value: float) -> None:
     sent, cases = changed(place, value)

@@ -5,7 +5,19 @@ from typing import Any
 
 import pytest
 
-from ynet.scores import COARSE, NUMBERS, PER_CLASS, RESTS_ON, SHARES, Scores, classes_shown, coarse, from_wire, shown
+from ynet.scores import (
+    COARSE,
+    NUMBERS,
+    PER_CLASS,
+    RESTS_ON,
+    SHARES,
+    Scores,
+    classes_shown,
+    coarse,
+    from_wire,
+    regions_shown,
+    shown,
+)
 
 CLASSES = ("ring", "smooth", "none")
 FULL = Scores(
@@ -94,6 +106,11 @@ def test_words_name_what_a_score_rests_on() -> None:
         "0.250 of <= 25",
     ]
     assert classes_shown(told) == "ring <= 25, smooth <= 5, none 0"
+
+
+def test_dice_of_each_region_is_shown_where_the_plan_names_regions() -> None:
+    assert regions_shown({"dice": 0.5}) == ""
+    assert regions_shown({"dice_per_region": {"disc": 0.75, "cup": None}}) == "disc 0.750, cup none"
 
 
 def test_dice_per_region_crosses_the_wire_by_place_and_comes_back_by_name() -> None:

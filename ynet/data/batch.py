@@ -5,12 +5,14 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+UNLABELLED = -1
+"""The label of a case that nobody has labelled."""
 SITE_STEP = 1 << 32
 """Where sources of several sites are joined, the numbers of the k-th site's patients begin at k times this."""
 
 
 class Batch(NamedTuple):
-    """Prepared cases: standardised images, masks of 0 and 1, labels as indices into the plan's classes.
+    """Prepared cases: standardised images, masks of 0 and 1, labels as indices into the plan's classes or UNLABELLED.
 
     Masks have a channel for each region of the plan, one where the plan names none.
     """
@@ -27,7 +29,7 @@ class CaseSource(Protocol):
 
     @property
     def label(self) -> Int64[Tensor, " cases"]:
-        """The label of every case, as an index into the plan's classes."""
+        """The label of every case, as an index into the plan's classes; UNLABELLED where it has none."""
 
     @property
     def patient(self) -> Int64[Tensor, " cases"]:

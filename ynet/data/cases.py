@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ynet.data import images
 from ynet.data import regions as region_masks
-from ynet.data.batch import Batch
+from ynet.data.batch import UNLABELLED, Batch
 from ynet.data.manifest import Case, Manifest
 from ynet.data.prepare import prepare, prepare_mask
 from ynet.errors import UserError
@@ -108,6 +108,8 @@ class CaseCache:
 
 
 def _position(case: Case, classes: Sequence[str]) -> int:
+    if not case.label:
+        return UNLABELLED
     if case.label not in classes:
         raise UserError(
             f"row {case.row} of the manifest cannot be used",

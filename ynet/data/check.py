@@ -60,7 +60,8 @@ def check(
         problems=tuple(sorted(problems, key=lambda problem: problem.row)),
         cases=len(cases),
         patients=len({case.patient for case in cases}),
-        cases_per_class=dict(sorted(Counter(case.label for case in cases).items())),
+        cases_per_class=dict(sorted(Counter(case.label for case in cases if case.label).items())),
+        unlabelled=sum(not case.label for case in cases),
         cases_per_split={split: sum(case.split == split for case in cases) for split in ("train", "test")},
         images_per_size=dict(Counter(_size(each.image.shape) for each in seen if each.image).most_common()),
     )
@@ -99,10 +100,11 @@ def _subject(path: Path, image: InspectedImage | None) -> Subject | None:
 
 
 def _labels(cases: Sequence[Case], classes: Sequence[str] | None) -> Iterator[Problem]:
+    yield from _unlabelled(cases)
     if classes is None:
         return
     for case in cases:
-        if case.label not in classes:
+        if case.label and case.label not in classes:
             near = difflib.get_close_matches(case.label, classes, n=1)
             do = f"did you mean {near[0]!r}?" if near else "correct the label, or remove the row"
             what = f"the label {case.label!r} is not one of the classes {', '.join(classes)}"
@@ -110,6 +112,14 @@ def _labels(cases: Sequence[Case], classes: Sequence[str] | None) -> Iterator[Pr
     for missing in [name for name in classes if name not in {case.label for case in cases}]:
         do = "nothing, if this site has no such case"
         yield Problem(WHOLE_MANIFEST, "label", "warning", f"no case has the class {missing!r}", do)
+
+
+def _unlabelled(cases: Sequence[Case]) -> Iterator[Problem]:
+    """Report one warning, at the first row without a label."""
+    unlabelled = [case.row for case in cases if not case.label]
+    if unlabelled:
+        what = f"cases without a label: {len(unlabelled)}; they train the mask only and have no part in class scores"
+        yield Problem(unlabelled[0], "label", "warning", what, "label them, if the class is known")
 
 
 def _splits(cases: Sequence[Case], classes: Sequence[str] | None) -> Iterator[Problem]:
@@ -137,7 +147,7 @@ def _duplicates(seen: Sequence[_CaseFacts]) -> Iterator[Problem]:
         same = f"it is the same image as in row {other.row}"
         if other.split != case.split:
             yield Problem(case.row, "image", "error", f"{same}, which is in {other.split}", "remove one of them")
-        elif other.label != case.label:
+        elif other.label and case.label and other.label != case.label:
             what = f"{same}, which has the label {other.label!r}"
             yield Problem(case.row, "image", "error", what, "correct one label, or remove one row")
         else:

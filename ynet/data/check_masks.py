@@ -98,7 +98,7 @@ def columns(cases: Sequence[Case], wanted: Regions | None) -> Iterator[Problem]:
 def problems(masks: Sequence[CaseMask]) -> Iterator[Problem]:
     """Find masks of one region that are empty, inverted, not binary or unknown.
 
-    An empty mask is fine where most cases of its class have no lesion.
+    An empty mask is fine where most cases of its class have no lesion. Of a case without a label that is unknown.
     """
     usually_empty = _labels_usually_empty(masks)
     for one in masks:
@@ -118,6 +118,8 @@ def _of_one(case: Case, source: regions.Source, mask: MaskFacts, usually_empty: 
     if mask.is_inverted:
         of = "the whole image" if mask.lesion == 1 else "most of the image and of its border"
         yield problem(f"{its} covers {of}", f"check whether black and white are swapped; if not: {_AS_MEANT}")
+    if not case.label:
+        return
     if mask.lesion == 0 and case.label not in usually_empty:
         what = f"{its} is empty, those of most {case.label!r} cases are not"
         yield problem(what, f"check whether the {lesion} was forgotten")

@@ -21,9 +21,9 @@ class Gap(NamedTuple):
 def gaps(cases: Sequence[Case], classes: Collection[str] | None = None) -> Iterator[Gap]:
     """Yield the classes that have cases but none in one of the splits; an empty split is a single gap.
 
-    `classes` limits the check to these classes.
+    `classes` limits the check to these classes. Cases without a label count for the split, and are no class.
     """
-    labels = sorted({case.label for case in cases if classes is None or case.label in classes})
+    labels = sorted({case.label for case in cases if case.label and (classes is None or case.label in classes)})
     for split, verb in _VERBS.items():
         there = {case.label for case in cases if case.split == split}
         if not there:

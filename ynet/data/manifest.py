@@ -41,7 +41,7 @@ class Case:
     row: int  # as spreadsheets count: the header is row 1
     image: str
     mask: str  # empty: no lesion, or unknown
-    label: str
+    label: str  # empty: nobody has labelled it
     patient: str
     split: Split
     attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
@@ -99,17 +99,14 @@ class Fault(NamedTuple):
     do: str
 
 
-def read(path: Path, split_seed: int = 1, *, is_labelled: bool = True) -> Manifest:
+def read(path: Path, split_seed: int = 1) -> Manifest:
     """Read the manifest at `path`. Without a `split` column, patient id and `split_seed` decide the split.
 
-    With `is_labelled` false a row needs no label. Raises UserError at the first fault. The named files are not opened;
-    `check` does that.
+    Raises UserError at the first fault. The named files are not opened; `check` does that.
     """
     rows = read_rows(path)
     for row in rows:
         for fault in faults(path.parent, row):
-            if fault.column == "label" and not is_labelled:
-                continue
             what = f"manifest {path}, row {row.number}, column {fault.column!r} cannot be used"
             raise UserError(what, fault.why, fault.do)
     return Manifest(path.parent, to_cases(rows, split_seed))
@@ -133,7 +130,7 @@ def read_rows(path: Path) -> list[SheetRow]:
 
 def faults(root: Path, row: SheetRow) -> Iterator[Fault]:
     """Yield a fault for every invalid cell of `row`; files are not opened."""
-    for column in ("image", "label", "patient"):
+    for column in ("image", "patient"):
         if not row.cells[column]:
             yield Fault(column, "it is empty", f"fill in the {column}, or remove the row")
     if sheet.is_shortened(row.cells["patient"]):

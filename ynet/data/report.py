@@ -33,7 +33,8 @@ class Report:
     problems: tuple[Problem, ...]
     cases: int
     patients: int
-    cases_per_class: dict[str, int]
+    cases_per_class: dict[str, int]  # without cases that have no label
+    unlabelled: int
     cases_per_split: dict[str, int]
     images_per_size: dict[str, int]  # "width x height" -> readable images, the most frequent first
 
@@ -50,10 +51,10 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON, a public interface.
 
-        `ok` (no error), `errors` and `warnings` (how many), `cases`, `patients`, `cases_per_class`,
-        `cases_per_split` (`train`, `test`), `images_per_size` (`"width x height"`), and `problems`, a list of `row`
-        (as spreadsheets count; 1 stands for the whole manifest), `column`, `severity` (`error`, `warning`),
-        `what` and `do`. It holds no path and no patient id.
+        `ok` (no error), `errors` and `warnings` (how many), `cases`, `patients`, `cases_per_class`, `unlabelled` (cases
+        without a label), `cases_per_split` (`train`, `test`), `images_per_size` (`"width x height"`), and `problems`, a
+        list of `row` (as spreadsheets count; 1 stands for the whole manifest), `column`, `severity` (`error`,
+        `warning`), `what` and `do`. It holds no path and no patient id.
         """
         counts = {"ok": not self.errors, "errors": len(self.errors), "warnings": len(self.warnings)}
         return counts | asdict(self) | {"problems": [asdict(problem) for problem in self.problems]}
@@ -84,10 +85,11 @@ def table(report: Report) -> Table:
 def _counts(report: Report) -> str:
     sizes = dict(list(report.images_per_size.items())[:3])
     others = len(report.images_per_size) - len(sizes)
+    classes = report.cases_per_class | ({"without a label": report.unlabelled} if report.unlabelled else {})
     return (
         f"{len(report.errors)} errors, {len(report.warnings)} warnings\n"
         f"{report.cases} cases of {report.patients} patients: {_listed(report.cases_per_split)}\n"
-        f"classes: {_listed(report.cases_per_class)}\n"
+        f"classes: {_listed(classes)}\n"
         f"pixels: {_listed(sizes)}" + (f", {others} other sizes" if others else "")
     )
 

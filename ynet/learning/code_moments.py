@@ -55,11 +55,13 @@ class GalleryEncoder:
 def fit(net: YNet, plan: Plan, sites: Iterable[FeatureMoments]) -> None:
     """Set the network's code to the one that follows from all sites' moments, as the server does.
 
-    Does nothing where the code is trained.
+    Does nothing where the code is trained. Raises UserError when no site has a labelled case.
     """
     if net.moment_code is None:
         return
-    found = code_map.code_map(code_map.add(sites), plan.network.code_bits, plan.class_bits, plan.network.codebook_seed)
+    moments = code_map.add(sites)
+    code_map.check_labelled(moments)
+    found = code_map.code_map(moments, plan.network.code_bits, plan.class_bits, plan.network.codebook_seed)
     with torch.no_grad():
         for name, values in found._asdict().items():
             getattr(net.moment_code, name).copy_(torch.from_numpy(values))

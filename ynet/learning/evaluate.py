@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from ynet.data.batch import SITE_STEP, Batch, CaseSource
+from ynet.data.batch import SITE_STEP, UNLABELLED, Batch, CaseSource
 from ynet.learning import likeness, metrics
 from ynet.learning.hashing import hamming, pack
 from ynet.learning.map_cache import MappedSource
@@ -25,7 +25,7 @@ class EncodedCases(NamedTuple):
     """A network's output on some cases; one row or number per case."""
 
     codes: npt.NDArray[np.uint8]  # (cases, bits / 8), packed
-    label: npt.NDArray[np.int64]  # (cases,)
+    label: npt.NDArray[np.int64]  # (cases,); UNLABELLED where there is none
     both: npt.NDArray[np.float64]  # pixels in the predicted and in the true mask; a mask is the union of its regions
     predicted: npt.NDArray[np.float64]  # pixels in the predicted mask
     true: npt.NDArray[np.float64]  # pixels in the true mask; NaN where there is none, or a region is unknown
@@ -126,9 +126,12 @@ def evaluate(net: YNet, gallery: CaseSource, queries: CaseSource, plan: Plan, de
 
 
 def score(held: EncodedCases, asked: EncodedCases, plan: Plan) -> Scores:
-    """Score retrieval of each query's class, and the queries' masks and classes. Gallery and queries are not empty."""
+    """Score retrieval of each query's class, and the queries' masks and classes. Gallery and queries are not empty.
+
+    Cases without a label have no part in the scores of classes. For likeness they are compared among each other.
+    """
     distances, classes = hamming(asked.codes, held.codes), plan.classes
-    found = _summary(metrics.ranking(distances, asked.label[:, None] == held.label[None, :], K), asked.label)
+    found = _summary(of_classes(distances, held.label, asked.label), asked.label)
     floor = floors(held.label, asked.label)
     distinct = len(np.unique(held.codes, axis=0))
     overlaps = [metrics.overlap(*counts) for counts in asked.by_region.transpose(1, 2, 0)]
@@ -166,6 +169,20 @@ def score(held: EncodedCases, asked: EncodedCases, plan: Plan) -> Scores:
     )
 
 
+def of_classes(
+    distances: npt.NDArray[Any], held: npt.NDArray[np.int64], asked: npt.NDArray[np.int64]
+) -> metrics.Ranking:
+    """Rank each query's class among the labelled cases of the gallery; NaN for a query without a label.
+
+    Args:
+        distances: whole numbers, shape (queries, gallery).
+        held: the labels of the gallery.
+        asked: the labels of the queries.
+    """
+    is_labelled = held != UNLABELLED
+    return metrics.ranking(distances[:, is_labelled], asked[:, None] == held[None, is_labelled], K)
+
+
 def case_hits(
     held: EncodedCases, asked: EncodedCases, to_held: npt.NDArray[Any], to_asked: npt.NDArray[Any] | None = None
 ) -> CaseHits:
@@ -198,7 +215,10 @@ def mask_attributes(held: EncodedCases, asked: EncodedCases) -> tuple[likeness.A
 
 
 def candidates(held: EncodedCases, asked: EncodedCases) -> npt.NDArray[np.bool_]:
-    """Return which cases of the gallery have a query's class and are another patient's, shape (queries, gallery)."""
+    """Return which cases of the gallery have a query's class and are another patient's, shape (queries, gallery).
+
+    Those of a query without a label are the cases without one.
+    """
     is_candidate: npt.NDArray[np.bool_] = asked.label[:, None] == held.label[None, :]
     is_candidate &= asked.patient[:, None] != held.patient[None, :]
     return is_candidate
@@ -206,26 +226,27 @@ def candidates(held: EncodedCases, asked: EncodedCases) -> npt.NDArray[np.bool_]
 
 def _ranked(held: npt.NDArray[np.int64], asked: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     """Return which queries have cases of their class and of others in the gallery. Other rankings say nothing."""
-    return np.isin(asked, held) & (len(np.unique(held)) > 1)
+    classes = np.unique(held[held != UNLABELLED])
+    return np.isin(asked, classes) & (len(classes) > 1)
 
 
 def _per_class(label: npt.NDArray[np.int64], classes: Sequence[str]) -> dict[str, int]:
-    return dict(zip(classes, np.bincount(label, minlength=len(classes)).tolist(), strict=True))
+    return dict(zip(classes, metrics.per_class(label, len(classes)).tolist(), strict=True))
 
 
 def map10_per_class(held: EncodedCases, asked: EncodedCases, classes: Sequence[str]) -> dict[str, float | None]:
     """Return the mean AP@10 of each class's queries; None where none of them is ranked. `macro_map10` is their mean."""
-    ranked = metrics.ranking(hamming(asked.codes, held.codes), asked.label[:, None] == held.label[None, :], K)
+    ranked = of_classes(hamming(asked.codes, held.codes), held.label, asked.label)
     return {name: metrics.mean(ranked.ap[asked.label == place]) for place, name in enumerate(classes)}
 
 
 def floors(held: npt.NDArray[np.int64], asked: npt.NDArray[np.int64]) -> dict[str, dict[str, float | None]]:
     """Return the retrieval metrics of two baselines: a random ranking, and the majority class first."""
-    relevant = asked[:, None] == held[None, :]
-    constant = np.broadcast_to((held != np.bincount(held).argmax()).astype(np.int64), relevant.shape)
+    is_rare, shape = held != metrics.per_class(held).argmax(), (len(asked), len(held))
+    constant = np.broadcast_to(is_rare.astype(np.int64), shape)
     return {
-        "random": _summary(metrics.ranking(np.zeros(relevant.shape, np.int64), relevant, K), asked),
-        "majority": _summary(metrics.ranking(constant, relevant, K), asked),
+        "random": _summary(of_classes(np.zeros(shape, np.int64), held, asked), asked),
+        "majority": _summary(of_classes(constant, held, asked), asked),
     }
 
 
@@ -241,7 +262,9 @@ def _summary(ranked: metrics.Ranking, label: npt.NDArray[np.int64]) -> dict[str,
 
 
 def _named(distances: npt.NDArray[np.int64], label: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.int64]:
-    """Return for each query the class with the largest expected number among the first K results."""
+    """Return for each query the class with the largest expected number among the first K labelled results."""
+    is_labelled = label != UNLABELLED
+    distances, label = distances[:, is_labelled], label[is_labelled]
     shares = [
         metrics.ranking(distances, np.broadcast_to(label == one, distances.shape), K).hit_ratio
         for one in range(classes)
@@ -252,8 +275,9 @@ def _named(distances: npt.NDArray[np.int64], label: npt.NDArray[np.int64], class
 
 def by_radius(held: EncodedCases, asked: EncodedCases, bits: int) -> list[RadiusPoint]:
     """Return precision and recall within each Hamming radius from 0 to `bits`, as means over classes."""
-    relevant = asked.label[:, None] == held.label[None, :]
-    precision, recall = metrics.within_radius(hamming(asked.codes, held.codes), relevant, bits)
+    is_labelled = held.label != UNLABELLED
+    relevant = asked.label[:, None] == held.label[None, is_labelled]
+    precision, recall = metrics.within_radius(hamming(asked.codes, held.codes[is_labelled]), relevant, bits)
     return [
         RadiusPoint(radius, *(metrics.macro(values[:, radius], asked.label) for values in (precision, recall)))
         for radius in range(bits + 1)

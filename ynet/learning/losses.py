@@ -1,4 +1,7 @@
-"""The losses of the recipes, each per sample: a batch's loss is the mean."""
+"""The losses of the recipes, each per sample: a batch's loss is the mean.
+
+The code's loss of a sample without a label has the weight 0. Losses on pairs leave it out of the other samples' pairs.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from ynet.data.batch import Batch
+from ynet.data.batch import UNLABELLED, Batch
 from ynet.learning.hashing import codebook
 from ynet.learning.model import Output
 from ynet.plan import Plan
@@ -73,7 +76,7 @@ def _plain(plan: Plan, device: torch.device) -> CodeLoss:  # noqa: ARG001
     def loss(output: Output, batch: Batch) -> Float[Tensor, " batch"]:
         if output.class_logits is None:
             raise ValueError("the network of another recipe has no class logits")
-        return F.cross_entropy(output.class_logits, batch.label, reduction="none")
+        return F.cross_entropy(output.class_logits, batch.label, reduction="none", ignore_index=UNLABELLED)
 
     return loss
 
@@ -96,21 +99,21 @@ def ortho_hash(
     """Cross-entropy over s (cos(code, target) - m [own class]) (Hoe et al., NeurIPS 2021, eq. 6)."""
     cosine = F.normalize(code) @ F.normalize(targets).T
     own = label[:, None] == torch.arange(len(targets), device=label.device)
-    return F.cross_entropy(ORTHO_SCALE * (cosine - ORTHO_MARGIN * own), label, reduction="none")
+    scaled = ORTHO_SCALE * (cosine - ORTHO_MARGIN * own)
+    return F.cross_entropy(scaled, label, reduction="none", ignore_index=UNLABELLED)
 
 
 def circle(code: Float[Tensor, "batch bits"], label: Int64[Tensor, " batch"]) -> Float[Tensor, " batch"]:
     """Circle loss of each sample against the others of its batch (Sun et al., CVPR 2020, eq. 6)."""
     similarity = F.normalize(code) @ F.normalize(code).T
-    is_same = label[:, None] == label[None, :]
-    is_self = torch.eye(len(label), dtype=torch.bool, device=label.device)
+    is_same, is_other_class = _pairs(label)
     a_p = F.relu(1 + CIRCLE_MARGIN - similarity).detach()
     a_n = F.relu(similarity + CIRCLE_MARGIN).detach()
     positive = -CIRCLE_SCALE * a_p * (similarity - (1 - CIRCLE_MARGIN))
     negative = CIRCLE_SCALE * a_n * (similarity - CIRCLE_MARGIN)
     low = torch.finfo(similarity.dtype).min
-    sum_p = positive.masked_fill(~is_same | is_self, low).logsumexp(1)
-    sum_n = negative.masked_fill(is_same, low).logsumexp(1)
+    sum_p = positive.masked_fill(~is_same, low).logsumexp(1)
+    sum_n = negative.masked_fill(~is_other_class, low).logsumexp(1)
     return F.softplus(sum_p + sum_n)
 
 
@@ -132,10 +135,19 @@ def central_similarity(
 def pairwise_likelihood(code: Float[Tensor, "batch bits"], label: Int64[Tensor, " batch"]) -> Float[Tensor, " batch"]:
     """DPSH: likelihood of the pairwise similarities in a batch, plus quantisation (Li et al., 2016)."""
     theta = code @ code.T / 2
-    is_same = (label[:, None] == label[None, :]).to(theta.dtype)
-    others = 1 - torch.eye(len(label), device=label.device, dtype=theta.dtype)
-    likelihood = ((F.softplus(theta) - is_same * theta) * others).sum(1) / others.sum(1).clamp(min=1)
+    is_same, others = (pairs.to(theta.dtype) for pairs in _pairs(label))
+    pairs = is_same + others
+    likelihood = ((F.softplus(theta) - is_same * theta) * pairs).sum(1) / pairs.sum(1).clamp(min=1)
     return likelihood + DPSH_QUANTISATION * from_signs(code)
+
+
+def _pairs(label: Int64[Tensor, " batch"]) -> tuple[Bool[Tensor, "batch batch"], Bool[Tensor, "batch batch"]]:
+    """Return which pairs of labelled samples have the same class, and which have not; no sample pairs with itself."""
+    is_labelled = label != UNLABELLED
+    both = is_labelled[:, None] & is_labelled[None, :]
+    both &= ~torch.eye(len(label), dtype=torch.bool, device=label.device)
+    is_same = label[:, None] == label[None, :]
+    return both & is_same, both & ~is_same
 
 
 def bce(logits: Masks, mask: Masks) -> Float[Tensor, "batch regions"]:
@@ -155,5 +167,6 @@ def _known(loss: Float[Tensor, "batch regions"], drawn: Bool[Tensor, "batch regi
     return (loss * drawn.view_as(loss)).mean(1)
 
 
-def _class_weights(plan: Plan, device: torch.device) -> Float[Tensor, " classes"]:
-    return torch.tensor(plan.training.class_weights or [1.0] * len(plan.classes), device=device)
+def _class_weights(plan: Plan, device: torch.device) -> Float[Tensor, " weights"]:
+    """Return the classes' weights, and last that of UNLABELLED, which is the index -1."""
+    return torch.tensor([*(plan.training.class_weights or [1.0] * len(plan.classes)), 0.0], device=device)

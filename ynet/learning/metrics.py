@@ -97,6 +97,11 @@ def within_radius(
         return good / np.where(tells & (size > 0), size, np.nan), good / np.where(tells, total, np.nan)
 
 
+def per_class(label: Int[np.ndarray, " n"], classes: int = 1) -> npt.NDArray[np.int64]:
+    """Count the cases of each class, for `classes` classes or more if more occur. A negative label is of no class."""
+    return np.bincount(label[label >= 0], minlength=classes)
+
+
 def macro(values: Floats, label: Shaped[np.ndarray, " queries"]) -> float | None:
     """Return the mean over classes of the mean over each class's queries, without queries that are NaN.
 

@@ -12,7 +12,7 @@ class Hit(NamedTuple):
 
     distance: int  # Hamming, in bits; coarse where a site coarsens its distances
     token: bytes
-    label: str | None  # None where the site does not share it
+    label: str | None  # None where the site does not share it; empty where nobody has labelled the case
     ties: int  # cases of that site at this distance, this one included
     site: str = ""  # the site that has the case
     rank: int | None = None  # None for a hit that is not among the first k
@@ -29,6 +29,11 @@ class Hit(NamedTuple):
             "token": self.token.hex(),
         }
         return shown if self.image is None else {**shown, "image": self.image}
+
+    @property
+    def label_words(self) -> str:
+        """The label for people: an unlabelled case differs from a label that is not shared."""
+        return "label not shared" if self.label is None else self.label or "no label"
 
     @classmethod
     def from_json(cls, shown: Mapping[str, Any]) -> "Hit":

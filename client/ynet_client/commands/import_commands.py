@@ -29,7 +29,9 @@ app = typer.Typer()
 
 @app.command("import")
 def import_(
-    labels: Annotated[Path, typer.Option(help="CSV: patient, study, series or instance; label; mask, split if known.")],
+    labels: Annotated[
+        Path, typer.Option(help="CSV: patient, study, series or instance; label, or empty; mask, split if known.")
+    ],
     out: Annotated[Path, typer.Option(help="The folder of images, masks and manifest.csv.")],
     dicom: Annotated[list[Path] | None, typer.Option(help="DICOM files, or folders of them; several times.")] = None,
     dicomweb_: Annotated[str, typer.Option("--dicomweb", metavar="URL", help="The root of a PACS's DICOMweb.")] = "",
@@ -80,7 +82,7 @@ def import_(
             file=sys.stderr,
         )
     if not done.images:
-        why = f"{done.unlabelled} objects have no label, {sum(done.left_out.values())} were left out"
+        why = f"{done.unlabelled} objects are not in the labels, {sum(done.left_out.values())} were left out"
         raise UserError("nothing was imported", why, f"look at {folder / 'quarantine.csv'}, and at the labels")
 
 
@@ -147,7 +149,7 @@ def _said(done: "Summary", out: Path, folder: Path) -> Iterator[str]:
         yield f"stale: {done.stale} images are from an earlier import, and something has changed since; import"
         yield "them again with their files, labels and options, or take their rows out of the manifest"
     if done.unlabelled:
-        yield f"{done.unlabelled} objects have no label, and were not fetched"
+        yield f"{done.unlabelled} objects are not in the labels, and were not fetched"
     yield from _said_unmatched(done)
     means = {**QUARANTINE, **LEFT_OUT}
     for reason, count in done.left_out.items():

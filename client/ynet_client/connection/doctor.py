@@ -111,7 +111,7 @@ def _settings(home: Path) -> Step:
     try:
         settings_check.check(settings)
         if settings.data:
-            manifest.read(Path(settings.data), is_labelled=settings.trains)
+            manifest.read(Path(settings.data))
     except UserError as error:
         return Step("settings", "failed", f"{error.what}: {error.why}", error.do, error.exit_code)
     return Step("settings", "good", "they fit this machine")

@@ -42,7 +42,7 @@ class Summary(NamedTuple):
     patients: int
     masks: int
     imported: int  # new images of this import
-    unlabelled: int  # objects without a label; not fetched
+    unlabelled: int  # objects that the labels do not name; not fetched
     left_out: dict[str, int]  # objects, by reason
     unmatched_labels: int  # ids in the labels that match no object
     unlabelled_patients: int  # patients found, none of whose objects has a label

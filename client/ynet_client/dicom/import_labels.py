@@ -22,7 +22,7 @@ NO_LESION = "none"
 class Label(NamedTuple):
     """The label of one or more images."""
 
-    label: str
+    label: str  # empty: the image is imported, and its class is unknown
     mask: str = ""  # a file's path, relative to the labels' folder; or NO_LESION
     split: str = ""
 
@@ -59,8 +59,6 @@ def read(path: Path) -> Labels:
         if sheet.is_shortened(keys[0][1]):
             why = f"a spreadsheet turned its {keys[0][0]} into a number and dropped digits"
             raise _fault(path, number, why, "format the column as text, and enter the ids again")
-        if not row["label"]:
-            raise _fault(path, number, "its label is empty", "fill it in, or remove the row")
         if row.get("mask", "") not in ("", NO_LESION) and keys[0][0] != "instance":
             raise _fault(path, number, "it assigns a mask to more than one image", "name the image in column instance")
         if row.get("split", "") not in ("", "train", "test"):

@@ -132,7 +132,7 @@ def _draw_own(canvas: "_Canvas", x: int, y: int, site: str, tiles: Sequence[Tile
         canvas.picture(left, top, TILE_SIDE, picture if tile.mask is None else outlined(picture, tile.mask, 0.0, 1.4))
         if tile.hit.rank is not None:
             canvas.badge(left + 6, top + 6, str(tile.hit.rank))
-        _draw_label(canvas, left, top + TILE_SIDE + 8, TILE_SIDE, tile.hit.label)
+        _draw_label(canvas, left, top + TILE_SIDE + 8, TILE_SIDE, tile.hit)
         canvas.text(left, top + TILE_SIDE + 30, _nearness(tile.hit), 13, PLAIN, TILE_SIDE)
 
 
@@ -155,13 +155,13 @@ def _draw_card(canvas: "_Canvas", x: int, y: int, hit: Hit, colour: Colour) -> N
     name = hit.site if canvas.width_of(f"Site {hit.site}", 15) > room else f"Site {hit.site}"
     canvas.text(x + 12, y + 12, name, 15, colour, room, bold=True)
     canvas.text(x + TILE_SIDE - 12 - canvas.width_of(rank, 13), y + 14, rank, 13, DIM)
-    _draw_label(canvas, x + 12, y + 37, inside, hit.label)
+    _draw_label(canvas, x + 12, y + 37, inside, hit)
     canvas.text(x + 12, y + 62, _nearness(hit), 13, PLAIN, inside)
     canvas.text(x + 12, y + 86, f"case {hit.token.hex()[:10]}…", 12, DIM, inside)
 
 
-def _draw_label(canvas: "_Canvas", x: int, y: int, width: int, label: str | None) -> None:
-    canvas.text(x, y, label or "label not shared", 16, BRIGHT if label else DIM, width)
+def _draw_label(canvas: "_Canvas", x: int, y: int, width: int, hit: Hit) -> None:
+    canvas.text(x, y, hit.label_words, 16, BRIGHT if hit.label else DIM, width)
 
 
 def _no_answer(no_answer: Mapping[str, str]) -> str:

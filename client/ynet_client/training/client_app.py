@@ -135,7 +135,7 @@ def _features(site: LocalSite, context: Context, request: RoundRequest) -> Recor
     is_secure = plan.aggregation == "secure"
     if is_secure:
         secure_aggregation.check_unsummed(site.party, context, request)
-    found = code_map.flatten(site.gallery.moments(loaded(site, request), cases, plan, site.device))
+    found = code_map.flatten(site.gallery.moments(loaded(site, request), cases, plan, site.device), len(cases))
     reply = RecordDict({METRICS: MetricRecord({CASES: len(cases)})})
     if is_secure:
         reply[CONFIG] = secure_aggregation.offer(site.party, context, request, found, len(cases))

@@ -83,7 +83,7 @@ class LocalSite:
             micro_batches: remembers how many micro-batches fit into memory.
             took_part: records in which runs the site took part.
             tells_classes: whether scores include the number of cases of each class.
-            trains: False for a site that only asks; its cases need no labels.
+            trains: False for a site that only asks; its cases may have any labels.
             fixed_files: the files of arrays that no round changes; without them each message must carry all arrays.
         """
         self._path, self._cache_bytes, self._is_validation = manifest, cache_bytes, is_validation
@@ -106,7 +106,7 @@ class LocalSite:
         """The manifest as it is now, without the patients that were forgotten. Raises UserError."""
         if self._path is None:
             return Manifest(Path(), ())
-        found = read(self._path, seed, is_labelled=self.trains)
+        found = read(self._path, seed)
         found = found.without(self._forgotten(case.patient for case in found.cases))
         return found.for_validation() if self._is_validation else found
 

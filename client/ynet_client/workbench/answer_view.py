@@ -14,9 +14,6 @@ from ynet_client.workbench.cases import OwnCases, describe
 if TYPE_CHECKING:
     from ynet_client.gallery.indexer import Archive
 
-NOT_SHARED = ""
-"""The label of a hit whose site does not share labels."""
-
 
 def shown(archive: "Archive", own_cases: OwnCases, result: Result, query: Query) -> dict[str, Any]:
     """Return the answer about one image as JSON for the page. Raises UserError."""
@@ -53,9 +50,12 @@ def asked(query: Query) -> list[str]:
 
 
 def spread(result: Result) -> list[dict[str, Any]]:
-    """Count each site's hits by label, the most frequent first; the own site first."""
+    """Count each site's hits by label, the most frequent first; the own site first.
+
+    The label is None where the site does not share it, and empty for cases without one.
+    """
     names = sorted(result.by_site, key=lambda name: (name != result.site, name))
-    counted = ((name, Counter(hit.label or NOT_SHARED for hit in result.by_site[name])) for name in names)
+    counted = ((name, Counter(hit.label for hit in result.by_site[name])) for name in names)
     return [
         {"site": name, "is_own": name == result.site, "labels": counts.most_common(), "total": counts.total()}
         for name, counts in counted

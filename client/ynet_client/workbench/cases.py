@@ -54,7 +54,7 @@ class OwnCases:
         return {
             "total": len(fits),
             "cases": [describe(case) for case in part],
-            "labels": sorted({case.label for case in cases.values()}),
+            "labels": sorted({case.label for case in cases.values() if case.label}),
             "attributes": sorted({name for case in cases.values() for name in case.attributes}),
         }
 

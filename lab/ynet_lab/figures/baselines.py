@@ -9,6 +9,7 @@ from ynet.data.batch import CaseSource
 from ynet.learning.evaluate import EncodedCases, floors
 from ynet.learning.hashing import hamming
 from ynet.learning.likeness import Attribute
+from ynet.learning.metrics import per_class
 from ynet_lab.figures.by_query import ByQuery, Distances, Values, by_query, figures
 from ynet_lab.figures.handmade import BINS, Handmade, handmade
 
@@ -65,7 +66,8 @@ def baselines(
         by_handmade(*(np.concatenate([one[kind] for one in parts]) for parts in (galleries, queries)))
         for kind in range(len(Handmade._fields))
     )
-    is_rare = (held.label != np.bincount(held.label).argmax(), asked.label != np.bincount(held.label).argmax())
+    majority = per_class(held.label).argmax()
+    is_rare = (held.label != majority, asked.label != majority)
     rankings = {
         RANDOM: Distances(*(np.zeros((len(asked.label), len(one.label)), np.int64) for one in (held, asked))),
         MAJORITY: Distances(*(np.tile(one.astype(np.int64), (len(asked.label), 1)) for one in is_rare)),

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from ynet.data.batch import SITE_STEP
 from ynet.learning import likeness, metrics
-from ynet.learning.evaluate import EncodedCases, K, candidates, case_hits
+from ynet.learning.evaluate import EncodedCases, K, candidates, case_hits, of_classes
 from ynet.learning.hashing import hamming
 from ynet.learning.likeness import Attribute, Likeness
 
@@ -48,7 +48,7 @@ def by_query(
     return ByQuery(
         asked.label,
         asked.patient,
-        metrics.ranking(ranks(to_held), asked.label[:, None] == held.label[None, :], K).ap,
+        of_classes(ranks(to_held), held.label, asked.label).ap,
         metrics.tie_sizes(to_held, K),
         {"case_hit1": hits.first, "case_hit10": hits.first10, "dice": _dice(asked)},
         {name: likeness.among_hits(to_held, is_candidate, one, K) for name, one in attributes.items()},
@@ -114,8 +114,8 @@ def precision_across(held: EncodedCases, asked: EncodedCases) -> Floats:
     for site in np.unique(of_asked):
         others, own = of_held != site, of_asked == site
         if others.any():
-            is_relevant = asked.label[own][:, None] == held.label[others][None, :]
-            found[own] = metrics.ranking(hamming(asked.codes[own], held.codes[others]), is_relevant, K).ap
+            distances = hamming(asked.codes[own], held.codes[others])
+            found[own] = of_classes(distances, held.label[others], asked.label[own]).ap
     return found
 
 

@@ -49,10 +49,10 @@ def _of_all(sites: Sequence[SiteFacts]) -> Iterator[Concern]:
 
 
 def _cases(site: SiteFacts) -> Iterator[Concern]:
-    if not any(site.train.values()):
+    if not site.trained:
         yield Concern(site.site, "no case to train on", "it can only ask: say `trains: false`, or change its split")
-    elif site.patients < values.FEW_PATIENTS or sum(site.train.values()) < values.FEW_CASES:
-        what = f"{sum(site.train.values())} training cases, {site.patients} patients in all"
+    elif site.patients < values.FEW_PATIENTS or site.trained < values.FEW_CASES:
+        what = f"{site.trained} training cases, {site.patients} patients in all"
         yield Concern(site.site, what, "so few teach little, and their score says little")
     tests = sum(site.test.values())
     if not tests:
@@ -60,7 +60,7 @@ def _cases(site: SiteFacts) -> Iterator[Concern]:
     elif tests < values.FEW_TEST_CASES:
         yield Concern(site.site, f"{tests} test cases", "read its score as a rough guess")
     if site.unlabelled:
-        do = "training refuses the manifest: fill the label in, or remove the rows"
+        do = "they train the mask and no class; label them, if the class is known"
         yield Concern(site.site, f"{site.unlabelled} cases without a label", do)
     if site.in_both:
         do = "put all cases of a patient into one split: the score is too good otherwise"

@@ -150,7 +150,7 @@ def _training(start: values.Start, sites: Sequence[SiteFacts], counts: Sequence[
 
 
 def _batch_size(start: values.Start, sites: Sequence[SiteFacts]) -> Reasoned:
-    median = float(np.median([sum(one.train.values()) for one in sites]))
+    median = float(np.median([one.trained for one in sites]))
     fits = 1 << int(math.log2(max(1.0, median / values.STEPS)))
     size = max(values.SMALLEST_BATCH, min(start.batch_size, fits))
     return Reasoned(

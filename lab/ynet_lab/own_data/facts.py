@@ -30,6 +30,7 @@ class SiteFacts:
     test: Mapping[str, int]
     patients: int
     unlabelled: int
+    unlabelled_train: int  # of them, to train on
     undrawn: int  # mask `unknown`
     empty: int  # mask left empty: no lesion
     missing: int  # an image or a mask that is named and not there
@@ -43,8 +44,13 @@ class SiteFacts:
 
     @property
     def cases(self) -> int:
-        """Return the number of labelled cases."""
-        return sum(self.train.values()) + sum(self.test.values())
+        """Return the number of cases, with and without a label."""
+        return sum(self.train.values()) + sum(self.test.values()) + self.unlabelled
+
+    @property
+    def trained(self) -> int:
+        """Return the number of training cases, with and without a label."""
+        return sum(self.train.values()) + self.unlabelled_train
 
 
 def look(manifests: Mapping[str, Manifest], random: Generator) -> tuple[SiteFacts, ...]:
@@ -76,6 +82,7 @@ def _of_site(site: str, manifest: Manifest, random: Generator) -> SiteFacts:
         dict(sorted(counts["test"].items())),
         patients=len({case.patient for case in cases}),
         unlabelled=sum(not case.label for case in cases),
+        unlabelled_train=sum(not case.label for case in manifest.train),
         undrawn=sum(not case.is_drawn for case in cases),
         empty=sum(case.is_drawn and not case.mask for case in cases),
         missing=sum(_is_missing(manifest, case) for case in cases),

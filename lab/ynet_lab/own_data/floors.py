@@ -7,10 +7,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ynet.data.batch import UNLABELLED
 from ynet.data.cases import CaseCache
 from ynet.data.manifest import Case, Manifest
 from ynet.learning import metrics
-from ynet.learning.evaluate import K, floors
+from ynet.learning.evaluate import floors, of_classes
 from ynet.plan import Plan
 from ynet_lab.figures.baselines import by_handmade
 from ynet_lab.figures.by_query import ranks
@@ -44,12 +45,13 @@ def floors_of(plan: Plan, manifests: Mapping[str, Manifest], queries: Mapping[st
             for cases in (galleries, queries)
         ]
         distances = ranks(by_handmade(features[0], features[1]).to_held)
-        of_hog = metrics.macro(metrics.ranking(distances, asked[:, None] == held[None, :], K).ap, asked)
+        of_hog = metrics.macro(of_classes(distances, held, asked).ap, asked)
     return Floors(found["random"]["macro_map10"], found["majority"]["macro_map10"], of_hog)
 
 
 def _labels(plan: Plan, sites: Iterable[Sequence[Case]]) -> npt.NDArray[np.int64]:
-    return np.array([plan.classes.index(case.label) for cases in sites for case in cases], np.int64)
+    places = {name: place for place, name in enumerate(plan.classes)} | {"": UNLABELLED}
+    return np.array([places[case.label] for cases in sites for case in cases], np.int64)
 
 
 def _source(plan: Plan, manifest: Manifest, cases: Sequence[Case]) -> CaseCache:

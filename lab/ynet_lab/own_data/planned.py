@@ -99,7 +99,7 @@ def bring(sha256: str, folder: Path, elsewhere: Sequence[Path]) -> None:
 
 
 def _read(manifests: Mapping[str, Path]) -> dict[str, Manifest]:
-    return {site: read(path, SEED, is_labelled=False) for site, path in manifests.items()}
+    return {site: read(path, SEED) for site, path in manifests.items()}
 
 
 def _check_labels(sites: Sequence[SiteFacts]) -> None:
@@ -122,7 +122,7 @@ def _named(name: str) -> str:
 
 
 def _head(sites: Sequence[SiteFacts]) -> list[str]:
-    cases = sum(sum(one.train.values()) for one in sites)
+    cases = sum(one.trained for one in sites)
     made_for = f"{counted(cases, 'training image')} of {counted(len(sites), 'site')}"
     return [
         f"The default plan of ynet {ynet.__version__} for {made_for}; made by ynet-lab plan.",

@@ -12,28 +12,31 @@ from ynet_lab.trial import Trial
 
 MOST_QUERIES = 1000
 """Test cases that are asked about; more are drawn from."""
+MOST_HITS = 100
+"""Most hits of a query: a site's `disclosure.max_k`."""
 
 
 def trained_cases(manifests: Mapping[str, Manifest]) -> Counter[str]:
-    """Return the training cases of each class, over all sites."""
-    return Counter(case.label for manifest in manifests.values() for case in manifest.train)
+    """Return the training cases of each class, over all sites; cases without a label are of no class."""
+    return Counter(case.label for manifest in manifests.values() for case in manifest.train if case.label)
 
 
 def chosen(manifests: Mapping[str, Manifest], random: Generator) -> dict[str, tuple[Case, ...]]:
-    """Return the test cases of each site, or a random part of them where there are very many."""
-    every = [(site, case) for site, manifest in manifests.items() for case in manifest.test]
+    """Return the labelled test cases of each site, or a random part of them where there are very many."""
+    every = [(site, case) for site, manifest in manifests.items() for case in manifest.test if case.label]
     drawn = sorted(random.permutation(len(every))[:MOST_QUERIES])
     return {site: tuple(every[at][1] for at in drawn if every[at][0] == site) for site in manifests}
 
 
 def rate(trial: Trial, manifests: Mapping[str, Manifest], asked: Mapping[str, Sequence[Case]]) -> list[Rated]:
-    """Query each case at its site against all sites' training images."""
+    """Query each labelled case at its site against all sites' training images; hits without a label do not count."""
     total = trained_cases(manifests)
-    rated = []
+    unlabelled = sum(not case.label for manifest in manifests.values() for case in manifest.train)
+    most, rated = min(K + unlabelled, MOST_HITS), []
     for site, cases in asked.items():
-        for case in cases:
-            found = trial.query(site, manifests[site].path_of(case.image), k=K, split="train")
-            relevant = [hit["label"] == case.label for hit in found["hits"]]
+        for case in (one for one in cases if one.label):
+            found = trial.query(site, manifests[site].path_of(case.image), k=most, split="train")
+            relevant = [hit["label"] == case.label for hit in found["hits"] if hit["label"]][:K]
             precision = average_precision(relevant, total[case.label])
             rated.append(Rated(case.label, f"{site}/{case.patient}", precision, sum(relevant)))
     return rated

@@ -96,8 +96,9 @@ def _scored(values: Mapping[str, Any]) -> str:
     """A site's scores and the counts behind them, which are rounded up."""
     classes = scores.classes_shown(values)
     by_class = f" ({classes})" if classes else ""
+    by_region = f" ({regions})" if (regions := scores.regions_shown(values)) else ""
     case, tie, dice = (scores.shown(values, name) for name in ("case_hit10", "median_tie10", "dice"))
-    return f"mAP {scores.shown(values, 'macro_map10')}{by_class} case {case} tie {tie} Dice {dice}"
+    return f"mAP {scores.shown(values, 'macro_map10')}{by_class} case {case} tie {tie} Dice {dice}{by_region}"
 
 
 _RESUMED = {"restart": "the server was restarted", "coordinator": "resumed by the coordinator"}

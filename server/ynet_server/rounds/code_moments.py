@@ -79,6 +79,7 @@ class CodeMoments:
             self._attendance.give_up_if(refused, f"the code after round {state.round}", 0, quorum)
             self._folder.event("under_quorum", round=state.round, updates=0, quorum=quorum, missing=missing)
             self._attendance.wait_before(next(tried))
+        code_map.check_labelled(moments)
         network = self._plan.network
         found = code_map.code_map(moments, network.code_bits, self._plan.class_bits, network.codebook_seed)
         arrays = {CODE + name: values.astype(np.float32) for name, values in found._asdict().items()}
@@ -103,7 +104,7 @@ class CodeMoments:
             return self._secure(Purpose(self._plan.id, state.round, 1, begins), messages)
         replies = self._talk.send(state.round, messages, self._check)
         reports = {reply.node: report_of(self._talk.name_of(reply.node), reply) for reply in replies}
-        found = self._alike(state.round, {reply.node: self._read(reply) for reply in replies})
+        found = self._alike(state.round, {reply.node: self._read(reply) for reply in replies}, reports)
         if len(found) < self._folder.quorum():
             return None
         self._tell(state.round, {node: reports[node] for node in found})
@@ -144,13 +145,16 @@ class CodeMoments:
         self._sums.check_offer(reply, purpose)
         self._checks.weigh_own(reply)
 
-    def _alike(self, number: int, found: dict[int, FeatureMoments]) -> dict[int, FeatureMoments]:
+    def _alike(
+        self, number: int, found: dict[int, FeatureMoments], reports: Mapping[int, SiteReport]
+    ) -> dict[int, FeatureMoments]:
         """The moments without those whose features are far larger than the other sites'; each refusal is an event."""
         factor = self._plan.training.update_norm_limit
-        if not factor or len(found) < LEAST_TO_COMPARE:
+        labelled = [node for node, moments in found.items() if moments.cases.any()]
+        if not factor or len(labelled) < LEAST_TO_COMPARE:
             return found
-        sizes = {node: _size(moments) for node, moments in found.items()}
-        median = float(np.median(list(sizes.values())))
+        sizes = {node: _size(moments, reports[node].cases) for node, moments in found.items()}
+        median = float(np.median([sizes[node] for node in labelled]))
         for node in (wrong := {node for node, size in sizes.items() if size > factor * median}):
             why = f"its features are {sizes[node] / median:.3g} times as large as the median of the sites'"
             self._talk.refuse(number, node, f"{why}, and the plan's update_norm_limit is {factor:g}")
@@ -177,6 +181,7 @@ class CodeMoments:
         return any(array.any() for name, array in arrays.items() if name.startswith(CODE))
 
 
-def _size(moments: FeatureMoments) -> float:
-    """The root mean square of a site's features."""
-    return float(np.sqrt(np.trace(moments.products) / moments.cases.sum()))
+def _size(moments: FeatureMoments, cases: int) -> float:
+    """The root mean square of a site's labelled features, or what that of all is at least, if it is larger."""
+    of_labelled = np.trace(moments.products) / max(moments.cases.sum(), 1)
+    return float(np.sqrt(max(of_labelled, np.trace(moments.within_patients) / cases)))

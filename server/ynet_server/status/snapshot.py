@@ -7,7 +7,7 @@ from typing import Any
 from ynet import __version__
 from ynet.plan import Plan
 from ynet.schedule import AUTO
-from ynet.scores import COARSE
+from ynet.scores import COARSE, PER_REGION
 from ynet.trust import expiry
 from ynet.trust.expiry import Life
 from ynet_server.authority.certificates import LONG_AGO
@@ -20,7 +20,7 @@ from ynet_server.status.audit_view import AuditView
 from ynet_server.training_records import PublishedModel, Run
 
 MOST_RUNS, MOST_MODELS = 12, 6
-SHOWN = (*SCORES, *COARSE, "queries", "queries_per_class")
+SHOWN = (*SCORES, PER_REGION, *COARSE, "queries", "queries_per_class")
 """The scores of a site that the page shows for a model."""
 
 

@@ -184,10 +184,17 @@ def test_most_specific_label_wins_and_unlabelled_is_skipped(hospital: Hospital) 
     assert sorted((row["label"], row["split"]) for row in hospital.rows()) == [("glioma", "train"), ("other", "test")]
 
 
+def test_image_with_an_empty_label_is_imported_without_one(hospital: Hospital) -> None:
+    hospital.image("a.dcm")
+    hospital.image("b.dcm", GREY + 1, PatientID="CANARY-2")
+    done = hospital.import_("patient,label\nCANARY-1,\nCANARY-2,glioma\n")
+    assert (done.images, done.unlabelled) == (2, 0)
+    assert sorted(row["label"] for row in hospital.rows()) == ["", "glioma"]
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("patient,label\nCANARY,\n", "label is empty"),
         ("patient,label\nCANARY,a\nCANARY,b\n", "another label in an earlier row"),
         ("patient,study,label\nCANARY,1,a\n", "fills in 2 of"),
         ("patient,label,mask\nCANARY,a,m.png\n", "a mask to more than one image"),

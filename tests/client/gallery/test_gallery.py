@@ -229,6 +229,14 @@ def test_stats_say_what_the_gallery_holds(gallery: Gallery) -> None:
     }
 
 
+def test_case_without_label_is_found_and_counted_as_such(gallery: Gallery) -> None:
+    fill(gallery, OLD, [case(0, label=""), *CASES[1:]])
+    (found,) = gallery.search(OLD, [code_of("0.png")], 2)
+    assert found[0].label == ""
+    assert gallery.stats()["cases_per_label"] == {"": 1, "frontal": 5, "temporal": 6}
+    assert gallery.count(OLD, Filters(labels=("frontal",))).cases == 5
+
+
 def test_a_code_for_a_case_that_went_meanwhile_is_passed_over(gallery: Gallery) -> None:
     gallery.sync_cases(CASES)
     missing = gallery.missing(OLD)

@@ -174,6 +174,13 @@ def test_labels_are_sent_only_where_allowed(gallery: Gallery) -> None:
         assert {hit.label for hit in hits} == {None}
 
 
+def test_missing_label_is_hidden_like_any_other_where_labels_are_not_sent(tmp_path: Path) -> None:
+    gallery = filled(tmp_path, [case(n, n, label="") for n in range(6)], [bytes(8)] * 6)
+    for policy, label in ((Disclosure(), ""), (Disclosure(labels=False), None)):
+        (hits,) = disclosure.hits(policy, gallery, QUERY)
+        assert {hit.label for hit in hits} == {label}
+
+
 # --- who, and what
 
 

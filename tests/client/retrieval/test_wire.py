@@ -47,6 +47,15 @@ def test_site_rank_and_image_of_a_hit_are_not_sent() -> None:
     assert wire.write_found([[hit._replace(site="A", rank=1, image="anna.png")]]) == wire.write_found([[hit]])
 
 
+def test_unlabelled_hit_differs_from_one_whose_label_is_not_sent() -> None:
+    code, labels = bytes(8), ("x", "", None)
+    hits = ranked(code, [Hit(n, bytes([n] * 16), label, 1) for n, label in enumerate(labels)])
+    (found,) = read_outcome(wire.write_found([hits]), CodedQuery(MODEL, (code,), Query(5))).hits
+    assert [hit.label for hit in found] == list(labels)
+    assert [hit.to_json()["label"] for hit in found] == list(labels)
+    assert [hit.label_words for hit in found] == ["x", "no label", "label not shared"]
+
+
 def test_largest_query_and_answer_are_within_limits() -> None:
     query = CodedQuery(MODEL, (b"\xff" * 32,) * MAX_CODES, Query(MAX_K))
     assert len(wire.write_query(query, "a" * 32)) <= MAX_QUERY_BYTES

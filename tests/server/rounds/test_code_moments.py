@@ -1,6 +1,7 @@
 """The code of a model: computed from the sums of real sites on a real hub, in the open and in secure sums."""
 
 import asyncio
+import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from ynet import plan as plans
 from ynet import weights
 from ynet.code_shapes import moments_size
 from ynet.data.synthetic import CLASSES, make_federation
-from ynet.errors import RefusedError
+from ynet.errors import RefusedError, UserError
 from ynet.federation.records import ARRAYS, CONFIG, EVALUATE, FEATURES, INITIAL, TRAIN, flat_weights, weights_record
 from ynet.fixed_arrays import CODE
 from ynet.learning.code_moments import GalleryEncoder, fit
@@ -97,6 +98,19 @@ def trained(tmp_path: Path, plan: Plan, mods: dict[str, list[Any]] | None = None
     return folder
 
 
+def unlabel(tmp_path: Path, name: str, every: int = 1) -> None:
+    """Empty the label of each case of a site, or of one in `every`."""
+    path = tmp_path / name / "manifest.csv"
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows[::every]:
+        row["label"] = ""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def events(folder: RunFolder, kind: str) -> list[dict[str, Any]]:
     return [event for event in folder.events() if event["kind"] == kind]
 
@@ -134,6 +148,31 @@ def test_code_is_that_of_the_pooled_cases(tmp_path: Path, aggregation: str) -> N
     assert set(told["sites"]) == set(SITES)
     assert folder.card()["scores"]["A"]["median_tie10"] is not None
     assert not list(folder.path.glob("moments-*"))
+
+
+@pytest.mark.parametrize("aggregation", ["plain", "secure"])
+def test_site_without_labels_takes_part_and_code_is_that_of_the_pooled_cases(tmp_path: Path, aggregation: str) -> None:
+    make_federation(tmp_path, SITES, seed=1, size=32)
+    unlabel(tmp_path, "D")
+    unlabel(tmp_path, "B", every=3)
+    folder = trained(tmp_path, planned(aggregation))
+    assert_same(code_of(folder), expected(tmp_path, folder))
+    (told,) = events(folder, "code")
+    assert set(told["sites"]) == set(SITES)
+    scores = folder.card()["scores"]
+    assert scores["D"]["macro_map10"] is None
+    assert scores["D"]["ranked"] == 0
+    assert scores["D"]["median_tie10"] is not None
+    assert scores["A"]["macro_map10"] is not None
+    assert not events(folder, "update_refused")
+
+
+def test_run_of_sites_without_any_label_ends_with_the_reason(tmp_path: Path) -> None:
+    make_federation(tmp_path, SITES, seed=1, size=32)
+    for name in SITES:
+        unlabel(tmp_path, name)
+    with pytest.raises(UserError, match="no site has a training case with a label"):
+        trained(tmp_path, planned())
 
 
 def test_moments_of_a_secure_plan_leave_masked(tmp_path: Path) -> None:

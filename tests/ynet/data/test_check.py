@@ -67,6 +67,29 @@ def test_all_problems_are_found_in_row_order(write_site: WriteSite, tmp_path: Pa
     ]
 
 
+def test_cases_without_label_are_counted_and_warned_of_once(write_site: WriteSite) -> None:
+    def spoil(rows: list[dict[str, str]]) -> None:
+        for row in rows[2:5]:
+            row["label"] = ""
+
+    report = check(write_site(spoil), CLASSES, channels=1)
+    problem = only(report)
+    assert (problem.row, problem.column, problem.severity) == (4, "label", "warning")
+    assert "cases without a label: 3" in problem.what
+    assert report.unlabelled == 3
+    assert sum(report.cases_per_class.values()) == report.cases - 3
+    assert report.to_json()["unlabelled"] == 3
+    assert "3 without a label" in str(table(report).caption)
+
+
+def test_copy_of_an_image_without_label_is_a_warning(write_site: WriteSite) -> None:
+    def spoil(rows: list[dict[str, str]]) -> None:
+        rows[1].update(image=rows[0]["image"], mask=rows[0]["mask"], label="", patient=rows[0]["patient"])
+        rows[1].update(split=rows[0]["split"])
+
+    assert not check(write_site(spoil), CLASSES, channels=1).errors
+
+
 def test_manifest_without_a_column_is_refused(write_site: WriteSite) -> None:
     with pytest.raises(UserError, match="no column 'patient'"):
         check(write_site(columns=("image", "mask", "label")), CLASSES)

@@ -23,6 +23,11 @@ def test_case_has_spreadsheet_row_and_attributes(tmp_path: Path) -> None:
     assert (second.row, second.mask, second.split, second.attributes) == (4, "m.png", "test", {"age": ""})
 
 
+def test_case_without_label_is_read(tmp_path: Path) -> None:
+    (case,) = manifest.read(write(tmp_path, HEADER + "1.png,,,p,train\n")).cases
+    assert case.label == ""
+
+
 def test_train_and_test_partition_the_cases(tmp_path: Path) -> None:
     read = manifest.read(write(tmp_path, HEADER + "1.png,,a,p,train\n2.png,,a,q,test\n3.png,,a,p,train\n"))
     assert [case.image for case in read.train] == ["1.png", "3.png"]
@@ -57,7 +62,6 @@ def test_bom_line_endings_and_blanks_are_ignored(tmp_path: Path) -> None:
         (HEADER + "1.png,,a,p,train\n2.png,,a,p,validation\n", "row 3, column 'split'", "train or test"),
         (HEADER + "1.png,,a,p,\n", "row 2, column 'split'", "train or test"),
         (HEADER + ",,a,p,train\n", "row 2, column 'image'", "fill in the image"),
-        (HEADER + "1.png,,,p,train\n", "row 2, column 'label'", "fill in the label"),
         (HEADER + "1.png,,a,,train\n", "row 2, column 'patient'", "fill in the patient"),
         (HEADER.encode() + b"1.png,,caf\xe9,p,train\n", "cannot be read", "UTF-8"),
     ],

@@ -1,7 +1,7 @@
 // The list of own cases to pick from, and one of them next to the query.
 import { call } from "./call.js";
 import { $, count, make } from "./dom.js";
-import { casePicture } from "./results.js";
+import { casePicture, named } from "./results.js";
 
 export class Cases {
   #asked = 0; #shown = 0; #total = 0; #timer; #hit = null;
@@ -29,7 +29,7 @@ export class Cases {
     this.#hit = hit;
     $("h-case").textContent = hit.image.split("/").pop();
     $("case-query").src = query;
-    $("case-caption").textContent = `${hit.label} · ${count(hit.distance, "bit")}`;
+    $("case-caption").textContent = `${named(hit.label)} · ${count(hit.distance, "bit")}`;
     $("case-picture").alt = `Our case ${hit.image}`;
     $("case-facts").textContent = Object.entries(hit.attributes).map(([name, value]) => `${name} ${value}`).join(" · ");
     $("case-outline").parentElement.hidden = !hit.has_mask;
@@ -78,7 +78,7 @@ export class Cases {
   #card(one) {
     const picture = make("img", { src: casePicture(one.image, 192, false), alt: "", width: 192, height: 192, loading: "lazy", decoding: "async" });
     const name = one.image.split("/").pop();
-    return make("button", { type: "button", cls: "own-card", title: one.image, "aria-label": `Ask about ${name}, ${one.label}`, on: { click: () => { $("cases").close(); this.chosen(one.image); } } },
-      make("span", { cls: "square" }, picture), make("span", { cls: "label" }, make("span", { text: one.label })), make("span", { cls: "file", text: name }));
+    return make("button", { type: "button", cls: "own-card", title: one.image, "aria-label": `Ask about ${name}, ${named(one.label)}`, on: { click: () => { $("cases").close(); this.chosen(one.image); } } },
+      make("span", { cls: "square" }, picture), make("span", { cls: "label" }, make("span", { text: named(one.label) })), make("span", { cls: "file", text: name }));
   }
 }

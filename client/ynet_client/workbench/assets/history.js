@@ -1,7 +1,7 @@
 // The history of this account: ask again, or delete.
 import { base, call } from "./call.js";
 import { $, count, day, make, toast } from "./dom.js";
-import { casePicture } from "./results.js";
+import { casePicture, named } from "./results.js";
 
 export class History {
   constructor(again) {
@@ -27,7 +27,7 @@ export class History {
     const source = one.case ? casePicture(one.case, 96, false) : one.has_thumbnail ? `${base}/api/history/thumbnail?id=${one.id}` : null;
     const picture = make("span", { cls: "square" }, source ? make("img", { src: source, alt: "", width: 96, height: 96, loading: "lazy" }) : null);
     const hits = Object.entries(one.hits).map(([site, number]) => `${site} ${number}`).join(" · ");
-    const nearest = one.nearest ? `nearest: ${one.nearest.label ?? "label not shared"}, ${count(one.nearest.distance, "bit")}, site ${one.nearest.site}` : "nothing found";
+    const nearest = one.nearest ? `nearest: ${named(one.nearest.label)}, ${count(one.nearest.distance, "bit")}, site ${one.nearest.site}` : "nothing found";
     return make("article", { cls: "entry" }, picture,
       make("div", { cls: "entry-body" }, make("strong", { text: one.name || "image" }), make("time", { cls: "quiet", text: day(one.time) }),
         make("span", { text: nearest }), make("span", { cls: "quiet", text: `hits: ${hits}${one.filters.length ? ` · filtered by ${one.filters.join(", ")}` : ""}` })),

@@ -15,7 +15,9 @@ const colour = (label) => {
 const bits = (hit) => count(hit.distance, "bit");
 const near = (hit) => make("span", { cls: "near" }, make("span", { text: bits(hit) }),
   make("small", { text: hit.ties > 1 ? `${hit.ties.toLocaleString("en")} tied` : "", title: `${count(hit.ties, "case")} of site ${hit.site} at this distance` }));
-const labelOf = (label) => make("span", { cls: "label" }, make("span", { cls: `swatch ${colour(label)}` }), make("span", { text: label || "label not shared" }));
+// A case that nobody has labelled differs from a label that its site does not share.
+export const named = (label, hidden = "label not shared") => (label ?? null) === null ? hidden : label || "no label";
+const labelOf = (label) => make("span", { cls: "label" }, make("span", { cls: `swatch ${colour(label)}` }), make("span", { text: named(label) }));
 
 export function showResults(answer, { openCase, askConsult }) {
   $("found").hidden = false;
@@ -58,17 +60,17 @@ function showSites(answer) {
       return make("div", { cls: "site-row silent", role: "row" }, name, make("span", { cls: `why ${kind}`, role: "cell", text: words || "Nothing found: no case of ours fits." }));
     }
     const bar = make("span", { cls: "bar", role: "cell" });
-    bar.setAttribute("aria-label", found.labels.map(([label, number]) => `${label || "label not shared"}: ${number}`).join(", "));
+    bar.setAttribute("aria-label", found.labels.map(([label, number]) => `${named(label)}: ${number}`).join(", "));
     const track = make("span", { cls: "track" });
     track.style.width = `${(100 * found.total) / most}%`;
     for (const [label, number] of found.labels) {
-      const part = make("span", { cls: colour(label), title: `${label || "label not shared"}: ${number}` });
+      const part = make("span", { cls: colour(label), title: `${named(label)}: ${number}` });
       part.style.flexGrow = number;
       track.append(part);
     }
     bar.append(track);
     const said = make("span", { cls: "said-labels", role: "cell" },
-      ...found.labels.map(([label, number]) => make("span", { cls: "label" }, make("span", { cls: `swatch ${colour(label)}` }), make("span", { text: `${number} ${label || "not shared"}` }))));
+      ...found.labels.map(([label, number]) => make("span", { cls: "label" }, make("span", { cls: `swatch ${colour(label)}` }), make("span", { text: `${number} ${named(label, "not shared")}` }))));
     return make("div", { cls: "site-row", role: "row" }, name, bar, said);
   });
   $("sites").replaceChildren(...rows);
@@ -80,7 +82,7 @@ function rank(hit) {
 
 function ownCard(hit, openCase) {
   const picture = make("img", { src: casePicture(hit.image, 192), alt: "", width: 192, height: 192, loading: "lazy", decoding: "async" });
-  const label = `Our case ${hit.image}, ${hit.label}, ${bits(hit)}${hit.rank ? `, rank ${hit.rank}` : ""}`;
+  const label = `Our case ${hit.image}, ${named(hit.label)}, ${bits(hit)}${hit.rank ? `, rank ${hit.rank}` : ""}`;
   return make("button", { type: "button", cls: "own-card", "aria-label": label, title: hit.image, on: { click: () => openCase(hit) } },
     make("span", { cls: "square" }, picture, rank(hit)),
     labelOf(hit.label),

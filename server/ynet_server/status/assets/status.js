@@ -162,14 +162,16 @@ function modelList(models) {
     const most = (n) => (n ? `≤ ${n}` : String(n));
     const masks = (site) => (typeof model.scores[site].masks === "number" ? most(model.scores[site].masks) : "not told");
     const tested = (site) => Object.entries(model.scores[site].queries_per_class || {}).map(([name, n]) => `${name} ${most(n)}`).join(", ") || "not told";
+    const regions = [...new Set(sites.flatMap((site) => Object.keys(model.scores[site].dice_per_region || {})))];
+    const dice = (site, region) => { const found = (model.scores[site].dice_per_region || {})[region]; return typeof found === "number" ? found.toFixed(3) : "none"; };
     const rows = sites.map((site) => h("tr", {}, h("th", { scope: "row" }, site), cell("number", (model.cases[site] || "").toLocaleString()),
-      cell("number", score(site, "macro_map10")), cell("number", score(site, "case_hit10")), cell("number", score(site, "median_tie10", 1)), cell("number", score(site, "dice")), cell("number", score(site, "balanced_accuracy")),
+      cell("number", score(site, "macro_map10")), cell("number", score(site, "case_hit10")), cell("number", score(site, "median_tie10", 1)), cell("number", score(site, "dice")), ...regions.map((region) => cell("number", dice(site, region))), cell("number", score(site, "balanced_accuracy")),
       cell("", tested(site)), cell("number", masks(site))));
     return h("div", { class: "model" },
       h("div", { class: "line head" }, h("h3", {}, code(model.id.slice(0, 16))), model.in_use ? chip("good", "in use") : null,
         h("span", { class: "quiet" }, `run ${model.run}, ${model.plan}, ${count(model.rounds, "round", "rounds")}`), h("span", { class: "when push" }, ago(model.published))),
       h("p", {}, h("span", { class: "quiet" }, "Privacy: "), privacyWords(model.privacy)),
-      model.in_use && rows.length ? h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Scores by site" }, table([["Site"], ["Cases", "number"], ["Macro mAP@10", "number"], ["Case@10", "number"], ["Median tie", "number"], ["Dice", "number"], ["Balanced accuracy", "number"], ["Test cases by class"], ["With a mask", "number"]], rows)) : null);
+      model.in_use && rows.length ? h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Scores by site" }, table([["Site"], ["Cases", "number"], ["Macro mAP@10", "number"], ["Case@10", "number"], ["Median tie", "number"], ["Dice", "number"], ...regions.map((region) => [`Dice: ${region}`, "number"]), ["Balanced accuracy", "number"], ["Test cases by class"], ["With a mask", "number"]], rows)) : null);
   });
 }
 
