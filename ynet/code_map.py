@@ -3,8 +3,7 @@
 The code has two parts. The *class bits* are signs of a rotation of the classes' posterior probabilities under linear
 discriminant analysis (one covariance for all classes). The *case bits* are signs of a rotation of the feature's
 principal directions after whitening by the scatter within patients: what differs between two images of one patient
-counts little, what differs between patients counts much. They leave out the part of the feature that is trained to tell
-the class alone. The number of class bits is the dial between the two.
+counts little, what differs between patients counts much. The number of class bits is the dial between the two.
 
 Everything is computed from sums over cases (`FeatureMoments`). Sums over sites are exact, so a federation gets the same
 code as the pooled data. The rotations come from a seed.
@@ -24,9 +23,9 @@ from ynet.errors import UserError
 
 Floats = npt.NDArray[np.float64]
 
-CLASS_SHRINKAGE, CASE_SHRINKAGE = 0.03, 0.3
-"""Weight of the diagonal in the scatter within classes and within patients: with few cases, the small eigenvalues of a
-scatter are too small, and patients with several cases are fewer than cases."""
+CASE_SHRINKAGE, MOST_SHRINKAGE, SHRINKAGE_PATIENTS = 0.3, 0.5, 60
+"""Weight of the diagonal in the scatter within patients, and the most in the scatter within classes, where it is
+SHRINKAGE_PATIENTS over the number of patients: with few, the small eigenvalues of a scatter are too small."""
 SMALLEST = 1e-4
 """The smallest eigenvalue that is whitened, as a share of the largest."""
 ROUNDING = 1e-3
@@ -41,13 +40,9 @@ class FeatureMoments(NamedTuple):
     cases: Floats  # (classes): of each class
     total: Floats  # (classes, features): sum of the features of each class
     products: Floats  # (features, features): sum of x x^T over the labelled cases
-    repeats: float  # images less patients: the degrees of freedom of the next
-    within_patients: Floats  # (case, case): sum of (x - patient's mean) (x - patient's mean)^T over all cases
-
-    @property
-    def case_part(self) -> slice:
-        """The place in a feature of the values from which the case bits are made."""
-        return slice(len(self.products) - len(self.within_patients), None)
+    patients: float  # with labelled cases
+    repeats: float  # images less patients, over all cases: the degrees of freedom of the next
+    within_patients: Floats  # (features, features): sum of (x - patient's mean) (x - patient's mean)^T over all cases
 
 
 class CodeMap(NamedTuple):
@@ -58,7 +53,7 @@ class CodeMap(NamedTuple):
     class_means: Floats  # (classes, directions)
     known: Floats  # (classes): 1 for a class with cases, else 0
     class_rotation: Floats  # (classes, class_bits)
-    to_case: Floats  # (case, case_bits)
+    to_case: Floats  # (features, case_bits)
     class_codes: Floats  # (classes, bits): the code's values at each class's mean; 0 without cases
 
 
@@ -79,17 +74,17 @@ def moments_of(
     total = np.zeros((sizes.classes, sizes.features))
     np.add.at(total, of_class, labelled)
     _, place = np.unique(patient, return_inverse=True)
-    images, seen = np.bincount(place), feature[:, sizes.features - sizes.case :]
-    means = np.zeros((len(images), sizes.case))
-    np.add.at(means, place, seen)
-    apart = seen - (means / images[:, None])[place]
-    return FeatureMoments(cases, total, labelled.T @ labelled, float(len(feature) - len(images)), apart.T @ apart)
+    images, means = np.bincount(place), np.zeros((place.max(initial=-1) + 1, sizes.features))
+    np.add.at(means, place, feature)
+    apart = feature - (means / images[:, None])[place]
+    patients, repeats = float(len(np.unique(patient[is_labelled]))), float(len(feature) - len(images))
+    return FeatureMoments(cases, total, labelled.T @ labelled, patients, repeats, apart.T @ apart)
 
 
 def add(parts: Iterable[FeatureMoments]) -> FeatureMoments:
     """Add the moments of several sites."""
-    cases, total, products, repeats, within = (np.sum(column, axis=0) for column in zip(*parts, strict=True))
-    return FeatureMoments(cases, total, products, float(repeats), within)
+    cases, total, products, patients, repeats, within = (np.sum(column, axis=0) for column in zip(*parts, strict=True))
+    return FeatureMoments(cases, total, products, float(patients), float(repeats), within)
 
 
 def code_map(moments: FeatureMoments, bits: int, class_bits: int, seed: int) -> CodeMap:
@@ -107,21 +102,21 @@ def code_map(moments: FeatureMoments, bits: int, class_bits: int, seed: int) -> 
     between = (class_means - mean) * np.sqrt(moments.cases[known, None])
     scatter = moments.products - n * np.outer(mean, mean)
     within_classes = (scatter - between.T @ between) / max(n - known.sum(), 1)
-    whitening, part = _whitening(within_classes, CLASS_SHRINKAGE), moments.case_part
+    whitening = _whitening(within_classes, min(MOST_SHRINKAGE, SHRINKAGE_PATIENTS / max(moments.patients, 1)))
     directions = _directions((class_means - class_means.mean(0)) @ whitening)
     to_classes, means = np.zeros((features, classes - 1)), np.zeros((classes, classes - 1))
     to_classes[:, : directions.shape[1]] = whitening @ directions
     means[known] = (class_means - mean) @ to_classes
     rests_on_patients = moments.repeats >= MIN_REPEATS
-    own = moments.within_patients / moments.repeats if rests_on_patients else within_classes[part, part]
+    own = moments.within_patients / moments.repeats if rests_on_patients else within_classes
     case_whitening = _whitening(own, CASE_SHRINKAGE)
     case_bits, generator = bits - class_bits, np.random.default_rng(seed)
-    principal = _principal(case_whitening.T @ (scatter[part, part] / n) @ case_whitening, case_bits)
+    principal = _principal(case_whitening.T @ (scatter / n) @ case_whitening, case_bits)
     class_rotation = _rotation(generator, classes, class_bits)
     to_case = case_whitening @ principal @ _rotation(generator, principal.shape[1], case_bits)
     class_codes = np.zeros((classes, bits))
     class_codes[known, :class_bits] = _at_means(means[known]) @ class_rotation[known]
-    class_codes[known, class_bits:] = (class_means - mean)[:, part] @ to_case
+    class_codes[known, class_bits:] = (class_means - mean) @ to_case
     return CodeMap(mean, to_classes, means, known.astype(np.float64), class_rotation, to_case, class_codes)
 
 
@@ -149,7 +144,7 @@ def flatten(moments: FeatureMoments, cases: int) -> npt.NDArray[np.float32]:
         moments.cases,
         moments.total.ravel(),
         moments.products[np.triu_indices(len(moments.products))],
-        [moments.repeats],
+        [moments.patients, moments.repeats],
         moments.within_patients[np.triu_indices(len(moments.within_patients))],
     )
     flat: npt.NDArray[np.float32] = (np.concatenate(parts) / max(cases, 1)).astype(np.float32)
@@ -166,11 +161,12 @@ def unflatten(means: npt.NDArray[np.floating], cases: int, sizes: Sizes) -> Feat
         raise ValueError("moments of no cases")
     if means.shape != (moments_size(sizes),) or not np.isfinite(means).all():
         raise ValueError("not the form of moments")
-    values, (features, _, classes) = means.astype(np.float64) * cases, sizes
-    ends = np.cumsum((classes, classes * features, upper_values(features), 1))
-    by_class, total, products, repeats, within = np.split(values, ends)
+    values, (features, classes) = means.astype(np.float64) * cases, sizes
+    ends = np.cumsum((classes, classes * features, upper_values(features), 1, 1))
+    by_class, total, products, patients, repeats, within = np.split(values, ends)
+    counts = float(patients[0]), float(repeats[0])
     found = FeatureMoments(
-        by_class, total.reshape(classes, features), _symmetric(products), float(repeats[0]), _symmetric(within)
+        by_class, total.reshape(classes, features), _symmetric(products), *counts, _symmetric(within)
     )
     _check(found, cases)
     return found
@@ -180,12 +176,12 @@ def _check(moments: FeatureMoments, cases: int) -> None:
     """Check what holds for the moments of any cases. Raises ValueError."""
     slack = ROUNDING * cases
     labelled = moments.cases.sum()
-    if (moments.cases < -slack).any() or labelled > cases + slack or not -slack <= moments.repeats <= cases + slack:
+    is_counted = -slack <= moments.patients <= labelled + slack and -slack <= moments.repeats <= cases + slack
+    if (moments.cases < -slack).any() or labelled > cases + slack or not is_counted:
         raise ValueError("not the counts of these cases")
     squares, within = np.diag(moments.products), np.diag(moments.within_patients)
     if (moments.total.sum(0) ** 2 > (labelled + slack) * (squares + ROUNDING * (squares + cases))).any():
         raise ValueError("the squares are smaller than the means allow")
-    squares = squares[moments.case_part]
     is_all = labelled > cases - 1 / 2  # else the squares are those of some cases, the scatter is that of all
     if (within < 0).any() or (is_all and (within > squares + ROUNDING * (squares + cases)).any()):
         raise ValueError("the scatter within patients is not a part of the squares")

@@ -4,16 +4,15 @@ from typing import NamedTuple
 
 
 class Sizes(NamedTuple):
-    """The sizes of a feature. Its last `case` values are those from which the case bits are made."""
+    """The sizes of a feature, and the number of classes."""
 
     features: int
-    case: int
     classes: int
 
 
 def shapes(sizes: Sizes, bits: int, class_bits: int) -> dict[str, tuple[int, ...]]:
     """Return the shape of each array of a map, by its name."""
-    features, case, classes = sizes
+    features, classes = sizes
     directions = classes - 1
     return {
         "mean": (features,),
@@ -21,14 +20,14 @@ def shapes(sizes: Sizes, bits: int, class_bits: int) -> dict[str, tuple[int, ...
         "class_means": (classes, directions),
         "known": (classes,),
         "class_rotation": (classes, class_bits),
-        "to_case": (case, bits - class_bits),
+        "to_case": (features, bits - class_bits),
         "class_codes": (classes, bits),
     }
 
 
 def moments_size(sizes: Sizes) -> int:
     """Return the number of values of `flatten`."""
-    return sizes.classes * (1 + sizes.features) + upper_values(sizes.features) + 1 + upper_values(sizes.case)
+    return sizes.classes * (1 + sizes.features) + 2 + 2 * upper_values(sizes.features)
 
 
 def upper_values(side: int) -> int:

@@ -14,8 +14,8 @@ MOST_VALUES = 1 << 28
 """Most values of a network: 1 GiB of weights. The paper's ResNet-50 has a tenth of it."""
 MOST_BATCH_VALUES = 1 << 28
 """Most pixel values in one batch, over all views and channels."""
-MOST_CASE_FEATURES = 1536
-"""Most values from which the case bits are made: their second moments have half as many squared."""
+MOST_CODE_FEATURES = 1536
+"""Most values from which a code from moments is made: their second moments have half as many squared."""
 _LATERAL, _HIDDEN, _MOMENTS = 32, 32, 6
 
 
@@ -35,19 +35,15 @@ def pooled_channels(plan: "Plan") -> int:
 
 def hash_features(plan: "Plan") -> int:
     """Return the number of values from which the hash layer makes its code."""
-    return _pooled(plan) + (0 if plan.recipe == "paper" else plan.regions.count * sum(stage_channels(plan)))
-
-
-def _pooled(plan: "Plan") -> int:
-    """Return the number of values of the classification branch's pooled feature."""
-    return (1 if plan.pooling == "rmac" else 2) * pooled_channels(plan)
+    pooled = (1 if plan.pooling == "rmac" else 2) * pooled_channels(plan)
+    return pooled + (0 if plan.recipe == "paper" else plan.regions.count * sum(stage_channels(plan)))
 
 
 def code_sizes(plan: "Plan") -> Sizes:
     """Return the sizes of the feature from which the code from moments is made; see `model.code_feature`."""
     regions = plan.regions.count
-    case = min((2 + regions) * sum(stage_channels(plan)) + regions * _MOMENTS, MOST_CASE_FEATURES)
-    return Sizes(_pooled(plan) + case, case, len(plan.classes))
+    features = min((2 + regions) * sum(stage_channels(plan)) + regions * _MOMENTS, MOST_CODE_FEATURES)
+    return Sizes(features, len(plan.classes))
 
 
 def network_values(plan: "Plan") -> int:

@@ -12,7 +12,7 @@ from ynet.errors import UserError
 from ynet.learning.moment_code import code_values as torch_values
 
 CLASSES, FEATURES = 3, 24
-SIZES = Sizes(FEATURES, FEATURES, CLASSES)
+SIZES = Sizes(FEATURES, CLASSES)
 
 
 class Cases:
@@ -188,7 +188,8 @@ def changed(place: int, value: float) -> tuple[np.ndarray, int]:
 
 
 TOTALS = CLASSES * (1 + FEATURES)
-REPEATS = TOTALS + FEATURES * (FEATURES + 1) // 2
+PATIENTS = TOTALS + FEATURES * (FEATURES + 1) // 2
+REPEATS = PATIENTS + 1
 
 
 @pytest.mark.parametrize(
@@ -199,6 +200,8 @@ REPEATS = TOTALS + FEATURES * (FEATURES + 1) // 2
         (0, np.nan),
         (CLASSES, 1e9),
         (TOTALS, -1.0),
+        (PATIENTS, -1.0),
+        (PATIENTS, 2.0),
         (REPEATS, -1.0),
         (REPEATS, 2.0),
         (REPEATS + 1, -1.0),
@@ -210,16 +213,24 @@ def test_moments_of_no_possible_cases_are_refused(place: int, value: float) -> N
         unflatten(sent, cases, SIZES)
 
 
-def test_case_bits_see_the_last_part_of_the_feature_only() -> None:
+def test_scatter_of_few_patients_is_shrunk_more() -> None:
     cases = Cases(17)
-    sizes = Sizes(FEATURES, 10, CLASSES)
-    moments = moments_of(cases.feature, cases.label, cases.patient, sizes)
-    assert moments.within_patients.shape == (10, 10)
-    code = code_map(moments, 64, 16, 1)
-    changed = cases.feature.copy()
-    changed[:, :14] += 1e3
-    assert (bits_of(code, changed)[:, 16:] == bits_of(code, cases.feature)[:, 16:]).all()
-    assert (bits_of(code, changed)[:, :16] != bits_of(code, cases.feature)[:, :16]).any()
+    moments = cases.moments()
+    apart = cases.feature - np.stack([cases.feature[cases.label == one].mean(0) for one in range(CLASSES)])[cases.label]
+    found = apart.T @ apart / (len(apart) - CLASSES)
+    unlike = []
+    for patients in (1e9, 600.0, 60.0):
+        directions = code_map(moments._replace(patients=patients), 64, 16, 1).to_classes
+        unlike.append(np.abs(directions.T @ found @ directions - np.eye(CLASSES - 1)).max())
+    assert unlike[0] < unlike[1] < unlike[2]
+
+
+def test_patients_are_counted_once_and_only_with_a_label() -> None:
+    cases = Cases(17)
+    labelled = np.where(cases.patient % 2 == 0, cases.label, -1)
+    found = moments_of(cases.feature, labelled, cases.patient, SIZES)
+    assert cases.moments().patients == len(np.unique(cases.patient))
+    assert found.patients == len(np.unique(cases.patient[cases.patient % 2 == 0]))
 
 
 def test_codes_of_the_classes_are_those_of_their_means() -> None:

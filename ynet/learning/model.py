@@ -21,7 +21,7 @@ from ynet.fixed_arrays import fixed_arrays
 from ynet.learning.blocks import norm, own_encoder
 from ynet.learning.moment_code import MomentCode
 from ynet.learning.pooling import max_and_mean, rmac
-from ynet.network_size import MOST_CASE_FEATURES, hash_features, pooled_channels, stage_channels
+from ynet.network_size import MOST_CODE_FEATURES, hash_features, pooled_channels, stage_channels
 from ynet.plan import Plan
 from ynet.weights import Layout, LayoutEntry
 
@@ -142,7 +142,7 @@ class YNet(nn.Module):
         logits = self.segmentation(maps)
         hashed = self._feature(maps, logits)
         mask = F.interpolate(logits, (size, size), mode="bilinear")
-        feature = hashed if self.moment_code is None else code_feature(maps, logits, hashed[:, : self.pooled.features])
+        feature = hashed if self.moment_code is None else code_feature(maps, logits)
         return _Described(mask, self._code(hashed, logits, None), feature)
 
     def maps(self, image: Float[Tensor, "batch channels size size"]) -> list[Tensor]:
@@ -281,33 +281,30 @@ def ring_around(probability: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, "bat
     return (F.max_pool2d(probability, 2 * reach + 1, 1, reach) - probability).clamp(min=0)
 
 
-def code_feature(
-    maps: Sequence[Tensor], mask_logits: RegionMasks, whole: Float[Tensor, "batch pooled"]
-) -> Float[Tensor, "batch features"]:
+def code_feature(maps: Sequence[Tensor], mask_logits: RegionMasks) -> Float[Tensor, "batch features"]:
     """Return what the code from moments is made from.
 
-    First the trained feature of the class, then what is seen of the case: the means of the maps over the image, over
-    each region of the lesion and over the lesion's surroundings, and the place and shape of each region.
+    The means of the maps over the image, over each region of the lesion and over the lesion's surroundings, and the
+    place and shape of each region.
     """
     probability = mask_logits.float().sigmoid()
     lesion = probability.amax(1, keepdim=True)
     regions = (torch.ones_like(lesion), *torch.split(probability, 1, dim=1), ring_around(lesion))
-    case = torch.cat([*(means_over(maps, region).float() for region in regions), moments(probability)], 1)
-    return torch.cat([whole.float(), folded(case)], 1)
+    return folded(torch.cat([*(means_over(maps, region).float() for region in regions), moments(probability)], 1))
 
 
 def folded(feature: Float[Tensor, "batch features"]) -> Float[Tensor, "batch folded"]:
-    """Add up a feature of more than MOST_CASE_FEATURES values in that many places, with the same random signs always.
+    """Add up a feature of more than MOST_CODE_FEATURES values in that many places, with the same random signs always.
 
     Distances between features are kept on average (a count sketch: Charikar, Chen, Farach-Colton, 2002).
     """
-    surplus = feature.shape[1] - MOST_CASE_FEATURES
+    surplus = feature.shape[1] - MOST_CODE_FEATURES
     if surplus <= 0:
         return feature
     signs = 2.0 * np.random.default_rng(1).integers(0, 2, feature.shape[1]) - 1
     signed = feature * torch.tensor(signs, dtype=feature.dtype, device=feature.device)
-    padded = F.pad(signed, (0, -feature.shape[1] % MOST_CASE_FEATURES))
-    total: Tensor = padded.view(len(feature), -1, MOST_CASE_FEATURES).sum(1)
+    padded = F.pad(signed, (0, -feature.shape[1] % MOST_CODE_FEATURES))
+    total: Tensor = padded.view(len(feature), -1, MOST_CODE_FEATURES).sum(1)
     return total
 
 

@@ -52,4 +52,4 @@ def code_values(feature: Float[Tensor, "batch features"], by: MapArrays) -> Floa
     squared = ((centred @ by.to_classes)[:, None, :] - by.class_means[None]).square().sum(2)
     posterior = (-squared / 2).masked_fill(by.known == 0, -torch.inf).softmax(1).nan_to_num()
     even = by.known / by.known.sum().clamp(min=1)
-    return torch.cat([(posterior - even) @ by.class_rotation, centred[:, -len(by.to_case) :] @ by.to_case], 1)
+    return torch.cat([(posterior - even) @ by.class_rotation, centred @ by.to_case], 1)

@@ -187,12 +187,12 @@ def test_moments_of_a_secure_plan_leave_masked(tmp_path: Path) -> None:
 
 def larger(sent: Flat) -> Flat:
     """Moments of features that are 20 times as large."""
-    features, _, classes = code_sizes(planned())
+    features, classes = code_sizes(planned())
     totals, upper = classes * (1 + features), features * (features + 1) // 2
     made = sent.copy()
     made[classes:totals] *= 20
     made[totals : totals + upper] *= 400
-    made[totals + upper + 1 :] *= 400
+    made[totals + upper + 2 :] *= 400
     return made
 
 
