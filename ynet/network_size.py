@@ -48,15 +48,15 @@ def code_sizes(plan: "Plan") -> Sizes:
 
 def network_values(plan: "Plan") -> int:
     """Return the number of values in the arrays of the network that model.py builds."""
-    bits, is_paper, channels = plan.network.code_bits, plan.recipe == "paper", stage_channels(plan)
+    bits, channels = plan.network.code_bits, stage_channels(plan)
     regions = plan.regions.count
     total = _encoder_values(plan)
     total += sum(_linear(c, _LATERAL) + _conv(_LATERAL, _LATERAL, 3) for c in channels)
     total += _linear(_LATERAL, regions)
-    pooled = pooled_channels(plan)
-    total += _conv(channels[-1], pooled, 3)
-    total += _linear(hash_features(plan), bits)
-    if not is_paper:
+    if plan.trains_code:
+        total += _conv(channels[-1], pooled_channels(plan), 3)
+        total += _linear(hash_features(plan), bits)
+    if plan.trains_code and plan.recipe != "paper":
         total += _linear(regions * _MOMENTS, _HIDDEN) + _linear(_HIDDEN, _HIDDEN) + _linear(_HIDDEN, bits)
     if plan.code_form == "moments":
         of_code = code_shapes.shapes(code_sizes(plan), bits, plan.class_bits)

@@ -181,6 +181,15 @@ class Plan:
         return "moments" if self.recipe == "default" and self.privacy.mode == "off" else "trained"
 
     @property
+    def trains_code(self) -> bool:
+        """Whether a loss of the class trains a part of the network.
+
+        It does not where only the heads are trained and the code is made from moments: no part of the code's feature
+        would change by it but the mask, which it would blur.
+        """
+        return self.training.trained != "heads" or self.code_form != "moments"
+
+    @property
     def code_loss(self) -> Recipe:
         """The recipe whose loss trains the code: the plan's, unless the plan leaves that loss out."""
         return "plain" if self.training.without == "circle" else self.recipe

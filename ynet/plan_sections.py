@@ -193,7 +193,8 @@ class Training:
 
     With `heads` each key of `augmentation` that is left out is 0, except `flip`: then a site computes the encoder's
     output once for each image, and a round takes a fraction of the time. Any other augmentation is applied, and the
-    output is computed each time. A private plan has `privacy.trained` instead.
+    output is computed each time. With a code from moments the only head is the segmentation branch: the class comes
+    into the code by the moments, and `class_weights` has no effect. A private plan has `privacy.trained` instead.
     """
     without: Literal["none", "segmentation", "rmac", "circle"] = "none"
     """The part of recipe `paper` that is left out, as in the paper's ablations ([paper]).

@@ -38,8 +38,9 @@ CodeLoss = Callable[[Output, Batch], Float[Tensor, " batch"]]
 
 
 def loss_of(plan: Plan, device: torch.device) -> Loss:
-    """Return the loss of the plan's recipe."""
-    code_loss, weights = CODE_LOSSES[plan.code_loss](plan, device), _class_weights(plan, device)
+    """Return the loss of the plan's recipe; without a code that is trained, that of the mask alone."""
+    code_loss = CODE_LOSSES[plan.code_loss](plan, device) if plan.trains_code else _no_code
+    weights = _class_weights(plan, device)
     is_paper, share = plan.recipe == "paper", plan.training.segmentation_weight
     paper_share = 0.0 if plan.training.without == "segmentation" else 1 - PAPER_SHARE
 
@@ -52,6 +53,10 @@ def loss_of(plan: Plan, device: torch.device) -> Loss:
         return Parts(classification + share * segmentation, classification, segmentation)
 
     return loss
+
+
+def _no_code(output: Output, batch: Batch) -> Float[Tensor, " batch"]:
+    return output.mask_logits.new_zeros(len(batch.label))
 
 
 def _ortho_hash(plan: Plan, device: torch.device) -> CodeLoss:

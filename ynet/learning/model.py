@@ -36,8 +36,8 @@ class Output(NamedTuple):
     """The network's output in training."""
 
     mask_logits: Float[Tensor, "batch regions size size"]
-    code: Float[Tensor, "batch bits"]  # signed; its signs are the bits
-    feature: Float[Tensor, "batch features"]  # the input of the code's appearance branch
+    code: Float[Tensor, "batch bits"]  # signed; its signs are the bits; no columns where no loss trains it
+    feature: Float[Tensor, "batch features"]  # the input of the code's appearance branch; likewise
     class_logits: Float[Tensor, "batch classes"] | None = None  # where a classifier's loss trains the code
 
 
@@ -80,12 +80,13 @@ class YNet(nn.Module):
 
             self.encoder = TimmEncoder(network.encoder, is_pretrained=network.encoder_weights is not None)
         self.segmentation = Segmentation(channels, plan.regions.count)
-        self.pooled = PooledFeature(channels[-1], pooled_channels(plan), plan.pooling)
-        is_paper = plan.recipe == "paper"
-        self.hash = nn.Linear(hash_features(plan), bits)
-        # `place` is part of the arrays' names in stored weights.
-        self.place = None if is_paper else Location(bits, plan.regions.count)
-        self.classifier = nn.Linear(bits, len(plan.classes)) if plan.code_loss == "plain" else None
+        self.pooled, self.hash, self.place, self.classifier = None, None, None, None
+        if plan.trains_code:
+            self.pooled = PooledFeature(channels[-1], pooled_channels(plan), plan.pooling)
+            self.hash = nn.Linear(hash_features(plan), bits)
+            # `place` is part of the arrays' names in stored weights.
+            self.place = None if plan.recipe == "paper" else Location(bits, plan.regions.count)
+            self.classifier = nn.Linear(bits, len(plan.classes)) if plan.code_loss == "plain" else None
         self.moment_code = MomentCode(plan) if plan.code_form == "moments" else None
         self.dropout = network.dropout  # training turns it off for the cooldown
         self.is_mirrored, self.is_frozen = plan.augmentation.flip, plan.training.trained == "heads"
@@ -118,7 +119,7 @@ class YNet(nn.Module):
 
     def draw_dropped(self, rows: int, generator: torch.Generator) -> Dropped | None:
         """Draw the dropout of a pass over `rows` images; None where the network has no dropout."""
-        if not self.dropout:
+        if not self.dropout or self.hash is None:
             return None
         kept = torch.rand(rows, self.hash.in_features, generator=generator) >= self.dropout
         return Dropped(kept / (1 - self.dropout), torch.rand(rows, 1, generator=generator))
@@ -133,17 +134,15 @@ class YNet(nn.Module):
     def heads(self, maps: Sequence[Tensor], size: int, dropped: Dropped | None = None) -> Output:
         """Return mask logits and code values from the encoder's maps of images of `size` pixels a side."""
         logits = self.segmentation(maps)
-        feature = self._feature(maps, logits)
-        code = self._code(feature, logits, dropped)
+        feature, code = self._trained_code(maps, logits, dropped)
         mask = F.interpolate(logits, (size, size), mode="bilinear")
         return Output(mask, code, feature, None if self.classifier is None else self.classifier(code))
 
     def _described(self, maps: Sequence[Tensor], size: int) -> "_Described":
         logits = self.segmentation(maps)
-        hashed = self._feature(maps, logits)
+        hashed, code = self._trained_code(maps, logits, None)
         mask = F.interpolate(logits, (size, size), mode="bilinear")
-        feature = hashed if self.moment_code is None else code_feature(maps, logits)
-        return _Described(mask, self._code(hashed, logits, None), feature)
+        return _Described(mask, code, hashed if self.moment_code is None else code_feature(maps, logits))
 
     def maps(self, image: Float[Tensor, "batch channels size size"]) -> list[Tensor]:
         """Return the encoder's feature maps, the largest first.
@@ -166,27 +165,30 @@ class YNet(nn.Module):
             maps.append(h)
         return maps
 
-    def _feature(self, maps: Sequence[Tensor], logits: Tensor) -> Float[Tensor, "batch features"]:
-        """Return the appearance of the image and of its lesion."""
-        whole: Tensor = self.pooled(maps[-1])
-        return whole if self.place is None else torch.cat([whole, lesion_means(maps, logits)], 1)
+    def _trained_code(self, maps: Sequence[Tensor], logits: Tensor, dropped: Dropped | None) -> tuple[Tensor, Tensor]:
+        """Return the appearance of the image and of its lesion, and the hash layer's code; no columns without one."""
+        if self.pooled is None or self.hash is None:
+            return logits.new_empty(len(logits), 0), logits.new_empty(len(logits), 0)
+        feature: Tensor = self.pooled(maps[-1])
+        if self.place is None:
+            return feature, self.hash(feature)
+        feature = torch.cat([feature, lesion_means(maps, logits)], 1)
+        return feature, self._appearance_and_location(self.hash, self.place, feature, logits, dropped)
 
-    def _code(self, feature: Tensor, logits: Tensor, dropped: Dropped | None) -> Float[Tensor, "batch bits"]:
+    def _appearance_and_location(
+        self, by_appearance: nn.Module, by_location: nn.Module, feature: Tensor, logits: Tensor, dropped: Dropped | None
+    ) -> Float[Tensor, "batch bits"]:
         """Return the sum of the appearance branch and the location branch.
 
         In training each branch is dropped for a random third of the samples. Otherwise the appearance branch, which
         has far more parameters, memorises the cases and leaves nothing for the location branch to explain.
         """
-        appearance: Tensor
-        if self.place is None:
-            appearance = self.hash(feature)
-            return appearance
         if self.training and self.dropout:
             dropped = dropped or self._drop(feature)
-            appearance, location = self.hash(feature * dropped.feature), self.place(logits)
+            appearance, location = by_appearance(feature * dropped.feature), by_location(logits)
             appearance, location = appearance * (dropped.branch > 1 / 3), location * (dropped.branch < 2 / 3)
         else:
-            appearance, location = self.hash(feature), self.place(logits)
+            appearance, location = by_appearance(feature), by_location(logits)
         total: Tensor = appearance + location
         return total
 

@@ -143,7 +143,7 @@ def _training(start: values.Start, sites: Sequence[SiteFacts], counts: Sequence[
         "learning_rate": Reasoned(start.learning_rate, f"goes with the encoder {start.encoder}"),
         "weight_decay": Reasoned(start.weight_decay, "goes with the learning rate"),
         "trained": Reasoned(start.trained, f"{part[start.trained]}: {why}"),
-        "class_weights": _class_weights(counts),
+        "class_weights": _class_weights(counts, start),
         "strategy": Reasoned("fedavg", "the mean of the sites' weights by their cases"),
         "evaluate_every": Reasoned(values.EVALUATE_EVERY, "rounds between two scores; the end is decided by them"),
     }
@@ -158,7 +158,9 @@ def _batch_size(start: values.Start, sites: Sequence[SiteFacts]) -> Reasoned:
     )
 
 
-def _class_weights(counts: Sequence[int]) -> Reasoned:
+def _class_weights(counts: Sequence[int], start: values.Start) -> Reasoned:
+    if start.trained == "heads":
+        return Reasoned([], "none: no loss of the class is trained, and the code counts all classes alike")
     known = [count for count in counts if count]
     ratio = max(known) / min(known) if known else 1.0
     told = f"the most frequent class has {ratio:.1f} times the training cases of the rarest"

@@ -84,7 +84,7 @@ def test_update_of_heads_is_that_of_a_whole_message(site: LocalSite, tmp_path: P
 def test_message_without_a_trained_array_is_refused(site: LocalSite, tmp_path: Path) -> None:
     fixed = kept(tmp_path / "home", WHOLE)
     with pytest.raises(RefusedError, match="which is trained"):
-        trained(site, {*HELD, "hash.weight"}, fixed)
+        trained(site, {*HELD, "segmentation.logit.weight"}, fixed)
 
 
 def test_message_that_leaves_out_what_the_site_does_not_have_is_refused(site: LocalSite) -> None:

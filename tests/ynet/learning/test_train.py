@@ -12,6 +12,7 @@ from ynet.fixed_arrays import fixed_arrays
 from ynet.learning.losses import loss_of
 from ynet.learning.model import arrays_of, build
 from ynet.learning.train import GRADIENT_NORM, DivergedError, train
+from ynet.network_size import network_values
 from ynet.schedule import Cooldown
 
 CPU = torch.device("cpu")
@@ -221,6 +222,28 @@ def test_round_changes_all_but_the_fixed_arrays(which: str, encoder: str, make_p
     assert not fixed & learning.keys()
     assert {name for name in start if name not in fixed} == learning.keys()
     assert second.moments.first.size == second.moments.second.size == sum(one.numel() for one in learning.values())
+
+
+@pytest.mark.parametrize(("code", "trains_code"), [("moments", False), ("trained", True)])
+def test_frozen_encoder_with_a_code_from_moments_trains_the_mask_alone(
+    code: str, trains_code: bool, make_plan: Any, make_cases: Any
+) -> None:
+    plan, cases = make_plan(training={"trained": "heads"}, network={"code": code}), make_cases(12)
+    fixed, arrays = fixed_arrays(plan, names := list(arrays_of(build(plan)))), trained(plan, cases)
+    assert network_values(plan) == sum(array.size for array in arrays.values())
+    assert any(name.startswith(("hash.", "pooled.", "place.")) for name in names) == trains_code
+    assert all(name.startswith("segmentation.") for name in names if name not in fixed) != trains_code
+    cases.label[:] = cases.label.flip(0)
+    again = trained(plan, cases)
+    assert all(np.array_equal(arrays[name], again[name]) for name in arrays) != trains_code
+
+
+def test_batch_without_a_drawn_mask_moves_no_segmentation_branch(make_plan: Any, make_cases: Any) -> None:
+    plan = make_plan(training={"trained": "heads", "weight_decay": 0.0}, network={"code": "moments"})
+    cases, start = make_cases(12), arrays_of(build(plan))
+    cases.drawn[:] = False
+    found = trained(plan, cases)
+    assert all(np.array_equal(found[name], start[name]) for name in start)
 
 
 def test_pull_of_fedprox_is_towards_the_trained_parameters_alone(make_plan: Any, make_cases: Any) -> None:
