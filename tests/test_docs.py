@@ -172,7 +172,7 @@ def test_json_page_has_the_keys_of_the_code() -> None:
     assert set(Run._fields) <= keys["ynet-server train"]
     assert {*PublishedModel._fields, "in_use"} <= keys["ynet-server models"]
     assert set(Stats.__annotations__) <= keys["ynet-client status"]
-    report = Report((Problem(1, "image", "error", "a", "b"),), 1, 1, {}, {}, {}).to_json()
+    report = Report((Problem(1, "image", "error", "a", "b"),), 1, 1, {}, 0, {}, {}).to_json()
     assert {*report, *report["problems"][0]} == keys["ynet-client check"]
     hit = Hit(0, b"", None, 1, image="a.png")
     noise = Noise(6.0, 2, 0.5)
