@@ -19,7 +19,7 @@ import torch
 
 from ynet import plan as plans
 from ynet import weights
-from ynet.data.manifest import find_sites
+from ynet.data.manifest import find_sites, read
 from ynet.errors import UserError
 from ynet.learning import metrics
 from ynet.learning.evaluate import EncodedCases, by_radius, encode, join, map10_per_class, of_classes, score
@@ -61,7 +61,7 @@ def experiment(
     _claim(out, {"plan_id": plan.id, "sites": names, "split": "validation" if is_validation else "test"})
     tasks = [
         TrainingTask(seeded, data, out / folder, kind, site, plans.init_file(plan_file), is_validation)
-        for seeded, folder, kind, site in _models(plan, seeds, kinds, names)
+        for seeded, folder, kind, site in _models(plan, seeds, kinds, _labelled(data, plan))
     ]
     todo = [task for task in tasks if not _is_scored(task)]
     say(f"{len(tasks)} models, {len(tasks) - len(todo)} are there already")
@@ -76,10 +76,16 @@ def experiment(
     return made
 
 
+def _labelled(data: Path, plan: Plan) -> list[str]:
+    """Return the sites that can train a model alone: those with a labelled training case."""
+    manifests = {name: read(path, plan.training.seed) for name, path in find_sites(data).items()}
+    return [name for name, manifest in manifests.items() if any(case.label for case in manifest.train)]
+
+
 def _models(
     plan: Plan, seeds: int, kinds: Sequence[Kind], names: Sequence[str]
 ) -> Iterator[tuple[Plan, str, Kind, str | None]]:
-    """Yield the plan of each model, its folder's name, its kind and its site."""
+    """Yield the plan of each model, its folder's name, its kind and its site; `names` train alone."""
     for kind in kinds:
         for seed in range(1, seeds + 1):
             seeded = replace(plan, training=replace(plan.training, seed=seed))

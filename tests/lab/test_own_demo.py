@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from ynet import plan as plans
-from ynet.data.manifest import find_sites, read
+from ynet.data.manifest import Manifest, find_sites, read
 from ynet.data.synthetic import CLASSES, make_federation
 from ynet.errors import UserError
 from ynet.plan_sections import Training
 from ynet_lab.demo import own, run
 from ynet_lab.own_data.floors import Floors, floors_of
 from ynet_lab.own_data.planned import plan_for
-from ynet_lab.own_data.queries import average_precision, chosen
+from ynet_lab.own_data.queries import average_precision, chosen, trained_cases
 from ynet_lab.own_data.remaining import Left, RunLines, rounds_left, span
 from ynet_lab.own_data.verdict import Rated, dice_of, figures_of, random_precision, score_of, words
 from ynet_server import encoder_files
@@ -127,6 +127,20 @@ def test_random_precision_is_that_of_random_orders() -> None:
 def test_dice_is_weighted_by_masks() -> None:
     assert dice_of({"a": {"dice": 0.5, "masks": 30}, "b": {"dice": 0.9, "masks": 10}, "c": {"dice": None}}) == 0.6
     assert dice_of({"a": {"dice": None}}) is None
+
+
+def test_floors_leave_out_cases_without_a_label(tmp_path: Path) -> None:
+    make_federation(tmp_path, {"A": 36, "B": 24}, seed=1, size=32)
+    manifests = {site: read(path) for site, path in find_sites(tmp_path).items()}
+    plan = plan_for("data", find_sites(tmp_path), None).plan
+    some = [case if place % 2 else replace(case, label="") for place, case in enumerate(manifests["B"].cases)]
+    partly = {**manifests, "B": Manifest(manifests["B"].root, tuple(some))}
+    labelled = {**manifests, "B": Manifest(manifests["B"].root, tuple(case for case in some if case.label))}
+    asked = chosen(partly, np.random.default_rng(1))
+    assert all(case.label for cases in asked.values() for case in cases)
+    assert trained_cases(partly) == trained_cases(labelled)
+    found, expected = floors_of(plan, partly, asked), floors_of(plan, labelled, asked)
+    assert (found.random, found.majority) == (expected.random, expected.majority)
 
 
 def test_floors_are_of_the_queries_that_were_asked(tmp_path: Path) -> None:

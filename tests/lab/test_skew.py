@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -40,6 +41,24 @@ def test_shuffled_sites_are_alike_and_nothing_is_lost(data: Path, tmp_path: Path
     assert [len(one.cases) for one in sites.values()] == pytest.approx([90, 60, 30], abs=6)
     for one in sites.values():
         assert not check(one.root / "manifest.csv", ("ring", "smooth", "spiculated")).problems
+
+
+def test_unlabelled_cases_are_dealt_and_are_no_class(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, own := tmp_path / "data")
+    for path in find_sites(own).values():
+        rows = list(csv.DictReader(path.read_text("utf-8").splitlines()))
+        for row in rows[::4]:
+            row["label"] = ""
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+    sites = cut_to(own, tmp_path / "out", Cut(4, ratio=4, missing=1, alone=1))
+    before = sum(labels(read(path))[""] for path in find_sites(own).values())
+    assert sum(labels(one)[""] for one in sites.values()) == before > 0
+    made = json.loads((tmp_path / "out" / "skew.json").read_text())
+    assert made["classes"] == ["ring", "smooth", "spiculated"]
+    assert "" not in made["left_out"]
 
 
 def test_patient_is_in_one_site_and_one_split(data: Path, tmp_path: Path) -> None:

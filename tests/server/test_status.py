@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 from loopback import Consortium, play
-from status_scene import NAME, PASSWORD, ROUNDS, SITES, Scene, known_of, scene
+from status_scene import NAME, PASSWORD, ROUNDS, SITES, Scene, known_of, plan_of, scene
 
 from prometheus import free_ports
 from ynet.errors import UserError
@@ -125,8 +125,9 @@ def test_the_page_carries_its_state_and_no_script_of_its_own(tmp_path: Path) -> 
 def test_model_of_a_plan_with_regions_has_the_dice_of_each(tmp_path: Path) -> None:
     async def told(consortium: Consortium) -> None:
         of_regions = {"dice": 0.8, "dice_per_region": {"disc": 0.9, "cup": None}}
-        card = {"plan": "eyes", "scores": {"A": of_regions, "B": {"dice": 0.7}}}
-        consortium.registry.training.publish(PublishedModel("a" * 64, 1, card, 1.0))
+        card, records = {"plan": "eyes", "scores": {"A": of_regions, "B": {"dice": 0.7}}}, consortium.registry.training
+        number = records.start_run(records.freeze(plan_of("eyes", private=False), 1.0), 1.0)
+        records.publish(PublishedModel("a" * 64, number, card, 1.0))
         audit_view = AuditView(tmp_path, consortium.audit, lambda: (consortium.authority.certificate, []))
         state = snapshot(known_of(consortium, tmp_path), audit_view, consortium.now.timestamp())
         await audit_view.close()

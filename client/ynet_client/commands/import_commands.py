@@ -42,6 +42,9 @@ def import_(
     window: Annotated[str, typer.Option(metavar="CENTER,WIDTH", help="For all, in place of each file's own.")] = "",
     dates: Annotated[str, typer.Option(help="Of the study, in the manifest: none, year or month.")] = "none",
     segment: Annotated[str, typer.Option(metavar="NUMBER|NAME", help="Of a SEG or RTSTRUCT: the lesion's.")] = "",
+    region: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A region of the plan, a segment's label; several times.")
+    ] = None,
     automatic_masks: Annotated[bool, typer.Option("--automatic-masks", help="SEGs that no person drew, too.")] = False,
     healthy: Annotated[
         bool, typer.Option("--no-mask-means-healthy", help="Images on which nobody has drawn have no lesion.")
@@ -65,6 +68,7 @@ def import_(
         automatic_masks,
         healthy,
         frozenset(release or []),
+        _regions(region or [], segment=segment, healthy=healthy),
     )
     given = import_labels.read(labels)
     folder = prepare(home or default_home(f"sites/{site}" if site else "import"))
@@ -179,6 +183,18 @@ def _one_of(flag: str, given: str, words: tuple[str, ...]) -> str:
 def _segment(given: str) -> int | str | None:
     """Read a number or a name."""
     return int(given) if given.isascii() and given.isdigit() else given.strip() or None
+
+
+def _regions(given: list[str], *, segment: str, healthy: bool) -> tuple[str, ...]:
+    """Check the names of regions as a plan's. Raises UserError."""
+    from ynet.config import parse
+    from ynet.plan_sections import Regions
+
+    if given and (segment or healthy):
+        other = "--segment" if segment else "--no-mask-means-healthy"
+        why = f"it was given with {other}, which is of one region"
+        raise UserError("--region cannot be used", why, f"leave {other} out; write none into the labels' column mask")
+    return parse(Regions, {"names": given}, "--region").names
 
 
 def _window(given: str) -> "DisplayWindow | None":

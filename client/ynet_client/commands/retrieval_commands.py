@@ -78,7 +78,7 @@ def _show(answer: Answer) -> None:
 
 def _table(title: str, hits: Sequence[Hit]) -> object:
     lines = [
-        (hit.rank, hit.site, hit.distance, hit.label or "", hit.ties, hit.image or hit.token.hex()[:12]) for hit in hits
+        (hit.rank, hit.site, hit.distance, hit.label_words, hit.ties, hit.image or hit.token.hex()[:12]) for hit in hits
     ]
     return terminal.rows(title, ("", "site", "distance", "label", "ties", "case"), lines)
 

@@ -21,6 +21,7 @@ class Choice:
     automatic_masks: bool = False  # also use drawings that a model made
     no_mask_means_healthy: bool = False  # an image without a drawing has no lesion
     release: frozenset[str] = frozenset()  # quarantine reasons, or ids of quarantined objects
+    regions: tuple[str, ...] = ()  # a mask for each, from the segment with its name as label
 
     def recorded(self, *, is_frame: bool) -> str:
         """Return the options that determine a picture, as the records store them. `is_frame`: one of several frames."""
@@ -29,6 +30,7 @@ class Choice:
             "window": "{:g},{:g}".format(*self.window) if self.window else "",
             "dates": self.dates,
             "segment": "" if self.segment is None else str(self.segment),
+            "regions": ",".join(self.regions),
             "automatic-masks": "yes" if self.automatic_masks else "",
             "no-mask-means-healthy": "yes" if self.no_mask_means_healthy else "",
         }

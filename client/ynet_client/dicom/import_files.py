@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image
 
 from ynet.data import manifest
-from ynet.data.manifest import UNDRAWN
+from ynet.data.manifest import OF_REGION, UNDRAWN
 from ynet.runtime import private_files
 from ynet_client.dicom.deidentify import ALLOWED
-from ynet_client.dicom.import_masks import Mask
+from ynet_client.dicom.import_masks import Mask, PendingDrawing
 from ynet_client.dicom.import_records import Origin, Records
 
 Rows = dict[str, dict[str, str]]
@@ -23,9 +23,14 @@ Rows = dict[str, dict[str, str]]
 class Made(NamedTuple):
     """A written picture, with its row of the manifest and its record."""
 
-    row: dict[str, str]
+    row: dict[str, str]  # without the columns of masks
     origin: Origin
-    mask: Mask
+    masks: tuple[Mask, ...]  # one for each region
+
+    @property
+    def pending(self) -> tuple[PendingDrawing, ...]:
+        """The drawings that may belong to the picture."""
+        return tuple(one for mask in self.masks for one in mask.pending)
 
 
 def picture_of(origin: Origin) -> str:
@@ -36,9 +41,9 @@ def picture_of(origin: Origin) -> str:
 class Pictures:
     """The pictures of a folder, with their rows and records; `save` writes the manifest and the records."""
 
-    def __init__(self, out: Path, records: Records) -> None:
+    def __init__(self, out: Path, records: Records, regions: Sequence[str] = ()) -> None:
         """Read the folder's manifest. Raises UserError when it cannot be read."""
-        self._out, self._records = out, records
+        self._out, self._records, self._regions = out, records, tuple(regions) or ("",)
         for kind in ("images", "masks"):
             private_files.own_folder(out / kind)
         rows = _read_manifest(out / "manifest.csv")
@@ -52,12 +57,12 @@ class Pictures:
     def counted(self) -> tuple[int, int, int]:
         """Return the number of pictures, of patients and of masks."""
         rows = self.rows.values()
-        return len(rows), len({row["patient"] for row in rows}), sum(row["mask"] not in ("", UNDRAWN) for row in rows)
+        return len(rows), len({row["patient"] for row in rows}), sum(bool(_mask_files(row)) for row in rows)
 
     @property
     def undrawn(self) -> int:
-        """The number of pictures whose lesion is unknown."""
-        return sum(row["mask"] == UNDRAWN for row in self.rows.values())
+        """The number of pictures whose lesion, or one of whose regions, is unknown."""
+        return sum(UNDRAWN in _mask_cells(row).values() for row in self.rows.values())
 
     def has(self, origin: Origin) -> bool:
         """Return whether a picture exists, in the manifest and as a file."""
@@ -78,31 +83,56 @@ class Pictures:
         again = len(images & self.rows.keys())
         if made:
             self.remove(instance, but=images)
-        for row, origin, mask in made:
-            path, pixels = f"masks/{origin.image}.png", mask.pixels
-            if pixels is not None and pixels.any():
-                _write_png(self._out / path, pixels * np.uint8(255))
-                row["mask"] = path
-            else:
+        for row, origin, masks in made:
+            for region, mask in zip(self._regions, masks, strict=True):
+                row[OF_REGION + region if region else "mask"] = self._mask(origin, region, mask, is_healthy=is_healthy)
+            for path in _written(self.rows.get(row["image"], {}), origin.image) - _mask_files(row):
                 (self._out / path).unlink(missing_ok=True)
-                row["mask"] = "" if mask.is_known or is_healthy else UNDRAWN
             self.rows[row["image"]] = row
             self._records.add(origin)
         return again
+
+    def _mask(self, origin: Origin, region: str, mask: Mask, *, is_healthy: bool) -> str:
+        """Write the file of a mask that is not empty; return the manifest's cell."""
+        path = _mask_path(origin.image, region)
+        if mask.pixels is not None and mask.pixels.any():
+            _write_png(self._out / path, mask.pixels * np.uint8(255))
+            return path
+        (self._out / path).unlink(missing_ok=True)
+        return "" if mask.is_known or is_healthy else UNDRAWN
 
     def remove(self, instance: str, but: Collection[str] = ()) -> None:
         """Remove the pictures of an object except `but`."""
         names = {picture_of(origin): origin.image for origin in self._records.of(instance)}
         for image in names.keys() - set(but):
-            self.rows.pop(image, None)
+            row = self.rows.pop(image, {})
             self._records.remove(names[image])
-            for path in (image, f"masks/{names[image]}.png"):
+            for path in (image, *_written(row, names[image])):
                 (self._out / path).unlink(missing_ok=True)
 
     def discard(self, made: Sequence[Made]) -> None:
         """Delete the files of pictures that are not in the manifest."""
         for image in {each.row["image"] for each in made} - self.rows.keys():
             (self._out / image).unlink(missing_ok=True)
+
+
+def _mask_cells(row: Mapping[str, str]) -> dict[str, str]:
+    """Return the cells of a row's masks, by column."""
+    return {column: cell for column, cell in row.items() if column == "mask" or column.startswith(OF_REGION)}
+
+
+def _mask_files(row: Mapping[str, str]) -> set[str]:
+    return {cell for cell in _mask_cells(row).values() if cell not in ("", UNDRAWN)}
+
+
+def _mask_path(name: str, region: str = "") -> str:
+    return f"masks/{name}.{region}.png" if region else f"masks/{name}.png"
+
+
+def _written(row: Mapping[str, str], name: str) -> set[str]:
+    """Return the files of masks that an import wrote for a picture; not those that a person named in the manifest."""
+    regions = [column.removeprefix(OF_REGION) for column in row if column.startswith(OF_REGION)]
+    return {_mask_path(name), *(_mask_path(name, region) for region in regions if "/" not in region)}
 
 
 def _write_png(path: Path, pixels: np.ndarray) -> None:
@@ -120,15 +150,21 @@ def _read_manifest(path: Path) -> Rows:
 
 
 def _write_manifest(path: Path, rows: Rows, *, has_split: bool) -> None:
-    """Write the manifest without its empty columns; `split` is written only if the labels have it."""
+    """Write the manifest without its empty columns; `split` is written only if the labels have it.
+
+    Where imports with and without regions share a folder, a mask that a row does not have is unknown.
+    """
     if not rows:
         path.unlink(missing_ok=True)
         return
     optional = [*(one.column for one in ALLOWED.values()), "date"]
     more = [column for column in optional if any(row.get(column) for row in rows.values())]
-    columns = [*manifest.REQUIRED, *(["split"] if has_split else []), *more]
+    masks = dict.fromkeys(column for row in rows.values() for column in sorted(_mask_cells(row)))
+    required = [column for column in manifest.REQUIRED if column != "mask" or "mask" in masks]
+    of_regions = [column for column in masks if column != "mask"]
+    columns = [*required, *of_regions, *(["split"] if has_split else []), *more]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(row for _, row in sorted(rows.items()))
+    writer.writerows({**dict.fromkeys(masks, UNDRAWN), **row} for _, row in sorted(rows.items()))
     private_files.write(path, text.getvalue())

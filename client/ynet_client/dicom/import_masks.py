@@ -1,18 +1,19 @@
 """The masks of a patient's images: the file that the labels name, else the patient's drawings.
 
 A missing mask never means "no lesion". Such an image needs a statement by a person; otherwise it is skipped, or the
-manifest marks its mask as unknown.
+manifest marks its mask as unknown. Of several regions each has its own mask: a drawing without a segment of that name
+says nothing about the region.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from ynet.data import images, manifest
+from ynet.data import images, manifest, mask_files
 from ynet.data.dicom import drawings
 from ynet.data.dicom.elements import is_dicom
 from ynet.data.dicom.faults import UnfitError
@@ -74,13 +75,17 @@ class PatientMasks:
         segment: Segment,
         *,
         takes_automatic: bool,
+        regions: Sequence[str] = (),
     ) -> None:
-        """`fetch` raises LeftOutError; `leave_out` is called with each drawing that is not used, and why."""
+        """`fetch` raises LeftOutError; `leave_out` is called with each drawing that is not used, and why.
+
+        With `regions` an image has a mask for each; without, one mask, of `segment`.
+        """
         self._files = [one for one in patient if one.sop_class in drawings.CLASSES]
         images = [one for one in patient if one.sop_class not in drawings.CLASSES]
         self._known = frozenset(name for one in images for name in (one.instance, one.series)) - {""}
         self._quarantined, self._fetch, self._leave_out = quarantined, fetch, leave_out
-        self._segment, self._takes_automatic = segment, takes_automatic
+        self._segment, self._takes_automatic, self._regions = segment, takes_automatic, tuple(regions) or ("",)
         self._drawn: list[_Drawn] | None = None
         self._reported: set[str] = set()  # automatic drawings
 
@@ -95,18 +100,27 @@ class PatientMasks:
         counting = sorted(f"{one.instance}@{one.digest}" for one in self._files if not self._is_automatic(one))
         return hashlib.sha256("\n".join(counting).encode()).hexdigest()[:32] if counting else ""
 
-    def mask_of(self, of: Callable[[], Subject]) -> Mask:
-        """Return an image's mask by the drawings. Raises LeftOutError where it is unclear, UnfitError of the image."""
+    def masks_of(self, of: Callable[[], Subject]) -> tuple[Mask, ...]:
+        """Return an image's masks by the drawings: one for each region, or the only one.
+
+        Raises LeftOutError where a mask is unclear, UnfitError of the image.
+        """
         drawn = self._drawn if self._drawn is not None else self._load()
         if not drawn:
-            return Mask(None, is_known=False)
-        image, found, named, pending = of(), list[np.ndarray](), 0, list[PendingDrawing]()
+            return (Mask(None, is_known=False),) * len(self._regions)
+        image = of()
+        return tuple(self._mask_of(drawn, image, region) for region in self._regions)
+
+    def _mask_of(self, drawn: Sequence[_Drawn], image: Subject, region: str) -> Mask:
+        found, named, pending = list[np.ndarray](), 0, list[PendingDrawing]()
         for one in drawn:
             if one.drawing is None:
                 if one.study in (image.study, ""):
                     raise LeftOutError("mask-unclear", f"a drawing of its study cannot be used: {one.why}")
                 continue
-            on = self._on(one, image)
+            if region and not one.drawing.has(region):
+                continue
+            on = self._on(one, image, region)
             if isinstance(on, np.ndarray):
                 found.append(on)
                 continue
@@ -119,17 +133,26 @@ class PatientMasks:
 
     def compare(self, of: Subject) -> None:
         """Record which drawings lie on an image that was imported before."""
+        for one, region in self._parts():
+            try:
+                self._on(one, of, region)
+            except LeftOutError:
+                continue
+
+    def _parts(self) -> Iterator[tuple[_Drawn, str]]:
+        """Yield each drawing with each region that it has."""
         for one in self._drawn or ():
             if one.drawing is not None:
-                try:
-                    self._on(one, of)
-                except LeftOutError:
-                    continue
+                has = one.drawing.has
+                yield from ((one, region) for region in self._regions if not region or has(region))
 
-    def _on(self, one: _Drawn, image: Subject) -> np.ndarray | frozenset[int]:
+    def _on(self, one: _Drawn, image: Subject, region: str) -> np.ndarray | frozenset[int]:
         """Return the mask of a drawing that lies on an image, else the positions of its marks beside the image."""
+        if one.drawing is None:
+            return frozenset()
         try:
-            found = drawings.mask_on(one.drawing, image, self._segment, self._known) if one.drawing else None
+            segment = one.drawing.labelled(region) if region else self._segment
+            found = drawings.mask_on(one.drawing, image, segment, self._known)
         except BesideError as error:
             return error.positions
         except UnfitError as error:
@@ -222,6 +245,14 @@ def named(folder: Path, relative: str, of: Callable[[], Subject], segment: Segme
         raise LeftOutError("mask-unclear", f"of the mask that the labels name: {error.why}") from None
     except OSError:
         raise LeftOutError("mask-unclear", "the mask that the labels name cannot be read") from None
+
+
+def named_regions(folder: Path, relative: str, of: Callable[[], Subject], regions: Sequence[str]) -> list[np.ndarray]:
+    """Read the masks of several regions in the file that the labels name. Raises LeftOutError."""
+    try:
+        return [*mask_files.read_regions(manifest.Manifest(folder, ()).path_of(relative), regions, of)]
+    except (UserError, UnfitError) as error:
+        raise LeftOutError("mask-unclear", f"of the mask that the labels name: {error.why}") from None
 
 
 def state_of(label: Label, folder: Path) -> str:

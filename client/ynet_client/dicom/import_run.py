@@ -68,7 +68,7 @@ class _Import:
     def __init__(self, labels: Labels, out: Path, records: Records, names: Pseudonyms, choice: Choice) -> None:
         self._labels, self._records, self._names, self._choice = labels, records, names, choice
         self._matching = Matching(labels)
-        self._pictures = Pictures(out, records)
+        self._pictures = Pictures(out, records, choice.regions)
         self._seen, self._stale = set[str](), set[str]()  # instances; images
         self._new, self._updated, self._unlabelled, self._unsaved = 0, 0, 0, 0
         self._left_out = Counter[str]()
@@ -83,6 +83,7 @@ class _Import:
             self._leave_out,
             choice.segment,
             takes_automatic=choice.automatic_masks,
+            regions=choice.regions,
         )
         kept_ones, held = list[ImportCandidate](), list[tuple[ImportCandidate, list[Made]]]()
         for one in patient:
@@ -94,7 +95,7 @@ class _Import:
                 kept_ones.append(one)
                 continue
             made = self._make(one, label, masks)
-            if any(each.mask.pending for each in made):
+            if any(each.pending for each in made):
                 held.append((one, made))
             else:
                 self._keep(one, made)
@@ -214,8 +215,8 @@ class _Import:
     ) -> Made:
         """Write one picture, and return it with its row and mask. Files hold pixels only."""
         pixels = dicom_frame.decode(data, frame, self._choice.window)
-        mask = self._mask(label, lambda: drawings.subject(data, frame), masks)
-        if mask.pixels is not None and mask.pixels.shape != pixels.shape[:2]:
+        own = self._masks(label, lambda: drawings.subject(data, frame), masks)
+        if any(mask.pixels is not None and mask.pixels.shape != pixels.shape[:2] for mask in own):
             raise LeftOutError("mask-unclear", "its mask and its image differ in size")
         drawn = import_masks.state_of(label, self._labels.folder)
         origin = Origin(
@@ -228,21 +229,24 @@ class _Import:
         self._pictures.write(origin, pixels)
         row = {
             "image": picture_of(origin),
-            "mask": "",
             "label": label.label,
             "patient": self._names.patient(one.patient, one.study),
             "split": label.split,
             **kept(header, self._choice.dates),
         }
-        return Made(row, origin, mask)
+        return Made(row, origin, own)
 
-    def _mask(self, label: Label, of: Callable[[], Subject], masks: PatientMasks) -> Mask:
-        """Return the mask of an image: by the labels if they have one, else by the patient's drawings."""
+    def _masks(self, label: Label, of: Callable[[], Subject], masks: PatientMasks) -> tuple[Mask, ...]:
+        """Return an image's masks, one for each region: by the labels if they have one, else by the drawings."""
+        folder, regions = self._labels.folder, self._choice.regions
         if label.mask == NO_LESION:
-            return Mask(None, is_known=True)
+            return (Mask(None, is_known=True),) * max(1, len(regions))
+        if label.mask and regions:
+            found = import_masks.named_regions(folder, label.mask, of, regions)
+            return tuple(Mask(pixels, is_known=True) for pixels in found)
         if label.mask:
-            return Mask(import_masks.named(self._labels.folder, label.mask, of, self._choice.segment), is_known=True)
-        return masks.mask_of(of)
+            return (Mask(import_masks.named(folder, label.mask, of, self._choice.segment), is_known=True),)
+        return masks.masks_of(of)
 
     # --- outcome
 
@@ -254,12 +258,12 @@ class _Import:
     ) -> None:
         """Keep the held images whose unclear drawings turn out to lie on other images; drop the rest."""
         left = list(existing)
-        while left and not all(one.is_resolved for _, made in held for each in made for one in each.mask.pending):
+        while left and not all(one.is_resolved for _, made in held for each in made for one in each.pending):
             for subject in self._subjects(left.pop()):
                 masks.compare(subject)
         for one, made in held:
             try:
-                self._keep(one, [each._replace(mask=import_masks.resolved(each.mask)) for each in made])
+                self._keep(one, [each._replace(masks=tuple(map(import_masks.resolved, each.masks))) for each in made])
             except LeftOutError as error:
                 self._skip(one, made, error)
 

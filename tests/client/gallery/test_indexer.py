@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import csv
 import json
 import shutil
 import signal
@@ -94,6 +95,24 @@ gallery = Gallery.open(home / "gallery.sqlite", b"of this site")
 archive = Archive(home / "models", LocalSite(manifest, "cpu", 0), gallery)
 archive.adopt(model_id, archive.file_of(model_id), lambda *said: print(said[1], flush=True))
 """
+
+
+def test_cases_without_label_are_indexed_and_found(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, own := tmp_path / "own")
+    path = own / "data" / "A" / "manifest.csv"
+    rows = list(csv.DictReader(path.read_text("utf-8").splitlines()))
+    for row in rows[1:]:
+        row["label"] = ""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    with opened(own, tmp_path / "home") as archive:
+        assert adopt(archive, own, "old") == {"cases": CASES, "encoded": CASES}
+        found = answer(archive)
+        assert len(found) == CASES
+        assert sorted(hit.label or "" for hit in found) == ["", *[""] * (CASES - 2), rows[0]["label"]]
+        assert archive.gallery.stats()["cases_per_label"][""] == CASES - 1
 
 
 def test_killed_reencoding_resumes_while_old_model_answers(folder: Path, tmp_path: Path) -> None:

@@ -86,6 +86,10 @@ class Drawing:
             raise UnfitError(f"it has no {which}", f"name one of {named}")
         return found[0]
 
+    def has(self, region: str) -> bool:
+        """Return whether a segment has a region's name as its label, in any case."""
+        return any(name.casefold() == region.casefold() for name in self.names.values())
+
     def labelled(self, region: str) -> int:
         """Return the number of the segment with a region's name as its label, in any case. Raises UnfitError."""
         found = [number for number, name in self.names.items() if name.casefold() == region.casefold()]
