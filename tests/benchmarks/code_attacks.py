@@ -52,22 +52,24 @@ def main() -> None:
     found = {}
     for name, model, data in given.set:
         plan, cases = kept(name, Path(model), Path(data), given.work)
-        found[name] = measured(plan, cases, given.work / name)
+        found[name] = measured(plan, cases, given.work / name, is_asked=name == given.set[-1][0])
     if given.out:
         given.out.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     write(found, given.doc)
 
 
-def measured(plan: Plan, cases: CodedCases, work: Path) -> dict[str, Any]:
-    """Attack all codes of one set; each row is kept in the work folder."""
-    suite, wide = Suite(cases, DRAWS, seed=1), coded_cases.fitted(cases, plan, max(WIDTHS))
+def measured(plan: Plan, cases: CodedCases, work: Path, *, is_asked: bool) -> dict[str, Any]:
+    """Attack all codes of one set; each row is kept in the work folder. `is_asked`: also by chosen codes."""
+    work.mkdir(parents=True, exist_ok=True)
+    suite, wide = Suite(cases, DRAWS, seed=1), widest(plan, cases, work / "map.npz")
     makers: dict[str, Callable[[], Row]] = {"floors": suite.floors}
     makers["feature"] = lambda: of_feature(suite, wide)
     makers[f"trained-{plan.network.code_bits}"] = lambda: of_trained(suite, plan)
     for bits in WIDTHS:
         for class_bits in dials(plan, bits):
             makers[f"moments-{bits}-{class_bits}"] = lambda at=(bits, class_bits): of_moments(suite, wide, plan, *at)
-    work.mkdir(parents=True, exist_ok=True)
+        if is_asked:
+            makers[f"chosen-{bits}"] = lambda bits=bits: of_chosen(suite, wide, plan, bits)
     rows = {}
     for name, make in makers.items():
         path, start = work / f"{name}.json", time.process_time()
@@ -85,6 +87,14 @@ def measured(plan: Plan, cases: CodedCases, work: Path) -> dict[str, Any]:
     return {"counts": counts, "classes": len(plan.classes), "rows": rows}
 
 
+def widest(plan: Plan, cases: CodedCases, path: Path) -> CodeMap:
+    """Return the map of the widest code without class bits, from which all others follow."""
+    if not path.exists():
+        np.savez(path, **coded_cases.fitted(cases, plan, max(WIDTHS))._asdict())
+    with np.load(path, allow_pickle=False) as kept:
+        return CodeMap(**kept)
+
+
 def dials(plan: Plan, bits: int) -> tuple[int, int, int]:
     """Return the class bits of three settings of the dial: none, the default, and all but 8."""
     default = replace(plan, network=replace(plan.network, code="moments", code_bits=bits, class_bits=None))
@@ -92,14 +102,17 @@ def dials(plan: Plan, bits: int) -> tuple[int, int, int]:
 
 
 def of_moments(suite: Suite, wide: CodeMap, plan: Plan, bits: int, class_bits: int) -> Row:
-    """Attack the codes from moments of one width and dial; at the default dial also by chosen codes."""
+    """Attack the codes from moments of one width and dial."""
     narrow = coded_cases.narrowed(wide, bits, class_bits, plan.network.codebook_seed)
-    codes, cases = coded_cases.values(suite.cases, narrow) > 0, suite.cases
-    found = suite.attack(suite.of_bits(codes, narrow.class_codes > 0)) | {"check": suite.check(codes)}
-    if class_bits == dials(plan, bits)[1]:
-        held, own = codes[cases.is_member].astype(np.uint8), codes[~cases.is_member].astype(np.uint8)
-        found["chosen_codes"] = chosen_codes(held, own, cases.patient[cases.is_member])
-    return found
+    codes = coded_cases.values(suite.cases, narrow) > 0
+    return suite.attack(suite.of_bits(codes, narrow.class_codes > 0)) | {"check": suite.check(codes)}
+
+
+def of_chosen(suite: Suite, wide: CodeMap, plan: Plan, bits: int) -> Row:
+    """Attack an archive of the members by chosen codes, at the default dial; the attacker's own cases are the others."""
+    narrow = coded_cases.narrowed(wide, bits, dials(plan, bits)[1], plan.network.codebook_seed)
+    codes, cases = (coded_cases.values(suite.cases, narrow) > 0).astype(np.uint8), suite.cases
+    return chosen_codes(codes[cases.is_member], codes[~cases.is_member], cases.patient[cases.is_member])
 
 
 def of_trained(suite: Suite, plan: Plan) -> Row:

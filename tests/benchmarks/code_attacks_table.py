@@ -33,15 +33,17 @@ def tables(found: Mapping[str, Any]) -> Iterator[str]:
             f"`{name}`: {counts['members']} training images of {counts['member_patients']} patients,"
             f" {counts['others']} of {counts['other_patients']} others."
         )
-        yield from ("", *_table(HEAD, [_cells(row, of) for row, of in one["rows"].items()]), "")
+        yield from ("", *_table(HEAD, [_cells(*row) for row in one["rows"].items() if "chosen" not in row[0]]), "")
     yield from _table(
-        ("width; `distance_step`", "one case: codes asked", "determined", f"found by {_sweeps(one)}", "a day allows"),
+        (
+            "width; `distance_step`",
+            "one case: codes asked",
+            "determined",
+            "found by asking around 10 own cases",
+            "a day allows",
+        ),
         list(_chosen(one["rows"])),
     )
-
-
-def _sweeps(one: Mapping[str, Any]) -> str:
-    return "asking around 10 own cases"
 
 
 def _cells(row: str, of: Mapping[str, Any]) -> list[str]:
@@ -71,8 +73,8 @@ def _title(row: str) -> str:
 
 
 def _chosen(rows: Mapping[str, Any]) -> Iterator[list[str]]:
-    for row, of in rows.items():
-        for step, one in of.get("chosen_codes", {}).items():
+    for row in (row for row in rows if row.startswith("chosen")):
+        for step, one in rows[row].items():
             bits = int(row.split("-")[1])
             yield [
                 f"{bits} bits; {step}",

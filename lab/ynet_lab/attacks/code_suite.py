@@ -16,7 +16,7 @@ from ynet_lab.attacks.linkage import link
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-PAIRS = 1000
+PAIRS = 600
 """Members' codes and images from which a decoder is learnt."""
 LEVELS = 4096
 """Steps between the least and the greatest distance of values that are not bits."""

@@ -11,6 +11,9 @@ from jaxtyping import Int64
 
 from ynet_lab.attacks.intervals import Interval, interval
 
+MOST_PAIRS = 100_000
+"""Pairs of different patients that are compared, drawn at random: more change no figure by 0.002."""
+
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
@@ -19,10 +22,39 @@ class Linkage(NamedTuple):
     """How well distances tell pairs of images of one patient from pairs of different patients; by patients."""
 
     any_class: Interval  # AUC: the chance that a patient's pair is nearer than one of two patients; 0.5: no link
-    same_class: Interval  # the same, where the two patients' images have one class
+    same_class: Interval  # the same, of pairs of one class only
     first: Interval  # share of patients whose nearest image of all is another of the same patient; mean over patients
     first_by_chance: float
     patients: int  # with several images
+
+
+class _Pairs(NamedTuple):
+    """Pairs of images: their distances and patients."""
+
+    own: Ints  # distances of pairs of one patient
+    whose: Ints  # the patient of each
+    foreign: Ints  # distances of pairs of two patients
+    first: Ints  # the patients of each
+    second: Ints
+
+    @classmethod
+    def of(cls, distance: Ints, label: Ints, patient: Ints, *, is_alike: bool) -> "_Pairs":
+        """Return the pairs of the asked cases; with `is_alike` those of one class."""
+        at, other = np.triu_indices(len(distance), 1)
+        chosen = (label[at] == label[other]) if is_alike else np.ones(len(at), bool)
+        is_own = patient[at] == patient[other]
+        own, foreign = np.flatnonzero(chosen & is_own), np.flatnonzero(chosen & ~is_own)
+        if len(foreign) > MOST_PAIRS:
+            foreign = np.random.default_rng(1).choice(foreign, MOST_PAIRS, replace=False)
+        distances = distance[at, other]
+        return cls(distances[own], patient[at[own]], distances[foreign], patient[at[foreign]], patient[other[foreign]])
+
+    def auc(self, times: Ints) -> float:
+        """Return the AUC with each patient as often as `times` says."""
+        bins = int(max(self.own.max(initial=0), self.foreign.max(initial=0))) + 1
+        near = np.bincount(self.own, times[self.whose], bins)
+        far = np.bincount(self.foreign, times[self.first] * times[self.second], bins)
+        return auc_of_counts(near, far)
 
 
 def link(
@@ -36,21 +68,11 @@ def link(
     The other held cases are only in the way of finding a patient's other image. No image is compared with itself, and
     equal distances count half. `draws` says how often each patient is drawn, in each resampling.
     """
-    asked = len(distance)
-    at, other = np.triu_indices(asked, 1)
-    pairs = distance[at, other]
-    is_linked, is_alike = patient[at] == patient[other], label[at] == label[other]
+    everything, alike = (_Pairs.of(distance, label, patient, is_alike=is_alike) for is_alike in (False, True))
     found, patients, chance = _found_first(distance, patient)
-
-    def auc_of(chosen: npt.NDArray[np.bool_], times: Ints) -> float:
-        once, twice = times[patient[at]], times[patient[other]]
-        near = np.bincount(pairs[is_linked], once[is_linked], pairs.max() + 1)
-        far = np.bincount(pairs[chosen], (once * twice)[chosen], pairs.max() + 1)
-        return auc_of_counts(near, far)
-
     return Linkage(
-        interval(lambda times: auc_of(~is_linked, times), draws),
-        interval(lambda times: auc_of(~is_linked & is_alike, times), draws),
+        interval(everything.auc, draws),
+        interval(alike.auc, draws),
         interval(lambda times: float(np.average(found, weights=times[patients])), draws),
         float(chance.mean()),
         len(patients),

@@ -44,6 +44,14 @@ def test_code_of_the_class_alone_links_any_class_but_not_within_one() -> None:
     assert found.first_by_chance == pytest.approx(1 / (2 * PATIENTS * IMAGES - 1))
 
 
+def test_code_of_the_class_alone_does_not_link_a_patient_with_images_of_two_classes() -> None:
+    label = np.arange(2 * PATIENTS) % 2
+    patient = np.repeat(np.arange(PATIENTS), IMAGES)  # an image of each class
+    codes = random_codes(1, 2)[label]
+    draws = draws_of(PATIENTS, np.zeros(PATIENTS, bool), 20, np.random.default_rng(1))
+    assert link(hamming(codes, codes), label, patient, draws).any_class.value < 0.3
+
+
 def test_auc_equals_the_share_of_pairs_in_order() -> None:
     random = np.random.default_rng(1)
     near, far = random.integers(0, 6, 40), random.integers(2, 9, 50)
