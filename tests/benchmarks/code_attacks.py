@@ -27,12 +27,14 @@ from ynet.code_map import CodeMap
 from ynet.data.manifest import find_sites
 from ynet.learning.hashing import codebook
 from ynet.learning.model import YNet, build, load_arrays
+from ynet.network_size import code_sizes
 from ynet.plan import Plan
 from ynet_client.training.site_data import LocalSite
 from ynet_lab.attack_target import model_folder
 from ynet_lab.attacks import coded_cases
-from ynet_lab.attacks.code_suite import Suite
+from ynet_lab.attacks.code_suite import Suite, grey
 from ynet_lab.attacks.coded_cases import CodedCases
+from ynet_lab.attacks.picture_map import picture_bits
 from ynet_server.rounds.run_folder import MODEL
 
 CPU = torch.device("cpu")
@@ -45,6 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--set", nargs=3, action="append", required=True, metavar=("NAME", "MODEL", "DATA"))
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--only", default="", help="only rows whose name has this; several may run at the same time")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--doc", type=Path)
     given = parser.parse_args()
@@ -52,26 +55,27 @@ def main() -> None:
     found = {}
     for name, model, data in given.set:
         plan, cases = kept(name, Path(model), Path(data), given.work)
-        found[name] = measured(plan, cases, given.work / name, is_asked=name == given.set[-1][0])
+        found[name] = measured(plan, cases, given.work / name, only=given.only, is_asked=name == given.set[-1][0])
     if given.out:
         given.out.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     write(found, given.doc)
 
 
-def measured(plan: Plan, cases: CodedCases, work: Path, *, is_asked: bool) -> dict[str, Any]:
+def measured(plan: Plan, cases: CodedCases, work: Path, *, only: str, is_asked: bool) -> dict[str, Any]:
     """Attack all codes of one set; each row is kept in the work folder. `is_asked`: also by chosen codes."""
     work.mkdir(parents=True, exist_ok=True)
     suite, wide = Suite(cases, DRAWS, seed=1), widest(plan, cases, work / "map.npz")
     makers: dict[str, Callable[[], Row]] = {"floors": suite.floors}
     makers["feature"] = lambda: of_feature(suite, wide)
     makers[f"trained-{plan.network.code_bits}"] = lambda: of_trained(suite, plan)
+    makers["shown-64"] = lambda: of_pictures(suite, plan)
     for bits in WIDTHS:
         for class_bits in dials(plan, bits):
             makers[f"moments-{bits}-{class_bits}"] = lambda at=(bits, class_bits): of_moments(suite, wide, plan, *at)
         if is_asked:
             makers[f"chosen-{bits}"] = lambda bits=bits: of_chosen(suite, wide, plan, bits)
     rows = {}
-    for name, make in makers.items():
+    for name, make in ((name, make) for name, make in makers.items() if only in name):
         path, start = work / f"{name}.json", time.process_time()
         if not path.exists():
             path.write_text(json.dumps(make()), "utf-8")
@@ -108,11 +112,18 @@ def of_moments(suite: Suite, wide: CodeMap, plan: Plan, bits: int, class_bits: i
     return suite.attack(suite.of_bits(codes, narrow.class_codes > 0)) | {"check": suite.check(codes)}
 
 
+def of_pictures(suite: Suite, plan: Plan) -> Row:
+    """Check the codes of a map that was chosen to show pictures, from the values of which case bits are made."""
+    cases, case = suite.cases, code_sizes(plan).case
+    feature = cases.feature[:, -case:].astype(np.float64)
+    return {"check": suite.check(picture_bits(feature, grey(cases.picture), cases.is_member, min(WIDTHS), seed=1))}
+
+
 def of_chosen(suite: Suite, wide: CodeMap, plan: Plan, bits: int) -> Row:
-    """Attack an archive of the members by chosen codes, at the default dial; the attacker's own cases are the others."""
+    """Attack an archive of the members by chosen codes, at the default dial, from codes of the others."""
     narrow = coded_cases.narrowed(wide, bits, dials(plan, bits)[1], plan.network.codebook_seed)
     codes, cases = (coded_cases.values(suite.cases, narrow) > 0).astype(np.uint8), suite.cases
-    return chosen_codes(codes[cases.is_member], codes[~cases.is_member], cases.patient[cases.is_member])
+    return chosen_codes(codes[cases.is_member], codes[~cases.is_member])
 
 
 def of_trained(suite: Suite, plan: Plan) -> Row:

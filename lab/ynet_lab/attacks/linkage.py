@@ -54,7 +54,7 @@ class _Pairs(NamedTuple):
         bins = int(max(self.own.max(initial=0), self.foreign.max(initial=0))) + 1
         near = np.bincount(self.own, times[self.whose], bins)
         far = np.bincount(self.foreign, times[self.first] * times[self.second], bins)
-        return auc_of_counts(near, far)
+        return auc_of_counts(near.astype(np.float64), far.astype(np.float64))
 
 
 def link(

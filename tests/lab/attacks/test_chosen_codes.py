@@ -14,6 +14,7 @@ from ynet_client.retrieval import disclosure
 from ynet_client.retrieval.query import Query
 from ynet_client.retrieval.wire import CodedQuery
 from ynet_client.settings import Disclosure
+from ynet_lab.attacks.answering import site_of
 from ynet_lab.attacks.chosen_codes import Answer, Ask, Bits, determine, sweep
 
 BITS, CASES, MODEL = 32, 60, "a" * 64
@@ -60,28 +61,29 @@ def test_sweep_finds_only_right_codes_and_with_step_1_all_of_an_answer(step: int
     assert len(found) == readable.sum()
 
 
-@pytest.mark.parametrize("step", [1, 4])
-def test_code_of_a_case_in_a_real_gallery_is_determined(tmp_path: Path, step: int) -> None:
-    codes, start = some_codes(1), some_codes(2)[0]
+@pytest.mark.parametrize("step", [1, 4, 8])
+def test_computed_answers_equal_those_of_a_gallery_and_determine_a_code(tmp_path: Path, step: int) -> None:
+    codes, start, k = some_codes(1), some_codes(2)[0], 10
     gallery = Gallery.open(tmp_path / "gallery.sqlite", b"secret")
-    cases = [
+    gallery.sync_cases(
         GalleryCase(f"{number}.png", hashlib.sha256(bytes([number])).hexdigest(), "x", f"P{number}", "train", {})
         for number in range(CASES)
-    ]
-    gallery.sync_cases(cases)
-    missing = gallery.missing(MODEL)
+    )
     code_of = {f"{number}.png": np.packbits(bits).tobytes() for number, bits in enumerate(codes)}
-    gallery.add_codes(MODEL, [CaseCode(case.id, code_of[case.image]) for case in missing])
+    gallery.add_codes(MODEL, [CaseCode(case.id, code_of[case.image]) for case in gallery.missing(MODEL)])
     gallery.activate(MODEL)
 
     def ask(asked: Sequence[bytes]) -> list[Answer]:
-        coded = CodedQuery(MODEL, tuple(asked), Query(10))
-        hits = disclosure.hits(Disclosure(distance_step=step), gallery, coded)
+        hits = disclosure.hits(Disclosure(distance_step=step), gallery, CodedQuery(MODEL, tuple(asked), Query(k)))
         return [{hit.token: hit.distance for hit in each} for each in hits]
 
-    (first,) = ask([np.packbits(start).tobytes()])
-    token = next(iter(first))
-    found = determine(ask, start, token, step, 10, np.random.default_rng(1))
-    assert found.code is not None
-    assert np.packbits(found.code).tobytes() == code_of[gallery.case_of(token).image]
+    tokens = [hit.token for hit in gallery.search(MODEL, [bytes(BITS // 8)], CASES)[0]]
+    held = np.array([np.frombuffer(code_of[gallery.case_of(token).image], np.uint8) for token in tokens])
+    computed = site_of(held, np.array([np.frombuffer(token, np.uint8) for token in tokens]), step, k)
+    asked = [np.packbits(code).tobytes() for code in some_codes(3)]
+    assert [list(answer.items()) for answer in computed(asked)] == [list(answer.items()) for answer in ask(asked)]
+    token = next(iter(ask([np.packbits(start).tobytes()])[0]))
+    found = determine(ask, start, token, step, k, np.random.default_rng(1))
+    assert found.code is None or np.packbits(found.code).tobytes() == code_of[gallery.case_of(token).image]
+    assert found.code is not None or step == 8
     gallery.close()
