@@ -4,8 +4,9 @@ The code from moments is a map of the feature. So one pass serves every width an
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -41,10 +42,18 @@ class CodedCases(NamedTuple):
 
     def part(self, chosen: npt.NDArray[np.bool_]) -> "CodedCases":
         """Return the chosen cases, in order."""
-        return CodedCases(*(column[chosen] for column in self))
+        return CodedCases(
+            self.picture[chosen],
+            self.feature[chosen],
+            self.trained[chosen],
+            self.label[chosen],
+            self.patient[chosen],
+            self.is_member[chosen],
+        )
 
 
-class MapTensors(NamedTuple):
+@dataclass
+class MapTensors:
     """The arrays of a `CodeMap`, as tensors, by which `code_values` computes a code."""
 
     mean: torch.Tensor
@@ -55,7 +64,7 @@ class MapTensors(NamedTuple):
     to_case: torch.Tensor
 
 
-def see(moments_net: YNet, trained_net: YNet, cases: CaseSource, device: torch.device) -> Sequence[npt.NDArray]:
+def see(moments_net: YNet, trained_net: YNet, cases: CaseSource, device: torch.device) -> Sequence[npt.NDArray[Any]]:
     """Return pictures, features and trained codes, the first three columns of `CodedCases`.
 
     Args:
@@ -113,7 +122,7 @@ def rotation(drawn: np.random.Generator, rows: int, columns: int) -> npt.NDArray
 
 def values(cases: CodedCases, found: CodeMap) -> npt.NDArray[np.float32]:
     """Return the code's values before their signs are taken, shape (cases, bits)."""
-    by = MapTensors(*(torch.from_numpy(getattr(found, name)).float() for name in MapTensors._fields))
+    by = MapTensors(*(torch.from_numpy(getattr(found, field.name)).float() for field in fields(MapTensors)))
     parts = torch.split(torch.from_numpy(cases.feature), CHUNK)
     return torch.cat([code_values(part, by) for part in parts]).numpy()
 
