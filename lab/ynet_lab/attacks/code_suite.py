@@ -131,7 +131,7 @@ class Suite:
         pixels = grey(cases.picture)[::step]
         folds = np.unique(cases.patient[::step], return_inverse=True)[1] % code_check.FOLDS
         draw = np.random.default_rng(0).standard_normal((pixels.shape[1], bits.shape[1]))
-        blind = np.sign((pixels - pixels.mean(0)) @ draw)
+        blind = np.sign((pixels - pixels.mean(0)) @ draw).astype(np.float64)
         signs = 2.0 * bits[::step] - 1
         return {
             "code": code_check.explained(signs, pixels, folds),
