@@ -132,7 +132,7 @@ class Suite:
         folds = np.unique(cases.patient[::step], return_inverse=True)[1] % code_check.FOLDS
         draw = np.random.default_rng(0).standard_normal((pixels.shape[1], bits.shape[1]))
         blind = np.sign((pixels - pixels.mean(0)) @ draw).astype(np.float64)
-        signs = 2.0 * bits[::step] - 1
+        signs = np.where(bits[::step], 1.0, -1.0).astype(np.float64)
         return {
             "code": code_check.explained(signs, pixels, folds),
             "random_projections": code_check.explained(blind, pixels, folds),
