@@ -66,8 +66,9 @@ class Disclosure:
     small: otherwise a query could never find the rare case that it is asked for. `labels`, `distance_step` and `max_k`
     limit what a hit says.
 
-    Distances to many chosen codes determine a case's code; `distance_step` and the quotas make that slower and coarser.
-    The asking site reports its users itself, so `queries_per_day_and_site` is the quota that binds a site that lies.
+    Distances to chosen codes determine a case's code, with about one code for each of its bits, whatever
+    `distance_step` is; the quotas and `max_k` limit how many cases a day. The asking site reports its users itself, so
+    `queries_per_day_and_site` is the quota that binds a site that lies.
     """
 
     answers: bool = True

@@ -125,6 +125,9 @@ def _code(target: Target) -> AttackResult:
     found = code_inversion.invert_codes(public, secret, subjects.patient[subjects.is_member], random)
     is_majority = np.bincount(public.label).argmax() == secret.label
     figures: dict[str, Any] = {
+        "form": target.plan.code_form,
+        "bits": target.plan.network.code_bits,
+        "class_bits": target.plan.class_bits if target.plan.code_form == "moments" else None,
         "public": len(public.label),
         "secret": len(secret.label),
         "majority_accuracy": float(is_majority.mean()),

@@ -89,8 +89,14 @@ def _code(found: Mapping[str, Any]) -> HtmlTable:
     columns = ("pixel_r2", "accuracy", "balanced_accuracy")
     rows = [TableRow(title, [figure(found[what][column]) for column in columns]) for what, title in READ_FROM.items()]
     rows.append(TableRow("floor: the most frequent class", [MISSING, figure(found["majority_accuracy"]), MISSING]))
-    caption = f"A decoder of {found['public']} images, scored on {found['secret']} of other patients"
+    caption = f"A decoder of {found['public']} images, scored on {found['secret']} of other patients; {_form(found)}"
     return HtmlTable(caption, "given", ["pixel R²", "label accuracy", "balanced accuracy"], [("", rows)])
+
+
+def _form(found: Mapping[str, Any]) -> str:
+    if found["form"] == "moments":
+        return f"a code of {found['bits']} bits from moments, {found['class_bits']} of them for the class"
+    return f"a trained code of {found['bits']} bits"
 
 
 def _audit(found: Mapping[str, Any]) -> HtmlTable:

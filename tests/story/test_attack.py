@@ -67,10 +67,14 @@ def test_command_reports_every_attack_and_updates_the_card(tmp_path: Path) -> No
     assert [one["images"] for one in updates] == [1, 3, 1, 3, 7, 21, 7, 21]  # 8 a site need 24 training patients
     assert [one["sites"] for one in updates] == [1, 3, 1, 3] * 2
     assert found["code"]["code"]["pixel_r2"] <= 1
+    plan = RunFolder(tmp_path / "model").plan()
+    form = (plan.code_form, plan.network.code_bits, plan.class_bits if plan.code_form == "moments" else None)
+    assert tuple(found["code"][key] for key in ("form", "bits", "class_bits")) == form
     assert found["audit"]["epsilon_claimed"] is None
     assert RunFolder(tmp_path / "model").card() == {**before, "attacks": found}
     page = (tmp_path / "report/report.html").read_text("utf-8")
     assert "lower bound" in page
+    assert f"a code of {form[1]} bits from moments, {form[2]} of them for the class" in page
     assert page.count("data:image/png;base64,") > 20
     assert len(ElementTree.fromstring(page).findall(".//section[@id]")) == 6
     assert not any(name in page for name in ("A-P0", '.png"', str(tmp_path)))
