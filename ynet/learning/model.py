@@ -88,7 +88,7 @@ class YNet(nn.Module):
         self.classifier = nn.Linear(bits, len(plan.classes)) if plan.code_loss == "plain" else None
         self.moment_code = MomentCode(plan) if plan.code_form == "moments" else None
         self.dropout = network.dropout  # training turns it off for the cooldown
-        self.is_mirrored, self.is_frozen = plan.augmentation.flip, plan.training.trained == "heads"
+        self.is_mirrored, self.is_frozen = plan.augmentation.flip, plan.is_encoder_frozen
 
     def read(self, image: Float[Tensor, "batch channels size size"]) -> Reading:
         """Run inference: without gradients, and averaged over the image and its flip.
