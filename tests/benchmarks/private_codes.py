@@ -70,7 +70,7 @@ class Released:
     """Sums over patients, with noise of one standard deviation."""
 
     def __init__(self, data: Data, deviation: float, generator: np.random.Generator) -> None:
-        self._generator, self._deviation = generator, deviation
+        self._generator, self.deviation = generator, deviation
         _, self._place = np.unique(data.held_patient, return_inverse=True)
         self.patients = int(self._place.max()) + 1
         self._images = np.bincount(self._place)
@@ -84,7 +84,7 @@ class Released:
         np.add.at(means, self._place, rows)
         means /= self._images[:, None]
         clipped = means / np.maximum(1, np.linalg.norm(means, axis=1, keepdims=True))
-        noise: Floats = self._generator.standard_normal(rows.shape[1]) * self._deviation / weight
+        noise: Floats = self._generator.standard_normal(rows.shape[1]) * self.deviation / weight
         total: Floats = clipped.sum(0) + noise
         return total
 
@@ -144,26 +144,36 @@ def rotation(rows: int, columns: int) -> Floats:
     return values
 
 
+def cases(data: Data, x: Floats) -> Floats:
+    """Return the part of the features that describes the case: unit vectors less the mean of their own values."""
+    rows = unit(x[:, data.trained :])
+    apart: Floats = rows - rows.mean(1, keepdims=True)
+    return apart
+
+
 def data_free(data: Data, bits: int) -> Encode:
-    """Signs of a seeded projection of the feature; its mean over its own values is subtracted."""
+    """Signs of a seeded projection."""
     project = rotation(data.held.shape[1] - data.trained, bits)
-    return lambda x: (unit(x[:, data.trained :]) - unit(x[:, data.trained :]).mean(1, keepdims=True)) @ project
+    return lambda x: cases(data, x) @ project
 
 
 def centred(data: Data, bits: int, released: Released) -> Encode:
     """Signs of a seeded projection of the feature less its noised mean; every bit finds the case."""
     project, mean = rotation(data.held.shape[1] - data.trained, bits), _mean(data, released, 1.0)
-    return lambda x: (unit(x[:, data.trained :]) - mean) @ project
+    return lambda x: (cases(data, x) - mean) @ project
 
 
 def _mean(data: Data, released: Released, weight: float) -> Floats:
-    found: Floats = released.sum(unit(data.held[:, data.trained :]), weight) / released.patients
-    return found
+    """Return the noised mean, shrunk towards 0 where the noise is longer than it (James and Stein, 1961)."""
+    found = released.sum(cases(data, data.held), weight) / released.patients
+    noise = len(found) * (released.deviation / weight / released.patients) ** 2
+    shrunk: Floats = max(0.0, 1 - noise / float(found @ found)) * found
+    return shrunk
 
 
 def folded(data: Data, mean: Floats) -> Encode:
     project = rotation(len(mean), FOLDED)
-    return lambda x: unit((unit(x[:, data.trained :]) - mean) @ project)
+    return lambda x: unit((cases(data, x) - mean) @ project)
 
 
 def with_classes(data: Data, bits: int, released: Released, *, whitens: bool) -> Encode:

@@ -159,6 +159,15 @@ def test_private_training_moves_all_but_the_constants(name: EncoderName, make_pl
     assert still == fixed != set()
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_maps_of_an_image_are_the_same_in_any_batch_of_a_private_plan(
+    name: str, make_plan: Any, make_cases: Any
+) -> None:
+    net, images = built(planned(make_plan, name, DIGEST, "heads")), make_cases(5, size=32, channels=3).image
+    together, alone = net.maps(images), net.maps(images[3:4])
+    assert all(torch.equal(one[3:4], other) for one, other in zip(together, alone, strict=True))
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_private_heads_have_the_same_sums_from_maps_as_from_images(
     dropout: float, make_plan: Any, make_cases: Any
