@@ -158,7 +158,7 @@ class YNet(nn.Module):
         if not self.is_frozen:
             return self._maps(image)
         with torch.set_grad_enabled(image.requires_grad and torch.is_grad_enabled()):
-            parts = [self._maps(part) for part in (image.split(1) if self._is_private else (image,))]
+            parts = [self._maps(part) for part in (torch.split(image, 1) if self._is_private else (image,))]
             whole = (torch.cat(column) for column in zip(*parts, strict=True))
             return [h.clamp(-HALF_MAX, HALF_MAX).half().float() for h in whole]
 
