@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from ynet import network_size, schedule
 from ynet.config import STRICT, parse, read_yaml
-from ynet.encoders import OWN, encoder_fault
+from ynet.encoders import encoder_fault
 from ynet.errors import UserError
 from ynet.plan_sections import (
     LEAST_SECURE,
@@ -159,8 +159,6 @@ class Plan:
             raise ValueError(f"recipe {self.recipe!r} cannot be private: {why}")
         if self.training.strategy == "fedprox":
             raise ValueError("strategy 'fedprox' cannot be private: its pull is no part of a patient's gradient")
-        if self.network.encoder != OWN and self.privacy.trained != "heads":
-            raise ValueError("a private plan trains no encoder of timm: 'privacy.trained: heads'")
         if self.augmentation.transplant:
             raise ValueError("'augmentation.transplant' cannot be private: it mixes the images of a batch")
 
@@ -188,6 +186,11 @@ class Plan:
         would change by it but the mask, which it would blur.
         """
         return self.training.trained != "heads" or self.code_form != "moments"
+
+    @property
+    def is_encoder_frozen(self) -> bool:
+        """Whether no round changes the encoder."""
+        return "heads" in (self.training.trained, self.privacy.trained)
 
     @property
     def code_loss(self) -> Recipe:

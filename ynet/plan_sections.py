@@ -295,8 +295,9 @@ class Privacy:
     trained: Literal["all", "heads", "biases"] = "all"
     """Which weights are trained; the others keep their initial values.
 
-    `heads` trains the hash layer, the location head and the last layer of the mask. `biases` trains the biases and the
-    scales of the norms.
+    `heads` trains the hash layer, the location head and the last layer of the mask. If `augmentation` has nothing but
+    `flip`, a site then computes the encoder's output once for each image. `biases` trains the biases and the scales of
+    the norms.
     """
     scores: Literal["once", "none"] = "once"
     """Whether a site sends scores of a private plan's evaluations; they are [not private].

@@ -89,7 +89,8 @@ class YNet(nn.Module):
             self.classifier = nn.Linear(bits, len(plan.classes)) if plan.code_loss == "plain" else None
         self.moment_code = MomentCode(plan) if plan.code_form == "moments" else None
         self.dropout = network.dropout  # training turns it off for the cooldown
-        self.is_mirrored, self.is_frozen = plan.augmentation.flip, plan.training.trained == "heads"
+        self.is_mirrored, self.is_frozen = plan.augmentation.flip, plan.is_encoder_frozen
+        self._is_private = plan.privacy.mode != "off"
 
     def read(self, image: Float[Tensor, "batch channels size size"]) -> Reading:
         """Run inference: without gradients, and averaged over the image and its flip.
@@ -149,11 +150,16 @@ class YNet(nn.Module):
 
         Those of a frozen encoder are rounded to half precision, so that a cached map has the same values. They have no
         gradient unless the image needs one.
+
+        In a private plan a frozen encoder sees one image at a time: rounding to half precision would magnify the
+        changes of the last bits that come with a batch's other images.
         """
         if not self.is_frozen:
             return self._maps(image)
         with torch.set_grad_enabled(image.requires_grad and torch.is_grad_enabled()):
-            return [h.clamp(-HALF_MAX, HALF_MAX).half().float() for h in self._maps(image)]
+            parts = [self._maps(part) for part in (torch.split(image, 1) if self._is_private else (image,))]
+            whole = (torch.cat(column) for column in zip(*parts, strict=True))
+            return [h.clamp(-HALF_MAX, HALF_MAX).half().float() for h in whole]
 
     def _maps(self, image: Float[Tensor, "batch channels size size"]) -> list[Tensor]:
         if self.encoder is not None:

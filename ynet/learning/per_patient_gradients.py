@@ -6,7 +6,7 @@ else as two factors, from which both the norm and the clipped sum follow ("ghost
 2022; "book-keeping", Bu et al., ICML 2023).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -134,17 +134,24 @@ Gradient = Factored | Whole
 class PatientGradients:
     """Computes per-patient gradients with respect to some parameters of a network, in the parameters' order."""
 
-    def __init__(self, net: nn.Module, parameters: Sequence[nn.Parameter]) -> None:
+    def __init__(
+        self, net: nn.Module, parameters: Sequence[nn.Parameter], kinds: "Mapping[type, Recorded] | None" = None
+    ) -> None:
         """Find the layers of the parameters.
+
+        Args:
+            net: The network.
+            parameters: Those to compute gradients for.
+            kinds: Layers that are supported besides LAYERS.
 
         Raises:
             TypeError: A layer's kind is not supported, or a parameter is shared.
         """
-        self._net, self._parameters = net, parameters
+        self._net, self._parameters, self._kinds = net, parameters, {**LAYERS, **(kinds or {})}
         wanted, self._layers = {id(parameter) for parameter in parameters}, []
         for name, layer in net.named_modules():
             if any(id(parameter) in wanted for parameter in layer.parameters(recurse=False)):
-                _refuse_unknown(name, layer)
+                _refuse_unknown(name, layer, self._kinds)
                 self._layers.append(layer)
         shared = [name for name, one in net.named_parameters(remove_duplicate=False) if id(one) in wanted]
         if len(shared) != len(parameters):
@@ -162,14 +169,14 @@ class PatientGradients:
         Raises:
             RuntimeError: The network uses a layer twice, or changes a layer's input in place.
         """
-        recorder = _Recorder(self._parameters, patients)
-        with _no_weight_gradients(self._net), _recording(self._layers, recorder):
+        recorder = Recorder(self._parameters, patients)
+        with _no_weight_gradients(self._net), _recording(self._layers, self._kinds, recorder):
             rows = loss()
             (rows.sum() * (patients / len(rows))).backward()  # type: ignore[no-untyped-call]
         return recorder.gradients()
 
 
-class _Recorder:
+class Recorder:
     """Records the gradients that the layers' hooks compute in one pass."""
 
     def __init__(self, parameters: Sequence[nn.Parameter], patients: int) -> None:
@@ -177,6 +184,7 @@ class _Recorder:
         self._gradients: dict[int, Gradient | None] = {id(parameter): None for parameter in parameters}
 
     def wants(self, parameter: Any) -> bool:
+        """Return whether the parameter's gradients are asked for."""
         return id(parameter) in self._gradients
 
     def put(self, parameter: nn.Parameter, rows: Float[Tensor, "rows ..."]) -> None:
@@ -203,9 +211,9 @@ class _Recorder:
         ]
 
 
-def _refuse_unknown(name: str, layer: nn.Module) -> None:
+def _refuse_unknown(name: str, layer: nn.Module, kinds: "Mapping[type, Recorded]") -> None:
     odd = isinstance(layer, nn.Conv2d) and (layer.padding_mode != "zeros" or isinstance(layer.padding, str))
-    if type(layer) not in LAYERS or odd:
+    if type(layer) not in kinds or odd:
         raise TypeError(f"per-patient gradients are not supported: {name!r} is {layer}, an unknown kind of layer")
 
 
@@ -223,7 +231,7 @@ def _no_weight_gradients(net: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _recording(layers: Sequence[nn.Module], recorder: _Recorder) -> Iterator[None]:
+def _recording(layers: Sequence[nn.Module], kinds: "Mapping[type, Recorded]", recorder: Recorder) -> Iterator[None]:
     """Replace each layer's forward by one that records its gradients."""
     used: set[nn.Module] = set()
 
@@ -232,7 +240,7 @@ def _recording(layers: Sequence[nn.Module], recorder: _Recorder) -> Iterator[Non
             if layer in used:
                 raise RuntimeError(f"per-patient gradients are not supported: {layer} is used twice")
             used.add(layer)
-            return LAYERS[type(layer)](layer, x, recorder)
+            return kinds[type(layer)](layer, x, recorder)
 
         return forward
 
@@ -245,11 +253,14 @@ def _recording(layers: Sequence[nn.Module], recorder: _Recorder) -> Iterator[Non
             del layer.__dict__["forward"]
 
 
-def _hooked(y: Tensor, x: Tensor, record: Callable[[Tensor, Tensor], None]) -> Tensor:
-    """Return the output with a hook that records the input and the output's gradient."""
+def hooked(y: Tensor, x: Tensor, record: Callable[[Tensor, Tensor], None]) -> Tensor:
+    """Return the output with a hook that records the input and the output's gradient.
+
+    An activation may change the output in place; that is why one that begins the backward graph is copied.
+    """
     held, version = [x.detach()], x._version
     if not y.requires_grad:
-        y.requires_grad_()
+        y = y.requires_grad_().clone()
 
     def hook(gradient: Tensor) -> None:
         if held[0]._version != version:
@@ -260,30 +271,32 @@ def _hooked(y: Tensor, x: Tensor, record: Callable[[Tensor, Tensor], None]) -> T
     return y
 
 
-def _convolution(layer: Any, x: Float[Tensor, "rows in h w"], recorder: _Recorder) -> Tensor:
+def convolution(layer: Any, x: Float[Tensor, "rows in h w"], recorder: Recorder) -> Tensor:
+    """Run a convolution, and record its gradients."""
     geometry = Geometry(layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups)
-    return _hooked(nn.Conv2d.forward(layer, x), x, lambda *factors: recorder.put_product(layer, geometry, *factors))
+    return hooked(nn.Conv2d.forward(layer, x), x, lambda *factors: recorder.put_product(layer, geometry, *factors))
 
 
-def _linear(layer: Any, x: Float[Tensor, "rows ... in"], recorder: _Recorder) -> Tensor:
+def _linear(layer: Any, x: Float[Tensor, "rows ... in"], recorder: Recorder) -> Tensor:
     """Treat the layer as a convolution with a kernel of one pixel."""
 
     def record(*factors: Tensor) -> None:
         as_images = (part.flatten(1, -2).mT[..., None] if part.ndim > 2 else part[..., None, None] for part in factors)
         recorder.put_product(layer, Geometry(), *as_images)
 
-    return _hooked(nn.Linear.forward(layer, x), x, record)
+    return hooked(nn.Linear.forward(layer, x), x, record)
 
 
-def _group_norm(layer: Any, x: Float[Tensor, "rows channels ..."], recorder: _Recorder) -> Tensor:
+def _group_norm(layer: Any, x: Float[Tensor, "rows channels ..."], recorder: Recorder) -> Tensor:
     """Run one GroupNorm over the channels of all rows, with a separate scale and bias for each row's channel."""
     rows, channels = x.shape[:2]
     flat = x.reshape(1, rows * channels, *x.shape[2:])
-    weight, bias = (_repeated(part, rows, recorder) for part in (layer.weight, layer.bias))
+    weight, bias = (repeated(part, rows, recorder) for part in (layer.weight, layer.bias))
     return F.group_norm(flat, rows * layer.num_groups, weight, bias, layer.eps).view_as(x)
 
 
-def _repeated(parameter: nn.Parameter, rows: int, recorder: _Recorder) -> Float[Tensor, " rows_channels"]:
+def repeated(parameter: nn.Parameter, rows: int, recorder: Recorder) -> Float[Tensor, " rows_channels"]:
+    """Return a separate copy of the parameter for each row, and record the copies' gradients."""
     each = parameter.detach().expand(rows, -1).flatten()
     if recorder.wants(parameter):
         each.requires_grad_()
@@ -291,5 +304,8 @@ def _repeated(parameter: nn.Parameter, rows: int, recorder: _Recorder) -> Float[
     return each
 
 
-LAYERS: dict[type, Callable[..., Tensor]] = {nn.Conv2d: _convolution, nn.Linear: _linear, nn.GroupNorm: _group_norm}
+Recorded = Callable[[Any, Tensor, Recorder], Tensor]
+"""A layer's forward that also records gradients: layer, input and recorder to output."""
+
+LAYERS: dict[type, Recorded] = {nn.Conv2d: convolution, nn.Linear: _linear, nn.GroupNorm: _group_norm}
 """The recorded forward of each kind of layer."""

@@ -1,4 +1,4 @@
-"""The encoders of timm, for the Y-Net: the only file that imports timm.
+"""The encoders of timm, for the Y-Net: the first file that imports timm.
 
 timm imports torchvision, whose compiled library loads beside a torch of the same kind only (CPU, or a version of CUDA).
 Without that library the import of torchvision ends at its first operator, so the two that it registers are declared

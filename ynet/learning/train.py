@@ -16,7 +16,7 @@ from ynet.data.augment import augment, flips
 from ynet.data.batch import Batch, CaseSource
 from ynet.errors import UserError
 from ynet.learning.losses import loss_of
-from ynet.learning.map_cache import MappedSource, Seen
+from ynet.learning.map_cache import MappedSource, Reader, Seen
 from ynet.learning.model import Output, YNet
 from ynet.plan import Plan
 from ynet.plan_sections import NO_AUGMENTATION, Augmentation
@@ -167,8 +167,7 @@ def _batches(
 
     Where the source caches the maps of a frozen encoder, and the augmentation is at most `flip`, they replace images.
     """
-    reads_maps = net.is_frozen and augmentation.only_flips
-    maps_of = cases.reader(net) if reads_maps and isinstance(cases, MappedSource) else None
+    maps_of = reader_of(net, cases, augmentation)
     for _ in range(plan.training.local_epochs):
         order = torch.randperm(len(cases), generator=generator)
         for positions in torch.split(order, plan.training.batch_size):
@@ -178,6 +177,12 @@ def _batches(
             batch = cases.batch(positions)
             image, mask = augment(batch.image, batch.mask, augmentation, generator)
             yield Seen(Batch(image.to(device), mask.to(device), batch.label.to(device), batch.drawn.to(device)), ())
+
+
+def reader_of(net: YNet, cases: CaseSource, augmentation: Augmentation) -> Reader | None:
+    """Return what reads cached maps in place of images; None where there are none, or the augmentation changes them."""
+    reads_maps = net.is_frozen and augmentation.only_flips
+    return cases.reader(net) if reads_maps and isinstance(cases, MappedSource) else None
 
 
 def _split(seen: Seen, micro_batches: int) -> Iterator[Seen]:

@@ -10,16 +10,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ynet.data.augment import augment
+from ynet.data.augment import augment, flips
 from ynet.data.batch import Batch, CaseSource
 from ynet.errors import UserError
 from ynet.fixed_arrays import PRIVATE_HEADS
 from ynet.learning.dp_sgd import Clipped, Draw, Mechanism, Patients
 from ynet.learning.grid_noise import Randomness
-from ynet.learning.losses import Loss, loss_of
+from ynet.learning.losses import loss_of
+from ynet.learning.map_cache import Reader, Seen
 from ynet.learning.model import Dropped, YNet
 from ynet.learning.per_patient_gradients import Gradient, PatientGradients
-from ynet.learning.train import Moments, Progress, TrainResult, begin, moments_of, optimizer_of
+from ynet.learning.train import Moments, Progress, TrainResult, begin, moments_of, optimizer_of, reader_of
 from ynet.plan import Plan
 from ynet.plan_sections import Augmentation
 
@@ -67,15 +68,17 @@ def train_privately(
     begun, views = time.perf_counter(), plan.privacy.views
     secret, randomness, chosen = secret or secrets.token_bytes(32), Randomness(), trained(net, plan)
     parameters = list(chosen.values())
-    gradients_of = _gradients(net, parameters, loss_of(plan, device), device)
+    gradients_of = _gradients(net, parameters, plan, device)
     optimizer = optimizer_of(parameters, plan, round_number, moments)
-    views_of = partial(_views, net, cases, begin(net, plan, round_number))
+    augmentation = begin(net, plan, round_number)
+    maps_of = reader_of(net, cases, augmentation)
+    views_of = partial(_mapped_views, net, maps_of) if maps_of else partial(_views, net, cases)
     sums, count = torch.zeros(3, device=device), 0
     for step in range(1, mechanism.steps + 1):
         clipped = Clipped(parameters, mechanism.max_grad_norm, len(patients))
         drawn = list(patients.draw(mechanism.sampling_rate, views, step, secret))
         for part, own in _passes(drawn, views, max(MULTIPLE, ROWS // micro_batches)):
-            gradients, parts = gradients_of(views_of(part), len(part), own)
+            gradients, parts = gradients_of(views_of(augmentation, part), len(part), own)
             clipped.add(gradients)
             sums += parts.nan_to_num().sum(0)
             count += own
@@ -105,7 +108,7 @@ def _passes(drawn: list[Draw], views: int, rows: int) -> Iterator[tuple[list[Dra
 class _PatientViews(NamedTuple):
     """The augmented views of some patients, and the dropout of their pass."""
 
-    batch: Batch
+    seen: Seen
     dropped: Dropped | None
 
 
@@ -124,27 +127,44 @@ def _views(net: YNet, cases: CaseSource, augmentation: Augmentation, drawn: Sequ
         masks.append(augmented.mask)
         dropped.append(net.draw_dropped(count, generator))
     batch = Batch(torch.cat(images), torch.cat(masks), views.label, views.drawn)
+    return _PatientViews(Seen(batch, ()), _joined(dropped))
+
+
+def _mapped_views(net: YNet, maps_of: Reader, augmentation: Augmentation, drawn: Sequence[Draw]) -> _PatientViews:
+    """Read the cached maps of some patients' views, mirrored and dropped as those of `_views`."""
+    count = len(drawn[0].positions)
+    mirrored, dropped = [], []
+    for draw in drawn:
+        generator = draw.generator.clone_state()
+        mirrored.append(flips(count, augmentation, generator))
+        dropped.append(net.draw_dropped(count, generator))
+    seen = maps_of(torch.cat([draw.positions for draw in drawn]), torch.cat(mirrored))
+    return _PatientViews(seen, _joined(dropped))
+
+
+def _joined(dropped: Sequence[Dropped | None]) -> Dropped | None:
     some = [one for one in dropped if one is not None]
-    return _PatientViews(batch, Dropped(*(torch.cat(parts) for parts in zip(*some, strict=True))) if some else None)
+    return Dropped(*(torch.cat(parts) for parts in zip(*some, strict=True))) if some else None
 
 
 def _gradients(
-    net: YNet, parameters: Sequence[nn.Parameter], loss_function: Loss, device: torch.device
+    net: YNet, parameters: Sequence[nn.Parameter], plan: Plan, device: torch.device
 ) -> Callable[[_PatientViews, int, int], tuple[list[Gradient], Float[Tensor, "own 3"]]]:
     """Return a function that computes each patient's gradients and the parts of its loss.
 
     The gradients of padding patients are 0. Single precision on every device: in half precision a patient's gradient
     would depend on the other patients of the batch by more than ROUNDING.
     """
-    gradients_of = PatientGradients(net, parameters)
+    gradients_of, loss_function = patient_gradients(net, parameters), loss_of(plan, device)
 
     def gradients(views: _PatientViews, patients: int, own: int) -> tuple[list[Gradient], Float[Tensor, "own 3"]]:
-        batch = Batch(*(part.to(device) for part in views.batch))
+        batch, maps = Batch(*(part.to(device) for part in views.seen.batch)), views.seen.maps
         dropped = views.dropped and Dropped(*(part.to(device) for part in views.dropped))
         losses = []
 
         def loss() -> Float[Tensor, " rows"]:
-            parts = loss_function(net(batch.image, dropped), batch)
+            output = net.heads(maps, plan.image.size, dropped) if maps else net(batch.image, dropped)
+            parts = loss_function(output, batch)
             losses.append(torch.stack([part.detach() for part in parts], 1))
             rows = torch.arange(len(parts.total), device=device)
             return torch.where(rows < own * len(rows) // patients, parts.total, 0.0)
@@ -154,6 +174,19 @@ def _gradients(
         return found, losses[0].view(patients, -1, 3)[:own].mean(1)
 
     return gradients
+
+
+def patient_gradients(net: YNet, parameters: Sequence[nn.Parameter]) -> PatientGradients:
+    """Return what computes per-patient gradients of the network's layers, those of timm's encoders included.
+
+    Raises:
+        TypeError: A layer's kind is not supported.
+    """
+    if net.encoder is None:
+        return PatientGradients(net, parameters)
+    from ynet.learning.timm_gradients import TIMM_LAYERS  # timm: seconds that ynet's own encoder need not wait
+
+    return PatientGradients(net, parameters, TIMM_LAYERS)
 
 
 def trained(net: YNet, plan: Plan) -> dict[str, nn.Parameter]:

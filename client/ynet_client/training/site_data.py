@@ -197,7 +197,7 @@ class LocalSite:
 
     def _cache(self, manifest: Manifest, cases: tuple[Case, ...], plan: Plan) -> CaseSource:
         half = self._cache_bytes // 2
-        if plan.training.trained != "heads":
+        if not plan.is_encoder_frozen:
             return CaseCache(manifest, cases, plan.image, plan.classes, half, plan.regions)
         share = self._cache_bytes * len(cases) // max(1, len(manifest.train) + len(manifest.test))
         images = 0 if plan.augmentation.only_flips else share // 2  # maps replace images in all rounds, or in some
@@ -209,7 +209,7 @@ def _made_from(manifest: Manifest, plan: Plan) -> tuple[object, ...]:
     """Return what prepared cases depend on: the manifest, its files' sizes and times, and parts of the plan."""
     paths = sorted({path for case in manifest.cases for path in (case.image, case.mask) if path})
     files = tuple(_size_and_time(source(manifest.root / path).path) for path in paths)
-    keeps_maps, augmentation = plan.training.trained == "heads", plan.augmentation
+    keeps_maps, augmentation = plan.is_encoder_frozen, plan.augmentation
     return manifest, files, plan.image, plan.classes, keeps_maps and (augmentation.flip, augmentation.only_flips)
 
 
