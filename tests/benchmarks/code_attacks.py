@@ -27,7 +27,6 @@ from ynet.code_map import CodeMap
 from ynet.data.manifest import find_sites
 from ynet.learning.hashing import codebook
 from ynet.learning.model import YNet, build, load_arrays
-from ynet.network_size import code_sizes
 from ynet.plan import Plan
 from ynet_client.training.site_data import LocalSite
 from ynet_lab.attack_target import model_folder
@@ -67,8 +66,9 @@ def measured(plan: Plan, cases: CodedCases, work: Path, *, only: str, is_asked: 
     suite, wide = Suite(cases, DRAWS, seed=1), widest(plan, cases, work / "map.npz")
     makers: dict[str, Callable[[], Row]] = {"floors": suite.floors}
     makers["feature"] = lambda: of_feature(suite, wide)
-    makers[f"trained-{plan.network.code_bits}"] = lambda: of_trained(suite, plan)
-    makers["shown-64"] = lambda: of_pictures(suite, plan)
+    if cases.trained.size:
+        makers[f"trained-{plan.network.code_bits}"] = lambda: of_trained(suite, plan)
+    makers["shown-64"] = lambda: of_pictures(suite)
     for bits in WIDTHS:
         for class_bits in dials(plan, bits):
             makers[f"moments-{bits}-{class_bits}"] = lambda at=(bits, class_bits): of_moments(suite, wide, plan, *at)
@@ -112,10 +112,9 @@ def of_moments(suite: Suite, wide: CodeMap, plan: Plan, bits: int, class_bits: i
     return suite.attack(suite.of_bits(codes, narrow.class_codes > 0)) | {"check": suite.check(codes)}
 
 
-def of_pictures(suite: Suite, plan: Plan) -> Row:
-    """Check the codes of a map that was chosen to show pictures, from the values of which case bits are made."""
-    cases, case = suite.cases, code_sizes(plan).case
-    feature = cases.feature[:, -case:].astype(np.float64)
+def of_pictures(suite: Suite) -> Row:
+    """Check the codes of a map that was chosen to show pictures, from the values of which codes are made."""
+    cases, feature = suite.cases, suite.cases.feature.astype(np.float64)
     return {"check": suite.check(picture_bits(feature, grey(cases.picture), cases.is_member, min(WIDTHS), seed=1))}
 
 
@@ -171,14 +170,14 @@ def encoded(plan: Plan, model: Path, data: Path) -> CodedCases:
     return CodedCases(*columns, np.concatenate(labels), numbers, np.concatenate(is_member))
 
 
-def networks(plan: Plan, model: Path) -> tuple[YNet, YNet]:
-    """Load the model twice: with its code from moments, and with the code of its hash layer."""
+def networks(plan: Plan, model: Path) -> tuple[YNet, YNet | None]:
+    """Load the model with its code from moments, and, where it has a hash layer, with the code of that."""
     arrays, nets = weights.load(model / MODEL)[0], []
-    for form in ("moments", "trained"):
+    for form in ("moments", "trained") if plan.trains_code else ("moments",):
         net = build(replace(plan, network=replace(plan.network, code=form, class_bits=None)))
         load_arrays(net, {name: array for name, array in arrays.items() if name in net.state_dict()})
         nets.append(net)
-    return nets[0], nets[1]
+    return nets[0], nets[1] if len(nets) > 1 else None
 
 
 def say(line: str) -> None:

@@ -35,7 +35,7 @@ class CodedCases(NamedTuple):
 
     picture: npt.NDArray[np.float32]  # (cases, channels * SIDE * SIDE)
     feature: npt.NDArray[np.float32]  # (cases, features)
-    trained: Bits  # (cases, bits / 8), packed: the code of the hash layer
+    trained: Bits  # (cases, bits / 8), packed: the code of the hash layer; no columns without one
     label: npt.NDArray[np.int64]
     patient: npt.NDArray[np.int64]  # a number from 0 for each patient
     is_member: npt.NDArray[np.bool_]  # whether the network and the map are made from the case
@@ -64,12 +64,14 @@ class MapTensors:
     to_case: torch.Tensor
 
 
-def see(moments_net: YNet, trained_net: YNet, cases: CaseSource, device: torch.device) -> Sequence[npt.NDArray[Any]]:
+def see(
+    moments_net: YNet, trained_net: YNet | None, cases: CaseSource, device: torch.device
+) -> Sequence[npt.NDArray[Any]]:
     """Return pictures, features and trained codes, the first three columns of `CodedCases`.
 
     Args:
         moments_net: the network whose code is made from moments.
-        trained_net: the same weights, with the code of the hash layer.
+        trained_net: the same weights, with the code of the hash layer; None where the network has none.
         cases: the cases.
         device: where the networks are.
     """
@@ -80,8 +82,9 @@ def see(moments_net: YNet, trained_net: YNet, cases: CaseSource, device: torch.d
             maps = moments_net.eval().maps(image)
             flipped = moments_net.maps(image.flip(-1)) if moments_net.is_mirrored else None
             picture = functional.adaptive_avg_pool2d(image, SIDE).flatten(1)
-        seen, hashed = (net.read_maps(maps, flipped, image.shape[-1]) for net in (moments_net, trained_net))
-        columns.append((picture.cpu().numpy(), seen.feature.float().cpu().numpy(), pack(hashed.code.float())))
+        seen = moments_net.read_maps(maps, flipped, image.shape[-1])
+        hashed = trained_net.read_maps(maps, flipped, image.shape[-1]).code if trained_net else seen.code[:, :0]
+        columns.append((picture.cpu().numpy(), seen.feature.float().cpu().numpy(), pack(hashed.float())))
     return [np.concatenate(column) for column in zip(*columns, strict=True)]
 
 
