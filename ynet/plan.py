@@ -183,7 +183,7 @@ class Plan:
         """Whether a loss of the class trains a part of the network.
 
         It does not where only the heads are trained and the code is made from moments: no part of the code's feature
-        would change by it but the mask, which it would blur.
+        would change by it but the mask, which has a loss of its own.
         """
         return self.training.trained != "heads" or self.code_form != "moments"
 
