@@ -3,8 +3,9 @@
 python tests/benchmarks/hits_picture.py --model FOLDER --data DIR --out FILE.png [--queries 10] [--seed 1]
 
 FOLDER is that of a finished model, as `ynet-lab simulate` or a run leaves it, of a plan with `network.code: moments`.
-Each row has the query, its hits by the trained code, and its hits by the code from moments; equal distances are in a
-random order. A green frame: the query's class. A blue dot: another image of the query's patient.
+Each row has the query, its hits by the trained code, and its hits by the code from moments, among the training cases
+and the other queries; equal distances are in a random order. A green frame: the query's class. A blue dot: another
+image of the query's patient.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from ynet import plan as plans
 from ynet import weights
 from ynet.data import images
 from ynet.data.manifest import Case, Manifest, find_sites
-from ynet.learning.evaluate import EncodedCases, encode, join
+from ynet.learning.evaluate import encode, join
 from ynet.learning.hashing import hamming
 from ynet.learning.model import YNet, build, load_arrays
 from ynet.plan import Plan
@@ -54,28 +55,27 @@ def main() -> None:
     load_arrays(net, weights.load(given.model / MODEL)[0])
     sites = {name: LocalSite(path, "cpu", 1 << 30) for name, path in find_sites(given.data).items()}
     manifests = [site.manifest(plan.training.seed) for site in sites.values()]
-    held = [Shown(one, case) for one in manifests for case in one.train]
-    asked = [Shown(one, case) for one in manifests for case in one.test]
-    random = np.random.default_rng(given.seed)
-    chosen = random.choice(len(asked), min(given.queries, len(asked)), replace=False)
-    after, queries = coded(net, plan, sites)
+    cases = [Shown(one, case) for split in ("train", "test") for one in manifests for case in getattr(one, split)]
+    queries, random = sum(len(one.test) for one in manifests), np.random.default_rng(given.seed)
+    chosen = len(cases) - queries + random.choice(queries, min(given.queries, queries), replace=False)
+    after = coded(net, plan, sites)
     net.moment_code = None
-    before, old = coded(net, plan, sites)
-    blocks = [nearest(old, before, chosen, random), nearest(queries, after, chosen, random)]
-    drawn(plan, [asked[place] for place in chosen], held, blocks).save(given.out)
+    blocks = [nearest(codes, chosen, random) for codes in (coded(net, plan, sites), after)]
+    drawn(plan, [cases[place] for place in chosen], cases, blocks).save(given.out)
 
 
-def coded(net: YNet, plan: Plan, sites: dict[str, LocalSite]) -> tuple[EncodedCases, EncodedCases]:
-    """Encode the gallery and the queries of all sites."""
+def coded(net: YNet, plan: Plan, sites: dict[str, LocalSite]) -> npt.NDArray[np.uint8]:
+    """Encode the training cases of all sites, then their queries."""
     parts = [[encode(net, one, site.device) for one in site.cases(plan)] for site in sites.values()]
-    return join([one[0] for one in parts]), join([one[1] for one in parts])
+    return join([one[split] for split in (0, 1) for one in parts]).codes
 
 
 def nearest(
-    asked: EncodedCases, held: EncodedCases, chosen: Sequence[int], random: np.random.Generator
+    codes: npt.NDArray[np.uint8], chosen: npt.NDArray[np.int64], random: np.random.Generator
 ) -> npt.NDArray[np.int64]:
-    """Return the places of each query's first hits."""
-    distances = hamming(asked.codes[chosen], held.codes)
+    """Return the places of the first hits of each chosen case."""
+    distances = hamming(codes[chosen], codes)
+    distances[np.arange(len(chosen)), chosen] = 8 * codes.shape[1] + 1  # not itself
     found: npt.NDArray[np.int64] = np.lexsort((random.random(distances.shape), distances))[:, :HITS]
     return found
 
