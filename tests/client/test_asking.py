@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plan = plans.read(small_plan(folder / "plan.yaml"))
     net = build(plan)
     cases, _ = LocalSite(folder / "data/A/manifest.csv", "cpu", 0).cases(plan)
-    code_moments.fit(net, plan, [code_moments.measure(net, cases, plan, torch.device("cpu"))])
+    code_moments.fit(net, plan, [code_moments.GalleryEncoder().moments(net, cases, plan, torch.device("cpu"))])
     arrays = arrays_of(net)
     weights.save(folder / "published.safetensors", arrays, {"plan": plan.canonical()})
     (folder / "model").write_text(weights.model_id(arrays, plan.id))

@@ -1,10 +1,9 @@
 """The rule by which a run with `training.rounds: auto` continues, cools down or stops: pure functions of its scores.
 
 The curve has one score for each evaluated round, the mean of the sites' own scores. It is flat when the mean of its
-newest window is not above the mean of the window before by more than a margin. A window covers at least 50 rounds (25
-where only the heads are trained) and 5 evaluations, and a quarter of the curve when that is longer. Where the scores
-are noisy, the margin is reduced by the standard error of the gain, down to no margin at all: small test sets move the
-scores by more than a slow rise does.
+newest window is not above the mean of the window before by more than a margin. A window covers at least 50 rounds and 5
+evaluations, and a quarter of the curve when that is longer. Where the scores are noisy, the margin is reduced by the
+standard error of the gain, down to no margin at all: small test sets move the scores by more than a slow rise does.
 """
 
 import itertools
@@ -22,10 +21,8 @@ SCORES = ("macro_map10", "dice")
 """The scores whose mean is the curve: what a site retrieves by, and what it segments."""
 MARGIN = 0.005
 """Gain from window to window below which a noiseless curve is flat."""
-WINDOW_ROUNDS, HEADS_WINDOW_ROUNDS = 50, 25
-"""A window's least rounds, and with `training.trained: heads`: on a frozen encoder the curve is flat far sooner."""
-WINDOW_EVALUATIONS, WINDOW_SHARE = 5, 4
-"""A window's least evaluations, and the number of such windows in the curve."""
+WINDOW_ROUNDS, WINDOW_EVALUATIONS, WINDOW_SHARE = 50, 5, 4
+"""A window's least rounds and evaluations, and the number of such windows in the curve."""
 COOLDOWN_ROUNDS = 5
 """Fewest rounds of a cool-down, if `training.max_rounds` leaves as many."""
 
@@ -93,8 +90,7 @@ def _wanted_rounds(after: int, training: Training) -> int:
 
 def _by_curve(points: Sequence[CurvePoint], training: Training) -> Decision:
     judged = [point for point in points if point.round > warm_up_rounds(training)]
-    rounds = HEADS_WINDOW_ROUNDS if training.trained == "heads" else WINDOW_ROUNDS
-    least = max(WINDOW_EVALUATIONS, math.ceil(rounds / training.evaluate_every))
+    least = max(WINDOW_EVALUATIONS, math.ceil(WINDOW_ROUNDS / training.evaluate_every))
     window = max(least, len(judged) // WINDOW_SHARE)
     if len(judged) < 2 * window:
         return Decision("continue", f"{len(judged)} of the {2 * window} scores that are compared are there")
@@ -102,8 +98,8 @@ def _by_curve(points: Sequence[CurvePoint], training: Training) -> Decision:
     old, new = statistics.fmean(before), statistics.fmean(newest)
     error = _noise([*before, *newest]) * math.sqrt(2 / window)
     allowed = max(0.0, MARGIN - error)
-    place = f"rounds {judged[-window].round} to {judged[-1].round}"
-    told = f"their mean is {new:.4f} in {place} and {old:.4f} in the {window} evaluations before"
+    rounds = f"rounds {judged[-window].round} to {judged[-1].round}"
+    told = f"their mean is {new:.4f} in {rounds} and {old:.4f} in the {window} evaluations before"
     if new - old > allowed:
         return Decision("continue", f"the scores rise: {told}")
     return Decision("cool down", f"the scores are flat: {told}, and a run continues for a rise of {allowed:.4f}")

@@ -13,15 +13,7 @@ import pytest
 from ynet import plan as plans
 from ynet.plan_sections import Training
 from ynet_server.rounds import stopping
-from ynet_server.rounds.stopping import (
-    COOLDOWN_ROUNDS,
-    HEADS_WINDOW_ROUNDS,
-    WINDOW_ROUNDS,
-    Called,
-    CurvePoint,
-    Decision,
-    decide,
-)
+from ynet_server.rounds.stopping import COOLDOWN_ROUNDS, WINDOW_ROUNDS, Called, CurvePoint, Decision, decide
 
 Shape = Callable[[int], float]
 
@@ -92,12 +84,6 @@ def test_flat_curve_cools_down_after_two_windows(shape: Shape) -> None:
     number, why = cooled(shape)
     assert "the scores are flat" in why
     assert 2 * WINDOW_ROUNDS <= number <= 2 * WINDOW_ROUNDS + 4 * LONG.evaluate_every
-
-
-def test_windows_are_shorter_where_only_the_heads_are_trained() -> None:
-    heads = replace(LONG, trained="heads")
-    number, _ = cooled(flat, heads)
-    assert 2 * HEADS_WINDOW_ROUNDS <= number <= 2 * HEADS_WINDOW_ROUNDS + 4 * LONG.evaluate_every
 
 
 @pytest.mark.parametrize("noise", [0.01, 0.02, 0.04])
