@@ -42,6 +42,21 @@ class Cases:
         return Batch(self.image[positions], self.mask[positions], self.label[positions], self.drawn[positions])
 
 
+class Counted:
+    """A source that counts the images that it was asked for."""
+
+    def __init__(self, cases: Any) -> None:
+        self._cases, self.label, self.patient, self.asked = cases, cases.label, cases.patient, 0
+
+    def __len__(self) -> int:
+        return len(self._cases)
+
+    def batch(self, positions: torch.Tensor) -> Batch:
+        self.asked += len(positions)
+        batch: Batch = self._cases.batch(positions)
+        return batch
+
+
 @pytest.fixture
 def make_plan() -> MakePlan:
     """Make a plan of a small network, trained code, no augmentation; `changes` update its parts: training={...}, ..."""

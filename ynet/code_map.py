@@ -112,10 +112,10 @@ def code_map(moments: FeatureMoments, bits: int, class_bits: int, seed: int) -> 
     case_whitening = _whitening(own, CASE_SHRINKAGE)
     case_bits, generator = bits - class_bits, np.random.default_rng(seed)
     principal = _principal(case_whitening.T @ (scatter / n) @ case_whitening, case_bits)
-    class_rotation = _rotation(generator, classes, class_bits)
-    to_case = case_whitening @ principal @ _rotation(generator, principal.shape[1], case_bits)
+    class_rotation = rotation(generator, classes, class_bits)
+    to_case = case_whitening @ principal @ rotation(generator, principal.shape[1], case_bits)
     class_codes = np.zeros((classes, bits))
-    class_codes[known, :class_bits] = _at_means(means[known]) @ class_rotation[known]
+    class_codes[known, :class_bits] = at_means(means[known]) @ class_rotation[known]
     class_codes[known, class_bits:] = (class_means - mean) @ to_case
     return CodeMap(mean, to_classes, means, known.astype(np.float64), class_rotation, to_case, class_codes)
 
@@ -127,8 +127,11 @@ def check_labelled(moments: FeatureMoments) -> None:
         raise UserError("the code cannot be computed", "no site has a training case with a label", do)
 
 
-def _at_means(means: Floats) -> Floats:
-    """Return each class's probability at each class's mean, less that of chance, shape (classes, classes)."""
+def at_means(means: Floats) -> Floats:
+    """Return each class's probability at each class's mean, less that of chance, shape (classes, classes).
+
+    `means` are those of the classes on the class directions, of the classes that have cases.
+    """
     squared = ((means[:, None, :] - means[None]) ** 2).sum(2)
     weights = np.exp(-squared / 2)
     probabilities: Floats = weights / weights.sum(1, keepdims=True) - 1 / len(means)
@@ -216,7 +219,7 @@ def _principal(covariance: Floats, most: int) -> Floats:
     return found
 
 
-def _rotation(generator: np.random.Generator, rows: int, columns: int) -> Floats:
+def rotation(generator: np.random.Generator, rows: int, columns: int) -> Floats:
     """Return a random matrix whose rows (or columns, where there are fewer) are orthonormal."""
     square, _ = np.linalg.qr(generator.standard_normal((max(rows, columns), max(rows, columns))))
     cut: Floats = square[:rows, :columns]

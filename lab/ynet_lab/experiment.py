@@ -61,7 +61,7 @@ def experiment(
     _claim(out, {"plan_id": plan.id, "sites": names, "split": "validation" if is_validation else "test"})
     tasks = [
         TrainingTask(seeded, data, out / folder, kind, site, plans.init_file(plan_file), is_validation)
-        for seeded, folder, kind, site in _models(plan, seeds, kinds, _labelled(data, plan))
+        for seeded, folder, kind, site in _models(plan, seeds, kinds, data)
     ]
     todo = [task for task in tasks if not _is_scored(task)]
     say(f"{len(tasks)} models, {len(tasks) - len(todo)} are there already")
@@ -76,20 +76,19 @@ def experiment(
     return made
 
 
-def _labelled(data: Path, plan: Plan) -> list[str]:
+def _labelled(data: Path, plan: Plan) -> Sequence[str | None]:
     """Return the sites that can train a model alone: those with a labelled training case."""
     manifests = {name: read(path, plan.training.seed) for name, path in find_sites(data).items()}
     return [name for name, manifest in manifests.items() if any(case.label for case in manifest.train)]
 
 
-def _models(
-    plan: Plan, seeds: int, kinds: Sequence[Kind], names: Sequence[str]
-) -> Iterator[tuple[Plan, str, Kind, str | None]]:
-    """Yield the plan of each model, its folder's name, its kind and its site; `names` train alone."""
+def _models(plan: Plan, seeds: int, kinds: Sequence[Kind], data: Path) -> Iterator[tuple[Plan, str, Kind, str | None]]:
+    """Yield the plan of each model, its folder's name, its kind and its site."""
     for kind in kinds:
+        sites = _labelled(data, plan) if kind == "alone" else [None]
         for seed in range(1, seeds + 1):
             seeded = replace(plan, training=replace(plan.training, seed=seed))
-            for site in names if kind == "alone" else [None]:
+            for site in sites:
                 yield seeded, f"seed-{seed}/" + (f"alone-{site}" if site else kind), kind, site
 
 

@@ -28,7 +28,6 @@ from ynet.errors import UserError
 from ynet.fixed_arrays import CODE
 from ynet.learning.code_moments import fit
 from ynet.learning.dp_sgd import Patients, mechanism
-from ynet.learning.evaluate import encode, score
 from ynet.learning.model import YNet, arrays_of, build, load_arrays
 from ynet.learning.train import Moments, TrainResult, train
 from ynet.learning.train_private import train_privately
@@ -156,8 +155,7 @@ def own_scores(net: YNet, plan: Plan, sites: Mapping[str, LocalSite]) -> dict[st
     for name, site in sites.items():
         gallery, queries = site.cases(plan)
         if len(gallery) and len(queries):
-            held, asked = site.gallery.encode(net, gallery, site.device), encode(net, queries, site.device)
-            found[name] = score(held, asked, plan).to_metrics()
+            found[name] = site.gallery.evaluate(net, gallery, queries, plan, site.device).to_metrics()
     return found
 
 

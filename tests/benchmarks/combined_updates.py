@@ -13,6 +13,7 @@ import argparse
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,20 +21,23 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from ynet import plan as plans
 from ynet import weights
 from ynet.data.manifest import find_sites
+from ynet.learning import metrics
 from ynet.learning.losses import bce, soft_dice
 from ynet.learning.map_cache import MapCache
 from ynet.learning.model import Segmentation, YNet, arrays_of, build, load_arrays
 from ynet.network_size import stage_channels
 from ynet.plan import Plan
+from ynet.schedule import learning_rate
 from ynet_client.training.site_data import LocalSite
 from ynet_server import encoder_files
 
 CACHE_BYTES, CHUNK = 4 << 30, 64
-COOLDOWN, WARM_UP = 0.2, 0.1
+COOLDOWN = 0.2
 BETAS, TINY = (0.9, 0.999), 1e-8
 
 
@@ -146,19 +150,20 @@ class Federation:
 
     def trained(self, rounds: int) -> Segmentation:
         rounds = math.ceil(rounds / self.way.epochs)
+        run = replace(self.plan.training, rounds=rounds, schedule="trapezoid", cooldown=COOLDOWN)
+        plan = replace(self.plan, training=run)
         counts = torch.tensor([float(len(site.mask)) for site in self.sites])
         share = counts / counts.sum()
-        flat = self.flat()
+        flat = parameters_to_vector(self.branch.parameters()).detach()
         for number in range(1, rounds + 1):
-            ends = torch.stack(
-                [self.local(place, flat, rate_of(number, rounds, self.plan)) for place in range(len(counts))]
-            )
+            rate = learning_rate(plan, number)
+            ends = torch.stack([self.local(place, flat, rate) for place in range(len(counts))])
             if self.way.shares_moments:
                 self.first[:], self.second[:] = share @ self.first, share @ self.second
             if self.way.has_controls:
                 self.control = share @ self.controls
             flat = self.moved(flat, share @ ends - flat, number)
-        self.load(flat)
+        vector_to_parameters(flat, self.branch.parameters())
         return self.branch
 
     def local(self, place: int, begin: Tensor, rate: float) -> Tensor:
@@ -166,11 +171,11 @@ class Federation:
         site, size, flat = self.sites[place], self.plan.training.batch_size, begin.clone()
         mean = torch.zeros_like(begin)
         for steps, batch in enumerate(self.batches(place, size), start=1):
-            self.load(flat)
+            vector_to_parameters(flat, self.branch.parameters())
             maps, mask = site.batch(batch, torch.rand(len(batch), generator=self.random) < 0.5)
             logits = F.interpolate(self.branch(maps), mask.shape[-2:], mode="bilinear")
             loss = (bce(logits, mask) + 1 - soft_dice(logits, mask)).mean()
-            gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(self.branch.parameters()))])
+            gradient = parameters_to_vector(torch.autograd.grad(loss, list(self.branch.parameters())))
             gradient = gradient + self.way.proximal * (flat - begin) + self.control - self.controls[place]
             self.steps[place] += 1
             self.first[place].lerp_(gradient, 1 - BETAS[0])
@@ -208,25 +213,6 @@ class Federation:
         self.velocity = way.momentum * self.velocity + change
         return flat + self.velocity
 
-    def flat(self) -> Tensor:
-        return torch.cat([p.detach().flatten() for p in self.branch.parameters()])
-
-    def load(self, flat: Tensor) -> None:
-        with torch.no_grad():
-            start = 0
-            for p in self.branch.parameters():
-                p.copy_(flat[start : start + p.numel()].view_as(p))
-                start += p.numel()
-
-
-def rate_of(number: int, rounds: int, plan: Plan) -> float:
-    """Return the learning rate of a round: a warm-up, constant, a fall over the last fifth."""
-    peak, warm, fall = plan.training.learning_rate, max(1, round(WARM_UP * rounds)), math.ceil(COOLDOWN * rounds)
-    if number <= warm:
-        return peak * number / warm
-    into = number - (rounds - fall)
-    return peak * (1 - math.sqrt(into / (fall + 1))) if into > 0 else peak
-
 
 def scored(branch: Segmentation, asked: Cases) -> float:
     """Return the mean Dice of the cases with a lesion, from the image and its mirror image."""
@@ -240,9 +226,8 @@ def scored(branch: Segmentation, asked: Cases) -> float:
                 logits = logits + (seen.flip(-1) if is_mirrored else seen)
             mask = asked.mask[places].float()
             predicted = F.interpolate(logits, mask.shape[-2:], mode="bilinear") > 0
-            both, total = (predicted * mask).sum((1, 2, 3)), predicted.sum((1, 2, 3)) + mask.sum((1, 2, 3))
-            found.append((2 * both / total)[mask.sum((1, 2, 3)) > 0])
-    return float(torch.cat(found).mean())
+            found.append(torch.stack([one.sum((1, 2, 3)) for one in (predicted * mask, predicted, mask)]))
+    return metrics.overlap(*torch.cat(found, 1).double().numpy()).dice or 0.0
 
 
 if __name__ == "__main__":

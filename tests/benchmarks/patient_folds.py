@@ -17,7 +17,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,12 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
+from ynet_lab.figures.by_query import ByQuery, drawn, weighted
+
 Floats = npt.NDArray[np.float64]
+Columns = Mapping[str, Floats]
+"""The figures of queries, one value each, as `by_query.columns` names them."""
 FIGURES = {"macro_map10": "class", "case_hit10": "case@10", "dice": "Dice"}
-BY_CLASS = ("macro_map10", "cross")
-"""Figures that are means over classes."""
 DRAWS = 2000
 
 
@@ -158,7 +160,7 @@ def lab(*arguments: object) -> None:
 # --- figures of queries
 
 
-def of_model(work: Path, name: str, fold: int, model: str, given: argparse.Namespace) -> dict[str, Floats]:
+def of_model(work: Path, name: str, fold: int, model: str, given: argparse.Namespace) -> Columns:
     """Return the figures of a fold's queries, means over the seeds; `patient` is a number of this fold."""
     folder = model.replace(": ", "-")
     seeds = []
@@ -168,84 +170,74 @@ def of_model(work: Path, name: str, fold: int, model: str, given: argparse.Names
     return {key: np.mean([np.array(one[key], np.float64) for one in seeds], axis=0) for key in seeds[0]}
 
 
-def joined(folds: Sequence[Mapping[str, Floats]]) -> dict[str, Floats]:
+def joined(folds: Sequence[Columns]) -> Columns:
     """Join the folds' queries; patients of two folds are different people."""
     apart = [{**one, "patient": one["patient"] + place * 1e7} for place, one in enumerate(folds)]
     return {key: np.concatenate([one[key] for one in apart]) for key in apart[0]}
 
 
-def figures(found: Mapping[str, Floats], classes: Sequence[str]) -> dict[str, Any]:
-    """Return each figure of a model with its interval, and the class figure of each class."""
-    drawn = draws(found)
-    told = {name: interval(lambda w, name=name: value(found, name, w), drawn) for name in FIGURES}
-    per_class = {
-        one: interval(lambda w, place=place: of_class(found, place, w), drawn) for place, one in enumerate(classes)
-    }
-    sites = {
-        str(int(site)): interval(
-            lambda w, site=site: value(at_site(found, site), "macro_map10", w[found["site"] == site]), drawn
-        )
-        for site in np.unique(found["site"])
-    }
-    return {**told, "per_class": per_class, "class_by_site": sites}
+def part(found: Columns, chosen: npt.NDArray[np.bool_]) -> Columns:
+    return {key: column[chosen] for key, column in found.items()}
 
 
-def at_site(found: Mapping[str, Floats], site: float) -> dict[str, Floats]:
-    return {key: column[found["site"] == site] for key, column in found.items()}
+def drawn_figures(found: Columns, weights: Floats, precision: str = "macro_map10") -> dict[str, Floats]:
+    """Return each figure for each row of weights; `macro_map10` is the mean over classes of the column `precision`."""
+    label, patient = found["label"].astype(np.int64), found["patient"].astype(np.int64)
+    shares = {name: found[name] for name in FIGURES if name != "macro_map10"}
+    return weighted(ByQuery(label, patient, found[precision], found["median_tie10"], shares, {}), weights)
 
 
-def draws(found: Mapping[str, Floats]) -> Floats:
+def weights_of(found: Columns) -> Floats:
     """Return the weights of the queries: all alike in the first row, then in each draw of patients."""
-    patients, place = np.unique(found["patient"], return_inverse=True)
-    times = np.random.default_rng(1).multinomial(len(patients), np.full(len(patients), 1 / len(patients)), DRAWS)
-    return np.vstack([np.ones(len(place)), times[:, place]]).astype(np.float64)
+    return np.vstack([np.ones(len(found["patient"])), drawn(found["patient"].astype(np.int64), DRAWS)])
 
 
-def interval(of: Callable[[Floats], float], drawn: Floats) -> list[float] | None:
-    """Return the figure and the ends of its interval; None where there is none."""
-    values = np.array([of(weights) for weights in drawn])
+def interval(values: Floats) -> list[float] | None:
+    """Return the first value and the ends of the others' interval; None where there is none."""
     if not np.isfinite(values[0]):
         return None
     low, high = np.nanpercentile(values[1:], (2.5, 97.5))
     return [round(float(one), 4) for one in (values[0], low, high)]
 
 
-def value(found: Mapping[str, Floats], name: str, weights: Floats) -> float:
-    """Return a figure of weighted queries, NaN without any."""
-    if name in BY_CLASS:
-        means = [of_class(found, one, weights, name) for one in np.unique(found["label"])]
-        known = [one for one in means if np.isfinite(one)]
-        return float(np.mean(known)) if known else np.nan
-    return weighted(found[name], weights)
+def class_figure(found: Columns, chosen: npt.NDArray[np.bool_], weights: Floats) -> Floats:
+    """Return the class figure of some queries for each row of weights; NaN without any."""
+    if not chosen.any():
+        return np.full(len(weights), np.nan)
+    return drawn_figures(part(found, chosen), weights[:, chosen])["macro_map10"]
 
 
-def of_class(found: Mapping[str, Floats], label: float, weights: Floats, name: str = "macro_map10") -> float:
-    own = found["label"] == label
-    return weighted(found[name][own], weights[own])
-
-
-def weighted(values: Floats, weights: Floats) -> float:
-    known = np.isfinite(values)
-    total = weights[known].sum()
-    return float(weights[known] @ values[known] / total) if total > 0 else np.nan
+def figures(found: Columns, classes: Sequence[str]) -> dict[str, Any]:
+    """Return each figure of a model with its interval, and the class figure of each class and each site."""
+    weights = weights_of(found)
+    of_all = drawn_figures(found, weights)
+    return {
+        **{name: interval(of_all[name]) for name in FIGURES},
+        "per_class": {
+            name: interval(class_figure(found, found["label"] == place, weights)) for place, name in enumerate(classes)
+        },
+        "class_by_site": {
+            str(int(site)): interval(class_figure(found, found["site"] == site, weights))
+            for site in np.unique(found["site"])
+        },
+    }
 
 
 def over_pooled(
-    queries: Mapping[str, Mapping[str, Floats]], classes: Sequence[str], reports: Sequence[Mapping[str, Any]]
+    queries: Mapping[str, Columns], classes: Sequence[str], reports: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any] | None:
     """Compare federated with pooled: ratios of the figures, difference of Dice, and each class that one site has."""
     if not {"federated", "pooled"} <= queries.keys():
         return None
-    ours, theirs = queries["federated"], queries["pooled"]
-    drawn = draws(ours)
-    told: dict[str, Any] = {
-        name: interval(lambda w, name=name: value(ours, name, w) / value(theirs, name, w), drawn) for name in FIGURES
-    }
-    told["dice_difference"] = interval(lambda w: value(ours, "dice", w) - value(theirs, "dice", w), drawn)
-    places = [(one, classes.index(one)) for one in lone_classes(reports)]
-    told["lone_classes"] = {
-        one: interval(lambda w, p=place: of_class(ours, p, w) / of_class(theirs, p, w), drawn) for one, place in places
-    }
+    pair = queries["federated"], queries["pooled"]
+    weights = weights_of(pair[0])
+    ours, theirs = (drawn_figures(one, weights) for one in pair)
+    told: dict[str, Any] = {name: interval(ours[name] / theirs[name]) for name in FIGURES}
+    told["dice_difference"] = interval(ours["dice"] - theirs["dice"])
+    told["lone_classes"] = {}
+    for name in lone_classes(reports):
+        own, pooled = (class_figure(one, one["label"] == classes.index(name), weights) for one in pair)
+        told["lone_classes"][name] = interval(own / pooled)
     return told
 
 
@@ -257,15 +249,15 @@ def lone_classes(reports: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def over_alone(queries: Mapping[str, Mapping[str, Floats]], report: Mapping[str, Any]) -> dict[str, Any]:
+def over_alone(queries: Mapping[str, Columns], report: Mapping[str, Any]) -> dict[str, Any]:
     """Compare the federated model with each site's own on its queries to the others: differences."""
     found = {}
     for place, site in enumerate(one["site"] for one in report["sites"]):
         if "federated" in queries and f"alone: {site}" in queries:
-            ours, own = (at_site(queries[name], place) for name in ("federated", f"alone: {site}"))
-            found[site] = interval(
-                lambda w, ours=ours, own=own: value(ours, "cross", w) - value(own, "cross", w), draws(ours)
-            )
+            pair = [part(one, one["site"] == place) for one in (queries["federated"], queries[f"alone: {site}"])]
+            weights = weights_of(pair[0])
+            ours, own = (drawn_figures(one, weights, "cross")["macro_map10"] for one in pair)
+            found[site] = interval(ours - own)
     return found
 
 

@@ -4,9 +4,8 @@ python tests/benchmarks/private_codes.py --features FILE.npz [--epsilons 8 4 2] 
     [--seeds 3] [--out FILE.json]
 
 FILE.npz holds features as `ynet.learning.evaluate.encode` returns them with `keeps_feature`: `hf`, `hl`, `hp` are the
-gallery's features, labels and patients, `qf`, `ql`, `qp` the queries', and `conv` is the number of values at the
-feature's begin that the class loss trains. The gallery's cases are those of the sums. Nothing is sent: this decides
-which statistic is worth its epsilon.
+gallery's features, labels and patients, `qf`, `ql`, `qp` the queries'. The gallery's cases are those of the sums.
+Nothing is sent: this decides which statistic is worth its epsilon.
 
 The neighbouring data sets differ in one patient. A patient's images give one vector, which is scaled to a norm of at
 most 1; the sum over patients gets Gaussian noise, once (secure sums) or once at each site (plain sums).
@@ -52,7 +51,6 @@ class Data(NamedTuple):
     asked: Floats
     asked_label: npt.NDArray[np.int64]
     asked_patient: npt.NDArray[np.int64]
-    trained: int  # values at the beginning that the class loss trains
 
     @property
     def classes(self) -> int:
@@ -102,10 +100,7 @@ def read(path: Path) -> Data:
     found = np.load(path)
     parts = (found[name] for name in ("hf", "hl", "hp", "qf", "ql", "qp"))
     held, held_label, held_patient, asked, asked_label, asked_patient = parts
-    return Data(
-        held.astype(float), held_label, held_patient, asked.astype(float), asked_label, asked_patient,
-        int(found["conv"]),
-    )  # fmt: skip
+    return Data(held.astype(float), held_label, held_patient, asked.astype(float), asked_label, asked_patient)
 
 
 def figures(data: Data, encode: Encode) -> Figures:
@@ -127,7 +122,7 @@ def figures(data: Data, encode: Encode) -> Figures:
 
 def from_moments(data: Data, bits: int) -> Encode:
     """The code without privacy."""
-    sizes = Sizes(data.held.shape[1], data.held.shape[1] - data.trained, data.classes)
+    sizes = Sizes(data.held.shape[1], data.classes)
     moments = code_map.moments_of(data.held, data.held_label, data.held_patient, sizes)
     found = code_map.code_map(moments, bits, 8 + bits // 8, 1)
     arrays = {name: torch.from_numpy(values).float() for name, values in found._asdict().items()}
@@ -144,36 +139,36 @@ def rotation(rows: int, columns: int) -> Floats:
     return values
 
 
-def cases(data: Data, x: Floats) -> Floats:
-    """Return the part of the features that describes the case: unit vectors less the mean of their own values."""
-    rows = unit(x[:, data.trained :])
+def cases(x: Floats) -> Floats:
+    """Return the features as unit vectors less the mean of their own values."""
+    rows = unit(x)
     apart: Floats = rows - rows.mean(1, keepdims=True)
     return apart
 
 
 def data_free(data: Data, bits: int) -> Encode:
     """Signs of a seeded projection."""
-    project = rotation(data.held.shape[1] - data.trained, bits)
-    return lambda x: cases(data, x) @ project
+    project = rotation(data.held.shape[1], bits)
+    return lambda x: cases(x) @ project
 
 
 def centred(data: Data, bits: int, released: Released) -> Encode:
     """Signs of a seeded projection of the feature less its noised mean; every bit finds the case."""
-    project, mean = rotation(data.held.shape[1] - data.trained, bits), _mean(data, released, 1.0)
-    return lambda x: (cases(data, x) - mean) @ project
+    project, mean = rotation(data.held.shape[1], bits), _mean(data, released, 1.0)
+    return lambda x: (cases(x) - mean) @ project
 
 
 def _mean(data: Data, released: Released, weight: float) -> Floats:
     """Return the noised mean, shrunk towards 0 where the noise is longer than it (James and Stein, 1961)."""
-    found = released.sum(cases(data, data.held), weight) / released.patients
+    found = released.sum(cases(data.held), weight) / released.patients
     noise = len(found) * (released.deviation / weight / released.patients) ** 2
     shrunk: Floats = max(0.0, 1 - noise / float(found @ found)) * found
     return shrunk
 
 
-def folded(data: Data, mean: Floats) -> Encode:
+def folded(mean: Floats) -> Encode:
     project = rotation(len(mean), FOLDED)
-    return lambda x: unit((cases(data, x) - mean) @ project)
+    return lambda x: unit((cases(x) - mean) @ project)
 
 
 def with_classes(data: Data, bits: int, released: Released, *, whitens: bool) -> Encode:
@@ -184,7 +179,7 @@ def with_classes(data: Data, bits: int, released: Released, *, whitens: bool) ->
     """
     weights = np.sqrt([0.2, 0.3, 0.5] if whitens else [0.3, 0.7, 0.0])
     mean = _mean(data, released, weights[0])
-    fold = folded(data, mean)
+    fold = folded(mean)
     rows, classes = fold(data.held), data.classes
     known = np.eye(classes)[data.held_label]
     both = np.concatenate([known[:, :, None] * rows[:, None, :], known[:, :, None]], 2) / np.sqrt(2)

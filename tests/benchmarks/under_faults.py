@@ -68,12 +68,12 @@ def storms(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             with federation.trial as trial:
                 federation.open()
                 first = federation.train(small_plan(folder / "first.yaml", rounds=1, cohort=COHORT))
-                federation.calm()
+                federation.calm(first)
                 asker = Asker(trial, seed)
                 asker.start()
                 drawn = schedule(seed, options.faults, sorted(SITES), long_sleeps=1)
                 runs = [federation.train(path, part) for path, part in parts(folder, drawn)]
-                federation.calm()
+                federation.calm(runs[-1])
                 asker.end()
                 broken += broken_promises(federation, [first, *runs], asker)
                 acknowledged += asker.queries.total() + sum(map(len, asker.consults.values())) + len(asker.forgotten)

@@ -35,12 +35,12 @@ def test_federation_under_faults_finishes_and_loses_nothing(
         with federation.trial as trial:
             federation.open()
             quiet = federation.train(first)
-            federation.calm()
+            federation.calm(quiet)
             asker = Asker(trial, seed=1)
             asker.start()
             try:
                 run = federation.train(shaken, schedule(1, FAULTS, sorted(SITES)))
-                federation.calm()
+                federation.calm(run)
             finally:
                 asker.end()
             assert broken_promises(federation, [quiet, run], asker) == []

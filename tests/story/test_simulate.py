@@ -165,7 +165,7 @@ def test_refusing_site_reports_why_in_three_lines(tmp_path: Path) -> None:
     where = ("--plan", plan, "--data", tmp_path / "data", "--report", tmp_path / "report", "--models", "federated")
     done = command("ynet_lab", "simulate", *where)
     assert done.returncode == 2, done.stderr
-    assert done.stderr.splitlines()[-3].startswith(f"error: manifest {manifest} has no column 'label'")
+    assert done.stderr.splitlines()[-3].startswith(f"error: site B: manifest {manifest} has no column 'label'")
     for text in ("Traceback", "ray", "ip=", "127.0.0.1"):
         assert text not in done.stderr.replace(str(tmp_path), "")
 

@@ -10,12 +10,13 @@ from ynet import code_map
 from ynet.code_map import FeatureMoments
 from ynet.data.batch import CaseSource
 from ynet.fixed_arrays import CODE
-from ynet.learning.evaluate import BATCH, EncodedCases, encode
+from ynet.learning.evaluate import BATCH, EncodedCases, encode, score
 from ynet.learning.hashing import pack
 from ynet.learning.map_cache import digest_of
 from ynet.learning.model import YNet
 from ynet.network_size import code_sizes
 from ynet.plan import Plan
+from ynet.scores import Scores
 
 
 class _Kept(NamedTuple):
@@ -50,6 +51,10 @@ class GalleryEncoder:
         """Sum the features of all cases under the network's weights."""
         found = self.encode(net, cases, device)
         return code_map.moments_of(found.feature.astype(np.float64), found.label, found.patient, code_sizes(plan))
+
+    def evaluate(self, net: YNet, gallery: CaseSource, queries: CaseSource, plan: Plan, device: torch.device) -> Scores:
+        """Score queries among the gallery. Neither may be empty."""
+        return score(self.encode(net, gallery, device), encode(net, queries, device), plan)
 
 
 def fit(net: YNet, plan: Plan, sites: Iterable[FeatureMoments]) -> None:

@@ -157,9 +157,11 @@ class YNet(nn.Module):
         if not self.is_frozen:
             return self._maps(image)
         with torch.set_grad_enabled(image.requires_grad and torch.is_grad_enabled()):
-            parts = [self._maps(part) for part in (torch.split(image, 1) if self._is_private else (image,))]
-            whole = (torch.cat(column) for column in zip(*parts, strict=True))
-            return [h.clamp(-HALF_MAX, HALF_MAX).half().float() for h in whole]
+            seen = self._maps_one_by_one(image) if self._is_private else self._maps(image)
+            return [h.clamp(-HALF_MAX, HALF_MAX).half().float() for h in seen]
+
+    def _maps_one_by_one(self, image: Float[Tensor, "batch channels size size"]) -> list[Tensor]:
+        return [torch.cat(level) for level in zip(*map(self._maps, torch.split(image, 1)), strict=True)]
 
     def _maps(self, image: Float[Tensor, "batch channels size size"]) -> list[Tensor]:
         if self.encoder is not None:

@@ -25,8 +25,6 @@ from ynet.federation.records import (
     weights_record,
 )
 from ynet.fixed_arrays import of_encoder_file
-from ynet.learning.evaluate import encode
-from ynet.learning.evaluate import score as scores_of
 from ynet.learning.model import YNet, arrays_of
 from ynet.learning.model import build as build_network
 from ynet.learning.train import Moments, TrainResult, train
@@ -152,7 +150,7 @@ def _evaluate(site: LocalSite, context: Context, request: RoundRequest) -> Recor
         raise RefusedError("no evaluation", "the site has no test cases, or none to train on", OWN_SPLIT)
 
     def score() -> Scores:
-        found = scores_of(site.gallery.encode(net, gallery, site.device), encode(net, queries, site.device), plan)
+        found = site.gallery.evaluate(net, gallery, queries, plan, site.device)
         return {CASES: len(queries), **found.to_wire(tells_classes=site.tells_classes)}
 
     if plan.privacy.mode == "off":

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import UInt8
 
+from ynet.learning.hashing import hamming
 from ynet.search.ranking import TOKEN_BYTES, tie_keys
+from ynet_client.retrieval import disclosure
 from ynet_lab.attacks.chosen_codes import Answer, Ask
 
 
@@ -25,10 +27,10 @@ def site_of(
     """
     names = [token.tobytes() for token in tokens]
     bits = 8 * codes.shape[1]
+    rounded = np.array([disclosure.coarse(distance, step, bits) for distance in range(bits + 1)])
 
     def answer(code: bytes) -> Answer:
-        apart = np.bitwise_count(codes ^ np.frombuffer(code, np.uint8)).sum(1, dtype=np.int64)
-        distances = np.minimum(-(-apart // step) * step, bits)
+        distances = rounded[hamming(np.frombuffer(code, np.uint8)[None], codes)[0]]
         order = np.lexsort((tie_keys(code, tokens), distances))[:k]
         return {names[case]: int(distances[case]) for case in order}
 

@@ -42,14 +42,7 @@ class CodedCases(NamedTuple):
 
     def part(self, chosen: npt.NDArray[np.bool_]) -> "CodedCases":
         """Return the chosen cases, in order."""
-        return CodedCases(
-            self.picture[chosen],
-            self.feature[chosen],
-            self.trained[chosen],
-            self.label[chosen],
-            self.patient[chosen],
-            self.is_member[chosen],
-        )
+        return CodedCases._make(column[chosen] for column in self)
 
 
 @dataclass
@@ -103,24 +96,14 @@ def narrowed(wide: CodeMap, bits: int, class_bits: int, seed: int) -> CodeMap:
     """
     classes, widest = len(wide.known), wide.to_case.shape[1]
     drawn = np.random.default_rng(seed)
-    rotation(drawn, classes, 0)
-    back = rotation(drawn, widest, widest).T
+    code_map.rotation(drawn, classes, 0)
+    back = code_map.rotation(drawn, widest, widest).T
     drawn = np.random.default_rng(seed)
-    class_rotation, case_bits = rotation(drawn, classes, class_bits), bits - class_bits
-    onward = back[:, :case_bits] @ rotation(drawn, case_bits, case_bits)
-    means = wide.class_means
-    chances = np.exp(-((means[:, None, :] - means[None]) ** 2).sum(2) / 2)
-    at_means = (chances / chances.sum(1, keepdims=True) - 1 / len(means)) @ class_rotation
+    class_rotation, case_bits = code_map.rotation(drawn, classes, class_bits), bits - class_bits
+    onward = back[:, :case_bits] @ code_map.rotation(drawn, case_bits, case_bits)
+    at_means = code_map.at_means(wide.class_means) @ class_rotation
     class_codes = np.concatenate([at_means, wide.class_codes @ onward], 1)
     return wide._replace(class_rotation=class_rotation, to_case=wide.to_case @ onward, class_codes=class_codes)
-
-
-def rotation(drawn: np.random.Generator, rows: int, columns: int) -> npt.NDArray[np.float64]:
-    """Return the random rotation of `code_map`: a part of a square orthogonal matrix."""
-    side = max(rows, columns)
-    square, _ = np.linalg.qr(drawn.standard_normal((side, side)))
-    cut: npt.NDArray[np.float64] = square[:rows, :columns]
-    return cut
 
 
 def values(cases: CodedCases, found: CodeMap) -> npt.NDArray[np.float32]:

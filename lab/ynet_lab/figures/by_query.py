@@ -72,7 +72,7 @@ def ranks(distances: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
 
 def figures(found: ByQuery) -> Values:
     """Return the figures over all queries; None where no query tells."""
-    return {name: _known(values[0]) for name, values in _weighted(found, np.ones((1, len(found.label)))).items()}
+    return {name: _known(values[0]) for name, values in weighted(found, np.ones((1, len(found.label)))).items()}
 
 
 def by_attribute(found: ByQuery) -> Values:
@@ -82,13 +82,18 @@ def by_attribute(found: ByQuery) -> Values:
 
 def intervals(found: ByQuery, draws: int = DRAWS) -> dict[str, Interval]:
     """Return an interval for each figure, by a bootstrap over the queries' patients. The gallery and the model stay."""
-    patients, of_query = np.unique(found.patient, return_inverse=True)
-    random = np.random.default_rng(SEED)
-    times = random.multinomial(len(patients), np.full(len(patients), 1 / len(patients)), draws)
     return {
         name: {side: _percentile(values, at) for side, at in zip(("low", "high"), CENTRAL, strict=True)}
-        for name, values in _weighted(found, times[:, of_query].astype(np.float64)).items()
+        for name, values in weighted(found, drawn(found.patient, draws)).items()
     }
+
+
+def drawn(patient: npt.NDArray[np.int64], draws: int) -> Floats:
+    """Return how often each query counts in each draw of as many patients, shape (draws, queries)."""
+    patients, of_query = np.unique(patient, return_inverse=True)
+    random = np.random.default_rng(SEED)
+    times = random.multinomial(len(patients), np.full(len(patients), 1 / len(patients)), draws)
+    return times[:, of_query].astype(np.float64)
 
 
 def columns(found: ByQuery, across: Floats) -> dict[str, list[int] | list[float | None]]:
@@ -128,7 +133,7 @@ def _known(value: np.float64) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _weighted(found: ByQuery, weights: Floats) -> dict[str, Floats]:
+def weighted(found: ByQuery, weights: Floats) -> dict[str, Floats]:
     """Return each figure for each row of the queries' weights; NaN where no query with a weight tells."""
     of_class = [np.where(found.label == one, found.precision, np.nan) for one in np.unique(found.label)]
     ratios = [likeness.ratios(one, weights) for one in found.likeness.values()]

@@ -7,13 +7,12 @@ from numpy.random import Generator
 
 from ynet.data.manifest import Case, Manifest
 from ynet.learning.evaluate import K
+from ynet_client.retrieval.query import MAX_K
 from ynet_lab.own_data.verdict import Rated, dice_of
 from ynet_lab.trial import Trial
 
 MOST_QUERIES = 1000
 """Test cases that are asked about; more are drawn from."""
-MOST_HITS = 100
-"""Most hits of a query: a site's `disclosure.max_k`."""
 
 
 def trained_cases(manifests: Mapping[str, Manifest]) -> Counter[str]:
@@ -32,7 +31,7 @@ def rate(trial: Trial, manifests: Mapping[str, Manifest], asked: Mapping[str, Se
     """Query each labelled case at its site against all sites' training images; hits without a label do not count."""
     total = trained_cases(manifests)
     unlabelled = sum(not case.label for manifest in manifests.values() for case in manifest.train)
-    most, rated = min(K + unlabelled, MOST_HITS), []
+    most, rated = min(K + unlabelled, MAX_K), []
     for site, cases in asked.items():
         for case in (one for one in cases if one.label):
             found = trial.query(site, manifests[site].path_of(case.image), k=most, split="train")

@@ -93,16 +93,29 @@ class Federation:
         status = next(run["status"] for run in self._call("/runs")["runs"] if run["id"] == number)
         return Run(number, plan, status, self._events(number), seconds, struck)
 
-    def calm(self) -> str:
-        """Wait until all sites are connected again and have indexed the newest model; its id."""
+    def calm(self, run: Run) -> str:
+        """Wait until all sites are connected again and have indexed the newest model, the run's; its id."""
         until = time.monotonic() + CALMS_WITHIN_S
         while set(self._call("/status")["connected"]) != set(self.sites):
             if time.monotonic() > until:
                 raise TimeoutError(f"connected are {self._call('/status')['connected']}")
             time.sleep(0.1)
         model = str(self._call("/models")["in_use"])
+        for site in set(self.sites) - set(run.scores):
+            self._decide(site, model)
         self.trial.wait_indexed(model)
         return model
+
+    def _decide(self, site: str, model: str) -> None:
+        """Let the admin of a site that was away at the end of the run accept its model, if the site asks for that."""
+        until = time.monotonic() + CALMS_WITHIN_S
+        while (seen := self.trial.site_call(site, "GET", "/status"))["model"] != model:
+            if model in seen["waiting"]:
+                self.trial.site_command(site, "plan", "accept", model)
+                return
+            if time.monotonic() > until:
+                raise TimeoutError(f"site {site} neither uses nor offers model {model}\n{self.trial.log(site)}")
+            time.sleep(0.1)
 
     def _strike(self, fault: Fault) -> None:
         part, what = fault.kind.split(" ")

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from small_cases import Counted
 
 from ynet.learning.code_moments import GalleryEncoder, fit
 from ynet.learning.evaluate import encode
@@ -12,29 +13,12 @@ from ynet.learning.model import build
 CPU = torch.device("cpu")
 
 
-class Counted:
-    """Cases that count how often they are read."""
-
-    def __init__(self, cases: Any) -> None:
-        self.cases, self.read = cases, 0
-
-    def __len__(self) -> int:
-        return len(self.cases)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.cases, name)
-
-    def batch(self, positions: torch.Tensor) -> Any:
-        self.read += len(positions)
-        return self.cases.batch(positions)
-
-
 def test_codes_under_a_new_code_are_those_of_reading_all_again(make_plan: Any, make_cases: Any) -> None:
     plan, cases, encoder = make_plan(network={"code": "moments"}), Counted(make_cases(70)), GalleryEncoder()
     net = build(plan)
     fit(net, plan, [encoder.moments(net, cases, plan, CPU)])
     found = encoder.encode(net, cases, CPU)
-    assert cases.read == 70
+    assert cases.asked == 70
     for value, expected in zip(found[:-2], encode(net, cases, CPU)[:-2], strict=True):
         np.testing.assert_array_equal(value, expected)
     assert len(np.unique(found.codes, axis=0)) > 35
@@ -57,5 +41,5 @@ def test_a_trained_code_is_always_read_from_the_images(make_plan: Any, make_case
     net = build(plan)
     for times in (1, 2):
         found = encoder.encode(net, cases, CPU)
-        assert cases.read == 20 * times
+        assert cases.asked == 20 * times
     np.testing.assert_array_equal(found.codes, encode(net, cases, CPU).codes)

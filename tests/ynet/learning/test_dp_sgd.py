@@ -1,18 +1,15 @@
 """DP-SGD's laws: what one patient can change, how much noise covers it, and that nobody can draw it again."""
 
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from opacus import GradSampleModule
+from private_steps import EVERYTHING, flat, sums_of
 from scipy import stats
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from ynet.data.subset import Subset
 from ynet.errors import UserError
 from ynet.learning import accountant
 from ynet.learning.dp_sgd import Clipped, Mechanism, Patients, mechanism
@@ -45,10 +42,6 @@ class Summed(Clipped):
             loss(net(batch.image), batch).total.mean().backward()
             (norm,) = self.add([parameter.grad[None] for parameter in parameters])
             self.norms.append(float(norm))
-
-
-def flat(parts: list[torch.Tensor]) -> torch.Tensor:
-    return torch.cat([part.flatten() for part in parts]).double()
 
 
 # --- the sum
@@ -199,38 +192,14 @@ def test_what_the_plan_does_not_train_stays_as_it_was(
 
 # --- the law: without one patient, each step's sum moves by at most the bound
 
-EVERYTHING = {  # every augmentation that a private plan may have
-    "flip": True, "rotate_deg": 15, "scale": 0.1, "shift": 0.05, "contrast": 0.2, "brightness": 0.2, "noise": 0.05,
-}  # fmt: skip
 IMAGES_OF = [3, 1, 2, 1, 1, 2, 1, 1, 3, 1, 1, 1]  # by patient
 BOUND, STEPS_OF_ROUND = 0.5, 3
 
 
-@contextmanager
-def gradients_before_each_step() -> Iterator[list[torch.Tensor]]:
-    """What the optimizer is given, step by step."""
-    seen: list[torch.Tensor] = []
-
-    def look(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        seen.append(flat([one.grad for group in optimizer.param_groups for one in group["params"]]))
-
-    handle = register_optimizer_step_pre_hook(look)
-    try:
-        yield seen
-    finally:
-        handle.remove()
-
-
 def sums(plan: Any, cases: Any, patient_of: list[str], missing: str, rate: float, secret: bytes) -> list[torch.Tensor]:
     """The sums of a round's steps without a patient, before noise; the weights do not move."""
-    kept = [position for position, name in enumerate(patient_of) if name != missing]
-    patients = Patients([patient_of[position] for position in kept])
     quiet = Mechanism(0.0, rate, STEPS_OF_ROUND, BOUND, 1.0)
-    with gradients_before_each_step() as seen:
-        train_privately(
-            build(plan), Subset(cases, torch.tensor(kept)), patients, plan, 1, quiet, device=CPU, secret=secret
-        )
-    return seen
+    return sums_of(build(plan), plan, cases, patient_of, set(patient_of) - {missing}, quiet, secret)
 
 
 @pytest.mark.parametrize("rate", [1.0, 0.4])

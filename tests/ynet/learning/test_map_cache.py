@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_cases import Counted
 
-from ynet.data.batch import Batch
 from ynet.learning.evaluate import encode
 from ynet.learning.map_cache import MapCache, encoder_digest
 from ynet.learning.model import arrays_of, build
@@ -16,21 +16,6 @@ from ynet_lab.concat import MappedConcat, concat
 
 CPU = torch.device("cpu")
 PLENTY = 1 << 30
-
-
-class Counted:
-    """A source that counts the images that it was asked for."""
-
-    def __init__(self, cases: Any) -> None:
-        self._cases, self.label, self.patient, self.asked = cases, cases.label, cases.patient, 0
-
-    def __len__(self) -> int:
-        return len(self._cases)
-
-    def batch(self, positions: torch.Tensor) -> Batch:
-        self.asked += len(positions)
-        batch: Batch = self._cases.batch(positions)
-        return batch
 
 
 def heads(make_plan: Any, **more: Any) -> Any:

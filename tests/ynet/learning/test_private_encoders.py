@@ -1,16 +1,13 @@
 """Private training of timm's encoders: each patient's gradient is that patient's alone, and constants stay."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
+from private_steps import EVERYTHING, flat, gradients_before_each_step, sums_of
 from torch import nn
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from ynet.data.batch import Batch
-from ynet.data.subset import Subset
 from ynet.encoders import ENCODERS, PREFIX, EncoderName, constants
 from ynet.learning.dp_sgd import Clipped, Mechanism, Patients
 from ynet.learning.losses import loss_of
@@ -26,7 +23,6 @@ SMALL: tuple[EncoderName, ...] = ("resnet18", "tf_efficientnet_lite0", "efficien
 """One of each kind: plain convolutions, depthwise ones, squeeze-excitation, LayerNorm and a layer's own scale."""
 PATIENTS, VIEWS = 3, 2
 BOUND = 0.5
-EVERYTHING = {"flip": True, "rotate_deg": 15, "scale": 0.1, "shift": 0.05, "contrast": 0.2, "brightness": 0.2}
 
 
 def planned(make_plan: Any, name: str, weights: str | None, which: str, size: int = 32, **more: Any) -> Plan:
@@ -85,10 +81,6 @@ def test_clipped_sum_equals_that_of_one_patient_at_a_time(
         assert float((one - other).norm() / other.norm()) < 1e-4
 
 
-def flat(parts: list[torch.Tensor]) -> torch.Tensor:
-    return torch.cat([part.flatten() for part in parts]).double()
-
-
 @pytest.mark.parametrize("weights", [None, DIGEST])
 @pytest.mark.parametrize("name", list(ENCODERS))
 def test_every_layer_of_every_encoder_is_supported(name: str, weights: str | None, make_plan: Any) -> None:
@@ -97,36 +89,10 @@ def test_every_layer_of_every_encoder_is_supported(name: str, weights: str | Non
     patient_gradients(net, list(trained(net, plan).values()))
 
 
-@contextmanager
-def sums_before_each_step() -> Iterator[list[torch.Tensor]]:
-    seen: list[torch.Tensor] = []
-
-    def look(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        seen.append(flat([one.grad for group in optimizer.param_groups for one in group["params"]]))
-
-    handle = register_optimizer_step_pre_hook(look)
-    try:
-        yield seen
-    finally:
-        handle.remove()
-
-
 def sum_of(plan: Plan, cases: Any, patient_of: list[str], chosen: set[str]) -> torch.Tensor:
     """Return the clipped sum of a step with some of the patients, without noise."""
-    kept = [position for position, name in enumerate(patient_of) if name in chosen]
-    quiet = Mechanism(0.0, 1.0, 1, BOUND, 1.0)
-    with sums_before_each_step() as seen:
-        train_privately(
-            built(plan),
-            Subset(cases, torch.tensor(kept)),
-            Patients([patient_of[position] for position in kept]),
-            plan,
-            1,
-            quiet,
-            device=CPU,
-            secret=bytes(range(32)),
-        )
-    return seen[0]
+    (found,) = sums_of(built(plan), plan, cases, patient_of, chosen, Mechanism(0.0, 1.0, 1, BOUND, 1.0))
+    return found
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -172,7 +138,7 @@ def test_maps_of_an_image_are_the_same_in_any_batch_of_a_private_plan(
 def test_private_heads_have_the_same_sums_from_maps_as_from_images(
     dropout: float, make_plan: Any, make_cases: Any
 ) -> None:
-    only_flips = {**dict.fromkeys(EVERYTHING, 0), "noise": 0, "flip": True}
+    only_flips = {**dict.fromkeys(EVERYTHING, 0), "flip": True}
     plan = planned(
         make_plan, "tf_efficientnet_lite0", DIGEST, "heads", views=2, augmentation=only_flips,
         network={"dropout": dropout}, training={"weight_decay": 0.0, "learning_rate": 1e-30},
@@ -181,7 +147,7 @@ def test_private_heads_have_the_same_sums_from_maps_as_from_images(
     cache, quiet = MapCache(images, 1 << 30, is_mirrored=True), Mechanism(0.0, 1.0, 2, BOUND, 1.0)
     found, losses = [], []
     for cases in (images, cache):
-        with sums_before_each_step() as seen:
+        with gradients_before_each_step() as seen:
             result = train_privately(built(plan), cases, patients, plan, 1, quiet, device=CPU, secret=bytes(range(32)))
         found.append(torch.stack(seen))
         losses.append(result.loss)

@@ -88,16 +88,19 @@ class Drawing:
 
     def has(self, region: str) -> bool:
         """Return whether a segment has a region's name as its label, in any case."""
-        return any(name.casefold() == region.casefold() for name in self.names.values())
+        return bool(self._numbers_of(region))
 
     def labelled(self, region: str) -> int:
         """Return the number of the segment with a region's name as its label, in any case. Raises UnfitError."""
-        found = [number for number, name in self.names.items() if name.casefold() == region.casefold()]
+        found = self._numbers_of(region)
         if len(found) != 1:
             how_many = "several segments" if found else "no segment"
             why = f"it has {how_many} with the label {region!r}"
             raise UnfitError(why, "name the region's segment in a column of its own: FILE#2, or unknown")
         return found[0]
+
+    def _numbers_of(self, region: str) -> list[int]:
+        return [number for number, name in self.names.items() if name.casefold() == region.casefold()]
 
     def says_by_reference(self, number: int) -> bool:
         """Return whether each mark of a segment refers to images, so that an image without a mark has no lesion."""
