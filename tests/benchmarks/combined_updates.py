@@ -1,12 +1,13 @@
 """Ways to combine the sites' updates, by the Dice that they reach: the segmentation branch on a frozen encoder's maps.
 
 python tests/benchmarks/combined_updates.py --data DIR [DIR ...] --plan PLAN.yaml [--rounds 40] [--ways NAME,...]
-    [--seeds 1] [--out FILE.json]
+    [--rates 1e-3,4e-3] [--seeds 1] [--out FILE.json]
 
 DIR holds a folder for each site, with a `split` in its manifest. The plan trains the heads of a pretrained encoder of
-YNET_HOME; each round is one pass over the training cases, at the plan's learning rate, which falls over the last fifth
-of the rounds. All ways see the same maps, and are scored on the test cases of all sites. `pooled` trains one network on
-all cases, which is the aim.
+YNET_HOME; each round is one pass over the training cases, at the plan's learning rate or at those of `--rates`, which
+falls over the last fifth of the rounds. All ways see the same maps, and are scored on the test cases of all sites.
+`pooled` trains one network on all cases, which is the aim; `alike` deals them at random to sites of the same sizes, so
+that what it lacks is not for the unlikeness of the sites.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,6 +73,7 @@ class Way(NamedTuple):
 WAYS: Mapping[str, Way] = {
     "pooled": Way(),
     "fedavg": Way(),
+    "alike": Way(),
     "equal steps": Way(has_equal_steps=True),
     "2 local epochs": Way(epochs=2),
     "4 local epochs": Way(epochs=4),
@@ -89,21 +92,36 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--ways", default=",".join(WAYS))
+    parser.add_argument("--rates", default="")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
     plan = plans.read(given.plan)
+    rates = [float(one) for one in given.rates.split(",") if one] or [plan.training.learning_rate]
     found: dict[str, Any] = json.loads(given.out.read_text("utf-8")) if given.out and given.out.exists() else {}
     for data in given.data:
         held, asked = opened(plan, data)
-        for name in given.ways.split(","):
-            for seed in range(1, given.seeds + 1):
-                sites = [joined(held)] if name == "pooled" else held
-                dice = scored(Federation(plan, sites, WAYS[name], seed).trained(given.rounds), joined(asked))
-                found.setdefault(data.name, {}).setdefault(name, []).append(round(dice, 4))
-                print(f"{data.name}, {name}, seed {seed}: Dice {dice:.4f}", flush=True)
-                if given.out:
-                    given.out.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+        for rate, name, seed in product(rates, given.ways.split(","), range(1, given.seeds + 1)):
+            at_rate = replace(plan, training=replace(plan.training, learning_rate=rate))
+            federation = Federation(at_rate, divided(held, name, seed), WAYS[name], seed)
+            dice = scored(federation.trained(given.rounds), joined(asked))
+            key = f"{data.name}, {given.rounds} rounds, learning rate {rate:g}"
+            found.setdefault(key, {}).setdefault(name, []).append(round(dice, 4))
+            print(f"{key}, {name}, seed {seed}: Dice {dice:.4f}", flush=True)
+            if given.out:
+                given.out.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+
+
+def divided(held: Sequence[Cases], name: str, seed: int) -> Sequence[Cases]:
+    """Return the training cases of each site that a way trains at."""
+    if name not in ("pooled", "alike"):
+        return held
+    every = joined(held)
+    if name == "pooled":
+        return [every]
+    order = torch.randperm(len(every.mask), generator=torch.Generator().manual_seed(seed))
+    parts = order.split([len(site.mask) for site in held])
+    return [Cases(tuple(level[:, part] for level in every.maps), every.mask[part]) for part in parts]
 
 
 def opened(plan: Plan, data: Path) -> tuple[list[Cases], list[Cases]]:

@@ -96,9 +96,9 @@ def of_set(data: Path, given: argparse.Namespace) -> dict[str, Any]:
 
 
 def trained(data: Path, name: str, fold: int, given: argparse.Namespace) -> dict[str, Any]:
-    """Simulate one fold, where it was not before; return its report."""
+    """Simulate one fold, where not all its models are there; return its report."""
     cut, out = given.work / f"{data.name}{given.skew.replace(' ', '')}-{fold}", report_folder(given.work, name, fold)
-    if not (out / "report.json").exists():
+    if not (out / "report.json").exists() or not (out / f"seed-{given.seeds}").exists():
         if not cut.exists() and given.skew:
             lab("skew", data, cut, *given.skew.split(), "--fold", f"{fold}/{given.folds}")
         elif not cut.exists():
