@@ -21,7 +21,7 @@ class Start:
     local_epochs: int
 
 
-PRETRAINED = Start("tf_efficientnet_lite0", "heads", 1.0e-3, 0.02, 16, 1)
+PRETRAINED = Start("tf_efficientnet_lite0", "heads", 4.0e-3, 0.02, 16, 1)
 """With ImageNet's weights."""
 SCRATCH = Start(OWN, "all", 2.0e-3, 0.02, 16, 1)
 """Without any pretrained weights."""
