@@ -206,7 +206,7 @@ class Plan:
     def class_bits(self) -> int:
         """The bits of a code from moments that tell the class."""
         own = self.network.class_bits
-        return 8 + self.network.code_bits // 8 if own is None else own
+        return 8 + 3 * self.network.code_bits // 32 if own is None else own
 
     @property
     def id(self) -> str:

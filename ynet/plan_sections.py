@@ -104,7 +104,7 @@ class Network:
     private plan.
     """
     class_bits: Annotated[int, Field(ge=0, le=255)] | None = None
-    """With `moments`: the bits that tell the class; the others find the case. null: 8, and an eighth of the code."""
+    """With `moments`: the bits that tell the class; the others find the case. null: 8, and 3 in 32 bits."""
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -113,14 +113,16 @@ class Bare:
             mask, label = cases.mask[positions], cases.label[positions]
             mask = torch.where(flipped.view(-1, 1, 1, 1), mask.flip(-1), mask)
             output = net.heads(self._maps(positions, flipped), plan.image.size)
-            logits = F.normalize(output.code) @ targets.T
-            logits = 8 * (logits - 0.2 * F.one_hot(label, len(plan.classes)))
             probability = output.mask_logits.sigmoid()
             both = (probability * mask).sum((1, 2, 3))
             dice = (2 * both + 1) / (probability.sum((1, 2, 3)) + mask.sum((1, 2, 3)) + 1)
             segmentation = F.binary_cross_entropy_with_logits(output.mask_logits, mask) + 1 - dice.mean()
-            pull = 0.1 * (output.code.abs() - 1).square().mean()
-            loss = F.cross_entropy(logits, label) + pull + plan.training.segmentation_weight * segmentation
+            loss = plan.training.segmentation_weight * segmentation
+            if plan.trains_code:
+                logits = F.normalize(output.code) @ targets.T
+                logits = 8 * (logits - 0.2 * F.one_hot(label, len(plan.classes)))
+                pull = 0.1 * (output.code.abs() - 1).square().mean()
+                loss = loss + F.cross_entropy(logits, label) + pull
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM)

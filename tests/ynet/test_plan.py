@@ -425,7 +425,7 @@ def test_code_is_made_from_moments_where_it_may(tmp_path: Path) -> None:
 
 
 def test_number_of_class_bits_follows_from_the_code_unless_the_plan_gives_it() -> None:
-    assert plans.from_canonical(json.dumps(networked(code="moments", code_bits=128))).class_bits == 24
+    assert plans.from_canonical(json.dumps(networked(code="moments", code_bits=128))).class_bits == 20
     assert plans.from_canonical(json.dumps(networked(code="moments", class_bits=0))).class_bits == 0
 
 
