@@ -207,12 +207,23 @@ def class_figure(found: Columns, chosen: npt.NDArray[np.bool_], weights: Floats)
     return drawn_figures(part(found, chosen), weights[:, chosen])["macro_map10"]
 
 
+def likeness_of(found: Columns, attribute: str, weights: Floats) -> Floats:
+    """Return the likeness of an attribute over chance for each row of weights."""
+    above, below = found[f"above {attribute}"], found[f"below {attribute}"]
+    known = np.isfinite(above) & np.isfinite(below)
+    return (weights[:, known] @ above[known]) / (weights[:, known] @ below[known])
+
+
 def figures(found: Columns, classes: Sequence[str]) -> dict[str, Any]:
     """Return each figure of a model with its interval, and the class figure of each class and each site."""
     weights = weights_of(found)
     of_all = drawn_figures(found, weights)
     return {
         **{name: interval(of_all[name]) for name in FIGURES},
+        "likeness_by_attribute": {
+            name: interval(likeness_of(found, name, weights))
+            for name in sorted(key.removeprefix("above ") for key in found if key.startswith("above "))
+        },
         "per_class": {
             name: interval(class_figure(found, found["label"] == place, weights)) for place, name in enumerate(classes)
         },

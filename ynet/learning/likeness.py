@@ -79,10 +79,15 @@ def over_chance(found: Likeness) -> float | None:
 def ratios(found: Likeness, weights: Shaped[np.ndarray, "draws queries"]) -> Floats:
     """Return the ratio to chance for each set of the queries' weights, shape (draws,); NaN where there is none."""
     known = np.isfinite(found.hits)
-    hits, chance = (weights[:, known] @ column[known] for column in (found.hits, found.chance))
-    above, below = (hits, chance) if found.is_category else (chance, hits)
+    above, below = (weights[:, known] @ column[known] for column in parts(found))
+    chance = below if found.is_category else above
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(chance > 0, np.clip(above / below, 1 / MOST, MOST), np.nan)
+
+
+def parts(found: Likeness) -> tuple[Floats, Floats]:
+    """Return the columns whose sums are divided by each other: shares of the hits by chance, distances the reverse."""
+    return (found.hits, found.chance) if found.is_category else (found.chance, found.hits)
 
 
 def mean(values: Sequence[float | None]) -> float | None:

@@ -100,10 +100,12 @@ def columns(found: ByQuery, across: Floats) -> dict[str, list[int] | list[float 
     """Return the figures of each query, to be compared with another model's: a list for each, None where it is NaN.
 
     `site` and `patient` are numbers that say which queries belong together; `cross` is `across`, the precision against
-    the other sites' galleries.
+    the other sites' galleries. The likeness of an attribute is the sum of `above NAME` over the sum of `below NAME`.
     """
     _, patient = np.unique(found.patient, return_inverse=True)
     values = {"macro_map10": found.precision, "cross": across, "median_tie10": found.ties, **found.shares}
+    for name, one in found.likeness.items():
+        values[f"above {name}"], values[f"below {name}"] = likeness.parts(one)
     return {
         "site": (found.patient // SITE_STEP).tolist(),
         "patient": patient.tolist(),

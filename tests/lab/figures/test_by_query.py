@@ -52,9 +52,8 @@ def test_columns_of_queries_have_the_scores_as_means(coded: Any) -> None:
     plan, held, asked = coded
     of_b = asked._replace(patient=asked.patient + SITE_STEP)
     galleries = held, held._replace(patient=held.patient + SITE_STEP)
-    found = columns(
-        found_of(join(galleries), join([asked, of_b])), precision_across(join(galleries), join([asked, of_b]))
-    )
+    rated = found_of(join(galleries), join([asked, of_b]))
+    found = columns(rated, precision_across(join(galleries), join([asked, of_b])))
     assert found["site"] == [0] * 12 + [1] * 12
     assert len(set(found["patient"])) == 10
     values = {name: np.array(column, np.float64) for name, column in found.items()}
@@ -63,6 +62,10 @@ def test_columns_of_queries_have_the_scores_as_means(coded: Any) -> None:
     means = [np.nanmean(values["cross"][values["label"] == one]) for one in labels]
     assert np.mean(means) == pytest.approx(alone.macro_map10)
     assert np.nanmean(values["dice"]) == pytest.approx(alone.dice)
+    for name, ratio in by_attribute(rated).items():
+        above, below = values[f"above {name}"], values[f"below {name}"]
+        known = np.isfinite(above) & np.isfinite(below)
+        assert above[known].sum() / below[known].sum() == pytest.approx(ratio), name
 
 
 def test_query_of_the_only_site_has_no_precision_across(coded: Any) -> None:
