@@ -28,6 +28,8 @@ CASE_SHRINKAGE, MOST_SHRINKAGE, SHRINKAGE_PATIENTS = 0.3, 0.5, 60
 SHRINKAGE_PATIENTS over the number of patients: with few, the small eigenvalues of a scatter are too small."""
 SMALLEST = 1e-4
 """The smallest eigenvalue that is whitened, as a share of the largest."""
+CANDIDATES = 100
+"""Rotations of the classes among which the best is taken."""
 ROUNDING = 1e-3
 """How far sums may differ from what must hold, relatively: they travel in single precision."""
 MIN_REPEATS = 50
@@ -112,7 +114,7 @@ def code_map(moments: FeatureMoments, bits: int, class_bits: int, seed: int) -> 
     case_whitening = _whitening(own, CASE_SHRINKAGE)
     case_bits, generator = bits - class_bits, np.random.default_rng(seed)
     principal = _principal(case_whitening.T @ (scatter / n) @ case_whitening, case_bits)
-    class_rotation = rotation(generator, classes, class_bits)
+    class_rotation = apart(generator, classes, class_bits)
     to_case = case_whitening @ principal @ rotation(generator, principal.shape[1], case_bits)
     class_codes = np.zeros((classes, bits))
     class_codes[known, :class_bits] = at_means(means[known]) @ class_rotation[known]
@@ -224,3 +226,21 @@ def rotation(generator: np.random.Generator, rows: int, columns: int) -> Floats:
     square, _ = np.linalg.qr(generator.standard_normal((max(rows, columns), max(rows, columns))))
     cut: Floats = square[:rows, :columns]
     return cut
+
+
+def apart(generator: np.random.Generator, classes: int, bits: int) -> Floats:
+    """Return, of some random rotations, the one under which the codes of the classes differ most.
+
+    What counts is the least number of bits between two classes, and then the mean number less its variance.
+    """
+    candidates = [rotation(generator, classes, bits) for _ in range(CANDIDATES)]
+    if classes < 2:
+        return candidates[0]
+    pairs = np.triu_indices(classes, 1)
+
+    def by(candidate: Floats) -> tuple[float, float]:
+        signs = np.where((np.eye(classes) - 1 / classes) @ candidate > 0, 1.0, -1.0)
+        differences = ((bits - signs @ signs.T) / 2)[pairs]
+        return float(differences.min()), float(differences.mean() - differences.var())
+
+    return max(candidates, key=by)

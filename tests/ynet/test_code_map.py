@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ynet.code_map import CodeMap, FeatureMoments, add, check_labelled, code_map, flatten, moments_of, unflatten
+from ynet.code_map import CodeMap, FeatureMoments, add, apart, check_labelled, code_map, flatten, moments_of, unflatten
 from ynet.code_shapes import Sizes, moments_size
 from ynet.errors import UserError
 from ynet.learning.moment_code import code_values as torch_values
@@ -89,6 +89,16 @@ def test_more_class_bits_give_a_purer_class() -> None:
         nearest = distances.argsort(1)[:, :10]
         purity.append((new.label[nearest] == new.label[:, None]).mean())
     assert purity == sorted(purity)
+
+
+@pytest.mark.parametrize(("classes", "bits", "least"), [(2, 14, 14), (3, 14, 9), (5, 14, 7), (9, 14, 6), (9, 20, 9)])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_no_two_classes_have_codes_that_are_alike(classes: int, bits: int, least: int, seed: int) -> None:
+    turned = apart(np.random.default_rng(seed), classes, bits)
+    codes = (np.eye(classes) - 1 / classes) @ turned > 0
+    differences = (codes[:, None] != codes[None]).sum(2)
+    assert differences[np.triu_indices(classes, 1)].min() >= least
+    np.testing.assert_allclose(turned @ turned.T, np.eye(classes), atol=1e-12)
 
 
 def test_class_without_cases_is_left_out() -> None:

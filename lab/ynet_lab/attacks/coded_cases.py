@@ -96,10 +96,10 @@ def narrowed(wide: CodeMap, bits: int, class_bits: int, seed: int) -> CodeMap:
     """
     classes, widest = len(wide.known), wide.to_case.shape[1]
     drawn = np.random.default_rng(seed)
-    code_map.rotation(drawn, classes, 0)
+    code_map.apart(drawn, classes, 0)
     back = code_map.rotation(drawn, widest, widest).T
     drawn = np.random.default_rng(seed)
-    class_rotation, case_bits = code_map.rotation(drawn, classes, class_bits), bits - class_bits
+    class_rotation, case_bits = code_map.apart(drawn, classes, class_bits), bits - class_bits
     onward = back[:, :case_bits] @ code_map.rotation(drawn, case_bits, case_bits)
     at_means = code_map.at_means(wide.class_means) @ class_rotation
     class_codes = np.concatenate([at_means, wide.class_codes @ onward], 1)
