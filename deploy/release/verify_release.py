@@ -23,7 +23,7 @@ import shutil
 import stat
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -162,7 +162,7 @@ def header(name: str, size: int) -> bytes:
     """Return the one valid tar header of a file."""
     member = tarfile.TarInfo(name)
     member.size, member.mtime, member.mode = size, MTIME, 0o644
-    return member.tobuf(tarfile.USTAR_FORMAT)
+    return member.tobuf(tarfile.GNU_FORMAT)  # three blocks for a name of more than 100 letters
 
 
 def padding(size: int) -> bytes:
@@ -170,9 +170,9 @@ def padding(size: int) -> bytes:
     return bytes(-size % BLOCK)
 
 
-def archive_size(sizes: Iterator[int]) -> int:
-    """Return the size of an archive of files of these sizes."""
-    return sum(BLOCK + size + len(padding(size)) for size in sizes) + 2 * BLOCK
+def archive_size(sizes: Iterable[tuple[str, int]]) -> int:
+    """Return the size of an archive of files of these names and sizes."""
+    return sum(len(header(name, size)) + size + len(padding(size)) for name, size in sizes) + 2 * BLOCK
 
 
 def expect(archive: BinaryIO, wanted: bytes, what: str) -> None:
@@ -212,8 +212,10 @@ def verify_archive(path: Path, public_key: bytes, into: Path | None = None) -> M
     with path.open("rb") as archive:
         manifest, signature = read_small(archive, MANIFEST), read_small(archive, SIGNATURE)
         release = check_signature(public_key, manifest, signature)
-        sizes = (len(manifest), len(signature), *(entry.size for entry in release.entries))
-        if os.fstat(archive.fileno()).st_size != archive_size(iter(sizes)):
+        first = ((MANIFEST, len(manifest)), (SIGNATURE, len(signature)))
+        if os.fstat(archive.fileno()).st_size != archive_size(
+            (*first, *((one.name, one.size) for one in release.entries))
+        ):
             raise Refused("the archive is longer or shorter than it was signed")
         for entry in release.entries:
             expect(archive, header(entry.name, entry.size), f"the header of {entry.name}")

@@ -125,7 +125,12 @@ def test_encoding_that_is_not_canonical_is_refused(encoded: bytes) -> None:
 def files(tmp_path: Path) -> dict[str, Path]:
     folder = tmp_path / "files"
     folder.mkdir()
-    contents = {"client.lock": b"a==1\n", "wheels/a-1-py3-none-any.whl": bytes(range(100)), "wheels/empty": b""}
+    contents = {
+        "client.lock": b"a==1\n",
+        "wheels/a-1-py3-none-any.whl": bytes(range(100)),
+        "wheels/empty": b"",
+        f"wheels/{'n' * 130}": b"long",
+    }
     for name, content in contents.items():
         (folder / name.replace("/", "-")).write_bytes(content)
     return {name: folder / name.replace("/", "-") for name in contents}
@@ -202,7 +207,7 @@ def test_member_that_was_added_or_removed_is_refused(bundle: Path, tmp_path: Pat
         [*members[:2], (link, b""), *members[2:]],
     ):
         held = io.BytesIO()
-        with tarfile.open(fileobj=held, mode="w", format=tarfile.USTAR_FORMAT) as made:
+        with tarfile.open(fileobj=held, mode="w", format=tarfile.GNU_FORMAT) as made:
             for member, content in changed:
                 made.addfile(member, io.BytesIO(content))
         (tmp_path / "changed.tar").write_bytes(held.getvalue())
