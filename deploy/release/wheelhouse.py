@@ -44,9 +44,10 @@ def fetch(lock: Path, folder: Path) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     pinned = read_lock(lock)
-    missing = [line for sha256, line in pinned.items() if sha256 not in present(folder, pinned)]
-    said = [text for text in download(missing, folder) if text]
     found = present(folder, pinned)
+    missing = [line for sha256, line in pinned.items() if sha256 not in found]
+    said = [text for text in download(missing, folder) if text]
+    found = present(folder, pinned) if missing else found
     if absent := [line.split()[0] for sha256, line in pinned.items() if sha256 not in found]:
         why = said[0] if said else "pip brought other files"
         raise UserError(f"{len(absent)} wheels could not be fetched, first {absent[0]}", why, f"put them into {folder}")

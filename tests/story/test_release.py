@@ -63,14 +63,19 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def build(folder: Path, wheels: Path, key: Path) -> Path:
-    """Make a release in a new clone of the repository, with the changes that are not committed yet."""
+@pytest.fixture(scope="module")
+def commit() -> str:
+    """Return the commit to release: with the changes that are not committed yet, if there are any."""
+    changed = run(needed("git"), "stash", "create", cwd=ROOT).stdout.strip()
+    return changed or run(needed("git"), "rev-parse", "HEAD", cwd=ROOT).stdout.strip()
+
+
+def build(folder: Path, commit: str, wheels: Path, key: Path) -> Path:
+    """Make a release in a new clone of the repository."""
     git = needed("git")
-    commit = run(git, "stash", "create", cwd=ROOT).stdout.strip() or "HEAD"
-    full = run(git, "rev-parse", commit, cwd=ROOT).stdout.strip()
     clone = folder / "clone"
     assert run(git, "clone", "--quiet", "--shared", "--no-checkout", ROOT, clone, cwd=folder).returncode == 0
-    assert run(git, "checkout", "--quiet", full, cwd=clone).returncode == 0
+    assert run(git, "checkout", "--quiet", commit, cwd=clone).returncode == 0
     command = [sys.executable, "-m", "release", "--key", key, "--wheels", wheels, "--out", folder / "out"]
     done = run(*command, cwd=folder, PYTHONPATH=f"{clone / 'deploy'}:{clone}")
     assert done.returncode == 0, done.stderr
@@ -79,8 +84,8 @@ def build(folder: Path, wheels: Path, key: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, wheels: Path, key: Path) -> Path:
-    return build(tmp_path_factory.mktemp("first"), wheels, key)
+def made(tmp_path_factory: pytest.TempPathFactory, commit: str, wheels: Path, key: Path) -> Path:
+    return build(tmp_path_factory.mktemp("first"), commit, wheels, key)
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +116,35 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory, made: Path, bundle: Path,
     return folder / "ynet"
 
 
-def test_same_commit_builds_the_same_bytes(made: Path, wheels: Path, key: Path, tmp_path: Path) -> None:
-    again = build(tmp_path, wheels, key)
+def install(python: Path, lock: str, unpacked: Path) -> "subprocess.CompletedProcess[str]":
+    flags = ["--isolated", "install", "--no-compile", "--no-index", "--find-links", "ynet/wheels"]
+    flags += ["--only-binary", ":all:", "--require-hashes", "-r", f"ynet/{lock}"]
+    return offline(python, "-m", "pip", *flags, cwd=unpacked.parent)
+
+
+def test_release_installs_offline_and_answers_a_query(unpacked: Path) -> None:
+    folder = unpacked.parent
+    made = offline(sys.executable, "-m", "venv", "site", cwd=folder)
+    assert made.returncode == 0, made.stderr
+    done = install(folder / "site/bin/python", "client.lock", unpacked)
+    assert done.returncode == 0, done.stdout + done.stderr
+    checked = offline(folder / "site/bin/python", "-m", "pip", "check", cwd=folder)
+    assert checked.returncode == 0, checked.stdout
+    make_federation(folder / "data", {"A": 24, "B": 24, "C": 24}, seed=1, size=32)
+    plan = yaml.safe_load(shipped_plan("demo").read_text("utf-8"))
+    plan["training"].update(rounds=1)
+    plan["image"].update(size=32)
+    (folder / "plan.yaml").write_text(yaml.safe_dump(plan))
+    given = ["--data", folder / "data", "--plan", folder / "plan.yaml", "--out", folder / "out"]
+    asked = offline(folder / "site/bin/ynet-lab", "demo", *given, "--report", folder / "figures.json", cwd=folder)
+    assert asked.returncode == 0, asked.stdout + asked.stderr
+    figures = json.loads((folder / "figures.json").read_text())
+    assert figures["sites"] == 3
+    assert figures["queries"] > 0
+
+
+def test_same_commit_builds_the_same_bytes(made: Path, commit: str, wheels: Path, key: Path, tmp_path: Path) -> None:
+    again = build(tmp_path, commit, wheels, key)
     assert sorted(path.name for path in again.iterdir()) == sorted(path.name for path in made.iterdir())
     for path in again.iterdir():
         assert wheelhouse.digest(path) == wheelhouse.digest(made / path.name), path.name
@@ -143,12 +175,6 @@ def test_flipped_byte_of_the_release_is_refused(unpacked: Path, made: Path, bund
     assert verify(made, bundle, "--key", digits, cwd=unpacked.parent).returncode == 0
 
 
-def install(python: Path, lock: str, unpacked: Path) -> "subprocess.CompletedProcess[str]":
-    flags = ["--isolated", "install", "--no-compile", "--no-index", "--find-links", "ynet/wheels"]
-    flags += ["--only-binary", ":all:", "--require-hashes", "-r", f"ynet/{lock}"]
-    return offline(python, "-m", "pip", *flags, cwd=unpacked.parent)
-
-
 def test_wheel_that_changed_after_it_was_verified_is_not_installed(unpacked: Path) -> None:
     first = (unpacked / "server.lock").read_text().partition("==")[0]
     (wheel,) = (unpacked / "wheels").glob(f"{first}-*.whl")
@@ -168,24 +194,3 @@ def test_release_lists_what_it_brings(unpacked: Path) -> None:
         hashes = {one["hashes"][0]["content"] for one in (*bill["components"], bill["metadata"]["component"])}
         assert hashes == {line.rpartition(":")[2] for line in (unpacked / f"{role}.lock").read_text().splitlines()}
     assert "torch==" not in (unpacked / "server.lock").read_text()
-
-
-def test_release_installs_offline_and_answers_a_query(unpacked: Path) -> None:
-    folder = unpacked.parent
-    made = offline(sys.executable, "-m", "venv", "site", cwd=folder)
-    assert made.returncode == 0, made.stderr
-    done = install(folder / "site/bin/python", "client.lock", unpacked)
-    assert done.returncode == 0, done.stdout + done.stderr
-    checked = offline(folder / "site/bin/python", "-m", "pip", "check", cwd=folder)
-    assert checked.returncode == 0, checked.stdout
-    make_federation(folder / "data", {"A": 24, "B": 24, "C": 24}, seed=1, size=32)
-    plan = yaml.safe_load(shipped_plan("demo").read_text("utf-8"))
-    plan["training"].update(rounds=1)
-    plan["image"].update(size=32)
-    (folder / "plan.yaml").write_text(yaml.safe_dump(plan))
-    given = ["--data", folder / "data", "--plan", folder / "plan.yaml", "--out", folder / "out"]
-    asked = offline(folder / "site/bin/ynet-lab", "demo", *given, "--report", folder / "figures.json", cwd=folder)
-    assert asked.returncode == 0, asked.stdout + asked.stderr
-    figures = json.loads((folder / "figures.json").read_text())
-    assert figures["sites"] == 3
-    assert figures["queries"] > 0
