@@ -68,7 +68,7 @@ def affects(record: Mapping[str, Any], wheel: Wheel) -> bool:
 
 
 def is_within(version: Version, ranges: Mapping[str, Any]) -> bool:
-    """Say whether a version is in a range: events in order, each of which begins or ends the affected versions."""
+    """Say whether a version is in a range: events in order begin and end the affected versions."""
     if ranges.get("type") != "ECOSYSTEM":
         return False
     is_affected = False

@@ -18,9 +18,10 @@ from needs import needed
 
 from release import wheelhouse
 from release.__main__ import lock_for
+from ynet.data.manifest import find_sites, read
 from ynet.data.synthetic import make_federation
 from ynet.errors import UserError
-from ynet_lab.demo import shipped_plan
+from ynet_lab.demo import shipped_plan, write_plan
 
 ROOT = Path(__file__).parents[2]
 WHEELS = ROOT / "dist/wheels"
@@ -134,13 +135,15 @@ def test_release_installs_offline_and_answers_a_query(unpacked: Path) -> None:
     plan = yaml.safe_load(shipped_plan("demo").read_text("utf-8"))
     plan["training"].update(rounds=1)
     plan["image"].update(size=32)
-    (folder / "plan.yaml").write_text(yaml.safe_dump(plan))
-    given = ["--data", folder / "data", "--plan", folder / "plan.yaml", "--out", folder / "out"]
-    asked = offline(folder / "site/bin/ynet-lab", "demo", *given, "--report", folder / "figures.json", cwd=folder)
+    (folder / "template.yaml").write_text(yaml.safe_dump(plan))
+    manifests = {site: read(path) for site, path in find_sites(folder / "data").items()}
+    write_plan(folder / "template.yaml", manifests, folder / "plan.yaml")
+    script = Path(__file__).with_name("three_sites.py")
+    asked = offline(folder / "site/bin/python", "-I", script, folder, cwd=folder)
     assert asked.returncode == 0, asked.stdout + asked.stderr
-    figures = json.loads((folder / "figures.json").read_text())
-    assert figures["sites"] == 3
-    assert figures["queries"] > 0
+    answer = json.loads(asked.stdout)
+    assert answer["outcomes"] == {"B": "found", "C": "found"}
+    assert len(answer["hits"]) == 10
 
 
 def test_same_commit_builds_the_same_bytes(made: Path, commit: str, wheels: Path, key: Path, tmp_path: Path) -> None:
