@@ -10,7 +10,7 @@ export FLWR_TELEMETRY_ENABLED = 0
 export FLWR_DISABLE_UPDATE_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup programs demo test test-real lint build docs reference bench chaos fuzz results attacks lock proto clean
+.PHONY: help setup programs demo test test-real lint build docs release release-lock reference bench chaos fuzz results attacks lock proto clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -54,6 +54,13 @@ lint: $(READY) ## run ruff, mypy and the import contracts
 
 build: $(READY) ## build source archive and wheel into dist/
 	$(BIN)/python -m hatchling build -d dist
+
+RELEASE_FLAGS := $(if $(KEY),--key $(KEY)) $(if $(ADVISORIES),--advisories $(ADVISORIES))
+release: $(READY) ## make a signed offline release of this commit; KEY=FILE ADVISORIES=FILE
+	@PYTHONPATH=deploy $(BIN)/python -m release $(RELEASE_FLAGS)
+
+release-lock: $(READY) ## write the hashes of the wheels that a release brings
+	@PYTHONPATH=deploy $(BIN)/python -m release --lock
 
 reference: $(READY) ## update the pages of docs/reference that are made from the code
 	$(BIN)/python deploy/reference.py

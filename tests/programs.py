@@ -36,6 +36,7 @@ PACKAGES = {
     "storescu": "dcmtk",
     "systemd-analyze": "systemd",
     "umount": "mount",
+    "unshare": "util-linux",
     "zsh": "zsh",
 }
 """The Debian packages of each program."""

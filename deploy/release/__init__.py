@@ -1,0 +1,1 @@
+"""Makes a signed release that installs without a network: `make release KEY=FILE`."""
