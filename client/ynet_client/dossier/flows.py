@@ -49,8 +49,8 @@ def _weights(facts: SiteFacts) -> DataFlow:
     classes: tuple[Class, ...] = ("initial weights", "updates", "secure sums")
     name, contents = "weights", "the network's weights after each round of training, the number of cases, loss, seconds"
     if not settings.trains:
-        limits = ("This site only asks (`trains: false`): it refuses every plan, and no weights leave.",)
-        return DataFlow(name, contents, NOBODY, leaves=False, limits=limits, classes=classes)
+        why = "This site only asks (`trains: false`): it refuses every plan, and no weights leave."
+        return DataFlow(name, contents, NOBODY, leaves=False, limits=(why,), classes=classes)
     consent = {
         "ask": "A plan is trained only after this site's admin has accepted it (`policy.new_plans: ask`).",
         "accept": "Every plan that the policy allows is trained, and no person is asked (`policy.new_plans: accept`).",
@@ -199,7 +199,8 @@ def _consults(facts: SiteFacts) -> DataFlow:
         leaves=bool(facts.asked_sites),
         limits=(
             "A person writes each note and each answer. ynet cannot check it: a rule of the hospital must.",
-            "Requests of other sites are accepted (`disclosure.consults: true`)."
+            "Requests of the sites that are answered are accepted (`disclosure.consults: true`);"
+            " yes or no, and the text, count as answers."
             if accepts
             else "Requests of other sites are refused (`disclosure.consults` or `disclosure.answers` is false).",
         ),

@@ -50,9 +50,9 @@ def known(home: Path, settings: ClientSettings, used: LoggedUse) -> Iterator[Kno
     agreed = Consent(home, settings.policy)
     contents = {one.plan.id: one.plan for one in agreed.seen()}
     models: dict[str, list[str]] = {}
-    for model_id, plan in _of_models(home / "models"):
-        contents.setdefault(plan.id, plan)
-        models.setdefault(plan.id, []).append(model_id)
+    for model_id, of_model in _of_models(home / "models"):
+        contents.setdefault(of_model.id, of_model)
+        models.setdefault(of_model.id, []).append(model_id)
     decided = {path.stem for path in (home / consent.FOLDER).glob("*.*") if path.suffix in (".accepted", ".declined")}
     every = {one for one in {*contents, *decided, *used.plans} if PLAN_ID.fullmatch(one)}
     for plan_id in sorted(every, key=lambda one: (one not in used.plans, one)):

@@ -15,7 +15,10 @@ from ynet_client.dossier.questions import BLANK, QUESTIONS
 LIMITING = ("policy", "disclosure", "privacy", "metrics", "workbench")
 """The sections of the settings that a dossier quotes. Paths and files of secrets are not quoted."""
 UNQUOTED = ("workbench.certificate", "workbench.key")
-NEVER = "Images, masks, patients' ids and file paths are in no message that ynet sends."
+NEVER = (
+    "ynet puts no image, mask, patient's id or file path into a message to the server or to another site."
+    " The notes of consults are what a person types."
+)
 
 
 def to_json(facts: SiteFacts) -> dict[str, Any]:
@@ -220,7 +223,7 @@ def _kept(facts: SiteFacts) -> list[str]:
         for one in kept.present(facts.home)
     ]
     images = (
-        "Images and masks stay in the folder of the manifest (`data` in client.yaml); ynet copies them nowhere."
+        "Images and masks stay in the folder of the manifest (`data` in client.yaml)."
         if facts.settings.archive
         else "This site has no archive of images."
     )
