@@ -165,7 +165,9 @@ def _how_fine(facts: SiteFacts) -> tuple[str, ...]:
     columns = f"Others may filter by these columns: {', '.join(rules.attributes)} (`disclosure.attributes`)."
     none = "Others may filter by no column of the manifest (`disclosure.attributes` is empty)."
     return (
-        f"Distances are multiples of {rules.distance_step} (`disclosure.distance_step`).",
+        f"Distances are rounded up to multiples of {rules.distance_step} (`disclosure.distance_step`)."
+        if rules.distance_step > 1
+        else "Distances are exact (`disclosure.distance_step: 1`).",
         "Hits carry the label, and others may filter by it (`disclosure.labels: true`)."
         if rules.labels
         else "Hits carry no label, and others may not filter by it (`disclosure.labels: false`).",
@@ -216,7 +218,7 @@ def _upkeep(facts: SiteFacts) -> DataFlow:
         SERVER,
         leaves=True,
         limits=(
-            f"One outbound connection to {facts.server.address}, mutual TLS 1.3; no inbound port.",
+            f"Once enrolled, one outbound connection to {facts.server.address}, mutual TLS 1.3; no inbound port.",
             "These messages name no patient, file or label.",
         ),
         classes=(

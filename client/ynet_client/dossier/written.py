@@ -35,6 +35,7 @@ def to_json(facts: SiteFacts) -> dict[str, Any]:
         "server": {key: list(one) if isinstance(one, tuple) else one for key, one in vars(facts.server).items()},
         "leaves": [one.to_json(facts) for one in flows.flows(facts)],
         "never_leaves": NEVER,
+        "not_counted": not_counted(facts),
         "asked": {site: one.to_json() for site, one in facts.used.asked.items()},
         "answered": {site: one.to_json() for site, one in facts.used.answered.items()},
         "sites": [one._asdict() for one in facts.peers],
@@ -99,10 +100,24 @@ def _summary(facts: SiteFacts) -> list[str]:
     for one in flows.flows(facts):
         total = one.totals(facts)
         since = day(total.first) if total else "-"
-        sent = f"{total.messages} messages, {total.bytes:,} bytes" if total else "nothing"
+        plural = "s" if total and total.messages != 1 else ""
+        sent = f"{total.messages} message{plural}, {total.bytes:,} bytes" if total else "nothing"
         rows.append((one.name, "yes" if one.leaves else "no", one.receivers, sent, since))
     head = ("what", "may leave today", "to", "has left so far", "since")
-    return [_table(head, rows), "Bytes are counted before TLS. Everything leaves over one outbound connection."]
+    counted = f"Bytes are counted before TLS. All of this leaves over outbound connections to {facts.server.address}"
+    enrolled = f" and, to enrol, {facts.server.enrolment}" if facts.server.enrolment else ""
+    return [_table(head, rows), f"{counted}{enrolled}.", not_counted(facts)]
+
+
+def not_counted(facts: SiteFacts) -> str:
+    """Return what the counts leave out: pages and metrics that this machine serves, and what people carry out."""
+    settings = facts.settings
+    page = f"{settings.workbench.host}:{settings.workbench.port}" if settings.workbench.enabled else "off"
+    metrics = f"{settings.metrics.host}:{settings.metrics.port}" if settings.metrics.port else "off"
+    return (
+        f"Not counted: the workbench ({page}) and the metrics ({metrics}), which this machine serves; and what people"
+        " do with commands: backups, reports and pictures, imports from the PACS, masks sent to the PACS."
+    )
 
 
 def _flow(one: DataFlow, facts: SiteFacts) -> list[str]:

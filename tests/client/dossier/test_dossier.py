@@ -150,6 +150,12 @@ def test_receivers_are_the_confirmed_sites_that_may_be_answered(home: Path) -> N
     assert flow(dossier(home), "answers to other sites").receivers == "D; sealed, through the server"
 
 
+def test_pages_and_metrics_of_the_machine_are_named_beside_the_flows(home: Path) -> None:
+    assert "the workbench (off) and the metrics (off)" in text(home)
+    settings(home, workbench={"enabled": True, "port": 8451}, metrics={"port": 9100})
+    assert "the workbench (127.0.0.1:8451) and the metrics (127.0.0.1:9100)" in text(home)
+
+
 # --- plans, ledger, model, log
 
 
