@@ -39,8 +39,16 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def home(template: Path, tmp_path: Path) -> Path:
+def spent(template: Path, tmp_path: Path) -> Path:
+    """A home whose ledger has an entry: composing it takes a second."""
     return shutil.copytree(template, tmp_path / "home")
+
+
+@pytest.fixture
+def home(spent: Path) -> Path:
+    for name in ("ledger.jsonl", "ledger.head", "ledger.open"):
+        (spent / name).unlink()
+    return spent
 
 
 def dossier(home: Path, now: float = AT + 3600) -> SiteFacts:
@@ -196,12 +204,13 @@ def test_plan_without_content_is_listed_as_unknown(home: Path) -> None:
     assert (one.plan, one.effect) == (None, "trained if the policy allows it")
 
 
-def test_ledger_log_and_model_are_those_of_the_home(home: Path) -> None:
-    shown = written.to_json(dossier(home))
+def test_ledger_log_and_model_are_those_of_the_home(spent: Path) -> None:
+    found, home = dossier(spent), spent
+    shown = written.to_json(found)
     assert shown["ledger"]["entries"] == 1
     assert shown["ledger"]["spent"] > 0
     assert shown["ledger"]["runs"][0]["plan"] == PRIVATE.id
-    assert f"spent so far: {shown['ledger']['spent']:g} at delta 0.001" in text(home)
+    assert f"spent so far: {shown['ledger']['spent']:g} at delta 0.001" in written.to_markdown(found)
     assert (shown["audit"]["entries"], shown["audit"]["signed"], shown["audit"]["signed_number"]) == (8, 1, 8)
     assert shown["audit"]["head"] == json.loads((home / "audit.head").read_text())["digest"]
     assert shown["model"] == {"id": MODEL, "since": AT + 180, "plan": OPEN.id, "gallery": True}
@@ -276,7 +285,8 @@ def test_settings_edited_while_the_client_runs_are_an_open_point(home: Path) -> 
 # --- what it does not tell
 
 
-def test_no_secret_patient_or_person_is_in_a_dossier(home: Path) -> None:
+def test_no_secret_patient_or_person_is_in_a_dossier(spent: Path) -> None:
+    home = spent
     secrets = [PATIENT, WORD, INVITATION, "canary", "CANARY", "PRIVATE KEY", "cough", "/data/"]
     secrets += [path.read_text()[40:100] for path in sorted(home.glob("*.key"))]
     settings(home, workbench={"certificate": f"/etc/{PATIENT}.pem", "key": f"/etc/{WORD}"}, data=f"/data/{PATIENT}")
@@ -394,12 +404,12 @@ BROKEN: dict[str, tuple[Callable[[Path], object], type[UserError], str]] = {
 
 @pytest.mark.parametrize("broken", BROKEN.values(), ids=list(BROKEN))
 def test_incomplete_home_is_an_error_that_says_what_to_do(
-    broken: tuple[Callable[[Path], object], type[UserError], str], home: Path
+    broken: tuple[Callable[[Path], object], type[UserError], str], spent: Path
 ) -> None:
     spoil, kind, says = broken
-    spoil(home)
+    spoil(spent)
     with pytest.raises(kind) as caught:
-        dossier(home)
+        dossier(spent)
     assert says in str(caught.value)
     assert caught.value.do
 
