@@ -1,4 +1,4 @@
-"""A site's home with state of every kind, and with secrets and patients of which a dossier must say nothing."""
+"""A site's home with state of every kind, and with secrets and patients that a dossier must not show."""
 
 import datetime as dt
 import json

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs/assessment").glob("*.md"))
 PROVED = ("controls.md", "threat-model.md")
-"""Pages of which every table has a column of tests."""
+"""Pages whose tables all have a column of tests."""
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

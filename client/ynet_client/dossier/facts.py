@@ -53,7 +53,7 @@ class AuditFacts:
 
 
 @dataclass(frozen=True)
-class SiteFacts:
+class HomeFacts:
     """All facts of one site at one moment."""
 
     now: float  # seconds since 1970
@@ -105,7 +105,7 @@ class SiteFacts:
         return next((one for one in self.plans if self.used.model and self.used.model in one.models), None)
 
 
-def gather(home: Path, now: float) -> SiteFacts:
+def gather(home: Path, now: float) -> HomeFacts:
     """Read the facts of a home folder.
 
     Args:
@@ -122,7 +122,7 @@ def gather(home: Path, now: float) -> SiteFacts:
     _check_manifest(settings)
     is_running = homes.is_held(home)
     head, used = audit.verify(home), logged.summarise(audit.read(home))
-    return SiteFacts(
+    return HomeFacts(
         now=now,
         version=__version__,
         home=home,

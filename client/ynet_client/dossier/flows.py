@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ynet_client.dossier.facts import SiteFacts
+from ynet_client.dossier.facts import HomeFacts
 from ynet_client.egress import Class, ClassTotals
 
 SERVER = "the server"
@@ -22,7 +22,7 @@ class DataFlow:
     limits: tuple[str, ...]
     classes: tuple[Class, ...]  # of `ynet-client egress`
 
-    def totals(self, facts: SiteFacts) -> ClassTotals | None:
+    def totals(self, facts: HomeFacts) -> ClassTotals | None:
         """Return what has left, all classes together; None when nothing has."""
         rows = [row for row in facts.totals if row.name in self.classes]
         if not rows:
@@ -30,7 +30,7 @@ class DataFlow:
         first, last = min(row.first for row in rows), max(row.last for row in rows)
         return ClassTotals(self.name, sum(row.messages for row in rows), sum(row.bytes for row in rows), first, last)
 
-    def to_json(self, facts: SiteFacts) -> dict[str, Any]:
+    def to_json(self, facts: HomeFacts) -> dict[str, Any]:
         """Return the flow as `ynet-client dossier --json` prints it."""
         shown = {key: value for key, value in vars(self).items() if key not in ("limits", "classes")}
         total = self.totals(facts)
@@ -39,12 +39,12 @@ class DataFlow:
         return {**shown, "limits": list(self.limits), "classes": list(self.classes), **counts, **times}
 
 
-def flows(facts: SiteFacts) -> list[DataFlow]:
+def flows(facts: HomeFacts) -> list[DataFlow]:
     """Return every kind of data that may leave; each class of `ynet-client egress` is in exactly one."""
     return [make(facts) for make in _EVERY]
 
 
-def _weights(facts: SiteFacts) -> DataFlow:
+def _weights(facts: HomeFacts) -> DataFlow:
     settings, policy = facts.settings, facts.settings.policy
     classes: tuple[Class, ...] = ("initial weights", "updates", "secure sums")
     name, contents = "weights", "the network's weights after each round of training, the number of cases, loss, seconds"
@@ -69,7 +69,7 @@ def _weights(facts: SiteFacts) -> DataFlow:
     return DataFlow(name, contents, SERVER, leaves=True, limits=limits, classes=classes)
 
 
-def _budget(facts: SiteFacts) -> str:
+def _budget(facts: HomeFacts) -> str:
     ledger = facts.ledger
     at = f" at delta {ledger['delta']:g}" if ledger["delta"] else ""
     return (
@@ -78,7 +78,7 @@ def _budget(facts: SiteFacts) -> str:
     )
 
 
-def _sizes(facts: SiteFacts) -> tuple[str, ...]:
+def _sizes(facts: HomeFacts) -> tuple[str, ...]:
     policy = facts.settings.policy
     recipes = (f"Only the recipes {', '.join(policy.recipes)} are allowed (`policy.recipes`).",)
     return (
@@ -88,7 +88,7 @@ def _sizes(facts: SiteFacts) -> tuple[str, ...]:
     )
 
 
-def _moments(facts: SiteFacts) -> DataFlow:
+def _moments(facts: HomeFacts) -> DataFlow:
     name, contents = "sums over training cases", "sums of features and their products, and the cases by class"
     if not facts.settings.trains:
         limits: tuple[str, ...] = ("This site only asks (`trains: false`): none leave.",)
@@ -108,7 +108,7 @@ def _moments(facts: SiteFacts) -> DataFlow:
     return DataFlow(name, contents, SERVER, leaves=True, limits=limits, classes=("moments",))
 
 
-def _scores(facts: SiteFacts) -> DataFlow:
+def _scores(facts: HomeFacts) -> DataFlow:
     name, contents = "scores", "how well a model does on this site's test cases, and numbers of cases"
     if not facts.settings.trains:
         limits: tuple[str, ...] = ("This site only asks (`trains: false`): it evaluates nothing for others.",)
@@ -123,7 +123,7 @@ def _scores(facts: SiteFacts) -> DataFlow:
     return DataFlow(name, contents, SERVER, leaves=True, limits=limits, classes=("figures",))
 
 
-def _answers(facts: SiteFacts) -> DataFlow:
+def _answers(facts: HomeFacts) -> DataFlow:
     name, contents = "answers to other sites", "of each similar case: a distance, a random name, the number of ties"
     rules = facts.settings.disclosure
     contents += ", its label" if rules.labels else ""
@@ -141,7 +141,7 @@ def _answers(facts: SiteFacts) -> DataFlow:
     return DataFlow(name, contents, receivers, leaves=bool(facts.answered_sites), limits=limits, classes=("answers",))
 
 
-def _who(facts: SiteFacts) -> tuple[str, ...]:
+def _who(facts: HomeFacts) -> tuple[str, ...]:
     rules = facts.settings.disclosure
     allowed = (f"Only these sites may be answered: {', '.join(rules.allow)} (`disclosure.allow`).",)
     denied = (f"Never answered: {', '.join(rules.deny)} (`disclosure.deny`).",)
@@ -149,7 +149,7 @@ def _who(facts: SiteFacts) -> tuple[str, ...]:
     return (confirmed, *(allowed if rules.allow else ()), *(denied if rules.deny else ()))
 
 
-def _how_much(facts: SiteFacts) -> tuple[str, ...]:
+def _how_much(facts: HomeFacts) -> tuple[str, ...]:
     rules = facts.settings.disclosure
     return (
         f"One site may ask about {rules.queries_per_day_and_site} codes a day, and one of its users about"
@@ -159,7 +159,7 @@ def _how_much(facts: SiteFacts) -> tuple[str, ...]:
     )
 
 
-def _how_fine(facts: SiteFacts) -> tuple[str, ...]:
+def _how_fine(facts: HomeFacts) -> tuple[str, ...]:
     rules = facts.settings.disclosure
     group = f"A filter must select at least {rules.minimum_group} patients (`disclosure.minimum_group`)."
     columns = f"Others may filter by these columns: {', '.join(rules.attributes)} (`disclosure.attributes`)."
@@ -176,7 +176,7 @@ def _how_fine(facts: SiteFacts) -> tuple[str, ...]:
     )
 
 
-def _queries(facts: SiteFacts) -> DataFlow:
+def _queries(facts: HomeFacts) -> DataFlow:
     asked = ", ".join(facts.asked_sites)
     return DataFlow(
         "this site's own queries",
@@ -191,7 +191,7 @@ def _queries(facts: SiteFacts) -> DataFlow:
     )
 
 
-def _consults(facts: SiteFacts) -> DataFlow:
+def _consults(facts: HomeFacts) -> DataFlow:
     rules = facts.settings.disclosure
     accepts = rules.consults and rules.answers
     return DataFlow(
@@ -210,7 +210,7 @@ def _consults(facts: SiteFacts) -> DataFlow:
     )
 
 
-def _upkeep(facts: SiteFacts) -> DataFlow:
+def _upkeep(facts: HomeFacts) -> DataFlow:
     return DataFlow(
         "membership and upkeep",
         "signing requests, versions, the number of training cases, sealing keys, names of open tasks, heads of the"
@@ -233,7 +233,7 @@ def _upkeep(facts: SiteFacts) -> DataFlow:
     )
 
 
-_EVERY: tuple[Callable[[SiteFacts], DataFlow], ...] = (
+_EVERY: tuple[Callable[[HomeFacts], DataFlow], ...] = (
     _weights,
     _moments,
     _scores,

@@ -70,12 +70,12 @@ EVERY = (
 
 
 def present(home: Path) -> Iterator[KeptFile]:
-    """Yield the kinds of which the home folder has a file."""
+    """Yield the kinds that the home folder has a file of."""
     return (one for one in EVERY if any(home.glob(one.pattern)))
 
 
 def size_bytes(home: Path, kind: KeptFile) -> int:
-    """Return the size of all files of a kind; a file that vanishes meanwhile counts 0."""
+    """Return the size of all files of a kind; a file that vanishes counts 0."""
     return sum(_size(path) for found in home.glob(kind.pattern) for path in (found, *found.rglob("*")))
 
 

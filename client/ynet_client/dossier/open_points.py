@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from ynet.runtime import address
-from ynet_client.dossier.facts import SiteFacts, day
+from ynet_client.dossier.facts import HomeFacts, day
 
 LEAST_GROUP, MANY_QUERIES = 5, 1_000
 SIGNED_WITHIN_S = 86_400.0
@@ -18,12 +18,12 @@ class OpenPoint(NamedTuple):
     do: str
 
 
-def open_points(facts: SiteFacts) -> list[OpenPoint]:
+def open_points(facts: HomeFacts) -> list[OpenPoint]:
     """Return the open points of a site, those about training first."""
     return [point for find in _EVERY for point in find(facts)]
 
 
-def _training(facts: SiteFacts) -> Iterator[OpenPoint]:
+def _training(facts: HomeFacts) -> Iterator[OpenPoint]:
     settings, policy = facts.settings, facts.settings.policy
     if not settings.trains:
         return
@@ -38,7 +38,7 @@ def _training(facts: SiteFacts) -> Iterator[OpenPoint]:
         yield OpenPoint("plans without secure aggregation are allowed", why, "set policy.aggregation: secure")
 
 
-def _plans(facts: SiteFacts) -> Iterator[OpenPoint]:
+def _plans(facts: HomeFacts) -> Iterator[OpenPoint]:
     for one in facts.plans:
         if one.trained and one.plan and one.plan.privacy.mode == "off":
             why = f"{one.trained.rounds} rounds of plan {one.id[:12]} have left, the last on {day(one.trained.last)}"
@@ -51,7 +51,7 @@ def _plans(facts: SiteFacts) -> Iterator[OpenPoint]:
             yield OpenPoint("a plan waits for a decision", why, "run ynet-client plan list, then accept or decline")
 
 
-def _answers(facts: SiteFacts) -> Iterator[OpenPoint]:
+def _answers(facts: HomeFacts) -> Iterator[OpenPoint]:
     rules = facts.settings.disclosure
     if not rules.answers or facts.settings.archive is None:
         return
@@ -63,7 +63,7 @@ def _answers(facts: SiteFacts) -> Iterator[OpenPoint]:
         yield OpenPoint("filters may select few patients", why, f"set disclosure.minimum_group: {LEAST_GROUP}")
 
 
-def _sites(facts: SiteFacts) -> Iterator[OpenPoint]:
+def _sites(facts: HomeFacts) -> Iterator[OpenPoint]:
     for one in facts.peers:
         if one.state == "changed":
             why = f"site {one.site} shows another key than the confirmed one, and is not answered"
@@ -73,7 +73,7 @@ def _sites(facts: SiteFacts) -> Iterator[OpenPoint]:
         yield OpenPoint("this site has no lasting key", why, "run ynet-client join once")
 
 
-def _records(facts: SiteFacts) -> Iterator[OpenPoint]:
+def _records(facts: HomeFacts) -> Iterator[OpenPoint]:
     if not facts.is_counted:
         why = "egress.sqlite is not in the home folder, so this dossier cannot say how much has left"
         yield OpenPoint("what has left is not counted", why, "run ynet-client join; restore the file if it was lost")
@@ -88,7 +88,7 @@ def _records(facts: SiteFacts) -> Iterator[OpenPoint]:
         yield OpenPoint("the home folder came from a backup", why, "ask the coordinator for the server's audit log")
 
 
-def _machine(facts: SiteFacts) -> Iterator[OpenPoint]:
+def _machine(facts: HomeFacts) -> Iterator[OpenPoint]:
     settings = facts.settings
     if facts.is_edited:
         why = "the running client still uses the settings from its start; this dossier shows the edited file"
@@ -104,7 +104,7 @@ def _machine(facts: SiteFacts) -> Iterator[OpenPoint]:
         yield OpenPoint("the site's certificate has ended", why, "run ynet-client doctor")
 
 
-_EVERY: tuple[Callable[[SiteFacts], Iterator[OpenPoint]], ...] = (
+_EVERY: tuple[Callable[[HomeFacts], Iterator[OpenPoint]], ...] = (
     _training,
     _plans,
     _answers,

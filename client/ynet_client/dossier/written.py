@@ -7,7 +7,7 @@ from typing import Any
 from ynet.runtime import setting_sources
 from ynet.trust import lasting_key
 from ynet_client.dossier import flows, kept
-from ynet_client.dossier.facts import SiteFacts, day
+from ynet_client.dossier.facts import HomeFacts, day
 from ynet_client.dossier.flows import DataFlow
 from ynet_client.dossier.open_points import open_points
 from ynet_client.dossier.questions import BLANK, QUESTIONS
@@ -21,7 +21,7 @@ NEVER = (
 )
 
 
-def to_json(facts: SiteFacts) -> dict[str, Any]:
+def to_json(facts: HomeFacts) -> dict[str, Any]:
     """Return a dossier as `ynet-client dossier --json` prints it."""
     return {
         "made": facts.now,
@@ -59,7 +59,7 @@ def to_json(facts: SiteFacts) -> dict[str, Any]:
     }
 
 
-def to_markdown(facts: SiteFacts) -> str:
+def to_markdown(facts: HomeFacts) -> str:
     """Return a dossier as a Markdown page."""
     parts = (
         [f"# Dossier of site {facts.site}", _about(facts)],
@@ -77,7 +77,7 @@ def to_markdown(facts: SiteFacts) -> str:
     return "\n\n".join(part for section in parts for part in section) + "\n"
 
 
-def _about(facts: SiteFacts) -> str:
+def _about(facts: HomeFacts) -> str:
     role = "trains, asks and answers" if facts.settings.trains else "only asks and answers; it trains nothing"
     lines = (
         f"Made on {day(facts.now)} by ynet {facts.version} from the settings and files in `{facts.home}`.",
@@ -91,11 +91,11 @@ def _about(facts: SiteFacts) -> str:
     return "\n".join(lines)
 
 
-def _first(facts: SiteFacts) -> float | None:
+def _first(facts: HomeFacts) -> float | None:
     return min((one.first for one in facts.used.plans.values()), default=None)
 
 
-def _summary(facts: SiteFacts) -> list[str]:
+def _summary(facts: HomeFacts) -> list[str]:
     rows = []
     for one in flows.flows(facts):
         total = one.totals(facts)
@@ -109,7 +109,7 @@ def _summary(facts: SiteFacts) -> list[str]:
     return [_table(head, rows), f"{counted}{enrolled}.", not_counted(facts)]
 
 
-def not_counted(facts: SiteFacts) -> str:
+def not_counted(facts: HomeFacts) -> str:
     """Return what the counts leave out: pages and metrics that this machine serves, and what people carry out."""
     settings = facts.settings
     page = f"{settings.workbench.host}:{settings.workbench.port}" if settings.workbench.enabled else "off"
@@ -120,18 +120,18 @@ def not_counted(facts: SiteFacts) -> str:
     )
 
 
-def _flow(one: DataFlow, facts: SiteFacts) -> list[str]:
+def _flow(one: DataFlow, facts: HomeFacts) -> list[str]:
     total = one.totals(facts)
     last = f" It left last on {day(total.last)}." if total else " None has left yet, as far as this site has counted."
     return [f"### {_cell(one.name)}", f"{_cell(one.contents)}.{last}", "\n".join(f"- {_cell(x)}" for x in one.limits)]
 
 
-def _open_points(facts: SiteFacts) -> str:
+def _open_points(facts: HomeFacts) -> str:
     rows = open_points(facts)
     return _table(("point", "why it matters", "what closes it"), rows) if rows else "None."
 
 
-def _trusted(facts: SiteFacts) -> list[str]:
+def _trusted(facts: HomeFacts) -> list[str]:
     own = lasting_key.spoken(facts.fingerprint) or "none yet"
     authorities = ", ".join(_code(one) for one in facts.server.authorities)
     server = (
@@ -163,7 +163,7 @@ def _trusted(facts: SiteFacts) -> list[str]:
     ]
 
 
-def _plans(facts: SiteFacts) -> list[str]:
+def _plans(facts: HomeFacts) -> list[str]:
     rows = []
     for one in facts.plans:
         private = "unknown"
@@ -178,7 +178,7 @@ def _plans(facts: SiteFacts) -> list[str]:
     return [_table(head, rows) if rows else "No plan has come.", _model_line(facts)]
 
 
-def _model(facts: SiteFacts) -> dict[str, Any] | None:
+def _model(facts: HomeFacts) -> dict[str, Any] | None:
     if not facts.used.model:
         return None
     plan = facts.model_plan
@@ -186,7 +186,7 @@ def _model(facts: SiteFacts) -> dict[str, Any] | None:
     return {**found, "plan": plan.id if plan else None, "gallery": facts.has_gallery}
 
 
-def _model_line(facts: SiteFacts) -> str:
+def _model_line(facts: HomeFacts) -> str:
     if not facts.used.model:
         return "No model is in use: this site answers nothing yet."
     plan = facts.model_plan
@@ -195,7 +195,7 @@ def _model_line(facts: SiteFacts) -> str:
     return f"Model in use: `{facts.used.model}`{of}, since {day(facts.used.model_since)}.{lost}"
 
 
-def _ledger(facts: SiteFacts) -> str:
+def _ledger(facts: HomeFacts) -> str:
     ledger = facts.ledger
     at = f" at delta {ledger['delta']:g}" if ledger["delta"] else ""
     rows = [
@@ -212,7 +212,7 @@ def _ledger(facts: SiteFacts) -> str:
     return "\n\n".join([f"{line} {unprotected}", *table])
 
 
-def _audit(facts: SiteFacts) -> str:
+def _audit(facts: HomeFacts) -> str:
     audit = facts.audit
     signed = (
         f"The server has signed {audit.signed} heads that are in this log, the newest at entry {audit.signed_number}"
@@ -226,7 +226,7 @@ def _audit(facts: SiteFacts) -> str:
     )
 
 
-def _kept(facts: SiteFacts) -> list[str]:
+def _kept(facts: HomeFacts) -> list[str]:
     rows = [
         (
             _code(one.pattern),
@@ -249,7 +249,7 @@ def _kept(facts: SiteFacts) -> list[str]:
     return [images, _table(head, rows), accounts]
 
 
-def _settings(facts: SiteFacts) -> list[dict[str, Any]]:
+def _settings(facts: HomeFacts) -> list[dict[str, Any]]:
     sections = {name: getattr(facts.settings, name) for name in LIMITING}
     values = [("trains", facts.settings.trains), ("max_score_drop", facts.settings.max_score_drop)]
     for name, section in sections.items():
@@ -257,7 +257,7 @@ def _settings(facts: SiteFacts) -> list[dict[str, Any]]:
     return [{"key": key, "value": value} for key, value in values if key not in UNQUOTED]
 
 
-def _quoted(facts: SiteFacts) -> list[str]:
+def _quoted(facts: HomeFacts) -> list[str]:
     rows = [(_code(one["key"]), _said(one["value"])) for one in _settings(facts)]
     return [_table(("setting", "value"), rows)]
 

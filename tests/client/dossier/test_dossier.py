@@ -20,7 +20,7 @@ from ynet.trust.journal import AuditError
 from ynet.trust.ledger import LedgerError
 from ynet_client import egress, restored
 from ynet_client.dossier import facts, flows, kept, written
-from ynet_client.dossier.facts import SiteFacts
+from ynet_client.dossier.facts import HomeFacts
 from ynet_client.dossier.open_points import open_points
 from ynet_client.gallery import indexer
 from ynet_client.membership.peers import Peers
@@ -51,7 +51,7 @@ def home(spent: Path) -> Path:
     return spent
 
 
-def dossier(home: Path, now: float = AT + 3600) -> SiteFacts:
+def dossier(home: Path, now: float = AT + 3600) -> HomeFacts:
     return facts.gather(home, now)
 
 
@@ -59,12 +59,12 @@ def text(home: Path) -> str:
     return written.to_markdown(dossier(home))
 
 
-def flow(found: SiteFacts, name: str) -> flows.DataFlow:
+def flow(found: HomeFacts, name: str) -> flows.DataFlow:
     (one,) = (one for one in flows.flows(found) if one.name == name)
     return one
 
 
-def points(found: SiteFacts) -> set[str]:
+def points(found: HomeFacts) -> set[str]:
     return {one.what for one in open_points(found)}
 
 
