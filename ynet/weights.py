@@ -203,6 +203,19 @@ def save(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> None:
     partial.replace(path)
 
 
+def metadata_of(path: Path) -> dict[str, str]:
+    """Read the metadata of a safetensors file, and none of its arrays.
+
+    Raises:
+        UserError: It is not a safetensors file.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"the weights in {path.name} cannot be read", str(error), "fetch the file again") from None
+
+
 def load(path: Path) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, str]]:
     """Read the arrays and the metadata of a safetensors file.
 

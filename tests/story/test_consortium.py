@@ -342,6 +342,24 @@ def test_egress_list_equals_what_the_hub_received(trial: Trial, trained: str) ->
     assert "in all" in text
 
 
+def test_dossier_of_a_running_site_says_what_egress_ledger_and_audit_say(trial: Trial, trained: str) -> None:
+    """It is written into the trial's folder, where a later test searches for secrets and patients."""
+    done = trial.site_command("A", "dossier", "--out", trial.folder / "dossier.md")
+    assert done.returncode == 0, done.stderr
+    text = (trial.folder / "dossier.md").read_text("utf-8")
+    assert "The client was running when this was written." in text
+    assert f"Model in use: `{trained}`, of plan story" in text
+    shown = json.loads(trial.site_command("A", "dossier", "--json").stdout)
+    left = json.loads(trial.site_command("A", "egress", "--json").stdout)["classes"]
+    updates = next(one["bytes"] for one in left if one["class"] == "updates")
+    assert next(one["bytes"] for one in shown["leaves"] if one["name"] == "weights") >= updates > 10_000
+    assert shown["model"]["id"] == trained
+    assert shown["plans"][0]["rounds_trained"] >= 2
+    assert {one["site"] for one in shown["sites"]} == {"B", "C"}
+    assert shown["audit"]["signed"] > 0
+    assert "CANARY" not in text + json.dumps(shown)
+
+
 def test_absent_site_is_missing_and_answers_after_return(trial: Trial, trained: str) -> None:
     trial.stop("C")
     found = trial.query("A", an_image(trial, "A"))

@@ -20,6 +20,7 @@ from ynet_client.commands import (
     backup_commands,
     config_commands,
     consult_commands,
+    dossier_commands,
     import_commands,
     plan_commands,
     retrieval_commands,
@@ -316,6 +317,7 @@ app.add_typer(plan_commands.app)
 app.add_typer(consult_commands.app)
 app.add_typer(backup_commands.app)
 app.add_typer(config_commands.app)
+app.add_typer(dossier_commands.app)
 app.add_typer(sites_commands.app)
 app.add_typer(user_commands.app)
 app.add_typer(workbench_commands.app)

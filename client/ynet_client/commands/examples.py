@@ -18,6 +18,11 @@ EXAMPLES: Examples = {
     "consult list": ("ynet-client consult list",),
     "consult send": ('ynet-client consult send 3f9c21 --note "How did it go on?"',),
     "doctor": ("ynet-client doctor --site A",),
+    "dossier": (
+        "ynet-client dossier",
+        "ynet-client dossier --out dossier.md",
+        "ynet-client dossier --site A --json",
+    ),
     "egress": ("ynet-client egress", "ynet-client egress --json"),
     "forget": ("ynet-client forget --patient -", "ynet-client forget --patient 4711"),
     "index": ("ynet-client index", "ynet-client index --verify"),
