@@ -73,6 +73,7 @@ bench: $(READY) ## run every benchmark; JSON goes to tests/benchmarks/results
 	$(BIN)/python tests/benchmarks/model_fetch.py --out tests/benchmarks/results/model_fetch.json
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/encoder_fetch.py --out tests/benchmarks/results/encoder_fetch.json
 	$(BIN)/python tests/benchmarks/training_speed.py --variants --out tests/benchmarks/results/training_speed.json
+	$(BIN)/python tests/benchmarks/frozen_encoder.py --images 96 --out tests/benchmarks/results/frozen_encoder.json
 	$(BIN)/python tests/benchmarks/case_cache.py --out tests/benchmarks/results/case_cache.json
 	$(BIN)/python tests/benchmarks/private_training.py --threads 1 --out tests/benchmarks/results/private_training.json
 	$(BIN)/python tests/benchmarks/private_training.py --threads 2 --out tests/benchmarks/results/private_training.json
