@@ -6,9 +6,10 @@ import json
 import math
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -203,17 +204,24 @@ def save(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> None:
     partial.replace(path)
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a safetensors file. Raises UserError where it cannot be read."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            yield file
+    except (SafetensorError, OSError, TypeError) as error:  # TypeError: a dtype that numpy does not have
+        raise UserError(f"the weights in {path.name} cannot be read", str(error), "fetch the file again") from None
+
+
 def metadata_of(path: Path) -> dict[str, str]:
     """Read the metadata of a safetensors file, and none of its arrays.
 
     Raises:
         UserError: It is not a safetensors file.
     """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"the weights in {path.name} cannot be read", str(error), "fetch the file again") from None
+    with _opened(path) as file:
+        return dict(file.metadata() or {})
 
 
 def load(path: Path) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, str]]:
@@ -222,12 +230,9 @@ def load(path: Path) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, str]
     Raises:
         UserError: It is not a safetensors file, or not float32.
     """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            metadata = dict(file.metadata() or {})
-    except (SafetensorError, OSError, TypeError) as error:  # TypeError: a dtype that numpy does not have
-        raise UserError(f"the weights in {path.name} cannot be read", str(error), "fetch the file again") from None
+    with _opened(path) as file:
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        metadata = dict(file.metadata() or {})
     for name, array in arrays.items():
         if array.dtype != np.float32:
             raise UserError(f"the weights in {path.name} are not float32", f"{name!r} is {array.dtype}", "convert them")

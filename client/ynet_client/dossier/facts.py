@@ -27,6 +27,7 @@ from ynet_client.egress import ClassTotals
 from ynet_client.membership import membership
 from ynet_client.membership.membership import Membership
 from ynet_client.membership.peers import Peer, Peers
+from ynet_client.retrieval import disclosure
 from ynet_client.settings import ClientSettings
 from ynet_client.training import ledger_report
 
@@ -80,12 +81,9 @@ class HomeFacts:
     @property
     def answered_sites(self) -> list[str]:
         """The confirmed sites that the settings allow this site to answer."""
-        rules = self.settings.disclosure
-        if not rules.answers or self.settings.archive is None:
+        if self.settings.archive is None:
             return []
-        return [
-            name for name in self.asked_sites if name not in rules.deny and (not rules.allow or name in rules.allow)
-        ]
+        return [name for name in self.asked_sites if disclosure.site_refusal(self.settings.disclosure, name) is None]
 
     @property
     def asked_sites(self) -> list[str]:
