@@ -77,7 +77,7 @@ def _effect(one: KnownPlan, settings: ClientSettings, agreed: Consent) -> str:
         consent.check(one.plan, settings.policy)
     except UserError as error:
         return f"refused: {error.why}"
-    if not settings.disclosure.labels and one.plan.code_form == "moments" and one.plan.aggregation != "secure":
+    if not settings.disclosure.labels and consent.shows_classes(one.plan):
         return "refused: its sums would tell the cases by class, and disclosure.labels is false"
     return "waits for the admin's decision" if agreed.objection(one.plan) else "trained when the server asks"
 

@@ -34,7 +34,7 @@ from ynet.weights import Flat
 from ynet_client import settings as client_settings
 from ynet_client.training import encoded_update, secure_aggregation
 from ynet_client.training.answered_evaluations import Scores
-from ynet_client.training.consent import Consent
+from ynet_client.training.consent import Consent, shows_classes
 from ynet_client.training.privacy_budget import Experiment, PrivateRound, Recorded
 from ynet_client.training.received_weights import as_carried, loaded
 from ynet_client.training.request import RoundRequest, read_request, refused
@@ -81,7 +81,7 @@ def build(locate: Locate, mods: Sequence[Mod] = ()) -> ClientApp:
 
 def _check_labels_may_leave(site: LocalSite, plan: Plan) -> None:
     """Raise RefusedError when a plan sums by class in the open, and the site's settings let no label leave."""
-    if site.tells_classes or plan.code_form != "moments" or plan.aggregation == "secure":
+    if site.tells_classes or not shows_classes(plan):
         return
     why = "its code is made from each site's sums by class, which this site's settings do not let out"
     do = "train a plan with 'aggregation: secure' or 'network.code: trained', or set 'disclosure.labels: true'"

@@ -157,6 +157,11 @@ def only_asks(_: Plan) -> bool:
     raise _refused("this site only asks: it trains nothing")
 
 
+def shows_classes(plan: Plan) -> bool:
+    """Return whether a plan shows the server a site's own sums by class."""
+    return plan.code_form == "moments" and plan.aggregation != "secure"
+
+
 def terms(plan: Plan) -> list[str]:
     """Return what a plan asks of a site, one line each."""
     training, private = plan.training, plan.privacy
